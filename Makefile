@@ -1,0 +1,28 @@
+# Two commands do all the set-up: `make plan` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: plan test lint test-stack test-sky bench bench-stack clean
+
+plan: $(STAMP)
+	$(BIN)/melange-sky plan examples/chat.yaml --offline --force
+
+test: $(STAMP) lint
+	$(BIN)/python -m pytest -n 2 --doctest-modules melange_sky tests
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

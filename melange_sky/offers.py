@@ -1,0 +1,92 @@
+"""Priced instances that a cloud sells. Prices are USD per hour of the whole instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Severity(str, Enum):
+    """What a flag does: a blocked price stays visible but out of plans; a warning only tells."""
+
+    BLOCK = "block"
+    WARN = "warn"
+
+
+class Touches(str, Enum):
+    """What a flag speaks of."""
+
+    ON_DEMAND = "on_demand"
+    SPOT = "spot"
+    ROW = "row"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Flag:
+    """One sanity rule that an offer broke: its code, what it touches, and a sentence for people."""
+
+    code: str
+    severity: Severity
+    touches: Touches
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """One instance type in one region, as sold.
+
+    `accelerator` is SkyPilot's canonical name, `accelerator_count` GPUs per instance (may be
+    fractional), `price_usd_per_hour` on demand and `spot_usd_per_hour` spot, both for the whole
+    instance and None where unknown or not sold. `source` names where the price was read and `as_of`
+    (ISO 8601) when it was true as far as known.
+    """
+
+    cloud: str
+    region: str
+    instance_type: str
+    accelerator: str
+    accelerator_count: float
+    price_usd_per_hour: float | None
+    spot_usd_per_hour: float | None
+    source: str
+    as_of: str | None
+    vcpus: float | None = None
+    memory_gib: float | None = None
+    flags: tuple[Flag, ...] = ()
+
+    def blocked(self, use_spot: bool) -> tuple[Flag, ...]:
+        """Return the flags that keep this offer's price (spot or on demand) out of a plan."""
+        touches = {Touches.ROW, Touches.SPOT if use_spot else Touches.ON_DEMAND}
+        return tuple(f for f in self.flags if f.severity is Severity.BLOCK and f.touches in touches)
+
+    def price(self, use_spot: bool) -> float | None:
+        """Return the price paid per hour, None where not sold that way."""
+        return self.spot_usd_per_hour if use_spot else self.price_usd_per_hour
+
+
+def accelerator_spec_text(name: str, count: float) -> str:
+    """Return SkyPilot's ``name:count``.
+
+    >>> accelerator_spec_text("A100-80GB", 2), accelerator_spec_text("L4", 0.25)
+    ('A100-80GB:2', 'L4:0.25')
+    """
+    return f"{name}:{count:g}"
+
+
+def parse_accelerator(text: str) -> tuple[str, float | None]:
+    """Split ``name`` or ``name:count``; the count is None for a bare name.
+
+    Raises ValueError where the count is not a positive number.
+
+    >>> parse_accelerator("A100-80GB:2"), parse_accelerator("L4")
+    (('A100-80GB', 2.0), ('L4', None))
+    """
+    name, colon, count = text.partition(":")
+    if not name or (colon and not count):
+        raise ValueError(f"'{text}' is not NAME or NAME:COUNT")
+    if not colon:
+        return name, None
+    number = float(count)
+    if not 0 < number < 1024:
+        raise ValueError(f"the count of '{text}' must be a number between 0 and 1024")
+    return name, number

@@ -1,0 +1,100 @@
+"""The plan: data only, and all that rendering, simulating, explaining and reporting need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import OptionCapacity
+    from melange_sky.models import ModelShape
+    from melange_sky.slo import SLO
+    from melange_sky.workload import Matrix, Workload
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWarning:
+    """Something the reader must know before paying: a stable code and a sentence."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """What the user's spec adds to every engine: vLLM version, flags, environment, setup."""
+
+    version: str | None = None
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    setup: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """So many instances of one option, and the share of each bucket's rate that they serve.
+
+    `shares` has shape (input buckets × output buckets); over all allocations they sum to 1 where a
+    bucket has a rate, and are 0 elsewhere. `load_fraction` is load ÷ raw capacity of the instances.
+    """
+
+    option: OptionCapacity
+    instances: int
+    load_fraction: float
+    rate_rps: float
+    shares: Matrix
+
+    @property
+    def cost_usd_per_hour(self) -> float:
+        """What the instances of this allocation are billed."""
+        return self.instances * self.option.option.price_usd_per_hour
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """The cheapest plan that uses one accelerator name only (over all its counts and offers)."""
+
+    accelerator: str
+    feasible: bool
+    reason: str | None
+    instances: int | None
+    cost_usd_per_hour: float | None
+    saving_fraction: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverReport:
+    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (gap told)."""
+
+    status: str
+    mip_gap: float
+    solve_seconds: float
+    solver: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One model's fleet. `candidates` are the options that were weighed, chosen or not."""
+
+    name: str
+    model: str
+    created_at: str
+    slo: SLO
+    workload: Workload
+    headroom: float
+    allocations: tuple[Allocation, ...]
+    baselines: tuple[Baseline, ...]
+    solver: SolverReport
+    candidates: tuple[OptionCapacity, ...] = ()
+    warnings: tuple[PlanWarning, ...] = ()
+    model_shape: ModelShape | None = None
+    engine: EngineChoice = field(default_factory=EngineChoice)
+    engine_generation: str | None = None
+    price_snapshot: str | None = None
+
+    @property
+    def cost_usd_per_hour(self) -> float:
+        """What the whole fleet is billed per hour."""
+        return sum(a.cost_usd_per_hour for a in self.allocations)

@@ -1,0 +1,79 @@
+"""What is asked of the service: request rates on a grid of request sizes.
+
+A request falls in the bucket (lo, hi] of its input and of its output tokens (Mélange,
+arXiv 2404.14527, §5.1: "request size buckets").
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass, field
+
+Matrix = tuple[tuple[float, ...], ...]
+"""Rows are input buckets, columns are output buckets."""
+
+DEFAULT_INPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000)
+DEFAULT_OUTPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000)
+
+
+def bucket_index(edges: tuple[int, ...], tokens: float) -> int | None:
+    """Return i with edges[i] < tokens <= edges[i + 1]; 0 tokens count as the first bucket.
+
+    None where `tokens` lies beyond the last edge.
+
+    >>> bucket_index((0, 25, 100), 25), bucket_index((0, 25, 100), 26), bucket_index((0, 25, 100), 101)
+    (0, 1, None)
+    """
+    if tokens > edges[-1]:
+        return None
+    return max(0, bisect.bisect_left(edges, tokens) - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How much of the source fell on the grid. `beyond_fraction` lay past the last edges.
+
+    Such requests are planned in the outermost bucket at their true mean size and told as a warning.
+    """
+
+    requests: int | None
+    beyond_fraction: float
+    longest_input_tokens: int | None = None
+    longest_output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Request rates per bucket.
+
+    Shapes: `input_edges` (I + 1), `output_edges` (O + 1), all matrices (I × O).
+    `rates_rps` in requests per second; `input_sizes`, `output_sizes` in tokens: the mean size of the
+    bucket's requests where known, else its upper edges. A bucket is planned at these sizes.
+    """
+
+    input_edges: tuple[int, ...]
+    output_edges: tuple[int, ...]
+    rates_rps: Matrix
+    input_sizes: Matrix
+    output_sizes: Matrix
+    source: str = "inline"
+    coverage: Coverage | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def rate_rps(self) -> float:
+        """Total request rate."""
+        return sum(map(sum, self.rates_rps))
+
+    def buckets(self) -> list[tuple[int, int]]:
+        """Return (input index, output index) of every bucket with a positive rate, row by row."""
+        return [
+            (i, j) for i, row in enumerate(self.rates_rps) for j, rate in enumerate(row) if rate > 0
+        ]
+
+    def label(self, i: int, j: int) -> str:
+        """Return a bucket's name for people, such as ``input 25-100, output 0-25``."""
+        return (
+            f"input {self.input_edges[i]}-{self.input_edges[i + 1]}, "
+            f"output {self.output_edges[j]}-{self.output_edges[j + 1]}"
+        )
