@@ -1,0 +1,1 @@
+"""The SLO-bound rate search, one for simulated and real targets."""

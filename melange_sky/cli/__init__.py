@@ -1,0 +1,102 @@
+"""The command line: parse, call, print; nothing else.
+
+Each command lives in its own module and is imported only when it is asked for, so that `plan` pays
+for nothing that it does not use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+
+import click
+
+from melange_sky import __version__
+from melange_sky.errors import MelangeError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": (
+        "melange_sky.cli.plan:plan",
+        "Plan the cheapest mix for a spec and write its services.",
+    ),
+    "render": ("melange_sky.cli.plan:render", "Write the service files of a saved plan."),
+    "init": ("melange_sky.cli.workload:init", "Write a commented starter spec."),
+    "workload": ("melange_sky.cli.workload:workload", "Turn a request trace into a histogram."),
+    "prices": ("melange_sky.cli.prices:prices", "List, refresh and compare instance prices."),
+    "capacity": (
+        "melange_sky.cli.capacity:capacity",
+        "Show how many requests each option sustains.",
+    ),
+    "explain": ("melange_sky.cli.explain:explain", "Say why a plan is what it is."),
+    "sweep": ("melange_sky.cli.explain:sweep", "Plan over a range of rates and SLOs."),
+    "simulate": ("melange_sky.cli.simulate:simulate", "Replay requests through a planned fleet."),
+    "compare": ("melange_sky.cli.simulate:compare", "Compare verified fleets at equal attainment."),
+    "profile": ("melange_sky.cli.profile:profile", "Measure endpoints, or launch measuring jobs."),
+    "gateway": ("melange_sky.cli.gateway:gateway", "Serve one endpoint over the planned mix."),
+    "apply": ("melange_sky.cli.fleet:apply", "Bring the planned services up, or change them."),
+    "status": ("melange_sky.cli.fleet:status", "Show planned against live replicas."),
+    "down": ("melange_sky.cli.fleet:down", "Take the planned services down."),
+}
+"""Command name → where it is, and its one-line help (so that `--help` imports nothing)."""
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if _exists(name)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS or not _exists(cmd_name):
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+def _exists(name: str) -> bool:
+    return importlib.util.find_spec(COMMANDS[name][0].partition(":")[0]) is not None
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="melange-sky")
+@click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice for more.")
+def cli(verbose: int) -> None:
+    """Plan the cheapest mix of cloud GPUs that serves an LLM within its SLO.
+
+    \b
+    Exit codes: 0 done, 2 wrong use or bad input, 3 no feasible plan,
+    4 prices or a network source unavailable, 5 ran but missed its SLO, 1 anything unexpected.
+    """
+    level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the documented code."""
+    try:
+        cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)
+    except MelangeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,30 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import click
+
+format_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+)
+offline_option = click.option(
+    "--offline", is_flag=True, help="Open no socket at all (also MELANGE_SKY_OFFLINE=1)."
+)
+
+
+def is_offline(flag: bool) -> bool:
+    """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
+    return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
+
+
+def echo_json(document: Any) -> None:
+    """Print one JSON document to stdout and nothing else. NaN is refused: unknown is null."""
+    click.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -1,0 +1,1 @@
+"""`plan.json`: the plan on disk, written and read back without loss."""

@@ -1,0 +1,1 @@
+"""The order of the steps: spec → offers → options → capacities → optimum → plan."""

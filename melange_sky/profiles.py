@@ -1,0 +1,1 @@
+"""Capacity tables and estimates behind one question: what does this replica carry?"""

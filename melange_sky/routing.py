@@ -1,0 +1,1 @@
+"""The routing policy that gateway and simulator share."""

@@ -1,0 +1,1 @@
+"""`sky.melange`: the same jobs from Python."""

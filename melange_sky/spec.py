@@ -1,0 +1,1 @@
+"""The spec: untrusted YAML or JSON in, checked values out."""

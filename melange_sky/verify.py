@@ -1,0 +1,1 @@
+"""Judge simulated or measured requests."""
