@@ -75,6 +75,22 @@ class SolverReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """How the plan's cost moves when estimated capacities are off by their error band.
+
+    `low_usd_per_hour` … `high_usd_per_hour`: the optimum's cost if every estimate sat at the good or at
+    the bad end (None: no plan there). `measure` names the accelerator whose measurement could change the cost most, by
+    `measure_usd_per_hour`, and `command` runs that measurement.
+    """
+
+    low_usd_per_hour: float | None
+    high_usd_per_hour: float | None
+    measure: str | None = None
+    measure_usd_per_hour: float | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One model's fleet. `candidates` are the options that were weighed, chosen or not."""
 
@@ -93,8 +109,25 @@ class Plan:
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_generation: str | None = None
     price_snapshot: str | None = None
+    sensitivity: Sensitivity | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:
         """What the whole fleet is billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetPlan:
+    """Several models planned together under shared limits; each is a plan of its own."""
+
+    name: str
+    created_at: str
+    models: tuple[Plan, ...]
+    solver: SolverReport
+    warnings: tuple[PlanWarning, ...] = ()
+
+    @property
+    def cost_usd_per_hour(self) -> float:
+        """What all models' fleets are billed per hour."""
+        return sum(plan.cost_usd_per_hour for plan in self.models)

@@ -1,1 +1,0 @@
-"""`plan.json`: the plan on disk, written and read back without loss."""

@@ -1,0 +1,266 @@
+"""Read a `plan.json` back; anything wrong in it is one InputError that names the key."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from melange_sky.capacity import (
+    CapacityCell,
+    DeploymentOption,
+    EngineSettings,
+    OptionCapacity,
+    Origin,
+)
+from melange_sky.errors import InputError
+from melange_sky.models import ModelShape
+from melange_sky.offers import Offer
+from melange_sky.plan import (
+    SCHEMA_VERSION,
+    Allocation,
+    Baseline,
+    EngineChoice,
+    FleetPlan,
+    Plan,
+    PlanWarning,
+    Sensitivity,
+    SolverReport,
+)
+from melange_sky.slo import SLO
+from melange_sky.workload import Matrix, Workload
+
+MAX_BYTES = 256 * 1024 * 1024
+
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+MaybeRows = list[list[NonNegative | None]]
+
+
+class _Document(BaseModel):
+    """Fields of later versions are ignored, so that an older program reads what it knows."""
+
+    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+
+
+class _Slo(_Document):
+    tpot_ms: Positive | None = None
+    ttft_ms: Positive | None = None
+    attainment: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+
+class _Candidate(_Document):
+    option: str
+    accelerator_name: str
+    accelerator_count: Annotated[int, Field(ge=1)]
+    price_usd_per_hour: NonNegative
+    use_spot: bool
+    offer: Offer | None
+    engine: EngineSettings | None
+    max_rate_rps: MaybeRows
+    origin: list[list[Origin | None]]
+    reasons: list[list[str | None]]
+    low_rps: MaybeRows | None = None
+    high_rps: MaybeRows | None = None
+
+
+class _Allocation(_Document):
+    option: str
+    instances: Annotated[int, Field(ge=1)]
+    load_fraction: NonNegative
+    rate_rps: NonNegative
+    shares: list[list[NonNegative]]
+
+
+class _EngineChoice(_Document):
+    version: str | None = None
+    args: list[str] = []
+    env: dict[str, str] = {}
+    setup: str | None = None
+
+
+class _Solved(_Document):
+    status: str
+    mip_gap: float
+    solve_seconds: float
+    solver: str = "unknown"
+
+    def report(self) -> SolverReport:
+        return SolverReport(
+            status=self.status,
+            mip_gap=self.mip_gap,
+            solve_seconds=self.solve_seconds,
+            solver=self.solver,
+        )
+
+
+class _Plan(_Solved):
+    name: str
+    model: str
+    created_at: str
+    slo: _Slo
+    headroom: NonNegative = 0.0
+    workload: Workload
+    allocations: list[_Allocation]
+    baselines: tuple[Baseline, ...] = ()
+    sensitivity: Sensitivity | None = None
+    warnings: tuple[PlanWarning, ...] = ()
+    engine: _EngineChoice = _EngineChoice()
+    engine_generation: str | None = None
+    price_snapshot: str | None = None
+    model_shape: ModelShape | None = None
+    candidates: list[_Candidate]
+
+
+class _Fleet(_Solved):
+    name: str
+    created_at: str
+    models: list[_Plan]
+    warnings: tuple[PlanWarning, ...] = ()
+
+
+def load_plan(path: Path) -> Plan | FleetPlan:
+    """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
+    file = path / "plan.json" if path.is_dir() else path
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"{file}: larger than {MAX_BYTES} bytes, not a plan")
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{file}: is not JSON ({type(error).__name__}); give a plan.json"
+        ) from error
+    return parse_plan(document, where=str(file))
+
+
+def parse_plan(document: object, where: str) -> Plan | FleetPlan:
+    """Turn a parsed document into a plan; `where` names it in messages."""
+    if not isinstance(document, dict):
+        raise InputError(f"{where}: is not a plan: expected a JSON object")
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{where}: schema_version must be {SCHEMA_VERSION}; plan again with this version"
+        )
+    try:
+        if "models" in document:
+            fleet = _Fleet.model_validate(document)
+            return _fleet(fleet, where)
+        return _plan(_Plan.model_validate(document), where)
+    except ValidationError as error:
+        lines = [
+            f"{where}: {_path(problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        ]
+        raise InputError(*lines[:10]) from error
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location) or "top level"
+
+
+def _fleet(fleet: _Fleet, where: str) -> FleetPlan:
+    return FleetPlan(
+        name=fleet.name,
+        created_at=fleet.created_at,
+        models=tuple(_plan(model, f"{where}: models.{i}") for i, model in enumerate(fleet.models)),
+        solver=fleet.report(),
+        warnings=fleet.warnings,
+    )
+
+
+def _plan(document: _Plan, where: str) -> Plan:
+    workload = document.workload
+    shape = len(workload.input_edges) - 1, len(workload.output_edges) - 1
+    for key in ("rates_rps", "input_sizes", "output_sizes"):
+        _check_shape(getattr(workload, key), shape, f"{where}: workload.{key}")
+    candidates = {c.option: _candidate(c, shape, where) for c in document.candidates}
+    slo = document.slo
+    return Plan(
+        name=document.name,
+        model=document.model,
+        created_at=document.created_at,
+        slo=SLO(
+            tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
+            ttft_s=None if slo.ttft_ms is None else slo.ttft_ms / 1000,
+            attainment=slo.attainment,
+        ),
+        workload=workload,
+        headroom=document.headroom,
+        allocations=tuple(_allocation(a, candidates, shape, where) for a in document.allocations),
+        baselines=document.baselines,
+        sensitivity=document.sensitivity,
+        solver=document.report(),
+        candidates=tuple(candidates.values()),
+        warnings=document.warnings,
+        model_shape=document.model_shape,
+        engine=EngineChoice(
+            version=document.engine.version,
+            args=tuple(document.engine.args),
+            env=tuple(document.engine.env.items()),
+            setup=document.engine.setup,
+        ),
+        engine_generation=document.engine_generation,
+        price_snapshot=document.price_snapshot,
+    )
+
+
+def _check_shape(rows: Any, shape: tuple[int, int], where: str) -> None:
+    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+        raise InputError(
+            f"{where}: must have {shape[0]} rows of {shape[1]} values, as the edges say"
+        )
+
+
+def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> OptionCapacity:
+    unknown: MaybeRows = [[None] * shape[1] for _ in range(shape[0])]
+    low, high = document.low_rps or unknown, document.high_rps or unknown
+    named = f"{where}: candidates.{document.option[:60]}"
+    _check_shape(document.max_rate_rps, shape, f"{named}.max_rate_rps")
+    _check_shape(document.origin, shape, f"{named}.origin")
+    _check_shape(document.reasons, shape, f"{named}.reasons")
+    _check_shape(low, shape, f"{named}.low_rps")
+    _check_shape(high, shape, f"{named}.high_rps")
+    cells = tuple(
+        tuple(
+            CapacityCell(
+                max_rate_rps=document.max_rate_rps[i][j],
+                origin=document.origin[i][j],
+                reason=document.reasons[i][j],
+                low_rps=low[i][j],
+                high_rps=high[i][j],
+            )
+            for j in range(shape[1])
+        )
+        for i in range(shape[0])
+    )
+    option = DeploymentOption(
+        name=document.option,
+        accelerator=document.accelerator_name,
+        accelerator_count=document.accelerator_count,
+        price_usd_per_hour=document.price_usd_per_hour,
+        use_spot=document.use_spot,
+        offer=document.offer,
+        engine=document.engine,
+    )
+    return OptionCapacity(option=option, cells=cells)
+
+
+def _allocation(
+    document: _Allocation, candidates: dict[str, OptionCapacity], shape: tuple[int, int], where: str
+) -> Allocation:
+    named = f"{where}: allocations.{document.option[:60]}"
+    if document.option not in candidates:
+        raise InputError(f"{named}: is not among the candidates")
+    _check_shape(document.shares, shape, f"{named}.shares")
+    shares: Matrix = tuple(tuple(row) for row in document.shares)
+    return Allocation(
+        option=candidates[document.option],
+        instances=document.instances,
+        load_fraction=document.load_fraction,
+        rate_rps=document.rate_rps,
+        shares=shares,
+    )

@@ -1,0 +1,161 @@
+"""Write a plan as the document of `plan.json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.capacity import Origin, weakest
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.plan import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.workload import Matrix, Workload
+
+
+def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
+    """Return the JSON document of a plan (shared fields are described in the README)."""
+    if isinstance(plan, FleetPlan):
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "name": plan.name,
+            "created_at": plan.created_at,
+            **_solver_fields(plan.solver),
+            "cost_usd_per_hour": plan.cost_usd_per_hour,
+            "models": [_model_document(model) for model in plan.models],
+            "warnings": [asdict(warning) for warning in plan.warnings],
+        }
+    return {"schema_version": SCHEMA_VERSION, **_model_document(plan)}
+
+
+def dump_plan(plan: Plan | FleetPlan) -> str:
+    """Return the text of `plan.json`."""
+    return json.dumps(plan_document(plan), indent=2, allow_nan=False) + "\n"
+
+
+def _solver_fields(solver: SolverReport) -> dict[str, Any]:
+    return {
+        "status": solver.status,
+        "mip_gap": solver.mip_gap,
+        "solve_seconds": solver.solve_seconds,
+        "solver": solver.solver,
+    }
+
+
+def _model_document(plan: Plan) -> dict[str, Any]:
+    return {
+        "name": plan.name,
+        "model": plan.model,
+        "created_at": plan.created_at,
+        **_solver_fields(plan.solver),
+        "cost_usd_per_hour": plan.cost_usd_per_hour,
+        "slo": {
+            "tpot_ms": _milliseconds(plan.slo.tpot_s),
+            "ttft_ms": _milliseconds(plan.slo.ttft_s),
+            "attainment": plan.slo.attainment,
+        },
+        "headroom": plan.headroom,
+        "workload": _workload_document(plan.workload),
+        "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
+        "baselines": [asdict(baseline) for baseline in plan.baselines],
+        "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+        "warnings": [asdict(warning) for warning in plan.warnings],
+        "engine": {
+            "version": plan.engine.version,
+            "args": list(plan.engine.args),
+            "env": dict(plan.engine.env),
+            "setup": plan.engine.setup,
+        },
+        "engine_generation": plan.engine_generation,
+        "price_snapshot": plan.price_snapshot,
+        "model_shape": asdict(plan.model_shape) if plan.model_shape else None,
+        "candidates": [_candidate_document(candidate) for candidate in plan.candidates],
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 9)
+
+
+def _workload_document(workload: Workload) -> dict[str, Any]:
+    return {
+        "rate_rps": workload.rate_rps,
+        "input_edges": list(workload.input_edges),
+        "output_edges": list(workload.output_edges),
+        "rates_rps": _rows(workload.rates_rps),
+        "input_sizes": _rows(workload.input_sizes),
+        "output_sizes": _rows(workload.output_sizes),
+        "source": workload.source,
+        "coverage": asdict(workload.coverage) if workload.coverage else None,
+        "warnings": list(workload.warnings),
+    }
+
+
+def _rows(matrix: Matrix) -> list[list[float]]:
+    return [list(row) for row in matrix]
+
+
+def _option_fields(option: DeploymentOption) -> dict[str, Any]:
+    offer = option.offer
+    return {
+        "option": option.name,
+        "accelerator": accelerator_spec_text(option.accelerator, option.accelerator_count),
+        "price_usd_per_hour": option.price_usd_per_hour,
+        "use_spot": option.use_spot,
+        "cloud": offer.cloud if offer else None,
+        "region": offer.region if offer else None,
+        "instance_type": offer.instance_type if offer else None,
+        "price_source": offer.source if offer else "given",
+        "price_as_of": offer.as_of if offer else None,
+    }
+
+
+def _allocation_document(allocation: Allocation) -> dict[str, Any]:
+    origin = allocation_origin(allocation)
+    engine = allocation.option.option.engine
+    return {
+        **_option_fields(allocation.option.option),
+        "instances": allocation.instances,
+        "replicas": allocation.instances,
+        "cost_usd_per_hour": allocation.cost_usd_per_hour,
+        "load_fraction": allocation.load_fraction,
+        "rate_rps": allocation.rate_rps,
+        "capacity_origin": origin.value if origin else None,
+        "engine": asdict(engine) if engine else None,
+        "shares": _rows(allocation.shares),
+    }
+
+
+def allocation_origin(allocation: Allocation) -> Origin | None:
+    """Return the weakest origin among the capacities of the buckets that an allocation serves."""
+    return weakest(
+        cell.origin
+        for cells, shares in zip(allocation.option.cells, allocation.shares, strict=True)
+        for cell, share in zip(cells, shares, strict=True)
+        if share > 0 and cell.origin is not None
+    )
+
+
+def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
+    option = candidate.option
+
+    def column(field: str) -> list[list[Any]]:
+        return [[getattr(cell, field) for cell in row] for row in candidate.cells]
+
+    document = {
+        **_option_fields(option),
+        "accelerator_name": option.accelerator,
+        "accelerator_count": option.accelerator_count,
+        "offer": asdict(option.offer) if option.offer else None,
+        "engine": asdict(option.engine) if option.engine else None,
+        "max_rate_rps": column("max_rate_rps"),
+        "origin": [
+            [cell.origin.value if cell.origin else None for cell in row] for row in candidate.cells
+        ],
+        "reasons": column("reason"),
+    }
+    if any(cell.low_rps is not None for row in candidate.cells for cell in row):
+        document |= {"low_rps": column("low_rps"), "high_rps": column("high_rps")}
+    return document

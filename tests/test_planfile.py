@@ -1,0 +1,83 @@
+"""`plan.json` is written and read back without loss, and refuses what is not a plan in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from melange_sky.errors import InputError
+from melange_sky.plan import FleetPlan, SolverReport
+from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
+from tests.factories import make_plan
+
+
+def test_round_trip_loses_nothing(tmp_path: Path) -> None:
+    plan = make_plan()
+    (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")
+    assert load_plan(tmp_path) == plan
+    assert load_plan(tmp_path / "plan.json") == plan
+
+
+def test_fleet_round_trip(tmp_path: Path) -> None:
+    fleet = FleetPlan(
+        name="both",
+        created_at="2026-11-01T00:00:00Z",
+        models=(make_plan(name="a"), make_plan(name="b")),
+        solver=SolverReport(status="feasible", mip_gap=0.02, solve_seconds=30, solver="highs"),
+    )
+    (tmp_path / "plan.json").write_text(dump_plan(fleet), encoding="utf-8")
+    assert load_plan(tmp_path) == fleet
+    assert plan_document(fleet)["cost_usd_per_hour"] == pytest.approx(2 * 6.076)
+
+
+def test_document_has_the_fields_that_others_rely_on() -> None:
+    document = plan_document(make_plan())
+    assert document["status"] == "optimal"
+    assert document["slo"] == {"tpot_ms": 60.0, "ttft_ms": 2000.0, "attainment": 0.95}
+    first = document["allocations"][0]
+    assert first["accelerator"] == "A10G:1"
+    assert first["replicas"] == first["instances"] == 1
+    assert first["capacity_origin"] == "estimated"
+    assert (first["price_source"], first["price_as_of"]) == ("embedded", "2026-09-01")
+    assert document["workload"]["rate_rps"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "expected a JSON object"),
+        ("{", "is not JSON (JSONDecodeError)"),
+        ("{}", "schema_version must be 1"),
+        ('{"schema_version": 1}', "name: Field required"),
+        ("[" * 100_000, "is not JSON (RecursionError)"),
+    ],
+)
+def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        load_plan(file)
+    assert str(refused.value).startswith(f"{file}: ")
+    assert message in str(refused.value)
+
+
+def test_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file or directory"):
+        load_plan(tmp_path / "none.json")
+
+
+def test_wrong_shapes_and_unknown_options_are_named() -> None:
+    document = json.loads(dump_plan(make_plan()))
+    document["allocations"][0]["option"] = "other"
+    with pytest.raises(InputError, match=r"allocations\.other: is not among the candidates"):
+        parse_plan(document, "p")
+    document = json.loads(dump_plan(make_plan()))
+    document["workload"]["rates_rps"] = [[1.0]]
+    with pytest.raises(InputError, match=r"workload\.rates_rps: must have 2 rows of 2 values"):
+        parse_plan(document, "p")
+    document = json.loads(dump_plan(make_plan()))
+    document["allocations"][0]["instances"] = 0
+    with pytest.raises(InputError, match=r"allocations\.0\.instances: Input should be greater"):
+        parse_plan(document, "p")
