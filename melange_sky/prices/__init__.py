@@ -1,0 +1,5 @@
+"""Prices people can trust: fetched, checked, dated, kept. Start at `book.load_offers`."""
+
+from melange_sky.prices.book import OfferBook, OfferQuery, load_offers
+
+__all__ = ["OfferBook", "OfferQuery", "load_offers"]

@@ -1,0 +1,145 @@
+"""`prices list`, `prices refresh`, `prices diff`."""
+
+from __future__ import annotations
+
+import csv
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from melange_sky.cli.common import echo_json, is_offline, offline_option
+from melange_sky.offers import Offer
+from melange_sky.prices import OfferQuery, load_offers
+from melange_sky.prices.names import parse_infra
+
+accelerators_option = click.option(
+    "--accelerators", default="", metavar="A,B:N", help="Only these (NAME or NAME:COUNT)."
+)
+infra_option = click.option(
+    "--infra", default="", metavar="CLOUD[/REGION],…", help="Only these clouds or regions."
+)
+offers_option = click.option(
+    "--offers",
+    "offers_csv",
+    type=click.Path(path_type=Path),
+    help="A CSV of your own offers; they replace equal instances of the catalogs.",
+)
+
+
+@click.group()
+def prices() -> None:
+    """List, refresh and compare instance prices."""
+
+
+@prices.command("list")
+@accelerators_option
+@infra_option
+@offers_option
+@click.option(
+    "--as-of", metavar="DATE|ID", help="The snapshot of that date (or id), not the newest."
+)
+@click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)  # fmt: skip
+@offline_option
+def list_(
+    accelerators: str,
+    infra: str,
+    offers_csv: Path | None,
+    as_of: str | None,
+    output_format: str,
+    offline: bool,
+) -> None:
+    """Show the offers that a plan would see, blocked ones included. Opens no socket."""
+    del offline  # listing never fetches; the option is taken so that scripts may always give it
+    query = OfferQuery(
+        infra=parse_infra(infra),
+        accelerators=tuple(a.strip() for a in accelerators.split(",") if a.strip()),
+        offline=is_offline(True),
+        offers_csv=offers_csv,
+        as_of=as_of,
+    )
+    book = load_offers(query)
+    for warning in book.warnings:
+        click.echo(f"warning: {warning.message}", err=True)
+    if output_format == "json":
+        echo_json([offer_row(offer) for offer in book.offers])
+    elif output_format == "csv":
+        _echo_csv(book.offers)
+    else:
+        _echo_table(book.offers)
+
+
+COLUMNS = (
+    "cloud", "region", "instance_type", "accelerator", "accelerator_count", "price_usd_per_hour",
+    "spot_usd_per_hour", "source", "as_of", "flags",
+)  # fmt: skip
+
+
+def offer_row(offer: Offer) -> dict[str, Any]:
+    """Return the JSON form of an offer (interface: `prices list --format json`)."""
+    count = offer.accelerator_count
+    return {
+        "cloud": offer.cloud,
+        "region": offer.region,
+        "instance_type": offer.instance_type,
+        "accelerator": offer.accelerator,
+        "accelerator_count": None if math.isnan(count) else int(count) if count == int(count) else count,
+        "price_usd_per_hour": offer.price_usd_per_hour,
+        "spot_usd_per_hour": offer.spot_usd_per_hour,
+        "source": offer.source,
+        "as_of": offer.as_of,
+        "flags": [
+            {"code": f.code, "severity": f.severity.value, "touches": f.touches.value, "message": f.message}
+            for f in offer.flags
+        ],
+    }  # fmt: skip
+
+
+def _echo_csv(offers: tuple[Offer, ...]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for offer in offers:
+        row = offer_row(offer)
+        row["flags"] = " ".join(flag.code for flag in offer.flags)
+        writer.writerow(["" if row[c] is None else row[c] for c in COLUMNS])
+
+
+def _echo_table(offers: tuple[Offer, ...]) -> None:
+    """Print aligned columns; plain text is faster than rich for thousands of rows."""
+    header = (
+        "ACCELERATOR",
+        "CLOUD",
+        "REGION",
+        "INSTANCE TYPE",
+        "$/h",
+        "SPOT $/h",
+        "AS OF",
+        "FLAGS",
+    )
+    rows = [header]
+    for o in offers:
+        name = f"{o.accelerator}:{o.accelerator_count:g}"
+        flags = " ".join(
+            f"{f.code}" if f.severity.value == "warn" else f"{f.code}!" for f in o.flags
+        )
+        rows.append((
+            name, o.cloud, o.region, o.instance_type, _money(o.price_usd_per_hour),
+            _money(o.spot_usd_per_hour), (o.as_of or "unknown")[:16], flags,
+        ))  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in (4, 5) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
+        ]
+        click.echo("  ".join([*cells, row[-1]]).rstrip())
+    sources = sorted({o.source for o in offers})
+    click.echo(f"\n{len(offers)} offers; '!' marks what keeps a price out of plans.", err=True)
+    for source in sources[:20]:
+        click.echo(f"source: {source}", err=True)
+
+
+def _money(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,99 @@
+"""Names: SkyPilot's clouds and accelerators, and the other spellings that price sources use."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from melange_sky.accelerators import accelerator_table
+from melange_sky.errors import InputError, did_you_mean
+
+UNHOSTED_CLOUDS: tuple[str, ...] = ("kubernetes", "ssh", "slurm", "vsphere")
+"""SkyPilot infrastructures without a hosted price catalog: the user's own."""
+
+HOSTED_CLOUDS: tuple[str, ...] = (
+    "aws", "azure", "gcp", "ibm", "lambda", "scp", "oci", "runpod", "vast", "cudo", "fluidstack",
+    "paperspace", "primeintellect", "do", "nebius", "hyperbolic", "seeweb", "shadeform", "yotta",
+    "mithril", "verda",
+)  # fmt: skip
+"""Clouds of SkyPilot 0.14 with a hosted catalog (`sky/skylet/constants.py`, ALL_CLOUDS)."""
+
+KNOWN_CLOUDS: tuple[str, ...] = (*HOSTED_CLOUDS, *UNHOSTED_CLOUDS)
+
+MARKETPLACES = frozenset(
+    {"runpod", "vast", "shadeform", "primeintellect", "fluidstack", "cudo", "hyperbolic", "yotta"}
+)
+"""Clouds that sell any whole number of GPUs, not only powers of two."""
+
+_SPELLINGS: dict[str, str] = {
+    "rtxa6000": "A6000",
+    "rtx6000ada": "RTX6000-Ada",
+    "rtxpro600096gb": "RTXPRO6000",
+    "a10080gb": "A100-80GB",
+    "v10032gb": "V100-32GB",
+}
+"""Folded spelling → canonical name, beyond those that only differ in case and punctuation."""
+
+_PER_CLOUD: dict[tuple[str, str], str] = {
+    ("seeweb", "A100"): "A100-80GB",  # Seeweb's A100 has 80 GB
+}
+
+
+def fold(name: str) -> str:
+    """Return the name in lower case without punctuation.
+
+    >>> fold("RTX-PRO-6000"), fold("RTX PRO 6000 96GB")
+    ('rtxpro6000', 'rtxpro600096gb')
+    """
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+@lru_cache(maxsize=4096)
+def canonical_accelerator(name: str, cloud: str | None = None) -> str:
+    """Return SkyPilot's canonical name of an accelerator; an unknown name stays as it is.
+
+    >>> canonical_accelerator("RTX-PRO-6000"), canonical_accelerator("a10g")
+    ('RTXPRO6000', 'A10G')
+    >>> canonical_accelerator("A100", "seeweb"), canonical_accelerator("Trainium2")
+    ('A100-80GB', 'Trainium2')
+    """
+    name = name.strip()
+    if cloud is not None and (cloud, name) in _PER_CLOUD:
+        return _PER_CLOUD[cloud, name]
+    folded = fold(name)
+    return _SPELLINGS.get(folded) or _folded_table().get(folded, name)
+
+
+@lru_cache(maxsize=1)
+def _folded_table() -> dict[str, str]:
+    return {fold(name): name for name in accelerator_table()}
+
+
+def parse_infra(text: str) -> tuple[tuple[str, str | None], ...]:
+    """Split ``aws,gcp/us-central1`` into (cloud, region or None) pairs.
+
+    Raises InputError for an unknown cloud or a malformed part.
+
+    >>> parse_infra("aws,gcp/us-central1")
+    (('aws', None), ('gcp', 'us-central1'))
+    """
+    pairs: list[tuple[str, str | None]] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        cloud, slash, region = part.partition("/")
+        if slash and (not region or "/" in region):
+            raise InputError(f"'{part[:80]}' is not CLOUD or CLOUD/REGION")
+        pairs.append((cloud.casefold(), region or None))
+    check_clouds(tuple(cloud for cloud, _ in pairs))
+    return tuple(pairs)
+
+
+def check_clouds(clouds: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
+    """Raise InputError naming every cloud that is neither SkyPilot's nor in `also`."""
+    known = {*KNOWN_CLOUDS, *also}
+    problems = [
+        f"unknown cloud '{cloud[:80]}'{did_you_mean(cloud, known)}; known: {', '.join(sorted(known))}"
+        for cloud in dict.fromkeys(clouds)
+        if cloud not in known
+    ]
+    if problems:
+        raise InputError(*problems)
