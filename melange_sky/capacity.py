@@ -68,7 +68,8 @@ class DeploymentOption:
 
     `name` is unique within a plan and stable between plans. `accelerator_count` is whole GPUs per
     instance = tensor_parallel × data_parallel. `price_usd_per_hour` is what one instance is billed.
-    `offer` is None only for a Mélange JSON config, whose names are free labels.
+    `offer` is None only for a Mélange JSON config, whose names are free labels. `fallbacks` are the
+    same instance type in other regions where it may run too, at prices that the plan does not count on.
     """
 
     name: str
@@ -78,6 +79,7 @@ class DeploymentOption:
     use_spot: bool = False
     offer: Offer | None = None
     engine: EngineSettings | None = None
+    fallbacks: tuple[Offer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,50 @@
+"""Names of services and their files: stable from plan to plan, valid for SkyServe, unique."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError
+
+if TYPE_CHECKING:
+    from melange_sky.plan import Allocation, Plan
+
+SERVICE_NAME_PATTERN = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?")
+"""What SkyPilot accepts as a service name (CLUSTER_NAME_VALID_REGEX)."""
+
+_LONGEST_PLAN_NAME = 40
+_LONGEST_OPTION_PART = 44
+
+
+def service_name(plan: Plan, allocation: Allocation) -> str:
+    """Return the SkyServe name of an allocation; it depends on the names of plan and option alone.
+
+    So the next plan finds the running service of the same option again. An option name that does not
+    survive as it is (other characters, too long) gets a digest of itself, which keeps names apart.
+    """
+    if len(plan.name) > _LONGEST_PLAN_NAME or not SERVICE_NAME_PATTERN.fullmatch(plan.name):
+        raise InputError(
+            f"the plan's name must start with a letter, hold only letters, digits, '-', '_' and '.', "
+            f"and have at most {_LONGEST_PLAN_NAME} characters, for it names SkyServe services"
+        )
+    return f"{plan.name}-{_slug(allocation.option.option.name)}"
+
+
+def file_name(service: str) -> str:
+    """Return the name of a service's file."""
+    return f"{service}.sky.yaml"
+
+
+def _slug(option: str) -> str:
+    """Return `option` in lower-case letters, digits, dots and dashes; with a digest if that loses any.
+
+    >>> _slug("a10g-1-aws-g5.xlarge"), _slug("A100-80GB:2")
+    ('a10g-1-aws-g5.xlarge', 'a100-80gb-2-1daef9')
+    """
+    slug = re.sub(r"[^a-z0-9.]+", "-", option.lower()).strip("-.")
+    if slug == option and len(slug) <= _LONGEST_OPTION_PART:
+        return slug
+    digest = hashlib.sha256(option.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{slug[: _LONGEST_OPTION_PART - 7].rstrip('-.')}-{digest}".lstrip("-")
