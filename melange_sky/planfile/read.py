@@ -58,6 +58,7 @@ class _Candidate(_Document):
     price_usd_per_hour: NonNegative
     use_spot: bool
     offer: Offer | None
+    fallbacks: tuple[Offer, ...] = ()
     engine: EngineSettings | None
     max_rate_rps: MaybeRows
     origin: list[list[Origin | None]]
@@ -244,6 +245,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         price_usd_per_hour=document.price_usd_per_hour,
         use_spot=document.use_spot,
         offer=document.offer,
+        fallbacks=document.fallbacks,
         engine=document.engine,
     )
     return OptionCapacity(option=option, cells=cells)

@@ -96,7 +96,7 @@ def _replace_files(staged: Path, folder: Path) -> None:
     if blocked:
         raise InputError(f"cannot write '{_short(folder / blocked[0])}': a folder is in its place")
     for name in [*sorted(fresh - {MANIFEST}), MANIFEST]:
-        os.replace(staged / name, folder / name)
+        (staged / name).replace(folder / name)
     for name in sorted(set(listed) - fresh):
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             (folder / name).unlink()

@@ -40,7 +40,9 @@ def render_services(plan: Plan) -> dict[str, str]:
             continue
         name = file_name(service_name(plan, allocation))
         if name in files:
-            raise InputError(f"two allocations of the plan have the same option name ({name[:120]})")
+            raise InputError(
+                f"two allocations of the plan have the same option name ({name[:120]})"
+            )
         commands = (launch_command(plan, allocation), update_command(plan, allocation))
         text = header(plan, allocation, commands)
         files[name] = text + dump(service_document(plan, allocation))

@@ -1,0 +1,72 @@
+"""Run by a test in a process of its own, whose HOME holds made-up price files: what SkyPilot makes of YAMLs.
+
+stdin: JSON {file name: YAML text}. stdout: JSON {file name: verdict}.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import sky
+import sky.check
+from sky import optimizer
+from sky.serve import serve_utils, service_spec
+from sky.utils import registry
+
+
+def enable(names: list[str]) -> None:
+    """Take clouds as enabled: this machine has no accounts, and none is used."""
+    clouds = [registry.CLOUD_REGISTRY.from_str(name) for name in names]
+    sky.check.get_cached_enabled_clouds_or_refresh = lambda *args, **kwargs: list(clouds)
+
+
+def judge(text: str) -> dict[str, Any]:
+    spec = service_spec.SkyServiceSpec.from_yaml_str(text)
+    task = sky.Task.from_yaml_str(text)
+    task.validate()
+    serve_utils.validate_service_task(task, pool=False)
+    with sky.Dag() as dag:
+        dag.add(task)
+    optimizer.Optimizer.optimize(dag, quiet=True)
+    best = task.best_resources
+    assert best is not None and task.service is not None
+    hourly = best.get_cost(3600)
+    config = task.to_yaml_config()
+    return {
+        "name": task.name,
+        "cloud": str(best.cloud).lower(),
+        "region": best.region,
+        "instance_type": best.instance_type,
+        "accelerators": best.accelerators,
+        "use_spot": best.use_spot,
+        "price_usd_per_hour": hourly,
+        "disk_size": best.disk_size,
+        "resources_ports": best.ports,
+        "service_ports": task.service.ports,
+        "min_replicas": spec.min_replicas,
+        "max_replicas": spec.max_replicas,
+        "fallback": spec.use_ondemand_fallback,
+        "readiness_path": spec.readiness_path,
+        "initial_delay_s": spec.initial_delay_seconds,
+        "stream_timeout_s": spec.lb_stream_timeout_seconds,
+        "policy": spec.load_balancing_policy,
+        "run": task.run,
+        "setup": task.setup,
+        "envs": task.envs,
+        "managed_secrets": [ref.name for ref in task._managed_secret_refs],
+        "metadata": task.metadata,
+        "file_mounts": config.get("file_mounts"),
+    }
+
+
+def main() -> None:
+    request = json.load(sys.stdin)
+    enable(request["clouds"])
+    verdicts = {name: judge(text) for name, text in request["files"].items()}
+    print("VERDICTS " + json.dumps(verdicts))
+
+
+if __name__ == "__main__":
+    main()
