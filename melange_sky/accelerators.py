@@ -17,7 +17,8 @@ class AcceleratorSpec:
     `memory_gib` device memory; `bandwidth_gbps` GB/s (10⁹) of device memory; `dense_tflops` bf16 or
     fp16 tensor rate without sparsity; `fp8_tflops` None where the chip has no fp8; `has_bf16` False
     before Ampere; `interconnect_gbps` GB/s per GPU between the GPUs of an instance (NVLink, else
-    PCIe), one direction. `source` says where the figures come from.
+    PCIe), one direction. `usable_gib` is what a program sees of the memory (driver and ECC take the
+    rest). `source` says where the figures come from.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AcceleratorSpec:
     has_bf16: bool
     interconnect_gbps: float
     source: str
+    usable_gib: float = 0.0
 
 
 @lru_cache(maxsize=1)
@@ -36,6 +38,25 @@ def accelerator_table() -> dict[str, AcceleratorSpec]:
     with (catalogs_dir() / "accelerators.csv").open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(line for line in file if not line.startswith("#"))
         return {row["name"]: _spec(row) for row in rows}
+
+
+ALIASES: dict[str, tuple[str, str]] = {
+    "a100-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
+    "a100-sxm4-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
+    "a100-sxm4-80gb": ("A100-80GB", "SkyPilot's name for it"),
+    "a100-80gb-sxm": ("A100-80GB", "the same figures; two clouds list it apart"),
+    "a100-80gb-pcie": ("A100-80GB", "SkyPilot's name for it"),
+    "h100-sxm": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
+    "h100-sxm5": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
+    "h100-80gb": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
+    "h100nvl": ("H100-NVL", "94 GB"),
+    "h200-sxm": ("H200", "SkyPilot's name for it"),
+    "rtxa6000": ("A6000", "the same card"),
+    "rtx-6000-ada": ("RTX6000-Ada", "the same card"),
+    "rtx6000ada": ("RTX6000-Ada", "the same card"),
+    "rtx-pro-6000": ("RTXPRO6000", "the same card"),
+}
+"""Names that other tools use → (canonical name, why). They are refused, never guessed."""
 
 
 def _spec(row: dict[str, str]) -> AcceleratorSpec:
@@ -48,12 +69,18 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
         has_bf16=row["has_bf16"] == "yes",
         interconnect_gbps=float(row["interconnect_gbps"]),
         source=row["source"],
+        usable_gib=float(row["usable_gib"]),
     )
 
 
 def find_accelerator(name: str) -> AcceleratorSpec:
     """Return the figures of `name`, case aside; an unknown name raises InputError with a suggestion."""
     table = accelerator_table()
+    if name.casefold() in ALIASES:
+        raise InputError(
+            f"accelerator '{name}' is ambiguous: write '{ALIASES[name.casefold()][0]}' "
+            f"({ALIASES[name.casefold()][1]})"
+        )
     folded = {known.casefold(): spec for known, spec in table.items()}
     spec = folded.get(name.casefold())
     if spec is None:

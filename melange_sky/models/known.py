@@ -1,0 +1,45 @@
+"""Models whose figures are shipped, so that a plan needs no download: `catalogs/models.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import lru_cache
+from typing import Any
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.models.config import shape_from_config
+from melange_sky.models.shape import ModelShape
+from melange_sky.resources import catalogs_dir
+
+
+@lru_cache(maxsize=1)
+def _entries() -> dict[str, dict[str, Any]]:
+    """Return every known name, aliases included, with its entry."""
+    document = json.loads((catalogs_dir() / "models.json").read_text(encoding="utf-8"))
+    return {name: entry for entry in document["models"] for name in entry["names"]}
+
+
+def known_models() -> tuple[str, ...]:
+    """Return the Hugging Face ids of the models that are known without a file."""
+    return tuple(sorted(_entries()))
+
+
+def find_model(name: str) -> ModelShape:
+    """Return a known model by its Hugging Face id, case aside, the organisation may be left out.
+
+    Raises InputError that says how to give a file.
+    """
+    entries = _entries()
+    folded = {known.casefold(): known for known in entries}
+    folded |= {known.rpartition("/")[2].casefold(): known for known in entries}
+    known = folded.get(name.casefold())
+    if known is None:
+        hint = did_you_mean(name, [*entries, *(n.rpartition("/")[2] for n in entries)])
+        raise InputError(
+            f"unknown model '{name[:120]}'{hint}; give the path of its config.json "
+            "(spec: model_config, capacity: --model path/to/config.json)"
+        )
+    entry = entries[known]
+    shape = shape_from_config(known, entry["config"], where=f"figures of {known}")
+    return dataclasses.replace(shape, gated=bool(entry.get("gated", False)))

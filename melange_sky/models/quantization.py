@@ -1,0 +1,113 @@
+"""How weights are kept: bytes per parameter and whether products run in fp8."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from melange_sky.errors import InputError, did_you_mean
+
+PLAIN_BYTES = {
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "half": 2.0,
+    "float32": 4.0,
+    "float": 4.0,
+    "auto": 2.0,
+}
+"""Bytes per parameter of `torch_dtype` / `--dtype`. float32 checkpoints are served in 16 bits by
+`--dtype auto`, so `auto` is 2."""
+
+METHOD_BITS = {
+    "fp8": 8.0, "fbgemm_fp8": 8.0, "modelopt": 8.0, "ptpc_fp8": 8.0, "experts_int8": 8.0, "quark": 8.0,
+    "awq": 4.0, "awq_marlin": 4.0, "gptq": 4.0, "gptq_marlin": 4.0, "modelopt_fp4": 4.0,
+    "compressed-tensors": 8.0, "bitsandbytes": 4.0, "mxfp4": 4.0, "gguf": 4.5, "auto-round": 4.0,
+}  # fmt: skip
+"""vLLM's names of weight formats → bits per quantised weight where the config does not say."""
+
+FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "modelopt", "ptpc_fp8"})
+_GROUP_OVERHEAD_BITS = 0.16
+"""A 16-bit scale and a 4-bit zero point per group of 128 weights: (16 + 4) / 128 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFormat:
+    """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included."""
+
+    name: str
+    bytes_per_parameter: float
+    fp8_compute: bool = False
+
+
+def quantized(method: str, linear_fraction: float, bits: float | None = None) -> WeightFormat:
+    """Return the format in which the linear layers (a fraction of all parameters) use `method`.
+
+    Embeddings, output head and norms stay in 16 bits, as vLLM keeps them. Raises InputError for an
+    unknown method.
+    """
+    if method not in METHOD_BITS:
+        raise InputError(
+            f"unknown quantization '{method[:40]}'{did_you_mean(method, METHOD_BITS)}; "
+            f"known: {', '.join(sorted(METHOD_BITS))}"
+        )
+    bits = METHOD_BITS[method] if bits is None else bits
+    if not 1 <= bits <= 16:
+        raise InputError(f"quantization '{method}': {bits:g} bits per weight cannot be")
+    per_weight = (bits + (_GROUP_OVERHEAD_BITS if bits < 8 else 0.0)) / 8
+    average = linear_fraction * per_weight + (1 - linear_fraction) * 2.0
+    return WeightFormat(
+        name=method, bytes_per_parameter=average, fp8_compute=method in FP8_METHODS and bits == 8
+    )
+
+
+def plain(dtype: str, where: str) -> WeightFormat:
+    """Return an unquantised format; raise InputError for an unknown dtype."""
+    if dtype not in PLAIN_BYTES:
+        raise InputError(
+            f"{where}: unknown dtype '{dtype[:40]}'{did_you_mean(dtype, PLAIN_BYTES)}; "
+            f"known: {', '.join(sorted(PLAIN_BYTES))}"
+        )
+    return WeightFormat(name=dtype, bytes_per_parameter=PLAIN_BYTES[dtype])
+
+
+def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float) -> WeightFormat:
+    """Return how the weights of a `config.json` are kept in memory by vLLM's `--dtype auto`."""
+    section = config.get("quantization_config")
+    if section is None:
+        dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
+        known = plain(dtype.removeprefix("torch."), where)
+        return plain("bfloat16", where) if known.name in ("float32", "float") else known
+    if not isinstance(section, Mapping):
+        raise InputError(f"{where}: 'quantization_config' must be a mapping")
+    method = str(section.get("quant_method", ""))
+    try:
+        found = quantized(method, linear_fraction, _bits(section, method))
+    except InputError as error:
+        raise InputError(f"{where}: quantization_config.quant_method: {error}") from error
+    if method == "compressed-tensors" and found.bytes_per_parameter <= 1.6 and _is_float8(section):
+        return WeightFormat(
+            name=method, bytes_per_parameter=found.bytes_per_parameter, fp8_compute=True
+        )
+    return found
+
+
+def _group_weights(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    groups = section.get("config_groups")
+    group: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    return weights if isinstance(weights, Mapping) else {}
+
+
+def _is_float8(section: Mapping[str, Any]) -> bool:
+    weights = _group_weights(section)
+    return weights.get("type") == "float" and weights.get("num_bits") == 8
+
+
+def _bits(section: Mapping[str, Any], method: str) -> float | None:
+    value = section.get("bits", section.get("w_bit", _group_weights(section).get("num_bits")))
+    if method == "bitsandbytes" and value is None:
+        return 8.0 if section.get("load_in_8bit") else 4.0
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value)

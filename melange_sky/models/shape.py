@@ -1,0 +1,73 @@
+"""What a served model is: the sizes that decide its memory and its work per token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelShape:
+    """Sizes of one decoder-only transformer, read from its Hugging Face `config.json`.
+
+    `parameters` is the total count, `active_parameters` those that one token passes (equal for dense
+    models); both include embeddings, counted once where they are tied.
+    `kv_values_per_token` counts the cached numbers per token over all layers (for MLA the compressed
+    latent), to be multiplied by `kv_dtype_bytes`. `kv_heads` limits how far tensor parallelism can
+    split the cache. `sliding_window` None where attention is full; `sliding_layers` how many layers
+    keep that window (None: all). `context_tokens` is the longest input + output. `gated` True where
+    Hugging Face asks for a token.
+
+    `lookup_parameters` are rows of an input embedding that no step reads as a whole (0 where it is
+    tied to the output); `expert_parameters` lie in routed experts, of which a token passes a few.
+    `attention_flops_per_pair` is the work of one query token on one key token over all layers (None:
+    4 × heads × head_dim × layers). `fp8_compute` True where matrix products run in fp8.
+    `dtype` names how the weights are kept, for people.
+    """
+
+    name: str
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    parameters: int
+    active_parameters: int
+    kv_values_per_token: int
+    weight_dtype_bytes: float = 2.0
+    kv_dtype_bytes: float = 2.0
+    context_tokens: int
+    sliding_window: int | None = None
+    experts: int | None = None
+    experts_per_token: int | None = None
+    gated: bool = False
+    lookup_parameters: int = 0
+    expert_parameters: int = 0
+    sliding_layers: int | None = None
+    attention_flops_per_pair: int | None = None
+    fp8_compute: bool = False
+    dtype: str = "bfloat16"
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of all weights."""
+        return self.parameters * self.weight_dtype_bytes
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Bytes of KV cache that one token of context takes, over all layers and GPUs."""
+        return self.kv_values_per_token * self.kv_dtype_bytes
+
+    @property
+    def pair_flops(self) -> int:
+        """FLOPs of one query token attending to one key token, over all layers."""
+        if self.attention_flops_per_pair is not None:
+            return self.attention_flops_per_pair
+        return 4 * self.heads * self.head_dim * self.layers
+
+    @property
+    def full_attention_fraction(self) -> float:
+        """Fraction of layers whose attention reads the whole context."""
+        if self.sliding_window is None:
+            return 1.0
+        return 0.0 if self.sliding_layers is None else 1.0 - self.sliding_layers / self.layers

@@ -1,1 +1,0 @@
-"""Capacity tables and estimates behind one question: what does this replica carry?"""

@@ -1,0 +1,60 @@
+"""The question asked of profiles and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import CapacityCell, EngineSettings
+    from melange_sky.models import ModelShape
+    from melange_sky.slo import SLO
+    from melange_sky.workload import Matrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaShape:
+    """One replica: so many GPUs of an accelerator, split into tensor- and data-parallel groups."""
+
+    accelerator: str
+    tensor_parallel: int
+    data_parallel: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the replica."""
+        return self.tensor_parallel * self.data_parallel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityQuery:
+    """What to serve: model, SLO and request sizes.
+
+    `input_sizes`, `output_sizes`: planning sizes per bucket in tokens, shape (I × O). `needed`: cells
+    to compute; the others come back None with the reason "no traffic". `longest_request_tokens`:
+    input + output of the longest request to admit. `progress` is called with (done, total) cells.
+    """
+
+    model: ModelShape
+    slo: SLO
+    input_sizes: Matrix
+    output_sizes: Matrix
+    needed: tuple[tuple[bool, ...], ...] | None = None
+    longest_request_tokens: int
+    generation: str = "vllm"
+    progress: Callable[[int, int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaCapacity:
+    """What one replica carries, shape of `cells` (I × O).
+
+    `settings` is None where the model does not fit; then `reason` says what is missing and what would
+    fit, and every cell is None with the same reason.
+    """
+
+    shape: ReplicaShape
+    settings: EngineSettings | None
+    cells: tuple[tuple[CapacityCell, ...], ...]
+    reason: str | None = None

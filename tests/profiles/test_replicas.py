@@ -1,0 +1,105 @@
+"""What a replica carries: fits, reasons, settings, and order between options."""
+
+from __future__ import annotations
+
+import pytest
+
+from melange_sky.accelerators import find_accelerator
+from melange_sky.capacity import Origin
+from melange_sky.errors import InputError
+from melange_sky.models import find_model, with_engine_args
+from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
+from melange_sky.slo import SLO
+
+LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
+
+
+def query(model=LLAMA, sizes=((100, 100), (1000, 200)), slo=None, **over):
+    figures = {
+        "model": model,
+        "slo": slo or SLO(tpot_s=0.06, ttft_s=2.0),
+        "input_sizes": tuple((float(i),) for i, _ in sizes),
+        "output_sizes": tuple((float(o),) for _, o in sizes),
+        "longest_request_tokens": 18000,
+    }
+    return CapacityQuery(**(figures | over))
+
+
+def one(accelerator, asked, tp=1, dp=1):
+    shape = ReplicaShape(accelerator=accelerator, tensor_parallel=tp, data_parallel=dp)
+    return replica_capacities(asked, [shape])[0]
+
+
+def test_every_estimate_says_so_and_carries_a_band():
+    for row in one("A100-80GB", query()).cells:
+        assert row[0].origin is Origin.ESTIMATED
+        assert row[0].low_rps < row[0].max_rate_rps < row[0].high_rps
+
+
+def test_a_model_that_does_not_fit_says_what_is_missing_and_what_would_fit():
+    found = one("L4", query(find_model("meta-llama/Llama-3.1-70B-Instruct")))
+    assert found.settings is None
+    assert "GiB missing" in found.reason and "8 × L4 would fit" in found.reason
+    assert all(cell.max_rate_rps is None and cell.reason for row in found.cells for cell in row)
+
+
+def test_a_dtype_that_would_fit_is_named():
+    assert "weights would fit" in one("T4", query()).reason
+
+
+def test_settings_do_not_depend_on_which_buckets_have_traffic():
+    all_cells = one("A10G", query())
+    some = one("A10G", query(needed=((True,), (False,))))
+    assert some.settings == all_cells.settings
+    assert some.cells[1][0].reason == "no traffic"
+    assert some.cells[0] == all_cells.cells[0]
+
+
+def test_longest_request_is_held_to_the_cache_and_the_context():
+    found = one(
+        "A10G", query(find_model("meta-llama/Llama-2-7b-hf"), sizes=((3000, 900), (4000, 200)))
+    )
+    assert found.settings.max_model_len == 4096
+    assert "exceed the model's context of 4096" in found.cells[1][0].reason
+    tight = one("A10G", query(sizes=((30000, 2000), (60000, 2000)), longest_request_tokens=62000))
+    assert tight.settings.max_model_len == tight.settings.kv_cache_tokens < 62000
+    assert "fit into the KV cache" in tight.cells[1][0].reason
+
+
+def test_a_slo_that_cannot_be_met_is_absent_with_the_limit():
+    found = one("L4", query(slo=SLO(tpot_s=0.02)))
+    assert found.cells[0][0].max_rate_rps is None
+    assert "TPOT is" in found.cells[0][0].reason and "20 ms" in found.cells[0][0].reason
+
+
+def test_data_parallel_copies_carry_as_many_times_more():
+    single, double = one("A100", query()), one("A100", query(), dp=2)
+    assert double.cells[0][0].max_rate_rps == pytest.approx(2 * single.cells[0][0].max_rate_rps)
+
+
+def test_splits_fit_and_divide_the_heads_smallest_first():
+    big = find_model("meta-llama/Llama-3.1-70B-Instruct")
+    assert sensible_splits(big, find_accelerator("A100-80GB"), 8) == ((2, 4), (4, 2), (8, 1))
+    assert sensible_splits(LLAMA, find_accelerator("T4"), 1) == ()
+    qwen = find_model("Qwen/Qwen2.5-7B")  # 28 heads: 8 does not divide them
+    assert sensible_splits(qwen, find_accelerator("A100"), 8) == ((1, 8), (2, 4), (4, 2))
+
+
+def test_fp8_weights_make_room_for_more_cache():
+    plain, small = one("A10G", query()), one("A10G", query(with_engine_args(LLAMA, ["-q", "fp8"])))
+    assert small.settings.kv_cache_tokens > plain.settings.kv_cache_tokens
+
+
+@pytest.mark.parametrize("size", [-1.0, float("nan"), 1e12])
+def test_absurd_sizes_are_refused(size):
+    with pytest.raises(InputError, match="request sizes"):
+        one("A100", query(sizes=((size, 10),)))
+
+
+def test_unknown_names_are_refused_with_a_suggestion():
+    with pytest.raises(InputError, match="did you mean 'A100'"):
+        one("A1000", query())
+    with pytest.raises(InputError, match="write 'A100-80GB'"):
+        one("A100-SXM4-80GB", query())
+    with pytest.raises(InputError, match="unknown engine 'vlm'"):
+        one("A100", query(generation="vlm"))
