@@ -154,7 +154,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
+    # A block would turn other line breaks (NEL, U+2028) into plain ones; quotes escape them.
+    odd = any(not (c.isprintable() or c in "\n\t") for c in text)
+    style = '"' if odd else "|" if "\n" in text else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
