@@ -162,8 +162,10 @@ def attainment_fraction(log: RequestLog, slo: SLO) -> float | None:
     return float(meets(log, slo).mean()) if len(log) else None
 
 
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion (E. B. Wilson, JASA 1927).
+
+    Counts may be fractional, as effective sample sizes are.
 
     >>> low, high = wilson_interval(95, 100)
     >>> round(low, 3), round(high, 3)

@@ -1,1 +1,0 @@
-"""The SLO-bound rate search, one for simulated and real targets."""

@@ -1,0 +1,227 @@
+"""What one probe says of its rate: pass, fail or unresolved.
+
+A probe passes or fails only where its confidence interval clears the wanted attainment; else it is
+unresolved and is repeated with more requests up to a cap. Three rules keep short probes honest:
+
+* warm-up and cool-down are left out: requests that arrive within one median end-to-end latency of
+  the first or the last arrival ran in an emptier batch than steady state has (at least
+  `warmup_fraction` of the requests is left out at the start, and half are always kept);
+* a pass needs arrivals over `turnovers` median end-to-end latencies, so that the batch has been
+  replaced several times and a queue has had time to grow;
+* a pass needs served ≥ `served_fraction` × offered. Above capacity the end-to-end latency grows by
+  d seconds per second of arrivals, and served ÷ offered = 1 ÷ (1 + d) (fluid limit: the k-th
+  completion comes at t_k + e2e_k). d is the slope of end-to-end latency over arrival time.
+
+Neighbouring requests share a queue and so their outcomes; the Wilson interval is therefore taken at
+the effective sample size from batch means (Law and Kelton, Simulation Modeling and Analysis, §9.5).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.slo import SLO, meets, wilson_interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from melange_sky.slo import RequestLog
+
+
+class Verdict(str, Enum):
+    """What one probe says of its rate. An aborted probe says nothing and never becomes a bound."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    UNRESOLVED = "unresolved"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How hard to search.
+
+    The search ends where bounds lie within a factor 1 + `tolerance`. `start_rps` is the first rate
+    tried, best an estimate; None starts with a saturating burst at `ceiling_rps`, whose served rate
+    then hints at the capacity. Rates stay in [`floor_rps`, `ceiling_rps`]; `floor_rps` None means
+    the rate at which hardly any requests overlap. A probe starts with `min_requests`, more as the
+    bounds close in, and grows to at most `max_requests`. Both final bounds must have stood with
+    `confirm_requests`: a short probe can be lucky where a queue forgets slowly. At most `max_probes`
+    probes are sent; `max_aborts` void ones in a row at one rate end the search.
+    """
+
+    start_rps: float | None = None
+    floor_rps: float | None = None
+    ceiling_rps: float = 10_000.0
+    tolerance: float = 0.05
+    confidence: float = 0.95
+    min_requests: int = 80
+    confirm_requests: int = 600
+    max_requests: int = 4096
+    max_probes: int = 40
+    max_aborts: int = 2
+    warmup_fraction: float = 0.1
+    turnovers: float = 4.0
+    served_fraction: float = 0.9
+    growth: float = 2.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.tolerance < 1 and 0 < self.confidence < 1 and self.growth > 1):
+            raise ValueError("tolerance and confidence lie in (0, 1), growth above 1")
+        if self.confirm_requests < self.min_requests:
+            raise ValueError("need confirm_requests ≥ min_requests")
+        if not 1 <= self.min_requests <= self.max_requests or self.max_probes < 1:
+            raise ValueError("need 1 ≤ min_requests ≤ max_requests and max_probes ≥ 1")
+        for rate in (self.start_rps, self.floor_rps, self.ceiling_rps):
+            if rate is not None and not 0 < rate <= self.ceiling_rps < math.inf:
+                raise ValueError("rates must be positive and at most a finite ceiling_rps")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One probe, judged. Fractions of the judged requests (warm-up and cool-down left out).
+
+    `served_fraction` is served ÷ offered rate, `turnovers` how many median end-to-end latencies the
+    arrivals lasted, `interval` the confidence interval of `attainment`. None where nothing completed.
+    """
+
+    rate_rps: float
+    requests: int
+    seed: int
+    verdict: Verdict
+    reason: str
+    judged: int = 0
+    attainment: float | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+    served_fraction: float | None = None
+    served_rps: float | None = None
+    turnovers: float | None = None
+    median_e2e_s: float | None = None
+
+    def leans_to_pass(self, slo: SLO, options: SearchOptions) -> bool:
+        """Return which way an unresolved probe points: its point estimates alone."""
+        return (
+            self.attainment is not None and self.attainment >= slo.attainment
+            and self.served_fraction is not None and self.served_fraction >= options.served_fraction
+            and self.turnovers is not None and self.turnovers >= options.turnovers
+        )  # fmt: skip
+
+
+def judge(
+    log: RequestLog, slo: SLO, options: SearchOptions, *, rate_rps: float, seed: int
+) -> Probe:
+    """Judge what one probe saw against an SLO. Pure: stored probes can be judged anew."""
+    probe = Probe(
+        rate_rps=rate_rps, requests=len(log), seed=seed, verdict=Verdict.UNRESOLVED, reason="empty"
+    )
+    if not len(log):
+        return probe
+    done = log.ok & np.isfinite(log.last_token_s)
+    if not done.any():
+        return replace(
+            probe, verdict=Verdict.FAIL, reason="no request completed", attainment=0.0,
+            interval=(0.0, 0.0), judged=len(log), served_fraction=0.0, served_rps=0.0,
+        )  # fmt: skip
+    e2e_s = float(np.median(log.e2e_s[done]))
+    span_s = float(log.arrival_s[-1] - log.arrival_s[0])
+    window = _steady_window(log.arrival_s, e2e_s, options)
+    good = meets(log, slo)[window]
+    z = NormalDist().inv_cdf(0.5 + options.confidence / 2)
+    effective = _effective_size(good)
+    successes = float(good.mean()) * effective
+    slope, error = _latency_slope(log, window & done)
+    busy_s = float(log.last_token_s[done].max() - log.arrival_s[0])
+    probe = replace(
+        probe, judged=int(window.sum()), attainment=float(good.mean()),
+        interval=wilson_interval(successes, effective, z), served_fraction=1 / (1 + max(0.0, slope)),
+        served_rps=float(done.sum()) / busy_s if busy_s > 0 else None,
+        turnovers=span_s / e2e_s if e2e_s > 0 else math.inf, median_e2e_s=e2e_s,
+    )  # fmt: skip
+    return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
+
+
+def _decide(
+    probe: Probe, slo: SLO, options: SearchOptions, *, slope_low: float, slope_high: float
+) -> Probe:
+    """Give the verdict: fail on any sure breach, pass only where every rule surely holds."""
+    assert probe.attainment is not None and probe.turnovers is not None
+    low, high = probe.interval
+    limit = 1 / options.served_fraction - 1
+    sure = low >= slo.attainment or (
+        probe.attainment == 1.0 and probe.judged >= options.max_requests // 2
+    )
+    if high < slo.attainment:
+        return replace(
+            probe, verdict=Verdict.FAIL,
+            reason=f"attainment {probe.attainment:.3f} below {slo.attainment:g}",
+        )  # fmt: skip
+    if slope_low > limit:
+        return replace(
+            probe, verdict=Verdict.FAIL, reason=f"served {probe.served_fraction:.2f} of offered"
+        )
+    if probe.turnovers < options.turnovers:
+        return replace(probe, reason=f"lasted only {probe.turnovers:.1f} end-to-end latencies")
+    if slope_high > limit or 1 / max(probe.served_fraction or 0, 1e-9) - 1 > options.tolerance:
+        return replace(probe, reason="latency still growing")
+    if not sure:
+        return replace(probe, reason=f"attainment {low:.3f} to {high:.3f} straddles the limit")
+    return replace(probe, verdict=Verdict.PASS, reason="meets the SLO")
+
+
+def _steady_window(
+    arrival_s: NDArray[np.float64], e2e_s: float, options: SearchOptions
+) -> NDArray[np.bool_]:
+    """Return which requests are judged; see the module's first rule."""
+    count = arrival_s.shape[0]
+    head = int(np.searchsorted(arrival_s, arrival_s[0] + e2e_s))
+    tail = count - int(np.searchsorted(arrival_s, arrival_s[-1] - e2e_s, side="right"))
+    head = max(head, math.ceil(options.warmup_fraction * count)) if count > 1 else 0
+    head = min(head, count // 3)
+    tail = min(tail, count // 2 - head)
+    window = np.zeros(count, dtype=np.bool_)
+    window[head : count - tail] = True
+    return window
+
+
+def _effective_size(good: NDArray[np.bool_]) -> float:
+    """Return how many independent requests these are worth: n ÷ design effect, by batch means."""
+    count = good.shape[0]
+    p = float(good.mean())
+    batches = min(16, count // 8)
+    if batches < 4 or p in (0.0, 1.0):
+        return float(count)
+    size = count // batches
+    means = good[: batches * size].reshape(batches, size).mean(axis=1)
+    variance = float(means.var(ddof=1))
+    effect: float = size * variance / (p * (1 - p))
+    return float(count / max(1.0, effect))
+
+
+def _latency_slope(log: RequestLog, rows: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the growth of end-to-end latency per second of arrivals and its standard error.
+
+    Least squares over up to 8 batch means, so that neighbours' shared queue does not feign certainty.
+    Infinite error below 16 requests.
+    """
+    arrival_s, e2e_s = log.arrival_s[rows], log.e2e_s[rows]
+    batches = min(8, arrival_s.shape[0] // 4)
+    if batches < 4:
+        return 0.0, math.inf
+    size = arrival_s.shape[0] // batches
+    x = arrival_s[: batches * size].reshape(batches, size).mean(axis=1)
+    y = e2e_s[: batches * size].reshape(batches, size).mean(axis=1)
+    x = x - x.mean()
+    spread = float((x * x).sum())
+    if spread <= 0:
+        return 0.0, math.inf
+    slope = float((x * y).sum()) / spread
+    residual = y - y.mean() - slope * x
+    error = math.sqrt(float((residual * residual).sum()) / (batches - 2) / spread)
+    return slope, error
