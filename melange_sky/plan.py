@@ -38,6 +38,7 @@ class Allocation:
 
     `shares` has shape (input buckets × output buckets); over all allocations they sum to 1 where a
     bucket has a rate, and are 0 elsewhere. `load_fraction` is load ÷ raw capacity of the instances.
+    `fixed_instances` of them are already paid for (reservations) and are not billed again.
     """
 
     option: OptionCapacity
@@ -45,11 +46,12 @@ class Allocation:
     load_fraction: float
     rate_rps: float
     shares: Matrix
+    fixed_instances: int = 0
 
     @property
     def cost_usd_per_hour(self) -> float:
-        """What the instances of this allocation are billed."""
-        return self.instances * self.option.option.price_usd_per_hour
+        """What the instances of this allocation are billed, beyond those already paid for."""
+        return (self.instances - self.fixed_instances) * self.option.option.price_usd_per_hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,34 @@
+"""Which instances, how many, and who serves what: exact, with reasons.
+
+Pure functions of their input: no file, network, clock-dependent choice or global state.
+"""
+
+from melange_sky.optimizer.baseline import baselines
+from melange_sky.optimizer.problem import (
+    Alternative,
+    Constraints,
+    Demand,
+    Pledge,
+    Problem,
+    Robustness,
+    Solution,
+    SolveOptions,
+    SpotPolicy,
+    StayClose,
+)
+from melange_sky.optimizer.solve import optimize
+
+__all__ = [
+    "Alternative",
+    "Constraints",
+    "Demand",
+    "Pledge",
+    "Problem",
+    "Robustness",
+    "Solution",
+    "SolveOptions",
+    "SpotPolicy",
+    "StayClose",
+    "baselines",
+    "optimize",
+]

@@ -1,0 +1,55 @@
+"""What the fleet would cost with one accelerator alone, over all its counts and offers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer.problem import Problem, SolveOptions
+from melange_sky.optimizer.solve import optimize
+from melange_sky.plan import Baseline
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer.problem import Demand
+
+
+def baselines(
+    problem: Problem, plan_cost: tuple[float, ...], options: SolveOptions | None = None
+) -> tuple[tuple[Baseline, ...], ...]:
+    """Return, per demand, each accelerator's cheapest plan alone, by name.
+
+    `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
+    constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
+    """
+    plain = replace(options or SolveOptions(), within_fraction=0.0, alternatives=0, stay_close=None)
+    return tuple(
+        tuple(
+            _baseline(problem, demand, accelerator, cost, plain)
+            for accelerator in sorted({c.option.accelerator for c in demand.options})
+        )
+        for demand, cost in zip(problem.demands, plan_cost, strict=True)
+    )
+
+
+def _baseline(
+    problem: Problem, demand: Demand, accelerator: str, plan_cost: float, options: SolveOptions
+) -> Baseline:
+    mine = tuple(c for c in demand.options if c.option.accelerator == accelerator)
+    alone = replace(problem, demands=(replace(demand, options=mine),))
+    try:
+        solution = optimize(alone, options)
+    except InfeasibleError as error:
+        return Baseline(
+            accelerator=accelerator, feasible=False, reason=str(error), instances=None,
+            cost_usd_per_hour=None, saving_fraction=None,
+        )  # fmt: skip
+    cost = solution.cost_usd_per_hour
+    return Baseline(
+        accelerator=accelerator,
+        feasible=True,
+        reason=None,
+        instances=sum(a.instances for a in solution.allocations[0]),
+        cost_usd_per_hour=cost,
+        saving_fraction=1 - plan_cost / cost if cost > 0 else None,
+    )
