@@ -1,13 +1,14 @@
 """Find the highest open-loop Poisson rate at which a target still meets its SLO.
 
 One search for real and simulated targets. `find_max_rate` sends the probes; `judge` says what one
-probe means, and judges stored probes anew for another SLO.
+probe means; `rate_from_probes` answers another SLO from probes that were kept.
 """
 
 from __future__ import annotations
 
 from melange_sky.capacity_search.judge import Probe, SearchOptions, Verdict, judge
 from melange_sky.capacity_search.search import ProbeAborted, SearchResult, Target, find_max_rate
+from melange_sky.capacity_search.stored import rate_from_probes
 
 __all__ = [
     "Probe",
@@ -18,4 +19,5 @@ __all__ = [
     "Verdict",
     "find_max_rate",
     "judge",
+    "rate_from_probes",
 ]

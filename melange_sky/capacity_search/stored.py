@@ -1,0 +1,78 @@
+"""Answer another SLO from probes that were kept, without sending anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melange_sky.capacity_search.judge import Probe, SearchOptions, Verdict, judge
+from melange_sky.capacity_search.search import SearchResult
+
+if TYPE_CHECKING:
+    from melange_sky.slo import SLO, RequestLog
+
+
+def rate_from_probes(
+    kept: Sequence[tuple[float, RequestLog]], slo: SLO, options: SearchOptions
+) -> SearchResult:
+    """Return the highest rate within `slo` that the kept probes (rate, log) support.
+
+    Where the bounds lie further apart than the tolerance, the rate is interpolated between them,
+    linear in attainment over log rate, and `resolved` is False. None where no probe passes: the
+    reason then says whether all failed or all were too short.
+    """
+    # One verdict per rate: the probe with the most requests knows best.
+    longest: dict[float, RequestLog] = {}
+    for rate, log in kept:
+        if rate not in longest or len(log) > len(longest[rate]):
+            longest[rate] = log
+    probes = [judge(longest[r], slo, options, rate_rps=r, seed=0) for r in sorted(longest)]
+    fails = [p for p in probes if not _passes(p, slo, options)]
+    high = next(
+        (p for p in probes if p.verdict is Verdict.FAIL), min(fails, key=_rate, default=None)
+    )
+    passes = [
+        p
+        for p in probes
+        if _passes(p, slo, options) and (high is None or p.rate_rps < high.rate_rps)
+    ]
+    low = max(passes, key=_rate, default=None)
+    served = [p.served_rps for p in probes if p.served_rps]
+    result = SearchResult(
+        max_rate_rps=None, reason="", resolved=False, probes=tuple(probes),
+        low_rps=low.rate_rps if low else None, high_rps=high.rate_rps if high else None,
+        knee_rps=max(served, default=None),
+    )  # fmt: skip
+    if low is None:
+        lowest = f"{high.rate_rps:.4g} req/s: {high.reason}" if high else "no probes kept"
+        sure = high is not None and high.verdict is Verdict.FAIL
+        return replace(result, reason=f"no kept probe passes; lowest {lowest}", resolved=sure)
+    if high is None:
+        reason = "every kept probe passes; the true rate may be higher"
+        return replace(result, max_rate_rps=low.rate_rps, reason=reason)
+    if high.rate_rps / low.rate_rps <= 1 + options.tolerance:
+        sure = low.verdict is Verdict.PASS and high.verdict is Verdict.FAIL
+        reason = "bounds within tolerance"
+        return replace(result, max_rate_rps=low.rate_rps, reason=reason, resolved=sure)
+    rate = _between(low, high, slo)
+    return replace(result, max_rate_rps=rate, reason="interpolated between kept probes")
+
+
+def _rate(probe: Probe) -> float:
+    return probe.rate_rps
+
+
+def _passes(probe: Probe, slo: SLO, options: SearchOptions) -> bool:
+    return probe.verdict is Verdict.PASS or (
+        probe.verdict is Verdict.UNRESOLVED and probe.leans_to_pass(slo, options)
+    )
+
+
+def _between(low: Probe, high: Probe, slo: SLO) -> float:
+    """Interpolate where attainment crosses its limit; the lower bound where it cannot be told."""
+    if low.attainment is None or high.attainment is None or high.attainment >= slo.attainment:
+        return low.rate_rps
+    part = (low.attainment - slo.attainment) / (low.attainment - high.attainment)
+    return low.rate_rps * math.exp(part * math.log(high.rate_rps / low.rate_rps))

@@ -1,0 +1,246 @@
+"""Measured capacity tables on disk: the one format that the profiler writes and planning reads.
+
+A table is a file `*.profile.jsonl`: one JSON object per line, the first saying what was measured
+(model, accelerator, engine, machine), each other one cell (a request size) with every probe's raw
+points. `profiling/README.md` documents the keys. The file is replaced as a whole after every cell,
+so that it is complete at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from melange_sky.capacity_search import SearchOptions, SearchResult, rate_from_probes
+from melange_sky.errors import InputError
+from melange_sky.slo import SLO, RequestLog
+
+SCHEMA = "melange-sky-profile/1"
+SUFFIX = ".profile.jsonl"
+MAX_TABLE_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What was measured, on what. None where unknown.
+
+    `accelerator` without count; `engine_flags` as on the command line, secrets left out;
+    `gpu_name` and `gpu_driver` as the machine itself reports them; `prefix_share` is the fraction of
+    each prompt that all requests have in common (0: nothing can be answered from a prefix cache).
+    """
+
+    model: str
+    accelerator: str
+    accelerator_count: int
+    tensor_parallel: int | None = None
+    data_parallel: int | None = None
+    revision: str | None = None
+    engine: str = "vllm"
+    engine_version: str | None = None
+    engine_flags: tuple[str, ...] = ()
+    gpu_name: str | None = None
+    gpu_driver: str | None = None
+    cloud: str | None = None
+    region: str | None = None
+    instance_type: str | None = None
+    prefix_share: float = 0.0
+    created_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class KeptProbe:
+    """One probe's raw points and what the server said of itself meanwhile.
+
+    `verdict` and `reason` are for the SLO of the search that sent it. `server` holds averages and
+    peaks by name (`running_mean`, `waiting_max`, `kv_use_max`, `preemptions`, …). `lateness_max_s`
+    is how late the client sent its latest request.
+    """
+
+    rate_rps: float
+    seed: int
+    verdict: str
+    reason: str
+    log: RequestLog
+    lateness_max_s: float | None = None
+    server: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeasuredCell:
+    """One request size. `max_rate_rps` answers `slo`, None with a reason where no rate passes."""
+
+    input_tokens: int
+    output_tokens: int
+    slo: SLO
+    max_rate_rps: float | None
+    reason: str
+    resolved: bool
+    low_rps: float | None
+    high_rps: float | None
+    knee_rps: float | None
+    seconds: float
+    measured_at: str
+    probes: tuple[KeptProbe, ...] = ()
+
+    def answer(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult:
+        """Return the rate for any SLO: as searched where it is the same, else from the raw points."""
+        if slo == self.slo:
+            return SearchResult(
+                max_rate_rps=self.max_rate_rps, reason=self.reason, resolved=self.resolved,
+                low_rps=self.low_rps, high_rps=self.high_rps, knee_rps=self.knee_rps,
+            )  # fmt: skip
+        kept = [(p.rate_rps, p.log) for p in self.probes if len(p.log)]
+        return rate_from_probes(kept, slo, options or SearchOptions())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ProfileTable:
+    """All that was measured of one model on one accelerator with one engine setting."""
+
+    provenance: Provenance
+    cells: tuple[MeasuredCell, ...] = ()
+    path: Path | None = None
+
+    def cell(self, input_tokens: int, output_tokens: int) -> MeasuredCell | None:
+        """Return the cell of exactly this size, None where it was not measured."""
+        for cell in self.cells:
+            if (cell.input_tokens, cell.output_tokens) == (input_tokens, output_tokens):
+                return cell
+        return None
+
+
+def load_tables(folder: Path) -> tuple[ProfileTable, ...]:
+    """Read every table of a folder in order of name; none where the folder does not exist."""
+    if not folder.is_dir():
+        return ()
+    return tuple(read_table(path) for path in sorted(folder.glob("*" + SUFFIX)))
+
+
+def read_table(path: Path) -> ProfileTable:
+    """Read one table. Raises InputError naming file and line where it is not one."""
+    try:
+        if path.stat().st_size > MAX_TABLE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_TABLE_BYTES} bytes, not a profile table")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a profile table: {error}") from error
+    number = 1
+    try:
+        head = json.loads(lines[0]) if lines else {}
+        if not isinstance(head, dict) or head.get("schema") != SCHEMA:
+            raise ValueError(f"its first line does not say schema {SCHEMA}")
+        provenance = _provenance(head["provenance"])
+        cells = []
+        for number, line in enumerate(lines[1:], start=2):  # noqa: B007 - told in the message
+            cells.append(_cell(json.loads(line)))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)[:200]
+        raise InputError(
+            f"{path}: line {number} is not a profile table's ({what}); "
+            f"measure again, or move the file away"
+        ) from error
+    return ProfileTable(provenance=provenance, cells=tuple(cells), path=path)
+
+
+def write_table(table: ProfileTable, path: Path) -> None:
+    """Write a table as a whole: to a file beside, flushed to disk, then put in place."""
+    rows: list[dict[str, Any]] = [{"schema": SCHEMA, "provenance": asdict(table.provenance)}]
+    rows += [_cell_row(cell) for cell in table.cells]
+    beside = path.with_name(path.name + f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _provenance(row: Mapping[str, Any]) -> Provenance:
+    known = {f.name for f in fields(Provenance)}
+    values = {key: value for key, value in row.items() if key in known}
+    values["engine_flags"] = tuple(str(flag) for flag in values.get("engine_flags", ()))
+    values["accelerator_count"] = int(values["accelerator_count"])
+    return Provenance(**values)
+
+
+def _cell_row(cell: MeasuredCell) -> dict[str, Any]:
+    row = {f.name: getattr(cell, f.name) for f in fields(MeasuredCell)}
+    row["slo"] = asdict(cell.slo)
+    row["probes"] = [_probe_row(p) for p in cell.probes]
+    return row
+
+
+def _cell(row: Mapping[str, Any]) -> MeasuredCell:
+    values = {f.name: row[f.name] for f in fields(MeasuredCell)}
+    values["slo"] = SLO(**{f.name: row["slo"][f.name] for f in fields(SLO)})
+    values["probes"] = tuple(_probe(p) for p in row["probes"])
+    for name in ("input_tokens", "output_tokens"):
+        values[name] = int(values[name])
+    for name in ("max_rate_rps", "low_rps", "high_rps", "knee_rps"):
+        rate = values[name]
+        if rate is not None and not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
+            raise ValueError(f"{name} is not a positive number")
+    return MeasuredCell(**values)
+
+
+def _probe_row(probe: KeptProbe) -> dict[str, Any]:
+    log = probe.log
+    start = float(log.arrival_s[0]) if len(log) else 0.0
+    return {
+        "rate_rps": probe.rate_rps, "seed": probe.seed, "verdict": probe.verdict,
+        "reason": probe.reason, "lateness_max_s": probe.lateness_max_s,
+        "server": dict(probe.server) if probe.server is not None else None,
+        "arrival_us": _micros(log.arrival_s - start), "ttft_us": _micros(log.ttft_s),
+        "e2e_us": _micros(log.e2e_s), "input_tokens": _short(log.input_tokens),
+        "output_tokens": _short(log.output_tokens), "failed": np.flatnonzero(~log.ok).tolist(),
+    }  # fmt: skip
+
+
+def _probe(row: Mapping[str, Any]) -> KeptProbe:
+    arrival_s = _seconds(row["arrival_us"])
+    count = arrival_s.shape[0]
+    first, last = _seconds(row["ttft_us"]), _seconds(row["e2e_us"])
+    if first.shape[0] != count or last.shape[0] != count:
+        raise ValueError("the columns of a probe differ in length")
+    ok = np.ones(count, dtype=np.bool_)
+    ok[np.array(row["failed"], dtype=np.int64)] = False
+    log = RequestLog(
+        arrival_s=arrival_s, first_token_s=arrival_s + first, last_token_s=arrival_s + last,
+        input_tokens=np.broadcast_to(np.array(row["input_tokens"], dtype=np.int64), count),
+        output_tokens=np.broadcast_to(np.array(row["output_tokens"], dtype=np.int64), count),
+        ok=ok, option=np.full(count, -1, dtype=np.int64),
+    )  # fmt: skip
+    return KeptProbe(
+        rate_rps=float(row["rate_rps"]), seed=int(row["seed"]), verdict=str(row["verdict"]),
+        reason=str(row["reason"]), log=log, lateness_max_s=row["lateness_max_s"],
+        server=row["server"],
+    )  # fmt: skip
+
+
+def _micros(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int | None]:
+    """Seconds to whole microseconds, NaN to None."""
+    return [None if math.isnan(v) else round(v * 1e6) for v in values.tolist()]
+
+
+def _seconds(values: Sequence[int | None]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.array([math.nan if v is None else v * 1e-6 for v in values], dtype=np.float64)
+
+
+def _short(values: np.ndarray[Any, np.dtype[np.int64]]) -> int | list[int]:
+    """One number where all are equal."""
+    listed: list[int] = values.tolist()
+    return listed[0] if listed and len(set(listed)) == 1 else listed
