@@ -1,1 +1,0 @@
-"""The spec: untrusted YAML or JSON in, checked values out."""

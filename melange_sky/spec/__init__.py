@@ -1,0 +1,33 @@
+"""The spec: untrusted YAML, JSON or traces in, checked values out.
+
+`load_spec` reads a spec or Mélange's own JSON config and tells every problem at once; `traces`
+streams request traces; `histogram` turns requests into a workload and writes it for a spec.
+"""
+
+from __future__ import annotations
+
+from melange_sky.spec.load import load_spec
+from melange_sky.spec.values import (
+    AcceleratorChoice,
+    FixedCapacity,
+    Infra,
+    MelangeConfig,
+    Redundancy,
+    Resources,
+    ServedModel,
+    Spec,
+    SpotPolicy,
+)
+
+__all__ = [
+    "AcceleratorChoice",
+    "FixedCapacity",
+    "Infra",
+    "MelangeConfig",
+    "Redundancy",
+    "Resources",
+    "ServedModel",
+    "Spec",
+    "SpotPolicy",
+    "load_spec",
+]

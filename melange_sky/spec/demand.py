@@ -1,0 +1,213 @@
+"""From the `workload:` section to a workload: shipped distribution, histogram or trace."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.resources import catalogs_dir
+from melange_sky.spec import yaml_source
+from melange_sky.spec.histogram import Histogram, HistogramBuilder, to_workload
+from melange_sky.spec.problems import Place, Problems
+from melange_sky.spec.schema import HistogramSection, WorkloadFile, WorkloadSection
+from melange_sky.spec.traces import read_trace
+from melange_sky.spec.yaml_source import clip
+from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+log = logging.getLogger(__name__)
+
+WEIGHT_TOLERANCE = 0.001
+
+_SOURCES = "distribution, trace and histogram"
+
+
+def shipped_distributions() -> dict[str, Path]:
+    """Return the shipped distributions by name."""
+    folder = catalogs_dir() / "distributions"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_distribution(path: Path) -> Histogram:
+    """Read a distribution file; raises InputError with every problem."""
+    document = yaml_source.parse(yaml_source.read_text(path), path)
+    problems = Problems(path, document)
+    file = problems.section(WorkloadFile, document.value, ())
+    problems.raise_if_any()
+    if file is None or file.workload.histogram is None:
+        raise InputError(f"{path}: has no workload.histogram")
+    histogram = _inline(
+        file.workload.histogram, Place(problems, ("workload", "histogram")), file.workload.rate_rps
+    )
+    problems.raise_if_any()
+    assert histogram is not None
+    return histogram
+
+
+def read_workload(
+    section: WorkloadSection, given: set[str], folder: Path, place: Place
+) -> Workload | None:
+    """Return the workload of a section, or None with its problems noted.
+
+    `given` names the keys that the user wrote, sound or not; `folder` is what paths are seen from.
+    """
+    sources = [key for key in ("distribution", "trace", "histogram") if key in given]
+    if len(sources) != 1:
+        told = f"only one of {_SOURCES} can be given, not {' and '.join(sources)}"
+        place.add(told if sources else f"one of {_SOURCES} is missing")
+    if "grid" in given and "trace" not in given:
+        (place / "grid").add("applies to a trace; a histogram or distribution has its own edges")
+    grid = _grid(section, place / "grid")
+    if "rate_rps" not in given and "trace" not in given:
+        place.add("rate_rps is missing")
+    if len(sources) != 1 or grid is None:
+        return None
+    histogram = _histogram(section, grid, folder, place)
+    if histogram is None:
+        return None
+    rate_rps = section.rate_rps
+    if rate_rps is None and section.trace is not None and "rate_rps" not in given:
+        rate_rps = histogram.rate_rps
+        if rate_rps is None:
+            place.add("rate_rps is missing: the trace spans no time to take it from")
+    return None if rate_rps is None else to_workload(histogram, rate_rps)
+
+
+def _grid(section: WorkloadSection, place: Place) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    given = section.grid
+    edges = []
+    for key, default in (("input_edges", DEFAULT_INPUT_EDGES), ("output_edges", DEFAULT_OUTPUT_EDGES)):  # fmt: skip
+        own = getattr(given, key) if given is not None else None
+        good = own is None or _check_edges(own, place / key)
+        edges.append((tuple(own) if own is not None else default) if good else None)
+    if edges[0] is None or edges[1] is None:
+        return None
+    return edges[0], edges[1]
+
+
+def _check_edges(edges: Sequence[int], place: Place) -> bool:
+    increasing = all(low < high for low, high in itertools.pairwise(edges))
+    if edges[0] < 0 or not increasing or edges[-1] > 10_000_000:
+        place.add("must rise strictly from 0 or more, at most 10000000 tokens")
+        return False
+    return True
+
+
+def _histogram(
+    section: WorkloadSection,
+    grid: tuple[tuple[int, ...], tuple[int, ...]],
+    folder: Path,
+    place: Place,
+) -> Histogram | None:
+    if section.histogram is not None:
+        return _inline(section.histogram, place / "histogram", None)
+    try:
+        if section.distribution is not None:
+            return _named(section.distribution, folder, place / "distribution")
+        return _traced(folder / Path(section.trace or ""), grid)
+    except InputError as error:
+        for message in error.problems:
+            place.problems.foreign(message)
+        return None
+
+
+def _named(name: str, folder: Path, place: Place) -> Histogram | None:
+    shipped = shipped_distributions()
+    if name in shipped:
+        return load_distribution(shipped[name])
+    if name.endswith((".yaml", ".yml")):
+        return load_distribution(folder / name)
+    hint = did_you_mean(name, shipped) or f"; shipped: {', '.join(shipped)}"
+    place.add(f"unknown distribution '{clip(name)}'{hint}")
+    return None
+
+
+def _traced(path: Path, grid: tuple[tuple[int, ...], tuple[int, ...]]) -> Histogram:
+    builder = HistogramBuilder(input_edges=grid[0], output_edges=grid[1])
+    for arrival_s, input_tokens, output_tokens in read_trace(path):
+        builder.add(arrival_s, input_tokens, output_tokens)
+    if not builder.requests:
+        raise InputError(f"{path}: the trace holds no request")
+    if builder.empty_outputs:
+        log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
+    return builder.histogram(f"trace {path.name}")
+
+
+def _inline(section: HistogramSection, place: Place, rate_rps: float | None) -> Histogram | None:
+    edges = (section.input_edges, section.output_edges)
+    good = _check_edges(edges[0], place / "input_edges")
+    good &= _check_edges(edges[1], place / "output_edges")
+    shape = len(edges[0]) - 1, len(edges[1]) - 1
+    for key in ("weights", "input_sizes", "output_sizes"):
+        rows = getattr(section, key)
+        if rows is not None:
+            good &= _check_shape(rows, shape, place / key)
+    if not good:
+        return None
+    total = math.fsum(map(math.fsum, section.weights))
+    if total == 0:
+        (place / "weights").add("the histogram is empty: no weight is above 0")
+        return None
+    if abs(total - 1) > WEIGHT_TOLERANCE:
+        (place / "weights").add(f"must sum to 1 ± {WEIGHT_TOLERANCE}, but sum to {total:.6g}")
+        return None
+    sizes = (section.input_sizes, section.output_sizes)
+    good = all(
+        _check_sizes(known, edges[axis], axis, place / key)
+        for axis, (known, key) in enumerate(
+            zip(sizes, ("input_sizes", "output_sizes"), strict=True)
+        )
+    )
+    coverage = section.coverage
+    return Histogram(
+        input_edges=tuple(edges[0]),
+        output_edges=tuple(edges[1]),
+        weights=tuple(map(tuple, section.weights)),
+        input_sizes=_frozen(sizes[0]),
+        output_sizes=_frozen(sizes[1]),
+        coverage=Coverage(**coverage.model_dump()) if coverage is not None else None,
+        source=section.source or "inline histogram",
+        rate_rps=rate_rps,
+    ) if good else None  # fmt: skip
+
+
+def _frozen(rows: list[list[float | None]] | None) -> tuple[tuple[float | None, ...], ...] | None:
+    return None if rows is None else tuple(tuple(v or None for v in row) for row in rows)
+
+
+def _check_shape(rows: Sequence[Sequence[object]], shape: tuple[int, int], place: Place) -> bool:
+    if len(rows) != shape[0]:
+        place.add(f"must have {shape[0]} rows, one per input bucket, but has {len(rows)}")
+        return False
+    good = True
+    for i, row in enumerate(rows):
+        if len(row) != shape[1]:
+            (place / i).add(
+                f"must have {shape[1]} numbers, one per output bucket, but has {len(row)}"
+            )
+            good = False
+    return good
+
+
+def _check_sizes(
+    rows: list[list[float | None]] | None,
+    edges: Sequence[int],
+    axis: int,
+    place: Place,
+) -> bool:
+    """A mean lies in its own bucket; only in the last one may it lie beyond."""
+    good = True
+    for i, row in enumerate(rows or []):
+        for j, mean in enumerate(row):
+            k = (i, j)[axis]
+            high = math.inf if k == len(edges) - 2 else edges[k + 1]
+            if mean and not edges[k] <= mean <= high:
+                (place / i / j).add(f"lies outside its bucket {edges[k]}-{edges[k + 1]}")
+                good = False
+    return good

@@ -1,0 +1,216 @@
+"""Requests counted on the bucket grid, turned into a workload, and written as a spec can read it."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from melange_sky.workload import (
+    DEFAULT_INPUT_EDGES,
+    DEFAULT_OUTPUT_EDGES,
+    Coverage,
+    Matrix,
+    Workload,
+)
+
+OptionalMatrix = tuple[tuple["float | None", ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """Relative frequencies on a grid, shapes (I × O); sizes are mean tokens, None where unknown.
+
+    `rate_rps` is the mean rate observed, None where no time is known.
+    """
+
+    input_edges: tuple[int, ...]
+    output_edges: tuple[int, ...]
+    weights: Matrix
+    input_sizes: OptionalMatrix | None = None
+    output_sizes: OptionalMatrix | None = None
+    coverage: Coverage | None = None
+    source: str = "inline histogram"
+    rate_rps: float | None = None
+
+
+@dataclass(slots=True)
+class HistogramBuilder:
+    """Counts requests one by one. Requests beyond the grid go to the outermost bucket."""
+
+    input_edges: tuple[int, ...] = DEFAULT_INPUT_EDGES
+    output_edges: tuple[int, ...] = DEFAULT_OUTPUT_EDGES
+    requests: int = 0
+    beyond: int = 0
+    empty_outputs: int = 0
+    longest_input: int = 0
+    longest_output: int = 0
+    first_s: float | None = None
+    last_s: float | None = None
+    counts: list[list[int]] = field(default_factory=list)
+    input_sums: list[list[int]] = field(default_factory=list)
+    output_sums: list[list[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rows, columns = len(self.input_edges) - 1, len(self.output_edges) - 1
+        for table in (self.counts, self.input_sums, self.output_sums):
+            table.extend([0] * columns for _ in range(rows))
+
+    def add(self, arrival_s: float | None, input_tokens: int, output_tokens: int) -> None:
+        """Count one request; `arrival_s` None where its time is unknown."""
+        i = bisect.bisect_left(self.input_edges, input_tokens) - 1
+        j = bisect.bisect_left(self.output_edges, output_tokens) - 1
+        rows, columns = len(self.counts), len(self.counts[0])
+        if i >= rows or j >= columns:
+            self.beyond += 1
+        i, j = min(max(i, 0), rows - 1), min(max(j, 0), columns - 1)
+        self.requests += 1
+        self.counts[i][j] += 1
+        self.input_sums[i][j] += input_tokens
+        self.output_sums[i][j] += output_tokens
+        self.longest_input = max(self.longest_input, input_tokens)
+        self.longest_output = max(self.longest_output, output_tokens)
+        self.empty_outputs += output_tokens == 0
+        if arrival_s is not None:
+            self.first_s = arrival_s if self.first_s is None else min(self.first_s, arrival_s)
+            self.last_s = arrival_s if self.last_s is None else max(self.last_s, arrival_s)
+
+    @property
+    def rate_rps(self) -> float | None:
+        """Mean rate over the time observed, None where it spans no time."""
+        if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
+            return None
+        return (self.requests - 1) / (self.last_s - self.first_s)
+
+    def histogram(self, source: str) -> Histogram:
+        """Return the relative frequencies with the mean size of each bucket's requests."""
+        total = max(self.requests, 1)
+        return Histogram(
+            input_edges=self.input_edges,
+            output_edges=self.output_edges,
+            weights=tuple(tuple(count / total for count in row) for row in self.counts),
+            input_sizes=_means(self.input_sums, self.counts),
+            output_sizes=_means(self.output_sums, self.counts),
+            coverage=Coverage(
+                requests=self.requests,
+                beyond_fraction=self.beyond / total,
+                longest_input_tokens=self.longest_input,
+                longest_output_tokens=self.longest_output,
+            ),
+            source=source,
+            rate_rps=self.rate_rps,
+        )
+
+
+def _means(sums: list[list[int]], counts: list[list[int]]) -> OptionalMatrix:
+    return tuple(
+        tuple(
+            max(1.0, total / count) if count else None
+            for total, count in zip(row, count_row, strict=True)
+        )
+        for row, count_row in zip(sums, counts, strict=True)
+    )
+
+
+def build_histogram(
+    requests: Iterable[tuple[float | None, int, int]],
+    source: str,
+    input_edges: tuple[int, ...] = DEFAULT_INPUT_EDGES,
+    output_edges: tuple[int, ...] = DEFAULT_OUTPUT_EDGES,
+) -> Histogram:
+    """Count a stream of (arrival_s, input_tokens, output_tokens)."""
+    builder = HistogramBuilder(input_edges=input_edges, output_edges=output_edges)
+    for arrival_s, input_tokens, output_tokens in requests:
+        builder.add(arrival_s, input_tokens, output_tokens)
+    return builder.histogram(source)
+
+
+def to_workload(histogram: Histogram, rate_rps: float) -> Workload:
+    """Spread `rate_rps` over the buckets by weight; unknown sizes become the upper edges."""
+    total = sum(map(sum, histogram.weights))
+    coverage = histogram.coverage
+    warnings = []
+    if coverage is not None and coverage.beyond_fraction > 0:
+        warnings.append(
+            f"{coverage.beyond_fraction:.2%} of the requests of {histogram.source} lie beyond the "
+            f"grid ({histogram.input_edges[-1]} input, {histogram.output_edges[-1]} output tokens; "
+            f"longest {coverage.longest_input_tokens} and {coverage.longest_output_tokens}): they "
+            "are planned in the outermost bucket at its mean size; widen workload.grid to plan "
+            "them apart"
+        )
+    return Workload(
+        input_edges=histogram.input_edges,
+        output_edges=histogram.output_edges,
+        rates_rps=tuple(tuple(rate_rps * w / total for w in row) for row in histogram.weights),
+        input_sizes=_sizes(histogram, histogram.input_sizes, of_input=True),
+        output_sizes=_sizes(histogram, histogram.output_sizes, of_input=False),
+        source=histogram.source,
+        coverage=coverage,
+        warnings=tuple(warnings),
+    )
+
+
+def _sizes(histogram: Histogram, known: OptionalMatrix | None, *, of_input: bool) -> Matrix:
+    def size(i: int, j: int) -> float:
+        mean = known[i][j] if known is not None else None
+        edge = histogram.input_edges[i + 1] if of_input else histogram.output_edges[j + 1]
+        return float(edge) if mean is None else mean
+
+    rows, columns = len(histogram.input_edges) - 1, len(histogram.output_edges) - 1
+    return tuple(tuple(size(i, j) for j in range(columns)) for i in range(rows))
+
+
+def histogram_yaml(histogram: Histogram, comment: str = "") -> str:
+    """Return a `workload:` section that a spec can use as it stands.
+
+    Deterministic text; weights are rounded to 8 digits and still sum to 1 within the spec's
+    tolerance, sizes to 0.1 token.
+    """
+    lines = [f"# {line}".rstrip() for line in comment.splitlines()]
+    lines.append("workload:")
+    if histogram.rate_rps is not None:
+        lines.append(f"  rate_rps: {_number(histogram.rate_rps, 6)}")
+    lines += [
+        "  histogram:",
+        f"    source: {_quoted(histogram.source)}",
+        f"    input_edges: [{', '.join(map(str, histogram.input_edges))}]",
+        f"    output_edges: [{', '.join(map(str, histogram.output_edges))}]",
+        *_rows("weights", histogram.weights, 8),
+        *_rows("input_sizes", histogram.input_sizes, 1),
+        *_rows("output_sizes", histogram.output_sizes, 1),
+        *_coverage_lines(histogram.coverage),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(key: str, matrix: Any, digits: int) -> list[str]:
+    if matrix is None:
+        return []
+    rows = [f"      - [{', '.join(_number(v, digits) for v in row)}]" for row in matrix]
+    return [f"    {key}:  # rows input, columns output", *rows]
+
+
+def _coverage_lines(coverage: Coverage | None) -> list[str]:
+    if coverage is None:
+        return []
+    known = {
+        "requests": coverage.requests,
+        "beyond_fraction": coverage.beyond_fraction,
+        "longest_input_tokens": coverage.longest_input_tokens,
+        "longest_output_tokens": coverage.longest_output_tokens,
+    }
+    rows = [f"      {key}: {_number(v, 6)}" for key, v in known.items() if v is not None]
+    return ["    coverage:", *rows]
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None:
+        return "null"
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _quoted(text: str) -> str:
+    shown = "".join(c if c.isprintable() else "?" for c in text[:400])
+    return "'" + shown.replace("'", "''") + "'"

@@ -1,0 +1,291 @@
+"""Read a spec, or Mélange's own config, and tell every problem at once."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from melange_sky.errors import did_you_mean
+from melange_sky.plan import EngineChoice
+from melange_sky.slo import SLO
+from melange_sky.spec import names, yaml_source
+from melange_sky.spec.demand import read_workload
+from melange_sky.spec.melange_json import is_melange, read_melange
+from melange_sky.spec.problems import Place, Problems
+from melange_sky.spec.schema import (
+    EngineSection,
+    FixedSection,
+    ModelSection,
+    RedundancySection,
+    ResourcesSection,
+    Section,
+    SloSection,
+    SpecSection,
+    WorkloadSection,
+)
+from melange_sky.spec.values import (
+    FixedCapacity,
+    MelangeConfig,
+    Redundancy,
+    Resources,
+    ServedModel,
+    Spec,
+    SpotPolicy,
+)
+from melange_sky.spec.yaml_source import KeyPath, clip
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
+MAX_NAME = 40
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SECRET_NAME = re.compile(
+    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)\Z", re.IGNORECASE
+)
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*([a-z0-9.+-]*)\Z")
+_MODEL = re.compile(r"[^\x00-\x1f\x7f]+\Z")
+_SERVED_KEYS = ("model", "model_config", "slo", "workload")
+
+T = TypeVar("T")
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def load_spec(path: Path) -> Spec | MelangeConfig:
+    """Read `path`; raises InputError that names every problem, one line each."""
+    document = yaml_source.parse(yaml_source.read_text(path), path)
+    problems = Problems(path, document)
+    if not isinstance(document.value, dict):
+        problems.add((), "must be a mapping of keys such as name, model, slo and workload")
+        problems.raise_if_any()
+    reader = _Reader(problems, path)
+    if is_melange(document.value):
+        config = read_melange(document.value, problems)
+        problems.raise_if_any()
+        assert config is not None
+        return config
+    spec = reader.spec(document.value)
+    problems.raise_if_any()
+    assert spec is not None
+    return spec
+
+
+class _Reader:
+    """Validates section by section; what cannot be read is noted and None."""
+
+    def __init__(self, problems: Problems, path: Path) -> None:
+        self.problems = problems
+        self.path = path
+
+    def spec(self, raw: dict[str, Any]) -> Spec | None:
+        top = self.problems.section(SpecSection, raw, ())
+        self._name(raw.get("name"), ("name",))
+        resources = self._resources(raw.get("resources"))
+        redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
+        engine = self._engine(raw.get("engine"))
+        multi = raw.get("models") is not None
+        models = self._models(raw) if multi else [self._served(raw, ())]
+        if (top is None or resources is None or redundancy is None or engine is None
+                or any(m is None for m in models)):  # fmt: skip
+            return None
+        return Spec(
+            name=top.name,
+            models=tuple(m for m in models if m is not None),
+            multi=multi,
+            path=self.path,
+            resources=resources,
+            redundancy=Redundancy(**redundancy.model_dump()),
+            headroom=top.headroom,
+            engine=engine,
+        )
+
+    def _section(self, model: type[AnySection], raw: Any, at: KeyPath) -> AnySection | None:
+        return self.problems.section(model, {} if raw is None else raw, at)
+
+    def _each(
+        self, items: Sequence[T], read: Callable[[T], Any], at: KeyPath, keyed: bool = False
+    ) -> list[Any] | None:
+        """Apply `read` to each item; what it refuses is noted at the item's own path."""
+        found: list[Any] = []
+        for i, item in enumerate(items):
+            try:
+                found.append(read(item))
+            except ValueError as error:  # noqa: PERF203
+                self.problems.add((*at, str(item) if keyed else i), str(error))
+        return found if len(found) == len(items) else None
+
+    def _name(self, name: Any, at: KeyPath) -> None:
+        if isinstance(name, str) and name and (len(name) > MAX_NAME or not NAME.match(name)):
+            self.problems.add(
+                at,
+                f"'{clip(name)}' must be letters, digits, '-', '_' or '.', begin with a letter, end"
+                f" with a letter or digit and have at most {MAX_NAME} characters",
+            )
+
+    def _models(self, raw: dict[str, Any]) -> list[ServedModel | None]:
+        for key in _SERVED_KEYS:
+            if raw.get(key) is not None:
+                self.problems.add((key,), "belongs into each entry of models, not beside it")
+        entries = raw["models"]
+        if not isinstance(entries, list):
+            return [None]
+        if not entries:
+            self.problems.add(("models",), "must not be empty")
+            return [None]
+        served: list[ServedModel | None] = []
+        for i, entry in enumerate(entries):
+            at: KeyPath = ("models", i)
+            self.problems.section(ModelSection, entry, at)
+            if not isinstance(entry, dict):
+                served.append(None)
+                continue
+            self._name(entry.get("name"), (*at, "name"))
+            served.append(self._served(entry, at))
+        seen = [m.name for m in served if m is not None]
+        for name in sorted({n for n in seen if seen.count(n) > 1}):
+            self.problems.add(("models",), f"two models are named '{clip(name)}'")
+        return served
+
+    def _served(self, raw: dict[str, Any], at: KeyPath) -> ServedModel | None:
+        model = raw.get("model")
+        if model is None:
+            self._missing(raw, "model", at)
+        elif isinstance(model, str) and not _MODEL.match(model):
+            self.problems.add((*at, "model"), "must be a model's name without control characters")
+        config_path = self._config_path(raw.get("model_config"), (*at, "model_config"))
+        slo = self._slo(raw, at)
+        workload = None
+        if raw.get("workload") is None:
+            self._missing(raw, "workload", at)
+        else:
+            section = self._section(WorkloadSection, raw["workload"], (*at, "workload"))
+            if section is not None:
+                given = {key for key, value in raw["workload"].items() if value is not None}
+                workload = read_workload(
+                    section, given, self.path.parent, Place(self.problems, (*at, "workload"))
+                )
+        name = raw.get("name")
+        if (
+            not isinstance(model, str)
+            or not isinstance(name, str)
+            or slo is None
+            or workload is None
+        ):
+            return None
+        return ServedModel(
+            name=name, model=model, model_config=config_path, slo=slo, workload=workload
+        )
+
+    def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:
+        near = did_you_mean(key, [str(k) for k in raw if k not in SpecSection.model_fields])
+        self.problems.add(at, f"{key} is missing{' ' + near.strip() if near else ''}")
+
+    def _config_path(self, text: Any, at: KeyPath) -> Path | None:
+        if not isinstance(text, str) or not text:
+            return None
+        found = self.path.parent / text
+        if "\0" in text or not found.is_file():
+            self.problems.add(at, f"no file at '{clip(text, 200)}' (seen from the spec's folder)")
+        return found
+
+    def _slo(self, raw: dict[str, Any], at: KeyPath) -> SLO | None:
+        if raw.get("slo") is None:
+            self._missing(raw, "slo", at)
+            return None
+        section = self._section(SloSection, raw["slo"], (*at, "slo"))
+        if section is None:
+            return None
+        return SLO(
+            tpot_s=None if section.tpot_ms is None else section.tpot_ms / 1000,
+            ttft_s=None if section.ttft_ms is None else section.ttft_ms / 1000,
+            attainment=section.attainment,
+        )
+
+    def _resources(self, raw: Any) -> Resources | None:
+        at: KeyPath = ("resources",)
+        section = self._section(ResourcesSection, raw, at)
+        if section is None:
+            return None
+        accelerators = self._each(
+            section.accelerators or [], names.accelerator_choice, (*at, "accelerators")
+        )
+        infra = self._each(section.infra or [], names.infra, (*at, "infra"))
+        keys = self._each(list(section.limits), names.limit_key, (*at, "limits"), keyed=True)
+        fixed = self._fixed(section.fixed, (*at, "fixed"))
+        minimum = self._fixed(section.minimum, (*at, "minimum"))
+        for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
+            if listed is not None and not listed:
+                self.problems.add((*at, key), "must not be empty; leave it away to allow all")
+        if keys is not None and len(set(keys)) < len(keys):
+            self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
+        if (
+            accelerators is None
+            or infra is None
+            or keys is None
+            or fixed is None
+            or minimum is None
+        ):
+            return None
+        return Resources(
+            accelerators=tuple(dict.fromkeys(accelerators)),
+            infra=tuple(dict.fromkeys(infra)),
+            use_spot=section.use_spot,
+            limits=tuple(zip(keys, section.limits.values(), strict=True)),
+            budget_usd_per_hour=section.budget_usd_per_hour,
+            fixed=fixed,
+            minimum=minimum,
+            spot=None if section.spot is None else SpotPolicy(**section.spot.model_dump()),
+        )
+
+    def _fixed(
+        self, sections: Sequence[FixedSection], at: KeyPath
+    ) -> tuple[FixedCapacity, ...] | None:
+        found = []
+        for i, section in enumerate(sections):
+            here = (*at, i)
+            try:
+                choice = names.accelerator_choice(section.accelerators)
+            except ValueError as error:
+                self.problems.add((*here, "accelerators"), str(error))
+                continue
+            try:
+                place = None if section.infra is None else names.infra(section.infra)
+            except ValueError as error:
+                self.problems.add((*here, "infra"), str(error))
+                continue
+            found.append(
+                FixedCapacity(
+                    accelerator=choice.name, count=choice.count or 1, infra=place,
+                    instances=section.instances,
+                )
+            )  # fmt: skip
+        return tuple(found) if len(found) == len(sections) else None
+
+    def _engine(self, raw: Any) -> EngineChoice | None:
+        at: KeyPath = ("engine",)
+        section = self._section(EngineSection, raw, at)
+        if section is None:
+            return None
+        if section.version is not None and not _VERSION.match(section.version):
+            self.problems.add((*at, "version"), "must be a version such as 0.11.0")
+        for key, value in section.env.items():
+            here = (*at, "env", key)
+            if not _ENV_NAME.match(key):
+                self.problems.add(here, "is not the name of an environment variable")
+            elif _SECRET_NAME.search(key) and value:
+                self.problems.add(
+                    here, f"is a secret: leave it out of the spec and pass it with --secret {key}"
+                )
+            if "\0" in value:
+                self.problems.add(here, "holds a NUL character")
+        for i, argument in enumerate(section.args):
+            if "\0" in argument:
+                self.problems.add((*at, "args", i), "holds a NUL character")
+        return EngineChoice(
+            version=section.version,
+            args=tuple(section.args),
+            env=tuple(sorted(section.env.items())),
+            setup=section.setup,
+        )

@@ -1,0 +1,187 @@
+"""Collect every problem of a document and tell each in one line: file, line, key path, what to do."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.spec.yaml_source import Document, KeyPath, clip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic_core import ErrorDetails
+
+MAX_TOLD = 50
+
+_PLAIN = re.compile(r"[A-Za-z_][\w-]*\Z")
+_MUST = {
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "string_type": "must be text (put it in quotes)",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "finite_number": "must be a finite number",
+    "missing": "is missing",
+}
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def path_text(path: KeyPath) -> str:
+    """Return a key path for people.
+
+    >>> path_text(("models", 0, "slo", "tpot_ms")), path_text(("limits", "g5.xlarge"))
+    ('models[0].slo.tpot_ms', "limits['g5.xlarge']")
+    """
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif _PLAIN.match(part) and len(part) <= 60:
+            text += f".{part}" if text else part
+        else:
+            text += f"['{clip(part)}']"
+    return text
+
+
+class Problems:
+    """The problems found so far in one file."""
+
+    def __init__(self, file: Path, document: Document) -> None:
+        self.file = file
+        self.document = document
+        self._found: list[tuple[int, str]] = []
+        for path, line, what in document.problems:
+            self._found.append((line, f"{self.file}:{line}: {path_text(path)}: {what}".strip()))
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, path: KeyPath, what: str) -> None:
+        """Note one problem at `path`, shown with its line."""
+        line = self.document.line(path)
+        where = f"{self.file}:{line}" if line else str(self.file)
+        key = f"{path_text(path)}: " if path else ""
+        self._found.append((line or 0, f"{where}: {key}{what}"))
+
+    def foreign(self, message: str) -> None:
+        """Note a problem of another file that the spec names, already told in full."""
+        self._found.append((1 << 30, message))
+
+    def raise_if_any(self) -> None:
+        """Raise InputError with all problems in the order of the file."""
+        if not self._found:
+            return
+        lines = list(dict.fromkeys(text for _, text in sorted(self._found, key=lambda f: f[0])))
+        more = len(lines) - MAX_TOLD
+        raise InputError(
+            *lines[:MAX_TOLD], *([f"{self.file}: and {more} more"] if more > 0 else [])
+        )
+
+    def section(self, model: type[Section], raw: Any, path: KeyPath) -> Section | None:
+        """Validate one section and note its problems.
+
+        What is sound of it is still returned where that is possible, so that its meaning can be
+        checked in the same pass; the noted problems stop the load later.
+        """
+        try:
+            return model.model_validate(raw)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)
+        for detail in details:
+            self._note(model, detail, path)
+        try:
+            return model.model_validate(_without(raw, [tuple(d["loc"]) for d in details]))
+        except ValidationError:
+            return None
+
+    def _note(self, model: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> None:
+        location: KeyPath = tuple(detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            unknown = str(location[-1])
+            known = _known_keys(model, location[:-1])
+            hint = did_you_mean(unknown, known) or f"; known: {', '.join(known)}"
+            what = f"unknown key '{clip(unknown)}'{hint}"
+            self.add((*path, *location), what)
+            return
+        self.add((*path, *location), _sentence(detail))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One key path of a file, to which problems are noted."""
+
+    problems: Problems
+    at: KeyPath = ()
+
+    def __truediv__(self, key: str | int) -> Place:
+        return Place(self.problems, (*self.at, key))
+
+    def add(self, what: str) -> None:
+        """Note one problem here."""
+        self.problems.add(self.at, what)
+
+
+def _without(raw: Any, locations: list[KeyPath]) -> Any:
+    """Return `raw` without the refused keys; a list that holds one goes as a whole."""
+    if not isinstance(raw, dict):
+        return raw
+    kept = dict(raw)
+    for location in locations:
+        if location and location[0] in raw:
+            inner = raw[str(location[0])]
+            kept.pop(str(location[0]), None)
+            if isinstance(inner, dict) and len(location) > 1:
+                within = [where[1:] for where in locations if where[:1] == location[:1]]
+                kept[str(location[0])] = _without(inner, within)
+    return kept
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind in _MUST:
+        return _MUST[kind]
+    bounds = {"greater_than": ("greater than", "gt"), "greater_than_equal": ("at least", "ge"),
+              "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
+    if kind in bounds:
+        words, key = bounds[kind]
+        return f"must be {words} {context[key]:g}"
+    if kind in {"too_short", "string_too_short"}:
+        return "must not be empty"
+    if kind in {"too_long", "string_too_long"}:
+        return f"must be at most {context['max_length']} long"
+    if kind == "value_error":
+        return str(context["error"])
+    return detail["msg"]
+
+
+def _known_keys(model: type[BaseModel], location: KeyPath) -> list[str]:
+    """Return the keys that the model knows at `location`, walking into nested models."""
+    current: type[BaseModel] | None = model
+    for part in location:
+        if isinstance(part, int) or current is None:
+            continue
+        info = current.model_fields.get(part)
+        current = _inner_model(info.annotation) if info else None
+    return [info.alias or name for name, info in current.model_fields.items()] if current else []
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in get_args(annotation):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None

@@ -1,0 +1,186 @@
+"""Request traces, read as a stream: a file larger than memory costs one pass and no more.
+
+Formats, told apart by their first line:
+
+* Azure LLM inference 2023/2024: ``TIMESTAMP,ContextTokens,GeneratedTokens``, wall-clock stamps
+* BurstGPT: ``Timestamp,…,Request tokens,Response tokens,…``, seconds
+* Mooncake: one JSON object a line with ``timestamp`` (ms), ``input_length``, ``output_length``
+* this project's own request logs: ``arrival_s,input_tokens,output_tokens``
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from melange_sky.errors import InputError
+from melange_sky.spec.yaml_source import clip
+
+MAX_LINE = 1 << 16
+MAX_TOKENS = 10_000_000
+
+_COLUMNS = {
+    ("timestamp", "contexttokens", "generatedtokens"): "azure",
+    ("timestamp", "request tokens", "response tokens"): "burstgpt",
+    ("arrival_s", "input_tokens", "output_tokens"): "own",
+}
+FORMATS = "Azure (TIMESTAMP,ContextTokens,GeneratedTokens), BurstGPT, Mooncake JSONL or arrival_s,input_tokens,output_tokens"
+
+
+class TraceRequest(NamedTuple):
+    """One request of a trace; `arrival_s` counts from the trace's own zero."""
+
+    arrival_s: float
+    input_tokens: int
+    output_tokens: int
+
+
+def read_trace(path: Path) -> Iterator[TraceRequest]:
+    """Yield the requests of a trace in file order.
+
+    Raises InputError for a missing file, an unknown format, or the first unreadable line, with its
+    number.
+    """
+    try:
+        with _open(path) as file:
+            yield from _requests(file, path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such trace file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder where a trace file is expected") from None
+    except gzip.BadGzipFile:
+        raise InputError(f"{path}: ends in .gz but is not gzip") from None
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or "the file is cut off"
+        raise InputError(f"{path}: cannot be read ({reason})") from None
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
+    return path.open("r", encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _requests(file: IO[str], path: Path) -> Iterator[TraceRequest]:
+    lines = _bounded(file, path)
+    first = next(lines, None)
+    if first is None:
+        raise InputError(f"{path}: the trace is empty")
+    if first.lstrip().startswith("{"):
+        yield from _json_lines(itertools.chain([first], lines), path)
+    else:
+        yield from _csv_lines(first, lines, path)
+
+
+def _bounded(file: IO[str], path: Path) -> Iterator[str]:
+    number = 0
+    while line := file.readline(MAX_LINE):
+        number += 1
+        if len(line) == MAX_LINE and not line.endswith("\n"):
+            raise InputError(f"{path}: line {number}: longer than {MAX_LINE} characters")
+        yield line
+
+
+def _json_lines(lines: Iterable[str], path: Path) -> Iterator[TraceRequest]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            yield _checked(
+                float(row["timestamp"]) / 1000, row["input_length"], row["output_length"]
+            )
+        except KeyError as error:
+            raise InputError(
+                f"{path}: line {number}: has no {clip(str(error.args[0]))}"
+                " (a Mooncake line has timestamp, input_length and output_length)"
+            ) from None
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:
+            raise InputError(f"{path}: line {number}: {_why(error)}") from None
+
+
+def _csv_lines(header: str, lines: Iterator[str], path: Path) -> Iterator[TraceRequest]:
+    stamp, (time_at, input_at, output_at) = _layout(header, path)
+    rows = csv.reader(lines, strict=True)
+    while True:
+        try:
+            row = next(rows)
+            if not row:
+                continue
+            yield _checked(stamp(row[time_at]), row[input_at], row[output_at])
+        except StopIteration:
+            return
+        except IndexError:
+            raise InputError(
+                f"{path}: line {rows.line_num + 1}: fewer columns than the header"
+            ) from None
+        except (ValueError, OverflowError, csv.Error) as error:
+            raise InputError(f"{path}: line {rows.line_num + 1}: {_why(error)}") from None
+
+
+def _layout(header: str, path: Path) -> tuple[Callable[[str], float], tuple[int, int, int]]:
+    try:
+        names = [name.strip().casefold() for name in next(csv.reader([header]))]
+    except (csv.Error, StopIteration):
+        names = []
+    for columns, kind in _COLUMNS.items():
+        if all(column in names for column in columns):
+            time_at, input_at, output_at = (names.index(column) for column in columns)
+            stamp = _WallClock() if kind == "azure" else float
+            return stamp, (time_at, input_at, output_at)
+    raise InputError(f"{path}: line 1: no known trace header; readable are {FORMATS}")
+
+
+class _WallClock:
+    """Reads ``YYYY-MM-DD HH:MM:SS.fffffff`` in seconds, any zone suffix left away.
+
+    Every stamp of a trace is in one zone; the day is parsed once per day.
+    """
+
+    def __init__(self) -> None:
+        self._day = ""
+        self._day_s = 0.0
+
+    def __call__(self, text: str) -> float:
+        day, clock = text[:10], text[11:]
+        if day != self._day:
+            self._day_s = date.fromisoformat(day).toordinal() * 86400.0
+            self._day = day
+        if len(clock) > 8:
+            clock = clock.split("+")[0].rstrip("Z")
+        hours, minutes, seconds = clock.split(":")
+        if not (0 <= int(hours) < 24 and 0 <= int(minutes) < 60):
+            raise ValueError("not a time of day")
+        return self._day_s + int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _checked(arrival_s: float, input_tokens: Any, output_tokens: Any) -> TraceRequest:
+    if not -1e15 < arrival_s < 1e15:
+        raise ValueError("the time is not a finite number")
+    return TraceRequest(arrival_s, _tokens(input_tokens), _tokens(output_tokens))
+
+
+def _tokens(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("token counts must be whole numbers")
+    number = float(value)
+    if not (0 <= number <= MAX_TOKENS and number == int(number)):
+        raise ValueError(f"token counts must be whole numbers from 0 to {MAX_TOKENS}")
+    return int(number)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON ({error.msg})"
+    if isinstance(error, csv.Error):
+        return f"not CSV ({clip(str(error))})"
+    text = str(error)
+    if text.startswith(("token counts", "the time", "not a")):
+        return text
+    return "a time or token count is not a number"

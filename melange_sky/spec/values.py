@@ -1,0 +1,128 @@
+"""What a checked spec holds. Plain data: the planner reads it and never sees the YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from melange_sky.plan import EngineChoice
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.slo import SLO
+    from melange_sky.workload import Matrix, Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorChoice:
+    """One entry of `resources.accelerators`; `count` None stands for any count sold."""
+
+    name: str
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Infra:
+    """A cloud, or one region of it where `region` is given. Cloud names are SkyPilot's, lower case."""
+
+    cloud: str
+    region: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedCapacity:
+    """So many instances with exactly `count` × `accelerator` on `infra` (None: anywhere).
+
+    In `Resources.fixed` they are paid already or must stay as they are; in `Resources.minimum` the
+    plan has at least as many.
+    """
+
+    accelerator: str
+    count: int
+    infra: Infra | None
+    instances: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotPolicy:
+    """How far a plan may rest on spot instances.
+
+    `max_fraction` of the served rate on spot at most; `interruption_rate` interruptions per instance
+    and hour; `recovery_s` seconds until an interrupted instance serves again.
+    """
+
+    max_fraction: float = 1.0
+    interruption_rate: float | None = None
+    recovery_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What may be rented. Empty `accelerators` or `infra` mean: all that are known.
+
+    `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
+    `cloud/region` or an instance type (most instances of it).
+    """
+
+    accelerators: tuple[AcceleratorChoice, ...] = ()
+    infra: tuple[Infra, ...] = ()
+    use_spot: bool = False
+    limits: tuple[tuple[str, int], ...] = ()
+    budget_usd_per_hour: float | None = None
+    fixed: tuple[FixedCapacity, ...] = ()
+    minimum: tuple[FixedCapacity, ...] = ()
+    spot: SpotPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redundancy:
+    """What the plan must survive.
+
+    `spare` replicas that may be lost with the SLO still held, `min_replicas` in total, and the
+    largest share of the rate that one region or cloud may serve (fractions; None: no limit).
+    """
+
+    spare: int = 0
+    min_replicas: int = 1
+    max_share_per_region: float | None = None
+    max_share_per_cloud: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """One model with its SLO and workload; `model_config` is a `config.json` for an unknown model."""
+
+    name: str
+    model: str
+    model_config: Path | None
+    slo: SLO
+    workload: Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A checked spec. `multi` tells whether it was written with `models:`; `path` is its file."""
+
+    name: str
+    models: tuple[ServedModel, ...]
+    multi: bool
+    path: Path
+    resources: Resources = field(default_factory=Resources)
+    redundancy: Redundancy = field(default_factory=Redundancy)
+    headroom: float = 0.1
+    engine: EngineChoice = field(default_factory=EngineChoice)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelangeConfig:
+    """Mélange's own JSON config, taken as it is.
+
+    `gpus` holds (free label, USD per hour, throughput in req/s per bucket; 0 where it cannot serve).
+    Headroom is 0 and the weights stand as written, whatever their sum.
+    """
+
+    gpus: tuple[tuple[str, float, Matrix], ...]
+    workload: Workload
+    slice_factor: int
+    path: Path

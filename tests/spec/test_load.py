@@ -1,0 +1,363 @@
+"""The spec: what it yields, and that every problem is told at once, bounded and fast."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from melange_sky.errors import InputError
+from melange_sky.spec import (
+    AcceleratorChoice,
+    FixedCapacity,
+    Infra,
+    MelangeConfig,
+    Redundancy,
+    Spec,
+    SpotPolicy,
+    load_spec,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def base(**over: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "name": "chat",
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "slo": {"tpot_ms": 60, "ttft_ms": 2000},
+        "workload": {
+            "rate_rps": 10,
+            "histogram": {
+                "input_edges": [0, 25, 100],
+                "output_edges": [0, 25, 100],
+                "weights": [[0.2, 0.1], [0.5, 0.2]],
+            },
+        },
+    }
+    return spec | over
+
+
+def write(tmp_path: Path, content: Any) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    )
+    return path
+
+
+def load(tmp_path: Path, **over: Any) -> Spec:
+    spec = load_spec(write(tmp_path, base(**over)))
+    assert isinstance(spec, Spec)
+    return spec
+
+
+def problems(tmp_path: Path, content: Any) -> tuple[str, ...]:
+    with pytest.raises(InputError) as caught:
+        load_spec(write(tmp_path, content))
+    assert all(len(line) < 600 and "\n" not in line for line in caught.value.problems)
+    return caught.value.problems
+
+
+def test_example_is_the_interfaces_spec() -> None:
+    spec = load_spec(ROOT / "examples" / "chat.yaml")
+    assert isinstance(spec, Spec)
+    assert spec.models[0].workload.rate_rps == pytest.approx(16)
+    assert spec.models[0].slo.ttft_s == 2.0
+    assert not spec.multi
+
+
+def test_defaults(tmp_path: Path) -> None:
+    spec = load(tmp_path)
+    assert spec.headroom == 0.1
+    assert spec.resources.accelerators == ()
+    assert spec.redundancy == Redundancy(spare=0, min_replicas=1)
+    assert spec.models[0].slo.attainment == 0.95
+    assert spec.engine.version is None
+
+
+def test_bucket_is_planned_at_upper_edges_where_no_size_is_known(tmp_path: Path) -> None:
+    workload = load(tmp_path).models[0].workload
+    assert workload.input_sizes == ((25.0, 25.0), (100.0, 100.0))
+    assert workload.output_sizes == ((25.0, 100.0), (25.0, 100.0))
+    assert workload.rates_rps[1][0] == pytest.approx(5.0)
+
+
+def test_resources_are_canonical(tmp_path: Path) -> None:
+    spec = load(
+        tmp_path,
+        resources={
+            "accelerators": ["l4", "A100-80GB:2"],
+            "infra": ["AWS", "gcp/us-central1"],
+            "limits": {"h100": 4, "aws": 10, "aws/us-east-1": 5, "g5.xlarge": 3},
+            "budget_usd_per_hour": 20,
+            "fixed": [{"accelerators": "A100-80GB:1", "infra": "gcp/us-central1", "instances": 2}],
+            "minimum": [{"accelerators": "L4", "instances": 1}],
+            "spot": {"max_fraction": 0.3, "interruption_rate": 0.05, "recovery_s": 300},
+        },
+        redundancy={"spare": 1, "min_replicas": 2, "max_share_per_cloud": 0.6},
+    )
+    found = spec.resources
+    assert found.accelerators == (
+        AcceleratorChoice(name="L4", count=None),
+        AcceleratorChoice(name="A100-80GB", count=2),
+    )
+    assert found.infra == (Infra(cloud="aws"), Infra(cloud="gcp", region="us-central1"))
+    assert found.limits == (("H100", 4), ("aws", 10), ("aws/us-east-1", 5), ("g5.xlarge", 3))
+    place = Infra(cloud="gcp", region="us-central1")
+    assert found.fixed == (
+        FixedCapacity(accelerator="A100-80GB", count=1, infra=place, instances=2),
+    )
+    assert found.minimum[0].infra is None
+    assert found.spot == SpotPolicy(max_fraction=0.3, interruption_rate=0.05, recovery_s=300)
+    assert spec.redundancy.max_share_per_cloud == 0.6
+
+
+def test_a10_and_a10g_are_two_things(tmp_path: Path) -> None:
+    found = load(tmp_path, resources={"accelerators": ["A10", "A10G"]}).resources.accelerators
+    assert [choice.name for choice in found] == ["A10", "A10G"]
+
+
+def test_several_models(tmp_path: Path) -> None:
+    one = base()
+    entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "other/model"}]
+    spec = load_spec(write(tmp_path, {"name": "fleet", "models": entries}))
+    assert isinstance(spec, Spec)
+    assert spec.multi
+    assert [m.name for m in spec.models] == ["a", "b"]
+
+
+def test_every_problem_at_once_with_line_and_suggestion(tmp_path: Path) -> None:
+    text = """\
+name: -chat
+modle: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: -60, ttft_ms: .nan, attainment: 1.95, tppt_ms: 4}
+workload:
+  rate_rps: -16
+  distribution: azure-conv-2033
+resources:
+  accelerators: [L4, A10H, A100-40GB, "H100:x", "A100-80GB:2.5"]
+  infra: [awss, gcp/us/central, azure/eastus, kubernetes]
+  use_spot: maybe
+  limits: {H101: 4, aws: 10, g5.xlarge: -3}
+headroom: 1.1
+name: twice
+engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
+"""
+    told = problems(tmp_path, text)
+    file = tmp_path / "spec.yaml"
+    expected = [
+        ("1", "name: '-chat' must be letters"),
+        ("1", "model is missing (did you mean 'modle'?)"),
+        ("2", "unknown key 'modle' (did you mean 'model'?)"),
+        ("3", "slo.tpot_ms: must be greater than 0"),
+        ("3", "slo.ttft_ms: must be a finite number"),
+        ("3", "slo.attainment: must be at most 1"),
+        ("3", "(did you mean 'tpot_ms'?)"),
+        ("5", "workload.rate_rps: must be greater than 0"),
+        ("6", "unknown distribution 'azure-conv-2033' (did you mean 'azure-conv-2023'?)"),
+        ("8", "resources.accelerators[1]: unknown accelerator 'A10H'"),
+        ("8", "resources.accelerators[2]: unknown accelerator 'A100-40GB': SkyPilot's name for it is 'A100'"),
+        ("8", "resources.accelerators[3]: 'H100:x' must be NAME or NAME:COUNT"),
+        ("8", "resources.accelerators[4]: 'A100-80GB:2.5': the count must be a whole number"),
+        ("9", "unknown cloud 'awss' (did you mean 'aws'?)"),
+        ("9", "zones are left to SkyPilot"),
+        ("9", "'kubernetes' has no price"),
+        ("10", "resources.use_spot: must be true or false"),
+        ("11", "(did you mean 'H100'?)"),
+        ("11", "resources.limits['g5.xlarge']: must be at least 0"),
+        ("12", "headroom: must be less than 1"),
+        ("13", "name: is given twice"),
+        ("14", "engine.version: must be text (put it in quotes)"),
+        ("14", "engine.args[0]: must be text (put it in quotes)"),
+        ("14", "engine.env.HF_TOKEN: is a secret"),
+    ]  # fmt: skip
+    for line, words in expected:
+        assert any(t.startswith(f"{file}:{line}: ") and words in t for t in told), (line, words)
+    assert len(told) == len(expected)
+    assert not any("hunter2" in t for t in told)
+
+
+@pytest.mark.parametrize(
+    ("histogram", "words"),
+    [
+        ({"weights": [[0.2, 0.1], [0.5, 0.3]]}, "must sum to 1 ± 0.001, but sum to 1.1"),
+        ({"weights": [[0, 0], [0, 0]]}, "no weight is above 0"),
+        ({"weights": [[-0.1, 0.4], [0.5, 0.2]]}, "must be at least 0"),
+        ({"weights": [[math.nan, 0.4], [0.5, 0.2]]}, "must be"),
+        ({"weights": [[math.inf, 0.4], [0.5, 0.2]]}, "must be a finite number"),
+        ({"weights": [[0.5, 0.5]]}, "must have 2 rows"),
+        ({"weights": [[0.2, 0.1], [0.7]]}, "must have 2 numbers"),
+        ({"weights": []}, "must not be empty"),
+        ({"input_edges": [0, 25, 25]}, "must rise strictly"),
+        ({"input_edges": [0]}, "must not be empty"),
+        ({"input_edges": [0, 25.5, 100]}, "must be a whole number"),
+        ({"input_sizes": [[30, 10], [50, 50]]}, "lies outside its bucket 0-25"),
+    ],
+)
+def test_bad_histogram(tmp_path: Path, histogram: dict[str, Any], words: str) -> None:
+    spec = base()
+    spec["workload"]["histogram"] |= histogram
+    assert any(words in line for line in problems(tmp_path, spec)), problems(tmp_path, spec)
+
+
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        ({"rate_rps": 1}, "one of distribution, trace and histogram is missing"),
+        ({"rate_rps": 1, "distribution": "short-chat", "trace": "x"}, "only one of"),
+        ({"distribution": "short-chat"}, "rate_rps is missing"),
+        ({"rate_rps": 0, "distribution": "short-chat"}, "must be greater than 0"),
+        ({"rate_rps": "16", "distribution": "short-chat"}, "must be a number"),
+        ({"rate_rps": True, "distribution": "short-chat"}, "must be a number"),
+        ({"rate_rps": 1, "trace": "absent.csv"}, "no such trace file"),
+        ({"rate_rps": 1, "distribution": "short-chat", "grid": {}}, "applies to a trace"),
+        ([], "must be a mapping"),
+        ("x", "must be a mapping"),
+    ],
+)
+def test_bad_workload(tmp_path: Path, workload: Any, words: str) -> None:
+    told = problems(tmp_path, base(workload=workload))
+    assert any(words in line for line in told), told
+
+
+def test_bad_models(tmp_path: Path) -> None:
+    entry = base(name="a")
+    told = problems(tmp_path, {"name": "f", "model": "x", "models": [entry, entry, 3, {}]})
+    assert any("model: belongs into each entry" in t for t in told)
+    assert any("two models are named 'a'" in t for t in told)
+    assert any("models[2]: must be a mapping" in t for t in told)
+    assert any("models[3]" in t and "slo is missing" in t for t in told)
+    assert any(
+        "models: must be a list" in t for t in problems(tmp_path, {"name": "f", "models": 3})
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("- a\n- b\n", "must be a mapping"),
+        ("just text", "must be a mapping"),
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "tags are not supported"),
+        ("a: 1\n---\nb: 2\n", "one document expected"),
+        ("a: &a [*a]", "refers to itself"),
+        ("&a a: {b: *a}", "unknown key"),
+        ("a: *nowhere", "has no anchor"),
+        ("? [1, 2]\n: 3\n", "a key must be plain text"),
+        ("a: " + "[" * 5000, "nested deeper"),
+        ("name: \x07", "not valid YAML"),
+        ("{" * 200_000, "nested deeper"),
+    ],
+)
+def test_hostile_text(tmp_path: Path, text: str, words: str) -> None:
+    started = time.monotonic()
+    told = problems(tmp_path, text)
+    assert any(words in line for line in told), told
+    assert time.monotonic() - started < 2
+
+
+def test_exploding_aliases_are_refused_at_once(tmp_path: Path) -> None:
+    rows = ["a0: &a0 [1,1,1,1,1,1,1,1,1,1]"]
+    rows += [f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    started = time.monotonic()
+    assert "aliases expanded" in problems(tmp_path, "\n".join(rows))[0]
+    assert time.monotonic() - started < 2
+
+
+def test_junk_of_100_mb(tmp_path: Path) -> None:
+    path = tmp_path / "junk.yaml"
+    with path.open("wb") as file:
+        file.truncate(100 << 20)
+    started = time.monotonic()
+    with pytest.raises(InputError, match="larger than 1024 KiB"):
+        load_spec(path)
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(
+    "unit", ["[1,", "a: b: ", "'x\n", "? ", "- ", "&a *a ", "k: v\n", "{a: ", "\t", "#\n"]
+)
+def test_a_full_size_file_of_anything_is_answered_in_time(tmp_path: Path, unit: str) -> None:
+    text = unit * ((1 << 20) // len(unit))
+    started = time.monotonic()
+    problems(tmp_path, text)
+    assert time.monotonic() - started < 5
+
+
+def test_aliases_within_bounds_are_read(tmp_path: Path) -> None:
+    text = yaml.safe_dump(base())
+    path = write(tmp_path, text + "resources: {infra: &i [aws], accelerators: [L4]}\n")
+    assert isinstance(load_spec(path), Spec)
+
+
+def test_missing_file_folder_and_bytes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_spec(tmp_path / "absent.yaml")
+    with pytest.raises(InputError, match="folder where a file"):
+        load_spec(tmp_path)
+    path = tmp_path / "latin.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(InputError, match=r"latin\.yaml:1: not UTF-8"):
+        load_spec(path)
+
+
+def test_long_values_never_fill_a_message(tmp_path: Path) -> None:
+    secret = "s3cret" * 50_000
+    spec = base(name=secret, resources={"accelerators": [secret], "infra": [secret], secret: 1})
+    for line in problems(tmp_path, spec):
+        assert len(line) < 1000
+
+
+MELANGE = {
+    "gpu_info": {
+        "A10G": {"cost": 1.01, "tputs": [[2, 1], [5, 2]]},
+        "A100-80GB": {"cost": 3.67, "tputs": [[20, 20], [40, 20]]},
+    },
+    "workload_distribution": [[0.2, 0.1], [0.5, 0.2]],
+    "total_request_rate": 30.0,
+    "slice_factor": 1,
+}
+
+
+def test_melange_config_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MELANGE, indent="\t"))
+    config = load_spec(path)
+    assert isinstance(config, MelangeConfig)
+    assert config.gpus[0] == ("A10G", 1.01, ((2.0, 1.0), (5.0, 2.0)))
+    assert config.workload.rates_rps == ((6.0, 3.0), (15.0, 6.0))
+    assert config.slice_factor == 1
+
+
+def test_melange_weights_stand_as_written(tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps(MELANGE | {"workload_distribution": [[2, 1], [5, 2]]}))
+    config = load_spec(path)
+    assert isinstance(config, MelangeConfig)
+    assert config.workload.rate_rps == pytest.approx(300)
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"gpu_info": {}}, "gpu_info: must not be empty"),
+        ({"gpu_info": {"A": {"cost": -1, "tputs": [[1, 1], [1, 1]]}}}, "gpu_info.A.cost"),
+        ({"gpu_info": {"A": {"cost": 1, "tputs": [[1, 1]]}}}, "must be 2 × 2"),
+        ({"gpu_info": {"A": {"cost": 1, "tputs": [[1, math.nan], [1, 1]]}}}, "gpu_info.A.tputs"),
+        ({"gpu_info": {"A": 3}}, "gpu_info.A: must be a mapping"),
+        ({"slice_factor": 0}, "slice_factor: must be at least 1"),
+        ({"total_request_rate": math.nan}, "total_request_rate: must be"),
+        ({"workload_distribution": [[0, 0], [0, 0]]}, "no weight is above 0"),
+        ({"workload_distribution": [[]]}, "must be at least 1 × 1"),
+        ({"slice_facto": 2}, "did you mean 'slice_factor'"),
+    ],
+)
+def test_bad_melange_config(tmp_path: Path, over: dict[str, Any], words: str) -> None:
+    told = problems(tmp_path, json.dumps(MELANGE | over))
+    assert any(words in line for line in told), told
