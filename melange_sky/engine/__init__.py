@@ -5,10 +5,10 @@ from melange_sky.engine.generation import Efficiency, ErrorBand, Generation, Ove
 from melange_sky.engine.knee import knee_batch
 from melange_sky.engine.memory import KvPool, Misfit, kv_pool, usable_bytes
 from melange_sky.engine.replica import ReplicaModel, replica_model
-from melange_sky.engine.steps import StepCosts, step_costs, step_seconds
+from melange_sky.engine.steps import StepCosts, products_table, step_costs, step_seconds
 
 __all__ = [
     "Efficiency", "ErrorBand", "Estimate", "Generation", "KvPool", "Load", "Misfit", "Overheads",
-    "ReplicaModel", "Schedule", "StepCosts", "capacity_estimate", "knee_batch", "kv_pool",
+    "ReplicaModel", "Schedule", "StepCosts", "capacity_estimate", "knee_batch", "kv_pool", "products_table",
     "replica_model", "step_costs", "step_seconds", "usable_bytes",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.engine.steps import StepCosts
+from melange_sky.engine.steps import StepCosts, products_s
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,12 +82,6 @@ def held_sequences(replica: ReplicaModel, load: Load) -> Floats:
     return held
 
 
-def _products(costs: StepCosts, tokens: Floats) -> Floats:
-    weights = costs.weights_s + costs.experts_s * (1.0 - costs.expert_miss**tokens)
-    products: Floats = np.maximum(weights, costs.token_flops_s * tokens)
-    return products + costs.token_link_s * tokens
-
-
 def _reads(costs: StepCosts, context: Floats) -> Floats:
     seen = np.minimum(context, costs.window)
     reads: Floats = costs.kv_token_s * (
@@ -100,7 +94,7 @@ def decode_step_s(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
     """d(n): a step that only decodes."""
     costs = replica.costs
     per_sequence = costs.sequence_s + _reads(costs, load.input_tokens + load.output_tokens / 2)
-    return costs.fixed_s + batch * per_sequence + _products(costs, np.maximum(batch, 1.0))
+    return costs.fixed_s + batch * per_sequence + products_s(costs, np.maximum(batch, 1.0))
 
 
 def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
@@ -113,9 +107,11 @@ def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
         # A step full of prefill carries the decoding along; its share of that step's extra products.
         share = np.minimum(1.0, prompt / together)
         tokens = np.maximum(prompt, together)
-        extra = _products(costs, tokens + batch) - _products(costs, np.maximum(batch, 1.0))
-        return own + np.maximum(extra, 0.0) * np.where(prompt > together, 1.0, share)
-    return own + costs.fixed_s + _products(costs, prompt)
+        extra = products_s(costs, tokens + batch) - products_s(costs, np.maximum(batch, 1.0))
+        mixed: Floats = own + np.maximum(extra, 0.0) * np.where(prompt > together, 1.0, share)
+        return mixed
+    alone: Floats = own + costs.fixed_s + products_s(costs, prompt)
+    return alone
 
 
 def rate_at(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
@@ -131,7 +127,7 @@ def _first_token(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
     """Time to the first token without queueing: half a step in progress, then its own prefill."""
     decode = np.where(batch > 0, decode_step_s(replica, load, np.maximum(batch, 1.0)), 0.0)
     steps = np.ceil(load.input_tokens / replica.budget_tokens) if replica.chunked else 1.0
-    alone = replica.costs.fixed_s + _products(replica.costs, np.ones_like(batch))
+    alone = replica.costs.fixed_s + products_s(replica.costs, np.ones_like(batch))
     return decode / 2 + np.maximum(decode, alone) * steps + _prefill(replica, load, batch)
 
 

@@ -20,10 +20,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.engine.generation import Generation
     from melange_sky.models import ModelShape
+
+    Floats = NDArray[np.float64]
 
 NVLINK_GBPS = 100.0
 """Interconnects from here on are NVLink or Infinity Fabric; below, PCIe."""
@@ -59,19 +65,25 @@ def step_seconds(
     the KV tokens that the decoding sequences read (already cut to windows), `pairs` the
     (query, key) pairs of prefill attention.
     """
-    weights = costs.weights_s
-    if costs.experts_s > 0.0:
-        weights += costs.experts_s * (1.0 - costs.expert_miss**tokens)
-    products = costs.token_flops_s * tokens
-    products = max(products, weights)
     return (
         costs.fixed_s
         + sequences * costs.sequence_s
-        + products
-        + tokens * costs.token_link_s
+        + float(products_s(costs, np.array([tokens]))[0])
         + context_tokens * costs.kv_token_s
         + pairs * costs.pair_s
     )
+
+
+def products_s(costs: StepCosts, tokens: Floats) -> Floats:
+    """Return the time of a step's matrix products and all-reduce volume for `tokens`, same shape."""
+    weights = costs.weights_s + costs.experts_s * (1.0 - costs.expert_miss**tokens)
+    products: Floats = np.maximum(weights, costs.token_flops_s * tokens)
+    return products + tokens * costs.token_link_s
+
+
+def products_table(costs: StepCosts, size: int) -> Floats:
+    """Return `products_s` of 0, 1, … size − 1 tokens: what the simulator looks up in each step."""
+    return products_s(costs, np.arange(size, dtype=np.float64))
 
 
 @dataclass(frozen=True, slots=True)

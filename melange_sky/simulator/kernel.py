@@ -1,0 +1,524 @@
+"""Move replicas from event to event. Everything here is compiled; import it only to simulate.
+
+Between events (an arrival, a prefill step, the end of a sequence, a full KV cache) a replica only
+decodes: its steps then form an arithmetic series in the context read, summed in closed form. A
+sequence that starts to decode at step s with o tokens to go ends at step s + o, so a heap of those
+numbers replaces per-step work on sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from melange_sky.simulator import state as c
+from melange_sky.simulator.compiled import compiled
+
+if TYPE_CHECKING:
+    from melange_sky.simulator.state import FleetState, Floats, Whole
+
+
+@compiled
+def _blocks(s: FleetState, r: int, tokens: int) -> int:
+    block = s.whole[r, c.BLOCK]
+    return (tokens + block - 1) // block
+
+
+@compiled
+def _admission_blocks(s: FleetState, r: int, request: int) -> int:
+    """Blocks taken on admission: the prompt, or with a reservation everything up to the last token."""
+    row = s.request[request]
+    prompt = row[c.INPUT] + row[c.GENERATED]
+    if s.whole[r, c.RESERVE] > 0:
+        return _blocks(s, r, max(row[c.INPUT] + row[c.OUTPUT], s.whole[r, c.RESERVE]))
+    return _blocks(s, r, prompt)
+
+
+@compiled
+def _sift_in(s: FleetState, r: int, key: int, request: int) -> None:
+    keys, items = s.heap_key[r], s.heap_request[r]
+    at = s.whole[r, c.HEAP]
+    s.whole[r, c.HEAP] += 1
+    while at > 0:
+        up = (at - 1) >> 1
+        if keys[up] <= key:
+            break
+        keys[at], items[at] = keys[up], items[up]
+        at = up
+    keys[at], items[at] = key, request
+
+
+@compiled
+def _heap_pop(s: FleetState, r: int) -> None:
+    keys, items = s.heap_key[r], s.heap_request[r]
+    s.whole[r, c.HEAP] -= 1
+    size = s.whole[r, c.HEAP]
+    key, request = keys[size], items[size]
+    at = 0
+    while True:
+        down = 2 * at + 1
+        if down >= size:
+            break
+        if down + 1 < size and keys[down + 1] < keys[down]:
+            down += 1
+        if keys[down] >= key:
+            break
+        keys[at], items[at] = keys[down], items[down]
+        at = down
+    keys[at], items[at] = key, request
+
+
+@compiled
+def _is_stale(s: FleetState, key: int, request: int) -> bool:
+    """Whether a heap entry belongs to a decode that was preempted meanwhile."""
+    row = s.request[request]
+    return row[c.STATE] != c.IN_DECODE or row[c.FINISH] != key
+
+
+@compiled
+def _heap_compact(s: FleetState, r: int) -> None:
+    """Drop stale entries and rebuild. The heap has twice the room of the sequences that can run."""
+    keys, items = s.heap_key[r], s.heap_request[r]
+    old = s.whole[r, c.HEAP]
+    kept = 0
+    for at in range(old):
+        if not _is_stale(s, keys[at], items[at]):
+            keys[kept], items[kept] = keys[at], items[at]
+            kept += 1
+    s.whole[r, c.HEAP] = 0
+    for at in range(kept):
+        _sift_in(s, r, keys[at], items[at])
+
+
+@compiled
+def _heap_push(s: FleetState, r: int, key: int, request: int) -> None:
+    if s.whole[r, c.HEAP] == len(s.heap_key[r]):
+        _heap_compact(s, r)
+    _sift_in(s, r, key, request)
+
+
+@compiled
+def _next_end(s: FleetState, r: int) -> int:
+    """Return the step at which the next decoding sequence ends, −1 for none."""
+    while s.whole[r, c.HEAP] > 0:
+        key = s.heap_key[r, 0]
+        if not _is_stale(s, key, s.heap_request[r, 0]):
+            return key
+        _heap_pop(s, r)
+    return c.NONE
+
+
+@compiled
+def _unlink_running(s: FleetState, r: int, request: int) -> None:
+    before, after = s.request[request, c.PREVIOUS], s.request[request, c.NEXT]
+    if before == c.NONE:
+        s.whole[r, c.RUN_HEAD] = after
+    else:
+        s.request[before, c.NEXT] = after
+    if after == c.NONE:
+        s.whole[r, c.RUN_TAIL] = before
+    else:
+        s.request[after, c.PREVIOUS] = before
+    s.whole[r, c.RUNNING] -= 1
+
+
+@compiled
+def submit(s: FleetState, r: int, request: int) -> None:
+    """Queue a request whose arrival and sizes are set on replica `r`; refuse what can never fit."""
+    row = s.request[request]
+    row[c.REPLICA], row[c.GENERATED], row[c.PREFILLED], row[c.FINISH] = r, 0, 0, c.NONE
+    whole = s.whole[r]
+    needed = _blocks(s, r, max(row[c.INPUT] + row[c.OUTPUT], whole[c.RESERVE]))
+    if needed > whole[c.POOL] - whole[c.WATERMARK] or row[c.OUTPUT] < 1:
+        row[c.STATE] = c.REFUSED
+        s.finished[s.ended[0]] = request
+        s.ended[0] += 1
+        return
+    row[c.STATE], row[c.NEXT], row[c.PREVIOUS] = c.IN_QUEUE, c.NONE, c.NONE
+    if whole[c.WAIT_TAIL] == c.NONE:
+        whole[c.WAIT_HEAD] = request
+    else:
+        s.request[whole[c.WAIT_TAIL], c.NEXT] = request
+    whole[c.WAIT_TAIL] = request
+    whole[c.WAITING] += 1
+    whole[c.OUTSTANDING] += row[c.INPUT] + row[c.OUTPUT]
+
+
+@compiled
+def _admit(s: FleetState, r: int) -> int:
+    """Move the head of the queue into the running list and return it."""
+    whole = s.whole[r]
+    request = whole[c.WAIT_HEAD]
+    row = s.request[request]
+    whole[c.WAIT_HEAD] = row[c.NEXT]
+    if whole[c.WAIT_HEAD] == c.NONE:
+        whole[c.WAIT_TAIL] = c.NONE
+    whole[c.WAITING] -= 1
+    whole[c.FREE] -= _admission_blocks(s, r, request)
+    row[c.STATE], row[c.PREFILLED] = c.IN_PREFILL, 0
+    row[c.PREVIOUS], row[c.NEXT] = whole[c.RUN_TAIL], c.NONE
+    if whole[c.RUN_TAIL] == c.NONE:
+        whole[c.RUN_HEAD] = request
+    else:
+        s.request[whole[c.RUN_TAIL], c.NEXT] = request
+    whole[c.RUN_TAIL] = request
+    whole[c.RUNNING] += 1
+    if whole[c.PREFILL] == c.NONE:
+        whole[c.PREFILL] = request
+    return request
+
+
+@compiled
+def _can_admit(s: FleetState, r: int) -> bool:
+    whole = s.whole[r]
+    if whole[c.WAIT_HEAD] == c.NONE or whole[c.RUNNING] >= whole[c.MAX_SEQUENCES]:
+        return False
+    left = whole[c.FREE] - _admission_blocks(s, r, whole[c.WAIT_HEAD])
+    return left >= whole[c.WATERMARK] or (left >= 0 and whole[c.RUNNING] == 0)
+
+
+@compiled
+def _leave_decode(s: FleetState, r: int, request: int) -> int:
+    """Take a request out of the decoding counts and return its context."""
+    whole, row = s.whole[r], s.request[request]
+    context = row[c.START_CONTEXT] + whole[c.STEP] - row[c.START_STEP]
+    whole[c.CONTEXT] -= context
+    whole[c.DECODING] -= 1
+    if whole[c.RESERVE] == 0:
+        s.residues[r, (context - whole[c.STEP]) % whole[c.BLOCK]] -= 1
+    return context
+
+
+@compiled
+def _preempt(s: FleetState, r: int) -> None:
+    """Send the last admitted request back to the head of the queue, to be computed again."""
+    whole = s.whole[r]
+    request = whole[c.RUN_TAIL]
+    row = s.request[request]
+    if row[c.STATE] == c.IN_DECODE:
+        whole[c.FREE] += _blocks(s, r, _leave_decode(s, r, request))
+        row[c.GENERATED] = row[c.OUTPUT] - (row[c.FINISH] - whole[c.STEP])
+    else:
+        whole[c.FREE] += _admission_blocks(s, r, request)
+        if whole[c.PREFILL] == request:
+            whole[c.PREFILL] = c.NONE
+    _unlink_running(s, r, request)
+    row[c.STATE], row[c.PREFILLED], row[c.FINISH] = c.IN_QUEUE, 0, c.NONE
+    row[c.NEXT], row[c.PREVIOUS] = whole[c.WAIT_HEAD], c.NONE
+    whole[c.WAIT_HEAD] = request
+    if whole[c.WAIT_TAIL] == c.NONE:
+        whole[c.WAIT_TAIL] = request
+    whole[c.WAITING] += 1
+    whole[c.PREEMPTED] += 1
+
+
+@compiled
+def _end(s: FleetState, r: int, request: int, blocks: int) -> None:
+    """Finish a request now and give its blocks back."""
+    whole, row = s.whole[r], s.request[request]
+    whole[c.FREE] += blocks
+    _unlink_running(s, r, request)
+    row[c.STATE], row[c.GENERATED] = c.DONE, row[c.OUTPUT]
+    s.times[request, c.LAST] = s.real[r, c.CLOCK]
+    whole[c.OUTSTANDING] -= row[c.INPUT] + row[c.OUTPUT]
+    whole[c.SERVED] += 1
+    s.finished[s.ended[0]] = request
+    s.ended[0] += 1
+
+
+@compiled
+def _end_due(s: FleetState, r: int) -> None:
+    """Finish all decoding sequences whose last step has run."""
+    while True:
+        key = _next_end(s, r)
+        if key == c.NONE or key > s.whole[r, c.STEP]:
+            return
+        request = s.heap_request[r, 0]
+        _heap_pop(s, r)
+        context = _leave_decode(s, r, request)
+        if s.whole[r, c.RESERVE] > 0:
+            _end(s, r, request, _admission_blocks(s, r, request))
+        else:
+            _end(s, r, request, _blocks(s, r, context))
+
+
+@compiled
+def _prefilled(s: FleetState, r: int, request: int) -> None:
+    """A prompt is complete: its token comes out, and it decodes from the next step on."""
+    whole, row = s.whole[r], s.request[request]
+    context = row[c.INPUT] + row[c.GENERATED]
+    row[c.GENERATED] += 1
+    if math.isnan(s.times[request, c.FIRST]):
+        s.times[request, c.FIRST] = s.real[r, c.CLOCK]
+    if row[c.GENERATED] >= row[c.OUTPUT]:
+        row[c.GENERATED] = row[c.OUTPUT] - 1
+        blocks = _admission_blocks(s, r, request)
+        _end(s, r, request, blocks)
+        return
+    row[c.STATE], row[c.START_CONTEXT], row[c.START_STEP] = c.IN_DECODE, context, whole[c.STEP]
+    row[c.FINISH] = whole[c.STEP] + row[c.OUTPUT] - row[c.GENERATED]
+    whole[c.DECODING] += 1
+    whole[c.CONTEXT] += context
+    if whole[c.RESERVE] == 0:
+        s.residues[r, (context - whole[c.STEP]) % whole[c.BLOCK]] += 1
+    _heap_push(s, r, row[c.FINISH], request)
+
+
+@compiled
+def _blocks_for_steps(s: FleetState, r: int, steps: int) -> int:
+    """New blocks that the decoding sequences need over the next `steps` steps."""
+    whole = s.whole[r]
+    if whole[c.RESERVE] > 0:
+        return 0
+    block = whole[c.BLOCK]
+    needed = steps // block * whole[c.DECODING]
+    for ahead in range(steps % block):
+        needed += s.residues[r, (-(whole[c.STEP] + ahead)) % block]
+    return needed
+
+
+@compiled
+def _steps_that_fit(s: FleetState, r: int, wanted: int) -> int:
+    """Return how many of the `wanted` decode steps the free blocks allow."""
+    whole = s.whole[r]
+    if _blocks_for_steps(s, r, wanted) <= whole[c.FREE]:
+        return wanted
+    block = whole[c.BLOCK]
+    steps = whole[c.FREE] // whole[c.DECODING] * block
+    left = whole[c.FREE] - steps // block * whole[c.DECODING]
+    while True:
+        left -= s.residues[r, (-(whole[c.STEP] + steps)) % block]
+        if left < 0:
+            return min(steps, wanted)
+        steps += 1
+
+
+@compiled
+def _products(s: FleetState, r: int, tokens: int) -> float:
+    """Matrix products of a step, extended along the table's last slope beyond its end."""
+    table = s.tables[s.whole[r, c.TABLE]]
+    last = len(table) - 1
+    if tokens <= last:
+        return table[tokens]
+    return table[last] + (tokens - last) * (table[last] - table[last - 1])
+
+
+@compiled
+def _read(s: FleetState, r: int, context: float, sequences: float) -> float:
+    """KV tokens read, the windowed layers cut at the window of every sequence."""
+    seen = min(context, sequences * s.real[r, c.WINDOW])
+    full = s.real[r, c.FULL]
+    return full * context + (1.0 - full) * seen
+
+
+@compiled
+def _chunk_pairs(s: FleetState, r: int, done: int, chunk: int) -> float:
+    """(query, key) pairs of a prefill chunk after `done` tokens."""
+    keys = done + (chunk + 1) / 2.0
+    full = s.real[r, c.FULL]
+    return chunk * (full * keys + (1.0 - full) * min(keys, s.real[r, c.WINDOW]))
+
+
+@compiled
+def _step_s(s: FleetState, r: int, sequences: int, tokens: int, pairs: float) -> float:
+    """One step: the decoding sequences and the prefill tokens beside them, if any."""
+    real, whole = s.real[r], s.whole[r]
+    decoding = whole[c.DECODING]
+    read = _read(s, r, whole[c.CONTEXT] + decoding, decoding)
+    return (
+        real[c.FIXED]
+        + sequences * real[c.PER_SEQUENCE]
+        + _products(s, r, tokens)
+        + read * real[c.PER_KV_TOKEN]
+        + pairs * real[c.PER_PAIR]
+    )
+
+
+@compiled
+def _pass(s: FleetState, r: int, seconds: float, steps: int) -> None:
+    s.real[r, c.CLOCK] += seconds
+    s.real[r, c.BUSY] += seconds
+    s.whole[r, c.STEPS] += steps
+
+
+@compiled
+def _decode(s: FleetState, r: int, until: float) -> None:
+    """Decode until a sequence ends, the blocks run out, or a step would start at `until` or later."""
+    whole, real = s.whole[r], s.real[r]
+    wanted = _next_end(s, r) - whole[c.STEP]
+    steps = _steps_that_fit(s, r, wanted)
+    if steps == 0:
+        _preempt(s, r)
+        return
+    sequences = whole[c.DECODING]
+    first = _step_s(s, r, sequences, sequences, 0.0)
+    grows = sequences * real[c.FULL]
+    if whole[c.CONTEXT] < sequences * real[c.WINDOW]:
+        grows = float(sequences)
+    slope = grows * real[c.PER_KV_TOKEN]
+    left = until - real[c.CLOCK]
+    if steps * first + slope * steps * (steps - 1) / 2.0 > left:
+        steps = min(steps, _steps_until(first, slope, left))
+    seconds = steps * first + slope * steps * (steps - 1) / 2.0
+    whole[c.FREE] -= _blocks_for_steps(s, r, steps)
+    whole[c.STEP] += steps
+    whole[c.CONTEXT] += sequences * steps
+    _pass(s, r, seconds, steps)
+    _end_due(s, r)
+
+
+@compiled
+def _steps_until(first: float, slope: float, seconds: float) -> int:
+    """Smallest k ≥ 1 with k first + slope k (k − 1) / 2 ≥ seconds."""
+    if slope * seconds < 1e-12 * first * first:
+        steps = seconds / first
+    else:
+        half = first - slope / 2.0
+        steps = (math.sqrt(half * half + 2.0 * slope * seconds) - half) / slope
+    k = max(1, int(steps))
+    while k * first + slope * k * (k - 1) / 2.0 < seconds:
+        k += 1
+    return k
+
+
+@compiled
+def _chunked_step(s: FleetState, r: int) -> None:
+    """One step that carries prefill chunks beside the decoding sequences (vLLM's V1 scheduler)."""
+    whole = s.whole[r]
+    preempted = False
+    while _blocks_for_steps(s, r, 1) > whole[c.FREE]:
+        _preempt(s, r)
+        preempted = True
+    needed = _blocks_for_steps(s, r, 1)
+    whole[c.FREE] -= needed
+    budget = whole[c.BUDGET] - whole[c.DECODING]
+    tokens, prefilling, pairs = 0, 0, 0.0
+    request = whole[c.PREFILL]
+    while budget > 0:
+        if request == c.NONE:
+            if preempted or not _can_admit(s, r):
+                break
+            request = _admit(s, r)
+        row = s.request[request]
+        chunk = min(row[c.INPUT] + row[c.GENERATED] - row[c.PREFILLED], budget)
+        pairs += _chunk_pairs(s, r, row[c.PREFILLED], chunk)
+        row[c.PREFILLED] += chunk
+        budget -= chunk
+        tokens += chunk
+        prefilling += 1
+        request = row[c.NEXT]
+    decoding = whole[c.DECODING]
+    seconds = _step_s(s, r, decoding + prefilling, decoding + tokens, pairs)
+    _pass(s, r, seconds, 1)
+    if decoding > 0:
+        whole[c.STEP] += 1
+        whole[c.CONTEXT] += decoding
+        _end_due(s, r)
+    _complete_prefills(s, r)
+
+
+@compiled
+def _complete_prefills(s: FleetState, r: int) -> None:
+    """Turn the prompts that are done into decoding sequences, in order."""
+    request = s.whole[r, c.PREFILL]
+    while request != c.NONE:
+        row = s.request[request]
+        if row[c.PREFILLED] < row[c.INPUT] + row[c.GENERATED]:
+            break
+        after = row[c.NEXT]
+        _prefilled(s, r, request)
+        request = after
+    s.whole[r, c.PREFILL] = request
+
+
+@compiled
+def _prefill_step(s: FleetState, r: int) -> None:
+    """One step of whole prompts only; decoding stands still (vLLM before chunked prefill, TGIS)."""
+    whole = s.whole[r]
+    tokens, prefilling, pairs = 0, 0, 0.0
+    while _can_admit(s, r):
+        head = s.request[whole[c.WAIT_HEAD]]
+        prompt = head[c.INPUT] + head[c.GENERATED]
+        if tokens > 0 and tokens + prompt > whole[c.BUDGET]:
+            break
+        request = _admit(s, r)
+        pairs += _chunk_pairs(s, r, 0, prompt)
+        s.request[request, c.PREFILLED] = prompt
+        tokens += prompt
+        prefilling += 1
+    real = s.real[r]
+    seconds = (
+        real[c.FIXED]
+        + prefilling * real[c.PER_SEQUENCE]
+        + _products(s, r, tokens)
+        + pairs * real[c.PER_PAIR]
+    )
+    _pass(s, r, seconds, 1)
+    _complete_prefills(s, r)
+
+
+@compiled
+def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
+    """Run replica `r` until no step would start before `until`, or it idles, or (asked) one ends.
+
+    An idle replica's clock moves to `until`.
+    """
+    whole = s.whole[r]
+    ended = s.ended[0]
+    while s.real[r, c.CLOCK] < until:
+        if whole[c.RUNNING] == 0 and whole[c.WAITING] == 0:
+            if not math.isinf(until):
+                s.real[r, c.CLOCK] = until
+            return
+        if whole[c.CHUNKED] == 1 and (whole[c.PREFILL] != c.NONE or _can_admit(s, r)):
+            _chunked_step(s, r)
+        elif whole[c.CHUNKED] == 0 and _can_admit(s, r):
+            _prefill_step(s, r)
+        else:
+            _decode(s, r, until)
+        if stop_on_end and s.ended[0] > ended:
+            return
+
+
+@compiled
+def advance_all(s: FleetState, until: float) -> None:
+    """Run every replica until `until`."""
+    for r in range(len(s.real)):
+        advance(s, r, until, False)
+
+
+@compiled
+def run_open_loop(s: FleetState) -> None:
+    """Serve all requests, already set with rising arrivals, on replica 0."""
+    for request in range(len(s.request)):
+        advance(s, 0, s.times[request, c.ARRIVAL], False)
+        submit(s, 0, request)
+    advance(s, 0, math.inf, False)
+
+
+@compiled
+def run_closed_loop(s: FleetState, users: int) -> None:
+    """Keep `users` requests in flight on replica 0: the next one is sent when one ends."""
+    sent, seen = 0, 0
+    while sent < min(users, len(s.request)):
+        s.times[sent, c.ARRIVAL] = s.real[0, c.CLOCK]
+        submit(s, 0, sent)
+        sent += 1
+    while seen < s.ended[0] or s.whole[0, c.RUNNING] + s.whole[0, c.WAITING] > 0:
+        if seen == s.ended[0]:
+            advance(s, 0, math.inf, True)
+        while seen < s.ended[0]:
+            seen += 1
+            if sent < len(s.request):
+                s.times[sent, c.ARRIVAL] = s.real[0, c.CLOCK]
+                submit(s, 0, sent)
+                sent += 1
+
+
+@compiled
+def set_requests(s: FleetState, arrival: Floats, inputs: Whole, outputs: Whole) -> None:
+    """Write arrivals and sizes of all requests."""
+    for request in range(len(s.request)):
+        s.times[request, c.ARRIVAL] = arrival[request]
+        s.request[request, c.INPUT] = inputs[request]
+        s.request[request, c.OUTPUT] = outputs[request]
