@@ -31,6 +31,15 @@ class Flag:
     message: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Commitment:
+    """A lower price for a promised term: USD per hour of the whole instance, paid used or not."""
+
+    kind: str
+    term_years: float
+    usd_per_hour: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """One instance type in one region, as sold.
@@ -38,7 +47,8 @@ class Offer:
     `accelerator` is SkyPilot's canonical name, `accelerator_count` GPUs per instance (may be
     fractional), `price_usd_per_hour` on demand and `spot_usd_per_hour` spot, both for the whole
     instance and None where unknown or not sold. `source` names where the price was read and `as_of`
-    (ISO 8601) when it was true as far as known.
+    (ISO 8601) when it was true as far as known. `catalog_accelerator` is the spelling in the cloud's
+    own catalog where it differs (what `sky` matches there). An unreadable count is NaN, and blocked.
     """
 
     cloud: str
@@ -53,6 +63,8 @@ class Offer:
     vcpus: float | None = None
     memory_gib: float | None = None
     flags: tuple[Flag, ...] = ()
+    catalog_accelerator: str | None = None
+    commitments: tuple[Commitment, ...] = ()
 
     def blocked(self, use_spot: bool) -> tuple[Flag, ...]:
         """Return the flags that keep this offer's price (spot or on demand) out of a plan."""

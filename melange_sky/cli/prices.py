@@ -6,14 +6,18 @@ import csv
 import math
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, is_offline, offline_option
+from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.prices.names import parse_infra
+
+if TYPE_CHECKING:
+    from melange_sky.prices.refresh import RefreshResult
 
 accelerators_option = click.option(
     "--accelerators", default="", metavar="A,B:N", help="Only these (NAME or NAME:COUNT)."
@@ -69,6 +73,75 @@ def list_(
         _echo_csv(book.offers)
     else:
         _echo_table(book.offers)
+
+
+@prices.command()
+@infra_option
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Also ask a provider's own API: azure, runpod, vast, aws, gcp, gpuhunt (repeat for more).")  # fmt: skip
+@click.option("--deadline", type=click.FloatRange(1, 3600), default=45.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
+@format_option
+@offline_option
+def refresh(
+    infra: str, sources: tuple[str, ...], deadline: float, output_format: str, offline: bool
+) -> None:
+    """Pull prices now; ends within a minute whatever a server does.
+
+    Exits 0 if at least one cloud was fetched or found unchanged (failed ones are named), else 4.
+    """
+    if is_offline(offline):
+        raise InputError(
+            "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
+        )
+    pairs = parse_infra(infra)
+    # aiohttp and rich are not wanted by the other commands
+    from melange_sky.cli.progress import RefreshProgress
+    from melange_sky.prices.apis.known import find_apis
+    from melange_sky.prices.refresh import RefreshOptions
+    from melange_sky.prices.refresh import refresh as pull
+    from melange_sky.prices.store import Store
+
+    apis = find_apis(sources, pairs)
+    with RefreshProgress() as progress:
+        clouds = tuple(dict.fromkeys(cloud for cloud, _ in pairs))
+        options = RefreshOptions(
+            clouds=clouds if clouds or not apis else tuple(api.cloud for api in apis),
+            apis=apis,
+            deadline_s=deadline,
+            on_event=progress.show,
+        )
+        result = pull(Store(), options)
+    _report_refresh(result, output_format)
+
+
+def _report_refresh(result: RefreshResult, output_format: str) -> None:
+    for cloud, reason in result.failed.items():
+        click.echo(f"warning: no new prices of {cloud}: {reason}", err=True)
+    if result.store_problem is not None:
+        raise SourceUnavailableError(
+            f"prices were fetched and could not be kept: {result.store_problem}"
+        )
+    if not result.any_good:
+        names = ", ".join(result.failed) or "any cloud"
+        raise SourceUnavailableError(
+            f"no prices could be fetched ({names}); what was fetched before stays"
+        )
+    snapshot = result.manifest.id if result.manifest else None
+    if output_format == "json":
+        echo_json(
+            {
+                "snapshot": snapshot,
+                "fetched": list(result.fetched),
+                "unchanged": list(result.unchanged),
+                "failed": dict(result.failed),
+                "not_hosted": list(result.absent),
+            }
+        )
+        return
+    for cloud in (*result.fetched, *result.unchanged):
+        entry = result.pulled[cloud].entry
+        state = "unchanged" if cloud in result.unchanged else "fetched"
+        click.echo(f"{cloud:<15}{state:<11}{entry.offers:>6} offers  {entry.label}")
+    click.echo(f"snapshot {snapshot}")
 
 
 COLUMNS = (

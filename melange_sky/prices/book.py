@@ -8,21 +8,30 @@ own CSV of offers comes on top and replaces equal instances.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table
-from melange_sky.errors import InputError, SourceUnavailableError, did_you_mean
-from melange_sky.offers import Offer, parse_accelerator
+from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.offers import Offer
 from melange_sky.plan import PlanWarning
-from melange_sky.prices.names import canonical_accelerator, check_clouds
+from melange_sky.prices.names import HOSTED_CLOUDS, KNOWN_CLOUDS, check_clouds
 from melange_sky.prices.own_csv import read_embedded, read_own_csv
 from melange_sky.prices.sanity import age_flag
+from melange_sky.prices.select import Selection
+from melange_sky.prices.settings import addresses_from_environment
+from melange_sky.prices.store import Entry, Manifest, Store
+from melange_sky.prices.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from melange_sky.prices.refresh import RefreshResult
+
+STALE_AFTER = timedelta(hours=7)
+"""Older than this, prices are fetched anew where the network is allowed (SkyPilot's own period)."""
+CLOCK_SLACK = timedelta(minutes=5)
+"""A fetch that lies further than this in the future was dated by another clock: stale."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +39,8 @@ class OfferQuery:
     """What is asked: infra as (cloud, region or None) pairs, accelerators as NAME or NAME:COUNT.
 
     Empty tuples ask for everything. `as_of` is a snapshot id or a date: nothing is fetched then.
+    `refresh` pulls whatever the age; `sources` names provider APIs to pull from (and so refreshes).
+    `store_dir` and `now` are for tests and repeats.
     """
 
     infra: tuple[tuple[str, str | None], ...] = ()
@@ -40,6 +51,7 @@ class OfferQuery:
     sources: tuple[str, ...] = ()
     as_of: str | None = None
     now: datetime | None = None
+    store_dir: Path | None = None
 
     @property
     def clouds(self) -> tuple[str, ...]:
@@ -56,38 +68,270 @@ class OfferBook:
     warnings: tuple[PlanWarning, ...] = ()
 
 
+@dataclass(slots=True, kw_only=True)
+class _Chain:
+    """The state of one choice: what is at hand, what was chosen, what must be said."""
+
+    query: OfferQuery
+    now: datetime
+    store: Store
+    manifest: Manifest | None = None
+    in_memory: Mapping[str, tuple[Entry, Table]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    warnings: list[PlanWarning] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    def warn(self, code: str, message: str) -> None:
+        self.warnings.append(PlanWarning(code=code, message=message))
+
+
 def load_offers(query: OfferQuery) -> OfferBook:
     """Return the offers that match the query, each flagged by the sanity rules.
 
     Raises InputError for unknown clouds, regions or accelerators and for an unreadable CSV, and
     SourceUnavailableError where no source has any offer of what was asked.
     """
-    now = query.now or datetime.now(timezone.utc)
-    own, _ = read_own_csv(query.offers_csv) if query.offers_csv else ((), "")
-    own_clouds = tuple(dict.fromkeys(offer.cloud for offer in own))
-    check_clouds(query.clouds, also=own_clouds)
-    warnings: list[PlanWarning] = []
-    embedded, snapshot = read_embedded()
-    offers: list[Offer] = list(embedded)
-    warnings.append(_embedded_warning(offers))
+    own, own_digest = read_own_csv(query.offers_csv) if query.offers_csv else ((), "")
+    check_clouds(query.clouds, also=tuple(offer.cloud for offer in own))
+    if query.offline and (query.refresh or query.sources):
+        raise InputError(
+            "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
+        )
+    chain = _Chain(
+        query=query, now=query.now or datetime.now(timezone.utc), store=Store(query.store_dir)
+    )
+    _find_snapshot(chain)
+    tables = _choose(chain)
+    selection = Selection(infra=query.infra, accelerators=query.accelerators)
+    offers = selection.of(tables, _embedded(chain, tables), own)
     if own:
-        replaced = {(o.cloud, o.region, o.instance_type) for o in own}
-        offers = [o for o in offers if (o.cloud, o.region, o.instance_type) not in replaced]
-        offers.extend(own)
-    offers = select_offers(offers, query)
+        chain.ids.append(f"csv-{own_digest}")
+    if not offers and not selection.knows_any:
+        raise SourceUnavailableError(_nothing_known(chain))
     return OfferBook(
-        offers=tuple(sorted((_aged(o, now) for o in offers), key=_order)),
-        snapshot=snapshot,
-        warnings=tuple(warnings),
+        offers=tuple(sorted((_aged(o, chain.now) for o in offers), key=_order)),
+        snapshot="+".join(chain.ids) or None,
+        warnings=tuple(chain.warnings),
     )
 
 
-def _embedded_warning(offers: list[Offer]) -> PlanWarning:
-    dates = [offer.as_of for offer in offers if offer.as_of]
-    span = f"{min(dates)} to {max(dates)}" if dates else "an unknown date"
-    return PlanWarning(
-        code="embedded-prices",
-        message=f"prices come from the snapshot shipped with melange-sky (as of {span}), not from today",
+def _find_snapshot(chain: _Chain) -> None:
+    """Set the snapshot to read: the one asked for, or the newest after a refresh where one is due."""
+    query = chain.query
+    if query.as_of is not None:
+        if not query.as_of.startswith("embedded"):
+            chain.manifest = chain.store.find(query.as_of)
+        return
+    chain.manifest = chain.store.newest()
+    if query.offline:
+        return
+    asked = query.refresh or bool(query.sources)
+    wanted = [c for c in (query.clouds or HOSTED_CLOUDS) if c in HOSTED_CLOUDS]
+    due = tuple(c for c in wanted if asked or _is_stale(chain, c))
+    if due or query.sources:
+        _refresh(chain, due, asked)
+
+
+def _is_stale(chain: _Chain, cloud: str) -> bool:
+    entry = chain.manifest.clouds.get(cloud) if chain.manifest else None
+    if entry is None:
+        absent = chain.manifest.absent.get(cloud) if chain.manifest else None
+        return absent is None or not _is_young(absent, chain.now)
+    if entry.source == "catalog" and entry.url not in addresses_from_environment().of(cloud):
+        return True
+    return not _is_young(entry.checked_at, chain.now)
+
+
+def _is_young(moment: str, now: datetime) -> bool:
+    return -CLOCK_SLACK <= now - _moment(moment) <= STALE_AFTER
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _age(entry: Entry, now: datetime) -> timedelta:
+    return now - _moment(entry.checked_at)
+
+
+def _refresh(chain: _Chain, clouds: tuple[str, ...], asked: bool) -> None:
+    # asyncio and aiohttp are not wanted where nothing is fetched
+    from melange_sky.prices.apis.known import find_apis
+    from melange_sky.prices.refresh import (
+        ASKED_DEADLINE_S,
+        UNASKED_DEADLINE_S,
+        RefreshOptions,
+        refresh,
+    )
+
+    query = chain.query
+    options = RefreshOptions(
+        clouds=clouds,
+        named=bool(query.clouds),
+        apis=find_apis(query.sources, query.infra),
+        deadline_s=ASKED_DEADLINE_S if asked else UNASKED_DEADLINE_S,
+    )
+    result = refresh(chain.store, options)
+    chain.failed = result.failed
+    if result.manifest is not None:
+        chain.manifest = result.manifest
+    if result.store_problem is not None:
+        chain.warn("prices-not-stored", f"today's prices could not be kept: {result.store_problem}")
+        chain.in_memory = _in_memory(chain, result)
+        chain.ids.append("unstored")
+
+
+def _in_memory(chain: _Chain, result: RefreshResult) -> dict[str, tuple[Entry, Table]]:
+    held = {}
+    for cloud, pulled in result.pulled.items():
+        table = (
+            chain.store.table(pulled.entry) if pulled.table is None else Table.decode(pulled.table)
+        )
+        if table is not None:
+            held[cloud] = (pulled.entry, table)
+    return held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    table: Table
+    source: str
+    as_of: str | None
+
+
+def _choose(chain: _Chain) -> dict[str, _Chosen]:
+    """Return, per cloud, the table that the chain prefers; clouds without one are left out."""
+    chosen: dict[str, _Chosen] = {}
+    _choose_local(chain, chosen)
+    known = chain.manifest.clouds if chain.manifest else {}
+    old: dict[str, timedelta] = {}
+    used = False
+    for cloud in chain.query.clouds or tuple(dict.fromkeys((*known, *chain.in_memory))):
+        if cloud in chosen:
+            continue
+        found = chain.in_memory.get(cloud) or _stored(chain, cloud)
+        if found is None:
+            continue
+        entry, table = found
+        used = True
+        chosen[cloud] = _Chosen(
+            table=table, source=entry.label, as_of=entry.as_of or entry.checked_at
+        )
+        if chain.query.as_of is None and _age(entry, chain.now) > STALE_AFTER:
+            old[cloud] = _age(entry, chain.now)
+    if used and chain.manifest is not None:
+        chain.ids.append(chain.manifest.id)
+    _warn_failed(chain, chosen)
+    _warn_old(chain, {c: age for c, age in old.items() if c not in chain.failed})
+    return chosen
+
+
+def _choose_local(chain: _Chain, chosen: dict[str, _Chosen]) -> None:
+    if chain.query.as_of is not None:
+        return
+    # parsing CSV is not wanted where no catalog was modified
+    from melange_sky.prices.sky_local import modified_clouds, read_modified
+
+    schema = addresses_from_environment().schema
+    for cloud in modified_clouds(schema, chain.query.clouds or KNOWN_CLOUDS):
+        try:
+            local = read_modified(schema, cloud)
+        except SourceUnavailableError as error:
+            chain.warn(
+                "local-catalog-refused",
+                f"the modified SkyPilot catalog of {cloud} is left aside: {error}",
+            )
+            continue
+        if local is not None:
+            chosen[cloud] = _Chosen(table=local.table, source=local.source, as_of=local.changed_at)
+            chain.ids.append(f"local-{cloud}-{local.md5[:12]}")
+            chain.warn(
+                "local-catalog", f"prices of {cloud} come from your {local.source}, as sky's will"
+            )
+
+
+def _stored(chain: _Chain, cloud: str) -> tuple[Entry, Table] | None:
+    """The cloud's rows in the snapshot; where its table is damaged, the last good one before."""
+    manifest = chain.manifest
+    if manifest is None or cloud not in manifest.clouds:
+        return None
+    table = chain.store.table(manifest.clouds[cloud])
+    if table is not None:
+        return manifest.clouds[cloud], table
+    for older in chain.store.before(manifest):
+        entry = older.clouds.get(cloud)
+        table = chain.store.table(entry) if entry is not None else None
+        if entry is not None and table is not None:
+            chain.warn(
+                "table-damaged",
+                f"the newest stored prices of {cloud} are unreadable; those of {entry.checked_at} are used",
+            )
+            return entry, table
+    chain.warn(
+        "table-damaged", f"the stored prices of {cloud} are unreadable; refresh to mend them"
+    )
+    return None
+
+
+def _embedded(chain: _Chain, chosen: Mapping[str, _Chosen]) -> list[Offer]:
+    """The embedded offers of the clouds that no better source covers, with a warning."""
+    offers, snapshot = read_embedded()
+    asked = set(chain.query.clouds)
+    used = [o for o in offers if o.cloud not in chosen and (not asked or o.cloud in asked)]
+    if used:
+        clouds = ", ".join(sorted({o.cloud for o in used}))
+        dates = [o.as_of for o in used if o.as_of]
+        span = _span(dates)
+        chain.warn(
+            "embedded-prices",
+            f"prices of {clouds} come from the snapshot shipped with melange-sky (as of {span});"
+            " nothing newer is at hand",
+        )
+        chain.ids.append(snapshot)
+    return used
+
+
+def _span(dates: list[str]) -> str:
+    if not dates:
+        return "an unknown date"
+    first, last = min(dates), max(dates)
+    return first if first == last else f"{first} to {last}"
+
+
+def _warn_failed(chain: _Chain, chosen: Mapping[str, _Chosen]) -> None:
+    for cloud, reason in chain.failed.items():
+        used = chosen.get(cloud)
+        rest = f"; its prices of {used.as_of} are used" if used else ""
+        chain.warn("fetch-failed", f"no new prices of {cloud}: {reason}{rest}")
+
+
+def _warn_old(chain: _Chain, old: Mapping[str, timedelta]) -> None:
+    if old:
+        oldest = max(old.values())
+        chain.warn(
+            "cached-prices",
+            f"prices of {', '.join(sorted(old))} were last checked up to {age_text(oldest)} ago",
+        )
+
+
+def age_text(age: timedelta) -> str:
+    """Return an age for people.
+
+    >>> age_text(timedelta(hours=9)), age_text(timedelta(days=3, hours=2))
+    ('9 hours', '3 days')
+    """
+    hours = age.total_seconds() / 3600
+    return f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+def _nothing_known(chain: _Chain) -> str:
+    clouds = ", ".join(chain.query.clouds) or "any cloud"
+    reasons = "; ".join(f"{cloud}: {reason}" for cloud, reason in chain.failed.items())
+    if reasons:
+        return f"no prices of {clouds} are usable: {reasons}"
+    return (
+        f"no prices of {clouds} are known: none were fetched and the embedded snapshot has none;"
+        " run `melange-sky prices refresh` with the network allowed"
     )
 
 
@@ -102,64 +346,3 @@ def _order(offer: Offer) -> tuple[str, float, str, str, str]:
         offer.accelerator, 0.0 if math.isnan(count) else count,
         offer.cloud, offer.region, offer.instance_type,
     )  # fmt: skip
-
-
-def select_offers(offers: Iterable[Offer], query: OfferQuery) -> list[Offer]:
-    """Return the offers of the infra and accelerators asked; unknown names raise InputError."""
-    kept = _of_infra(list(offers), query)
-    return _of_accelerators(kept, query.accelerators)
-
-
-def _of_infra(offers: list[Offer], query: OfferQuery) -> list[Offer]:
-    if not query.infra:
-        return offers
-    regions: dict[str, set[str]] = {}
-    for offer in offers:
-        regions.setdefault(offer.cloud, set()).add(offer.region)
-    problems = []
-    for cloud, region in query.infra:
-        if region is not None and cloud in regions and region not in regions[cloud]:
-            hint = did_you_mean(region, regions[cloud])
-            problems.append(f"no prices for region '{region[:80]}' of {cloud}{hint}")
-    if problems:
-        raise InputError(*problems)
-    without = [cloud for cloud in query.clouds if cloud not in regions]
-    if len(without) == len(query.clouds):
-        raise SourceUnavailableError(
-            f"no prices of {', '.join(without)} are known: nothing was ever fetched, and the embedded"
-            " snapshot has none; run `melange-sky prices refresh` with the network allowed"
-        )
-    asked = set(query.infra)
-    return [o for o in offers if (o.cloud, None) in asked or (o.cloud, o.region) in asked]
-
-
-def _of_accelerators(offers: list[Offer], accelerators: tuple[str, ...]) -> list[Offer]:
-    if not accelerators:
-        return offers
-    wanted: list[tuple[str, float | None]] = []
-    problems = []
-    known = {offer.accelerator for offer in offers}
-    for text in accelerators:
-        try:
-            name, count = parse_accelerator(text)
-        except ValueError:
-            problems.append(f"'{text[:80]}' is not an accelerator as NAME or NAME:COUNT")
-            continue
-        name = canonical_accelerator(name)
-        folded = {k.casefold(): k for k in known}
-        name = folded.get(name.casefold(), name)
-        if name not in known and not _is_listed(name):
-            problems.append(f"unknown accelerator '{name[:80]}'{did_you_mean(name, known)}")
-        wanted.append((name, count))
-    if problems:
-        raise InputError(*problems)
-    asked = set(wanted)
-    return [
-        o
-        for o in offers
-        if (o.accelerator, None) in asked or (o.accelerator, o.accelerator_count) in asked
-    ]
-
-
-def _is_listed(name: str) -> bool:
-    return name in accelerator_table()

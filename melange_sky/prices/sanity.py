@@ -136,7 +136,8 @@ def _check_alone(offer: Offer) -> Offer:
     if price is not None and spot is not None:
         if spot > price:
             message = f"spot {spot:g} is above on demand {price:g} $/h"
-            flags.append(make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
+            if all(flag.code != "spot-above-on-demand" for flag in offer.flags):
+                flags.append(make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
         elif spot == price:
             message = f"spot equals on demand ({price:g} $/h): no real spot price"
             flags.append(make_flag("spot-equals-on-demand", Touches.SPOT, message))

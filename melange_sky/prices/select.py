@@ -1,0 +1,128 @@
+"""Which offers are asked for: by cloud, region and accelerator, over tables and lists alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from melange_sky.accelerators import accelerator_table
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.offers import Offer, parse_accelerator
+from melange_sky.prices.names import canonical_accelerator
+from melange_sky.prices.tables import Rows, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+
+class Priced(Protocol):
+    """A cloud's table with the source and date of its fetch."""
+
+    @property
+    def table(self) -> Table:
+        """The rows."""
+
+    @property
+    def source(self) -> str:
+        """Where they were read."""
+
+    @property
+    def as_of(self) -> str | None:
+        """When they were true."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Selection:
+    """Infra as (cloud, region or None) pairs and accelerators as NAME or NAME:COUNT; empty for all."""
+
+    infra: tuple[tuple[str, str | None], ...] = ()
+    accelerators: tuple[str, ...] = ()
+    knows_any: bool = field(default=False, init=False)
+    """Whether any asked cloud had any offer at all, matching or not."""
+
+    def of(
+        self, tables: Mapping[str, Priced], listed: Sequence[Offer], own: Sequence[Offer]
+    ) -> list[Offer]:
+        """Return what matches; an offer of `own` replaces the same instance type in its region.
+
+        Raises InputError for regions and accelerators that nothing here has heard of.
+        """
+        loose = [*listed, *own]
+        self.knows_any = bool(self._clouds_of(tables, loose))
+        self._check_regions(tables, loose)
+        pairs = self._pairs(tables, loose)
+        offers: list[Offer] = []
+        for cloud, priced in tables.items():
+            if not self._asks(cloud):
+                continue
+            rows = Rows(regions=self._regions(cloud), accelerators=pairs)
+            offers.extend(priced.table.offers(priced.source, priced.as_of, rows))
+        offers.extend(o for o in listed if self._matches(o, pairs))
+        if not own:
+            return offers
+        replaced = {(o.cloud, o.region, o.instance_type) for o in own}
+        offers = [o for o in offers if (o.cloud, o.region, o.instance_type) not in replaced]
+        return [*offers, *(o for o in own if self._matches(o, pairs))]
+
+    def _asks(self, cloud: str) -> bool:
+        return not self.infra or any(cloud == asked for asked, _ in self.infra)
+
+    def _regions(self, cloud: str) -> frozenset[str] | None:
+        asked = [region for name, region in self.infra if name == cloud]
+        if not asked or None in asked:
+            return None
+        return frozenset(region for region in asked if region is not None)
+
+    def _matches(self, offer: Offer, pairs: frozenset[tuple[str, float | None]] | None) -> bool:
+        regions = self._regions(offer.cloud)
+        if not self._asks(offer.cloud) or (regions is not None and offer.region not in regions):
+            return False
+        return pairs is None or bool(
+            {(offer.accelerator, None), (offer.accelerator, offer.accelerator_count)} & pairs
+        )
+
+    def _clouds_of(self, tables: Mapping[str, Priced], loose: Iterable[Offer]) -> set[str]:
+        clouds = {cloud for cloud, priced in tables.items() if priced.table.regions}
+        clouds |= {offer.cloud for offer in loose}
+        return {cloud for cloud in clouds if self._asks(cloud)}
+
+    def _check_regions(self, tables: Mapping[str, Priced], loose: Sequence[Offer]) -> None:
+        problems = []
+        for cloud, region in self.infra:
+            if region is None:
+                continue
+            known = {offer.region for offer in loose if offer.cloud == cloud}
+            if cloud in tables:
+                known |= tables[cloud].table.regions
+            if known and region not in known:
+                hint = did_you_mean(region, known)
+                problems.append(f"no prices for region '{region[:80]}' of {cloud}{hint}")
+        if problems:
+            raise InputError(*problems)
+
+    def _pairs(
+        self, tables: Mapping[str, Priced], loose: Sequence[Offer]
+    ) -> frozenset[tuple[str, float | None]] | None:
+        if not self.accelerators:
+            return None
+        known = set(accelerator_table()) | {offer.accelerator for offer in loose}
+        for priced in tables.values():
+            known |= priced.table.accelerators
+        folded = {name.casefold(): name for name in sorted(known)}
+        pairs: set[tuple[str, float | None]] = set()
+        problems = []
+        for text in self.accelerators:
+            try:
+                name, count = parse_accelerator(text)
+            except ValueError:
+                problems.append(f"'{text[:80]}' is not an accelerator as NAME or NAME:COUNT")
+                continue
+            name = canonical_accelerator(name)
+            found = folded.get(name.casefold())
+            if found is None:
+                problems.append(f"unknown accelerator '{name[:80]}'{did_you_mean(name, known)}")
+            else:
+                pairs.add((found, count))
+        if problems:
+            raise InputError(*problems)
+        return frozenset(pairs)
