@@ -2,9 +2,31 @@
 
 The document holds all that rendering, simulating, explaining and reporting need. Every number's
 origin stands beside it: price (source, as-of), capacity (origin per cell), solver (status, gap).
+Reading needs pydantic and writing does not: `melange_sky.planfile.read` is imported when used.
 """
 
-from melange_sky.planfile.read import load_plan, parse_plan
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from melange_sky.planfile.write import allocation_origin, dump_plan, plan_document
 
+if TYPE_CHECKING:
+    from melange_sky.plan import FleetPlan, Plan
+
 __all__ = ["allocation_origin", "dump_plan", "load_plan", "parse_plan", "plan_document"]
+
+
+def load_plan(path: Path) -> Plan | FleetPlan:
+    """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
+    from melange_sky.planfile import read
+
+    return read.load_plan(path)
+
+
+def parse_plan(document: object, where: str) -> Plan | FleetPlan:
+    """Turn a parsed document into a plan; `where` names it in messages."""
+    from melange_sky.planfile import read
+
+    return read.parse_plan(document, where)

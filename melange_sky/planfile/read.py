@@ -70,6 +70,7 @@ class _Candidate(_Document):
 class _Allocation(_Document):
     option: str
     instances: Annotated[int, Field(ge=1)]
+    fixed_instances: Annotated[int, Field(ge=0)] = 0
     load_fraction: NonNegative
     rate_rps: NonNegative
     shares: list[list[NonNegative]]
@@ -262,6 +263,7 @@ def _allocation(
     return Allocation(
         option=candidates[document.option],
         instances=document.instances,
+        fixed_instances=document.fixed_instances,
         load_fraction=document.load_fraction,
         rate_rps=document.rate_rps,
         shares=shares,

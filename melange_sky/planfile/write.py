@@ -31,8 +31,21 @@ def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
 
 
 def dump_plan(plan: Plan | FleetPlan) -> str:
-    """Return the text of `plan.json`."""
-    return json.dumps(plan_document(plan), indent=2, allow_nan=False) + "\n"
+    """Return the text of `plan.json`: a line per key, and per element of a list of objects."""
+    return document_text(plan_document(plan)) + "\n"
+
+
+def document_text(document: dict[str, Any]) -> str:
+    """Return a document as JSON that people can read by line and that is quick to write."""
+    rows = [f"  {json.dumps(key)}: {_value_text(value)}" for key, value in document.items()]
+    return "{\n" + ",\n".join(rows) + "\n}"
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        rows = [f"    {json.dumps(element, allow_nan=False)}" for element in value]
+        return "[\n" + ",\n".join(rows) + "\n  ]"
+    return json.dumps(value, allow_nan=False)
 
 
 def _solver_fields(solver: SolverReport) -> dict[str, Any]:
@@ -119,6 +132,7 @@ def _allocation_document(allocation: Allocation) -> dict[str, Any]:
         **_option_fields(allocation.option.option),
         "instances": allocation.instances,
         "replicas": allocation.instances,
+        "fixed_instances": allocation.fixed_instances,
         "cost_usd_per_hour": allocation.cost_usd_per_hour,
         "load_fraction": allocation.load_fraction,
         "rate_rps": allocation.rate_rps,

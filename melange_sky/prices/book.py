@@ -61,11 +61,15 @@ class OfferQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferBook:
-    """The offers that match, flagged ones included; `snapshot` is the id to repeat the plan with."""
+    """The offers that match, flagged ones included; `snapshot` is the id to repeat the plan with.
+
+    `own_clouds` are those that the user's own offers name: the user knows that they can be used.
+    """
 
     offers: tuple[Offer, ...]
     snapshot: str | None
     warnings: tuple[PlanWarning, ...] = ()
+    own_clouds: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -112,6 +116,7 @@ def load_offers(query: OfferQuery) -> OfferBook:
         offers=tuple(sorted((_aged(o, chain.now) for o in offers), key=_order)),
         snapshot="+".join(chain.ids) or None,
         warnings=tuple(chain.warnings),
+        own_clouds=tuple(sorted({offer.cloud for offer in own})),
     )
 
 

@@ -1,1 +1,0 @@
-"""The order of the steps: spec → offers → options → capacities → optimum → plan."""

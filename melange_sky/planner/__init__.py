@@ -1,0 +1,249 @@
+"""The order of the steps: spec → offers → options → capacities → optimum → plan.
+
+The only module that knows all of them; each step lives elsewhere and can be used alone.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
+from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.models import with_engine_args
+from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
+from melange_sky.plan import FleetPlan, Plan, PlanWarning
+from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
+from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.planner.sensitivity import cost_band
+from melange_sky.prices import OfferQuery, load_offers
+from melange_sky.profiles import CapacityQuery, load_model
+from melange_sky.render import unservable_clouds
+from melange_sky.slo import SLO
+from melange_sky.spec import MelangeConfig, Spec, load_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from melange_sky.models import ModelShape
+    from melange_sky.spec import AcceleratorChoice, ServedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRequest:
+    """What the caller asks beyond the spec. `progress` is told of long work (done, total)."""
+
+    prices: OfferQuery = field(default_factory=OfferQuery)
+    allow_flagged: bool = False
+    solve: SolveOptions = field(default_factory=SolveOptions)
+    sensitivity: bool = True
+    progress: Callable[[int, int], None] | None = None
+
+
+def plan_spec(path: Path, request: PlanRequest = PlanRequest()) -> Plan | FleetPlan:
+    """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
+
+    Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
+    """
+    request = request or PlanRequest()
+    spec = load_spec(path)
+    if isinstance(spec, MelangeConfig):
+        return _plan_config(spec, path.stem, request)
+    return plan_loaded(spec, request)
+
+
+def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
+    """Plan an already checked spec."""
+    prepared = _Prepared.of(spec, request)
+    solve = request.solve
+    problem = Problem(
+        demands=prepared.demands, headroom=spec.headroom, constraints=constraints_of(spec)
+    )
+    solution = optimize(problem, solve)
+    alone = baselines(problem, _costs(solution), solve)
+    band = None
+    if request.sensitivity:
+        band = cost_band(problem, solve, f"melange-sky profile launch {spec.path}")
+    created_at = _created_at()
+    plans = tuple(
+        Plan(
+            name=served.name,
+            model=served.model,
+            created_at=created_at,
+            slo=served.slo,
+            workload=served.workload,
+            headroom=spec.headroom,
+            allocations=solution.allocations[k],
+            baselines=alone[k],
+            solver=solution.report,
+            candidates=prepared.demands[k].options,
+            warnings=prepared.warnings[k],
+            model_shape=prepared.shapes[k],
+            engine=spec.engine,
+            engine_generation=ENGINE_GENERATION,
+            price_snapshot=prepared.snapshot,
+            sensitivity=band,
+        )
+        for k, served in enumerate(spec.models)
+    )
+    if not spec.multi:
+        return replace(plans[0], warnings=prepared.shared_warnings + plans[0].warnings)
+    return FleetPlan(
+        name=spec.name,
+        created_at=created_at,
+        models=plans,
+        solver=solution.report,
+        warnings=prepared.shared_warnings,
+    )
+
+
+ENGINE_GENERATION = "vllm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """Everything that the optimizer needs, per served model, and what must be told about it."""
+
+    demands: tuple[Demand, ...]
+    shapes: tuple[ModelShape, ...]
+    warnings: tuple[tuple[PlanWarning, ...], ...]
+    shared_warnings: tuple[PlanWarning, ...]
+    snapshot: str | None
+
+    @classmethod
+    def of(cls, spec: Spec, request: PlanRequest) -> _Prepared:
+        book = load_offers(
+            replace(
+                request.prices,
+                infra=tuple((place.cloud, place.region) for place in spec.resources.infra),
+                accelerators=tuple(sorted({c.name for c in spec.resources.accelerators})),
+            )
+        )
+        closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
+        rules = OfferRules(
+            kinds=kinds_of_price(spec),
+            allow_flagged=request.allow_flagged,
+            closed_clouds=closed,
+            regions=speaks_of_places(spec),
+        )
+        offers, rejected = usable_offers(book.offers, spec.resources, rules)
+        if not offers:
+            raise _no_offer(spec, rejected)
+        shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
+        rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
+        return cls(
+            demands=tuple(demand for demand, _, _ in rows),
+            shapes=tuple(shape for _, shape, _ in rows),
+            warnings=tuple(tuple(warnings) for _, _, warnings in rows),
+            shared_warnings=tuple(shared),
+            snapshot=book.snapshot,
+        )
+
+
+def _prepare_model(
+    served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
+) -> tuple[Demand, ModelShape, list[PlanWarning]]:
+    shape = with_engine_args(load_model(served.model, served.model_config), spec.engine.args)
+    workload = served.workload
+    query = CapacityQuery(
+        model=shape,
+        slo=served.slo,
+        input_sizes=workload.input_sizes,
+        output_sizes=workload.output_sizes,
+        needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
+        longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
+        generation=ENGINE_GENERATION,
+        progress=request.progress,
+    )
+    options, misfits = build_options(shape, offers, query)
+    if not options:
+        reasons = "; ".join(w.message for w in misfits) or "no option"
+        raise InfeasibleError(f"{served.name}: the model fits on no asked accelerator: {reasons}")
+    warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
+    warnings += misfits
+    return Demand(name=served.name, workload=workload, options=options), shape, warnings
+
+
+def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
+    asked = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
+    where = ", ".join(
+        f"{p.cloud}/{p.region}" if p.region else p.cloud for p in spec.resources.infra
+    )
+    why = "; ".join(w.message for w in rejected) or "no cloud asked for sells them"
+    kind = "spot" if spec.resources.use_spot else "on demand"
+    return InfeasibleError(
+        f"{spec.path}: resources: no usable {kind} offer of {asked} on {where or 'any cloud'} ({why}); "
+        "see `melange-sky prices list`"
+    )
+
+
+def _spelled(choice: AcceleratorChoice) -> str:
+    return choice.name if choice.count is None else f"{choice.name}:{choice.count}"
+
+
+def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:
+    sold = {(p.offer.accelerator, p.offer.accelerator_count) for p in offers}
+    return [
+        PlanWarning(
+            code="no-offer",
+            message=f"{_spelled(choice)}: no usable offer on the asked infra; left out",
+        )
+        for choice in spec.resources.accelerators
+        if not any(choice.name == name and choice.count in (None, count) for name, count in sold)
+    ]
+
+
+def _plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan:
+    """Plan Mélange's own JSON config: costs and throughputs are the file's, names are labels."""
+    options = tuple(
+        OptionCapacity(
+            option=DeploymentOption(
+                name=label, accelerator=label, accelerator_count=1, price_usd_per_hour=cost
+            ),
+            cells=tuple(tuple(_given(rate) for rate in row) for row in rates),
+        )
+        for label, cost, rates in config.gpus
+    )
+    solve = replace(request.solve, slice_factor=config.slice_factor)
+    problem = Problem(demands=(Demand(name=name, workload=config.workload, options=options),))
+    solution = optimize(problem, solve)
+    return Plan(
+        name=name,
+        model="given",
+        created_at=_created_at(),
+        slo=SLO(),
+        workload=config.workload,
+        headroom=0.0,
+        allocations=solution.allocations[0],
+        baselines=baselines(problem, _costs(solution), solve)[0],
+        solver=solution.report,
+        candidates=options,
+    )
+
+
+def _costs(solution: Solution) -> tuple[float, ...]:
+    return tuple(sum(a.cost_usd_per_hour for a in mine) for mine in solution.allocations)
+
+
+def _given(rate: float) -> CapacityCell:
+    if rate > 0:
+        return CapacityCell(max_rate_rps=rate, origin=Origin.GIVEN)
+    return CapacityCell(max_rate_rps=None, reason="the config gives no throughput")
+
+
+def _created_at() -> str:
+    """Return the time of planning, ISO 8601 in UTC; SOURCE_DATE_EPOCH fixes it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        now = datetime.now(timezone.utc)
+    else:
+        try:
+            now = datetime.fromtimestamp(int(epoch), timezone.utc)
+        except (ValueError, OverflowError, OSError) as error:
+            raise InputError(
+                "SOURCE_DATE_EPOCH must be a whole number of seconds since 1970"
+            ) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,70 @@
+"""From the spec's words to the optimizer's constraints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melange_sky.accelerators import accelerator_table
+from melange_sky.optimizer import Constraints, Pledge, SpotPolicy
+
+if TYPE_CHECKING:
+    from melange_sky.spec import FixedCapacity, Spec
+
+
+def constraints_of(spec: Spec) -> Constraints:
+    """Return what the fleet must keep to beside serving its rate."""
+    resources, redundancy = spec.resources, spec.redundancy
+    return Constraints(
+        limits=resources.limits,
+        budget_usd_per_hour=resources.budget_usd_per_hour,
+        fixed=tuple(map(_pledge, resources.fixed)),
+        minimum=tuple(map(_pledge, resources.minimum)),
+        spare=redundancy.spare,
+        min_replicas=redundancy.min_replicas,
+        max_share_per_region=redundancy.max_share_per_region,
+        max_share_per_cloud=redundancy.max_share_per_cloud,
+        spot=_spot(spec),
+    )
+
+
+def _pledge(fixed: FixedCapacity) -> Pledge:
+    return Pledge(
+        accelerator=fixed.accelerator,
+        accelerator_count=fixed.count,
+        cloud=fixed.infra.cloud if fixed.infra else None,
+        region=fixed.infra.region if fixed.infra else None,
+        instances=fixed.instances,
+    )
+
+
+def _spot(spec: Spec) -> SpotPolicy | None:
+    policy = spec.resources.spot
+    if policy is None:
+        return None
+    default = SpotPolicy()
+    return SpotPolicy(
+        max_fraction=policy.max_fraction,
+        interruption_rate=default.interruption_rate
+        if policy.interruption_rate is None
+        else policy.interruption_rate,
+        recovery_s=default.recovery_s if policy.recovery_s is None else policy.recovery_s,
+    )
+
+
+def kinds_of_price(spec: Spec) -> tuple[bool, ...]:
+    """Return the `use_spot` values to plan with: both where a spot policy mixes them."""
+    if spec.resources.spot is not None:
+        return (False, True)
+    return (spec.resources.use_spot,)
+
+
+def speaks_of_places(spec: Spec) -> bool:
+    """Return whether a rule names regions, clouds or instances, so that no region stands for others."""
+    resources, redundancy = spec.resources, spec.redundancy
+    return bool(
+        any(key not in accelerator_table() for key, _ in resources.limits)
+        or resources.fixed
+        or resources.minimum
+        or redundancy.max_share_per_region is not None
+        or redundancy.max_share_per_cloud is not None
+    )

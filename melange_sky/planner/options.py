@@ -1,0 +1,228 @@
+"""From priced offers to deployment options: which are usable, and why the others are not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from melange_sky.accelerators import accelerator_table
+from melange_sky.capacity import DeploymentOption, OptionCapacity
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.plan import PlanWarning
+from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from melange_sky.models import ModelShape
+    from melange_sky.offers import Offer
+    from melange_sky.profiles import ReplicaCapacity
+    from melange_sky.spec import Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferRules:
+    """What keeps an offer out of a plan.
+
+    `kinds` are the `use_spot` values to plan with. `closed_clouds` maps a cloud on which SkyServe cannot run replicas to the reason. With `regions` True every region's
+    offer is kept, because a limit or a share speaks of regions or clouds; else the cheapest region of
+    an instance type stands for all.
+    """
+
+    kinds: tuple[bool, ...] = (False,)
+    allow_flagged: bool = False
+    closed_clouds: Mapping[str, str] = field(default_factory=dict)
+    regions: bool = False
+
+
+@dataclass(slots=True)
+class _Rejections:
+    """Counts the offers that were left out, by reason, with a few examples to show."""
+
+    reasons: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, code: str, reason: str, offer: Offer) -> None:
+        self.reasons[code, reason].append(f"{offer.cloud}/{offer.region} {offer.instance_type}")
+
+    def warnings(self) -> list[PlanWarning]:
+        rows = []
+        for (code, reason), where in self.reasons.items():
+            more = f" and {len(where) - 3} more" if len(where) > 3 else ""
+            rows.append(
+                PlanWarning(code=code, message=f"{reason}: {', '.join(sorted(where)[:3])}{more}")
+            )
+        return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedOffer:
+    """An offer to plan with, and the other regions that may stand in for its own.
+
+    `use_spot` says which of its prices. `pinned` True where the plan counts on this very region, which is then part of the option's name.
+    """
+
+    offer: Offer
+    use_spot: bool = False
+    fallbacks: tuple[Offer, ...] = ()
+    pinned: bool = False
+
+    @property
+    def price_usd_per_hour(self) -> float:
+        """What one instance is billed."""
+        price = self.offer.price(self.use_spot)
+        assert price is not None  # usable_offers lets no other pass
+        return price
+
+
+def usable_offers(
+    offers: Iterable[Offer], resources: Resources, rules: OfferRules
+) -> tuple[list[PlannedOffer], list[PlanWarning]]:
+    """Return the offers that the spec asks for and that may be planned, and why others may not."""
+    rejected = _Rejections()
+    asked = [offer for offer in offers if _is_asked_for(offer, resources)]
+    planned: list[PlannedOffer] = []
+    for use_spot in rules.kinds:
+        kept = [offer for offer in asked if not _reject(offer, use_spot, rules, rejected)]
+        if rules.regions:
+            planned += [PlannedOffer(offer=o, use_spot=use_spot, pinned=True) for o in kept]
+        else:
+            planned += _merge_regions(kept, use_spot)
+    return planned, rejected.warnings()
+
+
+def _is_asked_for(offer: Offer, resources: Resources) -> bool:
+    if resources.accelerators and not any(
+        choice.name == offer.accelerator and choice.count in (None, offer.accelerator_count)
+        for choice in resources.accelerators
+    ):
+        return False
+    return not resources.infra or any(
+        place.cloud == offer.cloud and place.region in (None, offer.region)
+        for place in resources.infra
+    )
+
+
+def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejections) -> bool:
+    kind = "spot" if use_spot else "on demand"
+    if offer.accelerator_count != int(offer.accelerator_count):
+        rejected.add("fractional-gpu", "a part of a GPU cannot hold a replica", offer)
+        return True
+    if offer.cloud in rules.closed_clouds:
+        rejected.add("closed-cloud", rules.closed_clouds[offer.cloud], offer)
+        return True
+    if offer.accelerator not in accelerator_table():
+        rejected.add(
+            "unknown-accelerator", f"no figures for accelerator {offer.accelerator}", offer
+        )
+        return True
+    blocking = offer.blocked(use_spot)
+    if blocking and not rules.allow_flagged:
+        rejected.add("flagged-price", f"price kept out ({blocking[0].code})", offer)
+        return True
+    price = offer.price(use_spot)
+    if price is None or price <= 0:
+        if not blocking:
+            rejected.add("not-sold", f"not sold {kind}", offer)
+        return True
+    return False
+
+
+def _merge_regions(offers: Iterable[Offer], use_spot: bool) -> list[PlannedOffer]:
+    """Let the cheapest region of an instance type stand for it, the others as its fallbacks.
+
+    Ties in price go to the first region by name; fallbacks are sorted by name.
+    """
+    groups: dict[tuple[str, str, str, float], list[Offer]] = defaultdict(list)
+    for offer in offers:
+        groups[offer.cloud, offer.instance_type, offer.accelerator, offer.accelerator_count].append(
+            offer
+        )
+    merged = []
+    for _, group in sorted(groups.items()):
+        best = min(group, key=lambda o: (o.price(use_spot) or 0.0, o.region))
+        others = sorted((o for o in group if o is not best), key=lambda o: o.region)
+        merged.append(PlannedOffer(offer=best, use_spot=use_spot, fallbacks=tuple(others)))
+    return merged
+
+
+def option_name(planned: PlannedOffer, tensor_parallel: int) -> str:
+    """Return a name that is unique in a plan and the same in the next one.
+
+    It says accelerator, count, cloud, instance type, the region where the plan counts on it (else a
+    price move between regions would rename the service), and the split where that can vary.
+    """
+    offer = planned.offer
+    parts = [
+        offer.accelerator,
+        f"{offer.accelerator_count:g}",
+        offer.cloud,
+        offer.region if planned.pinned else "",
+        offer.instance_type,
+    ]
+    if offer.accelerator_count > 1:
+        parts.append(f"tp{tensor_parallel}")
+    if planned.use_spot:
+        parts.append("spot")
+    return "-".join(part for part in parts if part).lower().replace("/", "-").replace(" ", "-")
+
+
+def build_options(
+    model: ModelShape, offers: Sequence[PlannedOffer], query: CapacityQuery
+) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
+    """Return every option with its capacities: each offer × each sensible (tp, dp) split.
+
+    Accelerators on which the model does not fit come back as warnings with the memory missing.
+    """
+    shapes = _shapes(model, offers)
+    flat = [shape for group in shapes.values() for shape in group]
+    known = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
+    options = [
+        _option(planned, known[shape])
+        for planned in offers
+        for shape in shapes[planned.offer.accelerator, int(planned.offer.accelerator_count)]
+        if known[shape].settings is not None
+    ]
+    return tuple(options), _misfits(shapes, known)
+
+
+def _shapes(
+    model: ModelShape, offers: Sequence[PlannedOffer]
+) -> dict[tuple[str, int], tuple[ReplicaShape, ...]]:
+    table = accelerator_table()
+    shapes = {}
+    sold = {(p.offer.accelerator, int(p.offer.accelerator_count)) for p in offers}
+    for name, count in sorted(sold):
+        splits = sensible_splits(model, table[name], count) or ((count, 1),)
+        shapes[name, count] = tuple(
+            ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
+            for tp, dp in splits
+        )
+    return shapes
+
+
+def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
+    option = DeploymentOption(
+        name=option_name(planned, replica.shape.tensor_parallel),
+        accelerator=planned.offer.accelerator,
+        accelerator_count=int(planned.offer.accelerator_count),
+        price_usd_per_hour=planned.price_usd_per_hour,
+        use_spot=planned.use_spot,
+        offer=planned.offer,
+        fallbacks=planned.fallbacks,
+        engine=replica.settings,
+    )
+    return OptionCapacity(option=option, cells=replica.cells)
+
+
+def _misfits(
+    shapes: Mapping[tuple[str, int], tuple[ReplicaShape, ...]],
+    known: Mapping[ReplicaShape, ReplicaCapacity],
+) -> list[PlanWarning]:
+    rows = []
+    for (name, count), group in shapes.items():
+        if all(known[shape].settings is None for shape in group):
+            reason = known[group[0]].reason or "the model does not fit"
+            text = accelerator_spec_text(name, count)
+            rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}"))
+    return rows

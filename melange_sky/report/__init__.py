@@ -1,0 +1,198 @@
+"""How a plan is shown to people: a table of what to run, what it costs and where each number is from."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.plan import FleetPlan
+from melange_sky.planfile import allocation_origin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, SolverReport
+
+PLAIN_WIDTH = 118
+"""Columns where the output is no terminal, so that a captured table is always the same."""
+
+
+def terminal_width() -> int:
+    """Return the columns to use: those of the terminal, a fixed number where there is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+
+
+def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
+    """Return the plan as text for a terminal of `width` columns."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None)
+    if isinstance(plan, FleetPlan):
+        for model in plan.models:
+            _show_model(console, model)
+        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver)})\n")
+    else:
+        _show_model(console, plan)
+        console.print()
+    _show_warnings(console, plan.warnings)
+    return buffer.getvalue()
+
+
+def _show_model(console: Console, plan: Plan) -> None:
+    console.print(
+        f"{escape(plan.name)}: {escape(plan.model)} at {plan.workload.rate_rps:g} req/s ({escape(plan.workload.source)})"
+    )
+    console.print(f"SLO: {_slo_text(plan)}; headroom {plan.headroom * 100:.3g} %\n")
+    sources = _price_sources(plan.allocations)
+    console.print(_allocation_table(plan.allocations, sources))
+    per_month = plan.cost_usd_per_hour * 730
+    console.print(
+        f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month ({_solver_text(plan.solver)})"
+    )
+    if plan.sensitivity is not None:
+        _show_sensitivity(console, plan)
+    for source, number in sources.items():
+        console.print(f"[{number}] price from {source}", markup=False)
+    console.print()
+    if plan.baselines:
+        console.print(_baseline_table(plan.baselines))
+        console.print(_honest_saving(plan))
+
+
+def _slo_text(plan: Plan) -> str:
+    limits = [
+        f"{name} {limit_s * 1000:g} ms"
+        for name, limit_s in (("TPOT", plan.slo.tpot_s), ("TTFT", plan.slo.ttft_s))
+        if limit_s is not None
+    ]
+    if not limits:
+        return "none stated"
+    return f"{plan.slo.attainment * 100:.4g} % of requests within {' and '.join(limits)}"
+
+
+def _solver_text(solver: SolverReport) -> str:
+    if solver.status == "optimal":
+        return f"optimal, gap {solver.mip_gap:.2%}, solved in {solver.solve_seconds:.2f} s"
+    return (
+        f"feasible, NOT proven optimal: gap {solver.mip_gap:.2%} after {solver.solve_seconds:.2f} s"
+    )
+
+
+def _price_sources(allocations: Sequence[Allocation]) -> dict[str, int]:
+    """Number the sources of the prices, in the order in which they appear."""
+    sources: dict[str, int] = {}
+    for allocation in allocations:
+        sources.setdefault(_price_source(allocation), len(sources) + 1)
+    return sources
+
+
+def _price_source(allocation: Allocation) -> str:
+    offer = allocation.option.option.offer
+    if offer is None:
+        return "the config itself"
+    return f"{offer.source}, as of {offer.as_of or 'an unknown date'}"
+
+
+def _allocation_table(allocations: Sequence[Allocation], sources: dict[str, int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in (
+        "run",
+        "accelerator",
+        "instance type",
+        "infra",
+        "$/h each",
+        "$/h",
+        "load",
+        "req/s",
+        "capacity",
+        "price",
+    ):
+        right = name in {"run", "$/h each", "$/h", "load", "req/s"}
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for allocation in allocations:
+        table.add_row(*(escape(text) for text in _allocation_row(allocation, sources)))
+    return table
+
+
+def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[str, ...]:
+    option = allocation.option.option
+    offer = option.offer
+    origin = allocation_origin(allocation)
+    return (
+        f"{allocation.instances} ×",
+        accelerator_spec_text(option.accelerator, option.accelerator_count),
+        offer.instance_type if offer else "-",
+        (f"{offer.cloud}/{offer.region}" if offer else "-") + (" spot" if option.use_spot else ""),
+        f"{option.price_usd_per_hour:,.3f}",
+        f"{allocation.cost_usd_per_hour:,.3f}",
+        f"{allocation.load_fraction:.0%}",
+        f"{allocation.rate_rps:.3g}",
+        origin.value if origin else "-",
+        f"[{sources[_price_source(allocation)]}]",
+    )
+
+
+def _show_sensitivity(console: Console, plan: Plan) -> None:
+    band = plan.sensitivity
+    assert band is not None
+    ends = [
+        "no plan" if cost is None else f"${cost:,.2f}/h"
+        for cost in (band.low_usd_per_hour, band.high_usd_per_hour)
+    ]
+    console.print(
+        f"If the estimated capacities are off by their error band: {ends[0]} to {ends[1]}"
+    )
+    if band.measure is not None:
+        moves = band.measure_usd_per_hour
+        amount = (
+            "could make the plan fail"
+            if moves is None
+            else f"moves the cost by up to ${moves:,.2f}/h"
+        )
+        console.print(
+            f"Most worth measuring: {escape(band.measure)} ({amount}): {escape(band.command or '')}"
+        )
+
+
+def _baseline_table(baselines: Sequence[Baseline]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("one accelerator alone")
+    table.add_column("run", justify="right")
+    table.add_column("$/h", justify="right")
+    table.add_column("the plan saves", justify="right")
+    table.add_column("")
+    for baseline in baselines:
+        feasible = baseline.feasible and baseline.cost_usd_per_hour is not None
+        table.add_row(
+            escape(baseline.accelerator),
+            f"{baseline.instances} ×" if baseline.instances is not None else "-",
+            f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
+            f"{baseline.saving_fraction:.1%}" if baseline.saving_fraction is not None else "-",
+            escape(baseline.reason or ""),
+        )
+    return table
+
+
+def _honest_saving(plan: Plan) -> str:
+    """Say the saving against the best single accelerator, also where there is none."""
+    best = min(
+        (b for b in plan.baselines if b.cost_usd_per_hour is not None),
+        key=lambda b: b.cost_usd_per_hour or 0.0,
+        default=None,
+    )
+    if best is None:
+        return "No single accelerator can serve this alone."
+    if best.saving_fraction is not None and best.saving_fraction > 1e-6:
+        return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {best.saving_fraction:.1%}."
+    return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
+
+
+def _show_warnings(console: Console, warnings: Sequence[PlanWarning]) -> None:
+    for warning in warnings:
+        console.print(f"warning [{escape(warning.code)}]: {escape(warning.message)}", markup=False)

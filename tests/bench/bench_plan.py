@@ -1,0 +1,49 @@
+"""Wall time of `melange-sky plan examples/chat.yaml --offline` beside `python -c "import sky"`.
+
+The two run in turn, so that the ratio holds where the machine's speed drifts. Run: `make bench`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNS = 7
+GOAL = 0.25
+
+
+def _seconds(arguments: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the median times and their ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan = [
+            "-m",
+            "melange_sky",
+            "plan",
+            "examples/chat.yaml",
+            "--offline",
+            "-o",
+            f"{folder}/plan",
+        ]
+        sky = ["-c", "import sky"]
+        _seconds(plan)
+        _seconds(sky)
+        pairs = [(_seconds(plan), _seconds(sky)) for _ in range(RUNS)]
+    ratios = [a / b for a, b in pairs]
+    print(f"plan --offline: median {statistics.median(a for a, _ in pairs):.2f} s of {RUNS}")
+    print(f"import sky:     median {statistics.median(b for _, b in pairs):.2f} s")
+    print(f"ratio: median {statistics.median(ratios):.3f}, worst {max(ratios):.3f} (goal ≤ {GOAL})")
+
+
+if __name__ == "__main__":
+    main()

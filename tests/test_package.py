@@ -1,0 +1,74 @@
+"""What ships, and what the command line promises about itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from melange_sky import errors
+from melange_sky.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+SHIPPED = ("templates", "catalogs", "profiling")
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "melange_sky", *arguments],
+        capture_output=True, text=True, timeout=60, check=False, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_exit_codes_are_distinct_and_in_the_readme() -> None:
+    kinds = [
+        errors.InputError,
+        errors.InfeasibleError,
+        errors.SourceUnavailableError,
+        errors.SloMissedError,
+    ]
+    assert [kind.exit_code for kind in kinds] == [2, 3, 4, 5]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for code in range(6):
+        assert f"| {code} |" in readme
+
+
+def test_help_in_the_readme_is_the_real_one() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert _run("--help").stdout.strip() in readme
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command: str) -> None:
+    answer = _run(command, "--help")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.startswith(f"Usage: melange-sky {command}")
+
+
+def test_unknown_command_is_one_line_and_exit_2() -> None:
+    answer = _run("plna")
+    assert answer.returncode == 2
+    assert "No such command 'plna'" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_wheel_ships_the_three_folders_and_no_tests(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)],
+        check=True, capture_output=True, timeout=110,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", *SHIPPED], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert tracked
+    for file in tracked:
+        assert f"melange_sky/_data/{file}" in names
+    assert not any(
+        name.startswith(("tests/", *(f"{folder}/" for folder in SHIPPED))) for name in names
+    )
+    assert "melange_sky/py.typed" in names
