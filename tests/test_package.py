@@ -11,6 +11,7 @@ import pytest
 
 from melange_sky import errors
 from melange_sky.cli import COMMANDS
+from tests import readme
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("templates", "catalogs", "profiling")
@@ -31,14 +32,15 @@ def test_exit_codes_are_distinct_and_in_the_readme() -> None:
         errors.SloMissedError,
     ]
     assert [kind.exit_code for kind in kinds] == [2, 3, 4, 5]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = readme.README.read_text(encoding="utf-8")
     for code in range(6):
-        assert f"| {code} |" in readme
+        assert f"| {code} |" in text
 
 
-def test_help_in_the_readme_is_the_real_one() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert _run("--help").stdout.strip() in readme
+@pytest.mark.parametrize("name", sorted(readme.BLOCKS))
+def test_the_readme_shows_what_the_program_prints(name: str) -> None:
+    text = readme.README.read_text(encoding="utf-8")
+    assert readme.block(text, name).group(1) == readme.BLOCKS[name](), "run: python tests/readme.py"
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

@@ -6,7 +6,9 @@ streams request traces; `histogram` turns requests into a workload and writes it
 
 from __future__ import annotations
 
+from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
 from melange_sky.spec.load import load_spec
+from melange_sky.spec.traces import read_trace
 from melange_sky.spec.values import (
     AcceleratorChoice,
     FixedCapacity,
@@ -22,6 +24,8 @@ from melange_sky.spec.values import (
 __all__ = [
     "AcceleratorChoice",
     "FixedCapacity",
+    "Histogram",
+    "HistogramBuilder",
     "Infra",
     "MelangeConfig",
     "Redundancy",
@@ -29,5 +33,8 @@ __all__ = [
     "ServedModel",
     "Spec",
     "SpotPolicy",
+    "build_histogram",
+    "histogram_yaml",
     "load_spec",
+    "read_trace",
 ]

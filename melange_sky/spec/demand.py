@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +9,15 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
-from melange_sky.spec.histogram import Histogram, HistogramBuilder, to_workload
+from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import HistogramSection, WorkloadFile, WorkloadSection
-from melange_sky.spec.traces import read_trace
+from melange_sky.spec.traces import edges_problem, histogram_of_trace
 from melange_sky.spec.yaml_source import clip
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-log = logging.getLogger(__name__)
 
 WEIGHT_TOLERANCE = 0.001
 
@@ -92,11 +88,10 @@ def _grid(section: WorkloadSection, place: Place) -> tuple[tuple[int, ...], tupl
 
 
 def _check_edges(edges: Sequence[int], place: Place) -> bool:
-    increasing = all(low < high for low, high in itertools.pairwise(edges))
-    if edges[0] < 0 or not increasing or edges[-1] > 10_000_000:
-        place.add("must rise strictly from 0 or more, at most 10000000 tokens")
-        return False
-    return True
+    wrong = edges_problem(edges)
+    if wrong is not None:
+        place.add(wrong)
+    return wrong is None
 
 
 def _histogram(
@@ -110,7 +105,7 @@ def _histogram(
     try:
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
-        return _traced(folder / Path(section.trace or ""), grid)
+        return histogram_of_trace(folder / Path(section.trace or ""), *grid)
     except InputError as error:
         for message in error.problems:
             place.problems.foreign(message)
@@ -126,17 +121,6 @@ def _named(name: str, folder: Path, place: Place) -> Histogram | None:
     hint = did_you_mean(name, shipped) or f"; shipped: {', '.join(shipped)}"
     place.add(f"unknown distribution '{clip(name)}'{hint}")
     return None
-
-
-def _traced(path: Path, grid: tuple[tuple[int, ...], tuple[int, ...]]) -> Histogram:
-    builder = HistogramBuilder(input_edges=grid[0], output_edges=grid[1])
-    for arrival_s, input_tokens, output_tokens in read_trace(path):
-        builder.add(arrival_s, input_tokens, output_tokens)
-    if not builder.requests:
-        raise InputError(f"{path}: the trace holds no request")
-    if builder.empty_outputs:
-        log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
-    return builder.histogram(f"trace {path.name}")
 
 
 def _inline(section: HistogramSection, place: Place, rate_rps: float | None) -> Histogram | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from melange_sky.errors import did_you_mean
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.models import find_model
 from melange_sky.plan import EngineChoice
 from melange_sky.slo import SLO
 from melange_sky.spec import names, yaml_source
@@ -154,6 +155,8 @@ class _Reader:
             self._missing(raw, "model", at)
         elif isinstance(model, str) and not _MODEL.match(model):
             self.problems.add((*at, "model"), "must be a model's name without control characters")
+        elif isinstance(model, str) and raw.get("model_config") is None:
+            self._known_model(model, (*at, "model"))
         config_path = self._config_path(raw.get("model_config"), (*at, "model_config"))
         slo = self._slo(raw, at)
         workload = None
@@ -182,11 +185,17 @@ class _Reader:
         near = did_you_mean(key, [str(k) for k in raw if k not in SpecSection.model_fields])
         self.problems.add(at, f"{key} is missing{' ' + near.strip() if near else ''}")
 
+    def _known_model(self, model: str, at: KeyPath) -> None:
+        try:
+            find_model(model)
+        except InputError as error:
+            self.problems.add(at, "; ".join(error.problems))
+
     def _config_path(self, text: Any, at: KeyPath) -> Path | None:
         if not isinstance(text, str) or not text:
             return None
         found = self.path.parent / text
-        if "\0" in text or not found.is_file():
+        if "\0" in text or not found.exists():
             self.problems.add(at, f"no file at '{clip(text, 200)}' (seen from the spec's folder)")
         return found
 

@@ -14,13 +14,17 @@ import csv
 import gzip
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from melange_sky.errors import InputError
+from melange_sky.spec.histogram import Histogram, HistogramBuilder
 from melange_sky.spec.yaml_source import clip
+
+log = logging.getLogger(__name__)
 
 MAX_LINE = 1 << 16
 MAX_TOKENS = 10_000_000
@@ -184,3 +188,41 @@ def _why(error: BaseException) -> str:
     if text.startswith(("token counts", "the time", "not a")):
         return text
     return "a time or token count is not a number"
+
+
+def histogram_of_trace(
+    path: Path, input_edges: tuple[int, ...], output_edges: tuple[int, ...]
+) -> Histogram:
+    """Count a trace on a grid in one pass; raises InputError for an unreadable or empty one."""
+    builder = HistogramBuilder(input_edges=input_edges, output_edges=output_edges)
+    for arrival_s, input_tokens, output_tokens in read_trace(path):
+        builder.add(arrival_s, input_tokens, output_tokens)
+    if not builder.requests:
+        raise InputError(f"{path}: the trace holds no request")
+    if builder.empty_outputs:
+        log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
+    return builder.histogram(f"trace {path.name}")
+
+
+def edges_problem(edges: Sequence[int]) -> str | None:
+    """Return what is wrong with bucket edges, None for good ones."""
+    rising = all(low < high for low, high in itertools.pairwise(edges))
+    if len(edges) < 2 or edges[0] < 0 or not rising or edges[-1] > MAX_TOKENS:
+        return f"must rise strictly from 0 or more, at most {MAX_TOKENS} tokens"
+    return None
+
+
+def parse_edges(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Read ``0,25,100``; None for None. Raises InputError naming `option`."""
+    if text is None:
+        return None
+    try:
+        edges = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"{option}: '{clip(text)}' must be whole numbers such as 0,25,100"
+        ) from None
+    wrong = edges_problem(edges)
+    if wrong is not None or len(edges) > 201:
+        raise InputError(f"{option}: {wrong or 'at most 201 edges'}")
+    return edges

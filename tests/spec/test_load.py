@@ -125,11 +125,23 @@ def test_a10_and_a10g_are_two_things(tmp_path: Path) -> None:
 
 def test_several_models(tmp_path: Path) -> None:
     one = base()
-    entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "other/model"}]
+    entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "mistralai/Mistral-7B-v0.1"}]
     spec = load_spec(write(tmp_path, {"name": "fleet", "models": entries}))
     assert isinstance(spec, Spec)
     assert spec.multi
     assert [m.name for m in spec.models] == ["a", "b"]
+
+
+def test_unknown_model_is_told_with_a_suggestion(tmp_path: Path) -> None:
+    told = problems(tmp_path, base(model="meta-llama/Llama-3.1-8B-Instrct"))
+    assert "did you mean 'meta-llama/Llama-3.1-8B-Instruct'?" in told[0]
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    assert (
+        load(tmp_path, model="my/own", model_config="config.json").models[0].model_config == config
+    )
+    told = problems(tmp_path, base(model="my/own", model_config="absent.json"))
+    assert any("model_config: no file at 'absent.json'" in t for t in told)
 
 
 def test_every_problem_at_once_with_line_and_suggestion(tmp_path: Path) -> None:

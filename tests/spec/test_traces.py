@@ -1,0 +1,296 @@
+"""Traces as streams, the grid, coverage, shipped distributions and the `workload` command."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from melange_sky.cli import main
+from melange_sky.cli.workload import init, workload
+from melange_sky.errors import InputError
+from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace
+from melange_sky.spec.demand import load_distribution, shipped_distributions
+from melange_sky.spec.histogram import to_workload
+
+ROOT = Path(__file__).resolve().parents[2]
+AZURE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
+
+ROWS = [(0.0, 374, 44), (4.25, 396, 109), (4.5, 879, 55)]
+
+
+def azure_text() -> str:
+    stamps = ["18:15:46.6805900", "18:15:50.9305900", "18:15:51.1805900"]
+    rows = [f"2023-11-16 {s},{i},{o}" for s, (_, i, o) in zip(stamps, ROWS, strict=True)]
+    return "\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows]) + "\n"
+
+
+def burstgpt_text() -> str:
+    rows = [f"{t},GPT-4,{i},{o},{i + o},Conversation log" for t, i, o in ROWS]
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type"
+    return "\n".join([header, *rows]) + "\n"
+
+
+def mooncake_text() -> str:
+    return "".join(
+        json.dumps({"timestamp": int(t * 1000), "input_length": i, "output_length": o, "hash_ids": [1]}) + "\n"
+        for t, i, o in ROWS
+    )  # fmt: skip
+
+
+def own_text() -> str:
+    return "arrival_s,input_tokens,output_tokens\n" + "".join(f"{t},{i},{o}\n" for t, i, o in ROWS)
+
+
+@pytest.mark.parametrize("text", [azure_text(), burstgpt_text(), mooncake_text(), own_text()])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_every_format_reads_the_same_requests(tmp_path: Path, text: str, end: str) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(text.replace("\n", end).encode())
+    found = list(read_trace(path))
+    assert [(r.input_tokens, r.output_tokens) for r in found] == [(i, o) for _, i, o in ROWS]
+    assert [r.arrival_s - found[0].arrival_s for r in found] == pytest.approx([0, 4.25, 4.5])
+    packed = tmp_path / "trace.gz"
+    packed.write_bytes(gzip.compress(text.encode()))
+    assert list(read_trace(packed)) == found
+
+
+def test_clock_goes_on_over_midnight_and_zones(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2024-05-10 23:59:59.5+00:00,1,1\n2024-05-11 00:00:00.25+00:00,1,1\n"
+    )
+    first, second = read_trace(path)
+    assert second.arrival_s - first.arrival_s == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "the trace is empty"),
+        ("a,b,c\n1,2,3\n", "line 1: no known trace header"),
+        (azure_text() + "2023-11-16 18:15:46\n", "line 5: fewer columns"),
+        (azure_text() + "yesterday,1,2\n", "line 5: a time or token count is not a number"),
+        (azure_text() + "2023-11-16 25:00:00,1,2\n", "line 5: not a time of day"),
+        (azure_text() + "2023-11-16 18:15:46,-1,2\n", "line 5: token counts must be whole"),
+        (azure_text() + "2023-11-16 18:15:46,1.5,2\n", "line 5: token counts must be whole"),
+        (own_text() + "nan,1,2\n", "line 5: the time is not a finite number"),
+        (own_text() + "1,nan,2\n", "line 5: token counts must be whole"),
+        (own_text() + '1,"2,3\n', "line 5: not CSV"),
+        (mooncake_text() + "{\n", "line 4: not JSON"),
+        (mooncake_text() + "{}\n", "line 4: has no timestamp"),
+        (mooncake_text() + "[1]\n", "line 4: a time or token count"),
+        (own_text() + "x" * 100_000, "line 5: longer than"),
+        (azure_text().splitlines()[0] + "\n", None),
+    ],
+)
+def test_unreadable_line_is_told_with_its_number(
+    tmp_path: Path, text: str, words: str | None
+) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text(text)
+    if words is None:
+        assert list(read_trace(path)) == []
+        return
+    with pytest.raises(InputError) as caught:
+        list(read_trace(path))
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_trace_is_never_held_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    with path.open("w") as file:
+        file.write("arrival_s,input_tokens,output_tokens\n")
+        file.writelines(f"{k},{k % 3000},{k % 700}\n" for k in range(100_000))
+    tracemalloc.start()
+    histogram = build_histogram(read_trace(path), "trace")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert histogram.coverage is not None
+    assert histogram.coverage.requests == 100_000
+    assert peak < path.stat().st_size / 2
+
+
+def test_requests_beyond_the_grid_are_planned_at_their_mean_size_and_told() -> None:
+    requests: list[tuple[float | None, int, int]] = [(0.0, 10, 10), (1.0, 50, 20), (2.0, 250, 70)]
+    histogram = build_histogram(requests, "trace x", (0, 25, 100), (0, 50))
+    found = to_workload(histogram, 3.0)
+    assert found.rates_rps == ((1.0,), (2.0,))
+    assert found.input_sizes[1][0] == 150.0
+    assert found.output_sizes[1][0] == 45.0
+    assert found.coverage is not None
+    assert found.coverage.beyond_fraction == pytest.approx(1 / 3)
+    assert found.coverage.longest_input_tokens == 250
+    assert "33.33%" in found.warnings[0]
+    assert "250" in found.warnings[0]
+    assert histogram.rate_rps == pytest.approx(1.0)
+
+
+def test_edges_belong_to_the_lower_bucket_and_zero_to_the_first() -> None:
+    sizes = [(0.0, 0, 0), (0.0, 25, 25), (0.0, 26, 26), (0.0, 100, 100)]
+    histogram = build_histogram(sizes, "x", (0, 25, 100), (0, 25, 100))
+    assert histogram.weights == ((0.5, 0.0), (0.0, 0.5))
+    assert histogram.coverage is not None
+    assert histogram.coverage.beyond_fraction == 0
+    assert histogram.rate_rps is None
+
+
+def test_histogram_yaml_is_a_section_that_a_spec_reads_back(tmp_path: Path) -> None:
+    histogram = build_histogram(ROWS, "it's a trace: \n x", (0, 25, 500, 1000), (0, 50, 100))
+    text = histogram_yaml(histogram, "why\nnot")
+    spec = "name: x\nmodel: meta-llama/Llama-3.1-8B\nslo: {tpot_ms: 60}\n" + text
+    path = tmp_path / "spec.yaml"
+    path.write_text(spec)
+    loaded = load_spec(path)
+    assert isinstance(loaded, Spec)
+    found = loaded.models[0].workload
+    expected = to_workload(histogram, 2 / 4.5)
+    assert found.coverage is not None
+    assert found.coverage.beyond_fraction == pytest.approx(1 / 3, abs=1e-5)
+    assert (found.coverage.requests, found.coverage.longest_output_tokens) == (3, 109)
+    for name in ("rates_rps", "input_sizes", "output_sizes"):
+        for row, other in zip(getattr(found, name), getattr(expected, name), strict=True):
+            assert row == pytest.approx(other, rel=1e-3)
+
+
+def test_shipped_distributions_are_sound_and_cited() -> None:
+    shipped = shipped_distributions()
+    assert {"azure-conv-2023", "short-chat", "long-document"} <= set(shipped)
+    for name, path in shipped.items():
+        histogram = load_distribution(path)
+        assert sum(map(sum, histogram.weights)) == pytest.approx(1, abs=1e-4)
+        text = path.read_text()
+        assert "Citation: " in text, name
+        assert "Derived by: " in text, name
+
+
+@pytest.mark.parametrize(
+    ("name", "mean_in", "mean_out"), [("short-chat", 69.5, 214.5), ("long-document", 4021, 271)]
+)
+def test_derived_distributions_keep_the_published_means(
+    name: str, mean_in: float, mean_out: float
+) -> None:
+    found = to_workload(load_distribution(shipped_distributions()[name]), 1.0)
+
+    def mean(sizes: tuple[tuple[float, ...], ...]) -> float:
+        pairs = zip(found.rates_rps, sizes, strict=True)
+        return sum(r * s for row, size in pairs for r, s in zip(row, size, strict=True))
+
+    assert mean(found.input_sizes) == pytest.approx(mean_in, rel=0.01)
+    assert mean(found.output_sizes) == pytest.approx(mean_out, rel=0.01)
+
+
+@pytest.mark.skipif(not AZURE.exists(), reason="the Azure trace is not beside the project")
+def test_the_azure_distribution_is_what_the_command_derives(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workload.main([str(AZURE)], standalone_mode=False)
+    told = capsys.readouterr()
+    derived = yaml.safe_load(told.out)["workload"]
+    shipped = yaml.safe_load(shipped_distributions()["azure-conv-2023"].read_text())["workload"]
+    derived["histogram"].pop("source")
+    shipped["histogram"].pop("source")
+    assert derived == shipped
+    assert "19366 requests, 5.53 req/s; 100.00% on the grid" in told.err
+
+
+def test_trace_in_a_spec_with_its_own_grid_and_rate(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(own_text())
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "name: x\nmodel: meta-llama/Llama-3.1-8B\nslo: {tpot_ms: 60}\n"
+        "workload: {trace: t.csv, grid: {input_edges: [0, 400, 900], output_edges: [0, 200]}}\n"
+    )
+    loaded = load_spec(path)
+    assert isinstance(loaded, Spec)
+    found = loaded.models[0].workload
+    assert found.rate_rps == pytest.approx(2 / 4.5)
+    assert found.input_sizes == ((385.0,), (879.0,))
+
+
+def test_workload_command_writes_the_file_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace, output = tmp_path / "t.csv", tmp_path / "h.yaml"
+    trace.write_text(own_text())
+    edges = ["--input-edges", "0,500", "--output-edges", "0,100"]
+    workload.main([str(trace), "-o", str(output), *edges], standalone_mode=False)
+    assert capsys.readouterr().out == ""
+    section = yaml.safe_load(output.read_text())["workload"]
+    assert section["histogram"]["coverage"]["beyond_fraction"] == pytest.approx(2 / 3, abs=1e-5)
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(
+        "name: x\nmodel: meta-llama/Llama-3.1-8B\nslo: {tpot_ms: 60}\n"
+        "workload: {rate_rps: 3, distribution: h.yaml}\n"
+    )
+    loaded = load_spec(spec)
+    assert isinstance(loaded, Spec)
+    assert loaded.models[0].workload.rates_rps == ((pytest.approx(3.0),),)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["workload", "absent.csv"],
+        ["workload", "."],
+        ["workload", "t.csv", "-o", "no/such/folder/h.yaml"],
+        ["workload", "t.csv", "-o", "."],
+        ["workload", "t.csv", "--input-edges", "0,x"],
+        ["workload", "t.csv", "--input-edges", "5,1"],
+        ["init", "t.csv"],
+        ["init", "no/such/folder/spec.yaml"],
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text(own_text())
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv"]
+
+
+def test_init_writes_a_spec_that_loads(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    result = CliRunner().invoke(init, [str(path)])
+    assert result.exit_code == 0
+    assert isinstance(load_spec(path), Spec)
+
+
+def optional_lines(text: str) -> set[str]:
+    """The starter's commented keys, uncommented."""
+    commented = (line for line in text.splitlines() if line.lstrip().startswith("# "))
+    bare = (line.replace("# ", "", 1) for line in commented)
+    return {line for line in bare if line.split(":")[0].strip().isidentifier()}
+
+
+def test_every_commented_key_of_the_starter_is_a_key(tmp_path: Path) -> None:
+    CliRunner().invoke(init, [str(tmp_path / "spec.yaml")])
+    text = (tmp_path / "spec.yaml").read_text()
+    path = tmp_path / "all.yaml"
+    found = [
+        line for line in text.splitlines() if line.replace("# ", "", 1) in optional_lines(text)
+    ]
+    assert len(found) >= 9
+    for commented in found:
+        path.write_text(text.replace(commented, commented.replace("# ", "", 1)))
+        try:
+            load_spec(path)
+        except InputError as error:  # some need a file, or stand in place of another key
+            assert "unknown key" not in str(error), commented
