@@ -1,1 +1,0 @@
-"""The routing policy that gateway and simulator share."""

@@ -1,0 +1,19 @@
+"""The routing policy that gateway and simulator share: which option, which replica, and why.
+
+Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python callers; the functions of
+`policy` work on plain sequences, lists here or arrays in compiled code, so that both run one source.
+"""
+
+from melange_sky.routing.router import Router
+from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
+from melange_sky.routing.table import RoutingState, RoutingTable, routing_state, routing_table
+
+__all__ = [
+    "SKYSERVE_POLICIES",
+    "Router",
+    "RoutingState",
+    "RoutingTable",
+    "routing_state",
+    "routing_table",
+    "skyserve_weights",
+]

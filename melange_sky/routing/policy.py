@@ -1,0 +1,268 @@
+"""The policy itself: which replica gets a request. The hot path of gateway and simulator.
+
+1. The class of a request gives its expected shares per option: the plan's shares, averaged over the
+   output lengths seen in that class.
+2. Every option that can take it is owed its share of each request (*credit*); the one that is owed
+   most gets it and pays 1. This is smooth weighted round robin: the plan holds on average and more
+   tightly than by drawing at random.
+3. An option whose healthy replicas are loaded beyond `SPILL_LOAD` loses credit in proportion, so a
+   burst spills to the option owed next, and at last to options that the plan gave no share.
+4. Within the option the least loaded healthy replica is taken, ties in turn.
+
+These functions use nothing but numbers and flat sequences, and call only each other, so that
+`specialise` can compile them for arrays: the same source with the same decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from melange_sky.routing.table import RoutingState, RoutingTable, Vector
+
+PLANNED, SPILLED, FAILOVER, UNFIT, FULL, DOWN = range(6)
+REASONS = ("planned", "spilled", "failover", "unfit", "full", "down")
+"""Why a replica was chosen: by the plan's shares; away from a loaded option; no option with a share is
+healthy; no option that can serve such sizes within the SLO is healthy. And why none was: all that
+could are full; none is healthy."""
+
+SPILL_LOAD = 0.8
+SPILL_GAIN = 8.0
+CREDIT_BOUND = 1.5
+OFF_PLAN_CREDIT = -2.0
+"""An option without a share comes last: it gets requests only when the others are loaded past about
+SPILL_LOAD + 2 / SPILL_GAIN."""
+TIE_BREAK = 1e-3
+REFRESH_EVERY = 32
+MEMORY_REQUESTS = 4096.0
+LIKELY = 0.5
+
+
+def bucket(edges: Vector[int], tokens: int) -> int:
+    """Return i with edges[i] < tokens <= edges[i + 1]; sizes past the ends fall in the end buckets."""
+    last = len(edges) - 2
+    for i in range(last):
+        if tokens <= edges[i + 1]:
+            return i
+    return last
+
+
+def class_of(t: RoutingTable, input_tokens: int, max_tokens: int) -> int:
+    """Return the class of a request; `max_tokens` 0 where none was given."""
+    most = t.outputs if max_tokens <= 0 else bucket(t.output_edges, max_tokens)
+    return bucket(t.input_edges, input_tokens) * (t.outputs + 1) + most
+
+
+def refresh(t: RoutingTable, s: RoutingState, c: int) -> None:
+    """Work out shares, fitness and expected need per option of class c from the lengths seen in it.
+
+    An option fits where at least half of the requests are expected in buckets that it can serve.
+    Where no fitting option has a share, requests are spread by capacity.
+    """
+    row = (c // (t.outputs + 1)) * t.outputs
+    seen = 0.0
+    for j in range(t.outputs):
+        seen += s.seen[c * t.outputs + j]
+    total = 0.0
+    for k in range(t.options):
+        mix = chance = need = 0.0
+        for j in range(t.outputs):
+            p = s.seen[c * t.outputs + j] / seen
+            at = (row + j) * t.options + k
+            mix += p * t.share[at]
+            chance += p * t.able[at]
+            need += p * t.need[at]
+        at = c * t.options + k
+        s.fit[at] = 1 if chance >= LIKELY else 0
+        s.cost[at] = need
+        s.mix[at] = mix if chance >= LIKELY else 0.0
+        total += s.mix[at]
+    spread = total <= 1e-9
+    if spread:
+        total = 0.0
+        for k in range(t.options):
+            at = c * t.options + k
+            s.mix[at] = s.fit[at] * (t.first[k + 1] - t.first[k]) / s.cost[at]
+            total += s.mix[at]
+    if total > 0.0:
+        for k in range(t.options):
+            s.mix[c * t.options + k] /= total
+
+
+def observe(t: RoutingTable, s: RoutingState, c: int, output_tokens: int) -> None:
+    """Count a finished request of class c, so that the next ones are predicted better."""
+    s.seen[c * t.outputs + bucket(t.output_edges, output_tokens)] += 1.0
+    s.fresh[c] += 1
+    if s.fresh[c] < REFRESH_EVERY:
+        return
+    s.fresh[c] = 0
+    seen = 0.0
+    for j in range(t.outputs):
+        seen += s.seen[c * t.outputs + j]
+    if seen > MEMORY_REQUESTS:
+        for j in range(t.outputs):
+            s.seen[c * t.outputs + j] *= 0.5
+    refresh(t, s, c)
+
+
+def pick_replica(t: RoutingTable, s: RoutingState, k: int) -> int:
+    """Return the least loaded healthy replica of option k, ties in turn; −1 where none is healthy."""
+    first, best, lowest = t.first[k], -1, 1e300
+    count = t.first[k + 1] - first
+    at = s.cursor[k]
+    for _ in range(count):
+        if at >= count:
+            at = 0
+        r = first + at
+        if s.healthy[r] and s.load[r] < lowest:
+            best, lowest = r, s.load[r]
+            if lowest <= 0.0:
+                break
+        at += 1
+    if best >= 0:
+        s.cursor[k] = best - first + 1
+    return best
+
+
+def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, int]:
+    """Return (replica, reason) for a request of class c that may reach `tokens` in all; −1 for none.
+
+    Changes credits only; call `begin` when the request is really sent.
+    """
+    base = c * t.options
+    best = planned = -1
+    best_score = top = -1e300
+    total = 0.0
+    for k in range(t.options):
+        s.usable[k] = 0
+        healthy = s.option_healthy[k]
+        if healthy == 0 or s.fit[base + k] == 0 or tokens > t.limit_tokens[k]:
+            continue
+        load = s.option_load[k] / healthy
+        if load >= t.full_load:
+            continue
+        s.usable[k] = 1
+        mix = s.mix[base + k]
+        if mix > 0.0:
+            total += mix
+            credit = s.credit[base + k] + mix
+            if credit > top:
+                top, planned = credit, k
+        else:
+            credit = OFF_PLAN_CREDIT
+        score = credit - TIE_BREAK * load
+        if load > SPILL_LOAD:
+            score -= SPILL_GAIN * (load - SPILL_LOAD)
+        if score > best_score:
+            best_score, best = score, k
+    if best < 0:
+        return choose_unfit(t, s, c, tokens)
+    if s.mix[base + best] > 0.0:
+        charge(t, s, base, best, total)
+    reason = FAILOVER if planned < 0 else (PLANNED if best == planned else SPILLED)
+    return pick_replica(t, s, best), reason
+
+
+def charge(t: RoutingTable, s: RoutingState, base: int, chosen: int, total: float) -> None:
+    """Give every usable option its share as credit and let the chosen one pay for the request."""
+    for k in range(t.options):
+        if s.usable[k] == 0 or s.mix[base + k] <= 0.0:
+            continue
+        credit = s.credit[base + k] + s.mix[base + k]
+        if k == chosen:
+            credit -= total
+        # Without a bound a long burst would leave a debt that floods the option once it recovers.
+        s.credit[base + k] = min(CREDIT_BOUND, max(-CREDIT_BOUND, credit))
+
+
+def choose_unfit(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, int]:
+    """Choose where no fitting option is free: wait (FULL) if one is healthy, else any other option.
+
+    Of those, one that accepts so many tokens comes before one that does not, then the least loaded.
+    """
+    base = c * t.options
+    best, reason = -1, DOWN
+    lowest = 1e300
+    for k in range(t.options):
+        healthy = s.option_healthy[k]
+        if healthy == 0:
+            continue
+        fits_tokens = tokens <= t.limit_tokens[k]
+        if s.fit[base + k] and fits_tokens:
+            return -1, FULL
+        load = s.option_load[k] / healthy
+        if load >= t.full_load:
+            reason = FULL
+            continue
+        if not fits_tokens:
+            load += 1e6 + 1e6 / t.limit_tokens[k]
+        if load < lowest:
+            lowest, best = load, k
+    if best < 0:
+        return -1, reason
+    return pick_replica(t, s, best), UNFIT
+
+
+def begin(t: RoutingTable, s: RoutingState, c: int, replica: int) -> float:
+    """Count a request of class c as in flight on a replica; returns its need, to hand to `finish`."""
+    k = t.option_of[replica]
+    need = s.cost[c * t.options + k]
+    s.load[replica] += need
+    s.in_flight[replica] += 1
+    if s.healthy[replica]:
+        s.option_load[k] += need
+    return need
+
+
+def finish(t: RoutingTable, s: RoutingState, replica: int, need: float) -> None:
+    """Count a request as gone from a replica, however it ended."""
+    s.in_flight[replica] -= 1
+    # An idle replica has load 0 exactly: rounding errors must not add up over millions of requests.
+    gone = s.load[replica] if s.in_flight[replica] == 0 else need
+    s.load[replica] -= gone
+    if s.healthy[replica]:
+        s.option_load[t.option_of[replica]] -= gone
+
+
+def set_health(t: RoutingTable, s: RoutingState, replica: int, healthy: int) -> None:
+    """Take a replica out of (0) or back into (1) the choice; its requests in flight stay counted."""
+    if s.healthy[replica] == healthy:
+        return
+    k = t.option_of[replica]
+    s.healthy[replica] = healthy
+    sign = 1 if healthy else -1
+    s.option_healthy[k] += sign
+    s.option_load[k] += sign * s.load[replica]
+    if s.option_healthy[k] == 0:
+        s.option_load[k] = 0.0
+
+
+_FUNCTIONS = (
+    bucket,
+    class_of,
+    refresh,
+    observe,
+    pick_replica,
+    charge,
+    choose_unfit,
+    choose,
+    begin,
+    finish,
+    set_health,
+)
+
+
+def specialise(compile_function: Callable[[Any], Any]) -> Any:
+    """Return this module's functions passed through `compile_function`, as attributes.
+
+    The compiled functions call each other, not those of this module. Tables and states must then
+    hold arrays.
+    """
+    names = dict(globals())
+    for function in _FUNCTIONS:
+        copy = FunctionType(function.__code__, names, function.__name__)
+        copy.__module__ = function.__module__
+        names[function.__name__] = compile_function(copy)
+    return SimpleNamespace(**{f.__name__: names[f.__name__] for f in _FUNCTIONS})

@@ -1,0 +1,93 @@
+"""The policy as an object: a plan, its replicas and what has been seen, behind a few calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melange_sky.routing import policy
+from melange_sky.routing.table import FULL_LOAD, routing_state, routing_table
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from melange_sky.plan import Plan
+    from melange_sky.routing.table import RoutingState, RoutingTable
+
+
+class Router:
+    """Routes requests of one plan. Per request: `class_of`, `route`, `finish`, `observe`.
+
+    Replicas are numbered option by option in the order of the plan's allocations.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        rng: random.Random,
+        replicas: Sequence[int] | None = None,
+        full_load: float = FULL_LOAD,
+    ) -> None:
+        """Start with idle healthy replicas: `replicas` per allocation, by default as planned."""
+        self.options = tuple(a.option.option.name for a in plan.allocations)
+        self.table: RoutingTable = routing_table(plan, replicas, full_load)
+        self.state: RoutingState = routing_state(self.table, plan, rng)
+
+    def class_of(self, input_tokens: int, max_tokens: int | None) -> int:
+        """Return what is known of a request at its arrival, as a number."""
+        return policy.class_of(self.table, input_tokens, max_tokens or 0)
+
+    def route(self, c: int, tokens: int, avoid: Sequence[int] = ()) -> tuple[int, float, int]:
+        """Choose a replica and count the request as in flight: (replica, need, reason).
+
+        `tokens` is the input plus the longest output asked for. `avoid` are replicas that failed this
+        request before. The replica is −1 where none can take it, with reason FULL or DOWN. Hand the
+        replica and the need back to `finish`.
+        """
+        table, state = self.table, self.state
+        if not avoid:
+            replica, reason = policy.choose(table, state, c, tokens)
+        else:
+            barred = [r for r in avoid if state.healthy[r]]
+            for r in barred:
+                policy.set_health(table, state, r, 0)
+            replica, reason = policy.choose(table, state, c, tokens)
+            for r in barred:
+                policy.set_health(table, state, r, 1)
+        if replica < 0:
+            return replica, 0.0, reason
+        return replica, policy.begin(table, state, c, replica), reason
+
+    def finish(self, replica: int, need: float) -> None:
+        """Count a request as gone from a replica, however it ended."""
+        policy.finish(self.table, self.state, replica, need)
+
+    def observe(self, c: int, output_tokens: int) -> None:
+        """Learn the output length of a request of class c that ran to its end."""
+        policy.observe(self.table, self.state, c, output_tokens)
+
+    def set_health(self, replica: int, healthy: bool) -> None:
+        """Take a replica out of the choice, or back into it."""
+        policy.set_health(self.table, self.state, replica, int(healthy))
+
+    def option_of(self, replica: int) -> str:
+        """Return the name of a replica's option."""
+        return self.options[self.table.option_of[replica]]
+
+    def expected_shares(self, c: int) -> dict[str, float]:
+        """Return the shares per option that requests of class c get while nothing is overloaded."""
+        base = c * self.table.options
+        return {name: self.state.mix[base + k] for k, name in enumerate(self.options)}
+
+    def adopt(self, old: Router) -> None:
+        """Take over the output lengths that an earlier router saw, if its buckets are the same.
+
+        Load and health belong to replicas and are carried over by whoever knows which is which.
+        """
+        mine, his = self.table, old.table
+        if mine.input_edges != his.input_edges or mine.output_edges != his.output_edges:
+            return
+        for at in range(len(self.state.seen)):
+            self.state.seen[at] = old.state.seen[at]
+        for c in range(len(self.state.fresh)):
+            policy.refresh(mine, self.state, c)

@@ -1,0 +1,177 @@
+"""What the policy knows (a plan as flat sequences) and what it remembers (load, credits, lengths seen).
+
+A *class* is what is known of a request at its arrival: its input bucket and how far `max_tokens`
+lets the output go. Class c = i × (O + 1) + m: m < O is the output bucket of `max_tokens`, m = O says
+that none was given.
+
+A request's *need* is the part of a replica that it takes while in flight. A replica at its capacity
+(λ requests per second) holds λ × D requests (Little's law), where D is how long a request stays at
+the edge of the SLO: TTFT limit + TPOT limit × output tokens. So need = 1 / (capacity × D), and a
+replica whose needs sum to 1 holds as much as its capacity allows, whatever the mix of sizes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from melange_sky.plan import Plan
+    from melange_sky.slo import SLO
+
+Value = TypeVar("Value", int, float)
+
+DEFAULT_TTFT_S = 2.0
+DEFAULT_TPOT_S = 0.1
+UNLIMITED_TOKENS = 1 << 40
+FULL_LOAD = 4.0
+"""A replica that holds this many times what its capacity allows takes no more (see `need`)."""
+PRIOR_REQUESTS = 20.0
+"""How many requests the plan's own output lengths count for, beside those seen."""
+
+
+class Vector(Protocol[Value]):
+    """A list, or an array of one dimension."""
+
+    def __getitem__(self, index: int, /) -> Value: ...
+    def __setitem__(self, index: int, value: Value, /) -> None: ...
+    def __len__(self) -> int: ...
+
+
+class RoutingTable(NamedTuple):
+    """A plan for the policy; never changed. Sizes: I × O buckets, K options, R replicas.
+
+    `share`, `able` (0 or 1) and `need` have an entry per (i, j, k) at ((i × O) + j) × K + k; `need`
+    of a bucket that the option cannot serve is its largest known need. `weight` (K) spreads requests
+    that the plan did not expect. `limit_tokens` (K) is the longest input + output an option accepts.
+    Replicas of option k are first[k] … first[k + 1] − 1; `option_of` (R).
+    """
+
+    inputs: int
+    outputs: int
+    options: int
+    replicas: int
+    input_edges: Vector[int]
+    output_edges: Vector[int]
+    share: Vector[float]
+    able: Vector[int]
+    need: Vector[float]
+    limit_tokens: Vector[int]
+    first: Vector[int]
+    option_of: Vector[int]
+    full_load: float
+
+
+class RoutingState(NamedTuple):
+    """What changes. C classes, K options, R replicas.
+
+    Per replica: `load` (sum of needs in flight), `in_flight`, `healthy` (0 or 1). Per option over its
+    healthy replicas: `option_load`, `option_healthy`; `cursor` rotates ties; `usable` is scratch.
+    Per class: `seen` (C × O) decayed counts of output buckets, `fresh` (C) counts since the last
+    refresh, and what follows from them per option (C × K): `mix` (shares), `fit` (0 or 1), `cost`
+    (expected need). `credit` (C × K) is how much each option is owed.
+    """
+
+    load: Vector[float]
+    in_flight: Vector[int]
+    healthy: Vector[int]
+    option_load: Vector[float]
+    option_healthy: Vector[int]
+    cursor: Vector[int]
+    usable: Vector[int]
+    seen: Vector[float]
+    fresh: Vector[int]
+    mix: Vector[float]
+    fit: Vector[int]
+    cost: Vector[float]
+    credit: Vector[float]
+    turn: Vector[int]
+
+
+def routing_table(
+    plan: Plan, replicas: Sequence[int] | None = None, full_load: float = FULL_LOAD
+) -> RoutingTable:
+    """Return the table of a plan with `replicas` of each allocation (default: as planned)."""
+    counts = [a.instances for a in plan.allocations] if replicas is None else list(replicas)
+    first = [sum(counts[:k]) for k in range(len(counts) + 1)]
+    workload = plan.workload
+    inputs, outputs = len(workload.input_edges) - 1, len(workload.output_edges) - 1
+    cells = [(i, j) for i in range(inputs) for j in range(outputs)]
+    rates = [[a.option.rate(i, j) for a in plan.allocations] for i, j in cells]
+    stay_s = [_stay_s(plan.slo, workload.output_sizes[i][j]) for i, j in cells]
+    needs = [[1 / (r * s) if r else 0.0 for r in row] for row, s in zip(rates, stay_s, strict=True)]
+    worst = [max((row[k] for row in needs), default=0.0) or 1.0 for k in range(len(counts))]
+    engines = [a.option.option.engine for a in plan.allocations]
+    return RoutingTable(
+        inputs=inputs,
+        outputs=outputs,
+        options=len(counts),
+        replicas=first[-1],
+        input_edges=list(workload.input_edges),
+        output_edges=list(workload.output_edges),
+        share=[a.shares[i][j] for i, j in cells for a in plan.allocations],
+        able=[int(bool(rate)) for row in rates for rate in row],
+        need=[need or worst[k] for row in needs for k, need in enumerate(row)],
+        limit_tokens=[UNLIMITED_TOKENS if e is None else e.max_model_len for e in engines],
+        first=first,
+        option_of=[k for k, count in enumerate(counts) for _ in range(count)],
+        full_load=full_load,
+    )
+
+
+def _stay_s(slo: SLO, output_tokens: float) -> float:
+    """Return how long a request stays in a replica at the edge of its SLO (module docstring)."""
+    ttft_s = DEFAULT_TTFT_S if slo.ttft_s is None else slo.ttft_s
+    tpot_s = DEFAULT_TPOT_S if slo.tpot_s is None else slo.tpot_s
+    return ttft_s + tpot_s * max(output_tokens - 1, 0)
+
+
+def routing_state(table: RoutingTable, plan: Plan, rng: random.Random) -> RoutingState:
+    """Return the state before the first request: all replicas healthy and idle.
+
+    Output lengths start from the plan's workload. Credits start at random phases, so that several
+    gateways with the same plan do not send their first requests to the same option.
+    """
+    from melange_sky.routing.policy import refresh  # policy names the types of this module
+
+    classes, options = table.inputs * (table.outputs + 1), table.options
+    state = RoutingState(
+        load=[0.0] * table.replicas,
+        in_flight=[0] * table.replicas,
+        healthy=[1] * table.replicas,
+        option_load=[0.0] * options,
+        option_healthy=[table.first[k + 1] - table.first[k] for k in range(options)],
+        cursor=[0] * options,
+        usable=[0] * options,
+        seen=_prior(table, plan),
+        fresh=[0] * classes,
+        mix=[0.0] * (classes * options),
+        fit=[0] * (classes * options),
+        cost=[0.0] * (classes * options),
+        credit=[0.0] * (classes * options),
+        turn=[0],
+    )
+    for c in range(classes):
+        refresh(table, state, c)
+        phases = [state.mix[c * options + k] * rng.uniform(-0.5, 0.5) for k in range(options)]
+        middle = sum(phases) / options
+        for k in range(options):
+            state.credit[c * options + k] = (
+                phases[k] - middle if state.mix[c * options + k] else 0.0
+            )
+    return state
+
+
+def _prior(table: RoutingTable, plan: Plan) -> list[float]:
+    """Return the plan's output lengths per class (C × O), cut where `max_tokens` cuts them."""
+    seen: list[float] = []
+    for row in plan.workload.rates_rps:
+        total = sum(row)
+        chance = [rate / total for rate in row] if total > 0 else [1 / len(row)] * len(row)
+        for most in range(table.outputs + 1):
+            last = min(most, table.outputs - 1)
+            cut = [*chance[:last], sum(chance[last:])]
+            seen += [PRIOR_REQUESTS * p for p in cut] + [0.0] * (table.outputs - last - 1)
+    return seen
