@@ -128,6 +128,7 @@ class FleetPlan:
     models: tuple[Plan, ...]
     solver: SolverReport
     warnings: tuple[PlanWarning, ...] = ()
+    sensitivity: Sensitivity | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:

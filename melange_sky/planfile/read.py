@@ -121,6 +121,7 @@ class _Fleet(_Solved):
     created_at: str
     models: list[_Plan]
     warnings: tuple[PlanWarning, ...] = ()
+    sensitivity: Sensitivity | None = None
 
 
 def load_plan(path: Path) -> Plan | FleetPlan:
@@ -171,6 +172,7 @@ def _fleet(fleet: _Fleet, where: str) -> FleetPlan:
         models=tuple(_plan(model, f"{where}: models.{i}") for i, model in enumerate(fleet.models)),
         solver=fleet.report(),
         warnings=fleet.warnings,
+        sensitivity=fleet.sensitivity,
     )
 
 

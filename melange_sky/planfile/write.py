@@ -25,6 +25,7 @@ def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
             **_solver_fields(plan.solver),
             "cost_usd_per_hour": plan.cost_usd_per_hour,
             "models": [_model_document(model) for model in plan.models],
+            "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
             "warnings": [asdict(warning) for warning in plan.warnings],
         }
     return {"schema_version": SCHEMA_VERSION, **_model_document(plan)}

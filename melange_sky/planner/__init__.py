@@ -85,7 +85,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
             engine=spec.engine,
             engine_generation=ENGINE_GENERATION,
             price_snapshot=prepared.snapshot,
-            sensitivity=band,
+            sensitivity=None if spec.multi else band,
         )
         for k, served in enumerate(spec.models)
     )
@@ -97,6 +97,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         models=plans,
         solver=solution.report,
         warnings=prepared.shared_warnings,
+        sensitivity=band,
     )
 
 

@@ -18,7 +18,7 @@ from melange_sky.planfile import allocation_origin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, SolverReport
+    from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, Sensitivity, SolverReport
 
 PLAIN_WIDTH = 118
 """Columns where the output is no terminal, so that a captured table is always the same."""
@@ -36,7 +36,10 @@ def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
     if isinstance(plan, FleetPlan):
         for model in plan.models:
             _show_model(console, model)
-        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver)})\n")
+        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver)})")
+        if plan.sensitivity is not None:
+            _show_sensitivity(console, plan.sensitivity)
+        console.print()
     else:
         _show_model(console, plan)
         console.print()
@@ -56,7 +59,7 @@ def _show_model(console: Console, plan: Plan) -> None:
         f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month ({_solver_text(plan.solver)})"
     )
     if plan.sensitivity is not None:
-        _show_sensitivity(console, plan)
+        _show_sensitivity(console, plan.sensitivity)
     for source, number in sources.items():
         console.print(f"[{number}] price from {source}", markup=False)
     console.print()
@@ -138,9 +141,7 @@ def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[st
     )
 
 
-def _show_sensitivity(console: Console, plan: Plan) -> None:
-    band = plan.sensitivity
-    assert band is not None
+def _show_sensitivity(console: Console, band: Sensitivity) -> None:
     ends = [
         "no plan" if cost is None else f"${cost:,.2f}/h"
         for cost in (band.low_usd_per_hour, band.high_usd_per_hour)
