@@ -1,1 +1,85 @@
-"""`sky.melange`: the same jobs from Python."""
+"""`sky.melange`: the same jobs from Python, where SkyPilot is installed.
+
+    import sky
+    planned = sky.melange.plan("chat.yaml")
+    sky.melange.write(planned, "chat-plan")
+
+SkyPilot finds this module through the entry point `sky.client_sdks`; it works without SkyPilot too, as
+`melange_sky.sdk`. Errors are those of `melange_sky.errors`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from melange_sky.plan import FleetPlan, Plan
+
+__all__ = ["load", "plan", "render", "table", "write"]
+
+
+def plan(
+    spec: str | PathLike[str],
+    *,
+    offline: bool = False,
+    refresh: bool = False,
+    offers: str | PathLike[str] | None = None,
+    allow_flagged: bool = False,
+    time_limit_s: float = 30.0,
+) -> Plan | FleetPlan:
+    """Plan the cheapest mix for a spec file (or a Mélange JSON config); writes nothing.
+
+    `offline` opens no socket, `refresh` pulls today's prices first, `offers` is a CSV of your own.
+    Raises InputError, InfeasibleError or SourceUnavailableError.
+    """
+    from melange_sky.optimizer import SolveOptions
+    from melange_sky.planner import PlanRequest, plan_spec
+    from melange_sky.prices import OfferQuery
+
+    request = PlanRequest(
+        prices=OfferQuery(
+            offline=offline, refresh=refresh, offers_csv=None if offers is None else Path(offers)
+        ),
+        allow_flagged=allow_flagged,
+        solve=SolveOptions(time_limit_s=time_limit_s),
+    )
+    return plan_spec(Path(spec), request)
+
+
+def load(plan_json: str | PathLike[str]) -> Plan | FleetPlan:
+    """Read a saved plan back."""
+    from melange_sky.planfile import load_plan
+
+    return load_plan(Path(plan_json))
+
+
+def render(planned: Plan | FleetPlan) -> dict[str, str]:
+    """Return the SkyServe services of a plan: file name → YAML text."""
+    from melange_sky.plan import FleetPlan
+    from melange_sky.render import render_services
+
+    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    files: dict[str, str] = {}
+    for model in models:
+        files |= render_services(model)
+    return files
+
+
+def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool = False) -> Path:
+    """Write plan.json and the services as one folder, all or nothing; return the folder."""
+    from melange_sky.planfile import dump_plan
+    from melange_sky.render import write_folder
+
+    target = Path(folder)
+    write_folder(target, {"plan.json": dump_plan(planned), **render(planned)}, force=force)
+    return target
+
+
+def table(planned: Plan | FleetPlan) -> str:
+    """Return the plan as a table for people."""
+    from melange_sky.report import plan_table
+
+    return plan_table(planned)

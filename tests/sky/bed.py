@@ -42,7 +42,7 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sshd", "rsync", "ip", "nsenter", "
 LONGEST_START_S = 60
 
 
-class BedUnavailable(Exception):
+class BedUnavailableError(Exception):
     """This machine cannot carry the bed; the message says why."""
 
 
@@ -108,7 +108,7 @@ class Bed:
         )  # fmt: skip
 
     def up(self) -> None:
-        """Start everything; raises BedUnavailable where this machine cannot carry it."""
+        """Start everything; raises BedUnavailableError where this machine cannot carry it."""
         require_machine()
         self.down()
         for name in (
@@ -369,16 +369,16 @@ class Bed:
 
 
 def require_machine() -> None:
-    """Install what is missing; raise BedUnavailable where that cannot be."""
+    """Install what is missing; raise BedUnavailableError where that cannot be."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        raise BedUnavailable(
+        raise BedUnavailableError(
             "the SkyPilot bed needs root on Linux (network namespaces, a Slurm of its own)"
         )
     missing = [name for name in PROGRAMS if shutil.which(name, path=_ROOT_PATH) is None]
     if not missing:
         return
     if shutil.which("apt-get") is None:
-        raise BedUnavailable(
+        raise BedUnavailableError(
             f"the SkyPilot bed needs {', '.join(missing)}, and there is no apt-get"
         )
     env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
@@ -386,7 +386,9 @@ def require_machine() -> None:
         _must("apt-get", "update", "-qq", env=env)
         _must("apt-get", "install", "-y", "-qq", "--no-install-recommends", *PACKAGES, env=env)
     except RuntimeError as error:
-        raise BedUnavailable(f"the SkyPilot bed could not install {', '.join(PACKAGES)}") from error
+        raise BedUnavailableError(
+            f"the SkyPilot bed could not install {', '.join(PACKAGES)}"
+        ) from error
 
 
 _ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -69,7 +69,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.whole(200, {})
         elif self.path == "/v1/models":
             if not self.refused():
-                self.whole(200, {"object": "list", "data": [{"id": OPTIONS.model, "object": "model"}]})
+                self.whole(
+                    200, {"object": "list", "data": [{"id": OPTIONS.model, "object": "model"}]}
+                )
         else:
             self.whole(404, {"error": {"message": "not found"}})
 
