@@ -14,6 +14,7 @@ from melange_sky.cli.common import echo_json, format_option, is_offline, offline
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
+from melange_sky.prices.book import by_reason
 from melange_sky.prices.names import parse_infra
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def list_(
 @prices.command()
 @infra_option
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Also ask a provider's own API: azure, runpod, vast, aws, gcp, gpuhunt (repeat for more).")  # fmt: skip
-@click.option("--deadline", type=click.FloatRange(1, 3600), default=45.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
+@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=45.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
 @format_option
 @offline_option
 def refresh(
@@ -114,16 +115,15 @@ def refresh(
 
 
 def _report_refresh(result: RefreshResult, output_format: str) -> None:
-    for cloud, reason in result.failed.items():
-        click.echo(f"warning: no new prices of {cloud}: {reason}", err=True)
+    for clouds, reason in by_reason(result.failed):
+        click.echo(f"warning: no new prices of {', '.join(clouds)}: {reason}", err=True)
     if result.store_problem is not None:
         raise SourceUnavailableError(
             f"prices were fetched and could not be kept: {result.store_problem}"
         )
     if not result.any_good:
-        names = ", ".join(result.failed) or "any cloud"
         raise SourceUnavailableError(
-            f"no prices could be fetched ({names}); what was fetched before stays"
+            "no prices could be fetched; what was fetched before stays (`prices list` shows it)"
         )
     snapshot = result.manifest.id if result.manifest else None
     if output_format == "json":

@@ -304,10 +304,18 @@ def _span(dates: list[str]) -> str:
 
 
 def _warn_failed(chain: _Chain, chosen: Mapping[str, _Chosen]) -> None:
-    for cloud, reason in chain.failed.items():
-        used = chosen.get(cloud)
-        rest = f"; its prices of {used.as_of} are used" if used else ""
-        chain.warn("fetch-failed", f"no new prices of {cloud}: {reason}{rest}")
+    for clouds, reason in by_reason(chain.failed):
+        kept = [f"{cloud} of {chosen[cloud].as_of}" for cloud in clouds if cloud in chosen]
+        rest = f"; last good prices are used: {', '.join(kept)}" if kept else ""
+        chain.warn("fetch-failed", f"no new prices of {', '.join(clouds)}: {reason}{rest}")
+
+
+def by_reason(failed: Mapping[str, str]) -> list[tuple[list[str], str]]:
+    """Group failed clouds by the reason that they share, so that one outage is one line."""
+    groups: dict[str, list[str]] = {}
+    for cloud, reason in failed.items():
+        groups.setdefault(reason, []).append(cloud)
+    return [(clouds, reason) for reason, clouds in groups.items()]
 
 
 def _warn_old(chain: _Chain, old: Mapping[str, timedelta]) -> None:
@@ -331,7 +339,7 @@ def age_text(age: timedelta) -> str:
 
 def _nothing_known(chain: _Chain) -> str:
     clouds = ", ".join(chain.query.clouds) or "any cloud"
-    reasons = "; ".join(f"{cloud}: {reason}" for cloud, reason in chain.failed.items())
+    reasons = "; ".join(reason for _, reason in by_reason(chain.failed))
     if reasons:
         return f"no prices of {clouds} are usable: {reasons}"
     return (

@@ -183,6 +183,9 @@ class Http:
             raise FetchError(f"more than {REDIRECTS} redirects") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise FetchError(f"not an HTTP address: {str(error)[:100]}") from None
+        except aiohttp.ClientConnectorDNSError as error:
+            # without a network every name fails, and another try only makes the user wait
+            raise FetchError(f"cannot find the host ({_os_reason(error.os_error)})") from None
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise _AgainError(_told(error)) from error
 
@@ -330,7 +333,9 @@ def _told(error: BaseException) -> str:
         return f"cannot connect ({_os_reason(error.os_error)})"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server hung up"
-    return f"{type(error).__name__} {str(error)[:120]}".strip()
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not proper HTTP"
+    return " ".join(f"{type(error).__name__} {str(error)[:120]}".split())
 
 
 def _os_reason(error: OSError) -> str:

@@ -149,7 +149,7 @@ class _Cells:
         try:
             header = [name.strip() for name in next(self._reader, [])]
         except csv.Error as error:
-            raise CatalogRefusedError(f"not CSV: {error}") from error
+            raise CatalogRefusedError(f"the file is not CSV: {error}") from error
         if not header:
             raise CatalogRefusedError("the file is empty")
         missing = [name for name in REQUIRED if name not in header]
@@ -178,7 +178,9 @@ class _Cells:
                 else:
                     yield row
         except csv.Error as error:
-            raise CatalogRefusedError(f"not CSV, line {self._reader.line_num}: {error}") from error
+            cut = "truncated" if "end of data" in str(error) else "not CSV"
+            line = self._reader.line_num
+            raise CatalogRefusedError(f"the file is {cut}, line {line}: {error}") from error
         self._check_end(row)
 
     def _fit(self, row: list[str]) -> list[str]:

@@ -171,7 +171,8 @@ def _find_falling(offers: list[Offer], flags: dict[int, list[Flag]]) -> None:
     """Flag price/count below that of a smaller count of the same GPU and region (cheapest of each)."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, offer in enumerate(offers):
-        if offer.price_usd_per_hour is not None and offer.accelerator_count >= 1:
+        sold = possible_count(offer.cloud, offer.accelerator_count) and offer.accelerator_count >= 1
+        if sold and offer.price_usd_per_hour is not None:
             groups[offer.region, offer.accelerator].append(i)
     for rows in groups.values():
         cheapest: dict[float, float] = {}

@@ -38,10 +38,7 @@ class Loopback:
     asked: list[Exchange] = field(default_factory=list)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _listener: socket.socket = field(default_factory=socket.socket)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+    url: str = ""
 
     def paths(self) -> list[str]:
         return [exchange.path for exchange in self.asked]
@@ -53,6 +50,7 @@ class Loopback:
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(64)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def stop(self) -> None:
