@@ -1,0 +1,157 @@
+"""The endpoint under load, what its streamed answers say, and what to tell where they say nonsense."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from melange_sky.errors import InputError
+
+_SHOWN = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An OpenAI-compatible server. `url` is its base with or without ``/v1``.
+
+    `api_key` never appears in a message, a file or a repr. `timeout_s` bounds one request from sent
+    to last token.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname)
+            _ = parts.port
+        except ValueError:
+            good = False
+        if not good:
+            raise InputError(
+                f"--url '{self.url[:_SHOWN]}' is not an http:// or https:// address; "
+                "give the server's base, such as http://127.0.0.1:8000"
+            )
+
+    @property
+    def base(self) -> str:
+        """The address without a trailing slash and without ``/v1``."""
+        return re.sub(r"(/v1)?/*$", "", self.url.rstrip("/"))
+
+    @property
+    def shown(self) -> str:
+        """The address for people: without user, password and query."""
+        parts = urlsplit(self.base)
+        host = parts.hostname or ""
+        return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}{parts.path}"[
+            :_SHOWN
+        ]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        headers = {"Content-Type": "application/json"}
+        if self.api_key:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+
+class StreamBroken(Exception):  # noqa: N818 - one request's fate, counted, never the run's error
+    """An answer that is not a complete stream; its text is the request's error."""
+
+
+@dataclass(slots=True, kw_only=True)
+class StreamReader:
+    """Takes in one streamed completion, bytes as they come with the time at which they came.
+
+    Chunks are not tokens: a busy server merges several tokens into one. So only the first and the
+    last time count, and the number of tokens comes from `usage`. Bytes that arrive together share
+    their time.
+    """
+
+    first_s: float | None = None
+    last_s: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    finished: bool = False
+    _rest: bytes = b""
+
+    def feed(self, data: bytes, now_s: float) -> None:
+        """Read bytes. Raises StreamBroken where they are not server-sent events of completions."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > 1_000_000:
+            raise StreamBroken("malformed SSE: a line longer than 1 MB")
+        for line in lines:
+            if line.startswith(b"data:"):
+                self._event(line[5:].strip(), now_s)
+            elif line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                raise StreamBroken(f"malformed SSE: {shorten(line)}")
+
+    def _event(self, payload: bytes, now_s: float) -> None:
+        if payload == b"[DONE]":
+            self.finished = True
+            return
+        try:
+            event: Any = json.loads(payload)
+            choices, usage, error = event.get("choices"), event.get("usage"), event.get("error")
+        except (ValueError, AttributeError, RecursionError):
+            raise StreamBroken(f"malformed SSE: {shorten(payload)}") from None
+        if error:
+            raise StreamBroken(f"error in the stream: {shorten(str(error).encode())}")
+        if choices:
+            self.last_s = now_s
+            if self.first_s is None:
+                self.first_s = now_s
+        if usage:
+            self._usage(usage)
+
+    def _usage(self, usage: Any) -> None:
+        try:
+            self.prompt_tokens = int(usage["prompt_tokens"])
+            self.completion_tokens = int(usage["completion_tokens"])
+        except (KeyError, TypeError, ValueError):
+            raise StreamBroken("usage without prompt_tokens and completion_tokens") from None
+
+    def close(self, wanted_tokens: int) -> None:
+        """Check that the stream ended as it should. Raises StreamBroken."""
+        got = self.completion_tokens
+        if not self.finished:
+            raise StreamBroken("the stream ended early, without [DONE]")
+        if got is None:
+            raise StreamBroken("no usage in the stream (the server ignores stream_options)")
+        if self.first_s is None:
+            raise StreamBroken("the stream ended without a token")
+        if got < wanted_tokens:
+            raise StreamBroken(
+                f"ended early: {got} of {wanted_tokens} output tokens (min_tokens ignored?)"
+            )
+
+
+def shorten(text: bytes) -> str:
+    """Return the start of what a server sent as one printable line.
+
+    >>> shorten(b"bad gateway" + bytes([10]) + b"<html>")
+    'bad gateway <html>'
+    """
+    plain = text[: 4 * _SHOWN].decode("utf-8", errors="replace")
+    one_line = " ".join("".join(c if c.isprintable() else " " for c in plain).split())
+    return one_line if len(one_line) <= _SHOWN else one_line[: _SHOWN - 1] + "…"
+
+
+def http_problem(status: int, body: bytes) -> str:
+    """Return ``HTTP 500: what it said``, the message of an OpenAI-style error where there is one."""
+    try:
+        said: Any = json.loads(body)
+        inner = said.get("error", said)
+        message = inner.get("message") if isinstance(inner, dict) else inner
+    except (ValueError, AttributeError, RecursionError):
+        message = None
+    text = shorten(str(message).encode() if message else body)
+    return f"HTTP {status}: {text}" if text else f"HTTP {status}"

@@ -1,0 +1,173 @@
+"""Open-loop load: each request is sent at its own absolute time, whatever became of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+import numpy as np
+
+from melange_sky.profiler.endpoint import (
+    Endpoint,
+    StreamBroken,
+    StreamReader,
+    http_problem,
+)
+from melange_sky.profiler.metrics import ServerMetrics, read_bounded, watch_metrics
+from melange_sky.slo import RequestLog, RequestRecord
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TIMED_OUT = "timed out"
+NOT_SENT = "not sent: the endpoint had failed"
+# Below the 5 s after which common servers close idle connections: a reused one must be alive.
+_KEEPALIVE_S = 3.0
+_BEAT_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What to send: bodies with their due times (seconds from the start) and sizes in tokens.
+
+    After `give_up_after` failures in a row that are no timeouts, the rest is not sent.
+    """
+
+    bodies: Sequence[bytes]
+    due_s: NDArray[np.float64]
+    input_tokens: int
+    output_tokens: int
+    give_up_after: int = 25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LoadOutcome:
+    """What became of a load. `lateness_s`, shape (requests,): sent − due.
+
+    `lag_s`: how late the client's own clock ticks came, shape (ticks,): a client that is late to
+    read inflates latencies even where it sent on time. `errors` counts error texts.
+    """
+
+    log: RequestLog
+    lateness_s: NDArray[np.float64]
+    lag_s: NDArray[np.float64]
+    errors: Counter[str]
+    server: ServerMetrics | None
+    cpu_s: float
+    wall_s: float
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    endpoint: Endpoint
+    load: Load
+    session: aiohttp.ClientSession
+    start_s: float
+    records: list[RequestRecord | None]
+    lateness_s: NDArray[np.float64]
+    in_a_row: int = 0
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @property
+    def given_up(self) -> bool:
+        return self.in_a_row >= self.load.give_up_after
+
+    async def send_all(self) -> None:
+        for index, due in enumerate(self.load.due_s.tolist()):
+            wait = self.start_s + due - time.perf_counter()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            if self.given_up:
+                break
+            self.tasks.append(asyncio.create_task(self._send(index, due)))
+        if self.tasks:
+            await asyncio.gather(*self.tasks)
+
+    async def _send(self, index: int, due: float) -> None:
+        sent = time.perf_counter()
+        self.lateness_s[index] = sent - self.start_s - due
+        reader, error = StreamReader(), None
+        try:
+            await self._exchange(self.load.bodies[index], reader)
+        except StreamBroken as broken:
+            error = str(broken)
+        except asyncio.TimeoutError:
+            error = TIMED_OUT
+        except (aiohttp.ClientError, OSError) as problem:
+            error = f"connection failed: {type(problem).__name__}"
+        self.in_a_row = self.in_a_row + 1 if error not in (None, TIMED_OUT) else 0
+        self.records[index] = RequestRecord(
+            arrival_s=sent - self.start_s,
+            input_tokens=reader.prompt_tokens or self.load.input_tokens,
+            output_tokens=reader.completion_tokens or 0,
+            first_token_s=None if reader.first_s is None else reader.first_s - self.start_s,
+            last_token_s=None if reader.last_s is None else reader.last_s - self.start_s,
+            error=error,
+        )
+
+    async def _exchange(self, body: bytes, reader: StreamReader) -> None:
+        url = f"{self.endpoint.base}/v1/completions"
+        async with self.session.post(url, data=body) as response:
+            if response.status != 200:
+                raise StreamBroken(
+                    http_problem(response.status, await read_bounded(response, 4096))
+                )
+            async for data in response.content.iter_any():
+                reader.feed(data, time.perf_counter())
+        reader.close(self.load.output_tokens)
+
+
+async def run_load(endpoint: Endpoint, load: Load) -> LoadOutcome:
+    """Send the load and wait until every request has ended, each bounded by the timeout.
+
+    Failed requests are counted and never sent again.
+    """
+    cpu_s, wall_s = time.process_time(), time.perf_counter()
+    count = len(load.bodies)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+    timeout = aiohttp.ClientTimeout(total=endpoint.timeout_s)
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=timeout, headers=endpoint.headers
+    ) as session:
+        run = _Run(
+            endpoint=endpoint, load=load, session=session, start_s=time.perf_counter() + 0.01,
+            records=[None] * count, lateness_s=np.zeros(count),
+        )  # fmt: skip
+        lag: list[float] = []
+        beat = asyncio.create_task(_heartbeat(lag))
+        watch = asyncio.create_task(watch_metrics(session, endpoint.base))
+        try:
+            await run.send_all()
+        finally:
+            beat.cancel()
+            watch.cancel()
+            for task in run.tasks:
+                task.cancel()
+            ended = await asyncio.gather(beat, watch, *run.tasks, return_exceptions=True)
+    server = ended[1] if isinstance(ended[1], ServerMetrics) else None
+    records = [r if r is not None else _unsent(load, i) for i, r in enumerate(run.records)]
+    return LoadOutcome(
+        log=RequestLog.from_records(records), lateness_s=run.lateness_s, lag_s=np.array(lag),
+        errors=Counter(r.error for r in records if r.error is not None), server=server,
+        cpu_s=time.process_time() - cpu_s, wall_s=time.perf_counter() - wall_s,
+    )  # fmt: skip
+
+
+def _unsent(load: Load, index: int) -> RequestRecord:
+    return RequestRecord(
+        arrival_s=float(load.due_s[index]), input_tokens=load.input_tokens, output_tokens=0,
+        first_token_s=None, last_token_s=None, error=NOT_SENT,
+    )  # fmt: skip
+
+
+async def _heartbeat(lag_s: list[float]) -> None:
+    """Note how late each tick of a steady beat is: the client's own slowness."""
+    while True:
+        due = time.perf_counter() + _BEAT_S
+        await asyncio.sleep(_BEAT_S)
+        lag_s.append(max(0.0, time.perf_counter() - due))

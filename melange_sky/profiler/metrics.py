@@ -1,0 +1,87 @@
+"""What the server says of itself while it is under load: vLLM's Prometheus page."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import aiohttp
+
+# vLLM 0.32 and 0.33; `kv_cache_usage_perc` is a fraction in spite of its name.
+_GAUGES = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:kv_cache_usage_perc": "kv_use",
+}
+_PREEMPTIONS = "vllm:num_preemptions_total"
+_EVERY_S = 1.0
+_MAX_PAGE = 4_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class ServerMetrics:
+    """Samples by name, one per look. Several engines' gauges are added up, KV use is their maximum."""
+
+    samples: dict[str, list[float]] = field(default_factory=dict)
+
+    def take(self, page: str) -> None:
+        """Read one page."""
+        seen: dict[str, float] = {}
+        for line in page.splitlines():
+            name = line.partition("{")[0].partition(" ")[0]
+            short = "preemptions" if name == _PREEMPTIONS else _GAUGES.get(name)
+            if short is None:
+                continue
+            try:
+                value = float(line.rpartition(" ")[2])
+            except ValueError:
+                continue
+            old = seen.get(short, 0.0)
+            seen[short] = max(old, value) if short == "kv_use" else old + value
+        for short, value in seen.items():
+            self.samples.setdefault(short, []).append(value)
+
+    def summary(self) -> dict[str, float] | None:
+        """Return means and maxima of the gauges and how many preemptions came; None without data."""
+        found: dict[str, float] = {}
+        for name in _GAUGES.values():
+            values = self.samples.get(name)
+            if values:
+                found[f"{name}_mean"] = round(sum(values) / len(values), 4)
+                found[f"{name}_max"] = round(max(values), 4)
+        counts = self.samples.get("preemptions")
+        if counts:
+            found["preemptions"] = counts[-1] - counts[0]
+        return found or None
+
+
+async def watch_metrics(session: aiohttp.ClientSession, base: str) -> ServerMetrics:
+    """Look at the server's metrics once a second until cancelled; then return what was seen.
+
+    A server without such a page is left alone after the first look.
+    """
+    metrics = ServerMetrics()
+    try:
+        while True:
+            timeout = aiohttp.ClientTimeout(total=5.0)
+            try:
+                async with session.get(f"{base}/metrics", timeout=timeout) as response:
+                    if response.status != 200:
+                        return metrics
+                    page = await read_bounded(response, _MAX_PAGE)
+                    metrics.take(page.decode("utf-8", errors="replace"))
+            except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+                pass
+            await asyncio.sleep(_EVERY_S)
+    except asyncio.CancelledError:
+        return metrics
+
+
+async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """Return a body's first `most` bytes, however it is cut into pieces."""
+    body = b""
+    async for data in response.content.iter_any():
+        body += data
+        if len(body) >= most:
+            break
+    return body[:most]

@@ -1,0 +1,97 @@
+"""Prompts of an exact size that no prefix cache can answer, and arrival times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Ids below are often special tokens; ids above exceed the smallest vocabularies in use (32 000).
+LOWEST_ID = 1000
+HIGHEST_ID = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptStyle:
+    """How prompts are made.
+
+    Token ids give exact sizes. `words` sends text of that many words for servers that take no ids;
+    sizes are then what the server's `usage` counts. `prefix_share` is the fraction of each prompt
+    that all requests of a cell have in common.
+    """
+
+    words: bool = False
+    prefix_share: float = 0.0
+    lowest_id: int = LOWEST_ID
+    highest_id: int = HIGHEST_ID
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.prefix_share < 1:
+            raise InputError("the prefix share must be at least 0 and below 1")
+        if not 0 <= self.lowest_id < self.highest_id:
+            raise InputError("token ids need 0 ≤ lowest < highest")
+
+
+def request_bodies(
+    model: str, sizes: tuple[int, int], count: int, style: PromptStyle, seed: int
+) -> list[bytes]:
+    """Return `count` JSON bodies for prompts of `sizes` = (input, output) tokens, all different.
+
+    Encoded beforehand, so that sending costs nothing when its time has come.
+    """
+    input_tokens, output_tokens = sizes
+    rng = np.random.default_rng([seed, input_tokens, output_tokens])
+    shared = int(style.prefix_share * input_tokens)
+    # The common part depends on the size alone: the same over all probes of a cell.
+    common = np.random.default_rng([input_tokens]).integers(
+        style.lowest_id, style.highest_id, shared
+    )
+    rest = {
+        "model": model, "max_tokens": output_tokens, "min_tokens": output_tokens,
+        "ignore_eos": True, "temperature": 0, "stream": True,
+        "stream_options": {"include_usage": True},
+    }  # fmt: skip
+    tail = json.dumps(rest)[1:]
+    bodies = []
+    for _ in range(count):
+        own = rng.integers(style.lowest_id, style.highest_id, input_tokens - shared)
+        ids = np.concatenate([common, own])
+        prompt = " ".join(map(_word, ids.tolist())) if style.words else ids.tolist()
+        bodies.append(f'{{"prompt": {json.dumps(prompt)}, {tail}'.encode())
+    return bodies
+
+
+def _word(number: int) -> str:
+    """Return a pronounceable word for a number.
+
+    >>> _word(1000), _word(29_999)
+    ('lira', 'vujoga')
+    """
+    text = ""
+    while True:
+        number, syllable = divmod(number, 80)
+        text += "bcdfghjklmnprstvwxyz"[syllable % 16] + "aeiou"[syllable // 16]
+        if not number:
+            return text
+
+
+def poisson_offsets(rate_rps: float, count: int, seed: int) -> NDArray[np.float64]:
+    """Return when each request is due, seconds from the start: gaps are exponential."""
+    rng = np.random.default_rng([seed, 1])
+    return np.cumsum(rng.exponential(1 / rate_rps, count))
+
+
+def trace_offsets(timestamps_s: Sequence[float], rate_scale: float = 1.0) -> NDArray[np.float64]:
+    """Return the due times of a recorded stream, `rate_scale` times as fast."""
+    times = np.sort(np.asarray(timestamps_s, dtype=np.float64))
+    if rate_scale <= 0 or not np.isfinite(times).all():
+        raise InputError("a trace needs finite timestamps and a positive rate scale")
+    return (times - times[:1]) / rate_scale
