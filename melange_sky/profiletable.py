@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from melange_sky.capacity_search import SearchOptions, SearchResult, rate_from_probes
+from melange_sky.capacity_search import REAL_SEARCH, SearchOptions, SearchResult, rate_from_probes
 from melange_sky.errors import InputError
 from melange_sky.slo import SLO, RequestLog
 
@@ -98,7 +98,7 @@ class MeasuredCell:
                 low_rps=self.low_rps, high_rps=self.high_rps, knee_rps=self.knee_rps,
             )  # fmt: skip
         kept = [(p.rate_rps, p.log) for p in self.probes if len(p.log)]
-        return rate_from_probes(kept, slo, options or SearchOptions())
+        return rate_from_probes(kept, slo, options or REAL_SEARCH)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

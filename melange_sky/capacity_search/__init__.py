@@ -6,11 +6,12 @@ probe means; `rate_from_probes` answers another SLO from probes that were kept.
 
 from __future__ import annotations
 
-from melange_sky.capacity_search.judge import Probe, SearchOptions, Verdict, judge
+from melange_sky.capacity_search.judge import REAL_SEARCH, Probe, SearchOptions, Verdict, judge
 from melange_sky.capacity_search.search import ProbeAborted, SearchResult, Target, find_max_rate
 from melange_sky.capacity_search.stored import rate_from_probes
 
 __all__ = [
+    "REAL_SEARCH",
     "Probe",
     "ProbeAborted",
     "SearchOptions",

@@ -84,6 +84,13 @@ class SearchOptions:
                 raise ValueError("rates must be positive and at most a finite ceiling_rps")
 
 
+REAL_SEARCH = SearchOptions(
+    tolerance=0.1, min_requests=60, confirm_requests=200, max_requests=2000, max_probes=24,
+    turnovers=3.0, ceiling_rps=1000.0,
+)  # fmt: skip
+"""A search whose probes cost GPU time: coarser bounds, fewer requests."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
     """One probe, judged. Fractions of the judged requests (warm-up and cool-down left out).

@@ -1,0 +1,17 @@
+"""Measure real endpoints: open-loop load, rate search per request size, tables with raw points."""
+
+from melange_sky.profiler.endpoint import Endpoint
+from melange_sky.profiler.grid import (
+    GridOptions,
+    GridReport,
+    Progress,
+    measure_grid,
+    table_path,
+)
+from melange_sky.profiler.prompts import PromptStyle
+from melange_sky.profiler.target import EndpointTarget, ServerFacts, check_endpoint
+
+__all__ = [
+    "Endpoint", "EndpointTarget", "GridOptions", "GridReport", "Progress",
+    "PromptStyle", "ServerFacts", "check_endpoint", "measure_grid", "table_path",
+]  # fmt: skip

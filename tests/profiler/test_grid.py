@@ -1,0 +1,185 @@
+"""Whole runs through the command line, against a server of known timing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from melange_sky.capacity_search import SearchOptions, find_max_rate
+from melange_sky.profiler import Endpoint, EndpointTarget, PromptStyle
+from melange_sky.profiletable import load_tables
+from melange_sky.slo import SLO
+from tests.profiler.conftest import StartServer
+
+
+def command(url: str, out: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "-m", "melange_sky", "profile", "run", "--url", url, "--model", "known",
+        "--accelerator", "A10G:1", "--input", "20", "--output", "2", "--ttft-ms", "400",
+        "--timeout", "2", "--max-lateness-ms", "200", "--tolerance", "0.4", "-o", str(out), *more,
+    ]  # fmt: skip
+
+
+def profile(url: str, out: Path, *more: str, env: dict[str, str] | None = None) -> Any:
+    return subprocess.run(
+        command(url, out, *more), capture_output=True, text=True, timeout=90, check=False,
+        env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+def test_a_concurrency_limit_is_found(start_server: StartServer) -> None:
+    """One slot and constant service S: λ* solves P(wait ≤ limit) = a of M/D/1."""
+    from tests.test_capacity_search import md1_max_rate
+
+    url = start_server(ttft=0.008, itl=0.0, slots=1)
+    # The server holds its slot for what a timer really takes; measure that, do not assume it.
+    endpoint = Endpoint(url=url, model="known", timeout_s=20)
+    target = EndpointTarget(
+        endpoint=endpoint, input_tokens=20, output_tokens=1, style=PromptStyle(), late_s=1.0
+    )
+    burst = target.probe(1000.0, 100, seed=1)
+    service = float(burst.last_token_s.max() - burst.first_token_s.min()) / 99
+    limit = 8 * service
+    options = SearchOptions(
+        start_rps=0.8 / service, min_requests=150, confirm_requests=300, max_requests=300,
+        max_probes=8,
+    )  # fmt: skip
+    result = find_max_rate(target, SLO(ttft_s=limit, attainment=0.9), options)
+    truth = md1_max_rate(service, limit, 0.9)
+    assert result.max_rate_rps == pytest.approx(truth, rel=0.25), (result.reason, service)
+
+
+def test_run_resume_and_other_slo(start_server: StartServer, tmp_path: Path) -> None:
+    url = start_server(ttft=0.01, itl=0.001, slots=2)
+    first = profile(url, tmp_path, "--output", "2,8", "--format", "json")
+    assert first.returncode == 0, first.stderr
+    said = json.loads(first.stdout)
+    assert [(c["input_tokens"], c["output_tokens"]) for c in said["cells"]] == [(20, 2), (20, 8)]
+    assert all(c["max_rate_rps"] > 10 and c["origin"] == "measured" for c in said["cells"])
+    (table,) = load_tables(tmp_path)
+    assert table.provenance.engine_version == "9.9.9"
+    assert all((p.log.output_tokens[p.log.ok] == 8).all() for p in table.cells[1].probes)
+    before = (tmp_path / Path(said["table"]).name).read_bytes()
+    again = profile(url, tmp_path, "--output", "2,8")
+    assert again.returncode == 0
+    assert "measured" in again.stdout
+    assert (tmp_path / Path(said["table"]).name).read_bytes() == before  # nothing sent again
+
+
+def test_kill_9_in_the_middle_loses_and_repeats_nothing(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    url = start_server(ttft=0.01, itl=0.001, slots=2)
+    words = command(url, tmp_path, "--input", "20,30,40")
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        tables = load_tables(tmp_path)
+        if tables and tables[0].cells:
+            break
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    (left,) = load_tables(tmp_path)
+    assert 1 <= len(left.cells) < 3
+    done = profile(url, tmp_path, "--input", "20,30,40")
+    assert done.returncode == 0, done.stderr
+    (table,) = load_tables(tmp_path)
+    assert [c.input_tokens for c in table.cells] == [20, 30, 40]
+    for old, new in zip(left.cells, table.cells, strict=False):
+        assert (old.measured_at, old.seconds, len(old.probes)) == (
+            new.measured_at, new.seconds, len(new.probes)
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fault", "after", "code", "told"),
+    [
+        ("500", 0, 4, "did not answer a short completion: HTTP 500: engine died"),
+        ("500", 100, 4, "failed under load"),
+        ("die", 100, 4, "failed under load"),
+        ("malformed", 100, 4, "malformed SSE: {broken"),
+        ("early", 100, 4, "the stream ended early, without [DONE]"),
+        ("short", 100, 4, "ended early: 1 of 2 output tokens"),
+        ("hang", 0, 4, "did not answer a short completion: nothing came within 2 s"),
+        ("hang", 100, 4, "answered none of"),
+        ("miscount", 100, 2, "does not take token ids as they are"),
+        ("not-json", 0, 4, "is not JSON"),
+    ],
+)
+def test_faults_are_one_clear_line(
+    start_server: StartServer, tmp_path: Path, fault: str, after: int, code: int, told: str
+) -> None:
+    done = profile(start_server(fault=fault, after=after), tmp_path, "--output", "2,3")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == code, done.stderr
+    assert len(errors) == 1
+    assert told in errors[0]
+    assert "Traceback" not in done.stderr
+    assert len(errors[0]) < 500
+    if after:
+        assert "are kept in" in errors[0]
+        assert len(load_tables(tmp_path)) == 1
+
+
+def test_refusals_are_one_clear_line(start_server: StartServer, tmp_path: Path) -> None:
+    locked = start_server(key="s3cret")
+    env = {"OPENAI_API_KEY": ""}
+    done = profile(locked, tmp_path, env=env)
+    assert (done.returncode, "wants a valid key" in done.stderr) == (2, True)
+    opened = profile(locked, tmp_path, "--output", "1", env={"OPENAI_API_KEY": "s3cret"})
+    assert opened.returncode == 0, opened.stderr
+    assert "s3cret" not in opened.stdout + opened.stderr
+    assert all("s3cret" not in path.read_text() for path in tmp_path.iterdir())
+    url = start_server()
+    wrong = profile(url, tmp_path, "--model", "other")
+    assert (wrong.returncode, "does not serve 'other'; it serves: known" in wrong.stderr) == (
+        2,
+        True,
+    )
+    long = profile(url, tmp_path, "--input", "4095", "--output", "2")
+    assert (long.returncode, "at most 4096 tokens" in long.stderr) == (2, True)
+    dead = profile("http://127.0.0.1:9", tmp_path)
+    assert (dead.returncode, "cannot be reached" in dead.stderr) == (4, True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--url", "ftp://x"], ["--url", "x"], ["--input", "a"], ["--input", "0"], ["--output", ""],
+        ["--accelerator", "A10G:0"], ["--accelerator", "A10G:1.5"], ["--accelerator", "Z9"],
+        ["--attainment", "1.5"], ["--ttft-ms", "-1"], ["--ttft-ms", "nan"], ["--prefix-share", "1"],
+        ["--engine-flags", "'"],
+    ],
+)  # fmt: skip
+def test_wrong_use_is_one_line(tmp_path: Path, wrong: list[str]) -> None:
+    from click.testing import CliRunner
+
+    from melange_sky.cli.profile import profile as group
+    from melange_sky.errors import InputError
+
+    words = command("http://127.0.0.1:9", tmp_path, *wrong)[4:]
+    result = CliRunner().invoke(group, words)
+    assert isinstance(result.exception, InputError), result.output
+    assert "\n" not in str(result.exception)
+
+
+def test_an_slo_that_nothing_meets_exits_5(start_server: StartServer, tmp_path: Path) -> None:
+    done = profile(start_server(ttft=0.05), tmp_path, "--ttft-ms", "10")
+    assert done.returncode == 5, done.stderr
+    assert "none" in done.stdout
+    assert math.isclose(load_tables(tmp_path)[0].cells[0].slo.ttft_s or 0, 0.01)
+
+
+def test_the_budget_ends_a_run(start_server: StartServer, tmp_path: Path) -> None:
+    done = profile(start_server(ttft=0.05), tmp_path, "--output", "2,3", "--max-minutes", "0.0001")
+    assert done.returncode == 0
+    assert "not measured: budget spent" in done.stdout
