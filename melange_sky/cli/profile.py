@@ -45,6 +45,8 @@ def profile() -> None:
               help="Stop after so long; what is measured stays.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5), default=0.1,
               show_default=True, help="How closely the highest rate is bracketed.")  # fmt: skip
+@click.option("--max-requests", type=click.IntRange(min=20), default=2000, show_default=True,
+              help="Most requests of one probe; fewer are quicker and less certain.")  # fmt: skip
 @click.option("--prompts", type=click.Choice(["ids", "words"]), default="ids", show_default=True,
               help="Token ids give exact sizes; words suit servers that take none.")  # fmt: skip
 @click.option("--prefix-share", type=float, default=0.0, show_default=True,
@@ -122,10 +124,14 @@ def _grid_options(given: dict[str, Any]) -> GridOptions:
     from melange_sky.capacity_search import REAL_SEARCH
     from melange_sky.profiler import GridOptions, PromptStyle
 
-    minutes = given["max_minutes"]
+    minutes, most = given["max_minutes"], given["max_requests"]
+    search = replace(
+        REAL_SEARCH, tolerance=given["tolerance"], seed=given["seed"], max_requests=most,
+        confirm_requests=min(most, REAL_SEARCH.confirm_requests),
+        min_requests=min(most, REAL_SEARCH.min_requests),
+    )  # fmt: skip
     return GridOptions(
-        slo=slo_from(given),
-        search=replace(REAL_SEARCH, tolerance=given["tolerance"], seed=given["seed"]),
+        slo=slo_from(given), search=search,
         style=PromptStyle(words=given["prompts"] == "words", prefix_share=given["prefix_share"]),
         late_s=given["max_lateness_ms"] / 1e3, budget_s=None if minutes is None else minutes * 60,
     )  # fmt: skip

@@ -24,7 +24,7 @@ def command(url: str, out: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "melange_sky", "profile", "run", "--url", url, "--model", "known",
         "--accelerator", "A10G:1", "--input", "20", "--output", "2", "--ttft-ms", "400",
-        "--timeout", "2", "--max-lateness-ms", "200", "--tolerance", "0.4", "-o", str(out), *more,
+        "--timeout", "2", "--max-lateness-ms", "200", "--tolerance", "0.4", "--max-requests", "40", "-o", str(out), *more,
     ]  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def test_a_concurrency_limit_is_found(start_server: StartServer) -> None:
     service = float(burst.last_token_s.max() - burst.first_token_s.min()) / 99
     limit = 8 * service
     options = SearchOptions(
-        start_rps=0.8 / service, min_requests=150, confirm_requests=300, max_requests=300,
-        max_probes=8,
+        start_rps=0.8 / service, min_requests=150, confirm_requests=250, max_requests=250,
+        max_probes=6,
     )  # fmt: skip
     result = find_max_rate(target, SLO(ttft_s=limit, attainment=0.9), options)
     truth = md1_max_rate(service, limit, 0.9)
@@ -80,7 +80,7 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(
     url = start_server(ttft=0.01, itl=0.001, slots=2)
     words = command(url, tmp_path, "--input", "20,30,40")
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
         tables = load_tables(tmp_path)
         if tables and tables[0].cells:
@@ -110,7 +110,7 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(
         ("early", 100, 4, "the stream ended early, without [DONE]"),
         ("short", 100, 4, "ended early: 1 of 2 output tokens"),
         ("hang", 0, 4, "did not answer a short completion: nothing came within 2 s"),
-        ("hang", 100, 4, "answered none of"),
+        ("hang", 60, 4, "answered none of"),
         ("miscount", 100, 2, "does not take token ids as they are"),
         ("not-json", 0, 4, "is not JSON"),
     ],
