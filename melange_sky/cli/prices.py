@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.prices_diff import diff_plan, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
@@ -60,7 +61,7 @@ def list_(
     del offline  # listing never fetches; the option is taken so that scripts may always give it
     query = OfferQuery(
         infra=parse_infra(infra),
-        accelerators=tuple(a.strip() for a in accelerators.split(",") if a.strip()),
+        accelerators=_split(accelerators),
         offline=is_offline(True),
         offers_csv=offers_csv,
         as_of=as_of,
@@ -142,6 +143,43 @@ def _report_refresh(result: RefreshResult, output_format: str) -> None:
         state = "unchanged" if cloud in result.unchanged else "fetched"
         click.echo(f"{cloud:<15}{state:<11}{entry.offers:>6} offers  {entry.label}")
     click.echo(f"snapshot {snapshot}")
+
+
+@prices.command()
+@click.argument("before", required=False)
+@click.argument("after", required=False)
+@click.option("--plan", "plan_json", type=click.Path(path_type=Path), help="What a saved plan costs now, and the cheapest mix now.")  # fmt: skip
+@click.option("--spec", type=click.Path(path_type=Path), help="With --plan: plan this spec anew, so that its limits hold.")  # fmt: skip
+@accelerators_option
+@infra_option
+@offers_option
+@click.option("--min-change", type=click.FloatRange(0, 1), default=0.0, help="Only prices that moved by this fraction.")  # fmt: skip
+@format_option
+@offline_option
+def diff(before: str | None, after: str | None, output_format: str, **asked: Any) -> None:
+    """Show what moved since the last pull, between two snapshots, or since a plan.
+
+    BEFORE and AFTER are snapshot ids, dates, or `embedded`; by default the last pull but one and the
+    last. Opens no socket: run `prices refresh` first for today's prices.
+    """
+    if asked["plan_json"] is not None:
+        if before is not None:
+            raise InputError("--plan compares with the newest prices; give no snapshots with it")
+        diff_plan(asked["plan_json"], asked["spec"], asked["offers_csv"], output_format)
+        return
+    if asked["spec"] is not None or asked["offers_csv"] is not None:
+        raise InputError("--spec and --offers need --plan")
+    from melange_sky.prices.diff import diff_snapshots
+    from melange_sky.prices.select import Selection
+
+    selection = Selection(
+        infra=parse_infra(asked["infra"]), accelerators=_split(asked["accelerators"])
+    )
+    echo_diff(diff_snapshots(before, after, selection), asked["min_change"], output_format)
+
+
+def _split(accelerators: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in accelerators.split(",") if part.strip())
 
 
 COLUMNS = (

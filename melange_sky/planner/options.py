@@ -105,7 +105,7 @@ def _is_asked_for(offer: Offer, resources: Resources) -> bool:
 
 def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejections) -> bool:
     kind = "spot" if use_spot else "on demand"
-    if offer.accelerator_count != int(offer.accelerator_count):
+    if not float(offer.accelerator_count).is_integer():  # NaN, too, where a cell is unreadable
         rejected.add("fractional-gpu", "a part of a GPU cannot hold a replica", offer)
         return True
     if offer.cloud in rules.closed_clouds:

@@ -1,0 +1,160 @@
+"""A saved plan at today's prices: what it costs now, and whether another mix is now cheaper.
+
+The options that were weighed are in the plan with their capacities, so that nothing but prices is
+read. Limits of the spec are not in a plan: with the spec at hand, plan it anew instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
+from melange_sky.plan import FleetPlan, Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.offers import Offer
+    from melange_sky.plan import Allocation
+
+Shape = tuple[str, str, str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepricedAllocation:
+    """One allocation of the plan at today's price of its own region; prices are of one instance.
+
+    `now_usd_per_hour` is None where the instance is no longer offered so, or its price is blocked:
+    `reason` says which. `given` prices of a Mélange config never move.
+    """
+
+    model: str
+    allocation: Allocation
+    planned_usd_per_hour: float
+    now_usd_per_hour: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repriced:
+    """The plan now. `now_usd_per_hour` is None where any price is unknown.
+
+    `best` is the cheapest mix of the plan's own options at today's prices, by model and option with
+    instances; None where the plan's options cannot serve it any more.
+    """
+
+    planned_usd_per_hour: float
+    now_usd_per_hour: float | None
+    allocations: tuple[RepricedAllocation, ...]
+    best_usd_per_hour: float | None
+    best: tuple[tuple[str, DeploymentOption, int], ...] = ()
+
+    @property
+    def saving_usd_per_hour(self) -> float | None:
+        """What the best mix saves on the planned one, both at today's prices."""
+        if self.now_usd_per_hour is None or self.best_usd_per_hour is None:
+            return None
+        return self.now_usd_per_hour - self.best_usd_per_hour
+
+
+def reprice(
+    planned: Plan | FleetPlan, offers: Sequence[Offer], solve: SolveOptions | None = None
+) -> Repriced:
+    """Return the plan's cost and the cheapest mix of its options at the prices of `offers`."""
+    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    by_shape: dict[Shape, list[Offer]] = {}
+    for offer in offers:
+        by_shape.setdefault(_shape(offer), []).append(offer)
+    rows = [_repriced(m.name, a, by_shape) for m in models for a in m.allocations]
+    known = [row.now_usd_per_hour for row in rows]
+    now = None
+    if None not in known:
+        now = sum((row.now_usd_per_hour or 0.0) * row.allocation.instances for row in rows)
+    best_cost, best = _best(models, by_shape, solve or SolveOptions())
+    return Repriced(
+        planned_usd_per_hour=planned.cost_usd_per_hour,
+        now_usd_per_hour=now,
+        allocations=tuple(rows),
+        best_usd_per_hour=best_cost,
+        best=best,
+    )
+
+
+def _shape(offer: Offer) -> Shape:
+    return offer.cloud, offer.instance_type, offer.accelerator, offer.accelerator_count
+
+
+def _repriced(
+    model: str, allocation: Allocation, by_shape: Mapping[Shape, Sequence[Offer]]
+) -> RepricedAllocation:
+    option = allocation.option.option
+    now, reason = _price_in(option, by_shape)
+    return RepricedAllocation(
+        model=model,
+        allocation=allocation,
+        planned_usd_per_hour=option.price_usd_per_hour,
+        now_usd_per_hour=now,
+        reason=reason,
+    )
+
+
+def _price_in(
+    option: DeploymentOption, by_shape: Mapping[Shape, Sequence[Offer]]
+) -> tuple[float | None, str | None]:
+    """Today's price of the option where it was planned, or None and why."""
+    if option.offer is None:
+        return option.price_usd_per_hour, None
+    same = [o for o in by_shape.get(_shape(option.offer), ()) if o.region == option.offer.region]
+    if not same:
+        return None, "no longer offered there"
+    blocked = same[0].blocked(option.use_spot)
+    if blocked:
+        return None, f"{blocked[0].code}: {blocked[0].message}"
+    price = same[0].price(option.use_spot)
+    return price, None if price is not None else "no longer sold this way"
+
+
+def _best(
+    models: Sequence[Plan], by_shape: Mapping[Shape, Sequence[Offer]], solve: SolveOptions
+) -> tuple[float | None, tuple[tuple[str, DeploymentOption, int], ...]]:
+    demands = []
+    for model in models:
+        options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
+        if not options:
+            return None, ()
+        demands.append(Demand(name=model.name, workload=model.workload, options=options))
+    problem = Problem(demands=tuple(demands), headroom=models[0].headroom)
+    try:
+        solution = optimize(problem, solve)
+    except InfeasibleError:
+        return None, ()
+    mix = tuple(
+        (model.name, a.option.option, a.instances)
+        for model, mine in zip(models, solution.allocations, strict=True)
+        for a in mine
+    )
+    return solution.cost_usd_per_hour, mix
+
+
+def _today(
+    candidate: OptionCapacity, by_shape: Mapping[Shape, Sequence[Offer]]
+) -> OptionCapacity | None:
+    """The option at the cheapest of today's prices in the regions it was weighed with."""
+    option = candidate.option
+    if option.offer is None:
+        return candidate
+    regions = {option.offer.region, *(o.region for o in option.fallbacks)}
+    usable = [
+        (price, o.region, o)
+        for o in by_shape.get(_shape(option.offer), ())
+        if o.region in regions
+        and not o.blocked(option.use_spot)
+        and (price := o.price(option.use_spot)) is not None
+    ]
+    if not usable:
+        return None
+    price, _, offer = min(usable, key=lambda row: row[:2])
+    return replace(candidate, option=replace(option, offer=offer, price_usd_per_hour=price))
