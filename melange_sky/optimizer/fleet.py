@@ -184,6 +184,19 @@ def _check(problem: Problem) -> None:
         ]
         if not math.isfinite(demand.workload.rate_rps):
             problems.append(f"model '{demand.name[:80]}' has a rate that is not finite")
+    pledges = [("fixed", p) for p in problem.constraints.fixed]
+    pledges += [("minimum", p) for p in problem.constraints.minimum]
+    candidates = [
+        Column(demand=0, capacity=capacity, loads=(), keys=frozenset())
+        for demand in problem.demands
+        for capacity in demand.options
+    ]
+    problems += [
+        f"{kind}: no candidate option is one of {pledge.label()}; "
+        "check accelerators and infra, or take it out"
+        for kind, pledge in pledges
+        if pledge.instances > 0 and not any(matches(c, pledge) for c in candidates)
+    ]
     if problems:
         raise InputError(*problems)
 

@@ -5,6 +5,9 @@ Indices: b bucket, k column (an option of one model). Variables:
 * x_k ∈ {0, 1, …}    instances of column k
 * y_b_k ∈ [0, 1]     share of bucket b's rate on column k; integer slices of it where sliced
 * f_p_k ∈ {0, 1, …}  instances of k that fixed capacity p pays for
+* s<n>_b_k ∈ [0, 1]  as y, once the instances of loss scenario n are gone
+* e_k_n ∈ {0, 1}     1 if there are at least n instances of k
+* c_k ≥ 0            instances of k started or stopped against a running fleet
 
 Variables are named by index (PuLP folds distinct option names into one), constraints in words.
 """
@@ -12,104 +15,73 @@ Variables are named by index (PuLP folds distinct option names into one), constr
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pulp
 
+from melange_sky.optimizer import redundancy
 from melange_sky.optimizer.fleet import matches
+from melange_sky.optimizer.program import Model, load_terms, serve, share_variables
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
     from melange_sky.optimizer.problem import Pledge, Problem, SolveOptions
+    from melange_sky.optimizer.program import Scenario, Terms
 
 _ROUNDING = 1e-9
 
 
-@dataclass(slots=True, kw_only=True)
-class Model:
-    """A PuLP model and its variables. `y[b, k]` counts slices of 1/`slices` of a bucket's rate."""
-
-    lp: pulp.LpProblem
-    fleet: Fleet
-    problem: Problem
-    slices: int
-    bounds: list[int]
-    offsets: list[int]
-    x: list[pulp.LpVariable]
-    y: dict[tuple[int, int], pulp.LpVariable]
-    fixed: dict[tuple[int, int], pulp.LpVariable] = field(default_factory=dict)
-
-    @property
-    def usable(self) -> float:
-        """Fraction of an instance's capacity that may be used."""
-        return 1.0 - self.problem.headroom
-
-    def row(
-        self,
-        terms: list[tuple[pulp.LpVariable, float]],
-        sense: int,
-        bound: float,
-        name: str,
-    ) -> None:
-        """Add Σ coefficient × variable (sense) bound."""
-        expression = pulp.LpAffineExpression([term for term in terms if term[1]])
-        self.lp.addConstraint(pulp.LpConstraint(expression, sense, name, bound))
-
-    def cost_terms(self) -> list[tuple[pulp.LpVariable, float]]:
-        """Return Σ price × (instances − instances already paid for)."""
-        columns = self.fleet.columns
-        terms = [(x, column.price) for x, column in zip(self.x, columns, strict=True)]
-        return terms + [(f, -columns[k].price) for (_, k), f in self.fixed.items()]
-
-
 def build_model(
-    fleet: Fleet, problem: Problem, options: SolveOptions, only: frozenset[str] | None = None
+    fleet: Fleet,
+    problem: Problem,
+    options: SolveOptions,
+    only: frozenset[str] | None = None,
+    scenarios: tuple[Scenario, ...] = (),
 ) -> Model:
-    """Build the model with least cost as its objective; `only` names the constraints it holds."""
+    """Build the model with its goal; `only` names the constraints that it holds (default all)."""
     sliced = options.assignment == "sliced"
     slices = options.slice_factor if sliced else 1
-    bounds = _instance_bounds(fleet, problem)
+    bounds = _instance_bounds(fleet, problem, options)
     offsets = [0]
     for buckets in fleet.buckets:
         offsets.append(offsets[-1] + len(buckets))
-    category = pulp.LpInteger if sliced else pulp.LpContinuous
     lp = pulp.LpProblem("fleet", pulp.LpMinimize)
     model = Model(
         lp=lp,
         fleet=fleet,
         problem=problem,
+        options=options,
         slices=slices,
         bounds=bounds,
         offsets=offsets,
+        scenarios=scenarios,
         x=[lp.add_variable(f"x_{k}", 0, bound, pulp.LpInteger) for k, bound in enumerate(bounds)],
-        y={
-            (offsets[column.demand] + b, k): lp.add_variable(
-                f"y_{offsets[column.demand] + b}_{k}", 0, slices, category
-            )
-            for k, column in enumerate(fleet.columns)
-            for b, load in enumerate(column.loads)
-            if load is not None
-        },
+        y={},
     )
+    if only is None or "serve" in only:
+        model.y.update(share_variables(model, "y"))
     for name, add in CONSTRAINTS.items():
         if only is None or name in only:
             add(model)
-    model.lp.setObjective(pulp.LpAffineExpression(model.cost_terms()))
+    lp.setObjective(pulp.LpAffineExpression(model.goal_terms()))
     return model
 
 
-def _instance_bounds(fleet: Fleet, problem: Problem) -> list[int]:
-    """Return, per column, the most instances that any least-cost fleet could use.
+def _instance_bounds(fleet: Fleet, problem: Problem, options: SolveOptions) -> list[int]:
+    """Return, per column, the most instances that any best fleet could use.
 
-    Enough to serve every bucket alone, once more for each spare, and for what is asked for anyway.
+    Enough to serve every bucket alone, once more for each spare, and what is asked for anyway.
     """
     constraints = problem.constraints
     asked = max([constraints.min_replicas, *(p.instances for p in constraints.minimum)])
+    if options.stay_close is not None:
+        asked = max([asked, *(count for _, _, count in options.stay_close.instances)])
+    usable = 1 - problem.headroom
+    if options.robustness is not None:
+        usable *= 1 - options.robustness.throughput_error
     return [
         max(
-            math.ceil(sum(v for v in column.loads if v) / (1 - problem.headroom) - _ROUNDING)
-            + constraints.spare,
+            math.ceil(sum(v for v in column.loads if v) / usable - _ROUNDING) + constraints.spare,
             asked,
         )
         for column in fleet.columns
@@ -118,22 +90,13 @@ def _instance_bounds(fleet: Fleet, problem: Problem) -> list[int]:
 
 def serve_every_bucket(model: Model) -> None:
     """Σ_k y_bk = 1 for every bucket b (all its slices, where sliced)."""
-    by_bucket: dict[int, list[tuple[pulp.LpVariable, float]]] = {}
-    for (b, _), y in model.y.items():
-        by_bucket.setdefault(b, []).append((y, 1.0))
-    for b, terms in sorted(by_bucket.items()):
-        model.row(terms, pulp.LpConstraintEQ, model.slices, f"serve_bucket_{b}")
+    serve(model, model.y, "serve_bucket")
 
 
 def fit_load(model: Model) -> None:
-    """Σ_b load_bk × y_bk ≤ (1 − headroom) × x_k for every column k."""
-    for k, column in enumerate(model.fleet.columns):
-        start = model.offsets[column.demand]
-        terms = [
-            (model.y[start + b, k], load / model.slices)
-            for b, load in enumerate(column.loads)
-            if load is not None
-        ]
+    """Σ_b load_bk × y_bk (+ protection) ≤ (1 − headroom) × x_k for every column k."""
+    for k in range(len(model.x)):
+        terms = load_terms(model, model.y, k, "load")
         terms.append((model.x[k], -model.usable))
         model.row(terms, pulp.LpConstraintLE, 0, f"load_fits_option_{k}")
 
@@ -159,7 +122,7 @@ def keep_budget(model: Model) -> None:
 
 def use_fixed(model: Model) -> None:
     """f_pk ≤ x_k over all pledges p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
-    paid: dict[int, list[tuple[pulp.LpVariable, float]]] = {}
+    paid: dict[int, Terms] = {}
     for p, pledge in enumerate(model.problem.constraints.fixed):
         ks = _matching(model, pledge)
         for k in ks:
@@ -183,54 +146,25 @@ def keep_minimum(model: Model) -> None:
             model.row(terms, pulp.LpConstraintGE, pledge.instances, f"minimum_{p}")
 
 
-def keep_min_replicas(model: Model) -> None:
-    """Σ_k x_k ≥ min_replicas for every model."""
-    least = model.problem.constraints.min_replicas
-    if least > 0:
-        for d in range(len(model.fleet.demands)):
-            terms = [(model.x[k], 1.0) for k in model.fleet.of_demand(d)]
-            model.row(terms, pulp.LpConstraintGE, least, f"min_replicas_of_model_{d}")
-
-
-def spread_regions(model: Model) -> None:
-    """Σ rate_b × y_bk over a region's columns ≤ max_share_per_region × the model's rate."""
-    most = model.problem.constraints.max_share_per_region
-    if most is not None:
-        _cap_share(model, most, [c.region for c in model.fleet.columns], "region_share")
-
-
-def spread_clouds(model: Model) -> None:
-    """Σ rate_b × y_bk over a cloud's columns ≤ max_share_per_cloud × the model's rate."""
-    most = model.problem.constraints.max_share_per_cloud
-    if most is not None:
-        _cap_share(model, most, [c.cloud for c in model.fleet.columns], "cloud_share")
-
-
-def keep_on_demand_floor(model: Model) -> None:
-    """Σ rate_b × y_bk over a model's spot columns ≤ max_fraction × the model's rate."""
-    spot = model.problem.constraints.spot
-    if spot is not None and spot.max_fraction < 1:
-        groups = ["spot" if c.use_spot else None for c in model.fleet.columns]
-        _cap_share(model, spot.max_fraction, groups, "spot_share")
-
-
-def _cap_share(model: Model, most: float, groups: list[str | None], name: str) -> None:
-    for d, buckets in enumerate(model.fleet.buckets):
-        rate_rps = sum(bucket.rate_rps for bucket in buckets)
-        labels = sorted({g for k in model.fleet.of_demand(d) if (g := groups[k]) is not None})
-        for n, label in enumerate(labels):
-            terms = [
-                (y, buckets[b - model.offsets[d]].rate_rps / rate_rps)
-                for (b, k), y in model.y.items()
-                if model.fleet.columns[k].demand == d and groups[k] == label
-            ]
-            if terms:
-                bound = most * model.slices
-                model.row(terms, pulp.LpConstraintLE, bound, f"{name}_of_model_{d}_{n}")
-
-
 def _matching(model: Model, pledge: Pledge) -> list[int]:
     return [k for k, column in enumerate(model.fleet.columns) if matches(column, pledge)]
+
+
+def price_changes(model: Model) -> None:
+    """c_k ≥ x_k − running_k and c_k ≥ running_k − x_k; the goal counts switch × c_k."""
+    close = model.options.stay_close
+    if close is None:
+        return
+    running = {(demand, option): count for demand, option, count in close.instances}
+    for k, column in enumerate(model.fleet.columns):
+        count = running.get((model.fleet.demands[column.demand].name, column.name), 0)
+        changes = model.lp.add_variable(f"c_{k}", 0)
+        model.extra_goal.append((changes, close.switch_usd_per_hour))
+        for sign, word in ((1.0, "started"), (-1.0, "stopped")):
+            model.row(
+                [(changes, 1.0), (model.x[k], -sign)],
+                pulp.LpConstraintGE, -sign * count, f"{word}_option_{k}",
+            )  # fmt: skip
 
 
 CONSTRAINTS = {
@@ -240,10 +174,12 @@ CONSTRAINTS = {
     "fixed": use_fixed,
     "budget": keep_budget,
     "minimum": keep_minimum,
-    "min_replicas": keep_min_replicas,
-    "region_share": spread_regions,
-    "cloud_share": spread_clouds,
-    "spot_share": keep_on_demand_floor,
+    "min_replicas": redundancy.keep_min_replicas,
+    "region_share": redundancy.spread_regions,
+    "cloud_share": redundancy.spread_clouds,
+    "spot_share": redundancy.keep_on_demand_floor,
+    "spare": redundancy.survive_losses,
+    "stay_close": price_changes,
 }
 """Every constraint by name, in the order in which its rows enter the model."""
 

@@ -95,10 +95,11 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Robustness:
-    """Protection against wrong figures (Bertsimas & Sim, Operations Research 52(1), 2004).
+    """Protection against wrong capacities (Bertsimas & Sim, Operations Research 52(1), 2004).
 
-    Any `budget` option types of a model may each turn out to carry `throughput_error` less than
-    planned (a fraction below 1); None protects against all of them at once.
+    Any `budget` of an option's buckets may each carry `throughput_error` less than planned (a
+    fraction in [0, 1)), on every option at once, and the same shares still fit. None protects
+    against all buckets being off.
     """
 
     throughput_error: float

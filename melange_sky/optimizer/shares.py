@@ -1,4 +1,4 @@
-"""From whole instances to shares: who serves what, slack spread evenly, and the final re-check."""
+"""From whole instances to shares: who serves what, with the slack spread evenly."""
 
 from __future__ import annotations
 
@@ -7,61 +7,90 @@ from typing import TYPE_CHECKING
 import pulp
 
 from melange_sky.optimizer.model import SHARE_CONSTRAINTS, build_model
+from melange_sky.optimizer.program import load_terms
 from melange_sky.optimizer.solver import run
 from melange_sky.plan import Allocation
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
-    from melange_sky.optimizer.model import Model
     from melange_sky.optimizer.problem import Problem, SolveOptions
+    from melange_sky.optimizer.program import Model
 
 TOLERANCE = 1e-6
-"""Load above capacity, in instances, that is rounding and not overload."""
+"""Load above capacity, as a fraction of it, that is rounding and not overload."""
 
 Shares = dict[tuple[int, int], float]
 """Share of bucket b (numbered over all demands) on column k."""
 
 
+def peak_load(
+    fleet: Fleet,
+    problem: Problem,
+    options: SolveOptions,
+    instances: list[int],
+    only: frozenset[str] = SHARE_CONSTRAINTS,
+) -> float | None:
+    """Return the least possible highest load ÷ instances, None where these cannot serve at all."""
+    model = _peak_model(fleet, problem, options, instances, only)
+    return None if model is None else model[2]
+
+
 def spread(
     fleet: Fleet, problem: Problem, options: SolveOptions, instances: list[int]
-) -> tuple[list[int], Shares, float] | None:
-    """Return the columns in use, the shares on them, and the highest load ÷ instances.
+) -> Shares | None:
+    """Return the shares that make the highest load fraction least; of those, the cheapest loads.
 
-    The shares make the highest load fraction least, so that no replica is full while another idles;
-    among those, the loads that cost least. None where these instances cannot serve at all.
+    So no replica is full while another idles. None where these instances cannot serve at all.
     """
-    used = [k for k, count in enumerate(instances) if count > 0]
-    model = build_model(fleet.keep(used), problem, options, only=SHARE_CONSTRAINTS)
-    peak = model.lp.add_variable("peak", 0)
-    loads = []
-    for k, column in enumerate(model.fleet.columns):
-        start = model.offsets[column.demand]
-        load = [
-            (model.y[start + b, k], value / model.slices)
-            for b, value in enumerate(column.loads)
-            if value is not None
-        ]
-        loads.append(load)
-        terms = [*load, (peak, -float(instances[used[k]]))]
-        model.row(terms, pulp.LpConstraintLE, 0, f"peak_option_{k}")
-    model.lp.setObjective(pulp.LpAffineExpression([(peak, 1.0)]))
-    first = run(model.lp, options, options.time_limit_s)
-    if first.status != "optimal" or first.objective is None:
+    found = _peak_model(fleet, problem, options, instances, SHARE_CONSTRAINTS)
+    if found is None:
         return None
-    peak.upBound = first.objective + TOLERANCE / 100
+    model, used, peak = found
+    before = read_shares(model)
+    model.lp.variablesDict()["peak"].upBound = peak * (1 + TOLERANCE / 100)
     model.lp.setObjective(
         pulp.LpAffineExpression(
             [
-                (y, value * column.price)
-                for load, column in zip(loads, model.fleet.columns, strict=True)
-                for y, value in load
+                (model.y[model.offsets[column.demand] + b, k], value * column.price)
+                for k, column in enumerate(model.fleet.columns)
+                for b, value in enumerate(column.loads)
+                if value is not None
             ]
         )
     )
-    before = read_shares(model)
     second = run(model.lp, options, options.time_limit_s)
     shares = read_shares(model) if second.status == "optimal" else before
-    return used, {(b, used[k]): share for (b, k), share in shares.items()}, first.objective
+    return {(b, used[k]): share for (b, k), share in shares.items()}
+
+
+def _peak_model(
+    fleet: Fleet,
+    problem: Problem,
+    options: SolveOptions,
+    instances: list[int],
+    only: frozenset[str],
+) -> tuple[Model, list[int], float] | None:
+    """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use."""
+    used = [k for k, count in enumerate(instances) if count > 0]
+    small = fleet.keep(used)
+    if any(
+        all(c.loads[b] is None for c in small.columns if c.demand == d)
+        for d, buckets in enumerate(small.buckets)
+        for b in range(len(buckets))
+    ):
+        return None
+    model = build_model(small, problem, options, only=only)
+    peak = model.lp.add_variable("peak", 0)
+    for k in range(len(used)):
+        terms = [*load_terms(model, model.y, k, "peak"), (peak, -float(instances[used[k]]))]
+        model.row(terms, pulp.LpConstraintLE, 0, f"peak_option_{k}")
+    model.lp.setObjective(pulp.LpAffineExpression([(peak, 1.0)]))
+    if not model.y:
+        return model, used, 0.0
+    outcome = run(model.lp, options, options.time_limit_s)
+    if outcome.status != "optimal" or outcome.objective is None:
+        return None
+    return model, used, outcome.objective
 
 
 def read_shares(model: Model) -> Shares:
@@ -75,15 +104,6 @@ def read_shares(model: Model) -> Shares:
     for (b, _), share in raw.items():
         total[b] = total.get(b, 0.0) + share
     return {(b, k): share / total[b] for (b, k), share in raw.items()}
-
-
-def column_loads(fleet: Fleet, offsets: list[int], shares: Shares) -> list[float]:
-    """Return each column's load in instances at raw capacity (derated on spot)."""
-    loads = [0.0] * len(fleet.columns)
-    for (b, k), share in shares.items():
-        column = fleet.columns[k]
-        loads[k] += share * (column.loads[b - offsets[column.demand]] or 0.0)
-    return loads
 
 
 def to_allocations(

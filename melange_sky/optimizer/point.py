@@ -1,0 +1,69 @@
+"""A point of the model: whole instances, and what they cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer.shares import Shares, read_shares
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer.program import Model
+
+COST_TIE = 1e-9
+"""Two costs this close, relative to the larger, are the same cost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Instances and paid-for instances per column, their billed cost, and the goal's value.
+
+    `shares` is what the solver left, of use where slices are whole.
+    """
+
+    instances: list[int]
+    fixed: list[int]
+    cost: float
+    goal: float
+    shares: Shares
+
+    def rank(self) -> tuple[int, int, int, list[int]]:
+        """Return the order among fleets of equal cost: types, then instances, then names."""
+        used = [count for count in self.instances if count]
+        places = sum(k * count for k, count in enumerate(self.instances))
+        return len(used), sum(used), places, [-count for count in self.instances]
+
+
+def read_point(model: Model) -> Point:
+    """Return the solved model's point, its integers rounded and its cost summed afresh.
+
+    HiGHS leaves 0.9999999 and -0.0, so values are rounded, never truncated.
+    """
+    instances = [round(x.varValue or 0.0) for x in model.x]
+    fixed = [0] * len(instances)
+    for (_, k), f in model.fixed.items():
+        fixed[k] += round(f.varValue or 0.0)
+    return make_point(model, instances, fixed, read_shares(model))
+
+
+def make_point(model: Model, instances: list[int], fixed: list[int], shares: Shares) -> Point:
+    """Return a point with its cost and goal."""
+    cost = sum(
+        (count - paid) * column.price
+        for count, paid, column in zip(instances, fixed, model.fleet.columns, strict=True)
+    )
+    return Point(
+        instances=instances, fixed=fixed, cost=cost, goal=cost + _changes(model, instances),
+        shares=shares,
+    )  # fmt: skip
+
+
+def _changes(model: Model, instances: list[int]) -> float:
+    close = model.options.stay_close
+    if close is None:
+        return 0.0
+    running = {(demand, option): count for demand, option, count in close.instances}
+    return close.switch_usd_per_hour * sum(
+        abs(count - running.get((model.fleet.demands[c.demand].name, c.name), 0))
+        for count, c in zip(instances, model.fleet.columns, strict=True)
+    )

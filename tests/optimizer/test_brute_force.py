@@ -1,0 +1,137 @@
+"""The optimum against every fleet tried, on random small problems, constraint by constraint."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer import (
+    Constraints,
+    Pledge,
+    Problem,
+    Robustness,
+    SolveOptions,
+    SpotPolicy,
+    optimize,
+)
+from tests.optimizer.brute import brute_force
+from tests.optimizer.factories import demand, placed
+
+PLACES = ("aws/us-east-1", "aws/us-west-2", "gcp/us-central1")
+
+
+def random_problem(
+    rng: random.Random, options: int = 3, buckets: int = 3, models: int = 1
+) -> Problem:
+    """A problem small enough to try every fleet of it; prices in whole cents, some cells absent."""
+    demands = []
+    for m in range(models):
+        candidates = []
+        for k in range(options):
+            strength = rng.choice([1.0, 2.0, 4.0])
+            row: list[float | None] = [
+                None if rng.random() < 0.15 else round(strength * rng.uniform(0.7, 3.0), 2)
+                for _ in range(buckets)
+            ]
+            if k == 0:
+                row = [value or 2.0 for value in row]
+            candidates.append(
+                placed(
+                    f"o{k}", round(strength * rng.uniform(0.6, 1.6), 2), [row], PLACES[k % 3],
+                    accelerator=("A", "B")[k % 2], accelerator_count=rng.choice([1, 1, 2]),
+                    use_spot=k == 1 and rng.random() < 0.5,
+                )
+            )  # fmt: skip
+        rates = [round(rng.uniform(0.1, 2.5), 2) for _ in range(buckets)]
+        rates[rng.randrange(buckets)] *= rng.choice([0, 1, 1])
+        demands.append(demand([rates], *candidates, name=f"m{m}"))
+    return Problem(demands=tuple(demands), headroom=rng.choice([0.0, 0.1]))
+
+
+def agree(problem: Problem, options: SolveOptions | None = None) -> bool:
+    """Assert that optimizer and brute force agree; return whether there was a fleet."""
+    truth = brute_force(problem, options)
+    try:
+        solution = optimize(problem, options)
+    except InfeasibleError:
+        assert truth is None
+        return False
+    assert truth is not None
+    assert solution.cost_usd_per_hour == pytest.approx(truth.cost, abs=1e-9)
+    assert solution.report.status == "optimal"
+    assert solution.report.mip_gap == 0
+    used = [a for mine in solution.allocations for a in mine]
+    assert (len(used), sum(a.instances for a in used)) == (truth.types, truth.instances)
+    return True
+
+
+@pytest.mark.parametrize("seed", range(250))
+def test_plain(seed: int) -> None:
+    rng = random.Random(seed)
+    assert agree(random_problem(rng, options=rng.choice([2, 3, 3]), buckets=rng.choice([1, 2, 3])))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_sliced(seed: int) -> None:
+    rng = random.Random(1000 + seed)
+    problem = random_problem(rng, options=2, buckets=2)
+    sliced = SolveOptions(assignment="sliced", slice_factor=rng.choice([1, 2, 3]))
+    truth = brute_force(problem, sliced)
+    assert truth is not None
+    cost = optimize(problem, sliced).cost_usd_per_hour
+    assert cost == pytest.approx(truth.cost, abs=1e-9)
+    assert optimize(problem).cost_usd_per_hour <= cost + 1e-9
+
+
+CASES: dict[str, Callable[[random.Random], Constraints]] = {
+    "limits": lambda rng: Constraints(
+        limits=(("A", rng.randint(0, 3)), ("aws", rng.randint(1, 4)), ("aws/us-east-1", rng.randint(0, 3)))
+    ),
+    "budget": lambda rng: Constraints(budget_usd_per_hour=round(rng.uniform(2, 12), 2)),
+    "fixed": lambda rng: Constraints(fixed=(Pledge(accelerator="A", instances=rng.randint(1, 2)),)),
+    "minimum": lambda rng: Constraints(minimum=(Pledge(accelerator="B", instances=rng.randint(1, 2)),)),
+    "min_replicas": lambda rng: Constraints(min_replicas=rng.randint(2, 4)),
+    "spare": lambda rng: Constraints(spare=rng.choice([1, 1, 2])),
+    "region_share": lambda rng: Constraints(max_share_per_region=rng.choice([0.4, 0.5, 0.7])),
+    "cloud_share": lambda rng: Constraints(max_share_per_cloud=rng.choice([0.4, 0.5, 0.7])),
+    "spot_share": lambda rng: Constraints(
+        spot=SpotPolicy(max_fraction=rng.choice([0.0, 0.3, 0.6]), interruption_rate=0.5, recovery_s=600)
+    ),
+    "all": lambda rng: Constraints(
+        limits=(("A", rng.randint(3, 6)),), spare=1, max_share_per_cloud=0.8, min_replicas=2,
+        fixed=(Pledge(accelerator="A", instances=1),),
+        spot=SpotPolicy(max_fraction=0.5, interruption_rate=0.1),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("case", CASES)
+def test_constraint(case: str, seed: int) -> None:
+    rng = random.Random(hash_of(case) + seed)
+    problem = random_problem(rng, options=2 if case in ("spare", "all") else 3, buckets=2)
+    agree(replace(problem, constraints=CASES[case](rng)))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_robustness(seed: int) -> None:
+    rng = random.Random(3000 + seed)
+    robust = Robustness(throughput_error=rng.choice([0.1, 0.3]), budget=rng.choice([None, 0, 1, 2]))
+    assert agree(random_problem(rng), SolveOptions(robustness=robust))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_two_models_under_shared_limits(seed: int) -> None:
+    rng = random.Random(4000 + seed)
+    problem = random_problem(rng, options=2, buckets=2, models=2)
+    limits = (("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
+    agree(replace(problem, constraints=Constraints(limits=limits)))
+
+
+def hash_of(text: str) -> int:
+    """A number of `text` that is the same in every run."""
+    return sum(ord(letter) * 131**i for i, letter in enumerate(text)) % 100003

@@ -1,0 +1,100 @@
+"""One golden LP file per constraint: what the model says, readable and reviewed.
+
+UPDATE_GOLDENS=1 rewrites them and fails, so that a rewritten file is looked at before it passes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from melange_sky.optimizer import (
+    Constraints,
+    Pledge,
+    Problem,
+    Robustness,
+    SolveOptions,
+    SpotPolicy,
+    StayClose,
+)
+from melange_sky.optimizer.fleet import build_fleet
+from melange_sky.optimizer.model import CONSTRAINTS, build_model
+from tests.optimizer.factories import demand, placed
+
+GOLDENS = Path(__file__).parent / "goldens"
+BASE = Problem(
+    demands=(
+        demand(
+            [[3.0, 1.0]],
+            placed("h100", 10.0, [[4.0, 2.0]], "aws/us-east-1", accelerator="H100"),
+            placed(
+                "l4x2", 1.6, [[2.0, None]], "gcp/us-central1", accelerator="L4",
+                accelerator_count=2, use_spot=True,
+            ),
+        ),
+    ),
+    headroom=0.1,
+)  # fmt: skip
+
+CASES: dict[str, tuple[Constraints, SolveOptions]] = {
+    "serve": (Constraints(), SolveOptions()),
+    "load": (Constraints(), SolveOptions(assignment="sliced", slice_factor=4)),
+    "robust_load": (
+        Constraints(),
+        SolveOptions(robustness=Robustness(throughput_error=0.2, budget=1)),
+    ),
+    "limits": (Constraints(limits=(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))), SolveOptions()),
+    "budget": (Constraints(budget_usd_per_hour=25.0), SolveOptions()),
+    "fixed": (Constraints(fixed=(Pledge(accelerator="H100", instances=2),)), SolveOptions()),
+    "minimum": (
+        Constraints(minimum=(Pledge(accelerator="L4", accelerator_count=2, instances=2),)),
+        SolveOptions(),
+    ),
+    "min_replicas": (Constraints(min_replicas=3), SolveOptions()),
+    "region_share": (Constraints(max_share_per_region=0.7), SolveOptions()),
+    "cloud_share": (Constraints(max_share_per_cloud=0.6), SolveOptions()),
+    "spot_share": (
+        Constraints(spot=SpotPolicy(max_fraction=0.3, interruption_rate=0.5, recovery_s=600)),
+        SolveOptions(),
+    ),
+    "spare": (Constraints(spare=1), SolveOptions()),
+    "stay_close": (
+        Constraints(),
+        SolveOptions(
+            stay_close=StayClose(instances=(("chat", "h100", 2),), switch_usd_per_hour=0.5)
+        ),
+    ),
+}
+
+
+def lp_text(name: str, folder: Path) -> str:
+    constraints, options = CASES[name]
+    problem = replace(BASE, constraints=constraints)
+    scenarios = (((0, 1),), ((1, 1),)) if constraints.spare else ()
+    model = build_model(build_fleet(problem), problem, options, scenarios=scenarios)
+    path = folder / f"{name}.lp"
+    model.lp.writeLP(str(path))
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_model_is_as_reviewed(name: str, tmp_path: Path) -> None:
+    text = lp_text(name, tmp_path)
+    golden = GOLDENS / f"{name}.lp"
+    if os.environ.get("UPDATE_GOLDENS") == "1":
+        golden.write_text(text, encoding="utf-8")
+        pytest.fail(f"{golden.name} was rewritten; look at it and run again without UPDATE_GOLDENS")
+    assert text == golden.read_text(encoding="utf-8")
+
+
+def test_every_constraint_has_its_golden_and_no_golden_is_left_over() -> None:
+    assert set(CONSTRAINTS) <= set(CASES)
+    assert {path.stem for path in GOLDENS.glob("*.lp")} == set(CASES)
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"serve"}))
+def test_each_case_adds_rows_or_terms_to_the_bare_model(name: str, tmp_path: Path) -> None:
+    assert lp_text(name, tmp_path) != lp_text("serve", tmp_path)

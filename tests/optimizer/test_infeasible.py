@@ -1,0 +1,182 @@
+"""Problems without a fleet: each names its true cause in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.optimizer import (
+    Constraints,
+    Pledge,
+    Problem,
+    Robustness,
+    SolveOptions,
+    SpotPolicy,
+    optimize,
+)
+from tests.optimizer.factories import demand, option, placed
+
+
+def two_places(**over: Any) -> Problem:
+    """4 req/s: two H100s' worth, or four A10Gs' and two of those fit what an H100 fits."""
+    values = {"constraints": Constraints(), "headroom": 0.0} | over
+    return Problem(
+        demands=(
+            demand(
+                [[3.0, 1.0]],
+                placed("h100", 10.0, [[2.0, 2.0]], "aws/us-east-1", accelerator="H100"),
+                placed("a10g", 3.0, [[1.0, None]], "gcp/us-central1", accelerator="A10G"),
+            ),
+        ),
+        **values,
+    )
+
+
+CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
+    "a bucket that nothing serves": (
+        Problem(demands=(demand([[1.0, 1.0]], option("L4", 1.0, [[1.0, None]])),)),
+        SolveOptions(),
+        ["no option serves (input 0-100, output 50-100)", "L4:1 (does not fit)"],
+    ),
+    "no option at all": (
+        Problem(demands=(demand([[1.0]]),)),
+        SolveOptions(),
+        ["there is no option to choose from"],
+    ),
+    "an accelerator's limit": (
+        two_places(constraints=Constraints(limits=(("H100", 0),))),
+        SolveOptions(),
+        ["the limit of 0 H100 GPUs cannot hold", "raise the limit to 1 H100 GPUs"],
+    ),
+    "a cloud's limit": (
+        two_places(constraints=Constraints(limits=(("aws", 0), ("gcp", 9)))),
+        SolveOptions(),
+        ["the limit of 0 instances on aws cannot hold", "raise the limit to 1 instances on aws"],
+    ),
+    "two limits together": (
+        two_places(constraints=Constraints(limits=(("H100", 1), ("gcp/us-central1", 1)))),
+        SolveOptions(),
+        [
+            "the limit of 1 H100 GPUs and the limit of 1 instances on gcp/us-central1 cannot hold together",
+            "raise the limit to 2 H100 GPUs",
+            "raise the limit to 2 instances on gcp/us-central1",
+        ],
+    ),
+    "an instance type's limit": (
+        two_places(constraints=Constraints(limits=(("h100-type", 0),))),
+        SolveOptions(),
+        ["the limit of 0 instances of h100-type", "raise the limit to 1"],
+    ),
+    "a budget": (
+        two_places(constraints=Constraints(budget_usd_per_hour=15.0)),
+        SolveOptions(),
+        [
+            "the budget of $15/h cannot hold while the rate is served",
+            "raise the budget to $16.00/h",
+        ],
+    ),
+    "a minimum against a limit": (
+        two_places(
+            constraints=Constraints(
+                limits=(("aws", 2),), minimum=(Pledge(accelerator="H100", instances=3),)
+            )
+        ),
+        SolveOptions(),
+        [
+            "the minimum of 3 x H100 and the limit of 2 instances on aws cannot hold together",
+            "lower the minimum to 2",
+            "raise the limit to 3 instances on aws",
+        ],
+    ),
+    "replicas against limits": (
+        two_places(constraints=Constraints(limits=(("aws", 2), ("gcp", 1)), min_replicas=4)),
+        SolveOptions(),
+        [
+            "at least 4 replicas",
+            "ask for at least 3 replicas",
+            "raise the limit to 2 instances on gcp",
+        ],
+    ),
+    "spare against a limit": (
+        two_places(constraints=Constraints(limits=(("H100", 1),), spare=1)),
+        SolveOptions(),
+        [
+            "1 spare and the limit of 1 H100 GPUs cannot hold together",
+            "ask for 0 spare",
+            "to 2 H100",
+        ],
+    ),
+    "a share per region with one region": (
+        two_places(constraints=Constraints(max_share_per_region=0.2)),
+        SolveOptions(),
+        ["a share per region of at most 0.2", "allow a share per region of 0.5"],
+    ),
+    "a share per cloud": (
+        two_places(constraints=Constraints(max_share_per_cloud=0.4)),
+        SolveOptions(),
+        ["a share per cloud of at most 0.4 cannot hold", "allow a share per cloud of 0.5"],
+    ),
+    "only spot where spot is bounded": (
+        Problem(
+            demands=(
+                demand([[1.0]], placed("l4", 0.3, [[1.0]], "gcp/us-central1", use_spot=True)),
+            ),
+            constraints=Constraints(spot=SpotPolicy(max_fraction=0.3)),
+        ),
+        SolveOptions(),
+        ["a share on spot of at most 0.3 cannot hold", "allow a share on spot of 1"],
+    ),
+    "protection against wrong capacities": (
+        two_places(constraints=Constraints(limits=(("H100", 2), ("A10G", 0)))),
+        SolveOptions(robustness=Robustness(throughput_error=0.2)),
+        ["the limit of 2 H100 GPUs", "the limit of 0 A10G GPUs", "raise the limit to 3 H100 GPUs"],
+    ),
+    "two models under one limit": (
+        Problem(
+            demands=(
+                demand([[3.0]], placed("h100", 10.0, [[2.0]], "aws/us-east-1", accelerator="H100")),
+                demand(
+                    [[1.0]],
+                    placed("h100", 10.0, [[2.0]], "aws/us-east-1", accelerator="H100"),
+                    name="code",
+                ),
+            ),
+            constraints=Constraints(limits=(("H100", 2),)),
+        ),
+        SolveOptions(),
+        ["the limit of 2 H100 GPUs cannot hold", "raise the limit to 3 H100 GPUs"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_cause_is_named_in_one_line(case: str) -> None:
+    problem, options, expected = CASES[case]
+    with pytest.raises(InfeasibleError) as caught:
+        optimize(problem, options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 600
+    for part in expected:
+        assert part in message, message
+
+
+def test_what_the_message_proposes_works_and_less_does_not() -> None:
+    limited = Constraints(limits=(("H100", 1), ("gcp/us-central1", 1)))
+    optimize(two_places(constraints=Constraints(limits=(("H100", 2), limited.limits[1]))))
+    optimize(
+        two_places(constraints=Constraints(limits=(limited.limits[0], ("gcp/us-central1", 2))))
+    )
+    optimize(two_places(constraints=Constraints(budget_usd_per_hour=16.0)))
+    with pytest.raises(InfeasibleError):
+        optimize(two_places(constraints=Constraints(budget_usd_per_hour=15.99)))
+
+
+@pytest.mark.parametrize("kind", ["fixed", "minimum"])
+def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
+    pledge = Pledge(accelerator="T4", instances=2, cloud="aws")
+    constraints = Constraints(**{kind: (pledge,)})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"{kind}: no candidate option is one of 2 x T4 on aws"):
+        optimize(two_places(constraints=constraints))
