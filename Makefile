@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: plan test lint test-stack test-sky bench bench-stack clean
 
 plan: $(STAMP)
-	$(BIN)/melange-sky plan examples/chat.yaml --offline --force
+	$(BIN)/melange-sky plan examples/chat.yaml --offline
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest -n 2 --doctest-modules melange_sky tests

@@ -7,10 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
 from melange_sky import errors
-from melange_sky.cli import COMMANDS
+from melange_sky.cli import cli
 from tests import readme
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +44,7 @@ def test_the_readme_shows_what_the_program_prints(name: str) -> None:
     assert readme.block(text, name).group(1) == readme.BLOCKS[name](), "run: python tests/readme.py"
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("command", sorted(cli.list_commands(click.Context(cli))))
 def test_every_command_has_help(command: str) -> None:
     answer = _run(command, "--help")
     assert answer.returncode == 0, answer.stderr

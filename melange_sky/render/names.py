@@ -41,7 +41,7 @@ def _slug(option: str) -> str:
     """Return `option` in lower-case letters, digits, dots and dashes; with a digest if that loses any.
 
     >>> _slug("a10g-1-aws-g5.xlarge"), _slug("A100-80GB:2")
-    ('a10g-1-aws-g5.xlarge', 'a100-80gb-2-1daef9')
+    ('a10g-1-aws-g5.xlarge', 'a100-80gb-2-5d9737')
     """
     slug = re.sub(r"[^a-z0-9.]+", "-", option.lower()).strip("-.")
     if slug == option and len(slug) <= _LONGEST_OPTION_PART:

@@ -9,20 +9,24 @@ import json
 import sys
 from typing import Any
 
-import sky
-import sky.check
-from sky import optimizer
-from sky.serve import serve_utils, service_spec
-from sky.utils import registry
+# SkyPilot is imported where it is used: collecting this file must not import it.
 
 
 def enable(names: list[str]) -> None:
     """Take clouds as enabled: this machine has no accounts, and none is used."""
+    import sky.check
+    from sky.utils import registry
+
     clouds = [registry.CLOUD_REGISTRY.from_str(name) for name in names]
     sky.check.get_cached_enabled_clouds_or_refresh = lambda *args, **kwargs: list(clouds)
 
 
 def judge(text: str) -> dict[str, Any]:
+    """Return what SkyPilot's parsers and optimizer make of one file."""
+    import sky
+    from sky import optimizer
+    from sky.serve import serve_utils, service_spec
+
     spec = service_spec.SkyServiceSpec.from_yaml_str(text)
     task = sky.Task.from_yaml_str(text)
     task.validate()
