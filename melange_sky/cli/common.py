@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any
 
@@ -18,6 +19,18 @@ format_option = click.option(
 offline_option = click.option(
     "--offline", is_flag=True, help="Open no socket at all (also MELANGE_SKY_OFFLINE=1)."
 )
+
+
+class NumberRange(click.FloatRange):
+    """click's range of numbers, which would let NaN pass, without it."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def is_offline(flag: bool) -> bool:

@@ -1,0 +1,135 @@
+"""Replay a plan: which traffic, through which engines, for how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.engine import Misfit
+from melange_sky.errors import InputError
+from melange_sky.profiles import ReplicaShape, engine_replica
+from melange_sky.spec import read_trace
+from melange_sky.verify import (
+    Replay,
+    Simulation,
+    Traffic,
+    judge_run,
+    replay,
+    sample_stream,
+    scaled_trace,
+)
+from melange_sky.verify.traffic import MAX_REQUESTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.engine import ReplicaModel
+    from melange_sky.plan import Allocation, Plan
+    from melange_sky.simulator import RequestStream
+
+FIRST_REQUESTS = 20_000
+MOST_REQUESTS = 1_280_000
+SHORTEST_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationRequest:
+    """What to replay. `trace` None samples the plan's workload.
+
+    `ci` is the half width of the attainment's interval to reach: sampled traffic runs longer until it
+    is reached, a trace is as long as it is. `duration_s` fixes the length of sampled traffic, and cuts
+    a trace. `rate_scale` multiplies the rate. `burstiness`: see `verify.Traffic`.
+    """
+
+    trace: Path | None = None
+    rate_scale: float = 1.0
+    duration_s: float | None = None
+    ci: float = 0.01
+    burstiness: float = 1.0
+    how: Replay = field(default_factory=Replay)
+
+
+def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
+    """Replay a plan and judge it. Same plan and request, same result.
+
+    Raises InputError for an unreadable trace or a plan that says nothing of its engines.
+    """
+    if request.trace is not None:
+        return _traced(plan, request, request.trace)
+    rate_rps = plan.workload.rate_rps * request.rate_scale
+    duration_s = request.duration_s or max(SHORTEST_S, FIRST_REQUESTS / rate_rps)
+    if rate_rps * duration_s > MAX_REQUESTS:
+        raise InputError(
+            f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
+        )
+    while True:
+        found = _sampled(plan, request, duration_s)
+        enough = found.verdict.half_width <= request.ci
+        longest = found.verdict.requests * 2 > MOST_REQUESTS
+        if enough or longest or request.duration_s is not None:
+            return found
+        duration_s *= 2
+
+
+def _sampled(plan: Plan, request: SimulationRequest, duration_s: float) -> Simulation:
+    traffic = Traffic(
+        duration_s=duration_s, rate_scale=request.rate_scale, burstiness=request.burstiness
+    )
+    rng = np.random.default_rng([request.how.seed, 0])
+    stream = sample_stream(plan.workload, traffic, rng)
+    if not len(stream):
+        raise InputError("no request falls into so short a time: give a longer --duration")
+    kind = "Poisson" if request.burstiness == 1 else f"bursty (Gamma, CV² {request.burstiness:g})"
+    rate_rps = plan.workload.rate_rps * request.rate_scale
+    told = f"{kind} arrivals at {rate_rps:.4g} req/s for {duration_s:.0f} s, sizes from {plan.workload.source}"  # fmt: skip
+    return _judged(plan, request, stream, told, ())
+
+
+def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
+    stream, without_output = scaled_trace(read_trace(trace), request.rate_scale, request.duration_s)
+    if not len(stream):
+        raise InputError(f"{trace}: the trace holds no request")
+    notes: tuple[str, ...] = ()
+    if without_output:
+        notes = (f"{without_output} requests of the trace have no output token; sent with one",)
+    span_s = float(stream.arrival_s[-1])
+    rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
+    told = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
+    return _judged(plan, request, stream, told, notes)
+
+
+def _judged(
+    plan: Plan, request: SimulationRequest, stream: RequestStream, told: str, notes: tuple[str, ...]
+) -> Simulation:
+    run = replay(plan, engine_of, stream, request.how)
+    verdict = judge_run(run, plan.slo, plan.workload, plan.cost_usd_per_hour)
+    if verdict.half_width > request.ci:
+        notes = (
+            *notes,
+            f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
+        )
+    return Simulation(plan=plan, verdict=verdict, run=run, traffic=told, notes=notes)
+
+
+def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
+    """Return the engine of an allocation's replicas from the engine model's step times."""
+    option = allocation.option.option
+    assert option.engine is not None and plan.model_shape is not None
+    shape = ReplicaShape(
+        accelerator=option.accelerator,
+        tensor_parallel=option.engine.tensor_parallel,
+        data_parallel=option.engine.data_parallel,
+    )
+    found = engine_replica(plan.model_shape, shape, plan.engine_generation or "vllm")
+    if isinstance(found, Misfit):
+        raise InputError(
+            f"{plan.name}: {plan.model} does not fit on {option.name} any more; plan again"
+        )
+    return found
+
+
+def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
+    """Return the same request with another routing policy."""
+    return replace(request, how=replace(request.how, policy=policy))

@@ -1,0 +1,286 @@
+"""A fleet behind the gateway's policy, request by request. Compiled; import it only to simulate.
+
+The policy is `melange_sky.routing.policy` itself, the very source that the gateway runs, compiled for
+arrays. It sees what a gateway sees: input tokens, what is in flight, and completions only once they
+have happened. Output lengths are unknown to it until then.
+
+A request that no replica can take waits in the gateway's queue, first come first served, and is
+offered again when something ends; beyond the queue's length or patience it is refused. A replica
+that fails loses its requests: those without a first token are sent elsewhere, the others fail.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import melange_sky
+from melange_sky.routing import policy, skyserve
+from melange_sky.simulator import state as c
+from melange_sky.simulator.compiled import compiled
+from melange_sky.simulator.kernel import advance_all, submit
+
+if TYPE_CHECKING:
+    from melange_sky.routing import RoutingState, RoutingTable
+    from melange_sky.simulator.state import FleetState, Floats, Whole
+
+GATEWAY, ROUND_ROBIN, LEAST_LOAD, INSTANCE_AWARE = range(4)
+POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
+
+_compiled = policy.specialise(compiled)
+_class_of, _choose, _begin = _compiled.class_of, _compiled.choose, _compiled.begin
+_finish, _observe, _set_health = _compiled.finish, _compiled.observe, _compiled.set_health
+_round_robin = compiled(skyserve.round_robin)
+_least_load = compiled(skyserve.least_load)
+_instance_aware = compiled(skyserve.instance_aware_least_load)
+
+Rules = tuple[int, int, float]
+"""Policy (index in `POLICIES`), room of the gateway's queue, and its patience in seconds."""
+
+# Columns of `Book.marks`.
+ENDED_SEEN, PENDING, QUEUE_HEAD, QUEUE_TAIL, EVENT, SAMPLE = range(6)
+QUEUE_STEP_S = 0.01
+UP, DOWN = 1, 0
+
+
+class Book(NamedTuple):
+    """What the dispatcher notes. N requests, R replicas, E engines, V events, S samples.
+
+    Per request: `category` (the policy's class), `need`, `replica`, `reason` (−1: never sent),
+    `pending` and `queue` (room for request numbers). `first_engine` (R + 1): the engines of replica r
+    are first_engine[r] … first_engine[r + 1] − 1. Events rise in time. `waiting`, `running`, `used`
+    (S × E) hold the samples taken at `sample_s`: queued and admitted requests, KV cache in use.
+    """
+
+    category: Whole
+    need: Floats
+    replica: Whole
+    reason: Whole
+    pending: Whole
+    queue: Whole
+    marks: Whole
+    first_engine: Whole
+    weights: Any
+    event_s: Floats
+    event_replica: Whole
+    event_up: Whole
+    sample_s: Floats
+    waiting: Whole
+    running: Whole
+    used: Floats
+
+
+@compiled
+def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float) -> int:
+    """Tell the policy what has ended by now; returns how many."""
+    while b.marks[ENDED_SEEN] < s.ended[0]:
+        b.pending[b.marks[PENDING]] = s.finished[b.marks[ENDED_SEEN]]
+        b.marks[ENDED_SEEN] += 1
+        b.marks[PENDING] += 1
+    kept = 0
+    for at in range(b.marks[PENDING]):
+        request = b.pending[at]
+        done = s.request[request, c.STATE] == c.DONE
+        if done and s.times[request, c.LAST] > now:
+            b.pending[kept] = request
+            kept += 1
+            continue
+        _finish(t, p, b.replica[request], b.need[request])
+        if done:
+            _observe(t, p, b.category[request], s.request[request, c.OUTPUT])
+    ended: int = b.marks[PENDING] - kept
+    b.marks[PENDING] = kept
+    return ended
+
+
+@compiled
+def _pick(
+    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
+) -> tuple[int, int]:
+    """Return (replica, reason); −1 where none can take the request now."""
+    if kind == ROUND_ROBIN:
+        return _round_robin(t, p, b.weights), 0
+    if kind == LEAST_LOAD:
+        return _least_load(t, p, b.weights), 0
+    if kind == INSTANCE_AWARE:
+        return _instance_aware(t, p, b.weights), 0
+    replica, reason = _choose(t, p, b.category[request], s.request[request, c.INPUT] + 1)
+    return replica, reason
+
+
+@compiled
+def _engine_of(s: FleetState, b: Book, replica: int) -> int:
+    """Return the emptiest engine of a replica, a queued request weighing four running ones.
+
+    That is vLLM's own balance between data-parallel engines (vllm/v1/engine/core_client.py).
+    """
+    best, lowest = int(b.first_engine[replica]), 1 << 60
+    for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
+        score = 4 * s.whole[engine, c.WAITING] + s.whole[engine, c.RUNNING]
+        if score < lowest:
+            best, lowest = engine, score
+    return best
+
+
+@compiled
+def _send(
+    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
+) -> bool:
+    """Route one request to an engine; False where none can take it now."""
+    replica, reason = _pick(s, t, p, b, request, kind)
+    b.reason[request] = reason
+    if replica < 0:
+        return False
+    b.replica[request] = replica
+    b.need[request] = _begin(t, p, b.category[request], replica)
+    submit(s, _engine_of(s, b, replica), request)
+    return True
+
+
+@compiled
+def _drain(
+    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float, rules: Rules
+) -> None:
+    """Send what waits in the gateway as far as it goes; give up on what waited too long."""
+    kind, _room, patience = rules
+    while b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]:
+        request = b.queue[b.marks[QUEUE_HEAD] % len(b.queue)]
+        waited = now - s.times[request, c.ARRIVAL]
+        if waited <= patience and not _send(s, t, p, b, request, kind):
+            return
+        b.marks[QUEUE_HEAD] += 1
+
+
+@compiled
+def _enqueue(b: Book, request: int, room: int) -> None:
+    if b.marks[QUEUE_TAIL] - b.marks[QUEUE_HEAD] < room:
+        b.queue[b.marks[QUEUE_TAIL] % len(b.queue)] = request
+        b.marks[QUEUE_TAIL] += 1
+
+
+@compiled
+def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int, room: int) -> None:
+    """Empty an engine that failed: requests without a first token go back to the gateway."""
+    for request in range(len(s.request)):
+        state = s.request[request, c.STATE]
+        here = s.request[request, c.REPLICA] == engine
+        if not here or state not in (c.IN_QUEUE, c.IN_PREFILL, c.IN_DECODE):
+            continue
+        _finish(t, p, b.replica[request], b.need[request])
+        if math.isnan(s.times[request, c.FIRST]):
+            s.request[request, c.STATE] = c.NEW
+            _enqueue(b, request, room)
+        else:
+            s.request[request, c.STATE] = c.REFUSED
+    whole = s.whole[engine]
+    whole[c.FREE] = whole[c.POOL]
+    for column in (c.DECODING, c.HEAP, c.WAITING, c.RUNNING, c.CONTEXT, c.OUTSTANDING):
+        whole[column] = 0
+    for column in (c.RUN_HEAD, c.RUN_TAIL, c.PREFILL, c.WAIT_HEAD, c.WAIT_TAIL):
+        whole[column] = c.NONE
+    s.residues[engine, :] = 0
+
+
+@compiled
+def _event(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, room: int) -> None:
+    """Apply the next failure or recovery."""
+    at = b.marks[EVENT]
+    replica, up = b.event_replica[at], b.event_up[at]
+    b.marks[EVENT] += 1
+    _set_health(t, p, replica, up)
+    if up == DOWN:
+        for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
+            _lose(s, t, p, b, engine, room)
+
+
+@compiled
+def _sample(s: FleetState, b: Book) -> None:
+    at = b.marks[SAMPLE]
+    for engine in range(len(s.real)):
+        b.waiting[at, engine] = s.whole[engine, c.WAITING]
+        b.running[at, engine] = s.whole[engine, c.RUNNING]
+        pool = s.whole[engine, c.POOL]
+        b.used[at, engine] = 1.0 - s.whole[engine, c.FREE] / pool
+    b.marks[SAMPLE] += 1
+
+
+@compiled
+def _next_stop(b: Book, until: float, now: float) -> float:
+    """Return the next moment to look: an event, a sample, a retry of the queue, or `until`."""
+    stop = until
+    if b.marks[EVENT] < len(b.event_s):
+        stop = min(stop, b.event_s[b.marks[EVENT]])
+    if b.marks[SAMPLE] < len(b.sample_s):
+        stop = min(stop, b.sample_s[b.marks[SAMPLE]])
+    if b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]:
+        stop = min(stop, now + QUEUE_STEP_S)
+    return max(stop, now)
+
+
+@compiled
+def _run_to(
+    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, span: tuple[float, float],
+    rules: Rules,
+) -> None:  # fmt: skip
+    """Bring everything from span[0] to span[1]; `rules` are policy, queue room and patience."""
+    now, until = span
+    room = rules[1]
+    while True:
+        stop = _next_stop(b, until, now)
+        advance_all(s, stop)
+        _settle(s, t, p, b, stop)
+        while b.marks[EVENT] < len(b.event_s) and b.event_s[b.marks[EVENT]] <= stop:
+            _event(s, t, p, b, room)
+        while b.marks[SAMPLE] < len(b.sample_s) and b.sample_s[b.marks[SAMPLE]] <= stop:
+            _sample(s, b)
+        _drain(s, t, p, b, stop, rules)
+        now = stop
+        if now >= until:
+            return
+
+
+def _dependencies() -> int:
+    """Fingerprint of the sources whose compiled code `run` takes in.
+
+    numba's cache watches a function's own file only; a closed-over constant is part of its key.
+    """
+    package = Path(melange_sky.__file__).parent
+    files = [package / "routing" / name for name in ("policy.py", "skyserve.py")]
+    files += [package / "simulator" / name for name in ("kernel.py", "state.py")]
+    stamps = [(f.stat().st_mtime_ns, f.stat().st_size) for f in files]
+    return hash(tuple(stamps)) | 1
+
+
+def _runner(version: int) -> Any:
+    @compiled
+    def run(
+        s: FleetState, t: RoutingTable, p: RoutingState, b: Book, end_s: float,
+        rules: Rules,
+    ) -> None:  # fmt: skip
+        """Serve all requests, set with rising arrivals, and see them through to the end."""
+        if version == 0:
+            return
+        kind, room, _patience = rules
+        now = 0.0
+        for request in range(len(s.request)):
+            arrival = s.times[request, c.ARRIVAL]
+            _run_to(s, t, p, b, (now, arrival), rules)
+            now = arrival
+            b.category[request] = _class_of(t, s.request[request, c.INPUT], 0)
+            queued = b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
+            if queued or not _send(s, t, p, b, request, kind):
+                _enqueue(b, request, room)
+        while now < end_s and (
+            b.marks[EVENT] < len(b.event_s) or b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
+        ):
+            after = min(now + 1.0, end_s)
+            _run_to(s, t, p, b, (now, after), rules)
+            now = after
+        advance_all(s, math.inf)
+        _settle(s, t, p, b, math.inf)
+
+    return run
+
+
+run = _runner(_dependencies())

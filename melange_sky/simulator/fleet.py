@@ -1,0 +1,190 @@
+"""A planned fleet under traffic: replicas of the engine model behind a routing policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from melange_sky.simulator import state as columns
+from melange_sky.simulator.runs import RequestStream
+from melange_sky.simulator.state import fleet_state
+from melange_sky.slo import RequestLog
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from melange_sky.engine import ReplicaModel
+    from melange_sky.routing import RoutingState, RoutingTable
+
+    Floats = NDArray[np.float64]
+    Whole = NDArray[np.int64]
+
+POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
+QUEUE_ROOM = 1000
+QUEUE_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetOption:
+    """So many like replicas: `engines_per_replica` engines each (data parallelism)."""
+
+    name: str
+    engine: ReplicaModel
+    engines_per_replica: int
+    replicas: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outage:
+    """A replica is away from `start_s` to `end_s`: it fails, is interrupted, or still starts up."""
+
+    replica: int
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetRules:
+    """How the fleet is driven: policy, gateway queue, outages and how often to sample its state."""
+
+    policy: str = "gateway"
+    queue_room: int = QUEUE_ROOM
+    queue_patience_s: float = QUEUE_PATIENCE_S
+    outages: tuple[Outage, ...] = ()
+    samples: int = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FleetRun:
+    """What happened. `log.option` indexes `log.options`; N requests, K options, S samples.
+
+    `replica`, `reason` (N): where each request went (−1: nowhere) and why (`routing.policy.REASONS`).
+    `busy_fraction` (K): time in steps ÷ time, over an option's engines, until the last arrival.
+    Samples at `sample_s` (S): `waiting`, `running` and `kv_used` (S × K): requests queued and admitted
+    per option, mean KV cache in use. `preemptions` (K).
+    """
+
+    log: RequestLog
+    replica: Whole
+    reason: Whole
+    busy_fraction: Floats
+    preemptions: Whole
+    sample_s: Floats
+    waiting: Floats
+    running: Floats
+    kv_used: Floats
+
+
+def simulate_planned_fleet(
+    options: Sequence[FleetOption],
+    routing: tuple[RoutingTable, RoutingState],
+    stream: RequestStream,
+    rules: FleetRules | None = None,
+) -> FleetRun:
+    """Serve `stream` on the options' replicas, in the order in which `routing` numbers them.
+
+    The routing state is not changed. Same arguments, same result, bit for bit.
+    """
+    from melange_sky.simulator import dispatch, kernel
+
+    rules = rules or FleetRules()
+    engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
+    longest = int(min(stream.input_tokens.max(initial=1), 65536))
+    state = fleet_state(engines, len(stream), longest)
+    kernel.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
+    end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
+    book = _book(options, len(stream), end_s, rules)
+    latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
+    limits = (POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
+    dispatch.run(state, _arrays(routing[0]), _arrays(routing[1]), book, latest, limits)
+    return _result(options, state, book, stream)
+
+
+def _arrays(values: Any) -> Any:
+    """Return a named tuple with its lists as fresh arrays, which is what compiled code takes."""
+    kinds = {int: np.int64, float: np.float64}
+    return type(values)(
+        *(
+            np.array(v, dtype=kinds[type(v[0])] if len(v) else np.int64)
+            if isinstance(v, list)
+            else v
+            for v in values
+        )
+    )
+
+
+def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: FleetRules) -> Any:
+    from melange_sky.simulator.dispatch import Book
+
+    per_replica = [o.engines_per_replica for o in options for _ in range(o.replicas)]
+    events = sorted(
+        [(o.start_s, o.replica, 0) for o in rules.outages]
+        + [(o.end_s, o.replica, 1) for o in rules.outages]
+    )
+    engines = sum(per_replica)
+    samples = rules.samples if end_s > 0 else 0
+    return Book(
+        category=np.zeros(requests, dtype=np.int64),
+        need=np.zeros(requests),
+        replica=np.full(requests, -1, dtype=np.int64),
+        reason=np.full(requests, -1, dtype=np.int64),
+        pending=np.zeros(max(requests, 1), dtype=np.int64),
+        queue=np.zeros(max(requests, rules.queue_room, 1), dtype=np.int64),
+        marks=np.zeros(8, dtype=np.int64),
+        first_engine=np.concatenate([[0], np.cumsum(per_replica)]).astype(np.int64),
+        weights=np.array([o.weight for o in options]),
+        event_s=np.array([e[0] for e in events], dtype=np.float64),
+        event_replica=np.array([e[1] for e in events], dtype=np.int64),
+        event_up=np.array([e[2] for e in events], dtype=np.int64),
+        sample_s=np.linspace(0.0, end_s, samples + 1, dtype=np.float64)[1:],
+        waiting=np.zeros((samples, engines), dtype=np.int64),
+        running=np.zeros((samples, engines), dtype=np.int64),
+        used=np.zeros((samples, engines)),
+    )
+
+
+def _result(
+    options: Sequence[FleetOption], state: Any, book: Any, stream: RequestStream
+) -> FleetRun:
+    option_of_replica = np.repeat(np.arange(len(options)), [o.replicas for o in options])
+    per_engine = np.repeat(
+        np.arange(len(options)), [o.replicas * o.engines_per_replica for o in options]
+    )
+    sent = book.replica >= 0
+    option = np.where(sent, option_of_replica[np.maximum(book.replica, 0)], -1)
+    log = RequestLog(
+        arrival_s=state.times[:, columns.ARRIVAL].copy(),
+        input_tokens=stream.input_tokens,
+        output_tokens=stream.output_tokens,
+        first_token_s=state.times[:, columns.FIRST].copy(),
+        last_token_s=state.times[:, columns.LAST].copy(),
+        ok=state.request[:, columns.STATE] == columns.DONE,
+        option=option.astype(np.int64),
+        options=tuple(o.name for o in options),
+    )
+    taken = book.marks[5]
+    groups = [per_engine == k for k in range(len(options))]
+    ended = float(np.nanmax(log.last_token_s)) if log.ok.any() else 0.0
+    lasted = max(ended, float(stream.arrival_s[-1]) if len(stream) else 0.0)
+    return FleetRun(
+        log=log,
+        replica=book.replica,
+        reason=book.reason,
+        busy_fraction=np.array(
+            [state.real[g, columns.BUSY].mean() / lasted if lasted > 0 else 0.0 for g in groups]
+        ),
+        preemptions=np.array([state.whole[g, columns.PREEMPTED].sum() for g in groups]),
+        sample_s=book.sample_s[:taken],
+        waiting=_by_option(book.waiting[:taken], groups, np.sum),
+        running=_by_option(book.running[:taken], groups, np.sum),
+        kv_used=_by_option(book.used[:taken], groups, np.mean),
+    )
+
+
+def _by_option(samples: Any, groups: Sequence[Any], how: Any) -> Floats:
+    found = [how(samples[:, g], axis=1) for g in groups]
+    return np.stack(found, axis=1).astype(np.float64) if found else np.zeros((len(samples), 0))

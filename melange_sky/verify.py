@@ -1,1 +1,0 @@
-"""Judge simulated or measured requests."""

@@ -1,0 +1,21 @@
+"""Judge a fleet by the requests that went through it: traffic in, verdict out.
+
+The fleet is judged from the engine's step times, never from the capacities that chose it; simulated
+and measured requests end in the same log and are judged by the same `slo` code.
+"""
+
+from melange_sky.verify.fleet import Replay, replay
+from melange_sky.verify.traffic import Traffic, sample_stream, scaled_trace
+from melange_sky.verify.verdict import (
+    BucketVerdict,
+    OptionVerdict,
+    Percentiles,
+    Simulation,
+    Verdict,
+    judge_run,
+)
+
+__all__ = [
+    "BucketVerdict", "OptionVerdict", "Percentiles", "Replay", "Simulation", "Traffic", "Verdict", "judge_run",
+    "replay", "sample_stream", "scaled_trace",
+]  # fmt: skip
