@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from melange_sky.constraints import Constraints
+
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity
     from melange_sky.models import ModelShape
@@ -94,7 +96,10 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One model's fleet. `candidates` are the options that were weighed, chosen or not."""
+    """One model's fleet. `candidates` are the options that were weighed, chosen or not.
+
+    `constraints` are those it was planned under; for one of several models they stand in the fleet.
+    """
 
     name: str
     model: str
@@ -111,6 +116,7 @@ class Plan:
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_generation: str | None = None
     price_snapshot: str | None = None
+    constraints: Constraints = field(default_factory=Constraints)
     sensitivity: Sensitivity | None = None
 
     @property
@@ -129,6 +135,7 @@ class FleetPlan:
     solver: SolverReport
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
+    constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def cost_usd_per_hour(self) -> float:

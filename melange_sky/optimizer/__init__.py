@@ -3,17 +3,15 @@
 Pure functions of their input: no file, network, clock-dependent choice or global state.
 """
 
+from melange_sky.constraints import Constraints, Pledge, SpotPolicy
 from melange_sky.optimizer.baseline import baselines
 from melange_sky.optimizer.problem import (
     Alternative,
-    Constraints,
     Demand,
-    Pledge,
     Problem,
     Robustness,
     Solution,
     SolveOptions,
-    SpotPolicy,
     StayClose,
 )
 from melange_sky.optimizer.solve import optimize

@@ -15,8 +15,9 @@ from melange_sky.optimizer.fleet import matches
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from melange_sky.constraints import Constraints
     from melange_sky.optimizer.fleet import Column, Fleet
-    from melange_sky.optimizer.problem import Constraints, SolveOptions
+    from melange_sky.optimizer.problem import SolveOptions
 
 _SLACK = 1e-12
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.capacity import OptionCapacity
-    from melange_sky.optimizer.problem import Constraints, Demand, Pledge, Problem
+    from melange_sky.constraints import Constraints, Pledge
+    from melange_sky.optimizer.problem import Demand, Problem
 
 MAX_NAMED = 4
 """How many buckets or reasons a message names before it says how many more there are."""

@@ -24,8 +24,9 @@ from melange_sky.optimizer.fleet import matches
 from melange_sky.optimizer.program import Model, load_terms, serve, share_variables
 
 if TYPE_CHECKING:
+    from melange_sky.constraints import Pledge
     from melange_sky.optimizer.fleet import Fleet
-    from melange_sky.optimizer.problem import Pledge, Problem, SolveOptions
+    from melange_sky.optimizer.problem import Problem, SolveOptions
     from melange_sky.optimizer.program import Scenario, Terms
 
 _ROUNDING = 1e-9

@@ -15,6 +15,7 @@ from melange_sky.capacity import (
     OptionCapacity,
     Origin,
 )
+from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
@@ -104,6 +105,7 @@ class _Plan(_Solved):
     created_at: str
     slo: _Slo
     headroom: NonNegative = 0.0
+    constraints: Constraints = Constraints()
     workload: Workload
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
@@ -122,6 +124,7 @@ class _Fleet(_Solved):
     models: list[_Plan]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
+    constraints: Constraints = Constraints()
 
 
 def load_plan(path: Path) -> Plan | FleetPlan:
@@ -173,6 +176,7 @@ def _fleet(fleet: _Fleet, where: str) -> FleetPlan:
         solver=fleet.report(),
         warnings=fleet.warnings,
         sensitivity=fleet.sensitivity,
+        constraints=fleet.constraints,
     )
 
 
@@ -194,6 +198,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         ),
         workload=workload,
         headroom=document.headroom,
+        constraints=document.constraints,
         allocations=tuple(_allocation(a, candidates, shape, where) for a in document.allocations),
         baselines=document.baselines,
         sensitivity=document.sensitivity,

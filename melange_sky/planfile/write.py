@@ -26,6 +26,7 @@ def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
             "cost_usd_per_hour": plan.cost_usd_per_hour,
             "models": [_model_document(model) for model in plan.models],
             "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+            "constraints": asdict(plan.constraints),
             "warnings": [asdict(warning) for warning in plan.warnings],
         }
     return {"schema_version": SCHEMA_VERSION, **_model_document(plan)}
@@ -71,6 +72,7 @@ def _model_document(plan: Plan) -> dict[str, Any]:
             "attainment": plan.slo.attainment,
         },
         "headroom": plan.headroom,
+        "constraints": asdict(plan.constraints),
         "workload": _workload_document(plan.workload),
         "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
         "baselines": [asdict(baseline) for baseline in plan.baselines],

@@ -5,16 +5,16 @@ The only module that knows all of them; each step lives elsewhere and can be use
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
-from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.constraints import Constraints
+from melange_sky.errors import InfeasibleError
 from melange_sky.models import with_engine_args
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, PlanWarning
+from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import cost_band
@@ -67,15 +67,16 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     band = None
     if request.sensitivity:
         band = cost_band(problem, solve, f"melange-sky profile launch {spec.path}")
-    created_at = _created_at()
+    now = created_at()
     plans = tuple(
         Plan(
             name=served.name,
             model=served.model,
-            created_at=created_at,
+            created_at=now,
             slo=served.slo,
             workload=served.workload,
             headroom=spec.headroom,
+            constraints=Constraints() if spec.multi else problem.constraints,
             allocations=solution.allocations[k],
             baselines=alone[k],
             solver=solution.report,
@@ -93,11 +94,12 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         return replace(plans[0], warnings=prepared.shared_warnings + plans[0].warnings)
     return FleetPlan(
         name=spec.name,
-        created_at=created_at,
+        created_at=now,
         models=plans,
         solver=solution.report,
         warnings=prepared.shared_warnings,
         sensitivity=band,
+        constraints=problem.constraints,
     )
 
 
@@ -214,7 +216,7 @@ def _plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan
     return Plan(
         name=name,
         model="given",
-        created_at=_created_at(),
+        created_at=created_at(),
         slo=SLO(),
         workload=config.workload,
         headroom=0.0,
@@ -233,18 +235,3 @@ def _given(rate: float) -> CapacityCell:
     if rate > 0:
         return CapacityCell(max_rate_rps=rate, origin=Origin.GIVEN)
     return CapacityCell(max_rate_rps=None, reason="the config gives no throughput")
-
-
-def _created_at() -> str:
-    """Return the time of planning, ISO 8601 in UTC; SOURCE_DATE_EPOCH fixes it."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    if epoch is None:
-        now = datetime.now(timezone.utc)
-    else:
-        try:
-            now = datetime.fromtimestamp(int(epoch), timezone.utc)
-        except (ValueError, OverflowError, OSError) as error:
-            raise InputError(
-                "SOURCE_DATE_EPOCH must be a whole number of seconds since 1970"
-            ) from error
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
-from melange_sky.optimizer import Constraints, Pledge, SpotPolicy
+from melange_sky.constraints import Constraints, Pledge, SpotPolicy
 
 if TYPE_CHECKING:
     from melange_sky.spec import FixedCapacity, Spec

@@ -1,0 +1,69 @@
+"""What a fleet must keep to beside serving its rate: limits, budget, reservations, redundancy, spot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pledge:
+    """So many instances of every option that matches: already paid, or asked for as a minimum.
+
+    `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region` and
+    `instance_type` narrow the match and are None where any will do.
+    """
+
+    accelerator: str
+    instances: int
+    accelerator_count: int | None = None
+    cloud: str | None = None
+    region: str | None = None
+    instance_type: str | None = None
+
+    def label(self) -> str:
+        """Return the pledge in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
+        count = "" if self.accelerator_count is None else f":{self.accelerator_count}"
+        place = "/".join(part for part in (self.cloud, self.region) if part)
+        return f"{self.instances} x {self.accelerator}{count}" + (f" on {place}" if place else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotPolicy:
+    """How far spot instances are trusted.
+
+    At most `max_fraction` of each model's rate runs on spot. An instance is interrupted
+    `interruption_rate` times per hour and needs `recovery_s` seconds to come back, so that on
+    average 1 / (1 + interruption_rate × recovery_s / 3600) of it is there to serve.
+    """
+
+    max_fraction: float = 1.0
+    interruption_rate: float = 0.0
+    recovery_s: float = 300.0
+
+    @property
+    def availability_fraction(self) -> float:
+        """Fraction of a spot instance's capacity that can be counted on."""
+        return 1.0 / (1.0 + self.interruption_rate * self.recovery_s / 3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What a fleet must keep to beside serving its rate. The defaults ask for nothing.
+
+    `limits` maps an accelerator name to GPUs over all its counts, and a cloud, ``cloud/region`` or
+    instance type to instances. `fixed` is capacity already paid for: it costs nothing and so is
+    used first. `minimum` must be in the fleet. With `spare` N, any N instances of a model may be
+    lost and the rest is still a plan for its whole rate, headroom included. `min_replicas` counts
+    the instances of each model. The shares bound the part of each model's rate on one region or
+    cloud. Limits, budget, fixed and minimum span all models together.
+    """
+
+    limits: tuple[tuple[str, int], ...] = ()
+    budget_usd_per_hour: float | None = None
+    fixed: tuple[Pledge, ...] = ()
+    minimum: tuple[Pledge, ...] = ()
+    spare: int = 0
+    min_replicas: int = 0
+    max_share_per_region: float | None = None
+    max_share_per_cloud: float | None = None
+    spot: SpotPolicy | None = None

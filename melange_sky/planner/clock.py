@@ -1,0 +1,23 @@
+"""The time of planning."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timezone
+
+from melange_sky.errors import InputError
+
+
+def created_at() -> str:
+    """Return the time of planning, ISO 8601 in UTC; SOURCE_DATE_EPOCH fixes it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        now = datetime.now(timezone.utc)
+    else:
+        try:
+            now = datetime.fromtimestamp(int(epoch), timezone.utc)
+        except (ValueError, OverflowError, OSError) as error:
+            raise InputError(
+                "SOURCE_DATE_EPOCH must be a whole number of seconds since 1970"
+            ) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
