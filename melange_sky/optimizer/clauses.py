@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from melange_sky.constraints import Constraints, Pledge
     from melange_sky.optimizer.fleet import Fleet
-    from melange_sky.optimizer.problem import Constraints, Pledge, Problem
+    from melange_sky.optimizer.problem import Problem
 
 _SHARE_STEPS = 1000
 """Shares are loosened in thousandths."""

@@ -68,8 +68,8 @@ def reprice(
     cost_now: float | None = 0.0
     for model in models:
         for allocation in model.allocations:
-            offer = _cheapest(allocation.option.option, known)
-            price = offer.price(allocation.option.option.use_spot) if offer else None
+            found = _cheapest(allocation.option.option, known)
+            price = found.price(allocation.option.option.use_spot) if found else None
             if price is None or cost_now is None:
                 cost_now = None
                 break
