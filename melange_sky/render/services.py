@@ -79,6 +79,7 @@ def service_document(plan: Plan, allocation: Allocation) -> dict[str, Any]:
     option = allocation.option.option
     document = copy.deepcopy(_skeleton())
     document["name"] = service_name(plan, allocation)
+    document["_metadata"]["melange_sky"] = {"plan": plan.name, "option": option.name}
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
     document["envs"] = engine.environment(plan.engine)

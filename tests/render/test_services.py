@@ -59,7 +59,7 @@ def test_a_price_move_between_regions_changes_no_replica() -> None:
 def test_nothing_there_that_makes_an_update_replace_replicas() -> None:
     for document in without_service(plan_of(allocate(A10G))):
         assert not {"file_mounts", "workdir", "num_nodes"} & set(document)
-        assert document["_metadata"] == {"git_commit": "not-recorded"}
+        assert document["_metadata"]["git_commit"] == "not-recorded"
         assert "labels" not in document["resources"]
 
 

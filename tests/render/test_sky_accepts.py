@@ -137,7 +137,10 @@ def test_service_as_sky_reads_it(verdicts: dict[str, Any], index: int) -> None:
     assert got["managed_secrets"] == ["HF_TOKEN"]
     assert got["envs"] == {"NOTE": 'it\'s "$HOME" $(id)\n; 100 %'}
     assert not got["file_mounts"]
-    assert got["metadata"] == {"git_commit": "not-recorded"}
+    assert got["metadata"] == {
+        "git_commit": "not-recorded",
+        "melange_sky": {"plan": "chat", "option": allocation.option.option.name},
+    }
 
 
 def test_no_gated_model_needs_no_token() -> None:

@@ -17,14 +17,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -72,7 +73,6 @@ class Bed:
 
     root: Path
     nodes: tuple[Node, ...] = NODES
-    _processes: list[int] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -136,20 +136,29 @@ class Bed:
         """Stop everything and take back every change; also what an interrupted bed left behind."""
         if self.python.exists():
             with contextlib.suppress(subprocess.TimeoutExpired, OSError):
-                self.run("sky", "api", "stop", timeout_s=60)
                 self.run("scancel", "-u", USER, timeout_s=20)
+        self._end_clients()
         for pid_file in sorted((self.root / "run").glob("*.pid")) if self.root.exists() else ():
             _end_session(pid_file)
-        _quiet("loginctl", "terminate-user", USER)
         _end_user_processes()
-        for node in self.nodes:
+        for i, node in enumerate(self.nodes):
             _quiet("ip", "netns", "del", node.name)
+            _quiet("ip", "link", "del", f"mskbed-v{i}")
         _quiet("ip", "link", "del", BRIDGE)
         _edit_hosts([])
         PROFILE.unlink(missing_ok=True)
         _quiet("userdel", USER)
         for name in ("home", "node-home", "run", "state", "spool", "slurm", "ssh", "venv"):
             shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def _end_clients(self) -> None:
+        """End SkyPilot's servers and controllers: every process whose HOME is the bed's."""
+        mark = f"HOME={self.home}".encode()
+
+        def belongs(process: Path) -> bool:
+            return mark in (process / "environ").read_bytes().split(b"\0")
+
+        _end_while_any(belongs)
 
     # -- the nodes' user and what they run ---------------------------------------------------------
 
@@ -421,6 +430,7 @@ PidFile none
 StrictModes no
 UsePAM no
 PasswordAuthentication no
+SetEnv SLURM_CONF={root}/slurm/slurm.conf
 MaxSessions 200
 MaxStartups 200
 Subsystem sftp internal-sftp
@@ -503,21 +513,26 @@ def _end_session(pid_file: Path) -> None:
 
 def _end_user_processes() -> None:
     """End what the nodes' user still runs: the user exists for the bed alone."""
-    try:
-        import pwd
-
+    with contextlib.suppress(KeyError):
         uid = pwd.getpwnam(USER).pw_uid
-    except KeyError:
-        return
-    for sent in (signal.SIGTERM, signal.SIGKILL):
-        for entry in Path("/proc").iterdir():
+        _end_while_any(lambda process: process.stat().st_uid == uid)
+
+
+def _end_while_any(belongs: Callable[[Path], bool]) -> None:
+    """End the processes that belong, again until none is left: some start others when they end."""
+    for attempt in range(8):
+        found = False
+        for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if entry.name.isdigit() and entry.stat().st_uid == uid:
-                    os.kill(int(entry.name), sent)
+                if process.name.isdigit() and int(process.name) != os.getpid() and belongs(process):
+                    os.kill(int(process.name), signal.SIGTERM if attempt == 0 else signal.SIGKILL)
+                    found = True
+        if not found:
+            return
         time.sleep(0.5)
 
 
-def _wait(condition, message: str, limit_s: float = LONGEST_START_S) -> None:
+def _wait(condition: Callable[[], bool], message: str, limit_s: float = LONGEST_START_S) -> None:
     until = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > until:

@@ -1,0 +1,221 @@
+"""`melange-sky apply`, `status` and `down`: a plan's services on SkyServe."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melange_sky.cli.common import echo_json, format_option
+from melange_sky.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.fleet import Change, LiveService, Rollout, Wanted
+    from melange_sky.fleet.skyserve import SkyServe
+    from melange_sky.plan import FleetPlan, Plan
+
+_FILE_LIMIT = 1_000_000
+
+folder_argument = click.argument(
+    "folder", metavar="PLAN-FOLDER", type=click.Path(path_type=Path, exists=False)
+)
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+@click.command()
+@folder_argument
+@yes_option
+@click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
+def apply(folder: Path, yes: bool, dry_run: bool) -> None:
+    """Bring the services of PLAN-FOLDER up on SkyServe, or change the running ones to it.
+
+    What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
+    Secrets (HF_TOKEN, VLLM_API_KEY) are read from the environment.
+    """
+    from melange_sky.fleet import Action, compare, roll_out
+
+    planned = _load(folder)
+    wanted = _wanted(planned, folder)
+    server = _server(wanted)
+    live = server.services()
+    by_name = {service.name: service for service in live}
+    normal = {w.name: server.normal(w, by_name.get(w.name)) for w in wanted}
+    changes = compare(wanted, live, normal, _prices(planned))
+    _show_changes(changes)
+    if dry_run or all(c.action is Action.KEEP for c in changes):
+        click.echo("nothing to change" if not dry_run else "dry run: nothing was changed", err=True)
+        if dry_run:
+            return
+    elif not yes:
+        click.confirm("Apply these changes?", abort=True, err=True)
+    roll_out(server, changes, _rollout())
+    click.echo("all services are ready", err=True)
+
+
+@click.command()
+@folder_argument
+@format_option
+def status(folder: Path, output_format: str) -> None:
+    """Show the planned services of PLAN-FOLDER against the live ones."""
+    planned = _load(folder)
+    wanted = _wanted(planned, folder)
+    live = {service.name: service for service in _server(wanted).services()}
+    rows = [_status_row(w, live.get(w.name)) for w in wanted]
+    if output_format == "json":
+        echo_json({"services": rows})
+        return
+    for row in rows:
+        place = row["endpoint"] or "no endpoint yet"
+        click.echo(
+            f"{row['service']}: {row['ready']} of {row['planned']} ready ({row['status']}), {place}"
+        )
+        for replica in row["replicas"]:
+            click.echo(
+                f"  {replica['id']}: {replica['status']} {replica['endpoint'] or ''}".rstrip()
+            )
+
+
+@click.command()
+@folder_argument
+@yes_option
+def down(folder: Path, yes: bool) -> None:
+    """Take all running services of the plan in PLAN-FOLDER down."""
+    from melange_sky.fleet import take_down
+
+    planned = _load(folder)
+    plans = {model.name for model in _models(planned)}
+    server = _server(())
+    names = [s.name for s in server.services() if s.origin is not None and s.origin[0] in plans]
+    if not names:
+        click.echo("nothing of this plan runs", err=True)
+        return
+    if not yes:
+        click.confirm(f"Take down {', '.join(names)}?", abort=True, err=True)
+    take_down(server, names, _rollout())
+    click.echo("all down", err=True)
+
+
+def _server(wanted: Sequence[Wanted]) -> SkyServe:
+    from melange_sky.fleet.skyserve import SkyServe
+
+    names = {name for w in wanted for name in w.document.get("secrets") or {}}
+    return SkyServe({name: os.environ[name] for name in names if os.environ.get(name)})
+
+
+def _rollout() -> Rollout:
+    from melange_sky.fleet import Rollout
+
+    return Rollout(
+        tell=lambda text: click.echo(text, err=True), clock=time.monotonic, sleep=time.sleep
+    )
+
+
+def _load(folder: Path) -> Plan | FleetPlan:
+    from melange_sky.planfile import load_plan
+
+    return load_plan(folder / "plan.json" if folder.is_dir() else folder)
+
+
+def _models(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
+    from melange_sky.plan import FleetPlan
+
+    return planned.models if isinstance(planned, FleetPlan) else (planned,)
+
+
+def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
+    """Return the planned services as their files have them."""
+    from melange_sky.fleet import Wanted
+    from melange_sky.render import file_name, service_name
+
+    place = folder if folder.is_dir() else folder.parent
+    rows = []
+    for model in _models(planned):
+        for allocation in model.allocations:
+            option = allocation.option.option
+            if option.offer is None:
+                continue
+            name = service_name(model, allocation)
+            document = _read_service(place / file_name(name))
+            rows.append(
+                Wanted(
+                    name=name, plan=model.name, option=option.name,
+                    replicas=_replicas(document["service"]),
+                    price_usd_per_hour=option.price_usd_per_hour, document=document,
+                )
+            )  # fmt: skip
+    if not rows:
+        raise InputError(f"'{place}': the plan has no services that could run")
+    return tuple(rows)
+
+
+def _read_service(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise InputError(f"{path}: is too large for a service file")
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: is missing; write the folder again: melange-sky render PLAN.json -o FOLDER"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML") from error
+    usable = isinstance(document, dict) and isinstance(document.get("service"), dict)
+    if not usable or not isinstance(document.get("_metadata"), dict):
+        raise InputError(f"{path}: is not a service file of a plan; render it again")
+    return dict(document)
+
+
+def _replicas(service: dict[str, Any]) -> int:
+    policy = service.get("replica_policy") or {}
+    return int(service.get("replicas", policy.get("min_replicas", 0)))
+
+
+def _prices(planned: Plan | FleetPlan) -> dict[tuple[str, str], float]:
+    return {
+        (model.name, c.option.name): c.option.price_usd_per_hour
+        for model in _models(planned)
+        for c in model.candidates
+    }
+
+
+def _show_changes(changes: Sequence[Change]) -> None:
+    for change in changes:
+        cost = f"{_usd(change.cost_before_usd_per_hour)} → {_usd(change.cost_after_usd_per_hour)}"
+        why = f"  ({change.reason})" if change.reason else ""
+        click.echo(
+            f"{change.action.value:8} {change.name}: {change.before} → {change.after}, {cost}{why}"
+        )
+    before = [c.cost_before_usd_per_hour for c in changes]
+    known = None if None in before else sum(cost for cost in before if cost is not None)
+    after = sum(c.cost_after_usd_per_hour for c in changes)
+    click.echo(f"together {_usd(known)} → {_usd(after)}, at the plan's prices")
+
+
+def _usd(cost: float | None) -> str:
+    return "unknown" if cost is None else f"${cost:,.3f}/h"
+
+
+def _status_row(wanted: Wanted, live: LiveService | None) -> dict[str, Any]:
+    return {
+        "service": wanted.name,
+        "option": wanted.option,
+        "planned": wanted.replicas,
+        "target": 0 if live is None else live.target,
+        "ready": 0 if live is None else live.ready,
+        "status": "DOWN" if live is None else live.status,
+        "endpoint": None if live is None else live.endpoint,
+        "replicas": [
+            {
+                "id": r.id, "status": r.status, "version": r.version,
+                "endpoint": r.endpoint, "launched_at_s": r.launched_at_s,
+            }
+            for r in (live.replicas if live else ())
+        ],
+    }  # fmt: skip
