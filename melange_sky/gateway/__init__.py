@@ -1,0 +1,23 @@
+"""One OpenAI-compatible endpoint over the planned mix.
+
+`run` is its life, `server` the HTTP side, `proxy` a request's way, `dispatch` the choice of a replica
+(by the core's `routing`), `fleet` plan and backends as they are now. It keeps nothing that a second
+gateway would need.
+"""
+
+from melange_sky.gateway.run import Credentials, Gateway, Listen, run_gateway
+from melange_sky.gateway.server import tls_context
+from melange_sky.gateway.settings import Keys, ObservedSink, Secret, Settings, Sources
+
+__all__ = [
+    "Credentials",
+    "Gateway",
+    "Keys",
+    "Listen",
+    "ObservedSink",
+    "Secret",
+    "Settings",
+    "Sources",
+    "run_gateway",
+    "tls_context",
+]

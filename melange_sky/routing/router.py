@@ -27,10 +27,15 @@ class Router:
         rng: random.Random,
         replicas: Sequence[int] | None = None,
         full_load: float = FULL_LOAD,
+        routers: int = 1,
     ) -> None:
-        """Start with idle healthy replicas: `replicas` per allocation, by default as planned."""
+        """Start with idle healthy replicas: `replicas` per allocation, by default as planned.
+
+        Where several `routers` share the replicas and each sees its own requests only, each request
+        is counted that many times.
+        """
         self.options = tuple(a.option.option.name for a in plan.allocations)
-        self.table: RoutingTable = routing_table(plan, replicas, full_load)
+        self.table: RoutingTable = routing_table(plan, replicas, full_load, routers)
         self.state: RoutingState = routing_state(self.table, plan, rng)
 
     def class_of(self, input_tokens: int, max_tokens: int | None) -> int:
@@ -69,6 +74,13 @@ class Router:
     def set_health(self, replica: int, healthy: bool) -> None:
         """Take a replica out of the choice, or back into it."""
         policy.set_health(self.table, self.state, replica, int(healthy))
+
+    def restore(self, replica: int, load: float, in_flight: int) -> None:
+        """Set what is in flight at a replica that another router knew before."""
+        state, k = self.state, self.table.option_of[replica]
+        if state.healthy[replica]:
+            state.option_load[k] += load - state.load[replica]
+        state.load[replica], state.in_flight[replica] = load, in_flight
 
     def option_of(self, replica: int) -> str:
         """Return the name of a replica's option."""

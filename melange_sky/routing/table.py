@@ -91,9 +91,15 @@ class RoutingState(NamedTuple):
 
 
 def routing_table(
-    plan: Plan, replicas: Sequence[int] | None = None, full_load: float = FULL_LOAD
+    plan: Plan,
+    replicas: Sequence[int] | None = None,
+    full_load: float = FULL_LOAD,
+    routers: int = 1,
 ) -> RoutingTable:
-    """Return the table of a plan with `replicas` of each allocation (default: as planned)."""
+    """Return the table of a plan with `replicas` of each allocation (default: as planned).
+
+    With several `routers` over the same replicas each request is counted that many times.
+    """
     counts = [a.instances for a in plan.allocations] if replicas is None else list(replicas)
     first = [sum(counts[:k]) for k in range(len(counts) + 1)]
     workload = plan.workload
@@ -101,7 +107,9 @@ def routing_table(
     cells = [(i, j) for i in range(inputs) for j in range(outputs)]
     rates = [[a.option.rate(i, j) for a in plan.allocations] for i, j in cells]
     stay_s = [_stay_s(plan.slo, workload.output_sizes[i][j]) for i, j in cells]
-    needs = [[1 / (r * s) if r else 0.0 for r in row] for row, s in zip(rates, stay_s, strict=True)]
+    needs = [
+        [routers / (r * s) if r else 0.0 for r in row] for row, s in zip(rates, stay_s, strict=True)
+    ]
     worst = [max((row[k] for row in needs), default=0.0) or 1.0 for k in range(len(counts))]
     engines = [a.option.option.engine for a in plan.allocations]
     return RoutingTable(

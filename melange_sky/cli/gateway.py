@@ -1,0 +1,232 @@
+"""`melange-sky gateway`: serve one OpenAI-compatible endpoint over a plan's replicas."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from melange_sky.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.gateway import Credentials, Gateway, Listen, Settings, Sources
+
+CLIENT_KEYS = "MELANGE_SKY_API_KEY"
+REPLICA_KEY = "VLLM_API_KEY"
+_MOST_KEY_BYTES = 64 * 1024
+
+
+@click.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option(
+    "--backend", "backends", multiple=True, metavar="OPTION=URL",
+    help="A replica of an option; URL*N for an endpoint in front of N replicas. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--backends-file", type=click.Path(path_type=Path),
+    help="The same, one OPTION=URL per line; read again when it changes.",
+)  # fmt: skip
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
+    help="Port to listen on; 0 takes a free one.",
+)  # fmt: skip
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path),
+    help=f"Keys that clients must show, one per line (else {CLIENT_KEYS}).",
+)  # fmt: skip
+@click.option(
+    "--replica-key-file", type=click.Path(path_type=Path),
+    help=f"The key that replicas demand (else {REPLICA_KEY}).",
+)  # fmt: skip
+@click.option("--no-key", is_flag=True, help="Listen beyond loopback without an API key.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM).")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
+@click.option(
+    "--replica-ca", type=click.Path(path_type=Path), help="CA file for https replicas (PEM)."
+)
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path),
+    help="tokenizer.json, or its folder, for exact prompt lengths.",
+)  # fmt: skip
+@click.option(
+    "--observed", type=click.Path(path_type=Path),
+    help="Write the sizes and rate seen here, in the form a spec takes.",
+)  # fmt: skip
+@click.option(
+    "--gateways", type=click.IntRange(1, 1000), default=1, show_default=True,
+    help="How many gateways share the replicas.",
+)  # fmt: skip
+@click.option(
+    "--queue", "queue_length", type=click.IntRange(0, 100_000), default=256, show_default=True,
+    help="Requests that wait while all replicas are full; more get 429.",
+)  # fmt: skip
+@click.option(
+    "--queue-wait", "queue_wait_s", type=click.FloatRange(0, 3600), default=10.0,
+    show_default=True, help="Seconds that a request waits at most.",
+)  # fmt: skip
+@click.option(
+    "--drain", "drain_s", type=click.FloatRange(0, 86400), default=120.0, show_default=True,
+    help="Seconds that requests in flight get after SIGTERM.",
+)  # fmt: skip
+@click.option(
+    "--first-byte", "first_byte_s", type=click.FloatRange(0.1, 86400), default=60.0,
+    show_default=True, help="Seconds to wait for a stream's first byte before trying elsewhere.",
+)  # fmt: skip
+@click.option(
+    "--body-limit", "body_bytes", type=click.IntRange(1024), default=4 * 1024 * 1024,
+    show_default=True, help="Largest request body in bytes.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=int, default=None, help="Fix the router's first phase (for comparisons)."
+)
+def gateway(plan: Path, host: str, port: int, seed: int | None, **asked: Any) -> None:
+    """Serve one OpenAI-compatible endpoint over the replicas of PLAN (plan.json or its folder).
+
+    Each request goes to the option that the plan chose for its size, corrected by live load.
+    SIGHUP, or a change of PLAN or --backends-file, reloads without dropping a request; SIGTERM
+    drains.
+    """
+    from melange_sky.gateway import Gateway, Listen, run_gateway, tls_context
+
+    credentials = _credentials(asked)
+    _check_exposure(host, credentials, asked["no_key"])
+    sources = _sources(plan, asked)
+    settings = _settings(asked)
+    certificate = asked["tls_cert"]
+    if certificate is None and asked["tls_key"] is not None:
+        raise InputError("--tls-key needs --tls-cert")
+    try:
+        tls = None if certificate is None else tls_context(certificate, asked["tls_key"])
+    except (OSError, ValueError) as error:
+        raise InputError(f"--tls-cert: cannot be used: {error.strerror or error}") from error  # type: ignore[union-attr]
+    listen = Listen(host=host, port=port, tls=tls)
+    rng = random.Random(seed)
+    run_gateway(
+        lambda: Gateway(sources, settings, credentials, rng),
+        listen,
+        lambda p, g: _announce(listen, p, g),
+    )
+
+
+def _announce(listen: Listen, port: int, running: Gateway) -> None:
+    scheme = "http" if listen.tls is None else "https"
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    models = ", ".join(running.fleet.by_model)
+    click.echo(f"listening on {scheme}://{host}:{port} for {models}", err=True)
+    for name, service in running.fleet.services.items():
+        served = {b.option for b in service.backends}
+        for allocation in service.plan.allocations:
+            option = allocation.option.option.name
+            if option not in served:
+                click.echo(f"warning: {name}: no backend for option {option}", err=True)
+
+
+def _settings(asked: dict[str, Any]) -> Settings:
+    from melange_sky.gateway import Settings
+
+    names = (
+        "gateways", "queue_length", "queue_wait_s", "drain_s", "first_byte_s", "body_bytes"
+    )  # fmt: skip
+    return Settings(**{name: asked[name] for name in names})
+
+
+def _credentials(asked: dict[str, Any]) -> Credentials:
+    from melange_sky.gateway import Credentials, Keys, Secret
+
+    clients = _read_keys(asked["api_key_file"], CLIENT_KEYS, "--api-key-file")
+    replicas = _read_keys(asked["replica_key_file"], REPLICA_KEY, "--replica-key-file")
+    if len(replicas) > 1:
+        raise InputError("--replica-key-file: holds several keys; replicas are shown one")
+    ca = asked["replica_ca"]
+    if ca is not None and not ca.is_file():
+        raise InputError(f"--replica-ca: {ca}: no such file")
+    return Credentials(
+        clients=Keys(clients), replicas=Secret(replicas[0] if replicas else None), replica_ca=ca
+    )
+
+
+def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
+    """Return the keys of a file, or of an environment variable; no message ever shows one."""
+    if path is None:
+        text = os.environ.get(variable, "")
+    else:
+        try:
+            text = path.read_bytes()[: _MOST_KEY_BYTES + 1].decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{flag}: {path}: cannot be read ({type(error).__name__})") from error
+    keys = [line.strip() for line in text.splitlines() if line.strip()]
+    if path is not None and not keys:
+        raise InputError(f"{flag}: {path}: holds no key")
+    if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
+        raise InputError(f"{flag} or {variable}: a key must be printable ASCII without spaces")
+    return keys
+
+
+def _check_exposure(host: str, credentials: Credentials, no_key: bool) -> None:
+    if credentials.clients or no_key or _is_loopback(host):
+        return
+    raise InputError(
+        f"--host {host[:80]} can be reached by others: demand an API key ({CLIENT_KEYS} or "
+        "--api-key-file), or say --no-key"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _sources(plan: Path, asked: dict[str, Any]) -> Sources:
+    from melange_sky.cli.observed import ObservedFile
+    from melange_sky.gateway import Sources
+    from melange_sky.planfile import load_plan
+
+    given: Sequence[str] = asked["backends"]
+    file: Path | None = asked["backends_file"]
+    if not given and file is None:
+        raise InputError("no backend: give --backend OPTION=URL or --backends-file")
+
+    def discover() -> dict[str, list[str]]:
+        return _pairs([*given, *([] if file is None else _lines(file))])
+
+    plan_file = plan / "plan.json" if plan.is_dir() else plan
+    observed = asked["observed"]
+    return Sources(
+        load_plan=lambda: load_plan(plan),
+        discover=discover,
+        watch=(plan_file,),
+        tokenizer=asked["tokenizer"],
+        observed=None if observed is None else ObservedFile(observed),
+    )
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--backends-file: {file}: cannot be read ({type(error).__name__})"
+        ) from error
+    stripped = (line.strip() for line in text.splitlines())
+    return [line for line in stripped if line and not line.startswith("#")]
+
+
+def _pairs(texts: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        option, equals, url = text.partition("=")
+        if not equals or not option.strip() or not url.strip():
+            raise InputError("--backend: write OPTION=URL, such as a10g=http://10.0.0.1:8000")
+        found.setdefault(option.strip(), []).append(url.strip())
+    return found

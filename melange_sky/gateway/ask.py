@@ -1,0 +1,149 @@
+"""What a request asks for: just enough of the OpenAI API to route it; the rest is the replica's.
+
+The body is untrusted. It is parsed once to read sizes; what is sent on is the client's own bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+COMPLETION_DEFAULT_TOKENS = 16
+"""OpenAI's and vLLM's `max_tokens` of a text completion that gives none."""
+_MOST_TOKENS = 1 << 31
+_MODEL_SHOWN = 100
+
+
+class Endpoint(str, Enum):
+    """The two calls that are routed; the value is the path on the replica."""
+
+    CHAT = "/v1/chat/completions"
+    TEXT = "/v1/completions"
+
+
+class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gateway
+    """An answer other than 200 that the gateway itself gives, in OpenAI's form."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        self.status, self.message, self.code, self.param = status, message, code, param
+        self.retry_after_s = retry_after_s
+        super().__init__(message)
+
+    def body(self) -> bytes:
+        """Return the JSON body."""
+        kind = "invalid_request_error" if self.status < 500 else "server_error"
+        if self.status == 429:
+            kind = "rate_limit_error"
+        error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One parsed request.
+
+    `max_tokens` None where none was given; `choices` answers are made of each prompt.
+    `hide_usage` is True for a stream whose client did not speak of `stream_options`: the replica is
+    then asked for token counts, which the client does not get to see.
+    """
+
+    endpoint: Endpoint
+    model: str | None
+    stream: bool
+    max_tokens: int | None
+    choices: int
+    hide_usage: bool
+    document: dict[str, Any]
+    body: bytes
+
+    def upstream_body(self) -> bytes:
+        """Return the body for the replica: the client's, with token counts asked for.
+
+        The key is added to the client's own bytes, so that nothing else of it can change on the way.
+        """
+        if not self.hide_usage:
+            return self.body
+        end = self.body.rindex(b"}")
+        return self.body[:end] + b',"stream_options":{"include_usage":true}}'
+
+
+def parse_ask(endpoint: Endpoint, body: bytes) -> Ask:
+    """Read a request body. Raises Refusal (400) where the gateway cannot make sense of it."""
+    document = _document(body)
+    options = document.get("stream_options")
+    stream = document.get("stream") is True
+    if options is not None and not isinstance(options, dict):
+        raise _invalid("stream_options must be an object", "stream_options")
+    return Ask(
+        endpoint=endpoint,
+        model=_text(document, "model"),
+        stream=stream,
+        max_tokens=_max_tokens(endpoint, document),
+        choices=_count(document, "n") or 1,
+        hide_usage=stream and options is None,
+        document=document,
+        body=body,
+    )
+
+
+def _document(body: bytes) -> dict[str, Any]:
+    try:
+        # decode first: json would also take UTF-16, which the bytes sent on are not
+        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is not JSON that can be read", "invalid_json") from error
+    if not isinstance(document, dict):
+        raise Refusal(400, "the body must be a JSON object", "invalid_json")
+    return document
+
+
+def _no_constant(_name: str) -> Any:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _invalid(message: str, param: str) -> Refusal:
+    return Refusal(400, message, "invalid_value", param=param)
+
+
+def _text(document: dict[str, Any], key: str) -> str | None:
+    value = document.get(key)
+    if value is not None and not isinstance(value, str):
+        raise _invalid(f"{key} must be a string", key)
+    return value
+
+
+def _count(document: dict[str, Any], key: str) -> int | None:
+    value = document.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _MOST_TOKENS:
+        raise _invalid(f"{key} must be a whole number of at least 0", key)
+    return value
+
+
+def _max_tokens(endpoint: Endpoint, document: dict[str, Any]) -> int | None:
+    if endpoint is Endpoint.TEXT:
+        given = _count(document, "max_tokens")
+        return COMPLETION_DEFAULT_TOKENS if given is None else given
+    newer = _count(document, "max_completion_tokens")
+    return newer if newer is not None else _count(document, "max_tokens")
+
+
+def shown(name: str) -> str:
+    """Return a client's text shortened and without control characters, for a message.
+
+    >>> shown("a" + chr(10) + "b")
+    'a?b'
+    """
+    return re.sub(r"[^\x20-\x7e]", "?", name[:_MODEL_SHOWN])

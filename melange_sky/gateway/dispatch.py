@@ -1,0 +1,142 @@
+"""From a request to a replica: choose one, wait for one while all are full, give it back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.gateway.ask import Refusal
+from melange_sky.routing import policy
+
+if TYPE_CHECKING:
+    from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.fleet import Service
+    from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.settings import Settings
+    from melange_sky.routing import Router
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is known of a request's size: prompt tokens, and the longest output asked for.
+
+    `estimated_from_bytes` is 0 where a tokenizer counted. `max_tokens` None where none was given.
+    """
+
+    input_tokens: int
+    max_tokens: int | None
+    choices: int
+    estimated_from_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A place at a replica, held while a request is there."""
+
+    service: Service
+    backend: Backend
+    offset: int
+    need: float
+    request_class: int
+    router: Router
+
+
+class Dispatcher:
+    """Hands out leases. One per gateway."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        """Start with empty queues."""
+        self._settings, self._metrics = settings, metrics
+        self._finished_per_s = 0.0
+        self._last_finish_s: float | None = None
+
+    async def lease(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease:
+        """Return a place at the replica that the policy chooses; waits while all are full.
+
+        Raises Refusal: 429 with Retry-After where the queue is full or the wait too long, 503 where no
+        replica that was not yet `tried` is healthy.
+        """
+        deadline_s: float | None = None
+        while True:
+            found = self._try(service, size, tried)
+            if isinstance(found, Lease):
+                return found
+            if found == policy.DOWN:
+                raise Refusal(
+                    503,
+                    "no healthy replica serves this model now",
+                    "no_replica",
+                    retry_after_s=math.ceil(self._settings.probe_every_s),
+                )
+            now_s = asyncio.get_running_loop().time()
+            deadline_s = deadline_s or now_s + self._settings.queue_wait_s
+            await self._wait(service, deadline_s - now_s)
+
+    def _try(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease | int:
+        router = service.router
+        request_class = router.class_of(size.input_tokens, size.max_tokens)
+        avoid = [slot for backend in tried for slot in backend.slots]
+        longest = size.input_tokens + (size.max_tokens or 1)
+        slot, need, reason = router.route(request_class, longest, avoid)
+        if slot < 0:
+            return reason
+        backend = service.by_slot[slot]
+        backend.in_flight += 1
+        self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
+        return Lease(service, backend, slot - backend.slots[0], need, request_class, router)
+
+    async def _wait(self, service: Service, wait_s: float) -> None:
+        """Wait until a place may have become free."""
+        if wait_s <= 0 or len(service.waiting) >= self._settings.queue_length:
+            raise Refusal(
+                429,
+                "all replicas that serve this model are full; try again later",
+                "overloaded",
+                retry_after_s=self.retry_after_s(len(service.waiting)),
+            )
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        service.waiting.append(future)
+        gauge = self._metrics.queued.labels(service.name)
+        gauge.inc()
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(future, wait_s)
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                service.wake()  # the place offered to this request goes to the next
+            raise
+        finally:
+            gauge.dec()
+            if future in service.waiting:
+                service.waiting.remove(future)
+
+    def retry_after_s(self, ahead: int) -> int:
+        """Return when to come back: the time that the queue takes at the rate seen, 1 to 60 s."""
+        rate = max(self._finished_per_s, 0.1)
+        return max(1, min(60, math.ceil((ahead + 1) / rate)))
+
+    def release(self, lease: Lease) -> None:
+        """Give a place back, however the request ended."""
+        backend, service = lease.backend, lease.service
+        backend.in_flight -= 1
+        now_s = asyncio.get_running_loop().time()
+        if self._last_finish_s is not None:
+            gap_s = max(now_s - self._last_finish_s, 1e-6)
+            weight = min(1.0, gap_s / 10)
+            self._finished_per_s += weight * (1 / gap_s - self._finished_per_s)
+        self._last_finish_s = now_s
+        if backend.slots:  # none: a reload took the backend out of the plan
+            service.router.finish(backend.slots[lease.offset], lease.need)
+        service.wake()
+
+    @contextlib.contextmanager
+    def held(self, lease: Lease) -> Iterator[None]:
+        """Give the place back at the end."""
+        try:
+            yield
+        finally:
+            self.release(lease)

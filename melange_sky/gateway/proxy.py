@@ -1,0 +1,267 @@
+"""One client request from its parsed body to its last byte: tried, retried, streamed, counted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from melange_sky.gateway.ask import Refusal
+from melange_sky.gateway.dispatch import Size
+from melange_sky.gateway.stream import EventStream, Usage
+from melange_sky.gateway.upstream import Answer, AttemptError, OpenStream
+from melange_sky.routing import policy
+
+if TYPE_CHECKING:
+    from melange_sky.gateway.ask import Ask
+    from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.dispatch import Dispatcher, Lease
+    from melange_sky.gateway.fleet import Service
+    from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.settings import ObservedSink, Settings
+    from melange_sky.gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+_BROKEN_EVENT = (
+    b'data: {"error": {"message": "the replica ended the stream before its end", '
+    b'"type": "server_error", "param": null, "code": "stream_broken"}}\n\n'
+)
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """A request under way. `blocked_since_s` is when the client last stopped reading, None if it reads."""
+
+    task: asyncio.Task[object] | None
+    arrival_s: float
+    first_byte_s: float | None = None
+    blocked_since_s: float | None = None
+
+
+@dataclass(slots=True)
+class Tries:
+    """What was tried for one request."""
+
+    made: int = 0
+    tried: list[Backend] = field(default_factory=list)
+    reused_once: bool = False
+    last: AttemptError | None = None
+
+
+class Proxy:
+    """Serves routed requests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: Upstream,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        observed: ObservedSink | None,
+    ) -> None:
+        """Keep what requests need."""
+        self._settings, self._upstream, self._dispatcher = settings, upstream, dispatcher
+        self._metrics, self._observed = metrics, observed
+        self.under_way: set[Progress] = set()
+
+    async def serve(
+        self, request: web.BaseRequest, service: Service, ask: Ask, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        """Answer a request by a replica. Raises Refusal where none could."""
+        loop = asyncio.get_running_loop()
+        progress = Progress(task=asyncio.current_task(), arrival_s=loop.time())
+        tokens, estimated_from = await service.counter.count(ask)
+        size = Size(tokens, ask.max_tokens, ask.choices, estimated_from)
+        self.under_way.add(progress)
+        tries = Tries()
+        try:
+            while True:
+                lease = await self._lease(service, size, tries)
+                with self._dispatcher.held(lease):
+                    result = await self._attempt(lease, ask, headers, tries, progress)
+                    if isinstance(result, Answer):
+                        return self._whole(result, lease, size, progress, headers)
+                    if isinstance(result, OpenStream):
+                        return await self._stream(request, result, lease, (ask, size), progress)
+        finally:
+            self.under_way.discard(progress)
+
+    async def _lease(self, service: Service, size: Size, tries: Tries) -> Lease:
+        """Get a place for the next attempt, or end with what the last one said."""
+        try:
+            return await self._dispatcher.lease(service, size, tries.tried)
+        except Refusal:
+            if tries.last is None:
+                raise
+            raise _as_refusal(tries.last) from None
+
+    async def _attempt(
+        self, lease: Lease, ask: Ask, headers: dict[str, str], tries: Tries, progress: Progress
+    ) -> Answer | OpenStream | None:
+        """Ask one replica; None where another may be tried. Raises Refusal where none may."""
+        loop, backend = asyncio.get_running_loop(), lease.backend
+        if tries.made == 0:
+            self._metrics.added_s.observe(loop.time() - progress.arrival_s)
+        tries.made += 1
+        try:
+            result = await self._upstream.send(backend, ask, headers)
+        except AttemptError as error:
+            self._metrics.failures.labels(lease.service.name, backend.option, error.kind).inc()
+            log.info("%r: %s", backend, error.kind)
+            if error.kind == "disconnected" and not tries.reused_once:
+                # An idle connection that the replica closed just now looks the same: ask once more.
+                tries.reused_once = True
+                tries.made -= 1
+                return None
+            self._count_against(lease, error)
+            tries.last = error
+            tries.tried.append(backend)
+            if not error.retry or tries.made >= self._settings.attempts:
+                raise _as_refusal(error) from error
+            return None
+        backend.succeeded()
+        progress.first_byte_s = loop.time()
+        return result
+
+    def _count_against(self, lease: Lease, error: AttemptError) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if error.gone:
+            lease.backend.unreachable()
+        if error.blame:
+            lease.backend.failed(now_s, self._settings)
+        if not lease.backend.healthy(now_s):
+            lease.service.refresh_health(now_s)
+
+    def _whole(
+        self, answer: Answer, lease: Lease, size: Size, progress: Progress, headers: dict[str, str]
+    ) -> web.Response:
+        if answer.status == 200:
+            usage = Usage()
+            usage.read(answer.body)
+            self._finished(lease, size, usage, progress)
+        self._metrics.answers.labels(lease.service.name, str(answer.status)).inc()
+        out = {"Content-Type": answer.content_type, "X-Request-Id": headers["X-Request-Id"]}
+        return web.Response(status=answer.status, body=answer.body, headers=out)
+
+    async def _stream(
+        self,
+        request: web.BaseRequest,
+        opened: OpenStream,
+        lease: Lease,
+        asked: tuple[Ask, Size],
+        progress: Progress,
+    ) -> web.StreamResponse:
+        """Pass a stream on as it comes. Its end is clean only if the replica's was."""
+        ask, size = asked
+        events = EventStream(ask.hide_usage)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": opened.content_type,
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",
+            }
+        )
+        answers = self._metrics.answers
+        try:
+            await response.prepare(request)
+            broken = await self._pass_on(opened, events, response, progress)
+            if broken is None:
+                await response.write_eof(events.end())
+                self._finished(lease, size, _counted(events), progress)
+                answers.labels(lease.service.name, "200").inc()
+                return response
+            answers.labels(lease.service.name, "broken").inc()
+            self._metrics.failures.labels(lease.service.name, lease.backend.option, broken).inc()
+            lease.backend.failed(asyncio.get_running_loop().time(), self._settings)
+            await response.write(_BROKEN_EVENT)
+            if request.transport is not None:
+                request.transport.close()
+            return response
+        finally:
+            # Closing, not releasing, a stream that has not ended is what stops the replica's work.
+            opened.response.close()
+
+    async def _pass_on(
+        self,
+        opened: OpenStream,
+        events: EventStream,
+        response: web.StreamResponse,
+        progress: Progress,
+    ) -> str | None:
+        """Copy until the replica ends; return what broke, None for a clean end."""
+        loop = asyncio.get_running_loop()
+        content = opened.response.content
+        chunk = opened.first
+        while chunk:
+            out = events.feed(chunk)
+            if out:
+                progress.blocked_since_s = loop.time()
+                await response.write(out)
+                progress.blocked_since_s = None
+            try:
+                chunk = await content.readany()
+            except asyncio.TimeoutError:
+                return "stream_timeout"
+            except (aiohttp.ClientError, OSError):
+                return "stream_broken"
+        return None
+
+    def _finished(self, lease: Lease, size: Size, usage: Usage, progress: Progress) -> None:
+        """Count a request that a replica served to its end, and learn from it."""
+        service, option = lease.service, lease.backend.option
+        now_s = asyncio.get_running_loop().time()
+        metrics = self._metrics
+        if progress.first_byte_s is not None:
+            metrics.ttft_s.labels(service.name, option).observe(
+                progress.first_byte_s - progress.arrival_s
+            )
+        metrics.e2e_s.labels(service.name, option).observe(now_s - progress.arrival_s)
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
+            return
+        prompt, output = usage.prompt_tokens, usage.completion_tokens
+        each = max(0, round(output / max(size.choices, 1)))
+        service.counter.learn(size.estimated_from_bytes, prompt)
+        if lease.router is service.router:
+            service.router.observe(lease.request_class, each)
+        metrics.tokens.labels(service.name, option, "prompt").inc(prompt)
+        metrics.tokens.labels(service.name, option, "output").inc(output)
+        table = service.router.table
+        metrics.requests.labels(
+            service.name,
+            option,
+            service.input_buckets[policy.bucket(table.input_edges, prompt)],
+            service.output_buckets[policy.bucket(table.output_edges, each)],
+        ).inc()
+        if self._observed is not None:
+            self._observed.add(service.name, progress.arrival_s, prompt, each)
+
+    def end_stalled(self, now_s: float) -> None:
+        """Give up on clients that have stopped reading for too long."""
+        for progress in tuple(self.under_way):
+            since_s = progress.blocked_since_s
+            if since_s is not None and now_s - since_s > self._settings.stall_s and progress.task:
+                progress.task.cancel()
+
+
+def _counted(events: EventStream) -> Usage:
+    """Return the stream's counts; where it told none, each event is taken for a token."""
+    usage = events.usage
+    if usage.completion_tokens is None:
+        usage.completion_tokens = max(0, events.events - 1)
+    return usage
+
+
+def _as_refusal(error: AttemptError) -> Refusal:
+    """Return what the client gets after the last attempt."""
+    if error.kind == "busy":
+        return Refusal(503, "the replicas refuse requests now", "busy", retry_after_s=1)
+    if error.kind == "timeout":
+        return Refusal(504, "no replica answered in time", "timeout")
+    if error.answer is not None and error.answer.status == 500:
+        return Refusal(500, "the replica failed on this request", "replica_error")
+    return Refusal(502, "no replica could serve this request", "bad_gateway")

@@ -1,0 +1,251 @@
+"""The gateway's life: start, probe, watch for changes, reload, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import signal
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from melange_sky.errors import InputError, MelangeError
+from melange_sky.gateway.backend import Backend
+from melange_sky.gateway.dispatch import Dispatcher
+from melange_sky.gateway.fleet import Fleet
+from melange_sky.gateway.metrics import Metrics
+from melange_sky.gateway.proxy import Proxy
+from melange_sky.gateway.server import Front, Server
+from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
+from melange_sky.gateway.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where the gateway listens, and its TLS settings; port 0 takes a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls: ssl.SSLContext | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """Keys that clients must show, and the key that the gateway shows to replicas."""
+
+    clients: Keys
+    replicas: Secret
+    replica_ca: Path | None = None
+
+
+class Gateway:
+    """One running gateway. `start`, then `wait` until a signal (or `stop`), then it has drained."""
+
+    def __init__(
+        self, sources: Sources, settings: Settings, credentials: Credentials, rng: random.Random
+    ) -> None:
+        """Prepare; nothing is opened yet."""
+        self._sources, self._settings, self._credentials = sources, settings, credentials
+        self.metrics = Metrics()
+        self.fleet = Fleet(rng, settings, sources.tokenizer)
+        self._stopping = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._last_found: object = None
+
+    async def start(self, listen: Listen) -> int:
+        """Load plan and backends, probe them, listen. Returns the port.
+
+        Raises InputError for a bad plan or backend, and where the address cannot be had.
+        """
+        plan = await _in_thread(self._sources.load_plan)
+        found = await _in_thread(self._sources.discover)
+        prepared = self.fleet.prepare(plan, found)
+        self._last_found = found
+        settings = self._settings
+        self.upstream = Upstream(settings, self._credentials.replicas, self._credentials.replica_ca)
+        dispatcher = Dispatcher(settings, self.metrics)
+        self.proxy = Proxy(
+            settings, self.upstream, dispatcher, self.metrics, self._sources.observed
+        )
+        self.front = Front(
+            settings, self._credentials.clients, self.fleet, self.proxy, self.metrics
+        )
+        await self._probe([b for _, backends in prepared.values() for b in backends])
+        self.fleet.load(prepared)
+        self._runner = web.ServerRunner(Server(self.front, settings), shutdown_timeout=5.0)
+        await self._runner.setup()
+        site = web.TCPSite(
+            self._runner, listen.host, listen.port, ssl_context=listen.tls, backlog=1024
+        )
+        try:
+            await site.start()
+        except OSError as error:
+            await self._close()
+            raise InputError(
+                f"cannot listen on {listen.host}:{listen.port}: {error.strerror or error}"
+            ) from error
+        self._spawn(self._every(settings.probe_every_s, self._probe_all))
+        self._spawn(self._every(5.0, self._sweep))
+        self._spawn(self._every(settings.watch_every_s, self._look_for_changes))
+        self._spawn(self._reloads())
+        if self._sources.observed is not None:
+            self._spawn(self._every(settings.observe_every_s, self._write_observed))
+        return int(self._runner.addresses[0][1])
+
+    def stop(self) -> None:
+        """Ask for the end: no new requests, those in flight run on."""
+        self._stopping.set()
+
+    def reload(self) -> None:
+        """Ask for plan and backends to be read again."""
+        self._reload_asked.set()
+
+    def handle_signals(self) -> None:
+        """SIGTERM and SIGINT drain; SIGHUP reloads."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+
+    async def wait(self) -> None:
+        """Serve until `stop`, then drain and close."""
+        await self._stopping.wait()
+        self.front.draining = True
+        log.info("draining: %d requests in flight", len(self.proxy.under_way))
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self._settings.drain_s
+        while self.proxy.under_way and loop.time() < deadline_s:
+            await asyncio.sleep(0.05)
+        await self._close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._runner.cleanup()
+        await self.upstream.close()
+        if self._sources.observed is not None:
+            with contextlib.suppress(MelangeError, OSError):
+                await _in_thread(self._sources.observed.write)
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.get_running_loop().create_task(coroutine))
+
+    async def _every(
+        self, period_s: float, action: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await action()
+            except Exception:
+                log.exception("%s failed; the gateway serves on", action.__name__)
+
+    async def _probe_all(self) -> None:
+        await self._probe(self.fleet.backends)
+        now_s = asyncio.get_running_loop().time()
+        for service in self.fleet.services.values():
+            service.refresh_health(now_s)
+
+    async def _probe(self, backends: list[Backend]) -> None:
+        async def one(backend: Backend) -> None:
+            good = await self.upstream.probe(backend)
+            backend.probed(good, self._settings)
+
+        await asyncio.gather(*(one(backend) for backend in backends))
+
+    async def _sweep(self) -> None:
+        self.proxy.end_stalled(asyncio.get_running_loop().time())
+
+    async def _write_observed(self) -> None:
+        assert self._sources.observed is not None
+        await _in_thread(self._sources.observed.write)
+
+    async def _look_for_changes(self) -> None:
+        """Ask for a reload where a watched file or the backends found differ from before."""
+        stamps = _stamps(self._sources.watch)
+        before, self._stamps = getattr(self, "_stamps", stamps), stamps
+        if stamps != before:
+            self.reload()
+            return
+        try:
+            found = await _in_thread(self._sources.discover)
+        except MelangeError as error:
+            log.warning("backends not looked up: %s", error)
+            return
+        if found != self._last_found:
+            self.reload()
+
+    async def _reloads(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            try:
+                await self._reload()
+            except MelangeError as error:
+                self.metrics.reloads.labels("refused").inc()
+                log.error("reload refused, the old plan stays: %s", error)
+            except Exception:
+                self.metrics.reloads.labels("failed").inc()
+                log.exception("reload failed, the old plan stays")
+            else:
+                self.metrics.reloads.labels("done").inc()
+                log.info("reloaded: %d backends", len(self.fleet.backends))
+
+    async def _reload(self) -> None:
+        plan = await _in_thread(self._sources.load_plan)
+        found = await _in_thread(self._sources.discover)
+        self._last_found = found
+        known = set(map(id, self.fleet.backends))
+        prepared = self.fleet.prepare(plan, found)
+        # New backends are probed before the old ones go, so that no moment is without any.
+        fresh = [b for _, backends in prepared.values() for b in backends if id(b) not in known]
+        await self._probe(fresh)
+        self.fleet.load(prepared)
+
+
+def _stamps(paths: tuple[Path, ...]) -> list[tuple[int, int] | None]:
+    return [_stamp(path) for path in paths]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
+
+
+async def _in_thread(call: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+def run_gateway(
+    make: Callable[[], Gateway], listen: Listen, announce: Callable[[int, Gateway], None]
+) -> None:
+    """Run a gateway until SIGTERM or SIGINT. `announce` gets the port once it listens."""
+
+    async def main() -> None:
+        gateway = make()
+        port = await gateway.start(listen)
+        gateway.handle_signals()
+        announce(port, gateway)
+        await gateway.wait()
+
+    try:
+        import uvloop  # comes with SkyPilot where there is a build of it
+    except ImportError:
+        asyncio.run(main())
+    else:
+        uvloop.run(main())

@@ -1,0 +1,124 @@
+"""What the gateway is told: limits, times, keys. Everything has a default that suits LLM serving."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from melange_sky.plan import FleetPlan, Plan
+
+
+class Keys:
+    """API keys of which any one is accepted. Holds their digests only, and shows nothing of them."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Take the accepted keys; none means that no key is demanded."""
+        self._digests = tuple(_digest(key.encode()) for key in keys)
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def __repr__(self) -> str:
+        return f"Keys({len(self._digests)})"
+
+    def accept(self, authorization: str | None) -> bool:
+        """Return whether an Authorization header carries one of the keys, in constant time."""
+        if not self._digests:
+            return True
+        scheme, _, given = (authorization or "").partition(" ")
+        digest = _digest(given.strip().encode("utf-8", "surrogateescape"))
+        matched = False
+        for known in self._digests:  # no early end: the time must not tell which key is near
+            matched |= hmac.compare_digest(digest, known)
+        return matched and scheme.casefold() == "bearer"
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class Secret:
+    """One key that the gateway sends. Its text is only had by `reveal`."""
+
+    def __init__(self, text: str | None) -> None:
+        """Keep the text; None or empty means that no key is sent."""
+        self._text = text or None
+
+    def __bool__(self) -> bool:
+        return self._text is not None
+
+    def __repr__(self) -> str:
+        return "Secret(…)" if self._text else "Secret(none)"
+
+    def reveal(self) -> str | None:
+        """Return the text."""
+        return self._text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Limits of the gateway. Times in seconds, sizes in bytes.
+
+    `first_byte_s` bounds the wait for a stream's first byte, `answer_s` that for an answer that is
+    not streamed, `idle_s` a silence within a stream, `stall_s` a client that stops reading.
+    `queue_length` requests wait at most `queue_wait_s` while all replicas that could serve them are
+    full. `attempts` replicas are tried for a request. `gateways` is how many gateways share the
+    replicas: each then counts its own requests that many times. `drain_s` is what requests in flight
+    get at the end.
+    """
+
+    body_bytes: int = 4 * 1024 * 1024
+    header_bytes: int = 16 * 1024
+    headers: int = 64
+    connections: int = 8192
+    header_s: float = 20.0
+    body_s: float = 30.0
+    connect_s: float = 5.0
+    first_byte_s: float = 60.0
+    answer_s: float = 600.0
+    idle_s: float = 60.0
+    stall_s: float = 60.0
+    queue_length: int = 256
+    queue_wait_s: float = 10.0
+    attempts: int = 3
+    probe_every_s: float = 2.0
+    probe_s: float = 2.0
+    probe_failures: int = 2
+    breaker_failures: int = 3
+    breaker_s: float = 1.0
+    breaker_most_s: float = 30.0
+    watch_every_s: float = 2.0
+    observe_every_s: float = 60.0
+    drain_s: float = 120.0
+    gateways: int = 1
+
+
+class ObservedSink(Protocol):
+    """Where finished requests are counted: sizes and times only, never content."""
+
+    def add(self, model: str, arrival_s: float, input_tokens: int, output_tokens: int) -> None:
+        """Count one finished request."""
+
+    def write(self) -> None:
+        """Write what was counted, whole or not at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where plan and backends come from; both are asked again while the gateway runs.
+
+    `discover` returns URLs by option name (`MODEL_PLAN/OPTION` where several models are planned);
+    ``*N`` after a URL says that it stands for N replicas. `watch` are files whose change means reload.
+    Both callables may block and may raise MelangeError; the last good state is then kept.
+    """
+
+    load_plan: Callable[[], Plan | FleetPlan]
+    discover: Callable[[], Mapping[str, Sequence[str]]]
+    watch: tuple[Path, ...] = ()
+    tokenizer: Path | None = None
+    observed: ObservedSink | None = None

@@ -1,0 +1,170 @@
+"""How long a prompt is, in tokens: exact with the model's tokenizer, else learnt from replicas' counts.
+
+Without a tokenizer, tokens = UTF-8 bytes ÷ bytes per token. The ratio starts at 4 (English text with
+today's vocabularies of 100,000 and more) and follows the prompt counts that replicas report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.errors import InputError
+from melange_sky.gateway.ask import Endpoint
+
+if TYPE_CHECKING:
+    from melange_sky.gateway.ask import Ask
+
+log = logging.getLogger(__name__)
+
+START_BYTES_PER_TOKEN = 4.0
+MESSAGE_TOKENS = 4
+"""Role, start and end marks of a chat message, about equal in the usual templates."""
+_LEARN = 0.02
+_LEAST_TOKENS = 32
+_THREAD_BYTES = 16 * 1024
+_MOST_BYTES_FACTOR = (1.0, 12.0)
+
+
+class TokenCounter:
+    """Counts the prompt tokens of requests to one model. `tokenizer_path`: tokenizer.json or its folder."""
+
+    def __init__(self, tokenizer_path: Path | None = None) -> None:
+        """Load the tokenizer, if one is given. Raises InputError where it cannot be read."""
+        self.bytes_per_token = START_BYTES_PER_TOKEN
+        self._tokenizer: Any = None
+        self._template: Callable[[dict[str, Any]], str] | None = None
+        if tokenizer_path is not None:
+            self._tokenizer = _load_tokenizer(tokenizer_path)
+            self._template = _load_template(tokenizer_path)
+
+    @property
+    def exact(self) -> bool:
+        """Whether a tokenizer counts."""
+        return self._tokenizer is not None
+
+    async def count(self, ask: Ask) -> tuple[int, int]:
+        """Return (prompt tokens of the request, bytes of text they were estimated from, 0 if exact)."""
+        texts, ids, marks = _parts(ask)
+        if self._tokenizer is None:
+            size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+            return max(1, ids + marks + round(size / self.bytes_per_token)), size
+        if self._template is not None and ask.endpoint is Endpoint.CHAT:
+            try:
+                texts, marks = [self._template(ask.document)], 0
+            except Exception as error:  # noqa: BLE001 -- the template is the model's own program
+                log.debug("chat template failed: %s", type(error).__name__)
+        if sum(map(len, texts)) < _THREAD_BYTES:
+            return max(1, ids + marks + self._encode(texts)), 0
+        # The tokenizer lets go of the interpreter lock, so a long prompt delays nobody.
+        loop = asyncio.get_running_loop()
+        return max(1, ids + marks + await loop.run_in_executor(None, self._encode, texts)), 0
+
+    def _encode(self, texts: list[str]) -> int:
+        plain = self._template is None
+        return sum(len(self._tokenizer.encode(t, add_special_tokens=plain)) for t in texts)
+
+    def learn(self, estimated_from_bytes: int, prompt_tokens: int) -> None:
+        """Correct the ratio by what a replica counted."""
+        if estimated_from_bytes <= 0 or prompt_tokens < _LEAST_TOKENS:
+            return
+        low, high = _MOST_BYTES_FACTOR
+        seen = min(high, max(low, estimated_from_bytes / prompt_tokens))
+        self.bytes_per_token += _LEARN * (seen - self.bytes_per_token)
+
+
+def _parts(ask: Ask) -> tuple[list[str], int, int]:
+    """Return (texts, number of token ids, tokens of marks) of a request's prompt, whatever its form."""
+    if ask.endpoint is Endpoint.TEXT:
+        return _prompt_parts(ask.document.get("prompt"))
+    texts: list[str] = []
+    marks = 0
+    messages = ask.document.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        marks += MESSAGE_TOKENS
+        if not isinstance(message, dict):
+            continue
+        content = message.get("content")
+        if isinstance(content, str):
+            texts.append(content)
+        elif isinstance(content, list):
+            texts += [
+                part["text"]
+                for part in content
+                if isinstance(part, dict) and isinstance(part.get("text"), str)
+            ]
+        if message.get("tool_calls"):
+            texts.append(json.dumps(message["tool_calls"]))
+    if ask.document.get("tools"):
+        texts.append(json.dumps(ask.document["tools"]))
+    return texts, 0, marks
+
+
+def _prompt_parts(prompt: Any) -> tuple[list[str], int, int]:
+    """A prompt is a text, token ids, or a list of either."""
+    if isinstance(prompt, str):
+        return [prompt], 0, 0
+    if not isinstance(prompt, list):
+        return [], 0, 0
+    texts = [part for part in prompt if isinstance(part, str)]
+    ids = sum(isinstance(part, int) for part in prompt)
+    ids += sum(len(part) for part in prompt if isinstance(part, list))
+    return texts, ids, 0
+
+
+def _load_tokenizer(path: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise InputError(
+            "--tokenizer needs the package 'tokenizers': pip install tokenizers; "
+            "without the option prompts are estimated"
+        ) from error
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{file}: no such file; --tokenizer takes a tokenizer.json or its folder")
+    try:
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{file}: is not a tokenizer.json of the tokenizers library") from error
+
+
+def _load_template(path: Path) -> Callable[[dict[str, Any]], str] | None:
+    """Return the model's chat template as a function of the request, None where it has none."""
+    file = (path if path.is_dir() else path.parent) / "tokenizer_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        source = config.get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    if not isinstance(source, str):
+        return None
+    from jinja2.exceptions import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        # The same environment as in transformers, so that the same text comes out.
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        template = environment.from_string(source)
+    except TemplateError:
+        log.warning("%s: the chat template cannot be read; chat prompts are counted without", file)
+        return None
+    special = {
+        key: value if isinstance(value, str) else value.get("content", "")
+        for key, value in config.items()
+        if key.endswith("_token") and isinstance(value, str | dict)
+    }
+
+    def apply(document: dict[str, Any]) -> str:
+        return template.render(
+            messages=document.get("messages"),
+            tools=document.get("tools"),
+            add_generation_prompt=True,
+            **special,
+        )
+
+    return apply

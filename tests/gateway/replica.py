@@ -1,0 +1,109 @@
+"""A small real HTTP server that answers like vLLM, with timing and faults that a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+from aiohttp import web
+
+
+class Replica:
+    """Serves on a free loopback port. Faults: see `mode`.
+
+    `mode`: "ok"; "error" (500); "busy" (503); "deny" (401); "hang" (no answer); "die" (cut after two
+    stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes).
+    """
+
+    def __init__(
+        self, name: str, mode: str = "ok", ttft_s: float = 0.0, itl_s: float = 0.0
+    ) -> None:
+        self.name, self.mode, self.ttft_s, self.itl_s = name, mode, ttft_s, itl_s
+        self.healthy = True
+        self.pad = ""
+        self.seen: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.ended: Counter[str] = Counter()
+        self.running = 0
+        self.url = ""
+
+    async def start(self, port: int = 0) -> Replica:
+        self._runner = web.ServerRunner(
+            web.Server(self._handle, handler_cancellation=True, access_log=None),
+            shutdown_timeout=0.1,
+        )
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        return self
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/health":
+            if self.mode == "hang":
+                await asyncio.sleep(60)
+            return web.Response(status=200 if self.healthy else 503)
+        body = json.loads(await request.read())
+        self.seen.append(body)
+        self.headers.append(dict(request.headers))
+        self.running += 1
+        how = "cut"
+        try:
+            response = await self._answer(request, body)
+            how = "done"
+            return response
+        except ConnectionError:
+            return web.Response(status=499)
+        finally:
+            self.ended[how] += 1
+            self.running -= 1
+
+    async def _answer(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
+        faults = {"error": 500, "busy": 503, "deny": 401, "redirect": 307}
+        if self.mode in faults:
+            headers = {"Location": "http://127.0.0.1:1/"} if self.mode == "redirect" else {}
+            return web.json_response({"error": {}}, status=faults[self.mode], headers=headers)
+        if self.mode == "drop":
+            assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if self.mode == "hang":
+            await asyncio.sleep(60)
+        await asyncio.sleep(self.ttft_s)
+        tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 8
+        usage = {"prompt_tokens": 40, "completion_tokens": tokens}
+        if not body.get("stream"):
+            await asyncio.sleep(self.itl_s * tokens)
+            return web.json_response(
+                {"choices": [{"text": "t " * tokens}], "usage": usage, "served_by": self.name}
+            )
+        return await self._stream(request, body, tokens, usage)
+
+    async def _stream(
+        self, request: web.BaseRequest, body: dict[str, Any], tokens: int, usage: dict[str, int]
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        await response.prepare(request)
+        if self.mode == "empty":
+            return response
+        for n in range(tokens):
+            if n:
+                await asyncio.sleep(self.itl_s)
+            event = {"choices": [{"text": f"t{n} {self.pad}"}], "served_by": self.name}
+            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            if self.mode == "die" and n == 1:
+                assert request.transport is not None
+                await asyncio.sleep(0.02)
+                request.transport.abort()
+                return response
+        if (body.get("stream_options") or {}).get("include_usage"):
+            last = json.dumps({"choices": [], "usage": usage}).encode()
+            await response.write(b"data: " + last + b"\n\n")
+        await response.write(b"data: [DONE]\n\n")
+        return response
