@@ -29,7 +29,7 @@ from melange_sky import __version__
 from melange_sky.errors import SourceUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 T = TypeVar("T")
 
@@ -39,6 +39,7 @@ ATTEMPTS = 4
 FIRST_WAIT_S = 0.25
 LARGEST_BYTES = 48 * 1024 * 1024
 IN_MEMORY_BYTES = 1024 * 1024
+LONGEST_LINE_BYTES = 1024 * 1024
 REDIRECTS = 5
 MIRROR_SHARE = 0.4
 """Part of the deadline that is kept for the mirror while the first address is tried."""
@@ -73,6 +74,7 @@ class Request:
     largest_bytes: int = LARGEST_BYTES
     method: str = "GET"
     payload: Any = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +172,13 @@ class Http:
         raise AssertionError("the loop returns or raises")
 
     async def _once(self, url: str, request: Request, accept: Callable[[Body], T]) -> Fetched[T]:
-        headers = _conditions(url, request.validators)
+        conditions = _conditions(url, request.validators)
+        headers = {**request.headers, **conditions}
         try:
             async with self.session.request(
                 request.method, url, headers=headers, json=request.payload, max_redirects=REDIRECTS
             ) as response:
-                if response.status == 304 and headers:
+                if response.status == 304 and conditions:
                     return Fetched(url=url, content=None)
                 _check_status(response.status, response.headers)
                 return await self._read(url, request, response, accept)
@@ -232,7 +235,13 @@ class Http:
         )  # fmt: skip
 
     async def json(
-        self, url: str, until: float, *, method: str = "GET", payload: Any = None
+        self,
+        url: str,
+        until: float,
+        *,
+        method: str = "GET",
+        payload: Any = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Any:
         """Return the JSON answer of a provider's API by `until` (monotonic). Raises FetchError."""
 
@@ -242,8 +251,52 @@ class Http:
             except (ValueError, RecursionError):
                 raise SourceUnavailableError("the answer is not JSON") from None
 
-        request = Request(name=url, urls=(url,), deadline_s=0.0, method=method, payload=payload)
-        return (await self._from_address(url, request, accept, until)).content
+        request = Request(
+            name=url, urls=(url,), deadline_s=0.0, method=method, payload=payload,
+            headers=headers or {},
+        )  # fmt: skip
+        try:
+            return (await self._from_address(url, request, accept, until)).content
+        except FetchError as error:
+            raise FetchError(f"{_host(url)}: {error}", error.status) from error
+
+    async def lines(self, url: str, until: float) -> AsyncIterator[bytes]:
+        """Yield the lines of a body too large to hold, by `until` (monotonic). Raises FetchError.
+
+        Nothing is tried again: what was yielded cannot be taken back.
+        """
+        try:
+            response = await _by(until, self.session.get(url, max_redirects=REDIRECTS))
+            async with response:
+                if response.status != 200:
+                    raise FetchError(f"HTTP {response.status}", response.status)
+                rest = b""
+                while chunk := await _by(until, response.content.readany()):
+                    *whole, rest = (rest + chunk).split(b"\n")
+                    if len(rest) > LONGEST_LINE_BYTES:
+                        raise FetchError("a line without an end")
+                    for line in whole:
+                        yield line
+                if rest:
+                    yield rest
+        except FetchError as error:
+            raise FetchError(f"{_host(url)}: {error}", error.status) from error
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise FetchError(f"{_host(url)}: {_told(error)}") from error
+
+
+async def _by(until: float, work: Awaitable[T]) -> T:
+    """Await, but not past `until`."""
+
+    async def awaited() -> T:
+        return await work
+
+    deadline = asyncio.ensure_future(awaited())
+    done, _ = await asyncio.wait({deadline}, timeout=max(0.0, until - time.monotonic()))
+    if not done:
+        deadline.cancel()
+        raise FetchError("not finished by the deadline")
+    return deadline.result()
 
 
 class _AgainError(Exception):

@@ -5,34 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
+from melange_sky.prices.apis.aws_bulk import AwsBulk
+from melange_sky.prices.apis.azure_retail import AzureRetail
+from melange_sky.prices.apis.gcp_billing import GcpBilling
+from melange_sky.prices.apis.runpod import RunPod
+from melange_sky.prices.apis.vast import Vast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from melange_sky.prices.apis import PriceApi
 
-Infra = tuple[tuple[str, "str | None"], ...]
-
-_MAKERS: dict[str, Callable[[Infra], PriceApi]] = {}
+SOURCES = ("catalog", "aws", "azure", "gcp", "runpod", "vast")
 
 
-def source_names() -> tuple[str, ...]:
-    """Return every name that `--source` takes."""
-    return ("catalog", *sorted(_MAKERS))
-
-
-def find_apis(sources: tuple[str, ...], infra: Infra) -> tuple[PriceApi, ...]:
+def find_apis(
+    sources: tuple[str, ...], infra: tuple[tuple[str, str | None], ...]
+) -> tuple[PriceApi, ...]:
     """Return the APIs of the sources named; `catalog` stands for the hosted catalogs.
 
-    `infra` limits what they are asked for. Raises InputError for an unknown name, or two sources of
-    one cloud.
+    The regions of `infra` limit what they are asked for. Raises InputError for an unknown name.
     """
     problems = [
-        f"unknown price source '{name[:80]}'{did_you_mean(name, source_names())};"
-        f" known: {', '.join(source_names())}"
+        f"unknown price source '{name[:80]}'{did_you_mean(name, SOURCES)}; known: {', '.join(SOURCES)}"
         for name in sources
-        if name not in source_names()
+        if name not in SOURCES
     ]
     if problems:
         raise InputError(*problems)
-    return tuple(_MAKERS[name](infra) for name in dict.fromkeys(sources) if name != "catalog")
+    return tuple(_make(name, infra) for name in dict.fromkeys(sources) if name != "catalog")
+
+
+def _make(name: str, infra: tuple[tuple[str, str | None], ...]) -> PriceApi:
+    places = [region for cloud, region in infra if cloud == name]
+    # a cloud named without a region means all of its regions
+    regions = () if None in places else tuple(region for region in places if region is not None)
+    makers: dict[str, PriceApi] = {
+        "aws": AwsBulk(regions=regions),
+        "azure": AzureRetail(regions=regions),
+        "gcp": GcpBilling(),
+        "runpod": RunPod(),
+        "vast": Vast(),
+    }
+    return makers[name]
