@@ -5,6 +5,7 @@ Pure functions of their input: no file, network, clock-dependent choice or globa
 
 from melange_sky.constraints import Constraints, Pledge, SpotPolicy
 from melange_sky.optimizer.baseline import baselines
+from melange_sky.optimizer.least import Least, least_cost
 from melange_sky.optimizer.problem import (
     Alternative,
     Demand,
@@ -20,6 +21,7 @@ __all__ = [
     "Alternative",
     "Constraints",
     "Demand",
+    "Least",
     "Pledge",
     "Problem",
     "Robustness",
@@ -28,5 +30,6 @@ __all__ = [
     "SpotPolicy",
     "StayClose",
     "baselines",
+    "least_cost",
     "optimize",
 ]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer.least import least_cost
 from melange_sky.optimizer.problem import Problem, SolveOptions
 from melange_sky.optimizer.solve import optimize
 from melange_sky.plan import Baseline
@@ -37,19 +38,26 @@ def _baseline(
 ) -> Baseline:
     mine = tuple(c for c in demand.options if c.option.accelerator == accelerator)
     alone = replace(problem, demands=(replace(demand, options=mine),))
-    try:
-        solution = optimize(alone, options)
-    except InfeasibleError as error:
+    least = least_cost(alone, options)
+    if least is None:
         return Baseline(
-            accelerator=accelerator, feasible=False, reason=str(error), instances=None,
-            cost_usd_per_hour=None, saving_fraction=None,
+            accelerator=accelerator, feasible=False, reason=_why_none(alone, options),
+            instances=None, cost_usd_per_hour=None, saving_fraction=None,
         )  # fmt: skip
-    cost = solution.cost_usd_per_hour
+    cost = least.cost_usd_per_hour
     return Baseline(
         accelerator=accelerator,
         feasible=True,
         reason=None,
-        instances=sum(a.instances for a in solution.allocations[0]),
+        instances=least.instances,
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
     )
+
+
+def _why_none(alone: Problem, options: SolveOptions) -> str:
+    try:
+        optimize(alone, options)
+    except InfeasibleError as error:
+        return str(error)
+    return f"no fleet was found within {options.time_limit_s:g} s"

@@ -66,7 +66,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     alone = baselines(problem, _costs(solution), solve)
     band = None
     if request.sensitivity:
-        band = cost_band(problem, solve, f"melange-sky profile launch {spec.path}")
+        band = cost_band(problem, solution, solve, f"melange-sky profile launch {spec.path}")
     now = created_at()
     plans = tuple(
         Plan(

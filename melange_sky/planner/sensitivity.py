@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
-from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer import Problem, SolveOptions, optimize
+from melange_sky.optimizer import Problem, Solution, SolveOptions, least_cost
 from melange_sky.plan import Sensitivity
 
 
-def cost_band(problem: Problem, options: SolveOptions, command: str | None) -> Sensitivity | None:
+def cost_band(
+    problem: Problem, solution: Solution, options: SolveOptions, command: str | None
+) -> Sensitivity | None:
     """Return how the optimum's cost moves over the estimates' error band, None without estimates.
 
     All estimates at their good end give the low cost, all at their bad end the high one. The
@@ -21,16 +22,15 @@ def cost_band(problem: Problem, options: SolveOptions, command: str | None) -> S
     )
     if not names:
         return None
-    low = _cost(problem, options, set(names), good=True)
-    high = _cost(problem, options, set(names), good=False)
-    moves = {name: _span(problem, options, name) for name in names}
+    plain = replace(options, within_fraction=0.0, alternatives=0, stay_close=None)
+    moves = {name: _span(problem, solution, plain, name) for name in names}
     best = max(names, key=lambda name: moves[name])
-    worth = moves[best] > 1e-9
+    worth = moves[best] > 1e-6
     return Sensitivity(
-        low_usd_per_hour=low,
-        high_usd_per_hour=high,
+        low_usd_per_hour=_cost(problem, plain, set(names), good=True),
+        high_usd_per_hour=_cost(problem, plain, set(names), good=False),
         measure=best if worth else None,
-        measure_usd_per_hour=moves[best] if worth else None,
+        measure_usd_per_hour=moves[best] if worth and moves[best] < float("inf") else None,
         command=f"{command} --accelerators {best}" if worth and command else None,
     )
 
@@ -39,9 +39,17 @@ def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
 
 
-def _span(problem: Problem, options: SolveOptions, name: str) -> float:
+def _span(problem: Problem, solution: Solution, options: SolveOptions, name: str) -> float:
+    """Return how far apart the optimum's costs are with `name` at either end of its band.
+
+    A worse figure for an accelerator that the optimum does not use leaves the optimum as it is, and
+    so needs no solve.
+    """
     good = _cost(problem, options, {name}, good=True)
-    bad = _cost(problem, options, {name}, good=False)
+    used = {a.option.option.accelerator for mine in solution.allocations for a in mine}
+    bad: float | None = solution.optimum_usd_per_hour
+    if name in used:
+        bad = _cost(problem, options, {name}, good=False)
     if good is None:
         return 0.0
     return float("inf") if bad is None else bad - good
@@ -58,10 +66,8 @@ def _cost(problem: Problem, options: SolveOptions, names: set[str], *, good: boo
         )
         for demand in problem.demands
     )
-    try:
-        return optimize(replace(problem, demands=demands), options).cost_usd_per_hour
-    except InfeasibleError:
-        return None
+    least = least_cost(replace(problem, demands=demands), options)
+    return least.cost_usd_per_hour if least else None
 
 
 def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:
