@@ -1,7 +1,7 @@
 """A saved plan at today's prices: what it costs now, and whether another mix is now cheaper.
 
 The options that were weighed are in the plan with their capacities, so that nothing but prices is
-read. Limits of the spec are not in a plan: with the spec at hand, plan it anew instead.
+read; the constraints that it was planned under hold for the other mix too.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def reprice(
     known = [row.now_usd_per_hour for row in rows]
     now = None
     if None not in known:
-        now = sum((row.now_usd_per_hour or 0.0) * row.allocation.instances for row in rows)
-    best_cost, best = _best(models, by_shape, solve or SolveOptions())
+        now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
+    best_cost, best = _best(planned, models, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
         now_usd_per_hour=now,
@@ -81,6 +81,10 @@ def reprice(
         best_usd_per_hour=best_cost,
         best=best,
     )
+
+
+def _billed(allocation: Allocation) -> int:
+    return allocation.instances - allocation.fixed_instances
 
 
 def _shape(offer: Offer) -> Shape:
@@ -118,7 +122,10 @@ def _price_in(
 
 
 def _best(
-    models: Sequence[Plan], by_shape: Mapping[Shape, Sequence[Offer]], solve: SolveOptions
+    planned: Plan | FleetPlan,
+    models: Sequence[Plan],
+    by_shape: Mapping[Shape, Sequence[Offer]],
+    solve: SolveOptions,
 ) -> tuple[float | None, tuple[tuple[str, DeploymentOption, int], ...]]:
     demands = []
     for model in models:
@@ -126,7 +133,9 @@ def _best(
         if not options:
             return None, ()
         demands.append(Demand(name=model.name, workload=model.workload, options=options))
-    problem = Problem(demands=tuple(demands), headroom=models[0].headroom)
+    problem = Problem(
+        demands=tuple(demands), headroom=models[0].headroom, constraints=planned.constraints
+    )
     try:
         solution = optimize(problem, solve)
     except InfeasibleError:
