@@ -5,6 +5,7 @@ The only module that knows all of them; each step lives elsewhere and can be use
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -63,10 +64,13 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         demands=prepared.demands, headroom=spec.headroom, constraints=constraints_of(spec)
     )
     solution = optimize(problem, solve)
-    alone = baselines(problem, _costs(solution), solve)
-    band = None
-    if request.sensitivity:
-        band = cost_band(problem, solution, solve, f"melange-sky profile launch {spec.path}")
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        alone_soon = pool.submit(baselines, problem, _costs(solution), solve)
+        band = None
+        if request.sensitivity:
+            command = f"melange-sky profile launch {spec.path}"
+            band = cost_band(problem, solution, solve, command=command, pool=pool)
+        alone = alone_soon.result()
     now = created_at()
     plans = tuple(
         Plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
@@ -10,12 +11,18 @@ from melange_sky.plan import Sensitivity
 
 
 def cost_band(
-    problem: Problem, solution: Solution, options: SolveOptions, command: str | None
+    problem: Problem,
+    solution: Solution,
+    options: SolveOptions,
+    *,
+    command: str | None,
+    pool: Executor,
 ) -> Sensitivity | None:
     """Return how the optimum's cost moves over the estimates' error band, None without estimates.
 
     All estimates at their good end give the low cost, all at their bad end the high one. The
     accelerator worth measuring is the one whose band alone moves the cost most; ties go to the name.
+    The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
     """
     names = sorted(
         {o.option.accelerator for d in problem.demands for o in d.options if _estimated(o)}
@@ -23,12 +30,30 @@ def cost_band(
     if not names:
         return None
     plain = replace(options, within_fraction=0.0, alternatives=0, stay_close=None)
-    moves = {name: _span(problem, solution, plain, name) for name in names}
+    used = {a.option.option.accelerator for mine in solution.allocations for a in mine}
+
+    def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
+        return pool.submit(_cost, problem, plain, moved, good)
+
+    ends = [cost(frozenset(names), good) for good in (True, False)]
+    # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
+    spans = {
+        name: (
+            cost(frozenset({name}), True),
+            cost(frozenset({name}), False) if name in used else None,
+        )
+        for name in names
+    }
+    optimum = solution.optimum_usd_per_hour
+    moves = {
+        name: _span(good.result(), bad.result() if bad else optimum)
+        for name, (good, bad) in spans.items()
+    }
     best = max(names, key=lambda name: moves[name])
     worth = moves[best] > 1e-6
     return Sensitivity(
-        low_usd_per_hour=_cost(problem, plain, set(names), good=True),
-        high_usd_per_hour=_cost(problem, plain, set(names), good=False),
+        low_usd_per_hour=ends[0].result(),
+        high_usd_per_hour=ends[1].result(),
         measure=best if worth else None,
         measure_usd_per_hour=moves[best] if worth and moves[best] < float("inf") else None,
         command=f"{command} --accelerators {best}" if worth and command else None,
@@ -39,23 +64,15 @@ def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
 
 
-def _span(problem: Problem, solution: Solution, options: SolveOptions, name: str) -> float:
-    """Return how far apart the optimum's costs are with `name` at either end of its band.
-
-    A worse figure for an accelerator that the optimum does not use leaves the optimum as it is, and
-    so needs no solve.
-    """
-    good = _cost(problem, options, {name}, good=True)
-    used = {a.option.option.accelerator for mine in solution.allocations for a in mine}
-    bad: float | None = solution.optimum_usd_per_hour
-    if name in used:
-        bad = _cost(problem, options, {name}, good=False)
+def _span(good: float | None, bad: float | None) -> float:
     if good is None:
         return 0.0
     return float("inf") if bad is None else bad - good
 
 
-def _cost(problem: Problem, options: SolveOptions, names: set[str], *, good: bool) -> float | None:
+def _cost(
+    problem: Problem, options: SolveOptions, names: frozenset[str], good: bool
+) -> float | None:
     demands = tuple(
         replace(
             demand,

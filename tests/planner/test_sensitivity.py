@@ -1,0 +1,63 @@
+"""The cost band: exact re-optimisation at the ends of the estimates' error."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from melange_sky.capacity import OptionCapacity, Origin
+from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
+from melange_sky.plan import Sensitivity
+from melange_sky.planner.sensitivity import cost_band
+from tests.factories import make_capacity, make_option, make_workload
+
+
+def _band(*options: OptionCapacity, rate: float = 10.0) -> Sensitivity | None:
+    problem = Problem(
+        demands=(Demand(name="m", workload=make_workload([[rate]]), options=options),)
+    )
+    solution = optimize(problem)
+    with ThreadPoolExecutor(2) as pool:
+        return cost_band(problem, solution, SolveOptions(), command="measure", pool=pool)
+
+
+def _option(name: str, price: float, rate: float) -> OptionCapacity:
+    # the factory's band is 30 % either way
+    return make_capacity([[rate]], make_option(name, accelerator=name, price_usd_per_hour=price))
+
+
+def test_the_band_is_the_optimum_at_either_end() -> None:
+    band = _band(_option("L4", 1.0, 2.0))
+    assert band is not None
+    # 10 req/s need 5 at 2.0; 4 at 2.6; 8 at 1.4
+    assert (band.low_usd_per_hour, band.high_usd_per_hour) == (4.0, 8.0)
+    assert (band.measure, band.measure_usd_per_hour) == ("L4", 4.0)
+    assert band.command == "measure --accelerators L4"
+
+
+def test_the_accelerator_that_moves_the_cost_most_is_named() -> None:
+    # One A10G serves 12 req/s; at its bad end two are needed. The others replace it at no end.
+    band = _band(
+        _option("A10G", 4.0, 12.0), _option("B200", 5.0, 8.0), _option("L4", 9.0, 1.0), rate=12.0
+    )
+    assert band is not None
+    assert band.measure == "A10G"
+    assert band.measure_usd_per_hour == pytest.approx(8.0 - 4.0)
+
+
+def test_measured_capacities_have_no_band() -> None:
+    option = _option("L4", 1.0, 2.0)
+    measured = tuple(tuple(replace(c, origin=Origin.MEASURED) for c in row) for row in option.cells)
+    assert _band(replace(option, cells=measured)) is None
+
+
+def test_where_the_bad_end_serves_nothing_the_cost_is_unknown_not_zero() -> None:
+    option = _option("L4", 1.0, 2.0)
+    cells = tuple(tuple(replace(c, low_rps=0.0) for c in row) for row in option.cells)
+    band = _band(replace(option, cells=cells))
+    assert band is not None
+    assert band.high_usd_per_hour is None
+    assert band.measure == "L4"
+    assert band.measure_usd_per_hour is None
