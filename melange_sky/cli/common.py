@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from melange_sky.prices.refresh import Event
 
 format_option = click.option(
     "--format",
@@ -36,6 +42,13 @@ class NumberRange(click.FloatRange):
 def is_offline(flag: bool) -> bool:
     """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
     return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
+
+
+def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:
+    """Open the display of a price refresh on stderr; rich is imported only then."""
+    from melange_sky.cli.progress import RefreshProgress
+
+    return RefreshProgress()
 
 
 def echo_json(document: Any) -> None:

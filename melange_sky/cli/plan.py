@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import format_option, is_offline, offline_option
+from melange_sky.cli.common import format_option, is_offline, offline_option, refresh_progress
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -77,7 +77,10 @@ def _request(asked: dict[str, Any]) -> Any:
         raise InputError("--refresh needs the network, but offline was asked for; drop one of them")
     return PlanRequest(
         prices=OfferQuery(
-            offline=offline, refresh=asked["refresh"], offers_csv=asked["offers_csv"]
+            offline=offline,
+            refresh=asked["refresh"],
+            offers_csv=asked["offers_csv"],
+            progress=refresh_progress,
         ),
         allow_flagged=asked["allow_flagged"],
         solve=SolveOptions(assignment=asked["assignment"], time_limit_s=asked["time_limit_s"]),

@@ -10,13 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.common import (
+    echo_json,
+    format_option,
+    is_offline,
+    offline_option,
+    refresh_progress,
+)
 from melange_sky.cli.prices_diff import diff_plan, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.prices.book import by_reason
-from melange_sky.prices.names import parse_infra
+from melange_sky.prices.names import check_clouds, parse_infra
 
 if TYPE_CHECKING:
     from melange_sky.prices.refresh import RefreshResult
@@ -95,21 +101,21 @@ def refresh(
             "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
         )
     pairs = parse_infra(infra)
-    # aiohttp and rich are not wanted by the other commands
-    from melange_sky.cli.progress import RefreshProgress
+    check_clouds(tuple(cloud for cloud, _ in pairs))
+    # aiohttp is not wanted by the other commands
     from melange_sky.prices.apis.known import find_apis
     from melange_sky.prices.refresh import RefreshOptions
     from melange_sky.prices.refresh import refresh as pull
     from melange_sky.prices.store import Store
 
     apis = find_apis(sources, pairs)
-    with RefreshProgress() as progress:
+    with refresh_progress() as show:
         clouds = tuple(dict.fromkeys(cloud for cloud, _ in pairs))
         options = RefreshOptions(
             clouds=clouds if clouds or not apis else tuple(api.cloud for api in apis),
             apis=apis,
             deadline_s=deadline,
-            on_event=progress.show,
+            on_event=show,
         )
         result = pull(Store(), options)
     _report_refresh(result, output_format)
@@ -146,6 +152,29 @@ def _report_refresh(result: RefreshResult, output_format: str) -> None:
 
 
 @prices.command()
+@format_option
+def snapshots(output_format: str) -> None:
+    """List what was fetched, oldest first: the ids that `--as-of` and `diff` take."""
+    from melange_sky.prices.store import Store
+
+    store = Store()
+    rows = [store.find(snapshot_id) for snapshot_id in store.ids()]
+    if output_format == "json":
+        echo_json(
+            [
+                {"id": m.id, "created_at": m.created_at, "clouds": {c: e.checked_at for c, e in m.clouds.items()}}
+                for m in rows
+            ]
+        )  # fmt: skip
+        return
+    for manifest in rows:
+        fresh = [c for c, e in manifest.clouds.items() if e.checked_at >= manifest.created_at]
+        click.echo(f"{manifest.id}  {len(manifest.clouds)} clouds, pulled: {', '.join(fresh)}")
+    if not rows:
+        click.echo("nothing was ever fetched", err=True)
+
+
+@prices.command()
 @click.argument("before", required=False)
 @click.argument("after", required=False)
 @click.option("--plan", "plan_json", type=click.Path(path_type=Path), help="What a saved plan costs now, and the cheapest mix now.")  # fmt: skip
@@ -172,9 +201,9 @@ def diff(before: str | None, after: str | None, output_format: str, **asked: Any
     from melange_sky.prices.diff import diff_snapshots
     from melange_sky.prices.select import Selection
 
-    selection = Selection(
-        infra=parse_infra(asked["infra"]), accelerators=_split(asked["accelerators"])
-    )
+    pairs = parse_infra(asked["infra"])
+    check_clouds(tuple(cloud for cloud, _ in pairs))
+    selection = Selection(infra=pairs, accelerators=_split(asked["accelerators"]))
     echo_diff(diff_snapshots(before, after, selection), asked["min_change"], output_format)
 
 

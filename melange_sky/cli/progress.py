@@ -11,6 +11,8 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import RenderableType
 
     from melange_sky.prices.refresh import Event
@@ -30,10 +32,10 @@ class RefreshProgress:
             console=self._console, refresh_per_second=10, transient=True, get_renderable=self._view
         )
 
-    def __enter__(self) -> RefreshProgress:
+    def __enter__(self) -> Callable[[Event], None]:
         if self._console.is_terminal:
             self._live.start()
-        return self
+        return self.show
 
     def __exit__(self, *_: object) -> None:
         if self._live.is_started:

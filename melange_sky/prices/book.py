@@ -8,7 +8,9 @@ own CSV of offers comes on top and replaces equal instances.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -22,11 +24,12 @@ from melange_sky.prices.own_csv import read_embedded, read_own_csv
 from melange_sky.prices.sanity import age_flag
 from melange_sky.prices.select import Selection
 from melange_sky.prices.settings import addresses_from_environment
+from melange_sky.prices.sky_local import modified_clouds, read_modified
 from melange_sky.prices.store import Entry, Manifest, Store
 from melange_sky.prices.tables import Table
 
 if TYPE_CHECKING:
-    from melange_sky.prices.refresh import RefreshResult
+    from melange_sky.prices.refresh import Event, RefreshResult
 
 STALE_AFTER = timedelta(hours=7)
 """Older than this, prices are fetched anew where the network is allowed (SkyPilot's own period)."""
@@ -40,7 +43,8 @@ class OfferQuery:
 
     Empty tuples ask for everything. `as_of` is a snapshot id or a date: nothing is fetched then.
     `refresh` pulls whatever the age; `sources` names provider APIs to pull from (and so refreshes).
-    `store_dir` and `now` are for tests and repeats.
+    MELANGE_SKY_OFFLINE forbids the network whatever `offline` says. `progress` opens a display of a
+    refresh, given the events. `store_dir` and `now` are for tests and repeats.
     """
 
     infra: tuple[tuple[str, str | None], ...] = ()
@@ -52,6 +56,12 @@ class OfferQuery:
     as_of: str | None = None
     now: datetime | None = None
     store_dir: Path | None = None
+    progress: Callable[[], AbstractContextManager[Callable[[Event], None]]] | None = None
+
+    @property
+    def forbids_network(self) -> bool:
+        """Whether no socket may be opened, by the query or by the environment."""
+        return self.offline or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
 
     @property
     def clouds(self) -> tuple[str, ...]:
@@ -97,7 +107,7 @@ def load_offers(query: OfferQuery) -> OfferBook:
     """
     own, own_digest = read_own_csv(query.offers_csv) if query.offers_csv else ((), "")
     check_clouds(query.clouds, also=tuple(offer.cloud for offer in own))
-    if query.offline and (query.refresh or query.sources):
+    if query.forbids_network and (query.refresh or query.sources):
         raise InputError(
             "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
         )
@@ -128,13 +138,17 @@ def _find_snapshot(chain: _Chain) -> None:
             chain.manifest = chain.store.find(query.as_of)
         return
     chain.manifest = chain.store.newest()
-    if query.offline:
+    if query.forbids_network:
         return
     asked = query.refresh or bool(query.sources)
     wanted = [c for c in (query.clouds or HOSTED_CLOUDS) if c in HOSTED_CLOUDS]
-    due = tuple(c for c in wanted if asked or _is_stale(chain, c))
+    due = [c for c in wanted if asked or _is_stale(chain, c)]
+    if due and not asked:
+        # the user's own file wins over whatever could be fetched
+        own = modified_clouds(addresses_from_environment().schema, tuple(due))
+        due = [c for c in due if c not in own]
     if due or query.sources:
-        _refresh(chain, due, asked)
+        _refresh(chain, tuple(due), asked)
 
 
 def _is_stale(chain: _Chain, cloud: str) -> bool:
@@ -176,7 +190,8 @@ def _refresh(chain: _Chain, clouds: tuple[str, ...], asked: bool) -> None:
         apis=find_apis(query.sources, query.infra),
         deadline_s=ASKED_DEADLINE_S if asked else UNASKED_DEADLINE_S,
     )
-    result = refresh(chain.store, options)
+    with query.progress() if query.progress else nullcontext() as on_event:
+        result = refresh(chain.store, replace(options, on_event=on_event))
     chain.failed = result.failed
     if result.manifest is not None:
         chain.manifest = result.manifest
@@ -234,9 +249,6 @@ def _choose(chain: _Chain) -> dict[str, _Chosen]:
 def _choose_local(chain: _Chain, chosen: dict[str, _Chosen]) -> None:
     if chain.query.as_of is not None:
         return
-    # parsing CSV is not wanted where no catalog was modified
-    from melange_sky.prices.sky_local import modified_clouds, read_modified
-
     schema = addresses_from_environment().schema
     for cloud in modified_clouds(schema, chain.query.clouds or KNOWN_CLOUDS):
         try:

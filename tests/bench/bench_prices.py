@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -72,7 +73,7 @@ def grown(cloud: str, size: int) -> str:
 class Catalogs(http.server.BaseHTTPRequestHandler):
     """Serves the catalogs, 100 ms late, and a bulk offer file made up while it is sent."""
 
-    files: dict[str, bytes] = {}
+    files: ClassVar[dict[str, bytes]] = {}
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -89,11 +90,11 @@ class Catalogs(http.server.BaseHTTPRequestHandler):
     def _bulk(self) -> None:
         block = b"".join(b'"SKU%d","OnDemand","Hrs","0.1","USD","m5.large",%s\n' % (i, b'"filler text of a product",' * 20) for i in range(1700))  # fmt: skip
         header = (
-            '"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","LeaseContractLength",'
-            '"PurchaseOption","OfferingClass","Tenancy","Operating System","CapacityStatus",'
-            '"Pre Installed S/W"\n'
-            '"A","OnDemand","Hrs","0.8048","USD","g6.xlarge","","","","Shared","Linux","Used","NA"\n'
-        ).encode()
+            b'"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","LeaseContractLength",'
+            b'"PurchaseOption","OfferingClass","Tenancy","Operating System","CapacityStatus",'
+            b'"Pre Installed S/W"\n'
+            b'"A","OnDemand","Hrs","0.8048","USD","g6.xlarge","","","","Shared","Linux","Used","NA"\n'
+        )
         times = BULK_BYTES // len(block)
         self.send_response(200)
         self.send_header("Content-Length", str(len(header) + times * len(block)))
@@ -167,7 +168,9 @@ def run(clouds: str, url: str, environment: dict[str, str]) -> None:
     timed(["-W", "ignore", "-c", LIST_WITH_SKY, url, hosted], environment)
     # SkyPilot has now fetched its own copies, unmodified: both read warm files
     for _ in range(ROUNDS):
-        seconds, peak = timed(["-m", "melange_sky", "prices", "list", "--infra", hosted], environment)
+        seconds, peak = timed(
+            ["-m", "melange_sky", "prices", "list", "--infra", hosted], environment
+        )
         ours.append(seconds)
         peaks.append(peak)
         theirs.append(timed(["-W", "ignore", "-c", LIST_WITH_SKY, url, hosted], environment)[0])
