@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MOST_BUDGET = 32768
+"""Models with a longer context were served in chunks even then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """The constants of one accelerator under one generation, each a fraction of the data sheet.
+    """The three constants of one accelerator under one generation, fractions of the data sheet.
 
-    `bandwidth` of device memory when weights are read, `compute` of the dense tensor rate in
-    prefill, `attention` of device memory when the KV cache is read.
+    `bandwidth`: of device memory when weights are read. `compute`: of the dense tensor rate in
+    matrix products. `attention`: of device memory when the KV cache is read, and of what the products
+    reach in prefill attention.
     """
 
     bandwidth: float
@@ -48,8 +52,13 @@ class Schedule:
     `chunked`: prefill and decode share steps under a token budget (today's vLLM); else waiting
     prompts run first, in steps of their own, and decoding stands still meanwhile (vLLM 0.2 to 0.5).
     The budget and the default most sequences are larger on GPUs of 70 GiB and more other than A100
-    (vLLM, `EngineArgs.get_batch_defaults`). `reserve_tokens` is the least KV space that a sequence is
-    given on admission (TGIS has no paging); `watermark_fraction` of the cache stays free on admission.
+    (vLLM, `EngineArgs.get_batch_defaults`); a budget of 0 stands for the model's context, at least
+    2048, as vLLM had it before chunked prefill. With `reserve_tokens` above 0 a sequence takes all its
+    KV space, at least so much, on admission (TGIS does not page); `watermark_fraction` of the cache
+    stays free on admission.
+
+    While something runs, waiting requests are let in only once they are `waiting_ratio` times as many
+    as the running ones, or after `wait_steps` decoding steps (TGI's and TGIS' batcher; 0: at once).
     """
 
     chunked: bool
@@ -61,10 +70,13 @@ class Schedule:
     watermark_fraction: float
     reserve_tokens: int
     gpu_memory_utilization: float
+    wait_steps: int = 0
+    waiting_ratio: float = 0.0
 
-    def budget(self, large: bool) -> int:
+    def budget(self, large: bool, context_tokens: int) -> int:
         """Most tokens in one step."""
-        return self.budget_tokens_large if large else self.budget_tokens
+        budget = self.budget_tokens_large if large else self.budget_tokens
+        return budget or max(2048, min(context_tokens, MOST_BUDGET))
 
     def sequences(self, large: bool) -> int:
         """Most sequences in one step where nothing says otherwise."""

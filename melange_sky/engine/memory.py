@@ -60,7 +60,9 @@ def kv_pool(
     schedule = generation.schedule
     large = large_memory(accelerator)
     share = usable_bytes(accelerator) * schedule.gpu_memory_utilization
-    activations = schedule.budget(large) * ACTIVATION_VALUES * model.hidden_size * 2.0
+    activations = (
+        schedule.budget(large, model.context_tokens) * ACTIVATION_VALUES * model.hidden_size * 2.0
+    )
     logits = schedule.sequences(large) * model.vocabulary * 4.0 / tensor_parallel
     per_gpu = share - RUNTIME_BYTES - activations - logits - model.weight_bytes / tensor_parallel
     per_block = (

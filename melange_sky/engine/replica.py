@@ -29,6 +29,8 @@ class ReplicaModel:
     max_num_seqs: int
     watermark_blocks: int
     reserve_tokens: int
+    wait_steps: int = 0
+    waiting_ratio: float = 0.0
 
     def with_max_num_seqs(self, sequences: int) -> ReplicaModel:
         """Return the same engine with `--max-num-seqs` set."""
@@ -48,8 +50,10 @@ def replica_model(
         costs=step_costs(model, accelerator, tensor_parallel, generation),
         pool=pool,
         chunked=schedule.chunked,
-        budget_tokens=schedule.budget(large),
+        budget_tokens=schedule.budget(large, model.context_tokens),
         max_num_seqs=schedule.sequences(large),
         watermark_blocks=int(pool.blocks * schedule.watermark_fraction),
         reserve_tokens=schedule.reserve_tokens,
+        wait_steps=schedule.wait_steps,
+        waiting_ratio=schedule.waiting_ratio,
     )

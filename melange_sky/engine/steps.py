@@ -7,7 +7,7 @@ A step costs, in seconds (all terms divided by tensor parallelism where the work
   + max(weights read ÷ bandwidth, 2 × parameters × tokens ÷ tensor rate)      the matrix products
   + tokens × per_token_link   all-reduce volume
   + KV tokens read ÷ bandwidth, for decoding sequences
-  + (query, key) pairs × FLOPs per pair ÷ tensor rate, for prefill attention
+  + (query, key) pairs × FLOPs per pair ÷ (tensor rate × attention), for prefill attention
 
 The roofline of the products is Williams et al., CACM 52(4), 2009; reading weights once per step and
 KV once per sequence follows Pope et al., "Efficiently Scaling Transformer Inference",
@@ -88,11 +88,14 @@ def products_table(costs: StepCosts, size: int) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class _Rates:
-    """What one accelerator reaches under a generation: bytes/s (weights, KV), FLOP/s, link bytes/s."""
+    """What one accelerator reaches under a generation: bytes/s (weights, KV), FLOP/s (matrix
+    products, prefill attention), link bytes/s.
+    """
 
     weights: float
     kv: float
     flops: float
+    pairs: float
     link: float
 
 
@@ -106,6 +109,7 @@ def _rates(model: ModelShape, accelerator: AcceleratorSpec, generation: Generati
         weights=bandwidth * efficiency.bandwidth,
         kv=bandwidth * efficiency.attention,
         flops=tflops * 1e12 * efficiency.compute,
+        pairs=accelerator.dense_tflops * 1e12 * efficiency.compute * efficiency.attention,
         link=accelerator.interconnect_gbps * 1e9 * generation.overheads.interconnect,
     )
 
@@ -131,7 +135,7 @@ def step_costs(
         token_flops_s=2.0 * active / tensor_parallel / rates.flops,
         token_link_s=volume / rates.link,
         kv_token_s=model.kv_bytes_per_token / kv_split / rates.kv,
-        pair_s=model.pair_flops / min(tensor_parallel, model.heads) / rates.flops,
+        pair_s=model.pair_flops / min(tensor_parallel, model.heads) / rates.pairs,
         window=float(model.sliding_window or 2**40),
         full_fraction=model.full_attention_fraction,
     )

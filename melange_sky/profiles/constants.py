@@ -44,7 +44,10 @@ def parse_generation(name: str, entry: Mapping[str, Any]) -> Generation:
         name=name,
         schedule=Schedule(**entry["schedule"]),
         overheads=Overheads(**entry["overheads"]),
-        efficiencies={key: Efficiency(**value) for key, value in entry["accelerators"].items()},
+        efficiencies={
+            accelerator: Efficiency(**{k: v for k, v in figures.items() if k != "source"})
+            for accelerator, figures in entry["accelerators"].items()
+        },
         default=Efficiency(**entry["default"]),
         band=ErrorBand(**entry["band"]),
         band_default=ErrorBand(**entry["band_default"]),

@@ -34,6 +34,8 @@ class CapacityQuery:
     `input_sizes`, `output_sizes`: planning sizes per bucket in tokens, shape (I × O). `needed`: cells
     to compute; the others come back None with the reason "no traffic". `longest_request_tokens`:
     input + output of the longest request to admit. `progress` is called with (done, total) cells.
+    `exact` simulates every size anew (or takes it from the cache) where else a shipped table would be
+    interpolated; `measured` lets the user's own tables override estimates.
     """
 
     model: ModelShape
@@ -44,6 +46,8 @@ class CapacityQuery:
     longest_request_tokens: int
     generation: str = "vllm"
     progress: Callable[[int, int], None] | None = None
+    exact: bool = False
+    measured: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,9 @@ from melange_sky.simulator.runs import (
     simulate_fleet,
     simulate_replica,
 )
+from melange_sky.simulator.target import SimulatedTarget
 
 __all__ = [
-    "FleetSimulation", "RequestStream", "Router", "simulate_closed_loop", "simulate_fleet",
+    "FleetSimulation", "RequestStream", "Router", "SimulatedTarget", "simulate_closed_loop", "simulate_fleet",
     "simulate_replica",
 ]  # fmt: skip

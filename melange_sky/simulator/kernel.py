@@ -27,10 +27,13 @@ def _blocks(s: FleetState, r: int, tokens: int) -> int:
 @compiled
 def _admission_blocks(s: FleetState, r: int, request: int) -> int:
     """Blocks taken on admission: the prompt, or with a reservation everything up to the last token."""
-    row = s.request[request]
-    prompt = row[c.INPUT] + row[c.GENERATED]
+    prompt = s.request[request, c.INPUT] + s.request[request, c.GENERATED]
     if s.whole[r, c.RESERVE] > 0:
-        return _blocks(s, r, max(row[c.INPUT] + row[c.OUTPUT], s.whole[r, c.RESERVE]))
+        return _blocks(
+            s,
+            r,
+            max(s.request[request, c.INPUT] + s.request[request, c.OUTPUT], s.whole[r, c.RESERVE]),
+        )
     return _blocks(s, r, prompt)
 
 
@@ -71,8 +74,7 @@ def _heap_pop(s: FleetState, r: int) -> None:
 @compiled
 def _is_stale(s: FleetState, key: int, request: int) -> bool:
     """Whether a heap entry belongs to a decode that was preempted meanwhile."""
-    row = s.request[request]
-    return row[c.STATE] != c.IN_DECODE or row[c.FINISH] != key
+    return s.request[request, c.STATE] != c.IN_DECODE or s.request[request, c.FINISH] != key
 
 
 @compiled
@@ -125,103 +127,130 @@ def _unlink_running(s: FleetState, r: int, request: int) -> None:
 @compiled
 def submit(s: FleetState, r: int, request: int) -> None:
     """Queue a request whose arrival and sizes are set on replica `r`; refuse what can never fit."""
-    row = s.request[request]
-    row[c.REPLICA], row[c.GENERATED], row[c.PREFILLED], row[c.FINISH] = r, 0, 0, c.NONE
-    whole = s.whole[r]
-    needed = _blocks(s, r, max(row[c.INPUT] + row[c.OUTPUT], whole[c.RESERVE]))
-    if needed > whole[c.POOL] - whole[c.WATERMARK] or row[c.OUTPUT] < 1:
-        row[c.STATE] = c.REFUSED
+    (
+        s.request[request, c.REPLICA],
+        s.request[request, c.GENERATED],
+        s.request[request, c.PREFILLED],
+        s.request[request, c.FINISH],
+    ) = r, 0, 0, c.NONE
+    needed = _blocks(
+        s, r, max(s.request[request, c.INPUT] + s.request[request, c.OUTPUT], s.whole[r, c.RESERVE])
+    )
+    if needed > s.whole[r, c.POOL] - s.whole[r, c.WATERMARK] or s.request[request, c.OUTPUT] < 1:
+        s.request[request, c.STATE] = c.REFUSED
         s.finished[s.ended[0]] = request
         s.ended[0] += 1
         return
-    row[c.STATE], row[c.NEXT], row[c.PREVIOUS] = c.IN_QUEUE, c.NONE, c.NONE
-    if whole[c.WAIT_TAIL] == c.NONE:
-        whole[c.WAIT_HEAD] = request
+    s.request[request, c.STATE], s.request[request, c.NEXT], s.request[request, c.PREVIOUS] = (
+        c.IN_QUEUE,
+        c.NONE,
+        c.NONE,
+    )
+    if s.whole[r, c.WAIT_TAIL] == c.NONE:
+        s.whole[r, c.WAIT_HEAD] = request
     else:
-        s.request[whole[c.WAIT_TAIL], c.NEXT] = request
-    whole[c.WAIT_TAIL] = request
-    whole[c.WAITING] += 1
-    whole[c.OUTSTANDING] += row[c.INPUT] + row[c.OUTPUT]
+        s.request[s.whole[r, c.WAIT_TAIL], c.NEXT] = request
+    s.whole[r, c.WAIT_TAIL] = request
+    s.whole[r, c.WAITING] += 1
+    s.whole[r, c.OUTSTANDING] += s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
 
 
 @compiled
 def _admit(s: FleetState, r: int) -> int:
     """Move the head of the queue into the running list and return it."""
-    whole = s.whole[r]
-    request = whole[c.WAIT_HEAD]
-    row = s.request[request]
-    whole[c.WAIT_HEAD] = row[c.NEXT]
-    if whole[c.WAIT_HEAD] == c.NONE:
-        whole[c.WAIT_TAIL] = c.NONE
-    whole[c.WAITING] -= 1
-    whole[c.FREE] -= _admission_blocks(s, r, request)
-    row[c.STATE], row[c.PREFILLED] = c.IN_PREFILL, 0
-    row[c.PREVIOUS], row[c.NEXT] = whole[c.RUN_TAIL], c.NONE
-    if whole[c.RUN_TAIL] == c.NONE:
-        whole[c.RUN_HEAD] = request
+    request = s.whole[r, c.WAIT_HEAD]
+    s.whole[r, c.WAIT_HEAD] = s.request[request, c.NEXT]
+    if s.whole[r, c.WAIT_HEAD] == c.NONE:
+        s.whole[r, c.WAIT_TAIL] = c.NONE
+    s.whole[r, c.WAITING] -= 1
+    s.whole[r, c.FREE] -= _admission_blocks(s, r, request)
+    s.request[request, c.STATE], s.request[request, c.PREFILLED] = c.IN_PREFILL, 0
+    s.request[request, c.PREVIOUS], s.request[request, c.NEXT] = s.whole[r, c.RUN_TAIL], c.NONE
+    if s.whole[r, c.RUN_TAIL] == c.NONE:
+        s.whole[r, c.RUN_HEAD] = request
     else:
-        s.request[whole[c.RUN_TAIL], c.NEXT] = request
-    whole[c.RUN_TAIL] = request
-    whole[c.RUNNING] += 1
-    if whole[c.PREFILL] == c.NONE:
-        whole[c.PREFILL] = request
+        s.request[s.whole[r, c.RUN_TAIL], c.NEXT] = request
+    s.whole[r, c.RUN_TAIL] = request
+    s.whole[r, c.RUNNING] += 1
+    if s.whole[r, c.PREFILL] == c.NONE:
+        s.whole[r, c.PREFILL] = request
     return request
 
 
 @compiled
 def _can_admit(s: FleetState, r: int) -> bool:
-    whole = s.whole[r]
-    if whole[c.WAIT_HEAD] == c.NONE or whole[c.RUNNING] >= whole[c.MAX_SEQUENCES]:
+    if s.whole[r, c.WAIT_HEAD] == c.NONE or s.whole[r, c.RUNNING] >= s.whole[r, c.MAX_SEQUENCES]:
         return False
-    left = whole[c.FREE] - _admission_blocks(s, r, whole[c.WAIT_HEAD])
-    return left >= whole[c.WATERMARK] or (left >= 0 and whole[c.RUNNING] == 0)
+    left = s.whole[r, c.FREE] - _admission_blocks(s, r, s.whole[r, c.WAIT_HEAD])
+    return left >= s.whole[r, c.WATERMARK] or (left >= 0 and s.whole[r, c.RUNNING] == 0)
+
+
+@compiled
+def _may_prefill(s: FleetState, r: int) -> bool:
+    """Whether a step of prompts may run now: room for one, and the batcher's patience is over."""
+    if not _can_admit(s, r):
+        return False
+    running = s.whole[r, c.RUNNING]
+    if s.whole[r, c.WAIT_STEPS] == 0 or running == 0:
+        return True
+    waited = s.whole[r, c.STEP] - s.whole[r, c.LAST_PREFILL]
+    return (
+        waited >= s.whole[r, c.WAIT_STEPS] or s.whole[r, c.WAITING] >= s.real[r, c.RATIO] * running
+    )
 
 
 @compiled
 def _leave_decode(s: FleetState, r: int, request: int) -> int:
     """Take a request out of the decoding counts and return its context."""
-    whole, row = s.whole[r], s.request[request]
-    context = row[c.START_CONTEXT] + whole[c.STEP] - row[c.START_STEP]
-    whole[c.CONTEXT] -= context
-    whole[c.DECODING] -= 1
-    if whole[c.RESERVE] == 0:
-        s.residues[r, (context - whole[c.STEP]) % whole[c.BLOCK]] -= 1
+    context = (
+        s.request[request, c.START_CONTEXT] + s.whole[r, c.STEP] - s.request[request, c.START_STEP]
+    )
+    s.whole[r, c.CONTEXT] -= context
+    s.whole[r, c.DECODING] -= 1
+    if s.whole[r, c.RESERVE] == 0:
+        s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] -= 1
     return context
 
 
 @compiled
 def _preempt(s: FleetState, r: int) -> None:
     """Send the last admitted request back to the head of the queue, to be computed again."""
-    whole = s.whole[r]
-    request = whole[c.RUN_TAIL]
-    row = s.request[request]
-    if row[c.STATE] == c.IN_DECODE:
-        whole[c.FREE] += _blocks(s, r, _leave_decode(s, r, request))
-        row[c.GENERATED] = row[c.OUTPUT] - (row[c.FINISH] - whole[c.STEP])
+    request = s.whole[r, c.RUN_TAIL]
+    if s.request[request, c.STATE] == c.IN_DECODE:
+        s.whole[r, c.FREE] += _blocks(s, r, _leave_decode(s, r, request))
+        s.request[request, c.GENERATED] = s.request[request, c.OUTPUT] - (
+            s.request[request, c.FINISH] - s.whole[r, c.STEP]
+        )
     else:
-        whole[c.FREE] += _admission_blocks(s, r, request)
-        if whole[c.PREFILL] == request:
-            whole[c.PREFILL] = c.NONE
+        s.whole[r, c.FREE] += _admission_blocks(s, r, request)
+        if s.whole[r, c.PREFILL] == request:
+            s.whole[r, c.PREFILL] = c.NONE
     _unlink_running(s, r, request)
-    row[c.STATE], row[c.PREFILLED], row[c.FINISH] = c.IN_QUEUE, 0, c.NONE
-    row[c.NEXT], row[c.PREVIOUS] = whole[c.WAIT_HEAD], c.NONE
-    whole[c.WAIT_HEAD] = request
-    if whole[c.WAIT_TAIL] == c.NONE:
-        whole[c.WAIT_TAIL] = request
-    whole[c.WAITING] += 1
-    whole[c.PREEMPTED] += 1
+    s.request[request, c.STATE], s.request[request, c.PREFILLED], s.request[request, c.FINISH] = (
+        c.IN_QUEUE,
+        0,
+        c.NONE,
+    )
+    s.request[request, c.NEXT], s.request[request, c.PREVIOUS] = s.whole[r, c.WAIT_HEAD], c.NONE
+    s.whole[r, c.WAIT_HEAD] = request
+    if s.whole[r, c.WAIT_TAIL] == c.NONE:
+        s.whole[r, c.WAIT_TAIL] = request
+    s.whole[r, c.WAITING] += 1
+    s.whole[r, c.PREEMPTED] += 1
 
 
 @compiled
 def _end(s: FleetState, r: int, request: int, blocks: int) -> None:
     """Finish a request now and give its blocks back."""
-    whole, row = s.whole[r], s.request[request]
-    whole[c.FREE] += blocks
+    s.whole[r, c.FREE] += blocks
     _unlink_running(s, r, request)
-    row[c.STATE], row[c.GENERATED] = c.DONE, row[c.OUTPUT]
+    s.request[request, c.STATE], s.request[request, c.GENERATED] = (
+        c.DONE,
+        s.request[request, c.OUTPUT],
+    )
     s.times[request, c.LAST] = s.real[r, c.CLOCK]
-    whole[c.OUTSTANDING] -= row[c.INPUT] + row[c.OUTPUT]
-    whole[c.SERVED] += 1
+    s.whole[r, c.OUTSTANDING] -= s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
+    s.whole[r, c.SERVED] += 1
     s.finished[s.ended[0]] = request
     s.ended[0] += 1
 
@@ -245,49 +274,52 @@ def _end_due(s: FleetState, r: int) -> None:
 @compiled
 def _prefilled(s: FleetState, r: int, request: int) -> None:
     """A prompt is complete: its token comes out, and it decodes from the next step on."""
-    whole, row = s.whole[r], s.request[request]
-    context = row[c.INPUT] + row[c.GENERATED]
-    row[c.GENERATED] += 1
+    context = s.request[request, c.INPUT] + s.request[request, c.GENERATED]
+    s.request[request, c.GENERATED] += 1
     if math.isnan(s.times[request, c.FIRST]):
         s.times[request, c.FIRST] = s.real[r, c.CLOCK]
-    if row[c.GENERATED] >= row[c.OUTPUT]:
-        row[c.GENERATED] = row[c.OUTPUT] - 1
+    if s.request[request, c.GENERATED] >= s.request[request, c.OUTPUT]:
+        s.request[request, c.GENERATED] = s.request[request, c.OUTPUT] - 1
         blocks = _admission_blocks(s, r, request)
         _end(s, r, request, blocks)
         return
-    row[c.STATE], row[c.START_CONTEXT], row[c.START_STEP] = c.IN_DECODE, context, whole[c.STEP]
-    row[c.FINISH] = whole[c.STEP] + row[c.OUTPUT] - row[c.GENERATED]
-    whole[c.DECODING] += 1
-    whole[c.CONTEXT] += context
-    if whole[c.RESERVE] == 0:
-        s.residues[r, (context - whole[c.STEP]) % whole[c.BLOCK]] += 1
-    _heap_push(s, r, row[c.FINISH], request)
+    (
+        s.request[request, c.STATE],
+        s.request[request, c.START_CONTEXT],
+        s.request[request, c.START_STEP],
+    ) = c.IN_DECODE, context, s.whole[r, c.STEP]
+    s.request[request, c.FINISH] = (
+        s.whole[r, c.STEP] + s.request[request, c.OUTPUT] - s.request[request, c.GENERATED]
+    )
+    s.whole[r, c.DECODING] += 1
+    s.whole[r, c.CONTEXT] += context
+    if s.whole[r, c.RESERVE] == 0:
+        s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] += 1
+    _heap_push(s, r, s.request[request, c.FINISH], request)
 
 
 @compiled
 def _blocks_for_steps(s: FleetState, r: int, steps: int) -> int:
     """New blocks that the decoding sequences need over the next `steps` steps."""
-    whole = s.whole[r]
-    if whole[c.RESERVE] > 0:
+    if s.whole[r, c.RESERVE] > 0:
         return 0
-    block = whole[c.BLOCK]
-    needed = steps // block * whole[c.DECODING]
+    block = s.whole[r, c.BLOCK]
+    needed = steps // block * s.whole[r, c.DECODING]
     for ahead in range(steps % block):
-        needed += s.residues[r, (-(whole[c.STEP] + ahead)) % block]
+        needed += s.residues[r, (-(s.whole[r, c.STEP] + ahead)) % block]
     return needed
 
 
 @compiled
 def _steps_that_fit(s: FleetState, r: int, wanted: int) -> int:
     """Return how many of the `wanted` decode steps the free blocks allow."""
-    whole = s.whole[r]
-    if _blocks_for_steps(s, r, wanted) <= whole[c.FREE]:
+    if _blocks_for_steps(s, r, wanted) <= s.whole[r, c.FREE]:
         return wanted
-    block = whole[c.BLOCK]
-    steps = whole[c.FREE] // whole[c.DECODING] * block
-    left = whole[c.FREE] - steps // block * whole[c.DECODING]
+    block = s.whole[r, c.BLOCK]
+    steps = s.whole[r, c.FREE] // s.whole[r, c.DECODING] * block
+    left = s.whole[r, c.FREE] - steps // block * s.whole[r, c.DECODING]
     while True:
-        left -= s.residues[r, (-(whole[c.STEP] + steps)) % block]
+        left -= s.residues[r, (-(s.whole[r, c.STEP] + steps)) % block]
         if left < 0:
             return min(steps, wanted)
         steps += 1
@@ -322,15 +354,14 @@ def _chunk_pairs(s: FleetState, r: int, done: int, chunk: int) -> float:
 @compiled
 def _step_s(s: FleetState, r: int, sequences: int, tokens: int, pairs: float) -> float:
     """One step: the decoding sequences and the prefill tokens beside them, if any."""
-    real, whole = s.real[r], s.whole[r]
-    decoding = whole[c.DECODING]
-    read = _read(s, r, whole[c.CONTEXT] + decoding, decoding)
+    decoding = s.whole[r, c.DECODING]
+    read = _read(s, r, s.whole[r, c.CONTEXT] + decoding, decoding)
     return (
-        real[c.FIXED]
-        + sequences * real[c.PER_SEQUENCE]
+        s.real[r, c.FIXED]
+        + sequences * s.real[r, c.PER_SEQUENCE]
         + _products(s, r, tokens)
-        + read * real[c.PER_KV_TOKEN]
-        + pairs * real[c.PER_PAIR]
+        + read * s.real[r, c.PER_KV_TOKEN]
+        + pairs * s.real[r, c.PER_PAIR]
     )
 
 
@@ -344,25 +375,27 @@ def _pass(s: FleetState, r: int, seconds: float, steps: int) -> None:
 @compiled
 def _decode(s: FleetState, r: int, until: float) -> None:
     """Decode until a sequence ends, the blocks run out, or a step would start at `until` or later."""
-    whole, real = s.whole[r], s.real[r]
-    wanted = _next_end(s, r) - whole[c.STEP]
-    steps = _steps_that_fit(s, r, wanted)
-    if steps == 0:
+    # Room is made before the step runs; what was sent back is looked at again only after it.
+    while _blocks_for_steps(s, r, 1) > s.whole[r, c.FREE]:
         _preempt(s, r)
-        return
-    sequences = whole[c.DECODING]
+    wanted = _next_end(s, r) - s.whole[r, c.STEP]
+    if s.whole[r, c.WAIT_STEPS] > 0:  # look at the queue again when its patience ends
+        patience = s.whole[r, c.LAST_PREFILL] + s.whole[r, c.WAIT_STEPS] - s.whole[r, c.STEP]
+        wanted = min(wanted, patience) if patience > 0 else wanted
+    steps = _steps_that_fit(s, r, wanted)
+    sequences = s.whole[r, c.DECODING]
     first = _step_s(s, r, sequences, sequences, 0.0)
-    grows = sequences * real[c.FULL]
-    if whole[c.CONTEXT] < sequences * real[c.WINDOW]:
+    grows = sequences * s.real[r, c.FULL]
+    if s.whole[r, c.CONTEXT] < sequences * s.real[r, c.WINDOW]:
         grows = float(sequences)
-    slope = grows * real[c.PER_KV_TOKEN]
-    left = until - real[c.CLOCK]
+    slope = grows * s.real[r, c.PER_KV_TOKEN]
+    left = until - s.real[r, c.CLOCK]
     if steps * first + slope * steps * (steps - 1) / 2.0 > left:
         steps = min(steps, _steps_until(first, slope, left))
     seconds = steps * first + slope * steps * (steps - 1) / 2.0
-    whole[c.FREE] -= _blocks_for_steps(s, r, steps)
-    whole[c.STEP] += steps
-    whole[c.CONTEXT] += sequences * steps
+    s.whole[r, c.FREE] -= _blocks_for_steps(s, r, steps)
+    s.whole[r, c.STEP] += steps
+    s.whole[r, c.CONTEXT] += sequences * steps
     _pass(s, r, seconds, steps)
     _end_due(s, r)
 
@@ -384,35 +417,38 @@ def _steps_until(first: float, slope: float, seconds: float) -> int:
 @compiled
 def _chunked_step(s: FleetState, r: int) -> None:
     """One step that carries prefill chunks beside the decoding sequences (vLLM's V1 scheduler)."""
-    whole = s.whole[r]
     preempted = False
-    while _blocks_for_steps(s, r, 1) > whole[c.FREE]:
+    while _blocks_for_steps(s, r, 1) > s.whole[r, c.FREE]:
         _preempt(s, r)
         preempted = True
     needed = _blocks_for_steps(s, r, 1)
-    whole[c.FREE] -= needed
-    budget = whole[c.BUDGET] - whole[c.DECODING]
+    s.whole[r, c.FREE] -= needed
+    budget = s.whole[r, c.BUDGET] - s.whole[r, c.DECODING]
     tokens, prefilling, pairs = 0, 0, 0.0
-    request = whole[c.PREFILL]
+    request = s.whole[r, c.PREFILL]
     while budget > 0:
         if request == c.NONE:
             if preempted or not _can_admit(s, r):
                 break
             request = _admit(s, r)
-        row = s.request[request]
-        chunk = min(row[c.INPUT] + row[c.GENERATED] - row[c.PREFILLED], budget)
-        pairs += _chunk_pairs(s, r, row[c.PREFILLED], chunk)
-        row[c.PREFILLED] += chunk
+        chunk = min(
+            s.request[request, c.INPUT]
+            + s.request[request, c.GENERATED]
+            - s.request[request, c.PREFILLED],
+            budget,
+        )
+        pairs += _chunk_pairs(s, r, s.request[request, c.PREFILLED], chunk)
+        s.request[request, c.PREFILLED] += chunk
         budget -= chunk
         tokens += chunk
         prefilling += 1
-        request = row[c.NEXT]
-    decoding = whole[c.DECODING]
+        request = s.request[request, c.NEXT]
+    decoding = s.whole[r, c.DECODING]
     seconds = _step_s(s, r, decoding + prefilling, decoding + tokens, pairs)
     _pass(s, r, seconds, 1)
     if decoding > 0:
-        whole[c.STEP] += 1
-        whole[c.CONTEXT] += decoding
+        s.whole[r, c.STEP] += 1
+        s.whole[r, c.CONTEXT] += decoding
         _end_due(s, r)
     _complete_prefills(s, r)
 
@@ -422,10 +458,12 @@ def _complete_prefills(s: FleetState, r: int) -> None:
     """Turn the prompts that are done into decoding sequences, in order."""
     request = s.whole[r, c.PREFILL]
     while request != c.NONE:
-        row = s.request[request]
-        if row[c.PREFILLED] < row[c.INPUT] + row[c.GENERATED]:
+        if (
+            s.request[request, c.PREFILLED]
+            < s.request[request, c.INPUT] + s.request[request, c.GENERATED]
+        ):
             break
-        after = row[c.NEXT]
+        after = s.request[request, c.NEXT]
         _prefilled(s, r, request)
         request = after
     s.whole[r, c.PREFILL] = request
@@ -434,24 +472,23 @@ def _complete_prefills(s: FleetState, r: int) -> None:
 @compiled
 def _prefill_step(s: FleetState, r: int) -> None:
     """One step of whole prompts only; decoding stands still (vLLM before chunked prefill, TGIS)."""
-    whole = s.whole[r]
+    s.whole[r, c.LAST_PREFILL] = s.whole[r, c.STEP]
     tokens, prefilling, pairs = 0, 0, 0.0
     while _can_admit(s, r):
-        head = s.request[whole[c.WAIT_HEAD]]
+        head = s.request[s.whole[r, c.WAIT_HEAD]]
         prompt = head[c.INPUT] + head[c.GENERATED]
-        if tokens > 0 and tokens + prompt > whole[c.BUDGET]:
+        if tokens > 0 and tokens + prompt > s.whole[r, c.BUDGET]:
             break
         request = _admit(s, r)
         pairs += _chunk_pairs(s, r, 0, prompt)
         s.request[request, c.PREFILLED] = prompt
         tokens += prompt
         prefilling += 1
-    real = s.real[r]
     seconds = (
-        real[c.FIXED]
-        + prefilling * real[c.PER_SEQUENCE]
+        s.real[r, c.FIXED]
+        + prefilling * s.real[r, c.PER_SEQUENCE]
         + _products(s, r, tokens)
-        + pairs * real[c.PER_PAIR]
+        + pairs * s.real[r, c.PER_PAIR]
     )
     _pass(s, r, seconds, 1)
     _complete_prefills(s, r)
@@ -463,16 +500,15 @@ def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
 
     An idle replica's clock moves to `until`.
     """
-    whole = s.whole[r]
     ended = s.ended[0]
     while s.real[r, c.CLOCK] < until:
-        if whole[c.RUNNING] == 0 and whole[c.WAITING] == 0:
+        if s.whole[r, c.RUNNING] == 0 and s.whole[r, c.WAITING] == 0:
             if not math.isinf(until):
                 s.real[r, c.CLOCK] = until
             return
-        if whole[c.CHUNKED] == 1 and (whole[c.PREFILL] != c.NONE or _can_admit(s, r)):
+        if s.whole[r, c.CHUNKED] == 1 and (s.whole[r, c.PREFILL] != c.NONE or _can_admit(s, r)):
             _chunked_step(s, r)
-        elif whole[c.CHUNKED] == 0 and _can_admit(s, r):
+        elif s.whole[r, c.CHUNKED] == 0 and _may_prefill(s, r):
             _prefill_step(s, r)
         else:
             _decode(s, r, until)

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-# Columns of `real` (replicas × 8): seconds, and the linear terms of a step.
-CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, WINDOW, FULL, BUSY = range(8)
+# Columns of `real` (replicas × 9): seconds, and the linear terms of a step.
+CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, WINDOW, FULL, BUSY, RATIO = range(9)
 
-# Columns of `whole` (replicas × 24). Limits first, then what moves.
+# Columns of `whole` (replicas × 26). Limits first, then what moves.
 (
     BUDGET, MAX_SEQUENCES, CHUNKED, BLOCK, POOL, WATERMARK, RESERVE, TABLE,
     FREE, DECODING, STEP, HEAP, RUN_HEAD, RUN_TAIL, PREFILL, WAIT_HEAD, WAIT_TAIL, WAITING, RUNNING,
-    CONTEXT, PREEMPTED, STEPS, OUTSTANDING, SERVED,
-) = range(24)  # fmt: skip
+    CONTEXT, PREEMPTED, STEPS, OUTSTANDING, SERVED, WAIT_STEPS, LAST_PREFILL,
+) = range(26)  # fmt: skip
 
 # Columns of `times` (requests × 3) and of `request` (requests × 11).
 ARRIVAL, FIRST, LAST = range(3)
@@ -69,8 +69,8 @@ def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens:
     block = max((r.pool.block_tokens for r in replicas), default=1)
     count = len(replicas)
     state = FleetState(
-        real=np.zeros((count, 8)),
-        whole=np.zeros((count, 24), dtype=np.int64),
+        real=np.zeros((count, 9)),
+        whole=np.zeros((count, 26), dtype=np.int64),
         residues=np.zeros((count, block), dtype=np.int64),
         heap_key=np.zeros((count, room), dtype=np.int64),
         heap_request=np.zeros((count, room), dtype=np.int64),
@@ -93,7 +93,9 @@ def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int
     state.real[index, PER_PAIR] = costs.pair_s
     state.real[index, WINDOW] = costs.window
     state.real[index, FULL] = costs.full_fraction
+    state.real[index, RATIO] = replica.waiting_ratio
     whole = state.whole[index]
+    whole[WAIT_STEPS] = replica.wait_steps
     whole[BUDGET] = replica.budget_tokens
     whole[MAX_SEQUENCES] = min(replica.max_num_seqs, replica.budget_tokens)
     whole[CHUNKED] = int(replica.chunked)

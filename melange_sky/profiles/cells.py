@@ -1,0 +1,164 @@
+"""Rates of all buckets on one engine: embedded or simulated estimates, measured cells over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.capacity import CapacityCell, Origin
+from melange_sky.engine import capacity_estimate
+from melange_sky.profiles.cache import EstimateCache
+from melange_sky.profiles.embedded import embedded_ratio
+from melange_sky.profiles.measured import measured_cell
+from melange_sky.profiles.reasons import missed_alone
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import EngineSettings
+    from melange_sky.engine import ErrorBand, Estimate, Load, ReplicaModel
+    from melange_sky.profiles.query import CapacityQuery
+    from melange_sky.profiletable import MeasuredCell
+
+Found = tuple[float | None, str | None]
+"""(rate of one engine in requests/s, None) or (None, reason)."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counts cells for the caller's progress bar."""
+
+    report: Callable[[int, int], None] | None
+    total: int
+    done: int = 0
+
+    @classmethod
+    def start(cls, query: CapacityQuery, engines: int) -> Progress:
+        """Return a count over all cells of all engines."""
+        cells = sum(len(row) for row in query.input_sizes)
+        return cls(report=query.progress, total=cells * engines)
+
+    def step(self, cells: int = 1) -> None:
+        """Tell that so many more cells are done."""
+        self.done += cells
+        if self.report is not None:
+            self.report(self.done, self.total)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAnswer:
+    """One engine and its rate per bucket, row by row; `band` is the estimates' error."""
+
+    replica: ReplicaModel
+    max_model_len: int
+    found: tuple[Found, ...]
+    band: ErrorBand
+
+
+def answer_cells(
+    query: CapacityQuery,
+    engine: tuple[ReplicaModel, int],
+    load: Load,
+    context: tuple[ErrorBand, Progress],
+) -> EngineAnswer:
+    """Return the rates of one engine: from the shipped table unless exact ones are asked for."""
+    replica, longest = engine
+    band, progress = context
+    estimate = capacity_estimate(replica, load, query.slo)
+    ratios = None if query.exact else embedded_ratio(replica, query.slo, load)
+    absent = [_absent(query, engine, load, at) for at in range(len(load.input_tokens))]
+    if ratios is not None:
+        rates = (ratios * estimate.rate_rps).tolist()
+        found: list[Found] = [
+            (None, reason)
+            if reason
+            else (rate, None)
+            if rate > 0
+            else (None, _slo_reason(query, estimate, at))
+            for at, (reason, rate) in enumerate(zip(absent, rates, strict=True))
+        ]
+        progress.step(len(found))
+    else:
+        found = _simulate(query, replica, (load, estimate, absent), progress)
+    return EngineAnswer(replica=replica, max_model_len=longest, found=tuple(found), band=band)
+
+
+def _simulate(
+    query: CapacityQuery,
+    replica: ReplicaModel,
+    cells: tuple[Load, Estimate, list[str | None]],
+    progress: Progress,
+) -> list[Found]:
+    load, estimate, absent = cells
+    cache = EstimateCache(replica, query.slo)
+    found: list[Found] = []
+    for at, reason in enumerate(absent):
+        sizes = (int(load.input_tokens[at]), int(load.output_tokens[at]))
+        known: Found | None = (None, reason) if reason else cache.get(sizes)
+        if known is None:
+            from melange_sky.profiles.simulated import simulated_rate
+
+            known = simulated_rate(replica, sizes, query.slo, float(estimate.rate_rps[at]))
+            cache.put(sizes, *known)
+        found.append(known)
+        progress.step()
+    cache.save()
+    return found
+
+
+def _absent(
+    query: CapacityQuery, engine: tuple[ReplicaModel, int], load: Load, at: int
+) -> str | None:
+    """Why a bucket is not computed at all, None where it is."""
+    replica, longest = engine
+    columns = len(query.input_sizes[0])
+    if query.needed is not None and not query.needed[at // columns][at % columns]:
+        return "no traffic"
+    total = int(load.input_tokens[at] + load.output_tokens[at])
+    if total > query.model.context_tokens:
+        return f"{total} tokens exceed the model's context of {query.model.context_tokens}"
+    if total <= longest:
+        return None
+    if longest == replica.pool.tokens:
+        return f"{total} tokens exceed the {longest} that fit into the KV cache"
+    return f"{total} tokens exceed max_model_len {longest}"
+
+
+def _slo_reason(query: CapacityQuery, estimate: Estimate, at: int) -> str:
+    reason = missed_alone(
+        float(estimate.ttft_floor_s[at]), float(estimate.tpot_floor_s[at]), query.slo
+    )
+    return reason or "the SLO is not met at any rate"
+
+
+def place_cells(
+    query: CapacityQuery,
+    answer: EngineAnswer,
+    settings: EngineSettings,
+    own: tuple[int, Sequence[MeasuredCell]],
+) -> tuple[tuple[CapacityCell, ...], ...]:
+    """Return the cells of a replica of so many engines, measured ones over estimates."""
+    copies, measured = own
+    rows, at = [], 0
+    for inputs, outputs in zip(query.input_sizes, query.output_sizes, strict=True):
+        row = []
+        for sizes in zip(inputs, outputs, strict=True):
+            cell = _estimated(answer.found[at], copies, answer.band)
+            if measured and cell.reason != "no traffic" and sum(sizes) <= settings.max_model_len:
+                cell = measured_cell(measured, query, sizes) or cell
+            row.append(cell)
+            at += 1
+        rows.append(tuple(row))
+    return tuple(rows)
+
+
+def _estimated(found: Found, copies: int, band: ErrorBand) -> CapacityCell:
+    rate, reason = found
+    if rate is None:
+        return CapacityCell(max_rate_rps=None, reason=reason)
+    rate *= copies
+    return CapacityCell(
+        max_rate_rps=rate,
+        origin=Origin.ESTIMATED,
+        low_rps=rate * band.low,
+        high_rps=rate * band.high,
+    )

@@ -1,0 +1,44 @@
+"""The rate of one request size on one engine, found by the capacity search on the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melange_sky.capacity_search import SearchOptions, find_max_rate
+from melange_sky.profiles.reasons import missed_alone
+from melange_sky.simulator import SimulatedTarget
+
+if TYPE_CHECKING:
+    from melange_sky.engine import ReplicaModel
+    from melange_sky.slo import SLO
+
+SEARCH = SearchOptions(
+    tolerance=0.05, growth=1.25, min_requests=300, confirm_requests=700, max_requests=1500,
+    max_probes=10, confidence=0.5, ceiling_rps=1e6,
+)  # fmt: skip
+"""Probes cost milliseconds here, so they are long at once, and a leaning is enough of a verdict:
+the seeds are fixed, and the error of the engine model is ten times larger."""
+
+LOWEST_RPS = 1e-4
+
+
+def simulated_rate(
+    replica: ReplicaModel, sizes: tuple[int, int], slo: SLO, guess_rps: float
+) -> tuple[float | None, str | None]:
+    """Return (highest rate, None), or (None, reason) where the SLO cannot be met.
+
+    `guess_rps` starts the search, 0 where there is no guess.
+    """
+    target = SimulatedTarget(replica=replica, input_tokens=sizes[0], output_tokens=sizes[1])
+    alone = target.probe(1.0, 1, 0)
+    if not alone.ok[0]:
+        return None, f"{sum(sizes)} tokens do not fit into the KV cache of {replica.pool.tokens}"
+    reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo)
+    if reason is not None:
+        return None, reason
+    start = max(guess_rps, LOWEST_RPS) if guess_rps > 0 else 0.2 / float(alone.e2e_s[0])
+    found = find_max_rate(target, slo, replace(SEARCH, start_rps=start))
+    if found.max_rate_rps is None:
+        return None, f"a lone request meets the SLO, a stream of them does not: {found.reason}"
+    return found.max_rate_rps, None
