@@ -24,6 +24,11 @@ _FILE_LIMIT = 1_000_000
 folder_argument = click.argument(
     "folder", metavar="PLAN-FOLDER", type=click.Path(path_type=Path, exists=False)
 )
+backends_option = click.option(
+    "--backends",
+    type=click.Path(path_type=Path),
+    help="Write OPTION=URL*REPLICAS lines here, as `gateway --backends-file` reads them.",
+)
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
@@ -31,7 +36,8 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @folder_argument
 @yes_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
-def apply(folder: Path, yes: bool, dry_run: bool) -> None:
+@backends_option
+def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None:
     """Bring the services of PLAN-FOLDER up on SkyServe, or change the running ones to it.
 
     What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
@@ -54,17 +60,21 @@ def apply(folder: Path, yes: bool, dry_run: bool) -> None:
     elif not yes:
         click.confirm("Apply these changes?", abort=True, err=True)
     roll_out(server, changes, _rollout())
+    _write_backends(backends, wanted, server.services())
     click.echo("all services are ready", err=True)
 
 
 @click.command()
 @folder_argument
+@backends_option
 @format_option
-def status(folder: Path, output_format: str) -> None:
+def status(folder: Path, backends: Path | None, output_format: str) -> None:
     """Show the planned services of PLAN-FOLDER against the live ones."""
     planned = _load(folder)
     wanted = _wanted(planned, folder)
-    live = {service.name: service for service in _server(wanted).services()}
+    services = _server(wanted).services()
+    _write_backends(backends, wanted, services)
+    live = {service.name: service for service in services}
     rows = [_status_row(w, live.get(w.name)) for w in wanted]
     if output_format == "json":
         echo_json({"services": rows})
@@ -113,6 +123,28 @@ def _rollout() -> Rollout:
     return Rollout(
         tell=lambda text: click.echo(text, err=True), clock=time.monotonic, sleep=time.sleep
     )
+
+
+def _write_backends(
+    path: Path | None, wanted: Sequence[Wanted], services: Sequence[LiveService]
+) -> None:
+    """Write where each option's live service answers; endpoints are read, never guessed."""
+    if path is None:
+        return
+    options = {w.name: w.option for w in wanted}
+    lines = [
+        f"{options[s.name]}={s.endpoint}*{max(1, s.ready)}\n"
+        for s in services
+        if s.name in options and s.endpoint
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text("".join(sorted(lines)), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"--backends: cannot write {path}: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _load(folder: Path) -> Plan | FleetPlan:

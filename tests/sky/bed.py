@@ -188,6 +188,7 @@ class Bed:
         )
         (packages / "c_project.pth").write_text(f"{HERE.parent.parent}\n")
         self._warm_packages()
+        _script(self.root / "bin" / "vllm", (HERE / "stub_engine.py").read_text())
         _script(self.root / "bin" / "uv", _UV_SHIM.format(root=self.root))
         _script(self.root / "bin" / "curl", _CURL_SHIM.format(root=self.root))
         PROFILE.write_text(

@@ -92,7 +92,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(TOKEN_S * tokens)
             text = "x " * tokens
             choice = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-            self.whole(200, {"model": OPTIONS.model, "choices": [choice], "usage": usage})
+            node = os.environ.get("SLURMD_NODENAME", "")
+            answer = {"model": OPTIONS.model, "choices": [choice], "usage": usage}
+            self.whole(200, {**answer, "system_fingerprint": f"{node} {STARTED}"})
 
     def stream(self, tokens, chat, usage):
         self.head(200, "text/event-stream")

@@ -1,0 +1,27 @@
+"""One bed for all tests that need a real SkyPilot; it starts once and is taken back at the end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.sky.bed import Bed, BedUnavailableError, default_root
+
+
+@pytest.fixture(scope="session")
+def sky_bed() -> Iterator[Bed]:
+    """A running bed with SkyPilot's API server up; skipped, with the reason, where it cannot be."""
+    bed = Bed(default_root())
+    try:
+        bed.up()
+    except BedUnavailableError as error:
+        pytest.skip(str(error))
+    try:
+        started = bed.run("sky", "api", "start", timeout_s=120)
+        assert started.returncode == 0, started.stderr
+        yield bed
+    finally:
+        if not os.environ.get("MELANGE_SKY_BED_KEEP"):
+            bed.down()

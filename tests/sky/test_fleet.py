@@ -1,0 +1,325 @@
+"""The whole way on a real SkyPilot with simulated hardware: plan, bring up, route, lose, replan, down.
+
+Nothing is edited between `plan` and SkyPilot. One story, told in order, because each step needs the
+state that the one before left.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.sky.bed import CLUSTER, Bed
+
+pytestmark = [pytest.mark.sky, pytest.mark.timeout(1200)]
+
+PRICES = {"A10G": 0.61, "A100-80GB": 1.21}
+LIMITS = {"A10G": 3, "A100-80GB": 2}
+READY_LIMIT_S = 600
+SHORT, LONG = (120, 40), (2500, 60)  # input and output tokens of the two sizes that are sent
+
+
+@pytest.fixture
+def desk(sky_bed: Bed) -> Path:
+    """The user's working folder: inside a git repository, as fleets kept in git are."""
+    folder = sky_bed.home / "desk"
+    folder.mkdir()
+    git(sky_bed, folder, "init", "--quiet")
+    return folder
+
+
+def git(bed: Bed, folder: Path, *words: str) -> None:
+    who = ("-c", "user.email=a@example.org", "-c", "user.name=A")
+    done = bed.run("git", "-C", str(folder), *who, *words)
+    assert done.returncode == 0, done.stderr
+
+
+def commit(bed: Bed, folder: Path, message: str) -> None:
+    git(bed, folder, "add", "--all")
+    git(bed, folder, "commit", "--quiet", "--allow-empty", "-m", message)
+
+
+def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
+    offers = [
+        "cloud,region,instance_type,accelerator,accelerator_count,vcpus,memory_gib,price_usd_per_hour,source,as_of"
+    ]
+    offers += [
+        f"slurm,{CLUSTER},node-{name.lower()},{name},1,2,4,{price},test bed,2026-01-01"
+        for name, price in PRICES.items()
+    ]
+    (folder / "offers.csv").write_text("\n".join(offers) + "\n")
+    spec = {
+        "name": "bed",
+        "model": "Qwen/Qwen2.5-7B-Instruct",
+        "slo": {"tpot_ms": 60, "ttft_ms": 2000},
+        "workload": {
+            "rate_rps": rate_rps,
+            "histogram": {
+                "input_edges": [0, 250, 4000],
+                "output_edges": [0, 100],
+                "weights": [[short_share], [round(1 - short_share, 3)]],
+            },
+        },
+        "resources": {"accelerators": list(PRICES), "limits": LIMITS},
+    }
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+
+
+def plan(bed: Bed, folder: Path) -> dict[str, Any] | None:
+    """Plan the folder's spec into `folder`/fleet; None where the bed's nodes cannot carry it."""
+    done = bed.run(
+        "melange-sky", "plan", str(folder / "spec.yaml"), "--offline", "--offers", str(folder / "offers.csv"),
+        "-o", str(folder / "fleet"), "--format", "json",
+    )  # fmt: skip
+    if done.returncode == 3:
+        return None
+    assert done.returncode == 0, done.stderr
+    planned: dict[str, Any] = json.loads(done.stdout)
+    return planned
+
+
+def replicas(planned: dict[str, Any]) -> dict[str, int]:
+    return {row["option"]: row["replicas"] for row in planned["allocations"]}
+
+
+def first_plan(bed: Bed, folder: Path) -> dict[str, Any]:
+    """Return a plan with one of each type: found by rate, for capacities are estimates that move."""
+    for rate in (1.0, 2.0, 3.0, 4.0, 6.0, 8.0):
+        for share in (0.8, 0.5):
+            write_inputs(folder, rate, share)
+            planned = plan(bed, folder)
+            if planned is None:
+                continue
+            if sorted(replicas(planned).values()) == [1, 1]:
+                return planned
+    raise AssertionError("no rate gives one replica of each type")
+
+
+def grown_plan(bed: Bed, folder: Path, before: dict[str, int]) -> dict[str, Any]:
+    """Return a plan for other traffic in which one option grows and the other stays."""
+    for rate in (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0):
+        for share in (0.9, 0.8, 0.7, 0.5, 0.3):
+            write_inputs(folder, rate, share)
+            planned = plan(bed, folder)
+            if planned is None:
+                continue
+            moves = {
+                name: count - before[name]
+                for name, count in replicas(planned).items()
+                if name in before
+            }
+            if sorted(moves.values()) == [0, 1] and len(replicas(planned)) == 2:
+                return planned
+    raise AssertionError("no traffic grows one option alone")
+
+
+def status(bed: Bed, folder: Path) -> dict[str, Any]:
+    done = bed.run("melange-sky", "status", str(folder / "fleet"), "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return {row["option"]: row for row in json.loads(done.stdout)["services"]}
+
+
+def wait_for(condition: Callable[[], bool], what: str, limit_s: float = READY_LIMIT_S) -> float:
+    """Return how long it took until `condition` held."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < limit_s, f"{what} took more than {limit_s:g} s"
+        time.sleep(3)
+    return time.monotonic() - start
+
+
+def ask(url: str, size: tuple[int, int], timeout_s: float = 30) -> tuple[str, str, int]:
+    """Send one completion; return the node that answered, since when it runs, and its tokens."""
+    body = {"model": "Qwen/Qwen2.5-7B-Instruct", "prompt": "word " * size[0], "max_tokens": size[1]}
+    request = urllib.request.Request(
+        f"{url}/v1/completions", data=json.dumps(body).encode(),
+        headers={"content-type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        answer = json.load(response)
+    node, started = answer["system_fingerprint"].split()
+    return node, started, answer["usage"]["completion_tokens"]
+
+
+@contextmanager
+def gateway(bed: Bed, folder: Path, backends: Path) -> Iterator[str]:
+    """Run the gateway over the plan and yield its URL."""
+    process = subprocess.Popen(
+        ["melange-sky", "gateway", str(folder / "fleet"), "--backends-file", str(backends), "--port", "0"],
+        env=bed.env, cwd=bed.home, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "listening on" in line, line
+        yield line.split()[2]
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def accelerator_of(node: str) -> str:
+    return "A10G" if "a10g" in node else "A100-80GB"
+
+
+def check_shares(url: str, planned: dict[str, Any]) -> None:
+    """Send both sizes in the plan's proportion; each type gets its planned share (χ², p ≥ 0.001)."""
+    rng = random.Random(5)
+    for i, size in enumerate((SHORT, LONG)):
+        seen = Counter(accelerator_of(ask(url, size)[0]) for _ in range(120))
+        expected = {
+            row["accelerator"].partition(":")[0]: 120 * row["shares"][i][0]
+            for row in planned["allocations"]
+        }
+        sent = {name: count for name, count in expected.items() if count > 0}
+        assert set(seen) <= set(sent), (size, seen, expected)
+        statistic = sum((seen[name] - count) ** 2 / count for name, count in sent.items())
+        assert statistic < 10.83, (size, seen, expected)  # χ² of one degree of freedom
+    assert rng is not None
+
+
+def running(bed: Bed) -> set[str]:
+    """Return the Slurm jobs that run: one per replica."""
+    return set(bed.run("squeue", "--noheader", "-o", "%i", timeout_s=30).stdout.split())
+
+
+def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
+    told: list[str] = []
+    start = time.monotonic()
+
+    def note(what: str) -> None:
+        told.append(f"[{time.monotonic() - start:5.0f} s] {what}")
+        print(told[-1], flush=True)
+
+    bed, backends = sky_bed, desk / "backends"
+    first = first_plan(bed, desk)
+    commit(bed, desk, "first plan")
+    note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']}/h")
+
+    # One service by plain `sky serve up`, with the command that its file shows; the rest by `apply`.
+    files = sorted((desk / "fleet").glob("*.sky.yaml"))
+    command = next(line for line in files[0].read_text().splitlines() if "sky serve up" in line)
+    words = command.partition("Start:")[2].split()
+    up = subprocess.run(
+        [*words, "--yes"], env=bed.env, cwd=desk / "fleet", capture_output=True, text=True,
+        timeout=300, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert up.returncode == 0, up.stdout + up.stderr
+    shown = {
+        row["accelerator"].partition(":")[0]: row["price_usd_per_hour"]
+        for row in first["allocations"]
+    }
+    name = next(a for a in PRICES if f"-{a.lower()}-" in files[0].name)
+    table = next(line for line in up.stdout.splitlines() if f"{name}:1" in line)
+    assert f"{shown[name]:.2f}" in table  # SkyPilot's own cost table
+    note("sky serve up returned")
+    applied = bed.run(
+        "melange-sky",
+        "apply",
+        str(desk / "fleet"),
+        "--yes",
+        "--backends",
+        str(backends),
+        timeout_s=900,
+    )
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    live = status(bed, desk)
+    assert {o: (r["ready"], r["target"]) for o, r in live.items()} == {
+        option: (count, count) for option, count in replicas(first).items()
+    }
+    note("applied, all ready")
+
+    with gateway(bed, desk, backends) as url:
+        node, _, tokens = ask(url, SHORT)
+        assert tokens == SHORT[1]
+        check_shares(url, first)
+        note("shares as planned")
+
+    # Other traffic, committed in between: the running replicas must stay.
+    before = {r["id"]: (o, r["launched_at_s"]) for o, row in live.items() for r in row["replicas"]}
+    since = {o: ask(row["endpoint"], SHORT)[:2] for o, row in live.items()}
+    jobs = running(bed)
+    second = grown_plan(bed, desk, replicas(first))
+    commit(bed, desk, "second plan")
+    dry = bed.run("melange-sky", "apply", str(desk / "fleet"), "--dry-run")
+    assert dry.returncode == 0 and "replace" not in dry.stdout, dry.stdout
+    applied = bed.run(
+        "melange-sky",
+        "apply",
+        str(desk / "fleet"),
+        "--yes",
+        "--backends",
+        str(backends),
+        timeout_s=900,
+    )
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    assert jobs < running(bed) and len(running(bed)) == len(jobs) + 1
+    live = status(bed, desk)
+    assert {o: r["ready"] for o, r in live.items()} == replicas(second)
+    for option, row in live.items():
+        seen = {ask(row["endpoint"], SHORT)[:2] for _ in range(12)}
+        assert since[option] in seen, f"{option}: its first replica was restarted"
+    assert before
+    note(f"replanned to {replicas(second)}; no replica restarted")
+
+    # A node is lost under load: after SkyServe has seen it, nothing fails, and it is replaced.
+    with gateway(bed, desk, backends) as url:
+        grown = next(o for o, r in live.items() if r["ready"] == 2)
+        lost = live[grown]["replicas"][0]
+        victim = next(n for n in bed.nodes if bed.address(n) in lost["endpoint"])
+        job = bed.run("squeue", "--noheader", "-o", "%i", "-w", victim.name).stdout.split()
+        assert len(job) == 1
+        bed.run("scancel", *job)
+        failures, sent = recover(bed, desk, url, grown, lost["id"])
+        note(
+            f"lost {victim.name}: replaced; {failures} of {sent} requests failed before it was seen"
+        )
+
+    done = bed.run("melange-sky", "down", str(desk / "fleet"), "--yes", timeout_s=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wait_for(lambda: not running(bed), "emptying the nodes", 120)
+    assert json.loads(bed.run("python", "-c", _LIST_SERVICES).stdout.splitlines()[-1]) == []
+    note("down, nothing left")
+
+
+_LIST_SERVICES = (
+    "import sky, json; print(json.dumps([s['name'] for s in sky.get(sky.serve.status(None))]))"
+)
+
+
+def recover(bed: Bed, folder: Path, url: str, option: str, lost_id: int) -> tuple[int, int]:
+    """Keep asking until SkyServe has replaced the replica; none may fail once the loss was seen."""
+    detected = False
+    failures = sent = 0
+    next_look = 0.0
+    until = time.monotonic() + READY_LIMIT_S
+    while True:
+        assert time.monotonic() < until, "the lost replica was not replaced"
+        if time.monotonic() > next_look:
+            row = status(bed, folder)[option]
+            known = {r["id"]: r["status"] for r in row["replicas"]}
+            if not detected and known.get(lost_id) != "READY":
+                detected = True
+                time.sleep(21)  # the load balancer hears of it at its next sync, within 20 s
+            if detected and row["ready"] == row["planned"]:
+                return failures, sent
+            next_look = time.monotonic() + 10
+        sent += 1
+        try:
+            ask(url, SHORT, timeout_s=15)
+        except (urllib.error.URLError, OSError) as error:
+            assert not detected, f"a request failed after the loss was seen: {error}"
+            failures += 1
+        time.sleep(0.2)
