@@ -65,11 +65,28 @@ def judge(text: str) -> dict[str, Any]:
     }
 
 
+def closed_clouds() -> list[str]:
+    """Return the clouds that SkyPilot itself says cannot open ports."""
+    import sky
+    from sky import clouds
+    from sky.utils import registry
+
+    feature = clouds.CloudImplementationFeatures.OPEN_PORTS
+    closed = []
+    for name, cloud in registry.CLOUD_REGISTRY.items():
+        listed = getattr(cloud, "_CLOUD_UNSUPPORTED_FEATURES", None)
+        if listed is None:  # a cloud that works them out; asking the others may probe a cluster
+            listed = cloud._unsupported_features_for_resources(sky.Resources())
+        if feature in listed:
+            closed.append(name)
+    return sorted(closed)
+
+
 def main() -> None:
     request = json.load(sys.stdin)
     enable(request["clouds"])
     verdicts = {name: judge(text) for name, text in request["files"].items()}
-    print("VERDICTS " + json.dumps(verdicts))
+    print("VERDICTS " + json.dumps({"files": verdicts, "closed": closed_clouds()}))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from melange_sky.plan import Allocation, EngineChoice, Plan
-from melange_sky.render import render_services, service_name
+from melange_sky.render import render_services, service_name, unservable_clouds
 from tests.factories import make_capacity, make_engine, make_offer, make_option, make_plan
 from tests.skycatalog import write_catalogs
 
@@ -84,7 +84,7 @@ PLAN = plan_of(
 
 
 @pytest.fixture(scope="module")
-def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("skyhome")
     write_catalogs(home, [A10G, DEARER, TIED, BIG, GCP, LAMBDA, RUNPOD, AZURE])
     request = {
@@ -98,8 +98,18 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("VERDICTS ")]
     assert done.returncode == 0 and lines, done.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(lines[0].removeprefix("VERDICTS "))
-    return answer
+    told: dict[str, Any] = json.loads(lines[0].removeprefix("VERDICTS "))
+    return told
+
+
+@pytest.fixture(scope="module")
+def verdicts(answer: dict[str, Any]) -> dict[str, Any]:
+    files: dict[str, Any] = answer["files"]
+    return files
+
+
+def test_clouds_that_cannot_open_ports_are_known(answer: dict[str, Any]) -> None:
+    assert sorted(unservable_clouds()) == answer["closed"]
 
 
 @pytest.mark.parametrize("index", range(len(PLAN.allocations)))

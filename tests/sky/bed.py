@@ -25,7 +25,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -58,9 +58,9 @@ class Node:
 
 
 NODES = (
-    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=1.01) for i in range(3)),
+    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.61) for i in range(3)),
     *(
-        Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=3.67)
+        Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.21)
         for i in range(2)
     ),
     Node(name="msk-cpu-0"),
@@ -73,6 +73,7 @@ class Bed:
 
     root: Path
     nodes: tuple[Node, ...] = NODES
+    _daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -141,6 +142,9 @@ class Bed:
         for pid_file in sorted((self.root / "run").glob("*.pid")) if self.root.exists() else ():
             _end_session(pid_file)
         _end_user_processes()
+        for daemon in self._daemons:
+            daemon.wait(timeout=20)
+        self._daemons.clear()
         for i, node in enumerate(self.nodes):
             _quiet("ip", "netns", "del", node.name)
             _quiet("ip", "link", "del", f"mskbed-v{i}")
@@ -375,6 +379,7 @@ class Bed:
             env={**os.environ, "SLURM_CONF": self.env["SLURM_CONF"]},
         )  # fmt: skip
         log.close()
+        self._daemons.append(process)
         (self.root / "run" / f"{name}.pid").write_text(str(process.pid))
 
 

@@ -7,7 +7,6 @@ state that the one before left.
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import time
 import urllib.error
@@ -154,10 +153,10 @@ def ask(url: str, size: tuple[int, int], timeout_s: float = 30) -> tuple[str, st
 
 
 @contextmanager
-def gateway(bed: Bed, folder: Path, backends: Path) -> Iterator[str]:
+def gateway(bed: Bed, folder: Path) -> Iterator[str]:
     """Run the gateway over the plan and yield its URL."""
     process = subprocess.Popen(
-        ["melange-sky", "gateway", str(folder / "fleet"), "--backends-file", str(backends), "--port", "0"],
+        ["melange-sky", "gateway", str(folder / "fleet"), "--backends-file", str(folder / "backends"), "--port", "0"],
         env=bed.env, cwd=bed.home, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -176,7 +175,6 @@ def accelerator_of(node: str) -> str:
 
 def check_shares(url: str, planned: dict[str, Any]) -> None:
     """Send both sizes in the plan's proportion; each type gets its planned share (χ², p ≥ 0.001)."""
-    rng = random.Random(5)
     for i, size in enumerate((SHORT, LONG)):
         seen = Counter(accelerator_of(ask(url, size)[0]) for _ in range(120))
         expected = {
@@ -187,7 +185,6 @@ def check_shares(url: str, planned: dict[str, Any]) -> None:
         assert set(seen) <= set(sent), (size, seen, expected)
         statistic = sum((seen[name] - count) ** 2 / count for name, count in sent.items())
         assert statistic < 10.83, (size, seen, expected)  # χ² of one degree of freedom
-    assert rng is not None
 
 
 def running(bed: Bed) -> set[str]:
@@ -195,103 +192,96 @@ def running(bed: Bed) -> set[str]:
     return set(bed.run("squeue", "--noheader", "-o", "%i", timeout_s=30).stdout.split())
 
 
+class Story:
+    """Tells what happened when, for the log of a long test."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def note(self, what: str) -> None:
+        print(f"[{time.monotonic() - self.start:5.0f} s] {what}", flush=True)
+
+
 def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
-    told: list[str] = []
-    start = time.monotonic()
+    story = Story()
+    first = first_plan(sky_bed, desk)
+    commit(sky_bed, desk, "first plan")
+    story.note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']}/h")
+    start_one_by_hand(sky_bed, desk, first)
+    story.note("sky serve up returned for one service")
+    apply(sky_bed, desk, first)
+    story.note("applied, all ready")
+    with gateway(sky_bed, desk) as url:
+        check_shares(url, first)
+    story.note("shares as planned")
+    second = replan(sky_bed, desk, first)
+    story.note(f"replanned to {replicas(second)}: no replica restarted")
+    with gateway(sky_bed, desk) as url:
+        failed, sent = lose_a_node(sky_bed, desk, url)
+    story.note(f"lost node replaced; {failed} of {sent} requests failed before the loss was seen")
+    take_down(sky_bed, desk)
+    story.note("down, nothing left")
 
-    def note(what: str) -> None:
-        told.append(f"[{time.monotonic() - start:5.0f} s] {what}")
-        print(told[-1], flush=True)
 
-    bed, backends = sky_bed, desk / "backends"
-    first = first_plan(bed, desk)
-    commit(bed, desk, "first plan")
-    note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']}/h")
-
-    # One service by plain `sky serve up`, with the command that its file shows; the rest by `apply`.
-    files = sorted((desk / "fleet").glob("*.sky.yaml"))
-    command = next(line for line in files[0].read_text().splitlines() if "sky serve up" in line)
+def start_one_by_hand(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
+    """Run the command that a service file shows, in its folder; SkyPilot's cost is the plan's."""
+    path = min((desk / "fleet").glob("*.sky.yaml"))
+    command = next(line for line in path.read_text().splitlines() if "sky serve up" in line)
     words = command.partition("Start:")[2].split()
     up = subprocess.run(
-        [*words, "--yes"], env=bed.env, cwd=desk / "fleet", capture_output=True, text=True,
+        [*words, "--yes"], env=bed.env, cwd=path.parent, capture_output=True, text=True,
         timeout=300, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert up.returncode == 0, up.stdout + up.stderr
-    shown = {
-        row["accelerator"].partition(":")[0]: row["price_usd_per_hour"]
-        for row in first["allocations"]
-    }
-    name = next(a for a in PRICES if f"-{a.lower()}-" in files[0].name)
-    table = next(line for line in up.stdout.splitlines() if f"{name}:1" in line)
-    assert f"{shown[name]:.2f}" in table  # SkyPilot's own cost table
-    note("sky serve up returned")
+    row = next(r for r in planned["allocations"] if path.name.startswith(f"bed-{r['option']}."))
+    table = next(line for line in up.stdout.splitlines() if row["accelerator"] in line)
+    assert f"{row['price_usd_per_hour']:.2f}" in table.split()
+
+
+def apply(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
+    """Apply the folder; afterwards as many replicas are ready as were planned, and no more."""
     applied = bed.run(
-        "melange-sky",
-        "apply",
-        str(desk / "fleet"),
-        "--yes",
-        "--backends",
-        str(backends),
+        "melange-sky", "apply", str(desk / "fleet"), "--yes", "--backends", str(desk / "backends"),
         timeout_s=900,
-    )
+    )  # fmt: skip
     assert applied.returncode == 0, applied.stdout + applied.stderr
     live = status(bed, desk)
-    assert {o: (r["ready"], r["target"]) for o, r in live.items()} == {
-        option: (count, count) for option, count in replicas(first).items()
-    }
-    note("applied, all ready")
+    assert {option: row["ready"] for option, row in live.items()} == replicas(planned)
 
-    with gateway(bed, desk, backends) as url:
-        node, _, tokens = ask(url, SHORT)
-        assert tokens == SHORT[1]
-        check_shares(url, first)
-        note("shares as planned")
 
-    # Other traffic, committed in between: the running replicas must stay.
-    before = {r["id"]: (o, r["launched_at_s"]) for o, row in live.items() for r in row["replicas"]}
-    since = {o: ask(row["endpoint"], SHORT)[:2] for o, row in live.items()}
+def replan(bed: Bed, desk: Path, first: dict[str, Any]) -> dict[str, Any]:
+    """Apply a plan for other traffic, committed in between: running replicas stay as they are."""
     jobs = running(bed)
+    since = {option: ask(row["endpoint"], SHORT)[:2] for option, row in status(bed, desk).items()}
     second = grown_plan(bed, desk, replicas(first))
     commit(bed, desk, "second plan")
     dry = bed.run("melange-sky", "apply", str(desk / "fleet"), "--dry-run")
-    assert dry.returncode == 0 and "replace" not in dry.stdout, dry.stdout
-    applied = bed.run(
-        "melange-sky",
-        "apply",
-        str(desk / "fleet"),
-        "--yes",
-        "--backends",
-        str(backends),
-        timeout_s=900,
-    )
-    assert applied.returncode == 0, applied.stdout + applied.stderr
+    assert dry.returncode == 0 and "replace" not in dry.stdout, dry.stdout + dry.stderr
+    apply(bed, desk, second)
     assert jobs < running(bed) and len(running(bed)) == len(jobs) + 1
-    live = status(bed, desk)
-    assert {o: r["ready"] for o, r in live.items()} == replicas(second)
-    for option, row in live.items():
+    for option, row in status(bed, desk).items():
         seen = {ask(row["endpoint"], SHORT)[:2] for _ in range(12)}
         assert since[option] in seen, f"{option}: its first replica was restarted"
-    assert before
-    note(f"replanned to {replicas(second)}; no replica restarted")
+    return second
 
-    # A node is lost under load: after SkyServe has seen it, nothing fails, and it is replaced.
-    with gateway(bed, desk, backends) as url:
-        grown = next(o for o, r in live.items() if r["ready"] == 2)
-        lost = live[grown]["replicas"][0]
-        victim = next(n for n in bed.nodes if bed.address(n) in lost["endpoint"])
-        job = bed.run("squeue", "--noheader", "-o", "%i", "-w", victim.name).stdout.split()
-        assert len(job) == 1
-        bed.run("scancel", *job)
-        failures, sent = recover(bed, desk, url, grown, lost["id"])
-        note(
-            f"lost {victim.name}: replaced; {failures} of {sent} requests failed before it was seen"
-        )
 
+def lose_a_node(bed: Bed, desk: Path, url: str) -> tuple[int, int]:
+    """Cancel a replica's node under load, of the option that has two."""
+    option, row = next((o, r) for o, r in status(bed, desk).items() if r["ready"] == 2)
+    lost = row["replicas"][0]
+    node = next(n.name for n in bed.nodes if bed.address(n) in lost["endpoint"])
+    job = bed.run("squeue", "--noheader", "-o", "%i", "-w", node).stdout.split()
+    assert len(job) == 1
+    assert bed.run("scancel", *job).returncode == 0
+    return recover(bed, desk, url, option, lost["id"])
+
+
+def take_down(bed: Bed, desk: Path) -> None:
     done = bed.run("melange-sky", "down", str(desk / "fleet"), "--yes", timeout_s=600)
     assert done.returncode == 0, done.stdout + done.stderr
     wait_for(lambda: not running(bed), "emptying the nodes", 120)
-    assert json.loads(bed.run("python", "-c", _LIST_SERVICES).stdout.splitlines()[-1]) == []
-    note("down, nothing left")
+    listed = bed.run("python", "-c", _LIST_SERVICES)
+    assert json.loads(listed.stdout.splitlines()[-1]) == [], listed.stderr
 
 
 _LIST_SERVICES = (
