@@ -129,13 +129,17 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
 
         click.echo(dump_plan(planned), nl=False)
         return
-    from melange_sky.render import launch_command
+    from melange_sky.render import controller_note, launch_command
     from melange_sky.report import plan_table, terminal_width
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
     if folder is not None:
-        click.echo(f"\nWrote {folder}/plan.json and one service per line here; bring them up with:")
+        click.echo(
+            f"\nWrote {folder}/plan.json and one service per line here; bring them up with "
+            f"`melange-sky apply {folder}`, or:"
+        )
         for model in models_of(planned):
             for allocation in model.allocations:
                 if allocation.option.option.offer is not None:
                     click.echo(f"  {launch_command(model, allocation, f'{folder}/')}")
+        click.echo(controller_note())

@@ -5,7 +5,7 @@ Reads the plan alone, never the spec; returns text. `write_folder` is the only t
 
 from __future__ import annotations
 
-from melange_sky.render.clouds import unservable_clouds
+from melange_sky.render.clouds import controller_note, unservable_clouds
 from melange_sky.render.folder import MANIFEST, write_folder
 from melange_sky.render.names import file_name, service_name
 from melange_sky.render.services import (
@@ -22,6 +22,7 @@ __all__ = [
     "GATED_SECRET",
     "MANIFEST",
     "PORT",
+    "controller_note",
     "file_name",
     "launch_command",
     "render_services",

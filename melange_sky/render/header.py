@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacity import weakest
 from melange_sky.offers import accelerator_spec_text
+from melange_sky.render.clouds import controller_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +41,7 @@ def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Ite
     yield f"Start:    {commands[0]}"
     yield f"Change:   {commands[1]}"
     yield "To demand a key from clients, set VLLM_API_KEY and add --secret VLLM_API_KEY to both."
-    yield "SkyServe's controller is one more instance, not in these prices."
+    yield controller_note()
     yield ""
 
 

@@ -55,7 +55,7 @@ def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
         "cloud,region,instance_type,accelerator,accelerator_count,vcpus,memory_gib,price_usd_per_hour,source,as_of"
     ]
     offers += [
-        f"slurm,{CLUSTER},node-{name.lower()},{name},1,2,4,{price},test bed,2026-01-01"
+        f"slurm,{CLUSTER},bed.{name.lower()},{name},1,2,4,{price},test bed,2026-01-01"
         for name, price in PRICES.items()
     ]
     (folder / "offers.csv").write_text("\n".join(offers) + "\n")
