@@ -17,7 +17,7 @@ from melange_sky.cli.common import (
     offline_option,
     refresh_progress,
 )
-from melange_sky.cli.prices_diff import diff_plan, echo_diff
+from melange_sky.cli.prices_diff import diff_plan, echo_check, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
@@ -25,7 +25,10 @@ from melange_sky.prices.book import by_reason
 from melange_sky.prices.names import check_clouds, parse_infra
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from melange_sky.prices.refresh import RefreshResult
+    from melange_sky.prices.store import Entry
 
 accelerators_option = click.option(
     "--accelerators", default="", metavar="A,B:N", help="Only these (NAME or NAME:COUNT)."
@@ -152,6 +155,27 @@ def _report_refresh(result: RefreshResult, output_format: str) -> None:
 
 
 @prices.command()
+@infra_option
+@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=45.0, show_default=True, help="Longest that the second catalog may take, in seconds.")  # fmt: skip
+@format_option
+@offline_option
+def check(infra: str, deadline: float, output_format: str, offline: bool) -> None:
+    """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
+
+    Tells those over 15 % apart. Needs the extra `melange-sky[gpuhunt]`.
+    """
+    if is_offline(offline):
+        raise InputError("the second catalog needs the network, which --offline forbids")
+    from melange_sky.prices.cross_check import compare_prices, fetch_gpuhunt
+
+    book = load_offers(OfferQuery(infra=parse_infra(infra), offline=True))
+    for warning in book.warnings:
+        click.echo(f"warning: {warning.message}", err=True)
+    second = fetch_gpuhunt({offer.cloud for offer in book.offers}, deadline)
+    echo_check(*compare_prices(book.offers, second), output_format)
+
+
+@prices.command()
 @format_option
 def snapshots(output_format: str) -> None:
     """List what was fetched, oldest first: the ids that `--as-of` and `diff` take."""
@@ -167,8 +191,14 @@ def snapshots(output_format: str) -> None:
             ]
         )  # fmt: skip
         return
+    before: Mapping[str, Entry] = {}
     for manifest in rows:
-        fresh = [c for c, e in manifest.clouds.items() if e.checked_at >= manifest.created_at]
+        fresh = [
+            cloud
+            for cloud, entry in manifest.clouds.items()
+            if cloud not in before or entry.checked_at != before[cloud].checked_at
+        ]
+        before = manifest.clouds
         click.echo(f"{manifest.id}  {len(manifest.clouds)} clouds, pulled: {', '.join(fresh)}")
     if not rows:
         click.echo("nothing was ever fetched", err=True)

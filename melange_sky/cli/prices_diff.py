@@ -11,8 +11,11 @@ from melange_sky.cli.common import echo_json
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.plan import FleetPlan, Plan
     from melange_sky.planner.reprice import Repriced, RepricedAllocation
+    from melange_sky.prices.cross_check import Disagreement
     from melange_sky.prices.diff import Change, Difference
 
 
@@ -66,6 +69,34 @@ def _change_row(change: Change) -> dict[str, Any]:
         "change_fraction": change.change_fraction,
         "flags": list(change.flags),
     }
+
+
+def echo_check(compared: int, found: Sequence[Disagreement], output_format: str) -> None:
+    """Print the prices on which a second catalog disagrees."""
+    if output_format == "json":
+        rows = [
+            {
+                "cloud": row.offer.cloud,
+                "region": row.offer.region,
+                "instance_type": row.offer.instance_type,
+                "price": row.kind,
+                "usd_per_hour": row.ours_usd_per_hour,
+                "second_usd_per_hour": row.theirs_usd_per_hour,
+                "difference_fraction": row.difference_fraction,
+                "source": row.offer.source,
+            }
+            for row in found
+        ]
+        echo_json({"compared": compared, "disagreements": rows})
+        return
+    click.echo(f"{compared} prices compared, {len(found)} disagree")
+    for row in found:
+        kind = "spot" if row.kind == "spot" else "on demand"
+        click.echo(
+            f"{row.offer.cloud}/{row.offer.region} {row.offer.instance_type}, {kind}: "
+            f"{_money(row.ours_usd_per_hour)} here, {_money(row.theirs_usd_per_hour)} $/h in gpuhunt"
+            f"{_percent(row.difference_fraction)}"
+        )
 
 
 def _money(value: float | None) -> str:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MEDIAN_FRACTION = 0.6
 """Block an on-demand price below this fraction of the median of its shape over the cloud's regions."""
 
+SAME_PRICE = 1e-4
+"""Prices that differ by less than this fraction are equal: sources round spot to four decimals."""
+
 FALLING_TOLERANCE = 0.02
 """Warn where a GPU gets cheaper by more than this fraction in a larger instance of a region."""
 
@@ -134,14 +137,14 @@ def _check_alone(offer: Offer) -> Offer:
             make_flag("not-on-demand", Touches.ON_DEMAND, f"{offer.instance_type}: {reason}")
         )
     if price is not None and spot is not None:
-        if spot > price:
-            message = f"spot {spot:g} is above on demand {price:g} $/h"
-            if all(flag.code != "spot-above-on-demand" for flag in offer.flags):
-                flags.append(make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
-        elif spot == price:
+        if math.isclose(spot, price, rel_tol=SAME_PRICE):
             message = f"spot equals on demand ({price:g} $/h): no real spot price"
             flags.append(make_flag("spot-equals-on-demand", Touches.SPOT, message))
             spot = None
+        elif spot > price:
+            message = f"spot {spot:g} is above on demand {price:g} $/h"
+            if all(flag.code != "spot-above-on-demand" for flag in offer.flags):
+                flags.append(make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
     if not flags:
         return offer
     return replace(offer, spot_usd_per_hour=spot, flags=(*offer.flags, *flags))

@@ -99,6 +99,13 @@ def test_spot_equal_to_on_demand_drops_only_the_spot_price():
     assert codes(offer) == {"spot-equals-on-demand"}
 
 
+def test_a_spot_price_that_only_rounding_sets_apart_is_equal():
+    """AWS p4de in ap-southeast-1: 34.29125 on demand, 34.2912 or 34.2913 spot."""
+    for spot in (34.2912, 34.2913):
+        (offer,) = check_offers([make_offer(price_usd_per_hour=34.29125, spot_usd_per_hour=spot)])
+        assert (offer.spot_usd_per_hour, offer.blocked(False)) == (None, ())
+
+
 def test_spot_above_on_demand_blocks_on_demand():
     (offer,) = check_offers([make_offer(price_usd_per_hour=1.0, spot_usd_per_hour=1.2)])
     assert [f.code for f in offer.blocked(False)] == ["spot-above-on-demand"]
