@@ -6,6 +6,7 @@ bucket, cost less (or the same at k = 1, by name), and use no limited resource t
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,13 +55,30 @@ def _survivors(
             continue
         copies = _copies(loads, b)
         rivals = (a for a in np.flatnonzero(np.isfinite(copies)).tolist() if a != b)
-        if not any(
-            _beats(columns[a], columns[b], float(copies[a]), a < b, single)
-            and _no_greedier(columns[a], columns[b], float(copies[a]), constraints)
+        better = [
+            columns[a]
             for a in rivals
-        ):
+            if _beats(columns[a], columns[b], float(copies[a]), a < b, single)
+            and _no_greedier(columns[a], columns[b], float(copies[a]), constraints)
+        ]
+        if not _needless(columns[b], better, constraints):
             kept.append(index)
     return kept
+
+
+def _needless(column: Column, better: list[Column], constraints: Constraints) -> bool:
+    """Return whether better columns can always take this one's place.
+
+    Under a share per region f, moving an instance to another region needs room in that region's
+    share. An instance that carries at most f / 2 of the rate finds it: were 2 / f other regions all
+    fuller than f / 2, they would carry more than everything. Only where one instance carries more
+    than half of a region's share could a dearer region be needed beyond those.
+    """
+    most = constraints.max_share_per_region
+    if most is None:
+        return bool(better)
+    regions = {other.region for other in better}
+    return column.region in regions or (most > 0 and len(regions) >= math.ceil(2 / most))
 
 
 def _copies(loads: NDArray[np.float64], b: int) -> NDArray[np.float64]:
@@ -85,8 +103,6 @@ def _no_greedier(a: Column, b: Column, copies: float, constraints: Constraints) 
     if any(copies * a.units(key) > b.units(key) for key, _ in constraints.limits):
         return False
     if constraints.max_share_per_cloud is not None and a.cloud != b.cloud:
-        return False
-    if constraints.max_share_per_region is not None and a.region != b.region:
         return False
     return not (constraints.spot is not None and a.use_spot and not b.use_spot)
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from melange_sky.constraints import Constraints, Pledge
     from melange_sky.optimizer.problem import Demand, Problem
 
+MAX_SPARE = 6
+"""Every way to lose so many instances is tried, which grows fast."""
 MAX_NAMED = 4
 """How many buckets or reasons a message names before it says how many more there are."""
 
@@ -174,6 +176,8 @@ def _check(problem: Problem) -> None:
         problems.append("two models of one problem have the same name")
     if not 0 <= problem.headroom < 1:
         problems.append(f"headroom must be at least 0 and below 1, not {problem.headroom:g}")
+    if problem.constraints.spare > MAX_SPARE:
+        problems.append(f"spare must be at most {MAX_SPARE}, not {problem.constraints.spare}")
     for demand in problem.demands:
         options = [capacity.option for capacity in demand.options]
         if len({option.name for option in options}) != len(options):

@@ -68,8 +68,21 @@ def survive_losses(model: Model) -> None:
     Σ_k s_bk = 1 and Σ_b load_bk × s_bk ≤ (1 − headroom) × (x_k − Σ_{n ≤ l_k} e_kn), where
     x_k ≤ n − 1 + bound_k × e_kn makes e_kn = 1 once k has n instances: what is not there cannot be
     lost. Which scenarios matter is found while solving: see `losses.py`.
+
+    No serving fleet has Σ_k price_k × x_k below D, the cost of every bucket on its cheapest option
+    without rounding; so what is left after losing n ≤ spare instances of k obeys
+    Σ_j price_j × x_j − price_k × Σ_{m ≤ n} e_km ≥ D. That cuts off what no scenario has to.
     """
-    there: dict[tuple[int, int], pulp.LpVariable] = {}
+    spare = model.problem.constraints.spare
+    if spare == 0:
+        return
+    there = {
+        (k, n): _there(model, k, n)
+        for k in range(len(model.x))
+        for n in range(1, 1 + max([min(spare, 2), *(dict(s).get(k, 0) for s in model.scenarios)]))
+    }
+    for demand in range(len(model.fleet.demands)):
+        _cost_after_loss(model, demand, there)
     for s, scenario in enumerate(model.scenarios):
         lost = dict(scenario)
         demand = model.fleet.columns[scenario[0][0]].demand
@@ -78,11 +91,26 @@ def survive_losses(model: Model) -> None:
         for k in model.fleet.of_demand(demand):
             terms = load_terms(model, shares, k, f"after_loss_{s}_load")
             terms.append((model.x[k], -model.usable))
-            for n in range(1, lost.get(k, 0) + 1):
-                if (k, n) not in there:
-                    there[k, n] = _there(model, k, n)
-                terms.append((there[k, n], model.usable))
+            terms += [(there[k, n], model.usable) for n in range(1, lost.get(k, 0) + 1)]
             model.row(terms, pulp.LpConstraintLE, 0, f"after_loss_{s}_load_fits_option_{k}")
+
+
+def _cost_after_loss(
+    model: Model, demand: int, there: dict[tuple[int, int], pulp.LpVariable]
+) -> None:
+    mine = model.fleet.of_demand(demand)
+    columns = model.fleet.columns
+    least = sum(
+        min(columns[k].price * load for k in mine if (load := columns[k].loads[b]) is not None)
+        for b in range(len(model.fleet.buckets[demand]))
+    )
+    whole = [(model.x[k], columns[k].price) for k in mine]
+    for k in mine:
+        lost = [(there[k, n], -columns[k].price) for n in range(1, 3) if (k, n) in there]
+        lost = lost[: model.problem.constraints.spare]
+        model.row(
+            whole + lost, pulp.LpConstraintGE, least / model.usable, f"worth_after_loss_option_{k}"
+        )
 
 
 def _there(model: Model, k: int, n: int) -> pulp.LpVariable:

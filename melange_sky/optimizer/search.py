@@ -18,27 +18,45 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.solver import Outcome
 
 
+LOOSE_GAP = 0.03
+"""With spare instances asked for, losses are first sought on fleets this near to the optimum."""
+
+
 def find_cheapest(
     fleet: Fleet, problem: Problem, options: SolveOptions
 ) -> tuple[Model, Outcome, Point | None]:
     """Return the model solved for its goal alone; the point is None where none was found.
 
     With spare instances asked for: solve, seek the loss that the fleet does not survive, add it,
-    solve again. Each round adds one of finitely many losses, and few of them ever matter.
+    solve again. Each round adds one of finitely many losses, and few of them ever matter. Each
+    round's bound holds for the whole problem, for it lacks only constraints. Where time runs out,
+    a fleet that survives every loss is still returned if one was found, with its true gap.
     """
     start = time.perf_counter()
     scenarios: tuple[Scenario, ...] = ()
+    spare = problem.constraints.spare
+    gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
+    safe: tuple[Model, Outcome, Point] | None = None
+    bound = 0.0
     while True:
         model = build_model(fleet, problem, options, scenarios=scenarios)
         seconds_left = options.time_limit_s - (time.perf_counter() - start)
-        outcome = run(model.lp, options, seconds_left)
+        outcome = run(model.lp, replace(options, mip_gap=gap), seconds_left)
         if outcome.objective is None:
+            if outcome.status == "unknown" and safe is not None:
+                return safe[0], replace(safe[1], status="feasible", bound=bound), safe[2]
             return model, outcome, None
+        bound = max(bound, outcome.bound or 0.0)
         point = read_point(model)
         loss = worst_loss(fleet, problem, options, point.instances)
-        if loss is None:
-            return model, outcome, point
-        scenarios = (*scenarios, loss)
+        if loss is not None:
+            scenarios = (*scenarios, loss)
+            continue
+        if safe is None or point.goal < safe[2].goal:
+            safe = model, outcome, point
+        if gap <= options.mip_gap:
+            return safe[0], replace(outcome, bound=bound), safe[2]
+        gap = options.mip_gap
 
 
 def is_feasible(fleet: Fleet, problem: Problem, options: SolveOptions) -> bool | None:
