@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.least import least_cost
+from melange_sky.optimizer.point import COST_TIE
 from melange_sky.optimizer.problem import Problem, SolveOptions
 from melange_sky.optimizer.solve import optimize
 from melange_sky.plan import Baseline
@@ -48,11 +49,18 @@ def _baseline(
     return Baseline(
         accelerator=accelerator,
         feasible=True,
-        reason=None,
+        reason=_doubt(least.gap, options),
         instances=least.instances,
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
     )
+
+
+def _doubt(gap: float, options: SolveOptions) -> str | None:
+    """Say where the cost is not proven least, so that the saving against it may be less."""
+    if gap <= max(options.mip_gap, COST_TIE):
+        return None
+    return f"not proven its cheapest at the time limit: may be up to {gap:.1%} less"
 
 
 def _why_none(alone: Problem, options: SolveOptions) -> str:

@@ -7,7 +7,7 @@ always builds the same model and yields the same plan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
@@ -23,6 +23,12 @@ MAX_SPARE = 6
 """Every way to lose so many instances is tried, which grows fast."""
 MAX_NAMED = 4
 """How many buckets or reasons a message names before it says how many more there are."""
+
+LEAST_LOAD = 1e-6
+"""No bucket counts as less of an instance: below the solver's tolerance nothing would serve it."""
+
+MOST_INSTANCES = 1e7
+"""A fleet beyond this is a slip in a rate or throughput; far beyond it the solver's arithmetic ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +154,27 @@ def build_fleet(problem: Problem) -> Fleet:
     unserved = [text for d in range(len(demands)) for text in _unserved(fleet, d)]
     if unserved:
         raise InfeasibleError("; ".join(unserved))
-    return fleet
+    return _of_sane_size(fleet)
+
+
+def _of_sane_size(fleet: Fleet) -> Fleet:
+    """Refuse a fleet of absurd size; leave out what a column could serve only with one."""
+    for d, demand in enumerate(fleet.demands):
+        mine = [fleet.columns[k].loads for k in fleet.of_demand(d)]
+        least = sum(min(v for v in loads if v is not None) for loads in zip(*mine, strict=True))
+        if not least <= MOST_INSTANCES:
+            raise InputError(
+                f"model '{demand.name[:80]}': {demand.workload.rate_rps:g} req/s would take over "
+                f"{MOST_INSTANCES:,.0f} instances; check its rate and the throughputs"
+            )
+    columns = tuple(
+        replace(
+            column,
+            loads=tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in column.loads),
+        )
+        for column in fleet.columns
+    )
+    return replace(fleet, columns=columns)
 
 
 def _column(
@@ -162,7 +188,8 @@ def _column(
     for bucket in buckets:
         rate = capacity.rate(bucket.i, bucket.j)
         usable = rate is not None and math.isfinite(rate) and rate > 0
-        loads.append(bucket.rate_rps / (rate * derate) if usable and rate is not None else None)
+        load = bucket.rate_rps / (rate * derate) if usable and rate is not None else None
+        loads.append(None if load is None else max(load, LEAST_LOAD))
     keys = {option.accelerator}
     if offer is not None:
         keys |= {offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type}

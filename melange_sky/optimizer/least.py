@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.dominance import drop_dominated
 from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.search import find_cheapest
+from melange_sky.optimizer.search import find_cheapest, gap_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Problem, SolveOptions
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Least:
-    """The least cost, and the instances of one fleet that has it."""
+    """The least cost found, the instances of one fleet that has it, and the gap to what is proven."""
 
     cost_usd_per_hour: float
     instances: int
+    gap: float = 0.0
 
 
 def least_cost(problem: Problem, options: SolveOptions) -> Least | None:
@@ -31,7 +32,11 @@ def least_cost(problem: Problem, options: SolveOptions) -> Least | None:
         fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
     except InfeasibleError:
         return None
-    point = find_cheapest(fleet, problem, options)[2]
+    _, outcome, point = find_cheapest(fleet, problem, options)
     if point is None:
         return None
-    return Least(cost_usd_per_hour=point.cost, instances=sum(point.instances))
+    return Least(
+        cost_usd_per_hour=point.cost,
+        instances=sum(point.instances),
+        gap=gap_of(outcome, point.goal),
+    )

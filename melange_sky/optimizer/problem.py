@@ -65,6 +65,7 @@ class SolveOptions:
     within `time_limit_s`. `within_fraction` takes the simplest plan (fewest option types, then
     instances) that costs at most so much more than the optimum. `alternatives` asks for so many
     more plans, each with other instances. `solver` None takes HiGHS, or CBC where it is missing.
+    `stop_at_s` is a reading of `time.perf_counter` past which no solve goes on, whatever its own limit.
     """
 
     assignment: Literal["fractional", "sliced"] = "fractional"
@@ -76,6 +77,7 @@ class SolveOptions:
     stay_close: StayClose | None = None
     robustness: Robustness | None = None
     solver: Literal["highs", "cbc"] | None = None
+    stop_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,18 @@ def find_cheapest(
         gap = options.mip_gap
 
 
+def gap_of(outcome: Outcome, goal: float) -> float:
+    """Return how far, as a fraction of it, a goal may lie above the least: 0 where it is proven.
+
+    A solver that tells no bound has proven nothing but that no cost is below 0: a gap of 1.
+    """
+    if goal <= 0 or (outcome.status == "optimal" and outcome.bound == outcome.objective):
+        return 0.0
+    if outcome.bound is None:
+        return 1.0
+    return max(0.0, (goal - outcome.bound) / goal)
+
+
 def is_feasible(fleet: Fleet, problem: Problem, options: SolveOptions) -> bool | None:
     """Return whether any fleet keeps to all constraints, None where time ran out."""
     any_fleet = replace(options, mip_gap=1e6, within_fraction=0.0, alternatives=0)

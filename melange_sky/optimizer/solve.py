@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
@@ -15,7 +16,7 @@ from melange_sky.optimizer.losses import worst_loss
 from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import COST_TIE, Point
 from melange_sky.optimizer.problem import Solution, SolveOptions
-from melange_sky.optimizer.search import find_cheapest
+from melange_sky.optimizer.search import find_cheapest, gap_of
 from melange_sky.optimizer.shares import spread, to_allocations
 from melange_sky.optimizer.simplest import simplest
 from melange_sky.plan import SolverReport
@@ -39,7 +40,7 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
     model, outcome, cheapest = _cheapest(fleet, problem, options)
     model, chosen = _settle(model, outcome, cheapest, options.time_limit_s - _since(start))
-    gap = _gap(outcome, cheapest.goal)
+    gap = gap_of(outcome, cheapest.goal)
     return Solution(
         allocations=allocate(model, chosen),
         report=SolverReport(
@@ -61,7 +62,8 @@ def _cheapest(
     if point is not None:
         return model, outcome, point
     if outcome.status == "infeasible":
-        raise InfeasibleError(find_conflict(fleet, problem, options).sentence())
+        bounded = replace(options, stop_at_s=time.perf_counter() + options.time_limit_s)
+        raise InfeasibleError(find_conflict(fleet, problem, bounded).sentence())
     raise InfeasibleError(
         f"no fleet was found within the time limit of {options.time_limit_s:g} s "
         "(none is proven impossible); raise it with --time-limit"
@@ -96,14 +98,6 @@ def allocate(model: Model, point: Point) -> tuple[tuple[Allocation, ...], ...]:
     check_allocations(model.fleet.demands, allocations, model.problem)
     order = {demand.name: d for d, demand in enumerate(model.fleet.demands)}
     return tuple(allocations[order[demand.name]] for demand in model.problem.demands)
-
-
-def _gap(outcome: Outcome, goal: float) -> float:
-    if outcome.status == "optimal" and outcome.bound == outcome.objective:
-        return 0.0
-    if outcome.bound is None or goal <= 0:
-        return 0.0
-    return max(0.0, (goal - outcome.bound) / goal)
 
 
 def _since(start: float) -> float:

@@ -35,6 +35,8 @@ def run(lp: pulp.LpProblem, options: SolveOptions, seconds_left: float) -> Outco
     """Solve `lp` within the time left; values are in its variables afterwards."""
     name = options.solver or ("highs" if has_highs() else "cbc")
     start = time.perf_counter()
+    if options.stop_at_s is not None:
+        seconds_left = min(seconds_left, options.stop_at_s - start)
     limit = max(seconds_left, 0.01)
     solver: Any
     if name == "highs":

@@ -5,6 +5,7 @@ The only module that knows all of them; each step lives elsewhere and can be use
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from melange_sky.plan import FleetPlan, Plan, PlanWarning
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
-from melange_sky.planner.sensitivity import cost_band
+from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.render import unservable_clouds
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.models import ModelShape
+    from melange_sky.plan import Baseline, Sensitivity
     from melange_sky.spec import AcceleratorChoice, ServedModel
 
 
@@ -64,13 +66,9 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         demands=prepared.demands, headroom=spec.headroom, constraints=constraints_of(spec)
     )
     solution = optimize(problem, solve)
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        alone_soon = pool.submit(baselines, problem, _costs(solution), solve)
-        band = None
-        if request.sensitivity:
-            command = f"melange-sky profile launch {spec.path}"
-            band = cost_band(problem, solution, solve, command=command, pool=pool)
-        alone = alone_soon.result()
+    command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
+    alone, band, late = _beside(problem, solution, solve, command)
+    shared_warnings = prepared.shared_warnings + late
     now = created_at()
     plans = tuple(
         Plan(
@@ -95,16 +93,41 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         for k, served in enumerate(spec.models)
     )
     if not spec.multi:
-        return replace(plans[0], warnings=prepared.shared_warnings + plans[0].warnings)
+        return replace(plans[0], warnings=shared_warnings + plans[0].warnings)
     return FleetPlan(
         name=spec.name,
         created_at=now,
         models=plans,
         solver=solution.report,
-        warnings=prepared.shared_warnings,
+        warnings=shared_warnings,
         sensitivity=band,
         constraints=problem.constraints,
     )
+
+
+def _beside(
+    problem: Problem, solution: Solution, solve: SolveOptions, command: str | None
+) -> tuple[tuple[tuple[Baseline, ...], ...], Sensitivity | None, tuple[PlanWarning, ...]]:
+    """Return what is told beside the plan: baselines, cost band (with `command`), warnings.
+
+    All together get as long as the plan itself, so that a hard problem takes twice the time limit.
+    """
+    solve = replace(solve, stop_at_s=time.perf_counter() + solve.time_limit_s)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        alone_soon = pool.submit(baselines, problem, _costs(solution), solve)
+        band, late = None, []
+        if command is not None:
+            try:
+                band = cost_band(problem, solution, solve, command=command, pool=pool)
+            except TimeUpError:
+                late.append(
+                    PlanWarning(
+                        code="time-limit",
+                        message="no time was left to tell what the error of the estimates does to the"
+                        " cost; raise --time-limit",
+                    )
+                )
+        return alone_soon.result(), band, tuple(late)
 
 
 ENGINE_GENERATION = "vllm"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
 from melange_sky.optimizer import Problem, Solution, SolveOptions, least_cost
 from melange_sky.plan import Sensitivity
+
+
+class TimeUpError(Exception):
+    """The time went before every end of the band was proven, so that no band can be told."""
 
 
 def cost_band(
@@ -23,6 +28,7 @@ def cost_band(
     All estimates at their good end give the low cost, all at their bad end the high one. The
     accelerator worth measuring is the one whose band alone moves the cost most; ties go to the name.
     The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
+    Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
     names = sorted(
         {o.option.accelerator for d in problem.demands for o in d.options if _estimated(o)}
@@ -84,6 +90,9 @@ def _cost(
         for demand in problem.demands
     )
     least = least_cost(replace(problem, demands=demands), options)
+    late = options.stop_at_s is not None and time.perf_counter() >= options.stop_at_s
+    if (least is None and late) or (least is not None and least.gap > max(options.mip_gap, 1e-9)):
+        raise TimeUpError
     return least.cost_usd_per_hour if least else None
 
 

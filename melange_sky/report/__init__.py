@@ -189,8 +189,15 @@ def _honest_saving(plan: Plan) -> str:
     )
     if best is None:
         return "No single accelerator can serve this alone."
-    if best.saving_fraction is not None and best.saving_fraction > 1e-6:
-        return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {best.saving_fraction:.1%}."
+    saving = best.saving_fraction or 0.0
+    if saving > 1e-6:
+        at_most = "at most " if best.reason else ""
+        return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
+    if saving < -1e-6:
+        return (
+            f"{escape(best.accelerator)} alone is {-saving:.1%} cheaper than this plan, which was not"
+            " proven the cheapest in time: raise --time-limit."
+        )
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
 
 

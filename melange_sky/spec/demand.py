@@ -11,7 +11,7 @@ from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
-from melange_sky.spec.schema import HistogramSection, WorkloadFile, WorkloadSection
+from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.traces import edges_problem, histogram_of_trace
 from melange_sky.spec.yaml_source import clip
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage, Workload
@@ -72,6 +72,9 @@ def read_workload(
         rate_rps = histogram.rate_rps
         if rate_rps is None:
             place.add("rate_rps is missing: the trace spans no time to take it from")
+        elif rate_rps > MOST_RPS:
+            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s cannot be meant")
+            return None
     return None if rate_rps is None else to_workload(histogram, rate_rps)
 
 

@@ -9,8 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+MOST_RPS = 1e6
+"""Highest request rate that a spec may ask for; more is a slip of the unit."""
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=MOST_RPS, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
 Script = Annotated[str, Field(min_length=1, max_length=20_000)]
@@ -62,7 +66,7 @@ class GridSection(Section):
 
 
 class WorkloadSection(Section):
-    rate_rps: Positive | None = None
+    rate_rps: Rate | None = None
     distribution: Text | None = None
     trace: Text | None = None
     histogram: HistogramSection | None = None
@@ -127,7 +131,7 @@ class SpecSection(Section):
     models: list[Any] | None = None
     resources: Any = None
     redundancy: Any = None
-    headroom: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.1
+    headroom: Annotated[float, Field(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
     engine: Any = None
 
 
@@ -151,5 +155,5 @@ class MelangeSection(Section):
 
     gpu_info: Annotated[dict[str, Any], Field(min_length=1, max_length=100)]
     workload_distribution: Rows
-    total_request_rate: Positive
+    total_request_rate: Rate
     slice_factor: Annotated[int, Field(ge=1, le=10_000)] = 1

@@ -183,7 +183,7 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
         ("10", "resources.use_spot: must be true or false"),
         ("11", "(did you mean 'H100'?)"),
         ("11", "resources.limits['g5.xlarge']: must be at least 0"),
-        ("12", "headroom: must be less than 1"),
+        ("12", "headroom: must be at most 0.95"),
         ("13", "name: is given twice"),
         ("14", "engine.version: must be text (put it in quotes)"),
         ("14", "engine.args[0]: must be text (put it in quotes)"),

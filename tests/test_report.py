@@ -1,0 +1,44 @@
+"""The table tells what is proven, what is not, and where each number is from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from melange_sky.plan import Baseline, SolverReport
+from melange_sky.report import plan_table
+from tests.factories import make_plan
+
+
+def _baseline(cost: float | None, saving: float | None, reason: str | None = None) -> Baseline:
+    return Baseline(
+        accelerator="H100", feasible=cost is not None, reason=reason, instances=2,
+        cost_usd_per_hour=cost, saving_fraction=saving,
+    )  # fmt: skip
+
+
+def test_an_unproven_plan_says_so_with_its_gap() -> None:
+    late = SolverReport(status="feasible", mip_gap=0.17, solve_seconds=30.0, solver="highs")
+    text = plan_table(replace(make_plan(), solver=late), width=200)
+    assert "feasible, NOT proven optimal: gap 17.00% after 30.00 s" in text
+
+
+def test_the_saving_is_as_honest_as_the_baseline() -> None:
+    def told(*rows: Baseline) -> str:
+        return plan_table(replace(make_plan(), baselines=rows), width=200)
+
+    assert "the mix saves 20.0%." in told(_baseline(10.0, 0.2))
+    assert "the mix saves at most 20.0%." in told(_baseline(10.0, 0.2, "not proven"))
+    assert "H100 alone costs the same" in told(_baseline(10.0, 0.0))
+    assert "H100 alone is 25.0% cheaper than this plan" in told(_baseline(10.0, -0.25))
+    assert "No single accelerator can serve this alone." in told(_baseline(None, None, "TTFT"))
+
+
+def test_every_price_and_capacity_has_its_origin() -> None:
+    text = plan_table(make_plan(), width=200)
+    assert "[1] price from embedded, as of 2026-09-01" in text
+    assert "estimated" in text
+
+
+def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:
+    text = plan_table(replace(make_plan(), model="[red]x[/red]"), width=200)
+    assert "[red]x[/red]" in text
