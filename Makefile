@@ -27,5 +27,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# A real SkyPilot with simulated hardware; needs root on Linux, installs Slurm and ssh, takes minutes.
+test-sky: $(STAMP)
+	$(BIN)/python -m pytest -m sky -s tests/sky
+
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -67,18 +67,35 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
 @click.command()
 @folder_argument
 @backends_option
+@click.option(
+    "--observed",
+    type=click.Path(path_type=Path),
+    help="What `gateway --observed` wrote: rates seen against planned, and whether to replan.",
+)
 @format_option
-def status(folder: Path, backends: Path | None, output_format: str) -> None:
+def status(folder: Path, backends: Path | None, observed: Path | None, output_format: str) -> None:
     """Show the planned services of PLAN-FOLDER against the live ones."""
     planned = _load(folder)
+    traffic = None if observed is None else _traffic(planned, observed)
     wanted = _wanted(planned, folder)
     services = _server(wanted).services()
     _write_backends(backends, wanted, services)
     live = {service.name: service for service in services}
     rows = [_status_row(w, live.get(w.name)) for w in wanted]
     if output_format == "json":
-        echo_json({"services": rows})
+        echo_json({"services": rows} if traffic is None else {"services": rows, "traffic": traffic})
         return
+    _show_services(rows)
+    if traffic is not None:
+        for bucket in traffic["buckets"]:
+            click.echo(
+                f"{bucket['bucket']}: planned {bucket['planned_rps']:.3g}, "
+                f"seen {bucket['seen_rps']:.3g} req/s"
+            )
+        click.echo(traffic["verdict"])
+
+
+def _show_services(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         place = row["endpoint"] or "no endpoint yet"
         click.echo(
@@ -108,6 +125,39 @@ def down(folder: Path, yes: bool) -> None:
         click.confirm(f"Take down {', '.join(names)}?", abort=True, err=True)
     take_down(server, names, _rollout())
     click.echo("all down", err=True)
+
+
+def _traffic(planned: Plan | FleetPlan, observed: Path) -> dict[str, Any]:
+    """Return seen against planned rates by bucket, and whether replanning pays."""
+    from melange_sky.optimizer import SolveOptions
+    from melange_sky.planner.observed import outlook
+    from melange_sky.spec.demand import load_distribution
+    from melange_sky.spec.histogram import to_workload
+
+    models = _models(planned)
+    if len(models) != 1:
+        raise InputError("--observed: give the plan.json of one model; this plan has several")
+    plan, seen = models[0], load_distribution(observed)
+    if seen.rate_rps is None:
+        raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
+    found = outlook(plan, to_workload(seen, seen.rate_rps), SolveOptions())
+    planned_rps = plan.workload.rates_rps
+    return {
+        "buckets": [
+            {
+                "bucket": plan.workload.label(i, j),
+                "planned_rps": planned_rps[i][j],
+                "seen_rps": rate,
+            }
+            for i, row in enumerate(found.rates_rps)
+            for j, rate in enumerate(row)
+            if rate > 0 or planned_rps[i][j] > 0
+        ],
+        "cost_usd_per_hour": plan.cost_usd_per_hour,
+        "least_usd_per_hour": found.least_usd_per_hour,
+        "replan": found.pays,
+        "verdict": found.verdict,
+    }
 
 
 def _server(wanted: Sequence[Wanted]) -> SkyServe:

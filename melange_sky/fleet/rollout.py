@@ -22,6 +22,7 @@ class Server(Protocol):
     """What a rollout asks of SkyServe."""
 
     def services(self) -> tuple[LiveService, ...]: ...
+    def answers(self, service: LiveService) -> bool: ...
     def start(self, wanted: Wanted) -> None: ...
     def update(self, wanted: Wanted, live: LiveService) -> None: ...
     def stop(self, name: str) -> None: ...
@@ -91,7 +92,9 @@ def _wait_ready(server: Server, wanted: Sequence[Wanted], rollout: Rollout) -> N
             if told.get(w.name) != state:
                 told[w.name] = state
                 rollout.tell(f"{w.name}: {state[0]} of {state[1]} ready")
-        if all(ready >= replicas for ready, replicas in told.values()):
+        ready = all(ready >= replicas for ready, replicas in told.values())
+        # SkyServe's load balancer hears of ready replicas up to 20 s later than its controller.
+        if ready and all(server.answers(live[w.name]) for w in wanted):
             return
         if rollout.clock() > until:
             late = ", ".join(name for name, (ready, asked) in told.items() if ready < asked)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import urllib.error
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -36,6 +38,25 @@ class SkyServe:
         except self._sky.exceptions.ClusterNotUpError:
             return ()
         return tuple(_service(record) for record in records)
+
+    def answers(self, service: LiveService) -> bool:
+        """Return False while the service's load balancer says 503, for it knows no replica yet.
+
+        An endpoint that cannot be reached from here counts as answering: it may be open to others.
+        """
+        if service.endpoint is None:
+            return False
+        if not service.endpoint.startswith(("http://", "https://")):
+            return True
+        request = urllib.request.Request(f"{service.endpoint}/health")
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code != 503
+        except OSError:
+            return True
 
     def normal(self, wanted: Wanted, live: LiveService | None) -> dict[str, Any]:
         """Return the wanted document as SkyPilot would keep it, with its secrets filled in."""

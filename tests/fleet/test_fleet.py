@@ -48,6 +48,7 @@ class MemoryServe:
         self.calls: list[str] = []
         self.ready_history: list[int] = []
         self.broken = broken
+        self.looks: dict[str, int] = {}
         self._now = 0.0
 
     def clock(self) -> float:
@@ -64,6 +65,11 @@ class MemoryServe:
 
     def services(self) -> tuple[LiveService, ...]:
         return tuple(self.live.values())
+
+    def answers(self, service: LiveService) -> bool:
+        """A load balancer hears of its first replica one look later than the controller."""
+        self.looks[service.name] = self.looks.get(service.name, 0) + 1
+        return self.looks[service.name] > 1
 
     def start(self, wanted: Wanted) -> None:
         self.calls.append(f"start {wanted.name}")

@@ -166,7 +166,7 @@ def gateway(bed: Bed, folder: Path) -> Iterator[str]:
         yield line.split()[2]
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.communicate(timeout=60)
 
 
 def accelerator_of(node: str) -> str:

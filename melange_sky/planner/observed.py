@@ -1,0 +1,91 @@
+"""Traffic that was seen against traffic that was planned: does another plan pay?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.workload import Workload, bucket_index
+
+if TYPE_CHECKING:
+    from melange_sky.plan import Plan
+    from melange_sky.workload import Matrix
+
+WORTH_FRACTION = 0.05
+"""A plan that is cheaper by less than this is not worth a change of the fleet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """Seen rates in the plan's buckets (requests per second) and what they ask for.
+
+    `least_usd_per_hour` is the least cost of a fleet for the seen rates, with the plan's options,
+    prices and headroom; None where none exists. `unplanned` names buckets that were seen and for
+    which the plan knows no capacity; they are not in that cost.
+    """
+
+    rates_rps: Matrix
+    least_usd_per_hour: float | None
+    unplanned: tuple[str, ...]
+    pays: bool
+    verdict: str
+
+
+def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
+    """Judge the plan by traffic that a gateway saw, on whatever grid it counted."""
+    rates = _in_buckets_of(plan, seen)
+    known, unplanned = _split(plan, rates)
+    demand = Demand(
+        name=plan.name, workload=replace(plan.workload, rates_rps=known), options=plan.candidates
+    )
+    problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
+    least = least_cost(problem, options) if any(map(any, known)) else None
+    cost = None if least is None else least.cost_usd_per_hour
+    pays, verdict = _verdict(plan, cost, unplanned, any(map(any, rates)))
+    return Outlook(
+        rates_rps=rates, least_usd_per_hour=cost, unplanned=unplanned, pays=pays, verdict=verdict
+    )
+
+
+def _in_buckets_of(plan: Plan, seen: Workload) -> Matrix:
+    """Move each seen bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
+    inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
+    rates = [[0.0] * (len(outputs) - 1) for _ in inputs[1:]]
+    for i, j in seen.buckets():
+        row = bucket_index(inputs, seen.input_sizes[i][j])
+        column = bucket_index(outputs, seen.output_sizes[i][j])
+        rates[-1 if row is None else row][-1 if column is None else column] += seen.rates_rps[i][j]
+    return tuple(map(tuple, rates))
+
+
+def _split(plan: Plan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
+    """Return the rates of buckets that some option is known to serve, and the others' names."""
+    unplanned = []
+    known = [list(row) for row in rates]
+    for i, row in enumerate(rates):
+        for j, rate in enumerate(row):
+            if rate > 0 and all(option.rate(i, j) is None for option in plan.candidates):
+                unplanned.append(plan.workload.label(i, j))
+                known[i][j] = 0.0
+    return tuple(map(tuple, known)), tuple(unplanned)
+
+
+def _verdict(
+    plan: Plan, least: float | None, unplanned: tuple[str, ...], any_seen: bool
+) -> tuple[bool, str]:
+    if not any_seen:
+        return False, "no traffic was seen yet"
+    if unplanned:
+        return (
+            True,
+            f"replan: sizes were seen that the plan does not know ({', '.join(unplanned[:3])})",
+        )
+    if least is None:
+        return True, "replan: no fleet of the plan's options serves what was seen within its limits"
+    now = plan.cost_usd_per_hour
+    if least > now * (1 + 1e-9):
+        return True, f"replan: what was seen needs ${least:,.2f}/h, the plan has ${now:,.2f}/h"
+    if least < now * (1 - WORTH_FRACTION):
+        return True, f"replan: ${least:,.2f}/h serves what was seen, the plan pays ${now:,.2f}/h"
+    return False, "the plan still fits what was seen"
