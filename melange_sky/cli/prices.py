@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from melange_sky.accelerators import accelerator_table
 from melange_sky.cli.common import (
     echo_json,
     format_option,
@@ -22,7 +23,7 @@ from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.prices.book import by_reason
-from melange_sky.prices.names import check_clouds, parse_infra
+from melange_sky.prices.names import HOSTED_CLOUDS, check_clouds, figures_name, parse_infra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -127,6 +128,11 @@ def refresh(
 def _report_refresh(result: RefreshResult, output_format: str) -> None:
     for clouds, reason in by_reason(result.failed):
         click.echo(f"warning: no new prices of {', '.join(clouds)}: {reason}", err=True)
+    for cloud, counts in result.shrunk.items():
+        click.echo(f"warning: the catalog of {cloud} has shrunk: {counts}", err=True)
+    absent = [cloud for cloud in result.absent if cloud in HOSTED_CLOUDS]
+    if absent and result.any_good:
+        click.echo(f"note: no hosted catalog of {', '.join(absent)} (HTTP 404)", err=True)
     if result.store_problem is not None:
         raise SourceUnavailableError(
             f"prices were fetched and could not be kept: {result.store_problem}"
@@ -250,6 +256,7 @@ COLUMNS = (
 def offer_row(offer: Offer) -> dict[str, Any]:
     """Return the JSON form of an offer (interface: `prices list --format json`)."""
     count = offer.accelerator_count
+    spec = accelerator_table().get(figures_name(offer))
     return {
         "cloud": offer.cloud,
         "region": offer.region,
@@ -263,6 +270,13 @@ def offer_row(offer: Offer) -> dict[str, Any]:
         "flags": [
             {"code": f.code, "severity": f.severity.value, "touches": f.touches.value, "message": f.message}
             for f in offer.flags
+        ],
+        "vcpus": offer.vcpus,
+        "memory_gib": offer.memory_gib,
+        "device_memory_gib": spec.memory_gib if spec else None,
+        "commitments": [
+            {"kind": c.kind, "term_years": c.term_years, "usd_per_hour": c.usd_per_hour}
+            for c in offer.commitments
         ],
     }  # fmt: skip
 

@@ -193,6 +193,8 @@ def _refresh(chain: _Chain, clouds: tuple[str, ...], asked: bool) -> None:
     with query.progress() if query.progress else nullcontext() as on_event:
         result = refresh(chain.store, replace(options, on_event=on_event))
     chain.failed = result.failed
+    for cloud, counts in result.shrunk.items():
+        chain.warn("catalog-shrunk", f"the catalog of {cloud} has shrunk: {counts}")
     if result.manifest is not None:
         chain.manifest = result.manifest
     if result.store_problem is not None:

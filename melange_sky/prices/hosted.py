@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 REQUIRED = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Region", "Price")
-LARGEST_ROWS = 2_000_000
+LARGEST_OFFERS = 100_000
+"""More than this is no price catalog; the largest today has about 16,000 (RunPod's, by zone)."""
 PARSER_VERSION = 1
 """Raise it when the same file would parse to other offers: cached tables are then fetched anew."""
 
@@ -100,6 +101,8 @@ def parse_catalog(
         key = (row.instance_type, row.name, count, row.region)
         group = groups.get(key)
         if group is None:
+            if len(groups) >= LARGEST_OFFERS:
+                raise CatalogRefusedError(f"more than {LARGEST_OFFERS} offers: not a price catalog")
             group = groups[key] = _Group(row)
         group.add(row)
     if table.rows == 0:

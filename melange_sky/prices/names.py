@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
 from melange_sky.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from melange_sky.offers import Offer
 
 UNHOSTED_CLOUDS: tuple[str, ...] = ("kubernetes", "ssh", "slurm", "vsphere")
 """SkyPilot infrastructures without a hosted price catalog: the user's own."""
@@ -67,6 +71,25 @@ def canonical_accelerator(name: str, cloud: str | None = None) -> str:
 @lru_cache(maxsize=1)
 def _folded_table() -> dict[str, str]:
     return {fold(name): name for name in accelerator_table()}
+
+
+def figures_name(offer: Offer) -> str:
+    """Return the name under which `accelerators.csv` has the figures of an offer's very GPU.
+
+    SkyPilot's "H100" is SXM, PCIe or NVL; the instance type tells (Azure's NC H100 v5 is the NVL of
+    94 GB, Lambda and RunPod name theirs).
+    """
+    if offer.accelerator != "H100":
+        return _VARIANTS.get(offer.accelerator, offer.accelerator)
+    if offer.cloud == "azure" and offer.instance_type.startswith(_AZURE_NVL):
+        return "H100-NVL"
+    if "pcie" in offer.instance_type.casefold() or offer.cloud == "runpod":
+        return "H100-PCIe"
+    return "H100"
+
+
+_AZURE_NVL = ("Standard_NC40ads_H100", "Standard_NC80adis_H100", "Standard_NCC40ads_H100")
+_VARIANTS = {"H100-SXM": "H100", "H200-SXM": "H200", "A100-80GB-SXM": "A100-80GB"}
 
 
 def parse_infra(text: str) -> tuple[tuple[str, str | None], ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from melange_sky.errors import MelangeError
 from melange_sky.prices.fetch import Body, Fetched, FetchError, Http, Request, Validators, iso_date
 from melange_sky.prices.hosted import PARSER_VERSION, parse_catalog
-from melange_sky.prices.names import HOSTED_CLOUDS
+from melange_sky.prices.names import KNOWN_CLOUDS
 from melange_sky.prices.settings import Addresses, addresses_from_environment
 from melange_sky.prices.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.prices.tables import encode_table
@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 ASKED_DEADLINE_S = 45.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
+SHRUNK_FRACTION = 0.5
+"""A file with fewer offers than this fraction of the last one's is told."""
+
 UNASKED_DEADLINE_S = 15.0
 """The same when a plan refreshes by itself: it has cached prices to fall back on."""
 
@@ -73,7 +76,8 @@ class RefreshResult:
     """What came of a refresh. `failed` maps a cloud to the reason; `absent` are not hosted (404).
 
     `manifest` is the new snapshot, None where nothing came or it could not be written; then
-    `store_problem` says why, and `pulled` still holds the prices.
+    `store_problem` says why, and `pulled` still holds the prices. `shrunk` names clouds that now
+    have far fewer offers than before: perhaps a file that was cut where it was made.
     """
 
     fetched: tuple[str, ...]
@@ -83,6 +87,7 @@ class RefreshResult:
     manifest: Manifest | None
     pulled: Mapping[str, Pulled]
     store_problem: str | None = None
+    shrunk: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def any_good(self) -> bool:
@@ -130,10 +135,11 @@ class _Refresh:
         self.unchanged: list[str] = []
         self.failed: dict[str, str] = {}
         self.absent: list[str] = []
+        self.shrunk: dict[str, str] = {}
 
     async def run(self) -> RefreshResult:
         by_cloud = {api.cloud: api for api in self.options.apis}
-        clouds = self.options.clouds or (HOSTED_CLOUDS if not by_cloud else tuple(by_cloud))
+        clouds = self.options.clouds or (KNOWN_CLOUDS if not by_cloud else tuple(by_cloud))
         clouds = tuple(dict.fromkeys((*clouds, *by_cloud)))
         until = time.monotonic() + self.options.deadline_s
         async with Http(on_bytes=self._on_bytes) as http:
@@ -149,6 +155,7 @@ class _Refresh:
             manifest=manifest,
             pulled=self.pulled,
             store_problem=problem,
+            shrunk=self.shrunk,
         )
 
     async def _one(self, http: Http, cloud: str, api: PriceApi | None, until: float) -> None:
@@ -159,7 +166,7 @@ class _Refresh:
             else:
                 pulled = await self._from_catalog(http, cloud)
         except FetchError as error:
-            if error.status in {404, 410} and not (self.options.named and self.options.clouds):
+            if error.status in {404, 410} and self._may_be_absent(cloud):
                 self.absent.append(cloud)
                 self._tell(cloud, "absent", "no hosted catalog")
                 return
@@ -170,6 +177,11 @@ class _Refresh:
             self.pulled[cloud] = pulled
             state = "unchanged" if cloud in self.unchanged else "fetched"
             self._tell(cloud, state, f"{pulled.entry.offers} offers")
+
+    def _may_be_absent(self, cloud: str) -> bool:
+        """A cloud that was neither named nor ever fetched need not have a hosted catalog."""
+        named = self.options.named and bool(self.options.clouds)
+        return not named and (self.base is None or cloud not in self.base.clouds)
 
     def _fail(self, cloud: str, reason: str) -> None:
         self.failed[cloud] = reason
@@ -206,7 +218,10 @@ class _Refresh:
             self.unchanged.append(cloud)
             return Pulled(entry=_confirmed(known, fetched, now), table=None)
         assert fetched.content is not None  # 304 is only taken where a body is known
-        return self._pulled_catalog(cloud, fetched, fetched.content, now)
+        pulled = self._pulled_catalog(cloud, fetched, fetched.content, now)
+        if known is not None and pulled.entry.offers < SHRUNK_FRACTION * known.offers:
+            self.shrunk[cloud] = f"{pulled.entry.offers} offers, {known.offers} before"
+        return pulled
 
     def _pulled_catalog(
         self, cloud: str, fetched: Fetched[bytes | None], table: bytes, now: str

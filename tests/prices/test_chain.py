@@ -273,3 +273,30 @@ def test_list_as_of_and_snapshots(server, home, run):
     assert run(*arguments, "--as-of", "1999-01-01").code == 2
     embedded = run(*arguments, "--as-of", "embedded").json()
     assert len(embedded) > 20
+
+
+def test_a_known_cloud_that_vanishes_has_failed_and_keeps_its_prices(server, home, run):
+    server.catalog("aws", body(GOOD_AWS))
+    server.catalog("lambda", body(GOOD_LAMBDA))
+    assert run("prices", "refresh").code == 0
+    del server.answers["/v8/aws/vms.csv"]
+    done = run("prices", "refresh")
+    assert done.code == 0
+    assert "no new prices of aws: 127.0.0.1" in done.err
+    assert "note: no hosted catalog of" in done.err
+    assert h100(load_offers(OfferQuery(infra=AWS, offline=True))) == 55.04
+
+
+def test_a_catalog_that_has_shrunk_is_told(server, home, run):
+    server.catalog("aws", body(GOOD_AWS))
+    run("prices", "refresh", "--infra", "aws")
+    server.catalog("aws", body(aws("g6.xlarge,L4,1,0.80,0.30,us-east-1,z")))
+    done = run("prices", "refresh", "--infra", "aws")
+    assert "the catalog of aws has shrunk: 1 offers, 4 before" in done.err
+
+
+def test_all_25_infrastructures_of_skypilot_are_asked(server, run):
+    server.catalog("kubernetes", body(plain("node,L4,1,0.5,cluster,")))
+    done = run("prices", "refresh", "--format", "json")
+    assert done.json()["fetched"] == ["kubernetes"]
+    assert len(server.asked) == 25

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from melange_sky.accelerators import accelerator_table
 from melange_sky.prices.hosted import CatalogRefusedError, parse_catalog
-from melange_sky.prices.names import HOSTED_CLOUDS
+from melange_sky.prices.names import HOSTED_CLOUDS, figures_name
+from tests.factories import make_offer
 from tests.prices.catalogs import plain, synthetic
 from tests.prices.server import body, loopback
 
@@ -126,3 +128,30 @@ def test_a_cut_last_line_is_refused_and_a_whole_one_is_not():
     assert len(parse_catalog("nebius", lines(text[:-1]))) == 2
     with pytest.raises(CatalogRefusedError, match="truncated"):
         parse_catalog("nebius", lines(text[:-1]), ends_whole=False)
+
+
+def test_a_catalog_of_too_many_offers_is_refused(monkeypatch):
+    monkeypatch.setattr("melange_sky.prices.hosted.LARGEST_OFFERS", 10)
+    rows = [f"t{i},L4,1,0.8,r1,0.3" for i in range(11)]
+    assert len(parse_catalog("nebius", lines(plain(*rows[:10])))) == 10
+    with pytest.raises(CatalogRefusedError, match="more than 10 offers"):
+        parse_catalog("nebius", lines(plain(*rows)))
+
+
+@pytest.mark.parametrize(
+    ("cloud", "instance_type", "accelerator", "figures"),
+    [
+        ("lambda", "gpu_1x_h100_pcie", "H100", "H100-PCIe"),
+        ("lambda", "gpu_1x_h100_sxm5", "H100", "H100"),
+        ("azure", "Standard_NC40ads_H100_v5", "H100", "H100-NVL"),
+        ("azure", "Standard_ND96isr_H100_v5", "H100", "H100"),
+        ("runpod", "1x_H100_SECURE", "H100", "H100-PCIe"),
+        ("runpod", "1x_H100-SXM_SECURE", "H100-SXM", "H100"),
+        ("aws", "p5.48xlarge", "H100", "H100"),
+        ("aws", "g6.xlarge", "L4", "L4"),
+    ],
+)
+def test_the_figures_of_the_very_gpu(cloud, instance_type, accelerator, figures):
+    offer = make_offer(cloud=cloud, instance_type=instance_type, accelerator=accelerator)
+    assert figures_name(offer) == figures
+    assert figures in accelerator_table()
