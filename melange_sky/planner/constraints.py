@@ -20,7 +20,8 @@ def constraints_of(spec: Spec) -> Constraints:
         fixed=tuple(map(_pledge, resources.fixed)),
         minimum=tuple(map(_pledge, resources.minimum)),
         spare=redundancy.spare,
-        min_replicas=redundancy.min_replicas,
+        # a model with any rate has one replica anyway
+        min_replicas=redundancy.min_replicas if redundancy.min_replicas > 1 else 0,
         max_share_per_region=redundancy.max_share_per_region,
         max_share_per_cloud=redundancy.max_share_per_cloud,
         spot=_spot(spec),

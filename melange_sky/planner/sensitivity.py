@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from operator import ge
 
 from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
-from melange_sky.optimizer import Problem, Solution, SolveOptions, least_cost
+from melange_sky.constraints import Constraints
+from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
 from melange_sky.plan import Sensitivity
 
 
 class TimeUpError(Exception):
     """The time went before every end of the band was proven, so that no band can be told."""
+
+
+BAND_GAP = 1e-3
+"""The band's ends are solved to a thousandth: far finer than the error that they tell of."""
 
 
 def cost_band(
@@ -26,7 +32,8 @@ def cost_band(
     """Return how the optimum's cost moves over the estimates' error band, None without estimates.
 
     All estimates at their good end give the low cost, all at their bad end the high one. The
-    accelerator worth measuring is the one whose band alone moves the cost most; ties go to the name.
+    accelerator worth measuring is the one whose band alone moves the cost most when instances may
+    be fractions (ties go to the name); how much it moves the plan is then solved with whole ones.
     The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
     Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
@@ -35,39 +42,89 @@ def cost_band(
     )
     if not names:
         return None
-    plain = replace(options, within_fraction=0.0, alternatives=0, stay_close=None)
+    problem = _contenders(problem)
+    gap = max(options.mip_gap, BAND_GAP)
+    plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
     used = {a.option.option.accelerator for mine in solution.allocations for a in mine}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
         return pool.submit(_cost, problem, plain, moved, good)
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
+    name = max(names, key=lambda name: _relaxed_span(problem, name))
+    good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
-    spans = {
-        name: (
-            cost(frozenset({name}), True),
-            cost(frozenset({name}), False) if name in used else None,
-        )
-        for name in names
-    }
-    optimum = solution.optimum_usd_per_hour
-    moves = {
-        name: _span(good.result(), bad.result() if bad else optimum)
-        for name, (good, bad) in spans.items()
-    }
-    best = max(names, key=lambda name: moves[name])
-    worth = moves[best] > 1e-6
+    bad = cost(frozenset({name}), False) if name in used else None
+    moves = _span(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
+    worth = moves > 1e-6
     return Sensitivity(
         low_usd_per_hour=ends[0].result(),
         high_usd_per_hour=ends[1].result(),
-        measure=best if worth else None,
-        measure_usd_per_hour=moves[best] if worth and moves[best] < float("inf") else None,
-        command=f"{command} --accelerators {best}" if worth and command else None,
+        measure=name if worth else None,
+        measure_usd_per_hour=moves if worth and moves < float("inf") else None,
+        command=f"{command} --accelerators {name}" if worth and command else None,
     )
 
 
 def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
+
+
+def _contenders(problem: Problem) -> Problem:
+    """Drop options that another of the same accelerator beats at every figure and end of the band.
+
+    Only where no constraint speaks of places or counts, for then every option may be wanted.
+    """
+    if problem.constraints != Constraints():
+        return problem
+    demands = []
+    for demand in problem.demands:
+        buckets = demand.workload.buckets()
+        kept: list[tuple[OptionCapacity, list[float]]] = []
+        for option in sorted(
+            demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
+        ):
+            figures = [
+                rate or 0.0
+                for i, j in buckets
+                for cell in (option.cells[i][j],)
+                for rate in (cell.max_rate_rps, cell.low_rps, cell.high_rps)
+            ]
+            if not any(
+                rival.option.accelerator == option.option.accelerator
+                and all(map(ge, theirs, figures))
+                for rival, theirs in kept
+            ):
+                kept.append((option, figures))
+        demands.append(replace(demand, options=tuple(option for option, _ in kept)))
+    return replace(problem, demands=tuple(demands))
+
+
+def _relaxed_span(problem: Problem, name: str) -> float:
+    """Return how far apart the costs are with `name` at either end, instances counted in fractions.
+
+    Without whole instances each bucket goes to the option that serves it cheapest, so that the cost
+    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb.
+    """
+    span = 0.0
+    for demand in problem.demands:
+        for i, j in demand.workload.buckets():
+            ends = [_unit_cost(demand, i, j, name, good=good) for good in (True, False)]
+            if ends[1] == float("inf"):
+                return float("inf") if ends[0] < float("inf") else 0.0
+            span += demand.workload.rates_rps[i][j] * (ends[1] - ends[0])
+    return span
+
+
+def _unit_cost(demand: Demand, i: int, j: int, name: str, *, good: bool) -> float:
+    costs = [float("inf")]
+    for candidate in demand.options:
+        cell = candidate.cells[i][j]
+        if candidate.option.accelerator == name:
+            cell = _at_end(cell, good)
+        if cell.max_rate_rps:
+            costs.append(candidate.option.price_usd_per_hour / cell.max_rate_rps)
+    return min(costs)
 
 
 def _span(good: float | None, bad: float | None) -> float:
@@ -97,10 +154,12 @@ def _cost(
 
 
 def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:
-    def move(cell: CapacityCell) -> CapacityCell:
-        end = cell.high_rps if good else cell.low_rps
-        if cell.origin is not Origin.ESTIMATED or cell.max_rate_rps is None or end is None:
-            return cell
-        return replace(cell, max_rate_rps=end if end > 0 else None)
+    cells = tuple(tuple(_at_end(cell, good) for cell in row) for row in option.cells)
+    return replace(option, cells=cells)
 
-    return replace(option, cells=tuple(tuple(map(move, row)) for row in option.cells))
+
+def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
+    end = cell.high_rps if good else cell.low_rps
+    if cell.origin is not Origin.ESTIMATED or cell.max_rate_rps is None or end is None:
+        return cell
+    return replace(cell, max_rate_rps=end if end > 0 else None)
