@@ -1,7 +1,7 @@
 """Estimates that ship with the project, so that a plan needs no simulation.
 
 `profiling/estimates.json` holds, per (replica, SLO), the simulated rate over the analytic estimate on
-a grid of request sizes, made by `melange-sky capacity --write-embedded` (the command is in the file).
+a grid of request sizes, made by `melange-sky capacity --write-table` (the commands are in the file).
 The ratio is smooth, so it is interpolated in the logarithm of both sizes and applied to the analytic
 estimate of the asked size. A table answers only the very replica and SLO that it was made for.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,13 +62,39 @@ def _places(grid: NDArray[np.float64], sizes: NDArray[np.float64]) -> Places:
 
 
 def _bilinear(values: NDArray[np.float64], rows: Places, columns: Places) -> NDArray[np.float64]:
-    """Interpolate; a corner that cannot serve (0) is left out unless it is the nearest one."""
+    """Interpolate. Corners where nothing fits (NaN) do not count; one that misses the SLO (0) decides
+    where it is the nearest, and does not count elsewhere.
+    """
     (i, u), (j, v) = rows, columns
     i2, j2 = np.minimum(i + 1, values.shape[0] - 1), np.minimum(j + 1, values.shape[1] - 1)
     corners = np.array([values[i, j], values[i, j2], values[i2, j], values[i2, j2]])
     weights = np.array([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v])
+    weights = np.where(np.isnan(corners), 0.0, weights + 1e-9)
+    corners = np.nan_to_num(corners)
     nearest = np.take_along_axis(corners, weights.argmax(axis=0)[None], axis=0)[0]
     weights = np.where(corners > 0, weights, 0.0)
     total = weights.sum(axis=0)
     mean = (weights * corners).sum(axis=0) / np.maximum(total, 1e-12)
     return np.where(nearest > 0, mean, 0.0)
+
+
+def write_table(
+    path: Path, command: str, grid: tuple[list[int], list[int]], tables: dict[str, Any]
+) -> None:
+    """Add tables to the file at `path` (made where it is not), which `command` produced."""
+    document = (
+        json.loads(path.read_text(encoding="utf-8"))
+        if path.is_file()
+        else {"commands": [], "tables": {}}
+    )
+    document["input_tokens"], document["output_tokens"] = grid
+    if command not in document["commands"]:
+        document["commands"].append(command)
+    document["tables"].update(tables)
+    rows = ",\n".join(
+        f" {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document.pop("tables").items())
+    )
+    head = json.dumps(document, indent=1)[:-2]
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(f'{head},\n "tables": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+    beside.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,17 @@ import numpy as np
 
 from melange_sky.accelerators import AcceleratorSpec, find_accelerator
 from melange_sky.capacity import CapacityCell, EngineSettings
-from melange_sky.engine import Load, Misfit, ReplicaModel, knee_batch, kv_pool, replica_model
+from melange_sky.engine import (
+    Load,
+    Misfit,
+    ReplicaModel,
+    capacity_estimate,
+    knee_batch,
+    kv_pool,
+    replica_model,
+)
 from melange_sky.errors import InputError
+from melange_sky.profiles.cache import fingerprint
 from melange_sky.profiles.cells import EngineAnswer, Progress, answer_cells, place_cells
 from melange_sky.profiles.constants import engine_generation
 from melange_sky.profiles.measured import matching, measured_tables
@@ -75,6 +85,36 @@ def replica_capacities(
         cells = place_cells(query, answer, settings, (shape.data_parallel, own))
         found.append(ReplicaCapacity(shape=shape, settings=settings, cells=cells))
     return tuple(found)
+
+
+def embedded_tables(
+    query: CapacityQuery, shapes: Sequence[ReplicaShape]
+) -> dict[str, dict[str, object]]:
+    """Return, per replica that fits, simulated ÷ analytic rates on the query's grid, by fingerprint.
+
+    null where a size does not fit into the cache, 0 where the SLO cannot be met.
+    """
+    generation = engine_generation(query.generation)
+    exact = dataclasses.replace(query, exact=True)
+    progress, load, tables = Progress.start(query, len(shapes)), _sizes(query), {}
+    for shape in shapes:
+        answer = _engine(exact, (shape.accelerator, shape.tensor_parallel), generation, progress)
+        if isinstance(answer, str):
+            continue
+        guess = capacity_estimate(answer.replica, load, query.slo).rate_rps.tolist()
+        fits = (load.input_tokens + load.output_tokens <= answer.max_model_len).tolist()
+        flat = [
+            None if not fit else 0.0 if rate is None or first <= 0 else round(rate / first, 3)
+            for (rate, _), first, fit in zip(answer.found, guess, fits, strict=True)
+        ]
+        columns = len(query.input_sizes[0])
+        tables[fingerprint(answer.replica, query.slo, with_limit=False)] = {
+            "model": query.model.name, "accelerator": shape.accelerator,
+            "tensor_parallel": shape.tensor_parallel, "engine": query.generation,
+            "slo": dataclasses.asdict(query.slo),
+            "ratios": [flat[i : i + columns] for i in range(0, len(flat), columns)],
+        }  # fmt: skip
+    return tables
 
 
 def _check(query: CapacityQuery) -> None:
