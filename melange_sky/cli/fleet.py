@@ -226,7 +226,7 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
             rows.append(
                 Wanted(
                     name=name, plan=model.name, option=option.name,
-                    replicas=_replicas(document["service"]),
+                    replicas=_replicas(document["service"], place / file_name(name)),
                     price_usd_per_hour=option.price_usd_per_hour, document=document,
                 )
             )  # fmt: skip
@@ -254,9 +254,14 @@ def _read_service(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _replicas(service: dict[str, Any]) -> int:
-    policy = service.get("replica_policy") or {}
-    return int(service.get("replicas", policy.get("min_replicas", 0)))
+def _replicas(service: dict[str, Any], path: Path) -> int:
+    policy = service.get("replica_policy")
+    count = service.get(
+        "replicas", policy.get("min_replicas") if isinstance(policy, dict) else None
+    )
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InputError(f"{path}: service.replicas must be a whole number")
+    return count
 
 
 def _prices(planned: Plan | FleetPlan) -> dict[tuple[str, str], float]:

@@ -40,6 +40,8 @@ def test_wanted_services_are_those_of_the_files(folder: Path) -> None:
         (": [", "cannot be read"),
         ("[]", "not a service file"),
         ("service: {replicas: 1}", "not a service file"),
+        ("{_metadata: {}, service: {replicas: many}}", "whole number"),
+        ("{_metadata: {}, service: {replica_policy: 3}}", "whole number"),
         ("x" * 1_000_001, "too large"),
     ],
 )

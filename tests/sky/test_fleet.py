@@ -146,8 +146,12 @@ def ask(url: str, size: tuple[int, int], timeout_s: float = 30) -> tuple[str, st
         f"{url}/v1/completions", data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
     )  # fmt: skip
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        answer = json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            answer = json.load(response)
+    except urllib.error.HTTPError as error:
+        told = error.read(500).decode(errors="replace")
+        raise OSError(f"{url} answered {error.code}: {told}") from error
     node, started = answer["system_fingerprint"].split()
     return node, started, answer["usage"]["completion_tokens"]
 
@@ -163,10 +167,21 @@ def gateway(bed: Bed, folder: Path) -> Iterator[str]:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert "listening on" in line, line
-        yield line.split()[2]
+        url = line.split()[2]
+        wait_for(lambda: healthy(url), "the gateway's first look at its backends", 60)
+        yield url
     finally:
         process.terminate()
         process.communicate(timeout=60)
+
+
+def healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=10):
+            return True
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
 
 
 def accelerator_of(node: str) -> str:
@@ -309,7 +324,7 @@ def recover(bed: Bed, folder: Path, url: str, option: str, lost_id: int) -> tupl
         sent += 1
         try:
             ask(url, SHORT, timeout_s=15)
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             assert not detected, f"a request failed after the loss was seen: {error}"
             failures += 1
         time.sleep(0.2)
