@@ -95,6 +95,42 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationRound:
+    """One fleet of the closed loop and how it did in replay.
+
+    `low` … `high` is the attainment's 95 % interval. `derated` holds, per accelerator (``name:count``),
+    the factor on its capacities with which the next fleet is chosen.
+    """
+
+    cost_usd_per_hour: float
+    fleet: str
+    attainment: float
+    low: float
+    high: float
+    derated: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Whether the plan holds in replay, and how it came to be.
+
+    `attainment`, its interval `low` … `high` and `requests` are those of the worst replay of this
+    plan; `premium_usd_per_hour` is what it costs over the plan before any replay. `reason` says why it
+    does not hold.
+    """
+
+    holds: bool
+    reason: str | None
+    traffic: str
+    requests: int
+    attainment: float
+    low: float
+    high: float
+    premium_usd_per_hour: float
+    rounds: tuple[VerificationRound, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One model's fleet. `candidates` are the options that were weighed, chosen or not.
 
@@ -118,6 +154,7 @@ class Plan:
     price_snapshot: str | None = None
     constraints: Constraints = field(default_factory=Constraints)
     sensitivity: Sensitivity | None = None
+    verification: Verification | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:

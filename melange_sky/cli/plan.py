@@ -8,6 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import format_option, is_offline, offline_option, refresh_progress
+from melange_sky.cli.verification import (
+    plan_and_verify,
+    raise_if_missed,
+    take_options,
+    verification_text,
+    verify_options,
+)
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,6 +53,7 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-flagged", is_flag=True, help="Plan with prices that a sanity rule keeps out."
 )
+@verify_options
 def plan(
     spec: Path,
     output: Path | None,
@@ -59,12 +67,17 @@ def plan(
     """
     from melange_sky.planner import plan_spec
 
-    planned = plan_spec(spec, _request(asked))
+    replayed = take_options(asked)
+    request = _request(asked)
+    planned = (
+        plan_and_verify(spec, request, replayed) if replayed["verify"] else plan_spec(spec, request)
+    )
     folder = None
     if _is_deployable(planned) or output is not None:
         folder = output or Path(f"{planned.name}-plan")
         write_plan(planned, folder, force=force)
     _show(planned, folder, output_format)
+    raise_if_missed(planned)
 
 
 def _request(asked: dict[str, Any]) -> Any:
@@ -133,6 +146,8 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
     from melange_sky.report import plan_table, terminal_width
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
+    for model in models_of(planned):
+        click.echo(verification_text(model), nl=False)
     if folder is not None:
         click.echo(
             f"\nWrote {folder}/plan.json and one service per line here; bring them up with "

@@ -29,6 +29,7 @@ from melange_sky.plan import (
     PlanWarning,
     Sensitivity,
     SolverReport,
+    Verification,
 )
 from melange_sky.slo import SLO
 from melange_sky.workload import Matrix, Workload
@@ -110,6 +111,7 @@ class _Plan(_Solved):
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
     sensitivity: Sensitivity | None = None
+    verification: Verification | None = None
     warnings: tuple[PlanWarning, ...] = ()
     engine: _EngineChoice = _EngineChoice()
     engine_generation: str | None = None
@@ -202,6 +204,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         allocations=tuple(_allocation(a, candidates, shape, where) for a in document.allocations),
         baselines=document.baselines,
         sensitivity=document.sensitivity,
+        verification=document.verification,
         solver=document.report(),
         candidates=tuple(candidates.values()),
         warnings=document.warnings,

@@ -77,6 +77,7 @@ def _model_document(plan: Plan) -> dict[str, Any]:
         "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
         "baselines": [asdict(baseline) for baseline in plan.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+        "verification": asdict(plan.verification) if plan.verification else None,
         "warnings": [asdict(warning) for warning in plan.warnings],
         "engine": {
             "version": plan.engine.version,

@@ -10,7 +10,7 @@ import numpy as np
 from melange_sky.engine import Misfit
 from melange_sky.errors import InputError
 from melange_sky.profiles import ReplicaShape, engine_replica
-from melange_sky.spec import read_trace
+from melange_sky.spec import HistogramBuilder, read_trace
 from melange_sky.verify import (
     Replay,
     Simulation,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from melange_sky.simulator import RequestStream
 
 FIRST_REQUESTS = 20_000
+QUICK_REQUESTS = 8_000
 MOST_REQUESTS = 1_280_000
 SHORTEST_S = 600.0
 
@@ -39,7 +40,8 @@ class SimulationRequest:
     """What to replay. `trace` None samples the plan's workload.
 
     `ci` is the half width of the attainment's interval to reach: sampled traffic runs longer until it
-    is reached, a trace is as long as it is. `duration_s` fixes the length of sampled traffic, and cuts
+    is reached, a trace is as long as it is; with `until_sure` also no longer than it takes the
+    interval to lie on one side of the target. `duration_s` fixes the length of sampled traffic, and cuts
     a trace. `rate_scale` multiplies the rate. `burstiness`: see `verify.Traffic`.
     """
 
@@ -47,6 +49,7 @@ class SimulationRequest:
     rate_scale: float = 1.0
     duration_s: float | None = None
     ci: float = 0.01
+    until_sure: bool = False
     burstiness: float = 1.0
     how: Replay = field(default_factory=Replay)
 
@@ -59,7 +62,8 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
     if request.trace is not None:
         return _traced(plan, request, request.trace)
     rate_rps = plan.workload.rate_rps * request.rate_scale
-    duration_s = request.duration_s or max(SHORTEST_S, FIRST_REQUESTS / rate_rps)
+    first = QUICK_REQUESTS if request.until_sure else FIRST_REQUESTS
+    duration_s = request.duration_s or max(SHORTEST_S, first / rate_rps)
     if rate_rps * duration_s > MAX_REQUESTS:
         raise InputError(
             f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
@@ -67,6 +71,7 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
     while True:
         found = _sampled(plan, request, duration_s)
         enough = found.verdict.half_width <= request.ci
+        enough |= request.until_sure and found.verdict.surely
         longest = found.verdict.requests * 2 > MOST_REQUESTS
         if enough or longest or request.duration_s is not None:
             return found
@@ -133,3 +138,13 @@ def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
 def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
     """Return the same request with another routing policy."""
     return replace(request, how=replace(request.how, policy=policy))
+
+
+def rate_of_trace(trace: Path) -> float:
+    """Return a trace's mean rate; InputError where it spans no time."""
+    builder = HistogramBuilder()
+    for arrival_s, input_tokens, output_tokens in read_trace(trace):
+        builder.add(arrival_s, input_tokens, output_tokens)
+    if builder.rate_rps is None:
+        raise InputError(f"{trace}: the trace spans no time, so it cannot be scaled to a rate")
+    return builder.rate_rps

@@ -1,0 +1,80 @@
+"""`melange-sky plan --verify`: what it writes, tells and returns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from melange_sky.cli import main
+
+SPEC = """\
+name: chat
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: 50, ttft_ms: 1000}
+workload:
+  rate_rps: 14
+  histogram: {input_edges: [0, 200, 1000], output_edges: [0, 300], weights: [[0.6], [0.4]]}
+resources: {accelerators: [L40S], infra: [aws]%s}
+"""
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(["plan", "spec.yaml", "--offline", *arguments])
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC % "")
+    return tmp_path
+
+
+def test_the_verdict_is_in_the_plan_and_on_the_screen(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, "--verify")
+    assert code == 0
+    assert err == ""
+    assert "Holds in replay: " in out
+    saved = json.loads((folder / "chat-plan" / "plan.json").read_text())
+    assert saved["verification"]["holds"] is True
+    assert saved["verification"]["rounds"][0]["fleet"].endswith("L40S:1")
+
+
+def test_a_plan_that_cannot_hold_exits_5_and_says_why(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "spec.yaml").write_text(SPEC % ", limits: {L40S: 4}")
+    code, out, err = call(capsys, "--verify", "--burstiness", "300")
+    assert code == 5
+    assert "Does NOT hold in replay" in out
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: chat: ")
+    assert "L40S" in last or "fleet" in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--verify-trace", "t.csv"], "needs --verify"),
+        (["--verify", "--verify-trace", "absent.csv"], "no such trace"),
+        (["--verify", "--verify-trace", "one.csv"], "spans no time"),
+        (["--verify", "--burstiness", "nan"], "burstiness"),
+    ],
+)
+def test_wrong_use_is_exit_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    (folder / "one.csv").write_text("arrival_s,input_tokens,output_tokens\n0,1,1\n")
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not (folder / "chat-plan").exists()

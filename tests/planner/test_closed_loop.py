@@ -1,0 +1,133 @@
+"""A plan that passes on paper and fails in replay is repaired, or the reason is told."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from melange_sky.plan import Plan
+from melange_sky.planfile import dump_plan, load_plan
+from melange_sky.planner import PlanRequest, plan_loaded
+from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+from melange_sky.planner.verification import SimulationRequest, simulate_plan, with_policy
+from melange_sky.prices import OfferQuery
+from melange_sky.spec import Spec, load_spec
+from melange_sky.verify import Replay
+
+AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "azure_llm_2023_conv.csv"
+REQUEST = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
+BURSTY = SimulationRequest(burstiness=60.0, ci=0.02)
+SMALL = {
+    "input_edges": [0, 200, 1000], "output_edges": [0, 300], "weights": [[0.6], [0.4]],
+    "input_sizes": [[120], [600]], "output_sizes": [[200], [150]],
+}  # fmt: skip
+
+
+def spec_of(
+    tmp_path: Path, extra: str = "", accelerators: str = "[A10G, L40S]", **workload: object
+) -> Spec:
+    given = workload or {"rate_rps": 14, "histogram": SMALL}
+    path = tmp_path / "spec.yaml"
+    path.write_text(
+        "name: chat\nmodel: meta-llama/Llama-3.1-8B-Instruct\n"
+        "slo: {tpot_ms: 50, ttft_ms: 1000}\n"
+        f"workload: {given}\n"
+        f"resources:\n  accelerators: {accelerators}\n  infra: [aws]\n" + extra
+    )
+    spec = load_spec(path)
+    assert isinstance(spec, Spec)
+    return spec
+
+
+def planned(spec: Spec) -> Plan:
+    found = plan_loaded(spec, REQUEST)
+    assert isinstance(found, Plan)
+    return found
+
+
+def verified(spec: Spec, loop: LoopRequest) -> Plan:
+    found = plan_verified(planned(spec), spec, REQUEST, loop)
+    assert isinstance(found, Plan)
+    return found
+
+
+def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    before = planned(spec)
+    calm = simulate_plan(before, SimulationRequest(ci=0.02))
+    assert calm.verdict.met
+    broken = simulate_plan(before, BURSTY)
+    assert not broken.verdict.met
+
+    told = []
+    plan = verified(spec, LoopRequest(simulation=BURSTY, told=told.append))
+    found = plan.verification
+    assert found is not None
+    assert found.holds
+    assert found.reason is None
+    assert found.low >= 0.95
+    assert found.premium_usd_per_hour == pytest.approx(
+        plan.cost_usd_per_hour - before.cost_usd_per_hour
+    )
+    assert found.premium_usd_per_hour > 0
+    assert len(found.rounds) == len(told) + 1 >= 2
+    assert found.rounds[0].low < 0.95
+    assert found.rounds[0].cost_usd_per_hour == pytest.approx(before.cost_usd_per_hour)
+    assert found.rounds[-1].cost_usd_per_hour == pytest.approx(plan.cost_usd_per_hour)
+    assert all(0 < factor < 1 for _, factor in found.rounds[0].derated)
+    unused = dataclasses.replace(BURSTY, how=Replay(seed=987))
+    assert simulate_plan(plan, unused).verdict.interval[0] >= 0.94
+
+    path = tmp_path / "plan.json"
+    path.write_text(dump_plan(plan))
+    assert load_plan(path) == plan
+
+
+def test_a_plan_that_holds_is_left_as_it_is(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    plan = verified(spec, LoopRequest(simulation=SimulationRequest(ci=0.02)))
+    assert plan.verification is not None
+    assert plan.verification.holds
+    assert plan.verification.premium_usd_per_hour == 0
+    assert dataclasses.replace(plan, verification=None).allocations == planned(spec).allocations
+
+
+def test_the_loop_says_when_limits_leave_no_fleet(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path, "  limits: {L40S: 2, A10G: 1}\n")
+    burst = dataclasses.replace(BURSTY, burstiness=300.0)
+    plan = verified(spec, LoopRequest(simulation=burst))
+    assert plan.verification is not None
+    assert not plan.verification.holds
+    assert plan.verification.reason
+    assert plan.verification.rounds[-1].low < 0.95
+
+
+def test_rounds_are_bounded(tmp_path: Path) -> None:
+    plan = verified(spec_of(tmp_path), LoopRequest(simulation=BURSTY, max_rounds=1))
+    assert plan.verification is not None
+    assert plan.verification.reason == "not there after 1 rounds"
+    assert len(plan.verification.rounds) == 1
+
+
+@pytest.mark.skipif(not AZURE.exists(), reason="the Azure trace is not beside the project")
+def test_the_azure_trace_holds_on_the_verified_plan(tmp_path: Path) -> None:
+    """SLO of 95 % within TPOT 80 ms and TTFT 2 s, the trace at four times its own rate."""
+    times = 4
+    spec = spec_of(
+        tmp_path, accelerators="[L40S, H100]", rate_rps=5.53 * times, distribution="azure-conv-2023"
+    )
+    slo = dataclasses.replace(spec.models[0].slo, tpot_s=0.08, ttft_s=2.0)
+    spec = dataclasses.replace(spec, models=(dataclasses.replace(spec.models[0], slo=slo),))
+    traffic = SimulationRequest(trace=AZURE, rate_scale=times, ci=0.05)
+    plan = verified(spec, LoopRequest(simulation=traffic))
+    assert plan.verification is not None
+    assert plan.verification.holds, plan.verification.reason
+    unused = dataclasses.replace(traffic, how=Replay(seed=4321))
+    verdict = simulate_plan(plan, unused).verdict
+    assert verdict.requests == 19366
+    assert verdict.met
+    blind = simulate_plan(plan, with_policy(unused, "round_robin")).verdict
+    if len(plan.allocations) > 1:
+        assert blind.attainment < verdict.attainment
