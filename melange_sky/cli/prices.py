@@ -22,7 +22,7 @@ from melange_sky.cli.prices_diff import diff_plan, echo_check, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices import OfferQuery, load_offers
-from melange_sky.prices.book import by_reason
+from melange_sky.prices.chain import by_reason
 from melange_sky.prices.names import HOSTED_CLOUDS, check_clouds, figures_name, parse_infra
 
 if TYPE_CHECKING:

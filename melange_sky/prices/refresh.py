@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
-from melange_sky.prices.fetch import Body, Fetched, FetchError, Http, Request, Validators, iso_date
+from melange_sky.prices.answers import FetchError, Validators, iso_date
+from melange_sky.prices.fetch import Body, Fetched, Http, Request
 from melange_sky.prices.hosted import PARSER_VERSION, parse_catalog
 from melange_sky.prices.names import KNOWN_CLOUDS
 from melange_sky.prices.settings import Addresses, addresses_from_environment

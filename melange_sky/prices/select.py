@@ -39,17 +39,22 @@ class Selection:
     accelerators: tuple[str, ...] = ()
     knows_any: bool = field(default=False, init=False)
     """Whether any asked cloud had any offer at all, matching or not."""
+    missing: list[str] = field(default_factory=list, init=False)
+    """Regions asked for that no source prices, each as a sentence."""
 
     def of(
         self, tables: Mapping[str, Priced], listed: Sequence[Offer], own: Sequence[Offer]
     ) -> list[Offer]:
         """Return what matches; an offer of `own` replaces the same instance type in its region.
 
-        Raises InputError for regions and accelerators that nothing here has heard of.
+        Raises InputError for accelerators that nothing here has heard of, and for regions that have
+        no prices where nothing else was asked for; beside others such regions end up in `missing`.
         """
         loose = [*listed, *own]
         self.knows_any = bool(self._clouds_of(tables, loose))
-        self._check_regions(tables, loose)
+        self.missing = self._missing_regions(tables, loose)
+        if len(self.missing) == len(self.infra) > 0:
+            raise InputError(*self.missing)
         pairs = self._pairs(tables, loose)
         offers: list[Offer] = []
         for cloud, priced in tables.items():
@@ -86,7 +91,7 @@ class Selection:
         clouds |= {offer.cloud for offer in loose}
         return {cloud for cloud in clouds if self._asks(cloud)}
 
-    def _check_regions(self, tables: Mapping[str, Priced], loose: Sequence[Offer]) -> None:
+    def _missing_regions(self, tables: Mapping[str, Priced], loose: Sequence[Offer]) -> list[str]:
         problems = []
         for cloud, region in self.infra:
             if region is None:
@@ -97,8 +102,7 @@ class Selection:
             if known and region not in known:
                 hint = did_you_mean(region, known)
                 problems.append(f"no prices for region '{region[:80]}' of {cloud}{hint}")
-        if problems:
-            raise InputError(*problems)
+        return problems
 
     def _pairs(
         self, tables: Mapping[str, Priced], loose: Sequence[Offer]

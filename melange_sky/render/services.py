@@ -122,7 +122,9 @@ def _resources(section: dict[str, Any], plan: Plan, option: DeploymentOption) ->
     offer = option.offer
     section["infra"] = _infra(offer)
     section["instance_type"] = offer.instance_type
-    section["accelerators"] = accelerator_spec_text(option.accelerator, option.accelerator_count)
+    # some catalogs spell a name their own way, and sky looks it up as they do
+    name = offer.catalog_accelerator or option.accelerator
+    section["accelerators"] = accelerator_spec_text(name, option.accelerator_count)
     section["use_spot"] = option.use_spot
     section["disk_size"] = sizing.disk_gb(plan)
     if offer.cloud in VIRTUAL_INSTANCES:

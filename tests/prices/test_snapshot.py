@@ -94,6 +94,14 @@ def test_unknown_names_are_refused_with_a_suggestion(query, said):
         load_offers(query)
 
 
+def test_an_unknown_region_beside_others_is_a_warning():
+    infra = (("aws", "us-east-1"), ("azure", "eastuss"))
+    book = load_offers(OfferQuery(infra=infra, offline=True))
+    assert {o.cloud for o in book.offers} == {"aws"}
+    (told,) = [w.message for w in book.warnings if w.code == "no-region"]
+    assert "'eastuss' of azure (did you mean 'eastus'?)" in told
+
+
 def test_nothing_known_of_a_cloud_is_exit_4():
     with pytest.raises(SourceUnavailableError, match="refresh"):
         load_offers(OfferQuery(infra=(("scp", None),), offline=True))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from melange_sky.errors import SourceUnavailableError
+from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url, text
-from melange_sky.prices.fetch import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url, number, text
-from melange_sky.prices.fetch import FetchError
 from melange_sky.prices.names import canonical_accelerator
 
 if TYPE_CHECKING:
