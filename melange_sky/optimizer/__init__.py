@@ -5,6 +5,7 @@ Pure functions of their input: no file, network, clock-dependent choice or globa
 
 from melange_sky.constraints import Constraints, Pledge, SpotPolicy
 from melange_sky.optimizer.baseline import baselines
+from melange_sky.optimizer.explain import Explanation, explain, problem_of
 from melange_sky.optimizer.least import Least, least_cost
 from melange_sky.optimizer.problem import (
     Alternative,
@@ -15,21 +16,32 @@ from melange_sky.optimizer.problem import (
     SolveOptions,
     StayClose,
 )
+from melange_sky.optimizer.robust import OtherFleet, RobustReport, other_fleets, robust_report
 from melange_sky.optimizer.solve import optimize
+from melange_sky.optimizer.sweep import SweepPoint, sweep_rates
 
 __all__ = [
     "Alternative",
     "Constraints",
     "Demand",
+    "Explanation",
     "Least",
+    "OtherFleet",
     "Pledge",
     "Problem",
+    "RobustReport",
     "Robustness",
     "Solution",
     "SolveOptions",
     "SpotPolicy",
     "StayClose",
+    "SweepPoint",
     "baselines",
+    "explain",
     "least_cost",
     "optimize",
+    "other_fleets",
+    "problem_of",
+    "robust_report",
+    "sweep_rates",
 ]

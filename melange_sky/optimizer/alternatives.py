@@ -1,4 +1,4 @@
-"""Other good fleets: each the cheapest whose set of option types has not been seen yet."""
+"""Other good fleets: each the cheapest that does without some type of every earlier one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def find_alternatives(
     chosen: Point,
     allocate: Callable[[Model, Point], tuple[tuple[Allocation, ...], ...]],
 ) -> tuple[Alternative, ...]:
-    """Return up to `alternatives` fleets by cost, no two with the same set of option types.
+    """Return up to `alternatives` fleets by cost, each doing without some type of every other's.
 
-    A set S is shut out by: some type of S unused, or some type outside S used.
+    So none is an earlier one with something idle added.
     """
     start, options = time.perf_counter(), model.options
     scenarios, seen = model.scenarios, [chosen]
@@ -56,17 +56,16 @@ def find_alternatives(
 
 
 def _shut_out(model: Model, seen: list[Point]) -> None:
+    """Add Σ_{k in S} used_k ≤ |S| − 1 for each set S seen, with x_k ≤ bound_k × used_k."""
     used = []
     for k, x in enumerate(model.x):
         u = model.lp.add_variable(f"u_{k}", 0, 1, pulp.LpInteger)
         model.row([(x, 1.0), (u, -float(model.bounds[k]))], pulp.LpConstraintLE, 0, f"used_{k}")
-        model.row([(x, 1.0), (u, -1.0)], pulp.LpConstraintGE, 0, f"unused_{k}")
         used.append(u)
     for n, point in enumerate(seen):
         inside = [k for k, count in enumerate(point.instances) if count]
-        outside = [k for k, count in enumerate(point.instances) if not count]
-        terms = [(used[k], 1.0) for k in outside] + [(used[k], -1.0) for k in inside]
-        model.row(terms, pulp.LpConstraintGE, 1 - len(inside), f"unlike_fleet_{n}")
+        terms = [(used[k], 1.0) for k in inside]
+        model.row(terms, pulp.LpConstraintLE, len(inside) - 1, f"unlike_fleet_{n}")
 
 
 def _difference(model: Model, chosen: Point, other: Point) -> str:

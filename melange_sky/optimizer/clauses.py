@@ -115,7 +115,7 @@ def _minimum_clause(n: int, pledge: Pledge) -> Clause:
 
 def _count_clauses(asked: Constraints) -> list[Clause]:
     found = []
-    if (least := asked.min_replicas) > 0:
+    if (least := asked.min_replicas) > 1:
         found.append(
             Clause(
                 text=f"at least {least} replicas",

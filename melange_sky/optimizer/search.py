@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.incumbent import affordable, first_options, hurried
 from melange_sky.optimizer.losses import worst_loss
 from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import Point, read_point
@@ -27,15 +28,55 @@ def find_cheapest(
 ) -> tuple[Model, Outcome, Point | None]:
     """Return the model solved for its goal alone; the point is None where none was found.
 
-    With spare instances asked for: solve, seek the loss that the fleet does not survive, add it,
-    solve again. Each round adds one of finitely many losses, and few of them ever matter. Each
-    round's bound holds for the whole problem, for it lacks only constraints. Where time runs out,
-    a fleet that survives every loss is still returned if one was found, with its true gap.
+    Large problems are first solved on a few promising options: one instance that costs more than
+    that whole fleet is then left out, and if time runs out that fleet is the answer, gap told.
     """
     start = time.perf_counter()
-    scenarios: tuple[Scenario, ...] = ()
-    spare = problem.constraints.spare
-    gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
+    few = first_options(fleet, problem)
+    if few is None:
+        return _find(fleet, problem, options)
+    model, outcome, point = _find(few, problem, hurried(options))
+    if point is None:
+        left = options.time_limit_s - (time.perf_counter() - start)
+        return _find(fleet, problem, replace(options, time_limit_s=left))
+    rest = affordable(fleet, problem, options, point.cost)
+    left = options.time_limit_s - (time.perf_counter() - start)
+    whole = _find(rest, problem, replace(options, time_limit_s=left), _translate(few, rest, model))
+    if whole[2] is not None and whole[2].goal <= point.goal:
+        return whole
+    # The promising few's own bound says nothing of the whole; only the whole's may be told.
+    bound = whole[1].bound if whole[1].objective is not None else None
+    return model, replace(outcome, status="feasible", bound=bound or 0.0), point
+
+
+def _translate(few: Fleet, whole: Fleet, model: Model) -> tuple[Scenario, ...]:
+    """Return the few's loss scenarios in the columns of the whole."""
+    place = {(c.demand, c.name): k for k, c in enumerate(whole.columns)}
+    return tuple(
+        moved
+        for scenario in model.scenarios
+        if len(
+            moved := tuple(
+                (place[key], n)
+                for k, n in scenario
+                if (key := (few.columns[k].demand, few.columns[k].name)) in place
+            )
+        )
+        == len(scenario)
+    )
+
+
+def _find(
+    fleet: Fleet, problem: Problem, options: SolveOptions, scenarios: tuple[Scenario, ...] = ()
+) -> tuple[Model, Outcome, Point | None]:
+    """Solve; with spare instances asked for, seek the loss that the fleet does not survive, again.
+
+    Each round adds one of finitely many losses, and few of them ever matter. Each round's bound
+    holds for the whole problem, for it lacks only constraints. Where time runs out, a fleet that
+    survives every loss is still returned if one was found, with its true gap.
+    """
+    start = time.perf_counter()
+    gap = max(options.mip_gap, LOOSE_GAP) if problem.constraints.spare else options.mip_gap
     safe: tuple[Model, Outcome, Point] | None = None
     bound = 0.0
     while True:
@@ -54,7 +95,7 @@ def find_cheapest(
             continue
         if safe is None or point.goal < safe[2].goal:
             safe = model, outcome, point
-        if gap <= options.mip_gap:
+        if gap <= options.mip_gap or outcome.status == "feasible":
             return safe[0], replace(outcome, bound=bound), safe[2]
         gap = options.mip_gap
 

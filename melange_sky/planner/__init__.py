@@ -62,9 +62,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     """Plan an already checked spec."""
     prepared = _Prepared.of(spec, request)
     solve = request.solve
-    problem = Problem(
-        demands=prepared.demands, headroom=spec.headroom, constraints=constraints_of(spec)
-    )
+    problem = _problem(spec, prepared)
     solution = optimize(problem, solve)
     command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
     alone, band, late = _beside(problem, solution, solve, command)
@@ -128,6 +126,17 @@ def _beside(
                     )
                 )
         return alone_soon.result(), band, tuple(late)
+
+
+def problem_for(spec: Spec, request: PlanRequest) -> Problem:
+    """Return what the optimizer would be asked for an already checked spec."""
+    return _problem(spec, _Prepared.of(spec, request))
+
+
+def _problem(spec: Spec, prepared: _Prepared) -> Problem:
+    return Problem(
+        demands=prepared.demands, headroom=spec.headroom, constraints=constraints_of(spec)
+    )
 
 
 ENGINE_GENERATION = "vllm"

@@ -1,0 +1,48 @@
+"""A spec planned over a grid of request rates and TPOT limits: prices read once, capacities per SLO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError
+from melange_sky.optimizer.sweep import SweepPoint, sweep_rates
+from melange_sky.planner import PlanRequest, problem_for
+from melange_sky.spec import MelangeConfig, Spec, load_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepAxes:
+    """Total rates in requests per second; TPOT limits in seconds, none for the spec's own."""
+
+    rates_rps: tuple[float, ...]
+    tpots_s: tuple[float, ...] = ()
+
+
+def sweep_spec(path: Path, request: PlanRequest, axes: SweepAxes) -> tuple[SweepPoint, ...]:
+    """Return a point per TPOT limit and rate, in that order. An infeasible point says why."""
+    spec = load_spec(path)
+    if isinstance(spec, MelangeConfig):
+        raise InputError(f"{path}: sweep takes a melange_sky spec, not a Mélange JSON config")
+    limits: tuple[float | None, ...] = axes.tpots_s or (None,)
+    points: list[SweepPoint] = []
+    for tpot_s in limits:
+        problem = problem_for(_with_tpot(spec, tpot_s), request)
+        shown = tpot_s if tpot_s is not None else _own_tpot(spec)
+        points += sweep_rates(problem, request.solve, axes.rates_rps, shown)
+    return tuple(points)
+
+
+def _with_tpot(spec: Spec, tpot_s: float | None) -> Spec:
+    if tpot_s is None:
+        return spec
+    models = tuple(replace(m, slo=replace(m.slo, tpot_s=tpot_s)) for m in spec.models)
+    return replace(spec, models=models)
+
+
+def _own_tpot(spec: Spec) -> float | None:
+    limits = {model.slo.tpot_s for model in spec.models}
+    return limits.pop() if len(limits) == 1 else None
