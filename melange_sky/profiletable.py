@@ -132,6 +132,11 @@ def read_table(path: Path) -> ProfileTable:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a profile table: {error}") from error
+    return parse_table(lines, str(path), path)
+
+
+def parse_table(lines: Sequence[str], where: str, path: Path | None = None) -> ProfileTable:
+    """Read a table's lines; `where` names their source in the InputError of wrong ones."""
     number = 1
     try:
         head = json.loads(lines[0]) if lines else {}
@@ -144,22 +149,26 @@ def read_table(path: Path) -> ProfileTable:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise InputError(
-            f"{path}: line {number} is not a profile table's ({what}); "
+            f"{where}: line {number} is not a profile table's ({what}); "
             f"measure again, or move the file away"
         ) from error
     return ProfileTable(provenance=provenance, cells=tuple(cells), path=path)
 
 
-def write_table(table: ProfileTable, path: Path) -> None:
-    """Write a table as a whole: to a file beside, flushed to disk, then put in place."""
+def table_text(table: ProfileTable) -> str:
+    """Return a table as it stands in its file."""
     rows: list[dict[str, Any]] = [{"schema": SCHEMA, "provenance": asdict(table.provenance)}]
     rows += [_cell_row(cell) for cell in table.cells]
+    return "".join(json.dumps(r, allow_nan=False, separators=(",", ":")) + "\n" for r in rows)
+
+
+def write_table(table: ProfileTable, path: Path) -> None:
+    """Write a table as a whole: to a file beside, flushed to disk, then put in place."""
     beside = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
+            file.write(table_text(table))
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -99,7 +99,12 @@ def md1_max_rate(service: float, limit: float, attainment: float) -> float:
 
 
 FINE = SearchOptions(
-    tolerance=0.02, max_requests=40_000, min_requests=200, confirm_requests=20_000, floor_rps=0.01
+    tolerance=0.02,
+    max_requests=40_000,
+    min_requests=200,
+    confirm_requests=20_000,
+    floor_rps=0.01,
+    max_probes=80,
 )
 
 

@@ -52,7 +52,8 @@ class SearchOptions:
     then hints at the capacity. Rates stay in [`floor_rps`, `ceiling_rps`]; `floor_rps` None means
     the rate at which hardly any requests overlap. A probe starts with `min_requests`, more as the
     bounds close in, and grows to at most `max_requests`. Both final bounds must have stood with
-    `confirm_requests`: a short probe can be lucky where a queue forgets slowly. At most `max_probes`
+    `confirm_requests`, and no probe lasts less than `min_seconds` unless `max_requests` end it (real
+    machines have hiccups): a short probe can be lucky where a queue forgets slowly. At most `max_probes`
     probes are sent; `max_aborts` void ones in a row at one rate end the search.
     """
 
@@ -64,6 +65,7 @@ class SearchOptions:
     min_requests: int = 80
     confirm_requests: int = 600
     max_requests: int = 4096
+    min_seconds: float = 0.0
     max_probes: int = 40
     max_aborts: int = 2
     warmup_fraction: float = 0.1
@@ -85,8 +87,8 @@ class SearchOptions:
 
 
 REAL_SEARCH = SearchOptions(
-    tolerance=0.1, min_requests=60, confirm_requests=200, max_requests=2000, max_probes=24,
-    turnovers=3.0, ceiling_rps=1000.0,
+    tolerance=0.12, confidence=0.9, min_requests=50, confirm_requests=100, max_requests=2000,
+    max_probes=24, turnovers=3.0, ceiling_rps=1000.0, min_seconds=2.0, growth=1.5,
 )  # fmt: skip
 """A search whose probes cost GPU time: coarser bounds, fewer requests."""
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from melange_sky.slo import SLO, RequestLog
 
 
+_IDLE_IN_FLIGHT = 0.2
+_IDLE_REQUESTS = 8
+
+
 class ProbeAborted(Exception):  # noqa: N818 - an event of the search, not an error of the user
     """Raised by a target whose probe is void, such as when the load client itself was late."""
 
@@ -76,10 +80,43 @@ class _Search:
                 probe.verdict is Verdict.UNRESOLVED and probe.leans_to_pass(self.slo, self.options)
             )
             self._narrow(rate, passed)
-            ended = self._ended(probe, passed)
+            ended = self._ended(probe, passed) or self._hopeless(probe)
             if ended:
                 return ended
             rate = self._next_rate(probe)
+
+    def _hopeless(self, probe: Probe) -> str | None:
+        """Once two rates failed, see by a few lone requests whether any can pass."""
+        options, seen = self.options, [p.median_e2e_s for p in self.probes if p.median_e2e_s]
+        saturated = probe.served_rps is not None and probe.served_rps < 0.5 * probe.rate_rps
+        if (
+            self.idle_tried
+            or self.low is not None
+            or saturated
+            or not seen
+            or len(self.outcomes) < 2
+        ):
+            return None
+        self.idle_tried = True
+        rate = self._clamp(_IDLE_IN_FLIGHT / min(seen))
+        if self.high is not None and rate >= self.high:
+            return None
+        try:
+            log = self.target.probe(rate, _IDLE_REQUESTS, options.seed + len(self.probes))
+        except ProbeAborted as void:
+            idle = Probe(
+                rate_rps=rate, requests=_IDLE_REQUESTS, seed=options.seed + len(self.probes),
+                verdict=Verdict.ABORTED, reason=str(void),
+            )  # fmt: skip
+        else:
+            idle = judge(
+                log, self.slo, options, rate_rps=rate, seed=options.seed + len(self.probes)
+            )
+        self.probes.append(idle)
+        if idle.verdict is not Verdict.FAIL or idle.attainment != 0.0:
+            return None
+        self.high = rate
+        return f"even {rate:.4g} req/s fails: {idle.reason}"
 
     def _narrow(self, rate: float, passed: bool) -> None:
         """Take in what a rate did; a confirmation that contradicts a bound opens that side again."""
@@ -144,10 +181,6 @@ class _Search:
         guess = self.high / options.growth
         if probe.served_rps and probe.served_rps < guess:
             guess = 0.9 * probe.served_rps  # a saturated probe shows what can be served at all
-        elif not self.idle_tried and len(self.probes) > 1:
-            # Two rates failed: see whether anything passes before walking down step by step.
-            self.idle_tried = True
-            guess = min(guess, self._floor(probe))
         return self._clamp(max(guess, self._floor(probe)))
 
     def _measure(self, rate: float) -> Probe:
@@ -183,8 +216,6 @@ class _Search:
     def _first_size(self, rate: float) -> int:
         """Return enough requests for the turnovers that earlier probes lead one to expect."""
         options = self.options
-        if self.idle_tried and self.low is None and len(self.probes) < 6:
-            return options.min_requests // 8 or 1  # a clear failure alone needs no crowd
         width = 1.0
         if self.low is not None and self.high is not None:
             width = math.log(self.high / self.low) / math.log(options.growth)
@@ -192,6 +223,7 @@ class _Search:
         if self._closed():
             least = options.confirm_requests
         least = min(max(least, options.min_requests), options.confirm_requests)
+        least = max(least, options.min_seconds * rate)
         near = [p.median_e2e_s for p in self.probes if p.median_e2e_s and p.rate_rps <= rate]
         wanted = 1.2 * options.turnovers * max(near) * rate if near else 0.0
         return int(min(max(least, wanted), options.max_requests))

@@ -12,6 +12,7 @@ import click
 
 from melange_sky.accelerators import find_accelerator
 from melange_sky.cli.common import echo_json, format_option
+from melange_sky.cli.profile_jobs import collect, launch, status
 from melange_sky.errors import InputError, SloMissedError
 from melange_sky.offers import parse_accelerator
 from melange_sky.slo import SLO
@@ -43,7 +44,7 @@ def profile() -> None:
               show_default=True, help="Seconds that one request may take.")  # fmt: skip
 @click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True),
               help="Stop after so long; what is measured stays.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5), default=0.1,
+@click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5), default=0.12,
               show_default=True, help="How closely the highest rate is bracketed.")  # fmt: skip
 @click.option("--max-requests", type=click.IntRange(min=20), default=2000, show_default=True,
               help="Most requests of one probe; fewer are quicker and less certain.")  # fmt: skip
@@ -191,3 +192,7 @@ def profiles_home() -> Path:
 
     home = os.environ.get("MELANGE_SKY_HOME") or platformdirs.user_data_dir("melange-sky")
     return Path(home) / "profiles"
+
+
+for command in (launch, status, collect):
+    profile.add_command(command)

@@ -32,6 +32,7 @@ class Server:
         app.router.add_get("/version", self.version)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/log", self.read_log)
+        app.router.add_get("/health", self.version)
         return app
 
     def denied(self, request: web.Request) -> bool:
@@ -43,7 +44,7 @@ class Server:
             return web.json_response({"error": {"message": "Unauthorized"}}, status=401)
         if self.options.fault == "not-json":
             return web.Response(text="<html>It works!</html>")
-        return web.json_response({"data": [{"id": "known", "max_model_len": 4096}]})
+        return web.json_response({"data": [{"id": self.options.model, "max_model_len": 4096}]})
 
     async def version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "9.9.9"})
@@ -122,13 +123,18 @@ async def main() -> None:
     parser.add_argument("--slots", type=int, default=10_000)
     parser.add_argument("--key", default="")
     parser.add_argument("--fault", default=None)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--model", default="known")
+    parser.add_argument("--stay", action="store_true", help="stay when standard input closes")
     parser.add_argument("--after", type=int, default=0, help="requests before the fault")
     server = Server(parser.parse_args())
     runner = web.AppRunner(server.application(), access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", server.options.port)
     await site.start()
     print(runner.addresses[0][1], flush=True)
+    if server.options.stay:
+        await asyncio.sleep(600)
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin

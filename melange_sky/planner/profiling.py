@@ -1,0 +1,331 @@
+"""From a plan's candidates to the jobs that measure them: what, where, how long, for how much."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.plan import Allocation
+from melange_sky.profiler import GridOptions
+from melange_sky.profiler.bundle import bundle_text
+from melange_sky.profiler.grid import is_answered
+from melange_sky.profiler.sizes import choose_lines
+from melange_sky.profiletable import ProfileTable, Provenance
+from melange_sky.render import PORT, service_document
+from melange_sky.render.sizing import initial_delay_s
+from melange_sky.resources import profiling_dir
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import OptionCapacity
+    from melange_sky.plan import Plan
+    from melange_sky.profiler.sizes import Floats
+
+# Seen with the search's defaults on simulated replicas; draining comes on top.
+REQUESTS_PER_SIZE = 450
+DRAINS_PER_SIZE = 10
+_UNKNOWN_TPOT_S = 0.05
+_BUCKET = re.compile(r"[a-z0-9]+://[A-Za-z0-9._/-]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Limits of the measuring: minutes of one job and dollars of all together, None for none.
+
+    `error_bound` is the plan-cost error that interpolation between measured sizes may have.
+    `accelerators` (``A10G`` or ``A10G:4``) limits what is measured.
+    `bucket` (s3://…, gs://…) keeps tables between restarts; without one they leave by the log.
+    """
+
+    max_minutes: float | None = None
+    max_usd: float | None = None
+    error_bound: float = 0.05
+    bucket: str | None = None
+    accelerators: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilingJob:
+    """One accelerator to measure. `minutes` and `usd` are estimates; `limit_minutes` is the hard end.
+
+    `expected_error`: of the plan's cost, from interpolating between the sizes.
+    """
+
+    name: str
+    model: str
+    accelerator: str
+    instance_type: str
+    infra: str
+    price_usd_per_hour: float
+    use_spot: bool
+    sizes: tuple[tuple[int, int], ...]
+    measured: int
+    minutes: float
+    limit_minutes: float
+    expected_error: float
+    document: dict[str, Any]
+
+    @property
+    def usd(self) -> float:
+        """Estimated cost."""
+        return self.minutes / 60 * self.price_usd_per_hour
+
+    @property
+    def limit_usd(self) -> float:
+        """What the job can cost at most, by its time limit."""
+        return self.limit_minutes / 60 * self.price_usd_per_hour
+
+
+def profiling_jobs(
+    plan: Plan, tables: Sequence[ProfileTable], options: JobOptions
+) -> tuple[ProfilingJob, ...]:
+    """Return one job per accelerator among the plan's candidates, or per kind in `options`.
+
+    Of an accelerator's counts, splits and offers the one that serves the workload cheapest by the
+    estimates is measured, with the sizes that no table answers yet; a job without such sizes is
+    returned with none, so that the caller can say so.
+    """
+    if options.bucket is not None and not _BUCKET.fullmatch(options.bucket):
+        raise InputError("--bucket must be an address such as s3://name/folder")
+    best: dict[str, tuple[float, str, OptionCapacity]] = {}
+    for candidate in plan.candidates:
+        option = candidate.option
+        worth = _cost_alone(plan, candidate)
+        if option.offer is None or worth is None:
+            continue
+        for key in (option.accelerator, f"{option.accelerator}:{option.accelerator_count}"):
+            if key not in best or (worth, option.name) < best[key][:2]:
+                best[key] = (worth, option.name, candidate)
+    return tuple(
+        _job(plan, best[key][2], tables, options) for key in _kinds(best, options.accelerators)
+    )
+
+
+def _kinds(best: Mapping[str, object], asked: Sequence[str]) -> list[str]:
+    """Return the kinds to measure: each accelerator once, or what was asked, spelled as known."""
+    if not asked:
+        return sorted(key for key in best if ":" not in key)
+    folded = {key.casefold(): key for key in best}
+    unknown = [word for word in asked if word.casefold() not in folded]
+    if unknown:
+        raise InputError(
+            f"--accelerators: {unknown[0][:80]} is no candidate that can serve this workload"
+            f"{did_you_mean(unknown[0], best)}; there are: {', '.join(sorted(best))}"
+        )
+    return sorted({folded[word.casefold()] for word in asked})
+
+
+def _cost_alone(plan: Plan, candidate: OptionCapacity) -> float | None:
+    """Return dollars per hour to serve what it can of the workload, per served share; None for none."""
+    workload = plan.workload
+    served = load = 0.0
+    for i, j in workload.buckets():
+        rate = candidate.rate(i, j)
+        if rate:
+            served += workload.rates_rps[i][j]
+            load += workload.rates_rps[i][j] / rate
+    if served <= 0:
+        return None
+    return load * candidate.option.price_usd_per_hour / (served / workload.rate_rps) ** 4
+
+
+def within_budget(
+    jobs: Sequence[ProfilingJob], max_usd: float | None
+) -> tuple[tuple[ProfilingJob, ...], tuple[ProfilingJob, ...]]:
+    """Split jobs into those whose hard limits fit the budget together, cheapest first, and the rest."""
+    if max_usd is None:
+        return tuple(jobs), ()
+    taken: list[ProfilingJob] = []
+    left: list[ProfilingJob] = []
+    spent = 0.0
+    for job in sorted(jobs, key=lambda j: (j.limit_usd, j.name)):
+        if spent + job.limit_usd <= max_usd:
+            taken.append(job)
+            spent += job.limit_usd
+        else:
+            left.append(job)
+    return tuple(taken), tuple(left)
+
+
+def _job(
+    plan: Plan, candidate: OptionCapacity, tables: Sequence[ProfileTable], options: JobOptions,
+) -> ProfilingJob:  # fmt: skip
+    option = candidate.option
+    assert option.offer is not None
+    wanted, expected_error = job_sizes(plan, candidate, options.error_bound)
+    mine = [t for t in tables if _is_of(t.provenance, plan.model, candidate)]
+    grid = GridOptions(slo=plan.slo)
+    todo = [s for s in wanted if not any(is_answered(t, s, grid) for t in mine)]
+    setup_s = float(initial_delay_s(plan))
+    minutes = (setup_s + sum(_seconds(plan, candidate, size) for size in todo)) / 60
+    limit = min(2 * minutes + 5, options.max_minutes or float("inf"))
+    name = _job_name(plan, candidate)
+    service = service_document(plan, _alone(plan, candidate))
+    return ProfilingJob(
+        name=name, model=plan.model,
+        accelerator=f"{option.accelerator}:{option.accelerator_count}",
+        instance_type=option.offer.instance_type, use_spot=option.use_spot,
+        infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
+        price_usd_per_hour=option.price_usd_per_hour, sizes=tuple(todo),
+        measured=len(wanted) - len(todo), minutes=minutes if todo else 0.0,
+        limit_minutes=limit if todo else 0.0, expected_error=expected_error,
+        document=_document(plan, candidate, service, (name, todo, limit * 60), options.bucket),
+    )  # fmt: skip
+
+
+def job_sizes(
+    plan: Plan, candidate: OptionCapacity, error_bound: float
+) -> tuple[list[tuple[int, int]], float]:
+    """Choose the sizes to measure from the option's estimated rates and the workload's weights.
+
+    Lines of a grid where interpolation between them is good enough; else each bucket's own size.
+    Returns the sizes, cheapest first, and the expected error of the plan's cost.
+    """
+    workload = plan.workload
+    cells = [
+        (workload.input_sizes[i][j], workload.output_sizes[i][j], workload.rates_rps[i][j], candidate.rate(i, j))
+        for i, j in workload.buckets()
+    ]  # fmt: skip
+    inputs = sorted({max(1, round(c[0])) for c in cells})
+    outputs = sorted({max(1, round(c[1])) for c in cells})
+    inputs, outputs = _thin(inputs), _thin(outputs)
+    rates = np.full((len(inputs), len(outputs)), np.nan)
+    weights = np.zeros_like(rates)
+    for size_in, size_out, weight, rate in cells:
+        at = (_nearest(inputs, size_in), _nearest(outputs, size_out))
+        weights[at] += weight
+        if rate is not None:
+            rates[at] = rate
+    lines = choose_lines(inputs, outputs, _filled(rates), weights, error_bound)
+    exact = sorted({(max(1, round(c[0])), max(1, round(c[1]))) for c in cells})
+    if len(lines.sizes) < len(exact):
+        return lines.sizes, lines.expected_error
+    return sorted(exact, key=lambda size: (size[0] / 10 + size[1], size)), 0.0
+
+
+def _filled(rates: Floats) -> Floats:
+    """Fill sizes without traffic from the nearest known one: lines cross there, nothing weighs there."""
+    known = np.argwhere(np.isfinite(rates))
+    if not len(known):
+        return rates
+    filled: Floats = rates.copy()
+    for at in np.argwhere(~np.isfinite(rates)):
+        near = known[np.abs(known - at).sum(axis=1).argmin()]
+        filled[tuple(at)] = rates[tuple(near)]
+    return filled
+
+
+def _thin(sizes: list[int], apart: float = 1.2) -> list[int]:
+    """Drop sizes within 20 % of the one before; both ends stay."""
+    kept = [sizes[0]]
+    for size in sizes[1:-1]:
+        if size >= apart * kept[-1] and size * apart <= sizes[-1]:
+            kept.append(size)
+    return kept if len(sizes) == 1 else [*kept, sizes[-1]]
+
+
+def _nearest(sizes: Sequence[int], size: float) -> int:
+    return min(range(len(sizes)), key=lambda k: abs(np.log(sizes[k] / max(size, 1.0))))
+
+
+def _seconds(plan: Plan, candidate: OptionCapacity, size: tuple[int, int]) -> float:
+    """Estimate the time of one size from the nearest bucket's rate."""
+    known = [
+        (abs(np.log(max(plan.workload.input_sizes[i][j], 1) / size[0])) + abs(np.log(max(plan.workload.output_sizes[i][j], 1) / size[1])), candidate.rate(i, j))
+        for i, j in plan.workload.buckets()
+    ]  # fmt: skip
+    rate = min(((d, r) for d, r in known if r), default=(0.0, 1.0))[1]
+    return REQUESTS_PER_SIZE / rate + DRAINS_PER_SIZE * size[1] * (
+        plan.slo.tpot_s or _UNKNOWN_TPOT_S
+    )
+
+
+def _is_of(made: Provenance, model: str, candidate: OptionCapacity) -> bool:
+    option, engine = candidate.option, candidate.option.engine
+    splits = [] if engine is None else [
+        (made.tensor_parallel, engine.tensor_parallel), (made.data_parallel, engine.data_parallel)
+    ]  # fmt: skip
+    return (
+        made.model == model and made.accelerator == option.accelerator
+        and made.accelerator_count == option.accelerator_count
+        and all(given in (None, wanted) for given, wanted in splits)
+    )  # fmt: skip
+
+
+def _alone(plan: Plan, candidate: OptionCapacity) -> Allocation:
+    nothing = tuple(tuple(0.0 for _ in row) for row in plan.workload.rates_rps)
+    return Allocation(
+        option=candidate, instances=1, load_fraction=0.0, rate_rps=0.0, shares=nothing
+    )
+
+
+def job_prefix(plan_name: str) -> str:
+    """Return how the names of a plan's jobs start, so that any machine can ask for them.
+
+    >>> job_prefix("Chat.v2")
+    'chat-v2-profile-'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", plan_name.lower()).strip("-") + "-profile-"
+
+
+def _job_name(plan: Plan, candidate: OptionCapacity) -> str:
+    option = candidate.option
+    kind = re.sub(r"[^a-z0-9]+", "-", f"{option.accelerator}-{option.accelerator_count}".lower())
+    return job_prefix(plan.name) + kind.strip("-")
+
+
+def engine_flags(run: str) -> tuple[str, ...]:
+    """Return the words after ``vllm serve MODEL`` of a service's run script."""
+    _, _, command = run.replace("\\\n", " ").partition("vllm serve ")
+    return tuple(shlex.split(command)[1:])
+
+
+def _document(
+    plan: Plan, candidate: OptionCapacity, service: dict[str, Any],
+    work: tuple[str, list[tuple[int, int]], float], bucket: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Fill the skeleton: the server is the very one that the plan deploys."""
+    name, sizes, limit_s = work
+    option, engine = candidate.option, candidate.option.engine
+    assert option.offer is not None
+    made = Provenance(
+        model=plan.model, accelerator=option.accelerator, accelerator_count=option.accelerator_count,
+        tensor_parallel=engine.tensor_parallel if engine else None,
+        data_parallel=engine.data_parallel if engine else None, cloud=option.offer.cloud,
+        region=option.offer.region, instance_type=option.offer.instance_type,
+    )  # fmt: skip
+    told = {k: v for k, v in asdict(made).items() if v is not None}
+    told["engine_flags"] = list(engine_flags(service["run"]))
+    task = {
+        "model": plan.model, "port": PORT, "slo": asdict(plan.slo), "sizes": sizes,
+        "provenance": told, "budget_s": round(limit_s), "ready_s": initial_delay_s(plan),
+        "timeout_s": 600.0, "folder": f"/melange-results/{name}" if bucket else "~/melange-profile",
+    }  # fmt: skip
+    document: dict[str, Any] = dict(_skeleton())
+    document["name"] = name
+    document["resources"] = {k: v for k, v in service["resources"].items() if k != "ports"}
+    document["envs"] = {
+        **service.get("envs", {}), "MELANGE_TASK": json.dumps(task), "MELANGE_SERVE": service["run"],
+    }  # fmt: skip
+    document["secrets"] = service["secrets"]
+    document["setup"] = service["setup"]
+    document["run"] = f"bundle='\n{bundle_text()}\n'\n{document['run']}"
+    if bucket:
+        document["file_mounts"] = {"/melange-results": {"source": bucket, "mode": "MOUNT"}}
+    return document
+
+
+@lru_cache(maxsize=1)
+def _skeleton() -> dict[str, Any]:
+    skeleton: dict[str, Any] = yaml.safe_load(
+        (profiling_dir() / "job.yaml").read_text(encoding="utf-8")
+    )
+    return skeleton

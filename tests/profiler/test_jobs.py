@@ -1,0 +1,236 @@
+"""Jobs: what they carry, what they cost, and a whole job run by bash as SkyPilot would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melange_sky.errors import InputError
+from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.profiling import (
+    JobOptions,
+    ProfilingJob,
+    profiling_jobs,
+    within_budget,
+)
+from melange_sky.prices import OfferQuery
+from melange_sky.profiler.collected import merge, read_log
+from melange_sky.profiler.frames import frame, unframe
+from melange_sky.profiler.sizes import choose_lines, interpolate
+from melange_sky.profiletable import load_tables
+
+SPEC = """
+name: chat
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: 60, ttft_ms: 2000, attainment: 0.95}
+workload:
+  rate_rps: 8
+  histogram: {input_edges: [0, 100, 1000], output_edges: [0, 50, 200], weights: [[0.2, 0.3], [0.4, 0.1]]}
+resources: {accelerators: [A10G, "H100:1"], infra: [aws]}
+engine: {args: [--enforce-eager]}
+"""
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("spec") / "chat.yaml"
+    path.write_text(SPEC)
+    offline = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
+    return plan_spec(path, offline)
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.binary(max_size=5000), noise=st.text(max_size=50), seed=st.integers(0, 9))
+def test_frames_survive_a_log(content: bytes, noise: str, seed: int) -> None:
+    """Prefixes, colours, repeats and disorder do no harm."""
+    lines = [f"\x1b[36m(job, pid=12)\x1b[0m {line}" for line in frame(content)]
+    mixed = [*lines, noise, *lines]
+    random.Random(seed).shuffle(mixed)
+    assert unframe("\r\n".join(mixed)) == [content]
+
+
+def test_damaged_frames_are_left_out() -> None:
+    content = bytes(np.random.default_rng(0).integers(0, 256, 3000, dtype=np.uint8))
+    lines = list(frame(content))
+    assert len(lines) > 2
+    assert unframe("\n".join(lines[:-1])) == []
+    spoiled = lines[1][:-3] + ("AAA" if not lines[1].endswith("AAA") else "BBB")
+    assert unframe("\n".join([lines[0], spoiled, *lines[2:]])) == []
+    assert unframe("") == []
+
+
+def test_one_job_per_accelerator_with_the_planned_flags(plan: Any) -> None:
+    jobs = profiling_jobs(plan, (), JobOptions())
+    assert [job.accelerator.partition(":")[0] for job in jobs] == ["A10G", "H100"]
+    for job in jobs:
+        serve = job.document["envs"]["MELANGE_SERVE"]
+        assert "--enforce-eager" in serve
+        task = json.loads(job.document["envs"]["MELANGE_TASK"])
+        assert task["provenance"]["engine_flags"][-1] == "--enforce-eager"
+        assert job.document["resources"]["accelerators"] == job.accelerator
+        assert job.document["secrets"]["HF_TOKEN"] is None  # a gated model: must be given at launch
+        assert 0 < job.usd <= job.limit_usd
+        assert job.usd == pytest.approx(job.minutes / 60 * job.price_usd_per_hour)
+        assert 1 <= len(job.sizes) <= 4
+    only = profiling_jobs(plan, (), JobOptions(accelerators=("h100:1",)))
+    assert [job.accelerator for job in only] == ["H100:1"]
+    with pytest.raises(InputError, match="no candidate"):
+        profiling_jobs(plan, (), JobOptions(accelerators=("A10",)))
+    with pytest.raises(InputError, match="--bucket"):
+        profiling_jobs(plan, (), JobOptions(bucket="s3://x; rm -rf /"))
+
+
+def test_sky_accepts_the_job(plan: Any, tmp_path: Path) -> None:
+    """SkyPilot's own parser, in a process of its own: it looks for its home when it is imported."""
+    (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",), bucket="s3://b/x"))
+    from melange_sky.render.services import dump
+
+    file = tmp_path / "job.yaml"
+    file.write_text(dump(job.document))
+    code = (
+        "import sys, sky; t = sky.Task.from_yaml(sys.argv[1]);"
+        "assert t.name == 'chat-profile-h100-1', t.name;"
+        "assert 'melange_sky.profiler.job' in t.run; assert 'MELANGE_TASK' in t.envs"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(file)], capture_output=True, text=True,
+        timeout=110, check=False, env={**os.environ, "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_budget_is_hard(plan: Any) -> None:
+    jobs = profiling_jobs(plan, (), JobOptions())
+    everything, none = within_budget(jobs, None)
+    assert (len(everything), none) == (2, ())
+    low = min(job.limit_usd for job in jobs)
+    taken, left = within_budget(jobs, low + 0.01)
+    assert (len(taken), len(left)) == (1, 1)
+    assert sum(job.limit_usd for job in taken) <= low + 0.01
+    assert within_budget(jobs, 0.0) == ((), tuple(sorted(jobs, key=lambda j: j.limit_usd)))
+    short = profiling_jobs(plan, (), JobOptions(max_minutes=30))
+    assert all(job.limit_minutes <= 30 for job in short)
+
+
+def run_job(job: ProfilingJob, home: Path, **changed: Any) -> subprocess.CompletedProcess[str]:
+    """Run the job's script under bash, `vllm` being the server of known timing."""
+    task = json.loads(job.document["envs"]["MELANGE_TASK"]) | changed
+    known = Path(__file__).with_name("known_server.py")
+    bin_folder = home / "bin"
+    bin_folder.mkdir(parents=True, exist_ok=True)
+    vllm = bin_folder / "vllm"
+    vllm.write_text(
+        f"#!{sys.executable}\nimport os, sys\n"
+        f"port = sys.argv[sys.argv.index('--port') + 1]\n"
+        f"os.execv(sys.executable, [sys.executable, {str(known)!r}, '--port', port, '--model', sys.argv[2],"
+        " '--ttft', '0.005', '--itl', '0.0005', '--slots', '2', '--stay'])\n"
+    )
+    vllm.chmod(0o755)
+    envs = {**job.document["envs"], "MELANGE_TASK": json.dumps(task), "VLLM_API_KEY": ""}
+    envs["MELANGE_SERVE"] = envs["MELANGE_SERVE"].replace("--port 8000", f"--port {task['port']}")
+    return subprocess.run(
+        ["bash", "-c", job.document["run"]], capture_output=True, text=True, timeout=100,
+        check=False, cwd="/",
+        env={"HOME": str(home), "PATH": f"{bin_folder}:/usr/local/bin:/usr/bin:/bin", **envs},
+    )  # fmt: skip
+
+
+QUICK = {"tolerance": 0.4, "max_requests": 40, "min_requests": 40, "confirm_requests": 40}
+
+
+def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
+    plan: Any, tmp_path: Path
+) -> None:
+    from tests.stack.vllm_server import free_port
+
+    (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
+    changed = {
+        "port": free_port(), "sizes": [[20, 2], [30, 2]], "search": QUICK, "late_s": 1.0,
+        "budget_s": 90,
+    }  # fmt: skip
+    first = run_job(job, tmp_path / "node", **changed)
+    assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
+    said = read_log(first.stdout, "log")
+    assert said.done
+    assert said.error is None
+    store = tmp_path / "store"
+    assert sum(merge(said.tables, store).values()) == 2
+    (table,) = load_tables(store)
+    assert [(c.input_tokens, c.output_tokens) for c in table.cells] == [(20, 2), (30, 2)]
+    assert table.provenance.accelerator == "H100"
+    assert "--enforce-eager" in table.provenance.engine_flags
+    assert merge(said.tables, store) == {}  # collected twice: nothing changes
+    again = run_job(job, tmp_path / "node", **changed)
+    assert again.returncode == 0
+    later = read_log(again.stdout, "log")
+    assert merge(later.tables, store) == {}  # sent again, measured once
+    assert sum(len(t.cells) for t in later.tables) == 2
+    # What is measured needs no job: the next launch asks for the rest alone.
+    cells = tuple(
+        replace(table.cells[0], input_tokens=i, output_tokens=o, slo=plan.slo) for i, o in job.sizes[:2]
+    )  # fmt: skip
+    left = profiling_jobs(plan, (replace(table, cells=cells),), JobOptions(accelerators=("H100",)))[
+        0
+    ]
+    assert left.measured == 2
+    assert left.sizes == job.sizes[2:]
+
+
+def test_a_server_that_dies_is_one_line(plan: Any, tmp_path: Path) -> None:
+    (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
+    job.document["envs"]["MELANGE_SERVE"] = "exit 7"
+    done = run_job(job, tmp_path, port=1)
+    assert done.returncode == 4
+    assert read_log(done.stdout, "log").error == (
+        "the server ended with code 7 before it was ready; its log stands above"
+    )
+
+
+def test_dry_run_launches_nothing_and_shows_cost(tmp_path: Path) -> None:
+    spec = tmp_path / "chat.yaml"
+    spec.write_text(SPEC)
+    words = [sys.executable, "-m", "melange_sky", "profile", "launch", str(spec), "--dry-run", "--offline"]  # fmt: skip
+    env = {**os.environ, "MELANGE_SKY_HOME": str(tmp_path / "home")}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "2 jobs: about $" in done.stdout
+    assert "name: chat-profile-h100-1" in done.stdout
+    assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in done.stdout
+    table = subprocess.run(
+        [*words, "--format", "json", "--max-usd", "0"], capture_output=True, text=True, timeout=60,
+        check=False, env=env,
+    )  # fmt: skip
+    rows = json.loads(table.stdout)
+    assert [row["launch"] for row in rows] == [False, False]
+    assert all(row["limit_usd"] >= row["estimated_usd"] > 0 for row in rows)
+
+
+def test_lines_are_few_where_log_rates_are_straight_and_all_where_they_must() -> None:
+    inputs, outputs = [10, 40, 160, 640, 2560], [10, 40, 160]
+    x, y = np.log(inputs)[:, None], np.log(outputs)[None, :]
+    weights = np.ones((5, 3))
+    straight = choose_lines(inputs, outputs, np.exp(3 - 0.4 * x - 0.9 * y), weights)
+    assert straight.inputs == (10, 2560)
+    assert straight.outputs == (10, 160)
+    assert straight.expected_error < 1e-9
+    bent = 1 / (0.01 + np.exp(x) * 1e-4 + np.exp(y) * 1e-3)
+    lines = choose_lines(inputs, outputs, bent, weights, bound=0.05)
+    assert 4 < len(lines.sizes) < 15
+    assert lines.expected_error <= 0.05
+    chosen = ([inputs.index(i) for i in lines.inputs], [outputs.index(o) for o in lines.outputs])
+    guess = interpolate(-np.log(bent), (np.log(inputs), np.log(outputs)), (tuple(chosen[0]), tuple(chosen[1])))  # fmt: skip
+    truth = (1 / bent).sum()
+    assert np.abs(np.exp(guess) - 1 / bent).sum() / truth <= 0.05
+    wild = np.random.default_rng(1).uniform(0.1, 10, (5, 3))
+    assert len(choose_lines(inputs, outputs, wild, weights, bound=1e-9).sizes) == 15

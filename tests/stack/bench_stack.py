@@ -1,0 +1,50 @@
+"""How closely two profiles of a real vLLM server agree, and with `vllm bench serve`. Figures only.
+
+Run by `make bench-stack` on an idle machine; aims: rates within 15 %, latencies within 10 %.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.stack import profiling
+from tests.stack.vllm_server import make_model, vllm_server
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        make_model(work / "tiny")
+        began = time.monotonic()
+        with vllm_server(work / "tiny", work / "vllm.log") as url:
+            print(f"server ready after {time.monotonic() - began:.0f} s")
+            documents = []
+            for seed in (0, 100):
+                began = time.monotonic()
+                flags = ["--seed", str(seed), "--max-requests", "600", "--tolerance", "0.1"]
+                if seed:
+                    flags += profiling.bench_flags(work / "tiny")
+                documents.append(profiling.run(url, work / str(seed), *flags))
+                print(f"profile with seed {seed}: {time.monotonic() - began:.0f} s")
+        one, two = map(profiling.rates, documents)
+        apart = {s: abs(two[s] / one[s] - 1) for s in sorted(one) if s in two}
+        for size, off in apart.items():
+            print(
+                f"input {size[0]:4} output {size[1]:3}: {one[size]:7.1f} {two[size]:7.1f} req/s, {off:.0%} apart"
+            )
+        print(
+            f"median {statistics.median(apart.values()):.0%}, worst {max(apart.values()):.0%} apart"
+        )
+        check = documents[1]["cross_check"]
+        for what in ("ttft_ms", "tpot_ms"):
+            print(f"median {what}: {check[what]:.2f}, vllm bench {check['bench_' + what]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
