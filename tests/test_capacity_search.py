@@ -124,7 +124,9 @@ def test_mm1_matches_the_closed_form(start: float | None) -> None:
 def test_md1_matches_the_closed_form(limit: float, attainment: float) -> None:
     truth = md1_max_rate(0.1, limit, attainment)
     result = find_max_rate(Queue(0.1), SLO(ttft_s=limit, attainment=attainment), FINE)
-    assert result.max_rate_rps == pytest.approx(truth, rel=0.07), (truth, result.reason)
+    # At 0.99 attainment falls by 0.001 over 10 % of the rate: the flattest curve of all.
+    near = 0.05 if attainment < 0.99 else 0.1
+    assert result.max_rate_rps == pytest.approx(truth, rel=near), (truth, result.reason)
 
 
 def test_batch_of_growing_step() -> None:
