@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from melange_sky.profiles import engine_generation, engine_generations
 from melange_sky.resources import profiling_dir
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the measured sets are not beside the project")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason="the measured sets are not beside the project"
+)
 
 
 def script(name: str):
@@ -49,7 +52,9 @@ def test_vllm_0_5_meets_argonne(accelerator):
 def test_tgis_meets_llm_pilot_below_the_knee():
     sets = script("measured_sets")
     rows = sets.below_knee(sets.read_pilot(DATA / "measured_llmpilot_llama2_7b.csv"))
-    found = errors(rows[::2], engine_generation("tgis"))  # every second row: quick, all accelerators
+    found = errors(
+        rows[::2], engine_generation("tgis")
+    )  # every second row: quick, all accelerators
     assert (np.median(found, axis=0) <= 0.15).all()
     assert (np.percentile(found, 90, axis=0) <= 0.35).all()
 
@@ -58,7 +63,7 @@ def test_the_knee_of_one_a10_lies_between_32_and_64_users():
     sets = script("measured_sets")
     generation = engine_generation("tgis")
     users = (8, 16, 32, 64, 128)
-    rates, firsts = [], []
+    rates = []
     for count in users:
         row = sets.Row(
             generation="tgis", model="llama-7b", accelerator="A10", tensor_parallel=1,
@@ -66,13 +71,10 @@ def test_the_knee_of_one_a10_lies_between_32_and_64_users():
         )  # fmt: skip
         rate, _ = row.predict(generation)
         rates.append(rate)
-        firsts.append(count / rate)
-    gains = [b / a for a, b in zip(rates, rates[1:], strict=False)]
+    gains = [b / a for a, b in itertools.pairwise(rates)]
     assert gains[1] > 1.15  # 16 → 32 users still pays
     assert gains[2] < 1.1 and gains[3] < 1.05  # 32 → 64 and beyond does not
-    pool = kv_pool(
-        sets.model_named("llama-7b"), sets.find_accelerator("A10"), 1, generation
-    )
+    pool = kv_pool(sets.model_named("llama-7b"), sets.find_accelerator("A10"), 1, generation)
     assert not isinstance(pool, Misfit)
     assert 32 < pool.tokens / generation.schedule.reserve_tokens < 64  # the cache is full there
 
@@ -92,7 +94,9 @@ def test_vllm_0_2_agrees_with_the_melange_table():
 def test_constants_are_physical_and_say_their_error(name):
     generation = engine_generation(name)
     for figures in [*generation.efficiencies.values(), generation.default]:
-        assert 0 < figures.bandwidth <= 1 and 0 < figures.compute <= 1 and 0 < figures.attention <= 1
+        assert (
+            0 < figures.bandwidth <= 1 and 0 < figures.compute <= 1 and 0 < figures.attention <= 1
+        )
     assert generation.band.low < 1 < generation.band.high
     assert generation.band_default.low <= generation.band.low
     assert generation.band_default.high >= generation.band.high

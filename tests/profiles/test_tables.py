@@ -1,0 +1,112 @@
+"""Measured tables over estimates, shipped tables, and the cache."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from melange_sky.capacity import Origin
+from melange_sky.models import find_model
+from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities
+from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance, write_table
+from melange_sky.slo import SLO
+
+SLO_60 = SLO(tpot_s=0.06, ttft_s=2.0)
+LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
+
+
+def query(sizes, **over):
+    figures = {
+        "model": LLAMA, "slo": SLO_60,
+        "input_sizes": tuple((float(i),) for i, _ in sizes),
+        "output_sizes": tuple((float(o),) for _, o in sizes), "longest_request_tokens": 18000,
+    }  # fmt: skip
+    return CapacityQuery(**(figures | over))
+
+
+def cells(accelerator, asked, tp=1):
+    shape = ReplicaShape(accelerator=accelerator, tensor_parallel=tp)
+    return [row[0] for row in replica_capacities(asked, [shape])[0].cells]
+
+
+def measured(input_tokens, output_tokens, rate, reason="bounds within tolerance"):
+    return MeasuredCell(
+        input_tokens=input_tokens, output_tokens=output_tokens, slo=SLO_60, max_rate_rps=rate,
+        reason=reason, resolved=True, low_rps=rate and rate * 0.98, high_rps=rate and rate * 1.03,
+        knee_rps=None, seconds=1.0, measured_at="2026-11-20T00:00:00Z",
+    )  # fmt: skip
+
+
+def put(home, rows, **over):
+    made = {
+        "model": LLAMA.name,
+        "accelerator": "A100",
+        "accelerator_count": 1,
+        "tensor_parallel": 1,
+    }
+    table = ProfileTable(provenance=Provenance(**(made | over)), cells=tuple(rows))
+    write_table(table, home / "profiles" / "t.profile.jsonl")
+
+
+GRID = [
+    measured(i, o, r)
+    for i, o, r in ((100, 100, 40.0), (100, 400, 10.0), (400, 100, 20.0), (400, 400, 5.0))
+]
+
+
+def test_measured_over_interpolated_over_estimated(home):
+    put(home, GRID)
+    exact, between, outside = cells("A100", query([(100, 100), (200, 200), (2000, 100)]))
+    assert (exact.origin, exact.max_rate_rps) == (Origin.MEASURED, 40.0)
+    assert (exact.low_rps, exact.high_rps) == pytest.approx((39.2, 41.2))
+    assert between.origin is Origin.INTERPOLATED
+    assert between.max_rate_rps == pytest.approx((40 * 10 * 20 * 5) ** 0.25)  # half way in log size
+    assert outside.origin is Origin.ESTIMATED
+
+
+def test_measurements_of_another_model_count_or_split_do_not_count(home):
+    put(home, GRID)
+    assert cells("A100", query([(100, 100)]), tp=2)[0].origin is Origin.ESTIMATED
+    assert cells("A100-80GB", query([(100, 100)]))[0].origin is Origin.ESTIMATED
+    other = query([(100, 100)], model=find_model("meta-llama/Llama-2-7b-hf"))
+    assert cells("A100", other)[0].origin is Origin.ESTIMATED
+
+
+def test_a_size_that_was_measured_to_miss_the_slo_is_absent(home):
+    put(home, [measured(100, 100, None, "even 0.1 req/s fails")])
+    cell = cells("A100", query([(100, 100)]))[0]
+    assert cell.max_rate_rps is None and "measured: even 0.1" in cell.reason
+
+
+def test_a_shipped_table_answers_without_a_simulation_and_near_it():
+    sizes = [(60, 40), (700, 150), (1500, 300)]
+    shipped = cells("A100-80GB", query(sizes))
+    exact = cells("A100-80GB", query(sizes, exact=True))
+    for quick, slow in zip(shipped, exact, strict=True):
+        assert quick.origin is slow.origin is Origin.ESTIMATED
+        assert quick.max_rate_rps == pytest.approx(slow.max_rate_rps, rel=0.2)
+
+
+def test_a_plan_on_the_shipped_slo_writes_no_cache(home):
+    cells("A100-80GB", query([(700, 150)]))
+    assert not (home / "estimates").exists()
+
+
+def test_another_slo_is_simulated_once_and_then_read(home):
+    asked = query([(500, 50)], slo=replace(SLO_60, tpot_s=0.045))
+    first = cells("A100-80GB", asked)
+    file = next((home / "estimates").iterdir())
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    assert rows == [[500, 50, first[0].max_rate_rps, None]]
+    file.write_text(json.dumps([[500, 50, 1.25, None]]), encoding="utf-8")
+    assert cells("A100-80GB", asked)[0].max_rate_rps == 1.25  # read, not run again
+
+
+@pytest.mark.parametrize("junk", ["", "{", "[[1]]", '[[1, 2, "x", null]]', "null"])
+def test_a_damaged_cache_costs_time_never_an_answer(home, junk):
+    asked = query([(500, 50)], slo=replace(SLO_60, tpot_s=0.045))
+    first = cells("A100-80GB", asked)
+    next((home / "estimates").iterdir()).write_text(junk, encoding="utf-8")
+    assert cells("A100-80GB", asked) == first
