@@ -1,0 +1,131 @@
+"""What the mix is worth once every fleet must hold in replay: mix, sliced mix, each type alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.plan import Plan
+from melange_sky.planner import PlanRequest, plan_loaded
+from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+
+if TYPE_CHECKING:
+    from melange_sky.spec import Spec
+
+MIX, SLICED = "mix", "mix, sliced"
+SLICE_FACTOR = 8
+"""Mélange's own default number of slices per bucket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One fleet at one rate. `paper_usd_per_hour` before any replay, `usd_per_hour` of the fleet that holds.
+
+    Both None, with the `reason`, where there is none. `attainment` and `low` are of the last replay.
+    """
+
+    rate_rps: float
+    kind: str
+    fleet: str | None = None
+    paper_usd_per_hour: float | None = None
+    usd_per_hour: float | None = None
+    attainment: float | None = None
+    low: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonRequest:
+    """At which rates to compare, how to plan and what to replay. `told` hears of every fleet."""
+
+    rates_rps: tuple[float, ...]
+    plan: PlanRequest
+    loop: LoopRequest
+    told: Callable[[Contender], None] | None = None
+
+
+def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, ...]:
+    """Plan and verify every kind of fleet at every rate, rate by rate.
+
+    Raises InputError for a spec of several models.
+    """
+    if spec.multi:
+        raise InputError(f"{spec.path}: compare takes a spec of one model")
+    found = []
+    for rate_rps in request.rates_rps:
+        at_rate = _at_rate(spec, rate_rps)
+        names = [MIX, SLICED, *_accelerators(at_rate, request)]
+        for kind in names:
+            one = _contender(at_rate, rate_rps, kind, request)
+            if request.told is not None:
+                request.told(one)
+            found.append(one)
+    return tuple(found)
+
+
+def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
+    asked = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
+    if asked:
+        return list(asked)
+    plan = plan_loaded(spec, replace(request.plan, sensitivity=False))
+    assert isinstance(plan, Plan)
+    return sorted({option.option.accelerator for option in plan.candidates})
+
+
+def _at_rate(spec: Spec, rate_rps: float) -> Spec:
+    served = spec.models[0]
+    factor = rate_rps / served.workload.rate_rps
+    rates = tuple(tuple(r * factor for r in row) for row in served.workload.rates_rps)
+    workload = replace(served.workload, rates_rps=rates)
+    return replace(spec, models=(replace(served, workload=workload),))
+
+
+def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonRequest) -> Contender:
+    plan_request = replace(request.plan, sensitivity=False)
+    if kind == SLICED:
+        sliced = replace(plan_request.solve, assignment="sliced", slice_factor=SLICE_FACTOR)
+        plan_request = replace(plan_request, solve=sliced)
+    elif kind != MIX:
+        spec = _alone(spec, kind)
+    nothing = Contender(rate_rps=rate_rps, kind=kind)
+    try:
+        paper = plan_loaded(spec, plan_request)
+    except InfeasibleError as error:
+        return replace(nothing, reason=str(error))
+    plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec))
+    assert isinstance(paper, Plan) and isinstance(plan, Plan) and plan.verification is not None
+    seen = plan.verification
+    return replace(
+        nothing,
+        fleet=" + ".join(
+            f"{a.instances} × {a.option.option.accelerator}:{a.option.option.accelerator_count}"
+            for a in plan.allocations
+        ),
+        paper_usd_per_hour=paper.cost_usd_per_hour,
+        usd_per_hour=plan.cost_usd_per_hour if seen.holds else None,
+        attainment=seen.attainment,
+        low=seen.low,
+        reason=seen.reason,
+    )
+
+
+def _alone(spec: Spec, name: str) -> Spec:
+    chosen = tuple(c for c in spec.resources.accelerators if c.name == name)
+    if not chosen:
+        from melange_sky.spec import AcceleratorChoice
+
+        chosen = (AcceleratorChoice(name=name),)
+    return replace(spec, resources=replace(spec.resources, accelerators=chosen))
+
+
+def _loop(request: ComparisonRequest, rate_rps: float, spec: Spec) -> LoopRequest:
+    """A trace is replayed at the rate compared; `rate_scale` 1 stands for the trace's own timing."""
+    simulation = request.loop.simulation
+    if simulation.trace is None:
+        return request.loop
+    from melange_sky.planner.verification import rate_of_trace
+
+    scale = rate_rps / rate_of_trace(simulation.trace)
+    return replace(request.loop, simulation=replace(simulation, rate_scale=scale))

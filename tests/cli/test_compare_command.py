@@ -1,0 +1,89 @@
+"""`melange-sky compare`: every fleet verified, told as table, JSON, CSV and figure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+from melange_sky.cli import main
+
+SPEC = """\
+name: chat
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: 50, ttft_ms: 1000}
+workload:
+  rate_rps: 14
+  histogram: {input_edges: [0, 200, 1000], output_edges: [0, 300], weights: [[0.6], [0.4]]}
+resources: {accelerators: [T4, A10G, L40S], infra: [aws]}
+"""
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = 0
+    try:
+        main(["compare", "spec.yaml", "--offline", *arguments])
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def test_every_fleet_is_compared_at_equal_attainment(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = call(capsys, "--rates", "4,14", "-o", "out", "--format", "json")
+    assert code == 0
+    rows = json.loads(out)
+    assert [(r["rate_rps"], r["kind"]) for r in rows] == [
+        (rate, kind) for rate in (4, 14) for kind in ("mix", "mix, sliced", "T4", "A10G", "L40S")
+    ]
+    for row in rows:
+        if row["usd_per_hour"] is not None:
+            assert row["low"] >= 0.95
+            assert row["usd_per_hour"] >= row["paper_usd_per_hour"] - 1e-9
+        else:
+            assert row["reason"]
+    for rate in (4, 14):
+        at_rate = [r for r in rows if r["rate_rps"] == rate]
+        cheapest = min(r["paper_usd_per_hour"] for r in at_rate if r["paper_usd_per_hour"])
+        assert at_rate[0]["paper_usd_per_hour"] == pytest.approx(cheapest)
+    assert err.count("\n") == len(rows)
+
+    with (folder / "out" / "compare.csv").open() as file:
+        written = list(csv.DictReader(file))
+    assert [float(r["rate_rps"]) for r in written] == [r["rate_rps"] for r in rows]
+    figure = ET.parse(folder / "out" / "compare.svg").getroot()
+    assert len(figure.findall("{http://www.w3.org/2000/svg}polyline")) == 5
+
+
+def test_the_table_says_what_the_mix_saves(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = call(capsys)
+    assert code == 0
+    assert "verified $/h" in out
+    assert "mix, sliced" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--rates", "x"], ["--rates", "0"], ["--rates", "nan"], ["--trace", "absent.csv"], ["-o", "spec.yaml"]],
+)  # fmt: skip
+def test_wrong_use_is_exit_2(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = call(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert "error" in err.casefold()
+    assert "Traceback" not in err
