@@ -58,9 +58,9 @@ class Node:
 
 
 NODES = (
-    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.61) for i in range(3)),
+    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35) for i in range(3)),
     *(
-        Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.21)
+        Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.35)
         for i in range(2)
     ),
     Node(name="msk-cpu-0"),

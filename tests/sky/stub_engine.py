@@ -64,10 +64,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.whole(401, {"error": {"message": "Unauthorized"}})
         return True
 
+    @property
+    def route(self):
+        return self.path.partition("?")[0]  # SkyServe's load balancer adds an empty query
+
     def do_GET(self):
-        if self.path == "/health":
+        if self.route == "/health":
             self.whole(200, {})
-        elif self.path == "/v1/models":
+        elif self.route == "/v1/models":
             if not self.refused():
                 self.whole(
                     200, {"object": "list", "data": [{"id": OPTIONS.model, "object": "model"}]}
@@ -77,13 +81,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or b"{}")
-        if self.path not in ("/v1/completions", "/v1/chat/completions"):
+        if self.route not in ("/v1/completions", "/v1/chat/completions"):
             self.whole(404, {"error": {"message": "not found"}})
             return
         if self.refused():
             return
         tokens = int(body.get("max_tokens") or 16)
-        chat = self.path.endswith("chat/completions")
+        chat = self.route.endswith("chat/completions")
         usage = {"prompt_tokens": size(body), "completion_tokens": tokens}
         time.sleep(FIRST_TOKEN_S)
         if body.get("stream"):
