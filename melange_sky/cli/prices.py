@@ -90,7 +90,7 @@ def list_(
 @prices.command()
 @infra_option
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Also ask a provider's own API: aws, azure, gcp, runpod, vast (repeat for more).")  # fmt: skip
-@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=45.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
+@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=40.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
 @format_option
 @offline_option
 def refresh(

@@ -143,12 +143,19 @@ class Http:
     ) -> Fetched[T]:
         """Try one address until it answers, the tries are used up or the time is."""
         wait_s = FIRST_WAIT_S
+
+        def in_time(body: Body) -> T:
+            # reading a body is work of its own, which no timer interrupts
+            if time.monotonic() > until:
+                raise FetchError("not finished by the deadline")
+            return accept(body)
+
         for attempt in range(ATTEMPTS):
             left_s = until - time.monotonic()
             if left_s <= 0:
                 raise FetchError("no time left before the deadline")
             try:
-                return await asyncio.wait_for(self._once(url, request, accept), left_s)
+                return await asyncio.wait_for(self._once(url, request, in_time), left_s)
             except asyncio.TimeoutError:
                 raise FetchError("not finished by the deadline") from None
             except AgainError as error:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 REQUIRED = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Region", "Price")
-LARGEST_OFFERS = 100_000
+LARGEST_OFFERS = 50_000
 """More than this is no price catalog; the largest today has about 16,000 (RunPod's, by zone)."""
 PARSER_VERSION = 1
 """Raise it when the same file would parse to other offers: cached tables are then fetched anew."""

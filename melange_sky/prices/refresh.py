@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ASKED_DEADLINE_S = 45.0
+ASKED_DEADLINE_S = 40.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
 SHRUNK_FRACTION = 0.5
 """A file with fewer offers than this fraction of the last one's is told."""

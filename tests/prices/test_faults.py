@@ -366,3 +366,13 @@ def test_all_clouds_hang_at_once_within_one_deadline(server: Loopback, run):
     done = run("prices", "refresh", "--deadline", "1")
     assert done.code == 4
     assert time.monotonic() - start < 1 + SLACK_S
+
+
+def test_many_large_files_are_not_all_read_past_the_deadline(server: Loopback, run):
+    """Reading a file takes time that no timer interrupts: it is not begun after the deadline."""
+    rows = [f"t{i}.x,L4,1,0.8,0.1,r{i % 30},z" for i in range(12000)]
+    server.answers["*"] = body(aws(*rows))
+    start = time.monotonic()
+    done = run("prices", "refresh", "--deadline", "0.5")
+    assert time.monotonic() - start < 0.5 + SLACK_S
+    assert "deadline" in done.err
