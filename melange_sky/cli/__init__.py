@@ -6,8 +6,10 @@ for nothing that it does not use.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
+import io
 import logging
 import os
 import sys
@@ -57,6 +59,14 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; a reader that has left early ends it as a shell would (128 + SIGPIPE)."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would exit with 1, which here means a bug
+            _drop_output()
+            sys.exit(141)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, COMMANDS[name][1]) for name in self.list_commands(ctx)]
         if rows:
@@ -86,6 +96,7 @@ def cli(verbose: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
+    _never_fail_on_encoding()
     try:
         cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)
     except MelangeError as error:
@@ -99,6 +110,21 @@ def main(arguments: list[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _drop_output()
+        click.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+        sys.exit(2)
+
+
+def _never_fail_on_encoding() -> None:
+    """Let a terminal that cannot show a character, such as ×, show ? in its place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere, so that no second error follows at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

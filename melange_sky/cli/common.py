@@ -28,14 +28,14 @@ offline_option = click.option(
 
 
 class NumberRange(click.FloatRange):
-    """click's range of numbers, which would let NaN pass, without it."""
+    """click's range of numbers without NaN and infinities, which it would let pass."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         number = float(super().convert(value, param, ctx))
-        if math.isnan(number):
-            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
 
 

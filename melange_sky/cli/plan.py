@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import format_option, is_offline, offline_option, refresh_progress
+from melange_sky.cli.common import (
+    NumberRange,
+    format_option,
+    is_offline,
+    offline_option,
+    refresh_progress,
+)
 from melange_sky.cli.verification import (
     plan_and_verify,
     raise_if_missed,
@@ -36,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--time-limit",
     "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=NumberRange(min=0, min_open=True),
     default=30.0,
     show_default=True,
     help="Seconds for the solver.",

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 118
 """Columns where the output is no terminal, so that a captured table is always the same."""
 
+LEAST_WIDTH = 110
+"""In fewer columns a table would lose its numbers: better that the terminal wraps its lines."""
+
 
 def terminal_width() -> int:
     """Return the columns to use: those of the terminal, a fixed number where there is none."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_WIDTH
+    if sys.stdout is None or not sys.stdout.isatty():  # closed by the caller, or no terminal
+        return PLAIN_WIDTH
+    return max(shutil.get_terminal_size().columns, LEAST_WIDTH)
 
 
 def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
@@ -195,8 +200,8 @@ def _honest_saving(plan: Plan) -> str:
         return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
     if saving < -1e-6:
         return (
-            f"{escape(best.accelerator)} alone is {-saving:.1%} cheaper than this plan, which was not"
-            " proven the cheapest in time: raise --time-limit."
+            f"{escape(best.accelerator)} alone costs less than this plan, which was not proven the"
+            " cheapest in time: raise --time-limit."
         )
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
 
