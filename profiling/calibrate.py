@@ -117,6 +117,27 @@ def fit_rows(
     return with_vector(start, found.x)
 
 
+def fit_apart(
+    name: str, entry: dict[str, Any], rows: Sequence[Row], accelerator: str
+) -> dict[str, float]:
+    """Fit the three constants of one more accelerator, the generation's overheads held as they are."""
+    from scipy.optimize import least_squares
+
+    mine = [r for r in rows if r.accelerator == accelerator]
+    centre = np.log(np.array([entry["default"][n] for n in EFFICIENCIES]))
+
+    def residuals(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        trial = copy.deepcopy(entry)
+        trial["accelerators"][accelerator] = dict(
+            zip(EFFICIENCIES, np.exp(z).tolist(), strict=True)
+        )
+        gaps = ratios(mine, parse_generation(name, trial))[:, 0]
+        return np.concatenate([np.nan_to_num(gaps, nan=3.0) / 0.15, z - centre])
+
+    found = least_squares(residuals, centre, loss="soft_l1", diff_step=2e-2, max_nfev=15).x
+    return {n: float(f"{v:.4g}") for n, v in zip(EFFICIENCIES, np.exp(found), strict=True)}
+
+
 def prior_width(entry: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Return the priors' widths on the logarithms, in the order of `vector`."""
     widths = entry["prior_width"]
@@ -242,6 +263,8 @@ def fit(data: Path, only: str | None, evaluations: int) -> None:
             entry = document["generations"][name]
             fitted = [r for r in rows if r.accelerator in entry["prior"]["accelerators"]]
             take(entry, name, fit_rows(name, entry, fitted, evaluations))
+            if name == "vllm-0.5":
+                entry["accelerators"]["MI300X"] = fit_apart(name, entry, rows, "MI300X")
             entry["residuals"] = residual_report(rows, parse_generation(name, entry))
             print(name, json.dumps(entry["residuals"], indent=1))
     if only in (None, "vllm-0.2"):

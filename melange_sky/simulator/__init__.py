@@ -1,5 +1,6 @@
 """Simulate replicas of the engine model, event by event, to request records."""
 
+from melange_sky.simulator.fit import fit_replica, median_latencies, predict_like
 from melange_sky.simulator.runs import (
     FleetSimulation,
     RequestStream,
@@ -11,6 +12,14 @@ from melange_sky.simulator.runs import (
 from melange_sky.simulator.target import SimulatedTarget
 
 __all__ = [
-    "FleetSimulation", "RequestStream", "Router", "SimulatedTarget", "simulate_closed_loop", "simulate_fleet",
+    "FleetSimulation",
+    "RequestStream",
+    "Router",
+    "SimulatedTarget",
+    "fit_replica",
+    "median_latencies",
+    "predict_like",
+    "simulate_closed_loop",
+    "simulate_fleet",
     "simulate_replica",
 ]  # fmt: skip

@@ -1,0 +1,123 @@
+"""Fit a replica's step constants on a few probes of a real endpoint.
+
+The constants of `engine.StepCosts` that a probe can tell apart are moved until simulated and seen
+medians of TTFT and TPOT agree, by damped least squares (Levenberg, 1944; Marquardt, 1963) on their
+logarithms. Nothing but request records goes in, so any endpoint can be fitted, a CPU server too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.simulator.runs import RequestStream, simulate_replica
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from melange_sky.engine import ReplicaModel
+    from melange_sky.slo import RequestLog
+
+    Floats = NDArray[np.float64]
+
+FITTED = ("fixed_s", "sequence_s", "token_flops_s", "kv_token_s")
+PRIOR_WIDTH = 2.0
+"""Width of the priors on the logarithms around the first guess: constants that no probe feels stay."""
+
+NOISE = 0.1
+"""Assumed relative error of a probe's median."""
+
+_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_STEP = 0.05
+
+
+def median_latencies(log: RequestLog) -> tuple[float, float]:
+    """Return the medians of TTFT and TPOT over completed requests, NaN where there is none."""
+    done = log.select(log.ok)
+    tpot_s = done.tpot_s[~np.isnan(done.tpot_s)]
+    return (
+        float(np.median(done.ttft_s)) if len(done) else float("nan"),
+        float(np.median(tpot_s)) if len(tpot_s) else float("nan"),
+    )
+
+
+def predict_like(replica: ReplicaModel, seen: RequestLog) -> RequestLog:
+    """Simulate the very requests of a probe: the same arrivals and sizes."""
+    arrivals = seen.arrival_s - seen.arrival_s[0]
+    return simulate_replica(
+        replica, RequestStream.of(arrivals, seen.input_tokens, seen.output_tokens)
+    )
+
+
+def fit_replica(
+    start: ReplicaModel, probes: Sequence[RequestLog], rounds: int = 25
+) -> ReplicaModel:
+    """Return `start` with its step constants fitted on `probes` (records in order of arrival).
+
+    `start` gives the limits (cache, budget, most sequences) and whatever is not fitted; the time to
+    read the weights goes into the fixed part, which a probe cannot tell from it. First guesses come
+    from the probes themselves. Raises ValueError where no probe has a completed request.
+    """
+    usable = [p for p in probes if len(p) and p.ok.any()]
+    if not usable:
+        raise ValueError("no probe has a completed request to fit on")
+    base = dataclasses.replace(start, costs=start.costs._replace(weights_s=0.0))
+    seen = np.log(np.array([median_latencies(p) for p in usable]))
+    centre = _first_guess(usable, np.exp(seen))
+    z, error = centre, _residuals(base, centre, centre, (usable, seen))
+    for _ in range(rounds):
+        jacobian = np.empty((len(error), len(z)))
+        for k in range(len(z)):
+            moved = z.copy()
+            moved[k] += _STEP
+            jacobian[:, k] = (_residuals(base, moved, centre, (usable, seen)) - error) / _STEP
+        better = _try_steps(base, (z, error, jacobian), centre, (usable, seen))
+        if better is None:
+            break
+        z, error = better
+    return _with(base, z)
+
+
+def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:
+    """Return log constants: a step from the lowest TPOT, a token from the least loaded prefill."""
+    step_s = 0.8 * float(np.nanmin(np.where(np.isnan(seen[:, 1]), seen[:, 0], seen[:, 1])))
+    tokens = np.array([float(np.median(p.input_tokens)) for p in probes])
+    token_s = float(np.min(np.maximum(seen[:, 0] - step_s, 0.1 * seen[:, 0]) / tokens))
+    guess: Floats = np.log(np.array([step_s, 0.05 * step_s, token_s, 1e-4 * step_s]))
+    return guess
+
+
+def _try_steps(
+    base: ReplicaModel,
+    at: tuple[Floats, Floats, Floats],
+    centre: Floats,
+    data: tuple[Sequence[RequestLog], Floats],
+) -> tuple[Floats, Floats] | None:
+    """Return the first damped step that lowers the error by a thousandth, None for none."""
+    z, error, jacobian = at
+    for damping in _DAMPINGS:
+        normal = jacobian.T @ jacobian + damping * np.eye(len(z))
+        trial = z - np.clip(np.linalg.solve(normal, jacobian.T @ error), -1.5, 1.5)
+        found = _residuals(base, trial, centre, data)
+        if float(found @ found) < 0.999 * float(error @ error):
+            return trial, found
+    return None
+
+
+def _with(base: ReplicaModel, z: Floats) -> ReplicaModel:
+    values = dict(zip(FITTED, np.exp(z).tolist(), strict=True))
+    return dataclasses.replace(base, costs=base.costs._replace(**values))
+
+
+def _residuals(
+    base: ReplicaModel, z: Floats, centre: Floats, data: tuple[Sequence[RequestLog], Floats]
+) -> Floats:
+    """Return log(simulated ÷ seen) of both medians over the noise, then the priors."""
+    probes, seen = data
+    replica = _with(base, z)
+    simulated = np.log(np.array([median_latencies(predict_like(replica, p)) for p in probes]))
+    gaps = np.nan_to_num((simulated - seen).reshape(-1)) / NOISE
+    return np.concatenate([gaps, (z - centre) / PRIOR_WIDTH])
