@@ -177,3 +177,32 @@ def test_a_planted_cheap_h100_is_listed_and_kept_out(server):
     assert [f.code for f in cheap.blocked(False)][:1] == ["spot-above-on-demand"]
     assert "below-region-median" in codes(cheap)
     assert min(o.price_usd_per_hour for o in book.offers if not o.blocked(False)) == 55.04
+
+
+SPEC = """
+name: chat
+model: meta-llama/Llama-2-7b-hf
+slo: {tpot_ms: 120}
+workload:
+  rate_rps: 2
+  histogram: {input_edges: [0, 256], output_edges: [0, 128], weights: [[1.0]]}
+resources: {accelerators: [H100], infra: [aws]}
+"""
+
+
+def test_a_planted_cheap_h100_does_not_enter_a_plan_unless_forced(server, run, tmp_path):
+    prices = (("us-east-1", 6.88), ("us-west-2", 6.88), ("eu-west-1", 0.69))
+    server.catalog("aws", body(aws(*(f"p5.4xlarge,H100,1,{p},0.5,{r},z" for r, p in prices))))
+    (tmp_path / "chat.yaml").write_text(SPEC)
+    arguments = ("plan", str(tmp_path / "chat.yaml"), "-o", str(tmp_path / "p"), "--format", "json")
+    careful = run(*arguments)
+    assert careful.code == 0, careful.err
+    planned = careful.json()
+    assert {a["price_usd_per_hour"] for a in planned["allocations"]} == {6.88}
+    assert all(a["price_source"].startswith("SkyPilot catalog") for a in planned["allocations"])
+    assert any("below-region-median" in w["message"] for w in planned["warnings"])
+    assert planned["price_snapshot"].startswith("000001-")
+    forced = run(*arguments, "--force", "--allow-flagged").json()
+    assert {(a["price_usd_per_hour"], a["region"]) for a in forced["allocations"]} == {
+        (0.69, "eu-west-1")
+    }
