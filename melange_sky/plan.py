@@ -79,6 +79,15 @@ class SolverReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlternativeMix:
+    """Another good fleet, as (option name, instances); `differs` says in words from the plan's."""
+
+    cost_usd_per_hour: float
+    differs: str
+    instances: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
     """How the plan's cost moves when estimated capacities are off by their error band.
 
@@ -153,6 +162,7 @@ class Plan:
     engine_generation: str | None = None
     price_snapshot: str | None = None
     constraints: Constraints = field(default_factory=Constraints)
+    alternatives: tuple[AlternativeMix, ...] = ()
     sensitivity: Sensitivity | None = None
     verification: Verification | None = None
 
@@ -171,6 +181,7 @@ class FleetPlan:
     models: tuple[Plan, ...]
     solver: SolverReport
     warnings: tuple[PlanWarning, ...] = ()
+    alternatives: tuple[AlternativeMix, ...] = ()
     sensitivity: Sensitivity | None = None
     constraints: Constraints = field(default_factory=Constraints)
 

@@ -39,6 +39,31 @@ class NumberRange(click.FloatRange):
         return number
 
 
+class Fraction(click.ParamType):
+    """A share written as ``0.03`` or ``3%``; a bare number above 1 is refused, not guessed at."""
+
+    name = "fraction"
+
+    def __init__(self, *, below_one: bool = False) -> None:
+        self.below_one = below_one
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        if isinstance(value, float):
+            return value
+        text = str(value).strip()
+        try:
+            number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"'{text[:40]}' is not a fraction such as 0.03 or 3%.", param, ctx)
+        if not text.endswith("%") and number > 1:
+            self.fail(f"{text[:40]} is above 1; write {text[:40]}% or a fraction.", param, ctx)
+        if not 0 <= number < (1 if self.below_one else 100):
+            self.fail(f"{text[:40]} is out of range.", param, ctx)
+        return number
+
+
 def is_offline(flag: bool) -> bool:
     """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
     return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")

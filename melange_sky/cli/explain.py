@@ -9,6 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.objectives import (
+    alternatives_option,
+    error_budget_option,
+    price_error_option,
+    throughput_error_option,
+    within_option,
+)
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,39 +29,15 @@ time_limit_option = click.option(
     show_default=True,
     help="Seconds for each solve.",
 )
-fraction = click.FloatRange(min=0, max=1, max_open=True)
 
 
 @click.command()
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
-@click.option(
-    "--alternatives",
-    type=click.IntRange(min=0, max=50),
-    default=0,
-    help="So many other good mixes.",
-)
-@click.option(
-    "--within",
-    "within_percent",
-    type=click.FloatRange(min=0, max=1000),
-    default=0.0,
-    help="The simplest mix at most so many percent dearer.",
-)
-@click.option(
-    "--throughput-error",
-    type=fraction,
-    default=0.0,
-    help="Every capacity may be so much lower (fraction).",
-)
-@click.option(
-    "--price-error", type=fraction, default=0.0, help="Every price may move by so much (fraction)."
-)
-@click.option(
-    "--error-budget",
-    type=click.IntRange(min=0),
-    default=None,
-    help="Only so many sizes per option are off at once (default: all).",
-)
+@alternatives_option
+@within_option
+@throughput_error_option
+@price_error_option
+@error_budget_option
 @time_limit_option
 @format_option
 def explain(plan_file: Path, output_format: str, **asked: Any) -> None:
@@ -69,7 +52,7 @@ def explain(plan_file: Path, output_format: str, **asked: Any) -> None:
     options = SolveOptions(time_limit_s=asked["time_limit_s"])
     reasons = explain(planned, options)
     others = other_fleets(
-        problem_of(planned), options, asked["alternatives"], asked["within_percent"] / 100
+        problem_of(planned), options, asked["alternatives"], asked["within_fraction"]
     )
     robust = None
     if asked["throughput_error"] or asked["price_error"]:

@@ -14,6 +14,7 @@ from melange_sky.cli.common import (
     offline_option,
     refresh_progress,
 )
+from melange_sky.cli.objectives import objective_options, solve_fields
 from melange_sky.cli.verification import (
     plan_and_verify,
     raise_if_missed,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--allow-flagged", is_flag=True, help="Plan with prices that a sanity rule keeps out."
 )
+@objective_options
 @verify_options
 def plan(
     spec: Path,
@@ -102,7 +104,12 @@ def _request(asked: dict[str, Any]) -> Any:
             progress=refresh_progress,
         ),
         allow_flagged=asked["allow_flagged"],
-        solve=SolveOptions(assignment=asked["assignment"], time_limit_s=asked["time_limit_s"]),
+        price_error=asked["price_error"],
+        solve=SolveOptions(
+            assignment=asked["assignment"],
+            time_limit_s=asked["time_limit_s"],
+            **solve_fields(asked),
+        ),
     )
 
 

@@ -22,6 +22,7 @@ from melange_sky.offers import Offer
 from melange_sky.plan import (
     SCHEMA_VERSION,
     Allocation,
+    AlternativeMix,
     Baseline,
     EngineChoice,
     FleetPlan,
@@ -111,6 +112,7 @@ class _Plan(_Solved):
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
     sensitivity: Sensitivity | None = None
+    alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
     warnings: tuple[PlanWarning, ...] = ()
     engine: _EngineChoice = _EngineChoice()
@@ -126,6 +128,7 @@ class _Fleet(_Solved):
     models: list[_Plan]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
+    alternatives: tuple[AlternativeMix, ...] = ()
     constraints: Constraints = Constraints()
 
 
@@ -178,6 +181,7 @@ def _fleet(fleet: _Fleet, where: str) -> FleetPlan:
         solver=fleet.report(),
         warnings=fleet.warnings,
         sensitivity=fleet.sensitivity,
+        alternatives=fleet.alternatives,
         constraints=fleet.constraints,
     )
 
@@ -204,6 +208,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         allocations=tuple(_allocation(a, candidates, shape, where) for a in document.allocations),
         baselines=document.baselines,
         sensitivity=document.sensitivity,
+        alternatives=document.alternatives,
         verification=document.verification,
         solver=document.report(),
         candidates=tuple(candidates.values()),

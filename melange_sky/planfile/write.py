@@ -26,6 +26,7 @@ def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
             "cost_usd_per_hour": plan.cost_usd_per_hour,
             "models": [_model_document(model) for model in plan.models],
             "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+            "alternatives": [asdict(mix) for mix in plan.alternatives],
             "constraints": asdict(plan.constraints),
             "warnings": [asdict(warning) for warning in plan.warnings],
         }
@@ -77,6 +78,7 @@ def _model_document(plan: Plan) -> dict[str, Any]:
         "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
         "baselines": [asdict(baseline) for baseline in plan.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+        "alternatives": [asdict(mix) for mix in plan.alternatives],
         "verification": asdict(plan.verification) if plan.verification else None,
         "warnings": [asdict(warning) for warning in plan.warnings],
         "engine": {

@@ -18,6 +18,7 @@ from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, basel
 from melange_sky.plan import FleetPlan, Plan, PlanWarning
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
+from melange_sky.planner.objectives import alternative_mixes, objective_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
@@ -37,12 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What the caller asks beyond the spec. `progress` is told of long work (done, total)."""
+    """What the caller asks beyond the spec. `price_error` is the fraction by which
+    prices may move; `progress` is told of long work (done, total)."""
 
     prices: OfferQuery = field(default_factory=OfferQuery)
     allow_flagged: bool = False
     solve: SolveOptions = field(default_factory=SolveOptions)
     sensitivity: bool = True
+    price_error: float = 0.0
     progress: Callable[[int, int], None] | None = None
 
 
@@ -66,7 +69,9 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     solution = optimize(problem, solve)
     command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
     alone, band, late = _beside(problem, solution, solve, command)
-    shared_warnings = prepared.shared_warnings + late
+    notes = objective_notes(problem, solution, request)
+    shared_warnings = prepared.shared_warnings + late + notes
+    others = alternative_mixes(solution)
     now = created_at()
     plans = tuple(
         Plan(
@@ -87,6 +92,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
             engine_generation=ENGINE_GENERATION,
             price_snapshot=prepared.snapshot,
             sensitivity=None if spec.multi else band,
+            alternatives=() if spec.multi else others,
         )
         for k, served in enumerate(spec.models)
     )
@@ -99,6 +105,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         solver=solution.report,
         warnings=shared_warnings,
         sensitivity=band,
+        alternatives=others,
         constraints=problem.constraints,
     )
 
@@ -260,6 +267,8 @@ def _plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan
         baselines=baselines(problem, _costs(solution), solve)[0],
         solver=solution.report,
         candidates=options,
+        warnings=objective_notes(problem, solution, request),
+        alternatives=alternative_mixes(solution),
     )
 
 

@@ -18,7 +18,15 @@ from melange_sky.planfile import allocation_origin
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, Sensitivity, SolverReport
+    from melange_sky.plan import (
+        Allocation,
+        AlternativeMix,
+        Baseline,
+        Plan,
+        PlanWarning,
+        Sensitivity,
+        SolverReport,
+    )
 
 PLAIN_WIDTH = 118
 """Columns where the output is no terminal, so that a captured table is always the same."""
@@ -44,6 +52,7 @@ def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
         console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver)})")
         if plan.sensitivity is not None:
             _show_sensitivity(console, plan.sensitivity)
+        _show_alternatives(console, plan.alternatives)
         console.print()
     else:
         _show_model(console, plan)
@@ -65,6 +74,7 @@ def _show_model(console: Console, plan: Plan) -> None:
     )
     if plan.sensitivity is not None:
         _show_sensitivity(console, plan.sensitivity)
+    _show_alternatives(console, plan.alternatives)
     for source, number in sources.items():
         console.print(f"[{number}] price from {source}", markup=False)
     console.print()
@@ -164,6 +174,11 @@ def _show_sensitivity(console: Console, band: Sensitivity) -> None:
         console.print(
             f"Most worth measuring: {escape(band.measure)} ({amount}): {escape(band.command or '')}"
         )
+
+
+def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> None:
+    for mix in mixes:
+        console.print(f"Or ${mix.cost_usd_per_hour:,.3f}/h: {mix.differs}", markup=False)
 
 
 def _baseline_table(baselines: Sequence[Baseline]) -> Table:

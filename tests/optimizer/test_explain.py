@@ -152,7 +152,7 @@ def test_explain_reads_a_plan_and_nothing_else(tmp_path: Path) -> None:
     file.write_text(dump_plan(planned(shipped_config())), encoding="utf-8")
     shown = CliRunner().invoke(
         explain_command,
-        [str(file), "--alternatives", "1", "--within", "60", "--throughput-error", "0.1"],
+        [str(file), "--alternatives", "1", "--within", "60%", "--throughput-error", "0.1"],
         catch_exceptions=False,
     )
     assert shown.exit_code == 0

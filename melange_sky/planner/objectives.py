@@ -1,0 +1,78 @@
+"""What other objectives than least cost did to the plan, told beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer import least_cost
+from melange_sky.plan import AlternativeMix, PlanWarning
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer import Problem, Solution
+    from melange_sky.planner import PlanRequest
+
+
+def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
+    """Return the other fleets that were asked for."""
+    return tuple(
+        AlternativeMix(
+            cost_usd_per_hour=other.cost_usd_per_hour,
+            differs=other.differs,
+            instances=tuple(
+                (a.option.option.name, a.instances) for mine in other.allocations for a in mine
+            ),
+        )
+        for other in solution.alternatives
+    )
+
+
+def objective_notes(
+    problem: Problem, solution: Solution, request: PlanRequest
+) -> tuple[PlanWarning, ...]:
+    """Return what the reader must know of a plan that is not simply the cheapest one."""
+    solve, cost = request.solve, solution.cost_usd_per_hour
+    notes = []
+    if solve.robustness is not None:
+        plain = least_cost(problem, replace(solve, robustness=None, within_fraction=0.0))
+        premium = (
+            "" if plain is None else f", ${cost - plain.cost_usd_per_hour:,.2f}/h more than without"
+        )
+        spread = (
+            "all sizes"
+            if solve.robustness.budget is None
+            else f"any {solve.robustness.budget} sizes per option"
+        )
+        notes.append(
+            PlanWarning(
+                code="robust",
+                message=f"the plan still serves its rate where {spread} carry "
+                f"{solve.robustness.throughput_error * 100:.4g} % less than planned{premium}",
+            )
+        )
+    dearer = cost - solution.optimum_usd_per_hour
+    if solve.within_fraction > 0:
+        notes.append(
+            PlanWarning(
+                code="simplest",
+                message=f"the simplest mix within {solve.within_fraction * 100:.4g} % of the least cost: "
+                f"${dearer:,.2f}/h dearer than the cheapest",
+            )
+        )
+    if solve.stay_close is not None:
+        notes.append(
+            PlanWarning(
+                code="stay-close",
+                message=f"instances that stay were preferred: ${dearer:,.2f}/h dearer than the cheapest",
+            )
+        )
+    if request.price_error > 0:
+        low, high = cost * (1 - request.price_error), cost * (1 + request.price_error)
+        notes.append(
+            PlanWarning(
+                code="price-error",
+                message=f"if every price moves by {request.price_error * 100:.4g} % the plan costs "
+                f"${low:,.2f}/h to ${high:,.2f}/h",
+            )
+        )
+    return tuple(notes)
