@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.accelerators import accelerator_table
 from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, did_you_mean
 from melange_sky.models import with_engine_args
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, PlanWarning
@@ -25,13 +26,14 @@ from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.render import unservable_clouds
 from melange_sky.slo import SLO
-from melange_sky.spec import MelangeConfig, Spec, load_spec
+from melange_sky.spec import CLOUDS, MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from melange_sky.models import ModelShape
+    from melange_sky.offers import Offer
     from melange_sky.plan import Baseline, Sensitivity
     from melange_sky.spec import AcceleratorChoice, ServedModel
 
@@ -66,7 +68,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     prepared = _Prepared.of(spec, request)
     solve = request.solve
     problem = _problem(spec, prepared)
-    solution = optimize(problem, solve)
+    solution = _optimum(problem, solve, prepared)
     command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
     alone, band, late = _beside(problem, solution, solve, command)
     notes = objective_notes(problem, solution, request)
@@ -108,6 +110,15 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         alternatives=others,
         constraints=problem.constraints,
     )
+
+
+def _optimum(problem: Problem, solve: SolveOptions, prepared: _Prepared) -> Solution:
+    """Return the optimum; where there is none, say too what is odd about the workload."""
+    try:
+        return optimize(problem, solve)
+    except InfeasibleError as error:
+        notes = [w.message for mine in prepared.warnings for w in mine if w.code == "workload"]
+        raise InfeasibleError("; note: ".join([str(error), *notes])) from error
 
 
 def _beside(
@@ -179,6 +190,7 @@ class _Prepared:
         if not offers:
             raise _no_offer(spec, rejected)
         shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
+        shared += _limits_of_nothing(spec, book.offers)
         rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
         return cls(
             demands=tuple(demand for demand, _, _ in rows),
@@ -228,6 +240,21 @@ def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
 
 def _spelled(choice: AcceleratorChoice) -> str:
     return choice.name if choice.count is None else f"{choice.name}:{choice.count}"
+
+
+def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]:
+    """Warn of limits on instance types that nobody sells: a slip there would bind nothing."""
+    sold = {offer.instance_type for offer in offers}
+    return [
+        PlanWarning(
+            code="limit",
+            message=f"resources.limits: no instance type '{key}' is offered on the asked infra, so "
+            f"its limit binds nothing{did_you_mean(key, sold)}",
+        )
+        for key, _ in spec.resources.limits
+        if key not in sold and key not in accelerator_table() and "/" not in key
+        and key not in CLOUDS
+    ]  # fmt: skip
 
 
 def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:

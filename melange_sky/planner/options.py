@@ -36,17 +36,45 @@ class OfferRules:
     regions: bool = False
 
 
+Sold = tuple[str, str, str, float]
+"""What a cloud sells, whatever the region: cloud, instance type, accelerator, count."""
+
+
+def _sold(offer: Offer) -> Sold:
+    return offer.cloud, offer.instance_type, offer.accelerator, offer.accelerator_count
+
+
 @dataclass(slots=True)
 class _Rejections:
     """Counts the offers that were left out, by reason, with a few examples to show."""
 
     reasons: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
+    unpriced: dict[str, set[Sold]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, code: str, reason: str, offer: Offer) -> None:
         self.reasons[code, reason].append(f"{offer.cloud}/{offer.region} {offer.instance_type}")
 
+    def add_unpriced(self, kind: str, offer: Offer) -> None:
+        """Note an offer without a price of this kind: told only where no other region has one."""
+        self.unpriced[kind].add(_sold(offer))
+
+    def keep_unpriced(self, kind: str, kept: Iterable[Offer]) -> None:
+        """Forget those that are sold elsewhere on the same cloud."""
+        self.unpriced[kind] -= {_sold(offer) for offer in kept}
+
     def warnings(self) -> list[PlanWarning]:
-        rows = []
+        rows = [
+            PlanWarning(
+                code="not-sold",
+                message=f"no {kind} price, so left out: "
+                + ", ".join(
+                    f"{cloud} {instance_type} ({accelerator_spec_text(name, int(count))})"
+                    for cloud, instance_type, name, count in sorted(found)
+                ),
+            )
+            for kind, found in self.unpriced.items()
+            if found
+        ]
         for (code, reason), where in self.reasons.items():
             more = f" and {len(where) - 3} more" if len(where) > 3 else ""
             rows.append(
@@ -84,6 +112,7 @@ def usable_offers(
     planned: list[PlannedOffer] = []
     for use_spot in rules.kinds:
         kept = [offer for offer in asked if not _reject(offer, use_spot, rules, rejected)]
+        rejected.keep_unpriced(_kind(use_spot), kept)
         if rules.regions:
             planned += [PlannedOffer(offer=o, use_spot=use_spot, pinned=True) for o in kept]
         else:
@@ -104,7 +133,6 @@ def _is_asked_for(offer: Offer, resources: Resources) -> bool:
 
 
 def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejections) -> bool:
-    kind = "spot" if use_spot else "on demand"
     if not float(offer.accelerator_count).is_integer():  # NaN, too, where a cell is unreadable
         rejected.add("fractional-gpu", "a part of a GPU cannot hold a replica", offer)
         return True
@@ -117,15 +145,22 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
         )
         return True
     blocking = offer.blocked(use_spot)
+    if any(flag.code == "price-missing" for flag in blocking):
+        rejected.add_unpriced(_kind(use_spot), offer)
+        return True
     if blocking and not rules.allow_flagged:
         rejected.add("flagged-price", f"price kept out ({blocking[0].code})", offer)
         return True
     price = offer.price(use_spot)
     if price is None or price <= 0:
         if not blocking:
-            rejected.add("not-sold", f"not sold {kind}", offer)
+            rejected.add_unpriced(_kind(use_spot), offer)
         return True
     return False
+
+
+def _kind(use_spot: bool) -> str:
+    return "spot" if use_spot else "on demand"
 
 
 def _merge_regions(offers: Iterable[Offer], use_spot: bool) -> list[PlannedOffer]:
@@ -219,10 +254,24 @@ def _misfits(
     shapes: Mapping[tuple[str, int], tuple[ReplicaShape, ...]],
     known: Mapping[ReplicaShape, ReplicaCapacity],
 ) -> list[PlanWarning]:
-    rows = []
+    model_fits = {name for (name, _), group in shapes.items() if _any_fits(group, known)}
+    rows, small = [], []
     for (name, count), group in shapes.items():
-        if all(known[shape].settings is None for shape in group):
-            reason = known[group[0]].reason or "the model does not fit"
-            text = accelerator_spec_text(name, count)
-            rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}"))
+        if _any_fits(group, known):
+            continue
+        text = accelerator_spec_text(name, count)
+        if name in model_fits:
+            small.append(text)
+            continue
+        reason = known[group[0]].reason or "the model does not fit"
+        rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}"))
+    if small:
+        message = f"too small for the model, so left out: {', '.join(small)}"
+        rows.append(PlanWarning(code="does-not-fit", message=message))
     return rows
+
+
+def _any_fits(
+    group: tuple[ReplicaShape, ...], known: Mapping[ReplicaShape, ReplicaCapacity]
+) -> bool:
+    return any(known[shape].settings is not None for shape in group)

@@ -134,10 +134,9 @@ def to_workload(histogram: Histogram, rate_rps: float) -> Workload:
     if coverage is not None and coverage.beyond_fraction > 0:
         warnings.append(
             f"{coverage.beyond_fraction:.2%} of the requests of {histogram.source} lie beyond the "
-            f"grid ({histogram.input_edges[-1]} input, {histogram.output_edges[-1]} output tokens; "
-            f"longest {coverage.longest_input_tokens} and {coverage.longest_output_tokens}): they "
-            "are planned in the outermost bucket at its mean size; widen workload.grid to plan "
-            "them apart"
+            f"grid ({histogram.input_edges[-1]} input, {histogram.output_edges[-1]} output tokens"
+            f"{_longest(coverage)}): they are planned in the outermost bucket at its mean size, and "
+            "replicas refuse requests longer than the grid in all; widen the grid to plan them apart"
         )
     return Workload(
         input_edges=histogram.input_edges,
@@ -149,6 +148,11 @@ def to_workload(histogram: Histogram, rate_rps: float) -> Workload:
         coverage=coverage,
         warnings=tuple(warnings),
     )
+
+
+def _longest(coverage: Coverage) -> str:
+    known = (coverage.longest_input_tokens, coverage.longest_output_tokens)
+    return f"; longest {known[0]} and {known[1]}" if None not in known else ""
 
 
 def _sizes(histogram: Histogram, known: OptionalMatrix | None, *, of_input: bool) -> Matrix:

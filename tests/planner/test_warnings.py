@@ -1,0 +1,89 @@
+"""What a plan tells beside its numbers: only what the reader can act on, and nothing hidden."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.offers import Flag, Severity
+from melange_sky.plan import Plan
+from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.options import OfferRules, usable_offers
+from melange_sky.prices import OfferQuery
+from melange_sky.spec import Resources
+from tests.factories import make_offer
+
+OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
+
+
+def _plan(folder: Path, **over: Any) -> Plan:
+    spec: dict[str, Any] = {
+        "name": "chat",
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "slo": {"tpot_ms": 100},
+        "workload": {
+            "rate_rps": 1,
+            "histogram": {"input_edges": [0, 100], "output_edges": [0, 100], "weights": [[1]]},
+        },
+        "resources": {"accelerators": ["L4"], "infra": ["aws"]},
+    }
+    file = folder / "spec.json"
+    file.write_text(json.dumps(spec | over), encoding="utf-8")
+    planned = plan_spec(file, OFFLINE)
+    assert isinstance(planned, Plan)
+    return planned
+
+
+def _messages(plan: Plan, code: str) -> list[str]:
+    return [w.message for w in plan.warnings if w.code == code]
+
+
+def test_a_missing_price_is_told_only_where_no_region_has_one() -> None:
+    missing = Flag(
+        code="price-missing", severity=Severity.BLOCK, touches="on_demand", message="empty"
+    )
+    priced = make_offer(region="us-east-1", price_usd_per_hour=1.0)
+    bare = replace(priced, region="us-east-2", price_usd_per_hour=None, flags=(missing,))
+    only_spot = replace(bare, instance_type="spot-only.xlarge")
+    planned, warnings = usable_offers([priced, bare, only_spot], Resources(), OfferRules())
+    assert [p.offer for p in planned] == [priced]
+    (warning,) = warnings
+    assert warning.code == "not-sold"
+    assert "spot-only.xlarge" in warning.message
+    assert priced.instance_type not in warning.message
+
+
+def test_a_limit_on_an_instance_type_that_nobody_sells_is_told(tmp_path: Path) -> None:
+    slip = {"accelerators": ["L4"], "infra": ["aws"], "limits": {"g6.xlrge": 3}}
+    (told,) = _messages(_plan(tmp_path, resources=slip), "limit")
+    assert "'g6.xlrge'" in told
+    assert "did you mean 'g6.xlarge'?" in told
+    sound = slip | {"limits": {"g6.xlarge": 3, "H100": 1, "gcp": 1, "aws/us-east-1": 5}}
+    assert _messages(_plan(tmp_path, resources=sound), "limit") == []
+
+
+def test_counts_too_small_for_the_model_are_one_line(tmp_path: Path) -> None:
+    plan = _plan(
+        tmp_path,
+        model="meta-llama/Llama-3.1-70B-Instruct",
+        resources={"accelerators": ["A100-80GB", "H100", "T4"]},
+    )
+    told = _messages(plan, "does-not-fit")
+    small = [text for text in told if text.startswith("too small for the model")]
+    assert len(small) == 1
+    assert "H100:1" in small[0]
+    assert "H100:8" not in small[0]
+    assert any("T4:4: " in text and "GiB missing" in text for text in told)
+
+
+def test_requests_beyond_the_grid_are_named_where_no_plan_is_found(tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text(
+        "arrival_s,input_tokens,output_tokens\n0,374,44\n2,90000,4\n3,30,5000\n", encoding="utf-8"
+    )
+    with pytest.raises(InfeasibleError, match=r"note: 66\.67% of the requests .* widen the grid"):
+        _plan(tmp_path, workload={"trace": "trace.csv"})
