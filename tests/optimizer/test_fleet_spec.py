@@ -1,0 +1,127 @@
+"""One spec that asks for everything at once: planned, explained, rendered, taken by SkyPilot's parser."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from melange_sky.cli.explain import explain
+from melange_sky.cli.plan import plan
+from melange_sky.plan import FleetPlan
+from melange_sky.planfile import load_plan
+
+EVERYTHING = """\
+name: everything
+models:
+  - name: chat
+    model: meta-llama/Llama-3.1-8B-Instruct
+    slo: {tpot_ms: 60, ttft_ms: 2000}
+    workload:
+      rate_rps: 20
+      histogram: {input_edges: [0, 500], output_edges: [0, 200], weights: [[1.0]]}
+  - name: code
+    model: Qwen/Qwen2.5-7B-Instruct
+    slo: {tpot_ms: 80, ttft_ms: 3000}
+    workload:
+      rate_rps: 10
+      histogram: {input_edges: [0, 500], output_edges: [0, 200], weights: [[1.0]]}
+resources:
+  accelerators: ["H100:1", "L40S:1"]
+  infra: [aws/us-east-1, aws/us-west-2]
+  limits: {H100: 2, aws/us-east-1: 4}
+  budget_usd_per_hour: 40
+  spot: {max_fraction: 0.3, interruption_rate: 0.05, recovery_s: 300}
+redundancy: {spare: 1, max_share_per_region: 0.7}
+headroom: 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("everything")
+    spec = place / "everything.yaml"
+    spec.write_text(EVERYTHING, encoding="utf-8")
+    done = CliRunner().invoke(
+        plan,
+        [str(spec), "--offline", "-o", str(place / "plan"), "--time-limit", "10"],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0
+    return place / "plan"
+
+
+def test_the_plan_keeps_every_rule(folder: Path) -> None:
+    planned = load_plan(folder)
+    assert isinstance(planned, FleetPlan)
+    assert planned.cost_usd_per_hour <= 40
+    allocations = [a for model in planned.models for a in model.allocations]
+    h100s = sum(a.instances for a in allocations if a.option.option.accelerator == "H100")
+    assert h100s <= 2
+    offers = [(a, a.option.option.offer) for a in allocations]
+    assert sum(a.instances for a, o in offers if o and o.region == "us-east-1") <= 4
+    for model in planned.models:
+        rate_rps = model.workload.rate_rps
+        spot = sum(a.rate_rps for a in model.allocations if a.option.option.use_spot)
+        assert spot <= 0.3 * rate_rps * (1 + 1e-6)
+        by_region: dict[str, float] = {}
+        for a in model.allocations:
+            offer = a.option.option.offer
+            assert offer is not None
+            by_region[offer.region] = by_region.get(offer.region, 0.0) + a.rate_rps
+        assert max(by_region.values()) <= 0.7 * rate_rps * (1 + 1e-6)
+        # One bucket: the rest serves if what is left after the largest loss still has the capacity.
+        room = [
+            (a.option.rate(0, 0) or 0.0) * (1 - model.headroom) / (1 + 0.05 * 300 / 3600)
+            if a.option.option.use_spot
+            else (a.option.rate(0, 0) or 0.0) * (1 - model.headroom)
+            for a in model.allocations
+        ]
+        total = sum(r * a.instances for r, a in zip(room, model.allocations, strict=True))
+        assert total - max(room) >= rate_rps * (1 - 1e-5)
+
+
+def test_the_plan_is_explained(folder: Path) -> None:
+    shown = CliRunner().invoke(
+        explain, [str(folder / "plan.json"), "--format", "json"], catch_exceptions=False
+    )
+    rules = {rule["rule"] for rule in json.loads(shown.stdout)["rules"]}
+    assert {
+        "the limit of 2 H100 GPUs", "the limit of 4 instances on aws/us-east-1", "1 spare",
+        "a share per region of at most 0.7", "a share on spot of at most 0.3", "the budget of $40/h",
+    } <= rules  # fmt: skip
+
+
+PARSE = """
+import sys
+import sky
+for path in sys.argv[1:]:
+    task = sky.Task.from_yaml(path)
+    (resources,) = task.resources
+    print(task.service.min_replicas, resources.instance_type, resources.region, resources.use_spot)
+"""
+
+
+def test_every_service_is_taken_by_skypilot(folder: Path, tmp_path: Path) -> None:
+    """In a process of its own with an empty home: importing sky warns and writes."""
+    files = sorted(folder.glob("*.sky.yaml"))
+    done = subprocess.run(
+        [sys.executable, "-c", PARSE, *map(str, files)],
+        capture_output=True, text=True, timeout=100, check=True,
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    taken = sorted(done.stdout.split("\n")[:-1])
+    planned = load_plan(folder)
+    assert isinstance(planned, FleetPlan)
+    expected = []
+    for allocation in (a for model in planned.models for a in model.allocations):
+        offer = allocation.option.option.offer
+        assert offer is not None
+        spot = allocation.option.option.use_spot
+        expected.append(f"{allocation.instances} {offer.instance_type} {offer.region} {spot}")
+    assert taken == sorted(expected)
