@@ -36,7 +36,8 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
     """Replay traffic through the planned fleet and say whether the SLO holds.
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
-    where the SLO is missed. Same seed, same bytes.
+    where the SLO is missed. Same seed, same bytes. The first run compiles the simulator, which takes
+    some 20 seconds once.
     """
     from melange_sky.planfile import load_plan
     from melange_sky.planner.verification import simulate_plan

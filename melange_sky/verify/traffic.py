@@ -96,11 +96,13 @@ def scaled_trace(
     Requests are sorted by time; a request without an output token is sent with one. The second value
     says how many those were.
     """
-    rows = np.array([(a, i, o) for a, i, o in requests], dtype=np.float64).reshape(-1, 3)
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    arrival_s = (rows[:, 0] - rows[0, 0]) / rate_scale if len(rows) else rows[:, 0]
-    kept = slice(None) if duration_s is None else slice(0, int(np.searchsorted(arrival_s, duration_s)))  # fmt: skip
-    outputs = rows[kept, 2].astype(np.int64)
-    inputs = np.maximum(rows[kept, 1].astype(np.int64), 1)
-    stream = RequestStream.of(arrival_s[kept], inputs, np.maximum(outputs, 1))
-    return stream, int((outputs == 0).sum())
+    rows = np.fromiter(requests, dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
+    rows = rows[np.argsort(rows["at"], kind="stable")]
+    arrival_s = (rows["at"] - rows["at"][:1].sum()) / rate_scale
+    if duration_s is not None:
+        count = int(np.searchsorted(arrival_s, duration_s))
+        rows, arrival_s = rows[:count], arrival_s[:count]
+    stream = RequestStream.of(
+        arrival_s, np.maximum(rows["input"], 1), np.maximum(rows["output"], 1)
+    )
+    return stream, int((rows["output"] == 0).sum())
