@@ -69,12 +69,15 @@ def render(planned: Plan | FleetPlan) -> dict[str, str]:
 
 
 def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool = False) -> Path:
-    """Write plan.json and the services as one folder, all or nothing; return the folder."""
+    """Write plan.json, services and gateway task as one folder, all or nothing; return the folder."""
     from melange_sky.planfile import dump_plan
-    from melange_sky.render import write_folder
+    from melange_sky.render import GATEWAY_FILE, render_gateway, write_folder
 
     target = Path(folder)
-    write_folder(target, {"plan.json": dump_plan(planned), **render(planned)}, force=force)
+    files = {"plan.json": dump_plan(planned), **render(planned)}
+    if len(files) > 1:
+        files[GATEWAY_FILE] = render_gateway(planned)
+    write_folder(target, files, force=force)
     return target
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from melange_sky.fleet import LiveService
     from melange_sky.gateway import Credentials, Gateway, Listen, Settings, Sources
+    from melange_sky.plan import FleetPlan, Plan
 
 CLIENT_KEYS = "MELANGE_SKY_API_KEY"
 REPLICA_KEY = "VLLM_API_KEY"
@@ -31,6 +33,10 @@ _MOST_KEY_BYTES = 64 * 1024
 @click.option(
     "--backends-file", type=click.Path(path_type=Path),
     help="The same, one OPTION=URL per line; read again when it changes.",
+)  # fmt: skip
+@click.option(
+    "--sky", "from_sky", is_flag=True,
+    help="Find the replicas by `sky serve status`, every 10 s; they are called directly.",
 )  # fmt: skip
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -134,7 +140,9 @@ def _settings(asked: dict[str, Any]) -> Settings:
     names = (
         "gateways", "queue_length", "queue_wait_s", "drain_s", "first_byte_s", "body_bytes"
     )  # fmt: skip
-    return Settings(**{name: asked[name] for name in names})
+    # Asking SkyPilot's API server costs a second of its work each time.
+    every_s: dict[str, Any] = {"watch_every_s": 10.0} if asked["from_sky"] else {}
+    return Settings(**{name: asked[name] for name in names}, **every_s)
 
 
 def _credentials(asked: dict[str, Any]) -> Credentials:
@@ -194,21 +202,62 @@ def _sources(plan: Path, asked: dict[str, Any]) -> Sources:
 
     given: Sequence[str] = asked["backends"]
     file: Path | None = asked["backends_file"]
-    if not given and file is None:
-        raise InputError("no backend: give --backend OPTION=URL or --backends-file")
+    if not given and file is None and not asked["from_sky"]:
+        raise InputError("no backend: give --backend OPTION=URL, --backends-file or --sky")
+    live = _sky_services() if asked["from_sky"] else tuple
+    planned: list[FleetPlan | Plan] = []
+
+    def load() -> FleetPlan | Plan:
+        planned[:] = [load_plan(plan)]
+        return planned[0]
 
     def discover() -> dict[str, list[str]]:
-        return _pairs([*given, *([] if file is None else _lines(file))])
+        found = _pairs([*given, *([] if file is None else _lines(file))])
+        for option, urls in replica_urls(planned[0], live()).items():
+            found.setdefault(option, []).extend(urls)
+        return found
 
-    plan_file = plan / "plan.json" if plan.is_dir() else plan
     observed = asked["observed"]
     return Sources(
-        load_plan=lambda: load_plan(plan),
+        load_plan=load,
         discover=discover,
-        watch=(plan_file,),
+        watch=(plan / "plan.json" if plan.is_dir() else plan,),
         tokenizer=asked["tokenizer"],
         observed=None if observed is None else ObservedFile(observed),
     )
+
+
+def _sky_services() -> Callable[[], Sequence[LiveService]]:
+    """Return what asks SkyServe which services run."""
+    from melange_sky.fleet.skyserve import SkyServe
+
+    server = SkyServe({})
+
+    def services() -> Sequence[LiveService]:
+        try:
+            return server.services()
+        except MelangeError:
+            raise
+        except Exception as error:
+            raise SourceUnavailableError(
+                f"sky serve status failed ({type(error).__name__}); is the API server up?"
+            ) from error
+
+    return services
+
+
+def replica_urls(plan: FleetPlan | Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
+    """Return the endpoints of ready replicas by PLAN/OPTION, for the options of the plan."""
+    models = plan.models if hasattr(plan, "models") else (plan,)
+    known = {(m.name, a.option.option.name) for m in models for a in m.allocations}
+    found: dict[str, list[str]] = {}
+    for service in services:
+        origin = service.origin
+        if origin is None or origin not in known:
+            continue
+        ready = [r.endpoint for r in service.replicas if r.status == "READY" and r.endpoint]
+        found.setdefault(f"{origin[0]}/{origin[1]}", []).extend(ready)
+    return found
 
 
 def _lines(file: Path) -> list[str]:

@@ -130,11 +130,13 @@ def render(plan_file: Path, output: Path, force: bool) -> None:
 def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
     """Write plan.json and the service files as one folder, all or nothing."""
     from melange_sky.planfile import dump_plan
-    from melange_sky.render import render_services, write_folder
+    from melange_sky.render import GATEWAY_FILE, render_gateway, render_services, write_folder
 
     files = {"plan.json": dump_plan(planned)}
     for model in models_of(planned):
         files |= render_services(model)
+    if len(files) > 1:
+        files[GATEWAY_FILE] = render_gateway(planned)
     write_folder(folder, files, force=force)
 
 

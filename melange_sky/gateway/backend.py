@@ -134,7 +134,7 @@ class Attempt:
 
 
 def parse_backend(plan: str, option: str, text: str) -> Backend:
-    """Read ``URL`` or ``URL*N``. Raises InputError where it is not http(s)://host[:port][/path]."""
+    """Read ``URL`` or ``URL*N``; without a scheme it is http. Raises InputError where it is none."""
     address, star, count = text.strip().rpartition("*")
     if not star:
         address, count = text.strip(), "1"
@@ -144,7 +144,7 @@ def parse_backend(plan: str, option: str, text: str) -> Backend:
             f"{where}: after '*' a number of replicas from 1 to {_MOST_REPLICAS} is due"
         )
     try:
-        url = URL(address)
+        url = URL(address if "://" in address else f"http://{address}")
     except ValueError as error:
         raise InputError(f"{where}: is not a URL such as http://10.0.0.1:8000") from error
     if url.scheme not in ("http", "https") or not url.host:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from melange_sky.render.clouds import controller_note, unservable_clouds
 from melange_sky.render.folder import MANIFEST, write_folder
+from melange_sky.render.gateway_task import GATEWAY_FILE, render_gateway
 from melange_sky.render.names import file_name, service_name
 from melange_sky.render.services import (
     GATED_SECRET,
@@ -20,11 +21,13 @@ from melange_sky.render.services import (
 
 __all__ = [
     "GATED_SECRET",
+    "GATEWAY_FILE",
     "MANIFEST",
     "PORT",
     "controller_note",
     "file_name",
     "launch_command",
+    "render_gateway",
     "render_services",
     "required_secrets",
     "service_document",

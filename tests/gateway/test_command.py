@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from melange_sky.cli.gateway import replica_urls
+from melange_sky.fleet import LiveReplica, LiveService
 from melange_sky.planfile import dump_plan
 from tests.gateway.bed import MODEL, split_plan
 
@@ -172,6 +174,32 @@ def test_sighup_and_a_changed_file_reload(plan_file: Path, tmp_path: Path) -> No
         assert running.end(signal.SIGINT) == 0
     assert "reload refused, the old plan stays" in running.said
     assert "Traceback" not in running.said
+
+
+def test_replicas_that_skyserve_reports_ready_become_backends() -> None:
+    def service(option: str, *states: str, plan: str = "chat") -> LiveService:
+        return LiveService(
+            name=f"{plan}-{option}", status="READY", version=2, endpoint="http://lb:30001",
+            document={"_metadata": {"melange_sky": {"plan": plan, "option": option}}},
+            replicas=tuple(
+                LiveReplica(
+                    id=n, status=state, version=1 + n % 2, launched_at_s=None,
+                    endpoint=None if state == "PROVISIONING" else f"http://10.0.0.{n}:8000",
+                )
+                for n, state in enumerate(states)
+            ),
+        )  # fmt: skip
+
+    live = [
+        service("small", "READY", "NOT_READY", "READY", "PROVISIONING"),
+        service("gone", "READY"),
+        service("big", "READY", plan="other"),
+        service("big"),
+    ]
+    assert replica_urls(split_plan(), live) == {
+        "chat/small": ["http://10.0.0.0:8000", "http://10.0.0.2:8000"],
+        "chat/big": [],
+    }
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -206,7 +206,7 @@ def test_keys_are_compared_whole_and_never_shown() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "10.0.0.1:8000", "ftp://a", "http://", "http://user:pw@a", "http://a?x=1", "http://a#x",
+        "", "ftp://a", "http://", "http://user:pw@a", "http://a?x=1", "http://a#x",
         "http://a*0", "http://a*x", "http://a*99999", "file:///etc/passwd", "http://[::1",
     ],
 )  # fmt: skip
@@ -219,6 +219,7 @@ def test_backend_paths_and_replicas() -> None:
     backend = parse_backend("plan", "opt", "https://host/prefix/*3")
     assert str(backend.at("/v1/completions")) == "https://host/prefix/v1/completions"
     assert backend.replicas == 3
+    assert str(parse_backend("p", "o", "10.0.0.1:80").at("/x")) == "http://10.0.0.1/x"
     assert str(parse_backend("p", "o", "http://h:1").at("/health")) == "http://h:1/health"
 
 
