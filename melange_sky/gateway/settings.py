@@ -67,7 +67,8 @@ class Settings:
     `first_byte_s` bounds the wait for a stream's first byte, `answer_s` that for an answer that is
     not streamed, `idle_s` a silence within a stream, `stall_s` a client that stops reading.
     `queue_length` requests wait at most `queue_wait_s` while all replicas that could serve them are
-    full. `attempts` replicas are tried for a request. `gateways` is how many gateways share the
+    full. `header_s` bounds the wait for a request's headers and for the next request of a connection;
+    it outlasts the 60 s of usual proxies, so that these never send on a closed one. `attempts` replicas are tried for a request. `gateways` is how many gateways share the
     replicas: each then counts its own requests that many times. `drain_s` is what requests in flight
     get at the end.
     """
@@ -76,7 +77,7 @@ class Settings:
     header_bytes: int = 16 * 1024
     headers: int = 64
     connections: int = 8192
-    header_s: float = 20.0
+    header_s: float = 75.0
     body_s: float = 30.0
     connect_s: float = 5.0
     first_byte_s: float = 60.0

@@ -21,7 +21,7 @@ KEY, REPLICA_KEY = "client-key-1", "replica-key-2"
 MODEL = make_plan().model
 FAST = Settings(
     probe_every_s=0.1, probe_s=0.5, breaker_s=0.2, watch_every_s=0.1, first_byte_s=1.0,
-    answer_s=2.0, idle_s=1.0, body_s=0.5, header_s=0.6, queue_wait_s=0.3, drain_s=3.0, connect_s=1.0,
+    answer_s=2.0, idle_s=1.0, body_s=0.5, header_s=1.5, queue_wait_s=0.3, drain_s=3.0, connect_s=1.0,
 )  # fmt: skip
 
 
@@ -114,7 +114,9 @@ async def bed(
     )
     gateway = Gateway(sources, settings, credentials, random.Random(5))
     port = await gateway.start(over.pop("listen", Listen(port=0)))
-    client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"})
+    # A connection each: a kept one may be closed as idle just when it is used again.
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    client = aiohttp.ClientSession(headers={"Authorization": f"Bearer {KEY}"}, connector=connector)
     try:
         yield Bed(gateway, f"http://127.0.0.1:{port}", client, held["plan"], backends)
         for service in gateway.fleet.services.values():
