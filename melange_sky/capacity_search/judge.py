@@ -52,7 +52,7 @@ class SearchOptions:
     then hints at the capacity. Rates stay in [`floor_rps`, `ceiling_rps`]; `floor_rps` None means
     the rate at which hardly any requests overlap. A probe starts with `min_requests`, more as the
     bounds close in, and grows to at most `max_requests`. Both final bounds must have stood with
-    `confirm_requests`, and no probe lasts less than `min_seconds` unless `max_requests` end it (real
+    `confirm_requests` (latency growing by less than `drift` seconds per second), and no probe lasts less than `min_seconds` unless `max_requests` end it (real
     machines have hiccups): a short probe can be lucky where a queue forgets slowly. At most `max_probes`
     probes are sent; `max_aborts` void ones in a row at one rate end the search.
     """
@@ -71,6 +71,7 @@ class SearchOptions:
     warmup_fraction: float = 0.1
     turnovers: float = 4.0
     served_fraction: float = 0.9
+    drift: float = 0.04
     growth: float = 2.0
     seed: int = 0
 
@@ -88,7 +89,7 @@ class SearchOptions:
 
 REAL_SEARCH = SearchOptions(
     tolerance=0.12, confidence=0.9, min_requests=50, confirm_requests=100, max_requests=2000,
-    max_probes=24, turnovers=3.0, ceiling_rps=1000.0, min_seconds=2.0, growth=1.5,
+    max_probes=24, turnovers=3.0, ceiling_rps=1000.0, min_seconds=15.0, growth=1.3, drift=0.07,
 )  # fmt: skip
 """A search whose probes cost GPU time: coarser bounds, fewer requests."""
 
@@ -118,7 +119,7 @@ class Probe:
         """Return which way an unresolved probe points: its point estimates alone."""
         return (
             self.attainment is not None and self.attainment >= slo.attainment
-            and self.served_fraction is not None and self.served_fraction >= options.served_fraction
+            and self.served_fraction is not None and self.served_fraction >= 1 / (1 + options.drift)
             and self.turnovers is not None and self.turnovers >= options.turnovers
         )  # fmt: skip
 
@@ -177,7 +178,7 @@ def _decide(
         )
     if probe.turnovers < options.turnovers:
         return replace(probe, reason=f"lasted only {probe.turnovers:.1f} end-to-end latencies")
-    if slope_high > limit or 1 / max(probe.served_fraction or 0, 1e-9) - 1 > options.tolerance:
+    if slope_high > limit or 1 / max(probe.served_fraction or 0, 1e-9) - 1 > options.drift:
         return replace(probe, reason="latency still growing")
     if not sure:
         return replace(probe, reason=f"attainment {low:.3f} to {high:.3f} straddles the limit")
