@@ -63,7 +63,8 @@ class Problems:
         self.document = document
         self._found: list[tuple[int, str]] = []
         for path, line, what in document.problems:
-            self._found.append((line, f"{self.file}:{line}: {path_text(path)}: {what}".strip()))
+            key = f"{path_text(path)}: " if path else ""
+            self._found.append((line, f"{self.file}:{line}: {key}{what}"))
 
     def __bool__(self) -> bool:
         return bool(self._found)

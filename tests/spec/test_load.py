@@ -262,7 +262,7 @@ def test_bad_models(tmp_path: Path) -> None:
         ("a: &a [*a]", "refers to itself"),
         ("&a a: {b: *a}", "unknown key"),
         ("a: *nowhere", "has no anchor"),
-        ("? [1, 2]\n: 3\n", "a key must be plain text"),
+        ("? [1, 2]\n: 3\n", ":1: a key must be plain text"),
         ("a: " + "[" * 5000, "nested deeper"),
         ("name: \x07", "not valid YAML"),
         ("{" * 200_000, "nested deeper"),
