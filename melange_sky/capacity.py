@@ -70,6 +70,8 @@ class DeploymentOption:
     instance = tensor_parallel × data_parallel. `price_usd_per_hour` is what one instance is billed.
     `offer` is None only for a Mélange JSON config, whose names are free labels. `fallbacks` are the
     same instance type in other regions where it may run too, at prices that the plan does not count on.
+    `figures` names the very GPU in the accelerator table where SkyPilot's name covers several (its
+    "H100" is SXM, PCIe or NVL); None: `accelerator` itself.
     """
 
     name: str
@@ -80,6 +82,7 @@ class DeploymentOption:
     offer: Offer | None = None
     engine: EngineSettings | None = None
     fallbacks: tuple[Offer, ...] = ()
+    figures: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

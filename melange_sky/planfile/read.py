@@ -62,6 +62,7 @@ class _Candidate(_Document):
     use_spot: bool
     offer: Offer | None
     fallbacks: tuple[Offer, ...] = ()
+    figures: str | None = None
     engine: EngineSettings | None
     max_rate_rps: MaybeRows
     origin: list[list[Origin | None]]
@@ -262,6 +263,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         use_spot=document.use_spot,
         offer=document.offer,
         fallbacks=document.fallbacks,
+        figures=document.figures,
         engine=document.engine,
     )
     return OptionCapacity(option=option, cells=cells)

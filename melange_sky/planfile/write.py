@@ -169,6 +169,7 @@ def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
         "accelerator_name": option.accelerator,
         "accelerator_count": option.accelerator_count,
         "offer": asdict(option.offer) if option.offer else None,
+        "figures": option.figures,
         "fallbacks": [asdict(offer) for offer in option.fallbacks],
         "engine": asdict(option.engine) if option.engine else None,
         "max_rate_rps": column("max_rate_rps"),

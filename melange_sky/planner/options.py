@@ -10,6 +10,7 @@ from melange_sky.accelerators import accelerator_table
 from melange_sky.capacity import DeploymentOption, OptionCapacity
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.plan import PlanWarning
+from melange_sky.prices.names import figures_name
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def build_options(
     options = [
         _option(planned, known[shape])
         for planned in offers
-        for shape in shapes[planned.offer.accelerator, int(planned.offer.accelerator_count)]
+        for shape in shapes[_gpus(planned.offer)]
         if known[shape].settings is not None
     ]
     return tuple(options), _misfits(shapes, known)
@@ -226,14 +227,18 @@ def _shapes(
 ) -> dict[tuple[str, int], tuple[ReplicaShape, ...]]:
     table = accelerator_table()
     shapes = {}
-    sold = {(p.offer.accelerator, int(p.offer.accelerator_count)) for p in offers}
-    for name, count in sorted(sold):
+    for name, count in sorted({_gpus(planned.offer) for planned in offers}):
         splits = sensible_splits(model, table[name], count) or ((count, 1),)
         shapes[name, count] = tuple(
             ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
             for tp, dp in splits
         )
     return shapes
+
+
+def _gpus(offer: Offer) -> tuple[str, int]:
+    """Return an instance's very GPU (the one whose figures count) and how many it has."""
+    return figures_name(offer), int(offer.accelerator_count)
 
 
 def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
@@ -246,6 +251,9 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
         offer=planned.offer,
         fallbacks=planned.fallbacks,
         engine=replica.settings,
+        figures=None
+        if replica.shape.accelerator == planned.offer.accelerator
+        else replica.shape.accelerator,
     )
     return OptionCapacity(option=option, cells=replica.cells)
 

@@ -1,0 +1,96 @@
+"""From offers to options: names that last, the very GPU's figures, and what is left out, with why."""
+
+from __future__ import annotations
+
+import pytest
+
+from melange_sky.planner.options import (
+    OfferRules,
+    PlannedOffer,
+    build_options,
+    option_name,
+    usable_offers,
+)
+from melange_sky.profiles import CapacityQuery
+from melange_sky.slo import SLO
+from melange_sky.spec import AcceleratorChoice, Infra, Resources
+from tests.factories import LLAMA_8B, make_offer
+
+ANY = Resources()
+
+
+def test_one_region_stands_for_an_instance_type_and_a_price_move_keeps_the_name() -> None:
+    east, west = (
+        make_offer(region="us-east-1"),
+        make_offer(region="us-west-2", price_usd_per_hour=0.9),
+    )
+    (planned,), _ = usable_offers([east, west], ANY, OfferRules())
+    assert (planned.offer.region, [o.region for o in planned.fallbacks]) == (
+        "us-west-2",
+        ["us-east-1"],
+    )
+    west_dearer = make_offer(region="us-west-2", price_usd_per_hour=1.2)
+    (moved,), _ = usable_offers([east, west_dearer], ANY, OfferRules())
+    assert moved.offer.region == "us-east-1"
+    assert option_name(planned, 1) == option_name(moved, 1) == "a10g-1-aws-g5.xlarge"
+
+
+def test_where_places_matter_each_region_is_an_option_of_its_own_name() -> None:
+    offers = [make_offer(region="us-east-1"), make_offer(region="us-west-2")]
+    planned, _ = usable_offers(offers, ANY, OfferRules(regions=True))
+    assert [option_name(p, 1) for p in planned] == [
+        "a10g-1-aws-us-east-1-g5.xlarge",
+        "a10g-1-aws-us-west-2-g5.xlarge",
+    ]
+
+
+def test_counts_and_infra_asked_for_are_kept_to() -> None:
+    offers = [
+        make_offer(),
+        make_offer(accelerator_count=4, instance_type="g5.12xlarge"),
+        make_offer(cloud="gcp"),
+    ]
+    asked = Resources(
+        accelerators=(AcceleratorChoice(name="A10G", count=4),), infra=(Infra(cloud="aws"),)
+    )
+    (planned,), _ = usable_offers(offers, asked, OfferRules())
+    assert planned.offer.instance_type == "g5.12xlarge"
+
+
+@pytest.mark.parametrize(
+    ("offer", "rules", "code"),
+    [
+        (make_offer(accelerator_count=0.25), OfferRules(), "fractional-gpu"),
+        (make_offer(accelerator_count=float("nan")), OfferRules(), "unknown-count"),
+        (make_offer(cloud="ibm"), OfferRules(closed_clouds={"ibm": "no ports"}), "closed-cloud"),
+        (make_offer(accelerator="Gaudi9"), OfferRules(), "unknown-accelerator"),
+    ],
+)
+def test_what_is_left_out_is_told(offer: object, rules: OfferRules, code: str) -> None:
+    planned, warnings = usable_offers([offer], ANY, rules)  # type: ignore[list-item]
+    assert planned == []
+    codes = [warning.code for warning in warnings]
+    assert codes == [code] or (code == "unknown-count" and len(codes) <= 1)
+
+
+def _query() -> CapacityQuery:
+    return CapacityQuery(
+        model=LLAMA_8B,
+        slo=SLO(tpot_s=0.06, ttft_s=2.0, attainment=0.95),
+        input_sizes=((1000.0,),),
+        output_sizes=((250.0,),),
+        longest_request_tokens=18000,
+    )
+
+
+def test_an_h100_is_as_fast_as_the_one_that_is_sold() -> None:
+    sxm = make_offer(accelerator="H100", instance_type="p5.4xlarge")
+    pcie = make_offer(accelerator="H100", cloud="lambda", instance_type="gpu_1x_h100_pcie")
+    nvl = make_offer(accelerator="H100", cloud="azure", instance_type="Standard_NC40ads_H100_v5")
+    options, _ = build_options(
+        LLAMA_8B, [PlannedOffer(offer=o) for o in (sxm, pcie, nvl)], _query()
+    )
+    rates = [option.cells[0][0].max_rate_rps or 0.0 for option in options]
+    assert [option.option.figures for option in options] == [None, "H100-PCIe", "H100-NVL"]
+    assert {option.option.accelerator for option in options} == {"H100"}
+    assert rates[1] < rates[0]
