@@ -162,4 +162,4 @@ def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
     end = cell.high_rps if good else cell.low_rps
     if cell.origin is not Origin.ESTIMATED or cell.max_rate_rps is None or end is None:
         return cell
-    return replace(cell, max_rate_rps=end if end > 0 else None)
+    return CapacityCell(max_rate_rps=end if end > 0 else None, origin=cell.origin)
