@@ -1,7 +1,7 @@
 """Derive the shipped distributions that rest on published means, and print them.
 
-    python tools/derive_distributions.py short-chat > catalogs/distributions/short-chat.yaml
-    python tools/derive_distributions.py long-document > catalogs/distributions/long-document.yaml
+    python catalogs/distributions/derive.py short-chat > catalogs/distributions/short-chat.yaml
+    python catalogs/distributions/derive.py long-document > catalogs/distributions/long-document.yaml
 
 Input and output sizes are independent lognormals with the published means; only the means are
 published, so the spread is an assumption and each file says so. `azure-conv-2023` comes from the
@@ -109,7 +109,7 @@ def main(name: str) -> None:
         ),
         source=source,
     )
-    command = f"python tools/derive_distributions.py {name}"
+    command = f"python catalogs/distributions/derive.py {name}"
     sys.stdout.write(histogram_yaml(histogram, f"{comment}\nDerived by: {command}"))
 
 
