@@ -22,7 +22,7 @@ TOLERANCE = 1e-7
 class Best:
     """Least goal and, at that goal, the fewest (types, instances)."""
 
-    cost: float
+    goal: float
     types: int
     instances: int
 
@@ -194,6 +194,17 @@ def billed(flat: list[tuple[OptionCapacity, int]], constraints: Constraints) -> 
     return cost
 
 
+def _changes(problem: Problem, counts: tuple[int, ...], options: SolveOptions) -> float:
+    """What the goal counts beside the cost: a price for every instance started or stopped."""
+    close = options.stay_close
+    if close is None:
+        return 0.0
+    running = {(demand, option): n for demand, option, n in close.instances}
+    names = [(d.name, c.option.name) for d in problem.demands for c in d.options]
+    moved = sum(abs(n - running.get(name, 0)) for name, n in zip(names, counts, strict=True))
+    return close.switch_usd_per_hour * moved
+
+
 def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best | None:
     """Return the best over every fleet, None where there is none."""
     options = options or SolveOptions()
@@ -202,6 +213,8 @@ def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best |
     if options.robustness:
         usable *= 1 - options.robustness.throughput_error
     asked = max([constraints.min_replicas, *(p.instances for p in constraints.minimum), 0])
+    if options.stay_close:
+        asked = max([asked, *(n for _, _, n in options.stay_close.instances)])
     ranges = []
     for demand in problem.demands:
         for row in loads_of(demand, constraints):
@@ -211,11 +224,10 @@ def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best |
     fleets = []
     for counts in itertools.product(*ranges):
         flat = list(zip(flat_options, counts, strict=True))
-        fleets.append(
-            (round(billed(flat, constraints), 12), sum(n > 0 for n in counts), sum(counts), counts)
-        )
+        goal = billed(flat, constraints) + _changes(problem, counts, options)
+        fleets.append((round(goal, 12), sum(n > 0 for n in counts), sum(counts), counts))
     fleets.sort()
-    for cost, types, instances, counts in fleets:
+    for goal, types, instances, counts in fleets:
         flat = list(zip(flat_options, counts, strict=True))
         per_demand, at = [], 0
         for demand in problem.demands:
@@ -224,9 +236,10 @@ def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best |
         with_loads = [
             (c, loads_of(d, constraints)) for d, c in zip(problem.demands, per_demand, strict=True)
         ]
+        cost = billed(flat, constraints)
         if _allowed(flat, with_loads, cost, constraints) and all(
             serves(d, c, problem, options) and survives(d, c, problem, options)
             for d, c in zip(problem.demands, per_demand, strict=True)
         ):
-            return Best(cost=cost, types=types, instances=instances)
+            return Best(goal=goal, types=types, instances=instances)
     return None

@@ -14,8 +14,10 @@ from melange_sky.optimizer import (
     Pledge,
     Problem,
     Robustness,
+    Solution,
     SolveOptions,
     SpotPolicy,
+    StayClose,
     optimize,
 )
 from tests.optimizer.brute import brute_force
@@ -61,12 +63,25 @@ def agree(problem: Problem, options: SolveOptions | None = None) -> bool:
         assert truth is None
         return False
     assert truth is not None
-    assert solution.cost_usd_per_hour == pytest.approx(truth.cost, abs=1e-9)
+    used = [a for mine in solution.allocations for a in mine]
+    goal = solution.cost_usd_per_hour + price_of_changes(problem, solution, options)
+    assert goal == pytest.approx(truth.goal, abs=1e-9)
     assert solution.report.status == "optimal"
     assert solution.report.mip_gap == 0
-    used = [a for mine in solution.allocations for a in mine]
     assert (len(used), sum(a.instances for a in used)) == (truth.types, truth.instances)
     return True
+
+
+def price_of_changes(problem: Problem, solution: Solution, options: SolveOptions | None) -> float:
+    """What turning the running fleet into this one counts, 0 where none was named."""
+    if options is None or options.stay_close is None:
+        return 0.0
+    change = {(d, o): -n for d, o, n in options.stay_close.instances}
+    for asked, mine in zip(problem.demands, solution.allocations, strict=True):
+        for a in mine:
+            key = asked.name, a.option.option.name
+            change[key] = change.get(key, 0) + a.instances
+    return options.stay_close.switch_usd_per_hour * sum(map(abs, change.values()))
 
 
 @pytest.mark.parametrize("seed", range(250))
@@ -83,7 +98,7 @@ def test_sliced(seed: int) -> None:
     truth = brute_force(problem, sliced)
     assert truth is not None
     cost = optimize(problem, sliced).cost_usd_per_hour
-    assert cost == pytest.approx(truth.cost, abs=1e-9)
+    assert cost == pytest.approx(truth.goal, abs=1e-9)
     assert optimize(problem).cost_usd_per_hour <= cost + 1e-9
 
 
@@ -130,6 +145,26 @@ def test_two_models_under_shared_limits(seed: int) -> None:
     problem = random_problem(rng, options=2, buckets=2, models=2)
     limits = (("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
     agree(replace(problem, constraints=Constraints(limits=limits)))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_stay_close(seed: int) -> None:
+    rng = random.Random(5000 + seed)
+    problem = random_problem(
+        rng, options=rng.choice([2, 3]), buckets=2, models=rng.choice([1, 1, 2])
+    )
+    if len(problem.demands) == 2:
+        problem = replace(
+            problem, demands=tuple(replace(d, options=d.options[:2]) for d in problem.demands)
+        )
+    running = tuple(
+        (d.name, c.option.name, rng.randint(0, 3)) for d in problem.demands for c in d.options
+    )
+    constraints = rng.choice(
+        [Constraints(), Constraints(spare=1), Constraints(limits=(("A", rng.randint(1, 4)),))]
+    )
+    close = StayClose(instances=running, switch_usd_per_hour=rng.choice([0.0, 0.1, 0.5, 2.0]))
+    agree(replace(problem, constraints=constraints), SolveOptions(stay_close=close))
 
 
 def hash_of(text: str) -> int:

@@ -71,7 +71,7 @@ def seeded(seed: int) -> Problem:
 def test_equals_brute_force(problem: Problem) -> None:
     truth = brute_force(problem)
     found = cost(problem)
-    assert found == pytest.approx(math.inf if truth is None else truth.cost, abs=1e-9)
+    assert found == pytest.approx(math.inf if truth is None else truth.goal, abs=1e-9)
 
 
 @SETTINGS
