@@ -19,7 +19,7 @@ from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, basel
 from melange_sky.plan import FleetPlan, Plan, PlanWarning
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
-from melange_sky.planner.objectives import alternative_mixes, objective_notes
+from melange_sky.planner.objectives import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
@@ -71,7 +71,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     solution = _optimum(problem, solve, prepared)
     command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
     alone, band, late = _beside(problem, solution, solve, command)
-    notes = objective_notes(problem, solution, request)
+    notes = objective_notes(problem, solution, request) + price_notes(solution)
     shared_warnings = prepared.shared_warnings + late + notes
     others = alternative_mixes(solution)
     now = created_at()

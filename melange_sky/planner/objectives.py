@@ -1,10 +1,11 @@
-"""What other objectives than least cost did to the plan, told beside it."""
+"""What must be told of a chosen fleet: other objectives than least cost, and doubts about its prices."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.offers import Touches
 from melange_sky.optimizer import least_cost
 from melange_sky.plan import AlternativeMix, PlanWarning
 
@@ -25,6 +26,22 @@ def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
         )
         for other in solution.alternatives
     )
+
+
+def price_notes(solution: Solution) -> tuple[PlanWarning, ...]:
+    """Return the doubts that the sanity rules have about the prices of the chosen instances."""
+    told = {}
+    for allocation in (a for mine in solution.allocations for a in mine):
+        option = allocation.option.option
+        price = Touches.SPOT if option.use_spot else Touches.ON_DEMAND
+        for flag in option.offer.flags if option.offer else ():
+            if flag.touches in (price, Touches.ROW):
+                assert option.offer is not None
+                where = f"{option.offer.cloud}/{option.offer.region} {option.offer.instance_type}"
+                told[flag.code, where] = PlanWarning(
+                    code=flag.code, message=f"price of {where}: {flag.message}"
+                )
+    return tuple(told.values())
 
 
 def objective_notes(

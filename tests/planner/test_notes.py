@@ -1,0 +1,28 @@
+"""What is told of the chosen fleet's prices."""
+
+from __future__ import annotations
+
+from melange_sky.offers import Flag, Severity, Touches
+from melange_sky.optimizer import Demand, Problem, optimize
+from melange_sky.planner.objectives import price_notes
+from tests.factories import make_capacity, make_offer, make_option, make_workload
+
+
+def test_a_doubt_about_a_chosen_price_is_told_and_others_are_not() -> None:
+    old = Flag(
+        code="source-old", severity=Severity.WARN, touches=Touches.ROW, message="90 days old"
+    )
+    spot = Flag(
+        code="spot-equal", severity=Severity.WARN, touches=Touches.SPOT, message="no real spot"
+    )
+    chosen = make_option("cheap", offer=make_offer(flags=(old, spot)))
+    passed_over = make_option(
+        "dear", price_usd_per_hour=99.0, offer=make_offer(flags=(old,), region="mars")
+    )
+    options = tuple(make_capacity([[5.0]], option) for option in (chosen, passed_over))
+    solution = optimize(
+        Problem(demands=(Demand(name="m", workload=make_workload([[1.0]]), options=options),))
+    )
+    (note,) = price_notes(solution)
+    assert note.code == "source-old"
+    assert note.message == "price of aws/us-east-1 g5.xlarge: 90 days old"
