@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class ReplicaModel:
     """One engine (one tensor-parallel group) of a replica.
 
-    A replica with data parallelism d is d such engines that share its requests evenly.
+    A replica with data parallelism d is d such engines that share its requests evenly. `request_s` is
+    the time that a request spends outside the engine's steps (HTTP, tokenising, network), which its
+    client sees in TTFT; open-loop simulations add it, data sheets do not know it.
     """
 
     costs: StepCosts
@@ -31,6 +33,7 @@ class ReplicaModel:
     reserve_tokens: int
     wait_steps: int = 0
     waiting_ratio: float = 0.0
+    request_s: float = 0.0
 
     def with_max_num_seqs(self, sequences: int) -> ReplicaModel:
         """Return the same engine with `--max-num-seqs` set."""

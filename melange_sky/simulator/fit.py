@@ -1,6 +1,7 @@
 """Fit a replica's step constants on a few probes of a real endpoint.
 
-The constants of `engine.StepCosts` that a probe can tell apart are moved until simulated and seen
+The constants of `engine.StepCosts` that a probe can tell apart, and the time a request spends outside
+the engine's steps, are moved until simulated and seen
 medians of TTFT and TPOT agree, by damped least squares (Levenberg, 1944; Marquardt, 1963) on their
 logarithms. Nothing but request records goes in, so any endpoint can be fitted, a CPU server too.
 """
@@ -59,13 +60,15 @@ def fit_replica(
 
     `start` gives the limits (cache, budget, most sequences) and whatever is not fitted; the time to
     read the weights goes into the fixed part, which a probe cannot tell from it. First guesses come
-    from the probes themselves. Raises ValueError where no probe has a completed request.
+    from the probes themselves. A median TPOT of 0, where short answers arrive in one piece, says
+    nothing and is left out. Raises ValueError where no probe has a completed request.
     """
     usable = [p for p in probes if len(p) and p.ok.any()]
     if not usable:
         raise ValueError("no probe has a completed request to fit on")
     base = dataclasses.replace(start, costs=start.costs._replace(weights_s=0.0))
-    seen = np.log(np.array([median_latencies(p) for p in usable]))
+    medians = np.array([median_latencies(p) for p in usable])
+    seen = np.log(np.where(medians > 0, medians, np.nan))
     centre = _first_guess(usable, np.exp(seen))
     z, error = centre, _residuals(base, centre, centre, (usable, seen))
     for _ in range(rounds):
@@ -83,10 +86,11 @@ def fit_replica(
 
 def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:
     """Return log constants: a step from the lowest TPOT, a token from the least loaded prefill."""
+    # As much again as a step's time for what is outside of the engine: HTTP and tokenising.
     step_s = 0.8 * float(np.nanmin(np.where(np.isnan(seen[:, 1]), seen[:, 0], seen[:, 1])))
     tokens = np.array([float(np.median(p.input_tokens)) for p in probes])
     token_s = float(np.min(np.maximum(seen[:, 0] - step_s, 0.1 * seen[:, 0]) / tokens))
-    guess: Floats = np.log(np.array([step_s, 0.05 * step_s, token_s, 1e-4 * step_s]))
+    guess: Floats = np.log(np.array([step_s, 0.05 * step_s, token_s, 1e-4 * step_s, step_s]))
     return guess
 
 
@@ -108,8 +112,9 @@ def _try_steps(
 
 
 def _with(base: ReplicaModel, z: Floats) -> ReplicaModel:
-    values = dict(zip(FITTED, np.exp(z).tolist(), strict=True))
-    return dataclasses.replace(base, costs=base.costs._replace(**values))
+    *costs, request_s = np.exp(z).tolist()
+    fitted = base.costs._replace(**dict(zip(FITTED, costs, strict=True)))
+    return dataclasses.replace(base, costs=fitted, request_s=request_s)
 
 
 def _residuals(

@@ -156,12 +156,13 @@ def _result(
     )
     sent = book.replica >= 0
     option = np.where(sent, option_of_replica[np.maximum(book.replica, 0)], -1)
+    outside_s = np.array([o.engine.request_s for o in options])[option]
     log = RequestLog(
         arrival_s=state.times[:, columns.ARRIVAL].copy(),
         input_tokens=stream.input_tokens,
         output_tokens=stream.output_tokens,
-        first_token_s=state.times[:, columns.FIRST].copy(),
-        last_token_s=state.times[:, columns.LAST].copy(),
+        first_token_s=state.times[:, columns.FIRST] + outside_s,
+        last_token_s=state.times[:, columns.LAST] + outside_s,
         ok=state.request[:, columns.STATE] == columns.DONE,
         option=option.astype(np.int64),
         options=tuple(o.name for o in options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,7 +55,12 @@ def simulate_replica(replica: ReplicaModel, stream: RequestStream) -> RequestLog
     state = fleet_state([replica], len(stream), _longest(stream))
     kernel.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     kernel.run_open_loop(state)
-    return _log(state, stream.input_tokens, stream.output_tokens)
+    log = _log(state, stream.input_tokens, stream.output_tokens)
+    return dataclasses.replace(
+        log,
+        first_token_s=log.first_token_s + replica.request_s,
+        last_token_s=log.last_token_s + replica.request_s,
+    )
 
 
 def simulate_closed_loop(

@@ -41,6 +41,22 @@ def test_constants_fitted_on_five_probes_predict_other_sizes_and_rates():
         assert median_latencies(probe(fitted, rate, i, o, 99)) == pytest.approx(expected, rel=0.25)
 
 
+def test_time_outside_the_engine_is_fitted_apart_from_the_steps():
+    true = dataclasses.replace(TRUE, request_s=0.05)
+    sizes = [(1.0, 64, 16), (1.0, 512, 32), (8.0, 128, 32), (4.0, 512, 64), (12.0, 64, 64)]
+    fitted = fit_replica(TRUE, [probe(true, *size, seed) for seed, size in enumerate(sizes)])
+    assert fitted.request_s == pytest.approx(0.05, rel=0.2)
+    assert fitted.costs.fixed_s == pytest.approx(TRUE.costs.fixed_s, rel=0.3)
+
+
+def test_a_probe_whose_answers_came_in_one_piece_is_fitted_by_its_ttft_alone():
+    probes = [probe(TRUE, *size, 1) for size in ((1.0, 64, 16), (1.0, 512, 32), (8.0, 128, 32))]
+    merged = dataclasses.replace(probes[0], last_token_s=probes[0].first_token_s)
+    fitted = fit_replica(TRUE, [merged, *probes[1:]])
+    expected = median_latencies(probe(TRUE, 4.0, 256, 32, 99))
+    assert median_latencies(probe(fitted, 4.0, 256, 32, 99)) == pytest.approx(expected, rel=0.25)
+
+
 def test_probes_in_which_nothing_completed_cannot_be_fitted():
     nothing = probe(TRUE, 1.0, 100_000, 10)
     assert not nothing.ok.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from typing import Any
@@ -217,3 +218,11 @@ def test_samples_show_queue_and_cache() -> None:
     assert found.running.max() > 0
     assert found.waiting.shape == found.kv_used.shape == (10, 2)
     assert 0 <= found.kv_used.min() <= found.kv_used.max() <= 1
+
+
+def test_time_outside_the_engine_is_added_to_ttft_alone() -> None:
+    plan, stream = two_way_plan(), mixed(5.0, 300)
+    slow = dataclasses.replace(engine(), request_s=0.25)
+    one, two = run(plan, stream).log, run(plan, stream, engine=slow).log
+    np.testing.assert_allclose(two.ttft_s, one.ttft_s + 0.25)
+    np.testing.assert_allclose(two.tpot_s, one.tpot_s)

@@ -1,6 +1,8 @@
-"""How closely two profiles of a real vLLM server agree, and with `vllm bench serve`. Figures only.
+"""How closely two profiles of a real vLLM server agree, and with `vllm bench serve`, and how far the
+engine model fitted on a few probes is off at other sizes and rates. Figures only.
 
-Run by `make bench-stack` on an idle machine; aims: rates within 15 %, latencies within 10 %.
+Run by `make bench-stack` on an idle machine; aims: rates within 15 %, latencies within 10 %, the
+engine model's median error 25 %.
 """
 
 from __future__ import annotations
@@ -13,8 +15,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.stack import profiling
+from tests.stack import engine_fit, profiling
 from tests.stack.vllm_server import make_model, vllm_server
+
+
+def bench_engine_model(url: str) -> None:
+    began = time.monotonic()
+    _, predictions = engine_fit.fit_and_predict(url)
+    for prediction in predictions:
+        print(prediction)
+    print(
+        f"engine model: median error {engine_fit.median_error(predictions):.0%} (aim 25 %), worst "
+        f"factor {engine_fit.worst_factor(predictions):.2f}, {time.monotonic() - began:.0f} s"
+    )
 
 
 def main() -> None:
@@ -24,6 +37,7 @@ def main() -> None:
         began = time.monotonic()
         with vllm_server(work / "tiny", work / "vllm.log") as url:
             print(f"server ready after {time.monotonic() - began:.0f} s")
+            bench_engine_model(url)
             documents = []
             for seed in (0, 100):
                 began = time.monotonic()
