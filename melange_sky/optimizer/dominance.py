@@ -27,11 +27,11 @@ def drop_dominated(fleet: Fleet, constraints: Constraints, options: SolveOptions
     """Return the fleet without needless columns. Ties are settled by the order of the names."""
     if options.robustness is not None and options.robustness.budget is not None:
         # Merging two types into one would put more of the fleet behind a single wrong figure.
-        return fleet
+        return fleet.placed()
     kept: list[int] = []
     for demand in range(len(fleet.demands)):
         kept += _survivors(fleet, fleet.of_demand(demand), constraints, options)
-    return fleet.keep(kept)
+    return fleet.keep(kept).placed()
 
 
 def _survivors(
@@ -39,9 +39,8 @@ def _survivors(
 ) -> list[int]:
     columns = [fleet.columns[k] for k in indices]
     pinned = [_pinned(fleet, column, constraints, options) for column in columns]
-    loads = np.array(
-        [[np.inf if load is None else load for load in column.loads] for column in columns]
-    )
+    loads = fleet.loads(indices)
+    prices = np.array([column.price for column in columns])
     if not columns or not loads.size:
         return indices
     # One large instance may be many small ones: dearer by count, which matters to a simplest plan.
@@ -54,12 +53,10 @@ def _survivors(
         if not np.isfinite(loads[b]).any():
             continue
         copies = _copies(loads, b)
-        rivals = (a for a in np.flatnonzero(np.isfinite(copies)).tolist() if a != b)
         better = [
             columns[a]
-            for a in rivals
-            if _beats(columns[a], columns[b], float(copies[a]), a < b, single)
-            and _no_greedier(columns[a], columns[b], float(copies[a]), constraints)
+            for a in np.flatnonzero(_cheaper(prices, b, copies, single)).tolist()
+            if _no_greedier(columns[a], columns[b], float(copies[a]), constraints)
         ]
         if not _needless(columns[b], better, constraints):
             kept.append(index)
@@ -92,10 +89,20 @@ def _copies(loads: NDArray[np.float64], b: int) -> NDArray[np.float64]:
     return copies
 
 
-def _beats(a: Column, b: Column, copies: float, earlier: bool, single: bool) -> bool:
-    if copies > 1:
-        return not single and copies * a.price < b.price * (1 - _SLACK)
-    return a.price < b.price or (a.price == b.price and earlier)
+def _cheaper(
+    prices: NDArray[np.float64], b: int, copies: NDArray[np.float64], single: bool
+) -> NDArray[np.bool_]:
+    """Return which options beat `b` by price: several only strictly, one also by its name."""
+    earlier = np.arange(len(prices)) < b
+    one: NDArray[np.bool_] = (copies == 1) & (
+        (prices < prices[b]) | ((prices == prices[b]) & earlier)
+    )
+    if single:
+        return one
+    with np.errstate(invalid="ignore"):
+        several: NDArray[np.bool_] = (copies > 1) & (copies * prices < prices[b] * (1 - _SLACK))
+    several |= one
+    return several
 
 
 def _no_greedier(a: Column, b: Column, copies: float, constraints: Constraints) -> bool:

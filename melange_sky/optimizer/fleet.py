@@ -10,10 +10,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from melange_sky.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from melange_sky.capacity import OptionCapacity
     from melange_sky.constraints import Constraints, Pledge
@@ -46,13 +50,15 @@ class Column:
     """One option of one demand.
 
     `loads` holds, per bucket of the demand, the instances that its whole rate would fill at raw
-    capacity (derated on spot), None where the option cannot serve it.
+    capacity (derated on spot), None where the option cannot serve it. `place` is the column's
+    among all that were not dominated: it settles ties, whichever columns a model then holds.
     """
 
     demand: int
     capacity: OptionCapacity
     loads: tuple[float | None, ...]
     keys: frozenset[str]
+    place: int = 0
 
     @property
     def name(self) -> str:
@@ -104,6 +110,16 @@ class Fleet:
     def of_demand(self, demand: int) -> list[int]:
         """Return the indices of a demand's columns."""
         return [k for k, column in enumerate(self.columns) if column.demand == demand]
+
+    def loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loads of columns of one demand, (columns × buckets), inf: cannot serve."""
+        rows = [self.columns[k].loads for k in indices]
+        return np.array([[np.inf if v is None else v for v in row] for row in rows])
+
+    def placed(self) -> Fleet:
+        """Return the same fleet with its columns' places counted from 0."""
+        columns = tuple(replace(column, place=k) for k, column in enumerate(self.columns))
+        return replace(self, columns=columns)
 
     def keep(self, indices: Iterable[int]) -> Fleet:
         """Return the same fleet with only these columns."""

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.worth import worth_a_look
+
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Column, Fleet
     from melange_sky.optimizer.problem import Problem, SolveOptions
@@ -59,14 +61,15 @@ def _bucket_price(column: Column, b: int) -> float:
 
 
 def affordable(fleet: Fleet, problem: Problem, options: SolveOptions, cost: float) -> Fleet:
-    """Return the fleet without columns of which one instance costs more than a known whole fleet.
+    """Return the fleet without columns that no fleet as cheap as a known one can hold.
 
     Not where the goal is another than cost, or capacity is paid for already.
     """
     if problem.constraints.fixed or options.stay_close is not None or options.alternatives:
         return fleet
     most = cost * (1 + options.within_fraction) * (1 + 1e-9)
-    return fleet.keep(k for k, column in enumerate(fleet.columns) if column.price <= most)
+    kept = worth_a_look(fleet, problem, options, most)
+    return fleet.keep(k for k in kept if fleet.columns[k].price <= most)
 
 
 def hurried(options: SolveOptions) -> SolveOptions:

@@ -18,7 +18,7 @@ COST_TIE = 1e-9
 class Point:
     """Instances and paid-for instances per column, their billed cost, and the goal's value.
 
-    `shares` is what the solver left, of use where slices are whole.
+    `shares` is what the solver left, of use where slices are whole. `places` are the columns'.
     """
 
     instances: list[int]
@@ -26,12 +26,13 @@ class Point:
     cost: float
     goal: float
     shares: Shares
+    places: tuple[int, ...]
 
     def rank(self) -> tuple[int, int, int, list[int]]:
         """Return the order among fleets of equal cost: types, then instances, then names."""
         used = [count for count in self.instances if count]
-        places = sum(k * count for k, count in enumerate(self.instances))
-        return len(used), sum(used), places, [-count for count in self.instances]
+        by_name = sum(k * n for k, n in zip(self.places, self.instances, strict=True))
+        return len(used), sum(used), by_name, [-count for count in self.instances]
 
 
 def read_point(model: Model) -> Point:
@@ -54,7 +55,7 @@ def make_point(model: Model, instances: list[int], fixed: list[int], shares: Sha
     )
     return Point(
         instances=instances, fixed=fixed, cost=cost, goal=cost + _changes(model, instances),
-        shares=shares,
+        shares=shares, places=tuple(column.place for column in model.fleet.columns),
     )  # fmt: skip
 
 

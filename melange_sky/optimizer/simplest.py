@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import pulp
 
 from melange_sky.optimizer.model import build_model
-from melange_sky.optimizer.point import COST_TIE, Point, read_point
+from melange_sky.optimizer.point import COST_TIE, Point, make_point, read_point
 from melange_sky.optimizer.solver import run
+from melange_sky.optimizer.worth import worth_a_look
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.program import Model, Terms
+    from melange_sky.optimizer.fleet import Fleet
+    from melange_sky.optimizer.program import Model, Scenario, Terms
 
 
 def simplest(model: Model, best: Point, seconds: float) -> Point:
@@ -23,13 +25,35 @@ def simplest(model: Model, best: Point, seconds: float) -> Point:
     start = time.perf_counter()
     if seconds <= 0 or (options.mip_gap > 0 and not options.within_fraction):
         return best
-    whole = build_model(model.fleet, model.problem, options, scenarios=model.scenarios)
-    _ask_for_simplest(whole, best, most)
-    outcome = run(whole.lp, options, seconds - (time.perf_counter() - start))
+    kept = set(worth_a_look(model.fleet, model.problem, options, most))
+    used = {k for k, count in enumerate(best.instances) if count}
+    if kept <= used and len(used) == 1:
+        return best
+    kept |= used | {k for scenario in model.scenarios for k, _ in scenario}
+    small, scenarios = _keep(model, sorted(kept))
+    part = build_model(small, model.problem, options, scenarios=scenarios)
+    _ask_for_simplest(part, best, most)
+    outcome = run(part.lp, options, seconds - (time.perf_counter() - start))
     if outcome.objective is None:
         return best
-    point = read_point(whole)
+    point = _in_whole(model, read_point(part), sorted(kept))
     return point if point.goal <= most and point.rank() < best.rank() else best
+
+
+def _keep(model: Model, kept: list[int]) -> tuple[Fleet, tuple[Scenario, ...]]:
+    """Return the model's fleet and loss scenarios with only these columns."""
+    place = {k: n for n, k in enumerate(kept)}
+    scenarios = tuple(tuple((place[k], n) for k, n in lost) for lost in model.scenarios)
+    return model.fleet.keep(kept), scenarios
+
+
+def _in_whole(model: Model, point: Point, kept: list[int]) -> Point:
+    """Return a point over some columns as one over all of the model's."""
+    instances, fixed = [0] * len(model.x), [0] * len(model.x)
+    for n, k in enumerate(kept):
+        instances[k], fixed[k] = point.instances[n], point.fixed[n]
+    shares = {(b, kept[n]): share for (b, n), share in point.shares.items()}
+    return make_point(model, instances, fixed, shares)
 
 
 def _ask_for_simplest(model: Model, best: Point, most: float) -> None:
@@ -40,7 +64,7 @@ def _ask_for_simplest(model: Model, best: Point, most: float) -> None:
     """
     model.row(model.goal_terms(), pulp.LpConstraintLE, most, "cost_within_band")
     cap = max(1, sum(best.instances)) * (2 if model.options.within_fraction else 1)
-    names = len(model.x)
+    names = max(column.place for column in model.fleet.columns) + 1
     terms: Terms = []
     used_terms: Terms = []
     for k, x in enumerate(model.x):
@@ -49,7 +73,10 @@ def _ask_for_simplest(model: Model, best: Point, most: float) -> None:
         if model.fixed or model.options.stay_close:
             bound = float(model.bounds[k])
         model.row([(x, 1.0), (used, -bound)], pulp.LpConstraintLE, 0, f"used_option_{k}")
-        terms += [(used, cap + 1.0), (x, 1.0 + k / (names * (cap + 1.0)))]
+        terms += [
+            (used, cap + 1.0),
+            (x, 1.0 + model.fleet.columns[k].place / (names * (cap + 1.0))),
+        ]
         used_terms.append((used, 1.0))
     model.row(used_terms, pulp.LpConstraintLE, best.rank()[0], "no_more_types")
     model.lp.setObjective(pulp.LpAffineExpression(terms))

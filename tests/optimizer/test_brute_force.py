@@ -20,8 +20,10 @@ from melange_sky.optimizer import (
     StayClose,
     optimize,
 )
+from melange_sky.optimizer.fleet import build_fleet
+from melange_sky.optimizer.worth import worth_a_look
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import demand, placed
+from tests.optimizer.factories import demand, option, placed
 
 PLACES = ("aws/us-east-1", "aws/us-west-2", "gcp/us-central1")
 
@@ -165,6 +167,40 @@ def test_stay_close(seed: int) -> None:
     )
     close = StayClose(instances=running, switch_usd_per_hour=rng.choice([0.0, 0.1, 0.5, 2.0]))
     agree(replace(problem, constraints=constraints), SolveOptions(stay_close=close))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_option_that_the_best_fleet_could_hold_is_left_out(seed: int) -> None:
+    rng = random.Random(6000 + seed)
+    problem = random_problem(rng, options=3, buckets=3)
+    truth = brute_force(problem)
+    assert truth is not None
+    fleet = build_fleet(problem)
+    kept = worth_a_look(fleet, problem, SolveOptions(), truth.goal)
+    for k in set(range(3)) - set(kept):
+        named = replace(
+            problem.demands[0],
+            options=tuple(
+                replace(c, option=replace(c.option, accelerator=c.option.name))
+                for c in problem.demands[0].options
+            ),
+        )
+        forced = Constraints(
+            minimum=(Pledge(accelerator=fleet.columns[k].name, instances=1),),
+        )
+        dearer = brute_force(replace(problem, demands=(named,), constraints=forced))
+        assert dearer is None or dearer.goal > truth.goal + 1e-9
+
+
+def test_an_option_that_wastes_more_than_the_gap_is_left_out() -> None:
+    small, large = option("small", 1.0, [[1.0]]), option("large", 9.0, [[4.0]])
+    problem = Problem(demands=(demand([[3.0]], small, large),))
+    fleet = build_fleet(problem)
+    # Three small ones cost $3, which is the bound; a large one would waste $9 − $3.
+    assert [fleet.columns[k].name for k in worth_a_look(fleet, problem, SolveOptions(), 3.0)] == [
+        "small"
+    ]
+    assert len(worth_a_look(fleet, problem, SolveOptions(), 9.0)) == 2
 
 
 def hash_of(text: str) -> int:
