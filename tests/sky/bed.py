@@ -156,11 +156,12 @@ class Bed:
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _end_clients(self) -> None:
-        """End SkyPilot's servers and controllers: every process whose HOME is the bed's."""
-        mark = f"HOME={self.home}".encode()
+        """End SkyPilot's servers and controllers: what has the bed's HOME, or runs the bed's Python."""
+        mark, python = f"HOME={self.home}".encode(), f"{self.python}\0".encode()
 
         def belongs(process: Path) -> bool:
-            return mark in (process / "environ").read_bytes().split(b"\0")
+            own = (process / "cmdline").read_bytes().startswith(python)
+            return own or mark in (process / "environ").read_bytes().split(b"\0")
 
         _end_while_any(belongs)
 
