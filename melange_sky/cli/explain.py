@@ -19,7 +19,7 @@ from melange_sky.cli.objectives import (
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer import Explanation, Robustness, RobustReport, SweepPoint
+    from melange_sky.optimizer import Explanation, PriceStep, Robustness, RobustReport, SweepPoint
 
 time_limit_option = click.option(
     "--time-limit",
@@ -143,6 +143,17 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
     "--rate", "rates", required=True, help="Request rates: 1,4,16 or 1:128:x2 or 10:100:+10."
 )
 @click.option("--tpot-ms", "tpots", default=None, help="TPOT limits in ms, in the same form.")
+@click.option(
+    "--prices",
+    "prices",
+    multiple=True,
+    metavar="[ACCELERATOR=]FACTORS",
+    help="Price factors, in the same form: of every price (0.8,1,1.2), or of one accelerator's alone"
+    " (H100=0.5:2:x2). May be given again; each value is a step of its own.",
+)
+@click.option(
+    "--as-of", metavar="DATE|ID", help="Prices of that date or snapshot (see `prices snapshots`)."
+)
 @offline_option
 @click.option(
     "--offers", "offers_csv", type=click.Path(path_type=Path), help="CSV of your own offers."
@@ -161,20 +172,25 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
 def sweep(
     spec: Path, rates: str, tpots: str | None, output: Path | None, output_format: str, **asked: Any
 ) -> None:
-    """Plan SPEC at every rate and TPOT limit given: cost and mix at each point."""
+    """Plan SPEC at every rate, TPOT limit and price given: cost and mix at each point."""
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner import PlanRequest
     from melange_sky.planner.sweep import SweepAxes, sweep_spec
     from melange_sky.prices import OfferQuery
 
     request = PlanRequest(
-        prices=OfferQuery(offline=is_offline(asked["offline"]), offers_csv=asked["offers_csv"]),
+        prices=OfferQuery(
+            offline=is_offline(asked["offline"]),
+            offers_csv=asked["offers_csv"],
+            as_of=asked["as_of"],
+        ),
         solve=SolveOptions(time_limit_s=asked["time_limit_s"]),
         sensitivity=False,
     )
     axes = SweepAxes(
         rates_rps=parse_axis(rates, "--rate"),
         tpots_s=tuple(v / 1000 for v in parse_axis(tpots, "--tpot-ms")) if tpots else (),
+        prices=tuple(step for text in asked["prices"] for step in parse_prices(text)),
     )
     points = sweep_spec(spec, request, axes)
     text = _json_text(points) if output_format == "json" else _csv_text(points)
@@ -203,6 +219,21 @@ def parse_axis(text: str, name: str) -> tuple[float, ...]:
     return values
 
 
+def parse_prices(text: str) -> tuple[PriceStep, ...]:
+    """Return the price steps of ``0.8,1,1.2`` (all prices) or ``H100=0.5:2:x2`` (one accelerator's).
+
+    >>> [step.label for step in parse_prices("H100=0.5:2:x2")]
+    ['H100=0.5', 'H100=1', 'H100=2']
+    """
+    from melange_sky.optimizer import PriceStep
+
+    name, equals, factors = text.rpartition("=")
+    if equals and not name:
+        raise InputError(f"--prices: '{text[:40]}' names no accelerator before '='")
+    values = parse_axis(factors, "--prices")
+    return tuple(PriceStep(factor=value, accelerator=name or None) for value in values)
+
+
 def _stepped(text: str) -> tuple[float, ...]:
     first, last, step = text.split(":")
     value, end, by = float(first), float(last), float(step[1:])
@@ -225,6 +256,7 @@ def _csv_text(points: tuple[SweepPoint, ...]) -> str:
         [
             "rate_rps",
             "tpot_ms",
+            "prices",
             "cost_usd_per_hour",
             "status",
             "mix",
@@ -240,6 +272,7 @@ def _csv_text(points: tuple[SweepPoint, ...]) -> str:
             [
                 p.rate_rps,
                 tpot_ms,
+                p.prices,
                 p.cost_usd_per_hour,
                 p.status,
                 mix,

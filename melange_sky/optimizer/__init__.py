@@ -18,7 +18,7 @@ from melange_sky.optimizer.problem import (
 )
 from melange_sky.optimizer.robust import OtherFleet, RobustReport, other_fleets, robust_report
 from melange_sky.optimizer.solve import optimize
-from melange_sky.optimizer.sweep import SweepPoint, sweep_rates
+from melange_sky.optimizer.sweep import PriceStep, SweepPoint, sweep_rates
 
 __all__ = [
     "Alternative",
@@ -28,6 +28,7 @@ __all__ = [
     "Least",
     "OtherFleet",
     "Pledge",
+    "PriceStep",
     "Problem",
     "RobustReport",
     "Robustness",

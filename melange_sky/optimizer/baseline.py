@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer.fleet import Column, matches
 from melange_sky.optimizer.least import least_cost
 from melange_sky.optimizer.point import COST_TIE
 from melange_sky.optimizer.problem import Problem, SolveOptions
@@ -13,6 +14,8 @@ from melange_sky.optimizer.solve import optimize
 from melange_sky.plan import Baseline
 
 if TYPE_CHECKING:
+    from melange_sky.capacity import OptionCapacity
+    from melange_sky.constraints import Pledge
     from melange_sky.optimizer.problem import Demand
 
 
@@ -24,7 +27,10 @@ def baselines(
     `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
     constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
     """
-    plain = replace(options or SolveOptions(), within_fraction=0.0, alternatives=0, stay_close=None)
+    plain = replace(
+        options or SolveOptions(), within_fraction=0.0, alternatives=0, stay_close=None,
+        known_usd_per_hour=None,
+    )  # fmt: skip
     return tuple(
         tuple(
             _baseline(problem, demand, accelerator, cost, plain)
@@ -38,13 +44,16 @@ def _baseline(
     problem: Problem, demand: Demand, accelerator: str, plan_cost: float, options: SolveOptions
 ) -> Baseline:
     mine = tuple(c for c in demand.options if c.option.accelerator == accelerator)
-    alone = replace(problem, demands=(replace(demand, options=mine),))
+    rules = problem.constraints
+    missing = [p for p in rules.minimum if p.instances > 0 and not _has(mine, p)]
+    if missing:
+        return _none(accelerator, f"the minimum of {missing[0].label()} is of another accelerator")
+    # What is paid for of other accelerators serves nothing here.
+    rules = replace(rules, fixed=tuple(p for p in rules.fixed if _has(mine, p)))
+    alone = replace(problem, demands=(replace(demand, options=mine),), constraints=rules)
     least = least_cost(alone, options)
     if least is None:
-        return Baseline(
-            accelerator=accelerator, feasible=False, reason=_why_none(alone, options),
-            instances=None, cost_usd_per_hour=None, saving_fraction=None,
-        )  # fmt: skip
+        return _none(accelerator, _why_none(alone, options))
     cost = least.cost_usd_per_hour
     return Baseline(
         accelerator=accelerator,
@@ -54,6 +63,19 @@ def _baseline(
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
     )
+
+
+def _has(options: tuple[OptionCapacity, ...], pledge: Pledge) -> bool:
+    """Return whether an instance of any of the options is one of the pledge's."""
+    columns = (Column(demand=0, capacity=c, loads=(), keys=frozenset()) for c in options)
+    return any(matches(column, pledge) for column in columns)
+
+
+def _none(accelerator: str, reason: str) -> Baseline:
+    return Baseline(
+        accelerator=accelerator, feasible=False, reason=reason,
+        instances=None, cost_usd_per_hour=None, saving_fraction=None,
+    )  # fmt: skip
 
 
 def _doubt(gap: float, options: SolveOptions) -> str | None:

@@ -65,6 +65,8 @@ class SolveOptions:
     within `time_limit_s`. `within_fraction` takes the simplest plan (fewest option types, then
     instances) that costs at most so much more than the optimum. `alternatives` asks for so many
     more plans, each with other instances. `solver` None takes HiGHS, or CBC where it is missing.
+    `known_usd_per_hour` is the cost of a fleet believed to serve: options that no fleet as cheap can
+    hold are left out; where none as cheap is found, all are looked at, so that it alters no result.
     `stop_at_s` is a reading of `time.perf_counter` past which no solve goes on, whatever its own limit.
     """
 
@@ -78,6 +80,7 @@ class SolveOptions:
     robustness: Robustness | None = None
     solver: Literal["highs", "cbc"] | None = None
     stop_at_s: float | None = None
+    known_usd_per_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

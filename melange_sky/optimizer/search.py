@@ -32,6 +32,11 @@ def find_cheapest(
     that whole fleet is then left out, and if time runs out that fleet is the answer, gap told.
     """
     start = time.perf_counter()
+    if options.known_usd_per_hour is not None:
+        found = _find_known(fleet, problem, options, options.known_usd_per_hour)
+        if found is not None:
+            return found
+        options = replace(options, time_limit_s=options.time_limit_s - _since(start))
     few = first_options(fleet, problem)
     if few is None:
         return _find(fleet, problem, options)
@@ -47,6 +52,28 @@ def find_cheapest(
     # The promising few's own bound says nothing of the whole; only the whole's may be told.
     bound = whole[1].bound if whole[1].objective is not None else None
     return model, replace(outcome, status="feasible", bound=bound or 0.0), point
+
+
+def _find_known(
+    fleet: Fleet, problem: Problem, options: SolveOptions, known: float
+) -> tuple[Model, Outcome, Point] | None:
+    """Return the least goal among fleets of at most the known cost, None where there is none.
+
+    None too where nothing could be left out, or time ran out.
+    """
+    rest = affordable(fleet, problem, options, known)
+    served = {column.demand for column in rest.columns}
+    if len(rest.columns) == len(fleet.columns) or len(served) < len(fleet.demands):
+        return None
+    model, outcome, point = _find(rest, problem, options)
+    # Beyond the known cost, a column that was left out could be in a cheaper fleet.
+    if point is None or outcome.status != "optimal" or point.goal > known * (1 + 1e-9):
+        return None
+    return model, outcome, point
+
+
+def _since(start: float) -> float:
+    return time.perf_counter() - start
 
 
 def _translate(few: Fleet, whole: Fleet, model: Model) -> tuple[Scenario, ...]:

@@ -1,7 +1,8 @@
-"""The least cost and its mix at many request rates: the data behind cost-versus-rate figures."""
+"""The least cost and its mix at many request rates and prices: the data behind cost-versus-rate figures."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,16 @@ from melange_sky.optimizer.robust import Mix, mix_of
 from melange_sky.optimizer.solve import optimize
 
 if TYPE_CHECKING:
+    from melange_sky.capacity import OptionCapacity
     from melange_sky.optimizer.problem import Demand, Problem, SolveOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPoint:
-    """One point: the total rate and TPOT limit asked, and the plan there; None where there is none."""
+    """One point: the total rate, TPOT limit and prices asked, and the plan there.
+
+    None where there is none; `prices` None for those of the spec.
+    """
 
     rate_rps: float
     tpot_s: float | None
@@ -26,13 +31,96 @@ class SweepPoint:
     best_single: str | None
     best_single_usd_per_hour: float | None
     reason: str | None = None
+    prices: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceStep:
+    """Every price times `factor`, or those of one accelerator alone."""
+
+    factor: float = 1.0
+    accelerator: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The step as it is asked for: ``0.8`` or ``H100=0.8``."""
+        who = f"{self.accelerator}=" if self.accelerator else ""
+        return f"{who}{self.factor:g}"
 
 
 def sweep_rates(
-    problem: Problem, options: SolveOptions, rates_rps: tuple[float, ...], tpot_s: float | None
+    problem: Problem,
+    options: SolveOptions,
+    rates_rps: tuple[float, ...],
+    tpot_s: float | None,
+    prices: tuple[PriceStep, ...] = (),
+    warm: bool = True,
 ) -> tuple[SweepPoint, ...]:
-    """Plan the same workload scaled to each total rate. Capacities do not depend on the rate."""
-    return tuple(_point(at_rate(problem, rate), options, rate, tpot_s) for rate in rates_rps)
+    """Plan the same workload at each price step, scaled to each total rate, in that order.
+
+    Capacities depend on neither. A fleet for the next higher rate serves a lower one too, and the
+    fleet of the last price step serves at any prices: its cost, `warm`, narrows the search and
+    alters no result.
+    """
+    points: dict[tuple[int, int], SweepPoint] = {}
+    fleets: dict[int, tuple[float, Counts]] = {}
+    steps: tuple[PriceStep | None, ...] = prices or (None,)
+    order = sorted(range(len(rates_rps)), key=lambda n: -rates_rps[n])
+    for p, step in enumerate(steps):
+        priced = problem if step is None else at_prices(problem, step)
+        last: tuple[float, Counts] | None = None
+        for n in order:
+            here = at_rate(priced, rates_rps[n])
+            known = [
+                _cost_at(here, *fleet, rates_rps[n]) for fleet in (fleets.get(n), last) if fleet
+            ]
+            narrowed = (
+                replace(options, known_usd_per_hour=min(known)) if known and warm else options
+            )
+            label = None if step is None else step.label
+            points[p, n], counts = _point(here, narrowed, rates_rps[n], tpot_s, label)
+            if counts:
+                last = fleets[n] = rates_rps[n], counts
+    return tuple(points[p, n] for p in range(len(steps)) for n in range(len(rates_rps)))
+
+
+Counts = dict[tuple[str, str], int]
+"""Instances by (demand name, option name)."""
+
+
+def _cost_at(problem: Problem, rate_rps: float, counts: Counts, wanted_rps: float) -> float:
+    """Return the cost of a fleet at the problem's prices, cut down to the rate that is wanted.
+
+    Not cut where rules ask for a number of instances, which the smaller fleet might not have.
+    """
+    rules = problem.constraints
+    whole = rules.spare or rules.min_replicas > 1 or rules.minimum
+    part = 1.0 if whole else min(1.0, wanted_rps / rate_rps)
+    return sum(
+        math.ceil(counts.get((d.name, c.option.name), 0) * part - 1e-9)
+        * c.option.price_usd_per_hour
+        for d in problem.demands
+        for c in d.options
+    )
+
+
+def at_prices(problem: Problem, step: PriceStep) -> Problem:
+    """Return the problem with the step's prices; budget and capacities stay."""
+    return replace(
+        problem,
+        demands=tuple(
+            replace(d, options=tuple(_repriced(c, step) for c in d.options))
+            for d in problem.demands
+        ),
+    )
+
+
+def _repriced(capacity: OptionCapacity, step: PriceStep) -> OptionCapacity:
+    option = capacity.option
+    if step.accelerator not in (None, option.accelerator):
+        return capacity
+    price = option.price_usd_per_hour * step.factor
+    return replace(capacity, option=replace(option, price_usd_per_hour=price))
 
 
 def at_rate(problem: Problem, rate_rps: float) -> Problem:
@@ -48,18 +136,24 @@ def _scaled(demand: Demand, factor: float) -> Demand:
 
 
 def _point(
-    problem: Problem, options: SolveOptions, rate_rps: float, tpot_s: float | None
-) -> SweepPoint:
+    problem: Problem,
+    options: SolveOptions,
+    rate_rps: float,
+    tpot_s: float | None,
+    prices: str | None,
+) -> tuple[SweepPoint, Counts]:
     try:
         solution = optimize(problem, options)
     except InfeasibleError as error:
         return SweepPoint(
             rate_rps=rate_rps, tpot_s=tpot_s, cost_usd_per_hour=None, status="infeasible", mix=(),
             best_single=None, best_single_usd_per_hour=None, reason=str(error),
-        )  # fmt: skip
+            prices=prices,
+        ), {}  # fmt: skip
     single, single_cost = _best_single(problem, solution.cost_usd_per_hour, options)
-    return SweepPoint(
+    point = SweepPoint(
         rate_rps=rate_rps,
+        prices=prices,
         tpot_s=tpot_s,
         cost_usd_per_hour=solution.cost_usd_per_hour,
         status=solution.report.status,
@@ -67,6 +161,12 @@ def _point(
         best_single=single,
         best_single_usd_per_hour=single_cost,
     )
+    counts = {
+        (demand.name, a.option.option.name): a.instances
+        for demand, mine in zip(problem.demands, solution.allocations, strict=True)
+        for a in mine
+    }
+    return point, counts
 
 
 def _best_single(
