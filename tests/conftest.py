@@ -26,6 +26,30 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     return home
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile the simulator once before parallel workers start, rather than in each of them.
+
+    numba keeps the machine code beside the source, so that only a fresh checkout pays.
+    """
+    config = session.config
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        from melange_sky.planner.verification import SimulationRequest, simulate_plan
+        from tests.factories import make_plan
+
+        simulate_plan(make_plan(), SimulationRequest(duration_s=30.0))
+
+
+@pytest.fixture(scope="session")
+def _estimates_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("estimates")
+
+
+@pytest.fixture
+def kept_estimates(_estimates_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Share simulated capacities between the tests that ask for it: they are cached by content."""
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(_estimates_home))
+
+
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a connection to anything but this machine fail at once."""

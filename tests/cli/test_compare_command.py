@@ -21,6 +21,8 @@ workload:
 resources: {accelerators: [T4, A10G, L40S], infra: [aws]}
 """
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = 0

@@ -19,6 +19,8 @@ workload:
 resources: {accelerators: [L40S], infra: [aws]%s}
 """
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     code = 0

@@ -24,6 +24,8 @@ SMALL = {
     "input_sizes": [[120], [600]], "output_sizes": [[200], [150]],
 }  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
 
 def spec_of(
     tmp_path: Path, extra: str = "", accelerators: str = "[A10G, L40S]", **workload: object
