@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         SolverReport,
     )
 
+REASON_LENGTH = 110
 PLAIN_WIDTH = 118
 """Columns where the output is no terminal, so that a captured table is always the same."""
 
@@ -181,6 +182,11 @@ def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> Non
         console.print(f"Or ${mix.cost_usd_per_hour:,.3f}/h: {mix.differs}", markup=False)
 
 
+def _short(reason: str) -> str:
+    """Cut a reason that would fill the table; `explain` and plan.json tell it whole."""
+    return reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH].rstrip()} …"
+
+
 def _baseline_table(baselines: Sequence[Baseline]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("one accelerator alone")
@@ -195,7 +201,7 @@ def _baseline_table(baselines: Sequence[Baseline]) -> Table:
             f"{baseline.instances} ×" if baseline.instances is not None else "-",
             f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
             f"{baseline.saving_fraction:.1%}" if baseline.saving_fraction is not None else "-",
-            escape(baseline.reason or ""),
+            escape(_short(baseline.reason or "")),
         )
     return table
 
