@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,12 @@ def fingerprint(replica: ReplicaModel, slo: SLO | None, with_limit: bool = True)
     """
     content = replica if with_limit else replace(replica, max_num_seqs=0)
     costs = [f"{float(x):.9g}" for x in content.costs]
-    rest = replace(content, costs=type(content.costs)(*[0.0] * len(costs)))
+    # A field that keeps its default says nothing, so that a new one leaves what is known in place.
+    rest = [
+        (field.name, getattr(content, field.name))
+        for field in fields(content)
+        if field.name != "costs" and getattr(content, field.name) != field.default
+    ]
     return hashlib.sha256(repr((VERSION, costs, rest, slo)).encode()).hexdigest()[:32]
 
 
