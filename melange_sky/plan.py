@@ -93,12 +93,13 @@ class Sensitivity:
 
     `low_usd_per_hour` … `high_usd_per_hour`: the optimum's cost if every estimate sat at the good or at
     the bad end (None: no plan there). `measure` names the accelerator whose measurement could change the cost most, by
-    `measure_usd_per_hour`, and `command` runs that measurement.
+    `measure_usd_per_hour`, `measure_size` the request size that matters most on it, and `command` runs that measurement.
     """
 
     low_usd_per_hour: float | None
     high_usd_per_hour: float | None
     measure: str | None = None
+    measure_size: str | None = None
     measure_usd_per_hour: float | None = None
     command: str | None = None
 

@@ -5,6 +5,7 @@ The only module that knows all of them; each step lives elsewhere and can be use
 
 from __future__ import annotations
 
+import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -69,7 +70,9 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     solve = request.solve
     problem = _problem(spec, prepared)
     solution = _optimum(problem, solve, prepared)
-    command = f"melange-sky profile launch {spec.path}" if request.sensitivity else None
+    command = (
+        f"melange-sky profile launch {shlex.quote(str(spec.path))}" if request.sensitivity else None
+    )
     alone, band, late = _beside(problem, solution, solve, command)
     notes = objective_notes(problem, solution, request) + price_notes(solution)
     shared_warnings = prepared.shared_warnings + late + notes

@@ -51,7 +51,8 @@ def cost_band(
         return pool.submit(_cost, problem, plain, moved, good)
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
-    name = max(names, key=lambda name: _relaxed_span(problem, name))
+    spans = {name: _relaxed_span(problem, name) for name in names}
+    name = max(names, key=lambda name: spans[name][0])
     good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
     bad = cost(frozenset({name}), False) if name in used else None
@@ -61,6 +62,7 @@ def cost_band(
         low_usd_per_hour=ends[0].result(),
         high_usd_per_hour=ends[1].result(),
         measure=name if worth else None,
+        measure_size=spans[name][1] if worth else None,
         measure_usd_per_hour=moves if worth and moves < float("inf") else None,
         command=f"{command} --accelerators {name}" if worth and command else None,
     )
@@ -100,20 +102,24 @@ def _contenders(problem: Problem) -> Problem:
     return replace(problem, demands=tuple(demands))
 
 
-def _relaxed_span(problem: Problem, name: str) -> float:
+def _relaxed_span(problem: Problem, name: str) -> tuple[float, str]:
     """Return how far apart the costs are with `name` at either end, instances counted in fractions.
 
     Without whole instances each bucket goes to the option that serves it cheapest, so that the cost
-    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb.
+    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb. With it comes the
+    request size whose term moves most.
     """
-    span = 0.0
+    span, most, size = 0.0, -1.0, ""
     for demand in problem.demands:
-        for i, j in demand.workload.buckets():
-            ends = [_unit_cost(demand, i, j, name, good=good) for good in (True, False)]
-            if ends[1] == float("inf"):
-                return float("inf") if ends[0] < float("inf") else 0.0
-            span += demand.workload.rates_rps[i][j] * (ends[1] - ends[0])
-    return span
+        workload = demand.workload
+        for i, j in workload.buckets():
+            good, bad = (_unit_cost(demand, i, j, name, good=end) for end in (True, False))
+            moves = 0.0 if good == float("inf") else workload.rates_rps[i][j] * (bad - good)
+            span += moves
+            if moves > most:
+                most = moves
+                size = f"{workload.input_sizes[i][j]:.0f} input, {workload.output_sizes[i][j]:.0f} output tokens"
+    return span, size
 
 
 def _unit_cost(demand: Demand, i: int, j: int, name: str, *, good: bool) -> float:

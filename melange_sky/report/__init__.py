@@ -173,8 +173,9 @@ def _show_sensitivity(console: Console, band: Sensitivity) -> None:
             else f"moves the cost by up to ${moves:,.2f}/h"
         )
         console.print(
-            f"Most worth measuring: {escape(band.measure)} ({amount}): {escape(band.command or '')}"
+            f"Most worth measuring: {escape(band.measure)}, above all at {band.measure_size} ({amount}):"
         )
+        console.print(f"  {escape(band.command or '')}", soft_wrap=True)
 
 
 def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> None:

@@ -35,6 +35,20 @@ def test_the_band_is_the_optimum_at_either_end() -> None:
     assert (band.low_usd_per_hour, band.high_usd_per_hour) == (4.0, 8.0)
     assert (band.measure, band.measure_usd_per_hour) == ("L4", 4.0)
     assert band.command == "measure --accelerators L4"
+    assert band.measure_size == "100 input, 50 output tokens"
+
+
+def test_the_size_that_matters_most_is_named() -> None:
+    # Both sizes are estimated; the second has ten times the load.
+    option = make_capacity(
+        [[2.0], [2.0]], make_option("L4", accelerator="L4", price_usd_per_hour=1.0)
+    )
+    workload = make_workload([[1.0], [10.0]])
+    problem = Problem(demands=(Demand(name="m", workload=workload, options=(option,)),))
+    with ThreadPoolExecutor(2) as pool:
+        band = cost_band(problem, optimize(problem), SolveOptions(), command=None, pool=pool)
+    assert band is not None
+    assert band.measure_size == "200 input, 50 output tokens"
 
 
 def test_the_accelerator_that_moves_the_cost_most_is_named() -> None:
