@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -106,9 +107,10 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(
         ("500", 0, 4, "did not answer a short completion: HTTP 500: engine died"),
         ("500", 100, 4, "failed under load"),
         ("die", 100, 4, "failed under load"),
-        ("malformed", 100, 4, "malformed SSE: {broken"),
-        ("early", 100, 4, "the stream ended early, without [DONE]"),
-        ("short", 100, 4, "ended early: 1 of 2 output tokens"),
+        ("malformed", 100, 4, r"malformed SSE: \{broken"),
+        ("early", 100, 4, r"the stream ended early, without \[DONE\]"),
+        # which of the two sizes is under way at the 100th request is the clock's choice
+        ("short", 100, 4, r"ended early: 1 of [23] output tokens \(min_tokens ignored\?\)"),
         ("hang", 0, 4, "did not answer a short completion: nothing came within 2 s"),
         ("hang", 60, 4, "answered none of"),
         ("miscount", 100, 2, "does not take token ids as they are"),
@@ -122,7 +124,7 @@ def test_faults_are_one_clear_line(
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == code, done.stderr
     assert len(errors) == 1
-    assert told in errors[0]
+    assert re.search(told, errors[0]), errors[0]
     assert "Traceback" not in done.stderr
     assert len(errors[0]) < 500
     if after:
