@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -70,7 +72,11 @@ def replica_capacities(
     generation = engine_generation(query.generation)
     engines = {(shape.accelerator, shape.tensor_parallel) for shape in shapes}
     progress = Progress.start(query, len(engines))
-    answers = {key: _engine(query, key, generation, progress) for key in sorted(engines)}
+    keys = sorted(engines)
+    # Engines are independent, and the compiled simulator lets other threads run.
+    with ThreadPoolExecutor(max_workers=min(len(keys), os.cpu_count() or 1, 8) or 1) as pool:
+        found_by = pool.map(lambda key: _engine(query, key, generation, progress), keys)
+        answers = dict(zip(keys, found_by, strict=True))
     tables = measured_tables() if query.measured else ()
     found = []
     for shape in shapes:

@@ -16,6 +16,6 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def compiled(function: Function) -> Function:
-    """Return `function` compiled to machine code on its first call."""
-    result: Function = numba.njit(cache=True, error_model="numpy")(function)
+    """Return `function` compiled on its first call; it leaves the interpreter to other threads."""
+    result: Function = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     return result
