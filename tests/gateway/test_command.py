@@ -104,9 +104,11 @@ class Running:
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
-        _, rest = self.process.communicate(timeout=20)
-        self.said += rest
-        return self.process.returncode
+        # Not communicate(): it would pass over what the loop above has already buffered.
+        assert self.process.stderr is not None
+        self.said += self.process.stderr.read()
+        self.process.stderr.close()
+        return self.process.wait(timeout=20)
 
 
 @pytest.fixture
