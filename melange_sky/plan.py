@@ -190,3 +190,8 @@ class FleetPlan:
     def cost_usd_per_hour(self) -> float:
         """What all models' fleets are billed per hour."""
         return sum(plan.cost_usd_per_hour for plan in self.models)
+
+
+def models_of(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
+    """Return the plan of each served model."""
+    return planned.models if isinstance(planned, FleetPlan) else (planned,)

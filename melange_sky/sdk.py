@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melange_sky.plan import models_of
+
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -58,10 +60,9 @@ def load(plan_json: str | PathLike[str]) -> Plan | FleetPlan:
 
 def render(planned: Plan | FleetPlan) -> dict[str, str]:
     """Return the SkyServe services of a plan: file name → YAML text."""
-    from melange_sky.plan import FleetPlan
     from melange_sky.render import render_services
 
-    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    models = models_of(planned)
     files: dict[str, str] = {}
     for model in models:
         files |= render_services(model)

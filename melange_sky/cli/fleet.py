@@ -11,6 +11,7 @@ import click
 
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.errors import InputError
+from melange_sky.plan import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +116,7 @@ def down(folder: Path, yes: bool) -> None:
     from melange_sky.fleet import take_down
 
     planned = _load(folder)
-    plans = {model.name for model in _models(planned)}
+    plans = {model.name for model in models_of(planned)}
     server = _server(())
     names = [s.name for s in server.services() if s.origin is not None and s.origin[0] in plans]
     if not names:
@@ -134,7 +135,7 @@ def _traffic(planned: Plan | FleetPlan, observed: Path) -> dict[str, Any]:
     from melange_sky.spec.demand import load_distribution
     from melange_sky.spec.histogram import to_workload
 
-    models = _models(planned)
+    models = models_of(planned)
     if len(models) != 1:
         raise InputError("--observed: give the plan.json of one model; this plan has several")
     plan, seen = models[0], load_distribution(observed)
@@ -203,12 +204,6 @@ def _load(folder: Path) -> Plan | FleetPlan:
     return load_plan(folder / "plan.json" if folder.is_dir() else folder)
 
 
-def _models(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
-    from melange_sky.plan import FleetPlan
-
-    return planned.models if isinstance(planned, FleetPlan) else (planned,)
-
-
 def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
     """Return the planned services as their files have them."""
     from melange_sky.fleet import Wanted
@@ -216,7 +211,7 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
 
     place = folder if folder.is_dir() else folder.parent
     rows = []
-    for model in _models(planned):
+    for model in models_of(planned):
         for allocation in model.allocations:
             option = allocation.option.option
             if option.offer is None:
@@ -267,7 +262,7 @@ def _replicas(service: dict[str, Any], path: Path) -> int:
 def _prices(planned: Plan | FleetPlan) -> dict[tuple[str, str], float]:
     return {
         (model.name, c.option.name): c.option.price_usd_per_hour
-        for model in _models(planned)
+        for model in models_of(planned)
         for c in model.candidates
     }
 

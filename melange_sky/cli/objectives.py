@@ -10,6 +10,7 @@ import click
 
 from melange_sky.cli.common import Fraction, NumberRange
 from melange_sky.errors import InputError
+from melange_sky.plan import models_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Robustness, StayClose
@@ -93,9 +94,8 @@ def _stay_close(running: Path | None, switch_cost: float | None) -> StayClose | 
 
 
 def _instances(planned: Plan | FleetPlan) -> tuple[tuple[str, str, int], ...]:
-    from melange_sky.plan import FleetPlan
 
-    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    models = models_of(planned)
     return tuple(
         (model.name, allocation.option.option.name, allocation.instances)
         for model in models

@@ -23,6 +23,7 @@ from melange_sky.cli.verification import (
     verify_options,
 )
 from melange_sky.errors import InputError
+from melange_sky.plan import models_of
 
 if TYPE_CHECKING:
     from melange_sky.plan import FleetPlan, Plan
@@ -138,13 +139,6 @@ def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
     if len(files) > 1:
         files[GATEWAY_FILE] = render_gateway(planned)
     write_folder(folder, files, force=force)
-
-
-def models_of(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
-    """Return the plan of each served model."""
-    from melange_sky.plan import FleetPlan
-
-    return planned.models if isinstance(planned, FleetPlan) else (planned,)
 
 
 def _is_deployable(planned: Plan | FleetPlan) -> bool:

@@ -9,6 +9,7 @@ import click
 
 from melange_sky.cli.common import echo_json
 from melange_sky.errors import InputError
+from melange_sky.plan import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,9 +138,8 @@ def diff_plan(
 
 
 def _clouds(planned: Plan | FleetPlan) -> tuple[str, ...]:
-    from melange_sky.plan import FleetPlan
 
-    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    models = models_of(planned)
     offers = [c.option.offer for m in models for c in m.candidates]
     if not any(offers):
         raise InputError("the plan's prices were given by a Mélange config: nothing can move")

@@ -126,7 +126,7 @@ def job_prefixes(spec: Path) -> tuple[str, ...]:
 
 def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[ProfilingJob, ...]:
     """Plan the spec and return the jobs that would measure its candidates."""
-    from melange_sky.cli.plan import models_of
+    from melange_sky.plan import models_of
     from melange_sky.planner import PlanRequest, plan_spec
     from melange_sky.planner.profiling import JobOptions, profiling_jobs
     from melange_sky.prices import OfferQuery

@@ -63,7 +63,7 @@ def _request(asked: dict[str, Any]) -> SimulationRequest:
 def _chosen(
     planned: Plan | FleetPlan, model_name: str | None, trace: Path | None
 ) -> tuple[Plan, ...]:
-    from melange_sky.cli.plan import models_of
+    from melange_sky.plan import models_of
 
     plans = models_of(planned)
     if model_name is not None:

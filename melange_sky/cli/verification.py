@@ -111,7 +111,7 @@ def verification_text(plan: Plan) -> str:
 
 def raise_if_missed(planned: Plan | FleetPlan) -> None:
     """Raise SloMissedError (exit 5) where a replayed plan does not hold."""
-    from melange_sky.cli.plan import models_of
+    from melange_sky.plan import models_of
 
     reasons = [
         f"{p.name}: {p.verification.reason or 'the SLO is missed in replay'}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Demand, Problem, baselines, optimize
-from melange_sky.plan import FleetPlan, Plan, Verification, VerificationRound
+from melange_sky.plan import FleetPlan, Plan, Verification, VerificationRound, models_of
 from melange_sky.planner.constraints import constraints_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
 
@@ -59,8 +59,8 @@ def plan_verified(
     `planned` must come from `spec` and `request`. `verification.holds` says which it is.
     """
     first = planned
-    derates: list[dict[Kind, float]] = [{} for _ in _models(planned)]
-    rounds: list[list[VerificationRound]] = [[] for _ in _models(planned)]
+    derates: list[dict[Kind, float]] = [{} for _ in models_of(planned)]
+    rounds: list[list[VerificationRound]] = [[] for _ in models_of(planned)]
     for number in range(loop.max_rounds):
         simulations = _replay_all(planned, loop, number)
         failing = [k for k, s in enumerate(simulations) if not _holds(s.verdict)]
@@ -85,10 +85,6 @@ def plan_verified(
     raise AssertionError("the loop ends by itself")
 
 
-def _models(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
-    return planned.models if isinstance(planned, FleetPlan) else (planned,)
-
-
 def _holds(verdict: Verdict) -> bool:
     return verdict.interval[0] >= verdict.target
 
@@ -96,7 +92,7 @@ def _holds(verdict: Verdict) -> bool:
 def _replay_all(planned: Plan | FleetPlan, loop: LoopRequest, number: int) -> list[Simulation]:
     """Replay each model: on the loop's seed and, where that holds, on fresh ones; the worst counts."""
     found = []
-    for plan in _models(planned):
+    for plan in models_of(planned):
         worst = _seeded(plan, _quick(loop), 0)
         for fresh in range(FRESH_SEEDS):
             if not _holds(worst.verdict):
@@ -186,11 +182,11 @@ def _another_fleet(
     """Plan again; while that only shifts shares within the fleet that failed, derate it further."""
     found = _plan_again(planned, first, spec, request, derates)
     for _ in range(MAX_NUDGES):
-        same = [k for k in failing if _fleet(_models(found)[k]) == _fleet(_models(planned)[k])]
+        same = [k for k in failing if _fleet(models_of(found)[k]) == _fleet(models_of(planned)[k])]
         if not same:
             return found
         for k in same:
-            for kind in {_kind(a.option) for a in _models(found)[k].allocations}:
+            for kind in {_kind(a.option) for a in models_of(found)[k].allocations}:
                 derates[k][kind] = derates[k].get(kind, 1.0) * LARGEST_STEP
         found = _plan_again(planned, first, spec, request, derates)
     return found
@@ -214,7 +210,7 @@ def _plan_again(
             workload=plan.workload,
             options=tuple(_derated(o, mine.get(_kind(o), 1.0)) for o in plan.candidates),
         )
-        for plan, mine in zip(_models(first), derates, strict=True)
+        for plan, mine in zip(models_of(first), derates, strict=True)
     )
     problem = Problem(demands=demands, headroom=spec.headroom, constraints=constraints_of(spec))
     solution = optimize(problem, request.solve)
@@ -228,7 +224,7 @@ def _plan_again(
             candidates=demands[k].options,
             sensitivity=None,
         )
-        for k, plan in enumerate(_models(planned))
+        for k, plan in enumerate(models_of(planned))
     )
     if isinstance(planned, FleetPlan):
         return replace(planned, models=plans, solver=solution.report, sensitivity=None)
@@ -285,7 +281,7 @@ def _with_record(
     reason: str | None,
 ) -> Plan | FleetPlan:
     plans = []
-    for k, (plan, before) in enumerate(zip(_models(planned), _models(first), strict=True)):
+    for k, (plan, before) in enumerate(zip(models_of(planned), models_of(first), strict=True)):
         verdict = simulations[k].verdict
         mine = rounds[k]
         if reason is None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.plan import FleetPlan, Plan
+from melange_sky.plan import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -64,7 +64,7 @@ def reprice(
     planned: Plan | FleetPlan, offers: Sequence[Offer], solve: SolveOptions | None = None
 ) -> Repriced:
     """Return the plan's cost and the cheapest mix of its options at the prices of `offers`."""
-    models = planned.models if isinstance(planned, FleetPlan) else (planned,)
+    models = models_of(planned)
     by_shape: dict[Shape, list[Offer]] = {}
     for offer in offers:
         by_shape.setdefault(_shape(offer), []).append(offer)
