@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,6 +36,40 @@ def has_highs() -> bool:
     return bool(pulp.HiGHS(msg=False).available())
 
 
+_greeting = threading.Lock()
+_greeted = threading.Event()
+
+
+def _greet_unseen() -> None:
+    """Let HiGHS print its banner once where nobody reads it.
+
+    From 1.16 on the first instance in a process writes two lines to file descriptor 1 before any
+    option can be set, in the midst of what `--format json` promises to be one document.
+    """
+    with _greeting:
+        if _greeted.is_set():
+            return
+        _greeted.set()
+        import highspy
+
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            sys.stdout.flush()
+        try:
+            kept = os.dup(1)
+        except OSError:  # no standard output: nothing can reach it
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.close(nowhere)
+            highspy.Highs()
+            with contextlib.suppress(OSError, TypeError):  # what C's own buffer holds must not come out later
+                ctypes.CDLL(None).fflush(None)
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
 def run(lp: pulp.LpProblem, options: SolveOptions, seconds_left: float) -> Outcome:
     """Solve `lp` within the time left; values are in its variables afterwards."""
     name = options.solver or ("highs" if has_highs() else "cbc")
@@ -40,6 +79,7 @@ def run(lp: pulp.LpProblem, options: SolveOptions, seconds_left: float) -> Outco
     limit = max(seconds_left, 0.01)
     solver: Any
     if name == "highs":
+        _greet_unseen()
         # One thread: runs are byte-equal whatever else the machine does. HiGHS's own default gap
         # is 1e-4, so 0 must be said.
         solver = pulp.HiGHS(
