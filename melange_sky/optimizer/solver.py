@@ -63,7 +63,9 @@ def _greet_unseen() -> None:
             os.dup2(nowhere, 1)
             os.close(nowhere)
             highspy.Highs()
-            with contextlib.suppress(OSError, TypeError):  # what C's own buffer holds must not come out later
+            with contextlib.suppress(
+                OSError, TypeError
+            ):  # what C's own buffer holds must not come out later
                 ctypes.CDLL(None).fflush(None)
         finally:
             os.dup2(kept, 1)

@@ -5,20 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.prices.chain import Chain, by_reason, choose, embedded, find_snapshot
-from melange_sky.prices.names import check_clouds
+from melange_sky.prices.names import UNHOSTED_CLOUDS, check_clouds
 from melange_sky.prices.own_csv import read_own_csv
 from melange_sky.prices.query import OfferBook, OfferQuery
 from melange_sky.prices.sanity import age_flag
 from melange_sky.prices.select import Selection
 from melange_sky.prices.store import Store
-
-if TYPE_CHECKING:
-    pass
 
 STALE_AFTER = timedelta(hours=7)
 """Older than this, prices are fetched anew where the network is allowed (SkyPilot's own period)."""
@@ -64,6 +60,11 @@ def _nothing_known(chain: Chain) -> str:
     reasons = "; ".join(reason for _, reason in by_reason(chain.failed))
     if reasons:
         return f"no prices of {clouds} are usable: {reasons}"
+    if chain.query.clouds and set(chain.query.clouds) <= set(UNHOSTED_CLOUDS):
+        return (
+            f"no prices of {clouds} are known: no catalog lists them; give what an instance costs you "
+            "per hour with --offers my.csv (columns as in catalogs/README.md)"
+        )
     return (
         f"no prices of {clouds} are known: none were fetched and the embedded snapshot has none;"
         " run `melange-sky prices refresh` with the network allowed"

@@ -11,15 +11,15 @@ from melange_sky.spec.values import AcceleratorChoice, Infra
 from melange_sky.spec.yaml_source import clip
 
 CLOUDS = (
-    "aws", "azure", "cudo", "do", "fluidstack", "gcp", "hyperbolic", "ibm", "lambda", "mithril",
-    "nebius", "oci", "paperspace", "primeintellect", "runpod", "scp", "seeweb", "shadeform", "vast",
-    "verda", "yotta",
+    "aws", "azure", "cudo", "do", "fluidstack", "gcp", "hyperbolic", "ibm", "kubernetes", "lambda",
+    "mithril", "nebius", "oci", "paperspace", "primeintellect", "runpod", "scp", "seeweb",
+    "shadeform", "slurm", "ssh", "vast", "verda", "vsphere", "yotta",
 )  # fmt: skip
-"""Clouds of SkyPilot 0.14 that sell by the hour, as SkyPilot writes them in `infra`."""
+"""Clouds of SkyPilot 0.14, as SkyPilot writes them in `infra`. Some have no price list: their prices are
+the user's own (`--offers`)."""
 
-_UNPRICED = ("kubernetes", "k8s", "ssh", "slurm", "vsphere")
 _CLOUD_WORDS = {"google": "gcp", "amazon": "aws", "digitalocean": "do", "lambdalabs": "lambda",
-                "oracle": "oci", "datacrunch": "verda", "microsoft": "azure"}  # fmt: skip
+                "oracle": "oci", "datacrunch": "verda", "microsoft": "azure", "k8s": "kubernetes"}  # fmt: skip
 _ACCELERATOR_WORDS = {
     "a100-40gb": "A100", "a100-40g": "A100", "a100-sxm4-40gb": "A100", "a100-80g": "A100-80GB",
     "a100-sxm4-80gb": "A100-80GB", "h100-80gb": "H100", "h100-sxm": "H100", "h100-sxm5": "H100",
@@ -79,8 +79,6 @@ def cloud_name(text: str) -> str:
     folded = text.casefold()
     if folded in CLOUDS:
         return folded
-    if folded in _UNPRICED:
-        raise ValueError(f"'{clip(text)}' has no price per hour, so no plan can weigh it")
     meant = _CLOUD_WORDS.get(folded)
     hint = f" (did you mean '{meant}'?)" if meant else did_you_mean(text, CLOUDS)
     raise ValueError(f"unknown cloud '{clip(text)}'{hint or '; known: ' + ', '.join(CLOUDS)}")

@@ -199,3 +199,35 @@ def test_plan_does_not_import_sky_or_pandas(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert answer.stdout.splitlines()[-1] == "[]"
+
+
+OWN_CLUSTER = """cloud,region,instance_type,accelerator,accelerator_count,price_usd_per_hour
+kubernetes,dc1,node-a100,A100-80GB,2,1.5
+"""
+
+
+def test_own_infrastructure_is_planned_at_its_owners_prices(tmp_path: Path) -> None:
+    """A cluster that no catalog lists can be named in a spec; its prices are then asked for."""
+    spec = yaml.safe_load((ROOT / "examples/chat.yaml").read_text(encoding="utf-8"))
+    spec["resources"] = {"accelerators": ["A100-80GB"], "infra": ["kubernetes"]}
+    file = _write(tmp_path, spec, "spec.yaml")
+    answer = melange_sky("plan", str(file), "--offline", "-o", str(tmp_path / "none"))
+    assert answer.returncode == 4
+    assert answer.stderr == (
+        "error: no prices of kubernetes are known: no catalog lists them; give what an instance costs "
+        "you per hour with --offers my.csv (columns as in catalogs/README.md)\n"
+    )
+    assert not (tmp_path / "none").exists()
+    offers = tmp_path / "my.csv"
+    offers.write_text(OWN_CLUSTER, encoding="utf-8")
+    arguments = ("--offline", "--offers", str(offers), "-o", str(tmp_path / "out"))
+    answer = melange_sky("plan", str(file), *arguments)
+    assert answer.returncode == 0, answer.stderr
+    plan = json.loads((tmp_path / "out" / "plan.json").read_text(encoding="utf-8"))
+    (row,) = plan["allocations"]
+    assert (row["cloud"], row["region"], row["price_usd_per_hour"]) == ("kubernetes", "dc1", 1.5)
+    assert row["price_source"] == "my.csv"
+    (service,) = (tmp_path / "out").glob("*.sky.yaml")
+    resources = yaml.safe_load(service.read_text(encoding="utf-8"))["resources"]
+    assert resources["infra"] == "kubernetes/dc1"
+    assert "instance_type" not in resources
