@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pulp
-
+from melange_sky.optimizer.linear import LE
 from melange_sky.optimizer.losses import worst_loss
 from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import Point, read_point
@@ -39,7 +38,7 @@ def find_alternatives(
         outcome = run(other.lp, options, seconds)
         if seconds <= 0 or outcome.objective is None:
             break
-        point = read_point(other)
+        point = read_point(other, outcome)
         loss = worst_loss(model.fleet, model.problem, options, point.instances)
         if loss is not None:
             scenarios = (*scenarios, loss)
@@ -59,13 +58,13 @@ def _shut_out(model: Model, seen: list[Point]) -> None:
     """Add Σ_{k in S} used_k ≤ |S| − 1 for each set S seen, with x_k ≤ bound_k × used_k."""
     used = []
     for k, x in enumerate(model.x):
-        u = model.lp.add_variable(f"u_{k}", 0, 1, pulp.LpInteger)
-        model.row([(x, 1.0), (u, -float(model.bounds[k]))], pulp.LpConstraintLE, 0, f"used_{k}")
+        u = model.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
+        model.row([(x, 1.0), (u, -float(model.bounds[k]))], LE, 0, f"used_{k}")
         used.append(u)
     for n, point in enumerate(seen):
         inside = [k for k, count in enumerate(point.instances) if count]
         terms = [(used[k], 1.0) for k in inside]
-        model.row(terms, pulp.LpConstraintLE, len(inside) - 1, f"unlike_fleet_{n}")
+        model.row(terms, LE, len(inside) - 1, f"unlike_fleet_{n}")
 
 
 def _difference(model: Model, chosen: Point, other: Point) -> str:

@@ -1,4 +1,4 @@
-"""The integer program, as a PuLP model: one function per constraint, each stating its inequality.
+"""The integer program: one function per constraint, each stating its inequality.
 
 Indices: b bucket, k column (an option of one model). Variables:
 
@@ -9,7 +9,7 @@ Indices: b bucket, k column (an option of one model). Variables:
 * e_k_n ∈ {0, 1}     1 if there are at least n instances of k
 * c_k ≥ 0            instances of k started or stopped against a running fleet
 
-Variables are named by index (PuLP folds distinct option names into one), constraints in words.
+Variables are named by index (LP files fold distinct option names into one), constraints in words.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import pulp
-
 from melange_sky.optimizer import redundancy
 from melange_sky.optimizer.fleet import matches
+from melange_sky.optimizer.linear import GE, LE, Linear
 from melange_sky.optimizer.program import Model, load_terms, serve, share_variables
 
 if TYPE_CHECKING:
     from melange_sky.constraints import Pledge
     from melange_sky.optimizer.fleet import Fleet
+    from melange_sky.optimizer.linear import Terms
     from melange_sky.optimizer.problem import Problem, SolveOptions
-    from melange_sky.optimizer.program import Scenario, Terms
+    from melange_sky.optimizer.program import Scenario
 
 _ROUNDING = 1e-9
 
@@ -46,7 +46,7 @@ def build_model(
     offsets = [0]
     for buckets in fleet.buckets:
         offsets.append(offsets[-1] + len(buckets))
-    lp = pulp.LpProblem("fleet", pulp.LpMinimize)
+    lp = Linear()
     model = Model(
         lp=lp,
         fleet=fleet,
@@ -56,7 +56,7 @@ def build_model(
         bounds=bounds,
         offsets=offsets,
         scenarios=scenarios,
-        x=[lp.add_variable(f"x_{k}", 0, bound, pulp.LpInteger) for k, bound in enumerate(bounds)],
+        x=[lp.add(f"x_{k}", 0.0, bound, whole=True) for k, bound in enumerate(bounds)],
         y={},
     )
     if only is None or "serve" in only:
@@ -64,7 +64,7 @@ def build_model(
     for name, add in CONSTRAINTS.items():
         if only is None or name in only:
             add(model)
-    lp.setObjective(pulp.LpAffineExpression(model.goal_terms()))
+    lp.goal = model.goal_terms()
     return model
 
 
@@ -99,7 +99,7 @@ def fit_load(model: Model) -> None:
     for k in range(len(model.x)):
         terms = load_terms(model, model.y, k, "load")
         terms.append((model.x[k], -model.usable))
-        model.row(terms, pulp.LpConstraintLE, 0, f"load_fits_option_{k}")
+        model.row(terms, LE, 0, f"load_fits_option_{k}")
 
 
 def keep_limits(model: Model) -> None:
@@ -111,14 +111,14 @@ def keep_limits(model: Model) -> None:
             if column.units(key)
         ]
         if terms:
-            model.row(terms, pulp.LpConstraintLE, limit, f"limit_{n}")
+            model.row(terms, LE, limit, f"limit_{n}")
 
 
 def keep_budget(model: Model) -> None:
     """Σ_k price_k × x_k − what is already paid ≤ budget."""
     budget = model.problem.constraints.budget_usd_per_hour
     if budget is not None:
-        model.row(model.cost_terms(), pulp.LpConstraintLE, budget + _ROUNDING, "budget")
+        model.row(model.cost_terms(), LE, budget + _ROUNDING, "budget")
 
 
 def use_fixed(model: Model) -> None:
@@ -127,16 +127,14 @@ def use_fixed(model: Model) -> None:
     for p, pledge in enumerate(model.problem.constraints.fixed):
         ks = _matching(model, pledge)
         for k in ks:
-            f = model.lp.add_variable(f"f_{p}_{k}", 0, pledge.instances, pulp.LpInteger)
+            f = model.lp.add(f"f_{p}_{k}", 0.0, pledge.instances, whole=True)
             model.fixed[p, k] = f
             paid.setdefault(k, []).append((f, 1.0))
         terms = [(model.fixed[p, k], 1.0) for k in ks]
         if terms:
-            model.row(terms, pulp.LpConstraintLE, pledge.instances, f"fixed_{p}_has")
+            model.row(terms, LE, pledge.instances, f"fixed_{p}_has")
     for k, terms in sorted(paid.items()):
-        model.row(
-            [*terms, (model.x[k], -1.0)], pulp.LpConstraintLE, 0, f"fixed_pays_only_used_option_{k}"
-        )
+        model.row([*terms, (model.x[k], -1.0)], LE, 0, f"fixed_pays_only_used_option_{k}")
 
 
 def keep_minimum(model: Model) -> None:
@@ -144,7 +142,7 @@ def keep_minimum(model: Model) -> None:
     for p, pledge in enumerate(model.problem.constraints.minimum):
         terms = [(model.x[k], 1.0) for k in _matching(model, pledge)]
         if terms:
-            model.row(terms, pulp.LpConstraintGE, pledge.instances, f"minimum_{p}")
+            model.row(terms, GE, pledge.instances, f"minimum_{p}")
 
 
 def _matching(model: Model, pledge: Pledge) -> list[int]:
@@ -159,12 +157,12 @@ def price_changes(model: Model) -> None:
     running = {(demand, option): count for demand, option, count in close.instances}
     for k, column in enumerate(model.fleet.columns):
         count = running.get((model.fleet.demands[column.demand].name, column.name), 0)
-        changes = model.lp.add_variable(f"c_{k}", 0)
+        changes = model.lp.add(f"c_{k}")
         model.extra_goal.append((changes, close.switch_usd_per_hour))
         for sign, word in ((1.0, "started"), (-1.0, "stopped")):
             model.row(
                 [(changes, 1.0), (model.x[k], -sign)],
-                pulp.LpConstraintGE, -sign * count, f"{word}_option_{k}",
+                GE, -sign * count, f"{word}_option_{k}",
             )  # fmt: skip
 
 

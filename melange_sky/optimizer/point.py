@@ -9,6 +9,7 @@ from melange_sky.optimizer.shares import Shares, read_shares
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.program import Model
+    from melange_sky.optimizer.solver import Outcome
 
 COST_TIE = 1e-9
 """Two costs this close, relative to the larger, are the same cost."""
@@ -35,16 +36,16 @@ class Point:
         return len(used), sum(used), by_name, [-count for count in self.instances]
 
 
-def read_point(model: Model) -> Point:
+def read_point(model: Model, outcome: Outcome) -> Point:
     """Return the solved model's point, its integers rounded and its cost summed afresh.
 
     HiGHS leaves 0.9999999 and -0.0, so values are rounded, never truncated.
     """
-    instances = [round(x.varValue or 0.0) for x in model.x]
+    instances = [round(outcome.values[x]) for x in model.x]
     fixed = [0] * len(instances)
     for (_, k), f in model.fixed.items():
-        fixed[k] += round(f.varValue or 0.0)
-    return make_point(model, instances, fixed, read_shares(model))
+        fixed[k] += round(outcome.values[f])
+    return make_point(model, instances, fixed, read_shares(model, outcome.values))
 
 
 def make_point(model: Model, instances: list[int], fixed: list[int], shares: Shares) -> Point:

@@ -1,41 +1,41 @@
-"""A PuLP model in the making: its variables, and the pieces that several constraints share."""
+"""A program in the making: its variables, and the pieces that several constraints share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import pulp
+from melange_sky.optimizer.linear import EQ, GE, Linear
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
+    from melange_sky.optimizer.linear import Terms
     from melange_sky.optimizer.problem import Problem, SolveOptions
 
-Terms = list[tuple[pulp.LpVariable, float]]
 Scenario = tuple[tuple[int, int], ...]
 """Instances lost at once: (column, how many of it)."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Model:
-    """A PuLP model and its variables. `y[b, k]` counts slices of 1/`slices` of a bucket's rate.
+    """The program and its variables, each an index of its columns. `y[b, k]` counts slices of 1/`slices` of a bucket's rate.
 
     Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
     `bounds` are the most instances that any best fleet uses. `scenarios` are the losses that the
     fleet is held to survive. `extra_goal` is what the objective counts beside the cost.
     """
 
-    lp: pulp.LpProblem
+    lp: Linear
     fleet: Fleet
     problem: Problem
     options: SolveOptions
     slices: int
     bounds: list[int]
     offsets: list[int]
-    x: list[pulp.LpVariable]
-    y: dict[tuple[int, int], pulp.LpVariable]
+    x: list[int]
+    y: dict[tuple[int, int], int]
     scenarios: tuple[Scenario, ...] = ()
-    fixed: dict[tuple[int, int], pulp.LpVariable] = field(default_factory=dict)
+    fixed: dict[tuple[int, int], int] = field(default_factory=dict)
     extra_goal: Terms = field(default_factory=list)
 
     @property
@@ -45,8 +45,7 @@ class Model:
 
     def row(self, terms: Terms, sense: int, bound: float, name: str) -> None:
         """Add Σ coefficient × variable (sense) bound."""
-        expression = pulp.LpAffineExpression([term for term in terms if term[1]])
-        self.lp.addConstraint(pulp.LpConstraint(expression, sense, name, bound))
+        self.lp.row(terms, sense, bound, name)
 
     def cost_terms(self) -> Terms:
         """Return Σ price × (instances − instances already paid for)."""
@@ -61,15 +60,15 @@ class Model:
 
 def share_variables(
     model: Model, letter: str, demand: int | None = None
-) -> dict[tuple[int, int], pulp.LpVariable]:
+) -> dict[tuple[int, int], int]:
     """Return fresh variables for every bucket's share on every column that can serve it.
 
     Those of one demand, or of all.
     """
-    category = pulp.LpInteger if model.options.assignment == "sliced" else pulp.LpContinuous
+    sliced, most = model.options.assignment == "sliced", float(model.slices)
     return {
-        (model.offsets[column.demand] + b, k): model.lp.add_variable(
-            f"{letter}_{model.offsets[column.demand] + b}_{k}", 0, model.slices, category
+        (model.offsets[column.demand] + b, k): model.lp.add(
+            f"{letter}_{model.offsets[column.demand] + b}_{k}", 0.0, most, whole=sliced
         )
         for k, column in enumerate(model.fleet.columns)
         if demand in (None, column.demand)
@@ -78,16 +77,16 @@ def share_variables(
     }
 
 
-def serve(model: Model, y: dict[tuple[int, int], pulp.LpVariable], name: str) -> None:
+def serve(model: Model, y: dict[tuple[int, int], int], name: str) -> None:
     """Add Σ_k y_bk = 1 for every bucket b, for one set of share variables."""
     by_bucket: dict[int, Terms] = {}
     for (b, _), share in y.items():
         by_bucket.setdefault(b, []).append((share, 1.0))
     for b, terms in sorted(by_bucket.items()):
-        model.row(terms, pulp.LpConstraintEQ, model.slices, f"{name}_{b}")
+        model.row(terms, EQ, model.slices, f"{name}_{b}")
 
 
-def load_terms(model: Model, y: dict[tuple[int, int], pulp.LpVariable], k: int, name: str) -> Terms:
+def load_terms(model: Model, y: dict[tuple[int, int], int], k: int, name: str) -> Terms:
     """Return the load on column k in instances, protected against wrong capacities where asked.
 
     A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
@@ -107,13 +106,13 @@ def load_terms(model: Model, y: dict[tuple[int, int], pulp.LpVariable], k: int, 
     error = robust.throughput_error
     if robust.budget is None or robust.budget >= len(loads):
         return [(share, load / (1 - error)) for _, share, load in loads]
-    worst = model.lp.add_variable(f"z_{name}_{k}", 0)
+    worst = model.lp.add(f"z_{name}_{k}")
     terms = [(share, load) for _, share, load in loads] + [(worst, float(robust.budget))]
     for b, share, load in loads:
-        own = model.lp.add_variable(f"q_{name}_{b}_{k}", 0)
+        own = model.lp.add(f"q_{name}_{b}_{k}")
         terms.append((own, 1.0))
         model.row(
             [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
-            pulp.LpConstraintGE, 0, f"{name}_protects_bucket_{b}_option_{k}",
+            GE, 0, f"{name}_protects_bucket_{b}_option_{k}",
         )  # fmt: skip
     return terms

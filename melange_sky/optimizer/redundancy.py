@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pulp
-
+from melange_sky.optimizer.linear import GE, LE
 from melange_sky.optimizer.program import load_terms, serve, share_variables
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def keep_min_replicas(model: Model) -> None:
                 for k in model.fleet.of_demand(d)
                 if any(load is not None for load in model.fleet.columns[k].loads)
             ]
-            model.row(terms, pulp.LpConstraintGE, least, f"min_replicas_of_model_{d}")
+            model.row(terms, GE, least, f"min_replicas_of_model_{d}")
 
 
 def spread_regions(model: Model) -> None:
@@ -59,7 +58,7 @@ def _cap_share(model: Model, most: float, groups: list[str | None], name: str) -
             ]
             if terms:
                 bound = most * model.slices
-                model.row(terms, pulp.LpConstraintLE, bound, f"{name}_of_model_{d}_{n}")
+                model.row(terms, LE, bound, f"{name}_of_model_{d}_{n}")
 
 
 def survive_losses(model: Model) -> None:
@@ -92,12 +91,10 @@ def survive_losses(model: Model) -> None:
             terms = load_terms(model, shares, k, f"after_loss_{s}_load")
             terms.append((model.x[k], -model.usable))
             terms += [(there[k, n], model.usable) for n in range(1, lost.get(k, 0) + 1)]
-            model.row(terms, pulp.LpConstraintLE, 0, f"after_loss_{s}_load_fits_option_{k}")
+            model.row(terms, LE, 0, f"after_loss_{s}_load_fits_option_{k}")
 
 
-def _cost_after_loss(
-    model: Model, demand: int, there: dict[tuple[int, int], pulp.LpVariable]
-) -> None:
+def _cost_after_loss(model: Model, demand: int, there: dict[tuple[int, int], int]) -> None:
     mine = model.fleet.of_demand(demand)
     columns = model.fleet.columns
     least = sum(
@@ -108,15 +105,13 @@ def _cost_after_loss(
     for k in mine:
         lost = [(there[k, n], -columns[k].price) for n in range(1, 3) if (k, n) in there]
         lost = lost[: model.problem.constraints.spare]
-        model.row(
-            whole + lost, pulp.LpConstraintGE, least / model.usable, f"worth_after_loss_option_{k}"
-        )
+        model.row(whole + lost, GE, least / model.usable, f"worth_after_loss_option_{k}")
 
 
-def _there(model: Model, k: int, n: int) -> pulp.LpVariable:
-    variable = model.lp.add_variable(f"e_{k}_{n}", 0, 1, pulp.LpInteger)
+def _there(model: Model, k: int, n: int) -> int:
+    variable = model.lp.add(f"e_{k}_{n}", 0.0, 1.0, whole=True)
     model.row(
         [(model.x[k], 1.0), (variable, -float(model.bounds[k]))],
-        pulp.LpConstraintLE, n - 1, f"option_{k}_has_{n}",
+        LE, n - 1, f"option_{k}_has_{n}",
     )  # fmt: skip
     return variable

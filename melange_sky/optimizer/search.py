@@ -115,7 +115,7 @@ def _find(
                 return safe[0], replace(safe[1], status="feasible", bound=bound), safe[2]
             return model, outcome, None
         bound = max(bound, outcome.bound or 0.0)
-        point = read_point(model)
+        point = read_point(model, outcome)
         loss = worst_loss(fleet, problem, options, point.instances)
         if loss is not None:
             scenarios = (*scenarios, loss)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pulp
-
+from melange_sky.optimizer.linear import LE
 from melange_sky.optimizer.model import SHARE_CONSTRAINTS, build_model
 from melange_sky.optimizer.program import load_terms
 from melange_sky.optimizer.solver import run
 from melange_sky.plan import Allocation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.optimizer.fleet import Fleet
     from melange_sky.optimizer.problem import Problem, SolveOptions
     from melange_sky.optimizer.program import Model
+    from melange_sky.optimizer.solver import Outcome
 
 TOLERANCE = 1e-6
 """Load above capacity, as a fraction of it, that is rounding and not overload."""
@@ -31,8 +33,10 @@ def peak_load(
     only: frozenset[str] = SHARE_CONSTRAINTS,
 ) -> float | None:
     """Return the least possible highest load ÷ instances, None where these cannot serve at all."""
-    model = _peak_model(fleet, problem, options, instances, only)
-    return None if model is None else model[2]
+    found = _peak_model(fleet, problem, options, instances, only)
+    if found is None:
+        return None
+    return 0.0 if found[2] is None else found[2].objective
 
 
 def spread(
@@ -45,22 +49,21 @@ def spread(
     found = _peak_model(fleet, problem, options, instances, SHARE_CONSTRAINTS)
     if found is None:
         return None
-    model, used, peak = found
-    before = read_shares(model)
-    model.lp.variablesDict()["peak"].upBound = peak * (1 + TOLERANCE / 100)
-    model.lp.setObjective(
-        pulp.LpAffineExpression(
-            [
-                (model.y[model.offsets[column.demand] + b, k], value * column.price)
-                for k, column in enumerate(model.fleet.columns)
-                for b, value in enumerate(column.loads)
-                if value is not None
-            ]
-        )
-    )
-    second = run(model.lp, options, options.time_limit_s)
-    shares = read_shares(model) if second.status == "optimal" else before
-    return {(b, used[k]): share for (b, k), share in shares.items()}
+    model, used, outcome = found
+    if outcome is None:
+        return {}
+    lp, columns = model.lp, model.fleet.columns
+    # The peak is the last column of the program; its goal was the peak alone.
+    lp.upper[-1] = (outcome.objective or 0.0) * (1 + TOLERANCE / 100)
+    lp.goal = [
+        (model.y[model.offsets[column.demand] + b, k], value * column.price)
+        for k, column in enumerate(columns)
+        for b, value in enumerate(column.loads)
+        if value is not None
+    ]
+    second = run(lp, options, options.time_limit_s)
+    best = second if second.status == "optimal" else outcome
+    return {(b, used[k]): share for (b, k), share in read_shares(model, best.values).items()}
 
 
 def _peak_model(
@@ -69,8 +72,11 @@ def _peak_model(
     options: SolveOptions,
     instances: list[int],
     only: frozenset[str],
-) -> tuple[Model, list[int], float] | None:
-    """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use."""
+) -> tuple[Model, list[int], Outcome | None] | None:
+    """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use.
+
+    None where these cannot serve; no outcome where there is nothing to serve.
+    """
     used = [k for k, count in enumerate(instances) if count > 0]
     small = fleet.keep(used)
     if any(
@@ -80,25 +86,23 @@ def _peak_model(
     ):
         return None
     model = build_model(small, problem, options, only=only)
-    peak = model.lp.add_variable("peak", 0)
-    for k in range(len(used)):
-        terms = [*load_terms(model, model.y, k, "peak"), (peak, -float(instances[used[k]]))]
-        model.row(terms, pulp.LpConstraintLE, 0, f"peak_option_{k}")
-    model.lp.setObjective(pulp.LpAffineExpression([(peak, 1.0)]))
     if not model.y:
-        return model, used, 0.0
+        return model, used, None
+    loads = [load_terms(model, model.y, k, "peak") for k in range(len(used))]
+    peak = model.lp.add("peak")
+    for k, terms in enumerate(loads):
+        model.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")
+    model.lp.goal = [(peak, 1.0)]
     outcome = run(model.lp, options, options.time_limit_s)
-    if outcome.status != "optimal" or outcome.objective is None:
-        return None
-    return model, used, outcome.objective
+    return (model, used, outcome) if outcome.status == "optimal" else None
 
 
-def read_shares(model: Model) -> Shares:
+def read_shares(model: Model, values: Sequence[float]) -> Shares:
     """Return the shares that a solved model holds, cleaned of rounding: each bucket's sum to 1."""
     raw = {
         key: value / model.slices
         for key, y in model.y.items()
-        if (value := y.varValue or 0.0) > 1e-9 * model.slices
+        if (value := values[y]) > 1e-9 * model.slices
     }
     total: dict[int, float] = {}
     for (b, _), share in raw.items():

@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pulp
-
+from melange_sky.optimizer.linear import LE
 from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import COST_TIE, Point, make_point, read_point
 from melange_sky.optimizer.solver import run
@@ -14,7 +13,8 @@ from melange_sky.optimizer.worth import worth_a_look
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
-    from melange_sky.optimizer.program import Model, Scenario, Terms
+    from melange_sky.optimizer.linear import Terms
+    from melange_sky.optimizer.program import Model, Scenario
 
 
 def simplest(model: Model, best: Point, seconds: float) -> Point:
@@ -36,7 +36,7 @@ def simplest(model: Model, best: Point, seconds: float) -> Point:
     outcome = run(part.lp, options, seconds - (time.perf_counter() - start))
     if outcome.objective is None:
         return best
-    point = _in_whole(model, read_point(part), sorted(kept))
+    point = _in_whole(model, read_point(part, outcome), sorted(kept))
     return point if point.goal <= most and point.rank() < best.rank() else best
 
 
@@ -62,21 +62,21 @@ def _ask_for_simplest(model: Model, best: Point, most: float) -> None:
     One type outweighs all instances, one instance outweighs all names.
     The best point shows that no more types than its own are needed.
     """
-    model.row(model.goal_terms(), pulp.LpConstraintLE, most, "cost_within_band")
+    model.row(model.goal_terms(), LE, most, "cost_within_band")
     cap = max(1, sum(best.instances)) * (2 if model.options.within_fraction else 1)
     names = max(column.place for column in model.fleet.columns) + 1
     terms: Terms = []
     used_terms: Terms = []
     for k, x in enumerate(model.x):
-        used = model.lp.add_variable(f"u_{k}", 0, 1, pulp.LpInteger)
+        used = model.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
         bound = float(min(model.bounds[k], int(most / model.fleet.columns[k].price) + 1))
         if model.fixed or model.options.stay_close:
             bound = float(model.bounds[k])
-        model.row([(x, 1.0), (used, -bound)], pulp.LpConstraintLE, 0, f"used_option_{k}")
+        model.row([(x, 1.0), (used, -bound)], LE, 0, f"used_option_{k}")
         terms += [
             (used, cap + 1.0),
             (x, 1.0 + model.fleet.columns[k].place / (names * (cap + 1.0))),
         ]
         used_terms.append((used, 1.0))
-    model.row(used_terms, pulp.LpConstraintLE, best.rank()[0], "no_more_types")
-    model.lp.setObjective(pulp.LpAffineExpression(terms))
+    model.row(used_terms, LE, best.rank()[0], "no_more_types")
+    model.lp.goal = terms

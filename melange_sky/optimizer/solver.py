@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import os
-import sys
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import pulp
+from functools import cache
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.linear import Linear
     from melange_sky.optimizer.problem import SolveOptions
 
 
@@ -21,7 +16,8 @@ if TYPE_CHECKING:
 class Outcome:
     """What one solve came to. `status`: optimal, feasible, infeasible or unknown (time ran out).
 
-    `bound` is a proven lower bound of the objective, None where the solver gives none.
+    `bound` is a proven lower bound of the objective, None where the solver gives none. `values` are
+    those of the program's columns, none where no solution was found.
     """
 
     status: str
@@ -29,86 +25,41 @@ class Outcome:
     bound: float | None
     seconds: float
     solver: str
+    values: tuple[float, ...] = ()
 
 
+@cache
 def has_highs() -> bool:
     """Return whether HiGHS can be used in this process."""
-    return bool(pulp.HiGHS(msg=False).available())
+    try:
+        import highspy  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
-_greeting = threading.Lock()
-_greeted = threading.Event()
-
-
-def _greet_unseen() -> None:
-    """Let HiGHS print its banner once where nobody reads it.
-
-    From 1.16 on the first instance in a process writes two lines to file descriptor 1 before any
-    option can be set, in the midst of what `--format json` promises to be one document.
-    """
-    with _greeting:
-        if _greeted.is_set():
-            return
-        _greeted.set()
-        import highspy
-
-        with contextlib.suppress(ValueError, OSError, AttributeError):
-            sys.stdout.flush()
-        try:
-            kept = os.dup(1)
-        except OSError:  # no standard output: nothing can reach it
-            return
-        try:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.close(nowhere)
-            highspy.Highs()
-            with contextlib.suppress(
-                OSError, TypeError
-            ):  # what C's own buffer holds must not come out later
-                ctypes.CDLL(None).fflush(None)
-        finally:
-            os.dup2(kept, 1)
-            os.close(kept)
-
-
-def run(lp: pulp.LpProblem, options: SolveOptions, seconds_left: float) -> Outcome:
-    """Solve `lp` within the time left; values are in its variables afterwards."""
+def run(linear: Linear, options: SolveOptions, seconds_left: float) -> Outcome:
+    """Solve the program within the time left."""
     name = options.solver or ("highs" if has_highs() else "cbc")
     start = time.perf_counter()
     if options.stop_at_s is not None:
         seconds_left = min(seconds_left, options.stop_at_s - start)
-    limit = max(seconds_left, 0.01)
-    solver: Any
+    limit_s = max(seconds_left, 0.01)
+    bound: float | None = None
+    # Each solver's module is loaded where it is used: PuLP takes long to load, and CBC is rare.
     if name == "highs":
-        _greet_unseen()
-        # One thread: runs are byte-equal whatever else the machine does. HiGHS's own default gap
-        # is 1e-4, so 0 must be said.
-        solver = pulp.HiGHS(
-            msg=False, timeLimit=limit, gapRel=options.mip_gap, gapAbs=0.0, threads=1,
-            mip_feasibility_tolerance=1e-7, primal_feasibility_tolerance=1e-7,
-        )  # fmt: skip
+        from melange_sky.optimizer.highs import solve_by_highs
+
+        status, values, bound = solve_by_highs(linear, options.mip_gap, limit_s)
     else:
-        # The CBC that PuLP ships, by the class that PuLP 4 keeps.
-        path = pulp.PULP_CBC_CMD.pulp_cbc_path
-        solver = pulp.COIN_CMD(
-            path=path, msg=False, timeLimit=limit, gapRel=options.mip_gap, threads=1
-        )
-    lp.solve(solver)
-    seconds = time.perf_counter() - start
-    # LpStatus says Optimal at a time limit whatever the gap; only sol_status tells.
-    match lp.sol_status:
-        case pulp.LpSolutionOptimal:
-            status = "optimal"
-        case pulp.LpSolutionIntegerFeasible:
-            status = "feasible"
-        case pulp.LpSolutionInfeasible | pulp.LpSolutionUnbounded:
-            status = "infeasible"
-        case _:
-            status = "unknown"
+        from melange_sky.optimizer.pulped import solve_by_cbc
+
+        status, values = solve_by_cbc(linear, options.mip_gap, limit_s)
     found = status in ("optimal", "feasible")
-    objective = float(pulp.value(lp.objective)) if found else None
-    bound = objective if status == "optimal" else None
-    if name == "highs" and found and lp.isMIP():
-        bound = float(lp.solverModel.getInfo().mip_dual_bound)
-    return Outcome(status=status, objective=objective, bound=bound, seconds=seconds, solver=name)
+    objective = linear.value(values) if found else None
+    if bound is None and status == "optimal":
+        bound = objective
+    return Outcome(
+        status=status, objective=objective, bound=bound,
+        seconds=time.perf_counter() - start, solver=name, values=tuple(values) if found else (),
+    )  # fmt: skip

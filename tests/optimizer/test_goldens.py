@@ -22,6 +22,7 @@ from melange_sky.optimizer import (
 )
 from melange_sky.optimizer.fleet import build_fleet
 from melange_sky.optimizer.model import CONSTRAINTS, build_model
+from melange_sky.optimizer.pulped import as_pulp
 from tests.optimizer.factories import demand, placed
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -76,7 +77,7 @@ def lp_text(name: str, folder: Path) -> str:
     scenarios = (((0, 1),), ((1, 1),)) if constraints.spare else ()
     model = build_model(build_fleet(problem), problem, options, scenarios=scenarios)
     path = folder / f"{name}.lp"
-    model.lp.writeLP(str(path))
+    as_pulp(model.lp)[0].writeLP(str(path))
     return path.read_text(encoding="utf-8")
 
 
