@@ -1,24 +1,54 @@
 """Find the highest open-loop Poisson rate at which a target still meets its SLO.
 
 One search for real and simulated targets. `find_max_rate` sends the probes; `judge` says what one
-probe means; `rate_from_probes` answers another SLO from probes that were kept.
+probe means; `rate_from_probes` answers another SLO from probes that were kept; `choose_size` says
+which request size to measure next and when enough is known.
 """
 
 from __future__ import annotations
 
-from melange_sky.capacity_search.judge import REAL_SEARCH, Probe, SearchOptions, Verdict, judge
+from melange_sky.capacity_search.judge import (
+    REAL_SEARCH,
+    Probe,
+    SearchOptions,
+    Verdict,
+    judge,
+    surely_fails,
+)
 from melange_sky.capacity_search.search import ProbeAborted, SearchResult, Target, find_max_rate
+from melange_sky.capacity_search.sizes import (
+    Choice,
+    Demand,
+    Measured,
+    choose_size,
+    even_demand,
+    plan_sizes,
+    predicted_rates,
+    search_near,
+)
 from melange_sky.capacity_search.stored import rate_from_probes
+from melange_sky.capacity_search.surface import RatioPoint, ratio_surface
 
 __all__ = [
     "REAL_SEARCH",
+    "Choice",
+    "Demand",
+    "Measured",
     "Probe",
     "ProbeAborted",
+    "RatioPoint",
     "SearchOptions",
     "SearchResult",
     "Target",
     "Verdict",
+    "choose_size",
+    "even_demand",
     "find_max_rate",
     "judge",
+    "plan_sizes",
+    "predicted_rates",
     "rate_from_probes",
+    "ratio_surface",
+    "search_near",
+    "surely_fails",
 ]

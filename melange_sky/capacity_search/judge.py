@@ -19,6 +19,7 @@ the effective sample size from batch means (Law and Kelton, Simulation Modeling 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from statistics import NormalDist
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.slo import RequestLog
+
+
+_EARLY_CONFIDENCE = 0.9973
+_EARLY_REQUESTS = 16
 
 
 class Verdict(str, Enum):
@@ -54,7 +59,8 @@ class SearchOptions:
     bounds close in, and grows to at most `max_requests`. Both final bounds must have stood with
     `confirm_requests` (latency growing by less than `drift` seconds per second), and no probe lasts less than `min_seconds` unless `max_requests` end it (real
     machines have hiccups): a short probe can be lucky where a queue forgets slowly. At most `max_probes`
-    probes are sent; `max_aborts` void ones in a row at one rate end the search.
+    probes are sent; `max_aborts` void ones in a row at one rate end the search. `crossing` reports the
+    rate between the bounds at which attainment is seen to cross its limit; without, the lower bound.
     """
 
     start_rps: float | None = None
@@ -73,6 +79,7 @@ class SearchOptions:
     served_fraction: float = 0.9
     drift: float = 0.04
     growth: float = 2.0
+    crossing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -88,8 +95,9 @@ class SearchOptions:
 
 
 REAL_SEARCH = SearchOptions(
-    tolerance=0.12, confidence=0.9, min_requests=50, confirm_requests=100, max_requests=2000,
-    max_probes=24, turnovers=3.0, ceiling_rps=1000.0, min_seconds=15.0, growth=1.3, drift=0.07,
+    tolerance=0.2, confidence=0.9, min_requests=50, confirm_requests=100, max_requests=2000,
+    max_probes=24, turnovers=4.0, ceiling_rps=1000.0, min_seconds=15.0, growth=1.3, drift=0.11,
+    crossing=True,
 )  # fmt: skip
 """A search whose probes cost GPU time: coarser bounds, fewer requests."""
 
@@ -155,6 +163,50 @@ def judge(
         turnovers=span_s / e2e_s if e2e_s > 0 else math.inf, median_e2e_s=e2e_s,
     )  # fmt: skip
     return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
+
+
+def crossing_rps(low: Probe, high: Probe, slo: SLO) -> float:
+    """Return where attainment crosses its limit between a rate that passes and one that fails.
+
+    Linear in the normal quantile of attainment over the logarithm of the rate; half way where the
+    higher rate fails for another reason than attainment.
+    """
+    ends = [_quantile(p.attainment, p.judged) for p in (low, high)]
+    limit = NormalDist().inv_cdf(min(max(slo.attainment, 1e-6), 1 - 1e-6))
+    part = 0.5
+    if ends[0] > limit > ends[1]:
+        part = (ends[0] - limit) / (ends[0] - ends[1])
+    elif ends[0] <= limit:
+        part = 0.0
+    return low.rate_rps * math.exp(part * math.log(high.rate_rps / low.rate_rps))
+
+
+def _quantile(fraction: float | None, count: int) -> float:
+    edge = 0.5 / max(count, 1)
+    return NormalDist().inv_cdf(min(max(fraction or 0.0, edge), 1 - edge))
+
+
+def surely_fails(slo: SLO, options: SearchOptions) -> Callable[[RequestLog], bool]:
+    """Return a test of a probe under way: whether it may end now because it fails.
+
+    It looks many times, so it asks for three standard deviations (Haybittle 1971; Peto et al. 1976);
+    a probe that is not ended so is judged as ever. Only failing ends a probe early: a pass needs its
+    full length.
+    """
+    strict = replace(options, confidence=_EARLY_CONFIDENCE)
+
+    def fails(log: RequestLog) -> bool:
+        if len(log) < _EARLY_REQUESTS:
+            return False
+        probe = judge(log, slo, strict, rate_rps=1.0, seed=0)
+        # Latency grows while the batch fills up: only attainment may end a probe early.
+        return (
+            probe.turnovers is not None
+            and probe.turnovers >= 1
+            and probe.interval[1] < slo.attainment
+        )
+
+    return fails
 
 
 def _decide(

@@ -6,7 +6,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.capacity_search.judge import Probe, SearchOptions, Verdict, judge
+from melange_sky.capacity_search.judge import (
+    Probe,
+    SearchOptions,
+    Verdict,
+    crossing_rps,
+    judge,
+)
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO, RequestLog
@@ -237,6 +243,14 @@ class _Search:
             wanted = max(requests * 2.0, needed)
         return int(min(wanted, options.max_requests))
 
+    def _best_rate(self) -> float | None:
+        """Return the lower bound, or the crossing between the bounds where that is asked for."""
+        if not self.options.crossing or self.low is None or self.high is None:
+            return self.low
+        # The last probe of a rate had the most requests.
+        last = {p.rate_rps: p for p in self.probes if p.verdict is not Verdict.ABORTED}
+        return crossing_rps(last[self.low], last[self.high], self.slo)
+
     def result(self, reason: str) -> SearchResult:
         passes = [p.rate_rps for p in self.probes if p.verdict is Verdict.PASS]
         fails = [p.rate_rps for p in self.probes if p.verdict is Verdict.FAIL]
@@ -246,7 +260,7 @@ class _Search:
             reason = f"no rate passed; {reason}"
         within = low is not None and high is not None and high / low <= 1 + self.options.tolerance
         return SearchResult(
-            max_rate_rps=self.low, reason=reason, low_rps=low, high_rps=high,
+            max_rate_rps=self._best_rate(), reason=reason, low_rps=low, high_rps=high,
             resolved=within or (low is None and reason.startswith("even")),
             knee_rps=max(served, default=None), probes=tuple(self.probes),
         )  # fmt: skip

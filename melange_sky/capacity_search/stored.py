@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.capacity_search.judge import Probe, SearchOptions, Verdict, judge
+from melange_sky.capacity_search.judge import (
+    Probe,
+    SearchOptions,
+    Verdict,
+    crossing_rps,
+    judge,
+)
 from melange_sky.capacity_search.search import SearchResult
 
 if TYPE_CHECKING:
@@ -20,7 +25,7 @@ def rate_from_probes(
     """Return the highest rate within `slo` that the kept probes (rate, log) support.
 
     Where the bounds lie further apart than the tolerance, the rate is interpolated between them,
-    linear in attainment over log rate, and `resolved` is False. None where no probe passes: the
+    where attainment crosses its limit, and `resolved` is False. None where no probe passes: the
     reason then says whether all failed or all were too short.
     """
     # One verdict per rate: the probe with the most requests knows best.
@@ -55,8 +60,9 @@ def rate_from_probes(
     if high.rate_rps / low.rate_rps <= 1 + options.tolerance:
         sure = low.verdict is Verdict.PASS and high.verdict is Verdict.FAIL
         reason = "bounds within tolerance"
-        return replace(result, max_rate_rps=low.rate_rps, reason=reason, resolved=sure)
-    rate = _between(low, high, slo)
+        rate = crossing_rps(low, high, slo) if options.crossing else low.rate_rps
+        return replace(result, max_rate_rps=rate, reason=reason, resolved=sure)
+    rate = crossing_rps(low, high, slo)
     return replace(result, max_rate_rps=rate, reason="interpolated between kept probes")
 
 
@@ -68,11 +74,3 @@ def _passes(probe: Probe, slo: SLO, options: SearchOptions) -> bool:
     return probe.verdict is Verdict.PASS or (
         probe.verdict is Verdict.UNRESOLVED and probe.leans_to_pass(slo, options)
     )
-
-
-def _between(low: Probe, high: Probe, slo: SLO) -> float:
-    """Interpolate where attainment crosses its limit; the lower bound where it cannot be told."""
-    if low.attainment is None or high.attainment is None or high.attainment >= slo.attainment:
-        return low.rate_rps
-    part = (low.attainment - slo.attainment) / (low.attainment - high.attainment)
-    return low.rate_rps * math.exp(part * math.log(high.rate_rps / low.rate_rps))

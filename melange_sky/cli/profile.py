@@ -46,6 +46,8 @@ def profile() -> None:
               help="Stop after so long; what is measured stays.")  # fmt: skip
 @click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5), default=0.12,
               show_default=True, help="How closely the highest rate is bracketed.")  # fmt: skip
+@click.option("--error-bound", type=click.FloatRange(min=0.001, max=1),
+              help="Choose among the sizes: measure until the others are known so well, as a fraction.")  # fmt: skip
 @click.option("--max-requests", type=click.IntRange(min=20), default=2000, show_default=True,
               help="Most requests of one probe; fewer are quicker and less certain.")  # fmt: skip
 @click.option("--prompts", type=click.Choice(["ids", "words"]), default="ids", show_default=True,
@@ -83,7 +85,7 @@ def run(output_format: str, **given: Any) -> None:
         )
     report = measure_grid(
         endpoint, sizes, replace(provenance, engine_version=facts.version), _folder(given),
-        options, show.progress(),
+        _with_demand(options, sizes, given["error_bound"]), show.progress(),
     )  # fmt: skip
     check = _cross_check(given, endpoint, report, options.slo)
     if output_format == "json":
@@ -95,8 +97,22 @@ def run(output_format: str, **given: Any) -> None:
         raise SloMissedError("no measured size meets the SLO at any rate; the reasons stand above")
 
 
+def _with_demand(
+    options: GridOptions, sizes: list[tuple[int, int]], error_bound: float | None
+) -> GridOptions:
+    """Let the sizes be chosen while measuring, where a bound is given: all of them weigh alike."""
+    from melange_sky.capacity_search import even_demand
+
+    if error_bound is None:
+        return options
+    return replace(options, demand=even_demand(sizes, error_bound))
+
+
 def _cross_check(given: dict[str, Any], endpoint: Endpoint, report: GridReport, slo: SLO) -> Any:
-    """Check the measured cell with the highest rate, where asked and where one has a rate."""
+    """Check the measured cell of middling rate, where asked and where one has a rate.
+
+    The fastest one would show the clients rather than the server.
+    """
     if given["check_with"] is None:
         return None
     from melange_sky.profiler.vllm_bench import Bench, cross_check
@@ -107,7 +123,7 @@ def _cross_check(given: dict[str, Any], endpoint: Endpoint, report: GridReport, 
     known = {size: rate for size, rate in rates.items() if rate is not None and size[1] > 1}
     if not known:
         return None
-    size = max(known, key=lambda key: (known[key], key))
+    size = sorted(known, key=lambda key: (known[key], key))[len(known) // 2]
     bench = Bench(command=given["vllm"], tokenizer=given["tokenizer"])
     return cross_check(endpoint, size, known[size], bench)
 

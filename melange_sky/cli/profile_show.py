@@ -60,6 +60,11 @@ def document(
             for size, answer in _answers(report, slo, sizes)
             if answer is not None
         ],
+        "inferred": [
+            {"input_tokens": size[0], "output_tokens": size[1], "max_rate_rps": rate, "origin": "interpolated"}
+            for size, rate in report.inferred.items()
+        ],
+        "expected_error": report.expected_error,
         "unmeasured": [list(size) for size in report.unmeasured],
         "kept": [list(size) for size in report.kept],
         "cross_check": check.as_dict() if check is not None else None,
@@ -83,6 +88,11 @@ def print_report(
     click.echo(f"Highest rate for {slo.attainment:.0%} of requests within {asked} (measured)")
     click.echo(f"{'input':>8} {'output':>8} {'req/s':>10}  {'bounds':<20} note")
     for size, answer in _answers(report, slo, sizes):
+        if answer is None and size in report.inferred:
+            click.echo(
+                f"{size[0]:>8} {size[1]:>8} {report.inferred[size]:>10.4g}  {'':<20} interpolated"
+            )
+            continue
         if answer is None:
             click.echo(f"{size[0]:>8} {size[1]:>8} {'-':>10}  {'':<20} not measured: budget spent")
             continue
@@ -91,6 +101,10 @@ def print_report(
         high = "?" if answer.high_rps is None else f"{answer.high_rps:.4g}"
         note = answer.reason if not answer.resolved or answer.max_rate_rps is None else ""
         click.echo(f"{size[0]:>8} {size[1]:>8} {rate:>10}  {f'{low} … {high}':<20} {note}".rstrip())
+    if report.expected_error is not None:
+        click.echo(
+            f"rates of these sizes taken together are known within {report.expected_error:.1%} (9 in 10)"
+        )
     if check is not None:
         click.echo(check.as_text())
     click.echo(f"table: {report.path}", err=True)

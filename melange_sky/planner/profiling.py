@@ -10,15 +10,15 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
+from melange_sky.capacity_search import Demand, Measured, plan_sizes
+from melange_sky.capacity_search.sizes import cell_seconds
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.plan import Allocation
 from melange_sky.profiler import GridOptions
 from melange_sky.profiler.bundle import bundle_text
-from melange_sky.profiler.grid import is_answered
-from melange_sky.profiler.sizes import choose_lines
+from melange_sky.profiler.grid import is_answered, measured_of
 from melange_sky.profiletable import ProfileTable, Provenance
 from melange_sky.render import PORT, service_document
 from melange_sky.render.sizing import initial_delay_s
@@ -27,12 +27,7 @@ from melange_sky.resources import profiling_dir
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity
     from melange_sky.plan import Plan
-    from melange_sky.profiler.sizes import Floats
 
-# Seen with the search's defaults on simulated replicas; draining comes on top.
-REQUESTS_PER_SIZE = 450
-DRAINS_PER_SIZE = 10
-_UNKNOWN_TPOT_S = 0.05
 _BUCKET = re.compile(r"[a-z0-9]+://[A-Za-z0-9._/-]+")
 
 
@@ -40,7 +35,7 @@ _BUCKET = re.compile(r"[a-z0-9]+://[A-Za-z0-9._/-]+")
 class JobOptions:
     """Limits of the measuring: minutes of one job and dollars of all together, None for none.
 
-    `error_bound` is the plan-cost error that interpolation between measured sizes may have.
+    `error_bound` is how far the plan's cost may be off because not every size is measured.
     `accelerators` (``A10G`` or ``A10G:4``) limits what is measured.
     `bucket` (s3://…, gs://…) keeps tables between restarts; without one they leave by the log.
     """
@@ -56,7 +51,8 @@ class JobOptions:
 class ProfilingJob:
     """One accelerator to measure. `minutes` and `usd` are estimates; `limit_minutes` is the hard end.
 
-    `expected_error`: of the plan's cost, from interpolating between the sizes.
+    `sizes` are those that would be measured if the estimates had the right shape; the job itself
+    chooses from what it sees. `expected_error`: how far the cost may then still be off.
     """
 
     name: str
@@ -160,12 +156,20 @@ def _job(
 ) -> ProfilingJob:  # fmt: skip
     option = candidate.option
     assert option.offer is not None
-    wanted, expected_error = job_sizes(plan, candidate, options.error_bound)
-    mine = [t for t in tables if _is_of(t.provenance, plan.model, candidate)]
-    grid = GridOptions(slo=plan.slo)
-    todo = [s for s in wanted if not any(is_answered(t, s, grid) for t in mine)]
+    demand = job_demand(plan, candidate, options.error_bound)
+    grid = GridOptions(slo=plan.slo, demand=demand)
+    known: dict[tuple[int, int], Measured] = {}
+    for table in tables:
+        if _is_of(table.provenance, plan.model, candidate):
+            known |= {
+                size: measured_of(table, size, grid)
+                for size in demand.sizes
+                if is_answered(table, size, grid)
+            }
+    todo, expected_error = plan_sizes(demand, plan.slo, known)
+    guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
     setup_s = float(initial_delay_s(plan))
-    minutes = (setup_s + sum(_seconds(plan, candidate, size) for size in todo)) / 60
+    minutes = (setup_s + sum(cell_seconds(guesses[size], size, plan.slo) for size in todo)) / 60
     limit = min(2 * minutes + 5, options.max_minutes or float("inf"))
     name = _job_name(plan, candidate)
     service = service_document(plan, _alone(plan, candidate))
@@ -175,77 +179,33 @@ def _job(
         instance_type=option.offer.instance_type, use_spot=option.use_spot,
         infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
         price_usd_per_hour=option.price_usd_per_hour, sizes=tuple(todo),
-        measured=len(wanted) - len(todo), minutes=minutes if todo else 0.0,
+        measured=len(known), minutes=minutes if todo else 0.0,
         limit_minutes=limit if todo else 0.0, expected_error=expected_error,
-        document=_document(plan, candidate, service, (name, todo, limit * 60), options.bucket),
+        document=_document(plan, candidate, service, (name, demand, limit * 60), options.bucket),
     )  # fmt: skip
 
 
-def job_sizes(
-    plan: Plan, candidate: OptionCapacity, error_bound: float
-) -> tuple[list[tuple[int, int]], float]:
-    """Choose the sizes to measure from the option's estimated rates and the workload's weights.
+def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Demand:
+    """Return the sizes that the plan asks of an option, with their rates of requests and estimates.
 
-    Lines of a grid where interpolation between them is good enough; else each bucket's own size.
-    Returns the sizes, cheapest first, and the expected error of the plan's cost.
+    Sizes that the option is thought unable to serve are left out: nothing is planned on them.
     """
     workload = plan.workload
-    cells = [
-        (workload.input_sizes[i][j], workload.output_sizes[i][j], workload.rates_rps[i][j], candidate.rate(i, j))
-        for i, j in workload.buckets()
-    ]  # fmt: skip
-    inputs = sorted({max(1, round(c[0])) for c in cells})
-    outputs = sorted({max(1, round(c[1])) for c in cells})
-    inputs, outputs = _thin(inputs), _thin(outputs)
-    rates = np.full((len(inputs), len(outputs)), np.nan)
-    weights = np.zeros_like(rates)
-    for size_in, size_out, weight, rate in cells:
-        at = (_nearest(inputs, size_in), _nearest(outputs, size_out))
-        weights[at] += weight
-        if rate is not None:
-            rates[at] = rate
-    lines = choose_lines(inputs, outputs, _filled(rates), weights, error_bound)
-    exact = sorted({(max(1, round(c[0])), max(1, round(c[1]))) for c in cells})
-    if len(lines.sizes) < len(exact):
-        return lines.sizes, lines.expected_error
-    return sorted(exact, key=lambda size: (size[0] / 10 + size[1], size)), 0.0
-
-
-def _filled(rates: Floats) -> Floats:
-    """Fill sizes without traffic from the nearest known one: lines cross there, nothing weighs there."""
-    known = np.argwhere(np.isfinite(rates))
-    if not len(known):
-        return rates
-    filled: Floats = rates.copy()
-    for at in np.argwhere(~np.isfinite(rates)):
-        near = known[np.abs(known - at).sum(axis=1).argmin()]
-        filled[tuple(at)] = rates[tuple(near)]
-    return filled
-
-
-def _thin(sizes: list[int], apart: float = 1.2) -> list[int]:
-    """Drop sizes within 20 % of the one before; both ends stay."""
-    kept = [sizes[0]]
-    for size in sizes[1:-1]:
-        if size >= apart * kept[-1] and size * apart <= sizes[-1]:
-            kept.append(size)
-    return kept if len(sizes) == 1 else [*kept, sizes[-1]]
-
-
-def _nearest(sizes: Sequence[int], size: float) -> int:
-    return min(range(len(sizes)), key=lambda k: abs(np.log(sizes[k] / max(size, 1.0))))
-
-
-def _seconds(plan: Plan, candidate: OptionCapacity, size: tuple[int, int]) -> float:
-    """Estimate the time of one size from the nearest bucket's rate."""
-    known = [
-        (abs(np.log(max(plan.workload.input_sizes[i][j], 1) / size[0])) + abs(np.log(max(plan.workload.output_sizes[i][j], 1) / size[1])), candidate.rate(i, j))
-        for i, j in plan.workload.buckets()
-    ]  # fmt: skip
-    rate = min(((d, r) for d, r in known if r), default=(0.0, 1.0))[1]
-    return REQUESTS_PER_SIZE / rate + DRAINS_PER_SIZE * size[1] * (
-        plan.slo.tpot_s or _UNKNOWN_TPOT_S
-    )
+    weights: dict[tuple[int, int], float] = {}
+    guesses: dict[tuple[int, int], float] = {}
+    for i, j in workload.buckets():
+        rate = candidate.rate(i, j)
+        size = (
+            max(1, round(workload.input_sizes[i][j])), max(1, round(workload.output_sizes[i][j]))
+        )  # fmt: skip
+        if rate:
+            weights[size] = weights.get(size, 0.0) + workload.rates_rps[i][j]
+            guesses[size] = rate
+    sizes = tuple(sorted(weights, key=lambda size: (size[0] / 10 + size[1], size)))
+    return Demand(
+        sizes=sizes, weights=tuple(weights[s] for s in sizes),
+        guesses_rps=tuple(guesses[s] for s in sizes), error_bound=error_bound,
+    )  # fmt: skip
 
 
 def _is_of(made: Provenance, model: str, candidate: OptionCapacity) -> bool:
@@ -290,10 +250,10 @@ def engine_flags(run: str) -> tuple[str, ...]:
 
 def _document(
     plan: Plan, candidate: OptionCapacity, service: dict[str, Any],
-    work: tuple[str, list[tuple[int, int]], float], bucket: str | None,
+    work: tuple[str, Demand, float], bucket: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fill the skeleton: the server is the very one that the plan deploys."""
-    name, sizes, limit_s = work
+    name, demand, limit_s = work
     option, engine = candidate.option, candidate.option.engine
     assert option.offer is not None
     made = Provenance(
@@ -305,7 +265,7 @@ def _document(
     told = {k: v for k, v in asdict(made).items() if v is not None}
     told["engine_flags"] = list(engine_flags(service["run"]))
     task = {
-        "model": plan.model, "port": PORT, "slo": asdict(plan.slo), "sizes": sizes,
+        "model": plan.model, "port": PORT, "slo": asdict(plan.slo), "demand": asdict(demand),
         "provenance": told, "budget_s": round(limit_s), "ready_s": initial_delay_s(plan),
         "timeout_s": 600.0, "folder": f"/melange-results/{name}" if bucket else "~/melange-profile",
     }  # fmt: skip

@@ -5,13 +5,26 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from melange_sky.capacity_search import REAL_SEARCH, SearchOptions, find_max_rate
-from melange_sky.errors import InputError, MelangeError
+from melange_sky.capacity_search import (
+    REAL_SEARCH,
+    Choice,
+    Demand,
+    Measured,
+    SearchOptions,
+    Verdict,
+    choose_size,
+    even_demand,
+    find_max_rate,
+    predicted_rates,
+    search_near,
+    surely_fails,
+)
+from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import EndpointTarget, OutOfTime, SentProbe
@@ -29,12 +42,19 @@ from melange_sky.slo import SLO
 Size = tuple[int, int]
 """Input and output tokens."""
 
+_WORK_SD = 0.3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridOptions:
-    """What to measure and how hard. `budget_s` bounds the whole run; the cell in work is dropped."""
+    """What to measure and how hard. `budget_s` bounds the whole run; the cell in work is dropped.
+
+    With a `demand` sizes are chosen one after the other from what was measured, until its error bound
+    is met; without one every size is measured.
+    """
 
     slo: SLO
+    demand: Demand | None = None
     search: SearchOptions = REAL_SEARCH
     style: PromptStyle = field(default_factory=PromptStyle)
     late_s: float = 0.025
@@ -43,13 +63,19 @@ class GridOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridReport:
-    """How a run over a grid ended: `unmeasured` sizes were left because the budget was spent."""
+    """How a run over a grid ended.
+
+    `unmeasured` sizes were left because the budget was spent, `inferred` ones because the others say
+    enough of them; `expected_error` is what is left of the cost's error (None without a demand).
+    """
 
     table: ProfileTable
     path: Path
     measured: tuple[Size, ...]
     kept: tuple[Size, ...]
     unmeasured: tuple[Size, ...]
+    inferred: Mapping[Size, float] = field(default_factory=dict)
+    expected_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +109,7 @@ def measure_grid(
     options: GridOptions,
     progress: Progress | None = None,
 ) -> GridReport:
-    """Measure every size that the table in `folder` does not answer yet.
+    """Measure what the table in `folder` does not answer yet: every size, or those of the demand.
 
     The table is written after every cell, so that a run that was killed goes on where it stopped.
     An endpoint that fails ends the run with its error, which then says what is kept.
@@ -95,33 +121,102 @@ def measure_grid(
     deadline_s = None if options.budget_s is None else time.monotonic() + options.budget_s
     wanted = list(dict.fromkeys(sizes))
     kept = tuple(size for size in wanted if is_answered(table, size, options))
-    todo = [size for size in wanted if size not in set(kept)]
     measured: list[Size] = []
-    for index, size in enumerate(todo):
+    while True:
+        choice = next_choice(table, wanted, options)
+        if choice.size is None:
+            break
         if progress.on_cell is not None:
-            progress.on_cell(size, len(kept) + index, len(wanted))
-        target = EndpointTarget(
-            endpoint=endpoint, input_tokens=size[0], output_tokens=size[1], style=options.style,
-            late_s=options.late_s, deadline_s=deadline_s, on_probe=progress.on_probe,
-        )  # fmt: skip
+            progress.on_cell(choice.size, len(kept) + len(measured), len(wanted))
         try:
-            cell = _measure_cell(target, options, table)
+            cell = _measure_cell(_target(endpoint, choice, options, (deadline_s, progress)), table)
         except OutOfTime:
             break
         except MelangeError as error:
             raise type(error)(
                 f"{error}; {len(table.cells)} measured sizes are kept in {path}"
             ) from error
-        others = tuple(c for c in table.cells if (c.input_tokens, c.output_tokens) != size)
+        others = tuple(c for c in table.cells if (c.input_tokens, c.output_tokens) != choice.size)
         table = replace(table, cells=(*others, cell), path=path)
         write_table(table, path)
-        measured.append(size)
+        measured.append(choice.size)
         if progress.on_done is not None:
             progress.on_done(cell)
+    left = tuple(size for size in wanted if size not in {*kept, *measured})
+    enough = choice.size is None
     return GridReport(
         table=table, path=path, measured=tuple(measured), kept=kept,
-        unmeasured=tuple(todo[len(measured) :]),
+        unmeasured=() if enough else left,
+        inferred=inferred_rates(table, left, options) if enough else {},
+        expected_error=choice.expected_error if options.demand is not None else None,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cell:
+    """One size to measure: the target with the search that suits what is known of it."""
+
+    target: EndpointTarget
+    slo: SLO
+    search: SearchOptions
+
+
+def _target(
+    endpoint: Endpoint, choice: Choice, options: GridOptions, run: tuple[float | None, Progress]
+) -> _Cell:
+    assert choice.size is not None
+    search = search_near(options.search, choice)
+    target = EndpointTarget(
+        endpoint=endpoint, input_tokens=choice.size[0], output_tokens=choice.size[1],
+        style=options.style, late_s=options.late_s, deadline_s=run[0],
+        stop=surely_fails(options.slo, search), on_probe=run[1].on_probe,
+    )  # fmt: skip
+    return _Cell(target=target, slo=options.slo, search=search)
+
+
+def inferred_rates(
+    table: ProfileTable, left: Sequence[Size], options: GridOptions
+) -> dict[Size, float]:
+    """Return what the measured sizes say of those that the demand leaves unmeasured."""
+    if options.demand is None:
+        return {}
+    rates = predicted_rates(options.demand, answers(table, options.demand.sizes, options))
+    known = dict(zip(options.demand.sizes, rates, strict=True))
+    return {size: rate for size in left if (rate := known.get(size)) is not None}
+
+
+def answers(
+    table: ProfileTable, sizes: Sequence[Size], options: GridOptions
+) -> dict[Size, Measured]:
+    """Return what the table says of those sizes that it answers."""
+    return {s: measured_of(table, s, options) for s in sizes if is_answered(table, s, options)}
+
+
+def next_choice(table: ProfileTable, wanted: Sequence[Size], options: GridOptions) -> Choice:
+    """Return what to measure next given a table, none once it says enough.
+
+    Without a demand that is the next size in order, with a guess from the measured ones.
+    """
+    asked = options.demand or even_demand(wanted, 1.0)
+    answered = answers(table, asked.sizes, options)
+    if options.demand is not None:
+        return choose_size(options.demand, answered, options.slo)
+    todo = [size for size in wanted if size not in answered]
+    if not todo:
+        return Choice(size=None, guess_rps=None, sd=0.0, expected_error=0.0)
+    if not any(found.rate_rps for found in answered.values()):
+        return Choice(size=todo[0], guess_rps=None, sd=0.0, expected_error=1.0)
+    guesses = dict(zip(asked.sizes, predicted_rates(asked, answered), strict=True))
+    # What is known of no estimate but a request's work is right by a third at best.
+    return Choice(size=todo[0], guess_rps=guesses[todo[0]], sd=_WORK_SD, expected_error=1.0)
+
+
+def measured_of(table: ProfileTable, size: Size, options: GridOptions) -> Measured:
+    """Return what the table says of a size that it answers."""
+    cell = table.cell(*size)
+    assert cell is not None
+    found = cell.answer(options.slo, options.search)
+    return Measured(rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps)
 
 
 def _open_table(path: Path, provenance: Provenance) -> ProfileTable:
@@ -141,14 +236,17 @@ def is_answered(table: ProfileTable, size: Size, options: GridOptions) -> bool:
     return cell.slo == options.slo or cell.answer(options.slo, options.search).resolved
 
 
-def _measure_cell(
-    target: EndpointTarget, options: GridOptions, table: ProfileTable
-) -> MeasuredCell:
+def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell:
     began = time.monotonic()
+    target, slo = work.target, work.slo
     size = (target.input_tokens, target.output_tokens)
     old = table.cell(*size)
-    search = replace(options.search, start_rps=first_guess(table.cells, size, options))
-    result = find_max_rate(target, options.slo, search)
+    result = find_max_rate(target, slo, work.search)
+    if result.max_rate_rps is None and result.probes[-1].verdict is Verdict.ABORTED:
+        raise SourceUnavailableError(
+            f"input {size[0]}, output {size[1]}: {result.reason}; measure from a less busy machine, "
+            "or allow more with --max-lateness-ms"
+        )
     probes = [
         KeptProbe(
             rate_rps=sent.rate_rps, seed=sent.seed, verdict=judged.verdict.value,
@@ -159,34 +257,12 @@ def _measure_cell(
         for sent, judged in zip(target.sent, result.probes, strict=True)
     ]  # fmt: skip
     return MeasuredCell(
-        input_tokens=size[0], output_tokens=size[1], slo=options.slo,
+        input_tokens=size[0], output_tokens=size[1], slo=slo,
         max_rate_rps=result.max_rate_rps, reason=result.reason, resolved=result.resolved,
         low_rps=result.low_rps, high_rps=result.high_rps, knee_rps=result.knee_rps,
         seconds=round(time.monotonic() - began, 3), measured_at=now_text(),
         probes=(*(old.probes if old else ()), *probes),
     )  # fmt: skip
-
-
-def first_guess(cells: Sequence[MeasuredCell], size: Size, options: GridOptions) -> float | None:
-    """Guess a first rate from the nearest measured cell, scaled by the work of a request.
-
-    A prompt token counts a tenth of an output token: prefill is that much cheaper on GPUs. None
-    where nothing was measured: the search then begins with a saturating burst.
-    """
-    known = [(c, c.answer(options.slo, options.search).max_rate_rps) for c in cells]
-    rates = [(c, rate) for c, rate in known if rate is not None]
-    if not rates:
-        return None
-    work = _work(size)
-    near, rate = min(
-        rates, key=lambda pair: abs(_work((pair[0].input_tokens, pair[0].output_tokens)) - work)
-    )
-    guess = rate * _work((near.input_tokens, near.output_tokens)) / work
-    return min(guess, options.search.ceiling_rps)
-
-
-def _work(size: Size) -> float:
-    return size[0] / 10 + size[1]
 
 
 def now_text() -> str:

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from melange_sky.capacity_search import REAL_SEARCH
+from melange_sky.capacity_search import REAL_SEARCH, Demand
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.frames import frame
@@ -74,8 +74,9 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
         )  # fmt: skip
         spent_s = time.monotonic() - began
         budget_s = None if task["budget_s"] is None else max(1.0, task["budget_s"] - spent_s)
+        demand = demand_from(task)
         options = GridOptions(
-            slo=SLO(**task["slo"]), search=search, budget_s=budget_s,
+            slo=SLO(**task["slo"]), demand=demand, search=search, budget_s=budget_s,
             late_s=task.get("late_s", 0.025),
         )  # fmt: skip
         _send_kept(table_path(folder, made))
@@ -85,10 +86,20 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
             ),
             on_done=lambda cell: send(made, (cell,)),
         )
-        sizes = [(int(i), int(o)) for i, o in task["sizes"]]
-        report = measure_grid(endpoint, sizes, made, folder, options, progress)
+        report = measure_grid(endpoint, demand.sizes, made, folder, options, progress)
         if report.unmeasured:
             _say(f"MELANGE-PROGRESS budget spent, {len(report.unmeasured)} sizes not measured")
+
+
+def demand_from(task: dict[str, Any]) -> Demand:
+    """Return what the plan asks for: sizes with weights and estimates, and the error bound."""
+    told = task["demand"]
+    return Demand(
+        sizes=tuple((int(i), int(o)) for i, o in told["sizes"]),
+        weights=tuple(map(float, told["weights"])),
+        guesses_rps=tuple(map(float, told["guesses_rps"])),
+        error_bound=float(told["error_bound"]),
+    )
 
 
 def _send_kept(path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ NOT_SENT = "not sent: the endpoint had failed"
 # Below the 5 s after which common servers close idle connections: a reused one must be alive.
 _KEEPALIVE_S = 3.0
 _BEAT_S = 0.02
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +72,17 @@ class _Run:
     records: list[RequestRecord | None]
     lateness_s: NDArray[np.float64]
     in_a_row: int = 0
+    stopped_at: int | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @property
     def given_up(self) -> bool:
         return self.in_a_row >= self.load.give_up_after
+
+    def answered(self) -> list[RequestRecord]:
+        """Return the requests before the first that is still under way."""
+        first = next((k for k, r in enumerate(self.records) if r is None), len(self.records))
+        return [r for r in self.records[:first] if r is not None]
 
     async def send_all(self) -> None:
         for index, due in enumerate(self.load.due_s.tolist()):
@@ -122,10 +129,14 @@ class _Run:
         reader.close(self.load.output_tokens)
 
 
-async def run_load(endpoint: Endpoint, load: Load) -> LoadOutcome:
+async def run_load(
+    endpoint: Endpoint, load: Load, stop: Callable[[RequestLog], bool] | None = None
+) -> LoadOutcome:
     """Send the load and wait until every request has ended, each bounded by the timeout.
 
-    Failed requests are counted and never sent again.
+    Failed requests are counted and never sent again. `stop` is asked once a second, with the requests
+    that were sent before the first one still under way; where it says so, the rest is given up and the
+    outcome holds these requests alone.
     """
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     count = len(load.bodies)
@@ -141,21 +152,42 @@ async def run_load(endpoint: Endpoint, load: Load) -> LoadOutcome:
         lag: list[float] = []
         beat = asyncio.create_task(_heartbeat(lag))
         watch = asyncio.create_task(watch_metrics(session, endpoint.base))
+        sending = asyncio.create_task(run.send_all())
         try:
-            await run.send_all()
+            await _until_done(sending, run, stop)
         finally:
+            sending.cancel()
             beat.cancel()
             watch.cancel()
             for task in run.tasks:
                 task.cancel()
-            ended = await asyncio.gather(beat, watch, *run.tasks, return_exceptions=True)
+            ended = await asyncio.gather(beat, watch, sending, *run.tasks, return_exceptions=True)
     server = ended[1] if isinstance(ended[1], ServerMetrics) else None
     records = [r if r is not None else _unsent(load, i) for i, r in enumerate(run.records)]
+    if run.stopped_at is not None:
+        records = records[: run.stopped_at]
     return LoadOutcome(
-        log=RequestLog.from_records(records), lateness_s=run.lateness_s, lag_s=np.array(lag),
+        log=RequestLog.from_records(records), lateness_s=run.lateness_s[: len(records)],
+        lag_s=np.array(lag),
         errors=Counter(r.error for r in records if r.error is not None), server=server,
         cpu_s=time.process_time() - cpu_s, wall_s=time.perf_counter() - wall_s,
     )  # fmt: skip
+
+
+async def _until_done(
+    sending: asyncio.Task[None], run: _Run, stop: Callable[[RequestLog], bool] | None
+) -> None:
+    """Wait until all has been answered or `stop` has seen enough."""
+    while True:
+        done, _ = await asyncio.wait({sending}, timeout=_LOOK_S)
+        if done:
+            return sending.result()
+        if stop is None or run.given_up:
+            continue
+        answered = run.answered()
+        if stop(RequestLog.from_records(answered)):
+            run.stopped_at = len(answered)
+            return None
 
 
 def _unsent(load: Load, index: int) -> RequestRecord:

@@ -45,7 +45,8 @@ class EndpointTarget:
 
     A probe is void where the client itself was late: the 95th percentile of its lateness in sending
     or of its clock's lag exceeds `late_s`. `deadline_s` (on time.monotonic) ends the measuring with
-    OutOfTime, None never. `on_probe` hears of each probe.
+    OutOfTime, None never. `stop` looks at what is answered so far and may end a probe. `on_probe`
+    hears of each probe.
     """
 
     endpoint: Endpoint
@@ -54,6 +55,7 @@ class EndpointTarget:
     style: PromptStyle = field(default_factory=PromptStyle)
     late_s: float = 0.025
     deadline_s: float | None = None
+    stop: Callable[[RequestLog], bool] | None = None
     on_probe: Callable[[SentProbe], None] | None = None
     sent: list[SentProbe] = field(default_factory=list)
 
@@ -67,19 +69,28 @@ class EndpointTarget:
             due_s=poisson_offsets(rate_rps, requests, seed),
             input_tokens=self.input_tokens, output_tokens=self.output_tokens,
         )  # fmt: skip
-        outcome = asyncio.run(run_load(self.endpoint, load))
+        outcome = asyncio.run(run_load(self.endpoint, load, self.stop))
         sent = SentProbe(rate_rps=rate_rps, seed=seed, outcome=outcome)
         self.sent.append(sent)
         if self.on_probe is not None:
             self.on_probe(sent)
         raise_faults(self.endpoint, outcome, rate_rps)
         self._check_sizes(outcome.log)
-        late = max(_p95(outcome.lateness_s), _p95(outcome.lag_s))
+        late = self._late(outcome)
         if late > self.late_s:
             raise ProbeAborted(
                 f"the load client was itself late by {late * 1e3:.0f} ms (allowed {self.late_s * 1e3:.0f} ms)"
             )
         return outcome.log
+
+    @property
+    def was_late(self) -> bool:
+        """Whether the client was late in the last probe."""
+        return bool(self.sent) and self._late(self.sent[-1].outcome) > self.late_s
+
+    @staticmethod
+    def _late(outcome: LoadOutcome) -> float:
+        return max(_p95(outcome.lateness_s), _p95(outcome.lag_s))
 
     def _check_sizes(self, log: RequestLog) -> None:
         counted = log.input_tokens[log.ok]

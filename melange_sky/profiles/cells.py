@@ -10,7 +10,7 @@ from melange_sky.capacity import CapacityCell, Origin
 from melange_sky.engine import capacity_estimate
 from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.embedded import embedded_ratio
-from melange_sky.profiles.measured import measured_cell
+from melange_sky.profiles.measured import MeasuredRates, analytic_rates
 from melange_sky.profiles.reasons import missed_alone
 
 if TYPE_CHECKING:
@@ -138,13 +138,15 @@ def place_cells(
 ) -> tuple[tuple[CapacityCell, ...], ...]:
     """Return the cells of a replica of so many engines, measured ones over estimates."""
     copies, measured = own
+    known = MeasuredRates.of(measured, query, (answer.replica, copies)) if measured else None
     rows, at = [], 0
     for inputs, outputs in zip(query.input_sizes, query.output_sizes, strict=True):
         row = []
         for sizes in zip(inputs, outputs, strict=True):
             cell = _estimated(answer.found[at], copies, answer.band)
-            if measured and cell.reason != "no traffic" and sum(sizes) <= settings.max_model_len:
-                cell = measured_cell(measured, query, sizes) or cell
+            if known and cell.reason != "no traffic" and sum(sizes) <= settings.max_model_len:
+                guess = analytic_rates(query, (answer.replica, copies), [sizes])[0]
+                cell = known.cell(sizes, guess) or cell
             row.append(cell)
             at += 1
         rows.append(tuple(row))

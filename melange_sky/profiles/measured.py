@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from melange_sky.capacity import CapacityCell, Origin
+from melange_sky.capacity_search import Measured, RatioPoint, ratio_surface
+from melange_sky.engine import Load, capacity_estimate
 from melange_sky.profiles.home import home_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
+    from melange_sky.engine import ReplicaModel
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable
 
 SUFFIX = ".profile.jsonl"
+FARTHEST_SD = 0.25
+"""A size whose log rate the measured ones leave more uncertain than that keeps its estimate."""
+
+_SURE = 1.645
 
 
 def measured_tables(folder: Path | None = None) -> tuple[ProfileTable, ...]:
@@ -62,15 +72,67 @@ def _same_model(measured: str, asked: str) -> bool:
     return measured.casefold().rpartition("/")[2] == asked.casefold().rpartition("/")[2]
 
 
-def measured_cell(
-    cells: Sequence[MeasuredCell], query: CapacityQuery, sizes: tuple[float, float]
-) -> CapacityCell | None:
-    """Return the cell of exactly these sizes, or one interpolated between four, None for neither."""
-    by_size = {(c.input_tokens, c.output_tokens): c for c in cells}
-    exact = by_size.get((round(sizes[0]), round(sizes[1])))
-    if exact is not None:
-        return _as_cell(exact.answer(query.slo), Origin.MEASURED)
-    return _between(by_size, query, sizes)
+@dataclass(frozen=True, slots=True)
+class MeasuredRates:
+    """Measured cells of one replica, and what they say of other sizes.
+
+    `points` hold measured ÷ analytic rates, both of the whole replica.
+    """
+
+    query: CapacityQuery
+    cells: dict[tuple[int, int], MeasuredCell]
+    points: tuple[RatioPoint, ...]
+
+    @classmethod
+    def of(
+        cls, cells: Sequence[MeasuredCell], query: CapacityQuery, engine: tuple[ReplicaModel, int]
+    ) -> MeasuredRates:
+        """Take in the cells of a replica of so many engines."""
+        by_size = {(c.input_tokens, c.output_tokens): c for c in cells}
+        guesses = analytic_rates(query, engine, list(by_size))
+        points = []
+        for (size, cell), guess in zip(by_size.items(), guesses, strict=True):
+            found = cell.answer(query.slo)
+            if found.max_rate_rps is None or guess <= 0:
+                continue
+            known = Measured(
+                rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps
+            )
+            ratio = math.log(found.max_rate_rps / guess)
+            points.append(RatioPoint(size=size, log_ratio=ratio, sd=known.sd))
+        return cls(query, by_size, tuple(points))
+
+    def cell(self, sizes: tuple[float, float], guess_rps: float) -> CapacityCell | None:
+        """Return the cell of exactly these sizes, or one inferred from those near, None for neither.
+
+        Inferred: the analytic estimate times the ratio that the measured sizes show, where that ratio
+        is known well enough.
+        """
+        exact = self.cells.get((round(sizes[0]), round(sizes[1])))
+        if exact is not None:
+            return _as_cell(exact.answer(self.query.slo), Origin.MEASURED)
+        if not self.points or guess_rps <= 0:
+            return None
+        surface = ratio_surface(self.points, [sizes])
+        sd = float(surface.sd[0])
+        if sd > FARTHEST_SD:
+            return None
+        rate = guess_rps * math.exp(float(surface.mean[0]))
+        return CapacityCell(
+            max_rate_rps=rate, origin=Origin.INTERPOLATED,
+            low_rps=rate * math.exp(-_SURE * sd), high_rps=rate * math.exp(_SURE * sd),
+        )  # fmt: skip
+
+
+def analytic_rates(
+    query: CapacityQuery, engine: tuple[ReplicaModel, int], sizes: Sequence[tuple[float, float]]
+) -> list[float]:
+    """Return the analytic estimates of a replica of so many engines."""
+    replica, copies = engine
+    inputs, outputs = np.asarray(sizes, dtype=np.float64).reshape(-1, 2).T
+    load = Load(input_tokens=inputs, output_tokens=outputs)
+    rates: list[float] = (copies * capacity_estimate(replica, load, query.slo).rate_rps).tolist()
+    return rates
 
 
 def _as_cell(found: SearchResult, origin: Origin) -> CapacityCell:
@@ -80,36 +142,3 @@ def _as_cell(found: SearchResult, origin: Origin) -> CapacityCell:
         max_rate_rps=found.max_rate_rps, origin=origin,
         low_rps=found.low_rps or found.max_rate_rps, high_rps=found.high_rps or found.max_rate_rps,
     )  # fmt: skip
-
-
-def _between(
-    by_size: dict[tuple[int, int], MeasuredCell], query: CapacityQuery, sizes: tuple[float, float]
-) -> CapacityCell | None:
-    """Interpolate the logarithm of the rate, bilinear in log sizes, between measured corners."""
-    lines = [_bracket({key[axis] for key in by_size}, sizes[axis]) for axis in (0, 1)]
-    if lines[0] is None or lines[1] is None:
-        return None
-    log_rates = [0.0, 0.0, 0.0]
-    for input_tokens, weight in lines[0]:
-        for output_tokens, other in lines[1]:
-            corner = by_size.get((input_tokens, output_tokens))
-            found = corner.answer(query.slo) if corner is not None else None
-            if found is None or found.max_rate_rps is None:
-                return None
-            rates = (found.max_rate_rps, found.low_rps, found.high_rps)
-            for k, rate in enumerate(rates):
-                log_rates[k] += weight * other * math.log(rate or found.max_rate_rps)
-    rate, low, high = map(math.exp, log_rates)
-    return CapacityCell(max_rate_rps=rate, origin=Origin.INTERPOLATED, low_rps=low, high_rps=high)
-
-
-def _bracket(known: set[int], size: float) -> list[tuple[int, float]] | None:
-    """Return the measured sizes around `size` with their weights, None outside of them."""
-    below = max((k for k in known if k <= size), default=None)
-    above = min((k for k in known if k >= size), default=None)
-    if below is None or above is None:
-        return None
-    if below == above:
-        return [(below, 1.0)]
-    place = math.log(max(size, 1.0) / below) / math.log(above / below)
-    return [(below, 1.0 - place), (above, place)]

@@ -27,7 +27,6 @@ from melange_sky.planner.profiling import (
 from melange_sky.prices import OfferQuery
 from melange_sky.profiler.collected import merge, read_log
 from melange_sky.profiler.frames import frame, unframe
-from melange_sky.profiler.sizes import choose_lines, interpolate
 from melange_sky.profiletable import load_tables
 
 SPEC = """
@@ -156,8 +155,8 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
 
     (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
     changed = {
-        "port": free_port(), "sizes": [[20, 2], [30, 2]], "search": QUICK, "late_s": 1.0,
-        "budget_s": 90,
+        "port": free_port(), "search": QUICK, "late_s": 1.0, "budget_s": 90,
+        "demand": {"sizes": [[20, 2], [30, 2]], "weights": [1, 1], "guesses_rps": [50, 50], "error_bound": 0.001},
     }  # fmt: skip
     first = run_job(job, tmp_path / "node", **changed)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
@@ -184,7 +183,8 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
         0
     ]
     assert left.measured == 2
-    assert left.sizes == job.sizes[2:]
+    # Which of the rest comes first is chosen anew from what the measured ones showed.
+    assert set(left.sizes) <= set(job.sizes[2:])
 
 
 def test_a_server_that_dies_is_one_line(plan: Any, tmp_path: Path) -> None:
@@ -214,23 +214,3 @@ def test_dry_run_launches_nothing_and_shows_cost(tmp_path: Path) -> None:
     rows = json.loads(table.stdout)
     assert [row["launch"] for row in rows] == [False, False]
     assert all(row["limit_usd"] >= row["estimated_usd"] > 0 for row in rows)
-
-
-def test_lines_are_few_where_log_rates_are_straight_and_all_where_they_must() -> None:
-    inputs, outputs = [10, 40, 160, 640, 2560], [10, 40, 160]
-    x, y = np.log(inputs)[:, None], np.log(outputs)[None, :]
-    weights = np.ones((5, 3))
-    straight = choose_lines(inputs, outputs, np.exp(3 - 0.4 * x - 0.9 * y), weights)
-    assert straight.inputs == (10, 2560)
-    assert straight.outputs == (10, 160)
-    assert straight.expected_error < 1e-9
-    bent = 1 / (0.01 + np.exp(x) * 1e-4 + np.exp(y) * 1e-3)
-    lines = choose_lines(inputs, outputs, bent, weights, bound=0.05)
-    assert 4 < len(lines.sizes) < 15
-    assert lines.expected_error <= 0.05
-    chosen = ([inputs.index(i) for i in lines.inputs], [outputs.index(o) for o in lines.outputs])
-    guess = interpolate(-np.log(bent), (np.log(inputs), np.log(outputs)), (tuple(chosen[0]), tuple(chosen[1])))  # fmt: skip
-    truth = (1 / bent).sum()
-    assert np.abs(np.exp(guess) - 1 / bent).sum() / truth <= 0.05
-    wild = np.random.default_rng(1).uniform(0.1, 10, (5, 3))
-    assert len(choose_lines(inputs, outputs, wild, weights, bound=1e-9).sizes) == 15

@@ -1,0 +1,185 @@
+"""Which request size to measure next, from what the measured ones showed.
+
+The plan's cost is Σ weight ÷ rate over the sizes. A size is worth measuring by how much it lowers the
+variance of that sum for each second that it takes; the measuring ends once the sum is known within the
+wanted error. Nothing is remembered but the measured rates: the same rates lead to the same choice, so
+that an interrupted profile goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.capacity_search.surface import (
+    NOISE,
+    RatioPoint,
+    Surface,
+    ratio_surface,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from melange_sky.capacity_search.judge import SearchOptions
+    from melange_sky.slo import SLO
+
+    Floats = NDArray[np.float64]
+
+_SURE = 1.645
+_LEAST_SIZES = 4
+_UNKNOWN_TPOT_S = 0.05
+_PROBES = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """The sizes that a plan asks for, with the share of requests and the estimated rate of each.
+
+    `guesses_rps` need only have the right shape, not the right scale. `error_bound` is the fraction of
+    the cost that may stay unknown (nine times in ten).
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    weights: tuple[float, ...]
+    guesses_rps: tuple[float, ...]
+    error_bound: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not len(self.sizes) == len(self.weights) == len(self.guesses_rps):
+            raise ValueError("every size needs a weight and a guess")
+        if not all(rate > 0 for rate in self.guesses_rps) or min(self.weights, default=0) < 0:
+            raise ValueError("guesses are positive and weights not negative")
+        if not self.error_bound > 0:
+            raise ValueError("the error bound must be positive")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A measured rate, None where no rate meets the SLO, with the bounds that surely hold."""
+
+    rate_rps: float | None
+    low_rps: float | None = None
+    high_rps: float | None = None
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the log rate: it lies anywhere between the bounds."""
+        if not (self.low_rps and self.high_rps and self.high_rps > self.low_rps):
+            return 1.5 * NOISE
+        return float(np.hypot(np.log(self.high_rps / self.low_rps) / np.sqrt(12.0), NOISE))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """`size` to measure next, None where none is worth it; `guess_rps` and its `sd` (of the log).
+
+    `expected_error`: the fraction by which the cost may be off, nine times in ten.
+    """
+
+    size: tuple[int, int] | None
+    guess_rps: float | None
+    sd: float
+    expected_error: float
+
+
+def choose_size(demand: Demand, measured: Mapping[tuple[int, int], Measured], slo: SLO) -> Choice:
+    """Return the size to measure next given what is measured, or none once the bound is met."""
+    open_sizes = [k for k, size in enumerate(demand.sizes) if size not in measured]
+    surface = demand_surface(demand, measured)
+    rates = np.asarray(demand.guesses_rps) * np.exp(surface.mean)
+    share = _shares(demand, measured, rates)
+    cost_with = surface.covariance @ share
+    variance = max(0.0, float(share @ cost_with))
+    error = _SURE * float(np.sqrt(variance))
+    enough = error <= demand.error_bound and len(measured) >= min(_LEAST_SIZES, len(demand.sizes))
+    if not open_sizes or enough:
+        return Choice(size=None, guess_rps=None, sd=0.0, expected_error=error)
+    spread = np.diag(surface.covariance)
+    gain = cost_with**2 / (spread + NOISE**2)
+    worth = [gain[k] / cell_seconds(float(rates[k]), demand.sizes[k], slo) for k in open_sizes]
+    best = open_sizes[int(np.argmax(worth))]
+    return Choice(
+        size=demand.sizes[best], guess_rps=float(rates[best]), sd=float(surface.sd[best]),
+        expected_error=error,
+    )  # fmt: skip
+
+
+def search_near(options: SearchOptions, choice: Choice) -> SearchOptions:
+    """Return the search's options for a chosen size: start at its guess, step as it is unsure."""
+    if choice.guess_rps is None:
+        return options
+    growth = float(np.clip(np.exp(1.5 * choice.sd), 1 + options.tolerance, 2.0))
+    start = min(choice.guess_rps, options.ceiling_rps)
+    return replace(options, start_rps=start, growth=growth)
+
+
+def demand_surface(demand: Demand, measured: Mapping[tuple[int, int], Measured]) -> Surface:
+    """Return the ratios of all sizes of the demand; measured sizes outside of it are left out."""
+    guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
+    points = [
+        RatioPoint(size=size, log_ratio=float(np.log(found.rate_rps / guesses[size])), sd=found.sd)
+        for size, found in measured.items()
+        if size in guesses and found.rate_rps
+    ]
+    return ratio_surface(points, demand.sizes)
+
+
+def predicted_rates(
+    demand: Demand, measured: Mapping[tuple[int, int], Measured]
+) -> tuple[float | None, ...]:
+    """Return each size's rate: as measured, else the estimate corrected by the surface."""
+    surface = demand_surface(demand, measured)
+    corrected = np.asarray(demand.guesses_rps) * np.exp(surface.mean)
+    return tuple(
+        measured[size].rate_rps if size in measured else float(rate)
+        for size, rate in zip(demand.sizes, corrected, strict=True)
+    )
+
+
+def plan_sizes(
+    demand: Demand, slo: SLO, known: Mapping[tuple[int, int], Measured]
+) -> tuple[list[tuple[int, int]], float]:
+    """Return what would still be measured if the guesses had the right shape, and the error left.
+
+    What a preview can tell before anything is measured.
+    """
+    measured = dict(known)
+    order: list[tuple[int, int]] = []
+    while True:
+        choice = choose_size(demand, measured, slo)
+        if choice.size is None or choice.guess_rps is None:
+            return order, choice.expected_error
+        order.append(choice.size)
+        rate = choice.guess_rps
+        measured[choice.size] = Measured(rate_rps=rate, low_rps=0.92 * rate, high_rps=1.08 * rate)
+
+
+def cell_seconds(rate_rps: float, size: tuple[int, int], slo: SLO) -> float:
+    """Return about how long a search of one size takes: a few probes of a few answers' length."""
+    answer_s = size[1] * (slo.tpot_s or _UNKNOWN_TPOT_S) + (slo.ttft_s or 0.0) / 4
+    return _PROBES * max(15.0, 100.0 / max(rate_rps, 1e-9), 4.0 * answer_s)
+
+
+def _shares(demand: Demand, measured: Mapping[tuple[int, int], Measured], rates: Floats) -> Floats:
+    """Return each size's share of the cost, 0 where it was measured to be unservable."""
+    out = [size in measured and measured[size].rate_rps is None for size in demand.sizes]
+    cost = np.where(out, 0.0, np.asarray(demand.weights) / rates)
+    total = float(cost.sum())
+    share: Floats = cost / total if total > 0 else cost
+    return share
+
+
+def even_demand(sizes: Sequence[tuple[int, int]], error_bound: float) -> Demand:
+    """Return a demand of sizes of which nothing is known: all alike, rates by a request's work.
+
+    A prompt token counts a tenth of an output token: prefill is that much cheaper on GPUs.
+    """
+    work = [i / 10 + o for i, o in sizes]
+    return Demand(
+        sizes=tuple(sizes), weights=tuple(1.0 / w for w in work),
+        guesses_rps=tuple(1.0 / w for w in work), error_bound=error_bound,
+    )  # fmt: skip
