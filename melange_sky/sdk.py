@@ -13,8 +13,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.plan import models_of
-
 if TYPE_CHECKING:
     from os import PathLike
 
@@ -62,11 +60,7 @@ def render(planned: Plan | FleetPlan) -> dict[str, str]:
     """Return the SkyServe services of a plan: file name → YAML text."""
     from melange_sky.render import render_services
 
-    models = models_of(planned)
-    files: dict[str, str] = {}
-    for model in models:
-        files |= render_services(model)
-    return files
+    return render_services(planned)
 
 
 def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool = False) -> Path:

@@ -117,8 +117,14 @@ def down(folder: Path, yes: bool) -> None:
 
     planned = _load(folder)
     plans = {model.name for model in models_of(planned)}
+    fleet = _fleet_name(planned)
     server = _server(())
-    names = [s.name for s in server.services() if s.origin is not None and s.origin[0] in plans]
+    names = [
+        s.name
+        for s in server.services()
+        if s.origin is not None
+        and (s.origin[0] in plans or (fleet is not None and s.fleet == fleet))
+    ]
     if not names:
         click.echo("nothing of this plan runs", err=True)
         return
@@ -220,7 +226,7 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
             document = _read_service(place / file_name(name))
             rows.append(
                 Wanted(
-                    name=name, plan=model.name, option=option.name,
+                    name=name, plan=model.name, option=option.name, fleet=_fleet_name(planned),
                     replicas=_replicas(document["service"], place / file_name(name)),
                     price_usd_per_hour=option.price_usd_per_hour, document=document,
                 )
@@ -228,6 +234,13 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
     if not rows:
         raise InputError(f"'{place}': the plan has no services that could run")
     return tuple(rows)
+
+
+def _fleet_name(planned: Plan | FleetPlan) -> str | None:
+    """Return the name that the models of a plan have in common; None for a plan of one model."""
+    from melange_sky.plan import FleetPlan
+
+    return planned.name if isinstance(planned, FleetPlan) else None
 
 
 def _read_service(path: Path) -> dict[str, Any]:

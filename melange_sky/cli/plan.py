@@ -133,9 +133,7 @@ def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
     from melange_sky.planfile import dump_plan
     from melange_sky.render import GATEWAY_FILE, render_gateway, render_services, write_folder
 
-    files = {"plan.json": dump_plan(planned)}
-    for model in models_of(planned):
-        files |= render_services(model)
+    files = {"plan.json": dump_plan(planned), **render_services(planned)}
     if len(files) > 1:
         files[GATEWAY_FILE] = render_gateway(planned)
     write_folder(folder, files, force=force)

@@ -42,7 +42,15 @@ _out = click.option(
 )
 @click.option("--error-bound", type=click.FloatRange(min=0.001, max=1), default=0.05,
               show_default=True, help="Plan-cost error left to interpolation.")  # fmt: skip
-@click.option("--bucket", help="Bucket that keeps tables between restarts: s3://name/folder.")
+@click.option("--bucket", help="What keeps tables between restarts: s3://name/folder, or the full "
+              "path of a folder that every node shares.")  # fmt: skip
+@click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5),
+              help="How closely the highest rate is bracketed, as in `profile run`.")  # fmt: skip
+@click.option("--max-requests", type=click.IntRange(min=20),
+              help="Most requests of one probe, as in `profile run`.")  # fmt: skip
+@click.option("--max-lateness-ms", type=click.FloatRange(min=1),
+              help="A probe whose client was later than that is void, as in `profile run`.")  # fmt: skip
+@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
 @_accelerators
 @click.option("--detach", is_flag=True, help="Do not wait; `profile collect` brings the results.")
 @_out
@@ -132,11 +140,13 @@ def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[Profil
     from melange_sky.prices import OfferQuery
     from melange_sky.profiletable import load_tables
 
-    query = OfferQuery(offline=is_offline(given["offline"]))
+    query = OfferQuery(offline=is_offline(given["offline"]), offers_csv=given.get("offers"))
     planned = plan_spec(spec, PlanRequest(prices=query, sensitivity=False))
+    late_ms = given.get("max_lateness_ms")
     options = JobOptions(
         max_minutes=given.get("max_minutes"), error_bound=given.get("error_bound") or 0.05,
-        bucket=given.get("bucket"),
+        bucket=given.get("bucket"), search=_search(given),
+        late_s=None if late_ms is None else late_ms / 1e3,
         accelerators=tuple(
             w.strip() for w in (given.get("accelerators") or "").split(",") if w.strip()
         ),
@@ -146,6 +156,21 @@ def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[Profil
     if not jobs:
         raise InputError(f"{spec}: no priced candidate to measure")
     return jobs
+
+
+def _search(given: dict[str, Any]) -> dict[str, float]:
+    """Return the search's options that the flags change, by name."""
+    from melange_sky.capacity_search import REAL_SEARCH
+
+    changed: dict[str, float] = {}
+    if given.get("tolerance") is not None:
+        changed["tolerance"] = given["tolerance"]
+    most = given.get("max_requests")
+    if most is not None:
+        changed["max_requests"] = most
+        changed["confirm_requests"] = min(most, REAL_SEARCH.confirm_requests)
+        changed["min_requests"] = min(most, REAL_SEARCH.min_requests)
+    return changed
 
 
 def _folder(out: Path | None) -> Path:

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Wanted:
     """One service that the plan wants: its file's data and what one replica costs now.
 
-    `plan` and `option` are the names under which it is known from plan to plan.
+    `plan` and `option` are the names under which it is known from plan to plan; `fleet` that of the
+    plan of several models, None for a plan of one.
     """
 
     name: str
     plan: str
     option: str
+    fleet: str | None = None
     replicas: int
     price_usd_per_hour: float
     document: dict[str, Any]
@@ -67,10 +69,20 @@ class LiveService:
     @property
     def origin(self) -> tuple[str, str] | None:
         """Return plan and option that made it, None where no plan of ours did."""
-        mark = (self.document.get("_metadata") or {}).get("melange_sky")
-        if not isinstance(mark, dict) or not {"plan", "option"} <= set(mark):
+        if not {"plan", "option"} <= set(self._mark):
             return None
-        return str(mark["plan"]), str(mark["option"])
+        return str(self._mark["plan"]), str(self._mark["option"])
+
+    @property
+    def fleet(self) -> str | None:
+        """Return the plan of several models that it is a part of, None where there is none."""
+        fleet = self._mark.get("fleet")
+        return None if fleet is None else str(fleet)
+
+    @property
+    def _mark(self) -> dict[str, Any]:
+        mark = (self.document.get("_metadata") or {}).get("melange_sky")
+        return mark if isinstance(mark, dict) else {}
 
 
 class Action(str, Enum):
@@ -115,17 +127,26 @@ def compare(
     """Return one change per service, in the order of `wanted`, then the services to stop by name.
 
     `normal` holds each wanted document as SkyPilot would keep it; `prices` what one replica of
-    (plan, option) costs, for services that the plan no longer wants. Services of other plans and of
-    nobody's plan are left alone; a name taken by one of them is an InputError.
+    (plan, option) costs, for services that the plan no longer wants, a whole model's among them.
+    Services of other plans and of nobody's plan are left alone; a name taken by one of them is an
+    InputError.
     """
     plans = {w.plan for w in wanted}
+    fleets = {w.fleet for w in wanted} - {None}
     running = {service.name: service for service in live}
     changes = [_to_wanted(w, running.get(w.name), normal[w.name]) for w in wanted]
     names = {w.name for w in wanted}
     for name in sorted(set(running) - names):
         origin = running[name].origin
-        if origin is not None and origin[0] in plans:
-            changes.append(_stop(running[name], prices.get(origin)))
+        if origin is None:
+            continue
+        if origin[0] in plans:
+            reason = "the plan no longer uses this option"
+        elif running[name].fleet in fleets:
+            reason = f"the plan no longer serves the model {origin[0]}"
+        else:
+            continue
+        changes.append(_stop(running[name], prices.get(origin), reason))
     return tuple(changes)
 
 
@@ -163,11 +184,11 @@ def _action(
     return Action.KEEP if same else Action.ADJUST
 
 
-def _stop(live: LiveService, price: float | None) -> Change:
+def _stop(live: LiveService, price: float | None, reason: str) -> Change:
     return Change(
         name=live.name, action=Action.STOP, before=live.target, after=0,
         cost_before_usd_per_hour=None if price is None else live.target * price,
-        cost_after_usd_per_hour=0.0, reason="the plan no longer uses this option",
+        cost_after_usd_per_hour=0.0, reason=reason,
     )  # fmt: skip
 
 

@@ -86,7 +86,7 @@ class SkyServe:
     def _task(self, wanted: Wanted, live: LiveService | None) -> Any:
         """Return the task, with secrets from the environment, else from the running service.
 
-        The running service's git stamp is carried on: a differing one would replace every replica.
+        The running service's own stamps are carried on: differing ones would replace every replica.
         """
         config = copy.deepcopy(wanted.document)
         kept: dict[str, Any] = dict((live.document.get("secrets") or {}) if live else {})
@@ -100,10 +100,7 @@ class SkyServe:
             values[name] = given
         config["secrets"] = values
         if live is not None:
-            stamp = (live.document.get("_metadata") or {}).get("git_commit")
-            config["_metadata"].pop("git_commit", None)
-            if stamp is not None:
-                config["_metadata"]["git_commit"] = stamp
+            config["_metadata"] = copy.deepcopy(live.document.get("_metadata") or {})
         try:
             return self._sky.Task.from_yaml_config(config)
         except (ValueError, TypeError) as error:

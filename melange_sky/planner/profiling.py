@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity
     from melange_sky.plan import Plan
 
-_BUCKET = re.compile(r"[a-z0-9]+://[A-Za-z0-9._/-]+")
+_BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,9 @@ class JobOptions:
 
     `error_bound` is how far the plan's cost may be off because not every size is measured.
     `accelerators` (``A10G`` or ``A10G:4``) limits what is measured.
-    `bucket` (s3://…, gs://…) keeps tables between restarts; without one they leave by the log.
+    `bucket` (s3://…, gs://…, or the path of a folder that every node shares) keeps tables between
+    restarts; without one they leave by the log alone.
+    `search` changes the rate search's own options by name; `late_s` None keeps the profiler's.
     """
 
     max_minutes: float | None = None
@@ -45,6 +47,8 @@ class JobOptions:
     error_bound: float = 0.05
     bucket: str | None = None
     accelerators: tuple[str, ...] = ()
+    search: Mapping[str, float] = field(default_factory=dict)
+    late_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +94,9 @@ def profiling_jobs(
     returned with none, so that the caller can say so.
     """
     if options.bucket is not None and not _BUCKET.fullmatch(options.bucket):
-        raise InputError("--bucket must be an address such as s3://name/folder")
+        raise InputError(
+            "--bucket must be an address such as s3://name/folder, or a folder's full path"
+        )
     best: dict[str, tuple[float, str, OptionCapacity]] = {}
     for candidate in plan.candidates:
         option = candidate.option
@@ -181,7 +187,7 @@ def _job(
         price_usd_per_hour=option.price_usd_per_hour, sizes=tuple(todo),
         measured=len(known), minutes=minutes if todo else 0.0,
         limit_minutes=limit if todo else 0.0, expected_error=expected_error,
-        document=_document(plan, candidate, service, (name, demand, limit * 60), options.bucket),
+        document=_document(plan, candidate, service, (name, demand, limit * 60), options),
     )  # fmt: skip
 
 
@@ -250,7 +256,7 @@ def engine_flags(run: str) -> tuple[str, ...]:
 
 def _document(
     plan: Plan, candidate: OptionCapacity, service: dict[str, Any],
-    work: tuple[str, Demand, float], bucket: str | None,
+    work: tuple[str, Demand, float], options: JobOptions,
 ) -> dict[str, Any]:  # fmt: skip
     """Fill the skeleton: the server is the very one that the plan deploys."""
     name, demand, limit_s = work
@@ -264,11 +270,14 @@ def _document(
     )  # fmt: skip
     told = {k: v for k, v in asdict(made).items() if v is not None}
     told["engine_flags"] = list(engine_flags(service["run"]))
-    task = {
+    folder, mounts = _kept_in(options.bucket, name)
+    task: dict[str, Any] = {
         "model": plan.model, "port": PORT, "slo": asdict(plan.slo), "demand": asdict(demand),
         "provenance": told, "budget_s": round(limit_s), "ready_s": initial_delay_s(plan),
-        "timeout_s": 600.0, "folder": f"/melange-results/{name}" if bucket else "~/melange-profile",
+        "timeout_s": 600.0, "folder": folder, "search": dict(options.search),
     }  # fmt: skip
+    if options.late_s is not None:
+        task["late_s"] = options.late_s
     document: dict[str, Any] = dict(_skeleton())
     document["name"] = name
     document["resources"] = {k: v for k, v in service["resources"].items() if k != "ports"}
@@ -278,9 +287,18 @@ def _document(
     document["secrets"] = service["secrets"]
     document["setup"] = service["setup"]
     document["run"] = f"bundle='\n{bundle_text()}\n'\n{document['run']}"
-    if bucket:
-        document["file_mounts"] = {"/melange-results": {"source": bucket, "mode": "MOUNT"}}
+    if mounts:
+        document["file_mounts"] = mounts
     return document
+
+
+def _kept_in(bucket: str | None, name: str) -> tuple[str, dict[str, Any]]:
+    """Return the folder of a job's table on its machine, and the mounts that it needs."""
+    if bucket is None:
+        return "~/melange-profile", {}
+    if bucket.startswith("/"):
+        return f"{bucket.rstrip('/')}/{name}", {}
+    return f"/melange-results/{name}", {"/melange-results": {"source": bucket, "mode": "MOUNT"}}
 
 
 @lru_cache(maxsize=1)

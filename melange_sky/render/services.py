@@ -11,6 +11,7 @@ import yaml
 
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
+from melange_sky.plan import Plan, models_of
 from melange_sky.render import engine, sizing
 from melange_sky.render.clouds import VIRTUAL_INSTANCES
 from melange_sky.render.header import header
@@ -20,7 +21,7 @@ from melange_sky.resources import templates_dir
 if TYPE_CHECKING:
     from melange_sky.capacity import DeploymentOption
     from melange_sky.offers import Offer
-    from melange_sky.plan import Allocation, Plan
+    from melange_sky.plan import Allocation, FleetPlan
 
 GATED_SECRET = "HF_TOKEN"
 """The secret that a model needs for whose download Hugging Face asks for a token."""
@@ -29,11 +30,19 @@ PORT = 8000
 """Where a replica listens."""
 
 
-def render_services(plan: Plan) -> dict[str, str]:
+def render_services(planned: Plan | FleetPlan) -> dict[str, str]:
     """Return the text of each allocation's file by file name. Same plan, same bytes.
 
     Allocations without a priced offer (a Mélange JSON config, whose names are free labels) have none.
     """
+    fleet = None if isinstance(planned, Plan) else planned.name
+    files: dict[str, str] = {}
+    for plan in models_of(planned):
+        files |= _render_model(plan, fleet)
+    return files
+
+
+def _render_model(plan: Plan, fleet: str | None) -> dict[str, str]:
     files: dict[str, str] = {}
     for allocation in plan.allocations:
         if allocation.option.option.offer is None:
@@ -45,7 +54,7 @@ def render_services(plan: Plan) -> dict[str, str]:
             )
         commands = (launch_command(plan, allocation), update_command(plan, allocation))
         text = header(plan, allocation, commands)
-        files[name] = text + dump(service_document(plan, allocation))
+        files[name] = text + dump(service_document(plan, allocation, fleet))
     return files
 
 
@@ -74,12 +83,18 @@ def _secret_flags(plan: Plan) -> list[str]:
     return [word for name in required_secrets(plan) for word in ("--secret", name)]
 
 
-def service_document(plan: Plan, allocation: Allocation) -> dict[str, Any]:
-    """Return the service of one allocation as data, its keys in the skeleton's order."""
+def service_document(
+    plan: Plan, allocation: Allocation, fleet: str | None = None
+) -> dict[str, Any]:
+    """Return the service of one allocation as data, its keys in the skeleton's order.
+
+    `fleet` names the plan of several models that `plan` is a part of.
+    """
     option = allocation.option.option
     document = copy.deepcopy(_skeleton())
     document["name"] = service_name(plan, allocation)
-    document["_metadata"]["melange_sky"] = {"plan": plan.name, "option": option.name}
+    mark = {"plan": plan.name, "option": option.name}
+    document["_metadata"]["melange_sky"] = mark if fleet is None else {"fleet": fleet, **mark}
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
     document["envs"] = engine.environment(plan.engine)

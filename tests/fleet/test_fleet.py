@@ -187,6 +187,33 @@ def test_costs_before_and_after() -> None:
     assert unknown.cost_before_usd_per_hour is None
 
 
+def of_fleet(model: str, replicas: int, fleet: str | None = "both") -> Wanted:
+    row = wanted("small", replicas)
+    mark = {"plan": model, "option": "small", **({} if fleet is None else {"fleet": fleet})}
+    document = {**row.document, "_metadata": {"git_commit": "x", "melange_sky": mark}}
+    return dataclasses.replace(
+        row, name=f"{model}-small", plan=model, fleet=fleet, document=document
+    )
+
+
+def test_a_model_that_left_the_fleet_is_shown_and_stopped_last() -> None:
+    server = MemoryServe()
+    apply(server, [of_fleet("chat", 2), of_fleet("code", 3)])
+    for other in (of_fleet("code2", 1, fleet="another"), of_fleet("code3", 1, fleet=None)):
+        server.start(other)
+    goal = [of_fleet("chat", 4)]
+    grow, stop = compare(goal, server.services(), {w.name: w.document for w in goal}, PRICES)
+    assert (grow.action, stop.action, stop.name) == (Action.GROW, Action.STOP, "code-small")
+    assert (stop.before, stop.after, stop.cost_before_usd_per_hour) == (3, 0, None)
+    assert stop.reason == "the plan no longer serves the model code"
+    server.calls.clear()
+    server.ready_history.clear()
+    apply(server, goal)
+    assert server.calls == ["update chat-small", "stop code-small"]
+    assert min(server.ready_history) >= 5 + 2  # nothing went before all that grew was ready
+    assert {s.name for s in server.services()} == {"chat-small", "code2-small", "code3-small"}
+
+
 def test_other_peoples_services_are_left_alone() -> None:
     server = MemoryServe()
     other = wanted("small", 2, _metadata={"git_commit": "x"})

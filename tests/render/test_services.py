@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
-from melange_sky.plan import EngineChoice, Plan
+from melange_sky.plan import EngineChoice, FleetPlan, Plan
 from melange_sky.render import (
     launch_command,
     render_services,
@@ -61,6 +61,16 @@ def test_nothing_there_that_makes_an_update_replace_replicas() -> None:
         assert not {"file_mounts", "workdir", "num_nodes"} & set(document)
         assert document["_metadata"]["git_commit"] == "not-recorded"
         assert "labels" not in document["resources"]
+
+
+def test_services_of_several_models_name_their_fleet() -> None:
+    plan = plan_of(allocate(A10G))
+    (alone,) = (yaml.safe_load(text) for text in render_services(plan).values())
+    fleet = FleetPlan(name="both", created_at="", models=(plan,), solver=plan.solver)
+    (shared,) = (yaml.safe_load(text) for text in render_services(fleet).values())
+    assert "fleet" not in alone["_metadata"]["melange_sky"]
+    assert shared["_metadata"]["melange_sky"].pop("fleet") == "both"
+    assert alone == shared
 
 
 def test_same_plan_same_bytes() -> None:

@@ -41,6 +41,12 @@ PROFILE = Path("/etc/profile.d/zz-mskbed.sh")
 PACKAGES = ("slurm-wlm", "munge", "openssh-server", "rsync", "iproute2")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sshd", "rsync", "ip", "nsenter", "unshare")
 LONGEST_START_S = 60
+_ABOUT_PYTHON = """
+import json, sys, sysconfig
+name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+print(json.dumps([sysconfig.get_path("purelib"), sys.base_prefix, name]))
+"""
+VLLM_VENV = Path(os.environ.get("VLLM_VENV", HERE.parent.parent / ".venv-vllm"))
 
 
 class BedUnavailableError(Exception):
@@ -58,10 +64,10 @@ class Node:
 
 
 NODES = (
-    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35) for i in range(3)),
+    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35) for i in range(5)),
     *(
         Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.35)
-        for i in range(2)
+        for i in range(4)
     ),
     Node(name="msk-cpu-0"),
 )  # fmt: skip
@@ -82,6 +88,23 @@ class Bed:
     @property
     def python(self) -> Path:
         return self.root / "venv" / "bin" / "python"
+
+    @property
+    def engine(self) -> Path:
+        """Return the environment of the real vLLM as nodes see it."""
+        return self.root / "engine"
+
+    @property
+    def mounts(self) -> tuple[Path, Path]:
+        """Return where vLLM's packages and its Python are mounted, to read only: their own places may
+        be closed to the nodes' user.
+        """
+        return self.root / "mounts" / "packages", self.root / "mounts" / "python"
+
+    @property
+    def model(self) -> Path:
+        """Return the folder of the tiny model, which every node sees."""
+        return self.root / "shared" / "tiny"
 
     @property
     def env(self) -> dict[str, str]:
@@ -117,7 +140,9 @@ class Bed:
             "home/.sky",
             "home/.slurm",
             "log",
+            "mounts",
             "run",
+            "shared",
             "slurm",
             "spool",
             "ssh",
@@ -127,6 +152,7 @@ class Bed:
         self.root.chmod(0o755)
         self._make_user()
         self._make_environment()
+        self._make_engine()
         self._start_ssh()
         self._start_network()
         self._start_slurm()
@@ -145,6 +171,9 @@ class Bed:
         for daemon in self._daemons:
             daemon.wait(timeout=20)
         self._daemons.clear()
+        for place in self.mounts:
+            if place.is_mount():
+                _must("umount", "--lazy", str(place))
         for i, node in enumerate(self.nodes):
             _quiet("ip", "netns", "del", node.name)
             _quiet("ip", "link", "del", f"mskbed-v{i}")
@@ -152,7 +181,18 @@ class Bed:
         _edit_hosts([])
         PROFILE.unlink(missing_ok=True)
         _quiet("userdel", USER)
-        for name in ("home", "node-home", "run", "state", "spool", "slurm", "ssh", "venv"):
+        for name in (
+            "engine",
+            "home",
+            "node-home",
+            "run",
+            "shared",
+            "state",
+            "spool",
+            "slurm",
+            "ssh",
+            "venv",
+        ):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _end_clients(self) -> None:
@@ -200,6 +240,39 @@ class Bed:
             f'if [ "$(id -un)" = {USER} ]; then export PATH={self.root}/bin:$PATH; '
             f"export SLURM_CONF={self.root}/slurm/slurm.conf; fi\n"
         )
+
+    def _make_engine(self) -> None:
+        """Show the nodes the real vLLM and a model. The one on their PATH stays the stub.
+
+        A service or job gets the real one by a set-up of its own that links it into ~/.local/bin.
+        """
+        if not (VLLM_VENV / "bin" / "vllm").exists():
+            raise BedUnavailableError(f"no vLLM in {VLLM_VENV}: `make test-sky` installs it")
+        site, base, name = json.loads(
+            _must(str(VLLM_VENV / "bin" / "python3"), "-c", _ABOUT_PYTHON)
+        )
+        for source, place in zip((site, base), self.mounts, strict=True):
+            place.mkdir(exist_ok=True)
+            _must("mount", "--bind", "-o", "ro", source, str(place))
+        bin_folder = self.engine / "bin"
+        bin_folder.mkdir(parents=True)
+        python = bin_folder / "python3"
+        _script(python, _PYTHON.format(base=self.mounts[1], name=name))
+        (self.engine / "pyvenv.cfg").write_text(f"home = {self.mounts[1]}/bin\n")
+        lib = self.engine / "lib" / name
+        lib.mkdir(parents=True)
+        (lib / "site-packages").symlink_to(self.mounts[0])
+        byte_code = self.root / "pycache"
+        byte_code.mkdir(exist_ok=True)  # kept between runs: compiling takes longer than starting
+        _script(
+            bin_folder / "vllm",
+            f"#!{python}\nimport sys\n\nsys.pycache_prefix = {str(byte_code)!r}\n"
+            "from vllm.entrypoints.cli.main import main\n\nsys.exit(main())\n",
+        )
+        _must(str(python), str(HERE.parent / "stack" / "tiny_model.py"), str(self.model))
+        _must("chown", "-R", f"{USER}:{USER}", str(byte_code), str(self.root / "shared"))
+        # Where the nodes' user cannot run it, this tells so at once.
+        _must("runuser", "-u", USER, "--", str(python), "-c", "import aiohttp, numpy")
 
     def _warm_packages(self) -> None:
         """Fetch once, with the network, what SkyPilot installs on each node; nodes have none."""
@@ -408,6 +481,12 @@ def require_machine() -> None:
 
 
 _ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+_PYTHON = """#!/bin/bash
+# A Python that was built with a shared library looks for it where it was installed.
+export LD_LIBRARY_PATH={base}/lib
+exec -a "$0" {base}/bin/{name} "$@"
+"""
 
 _UV_SHIM = """#!/bin/bash
 # SkyPilot asks for CPython 3.10 from the network; a node has neither and takes the system's.
