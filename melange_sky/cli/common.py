@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from melange_sky.planner.verification import ReplayProgress
     from melange_sky.prices.refresh import Event
 
 format_option = click.option(
@@ -74,6 +75,24 @@ def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:
     from melange_sky.cli.progress import RefreshProgress
 
     return RefreshProgress()
+
+
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(min=1, max=64), default=None, metavar="N",
+    help="Replays side by side; default: all cores. Changes no result.",
+)  # fmt: skip
+
+
+def jobs_of(asked: int | None) -> int:
+    """Return how many replays run side by side."""
+    return asked or min(os.cpu_count() or 1, 8)
+
+
+def replay_bar() -> AbstractContextManager[Callable[[ReplayProgress], None]]:
+    """Open the display of a replay on stderr; rich is imported only then."""
+    from melange_sky.cli.replay_bar import ReplayBar
+
+    return ReplayBar()
 
 
 def echo_json(document: Any) -> None:

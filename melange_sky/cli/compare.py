@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import NumberRange, echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.common import (
+    NumberRange,
+    echo_json,
+    format_option,
+    is_offline,
+    jobs_of,
+    jobs_option,
+    offline_option,
+    replay_bar,
+)
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -23,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--burstiness", type=NumberRange(min=0.01, max=1000), default=1.0, show_default=True, help="Of sampled arrivals: squared variation of the gaps, 1 Poisson.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for compare.csv and compare.svg.")  # fmt: skip
+@jobs_option
 @offline_option
 @format_option
 def compare(
@@ -45,7 +55,9 @@ def compare(
         )
     if output is not None:
         _make_folder(output)
-    found = compare_fleets(spec, _request(spec, is_offline(offline), asked))
+    with replay_bar() as told:
+        asked["told"] = told
+        found = compare_fleets(spec, _request(spec, is_offline(offline), asked))
     if output is not None:
         _write(output, found)
     if output_format == "json":
@@ -63,8 +75,9 @@ def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequ
     from melange_sky.verify import Replay
 
     simulation = SimulationRequest(
-        trace=asked["trace"], burstiness=asked["burstiness"], how=Replay(seed=asked["seed"])
-    )
+        trace=asked["trace"], burstiness=asked["burstiness"], how=Replay(seed=asked["seed"]),
+        jobs=jobs_of(asked["jobs"]), told=asked["told"],
+    )  # fmt: skip
     rates = _rates(asked["rates"]) or (spec.models[0].workload.rate_rps,)
     return ComparisonRequest(
         rates_rps=rates,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import NumberRange, echo_json, format_option
+from melange_sky.cli.common import (
+    NumberRange,
+    echo_json,
+    format_option,
+    jobs_of,
+    jobs_option,
+    replay_bar,
+)
 from melange_sky.errors import InputError, SloMissedError, did_you_mean
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 @click.option("--outages", "outages_per_hour", type=NumberRange(min=0, max=3600), default=0.0, help="Failures or spot interruptions per replica and hour.")  # fmt: skip
 @click.option("--outage-s", type=_POSITIVE, default=300.0, show_default=True, help="Seconds until a replacement serves.")  # fmt: skip
 @click.option("--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several.")  # fmt: skip
+@jobs_option
 @format_option
 def simulate(plan_file: Path, model_name: str | None, output_format: str, **asked: Any) -> None:
     """Replay traffic through the planned fleet and say whether the SLO holds.
@@ -45,7 +54,8 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
     planned = load_plan(plan_file)
     chosen = _chosen(planned, model_name, asked["trace"])
     request = _request(asked)
-    simulations = [simulate_plan(plan, request) for plan in chosen]
+    with replay_bar() as told:
+        simulations = [simulate_plan(plan, replace(request, told=told)) for plan in chosen]
     _show(simulations, planned, output_format)
     missed = [s for s in simulations if not s.verdict.met]
     if missed:
@@ -57,7 +67,8 @@ def _request(asked: dict[str, Any]) -> SimulationRequest:
     from melange_sky.verify import Replay
 
     how = {key: asked.pop(key) for key in ("policy", "seed", "outages_per_hour", "outage_s")}
-    return SimulationRequest(**asked, how=Replay(**how))
+    jobs = jobs_of(asked.pop("jobs"))
+    return SimulationRequest(**asked, jobs=jobs, how=Replay(**how))
 
 
 def _chosen(

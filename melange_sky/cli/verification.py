@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import NumberRange
+from melange_sky.cli.common import NumberRange, jobs_of, jobs_option, replay_bar
 from melange_sky.errors import InputError, SloMissedError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _OPTIONS = (
     click.option(
         "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the replay.",
     ),
+    jobs_option,
 )  # fmt: skip
 
 
@@ -42,7 +44,7 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def take_options(asked: dict[str, Any]) -> dict[str, Any]:
     """Take the options of `verify_options` out of `asked`; InputError for one without --verify."""
-    names = ("verify", "verify_trace", "burstiness", "seed")
+    names = ("verify", "verify_trace", "burstiness", "seed", "jobs")
     taken = {name: asked.pop(name) for name in names}
     if taken["verify_trace"] is not None and not taken["verify"]:
         raise InputError("--verify-trace needs --verify")
@@ -75,15 +77,18 @@ def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Pla
         rate_scale=scale,
         burstiness=asked["burstiness"],
         how=Replay(seed=asked["seed"]),
+        jobs=jobs_of(asked["jobs"]),
     )
     planned = plan_loaded(spec, request)
-    return plan_verified(planned, spec, request, LoopRequest(simulation=simulation, told=_tell))
+    with replay_bar() as told:
+        loop = LoopRequest(simulation=replace(simulation, told=told), told=_tell)
+        return plan_verified(planned, spec, request, loop)
 
 
 def _tell(one: VerificationRound) -> None:
     click.echo(
         f"replayed {one.fleet} at ${one.cost_usd_per_hour:,.3f}/h: {one.attainment:.1%} within the SLO "
-        f"({one.low:.1%} to {one.high:.1%}); planning again",
+        f"({one.low:.1%} to {one.high:.1%})",
         err=True,
     )
 

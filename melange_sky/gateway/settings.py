@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
+
 if TYPE_CHECKING:
     from melange_sky.plan import FleetPlan, Plan
 
@@ -84,8 +86,8 @@ class Settings:
     answer_s: float = 600.0
     idle_s: float = 60.0
     stall_s: float = 60.0
-    queue_length: int = 256
-    queue_wait_s: float = 10.0
+    queue_length: int = QUEUE_LENGTH
+    queue_wait_s: float = QUEUE_WAIT_S
     attempts: int = 3
     probe_every_s: float = 2.0
     probe_s: float = 2.0

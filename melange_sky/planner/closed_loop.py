@@ -3,33 +3,28 @@
 Per round every model's fleet is replayed. Where the lower end of the attainment's interval is below
 the target, how many times larger this fleet must be to hold is searched by replay; the capacities of
 the accelerators that missed are derated by it, and the same optimizer chooses again among the same
-candidates. A fleet that holds is replayed once more on seeds that the loop has
-not used; only these last replays are the verdict.
+candidates. A fleet that holds gives back what it can (`giving_back`); each fleet that is believed has
+been replayed once more on seeds that nothing before has used, and only those replays are the verdict.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer import Demand, Problem, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, Verification, VerificationRound, models_of
-from melange_sky.planner.constraints import constraints_of
+from melange_sky.planner.giving_back import Trials, give_back
+from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from melange_sky.capacity import OptionCapacity
-    from melange_sky.optimizer import Solution
     from melange_sky.planner import PlanRequest
     from melange_sky.spec import Spec
     from melange_sky.verify import Simulation, Verdict
-
-Kind = tuple[str, int]
-"""Accelerator and its count: what is derated, on whatever offer it runs."""
 
 MAX_ROUNDS = 12
 LARGEST_FACTOR = 8
@@ -37,6 +32,9 @@ LARGEST_STEP = 0.97
 SEARCH_STEPS = 3
 MAX_NUDGES = 20
 FRESH_SEEDS = 2
+
+Derates = list[dict[Kind, float]]
+"""Per model: the factor on each accelerator's capacities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +49,40 @@ class LoopRequest:
     told: Callable[[VerificationRound], None] | None = None
 
 
+@dataclass(slots=True, kw_only=True)
+class _Loop:
+    """The loop's state: what it may choose, what it learned, and how many fresh seeds are used up."""
+
+    choice: Choice
+    request: LoopRequest
+    derates: Derates
+    rounds: list[list[VerificationRound]]
+    used_seeds: int = 1
+
+    def note(self, simulations: list[Simulation], derates: Sequence[Mapping[Kind, float]]) -> None:
+        """Record what was replayed, one round per model."""
+        for k, simulation in enumerate(simulations):
+            self.rounds[k].append(_round(simulation, derates[k]))
+            if self.request.told is not None:
+                self.request.told(self.rounds[k][-1])
+
+    def replay(self, planned: Plan | FleetPlan) -> list[Simulation]:
+        """Replay on the loop's own seed, no longer than it takes to be sure."""
+        quick = _quick(self.request)
+        return [_seeded(plan, quick, 0) for plan in models_of(planned)]
+
+    def replay_fresh(self, planned: Plan | FleetPlan) -> list[Simulation]:
+        """Replay on seeds that nothing has used yet; each model's worst replay counts."""
+        offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
+        self.used_seeds += FRESH_SEEDS
+        found = []
+        with ThreadPoolExecutor(max_workers=max(1, self.request.simulation.jobs)) as pool:
+            for plan in models_of(planned):
+                seen = pool.map(lambda offset, p=plan: _seeded(p, self.request, offset), offsets)
+                found.append(min(seen, key=lambda s: s.verdict.interval[0]))
+        return found
+
+
 def plan_verified(
     planned: Plan | FleetPlan, spec: Spec, request: PlanRequest, loop: LoopRequest
 ) -> Plan | FleetPlan:
@@ -58,30 +90,30 @@ def plan_verified(
 
     `planned` must come from `spec` and `request`. `verification.holds` says which it is.
     """
-    first = planned
-    derates: list[dict[Kind, float]] = [{} for _ in models_of(planned)]
-    rounds: list[list[VerificationRound]] = [[] for _ in models_of(planned)]
+    count = len(models_of(planned))
+    choice = Choice(first=planned, spec=spec, request=request)
+    state = _Loop(
+        choice=choice, request=loop, derates=[{} for _ in range(count)],
+        rounds=[[] for _ in range(count)],
+    )  # fmt: skip
     for number in range(loop.max_rounds):
-        simulations = _replay_all(planned, loop, number)
+        simulations = state.replay(planned)
+        if _all_hold(simulations):
+            simulations = state.replay_fresh(planned)
         failing = [k for k, s in enumerate(simulations) if not _holds(s.verdict)]
         if not failing:
-            return _with_record(planned, first, rounds, simulations, None)
-        reason = None
-        for k in failing:
-            reason = reason or _tighten(simulations[k], derates[k], loop)
-        for k, simulation in enumerate(simulations):
-            rounds[k].append(_round(simulation, derates[k]))
-            if loop.told is not None:
-                loop.told(rounds[k][-1])
+            return _cheapest(state, planned, simulations)
+        reason = _tighten_all(state, simulations, failing)
+        state.note(simulations, state.derates)
         if reason is None and number + 1 == loop.max_rounds:
             reason = f"not there after {loop.max_rounds} rounds"
         if reason is None:
             try:
-                planned = _another_fleet(planned, first, spec, request, derates, failing)
+                planned = _another_fleet(planned, state, failing)
             except InfeasibleError as error:
                 reason = f"no fleet is left: {error}"
         if reason is not None:
-            return _with_record(planned, first, rounds, simulations, reason)
+            return _with_record(planned, state, simulations, reason)
     raise AssertionError("the loop ends by itself")
 
 
@@ -89,18 +121,8 @@ def _holds(verdict: Verdict) -> bool:
     return verdict.interval[0] >= verdict.target
 
 
-def _replay_all(planned: Plan | FleetPlan, loop: LoopRequest, number: int) -> list[Simulation]:
-    """Replay each model: on the loop's seed and, where that holds, on fresh ones; the worst counts."""
-    found = []
-    for plan in models_of(planned):
-        worst = _seeded(plan, _quick(loop), 0)
-        for fresh in range(FRESH_SEEDS):
-            if not _holds(worst.verdict):
-                break
-            again = _seeded(plan, loop, 1 + number * FRESH_SEEDS + fresh)
-            worst = min(worst, again, key=lambda s: s.verdict.interval[0])
-        found.append(worst)
-    return found
+def _all_hold(simulations: list[Simulation]) -> bool:
+    return all(_holds(s.verdict) for s in simulations)
 
 
 def _quick(loop: LoopRequest) -> LoopRequest:
@@ -111,6 +133,36 @@ def _quick(loop: LoopRequest) -> LoopRequest:
 def _seeded(plan: Plan, loop: LoopRequest, offset: int) -> Simulation:
     how = loop.simulation.how
     return simulate_plan(plan, replace(loop.simulation, how=replace(how, seed=how.seed + offset)))
+
+
+def _cheapest(
+    state: _Loop, planned: Plan | FleetPlan, simulations: list[Simulation]
+) -> Plan | FleetPlan:
+    """Give back from a plan that holds; return the cheapest that holds on fresh seeds too."""
+    first = state.choice.first
+    if planned.cost_usd_per_hour <= first.cost_usd_per_hour:
+        return _with_record(planned, state, simulations, None)
+    state.note(simulations, state.derates)
+
+    def holds(fleet: Plan | FleetPlan, derates: Sequence[Mapping[Kind, float]]) -> bool:
+        seen = state.replay(fleet)
+        state.note(seen, derates)
+        return _all_hold(seen)
+
+    held = give_back(Trials(choice=state.choice, holds=holds, held=[planned]), state.derates)
+    for fleet in reversed(held[1:]):
+        seen = state.replay_fresh(fleet)
+        if _all_hold(seen):
+            return _with_record(fleet, state, seen, None)
+        state.note(seen, [{} for _ in seen])
+    return _with_record(planned, state, simulations, None)
+
+
+def _tighten_all(state: _Loop, simulations: list[Simulation], failing: list[int]) -> str | None:
+    reason = None
+    for k in failing:
+        reason = reason or _tighten(simulations[k], state.derates[k], state.request)
+    return reason
 
 
 def _tighten(simulation: Simulation, derates: dict[Kind, float], loop: LoopRequest) -> str | None:
@@ -135,15 +187,11 @@ def _missing_kinds(simulation: Simulation) -> set[Kind]:
     verdict = simulation.verdict
     pairs = list(zip(simulation.plan.allocations, verdict.options, strict=True))
     kinds = {
-        _kind(allocation.option)
+        kind_of(allocation.option)
         for allocation, seen in pairs
         if seen.attainment is not None and seen.attainment < verdict.target
     }
-    return kinds or {_kind(allocation.option) for allocation, _ in pairs}
-
-
-def _kind(option: OptionCapacity) -> Kind:
-    return option.option.accelerator, option.option.accelerator_count
+    return kinds or {kind_of(allocation.option) for allocation, _ in pairs}
 
 
 def _factor_that_holds(plan: Plan, loop: LoopRequest) -> float | None:
@@ -171,94 +219,21 @@ def _factor_that_holds(plan: Plan, loop: LoopRequest) -> float | None:
     return math.sqrt(low * high)
 
 
-def _another_fleet(
-    planned: Plan | FleetPlan,
-    first: Plan | FleetPlan,
-    spec: Spec,
-    request: PlanRequest,
-    derates: list[dict[Kind, float]],
-    failing: list[int],
-) -> Plan | FleetPlan:
+def _another_fleet(planned: Plan | FleetPlan, state: _Loop, failing: list[int]) -> Plan | FleetPlan:
     """Plan again; while that only shifts shares within the fleet that failed, derate it further."""
-    found = _plan_again(planned, first, spec, request, derates)
+    found = state.choice.plan(state.derates)
     for _ in range(MAX_NUDGES):
-        same = [k for k in failing if _fleet(models_of(found)[k]) == _fleet(models_of(planned)[k])]
+        same = [k for k in failing if fleet_key(found)[k] == fleet_key(planned)[k]]
         if not same:
             return found
         for k in same:
-            for kind in {_kind(a.option) for a in models_of(found)[k].allocations}:
-                derates[k][kind] = derates[k].get(kind, 1.0) * LARGEST_STEP
-        found = _plan_again(planned, first, spec, request, derates)
+            for kind in {kind_of(a.option) for a in models_of(found)[k].allocations}:
+                state.derates[k][kind] = state.derates[k].get(kind, 1.0) * LARGEST_STEP
+        found = state.choice.plan(state.derates)
     return found
 
 
-def _fleet(plan: Plan) -> list[tuple[str, int]]:
-    return sorted((a.option.option.name, a.instances) for a in plan.allocations)
-
-
-def _plan_again(
-    planned: Plan | FleetPlan,
-    first: Plan | FleetPlan,
-    spec: Spec,
-    request: PlanRequest,
-    derates: list[dict[Kind, float]],
-) -> Plan | FleetPlan:
-    """Choose again among the first plan's candidates, derated."""
-    demands = tuple(
-        Demand(
-            name=plan.name,
-            workload=plan.workload,
-            options=tuple(_derated(o, mine.get(_kind(o), 1.0)) for o in plan.candidates),
-        )
-        for plan, mine in zip(models_of(first), derates, strict=True)
-    )
-    problem = Problem(demands=demands, headroom=spec.headroom, constraints=constraints_of(spec))
-    solution = optimize(problem, request.solve)
-    alone = baselines(problem, _costs(solution), request.solve)
-    plans = tuple(
-        replace(
-            plan,
-            allocations=solution.allocations[k],
-            baselines=alone[k],
-            solver=solution.report,
-            candidates=demands[k].options,
-            sensitivity=None,
-        )
-        for k, plan in enumerate(models_of(planned))
-    )
-    if isinstance(planned, FleetPlan):
-        return replace(planned, models=plans, solver=solution.report, sensitivity=None)
-    return plans[0]
-
-
-def _costs(solution: Solution) -> tuple[float, ...]:
-    return tuple(sum(a.cost_usd_per_hour for a in mine) for mine in solution.allocations)
-
-
-def _derated(option: OptionCapacity, factor: float) -> OptionCapacity:
-    """Return the option with its capacities times `factor`; their origin stays."""
-
-    def scaled(rate: float | None) -> float | None:
-        return None if rate is None else rate * factor
-
-    if factor == 1.0:
-        return option
-    cells = tuple(
-        tuple(
-            replace(
-                cell,
-                max_rate_rps=scaled(cell.max_rate_rps),
-                low_rps=scaled(cell.low_rps),
-                high_rps=scaled(cell.high_rps),
-            )
-            for cell in row
-        )
-        for row in option.cells
-    )
-    return replace(option, cells=cells)
-
-
-def _round(simulation: Simulation, derates: dict[Kind, float]) -> VerificationRound:
+def _round(simulation: Simulation, derates: Mapping[Kind, float]) -> VerificationRound:
     plan, verdict = simulation.plan, simulation.verdict
     return VerificationRound(
         cost_usd_per_hour=plan.cost_usd_per_hour,
@@ -274,20 +249,17 @@ def _round(simulation: Simulation, derates: dict[Kind, float]) -> VerificationRo
 
 
 def _with_record(
-    planned: Plan | FleetPlan,
-    first: Plan | FleetPlan,
-    rounds: list[list[VerificationRound]],
-    simulations: list[Simulation],
-    reason: str | None,
+    planned: Plan | FleetPlan, state: _Loop, simulations: list[Simulation], reason: str | None
 ) -> Plan | FleetPlan:
+    """Return the plan with how it was verified; the last round is its own."""
+    if planned is not state.choice.first:
+        planned = state.choice.with_baselines(planned)
+    pairs = zip(models_of(planned), models_of(state.choice.first), strict=True)
     plans = []
-    for k, (plan, before) in enumerate(zip(models_of(planned), models_of(first), strict=True)):
-        verdict = simulations[k].verdict
-        mine = rounds[k]
+    for k, (plan, before) in enumerate(pairs):
+        verdict, rounds = simulations[k].verdict, state.rounds[k]
         if reason is None:
-            last = mine[-1].derated if mine else ()
-            kept = {(n.rpartition(":")[0], int(n.rpartition(":")[2])): f for n, f in last}
-            mine = [*mine, _round(simulations[k], kept)]
+            rounds = [*rounds, _round(simulations[k], _derates_of(plan, before))]
         plans.append(
             replace(
                 plan,
@@ -300,8 +272,19 @@ def _with_record(
                     low=verdict.interval[0],
                     high=verdict.interval[1],
                     premium_usd_per_hour=plan.cost_usd_per_hour - before.cost_usd_per_hour,
-                    rounds=tuple(mine),
+                    rounds=tuple(rounds),
                 ),
             )
         )
     return replace(planned, models=tuple(plans)) if isinstance(planned, FleetPlan) else plans[0]
+
+
+def _derates_of(plan: Plan, before: Plan) -> dict[Kind, float]:
+    """Return by which factors a plan's capacities differ from those of the plan before any replay."""
+    found: dict[Kind, float] = {}
+    for now, then in zip(plan.candidates, before.candidates, strict=True):
+        for mine, its in zip(sum(now.cells, ()), sum(then.cells, ()), strict=True):
+            if mine.max_rate_rps and its.max_rate_rps:
+                found[kind_of(now)] = mine.max_rate_rps / its.max_rate_rps
+                break
+    return {kind: factor for kind, factor in found.items() if factor < 1.0}

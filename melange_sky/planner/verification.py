@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from melange_sky.verify import (
     Replay,
     Simulation,
     Traffic,
-    judge_run,
+    judge_runs,
     replay,
     sample_stream,
     scaled_trace,
@@ -23,12 +24,14 @@ from melange_sky.verify import (
 from melange_sky.verify.traffic import MAX_REQUESTS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from melange_sky.engine import ReplicaModel
     from melange_sky.plan import Allocation, Plan
-    from melange_sky.simulator import RequestStream
+    from melange_sky.simulator.fleet import FleetRun
 
+FIRST_REPLICATIONS = 2
 FIRST_REQUESTS = 20_000
 QUICK_REQUESTS = 8_000
 MOST_REQUESTS = 1_280_000
@@ -36,13 +39,23 @@ SHORTEST_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayProgress:
+    """How far a replay is: requests judged so far, how well the attainment is known, and the aim."""
+
+    requests: int
+    half_width: float
+    aim: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRequest:
     """What to replay. `trace` None samples the plan's workload.
 
-    `ci` is the half width of the attainment's interval to reach: sampled traffic runs longer until it
-    is reached, a trace is as long as it is; with `until_sure` also no longer than it takes the
-    interval to lie on one side of the target. `duration_s` fixes the length of sampled traffic, and cuts
-    a trace. `rate_scale` multiplies the rate. `burstiness`: see `verify.Traffic`.
+    `ci` is the half width of the attainment's interval to reach: sampled traffic is replayed again
+    with other random numbers until it is reached, a trace is as long as it is; with `until_sure` also
+    no more than it takes the interval to lie on one side of the target. `duration_s` fixes the length
+    of sampled traffic, one replication then, and cuts a trace. `rate_scale` multiplies the rate.
+    `burstiness`: see `verify.Traffic`. `jobs` replications run side by side, which changes no result.
     """
 
     trace: Path | None = None
@@ -52,10 +65,12 @@ class SimulationRequest:
     until_sure: bool = False
     burstiness: float = 1.0
     how: Replay = field(default_factory=Replay)
+    jobs: int = 1
+    told: Callable[[ReplayProgress], None] | None = None
 
 
 def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
-    """Replay a plan and judge it. Same plan and request, same result.
+    """Replay a plan and judge it. Same plan and request, same result, whatever its `jobs`.
 
     Raises InputError for an unreadable trace or a plan that says nothing of its engines.
     """
@@ -63,33 +78,49 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
         return _traced(plan, request, request.trace)
     rate_rps = plan.workload.rate_rps * request.rate_scale
     first = QUICK_REQUESTS if request.until_sure else FIRST_REQUESTS
-    duration_s = request.duration_s or max(SHORTEST_S, first / rate_rps)
+    duration_s = request.duration_s or max(SHORTEST_S, first / FIRST_REPLICATIONS / rate_rps)
     if rate_rps * duration_s > MAX_REQUESTS:
         raise InputError(
             f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
         )
+    runs: list[FleetRun] = []
+    count = FIRST_REPLICATIONS if request.duration_s is None else 1
     while True:
-        found = _sampled(plan, request, duration_s)
+        runs += _replications(plan, request, duration_s, range(len(runs), count))
+        found = _judged(plan, request, runs, _told(plan, request, duration_s, count))
         enough = found.verdict.half_width <= request.ci
         enough |= request.until_sure and found.verdict.surely
         longest = found.verdict.requests * 2 > MOST_REQUESTS
         if enough or longest or request.duration_s is not None:
             return found
-        duration_s *= 2
+        count *= 2
 
 
-def _sampled(plan: Plan, request: SimulationRequest, duration_s: float) -> Simulation:
+def _replications(
+    plan: Plan, request: SimulationRequest, duration_s: float, numbers: Iterable[int]
+) -> list[FleetRun]:
+    """Replay so many samples of the traffic, each from an empty fleet, in the order of `numbers`."""
     traffic = Traffic(
         duration_s=duration_s, rate_scale=request.rate_scale, burstiness=request.burstiness
     )
-    rng = np.random.default_rng([request.how.seed, 0])
-    stream = sample_stream(plan.workload, traffic, rng)
-    if not len(stream):
-        raise InputError("no request falls into so short a time: give a longer --duration")
+
+    def one(number: int) -> FleetRun:
+        rng = np.random.default_rng([request.how.seed, 0, number])
+        stream = sample_stream(plan.workload, traffic, rng)
+        return replay(plan, engine_of, stream, replace(request.how, replication=number))
+
+    with ThreadPoolExecutor(max_workers=max(request.jobs, 1)) as pool:
+        return list(pool.map(one, numbers))
+
+
+def _told(plan: Plan, request: SimulationRequest, duration_s: float, count: int) -> str:
     kind = "Poisson" if request.burstiness == 1 else f"bursty (Gamma, CV² {request.burstiness:g})"
     rate_rps = plan.workload.rate_rps * request.rate_scale
-    told = f"{kind} arrivals at {rate_rps:.4g} req/s for {duration_s:.0f} s, sizes from {plan.workload.source}"  # fmt: skip
-    return _judged(plan, request, stream, told, ())
+    times = f"{count} × " if count > 1 else ""
+    return (
+        f"{kind} arrivals at {rate_rps:.4g} req/s for {times}{duration_s:.0f} s, sizes from "
+        f"{plan.workload.source}"
+    )
 
 
 def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
@@ -102,20 +133,27 @@ def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
     span_s = float(stream.arrival_s[-1])
     rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
     told = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
-    return _judged(plan, request, stream, told, notes)
+    run = replay(plan, engine_of, stream, request.how)
+    return _judged(plan, request, [run], told, notes)
 
 
 def _judged(
-    plan: Plan, request: SimulationRequest, stream: RequestStream, told: str, notes: tuple[str, ...]
-) -> Simulation:
-    run = replay(plan, engine_of, stream, request.how)
-    verdict = judge_run(run, plan.slo, plan.workload, plan.cost_usd_per_hour)
+    plan: Plan, request: SimulationRequest, runs: list[FleetRun], told: str,
+    notes: tuple[str, ...] = (),
+) -> Simulation:  # fmt: skip
+    if not any(len(run.log) for run in runs):
+        raise InputError("no request falls into so short a time: give a longer --duration")
+    verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
+    if request.told is not None:
+        request.told(
+            ReplayProgress(requests=verdict.judged, half_width=verdict.half_width, aim=request.ci)
+        )
     if verdict.half_width > request.ci:
         notes = (
             *notes,
             f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
         )
-    return Simulation(plan=plan, verdict=verdict, run=run, traffic=told, notes=notes)
+    return Simulation(plan=plan, verdict=verdict, run=whole, traffic=told, notes=notes)
 
 
 def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:

@@ -72,13 +72,14 @@ class StreamReader:
 
     Chunks are not tokens: a busy server merges several tokens into one. So only the first and the
     last time count, and the number of tokens comes from `usage`. Bytes that arrive together share
-    their time.
+    their time. `model` is the name by which the server answers.
     """
 
     first_s: float | None = None
     last_s: float | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    model: str | None = None
     finished: bool = False
     _rest: bytes = b""
 
@@ -105,6 +106,8 @@ class StreamReader:
             raise StreamBroken(f"malformed SSE: {shorten(payload)}") from None
         if error:
             raise StreamBroken(f"error in the stream: {shorten(str(error).encode())}")
+        if self.model is None and isinstance(event.get("model"), str):
+            self.model = event["model"][:_SHOWN]
         if choices:
             self.last_s = now_s
             if self.first_s is None:

@@ -51,13 +51,15 @@ class LoadOutcome:
     """What became of a load. `lateness_s`, shape (requests,): sent − due.
 
     `lag_s`: how late the client's own clock ticks came, shape (ticks,): a client that is late to
-    read inflates latencies even where it sent on time. `errors` counts error texts.
+    read inflates latencies even where it sent on time. `errors` counts error texts. `models`, one per
+    request: the name by which it was answered, None where nothing came.
     """
 
     log: RequestLog
     lateness_s: NDArray[np.float64]
     lag_s: NDArray[np.float64]
     errors: Counter[str]
+    models: tuple[str | None, ...]
     server: ServerMetrics | None
     cpu_s: float
     wall_s: float
@@ -70,6 +72,7 @@ class _Run:
     session: aiohttp.ClientSession
     start_s: float
     records: list[RequestRecord | None]
+    models: list[str | None]
     lateness_s: NDArray[np.float64]
     in_a_row: int = 0
     stopped_at: int | None = None
@@ -107,6 +110,7 @@ class _Run:
             error = TIMED_OUT
         except (aiohttp.ClientError, OSError) as problem:
             error = f"connection failed: {type(problem).__name__}"
+        self.models[index] = reader.model
         self.in_a_row = self.in_a_row + 1 if error not in (None, TIMED_OUT) else 0
         self.records[index] = RequestRecord(
             arrival_s=sent - self.start_s,
@@ -147,7 +151,7 @@ async def run_load(
     ) as session:
         run = _Run(
             endpoint=endpoint, load=load, session=session, start_s=time.perf_counter() + 0.01,
-            records=[None] * count, lateness_s=np.zeros(count),
+            records=[None] * count, models=[None] * count, lateness_s=np.zeros(count),
         )  # fmt: skip
         lag: list[float] = []
         beat = asyncio.create_task(_heartbeat(lag))
@@ -169,7 +173,8 @@ async def run_load(
     return LoadOutcome(
         log=RequestLog.from_records(records), lateness_s=run.lateness_s[: len(records)],
         lag_s=np.array(lag),
-        errors=Counter(r.error for r in records if r.error is not None), server=server,
+        errors=Counter(r.error for r in records if r.error is not None),
+        models=tuple(run.models[: len(records)]), server=server,
         cpu_s=time.process_time() - cpu_s, wall_s=time.perf_counter() - wall_s,
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ def simulation_document(simulation: Simulation) -> dict[str, Any]:
         "name": plan.name,
         "model": plan.model,
         "traffic": simulation.traffic,
+        "replications": verdict.replications,
         "requests": verdict.requests,
         "judged_requests": verdict.judged,
         "completed": verdict.completed,
@@ -144,12 +145,13 @@ def _headline(verdict: Verdict, cost_usd_per_hour: float) -> str:
     word = "met" if verdict.met else "MISSED"
     sure = "" if verdict.surely else ", but not surely: the interval holds the target"
     price = verdict.cost_usd_per_million_tokens
+    each = f" of each of {verdict.replications} replications" if verdict.replications > 1 else ""
     per_token = "" if price is None else f", ${price:.3g} per million tokens (in + out)"
     return (
         f"SLO {word}{sure}: {verdict.attainment:.2%} of {verdict.judged} judged requests within "
         f"limits (95 % interval {low:.2%} to {high:.2%}), target {verdict.target:.4g}\n"
         f"{verdict.requests} sent, {verdict.completed} completed, {verdict.refused} refused or "
-        f"failed; the first and last {verdict.warmup_s:.0f} s are not judged\n"
+        f"failed; the first and last {verdict.warmup_s:.0f} s{each} are not judged\n"
         f"goodput {verdict.goodput_rps:.4g} req/s at ${cost_usd_per_hour:,.3f}/h{per_token}"
     )
 

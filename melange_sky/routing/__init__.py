@@ -6,9 +6,18 @@ Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python ca
 
 from melange_sky.routing.router import Router
 from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
-from melange_sky.routing.table import RoutingState, RoutingTable, routing_state, routing_table
+from melange_sky.routing.table import (
+    QUEUE_LENGTH,
+    QUEUE_WAIT_S,
+    RoutingState,
+    RoutingTable,
+    routing_state,
+    routing_table,
+)
 
 __all__ = [
+    "QUEUE_LENGTH",
+    "QUEUE_WAIT_S",
     "SKYSERVE_POLICIES",
     "Router",
     "RoutingState",

@@ -28,6 +28,8 @@ DEFAULT_TPOT_S = 0.1
 UNLIMITED_TOKENS = 1 << 40
 FULL_LOAD = 4.0
 """A replica that holds this many times what its capacity allows takes no more (see `need`)."""
+QUEUE_LENGTH, QUEUE_WAIT_S = 256, 10.0
+"""How many requests wait, and how long, while all replicas that could serve them are full."""
 PRIOR_REQUESTS = 20.0
 """How many requests the plan's own output lengths count for, beside those seen."""
 

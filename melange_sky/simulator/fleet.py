@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 from melange_sky.simulator import state as columns
 from melange_sky.simulator.runs import RequestStream
 from melange_sky.simulator.state import fleet_state
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     Whole = NDArray[np.int64]
 
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
-QUEUE_ROOM = 1000
-QUEUE_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +51,8 @@ class FleetRules:
     """How the fleet is driven: policy, gateway queue, outages and how often to sample its state."""
 
     policy: str = "gateway"
-    queue_room: int = QUEUE_ROOM
-    queue_patience_s: float = QUEUE_PATIENCE_S
+    queue_room: int = QUEUE_LENGTH
+    queue_patience_s: float = QUEUE_WAIT_S
     outages: tuple[Outage, ...] = ()
     samples: int = 120
 

@@ -12,10 +12,10 @@ from melange_sky.verify.verdict import (
     Percentiles,
     Simulation,
     Verdict,
-    judge_run,
+    judge_runs,
 )
 
 __all__ = [
-    "BucketVerdict", "OptionVerdict", "Percentiles", "Replay", "Simulation", "Traffic", "Verdict", "judge_run",
+    "BucketVerdict", "OptionVerdict", "Percentiles", "Replay", "Simulation", "Traffic", "Verdict", "judge_runs",
     "replay", "sample_stream", "scaled_trace",
 ]  # fmt: skip

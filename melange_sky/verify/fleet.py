@@ -33,11 +33,12 @@ class Replay:
     """How a plan is replayed.
 
     `policy` is the gateway's own or one of SkyServe's to compare. `outages_per_hour` per replica, each
-    lasting `outage_s` until the replacement serves.
+    lasting `outage_s` until the replacement serves. Replications of one seed are independent.
     """
 
     policy: str = "gateway"
     seed: int = 0
+    replication: int = 0
     outages_per_hour: float = 0.0
     outage_s: float = 300.0
     outages: tuple[Outage, ...] = field(default=())
@@ -50,7 +51,7 @@ def replay(plan: Plan, engine_of: EngineOf, stream: RequestStream, how: Replay) 
     """
     options = fleet_options(plan, engine_of)
     table = routing_table(plan)
-    state = routing_state(table, plan, random.Random(how.seed))
+    state = routing_state(table, plan, random.Random(f"{how.seed}/{how.replication}"))
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     outages = how.outages + _drawn_outages(sum(o.replicas for o in options), end_s, how)
     rules = FleetRules(policy=how.policy, outages=outages)
@@ -90,7 +91,7 @@ def _drawn_outages(replicas: int, end_s: float, how: Replay) -> tuple[Outage, ..
     """Draw outages of each replica as a Poisson process; none begins while one lasts."""
     if how.outages_per_hour <= 0:
         return ()
-    rng = np.random.default_rng([how.seed, 1])
+    rng = np.random.default_rng([how.seed, 1, how.replication])
     found = []
     for replica in range(replicas):
         at = float(rng.exponential(3600.0 / how.outages_per_hour))

@@ -2,7 +2,7 @@
 
 Warm-up rule: the fleet starts empty and ends empty, so requests that arrive within the 99th
 percentile of end-to-end latency after the first arrival or before the last one are not judged, each
-end at most a tenth of the span. All other figures are of the judged requests unless their name says
+end at most a tenth of the span; so in every replication. All other figures are of the judged requests unless their name says
 otherwise.
 
 The interval of the attainment is Wilson's at the effective sample size from batch means:
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.slo import SLO, RequestLog, meets, wilson_interval
+from melange_sky.verify.joined import joined
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,10 +77,13 @@ class BucketVerdict:
 class Verdict:
     """The whole fleet. `requests` were sent, `judged` of them count (see the warm-up rule).
 
+    Several `replications` are independent runs from an empty fleet, judged together.
+
     `met` says whether the attainment reaches its target; `surely` whether its interval lies on one
     side of the target altogether.
     """
 
+    replications: int
     requests: int
     judged: int
     completed: int
@@ -126,25 +130,31 @@ class Simulation:
     notes: tuple[str, ...] = ()
 
 
-def judge_run(run: FleetRun, slo: SLO, workload: Workload, cost_usd_per_hour: float) -> Verdict:
-    """Judge one run. Raises ValueError for a run without requests."""
-    log = run.log
-    if not len(log):
+def judge_runs(
+    runs: Sequence[FleetRun], slo: SLO, workload: Workload, cost_usd_per_hour: float
+) -> tuple[Verdict, FleetRun]:
+    """Judge replications together; warm-up is left out of each. Returns them as one run too.
+
+    Raises ValueError where no request was sent at all.
+    """
+    runs = [run for run in runs if len(run.log)]
+    if not runs:
         raise ValueError("no request was sent")
-    window, warmup_s = judged_window(log)
-    judged = log.select(window)
-    good = meets(judged, slo)
-    span_s = float(log.arrival_s[window][-1] - log.arrival_s[window][0])
-    done = judged.ok
+    windows = [judged_window(run.log) for run in runs]
+    spans_s = [_span_s(r.log.arrival_s[w]) for r, (w, _) in zip(runs, windows, strict=True)]
+    whole = joined(runs)
+    judged = whole.log.select(np.concatenate([window for window, _ in windows]))
+    good, span_s, done = meets(judged, slo), sum(spans_s), judged.ok
     tokens = int((judged.input_tokens + judged.output_tokens)[done].sum())
     per_hour = tokens * 3600.0 / span_s if span_s > 0 else 0.0
-    return Verdict(
-        requests=len(log),
+    verdict = Verdict(
+        replications=len(runs),
+        requests=len(whole.log),
         judged=len(judged),
-        completed=int(log.ok.sum()),
-        refused=int((~log.ok).sum()),
-        span_s=float(log.arrival_s[-1] - log.arrival_s[0]),
-        warmup_s=warmup_s,
+        completed=int(whole.log.ok.sum()),
+        refused=int((~whole.log.ok).sum()),
+        span_s=sum(_span_s(run.log.arrival_s) for run in runs),
+        warmup_s=max(settle_s for _, settle_s in windows),
         attainment=float(good.mean()),
         interval=attainment_interval(good),
         target=slo.attainment,
@@ -155,9 +165,14 @@ def judge_run(run: FleetRun, slo: SLO, workload: Workload, cost_usd_per_hour: fl
         output_tokens=int(judged.output_tokens[done].sum()),
         tokens=tokens,
         cost_usd_per_million_tokens=cost_usd_per_hour / per_hour * 1e6 if per_hour > 0 else None,
-        options=_options(run, judged, good, slo),
+        options=_options(whole, judged, good, slo),
         buckets=_buckets(judged, good, workload),
     )
+    return verdict, whole
+
+
+def _span_s(arrival_s: NDArray[np.float64]) -> float:
+    return float(arrival_s[-1] - arrival_s[0])
 
 
 def judged_window(log: RequestLog) -> tuple[NDArray[np.bool_], float]:

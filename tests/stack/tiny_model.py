@@ -1,6 +1,6 @@
 """Write a tiny Llama without weights (the server makes random ones) and a one-word-one-token tokenizer.
 
-Run by the interpreter of the vLLM environment: `python tiny_model.py FOLDER`.
+Run by the interpreter of the vLLM environment: `python tiny_model.py FOLDER LAYERS`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ VOCABULARY = 32_000
 CONTEXT = 4096
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, layers: int) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         },
         "config.json": {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-            "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "intermediate_size": 128, "num_hidden_layers": layers, "num_attention_heads": 2,
             "num_key_value_heads": 1, "head_dim": 32, "vocab_size": VOCABULARY,
             "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
             "hidden_act": "silu", "tie_word_embeddings": True, "torch_dtype": "float32",
@@ -45,4 +45,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -41,24 +41,29 @@ def free_port() -> int:
     return port
 
 
-def make_model(folder: Path) -> None:
-    subprocess.run(
-        [VENV / "bin/python", ROOT / "tests/stack/tiny_model.py", folder], check=True, timeout=120
-    )
+def make_model(folder: Path, layers: int = 2) -> None:
+    command = [VENV / "bin/python", ROOT / "tests/stack/tiny_model.py", folder, str(layers)]
+    subprocess.run(command, check=True, timeout=120)
 
 
 @contextlib.contextmanager
-def vllm_server(model: Path, log: Path) -> Iterator[str]:
-    """Yield the address of a ready server that serves the model as ``tiny``."""
+def vllm_server(
+    model: Path, log: Path, *more: str, cores: frozenset[int] | None = None
+) -> Iterator[str]:
+    """Yield the address of a ready server that serves the model as ``tiny``.
+
+    `more` flags override `FLAGS`; the server runs on `cores` alone, None on all.
+    """
     port = free_port()
     command = [
         str(VENV / "bin/vllm"), "serve", str(model), "--served-model-name", "tiny",
-        "--host", "127.0.0.1", "--port", str(port), *FLAGS,
+        "--host", "127.0.0.1", "--port", str(port), *FLAGS, *more,
     ]  # fmt: skip
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, stdout=sink, stderr=sink, env={**os.environ, **ENVIRONMENT},
             start_new_session=True,
+            preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
         )  # fmt: skip
     try:
         _wait(f"http://127.0.0.1:{port}/health", process, log)

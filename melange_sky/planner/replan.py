@@ -1,0 +1,116 @@
+"""Choose a fleet again among the first plan's candidates: derated, or with so many instances at least."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer import Demand, Problem, baselines, optimize
+from melange_sky.plan import FleetPlan, Plan, models_of
+from melange_sky.planner.constraints import constraints_of
+
+if TYPE_CHECKING:
+    from melange_sky.capacity import OptionCapacity
+    from melange_sky.constraints import Pledge
+    from melange_sky.optimizer import Solution
+    from melange_sky.planner import PlanRequest
+    from melange_sky.spec import Spec
+
+Kind = tuple[str, int]
+"""Accelerator and its count: what is derated, on whatever offer it runs."""
+
+
+def kind_of(option: OptionCapacity) -> Kind:
+    """Return what an option is derated as."""
+    return option.option.accelerator, option.option.accelerator_count
+
+
+def fleet_key(planned: Plan | FleetPlan) -> tuple[tuple[tuple[str, int], ...], ...]:
+    """Return which options run in which numbers, per model: fleets with equal keys are the same."""
+    return tuple(
+        tuple(sorted((a.option.option.name, a.instances) for a in plan.allocations))
+        for plan in models_of(planned)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What there is to choose among: the candidates of the `first` plan under the spec's rules."""
+
+    first: Plan | FleetPlan
+    spec: Spec
+    request: PlanRequest
+
+    def plan(
+        self, derates: Sequence[Mapping[Kind, float]], minimum: tuple[Pledge, ...] = ()
+    ) -> Plan | FleetPlan:
+        """Plan with capacities times `derates` (one mapping per model) and `minimum` besides the spec's.
+
+        Raises InfeasibleError.
+        """
+        demands = tuple(
+            Demand(
+                name=plan.name,
+                workload=plan.workload,
+                options=tuple(_derated(o, mine.get(kind_of(o), 1.0)) for o in plan.candidates),
+            )
+            for plan, mine in zip(models_of(self.first), derates, strict=True)
+        )
+        rules = constraints_of(self.spec)
+        rules = replace(rules, minimum=rules.minimum + minimum)
+        problem = Problem(demands=demands, headroom=self.spec.headroom, constraints=rules)
+        return self._planned(demands, optimize(problem, self.request.solve))
+
+    def with_baselines(self, planned: Plan | FleetPlan) -> Plan | FleetPlan:
+        """Return a plan of this choice with its baselines, by the capacities that it was chosen by."""
+        demands = tuple(
+            Demand(name=p.name, workload=p.workload, options=p.candidates)
+            for p in models_of(planned)
+        )
+        rules = constraints_of(self.spec)
+        problem = Problem(demands=demands, headroom=self.spec.headroom, constraints=rules)
+        costs = tuple(p.cost_usd_per_hour for p in models_of(planned))
+        alone = baselines(problem, costs, self.request.solve)
+        plans = tuple(
+            replace(p, baselines=b) for p, b in zip(models_of(planned), alone, strict=True)
+        )
+        return replace(planned, models=plans) if isinstance(planned, FleetPlan) else plans[0]
+
+    def _planned(self, demands: tuple[Demand, ...], solution: Solution) -> Plan | FleetPlan:
+        plans = tuple(
+            replace(
+                plan,
+                allocations=solution.allocations[k],
+                solver=solution.report,
+                candidates=demands[k].options,
+                sensitivity=None,
+            )
+            for k, plan in enumerate(models_of(self.first))
+        )
+        if isinstance(self.first, FleetPlan):
+            return replace(self.first, models=plans, solver=solution.report, sensitivity=None)
+        return plans[0]
+
+
+def _derated(option: OptionCapacity, factor: float) -> OptionCapacity:
+    """Return the option with its capacities times `factor`; their origin stays."""
+
+    def scaled(rate: float | None) -> float | None:
+        return None if rate is None else rate * factor
+
+    if factor == 1.0:
+        return option
+    cells = tuple(
+        tuple(
+            replace(
+                cell,
+                max_rate_rps=scaled(cell.max_rate_rps),
+                low_rps=scaled(cell.low_rps),
+                high_rps=scaled(cell.high_rps),
+            )
+            for cell in row
+        )
+        for row in option.cells
+    )
+    return replace(option, cells=cells)
