@@ -2,14 +2,24 @@
 
     python tests/bench/bench_simulate.py
 
-Aims: one million requests in at most 40 s on one core, below 500 MB of memory, growth linear.
+Aims: one million requests in at most 40 s on one core, below 500 MB of memory, growth linear; ten
+times faster per request than vllm-sr-sim and vidur, which are timed beside it on the same stream where
+VLLM_SR_SIM_VENV and VIDUR_VENV name virtual environments that hold them (`pip install vllm-sr-sim`,
+`pip install vidur`, each in one of its own). Neither simulates the same: vllm-sr-sim computes each
+request's time at its start, without steps, on three GPU types of its own; vidur simulates every step,
+on eight like replicas.
 """
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import random
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +32,8 @@ from melange_sky.models import find_model  # noqa: E402
 from melange_sky.plan import Allocation, Plan  # noqa: E402
 from melange_sky.planner.verification import engine_of  # noqa: E402
 from melange_sky.routing import routing_state, routing_table  # noqa: E402
-from melange_sky.simulator.fleet import simulate_planned_fleet  # noqa: E402
+from melange_sky.simulator import RequestStream  # noqa: E402
+from melange_sky.simulator.fleet import FleetRun, simulate_planned_fleet  # noqa: E402
 from melange_sky.slo import attainment_fraction  # noqa: E402
 from melange_sky.spec.demand import load_distribution, shipped_distributions  # noqa: E402
 from melange_sky.spec.histogram import to_workload  # noqa: E402
@@ -31,6 +42,11 @@ from melange_sky.verify.fleet import fleet_options  # noqa: E402
 from tests.factories import make_capacity, make_engine, make_option, make_plan  # noqa: E402
 
 RATE_RPS = 40.0
+RIVALS = (
+    ("vllm-sr-sim", "VLLM_SR_SIM_VENV", "run_vllm_sr_sim.py", (), 100_000),
+    ("vidur", "VIDUR_VENV", "run_vidur.py", ("8",), 1_000),
+)
+"""Name, variable that names its environment, script, its arguments, and how many requests it is sent."""
 
 
 def mixed_plan() -> Plan:
@@ -58,19 +74,67 @@ def mixed_plan() -> Plan:
     )  # fmt: skip
 
 
+def timed(plan: Plan, count: int) -> tuple[float, RequestStream, FleetRun]:
+    """Return CPU seconds, what was sent and what came of it."""
+    table, options = routing_table(plan), fleet_options(plan, engine_of)
+    traffic = Traffic(duration_s=count / RATE_RPS)
+    stream = sample_stream(plan.workload, traffic, np.random.default_rng(1))
+    state = routing_state(table, plan, random.Random(1))
+    began = time.process_time()
+    run = simulate_planned_fleet(options, (table, state), stream)
+    return time.process_time() - began, stream, run
+
+
+def beside_rivals(plan: Plan) -> None:
+    """Time each rival and this simulator on the same stream, one after the other."""
+    factors = []
+    for name, variable, script, more, count in RIVALS:
+        venv = os.environ.get(variable)
+        if not venv:
+            print(f"{name}: not timed, {variable} names no environment that holds it")
+            continue
+        ours_s, stream, _ = timed(plan, count)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "stream.csv"
+            write_stream(path, stream)
+            runner = str(Path(__file__).parent / "rivals" / script)
+            done = subprocess.run(
+                [str(Path(venv) / "bin/python"), runner, str(path), *more],
+                capture_output=True, text=True, timeout=900, check=False, cwd=folder,
+            )  # fmt: skip
+        if done.returncode:
+            print(f"{name}: failed: {done.stderr.strip().splitlines()[-1:]}")
+            continue
+        theirs_s = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
+        each_us, own_us = theirs_s / len(stream) * 1e6, ours_s / len(stream) * 1e6
+        factors.append(each_us / own_us)
+        print(
+            f"{name}: {each_us:,.1f} µs CPU per request over {len(stream):,} requests, this simulator "
+            f"{own_us:.1f} µs on the same: {each_us / own_us:,.1f} × as fast"
+        )
+    if factors:
+        print(f"beside the faster of them: {min(factors):.1f} × (aim 10 ×)")
+
+
+def write_stream(path: Path, stream: RequestStream) -> None:
+    """Write a stream for the rivals' scripts."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("arrival_s", "input_tokens", "output_tokens"))
+        writer.writerows(
+            zip(
+                stream.arrival_s.tolist(), stream.input_tokens.tolist(),
+                stream.output_tokens.tolist(), strict=True,
+            )
+        )  # fmt: skip
+
+
 def main() -> None:
-    """Print seconds, requests per second and memory per size."""
+    """Print seconds, requests per second and memory per size; then the rivals."""
     plan = mixed_plan()
-    table = routing_table(plan)
-    options = fleet_options(plan, engine_of)
     per_request = []
     for count in (1_000, 10_000, 100_000, 1_000_000):
-        traffic = Traffic(duration_s=count / RATE_RPS)
-        stream = sample_stream(plan.workload, traffic, np.random.default_rng(1))
-        state = routing_state(table, plan, random.Random(1))
-        began = time.process_time()
-        run = simulate_planned_fleet(options, (table, state), stream)
-        spent = time.process_time() - began
+        spent, stream, run = timed(plan, count)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         if count > 1_000:  # the first one compiles, or loads what was compiled
             per_request.append(spent / len(stream))
@@ -80,6 +144,7 @@ def main() -> None:
                 f"{int(run.log.ok.sum()):,} completed"
             )
     print(f"time per request at 10^6 against 10^4: {per_request[-1] / per_request[0]:.2f}×")
+    beside_rivals(plan)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,9 @@ import pandas as pd
 from vidur.config import (
     CacheConfig,
     ClusterConfig,
-    RandomForrestExecutionTimePredictorConfig,
     LORGlobalSchedulerConfig,
     MetricsConfig,
+    RandomForrestExecutionTimePredictorConfig,
     ReplicaConfig,
     SimulationConfig,
     TraceRequestGeneratorConfig,

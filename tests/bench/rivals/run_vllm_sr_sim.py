@@ -10,6 +10,7 @@ import csv
 import json
 import sys
 import time
+from pathlib import Path
 
 from fleet_sim.core.fleet import Fleet, FleetConfig, PoolConfig
 from fleet_sim.core.request import Request
@@ -17,7 +18,7 @@ from fleet_sim.gpu_profiles.profiles import A10G, A100_80GB, H100_80GB
 
 
 def main(path: str) -> None:
-    with open(path, newline="") as file:
+    with Path(path).open(newline="") as file:
         rows = list(csv.DictReader(file))
     arrivals = []
     for number, row in enumerate(rows):
