@@ -1,21 +1,29 @@
 """The gateway beside SkyServe's load balancer and LiteLLM's proxy, on loopback, in bounded time.
 
 Every proxy stands alone before the same four stub backends (`stub_backend.py`, own process) and is
-called by the same client. Told per proxy:
+called by the same client. On Linux the proxy has a core for itself; client and stub share another, on
+the direct way as well, so that their own delays are on both sides and cancel. Direct and through take
+turns, in rounds. Where it may (root on Linux), the benchmark runs with real-time priority, ahead of the
+machine's other work; how long the proxy still waited for its core is told (Linux's schedstat): that part
+of the delays is the machine's, not the proxy's. Told per proxy:
 
-* 200 concurrent streams (TTFT 200 ms, ITL 50 ms): how much later than directly from the backend a
-  token arrives (median and 99th percentile of sending-to-receipt), and the first token.
+* 200 concurrent streams (TTFT 200 ms, ITL 50 ms), starting at random moments (`spread`) or all in the
+  same instant (`at once`), in which case their tokens too come in bursts of 200: how much later than
+  directly a token arrives (sending to receipt), the first token (request to receipt), and how much
+  longer the gap between two tokens of a stream is.
 * requests per second per core: requests ÷ CPU seconds that the proxy's processes used, closed loop.
 * added latency of a small request at 50 per second.
-* memory of the gateway before and after 100,000 requests.
+* memory of the gateway along 100,000 requests.
 
-LiteLLM is measured where MELANGE_BENCH_LITELLM names its executable. Run: `make bench`.
+Run: `make bench`, or `python tests/bench/bench_gateway.py NAME…` for some of melange-sky, skyserve,
+litellm, memory. LiteLLM is measured where MELANGE_BENCH_LITELLM names its executable.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import statistics
@@ -44,32 +52,50 @@ from tests.factories import make_capacity, make_option, make_plan, make_workload
 
 Outcome = TypeVar("Outcome")
 KEY, MODEL = "sk-bench", "m"
-STREAMS, TOKENS, EACH, ROUNDS = 200, 40, 2, 2
+STREAMS, TOKENS, EACH, ROUNDS = 200, 40, 2, 3
 LIFE_S = 0.2 + 0.05 * (TOKENS - 1)
+PATTERNS = {"spread": LIFE_S, "at once": 0.0}
 USERS, SECONDS = 32, 5.0
 RATE, COUNT = 50.0, 300
 REQUESTS = int(os.environ.get("MELANGE_BENCH_REQUESTS", "100000"))
 
 
 @dataclass
+class Added:
+    """What a proxy added, in seconds: median, 99th percentile; and the direct way's own 99th."""
+
+    median_s: float
+    far_s: float
+    direct_far_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"{1e3 * self.median_s:6.2f} /{1e3 * self.far_s:7.2f} ({1e3 * self.direct_far_s:6.2f})"
+        )
+
+
+@dataclass
 class Result:
-    """What one target added to the direct way (median and 99th percentile, seconds), and its rate."""
+    """What one target added to the direct way, per pattern of starts; and its rate."""
 
     name: str
-    token_s: tuple[float, float]
-    ttft_s: tuple[float, float]
-    small_s: tuple[float, float]
+    token: dict[str, Added]
+    first: dict[str, Added]
+    gap: dict[str, Added]
+    small: Added
     per_core_rps: float
     token_cpu_s: float
+    waited_fraction: float
     failed: int
 
 
-def added(through: list[float], direct: list[float]) -> tuple[float, float]:
+def added(through: list[float], direct: list[float]) -> Added:
     """Median and 99th percentile of one less those of the other."""
     if min(len(through), len(direct)) < 2:
-        return float("nan"), float("nan")
-    far = [statistics.quantiles(values, n=100)[98] for values in (through, direct)]
-    return statistics.median(through) - statistics.median(direct), far[0] - far[1]
+        return Added(math.nan, math.nan, math.nan)
+    far, direct_far = (statistics.quantiles(values, n=100)[98] for values in (through, direct))
+    median_s = statistics.median(through) - statistics.median(direct)
+    return Added(median_s, far - direct_far, direct_far)
 
 
 def free_ports(count: int) -> list[int]:
@@ -125,18 +151,45 @@ def cpu_s(server: psutil.Process) -> float:
     return sum(sum(p.cpu_times()[:2]) for p in family)
 
 
+def cores() -> tuple[set[int], set[int]]:
+    """Cores for the proxy, and for client and stub; empty where they cannot be told apart."""
+    if not hasattr(os, "sched_setaffinity"):
+        return set(), set()
+    own = sorted(os.sched_getaffinity(0))
+    return ({own[0]}, {own[1]}) if len(own) > 1 else (set(), set())
+
+
+def pin(process: psutil.Process, where: set[int]) -> None:
+    """Keep a process, and the children it has and will have, on some cores."""
+    for each in [process, *process.children(recursive=True)] if where else ():
+        for thread in each.threads():
+            os.sched_setaffinity(thread.id, where)
+
+
+def waited_s(server: psutil.Process) -> float:
+    """Seconds that a server's main thread was ready to run and had no core; NaN where not told."""
+    try:
+        return int(Path(f"/proc/{server.pid}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return math.nan
+
+
 async def measure(name: str, port: int, direct: int, server: psutil.Process) -> Result:
     """Measure one target. It and the direct way take turns, so that both see the same machine."""
     stream = chat_request(MODEL, TOKENS, True, KEY)
     small = chat_request(MODEL, 1, False, KEY)
+    pin(server, cores()[0])
     await closed_loop(port, small, 4, 1.0, 50)
-    through, bare = Timings(), Timings()
-    used_s = 0.0
+    runs = {pattern: (Timings(), Timings()) for pattern in PATTERNS}
+    used_s = lost_s = 0.0
     for _ in range(ROUNDS):
-        bare += await streams(direct, stream, STREAMS, EACH, LIFE_S)
-        before_s = cpu_s(server)
-        through += await streams(port, stream, STREAMS, EACH, LIFE_S)
-        used_s += cpu_s(server) - before_s
+        for pattern, over_s in PATTERNS.items():
+            through, bare = runs[pattern]
+            bare += await streams(direct, stream, STREAMS, EACH, over_s)
+            before_s, waiting_s = cpu_s(server), waited_s(server)
+            through += await streams(port, stream, STREAMS, EACH, over_s)
+            used_s += cpu_s(server) - before_s
+            lost_s += waited_s(server) - waiting_s
     slow, slow_bare = Timings(), Timings()
     for _ in range(4):
         slow_bare += await paced(direct, small, RATE, COUNT // 4)
@@ -145,12 +198,14 @@ async def measure(name: str, port: int, direct: int, server: psutil.Process) -> 
     fast = await closed_loop(port, small, USERS, SECONDS, 10**9)
     return Result(
         name=name,
-        token_s=added(through.delays_s, bare.delays_s),
-        ttft_s=added(through.ttft_s, bare.ttft_s),
-        small_s=added(slow.answer_s, slow_bare.answer_s),
+        token={p: added(t.delays_s, d.delays_s) for p, (t, d) in runs.items()},
+        first={p: added(t.ttft_s, d.ttft_s) for p, (t, d) in runs.items()},
+        gap={p: added(t.gaps_s, d.gaps_s) for p, (t, d) in runs.items()},
+        small=added(slow.answer_s, slow_bare.answer_s),
         per_core_rps=(len(fast.answer_s) - fast.failed) / (cpu_s(server) - before_s),
-        token_cpu_s=used_s / max(len(through.delays_s), 1),
-        failed=through.failed + slow.failed + fast.failed,
+        token_cpu_s=used_s / max(sum(len(t.delays_s) for t, _ in runs.values()), 1),
+        waited_fraction=lost_s / used_s,
+        failed=sum(t.failed for t, _ in runs.values()) + slow.failed + fast.failed,
     )
 
 
@@ -211,33 +266,40 @@ def litellm(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Pro
 
 def show(results: list[Result]) -> None:
     """Print the table and the ratios."""
-    ours = results[0]
     print(
-        f"{STREAMS} concurrent streams of {TOKENS} tokens; added to the direct way: median / 99th, ms"
+        f"{STREAMS} concurrent streams of {TOKENS} tokens; added to the direct way, ms: "
+        "median / 99th percentile (the direct way's own 99th)"
     )
-    print(
-        "                  token            first token      small request    req/s/core  µs/token  failed"
-    )
+    head = ("token", "first token", "gap between tokens")
+    print(f"{'':24s}" + "".join(f"{title:28s}" for title in head))
     for r in results:
-        columns = "  ".join(
-            "{:6.2f} / {:6.2f}".format(*(1e3 * value for value in pair))
-            for pair in (r.token_s, r.ttft_s, r.small_s)
-        )
+        for pattern in PATTERNS:
+            columns = "".join(f"{what[pattern]!s:28s}" for what in (r.token, r.first, r.gap))
+            print(f"{r.name:14s}{pattern:10s}{columns}")
+    print(f"{'':24s}{'small request':28s}  req/s/core  CPU µs/token  waited/CPU  failed")
+    for r in results:
+        rate, cpu = r.per_core_rps, 1e6 * r.token_cpu_s
         print(
-            f"{r.name:16s}  {columns}  {r.per_core_rps:10.0f}  {1e6 * r.token_cpu_s:8.0f}  {r.failed:6d}"
+            f"{r.name:24s}{r.small!s:28s}  {rate:10.0f}  {cpu:12.0f}  "
+            f"{r.waited_fraction:10.2f}  {r.failed:6d}"
         )
     for r in results[1:]:
-        token, first, small = (
-            theirs[0] / max(mine[0], 1e-6)
-            for theirs, mine in (
-                (r.token_s, ours.token_s), (r.ttft_s, ours.ttft_s), (r.small_s, ours.small_s)
-            )
-        )  # fmt: skip
-        print(
-            f"against {r.name}: {ours.per_core_rps / r.per_core_rps:.1f} × its requests per core; it "
-            f"adds {token:.1f} × the median time per token, {first:.1f} × before the first token, "
-            f"{small:.1f} × to a small request"
-        )
+        print(against(r, results[0]))
+
+
+def against(r: Result, ours: Result) -> str:
+    """The ratios of one other to ours."""
+
+    def times(theirs: Added, mine: Added) -> str:
+        return f"{theirs.median_s / max(mine.median_s, 1e-6):.1f} ×"
+
+    return (
+        f"against {r.name}: {ours.per_core_rps / r.per_core_rps:.1f} × its requests per core; it adds "
+        f"{times(r.token['spread'], ours.token['spread'])} the median time per token, "
+        f"{times(r.first['spread'], ours.first['spread'])} before the first token, "
+        f"{times(r.small, ours.small)} to a small request, and uses "
+        f"{r.token_cpu_s / ours.token_cpu_s:.1f} × the CPU per token"
+    )
 
 
 async def memory(port: int, server: psutil.Process) -> None:
@@ -265,26 +327,34 @@ def run(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
 
 
 def main() -> None:
-    """Run all that is here to run."""
-    rivals = {"skyserve": skyserve}
-    if os.environ.get("MELANGE_BENCH_LITELLM"):
-        rivals["litellm"] = litellm
-    else:
+    """Run what was asked for, else all that is here to run."""
+    known = {"melange-sky": gateway, "skyserve": skyserve, "litellm": litellm}
+    asked = sys.argv[1:] or [*known, "memory"]
+    if "litellm" in asked and not os.environ.get("MELANGE_BENCH_LITELLM"):
+        asked.remove("litellm")
         print("LiteLLM left out: MELANGE_BENCH_LITELLM does not name its executable")
+    with contextlib.suppress(PermissionError, AttributeError):
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+    pin(psutil.Process(), cores()[1])  # the stub, started from here, stays beside the client
     backends = free_ports(4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         stub = [sys.executable, str(HERE / "stub_backend.py"), *map(str, backends)]
         with process(stub, backends[0], "/health"):
             results = []
-            for title, start in {"melange-sky": gateway, **rivals}.items():
+            for title, start in known.items():
+                if title not in asked:
+                    continue
                 (port,) = free_ports(1)
                 with start(folder, port, backends) as server:
                     results.append(run(measure(title, port, backends[0], server)))
-            show(results)
-            (port,) = free_ports(1)
-            with gateway(folder, port, backends) as server:
-                run(memory(port, server))
+            if results:
+                show(results)
+            if "memory" in asked:
+                (port,) = free_ports(1)
+                with gateway(folder, port, backends) as server:
+                    pin(server, cores()[0])
+                    run(memory(port, server))
 
 
 if __name__ == "__main__":

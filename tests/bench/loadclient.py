@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import re
 import time
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ _TOKEN = re.compile(rb"T(\d+);")
 class Timings:
     """What came of a run. Seconds; `delays_s` from a token's sending to its receipt."""
 
+    gaps_s: list[float] = field(default_factory=list)
     ttft_s: list[float] = field(default_factory=list)
     delays_s: list[float] = field(default_factory=list)
     answer_s: list[float] = field(default_factory=list)
     failed: int = 0
 
     def __iadd__(self, other: Timings) -> Timings:
+        self.gaps_s += other.gaps_s
         self.ttft_s += other.ttft_s
         self.delays_s += other.delays_s
         self.answer_s += other.answer_s
@@ -54,6 +57,9 @@ class Connection(asyncio.Protocol):
                 self.timings.delays_s.append((now_ns - sent_ns) / 1e9)
                 if self.first:
                     self.timings.ttft_s.append(now_ns / 1e9 - self.started_s)
+                else:
+                    self.timings.gaps_s.append((now_ns - self.last_ns) / 1e9)
+                self.last_ns = now_ns
             self.first = False
         self.tail = (self.tail + data)[-4096:]
         if self.done is None or self.done.done():
@@ -109,17 +115,17 @@ async def closed_loop(port: int, request: bytes, users: int, seconds: float, mos
 
 
 async def streams(port: int, request: bytes, users: int, each: int, over_s: float) -> Timings:
-    """Run `each` streams in a row on each of `users` connections, which start spread `over_s` seconds."""
-    timings = Timings()
+    """Run `each` streams in a row on each of `users` connections, starting at random within `over_s`."""
+    timings, rng = Timings(), random.Random(users)
 
-    async def user(number: int) -> None:
-        await asyncio.sleep(over_s * number / users)
+    async def user() -> None:
+        await asyncio.sleep(rng.random() * over_s)
         connection = await _connect(port, timings)
         for _ in range(each):
             connection = await _once(connection, port, request)
         connection.transport.close()
 
-    await asyncio.gather(*(user(number) for number in range(users)))
+    await asyncio.gather(*(user() for _ in range(users)))
     return timings
 
 
