@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,16 @@ class Lease:
     router: Router
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Waiting:
+    """A request in the queue: `attempt` asks the policy again, `future` gets what it said."""
+
+    size: Size
+    tried: Sequence[Backend]
+    attempt: Callable[[], Lease | int]
+    future: asyncio.Future[Lease | int]
+
+
 class Dispatcher:
     """Hands out leases. One per gateway."""
 
@@ -60,21 +70,17 @@ class Dispatcher:
         Raises Refusal: 429 with Retry-After where the queue is full or the wait too long, 503 where no
         replica that was not yet `tried` is healthy.
         """
-        deadline_s: float | None = None
-        while True:
-            found = self._try(service, size, tried)
-            if isinstance(found, Lease):
-                return found
-            if found == policy.DOWN:
-                raise Refusal(
-                    503,
-                    "no healthy replica serves this model now",
-                    "no_replica",
-                    retry_after_s=math.ceil(self._settings.probe_every_s),
-                )
-            now_s = asyncio.get_running_loop().time()
-            deadline_s = deadline_s or now_s + self._settings.queue_wait_s
-            await self._wait(service, deadline_s - now_s)
+        found = self._try(service, size, tried)
+        if found == policy.FULL:
+            found = await self._queue(service, size, tried)
+        if isinstance(found, Lease):
+            return found
+        raise Refusal(
+            503,
+            "no healthy replica serves this model now",
+            "no_replica",
+            retry_after_s=math.ceil(self._settings.probe_every_s),
+        )
 
     def _try(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease | int:
         router = service.router
@@ -89,30 +95,37 @@ class Dispatcher:
         self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
         return Lease(service, backend, slot - backend.slots[0], need, request_class, router)
 
-    async def _wait(self, service: Service, wait_s: float) -> None:
-        """Wait until a place may have become free."""
-        if wait_s <= 0 or len(service.waiting) >= self._settings.queue_length:
-            raise Refusal(
-                429,
-                "all replicas that serve this model are full; try again later",
-                "overloaded",
-                retry_after_s=self.retry_after_s(len(service.waiting)),
-            )
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        service.waiting.append(future)
+    async def _queue(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease | int:
+        """Wait for a place; places are handed over in order of arrival (see `Service.wake`)."""
+        if len(service.waiting) >= self._settings.queue_length:
+            raise self._overloaded(service)
+        future: asyncio.Future[Lease | int] = asyncio.get_running_loop().create_future()
+        waiting = Waiting(size, tried, lambda: self._try(service, size, tried), future)
+        service.waiting.append(waiting)
         gauge = self._metrics.queued.labels(service.name)
         gauge.inc()
         try:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(future, wait_s)
+            # Not wait_for: in Python 3.10 and 3.11 it can swallow a cancellation.
+            await asyncio.wait([future], timeout=self._settings.queue_wait_s)
+            if not future.done():
+                raise self._overloaded(service)
+            return future.result()
         except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                service.wake()  # the place offered to this request goes to the next
+            if future.done() and isinstance(future.result(), Lease):
+                self.release(future.result())  # type: ignore[arg-type] # goes to the next
             raise
         finally:
             gauge.dec()
-            if future in service.waiting:
-                service.waiting.remove(future)
+            if waiting in service.waiting:
+                service.waiting.remove(waiting)
+
+    def _overloaded(self, service: Service) -> Refusal:
+        return Refusal(
+            429,
+            "all replicas that serve this model are full; try again later",
+            "overloaded",
+            retry_after_s=self.retry_after_s(len(service.waiting)),
+        )
 
     def retry_after_s(self, ahead: int) -> int:
         """Return when to come back: the time that the queue takes at the rate seen, 1 to 60 s."""

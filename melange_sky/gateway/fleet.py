@@ -11,13 +11,14 @@ from melange_sky.gateway.backend import Backend, parse_backends
 from melange_sky.gateway.metrics import bucket_labels
 from melange_sky.gateway.tokens import TokenCounter
 from melange_sky.plan import FleetPlan, Plan
-from melange_sky.routing import Router
+from melange_sky.routing import Router, policy
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from melange_sky.gateway.dispatch import Waiting
     from melange_sky.gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Service:
         self.backends: list[Backend] = []
         self.by_slot: list[Backend] = []
         self.counter = TokenCounter()
-        self.waiting: list[asyncio.Future[None]] = []
+        self.waiting: list[Waiting] = []
         self.take(plan, [])
 
     def take(self, plan: Plan, backends: Sequence[Backend]) -> None:
@@ -78,15 +79,30 @@ class Service:
                 self.router.set_health(slot, healthy)
             if not healthy:
                 backend.give_up_unstarted()
-        self.wake(len(self.waiting))
+        self.wake()
 
-    def wake(self, count: int = 1) -> None:
-        """Let the first waiting requests try again."""
-        while count > 0 and self.waiting:
-            future = self.waiting.pop(0)
-            if not future.done():
-                future.set_result(None)
-                count -= 1
+    def wake(self) -> None:
+        """Hand free places to the requests that wait, in order of arrival.
+
+        Each may need another option, so all are asked for; but once one finds no place, neither will a
+        later one of its class that is as long, nor be asked for.
+        """
+        full: dict[tuple[int, ...], int] = {}
+        for waiting in tuple(self.waiting):
+            size = waiting.size
+            kind = (
+                self.router.class_of(size.input_tokens, size.max_tokens),
+                *map(id, waiting.tried),
+            )
+            longest = size.input_tokens + (size.max_tokens or 1)
+            if waiting.future.done() or longest >= full.get(kind, longest + 1):
+                continue
+            found = waiting.attempt()
+            if found == policy.FULL:
+                full[kind] = longest
+            else:
+                self.waiting.remove(waiting)
+                waiting.future.set_result(found)
 
 
 class Fleet:
@@ -139,7 +155,7 @@ class Fleet:
         gone = [s for name, s in self.services.items() if name not in services]
         self.services, self.by_model = services, by_model
         for service in gone:
-            service.wake(len(service.waiting))
+            service.wake()
 
     def find(self, model: str | None) -> Service | None:
         """Return the service of a model; without a name, the only one there is."""

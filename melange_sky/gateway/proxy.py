@@ -87,7 +87,8 @@ class Proxy:
                     if isinstance(result, Answer):
                         return self._whole(result, lease, size, progress, headers)
                     if isinstance(result, OpenStream):
-                        return await self._stream(request, result, lease, (ask, size), progress)
+                        opened = (result, headers["X-Request-Id"])
+                        return await self._stream(request, opened, lease, (ask, size), progress)
         finally:
             self.under_way.discard(progress)
 
@@ -124,15 +125,20 @@ class Proxy:
             if not error.retry or tries.made >= self._settings.attempts:
                 raise _as_refusal(error) from error
             return None
-        backend.succeeded()
+        if isinstance(result, Answer):
+            backend.succeeded()
         progress.first_byte_s = loop.time()
         return result
 
     def _count_against(self, lease: Lease, error: AttemptError) -> None:
-        now_s = asyncio.get_running_loop().time()
         if error.gone:
             lease.backend.unreachable()
-        if error.blame:
+        self._blame(lease, error.blame)
+
+    def _blame(self, lease: Lease, blame: bool = True) -> None:
+        """Count a failure against a replica; if it is out now, its requests not begun go elsewhere."""
+        now_s = asyncio.get_running_loop().time()
+        if blame:
             lease.backend.failed(now_s, self._settings)
         if not lease.backend.healthy(now_s):
             lease.service.refresh_health(now_s)
@@ -151,19 +157,20 @@ class Proxy:
     async def _stream(
         self,
         request: web.BaseRequest,
-        opened: OpenStream,
+        sent: tuple[OpenStream, str],
         lease: Lease,
         asked: tuple[Ask, Size],
         progress: Progress,
     ) -> web.StreamResponse:
         """Pass a stream on as it comes. Its end is clean only if the replica's was."""
-        ask, size = asked
+        (opened, request_id), (ask, size) = sent, asked
         events = EventStream(ask.hide_usage)
         response = web.StreamResponse(
             headers={
                 "Content-Type": opened.content_type,
                 "Cache-Control": "no-cache",
                 "X-Accel-Buffering": "no",
+                "X-Request-Id": request_id,
             }
         )
         answers = self._metrics.answers
@@ -172,12 +179,14 @@ class Proxy:
             broken = await self._pass_on(opened, events, response, progress)
             if broken is None:
                 await response.write_eof(events.end())
+                # Only an end is a success: else a replica that dies in every stream would stay in use.
+                lease.backend.succeeded()
                 self._finished(lease, size, _counted(events), progress)
                 answers.labels(lease.service.name, "200").inc()
                 return response
             answers.labels(lease.service.name, "broken").inc()
             self._metrics.failures.labels(lease.service.name, lease.backend.option, broken).inc()
-            lease.backend.failed(asyncio.get_running_loop().time(), self._settings)
+            self._blame(lease)
             await response.write(_BROKEN_EVENT)
             if request.transport is not None:
                 request.transport.close()
@@ -249,9 +258,9 @@ class Proxy:
 
 
 def _counted(events: EventStream) -> Usage:
-    """Return the stream's counts; where it told none, each event is taken for a token."""
+    """Return the stream's counts; where it told none and no error, each event is taken for a token."""
     usage = events.usage
-    if usage.completion_tokens is None:
+    if usage.completion_tokens is None and not events.failed:
         usage.completion_tokens = max(0, events.events - 1)
     return usage
 
@@ -259,7 +268,12 @@ def _counted(events: EventStream) -> Usage:
 def _as_refusal(error: AttemptError) -> Refusal:
     """Return what the client gets after the last attempt."""
     if error.kind == "busy":
-        return Refusal(503, "the replicas refuse requests now", "busy", retry_after_s=1)
+        answer = error.answer
+        status = 503 if answer is None else answer.status
+        after_s = None if answer is None else answer.retry_after_s()
+        return Refusal(
+            status, "the replicas refuse requests now", "busy", retry_after_s=after_s or 1
+        )
     if error.kind == "timeout":
         return Refusal(504, "no replica answered in time", "timeout")
     if error.answer is not None and error.answer.status == 500:

@@ -40,6 +40,8 @@ class Front:
         self._settings, self._keys, self._fleet = settings, keys, fleet
         self._proxy, self._metrics = proxy, metrics
         self.draining = False
+        self.accepted = 0
+        """Requests let in and not answered yet, those whose body is still coming included."""
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; a Refusal becomes OpenAI's error form."""
@@ -90,6 +92,13 @@ class Front:
         self._authorize(request)
         if self.draining:
             raise Refusal(503, "the gateway is shutting down", "draining", retry_after_s=1)
+        self.accepted += 1
+        try:
+            return await self._serve(request, endpoint)
+        finally:
+            self.accepted -= 1
+
+    async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
         ask = parse_ask(endpoint, await self._body(request))
         service = self._fleet.find(ask.model)
         if service is None:
@@ -169,7 +178,7 @@ class Front:
         if refusal.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.status == 405:
-            headers["Allow"] = "POST" if request.path in _POSTS else "GET"
+            headers["Allow"] = "POST" if request.path in _POSTS else "GET, HEAD"
         response = web.Response(status=refusal.status, body=refusal.body(), headers=headers)
         if refusal.status in (408, 413) or self.draining:
             response.force_close()
@@ -179,6 +188,30 @@ class Front:
 def _request_id(request: web.BaseRequest) -> str:
     given = request.headers.get("X-Request-Id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+class Handler(web.RequestHandler):
+    """aiohttp's handler of a connection, but for what it says of requests that are not HTTP."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer in OpenAI's form. aiohttp would log and send back the line, which may hold a key."""
+        log.info("a request that is not HTTP: %s", type(exc).__name__)
+        if request.writer.output_size > 0:
+            raise ConnectionError("an answer is on its way already")
+        refusal = Refusal(status, "the request is not valid HTTP", "invalid_http")
+        response = web.Response(
+            status=status, body=refusal.body(), headers={"Content-Type": "application/json"}
+        )
+        response.force_close()
+        return response
 
 
 class Server(web.Server):
@@ -200,6 +233,10 @@ class Server(web.Server):
             auto_decompress=False,
         )
         self._settings = settings
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the handler of a new connection."""
+        return Handler(self, loop=self._loop, **self._kwargs)
 
     def _bounded_request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
         return web.BaseRequest(

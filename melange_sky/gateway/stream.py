@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_ERROR = b'data: {"error"'
 _MOST_HELD = 256 * 1024
 
 
@@ -41,21 +42,25 @@ class EventStream:
     """Passes chunks of a stream on. With `hide_usage`, takes out the event that only tells counts.
 
     Whole events pass at once. The beginning of an event waits for its end, which no client could do
-    without; where the ends cannot be found, everything passes as it is.
+    without; where the ends cannot be found, everything passes as it is. `failed` tells that the replica
+    spoke of an error in mid-stream.
     """
 
-    __slots__ = ("_held", "_hide", "events", "usage")
+    __slots__ = ("_held", "_hide", "events", "failed", "usage")
 
     def __init__(self, hide_usage: bool) -> None:
         """Start a stream."""
         self.usage = Usage()
         self.events = 0
+        self.failed = False
         self._hide = hide_usage
         self._held = b""
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what is to be sent on for a chunk that came."""
         self.events += chunk.count(b"data:")
+        if _ERROR in chunk:
+            self.failed = True
         if not self._hide:
             if _USAGE.search(chunk):
                 self._read_all(chunk)

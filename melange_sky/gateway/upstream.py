@@ -55,6 +55,16 @@ class Answer:
     body: bytes
     retry_after: str | None = None
 
+    def retry_after_s(self) -> int | None:
+        """Return what the replica said in Retry-After, if it is a number of seconds up to an hour.
+
+        >>> [Answer(429, "", b"", text).retry_after_s() for text in ("7", "0", "soon", None)]
+        [7, None, None, None]
+        """
+        text = self.retry_after or ""
+        known = text.isascii() and text.isdecimal() and len(text) <= 4
+        return int(text) if known and 1 <= int(text) <= 3600 else None
+
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:

@@ -148,6 +148,26 @@ def run(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     return call
 
 
+async def raw(b: Bed, text: bytes, wait_s: float = 3.0) -> bytes:
+    """Send bytes as they are and return what comes until the gateway closes."""
+    host, port = b.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(text)
+    got = b""
+
+    async def until_closed() -> None:
+        nonlocal got
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                got += piece
+
+    try:
+        await asyncio.wait_for(until_closed(), wait_s)
+    finally:
+        writer.close()
+    return got
+
+
 async def together(calls: list[Awaitable[Any]]) -> list[Any]:
     """Await many at once."""
     return list(await asyncio.gather(*calls))
