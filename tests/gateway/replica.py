@@ -13,7 +13,8 @@ from aiohttp import web
 class Replica:
     """Serves on a free loopback port. Faults: see `mode`.
 
-    `mode`: "ok"; "error" (500); "busy" (503); "deny" (401); "hang" (no answer); "die" (cut after two
+    `mode`: "ok"; "error" (500); "busy" (503) and "limit" (429), with Retry-After; "deny" (401);
+    "reject" (422 with a body of its own); "tell" (an error event after two chunks, then the end); "hang" (no answer); "die" (cut after two
     stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes).
     """
 
@@ -65,9 +66,14 @@ class Replica:
             self.running -= 1
 
     async def _answer(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
-        faults = {"error": 500, "busy": 503, "deny": 401, "redirect": 307}
+        faults = {"error": 500, "busy": 503, "limit": 429, "deny": 401, "redirect": 307}
+        if self.mode == "reject":
+            text = b'{"error" : {"message": "odd  \\u00e9"}}'
+            return web.Response(status=422, body=text, content_type="application/json")
         if self.mode in faults:
             headers = {"Location": "http://127.0.0.1:1/"} if self.mode == "redirect" else {}
+            if self.mode in ("busy", "limit"):
+                headers = {"Retry-After": "17"}
             return web.json_response({"error": {}}, status=faults[self.mode], headers=headers)
         if self.mode == "drop":
             assert request.transport is not None
@@ -97,6 +103,11 @@ class Replica:
                 await asyncio.sleep(self.itl_s)
             event = {"choices": [{"text": f"t{n} {self.pad}"}], "served_by": self.name}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+            if self.mode == "tell" and n == 1:
+                await response.write(
+                    b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'
+                )
+                return response
             if self.mode == "die" and n == 1:
                 assert request.transport is not None
                 await asyncio.sleep(0.02)

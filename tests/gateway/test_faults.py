@@ -309,3 +309,141 @@ async def test_connections_beyond_the_limit_are_closed() -> None:
         assert closed == 7
         await asyncio.sleep(0.1)
         assert (await b.complete())[0] == 200
+
+
+@run
+async def test_a_replica_that_dies_in_every_stream_is_left_alone() -> None:
+    replicas = pair("die")
+    settings = dataclasses.replace(FAST, breaker_s=20.0, breaker_most_s=20.0)
+    async with bed(replicas, ONLY_SMALL, settings) as b:
+        ended: Counter[bool] = Counter()
+        for _ in range(20):
+            try:
+                _, text = await b.stream(max_tokens=8)
+                ended[text.endswith("data: [DONE]\n\n")] += 1
+            except aiohttp.ClientPayloadError:
+                ended[False] += 1
+        assert ended[False] == settings.breaker_failures
+        assert len(replicas["small"][0].seen) == settings.breaker_failures
+
+
+@run
+async def test_an_error_told_in_mid_stream_passes_untouched_and_teaches_no_length() -> None:
+    replicas = {"small": [Replica("a", "tell")], "big": [Replica("b", "tell")]}
+    async with bed(replicas) as b:
+        status, text = await b.stream(max_tokens=8)
+        assert status == 200
+        assert 'data: {"error": {"message": "out of memory", "code": 500}}\n\n' in text
+        assert text.endswith("data: [DONE]\n\n")
+        assert await b.metric("melange_gateway_tokens_total") == 0
+        assert await b.metric("melange_gateway_requests_total") == 0
+
+
+@run
+async def test_a_replicas_refusal_of_the_request_passes_untouched() -> None:
+    replicas = {"small": [Replica("a", "reject")], "big": [Replica("b", "reject")]}
+    async with bed(replicas) as b:
+        for stream in (False, True):
+            body = {"model": MODEL, "prompt": "x", "max_tokens": 1, "stream": stream}
+            async with b.client.post(f"{b.url}/v1/completions", json=body) as r:
+                assert (r.status, r.content_type) == (422, "application/json")
+                assert await r.read() == b'{"error" : {"message": "odd  \\u00e9"}}'
+        assert sum(len(group[0].seen) for group in replicas.values()) == 2, "asked once each"
+
+
+@pytest.mark.parametrize(("mode", "status"), [("busy", 503), ("limit", 429)])
+@run
+async def test_a_refusal_of_all_replicas_keeps_its_status_and_when_to_come_back(
+    mode: str, status: int
+) -> None:
+    replicas = {"small": [Replica("a", mode)], "big": [Replica("b", mode)]}
+    async with bed(replicas) as b:
+        body = {"model": MODEL, "prompt": "x", "max_tokens": 1}
+        async with b.client.post(f"{b.url}/v1/completions", json=body) as r:
+            assert (r.status, r.headers["Retry-After"]) == (status, "17")
+            assert (await r.json())["error"]["code"] == "busy"
+        assert [len(group[0].seen) for group in replicas.values()] == [1, 1], "each was asked"
+
+
+@run
+async def test_a_place_goes_to_the_first_that_can_use_it() -> None:
+    # `big` is full and has a queue; then places of `small` come free, which only short requests can use.
+    settings = dataclasses.replace(FAST, queue_length=50, queue_wait_s=20.0, probe_every_s=30.0)
+    settings = dataclasses.replace(settings, answer_s=20.0)
+    replicas = {"small": [Replica("small", ttft_s=0.4)], "big": [Replica("big", ttft_s=3.0)]}
+    async with bed(replicas, split_plan(left=1.0, rate=0.5), settings) as b:
+        service = next(iter(b.gateway.fleet.services.values()))
+        long_ones = [asyncio.create_task(b.complete(words=600)) for _ in range(14)]
+        await b.settled(lambda: len(service.waiting) >= 2)
+        short = [asyncio.create_task(b.complete()) for _ in range(14)]
+        await b.settled(lambda: len(service.waiting) >= 6)
+        answers = await together(short)  # type: ignore[arg-type]
+        assert {status for status, _ in answers} == {200}
+        assert not all(task.done() for task in long_ones), "short ones did not wait for long ones"
+        assert {status for status, _ in await together(long_ones)} == {200}  # type: ignore[arg-type]
+        assert service.waiting == []
+
+
+@run
+async def test_who_leaves_the_queue_gives_the_place_on() -> None:
+    settings = dataclasses.replace(FAST, queue_length=50, queue_wait_s=20.0, answer_s=20.0)
+    replicas = {"small": [Replica("small")], "big": [Replica("big", ttft_s=0.5)]}
+    async with bed(replicas, split_plan(rate=0.5), settings) as b:
+        service = next(iter(b.gateway.fleet.services.values()))
+        calls = [asyncio.create_task(b.complete(words=600)) for _ in range(30)]
+        await b.settled(lambda: len(service.waiting) >= 12)
+        for call in calls[::3]:
+            call.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        served = [a for a in answers if not isinstance(a, BaseException)]
+        assert len(served) == 20 and {status for status, _ in served} == {200}
+        await b.settled(lambda: not service.waiting and not b.gateway.front.accepted)
+
+
+@run
+async def test_a_drain_waits_for_a_body_that_is_still_coming() -> None:
+    async with bed({"small": [Replica("a")], "big": [Replica("b")]}) as b:
+        host, port = b.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        body = json.dumps({"model": MODEL, "prompt": "x", "max_tokens": 1}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:5])
+        await b.settled(lambda: b.gateway.front.accepted == 1)
+        b.gateway.stop()
+        waiting = asyncio.create_task(b.gateway.wait())
+        await asyncio.sleep(0.1)
+        writer.write(body[5:])
+        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+        await waiting
+
+
+@run
+async def test_a_thousand_requests_while_plans_and_backends_change_all_get_an_answer() -> None:
+    replicas = {"small": [Replica("a", itl_s=0.002)], "big": [Replica("b", itl_s=0.002)]}
+    extra = await Replica("c", itl_s=0.002).start()
+    holder = {"plan": split_plan()}
+    async with bed(replicas, holder=holder) as b:
+        statuses: Counter[int] = Counter()
+        left = 1000
+
+        async def client(stream: bool) -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                status, text = await (b.stream() if stream else b.complete())
+                whole = not stream or str(text).endswith("data: [DONE]\n\n")
+                statuses[status if whole else -1] += 1
+
+        clients = [asyncio.create_task(client(n % 2 == 0)) for n in range(16)]
+        at = 0
+        while not all(task.done() for task in clients):
+            holder["plan"] = split_plan(left=(0.0, 0.3, 1.0)[at % 3], instances=1 + at % 2)
+            b.backends["big"] = [[replicas["big"][0].url, extra.url], [extra.url]][at % 2]
+            b.gateway.reload()
+            at += 1
+            await asyncio.sleep(0.03)
+        await together(clients)  # type: ignore[arg-type]
+        assert statuses == {200: 1000}
+        assert at > 3
+    await extra.stop()
