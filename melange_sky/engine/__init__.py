@@ -1,6 +1,6 @@
 """The engine model: how long a step of a vLLM replica takes and what its KV cache holds."""
 
-from melange_sky.engine.estimate import Estimate, Load, capacity_estimate
+from melange_sky.engine.estimate import Estimate, Load, capacity_estimate, capacity_estimates
 from melange_sky.engine.generation import Efficiency, ErrorBand, Generation, Overheads, Schedule
 from melange_sky.engine.knee import knee_batch
 from melange_sky.engine.memory import KvPool, Misfit, kv_pool, usable_bytes
@@ -9,6 +9,6 @@ from melange_sky.engine.steps import StepCosts, products_table, step_costs, step
 
 __all__ = [
     "Efficiency", "ErrorBand", "Estimate", "Generation", "KvPool", "Load", "Misfit", "Overheads",
-    "ReplicaModel", "Schedule", "StepCosts", "capacity_estimate", "knee_batch", "kv_pool", "products_table",
-    "replica_model", "step_costs", "step_seconds", "usable_bytes",
+    "ReplicaModel", "Schedule", "StepCosts", "capacity_estimate", "capacity_estimates", "knee_batch", "kv_pool",
+    "products_table", "replica_model", "step_costs", "step_seconds", "usable_bytes",
 ]  # fmt: skip

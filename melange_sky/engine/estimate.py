@@ -14,16 +14,20 @@ M/D/1 (Pollaczek-Khinchine) for the prefill work.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.engine.memory import KvPool
 from melange_sky.engine.steps import StepCosts, products_s
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from melange_sky.engine.replica import ReplicaModel
@@ -56,9 +60,52 @@ class Estimate:
 
 def capacity_estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
     """Return the estimated highest rate of each cell within the SLO."""
+    return capacity_estimates((replica,), load, slo)[0]
+
+
+def capacity_estimates(
+    replicas: Sequence[ReplicaModel], load: Load, slo: SLO
+) -> tuple[Estimate, ...]:
+    """Return the estimates of several replicas on the same cells, all computed at once."""
+    found: dict[int, Estimate] = {}
+    for chunked in (True, False):
+        places = [k for k, replica in enumerate(replicas) if replica.chunked is chunked]
+        if places:
+            rows = _estimate(_stacked([replicas[k] for k in places]), load, slo)
+            for row, k in enumerate(places):
+                found[k] = Estimate(
+                    rate_rps=rows.rate_rps[row],
+                    batch=rows.batch[row],
+                    tpot_floor_s=rows.tpot_floor_s[row],
+                    ttft_floor_s=rows.ttft_floor_s[row],
+                )
+    return tuple(found[k] for k in range(len(replicas)))
+
+
+def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
+    """Return replicas of one kind of batching as one whose figures are columns (replicas × 1)."""
+
+    def column(figures: Iterable[float]) -> Any:
+        return np.array(list(figures), dtype=np.float64)[:, None]
+
+    return dataclasses.replace(
+        replicas[0],
+        costs=StepCosts(*map(column, zip(*(r.costs for r in replicas), strict=True))),
+        pool=KvPool(
+            blocks=column(r.pool.blocks for r in replicas),
+            block_tokens=column(r.pool.block_tokens for r in replicas),
+        ),
+        budget_tokens=column(r.budget_tokens for r in replicas),
+        max_num_seqs=column(r.max_num_seqs for r in replicas),
+        reserve_tokens=column(r.reserve_tokens for r in replicas),
+    )
+
+
+def _estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
+    """Return the estimates of stacked replicas, shapes (replicas × cells)."""
     z = NormalDist().inv_cdf(min(max(slo.attainment, 0.001), 0.9999))
-    alone = np.ones_like(load.input_tokens)
-    high = np.minimum(held_sequences(replica, load), float(replica.max_num_seqs))
+    high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
+    alone = np.ones_like(high)
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -102,7 +149,7 @@ def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
     costs, prompt = replica.costs, load.input_tokens
     pairs = prompt * np.minimum(prompt, 2 * costs.window) / 2 * costs.pair_s
     own: Floats = costs.sequence_s + pairs
-    together = max(1.0, replica.budget_tokens / 2)
+    together = np.maximum(1.0, replica.budget_tokens / 2)
     if replica.chunked:
         # A step full of prefill carries the decoding along; its share of that step's extra products.
         share = np.minimum(1.0, prompt / together)
@@ -137,7 +184,7 @@ def _holds(
     """Whether `batch` requests in service leave the SLO met at its attainment (z its quantile)."""
     batch, z = at
     peak = np.maximum(batch + z * np.sqrt(batch), 0.0)
-    good = peak <= np.minimum(held_sequences(replica, load), float(replica.max_num_seqs))
+    good = peak <= np.minimum(held_sequences(replica, load), replica.max_num_seqs)
     rate = rate_at(replica, load, batch)
     busy = rate * _prefill(replica, load, batch)
     if slo.tpot_s is not None:

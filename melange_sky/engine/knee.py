@@ -25,23 +25,14 @@ def knee_batch(replica: ReplicaModel, load: Load, slo: SLO) -> int:
     step is that long (more could only be served outside the SLO); without one, the batch that reaches
     90 % of the highest throughput. It depends on option, model, SLO and sizes, never on rates.
     """
-    knees = [_knee(replica, _one(load, cell), slo) for cell in range(len(load.input_tokens))]
-    return round_batch(min(max(knees, default=1.0), replica.max_num_seqs))
-
-
-def _one(load: Load, cell: int) -> Load:
-    size = slice(cell, cell + 1)
-    return Load(
-        input_tokens=np.repeat(load.input_tokens[size], len(_LADDER)),
-        output_tokens=np.repeat(load.output_tokens[size], len(_LADDER)),
-    )
-
-
-def _knee(replica: ReplicaModel, load: Load, slo: SLO) -> float:
-    held = float(held_sequences(replica, load)[0])
+    cells = Load(input_tokens=load.input_tokens[:, None], output_tokens=load.output_tokens[:, None])
+    held = held_sequences(replica, cells)
     if slo.tpot_s is not None:
-        good = decode_step_s(replica, load, _LADDER) <= slo.tpot_s
-        return min(held, float(_LADDER[good].max(initial=1.0)))
-    possible = _LADDER[: max(1, int(np.searchsorted(_LADDER, held, side="right")))]
-    rates = rate_at(replica, load, _LADDER)[: len(possible)]
-    return float(possible[np.argmax(rates >= GAIN * rates.max())])
+        good = decode_step_s(replica, cells, _LADDER) <= slo.tpot_s
+        knees = np.minimum(held[:, 0], np.where(good, _LADDER, 1.0).max(axis=1))
+    else:
+        possible = np.maximum(held, 1.0) >= _LADDER
+        rates = np.where(possible, rate_at(replica, cells, _LADDER), 0.0)
+        enough = rates >= GAIN * rates.max(axis=1, keepdims=True)
+        knees = _LADDER[enough.argmax(axis=1)]
+    return round_batch(min(float(knees.max(initial=1.0)), replica.max_num_seqs))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -76,7 +76,9 @@ def step_seconds(
 
 def products_s(costs: StepCosts, tokens: Floats) -> Floats:
     """Return the time of a step's matrix products and all-reduce volume for `tokens`, same shape."""
-    weights = costs.weights_s + costs.experts_s * (1.0 - costs.expert_miss**tokens)
+    weights: Any = costs.weights_s
+    if np.any(costs.experts_s):  # the power is what takes long here
+        weights = weights + costs.experts_s * (1.0 - costs.expert_miss**tokens)
     products: Floats = np.maximum(weights, costs.token_flops_s * tokens)
     return products + tokens * costs.token_link_s
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, Origin
-from melange_sky.engine import capacity_estimate
 from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.embedded import embedded_ratio
 from melange_sky.profiles.measured import MeasuredRates, analytic_rates
@@ -45,80 +44,81 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineAnswer:
-    """One engine and its rate per bucket, row by row; `band` is the estimates' error."""
+class Engine:
+    """One engine that is asked about; `band` is its estimates' error."""
 
     replica: ReplicaModel
     max_model_len: int
-    found: tuple[Found, ...]
     band: ErrorBand
 
 
-def answer_cells(
-    query: CapacityQuery,
-    engine: tuple[ReplicaModel, int],
-    load: Load,
-    context: tuple[ErrorBand, Progress],
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineAnswer:
+    """One engine and its rate per bucket, row by row."""
+
+    engine: Engine
+    found: tuple[Found, ...]
+
+
+def tabled_cells(
+    query: CapacityQuery, engine: Engine, load: Load, estimate: Estimate
+) -> EngineAnswer | None:
+    """Return the rates of one engine by the shipped table; None without one, or for exact rates."""
+    ratios = None if query.exact else embedded_ratio(engine.replica, query.slo, load)
+    if ratios is None:
+        return None
+    absent = _absent(query, engine, load)
+    rates = (ratios * estimate.rate_rps).tolist()
+    found: list[Found] = [
+        (None, reason)
+        if reason
+        else (rate, None)
+        if rate > 0
+        else (None, _slo_reason(query, estimate, at))
+        for at, (reason, rate) in enumerate(zip(absent, rates, strict=True))
+    ]
+    return EngineAnswer(engine=engine, found=tuple(found))
+
+
+def simulated_cells(
+    query: CapacityQuery, engine: Engine, load: Load, estimate: Estimate, progress: Progress
 ) -> EngineAnswer:
-    """Return the rates of one engine: from the shipped table unless exact ones are asked for."""
-    replica, longest = engine
-    band, progress = context
-    estimate = capacity_estimate(replica, load, query.slo)
-    ratios = None if query.exact else embedded_ratio(replica, query.slo, load)
-    absent = [_absent(query, engine, load, at) for at in range(len(load.input_tokens))]
-    if ratios is not None:
-        rates = (ratios * estimate.rate_rps).tolist()
-        found: list[Found] = [
-            (None, reason)
-            if reason
-            else (rate, None)
-            if rate > 0
-            else (None, _slo_reason(query, estimate, at))
-            for at, (reason, rate) in enumerate(zip(absent, rates, strict=True))
-        ]
-        progress.step(len(found))
-    else:
-        found = _simulate(query, replica, (load, estimate, absent), progress)
-    return EngineAnswer(replica=replica, max_model_len=longest, found=tuple(found), band=band)
-
-
-def _simulate(
-    query: CapacityQuery,
-    replica: ReplicaModel,
-    cells: tuple[Load, Estimate, list[str | None]],
-    progress: Progress,
-) -> list[Found]:
-    load, estimate, absent = cells
-    cache = EstimateCache(replica, query.slo)
+    """Return the rates of one engine by simulation, what is known from earlier ones by the cache."""
+    cache = EstimateCache(engine.replica, query.slo)
     found: list[Found] = []
-    for at, reason in enumerate(absent):
+    for at, reason in enumerate(_absent(query, engine, load)):
         sizes = (int(load.input_tokens[at]), int(load.output_tokens[at]))
         known: Found | None = (None, reason) if reason else cache.get(sizes)
         if known is None:
             from melange_sky.profiles.simulated import simulated_rate
 
-            known = simulated_rate(replica, sizes, query.slo, float(estimate.rate_rps[at]))
+            known = simulated_rate(engine.replica, sizes, query.slo, float(estimate.rate_rps[at]))
             cache.put(sizes, *known)
         found.append(known)
         progress.step()
     cache.save()
-    return found
+    return EngineAnswer(engine=engine, found=tuple(found))
 
 
-def _absent(
-    query: CapacityQuery, engine: tuple[ReplicaModel, int], load: Load, at: int
-) -> str | None:
-    """Why a bucket is not computed at all, None where it is."""
-    replica, longest = engine
-    columns = len(query.input_sizes[0])
-    if query.needed is not None and not query.needed[at // columns][at % columns]:
-        return "no traffic"
-    total = int(load.input_tokens[at] + load.output_tokens[at])
+def _absent(query: CapacityQuery, engine: Engine, load: Load) -> list[str | None]:
+    """Why a bucket is not computed at all, None where it is; row by row."""
+    totals = (load.input_tokens + load.output_tokens).astype(int).tolist()
+    needed = (
+        [True] * len(totals) if query.needed is None else [n for row in query.needed for n in row]
+    )
+    return [
+        _too_long(query, engine, total) if wanted else "no traffic"
+        for total, wanted in zip(totals, needed, strict=True)
+    ]
+
+
+def _too_long(query: CapacityQuery, engine: Engine, total: int) -> str | None:
+    longest = engine.max_model_len
     if total > query.model.context_tokens:
         return f"{total} tokens exceed the model's context of {query.model.context_tokens}"
     if total <= longest:
         return None
-    if longest == replica.pool.tokens:
+    if longest == engine.replica.pool.tokens:
         return f"{total} tokens exceed the {longest} that fit into the KV cache"
     return f"{total} tokens exceed max_model_len {longest}"
 
@@ -138,14 +138,15 @@ def place_cells(
 ) -> tuple[tuple[CapacityCell, ...], ...]:
     """Return the cells of a replica of so many engines, measured ones over estimates."""
     copies, measured = own
-    known = MeasuredRates.of(measured, query, (answer.replica, copies)) if measured else None
+    own_engine = (answer.engine.replica, copies)
+    known = MeasuredRates.of(measured, query, own_engine) if measured else None
     rows, at = [], 0
     for inputs, outputs in zip(query.input_sizes, query.output_sizes, strict=True):
         row = []
         for sizes in zip(inputs, outputs, strict=True):
-            cell = _estimated(answer.found[at], copies, answer.band)
+            cell = _estimated(answer.found[at], copies, answer.engine.band)
             if known and cell.reason != "no traffic" and sum(sizes) <= settings.max_model_len:
-                guess = analytic_rates(query, (answer.replica, copies), [sizes])[0]
+                guess = analytic_rates(query, own_engine, [sizes])[0]
                 cell = known.cell(sizes, guess) or cell
             row.append(cell)
             at += 1

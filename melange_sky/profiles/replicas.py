@@ -17,13 +17,21 @@ from melange_sky.engine import (
     Misfit,
     ReplicaModel,
     capacity_estimate,
+    capacity_estimates,
     knee_batch,
     kv_pool,
     replica_model,
 )
 from melange_sky.errors import InputError
 from melange_sky.profiles.cache import fingerprint
-from melange_sky.profiles.cells import EngineAnswer, Progress, answer_cells, place_cells
+from melange_sky.profiles.cells import (
+    Engine,
+    EngineAnswer,
+    Progress,
+    place_cells,
+    simulated_cells,
+    tabled_cells,
+)
 from melange_sky.profiles.constants import engine_generation
 from melange_sky.profiles.measured import matching, measured_tables
 from melange_sky.profiles.misfit import misfit_reason
@@ -34,6 +42,9 @@ if TYPE_CHECKING:
     from melange_sky.models import ModelShape
 
 LARGEST_TOKENS = 10_000_000
+
+EngineKey = tuple[str, int]
+"""(accelerator, tensor parallel) of one engine."""
 
 
 def engine_replica(
@@ -70,13 +81,7 @@ def replica_capacities(
     """
     _check(query)
     generation = engine_generation(query.generation)
-    engines = {(shape.accelerator, shape.tensor_parallel) for shape in shapes}
-    progress = Progress.start(query, len(engines))
-    keys = sorted(engines)
-    # Engines are independent, and the compiled simulator lets other threads run.
-    with ThreadPoolExecutor(max_workers=min(len(keys), os.cpu_count() or 1, 8) or 1) as pool:
-        found_by = pool.map(lambda key: _engine(query, key, generation, progress), keys)
-        answers = dict(zip(keys, found_by, strict=True))
+    answers = _answers(query, shapes, generation)
     tables = measured_tables() if query.measured else ()
     found = []
     for shape in shapes:
@@ -102,19 +107,21 @@ def embedded_tables(
     """
     generation = engine_generation(query.generation)
     exact = dataclasses.replace(query, exact=True)
-    progress, load, tables = Progress.start(query, len(shapes)), _sizes(query), {}
+    load, tables = _sizes(query), {}
+    answers = _answers(exact, shapes, generation)
     for shape in shapes:
-        answer = _engine(exact, (shape.accelerator, shape.tensor_parallel), generation, progress)
+        answer = answers[shape.accelerator, shape.tensor_parallel]
         if isinstance(answer, str):
             continue
-        guess = capacity_estimate(answer.replica, load, query.slo).rate_rps.tolist()
-        fits = (load.input_tokens + load.output_tokens <= answer.max_model_len).tolist()
+        engine = answer.engine
+        guess = capacity_estimate(engine.replica, load, query.slo).rate_rps.tolist()
+        fits = (load.input_tokens + load.output_tokens <= engine.max_model_len).tolist()
         flat = [
             None if not fit else 0.0 if rate is None or first <= 0 else round(rate / first, 3)
             for (rate, _), first, fit in zip(answer.found, guess, fits, strict=True)
         ]
         columns = len(query.input_sizes[0])
-        tables[fingerprint(answer.replica, query.slo, with_limit=False)] = {
+        tables[fingerprint(engine.replica, query.slo, with_limit=False)] = {
             "model": query.model.name, "accelerator": shape.accelerator,
             "tensor_parallel": shape.tensor_parallel, "engine": query.generation,
             "slo": dataclasses.asdict(query.slo),
@@ -130,10 +137,43 @@ def _check(query: CapacityQuery) -> None:
             raise InputError(f"request sizes must lie between 0 and {LARGEST_TOKENS} tokens")
 
 
+def _answers(
+    query: CapacityQuery, shapes: Sequence[ReplicaShape], generation: Generation
+) -> dict[EngineKey, EngineAnswer | str]:
+    """Return what each engine (a tensor-parallel group) carries, or why the model does not fit."""
+    keys = sorted({(shape.accelerator, shape.tensor_parallel) for shape in shapes})
+    progress, load = Progress.start(query, len(keys)), _sizes(query)
+    built = {key: _engine(query, key, load, generation) for key in keys}
+    engines = {key: engine for key, engine in built.items() if isinstance(engine, Engine)}
+    guesses = dict(
+        zip(engines, capacity_estimates([e.replica for e in engines.values()], load, query.slo),
+            strict=True)
+    )  # fmt: skip
+    answers: dict[EngineKey, EngineAnswer | str] = {}
+    unknown = []
+    for key, engine in built.items():
+        if isinstance(engine, str):
+            answers[key] = engine
+        elif (answer := tabled_cells(query, engine, load, guesses[key])) is not None:
+            answers[key] = answer
+            progress.step(len(answer.found))
+        else:
+            unknown.append(key)
+    if unknown:
+        # Engines are independent, and the compiled simulator lets other threads run.
+        with ThreadPoolExecutor(max_workers=min(len(unknown), os.cpu_count() or 1, 8)) as pool:
+            found = pool.map(
+                lambda key: simulated_cells(query, engines[key], load, guesses[key], progress),
+                unknown,
+            )
+            answers.update(zip(unknown, found, strict=True))
+    return answers
+
+
 def _engine(
-    query: CapacityQuery, key: tuple[str, int], generation: Generation, progress: Progress
-) -> EngineAnswer | str:
-    """Return what one engine (a tensor-parallel group) carries, or why the model does not fit."""
+    query: CapacityQuery, key: EngineKey, load: Load, generation: Generation
+) -> Engine | str:
+    """Return one engine as it would run for these sizes, or why the model does not fit."""
     name, tensor_parallel = key
     accelerator = find_accelerator(name)
     replica = replica_model(query.model, accelerator, tensor_parallel, generation)
@@ -141,11 +181,11 @@ def _engine(
         shape = ReplicaShape(accelerator=accelerator.name, tensor_parallel=tensor_parallel)
         return misfit_reason(query.model, accelerator, shape, generation)
     longest = min(query.longest_request_tokens, query.model.context_tokens, replica.pool.tokens)
-    load = _sizes(query)
     sequences = knee_batch(replica, _servable(load, longest), query.slo)
-    replica = replica.with_max_num_seqs(sequences)
-    return answer_cells(
-        query, (replica, max(1, longest)), load, (generation.error_band(accelerator.name), progress)
+    return Engine(
+        replica=replica.with_max_num_seqs(sequences),
+        max_model_len=max(1, longest),
+        band=generation.error_band(accelerator.name),
     )
 
 
@@ -155,10 +195,10 @@ def _settings_of(
     return EngineSettings(
         tensor_parallel=shape.tensor_parallel,
         data_parallel=shape.data_parallel,
-        max_model_len=answer.max_model_len,
-        max_num_seqs=answer.replica.max_num_seqs,
+        max_model_len=answer.engine.max_model_len,
+        max_num_seqs=answer.engine.replica.max_num_seqs,
         gpu_memory_utilization=generation.schedule.gpu_memory_utilization,
-        kv_cache_tokens=answer.replica.pool.tokens,
+        kv_cache_tokens=answer.engine.replica.pool.tokens,
         dtype=None,
     )
 
