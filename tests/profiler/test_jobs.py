@@ -90,6 +90,40 @@ def test_one_job_per_accelerator_with_the_planned_flags(plan: Any) -> None:
         profiling_jobs(plan, (), JobOptions(bucket="s3://x; rm -rf /"))
 
 
+def test_a_shared_folder_needs_no_mount_and_the_effort_reaches_the_job(plan: Any) -> None:
+    options = JobOptions(bucket="/nfs/kept/", search={"max_requests": 60}, late_s=0.2)
+    for job in profiling_jobs(plan, (), options):
+        task = json.loads(job.document["envs"]["MELANGE_TASK"])
+        assert task["folder"] == f"/nfs/kept/{job.name}"
+        assert (task["search"], task["late_s"]) == ({"max_requests": 60}, 0.2)
+        assert "file_mounts" not in job.document
+    (mounted, _) = profiling_jobs(plan, (), JobOptions(bucket="s3://name/folder"))
+    assert mounted.document["file_mounts"]["/melange-results"]["source"] == "s3://name/folder"
+    assert "late_s" not in json.loads(mounted.document["envs"]["MELANGE_TASK"])
+    for wrong in ("nfs/kept", "s3:/x", "/a b", "~/kept"):
+        with pytest.raises(InputError, match="--bucket"):
+            profiling_jobs(plan, (), JobOptions(bucket=wrong))
+
+
+def test_launch_takes_own_offers_and_the_probes_effort(tmp_path: Path) -> None:
+    """On the bed's kind of cluster: no catalog prices it, its owner does."""
+    (tmp_path / "offers.csv").write_text(
+        "cloud,region,instance_type,accelerator,accelerator_count,vcpus,memory_gib,"
+        "price_usd_per_hour,source,as_of\nslurm,mine,own.a10g,A10G,1,4,16,0.2,own books,2026-11-01\n"
+    )
+    (tmp_path / "chat.yaml").write_text(SPEC.replace(", infra: [aws]", ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "melange_sky", "profile", "launch", "chat.yaml", "--dry-run", "--offline",
+         "--offers", "offers.csv", "--accelerators", "A10G", "--max-requests", "60", "--tolerance", "0.4",
+         "--max-lateness-ms", "500"],
+        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        env={**os.environ, "MELANGE_SKY_HOME": str(tmp_path / "home")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "slurm/mine own.a10g" in done.stdout
+    assert '"max_requests": 60' in done.stdout and '"late_s": 0.5' in done.stdout
+
+
 def test_sky_accepts_the_job(plan: Any, tmp_path: Path) -> None:
     """SkyPilot's own parser, in a process of its own: it looks for its home when it is imported."""
     (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",), bucket="s3://b/x"))

@@ -102,9 +102,14 @@ class Bed:
         return self.root / "mounts" / "packages", self.root / "mounts" / "python"
 
     @property
+    def shared(self) -> Path:
+        """Return a folder that every node sees and may write to."""
+        return self.root / "shared"
+
+    @property
     def model(self) -> Path:
-        """Return the folder of the tiny model, which every node sees."""
-        return self.root / "shared" / "tiny"
+        """Return the folder of the tiny model."""
+        return self.shared / "tiny"
 
     @property
     def env(self) -> dict[str, str]:
@@ -172,7 +177,7 @@ class Bed:
             daemon.wait(timeout=20)
         self._daemons.clear()
         for place in self.mounts:
-            if place.is_mount():
+            while f" {place} " in Path("/proc/self/mountinfo").read_text():
                 _must("umount", "--lazy", str(place))
         for i, node in enumerate(self.nodes):
             _quiet("ip", "netns", "del", node.name)
@@ -266,11 +271,10 @@ class Bed:
         byte_code.mkdir(exist_ok=True)  # kept between runs: compiling takes longer than starting
         _script(
             bin_folder / "vllm",
-            f"#!{python}\nimport sys\n\nsys.pycache_prefix = {str(byte_code)!r}\n"
-            "from vllm.entrypoints.cli.main import main\n\nsys.exit(main())\n",
+            _VLLM.format(python=python, byte_code=str(byte_code)),
         )
         _must(str(python), str(HERE.parent / "stack" / "tiny_model.py"), str(self.model))
-        _must("chown", "-R", f"{USER}:{USER}", str(byte_code), str(self.root / "shared"))
+        _must("chown", "-R", f"{USER}:{USER}", str(byte_code), str(self.shared))
         # Where the nodes' user cannot run it, this tells so at once.
         _must("runuser", "-u", USER, "--", str(python), "-c", "import aiohttp, numpy")
 
@@ -486,6 +490,16 @@ _PYTHON = """#!/bin/bash
 # A Python that was built with a shared library looks for it where it was installed.
 export LD_LIBRARY_PATH={base}/lib
 exec -a "$0" {base}/bin/{name} "$@"
+"""
+
+_VLLM = """#!{python}
+import sys
+
+sys.pycache_prefix = {byte_code!r}
+from vllm.entrypoints.cli.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())
 """
 
 _UV_SHIM = """#!/bin/bash

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -13,6 +15,10 @@ collect_ignore = [
     "hooks.py",
     "stub_engine.py",
 ]  # they run on the bed: importing them here would act
+
+_SHOWN_LOGS = ("gateway-*.log", ".sky/serve/*/*.log", "sky_logs/jobs_controller/*.log",
+               "sky_logs/managed_jobs/*.log", ".sky/api_server/server.log")  # fmt: skip
+_SHOWN_LINES, _LONGEST_LINE = 40, 400
 
 
 def start_api_server(bed: Bed) -> None:
@@ -25,16 +31,48 @@ def start_api_server(bed: Bed) -> None:
 
 
 @pytest.fixture(scope="session")
-def sky_bed() -> Iterator[Bed]:
+def sky_bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     """A running bed with SkyPilot's API server up; skipped, with the reason, where it cannot be."""
     bed = Bed(default_root())
     try:
         bed.up()
-    except BedUnavailableError as error:
-        pytest.skip(str(error))
-    try:
         start_api_server(bed)
         yield bed
+    except BedUnavailableError as error:
+        pytest.skip(str(error))
     finally:
-        if not os.environ.get("MELANGE_SKY_BED_KEEP"):
-            bed.down()
+        try:
+            if request.session.testsfailed and bed.home.exists():
+                show_logs(bed)
+        finally:
+            if not os.environ.get("MELANGE_SKY_BED_KEEP"):
+                bed.down()
+
+
+def show_logs(bed: Bed) -> None:
+    """Print the ends of the logs that tell why a story failed: they go with the bed."""
+    print(f"\n==> jobs\n{bed.run('squeue', '-o', '%i %T %j %N %M').stdout}", flush=True)
+    logs = {path for pattern in _SHOWN_LOGS for path in bed.home.glob(pattern)}
+    for path in sorted(logs, key=lambda path: path.stat().st_mtime):
+        lines = path.read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
+        if lines:
+            text = "\n".join(line[:_LONGEST_LINE] for line in lines)
+            print(f"\n==> {path.relative_to(bed.home)}\n{text}", flush=True)
+
+
+@pytest.fixture(scope="session")
+def profiling(sky_bed: Bed) -> Future[None]:
+    """The profiling story, begun beside the fleet's: its outcome is a test of its own."""
+    from tests.sky.test_profile import profile_and_serve
+
+    told: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            told.set_result(profile_and_serve(sky_bed))
+        except BaseException as error:  # noqa: BLE001 - told by the test that waits for it
+            told.set_exception(error)
+
+    # A daemon: where the tests are interrupted, the bed goes and nothing waits for the story.
+    threading.Thread(target=run, name="profiling", daemon=True).start()
+    return told

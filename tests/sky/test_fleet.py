@@ -13,8 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,20 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.prices import OfferQuery
-from tests.sky.bed import CLUSTER, NODES, Bed
+from tests.sky.bed import Bed
+from tests.sky.client import (
+    PRICES,
+    READY_LIMIT_S,
+    Story,
+    gateway,
+    running,
+    wait_for,
+    write_offers,
+)
 
-pytestmark = [pytest.mark.sky, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
 
-PRICES = {node.accelerator: node.price_usd_per_hour for node in NODES if node.accelerator}
 LIMITS = {"A10G": 3, "A100-80GB": 2}
-READY_LIMIT_S = 600
 SHORT, LONG = (120, 40), (2500, 60)  # input and output tokens of the two sizes that are sent
 
 
@@ -56,14 +62,7 @@ def commit(bed: Bed, folder: Path, message: str) -> None:
 
 
 def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
-    offers = [
-        "cloud,region,instance_type,accelerator,accelerator_count,vcpus,memory_gib,price_usd_per_hour,source,as_of"
-    ]
-    offers += [
-        f"slurm,{CLUSTER},bed.{name.lower()},{name},1,2,4,{price},test bed,2026-01-01"
-        for name, price in PRICES.items()
-    ]
-    (folder / "offers.csv").write_text("\n".join(offers) + "\n")
+    write_offers(folder)
     spec = {
         "name": "bed",
         "model": "Qwen/Qwen2.5-7B-Instruct",
@@ -146,15 +145,6 @@ def status(bed: Bed, folder: Path) -> dict[str, Any]:
     return {row["option"]: row for row in json.loads(done.stdout)["services"]}
 
 
-def wait_for(condition: Callable[[], bool], what: str, limit_s: float = READY_LIMIT_S) -> float:
-    """Return how long it took until `condition` held."""
-    start = time.monotonic()
-    while not condition():
-        assert time.monotonic() - start < limit_s, f"{what} took more than {limit_s:g} s"
-        time.sleep(3)
-    return time.monotonic() - start
-
-
 def ask(url: str, size: tuple[int, int], timeout_s: float = 30) -> tuple[str, str, int]:
     """Send one completion; return the node that answered, since when it runs, and its tokens."""
     body = {"model": "Qwen/Qwen2.5-7B-Instruct", "prompt": "word " * size[0], "max_tokens": size[1]}
@@ -170,33 +160,6 @@ def ask(url: str, size: tuple[int, int], timeout_s: float = 30) -> tuple[str, st
         raise OSError(f"{url} answered {error.code}: {told}") from error
     node, started = answer["system_fingerprint"].split()
     return node, started, answer["usage"]["completion_tokens"]
-
-
-@contextmanager
-def gateway(bed: Bed, folder: Path) -> Iterator[str]:
-    """Run the gateway over the plan and yield its URL."""
-    process = subprocess.Popen(
-        ["melange-sky", "gateway", str(folder / "fleet"), "--backends-file", str(folder / "backends"), "--port", "0"],
-        env=bed.env, cwd=bed.home, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "listening on" in line, line
-        url = line.split()[2]
-        wait_for(lambda: healthy(url), "the gateway's first look at its backends", 60)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
-
-
-def healthy(url: str) -> bool:
-    """Return whether the gateway sees a healthy backend of every option."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    gauges = [line for line in lines if line.startswith("melange_gateway_healthy_backends{")]
-    return bool(gauges) and all(float(line.rpartition(" ")[2]) > 0 for line in gauges)
 
 
 def accelerator_of(node: str) -> str:
@@ -217,23 +180,9 @@ def check_shares(url: str, planned: dict[str, Any]) -> None:
         assert statistic < 10.83, (size, seen, expected)  # χ² of one degree of freedom
 
 
-def running(bed: Bed) -> set[str]:
-    """Return the Slurm jobs that run: one per replica."""
-    return set(bed.run("squeue", "--noheader", "-o", "%i", timeout_s=30).stdout.split())
-
-
-class Story:
-    """Tells what happened when, for the log of a long test."""
-
-    def __init__(self) -> None:
-        self.start = time.monotonic()
-
-    def note(self, what: str) -> None:
-        print(f"[{time.monotonic() - self.start:5.0f} s] {what}", flush=True)
-
-
+@pytest.mark.usefixtures("profiling")  # it runs meanwhile
 def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
-    story = Story()
+    story = Story("fleet")
     first = first_plan(sky_bed, desk)
     commit(sky_bed, desk, "first plan")
     story.note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']}/h")
@@ -241,12 +190,12 @@ def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     story.note("sky serve up returned for one service")
     apply(sky_bed, desk, first)
     story.note("applied, all ready")
-    with gateway(sky_bed, desk) as url:
+    with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
         check_shares(url, first)
     story.note("shares as planned")
     second = replan(sky_bed, desk, first)
     story.note(f"replanned to {replicas(second)}: no replica restarted")
-    with gateway(sky_bed, desk) as url:
+    with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
         failed, sent = lose_a_node(sky_bed, desk, url)
     story.note(f"lost node replaced; {failed} of {sent} requests failed before the loss was seen")
     take_down(sky_bed, desk)
@@ -281,14 +230,15 @@ def apply(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
 
 def replan(bed: Bed, desk: Path, first: dict[str, Any]) -> dict[str, Any]:
     """Apply a plan for other traffic, committed in between: running replicas stay as they are."""
-    jobs = running(bed)
+    jobs = running(bed, "bed-").keys()
     since = {option: ask(row["endpoint"], SHORT)[:2] for option, row in status(bed, desk).items()}
     second = grown_plan(bed, desk, replicas(first))
     commit(bed, desk, "second plan")
     dry = bed.run("melange-sky", "apply", str(desk / "fleet"), "--dry-run")
     assert dry.returncode == 0 and "replace" not in dry.stdout, dry.stdout + dry.stderr
     apply(bed, desk, second)
-    assert jobs < running(bed) and len(running(bed)) == len(jobs) + 1
+    grown = running(bed, "bed-").keys()
+    assert jobs < grown and len(grown) == len(jobs) + 1
     for option, row in status(bed, desk).items():
         seen = {ask(row["endpoint"], SHORT)[:2] for _ in range(12)}
         assert since[option] in seen, f"{option}: its first replica was restarted"
@@ -309,9 +259,10 @@ def lose_a_node(bed: Bed, desk: Path, url: str) -> tuple[int, int]:
 def take_down(bed: Bed, desk: Path) -> None:
     done = bed.run("melange-sky", "down", str(desk / "fleet"), "--yes", timeout_s=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    wait_for(lambda: not running(bed), "emptying the nodes", 120)
+    wait_for(lambda: not running(bed, "bed-"), "emptying the nodes", 300)
     listed = bed.run("python", "-c", _LIST_SERVICES)
-    assert json.loads(listed.stdout.splitlines()[-1]) == [], listed.stderr
+    names = json.loads(listed.stdout.splitlines()[-1])
+    assert [name for name in names if name.startswith("bed-")] == [], listed.stderr
 
 
 _LIST_SERVICES = (
