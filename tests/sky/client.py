@@ -50,7 +50,7 @@ def wait_for(condition: Callable[[], bool], what: str, limit_s: float = READY_LI
 
 def running(bed: Bed, prefix: str) -> dict[str, str]:
     """Return the names of the Slurm jobs that run by their ids: one per replica or profiling job."""
-    lines = bed.run("squeue", "--noheader", "-o", "%i %j", timeout_s=30).stdout.splitlines()
+    lines = bed.run("squeue", "--noheader", "-o", "%i %j", timeout_s=120).stdout.splitlines()
     jobs = dict(line.split(None, 1) for line in lines)
     return {number: name.strip() for number, name in jobs.items() if name.startswith(prefix)}
 
@@ -83,7 +83,7 @@ def gateway(bed: Bed, folder: Path, *words: str) -> Iterator[str]:
 
 def healthy(url: str) -> bool:
     """Return whether the gateway sees a healthy backend of every option."""
-    with urllib.request.urlopen(f"{url}/metrics", timeout=30) as response:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=60) as response:
         lines = response.read().decode().splitlines()
     gauges = [line for line in lines if line.startswith("melange_gateway_healthy_backends{")]
     return bool(gauges) and all(float(line.rpartition(" ")[2]) > 0 for line in gauges)
