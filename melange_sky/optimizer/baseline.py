@@ -51,7 +51,7 @@ def _baseline(
     # What is paid for of other accelerators serves nothing here.
     rules = replace(rules, fixed=tuple(p for p in rules.fixed if _has(mine, p)))
     alone = replace(problem, demands=(replace(demand, options=mine),), constraints=rules)
-    least = least_cost(alone, options)
+    least = least_cost(alone, options, settle=True)
     if least is None:
         return _none(accelerator, _why_none(alone, options))
     cost = least.cost_usd_per_hour

@@ -17,6 +17,16 @@ from melange_sky.optimizer.linear import GE, LE
 if TYPE_CHECKING:
     from melange_sky.optimizer.linear import Linear
 
+_SMALL = 1500
+"""Columns up to which branching finds good fleets sooner than HiGHS's costlier heuristics do."""
+
+_COSTLY = (
+    "mip_heuristic_run_feasibility_jump",
+    "mip_heuristic_run_rins",
+    "mip_heuristic_run_rens",
+    "mip_heuristic_run_root_reduced_cost",
+)
+
 _greeting = threading.Lock()
 _greeted = threading.Event()
 
@@ -69,6 +79,9 @@ def solve_by_highs(
         ("primal_feasibility_tolerance", 1e-7),
     ):
         highs.setOptionValue(name, value)
+    if len(linear.names) <= _SMALL:
+        for name in _COSTLY:
+            highs.setOptionValue(name, False)  # unknown to some releases, which do without
     highs.passModel(as_highs(linear))
     highs.run()
     info = highs.getInfo()

@@ -1,7 +1,8 @@
-"""The least cost alone: what baselines and sensitivities need, without settling shares or ties."""
+"""The least cost alone: what baselines and sensitivities need, without settling shares."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.dominance import drop_dominated
 from melange_sky.optimizer.fleet import build_fleet
 from melange_sky.optimizer.search import find_cheapest, gap_of
+from melange_sky.optimizer.simplest import settle_ties
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Problem, SolveOptions
@@ -16,27 +18,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Least:
-    """The least cost found, the instances of one fleet that has it, and the gap to what is proven."""
+    """The least cost found, the gap to what is proven, and how many instances have it.
+
+    Those of the simplest fleet of that cost: fewest option types, then fewest instances.
+    """
 
     cost_usd_per_hour: float
     instances: int
     gap: float = 0.0
 
 
-def least_cost(problem: Problem, options: SolveOptions) -> Least | None:
+def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False) -> Least | None:
     """Return the least cost of any fleet that serves every demand, None where there is none.
 
-    None also where time ran out before any fleet was found.
+    None also where time ran out before any fleet was found. Only with `settle` are the instances
+    those of the simplest such fleet; else they are those of the one that the solver came upon.
     """
+    start = time.perf_counter()
     try:
         fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
     except InfeasibleError:
         return None
-    _, outcome, point = find_cheapest(fleet, problem, options)
+    model, outcome, point = find_cheapest(fleet, problem, options)
     if point is None:
         return None
-    return Least(
-        cost_usd_per_hour=point.cost,
-        instances=sum(point.instances),
-        gap=gap_of(outcome, point.goal),
-    )
+    gap = gap_of(outcome, point.goal)
+    if settle:
+        left = options.time_limit_s - (time.perf_counter() - start)
+        _, point = settle_ties(model, outcome, point, left)
+    return Least(cost_usd_per_hour=point.cost, instances=sum(point.instances), gap=gap)

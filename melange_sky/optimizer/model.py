@@ -56,7 +56,8 @@ def build_model(
         bounds=bounds,
         offsets=offsets,
         scenarios=scenarios,
-        x=[lp.add(f"x_{k}", 0.0, bound, whole=True) for k, bound in enumerate(bounds)],
+        # With shares alone nothing holds the instances, and whole ones would make an LP a MIP.
+        x=[lp.add(f"x_{k}", 0.0, bound, whole=only is None) for k, bound in enumerate(bounds)],
         y={},
     )
     if only is None or "serve" in only:

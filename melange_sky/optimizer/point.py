@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.shares import Shares, read_shares
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.optimizer.program import Model
     from melange_sky.optimizer.solver import Outcome
 
@@ -31,9 +33,14 @@ class Point:
 
     def rank(self) -> tuple[int, int, int, list[int]]:
         """Return the order among fleets of equal cost: types, then instances, then names."""
-        used = [count for count in self.instances if count]
-        by_name = sum(k * n for k, n in zip(self.places, self.instances, strict=True))
-        return len(used), sum(used), by_name, [-count for count in self.instances]
+        return rank_of(self.instances, self.places)
+
+
+def rank_of(instances: list[int], places: Sequence[int]) -> tuple[int, int, int, list[int]]:
+    """Return the rank of these instances of columns at these places."""
+    used = [count for count in instances if count]
+    by_name = sum(k * n for k, n in zip(places, instances, strict=True))
+    return len(used), sum(used), by_name, [-count for count in instances]
 
 
 def read_point(model: Model, outcome: Outcome) -> Point:

@@ -6,15 +6,35 @@ import time
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.linear import LE
+from melange_sky.optimizer.losses import worst_loss
 from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import COST_TIE, Point, make_point, read_point
 from melange_sky.optimizer.solver import run
+from melange_sky.optimizer.ties import simpler_fleets
 from melange_sky.optimizer.worth import worth_a_look
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
     from melange_sky.optimizer.linear import Terms
     from melange_sky.optimizer.program import Model, Scenario
+    from melange_sky.optimizer.solver import Outcome
+
+
+def settle_ties(
+    model: Model, outcome: Outcome, cheapest: Point, seconds: float
+) -> tuple[Model, Point]:
+    """Return the simplest fleet of (nearly) the least goal, and the model that yielded it."""
+    if outcome.status != "optimal":
+        return model, cheapest
+    start = time.perf_counter()
+    while True:
+        point = simplest(model, cheapest, seconds - (time.perf_counter() - start))
+        loss = worst_loss(model.fleet, model.problem, model.options, point.instances)
+        if loss is None:
+            return model, point
+        model = build_model(
+            model.fleet, model.problem, model.options, scenarios=(*model.scenarios, loss)
+        )
 
 
 def simplest(model: Model, best: Point, seconds: float) -> Point:
@@ -31,13 +51,36 @@ def simplest(model: Model, best: Point, seconds: float) -> Point:
         return best
     kept |= used | {k for scenario in model.scenarios for k, _ in scenario}
     small, scenarios = _keep(model, sorted(kept))
+    fleets = None
+    if not (options.within_fraction or model.fixed or options.stay_close):
+        mine = [best.instances[k] for k in sorted(kept)]
+        fleets = simpler_fleets(small, model.problem, best.cost, mine)
+        if fleets == []:
+            return best
     part = build_model(small, model.problem, options, scenarios=scenarios)
+    if fleets is not None:
+        found = _first_that_serves(part, fleets, seconds - (time.perf_counter() - start))
+        return best if found is None else _in_whole(model, found, sorted(kept))
     _ask_for_simplest(part, best, most)
     outcome = run(part.lp, options, seconds - (time.perf_counter() - start))
     if outcome.objective is None:
         return best
     point = _in_whole(model, read_point(part, outcome), sorted(kept))
     return point if point.goal <= most and point.rank() < best.rank() else best
+
+
+def _first_that_serves(part: Model, fleets: list[list[int]], seconds: float) -> Point | None:
+    """Return the first of these fleets that keeps to all of the model's constraints."""
+    start = time.perf_counter()
+    for x in part.x:
+        part.lp.whole[x] = False  # both bounds hold it
+    for instances in fleets:
+        for x, count in zip(part.x, instances, strict=True):
+            part.lp.lower[x] = part.lp.upper[x] = float(count)
+        outcome = run(part.lp, part.options, seconds - (time.perf_counter() - start))
+        if outcome.objective is not None:
+            return read_point(part, outcome)
+    return None
 
 
 def _keep(model: Model, kept: list[int]) -> tuple[Fleet, tuple[Scenario, ...]]:

@@ -12,13 +12,11 @@ from melange_sky.optimizer.check import check_allocations
 from melange_sky.optimizer.conflict import find_conflict
 from melange_sky.optimizer.dominance import drop_dominated
 from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.losses import worst_loss
-from melange_sky.optimizer.model import build_model
 from melange_sky.optimizer.point import COST_TIE, Point
 from melange_sky.optimizer.problem import Solution, SolveOptions
 from melange_sky.optimizer.search import find_cheapest, gap_of
 from melange_sky.optimizer.shares import spread, to_allocations
-from melange_sky.optimizer.simplest import simplest
+from melange_sky.optimizer.simplest import settle_ties
 from melange_sky.plan import SolverReport
 
 if TYPE_CHECKING:
@@ -39,7 +37,7 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     start = time.perf_counter()
     fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
     model, outcome, cheapest = _cheapest(fleet, problem, options)
-    model, chosen = _settle(model, outcome, cheapest, options.time_limit_s - _since(start))
+    model, chosen = settle_ties(model, outcome, cheapest, options.time_limit_s - _since(start))
     gap = gap_of(outcome, cheapest.goal)
     return Solution(
         allocations=allocate(model, chosen),
@@ -68,21 +66,6 @@ def _cheapest(
         f"no fleet was found within the time limit of {options.time_limit_s:g} s "
         "(none is proven impossible); raise it with --time-limit"
     )
-
-
-def _settle(model: Model, outcome: Outcome, cheapest: Point, seconds: float) -> tuple[Model, Point]:
-    """Return the simplest fleet of (nearly) the least goal, and the model that yielded it."""
-    if outcome.status != "optimal":
-        return model, cheapest
-    start = time.perf_counter()
-    while True:
-        point = simplest(model, cheapest, seconds - _since(start))
-        loss = worst_loss(model.fleet, model.problem, model.options, point.instances)
-        if loss is None:
-            return model, point
-        model = build_model(
-            model.fleet, model.problem, model.options, scenarios=(*model.scenarios, loss)
-        )
 
 
 def allocate(model: Model, point: Point) -> tuple[tuple[Allocation, ...], ...]:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.fleet import Fleet
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 
 _SLACK = 1e-6
 """Relative room for what the solver's tolerances let pass."""
+
+MOST_COUNTED = 10_000
+"""Instances of one column beyond which nobody counts one by one; see `ties.py`."""
 
 
 def worth_a_look(
@@ -39,17 +44,55 @@ def worth_a_look(
     if problem.constraints.fixed or options.stay_close is not None or problem.headroom >= 1:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
+    for mine, prices, loads, values in _by_demand(fleet, problem):
+        bound += float(values.sum())
+        waste[mine] = prices - _most_value(loads, values)
+    room = _room(most_usd_per_hour, bound)
+    return [k for k in everything if waste[k] <= room]
+
+
+def wastes(
+    fleet: Fleet, problem: Problem, most_usd_per_hour: float
+) -> tuple[float, list[list[float]]]:
+    """Return what a fleet of at most this cost may waste, and what 0, 1, … of each column waste.
+
+    Each column's list ends with the most instances that such a fleet can hold.
+    """
+    bound, found = 0.0, [[0.0] for _ in fleet.columns]
+    parts = list(_by_demand(fleet, problem))
+    for _, _, _, values in parts:
+        bound += float(values.sum())
+    room = _room(most_usd_per_hour, bound)
+    for mine, prices, loads, values in parts:
+        for k, price, load in zip(mine, prices.tolist(), loads, strict=True):
+            count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
+            able = np.flatnonzero(np.isfinite(load))
+            order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
+            carried = np.interp(
+                count,
+                np.concatenate(([0.0], np.cumsum(load[order]))),
+                np.concatenate(([0.0], np.cumsum(values[order]))),
+            )
+            waste = price * count - carried
+            found[k] += waste[waste <= room].tolist()
+    return room, found
+
+
+def _by_demand(
+    fleet: Fleet, problem: Problem
+) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
+    """Yield each demand's columns, their prices, their loads per usable instance, and the π."""
     for demand in range(len(fleet.demands)):
         mine = fleet.of_demand(demand)
         if not mine or not fleet.buckets[demand]:
             continue
         loads = fleet.loads(mine) / (1 - problem.headroom)
         prices = np.array([fleet.columns[k].price for k in mine])
-        values = (prices[:, None] * loads).min(axis=0)
-        bound += float(values.sum())
-        waste[mine] = prices - _most_value(loads, values)
-    room = most_usd_per_hour - bound + _SLACK * max(1.0, most_usd_per_hour)
-    return [k for k in everything if waste[k] <= room]
+        yield mine, prices, loads, (prices[:, None] * loads).min(axis=0)
+
+
+def _room(most_usd_per_hour: float, bound: float) -> float:
+    return most_usd_per_hour - bound + _SLACK * max(1.0, most_usd_per_hour)
 
 
 def _most_value(loads: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
