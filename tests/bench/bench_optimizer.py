@@ -1,15 +1,17 @@
-"""The optimizer beside the binary-slice model, on random but lifelike fleets, in one run.
+"""The optimizer beside rival models of the same problem, in one run.
 
 Rivals, written for this comparison and each capped at MELANGE_BENCH_CAP_S (default 60 s; a capped run
-counts as its cap):
+counts as its cap, so that a lower cap can only make the ratios told smaller):
 
-* binary slices, CBC: one 0/1 variable per (slice, option), slice factor 8, PuLP and CBC
+* binary CBC: one 0/1 variable per (slice, option), slice factor 8, PuLP and CBC
   (the model of arXiv 2404.14527, §5.3);
-* binary slices, HiGHS: the same model in process with HiGHS.
+* binary HiGHS: the same model in process with HiGHS;
+* per-slice HiGHS: one whole number 0…8 per (bucket, option), no more tricks, HiGHS.
 
-Told: wall seconds, ratios, whether ours was ever dearer; percentiles at 60 x 16 and 60 x 64; one
-400 x 300 problem to a proven 0.01 % gap; peak memory; and how time grows with options and buckets
-(also drawn on log axes to build/bench_optimizer.svg). Run: `make bench`.
+Told: wall seconds (ours: the median of three runs of the whole of `optimize`), ratios, whether ours
+was ever dearer; percentiles at 60 x 16 and 60 x 64; one 400 x 300 problem to a proven 0.01 % gap; peak
+memory; and how time grows with options and buckets (also drawn on log axes to
+build/bench_optimizer.svg). MELANGE_BENCH_RATES thins the rates of the grid. Run: `make bench`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import resource
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +31,20 @@ import pulp
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from melange_sky.capacity import OptionCapacity  # noqa: E402
 from melange_sky.optimizer import Problem, SolveOptions, optimize  # noqa: E402
+from melange_sky.optimizer.sweep import at_rate  # noqa: E402
+from melange_sky.planner import PlanRequest, problem_for  # noqa: E402
+from melange_sky.prices import OfferQuery  # noqa: E402
+from melange_sky.spec import AcceleratorChoice, Spec, load_spec  # noqa: E402
 from tests.optimizer.factories import demand, option  # noqa: E402
 
 CAP_S = float(os.environ.get("MELANGE_BENCH_CAP_S", "60"))
 SLICES = 8
 OPTIONS = (4, 16, 32, 64)
-RATES = (1.0, 30.0, 1000.0)
+RATES = [float(r) for r in os.environ.get("MELANGE_BENCH_RATES", "1,10,100,1000").split(",")]
+FOUR_GPUS = ("L4", "A10G", "A100-80GB", "H100")
+RIVALS = ("binary CBC", "binary HiGHS", "per-slice HiGHS")
 
 
 def lifelike(buckets: tuple[int, int], options: int, rate_rps: float, seed: int) -> Problem:
@@ -61,31 +71,64 @@ def lifelike(buckets: tuple[int, int], options: int, rate_rps: float, seed: int)
     return Problem(demands=(demand((weights * rate_rps).tolist(), *rows),))
 
 
-def binary_slices(problem: Problem, solver: str) -> tuple[float, float | None]:
-    """Return (wall seconds, cost) of the binary-slice model; the cost is None if none was found."""
+def real_gpus(rate_rps: float) -> Problem:
+    """Four GPUs of the snapshot at their cheapest, with shipped estimates, on the example's traffic.
+
+    On the example's clouds and on the default grid of 60 buckets, not all of which have a rate.
+    """
+    spec = load_spec(ROOT / "examples" / "chat.yaml")
+    assert isinstance(spec, Spec)
+    wanted = replace(
+        spec,
+        resources=replace(
+            spec.resources,
+            accelerators=tuple(AcceleratorChoice(name=n) for n in FOUR_GPUS),
+        ),
+    )
+    problem = problem_for(wanted, PlanRequest(prices=OfferQuery(offline=True)))
+    (only,) = problem.demands
+    cheapest: dict[str, OptionCapacity] = {}
+    for capacity in only.options:
+        name, price = capacity.option.accelerator, capacity.option.price_usd_per_hour
+        if capacity.option.accelerator_count == 1 and (
+            name not in cheapest or price < cheapest[name].option.price_usd_per_hour
+        ):
+            cheapest[name] = capacity
+    alone = replace(only, options=tuple(cheapest[name] for name in FOUR_GPUS))
+    return at_rate(Problem(demands=(alone,)), rate_rps)
+
+
+def rival(problem: Problem, name: str) -> tuple[float, float | None]:
+    """Return (wall seconds, cost) of a rival; the cost is None if none was found."""
     start = time.perf_counter()
     only = problem.demands[0]
+    parts = SLICES if name.startswith("binary") else 1
     lp = pulp.LpProblem("slices", pulp.LpMinimize)
     n = range(len(only.options))
     counts = [lp.add_variable(f"x_{k}", 0, cat=pulp.LpInteger) for k in n]
     loads: list[list[tuple[pulp.LpVariable, float]]] = [[(counts[k], -1.0)] for k in n]
     for b, (i, j) in enumerate(only.workload.buckets()):
-        for s in range(SLICES):
+        for s in range(parts):
             picks = []
             for k in n:
                 rate = only.options[k].rate(i, j)
                 if rate is not None:
-                    pick = lp.add_variable(f"z_{b}_{s}_{k}", 0, 1, pulp.LpInteger)
+                    pick = lp.add_variable(f"z_{b}_{s}_{k}", 0, SLICES // parts, pulp.LpInteger)
                     picks.append((pick, 1.0))
                     loads[k].append((pick, only.workload.rates_rps[i][j] / SLICES / rate))
-            expression = pulp.LpAffineExpression(picks)
-            lp.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintEQ, f"one_{b}_{s}", 1))
+            row = pulp.LpConstraint(
+                pulp.LpAffineExpression(picks),
+                pulp.LpConstraintEQ,
+                f"one_{b}_{s}",
+                SLICES // parts,
+            )
+            lp.addConstraint(row)
     for k in n:
         expression = pulp.LpAffineExpression(loads[k])
         lp.addConstraint(pulp.LpConstraint(expression, pulp.LpConstraintLE, f"load_{k}", 0))
     prices = [(counts[k], only.options[k].option.price_usd_per_hour) for k in n]
     lp.setObjective(pulp.LpAffineExpression(prices))
-    if solver == "cbc":
+    if name == "binary CBC":
         path = pulp.PULP_CBC_CMD.pulp_cbc_path
         lp.solve(pulp.COIN_CMD(path=path, msg=False, timeLimit=CAP_S, threads=1))
     else:
@@ -95,38 +138,41 @@ def binary_slices(problem: Problem, solver: str) -> tuple[float, float | None]:
     return min(time.perf_counter() - start, CAP_S), cost
 
 
-def ours(problem: Problem, gap: float = 0.0) -> tuple[float, float, str]:
-    """Return (wall seconds, cost, status) of the whole of `optimize`, ties and shares included."""
-    start = time.perf_counter()
-    solution = optimize(problem, SolveOptions(mip_gap=gap))
-    return time.perf_counter() - start, solution.cost_usd_per_hour, solution.report.status
+def ours(problem: Problem, gap: float = 0.0, runs: int = 1) -> tuple[float, float, str]:
+    """Return (median wall seconds, cost, status) of the whole of `optimize`, ties and shares too."""
+    seconds = []
+    while True:
+        start = time.perf_counter()
+        solution = optimize(problem, SolveOptions(mip_gap=gap))
+        seconds.append(time.perf_counter() - start)
+        if len(seconds) == runs:
+            return statistics.median(seconds), solution.cost_usd_per_hour, solution.report.status
 
 
-def against_rivals() -> None:
+def against_rivals(title: str, problems: dict[str, Problem]) -> None:
     """Print every point and the medians of the ratios."""
-    ratios: dict[str, list[float]] = {"cbc": [], "highs": []}
+    ratios: dict[str, list[float]] = {name: [] for name in RIVALS}
     dearer = 0
-    print(f"60 buckets, slice factor {SLICES}, cap {CAP_S:g} s; seconds and $/h")
-    print("options   rate      ours         binary CBC         binary HiGHS")
-    for n in OPTIONS:
-        for rate in RATES:
-            problem = lifelike((10, 6), n, rate, seed=n + int(rate))
-            seconds, cost, _ = ours(problem)
-            cells = []
-            for solver in ("cbc", "highs"):
-                rival_s, rival_cost = binary_slices(problem, solver)
-                ratios[solver].append(rival_s / seconds)
-                dearer += rival_cost is not None and cost > rival_cost * (1 + 1e-9)
-                shown = "none" if rival_cost is None else f"${rival_cost:.3f}"
-                cells.append(f"{rival_s:6.2f} {shown:>9} ({rival_s / seconds:5.0f}x)")
-            print(
-                f"{n:7d} {rate:6g} {seconds:6.2f} ${cost:<8.3f} {cells[0]}  {cells[1]}", flush=True
-            )
-    for solver, values in ratios.items():
-        print(
-            f"against {solver}: median {statistics.median(values):.0f}x, least {min(values):.1f}x faster"
-        )
-    print(f"dearer than a rival: {dearer} times")
+    buckets = len(next(iter(problems.values())).demands[0].workload.buckets())
+    print(
+        f"{title}: {buckets} buckets with a rate, slice factor {SLICES}, cap {CAP_S:g} s; seconds and $/h"
+    )
+    print("options @ req/s        ours   " + "".join(f"{name:>27}" for name in RIVALS))
+    for label, problem in problems.items():
+        seconds, cost, _ = ours(problem, runs=3)
+        cells = []
+        for name in RIVALS:
+            rival_s, rival_cost = rival(problem, name)
+            ratios[name].append(rival_s / seconds)
+            dearer += rival_cost is not None and cost > rival_cost * (1 + 1e-9)
+            shown = "none" if rival_cost is None else f"${rival_cost:.3f}"
+            capped = "*" if rival_s >= CAP_S else " "
+            cells.append(f"{rival_s:7.3f}{capped} {shown:>9} {rival_s / seconds:6.1f}x")
+        print(f"{label:13} {seconds:7.3f} ${cost:<8.3f}" + "  ".join(cells), flush=True)
+    for name, values in ratios.items():
+        middle = statistics.median(values)
+        print(f"  faster than {name}: median {middle:.1f}x, least {min(values):.1f}x")
+    print(f"  dearer than a rival: {dearer} times; * = capped at {CAP_S:g} s", flush=True)
 
 
 def percentiles() -> None:
@@ -140,33 +186,68 @@ def percentiles() -> None:
 
 def growth() -> None:
     """Print and draw how the time grows with options (60 buckets) and buckets (16 options)."""
-    by_options = [(n, ours(lifelike((10, 6), n, 100.0, n))[0]) for n in (4, 8, 16, 32, 64, 128)]
+    by_options = [
+        (n, ours(lifelike((10, 6), n, 100.0, n), runs=3)[0]) for n in (4, 8, 16, 32, 64, 128)
+    ]
     sizes = ((3, 2), (5, 3), (10, 6), (15, 8), (20, 12), (25, 16))
-    by_buckets = [(a * b, ours(lifelike((a, b), 16, 100.0, a))[0]) for a, b in sizes]
+    by_buckets = [(a * b, ours(lifelike((a, b), 16, 100.0, a), runs=3)[0]) for a, b in sizes]
     for name, points in (("options", by_options), ("buckets", by_buckets)):
-        print(f"seconds by {name}: " + ", ".join(f"{n}: {s:.2f}" for n, s in points))
+        print(f"seconds by {name}: " + ", ".join(f"{n}: {s:.3f}" for n, s in points))
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    svg = _svg({"options (60 buckets)": by_options, "buckets (16 options)": by_buckets})
+    svg = _svg({"by options (60 buckets)": by_options, "by buckets (16 options)": by_buckets})
     (build / "bench_optimizer.svg").write_text(svg, encoding="utf-8")
-    print("drawn to build/bench_optimizer.svg")
+    print("drawn to build/bench_optimizer.svg", flush=True)
+
+
+LEFT, RIGHT, TOP, BOTTOM = 70, 600, 46, 320
 
 
 def _svg(series: dict[str, list[tuple[int, float]]]) -> str:
-    def place(n: float, seconds: float) -> tuple[float, float]:
-        return 60 + 170 * math.log10(n), 260 - 60 * (math.log10(seconds) + 3)
+    """Draw the series on two log axes of whole decades, with a grid line at 2 and 5 too."""
+    every = [point for points in series.values() for point in points]
+    low = math.floor(math.log10(min(s for _, s in every)))
+    high = math.ceil(math.log10(max(s for _, s in every)))
+    wide = math.ceil(math.log10(max(n for n, _ in every)))
 
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" width="620" height="300" font-size="11">']
-    for power in range(-3, 2):
-        y = place(1, 10**power)[1]
-        parts.append(f'<text x="8" y="{y}">{10.0**power:g} s</text>')
-        parts.append(f'<path d="M55 {y}H600" stroke="#ddd"/>')
-    parts += [f'<text x="{place(n, 1)[0]}" y="285">{n}</text>' for n in (1, 10, 100, 1000)]
-    for (name, points), colour in zip(series.items(), ("#06c", "#c30"), strict=True):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(n, s) for n, s in points))
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        x, y = place(*points[-1])
-        parts.append(f'<text x="{x - 60:.0f}" y="{y - 6:.0f}" fill="{colour}">{name}</text>')
+    def place(n: float, seconds: float) -> tuple[float, float]:
+        x = LEFT + (RIGHT - LEFT) * math.log10(n) / wide
+        return x, BOTTOM - (BOTTOM - TOP) * (math.log10(seconds) - low) / (high - low)
+
+    def text(x: float, y: float, words: str, anchor: str, colour: str = "#333") -> str:
+        return (
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{words}</text>'
+        )
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="370" font-family="sans-serif" font-size="12">',
+        '<rect width="640" height="370" fill="white"/>',
+        text((LEFT + RIGHT) / 2, 24, "Time of one optimisation, 100 req/s", "middle"),
+        text((LEFT + RIGHT) / 2, 358, "options, or buckets with a rate", "middle"),
+    ]
+    for power in range(low, high + 1):
+        for step in (1, 2, 5) if power < high else (1,):
+            y = place(1, step * 10.0**power)[1]
+            shade = "#bbb" if step == 1 else "#eee"
+            parts.append(f'<path d="M{LEFT} {y:.1f}H{RIGHT}" stroke="{shade}"/>')
+            if step == 1:
+                parts.append(text(LEFT - 8, y + 4, f"{10.0**power:g} s", "end"))
+    for power in range(wide + 1):
+        for step in (1, 2, 5) if power < wide else (1,):
+            x = place(step * 10.0**power, 10.0**low)[0]
+            shade = "#bbb" if step == 1 else "#eee"
+            parts.append(f'<path d="M{x:.1f} {TOP}V{BOTTOM}" stroke="{shade}"/>')
+            parts.append(text(x, BOTTOM + 17, f"{step * 10**power}", "middle"))
+    for at, ((name, points), colour) in enumerate(
+        zip(series.items(), ("#06c", "#c30"), strict=True)
+    ):
+        spots = [place(n, s) for n, s in points]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in spots)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in spots]
+        y = TOP + 20 + 18 * at
+        parts.append(f'<path d="M{LEFT + 12} {y - 4}h22" stroke="{colour}" stroke-width="2"/>')
+        parts.append(text(LEFT + 40, y, name, "start", colour))
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -179,8 +260,25 @@ def large() -> None:
     print(f"peak memory {peak:.0f} MiB")
 
 
+RATES_1_TO_128 = [float(2**n) for n in range(8)]
+
 if __name__ == "__main__":
     percentiles()
     large()
     growth()
-    against_rivals()
+    against_rivals(
+        "four real GPUs (L4, A10G, A100-80GB, H100), snapshot prices, shipped estimates",
+        {f"4 @ {rate:g}": real_gpus(rate) for rate in RATES_1_TO_128},
+    )
+    against_rivals(
+        "four random lifelike GPUs",
+        {f"4 @ {rate:g}": lifelike((10, 6), 4, rate, 4 + int(rate)) for rate in RATES_1_TO_128},
+    )
+    against_rivals(
+        "random lifelike options",
+        {
+            f"{n} @ {rate:g}": lifelike((10, 6), n, rate, seed=n + int(rate))
+            for n in OPTIONS
+            for rate in RATES
+        },
+    )
