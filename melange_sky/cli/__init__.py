@@ -17,6 +17,7 @@ import sys
 import click
 
 from melange_sky import __version__
+from melange_sky.cli.common import uncollected
 from melange_sky.errors import MelangeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -55,7 +56,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS or not _exists(cmd_name):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        with uncollected():
+            command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 

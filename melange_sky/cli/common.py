@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import math
 import os
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from melange_sky.planner.verification import ReplayProgress
@@ -26,6 +28,17 @@ format_option = click.option(
 offline_option = click.option(
     "--offline", is_flag=True, help="Open no socket at all (also MELANGE_SKY_OFFLINE=1)."
 )
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Import without looking for garbage: what modules make stays, and the search takes long."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class NumberRange(click.FloatRange):

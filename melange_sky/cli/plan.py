@@ -13,6 +13,7 @@ from melange_sky.cli.common import (
     is_offline,
     offline_option,
     refresh_progress,
+    uncollected,
 )
 from melange_sky.cli.objectives import objective_options, solve_fields
 from melange_sky.cli.verification import (
@@ -74,7 +75,8 @@ def plan(
 
     SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
-    from melange_sky.planner import plan_spec
+    with uncollected():
+        from melange_sky.planner import plan_spec
 
     replayed = take_options(asked)
     request = _request(asked)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.capacity import Origin, weakest
-from melange_sky.offers import accelerator_spec_text
+from melange_sky.offers import Offer, accelerator_spec_text
 from melange_sky.plan import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
 
 if TYPE_CHECKING:
@@ -158,6 +158,17 @@ def allocation_origin(allocation: Allocation) -> Origin | None:
     )
 
 
+_OFFER_FIELDS = tuple(field.name for field in fields(Offer))
+
+
+def _offer_document(offer: Offer) -> dict[str, Any]:
+    """Return what `asdict` would, which copies every figure of hundreds of offers."""
+    document = {name: getattr(offer, name) for name in _OFFER_FIELDS}
+    document["flags"] = [asdict(flag) for flag in offer.flags]
+    document["commitments"] = [asdict(commitment) for commitment in offer.commitments]
+    return document
+
+
 def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
     option = candidate.option
 
@@ -168,9 +179,9 @@ def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
         **_option_fields(option),
         "accelerator_name": option.accelerator,
         "accelerator_count": option.accelerator_count,
-        "offer": asdict(option.offer) if option.offer else None,
+        "offer": _offer_document(option.offer) if option.offer else None,
         "figures": option.figures,
-        "fallbacks": [asdict(offer) for offer in option.fallbacks],
+        "fallbacks": [_offer_document(offer) for offer in option.fallbacks],
         "engine": asdict(option.engine) if option.engine else None,
         "max_rate_rps": column("max_rate_rps"),
         "origin": [

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from melange_sky.prices.hosted import CatalogRefusedError, parse_catalog
 from melange_sky.prices.store import utc_text
 from melange_sky.prices.tables import Table, encode_table
 
@@ -70,6 +69,8 @@ def read_modified(schema: str, cloud: str) -> LocalCatalog | None:
     digest = _modified_md5(folder, cloud)
     if digest is None:
         return None
+    from melange_sky.prices.hosted import CatalogRefusedError, parse_catalog
+
     path = folder / cloud / "vms.csv"
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
