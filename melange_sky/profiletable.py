@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from melange_sky.capacity_search import REAL_SEARCH, SearchOptions, SearchResult, rate_from_probes
+from melange_sky.capacity_search import (
+    REAL_SEARCH,
+    Measured,
+    SearchOptions,
+    SearchResult,
+    rate_from_probes,
+)
 from melange_sky.errors import InputError
 from melange_sky.slo import SLO, RequestLog
 
@@ -89,6 +95,15 @@ class MeasuredCell:
     seconds: float
     measured_at: str
     probes: tuple[KeptProbe, ...] = ()
+
+    def known(self, slo: SLO, options: SearchOptions | None = None) -> Measured:
+        """Return the answer with what tells how sure it is."""
+        found = self.answer(slo, options)
+        lasted = [_turnovers(p.log) for p in self.probes if len(p.log)]
+        return Measured(
+            rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps,
+            turnovers=max(lasted, default=Measured(rate_rps=None).turnovers),
+        )  # fmt: skip
 
     def answer(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult:
         """Return the rate for any SLO: as searched where it is the same, else from the raw points."""
@@ -238,6 +253,13 @@ def _probe(row: Mapping[str, Any]) -> KeptProbe:
         reason=str(row["reason"]), log=log, lateness_max_s=row["lateness_max_s"],
         server=row["server"],
     )  # fmt: skip
+
+
+def _turnovers(log: RequestLog) -> float:
+    """Return over how many median answers requests arrived."""
+    done = log.e2e_s[log.ok]
+    median = float(np.median(done)) if done.size else 0.0
+    return float(log.arrival_s[-1] - log.arrival_s[0]) / median if median > 0 else 0.0
 
 
 def _micros(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[int | None]:

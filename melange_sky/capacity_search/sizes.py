@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.capacity_search.surface import (
-    NOISE,
     RatioPoint,
     Surface,
+    noise_sd,
     ratio_surface,
 )
 
@@ -59,18 +59,26 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """A measured rate, None where no rate meets the SLO, with the bounds that surely hold."""
+    """A measured rate, None where no rate meets the SLO, with the bounds that surely hold.
+
+    `turnovers`: how many answers' length the longest probe lasted.
+    """
 
     rate_rps: float | None
     low_rps: float | None = None
     high_rps: float | None = None
+    turnovers: float = 4.0
 
     @property
     def sd(self) -> float:
-        """Standard deviation of the log rate: it lies anywhere between the bounds."""
+        """Standard deviation of the log rate: chance, and anywhere between the bounds.
+
+        Attainment crosses its limit between them, so half their distance is known better than that.
+        """
+        chance = noise_sd(self.turnovers)
         if not (self.low_rps and self.high_rps and self.high_rps > self.low_rps):
-            return 1.5 * NOISE
-        return float(np.hypot(np.log(self.high_rps / self.low_rps) / np.sqrt(12.0), NOISE))
+            return 1.5 * chance
+        return float(np.hypot(np.log(self.high_rps / self.low_rps) / np.sqrt(48.0), chance))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +107,13 @@ def choose_size(demand: Demand, measured: Mapping[tuple[int, int], Measured], sl
     if not open_sizes or enough:
         return Choice(size=None, guess_rps=None, sd=0.0, expected_error=error)
     spread = np.diag(surface.covariance)
-    gain = cost_with**2 / (spread + NOISE**2)
+    noise = np.array(
+        [
+            noise_sd(_probe_s(float(rate), size, slo) / _answer_s(size, slo))
+            for rate, size in zip(rates, demand.sizes, strict=True)
+        ]
+    )
+    gain = cost_with**2 / (spread + noise**2)
     worth = [gain[k] / cell_seconds(float(rates[k]), demand.sizes[k], slo) for k in open_sizes]
     best = open_sizes[int(np.argmax(worth))]
     return Choice(
@@ -160,8 +174,16 @@ def plan_sizes(
 
 def cell_seconds(rate_rps: float, size: tuple[int, int], slo: SLO) -> float:
     """Return about how long a search of one size takes: a few probes of a few answers' length."""
-    answer_s = size[1] * (slo.tpot_s or _UNKNOWN_TPOT_S) + (slo.ttft_s or 0.0) / 4
-    return _PROBES * max(15.0, 100.0 / max(rate_rps, 1e-9), 4.0 * answer_s)
+    return _PROBES * _probe_s(rate_rps, size, slo)
+
+
+def _probe_s(rate_rps: float, size: tuple[int, int], slo: SLO) -> float:
+    return max(15.0, 100.0 / max(rate_rps, 1e-9), 4.0 * _answer_s(size, slo))
+
+
+def _answer_s(size: tuple[int, int], slo: SLO) -> float:
+    """Return about how long an answer takes where the limits are just met."""
+    return size[1] * (slo.tpot_s or _UNKNOWN_TPOT_S) + (slo.ttft_s or 0.0) / 4
 
 
 def _shares(demand: Demand, measured: Mapping[tuple[int, int], Measured], rates: Floats) -> Floats:

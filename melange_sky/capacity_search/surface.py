@@ -33,9 +33,8 @@ _LENGTH = 2.0
 _AMPLITUDES = (0.04, 0.06, 0.09, 0.13, 0.2, 0.3, 0.45, 0.7)
 _PRIOR_AMPLITUDE = 0.12
 _PRIOR_WIDTH = 0.7
-NOISE = 0.1
-"""Least standard deviation of a measured log rate: searches of one size with other arrivals differ so
-(seen with the search for real targets on simulated replicas of four GPUs)."""
+_NOISE = (0.04, 0.12)
+_NOISE_TURNOVERS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,16 @@ class RatioPoint:
 
     size: Size
     log_ratio: float
-    sd: float = NOISE
+    sd: float = _NOISE[0]
+
+
+def noise_sd(turnovers: float) -> float:
+    """Return how much searches of one size with other arrivals differ (standard deviation of the log).
+
+    Seen with the search for real targets on simulated replicas of four GPUs: 0.12 where the probes that
+    decided lasted four answers' length, less as they saw more answers come and go.
+    """
+    return float(np.clip(_NOISE[1] * np.sqrt(_NOISE_TURNOVERS / max(turnovers, 1e-9)), *_NOISE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,7 +84,7 @@ def ratio_surface(points: Sequence[RatioPoint], sizes: Sequence[Size]) -> Surfac
         )
     known = _features([p.size for p in points])
     y = np.array([p.log_ratio for p in points])
-    noise = np.diag([max(p.sd, NOISE) ** 2 for p in points])
+    noise = np.diag([max(p.sd, _NOISE[0]) ** 2 for p in points])
     amplitude = max(_AMPLITUDES, key=lambda a: _score(known, y, noise, a))
     inverse = np.linalg.inv(_covariance(known, known, amplitude) + noise)
     across = _covariance(at, known, amplitude)

@@ -215,8 +215,7 @@ def measured_of(table: ProfileTable, size: Size, options: GridOptions) -> Measur
     """Return what the table says of a size that it answers."""
     cell = table.cell(*size)
     assert cell is not None
-    found = cell.answer(options.slo, options.search)
-    return Measured(rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps)
+    return cell.known(options.slo, options.search)
 
 
 def _open_table(path: Path, provenance: Provenance) -> ProfileTable:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.capacity import CapacityCell, Origin
-from melange_sky.capacity_search import Measured, RatioPoint, ratio_surface
+from melange_sky.capacity_search import RatioPoint, ratio_surface
 from melange_sky.engine import Load, capacity_estimate
 from melange_sky.profiles.home import home_dir
 
@@ -92,14 +92,10 @@ class MeasuredRates:
         guesses = analytic_rates(query, engine, list(by_size))
         points = []
         for (size, cell), guess in zip(by_size.items(), guesses, strict=True):
-            found = cell.answer(query.slo)
-            if found.max_rate_rps is None or guess <= 0:
-                continue
-            known = Measured(
-                rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps
-            )
-            ratio = math.log(found.max_rate_rps / guess)
-            points.append(RatioPoint(size=size, log_ratio=ratio, sd=known.sd))
+            known = cell.known(query.slo)
+            if known.rate_rps is not None and guess > 0:
+                ratio = math.log(known.rate_rps / guess)
+                points.append(RatioPoint(size=size, log_ratio=ratio, sd=known.sd))
         return cls(query, by_size, tuple(points))
 
     def cell(self, sizes: tuple[float, float], guess_rps: float) -> CapacityCell | None:

@@ -160,7 +160,10 @@ def profile(
         found = find_max_rate(timed, LIMITS, options)
         seconds += timed.seconds
         measured[choice.size] = Measured(
-            rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps
+            rate_rps=found.max_rate_rps,
+            low_rps=found.low_rps,
+            high_rps=found.high_rps,
+            turnovers=max(p.turnovers or 0.0 for p in found.probes),
         )
     rates = np.full(len(SIZES), np.nan)
     rates[known] = [np.nan if r is None else r for r in predicted_rates(demand, measured)]

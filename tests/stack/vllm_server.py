@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -62,8 +64,7 @@ def vllm_server(
     with log.open("wb") as sink:
         process = subprocess.Popen(
             command, stdout=sink, stderr=sink, env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,
-            preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),
+            start_new_session=True, preexec_fn=lambda: _settle(cores),
         )  # fmt: skip
     try:
         _wait(f"http://127.0.0.1:{port}/health", process, log)
@@ -76,6 +77,14 @@ def vllm_server(
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _settle(cores: frozenset[int] | None) -> None:
+    """In the new process: keep to the cores, and end when the test process is killed."""
+    if cores is not None:
+        os.sched_setaffinity(0, cores)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
