@@ -40,7 +40,8 @@ class Provenance:
 
     `accelerator` without count; `engine_flags` as on the command line, secrets left out;
     `gpu_name` and `gpu_driver` as the machine itself reports them; `prefix_share` is the fraction of
-    each prompt that all requests have in common (0: nothing can be answered from a prefix cache).
+    each prompt that all requests have in common (0: nothing can be answered from a prefix cache);
+    `arrivals`: ``poisson``, or the name of the trace whose gaps were used.
     """
 
     model: str
@@ -58,6 +59,7 @@ class Provenance:
     region: str | None = None
     instance_type: str | None = None
     prefix_share: float = 0.0
+    arrivals: str = "poisson"
     created_at: str | None = None
 
 

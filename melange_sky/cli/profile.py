@@ -54,6 +54,8 @@ def profile() -> None:
               help="Token ids give exact sizes; words suit servers that take none.")  # fmt: skip
 @click.option("--prefix-share", type=float, default=0.0, show_default=True,
               help="Fraction of each prompt that all requests have in common.")  # fmt: skip
+@click.option("--arrivals", type=click.Path(path_type=Path),
+              help="A trace whose gaps between requests are used, scaled to each rate; default: Poisson.")  # fmt: skip
 @click.option("--max-lateness-ms", type=click.FloatRange(min=1), default=25.0, show_default=True,
               help="A probe in which this client was later than that is void.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -150,8 +152,21 @@ def _grid_options(given: dict[str, Any]) -> GridOptions:
     return GridOptions(
         slo=slo_from(given), search=search,
         style=PromptStyle(words=given["prompts"] == "words", prefix_share=given["prefix_share"]),
-        late_s=given["max_lateness_ms"] / 1e3, budget_s=None if minutes is None else minutes * 60,
+        arrivals_s=_arrivals(given["arrivals"]), late_s=given["max_lateness_ms"] / 1e3,
+        budget_s=None if minutes is None else minutes * 60,
     )  # fmt: skip
+
+
+def _arrivals(trace: Path | None) -> tuple[float, ...]:
+    """Return the arrival times of a trace, none for none."""
+    if trace is None:
+        return ()
+    from melange_sky.profiler.prompts import trace_offsets
+    from melange_sky.spec.traces import read_trace
+
+    times = tuple(request.arrival_s for request in read_trace(trace))
+    trace_offsets(times, 1.0, 1, 0)  # told before any load where it is no stream
+    return times
 
 
 def slo_from(given: dict[str, Any]) -> SLO:
@@ -193,6 +208,7 @@ def _provenance(given: dict[str, Any]) -> Provenance:
         model=given["model"], accelerator=name, accelerator_count=int(count or 1),
         revision=given["revision"], engine_flags=flags, instance_type=given["instance_type"],
         prefix_share=given["prefix_share"],
+        arrivals=given["arrivals"].name if given["arrivals"] else "poisson",
     )  # fmt: skip
 
 

@@ -57,6 +57,7 @@ class GridOptions:
     demand: Demand | None = None
     search: SearchOptions = REAL_SEARCH
     style: PromptStyle = field(default_factory=PromptStyle)
+    arrivals_s: tuple[float, ...] = ()
     late_s: float = 0.025
     budget_s: float | None = None
 
@@ -98,6 +99,8 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
 def identity_of(provenance: Provenance) -> dict[str, object]:
     """Return what must be equal for two measurements to be of the same thing."""
     told = {"gpu_name", "gpu_driver", "cloud", "region", "instance_type", "created_at"}
+    if provenance.arrivals == "poisson":
+        told.add("arrivals")  # tables from before there was a choice keep their names
     return {key: value for key, value in asdict(provenance).items() if key not in told}
 
 
@@ -168,7 +171,7 @@ def _target(
     search = search_near(options.search, choice)
     target = EndpointTarget(
         endpoint=endpoint, input_tokens=choice.size[0], output_tokens=choice.size[1],
-        style=options.style, late_s=options.late_s, deadline_s=run[0],
+        style=options.style, arrivals_s=options.arrivals_s, late_s=options.late_s, deadline_s=run[0],
         stop=surely_fails(options.slo, search), on_probe=run[1].on_probe,
     )  # fmt: skip
     return _Cell(target=target, slo=options.slo, search=search)

@@ -96,9 +96,18 @@ def poisson_offsets(rate_rps: float, count: int, seed: int) -> NDArray[np.float6
     return scaled
 
 
-def trace_offsets(timestamps_s: Sequence[float], rate_scale: float = 1.0) -> NDArray[np.float64]:
-    """Return the due times of a recorded stream, `rate_scale` times as fast."""
+def trace_offsets(
+    timestamps_s: Sequence[float], rate_rps: float, count: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the due times of `count` requests with the gaps of a recorded stream, scaled to the rate.
+
+    Each seed begins elsewhere in the stream; its end is followed by its beginning.
+    """
     times = np.sort(np.asarray(timestamps_s, dtype=np.float64))
-    if rate_scale <= 0 or not np.isfinite(times).all():
-        raise InputError("a trace needs finite timestamps and a positive rate scale")
-    return (times - times[:1]) / rate_scale
+    gaps = np.diff(times)
+    if rate_rps <= 0 or not np.isfinite(times).all() or gaps.sum() <= 0:
+        raise InputError("a trace of arrivals needs finite timestamps that are not all the same")
+    start = int(np.random.default_rng([seed, 2]).integers(len(gaps)))
+    taken = gaps[(start + np.arange(count)) % len(gaps)]
+    offsets: NDArray[np.float64] = np.cumsum(taken) * (count / rate_rps / max(taken.sum(), 1e-12))
+    return offsets

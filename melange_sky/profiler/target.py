@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import numpy as np
@@ -18,8 +18,16 @@ from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, http_problem, shorten
 from melange_sky.profiler.load import TIMED_OUT, Load, LoadOutcome, run_load
 from melange_sky.profiler.metrics import read_bounded
-from melange_sky.profiler.prompts import PromptStyle, poisson_offsets, request_bodies
+from melange_sky.profiler.prompts import (
+    PromptStyle,
+    poisson_offsets,
+    request_bodies,
+    trace_offsets,
+)
 from melange_sky.slo import RequestLog
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +51,7 @@ class SentProbe:
 class EndpointTarget:
     """One request size on one endpoint. Keeps every probe that it sent, void ones included.
 
+    Arrivals are Poisson, or have the gaps of a recorded stream, `arrivals_s`, scaled to the rate.
     A probe is void where the client itself was late: the 95th percentile of its lateness in sending
     or of its clock's lag exceeds `late_s`. `deadline_s` (on time.monotonic) ends the measuring with
     OutOfTime, None never. `stop` looks at what is answered so far and may end a probe. `on_probe`
@@ -53,6 +62,7 @@ class EndpointTarget:
     input_tokens: int
     output_tokens: int
     style: PromptStyle = field(default_factory=PromptStyle)
+    arrivals_s: tuple[float, ...] = ()
     late_s: float = 0.025
     deadline_s: float | None = None
     stop: Callable[[RequestLog], bool] | None = None
@@ -66,7 +76,7 @@ class EndpointTarget:
         sizes = (self.input_tokens, self.output_tokens)
         load = Load(
             bodies=request_bodies(self.endpoint.model, sizes, requests, self.style, seed),
-            due_s=poisson_offsets(rate_rps, requests, seed),
+            due_s=self._due(rate_rps, requests, seed),
             input_tokens=self.input_tokens, output_tokens=self.output_tokens,
         )  # fmt: skip
         outcome = asyncio.run(run_load(self.endpoint, load, self.stop))
@@ -82,6 +92,11 @@ class EndpointTarget:
                 f"the load client was itself late by {late * 1e3:.0f} ms (allowed {self.late_s * 1e3:.0f} ms)"
             )
         return outcome.log
+
+    def _due(self, rate_rps: float, requests: int, seed: int) -> NDArray[np.float64]:
+        if self.arrivals_s:
+            return trace_offsets(self.arrivals_s, rate_rps, requests, seed)
+        return poisson_offsets(rate_rps, requests, seed)
 
     @property
     def was_late(self) -> bool:

@@ -185,3 +185,39 @@ def test_the_budget_ends_a_run(start_server: StartServer, tmp_path: Path) -> Non
     done = profile(start_server(ttft=0.05), tmp_path, "--output", "2,3", "--max-minutes", "0.0001")
     assert done.returncode == 0
     assert "not measured: budget spent" in done.stdout
+
+
+def test_sizes_are_chosen_until_the_others_are_known(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """One slot of constant time: all sizes have one rate, so a few tell the rest."""
+    url = start_server(ttft=0.02, itl=0.0, slots=1)
+    sizes = ["--input", "20,24,28,32", "--output", "2,3"]
+    words = [*sizes, "--error-bound", "0.6", "--format", "json"]
+    done = profile(url, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert 4 <= len(said["cells"]) < 8
+    assert len(said["cells"]) + len(said["inferred"]) == 8
+    assert said["unmeasured"] == []
+    assert said["expected_error"] <= 0.6
+    rates = [cell["max_rate_rps"] for cell in said["cells"]]
+    for row in said["inferred"]:
+        assert row["origin"] == "interpolated"
+        assert min(rates) / 3 < row["max_rate_rps"] < 3 * max(rates)
+    again = json.loads(profile(url, tmp_path, *words).stdout)
+    assert again["cells"] == said["cells"]  # the table answers: nothing is sent
+    assert again["inferred"] == said["inferred"]
+
+
+def test_arrivals_of_a_trace_are_kept_apart(start_server: StartServer, tmp_path: Path) -> None:
+    trace = tmp_path / "bursts.csv"
+    rows = [f"2023-11-16 18:00:{s:02d}.{k}00000,20,2" for s in range(0, 40, 4) for k in range(3)]
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    done = profile(start_server(), out, "--output", "1", "--arrivals", str(trace))
+    assert done.returncode == 0, done.stderr
+    (table,) = load_tables(out)
+    assert table.provenance.arrivals == "bursts.csv"
+    absent = profile("http://127.0.0.1:9", out, "--arrivals", str(tmp_path / "none.csv"))
+    assert (absent.returncode, "none.csv" in absent.stderr) == (2, True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import urllib.request
 from typing import Any
 
 import numpy as np
 import pytest
 
+from melange_sky.errors import InputError
 from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.load import Load, LoadOutcome, run_load
 from melange_sky.profiler.prompts import (
@@ -114,6 +116,28 @@ def test_faults_are_counted_by_kind(start_server: StartServer, fault: str, told:
     assert len(server_says(url)["prompts"]) == 15
 
 
+def test_a_load_is_ended_early_where_enough_is_seen(start_server: StartServer) -> None:
+    """What was answered before the first request under way is kept, the rest is given up."""
+    url = start_server(ttft=0.3, itl=0.0, slots=1)
+    endpoint = Endpoint(url=url, model="known", timeout_s=60.0)
+    load = Load(
+        bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
+        due_s=poisson_offsets(100.0, 400, 1), input_tokens=20, output_tokens=1,
+    )  # fmt: skip
+    seen: list[int] = []
+
+    def enough(log: Any) -> bool:
+        seen.append(len(log))
+        return len(log) >= 4
+
+    outcome = asyncio.run(run_load(endpoint, load, enough))
+    assert 4 <= len(outcome.log) < 400
+    assert len(outcome.log) == seen[-1] == len(outcome.lateness_s)
+    assert outcome.log.ok.all()
+    assert outcome.wall_s < 60  # all of it would take two minutes
+    assert not outcome.errors
+
+
 def test_a_dead_server_is_given_up(start_server: StartServer) -> None:
     url = start_server(fault="die", after=5)
     outcome = send(url, 100.0, 300, give_up_after=10)
@@ -127,4 +151,12 @@ def test_offsets() -> None:
     assert gaps.mean() == pytest.approx(1 / 50, rel=0.03)
     assert gaps.std() == pytest.approx(1 / 50, rel=0.05)
     assert (poisson_offsets(5.0, 10, 1) == poisson_offsets(5.0, 10, 1)).all()
-    assert trace_offsets([12.0, 10.0, 11.0], rate_scale=2.0).tolist() == [0.0, 0.5, 1.0]
+    for count in (1, 7, 100):  # the rate is met exactly over a probe, only the gaps are chance
+        assert poisson_offsets(5.0, count, 1)[-1] <= (count + 1) / 5.0
+    bursts = trace_offsets([0.0, 0.1, 0.2, 10.0, 10.1, 10.2, 20.0], 2.0, 60, seed=4)
+    assert bursts[-1] == pytest.approx(60 / 2.0)
+    assert np.diff(bursts).min() * 50 < np.diff(bursts).max()
+    assert (bursts != trace_offsets([0.0, 0.1, 0.2, 10.0, 10.1, 10.2, 20.0], 2.0, 60, seed=5)).any()
+    for wrong in ([], [1.0], [2.0, 2.0], [0.0, math.nan]):
+        with pytest.raises(InputError, match="trace of arrivals"):
+            trace_offsets(wrong, 1.0, 5, 0)
