@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.errors import InputError
+from melange_sky.plan import Plan
+from melange_sky.simulator.fleet import FleetRun
 from melange_sky.slo import RequestLog
 from melange_sky.verify import Replay, Traffic, replay, sample_stream, scaled_trace
 from melange_sky.verify.verdict import attainment_interval, judged_window, percentiles
@@ -135,3 +140,27 @@ def test_outages_are_drawn_from_the_seed() -> None:
     calm = replay(plan, lambda _p, _a: engine(64, 0.2), stream, Replay(seed=3))
     assert first.log.ok.tobytes() == again.log.ok.tobytes()
     assert first.log.ok.sum() < calm.log.ok.sum() == len(stream)
+
+
+def test_spot_replicas_are_interrupted_as_the_plan_expects() -> None:
+    """Ten an hour of 100 s over two replicas and two hours; on-demand replicas are left alone."""
+    plan = make_plan(constraints=Constraints(spot=SpotPolicy(interruption_rate=10, recovery_s=100)))
+    on_demand = drawn(plan)
+    assert on_demand.log.ok.all()
+    spot = [
+        dataclasses.replace(
+            a, option=dataclasses.replace(a.option, option=dataclasses.replace(a.option.option, use_spot=True))
+        )
+        for a in plan.allocations
+    ]  # fmt: skip
+    whole = dataclasses.replace(plan, allocations=tuple(spot))
+    assert not drawn(whole).log.ok.all()
+    half = dataclasses.replace(plan, allocations=(spot[0], plan.allocations[1]))
+    lost = drawn(half).log
+    assert set(lost.option[~lost.ok].tolist()) <= {0}
+    assert not lost.ok.all()
+
+
+def drawn(plan: Plan) -> FleetRun:
+    stream = sample_stream(plan.workload, Traffic(duration_s=7200), np.random.default_rng(8))
+    return replay(plan, lambda _p, _a: engine(64, 0.2), stream, Replay(seed=1))

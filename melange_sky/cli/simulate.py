@@ -36,8 +36,8 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 @click.option("--ci", type=NumberRange(min=1e-4, max=0.5), default=0.01, show_default=True, help="Half width of the attainment's interval to reach by running longer.")  # fmt: skip
 @click.option("--burstiness", type=NumberRange(min=0.01, max=1000), default=1.0, show_default=True, help="Squared coefficient of variation of the gaps: 1 Poisson, above 1 bursty.")  # fmt: skip
 @click.option("--policy", type=click.Choice(POLICIES), default="gateway", show_default=True, help="Routing: the gateway's own, or one of SkyServe's.")  # fmt: skip
-@click.option("--outages", "outages_per_hour", type=NumberRange(min=0, max=3600), default=0.0, help="Failures or spot interruptions per replica and hour.")  # fmt: skip
-@click.option("--outage-s", type=_POSITIVE, default=300.0, show_default=True, help="Seconds until a replacement serves.")  # fmt: skip
+@click.option("--outages", "outages_per_hour", type=NumberRange(min=0, max=3600), default=0.0, help="Failures per replica and hour; spot replicas are interrupted besides as the plan's spot policy says.")  # fmt: skip
+@click.option("--outage-s", type=_POSITIVE, default=300.0, show_default=True, help="Seconds until a replacement serves: failure noticed, machine and engine started.")  # fmt: skip
 @click.option("--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several.")  # fmt: skip
 @jobs_option
 @format_option
@@ -45,8 +45,9 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
     """Replay traffic through the planned fleet and say whether the SLO holds.
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
-    where the SLO is missed. Same seed, same bytes. The first run compiles the simulator, which takes
-    some 20 seconds once.
+    where the SLO is missed. The fleet starts and ends empty: requests within one slow request (the 99th
+    percentile of end-to-end time) of either end are not judged. Same seed, same bytes. The first run
+    compiles the simulator, which takes some 20 seconds once.
     """
     from melange_sky.planfile import load_plan
     from melange_sky.planner.verification import simulate_plan

@@ -16,6 +16,7 @@ from melange_sky.verify import (
     Replay,
     Simulation,
     Traffic,
+    interruptions_per_hour,
     judge_runs,
     replay,
     sample_stream,
@@ -153,7 +154,20 @@ def _judged(
             *notes,
             f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
         )
+    told += _outages_text(plan, request.how)
     return Simulation(plan=plan, verdict=verdict, run=whole, traffic=told, notes=notes)
+
+
+def _outages_text(plan: Plan, how: Replay) -> str:
+    """Return which outages were injected, empty for none."""
+    parts = []
+    if how.outages_per_hour > 0:
+        parts.append(f"{how.outages_per_hour:g} outages of {how.outage_s:g} s per replica and hour")
+    spot = plan.constraints.spot
+    rate = max((interruptions_per_hour(plan, a) for a in plan.allocations), default=0.0)
+    if spot is not None and rate > 0:
+        parts.append(f"{rate:g} interruptions of {spot.recovery_s:g} s per spot replica and hour")
+    return "".join(f", with {part}" for part in parts)
 
 
 def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:

@@ -4,7 +4,7 @@ The fleet is judged from the engine's step times, never from the capacities that
 and measured requests end in the same log and are judged by the same `slo` code.
 """
 
-from melange_sky.verify.fleet import Replay, replay
+from melange_sky.verify.fleet import Replay, interruptions_per_hour, replay
 from melange_sky.verify.traffic import Traffic, sample_stream, scaled_trace
 from melange_sky.verify.verdict import (
     BucketVerdict,
@@ -16,6 +16,6 @@ from melange_sky.verify.verdict import (
 )
 
 __all__ = [
-    "BucketVerdict", "OptionVerdict", "Percentiles", "Replay", "Simulation", "Traffic", "Verdict", "judge_runs",
+    "BucketVerdict", "OptionVerdict", "Percentiles", "Replay", "Simulation", "Traffic", "Verdict", "interruptions_per_hour", "judge_runs",
     "replay", "sample_stream", "scaled_trace",
 ]  # fmt: skip

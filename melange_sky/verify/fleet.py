@@ -33,7 +33,8 @@ class Replay:
     """How a plan is replayed.
 
     `policy` is the gateway's own or one of SkyServe's to compare. `outages_per_hour` per replica, each
-    lasting `outage_s` until the replacement serves. Replications of one seed are independent.
+    lasting `outage_s` until the replacement serves; spot replicas are interrupted besides, as often and
+    for as long as the plan's spot policy says. Replications of one seed are independent.
     """
 
     policy: str = "gateway"
@@ -53,7 +54,7 @@ def replay(plan: Plan, engine_of: EngineOf, stream: RequestStream, how: Replay) 
     table = routing_table(plan)
     state = routing_state(table, plan, random.Random(f"{how.seed}/{how.replication}"))
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
-    outages = how.outages + _drawn_outages(sum(o.replicas for o in options), end_s, how)
+    outages = how.outages + _drawn_outages(plan, end_s, how)
     rules = FleetRules(policy=how.policy, outages=outages)
     return simulate_planned_fleet(options, (table, state), stream, rules)
 
@@ -87,15 +88,29 @@ def fleet_options(plan: Plan, engine_of: EngineOf) -> list[FleetOption]:
     return found
 
 
-def _drawn_outages(replicas: int, end_s: float, how: Replay) -> tuple[Outage, ...]:
+def interruptions_per_hour(plan: Plan, allocation: Allocation) -> float:
+    """Return how often the plan expects one replica of an allocation to be interrupted."""
+    spot = plan.constraints.spot
+    if spot is None or not allocation.option.option.use_spot:
+        return 0.0
+    return spot.interruption_rate
+
+
+def _drawn_outages(plan: Plan, end_s: float, how: Replay) -> tuple[Outage, ...]:
     """Draw outages of each replica as a Poisson process; none begins while one lasts."""
-    if how.outages_per_hour <= 0:
-        return ()
     rng = np.random.default_rng([how.seed, 1, how.replication])
-    found = []
-    for replica in range(replicas):
-        at = float(rng.exponential(3600.0 / how.outages_per_hour))
-        while at < end_s:
-            found.append(Outage(replica=replica, start_s=at, end_s=at + how.outage_s))
-            at += how.outage_s + float(rng.exponential(3600.0 / how.outages_per_hour))
+    found: list[Outage] = []
+    first = 0
+    for allocation in plan.allocations:
+        on_spot = interruptions_per_hour(plan, allocation)
+        recovery_s = plan.constraints.spot.recovery_s if plan.constraints.spot else how.outage_s
+        per_hour = how.outages_per_hour + on_spot
+        replicas = range(first, first + allocation.instances)
+        first += allocation.instances
+        for replica in replicas if per_hour > 0 else ():
+            at = float(rng.exponential(3600.0 / per_hour))
+            while at < end_s:
+                lasts_s = recovery_s if rng.random() * per_hour < on_spot else how.outage_s
+                found.append(Outage(replica=replica, start_s=at, end_s=at + lasts_s))
+                at += lasts_s + float(rng.exponential(3600.0 / per_hour))
     return tuple(found)

@@ -87,6 +87,48 @@ def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
     assert load_plan(path) == plan
 
 
+def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_it(
+    tmp_path: Path,
+) -> None:
+    """Prompts of 6,000 tokens with one token of answer hold alone, and so do chats; together they do
+    not: each long prefill is a step that all chats on the replica wait for."""
+    beside = {
+        "input_edges": [0, 400, 8000], "output_edges": [0, 4, 400], "weights": [[0, 0.8], [0.2, 0]],
+        "input_sizes": [[100, 100], [6000, 6000]], "output_sizes": [[1, 300], [1, 100]],
+    }  # fmt: skip
+    spec = spec_of(tmp_path, accelerators="['A10G:1', 'L40S:1']", rate_rps=3, histogram=beside)
+    limits = dataclasses.replace(spec.models[0].slo, tpot_s=0.05, ttft_s=5.0)
+    spec = dataclasses.replace(spec, models=(dataclasses.replace(spec.models[0], slo=limits),))
+    before, traffic = planned(spec), SimulationRequest(ci=0.02)
+    assert all(a.load_fraction <= 1 - spec.headroom for a in before.allocations)
+    broken = simulate_plan(before, traffic).verdict
+    assert not broken.met
+    assert broken.surely
+    missed = broken.options[0]
+    assert missed.tpot_missed is not None and missed.ttft_missed is not None
+    assert missed.tpot_missed > 0.05 > missed.ttft_missed
+
+    plan = verified(spec, LoopRequest(simulation=traffic))
+    assert plan.verification is not None
+    assert plan.verification.holds, plan.verification.reason
+    assert plan.verification.premium_usd_per_hour > 0
+    unused = dataclasses.replace(traffic, how=Replay(seed=987))
+    assert simulate_plan(plan, unused).verdict.met
+
+
+def test_what_is_given_back_holds_on_fresh_seeds_and_costs_less(tmp_path: Path) -> None:
+    spec = spec_of(tmp_path)
+    plan = verified(spec, LoopRequest(simulation=BURSTY))
+    found = plan.verification
+    assert found is not None and found.holds
+    held = [r for r in found.rounds if r.low >= 0.95]
+    assert found.rounds[-1].cost_usd_per_hour == min(r.cost_usd_per_hour for r in held)
+    # No fleet is replayed on the loop's own seed twice, and none is dearer than one that held before.
+    first = next(n for n, r in enumerate(found.rounds) if r.low >= 0.95)
+    later = found.rounds[first + 1 : -1]
+    assert all(r.cost_usd_per_hour < found.rounds[first].cost_usd_per_hour for r in later)
+
+
 def test_a_plan_that_holds_is_left_as_it_is(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
     plan = verified(spec, LoopRequest(simulation=SimulationRequest(ci=0.02)))
