@@ -367,19 +367,19 @@ async def test_a_refusal_of_all_replicas_keeps_its_status_and_when_to_come_back(
 
 @run
 async def test_a_place_goes_to_the_first_that_can_use_it() -> None:
-    # `big` is full and has a queue; then places of `small` come free, which only short requests can use.
-    settings = dataclasses.replace(FAST, queue_length=50, queue_wait_s=20.0, probe_every_s=30.0)
-    settings = dataclasses.replace(settings, answer_s=20.0)
-    replicas = {"small": [Replica("small", ttft_s=0.4)], "big": [Replica("big", ttft_s=3.0)]}
-    async with bed(replicas, split_plan(left=1.0, rate=0.5), settings) as b:
+    # One request fills a replica. The place that comes free at `small` is of no use to the long
+    # requests, which came first; nothing else comes free for a while.
+    settings = dataclasses.replace(FAST, queue_wait_s=20.0, answer_s=20.0, probe_every_s=30.0)
+    replicas = {"small": [Replica("small", ttft_s=0.3)], "big": [Replica("big", ttft_s=3.0)]}
+    async with bed(replicas, split_plan(left=1.0, rate=0.04), settings) as b:
         service = next(iter(b.gateway.fleet.services.values()))
-        long_ones = [asyncio.create_task(b.complete(words=600)) for _ in range(14)]
-        await b.settled(lambda: len(service.waiting) >= 2)
-        short = [asyncio.create_task(b.complete()) for _ in range(14)]
-        await b.settled(lambda: len(service.waiting) >= 6)
+        long_ones = [asyncio.create_task(b.complete(words=600)) for _ in range(3)]
+        await b.settled(lambda: len(service.waiting) == 2)
+        short = [asyncio.create_task(b.complete()) for _ in range(2)]
+        await b.settled(lambda: len(service.waiting) == 3)
         answers = await together(short)  # type: ignore[arg-type]
-        assert {status for status, _ in answers} == {200}
-        assert not all(task.done() for task in long_ones), "short ones did not wait for long ones"
+        assert [body.get("served_by") for _, body in answers] == ["small", "small"]
+        assert not any(task.done() for task in long_ones)
         assert {status for status, _ in await together(long_ones)} == {200}  # type: ignore[arg-type]
         assert service.waiting == []
 
