@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from melange_sky import __version__
 from melange_sky.render.services import dump
 from melange_sky.resources import templates_dir
 
@@ -26,16 +25,17 @@ def render_gateway(plan: Plan | FleetPlan) -> str:
         (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
     )
     document["name"] = name
-    document["envs"]["MELANGE_SKY_PACKAGE"] = f"melange-sky=={__version__}"
     launch = ["sky", "launch", "-c", name, GATEWAY_FILE, "--secret", "MELANGE_SKY_API_KEY"]
     lines = (
         "One OpenAI-compatible URL over all services of the plan. In this folder, once they are up:",
         "  melange-sky status . --backends backends",
-        f"  {shlex.join(launch)}",
+        f"  {shlex.join(launch)} --workdir CHECKOUT",
         f"  sky status --endpoint 8080 {shlex.quote(name)}",
+        "CHECKOUT is the directory of melange-sky's sources, or one with its wheel; in its place, --env",
+        "MELANGE_SKY_PACKAGE=REQUIREMENT takes anything that pip does, such as the URL of a wheel.",
         "MELANGE_SKY_API_KEY is the key that clients must show; add --secret VLLM_API_KEY if the services",
-        "demand one. After a change of the plan or the services, the same launch brings the new files.",
-        "To install it from elsewhere: --env MELANGE_SKY_PACKAGE=REQUIREMENT (a URL, or a file you mount).",
+        "demand one. After a change of the plan or the services, the same two commands bring the new files,",
+        "which the running gateway reads without a restart.",
         "",
     )
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + dump(document)

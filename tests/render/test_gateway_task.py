@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from melange_sky import __version__
 from melange_sky.render import render_gateway
 from tests.factories import make_plan
 
@@ -27,7 +30,7 @@ def test_only_the_name_comes_from_the_plan() -> None:
     assert {k: v for k, v in first.items() if k != "name"} == {
         k: v for k, v in second.items() if k != "name"
     }
-    assert first["envs"]["MELANGE_SKY_PACKAGE"] == f"melange-sky=={__version__}"
+    assert first["envs"] == {"MELANGE_SKY_PACKAGE": ""}
     assert first["secrets"] == {"MELANGE_SKY_API_KEY": None, "VLLM_API_KEY": ""}
 
 
@@ -46,3 +49,74 @@ def test_skypilot_takes_it_once_the_secret_is_given() -> None:
     assert answer.stdout.strip().endswith(
         "chat-gateway 4+ ['8080'] ['MELANGE_SKY_API_KEY', 'VLLM_API_KEY'] None"
     )
+
+
+class Instance:
+    """A directory that stands for the instance: a shell with commands that write down their arguments."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.workdir = home, home / "sky_workdir"
+        self.workdir.mkdir()
+        self.task: dict[str, Any] = yaml.safe_load(render_gateway(make_plan()))
+        self.command(".local/bin/uv")
+
+    def command(self, path: str, answer: int = 0) -> None:
+        """Put a command there that writes its name and arguments to `called` and exits with `answer`."""
+        file = self.home / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> "$HOME/called"\nexit {answer}\n')
+        file.chmod(0o755)
+
+    def run(self, part: str, **env: str) -> tuple[int, str, str]:
+        """Run `setup` or `run` as SkyPilot does, in the workdir: (status, errors and output, calls)."""
+        called = self.home / "called"
+        called.write_text("")
+        names = {"HOME": str(self.home), "PATH": f"{self.home}/bin:{os.environ['PATH']}"}
+        done = subprocess.run(
+            ["bash", "-c", self.task[part]], cwd=self.workdir, env=self.task["envs"] | names | env,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr + done.stdout, called.read_text()
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Instance:
+    return Instance(tmp_path)
+
+
+def test_without_the_package_setup_says_what_to_do_and_installs_nothing(instance: Instance) -> None:
+    (instance.workdir / "pyproject.toml").write_text('[project]\nname = "somebody-elses"\n')
+    status, said, called = instance.run("setup")
+    assert (status, called) == (1, "")
+    assert "--workdir DIRECTORY" in said and "--env MELANGE_SKY_PACKAGE=REQUIREMENT" in said
+
+
+def test_setup_installs_the_checkout_or_the_wheel_or_what_was_asked_for(instance: Instance) -> None:
+    install = f"--python {instance.home}/melange-env --reinstall-package melange-sky"
+    (instance.workdir / "dist").mkdir()
+    for at, name in enumerate(("dist/melange_sky-0.1.0-py3-none-any.whl", "melange_sky-0.2.0.whl")):
+        (instance.workdir / name).write_text("")
+        os.utime(instance.workdir / name, (at, at))
+        status, said, called = instance.run("setup")
+        assert (status, said) == (0, "")
+        assert called.splitlines()[1] == f"uv pip install --quiet {install} ./{name}"
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    (instance.workdir / "pyproject.toml").write_text(text)
+    assert instance.run("setup")[2].endswith(f"{install} .\n"), "a checkout comes before old wheels"
+    url = "https://example.com/melange_sky-0.3.0-py3-none-any.whl"
+    assert instance.run("setup", MELANGE_SKY_PACKAGE=url)[2].endswith(f"{install} {url}\n")
+
+
+def test_a_second_launch_leaves_a_running_gateway_alone(instance: Instance) -> None:
+    instance.command("melange-env/bin/melange-sky")
+    instance.command("bin/curl", answer=7)  # nothing listens
+    status, _, called = instance.run("run")
+    assert status == 0
+    assert called.splitlines()[1:] == [
+        f"melange-sky -v gateway {instance.home}/melange/plan.json "
+        f"--backends-file {instance.home}/melange/backends --host 0.0.0.0 --port 8080"
+    ]
+    instance.command("bin/curl", answer=0)
+    status, said, called = instance.run("run")
+    assert (status, len(called.splitlines())) == (0, 1)
+    assert "runs here already" in said
