@@ -273,7 +273,7 @@ class Bed:
             bin_folder / "vllm",
             _VLLM.format(python=python, byte_code=str(byte_code)),
         )
-        _must(str(python), str(HERE.parent / "stack" / "tiny_model.py"), str(self.model))
+        _must(str(python), str(HERE.parent / "stack" / "tiny_model.py"), str(self.model), "2")
         _must("chown", "-R", f"{USER}:{USER}", str(byte_code), str(self.shared))
         # Where the nodes' user cannot run it, this tells so at once.
         _must("runuser", "-u", USER, "--", str(python), "-c", "import aiohttp, numpy")

@@ -283,7 +283,8 @@ def recover(bed: Bed, folder: Path, url: str, option: str, lost_id: int) -> tupl
             known = {r["id"]: r["status"] for r in row["replicas"]}
             if not detected and known.get(lost_id) != "READY":
                 detected = True
-                time.sleep(40)  # the load balancer hears of it at its next sync: every 20 s, and then it works
+                # The load balancer hears of it at its next sync: every 20 s, and then it works.
+                time.sleep(40)
             if detected and row["ready"] == row["planned"]:
                 return failures, sent
             next_look = time.monotonic() + 10
