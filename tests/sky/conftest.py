@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Iterator
 from concurrent.futures import Future
 
@@ -71,6 +72,7 @@ def profiling(sky_bed: Bed) -> Future[None]:
         try:
             told.set_result(profile_and_serve(sky_bed))
         except BaseException as error:  # noqa: BLE001 - told by the test that waits for it
+            traceback.print_exc()  # at once: the story beside it may take minutes yet
             told.set_exception(error)
 
     # A daemon: where the tests are interrupted, the bed goes and nothing waits for the story.

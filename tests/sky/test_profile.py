@@ -66,7 +66,8 @@ def write_spec(bed: Bed, path: Path) -> None:
                 "weights": [[0.3], [0.3], [0.4]],
             },
         },
-        "resources": {"accelerators": list(ACCELERATORS)},
+        # By count: a CPU that measures low would make an unmeasured pair of GPUs look better.
+        "resources": {"accelerators": [f"{name}:1" for name in ACCELERATORS]},
         "engine": {
             "args": [*FLAGS[:at], *FLAGS[at + 2 :]],
             "env": ENVIRONMENT,
