@@ -111,6 +111,15 @@ class Fleet:
         """Return the indices of a demand's columns."""
         return [k for k, column in enumerate(self.columns) if column.demand == demand]
 
+    def covers(self) -> bool:
+        """Return whether every bucket has a column that can serve it."""
+        return all(
+            any(self.columns[k].loads[b] is not None for k in mine)
+            for d, buckets in enumerate(self.buckets)
+            for mine in [self.of_demand(d)]
+            for b in range(len(buckets))
+        )
+
     def loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Return the loads of columns of one demand, (columns × buckets), inf: cannot serve."""
         rows = [self.columns[k].loads for k in indices]

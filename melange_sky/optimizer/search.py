@@ -62,8 +62,7 @@ def _find_known(
     None too where nothing could be left out, or time ran out.
     """
     rest = affordable(fleet, problem, options, known)
-    served = {column.demand for column in rest.columns}
-    if len(rest.columns) == len(fleet.columns) or len(served) < len(fleet.demands):
+    if len(rest.columns) == len(fleet.columns) or not rest.covers():
         return None
     model, outcome, point = _find(rest, problem, options)
     # Beyond the known cost, a column that was left out could be in a cheaper fleet.

@@ -79,11 +79,7 @@ def _peak_model(
     """
     used = [k for k, count in enumerate(instances) if count > 0]
     small = fleet.keep(used)
-    if any(
-        all(c.loads[b] is None for c in small.columns if c.demand == d)
-        for d, buckets in enumerate(small.buckets)
-        for b in range(len(buckets))
-    ):
+    if not small.covers():
         return None
     model = build_model(small, problem, options, only=only)
     if not model.y:

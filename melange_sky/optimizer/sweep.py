@@ -54,16 +54,16 @@ def sweep_rates(
     rates_rps: tuple[float, ...],
     tpot_s: float | None,
     prices: tuple[PriceStep, ...] = (),
-    warm: bool = True,
+    fleets: Fleets | None = None,
 ) -> tuple[SweepPoint, ...]:
     """Plan the same workload at each price step, scaled to each total rate, in that order.
 
     Capacities depend on neither. A fleet for the next higher rate serves a lower one too, and the
-    fleet of the last price step serves at any prices: its cost, `warm`, narrows the search and
-    alters no result.
+    fleet of the last price step serves at any prices: its cost narrows the search and alters no
+    result. `fleets` holds those of the same rates under tighter limits, and then these.
     """
     points: dict[tuple[int, int], SweepPoint] = {}
-    fleets: dict[int, tuple[float, Counts]] = {}
+    fleets = {} if fleets is None else fleets
     steps: tuple[PriceStep | None, ...] = prices or (None,)
     order = sorted(range(len(rates_rps)), key=lambda n: -rates_rps[n])
     for p, step in enumerate(steps):
@@ -72,11 +72,11 @@ def sweep_rates(
         for n in order:
             here = at_rate(priced, rates_rps[n])
             known = [
-                _cost_at(here, *fleet, rates_rps[n]) for fleet in (fleets.get(n), last) if fleet
+                _cost_at(here, *fleet, rates_rps[n])
+                for fleet in (fleets.get(n), last)
+                if fleet and _all_there(here, fleet[1])
             ]
-            narrowed = (
-                replace(options, known_usd_per_hour=min(known)) if known and warm else options
-            )
+            narrowed = replace(options, known_usd_per_hour=min(known)) if known else options
             label = None if step is None else step.label
             points[p, n], counts = _point(here, narrowed, rates_rps[n], tpot_s, label)
             if counts:
@@ -86,6 +86,14 @@ def sweep_rates(
 
 Counts = dict[tuple[str, str], int]
 """Instances by (demand name, option name)."""
+
+Fleets = dict[int, tuple[float, Counts]]
+"""By the rate's place on its axis: the rate in requests per second, and a fleet that serves it."""
+
+
+def _all_there(problem: Problem, counts: Counts) -> bool:
+    """Return whether the problem has every option of a fleet: else its cost is not known here."""
+    return counts.keys() <= {(d.name, c.option.name) for d in problem.demands for c in d.options}
 
 
 def _cost_at(problem: Problem, rate_rps: float, counts: Counts, wanted_rps: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-from melange_sky.optimizer.sweep import PriceStep, SweepPoint, sweep_rates
+from melange_sky.optimizer.sweep import Fleets, PriceStep, SweepPoint, sweep_rates
 from melange_sky.planner import PlanRequest, problem_for
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
@@ -29,18 +29,24 @@ class SweepAxes:
 
 
 def sweep_spec(path: Path, request: PlanRequest, axes: SweepAxes) -> tuple[SweepPoint, ...]:
-    """Return a point per TPOT limit, price step and rate, in that order. An infeasible point says why."""
+    """Return a point per TPOT limit, price step and rate, in that order. An infeasible point says why.
+
+    The tightest limit is planned first: its fleets serve under the looser ones too.
+    """
     spec = load_spec(path)
     if isinstance(spec, MelangeConfig):
         raise InputError(f"{path}: sweep takes a melange_sky spec, not a Mélange JSON config")
     limits: tuple[float | None, ...] = axes.tpots_s or (None,)
-    points: list[SweepPoint] = []
-    for tpot_s in limits:
+    points: dict[float | None, tuple[SweepPoint, ...]] = {}
+    fleets: Fleets = {}
+    for tpot_s in sorted(set(limits), key=lambda limit: limit or 0.0):
         problem = problem_for(_with_tpot(spec, tpot_s), request)
         _check_prices(problem, axes.prices)
         shown = tpot_s if tpot_s is not None else _own_tpot(spec)
-        points += sweep_rates(problem, request.solve, axes.rates_rps, shown, axes.prices)
-    return tuple(points)
+        points[tpot_s] = sweep_rates(
+            problem, request.solve, axes.rates_rps, shown, axes.prices, fleets
+        )
+    return tuple(point for limit in limits for point in points[limit])
 
 
 def _with_tpot(spec: Spec, tpot_s: float | None) -> Spec:

@@ -11,7 +11,7 @@ counts as its cap, so that a lower cap can only make the ratios told smaller):
 Told: wall seconds (ours: the median of three runs of the whole of `optimize`), ratios, whether ours
 was ever dearer; percentiles at 60 x 16 and 60 x 64; one 400 x 300 problem to a proven 0.01 % gap; peak
 memory; and how time grows with options and buckets (also drawn on log axes to
-build/bench_optimizer.svg). MELANGE_BENCH_RATES thins the rates of the grid. Run: `make bench`.
+build/bench_optimizer.svg); what a sweep gains from its earlier points. MELANGE_BENCH_RATES thins the rates of the grid. Run: `make bench`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from melange_sky.capacity import OptionCapacity  # noqa: E402
 from melange_sky.optimizer import Problem, SolveOptions, optimize  # noqa: E402
-from melange_sky.optimizer.sweep import at_rate  # noqa: E402
+from melange_sky.optimizer.sweep import PriceStep, at_rate, sweep_rates  # noqa: E402
 from melange_sky.planner import PlanRequest, problem_for  # noqa: E402
 from melange_sky.prices import OfferQuery  # noqa: E402
 from melange_sky.spec import AcceleratorChoice, Spec, load_spec  # noqa: E402
@@ -260,12 +260,33 @@ def large() -> None:
     print(f"peak memory {peak:.0f} MiB")
 
 
+def sweeps() -> None:
+    """Print how much sooner a sweep is done with each point's fleet carried to the next."""
+    for n in (16, 64):
+        problem, rates = lifelike((10, 6), n, 1.0, n), tuple(2.0**e for e in range(8))
+        prices = (PriceStep(), PriceStep(factor=1.2, accelerator="o000"))
+        start = time.perf_counter()
+        cold = [
+            sweep_rates(problem, SolveOptions(), (r,), None, (p,))[0] for p in prices for r in rates
+        ]
+        middle = time.perf_counter()
+        warm = sweep_rates(problem, SolveOptions(), rates, None, prices)
+        end = time.perf_counter()
+        assert list(warm) == cold
+        print(
+            f"sweep of 16 points, 60 x {n}: {end - middle:.2f} s carried on, {middle - start:.2f} s "
+            f"each alone: {(middle - start) / (end - middle):.2f}x",
+            flush=True,
+        )
+
+
 RATES_1_TO_128 = [float(2**n) for n in range(8)]
 
 if __name__ == "__main__":
     percentiles()
     large()
     growth()
+    sweeps()
     against_rivals(
         "four real GPUs (L4, A10G, A100-80GB, H100), snapshot prices, shipped estimates",
         {f"4 @ {rate:g}": real_gpus(rate) for rate in RATES_1_TO_128},

@@ -15,6 +15,7 @@ from melange_sky.cli.explain import parse_prices, sweep
 from melange_sky.errors import InputError
 from melange_sky.optimizer import (
     Constraints,
+    Demand,
     Pledge,
     PriceStep,
     Problem,
@@ -24,7 +25,7 @@ from melange_sky.optimizer import (
     optimize,
     sweep_rates,
 )
-from melange_sky.optimizer.sweep import at_prices, at_rate
+from melange_sky.optimizer.sweep import Fleets, at_prices, at_rate
 from melange_sky.plan import Baseline
 from tests.optimizer.factories import shipped_config
 from tests.optimizer.test_brute_force import random_problem
@@ -51,9 +52,64 @@ def test_the_last_point_narrows_the_search_and_alters_nothing(seed: int) -> None
     problem = replace(problem, constraints=RULES[seed % len(RULES)])
     rates = (1.0, 8.0, 3.0)
     warm = sweep_rates(problem, SolveOptions(), rates, None, STEPS)
-    cold = sweep_rates(problem, SolveOptions(), rates, None, STEPS, warm=False)
-    assert warm == cold
+    cold = [
+        sweep_rates(problem, SolveOptions(), (rate,), None, (step,))[0]  # nothing known before it
+        for step in STEPS
+        for rate in rates
+    ]
+    assert list(warm) == cold
     assert [(p.prices, p.rate_rps) for p in warm] == [(s.label, r) for s in STEPS for r in rates]
+
+
+@pytest.mark.parametrize("seed", range(9))
+def test_fleets_of_another_limit_alter_nothing(seed: int) -> None:
+    """Right (of a tighter limit), wrong (of a looser one), or of options that are not there."""
+    rng = random.Random(7100 + seed)
+    problem = replace(random_problem(rng, options=4, buckets=3), constraints=RULES[seed])
+    rates = (1.0, 4.0)
+    cold = sweep_rates(problem, SolveOptions(), rates, 0.06)
+    for factor in (0.7, 1.5):
+        other = replace(problem, demands=tuple(_stronger(d, factor) for d in problem.demands))
+        fleets: Fleets = {}
+        sweep_rates(other, SolveOptions(), rates, 0.04, (), fleets)
+        assert sweep_rates(problem, SolveOptions(), rates, 0.06, (), fleets) == cold
+    strange: Fleets = {n: (rate, {("m0", "gone"): 1}) for n, rate in enumerate(rates)}
+    assert sweep_rates(problem, SolveOptions(), rates, 0.06, (), strange) == cold
+
+
+def _stronger(demand: Demand, factor: float) -> Demand:
+    """The demand with every capacity times `factor`."""
+    options = tuple(
+        replace(
+            c,
+            cells=tuple(
+                tuple(
+                    replace(
+                        cell,
+                        max_rate_rps=None
+                        if cell.max_rate_rps is None
+                        else cell.max_rate_rps * factor,
+                    )
+                    for cell in row
+                )
+                for row in c.cells
+            ),
+        )
+        for c in demand.options
+    )
+    return replace(demand, options=options)
+
+
+def test_limits_swept_together_are_those_swept_alone(tmp_path: Path) -> None:
+    spec = tmp_path / "small.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+
+    def rows(limits: str) -> list[dict[str, str]]:
+        arguments = [str(spec), "--offline", "--rate", "5,20", "--tpot-ms", limits]
+        shown = CliRunner().invoke(sweep, arguments, catch_exceptions=False)
+        return list(csv.DictReader(io.StringIO(shown.stdout)))
+
+    assert rows("120,40,60") == rows("120") + rows("40") + rows("60")
 
 
 @pytest.mark.parametrize("known", [0.01, 4.0, 4.68, 5.0, 100.0])
