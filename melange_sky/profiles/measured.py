@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from melange_sky.profiletable import MeasuredCell, ProfileTable
 
 SUFFIX = ".profile.jsonl"
-FARTHEST_SD = 0.25
+FARTHEST_SD = 0.2
 """A size whose log rate the measured ones leave more uncertain than that keeps its estimate."""
 
 _SURE = 1.645
