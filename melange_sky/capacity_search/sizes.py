@@ -39,14 +39,16 @@ _PROBES = 3.0
 class Demand:
     """The sizes that a plan asks for, with the share of requests and the estimated rate of each.
 
-    `guesses_rps` need only have the right shape, not the right scale. `error_bound` is the fraction of
-    the cost that may stay unknown (nine times in ten).
+    `guesses_rps` need only have the right shape; `scaled` is False where they have no scale at all, so
+    that no search may start at them. `error_bound` is the fraction of the cost that may stay unknown
+    (nine times in ten).
     """
 
     sizes: tuple[tuple[int, int], ...]
     weights: tuple[float, ...]
     guesses_rps: tuple[float, ...]
     error_bound: float = 0.05
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         if not len(self.sizes) == len(self.weights) == len(self.guesses_rps):
@@ -116,8 +118,10 @@ def choose_size(demand: Demand, measured: Mapping[tuple[int, int], Measured], sl
     gain = cost_with**2 / (spread + noise**2)
     worth = [gain[k] / cell_seconds(float(rates[k]), demand.sizes[k], slo) for k in open_sizes]
     best = open_sizes[int(np.argmax(worth))]
+    told = demand.scaled or any(found.rate_rps for found in measured.values())
     return Choice(
-        size=demand.sizes[best], guess_rps=float(rates[best]), sd=float(surface.sd[best]),
+        size=demand.sizes[best], guess_rps=float(rates[best]) if told else None,
+        sd=float(surface.sd[best]),
         expected_error=error,
     )  # fmt: skip
 
@@ -165,10 +169,10 @@ def plan_sizes(
     order: list[tuple[int, int]] = []
     while True:
         choice = choose_size(demand, measured, slo)
-        if choice.size is None or choice.guess_rps is None:
+        if choice.size is None:
             return order, choice.expected_error
         order.append(choice.size)
-        rate = choice.guess_rps
+        rate = choice.guess_rps or demand.guesses_rps[demand.sizes.index(choice.size)]
         measured[choice.size] = Measured(rate_rps=rate, low_rps=0.92 * rate, high_rps=1.08 * rate)
 
 
@@ -203,5 +207,5 @@ def even_demand(sizes: Sequence[tuple[int, int]], error_bound: float) -> Demand:
     work = [i / 10 + o for i, o in sizes]
     return Demand(
         sizes=tuple(sizes), weights=tuple(1.0 / w for w in work),
-        guesses_rps=tuple(1.0 / w for w in work), error_bound=error_bound,
+        guesses_rps=tuple(1.0 / w for w in work), error_bound=error_bound, scaled=False,
     )  # fmt: skip

@@ -157,6 +157,16 @@ def test_a_preview_asks_for_no_more_than_there_is() -> None:
     assert plan_sizes(even_demand([(5, 5)], 0.01), LIMITS, {})[0] == [(5, 5)]
 
 
+def test_guesses_without_a_scale_start_no_search() -> None:
+    asked = even_demand(SIZES, 0.1)
+    first = choose_size(asked, {}, LIMITS)
+    assert first.size is not None
+    assert first.guess_rps is None
+    second = choose_size(asked, {first.size: Measured(rate_rps=50.0)}, LIMITS)
+    assert second.guess_rps is not None
+    assert 5.0 < second.guess_rps < 500.0
+
+
 @pytest.mark.parametrize(
     "wrong", [{"weights": (1.0,)}, {"guesses_rps": (0.0,) * 12}, {"error_bound": 0.0}]
 )
