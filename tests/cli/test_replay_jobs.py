@@ -15,10 +15,25 @@ import pytest
 from melange_sky.cli import main
 from melange_sky.planfile import dump_plan
 from melange_sky.slo import SLO
-from tests.cli.test_compare_command import SPEC
 from tests.factories import make_plan
 
-pytestmark = pytest.mark.usefixtures("kept_estimates")
+# Long prompts beside chats with a tight TPOT: the plan fails in replay, so that there are rounds.
+SPEC = """\
+name: chat
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: 40, ttft_ms: 3000}
+workload:
+  rate_rps: 3
+  histogram:
+    input_edges: [0, 400, 8000]
+    output_edges: [0, 4, 400]
+    weights: [[0, 0.8], [0.2, 0]]
+    input_sizes: [[100, 100], [6000, 6000]]
+    output_sizes: [[1, 300], [1, 100]]
+resources: {accelerators: ["L40S:1"], infra: [aws]}
+"""
+
+pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(300)]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -35,19 +50,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     # A limit that about half of the requests meet: many are needed to know the attainment well.
     (tmp_path / "plan.json").write_text(dump_plan(make_plan(slo=SLO(ttft_s=0.06, attainment=0.2))))
-    (tmp_path / "spec.yaml").write_text(SPEC.replace("[T4, A10G, L40S]", "[A10G, L40S]"))
+    (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path
 
 
 def test_simulate_runs_side_by_side_with_the_same_bytes(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("simulate", "plan.json", "--format", "json", "--burstiness", "4", "--ci", "0.006")
-    arguments += ("--outages", "2")
+    arguments = ("simulate", "plan.json", "--format", "json", "--ci", "0.003")
     serial = call(capsys, *arguments, "--jobs", "1")
     assert json.loads(serial)["replications"] >= 4
-    for jobs in ("2", "3"):
-        assert call(capsys, *arguments, "--jobs", jobs) == serial
+    assert call(capsys, *arguments, "--jobs", "2") == serial
 
 
 def test_replications_differ_from_each_other(
@@ -65,7 +78,7 @@ def test_plan_verify_and_compare_do_not_depend_on_jobs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def planned(jobs: str) -> Any:
-        call(capsys, "plan", "spec.yaml", "--offline", "--verify", "--burstiness", "40", "--jobs", jobs, "-o", jobs)  # fmt: skip
+        call(capsys, "plan", "spec.yaml", "--offline", "--verify", "--jobs", jobs, "-o", jobs)  # fmt: skip
         document = json.loads(Path(jobs, "plan.json").read_text())
         document.pop("solve_seconds", None)
         return document
@@ -105,7 +118,7 @@ def run_with_terminal(folder: Path, *arguments: str) -> tuple[str, str]:
 def test_progress_is_shown_on_a_terminal_and_stdout_stays_json(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ("simulate", "plan.json", "--format", "json", "--ci", "0.006")
+    arguments = ("simulate", "plan.json", "--format", "json", "--ci", "0.003")
     out, shown = run_with_terminal(folder, *arguments)
     assert "replay" in shown
     assert out == call(capsys, *arguments)

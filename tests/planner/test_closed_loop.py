@@ -24,7 +24,7 @@ SMALL = {
     "input_sizes": [[120], [600]], "output_sizes": [[200], [150]],
 }  # fmt: skip
 
-pytestmark = pytest.mark.usefixtures("kept_estimates")
+pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(300)]
 
 
 def spec_of(
@@ -79,6 +79,12 @@ def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
     assert found.rounds[0].cost_usd_per_hour == pytest.approx(before.cost_usd_per_hour)
     assert found.rounds[-1].cost_usd_per_hour == pytest.approx(plan.cost_usd_per_hour)
     assert all(0 < factor < 1 for _, factor in found.rounds[0].derated)
+    # What came after the first fleet that held was cheaper than it; the cheapest that held is the plan.
+    first = next(n for n, r in enumerate(found.rounds) if r.low >= 0.95)
+    later = found.rounds[first + 1 : -1]
+    assert all(r.cost_usd_per_hour < found.rounds[first].cost_usd_per_hour for r in later)
+    held = [r.cost_usd_per_hour for r in found.rounds if r.low >= 0.95]
+    assert plan.cost_usd_per_hour == pytest.approx(min(held))
     unused = dataclasses.replace(BURSTY, how=Replay(seed=987))
     assert simulate_plan(plan, unused).verdict.interval[0] >= 0.94
 
@@ -114,19 +120,6 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
     assert plan.verification.premium_usd_per_hour > 0
     unused = dataclasses.replace(traffic, how=Replay(seed=987))
     assert simulate_plan(plan, unused).verdict.met
-
-
-def test_what_is_given_back_holds_on_fresh_seeds_and_costs_less(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
-    plan = verified(spec, LoopRequest(simulation=BURSTY))
-    found = plan.verification
-    assert found is not None and found.holds
-    held = [r for r in found.rounds if r.low >= 0.95]
-    assert found.rounds[-1].cost_usd_per_hour == min(r.cost_usd_per_hour for r in held)
-    # No fleet is replayed on the loop's own seed twice, and none is dearer than one that held before.
-    first = next(n for n, r in enumerate(found.rounds) if r.low >= 0.95)
-    later = found.rounds[first + 1 : -1]
-    assert all(r.cost_usd_per_hour < found.rounds[first].cost_usd_per_hour for r in later)
 
 
 def test_a_plan_that_holds_is_left_as_it_is(tmp_path: Path) -> None:

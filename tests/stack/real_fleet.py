@@ -1,6 +1,6 @@
 """Two real vLLM servers of different speed behind the project's gateway: predicted, then measured.
 
-`fast` has two layers and four places, `slow` sixteen layers and one place, each on a core of its own
+`fast` has two layers and four places, `slow` twelve layers and one place, each on a core of its own
 where there are two: what a short queue and a slower accelerator are to a fleet. Each is probed alone
 and fitted; the plan's capacities follow from the fitted steps; the simulator sends a short trace
 through the two fitted replicas and the load generator the same trace through the real gateway.
@@ -42,12 +42,12 @@ from tests.stack.engine_fit import START, Point, Prober
 from tests.stack.vllm_server import make_model, vllm_server
 
 NAMES = ("fast", "slow")
-LAYERS = {"fast": 2, "slow": 16}
+LAYERS = {"fast": 2, "slow": 12}
 SEATS = {"fast": 4, "slow": 1}
 SHARE = {"fast": 0.65, "slow": 0.35}
 SIZES = ((48, 48), (192, 64), (448, 96))
 MEAN_SIZE = (192, 64)
-REQUESTS = 100
+REQUESTS = 80
 SLOW_LOAD = 0.6
 SEEDS = 24
 LATE_S = 0.05
@@ -55,15 +55,14 @@ LATE_S = 0.05
 # The slow server has one place, so a load is what its queue feels; points stay well below it.
 FITTED = {
     "fast": (
-        Point(input_tokens=32, output_tokens=48, load=0.5),
-        Point(input_tokens=768, output_tokens=48, load=0.5),
-        Point(input_tokens=128, output_tokens=96, load=1.5),
-        Point(input_tokens=512, output_tokens=64, load=1.0),
+        Point(input_tokens=32, output_tokens=48, load=0.6, requests=8),
+        Point(input_tokens=768, output_tokens=48, load=0.6, requests=8),
+        Point(input_tokens=192, output_tokens=96, load=1.5, requests=10),
     ),
     "slow": (
-        Point(input_tokens=32, output_tokens=48, load=0.3, requests=8),
-        Point(input_tokens=448, output_tokens=48, load=0.3, requests=8),
-        Point(input_tokens=192, output_tokens=96, load=0.3, requests=8),
+        Point(input_tokens=32, output_tokens=48, load=0.4, requests=6),
+        Point(input_tokens=448, output_tokens=48, load=0.4, requests=6),
+        Point(input_tokens=192, output_tokens=96, load=0.4, requests=6),
     ),
 }  # fmt: skip
 
