@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from melange_sky.plan import Allocation, Plan
 from melange_sky.routing import SKYSERVE_POLICIES, Router, policy, skyserve_weights
-from melange_sky.routing.table import RoutingState, RoutingTable
+from melange_sky.routing.table import PRIOR_REQUESTS, RoutingState, RoutingTable
 from tests.factories import make_capacity, make_engine, make_option, make_plan, make_workload
 
 
@@ -274,9 +275,8 @@ def test_any_sequence_keeps_the_books_and_never_chooses_a_sick_replica(
             assert s.load[replica] - need < t.full_load
             if reason in (policy.PLANNED, policy.SPILLED, policy.FAILOVER):
                 assert s.fit[c * t.options + k]
-            assert s.load[replica] - need <= min(
-                s.load[r] for r in range(t.first[k], t.first[k + 1]) if s.healthy[r]
-            )
+            lowest = min(s.load[r] for r in range(t.first[k], t.first[k + 1]) if s.healthy[r])
+            assert s.load[replica] - need <= lowest + 1e-9  # the difference is rounded
             held.append((replica, need))
         elif what == "f" and held:
             router.finish(*held.pop(x % len(held)))
@@ -347,3 +347,181 @@ def test_skyserve_policies_take_turns_and_weigh_only_what_is_in_flight() -> None
 def test_skyserve_weights_ignore_counts_and_names_with_dashes() -> None:
     weights = skyserve_weights([("A100-80GB", 1), ("H100", 8), ("H100", 1)], [5.0, 40.0, 6.0])
     assert weights == [1.0, 40.0, 40.0]
+
+
+def grid_plan() -> Plan:
+    """Buckets 3 × 2, three options, shares that differ from bucket to bucket; one option has no rate."""
+    rates = [[4.0, 2.0], [3.0, 1.0], [1.0, 2.0]]
+    shares = {
+        "a": [[0.6, 0.1], [0.25, 0.0], [0.0, 0.3]],
+        "b": [[0.3, 0.9], [0.25, 0.5], [1.0, 0.0]],
+        "c": [[0.1, 0.0], [0.5, 0.5], [0.0, 0.7]],
+    }
+    options = {
+        name: make_capacity([[9.0, 5.0], [5.0, 3.0], [3.0, 2.0]], make_option(name))
+        for name in shares
+    }
+    return make_plan(
+        workload=make_workload(rates),
+        allocations=tuple(
+            Allocation(
+                option=options[name], instances=n, load_fraction=0.5, rate_rps=1.0,
+                shares=tuple(map(tuple, shares[name])),
+            )
+            for n, name in enumerate(shares, start=2)
+        ),
+    )  # fmt: skip
+
+
+def arrivals(plan: Plan, count: int, seed: int) -> list[tuple[int, int]]:
+    """Buckets (i, j) of requests, at random by the plan's rates."""
+    cells = [(i, j) for i in range(3) for j in range(2)]
+    weights = [plan.workload.rates_rps[i][j] for i, j in cells]
+    return random.Random(seed).choices(cells, weights, k=count)
+
+
+def misled(requests: int | float) -> float:
+    """Most requests routed by the plan's output lengths before those seen outweigh them.
+
+    max_tokens is a bound only: that shorter answers are rare is learnt. Request n is misled with chance
+    PRIOR / (PRIOR + n) at most; this is the sum.
+    """
+    return PRIOR_REQUESTS * math.log1p(requests / PRIOR_REQUESTS)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["max_tokens given", "output unknown"])
+def test_shares_hold_in_every_bucket_over_a_long_random_run(told: bool) -> None:
+    plan = grid_plan()
+    router = make_router(plan)
+    inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
+    served: dict[tuple[int, int], Counter[str]] = {}
+    held: list[tuple[int, float]] = []
+    for i, j in arrivals(plan, 6_000, 5):
+        size, length = inputs[i + 1], outputs[j + 1]
+        c = router.class_of(size, length if told else None)
+        replica, need, reason = router.route(c, size + length)
+        assert reason == policy.PLANNED
+        key = (i, j if told else -1)
+        served.setdefault(key, Counter())[router.option_of(replica)] += 1
+        router.observe(c, length)
+        held.append((replica, need))
+        if len(held) > 3:
+            router.finish(*held.pop(0))
+    for (i, j), counts in served.items():
+        for k, allocation in enumerate(plan.allocations):
+            rates = plan.workload.rates_rps[i]
+            share = (
+                allocation.shares[i][j]
+                if told
+                else sum(r * s for r, s in zip(rates, allocation.shares[i], strict=True))
+                / sum(rates)
+            )
+            total = sum(counts.values())
+            # Told sizes hold to a request or two, but for what `misled` says; unknown ones follow the
+            # lengths that came lately.
+            slack = 3 + misled(total) * j if told else 0.03 * total
+            assert abs(counts[router.options[k]] - share * total) <= slack, (i, j, counts)
+
+
+@pytest.mark.parametrize("routers", [2, 5])
+def test_gateways_side_by_side_that_know_nothing_of_each_other_keep_the_shares(
+    routers: int,
+) -> None:
+    plan = grid_plan()
+    gateways = [Router(plan, random.Random(seed), routers=routers) for seed in range(routers)]
+    rng, counts, total = random.Random(8), Counter[tuple[int, str]](), Counter[int]()
+    for i, j in arrivals(plan, 5_000, 6):
+        router = rng.choice(gateways)
+        c = router.class_of(plan.workload.input_edges[i + 1], plan.workload.output_edges[j + 1])
+        replica, need, reason = router.route(c, 10)
+        assert reason == policy.PLANNED
+        router.observe(c, plan.workload.output_edges[j + 1])
+        counts[i * 2 + j, router.option_of(replica)] += 1
+        total[i * 2 + j] += 1
+        router.finish(replica, need)
+    for i in range(3):
+        for j in range(2):
+            expected_total = total[i * 2 + j] / routers
+            for k, name in enumerate(gateways[0].options):
+                expected = plan.allocations[k].shares[i][j] * total[i * 2 + j]
+                assert abs(counts[i * 2 + j, name] - expected) <= routers * (
+                    2 + misled(expected_total) * j
+                )
+
+
+def test_several_gateways_together_fill_a_replica_no_further_than_one_would() -> None:
+    plan = two_way_plan(left=1.0)
+
+    def held_by(routers: int) -> int:
+        each = [Router(plan, random.Random(seed), routers=routers) for seed in range(routers)]
+        taken = 0
+        for router in each:
+            while router.route(router.class_of(50, 40), 90)[0] >= 0:
+                taken += 1
+        return taken
+
+    one = held_by(1)
+    # Rounding: a gateway takes a request while the replica is not full, whatever that request needs.
+    assert abs(held_by(4) - one) <= 4 * 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans(), st.lists(st.booleans(), min_size=12, max_size=12), st.integers(0, 99))
+def test_any_plan_keeps_its_shares_among_what_is_healthy_while_nothing_is_loaded(
+    plan: Plan, up: list[bool], seed: int
+) -> None:
+    router = Router(plan, random.Random(seed))
+    t, s = router.table, router.state
+    for replica in range(t.replicas):
+        router.set_health(replica, up[replica])
+    c = router.class_of(plan.workload.input_edges[1], plan.workload.output_edges[1])
+    alive = [
+        s.mix[c * t.options + k] if s.option_healthy[k] and s.fit[c * t.options + k] else 0.0
+        for k in range(t.options)
+    ]
+    counts = Counter[str]()
+    for _ in range(200):
+        replica, need, reason = router.route(c, 2)
+        if replica < 0:
+            assert reason == policy.DOWN and not any(s.healthy)
+            return
+        assert s.healthy[replica]
+        assert (reason == policy.UNFIT) == (
+            not any(s.option_healthy[k] and s.fit[c * t.options + k] for k in range(t.options))
+        )
+        counts[router.option_of(replica)] += 1
+        router.finish(replica, need)
+    if sum(alive) > 1e-6:
+        for k, name in enumerate(router.options):
+            assert (
+                abs(counts[name] - 200 * alive[k] / sum(alive))
+                <= 2 + policy.CREDIT_BOUND * t.options
+            )
+
+
+@given(st.lists(st.tuples(st.integers(-5, 10**9), st.integers(-5, 10**9)), max_size=60))
+@settings(max_examples=20, deadline=None)
+def test_what_is_learnt_stays_bounded_whatever_comes(requests: list[tuple[int, int]]) -> None:
+    router = make_router(grid_plan())
+    sizes = {name: len(value) for name, value in router.state._asdict().items()}
+    for _ in range(100):
+        for size, length in requests:
+            c = router.class_of(size, length)
+            assert 0 <= c < len(router.state.fresh)
+            router.observe(c, length)
+    assert {name: len(value) for name, value in router.state._asdict().items()} == sizes
+    most = policy.MEMORY_REQUESTS + policy.REFRESH_EVERY
+    for c in range(len(router.state.fresh)):
+        row = router.state.seen[c * 2 : c * 2 + 2]
+        assert 0 < sum(row) <= most
+        assert sum(router.expected_shares(c).values()) == pytest.approx(1.0)
+
+
+def test_options_without_replicas_are_passed_over() -> None:
+    router = make_router(replicas=[0, 2])
+    for _ in range(10):
+        replica, need, reason = router.route(router.class_of(50, 40), 90)
+        assert (router.option_of(replica), reason) == ("big", policy.PLANNED)
+        router.finish(replica, need)
+    nobody = make_router(replicas=[0, 0])
+    assert nobody.route(nobody.class_of(50, 40), 90) == (-1, 0.0, policy.DOWN)

@@ -14,7 +14,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.gateway.bed import FAST, KEY, MODEL, bed, run, split_plan, together
+from tests.gateway.bed import FAST, KEY, MODEL, Bed, bed, run, split_plan, together
 from tests.gateway.replica import Replica
 
 
@@ -311,18 +311,20 @@ async def test_connections_beyond_the_limit_are_closed() -> None:
         assert (await b.complete())[0] == 200
 
 
+async def ends_well(b: Bed) -> bool:
+    try:
+        _, text = await b.stream(max_tokens=8)
+    except aiohttp.ClientPayloadError:
+        return False
+    return text.endswith("data: [DONE]\n\n")
+
+
 @run
 async def test_a_replica_that_dies_in_every_stream_is_left_alone() -> None:
     replicas = pair("die")
     settings = dataclasses.replace(FAST, breaker_s=20.0, breaker_most_s=20.0)
     async with bed(replicas, ONLY_SMALL, settings) as b:
-        ended: Counter[bool] = Counter()
-        for _ in range(20):
-            try:
-                _, text = await b.stream(max_tokens=8)
-                ended[text.endswith("data: [DONE]\n\n")] += 1
-            except aiohttp.ClientPayloadError:
-                ended[False] += 1
+        ended = Counter([await ends_well(b) for _ in range(20)])
         assert ended[False] == settings.breaker_failures
         assert len(replicas["small"][0].seen) == settings.breaker_failures
 

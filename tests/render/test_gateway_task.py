@@ -112,10 +112,9 @@ def test_a_second_launch_leaves_a_running_gateway_alone(instance: Instance) -> N
     instance.command("bin/curl", answer=7)  # nothing listens
     status, _, called = instance.run("run")
     assert status == 0
-    assert called.splitlines()[1:] == [
-        f"melange-sky -v gateway {instance.home}/melange/plan.json "
-        f"--backends-file {instance.home}/melange/backends --host 0.0.0.0 --port 8080"
-    ]
+    files = f"{instance.home}/melange/plan.json --backends-file {instance.home}/melange/backends"
+    started = f"melange-sky -v gateway {files} --host 0.0.0.0 --port 8080"
+    assert called.splitlines()[1:] == [started]
     instance.command("bin/curl", answer=0)
     status, said, called = instance.run("run")
     assert (status, len(called.splitlines())) == (0, 1)
