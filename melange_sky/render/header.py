@@ -55,8 +55,8 @@ def _other_prices(option: DeploymentOption, offer: Offer) -> Iterator[str]:
         )
     if option.use_spot:
         price = _dearest_on_demand((offer, *option.fallbacks))
-        cost = "a price not known here" if price is None else f"at most ${price:.4g}/h"
-        yield f"Spot:     while spot is short, an on-demand instance stands in at {cost}"
+        cost = "its price not known here" if price is None else f"at most ${price:.4g}/h"
+        yield f"Spot:     while spot is short, an on-demand instance stands in, {cost}"
 
 
 def _dearest_on_demand(offers: Iterable[Offer]) -> float | None:
