@@ -140,8 +140,9 @@ def measure_grid(
                 f"{error}; {len(table.cells)} measured sizes are kept in {path}"
             ) from error
         others = tuple(c for c in table.cells if (c.input_tokens, c.output_tokens) != choice.size)
-        table = replace(table, cells=(*others, cell), path=path)
-        write_table(table, path)
+        write_table(replace(table, cells=(*others, cell)), path)
+        # Read back as a resumed run would: its choices are then the same to the last digit.
+        table = read_table(path)
         measured.append(choice.size)
         if progress.on_done is not None:
             progress.on_done(cell)
