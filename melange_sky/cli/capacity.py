@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from melange_sky.cli.capacity_show import document_of, print_matrices
-from melange_sky.cli.common import echo_json
+from melange_sky.cli.common import echo_json, estimating
 from melange_sky.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
@@ -174,7 +172,7 @@ def _answers(
     from melange_sky.profiles import replica_capacities
 
     flat = [shape for group in shapes.values() for shape in group]
-    with _progress() as advance:
+    with estimating() as advance:
         asked = dataclasses.replace(query, progress=advance)
         found = dict(zip(flat, replica_capacities(asked, flat), strict=True))
     best = {label: max((found[s] for s in group), key=_merit) for label, group in shapes.items()}
@@ -189,19 +187,6 @@ def _merit(option: ReplicaCapacity) -> tuple[int, float]:
     return len(rates), sum(math.log(rate) for rate in rates)
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on stderr where it is a terminal; give the function that moves it."""
-    bar: Any = click.progressbar(length=1, label="estimating", file=sys.stderr, show_pos=True)
-    with bar:
-
-        def advance(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield advance
-
-
 def _write_table(path: Path, query: CapacityQuery, shapes: dict[str, list[ReplicaShape]]) -> None:
     """Write simulated ÷ analytic rates of every split, with the command that made them."""
     from melange_sky.profiles import embedded_tables, write_table
@@ -210,7 +195,7 @@ def _write_table(path: Path, query: CapacityQuery, shapes: dict[str, list[Replic
         [int(row[0]) for row in query.input_sizes],
         [int(size) for size in query.output_sizes[0]],
     )
-    with _progress() as advance:
+    with estimating() as advance:
         engines = [s for group in shapes.values() for s in group if s.data_parallel == 1]
         tables = embedded_tables(dataclasses.replace(query, progress=advance), engines)
     words = [

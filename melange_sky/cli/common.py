@@ -7,6 +7,7 @@ import gc
 import json
 import math
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -81,6 +82,31 @@ class Fraction(click.ParamType):
 def is_offline(flag: bool) -> bool:
     """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
     return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
+
+
+@contextlib.contextmanager
+def estimating() -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr where it is a terminal; give the function that moves it.
+
+    It appears with the first call that leaves work to do: what is known at once needs no bar.
+    """
+    bar: Any = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            if done >= total or not sys.stderr or not sys.stderr.isatty():
+                return
+            label = "simulating capacities (kept for the next time)"
+            bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True)
+            bar.render_progress()
+        bar.update(done - bar.pos)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.render_finish()
 
 
 def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:

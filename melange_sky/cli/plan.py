@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import click
 
 from melange_sky.cli.common import (
     NumberRange,
+    estimating,
     format_option,
     is_offline,
     offline_option,
@@ -79,10 +81,13 @@ def plan(
         from melange_sky.planner import plan_spec
 
     replayed = take_options(asked)
-    request = _request(asked)
-    planned = (
-        plan_and_verify(spec, request, replayed) if replayed["verify"] else plan_spec(spec, request)
-    )
+    with estimating() as advance:
+        request = replace(_request(asked), progress=advance)
+        planned = (
+            plan_and_verify(spec, request, replayed)
+            if replayed["verify"]
+            else plan_spec(spec, request)
+        )
     folder = None
     if _is_deployable(planned) or output is not None:
         folder = output or Path(f"{planned.name}-plan")

@@ -50,30 +50,39 @@ class _Rejections:
     """Counts the offers that were left out, by reason, with a few examples to show."""
 
     reasons: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
-    unpriced: dict[str, set[Sold]] = field(default_factory=lambda: defaultdict(set))
+    unpriced: dict[tuple[str, bool], set[Sold]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, code: str, reason: str, offer: Offer) -> None:
         self.reasons[code, reason].append(f"{offer.cloud}/{offer.region} {offer.instance_type}")
 
     def add_unpriced(self, kind: str, offer: Offer) -> None:
         """Note an offer without a price of this kind: told only where no other region has one."""
-        self.unpriced[kind].add(_sold(offer))
+        spot_only = bool(
+            kind != _kind(True) and offer.spot_usd_per_hour and not offer.blocked(True)
+        )
+        self.unpriced[kind, spot_only].add(_sold(offer))
 
     def keep_unpriced(self, kind: str, kept: Iterable[Offer]) -> None:
         """Forget those that are sold elsewhere on the same cloud."""
-        self.unpriced[kind] -= {_sold(offer) for offer in kept}
+        sold = {_sold(offer) for offer in kept}
+        self.unpriced[kind, True] -= sold
+        self.unpriced[kind, False] -= sold | self.unpriced[kind, True]
 
     def warnings(self) -> list[PlanWarning]:
         rows = [
             PlanWarning(
                 code="not-sold",
-                message=f"no {kind} price, so left out: "
+                message=(
+                    "only a spot price is known (use_spot: true plans with it), so left out: "
+                    if spot_only
+                    else f"no {kind} price, so left out: "
+                )
                 + ", ".join(
                     f"{cloud} {instance_type} ({accelerator_spec_text(name, int(count))})"
                     for cloud, instance_type, name, count in sorted(found)
                 ),
             )
-            for kind, found in self.unpriced.items()
+            for (kind, spot_only), found in self.unpriced.items()
             if found
         ]
         for (code, reason), where in self.reasons.items():

@@ -156,9 +156,9 @@ def _answers(
             answers[key] = engine
         elif (answer := tabled_cells(query, engine, load, guesses[key])) is not None:
             answers[key] = answer
-            progress.step(len(answer.found))
         else:
             unknown.append(key)
+    progress.step(len(load.input_tokens) * (len(keys) - len(unknown)))
     if unknown:
         # Engines are independent, and the compiled simulator lets other threads run.
         with ThreadPoolExecutor(max_workers=min(len(unknown), os.cpu_count() or 1, 8)) as pool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         SolverReport,
     )
 
-REASON_LENGTH = 110
+REASON_LENGTH = 150
 PLAIN_WIDTH = 118
 """Columns where the output is no terminal, so that a captured table is always the same."""
 
@@ -183,9 +183,16 @@ def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> Non
         console.print(f"Or ${mix.cost_usd_per_hour:,.3f}/h: {mix.differs}", markup=False)
 
 
-def _short(reason: str) -> str:
-    """Cut a reason that would fill the table; `explain` and plan.json tell it whole."""
-    return reason if len(reason) <= REASON_LENGTH else f"{reason[:REASON_LENGTH].rstrip()} …"
+def _short(reason: str, length: int = REASON_LENGTH) -> str:
+    """Cut a reason that would fill the table, after a whole cause; `explain` and plan.json tell all.
+
+    >>> _short("A does not fit; B is slow", 16)
+    'A does not fit; …'
+    """
+    if len(reason) <= length:
+        return reason
+    causes = reason[: length + 1].rpartition("; ")[0]
+    return f"{causes}; …" if causes else f"{reason[:length].rstrip()} …"
 
 
 def _baseline_table(baselines: Sequence[Baseline]) -> Table:

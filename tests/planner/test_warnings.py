@@ -55,7 +55,21 @@ def test_a_missing_price_is_told_only_where_no_region_has_one() -> None:
     (warning,) = warnings
     assert warning.code == "not-sold"
     assert "spot-only.xlarge" in warning.message
+    assert "use_spot: true" in warning.message
     assert priced.instance_type not in warning.message
+
+
+def test_an_offer_without_any_price_is_not_said_to_be_sold_on_spot() -> None:
+    missing = Flag(
+        code="price-missing", severity=Severity.BLOCK, touches="on_demand", message="empty"
+    )
+    bare = make_offer(price_usd_per_hour=None, spot_usd_per_hour=None, flags=(missing,))
+    spot = replace(bare, instance_type="spot-only.xlarge", spot_usd_per_hour=1.0)
+    planned, warnings = usable_offers([bare, spot], Resources(), OfferRules())
+    assert planned == []
+    assert sorted(w.message.partition(",")[0] for w in warnings) == [
+        "no on demand price", "only a spot price is known (use_spot: true plans with it)"
+    ]  # fmt: skip
 
 
 def test_a_limit_on_an_instance_type_that_nobody_sells_is_told(tmp_path: Path) -> None:
