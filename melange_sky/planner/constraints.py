@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 
 def constraints_of(spec: Spec) -> Constraints:
-    """Return what the fleet must keep to beside serving its rate."""
+    """Return what the fleet must keep to beside serving its rate.
+
+    Sorted: the order in which a spec names its rules must not decide between equal fleets.
+    """
     resources, redundancy = spec.resources, spec.redundancy
     return Constraints(
-        limits=resources.limits,
+        limits=tuple(sorted(resources.limits)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
-        fixed=tuple(map(_pledge, resources.fixed)),
-        minimum=tuple(map(_pledge, resources.minimum)),
+        fixed=tuple(sorted(map(_pledge, resources.fixed), key=repr)),
+        minimum=tuple(sorted(map(_pledge, resources.minimum), key=repr)),
         spare=redundancy.spare,
         # a model with any rate has one replica anyway
         min_replicas=redundancy.min_replicas if redundancy.min_replicas > 1 else 0,

@@ -8,6 +8,7 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pytest
@@ -94,9 +95,10 @@ def run_with_terminal(folder: Path, *arguments: str) -> tuple[str, str]:
     """Run the program with a terminal as stderr; returns stdout and what the terminal was sent."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(
+    # a file, as a pipe that nobody reads yet would hold up a program that says much
+    with TemporaryFile("w+") as stdout, subprocess.Popen(
         [sys.executable, "-m", "melange_sky", *arguments], cwd=folder, env=environment,
-        stdout=subprocess.PIPE, stderr=theirs, text=True,
+        stdout=stdout, stderr=theirs,
     ) as process:  # fmt: skip
         os.close(theirs)
         shown = b""
@@ -108,10 +110,10 @@ def run_with_terminal(folder: Path, *arguments: str) -> tuple[str, str]:
             if not part:
                 break
             shown += part
-        assert process.stdout is not None
-        out = process.stdout.read()
-    os.close(ours)
-    assert process.returncode == 0, shown
+        os.close(ours)
+        assert process.wait() == 0, shown
+        stdout.seek(0)
+        out = stdout.read()
     return out, shown.decode()
 
 
