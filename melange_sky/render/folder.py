@@ -40,6 +40,9 @@ def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> Non
     assert all(Path(name).name == name != MANIFEST for name in files)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write folder '{_short(shown)}': it is a file")
+    above = next(place for place in folder.parents if place.exists())
+    if not above.is_dir():
+        raise InputError(f"cannot write folder '{_short(shown)}': '{_short(above)}' is a file")
     foreign = _foreign(folder) if folder.is_dir() else []
     if foreign and not force:
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""

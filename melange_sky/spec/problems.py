@@ -99,7 +99,7 @@ class Problems:
         try:
             return model.model_validate(raw)
         except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)
+            details = error.errors(include_url=False)
         for detail in details:
             self._note(model, detail, path)
         try:
@@ -157,7 +157,11 @@ def _sentence(detail: ErrorDetails) -> str:
               "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
     if kind in bounds:
         words, key = bounds[kind]
-        return f"must be {words} {context[key]:g}"
+        given, bound = detail["input"], context[key]
+        told = f"must be {words} {bound:g}"
+        if kind == "less_than_equal" and bound <= 1 < given <= 100:
+            told += f"; it is a fraction: {given:g} % is {given / 100:g}"
+        return told
     if kind in {"too_short", "string_too_short"}:
         return "must not be empty"
     if kind in {"too_long", "string_too_long"}:

@@ -110,6 +110,8 @@ def test_through_a_link_the_target_is_written(folder: Path) -> None:
 def test_not_a_folder_and_not_writable(folder: Path) -> None:
     folder.parent.mkdir()
     folder.write_text("a file")
+    with pytest.raises(InputError, match=r"chat-plan/below/this': '.*/chat-plan' is a file"):
+        write_folder(folder / "below" / "this", FILES, force=True)
     with pytest.raises(InputError, match="it is a file"):
         write_folder(folder, FILES, force=True)
     with pytest.raises(InputError, match="cannot write folder"):

@@ -173,6 +173,7 @@ class Bed:
         for pid_file in sorted((self.root / "run").glob("*.pid")) if self.root.exists() else ():
             _end_session(pid_file)
         _end_user_processes()
+        self._end_nodes()
         for daemon in self._daemons:
             daemon.wait(timeout=20)
         self._daemons.clear()
@@ -201,14 +202,29 @@ class Bed:
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _end_clients(self) -> None:
-        """End SkyPilot's servers and controllers: what has the bed's HOME, or runs the bed's Python."""
+        """End SkyPilot's servers and controllers: what has the bed's HOME, runs the bed's Python, or has
+        a file of that HOME open. The last finds the server's executors: a process that gives itself a title
+        writes it over its command line and environment.
+        """
         mark, python = f"HOME={self.home}".encode(), f"{self.python}\0".encode()
+        inside = f"{self.home}/"
 
         def belongs(process: Path) -> bool:
-            own = (process / "cmdline").read_bytes().startswith(python)
-            return own or mark in (process / "environ").read_bytes().split(b"\0")
+            if (process / "cmdline").read_bytes().startswith(python):
+                return True
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                return True
+            return any(_target(entry).startswith(inside) for entry in (process / "fd").iterdir())
 
         _end_while_any(belongs)
+
+    def _end_nodes(self) -> None:
+        """End what runs in the nodes' network namespaces: Slurm's step daemons outlive its daemons."""
+        spaces = set()
+        for node in self.nodes:
+            with contextlib.suppress(OSError):
+                spaces.add(Path("/run/netns", node.name).stat().st_ino)
+        _end_while_any(lambda process: (process / "ns" / "net").stat().st_ino in spaces)
 
     # -- the nodes' user and what they run ---------------------------------------------------------
 
@@ -611,6 +627,14 @@ def _end_session(pid_file: Path) -> None:
     pid_file.unlink()
 
 
+def _target(link: Path) -> str:
+    """Return what a link of /proc points to; nothing where it is gone."""
+    try:
+        return str(link.readlink())
+    except OSError:
+        return ""
+
+
 def _end_user_processes() -> None:
     """End what the nodes' user still runs: the user exists for the bed alone."""
     with contextlib.suppress(KeyError):
@@ -619,17 +643,25 @@ def _end_user_processes() -> None:
 
 
 def _end_while_any(belongs: Callable[[Path], bool]) -> None:
-    """End the processes that belong, again until none is left: some start others when they end."""
-    for attempt in range(8):
-        found = False
+    """End the processes that belong, again until none is left: some start others when they end.
+
+    Raises RuntimeError, with their names, where some do not end.
+    """
+    found: list[str] = []
+    for attempt in range(12):
+        found.clear()
         for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if process.name.isdigit() and int(process.name) != os.getpid() and belongs(process):
+                if not process.name.isdigit() or int(process.name) == os.getpid():
+                    continue
+                # one that has ended and waits for its parent has no command line any more
+                if (process / "cmdline").read_bytes() and belongs(process):
+                    found.append((process / "comm").read_text().strip())
                     os.kill(int(process.name), signal.SIGTERM if attempt == 0 else signal.SIGKILL)
-                    found = True
         if not found:
             return
         time.sleep(0.5)
+    raise RuntimeError(f"still running: {', '.join(found)}")
 
 
 def _wait(condition: Callable[[], bool], message: str, limit_s: float = LONGEST_START_S) -> None:

@@ -157,7 +157,7 @@ resources:
   infra: [awss, gcp/us/central, azure/eastus, k8s]
   use_spot: maybe
   limits: {H101: 4, aws: 10, g5.xlarge: -3}
-headroom: 1.1
+headroom: 10
 name: twice
 engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
 """
@@ -183,7 +183,7 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
         ("10", "resources.use_spot: must be true or false"),
         ("11", "(did you mean 'H100'?)"),
         ("11", "resources.limits['g5.xlarge']: must be at least 0"),
-        ("12", "headroom: must be at most 0.95"),
+        ("12", "headroom: must be at most 0.95; it is a fraction: 10 % is 0.1"),
         ("13", "name: is given twice"),
         ("14", "engine.version: must be text (put it in quotes)"),
         ("14", "engine.args[0]: must be text (put it in quotes)"),
@@ -227,7 +227,7 @@ def test_bad_histogram(tmp_path: Path, histogram: dict[str, Any], words: str) ->
         ({"rate_rps": 0, "distribution": "short-chat"}, "must be greater than 0"),
         ({"rate_rps": "16", "distribution": "short-chat"}, "must be a number"),
         ({"rate_rps": True, "distribution": "short-chat"}, "must be a number"),
-        ({"rate_rps": 1, "trace": "absent.csv"}, "no such trace file"),
+        ({"rate_rps": 1, "trace": "absent.csv"}, "workload.trace: no such trace file '"),
         ({"rate_rps": 1, "distribution": "short-chat", "grid": {}}, "applies to a trace"),
         ([], "must be a mapping"),
         ("x", "must be a mapping"),
