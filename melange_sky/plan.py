@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from melange_sky.capacity_search import (
     rate_from_probes,
 )
 from melange_sky.errors import InputError
+from melange_sky.records import dataclass
 from melange_sky.slo import SLO, RequestLog
 
 SCHEMA = "melange-sky-profile/1"

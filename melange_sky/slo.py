@@ -13,10 +13,11 @@ same in both. Definitions (seconds from the moment the request was sent):
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,13 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.records import dataclass
 from melange_sky.slo import SLO, meets, wilson_interval
 
 if TYPE_CHECKING:

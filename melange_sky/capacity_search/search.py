@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.capacity_search.judge import (
@@ -13,6 +13,7 @@ from melange_sky.capacity_search.judge import (
     crossing_rps,
     judge,
 )
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO, RequestLog

@@ -9,7 +9,7 @@ that an interrupted profile goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from melange_sky.capacity_search.surface import (
     noise_sd,
     ratio_surface,
 )
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

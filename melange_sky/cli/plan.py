@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +81,9 @@ def plan(
     """
     with uncollected():
         from melange_sky.planner import plan_spec
+    if output_format == "table":
+        # HiGHS leaves Python alone while it solves: time enough to import what shows its plan.
+        threading.Thread(target=import_module, args=("melange_sky.report",), daemon=True).start()
 
     replayed = take_options(asked)
     with estimating() as advance:

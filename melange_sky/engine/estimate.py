@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ import numpy as np
 
 from melange_sky.engine.memory import KvPool
 from melange_sky.engine.steps import StepCosts, products_s
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,7 +7,8 @@ here knows a number of any generation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from melange_sky.records import dataclass
 
 MOST_BUDGET = 32768
 """Models with a longer context were served in chunks even then."""

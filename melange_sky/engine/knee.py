@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GAIN = 0.9
 """Without a TPOT limit the knee is where this fraction of the most throughput is reached."""
 
-_LADDER = np.unique(np.round(np.geomspace(1, 1024, 200)))
+_LADDER = np.array(sorted({float(n) for n in np.round(np.geomspace(1, 1024, 200))}))
 
 
 def knee_batch(replica: ReplicaModel, load: Load, slo: SLO) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.engine.memory import KvPool, Misfit, kv_pool, large_memory
 from melange_sky.engine.steps import StepCosts, step_costs
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec

@@ -17,10 +17,11 @@ arXiv 2211.05102, §2. Of a mixture of experts, `tokens` touch 1 − (1 − k/E)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,11 +6,11 @@ live state before it acts, so that an interrupted rollout is finished by running
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.errors import MelangeError
 from melange_sky.fleet.changes import Action, Change, LiveService, Wanted
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+
+from melange_sky.records import dataclass
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR = b'data: {"error"'

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.quantization import weight_format
 from melange_sky.models.shape import ModelShape
+from melange_sky.records import dataclass
 
 UNGATED_MLP = frozenset(
     {

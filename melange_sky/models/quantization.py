@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
+from melange_sky.records import dataclass
 
 PLAIN_BYTES = {
     "bfloat16": 2.0,

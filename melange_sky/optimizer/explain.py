@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.clauses import clauses
@@ -11,6 +11,7 @@ from melange_sky.optimizer.fleet import build_fleet
 from melange_sky.optimizer.least import least_cost
 from melange_sky.optimizer.problem import Demand, Problem, SolveOptions
 from melange_sky.plan import FleetPlan, Plan
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity

@@ -7,12 +7,13 @@ always builds the same model and yields the same plan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -25,6 +25,7 @@ _COSTLY = (
     "mip_heuristic_run_rins",
     "mip_heuristic_run_rens",
     "mip_heuristic_run_root_reduced_cost",
+    "mip_allow_restart",
 )
 
 _greeting = threading.Lock()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.shares import Shares, read_shares
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.linear import EQ, GE, Linear
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet

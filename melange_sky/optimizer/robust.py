@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.solve import optimize
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Problem, Robustness, Solution, SolveOptions

@@ -74,7 +74,11 @@ def allocate(model: Model, point: Point) -> tuple[tuple[Allocation, ...], ...]:
     Returns its allocations per demand, in the order in which the problem names them.
     """
     shares = point.shares
-    if model.options.assignment == "fractional":
+    used = [
+        column.demand for column, n in zip(model.fleet.columns, point.instances, strict=True) if n
+    ]
+    # Where one option serves all of a demand there is nothing to spread: most small fleets.
+    if model.options.assignment == "fractional" and len(set(used)) < len(used):
         settled = spread(model.fleet, model.problem, model.options, point.instances)
         shares = shares if settled is None else settled
     allocations = to_allocations(model.fleet, model.offsets, point.instances, point.fixed, shares)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
+
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.linear import Linear

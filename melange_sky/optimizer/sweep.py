@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.baseline import baselines
 from melange_sky.optimizer.robust import Mix, mix_of
 from melange_sky.optimizer.solve import optimize
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity

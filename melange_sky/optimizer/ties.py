@@ -6,11 +6,12 @@ what is left to spend cut the count short; where it grows long all the same, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.point import COST_TIE, rank_of
 from melange_sky.optimizer.worth import MOST_COUNTED, wastes
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
@@ -25,6 +25,7 @@ from melange_sky.planner.options import OfferRules, PlannedOffer, build_options,
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
+from melange_sky.records import dataclass
 from melange_sky.render import unservable_clouds
 from melange_sky.slo import SLO
 from melange_sky.spec import CLOUDS, MelangeConfig, Spec, load_spec
@@ -52,7 +53,7 @@ class PlanRequest:
     progress: Callable[[int, int], None] | None = None
 
 
-def plan_spec(path: Path, request: PlanRequest = PlanRequest()) -> Plan | FleetPlan:
+def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan | FleetPlan:
     """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
 
     Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
@@ -20,6 +20,7 @@ from melange_sky.plan import FleetPlan, Plan, Verification, VerificationRound, m
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.planner import PlanRequest

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Pledge
 from melange_sky.errors import InfeasibleError
 from melange_sky.plan import FleetPlan, Plan, models_of
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.records import dataclass
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
@@ -12,6 +12,7 @@ from melange_sky.offers import accelerator_spec_text
 from melange_sky.plan import PlanWarning
 from melange_sky.prices.names import figures_name
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from melange_sky.profiler import GridOptions
 from melange_sky.profiler.bundle import bundle_text
 from melange_sky.profiler.grid import is_answered, measured_of
 from melange_sky.profiletable import ProfileTable, Provenance
+from melange_sky.records import dataclass
 from melange_sky.render import PORT, service_document
 from melange_sky.render.sizing import initial_delay_s
 from melange_sky.resources import profiling_dir

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import Demand, Problem, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, models_of
 from melange_sky.planner.constraints import constraints_of
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import OptionCapacity

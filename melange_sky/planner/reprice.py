@@ -6,12 +6,13 @@ read; the constraints that it was planned under hold for the other mix too.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.plan import FleetPlan, Plan, models_of
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

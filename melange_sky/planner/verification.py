@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from melange_sky.engine import Misfit
 from melange_sky.errors import InputError
 from melange_sky.profiles import ReplicaShape, engine_replica
+from melange_sky.records import dataclass
 from melange_sky.spec import HistogramBuilder, read_trace
 from melange_sky.verify import (
     Replay,

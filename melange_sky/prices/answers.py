@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from melange_sky.errors import SourceUnavailableError
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from melange_sky.prices.settings import addresses_from_environment
 from melange_sky.prices.sky_local import modified_clouds, read_modified
 from melange_sky.prices.store import Entry, Manifest, Store
 from melange_sky.prices.tables import Table
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.prices.refresh import RefreshResult

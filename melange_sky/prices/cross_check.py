@@ -9,10 +9,10 @@ import importlib.util
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.prices.own_csv import read_embedded
 from melange_sky.prices.select import Selection
 from melange_sky.prices.store import Manifest, Store
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

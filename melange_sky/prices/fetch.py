@@ -15,7 +15,7 @@ import json
 import random
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 import aiohttp
@@ -37,6 +37,7 @@ from melange_sky.prices.answers import (
     too_large,
 )
 from melange_sky.prices.resolver import DaemonResolver
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -7,10 +7,10 @@ and at least 4 GiB per vCPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.prices.cells import read_number
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

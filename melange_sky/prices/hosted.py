@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
@@ -18,6 +18,7 @@ from melange_sky.prices.cells import read_number, read_price
 from melange_sky.prices.gcp_hosts import Host, hosts_for, is_gpu_host
 from melange_sky.prices.names import canonical_accelerator
 from melange_sky.prices.sanity import check_offers, make_flag
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Offer
 from melange_sky.plan import PlanWarning
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.prices.refresh import Event

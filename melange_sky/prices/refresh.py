@@ -10,7 +10,7 @@ import io
 import json
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,6 +22,7 @@ from melange_sky.prices.names import KNOWN_CLOUDS
 from melange_sky.prices.settings import Addresses, addresses_from_environment
 from melange_sky.prices.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.prices.tables import encode_table
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping

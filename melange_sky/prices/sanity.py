@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from statistics import median
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Flag, Offer, Severity, Touches
 from melange_sky.prices.names import HOSTED_CLOUDS, MARKETPLACES
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

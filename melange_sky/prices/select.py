@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.accelerators import accelerator_table
@@ -10,6 +10,7 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.offers import Offer, parse_accelerator
 from melange_sky.prices.names import canonical_accelerator
 from melange_sky.prices.tables import Rows, Table
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from melange_sky.prices.store import utc_text
 from melange_sky.prices.tables import Table, encode_table
+from melange_sky.records import dataclass
 
 LARGEST_BYTES = 64 * 1024 * 1024
 

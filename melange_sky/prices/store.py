@@ -17,7 +17,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ import platformdirs
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.prices.tables import Table
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

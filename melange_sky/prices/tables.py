@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.offers import Commitment, Flag, Offer, Severity, Touches
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

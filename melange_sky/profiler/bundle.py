@@ -9,7 +9,15 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # What `melange_sky.profiler.job` imports, nothing else; a test runs it from the bundle alone.
-_PARTS = ("__init__.py", "errors.py", "slo.py", "profiletable.py", "capacity_search", "profiler")
+_PARTS = (
+    "__init__.py",
+    "errors.py",
+    "records.py",
+    "slo.py",
+    "profiletable.py",
+    "capacity_search",
+    "profiler",
+)
 _LINE = 120
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from melange_sky.errors import InputError
@@ -16,6 +16,7 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
+from melange_sky.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

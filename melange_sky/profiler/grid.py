@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
+from melange_sky.records import dataclass
 from melange_sky.slo import SLO
 
 Size = tuple[int, int]

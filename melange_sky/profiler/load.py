@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,6 +19,7 @@ from melange_sky.profiler.endpoint import (
     http_problem,
 )
 from melange_sky.profiler.metrics import ServerMetrics, read_bounded, watch_metrics
+from melange_sky.records import dataclass
 from melange_sky.slo import RequestLog, RequestRecord
 
 if TYPE_CHECKING:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import aiohttp
+
+from melange_sky.records import dataclass
 
 # vLLM 0.32 and 0.33; `kv_cache_usage_perc` is a fraction in spite of its name.
 _GAUGES = {

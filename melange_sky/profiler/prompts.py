@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.errors import InputError
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
+from melange_sky.records import dataclass
 
 IDLE_MINUTES = 20
 """After so long without a job, a cluster takes itself down, whatever became of the launcher."""

@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,6 +24,7 @@ from melange_sky.profiler.prompts import (
     request_bodies,
     trace_offsets,
 )
+from melange_sky.records import dataclass
 from melange_sky.slo import RequestLog
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from melange_sky.capacity_search import ProbeAborted
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, shorten
 from melange_sky.profiler.target import EndpointTarget
+from melange_sky.records import dataclass
 
 _RATE_FRACTION = 0.4  # of the highest rate: near the knee two runs of one client differ already
 _PASSES = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, Origin
@@ -11,6 +10,7 @@ from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.embedded import embedded_ratio
 from melange_sky.profiles.measured import MeasuredRates, analytic_rates
 from melange_sky.profiles.reasons import missed_alone
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity import EngineSettings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from melange_sky.capacity import CapacityCell, Origin
 from melange_sky.capacity_search import RatioPoint, ratio_surface
 from melange_sky.engine import Load, capacity_estimate
 from melange_sky.profiles.home import home_dir
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult

@@ -46,7 +46,9 @@ def terminal_width() -> int:
 def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
     """Return the plan as text for a terminal of `width` columns."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None)
+    console = Console(
+        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
+    )
     if isinstance(plan, FleetPlan):
         for model in plan.models:
             _show_model(console, model)

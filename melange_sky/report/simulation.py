@@ -120,7 +120,9 @@ def _over_time(simulation: Simulation) -> dict[str, Any]:
 def simulation_table(simulation: Simulation, *, width: int | None = None) -> str:
     """Return a plan's replay as text for a terminal of `width` columns."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None)
+    console = Console(
+        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
+    )
     verdict, plan = simulation.verdict, simulation.plan
     console.print(f"{escape(plan.name)}: {escape(plan.model)}, {escape(simulation.traffic)}")
     console.print(_headline(verdict, plan.cost_usd_per_hour) + "\n")

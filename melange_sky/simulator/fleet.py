@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.records import dataclass
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 from melange_sky.simulator import state as columns
 from melange_sky.simulator.runs import RequestStream

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.records import dataclass
 from melange_sky.simulator.runs import RequestStream, simulate_replica
 
 if TYPE_CHECKING:

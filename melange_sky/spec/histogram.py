@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
+from melange_sky.records import dataclass
 from melange_sky.workload import (
     DEFAULT_INPUT_EDGES,
     DEFAULT_OUTPUT_EDGES,

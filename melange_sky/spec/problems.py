@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from melange_sky.errors import InputError, did_you_mean
+from melange_sky.records import dataclass
 from melange_sky.spec.yaml_source import Document, KeyPath, clip
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.errors import InputError
+from melange_sky.records import dataclass
 from melange_sky.routing import routing_state, routing_table, skyserve_weights
 from melange_sky.simulator.fleet import (
     FleetOption,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.records import dataclass
 from melange_sky.simulator import RequestStream
 
 if TYPE_CHECKING:

@@ -13,11 +13,12 @@ Analysis, §9.5).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.records import dataclass
 from melange_sky.slo import SLO, RequestLog, meets, wilson_interval
 from melange_sky.verify.joined import joined
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import csv
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url
 from melange_sky.prices.cells import read_number
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -8,12 +8,12 @@ A reservation's price is the total of its term although its unit says "1 Hour".
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url, number, text
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.offers import Offer

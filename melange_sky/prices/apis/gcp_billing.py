@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url, text
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from melange_sky.offers import Commitment, Offer, Touches
 from melange_sky.prices.sanity import check_offers, make_flag
+from melange_sky.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

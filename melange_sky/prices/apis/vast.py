@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.prices.answers import FetchError
 from melange_sky.prices.apis.sheet import Machine, Sheet, api_url, number, text
 from melange_sky.prices.names import canonical_accelerator
+from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.offers import Offer
