@@ -130,7 +130,8 @@ def compare(
     `normal` holds each wanted document as SkyPilot would keep it; `prices` what one replica of
     (plan, option) costs, for services that the plan no longer wants, a whole model's among them.
     Services of other plans and of nobody's plan are left alone; a name taken by one of them is an
-    InputError.
+    InputError. One that moves between plans of several models and of one is replaced: the mark that
+    tells `apply` and `down` whose it is lies where SkyServe compares, and must not tell of the old one.
     """
     plans = {w.plan for w in wanted}
     fleets = {w.fleet for w in wanted} - {None}
@@ -165,19 +166,26 @@ def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any])
         )
     before = live.target
     differing = differences(live.document, normal)
+    why = [f"{', '.join(differing)} changed"] if differing else []
+    if live.fleet != wanted.fleet:
+        why.append(f"moves from {_home(live.fleet)} to {_home(wanted.fleet)}")
     return Change(
-        name=wanted.name, action=_action(before, wanted.replicas, differing, live, normal),
+        name=wanted.name, action=_action(before, wanted.replicas, bool(why), live, normal),
         before=before, after=wanted.replicas,
         cost_before_usd_per_hour=before * wanted.price_usd_per_hour,
         cost_after_usd_per_hour=cost, wanted=wanted,
-        reason=f"{', '.join(differing)} changed: replicas are replaced one by one" if differing else "",
+        reason=f"{', '.join(why)}: replicas are replaced one by one" if why else "",
     )  # fmt: skip
 
 
+def _home(fleet: str | None) -> str:
+    return "a plan of its own" if fleet is None else f"the plan '{fleet}'"
+
+
 def _action(
-    before: int, after: int, differing: Sequence[str], live: LiveService, normal: dict[str, Any]
+    before: int, after: int, replaced: bool, live: LiveService, normal: dict[str, Any]
 ) -> Action:
-    if differing:
+    if replaced:
         return Action.REPLACE
     if before != after:
         return Action.GROW if after > before else Action.SHRINK

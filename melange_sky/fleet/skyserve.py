@@ -87,6 +87,7 @@ class SkyServe:
         """Return the task, with secrets from the environment, else from the running service.
 
         The running service's own stamps are carried on: differing ones would replace every replica.
+        Only whose it is comes from the plan, which differs where `compare` says that it moves.
         """
         config = copy.deepcopy(wanted.document)
         kept: dict[str, Any] = dict((live.document.get("secrets") or {}) if live else {})
@@ -100,11 +101,17 @@ class SkyServe:
             values[name] = given
         config["secrets"] = values
         if live is not None:
-            config["_metadata"] = copy.deepcopy(live.document.get("_metadata") or {})
+            stamps = copy.deepcopy(live.document.get("_metadata") or {})
+            config["_metadata"] = stamps | copy.deepcopy(_mark_of(config))
         try:
             return self._sky.Task.from_yaml_config(config)
         except (ValueError, TypeError) as error:
             raise InputError(f"{wanted.name}.sky.yaml: {_one_line(error)}") from error
+
+
+def _mark_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    stamps = document.get("_metadata") or {}
+    return {key: value for key, value in stamps.items() if key == "melange_sky"}
 
 
 def _service(record: Mapping[str, Any]) -> LiveService:

@@ -40,7 +40,7 @@ def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> Non
     assert all(Path(name).name == name != MANIFEST for name in files)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write folder '{_short(shown)}': it is a file")
-    above = next(place for place in folder.parents if place.exists())
+    above = next((place for place in folder.parents if place.exists()), folder)
     if not above.is_dir():
         raise InputError(f"cannot write folder '{_short(shown)}': '{_short(above)}' is a file")
     foreign = _foreign(folder) if folder.is_dir() else []

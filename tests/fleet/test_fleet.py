@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -212,6 +215,55 @@ def test_a_model_that_left_the_fleet_is_shown_and_stopped_last() -> None:
     assert server.calls == ["update chat-small", "stop code-small"]
     assert min(server.ready_history) >= 5 + 2  # nothing went before all that grew was ready
     assert {s.name for s in server.services()} == {"chat-small", "code2-small", "code3-small"}
+
+
+@pytest.mark.parametrize(("old", "new"), [("both", None), (None, "both"), ("both", "other")])
+def test_a_model_that_moves_between_plans_is_replaced_and_then_belongs_to_the_new_one(
+    old: str | None, new: str | None
+) -> None:
+    """Else the old plan's next `apply` would stop it, or the new one's `down` would not find it."""
+    server = MemoryServe()
+    apply(server, [of_fleet("chat", 2, old), of_fleet("code", 3, old)])
+    goal = [of_fleet("chat", 2, new)]
+    (change, *stopped) = compare(
+        goal, server.services(), {w.name: w.document for w in goal}, PRICES
+    )
+    assert (change.action, stopped) == (Action.REPLACE, [])
+    assert change.reason.startswith("moves from ") and "replaced one by one" in change.reason
+    apply(server, goal)
+    left = [of_fleet("code", 3, old)]
+    after = compare(left, server.services(), {w.name: w.document for w in left}, PRICES)
+    assert [c.action for c in after] == [Action.KEEP]
+
+
+NORMAL = """
+import json, sys
+from melange_sky.fleet import LiveService, Wanted
+from melange_sky.fleet.skyserve import SkyServe
+wanted, live = json.load(sys.stdin)
+print(json.dumps(SkyServe({}).normal(Wanted(**wanted), LiveService(**live))["_metadata"]))
+"""
+
+
+@pytest.mark.parametrize("fleet", ["both", None])
+def test_an_update_keeps_the_stamps_and_writes_whose_it_is(fleet: str | None) -> None:
+    """With the real SDK's task: what SkyServe is given."""
+    service = {"readiness_probe": "/health", "replicas": 2}
+    known = {"service": service, "resources": {"accelerators": "A10G:1"}, "run": "vllm serve"}
+    row, asked = (
+        dataclasses.replace(w, document={**known, "_metadata": w.document["_metadata"]})
+        for w in (of_fleet("chat", 2), of_fleet("chat", 2, fleet=fleet))
+    )
+    stamped = {**row.document, "_metadata": {**row.document["_metadata"], "git_commit": "old"}}
+    server = MemoryServe()
+    server.start(dataclasses.replace(row, document=stamped))
+    both = [dataclasses.asdict(asked), dataclasses.asdict(server.services()[0])]
+    done = subprocess.run(
+        [sys.executable, "-c", NORMAL], input=json.dumps(both), capture_output=True, text=True,
+        timeout=100, check=True,
+    )  # fmt: skip
+    mark = asked.document["_metadata"]["melange_sky"]
+    assert json.loads(done.stdout.splitlines()[-1]) == {"git_commit": "old", "melange_sky": mark}
 
 
 def test_other_peoples_services_are_left_alone() -> None:

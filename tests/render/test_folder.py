@@ -118,6 +118,8 @@ def test_not_a_folder_and_not_writable(folder: Path) -> None:
         write_folder(folder / "below", FILES, force=True)
     with pytest.raises(InputError, match="cannot write folder"):
         write_folder(Path("/proc/nowhere/plan"), FILES, force=False)
+    with pytest.raises(InputError, match="folder '/' holds files"):
+        write_folder(Path("/"), FILES, force=False)
     assert folder.read_text() == "a file" and alone(folder)
 
 

@@ -59,13 +59,20 @@ class Instance:
         self.workdir.mkdir()
         self.task: dict[str, Any] = yaml.safe_load(render_gateway(make_plan()))
         self.command(".local/bin/uv")
+        self.health(running=False)
 
-    def command(self, path: str, answer: int = 0) -> None:
-        """Put a command there that writes its name and arguments to `called` and exits with `answer`."""
+    def command(self, path: str, then: str = "") -> None:
+        """Put a command there that writes its name and arguments to `called`, and runs `then`."""
         file = self.home / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> "$HOME/called"\nexit {answer}\n')
+        file.write_text(f'#!/bin/sh\necho "$(basename "$0") $*" >> "$HOME/called"\n{then}\n')
         file.chmod(0o755)
+
+    def health(self, *, running: bool, draining: int = 0) -> None:
+        """Let curl find a gateway that says so often that it drains, and then runs or is gone."""
+        (self.home / "left").write_text("x" * draining)
+        says = 'if [ -s "$HOME/left" ]; then sed -i s/x// "$HOME/left"; echo draining; exit 0; fi'
+        self.command("bin/curl", f"{says}\nexit {0 if running else 7}")
 
     def run(self, part: str, **env: str) -> tuple[int, str, str]:
         """Run `setup` or `run` as SkyPilot does, in the workdir: (status, errors and output, calls)."""
@@ -87,7 +94,7 @@ def instance(tmp_path: Path) -> Instance:
 def test_without_the_package_setup_says_what_to_do_and_installs_nothing(instance: Instance) -> None:
     (instance.workdir / "pyproject.toml").write_text('[project]\nname = "somebody-elses"\n')
     status, said, called = instance.run("setup")
-    assert (status, called) == (1, "")
+    assert (status, {line.split()[0] for line in called.splitlines()}) == (1, {"curl"})
     assert "--workdir DIRECTORY" in said and "--env MELANGE_SKY_PACKAGE=REQUIREMENT" in said
 
 
@@ -99,7 +106,7 @@ def test_setup_installs_the_checkout_or_the_wheel_or_what_was_asked_for(instance
         os.utime(instance.workdir / name, (at, at))
         status, said, called = instance.run("setup")
         assert (status, said) == (0, "")
-        assert called.splitlines()[1] == f"uv pip install --quiet {install} ./{name}"
+        assert called.splitlines()[-1] == f"uv pip install --quiet {install} ./{name}"
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
     (instance.workdir / "pyproject.toml").write_text(text)
     assert instance.run("setup")[2].endswith(f"{install} .\n"), "a checkout comes before old wheels"
@@ -109,13 +116,22 @@ def test_setup_installs_the_checkout_or_the_wheel_or_what_was_asked_for(instance
 
 def test_a_second_launch_leaves_a_running_gateway_alone(instance: Instance) -> None:
     instance.command("melange-env/bin/melange-sky")
-    instance.command("bin/curl", answer=7)  # nothing listens
     status, _, called = instance.run("run")
     assert status == 0
     files = f"{instance.home}/melange/plan.json --backends-file {instance.home}/melange/backends"
     started = f"melange-sky -v gateway {files} --host 0.0.0.0 --port 8080"
-    assert called.splitlines()[1:] == [started]
-    instance.command("bin/curl", answer=0)
+    assert called.splitlines()[-1] == started
+    instance.health(running=True)
+    (instance.workdir / "melange_sky-0.2.0.whl").write_text("")
+    for part, told in (("setup", "another version needs sky down"), ("run", "runs here already")):
+        status, said, called = instance.run(part)
+        assert (status, {line.split()[0] for line in called.splitlines()}) == (0, {"curl"})
+        assert told in said
+
+
+def test_a_gateway_that_drains_is_waited_for(instance: Instance) -> None:
+    instance.command("melange-env/bin/melange-sky")
+    instance.health(running=False, draining=2)
     status, said, called = instance.run("run")
-    assert (status, len(called.splitlines())) == (0, 1)
-    assert "runs here already" in said
+    assert (status, said) == (0, "")
+    assert [line.split()[0] for line in called.splitlines()] == ["curl"] * 4 + ["melange-sky"]
