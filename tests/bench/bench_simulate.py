@@ -103,7 +103,7 @@ def beside_rivals(plan: Plan) -> None:
                 capture_output=True, text=True, timeout=900, check=False, cwd=folder,
             )  # fmt: skip
         if done.returncode:
-            print(f"{name}: failed: {done.stderr.strip().splitlines()[-1:]}")
+            print(f"{name}: failed: {done.stderr.strip().splitlines()[-1][:200]}")
             continue
         theirs_s = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
         each_us, own_us = theirs_s / len(stream) * 1e6, ours_s / len(stream) * 1e6

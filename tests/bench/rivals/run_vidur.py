@@ -64,7 +64,7 @@ def main(path: str, replicas: int) -> None:
                 replica_config=ReplicaConfig(model_name=MODEL, device="h100", num_pipeline_stages=1, tensor_parallel_size=1),
                 cache_config=CacheConfig(enable_prefix_caching=False),
                 global_scheduler_config=LORGlobalSchedulerConfig(),
-                replica_scheduler_config=VllmSchedulerConfig(batch_size_cap=256),
+                replica_scheduler_config=VllmSchedulerConfig(batch_size_cap=256, max_tokens_in_batch=16384),
             ),
             request_generator_config=TraceRequestGeneratorConfig(
                 trace_file=trace, date="d", max_tokens=16384, time_scale_factor=1.0,
