@@ -144,6 +144,20 @@ def test_one_verdict_per_rate_and_nothing_kept() -> None:
     assert (nothing.max_rate_rps, nothing.resolved) == (None, False)
 
 
+def test_a_probe_ended_early_for_a_tight_limit_bounds_no_looser_one() -> None:
+    """At 14 req/s of an M/M/1 of 20, a limit of 0.1 s surely fails soon and 1 s holds."""
+    loose, tight = SLO(ttft_s=1.0), SLO(ttft_s=0.1)
+    brief = (14.0, mm1(14.0, 20, 1))
+    assert rate_from_probes([brief], tight, SearchOptions()).resolved
+    alone = rate_from_probes([brief], loose, SearchOptions())
+    assert (alone.max_rate_rps, alone.high_rps, alone.resolved) == (None, None, False)
+    both = rate_from_probes([(5.0, mm1(5.0, 5000, 2)), brief], loose, SearchOptions())
+    assert (both.max_rate_rps, both.high_rps, both.resolved) == (5.0, None, False)
+    assert "may be higher" in both.reason
+    below = rate_from_probes([brief, (30.0, mm1(30.0, 5000, 3))], loose, SearchOptions())
+    assert (below.max_rate_rps, below.high_rps, below.resolved) == (None, 30.0, False)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

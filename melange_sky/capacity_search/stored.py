@@ -25,8 +25,9 @@ def rate_from_probes(
     """Return the highest rate within `slo` that the kept probes (rate, log) support.
 
     Where the bounds lie further apart than the tolerance, the rate is interpolated between them,
-    where attainment crosses its limit, and `resolved` is False. None where no probe passes: the
-    reason then says whether all failed or all were too short.
+    where attainment crosses its limit, and `resolved` is False. Only a probe that fails is an upper
+    bound: one that was ended early for a tighter SLO is too short to say anything of a looser one.
+    None where no probe passes: the reason then says whether all failed or all were too short.
     """
     # One verdict per rate: the probe with the most requests knows best.
     longest: dict[float, RequestLog] = {}
@@ -34,10 +35,7 @@ def rate_from_probes(
         if rate not in longest or len(log) > len(longest[rate]):
             longest[rate] = log
     probes = [judge(longest[r], slo, options, rate_rps=r, seed=0) for r in sorted(longest)]
-    fails = [p for p in probes if not _passes(p, slo, options)]
-    high = next(
-        (p for p in probes if p.verdict is Verdict.FAIL), min(fails, key=_rate, default=None)
-    )
+    high = next((p for p in probes if p.verdict is Verdict.FAIL), None)
     passes = [
         p
         for p in probes
@@ -51,11 +49,13 @@ def rate_from_probes(
         knee_rps=max(served, default=None),
     )  # fmt: skip
     if low is None:
-        lowest = f"{high.rate_rps:.4g} req/s: {high.reason}" if high else "no probes kept"
-        sure = high is not None and high.verdict is Verdict.FAIL
+        first = high or next(iter(probes), None)
+        lowest = f"{first.rate_rps:.4g} req/s: {first.reason}" if first else "no probes kept"
+        # Below a rate that fails an undecided one may still pass.
+        sure = high is not None and high is probes[0]
         return replace(result, reason=f"no kept probe passes; lowest {lowest}", resolved=sure)
     if high is None:
-        reason = "every kept probe passes; the true rate may be higher"
+        reason = "no kept probe fails; the true rate may be higher"
         return replace(result, max_rate_rps=low.rate_rps, reason=reason)
     if high.rate_rps / low.rate_rps <= 1 + options.tolerance:
         sure = low.verdict is Verdict.PASS and high.verdict is Verdict.FAIL

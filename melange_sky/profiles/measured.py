@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from melange_sky.engine import ReplicaModel
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable
+    from melange_sky.slo import SLO
 
 SUFFIX = ".profile.jsonl"
 FARTHEST_SD = 0.2
@@ -93,7 +94,7 @@ class MeasuredRates:
         points = []
         for (size, cell), guess in zip(by_size.items(), guesses, strict=True):
             known = cell.known(query.slo)
-            if known.rate_rps is not None and guess > 0:
+            if known.rate_rps is not None and guess > 0 and _settled(cell, query.slo) is not None:
                 ratio = math.log(known.rate_rps / guess)
                 points.append(RatioPoint(size=size, log_ratio=ratio, sd=known.sd))
         return cls(query, by_size, tuple(points))
@@ -105,8 +106,8 @@ class MeasuredRates:
         is known well enough.
         """
         exact = self.cells.get((round(sizes[0]), round(sizes[1])))
-        if exact is not None:
-            return _as_cell(exact.answer(self.query.slo), Origin.MEASURED)
+        if exact is not None and (found := _settled(exact, self.query.slo)) is not None:
+            return _as_cell(found, Origin.MEASURED)
         if not self.points or guess_rps <= 0:
             return None
         surface = ratio_surface(self.points, [sizes])
@@ -129,6 +130,12 @@ def analytic_rates(
     load = Load(input_tokens=inputs, output_tokens=outputs)
     rates: list[float] = (copies * capacity_estimate(replica, load, query.slo).rate_rps).tolist()
     return rates
+
+
+def _settled(cell: MeasuredCell, slo: SLO) -> SearchResult | None:
+    """Return the answer to an SLO, None where probes of a search for another one do not settle it."""
+    found = cell.answer(slo)
+    return found if found.resolved or cell.slo == slo else None
 
 
 def _as_cell(found: SearchResult, origin: Origin) -> CapacityCell:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from melange_sky.capacity import Origin
 from melange_sky.models import find_model
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities
-from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance, write_table
-from melange_sky.slo import SLO
+from melange_sky.profiletable import (
+    KeptProbe,
+    MeasuredCell,
+    ProfileTable,
+    Provenance,
+    write_table,
+)
+from melange_sky.slo import SLO, RequestLog
 
 SLO_60 = SLO(tpot_s=0.06, ttft_s=2.0)
 LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
@@ -78,6 +85,42 @@ def test_a_size_that_was_measured_to_miss_the_slo_is_absent(home):
     put(home, [measured(100, 100, None, "even 0.1 req/s fails")])
     cell = cells("A100", query([(100, 100)]))[0]
     assert cell.max_rate_rps is None and "measured: even 0.1" in cell.reason
+
+
+def test_probes_too_short_for_another_slo_leave_its_estimate(home):
+    """Searched for 20 ms per token, every probe ended early: of 60 ms that says nothing."""
+    ones = np.ones(20, dtype=np.int64)
+    arrival = np.arange(20) / 2.0
+    log = RequestLog(
+        arrival_s=arrival, first_token_s=arrival + 0.2, last_token_s=arrival + 4.2,
+        input_tokens=100 * ones, output_tokens=101 * ones, ok=ones.astype(bool), option=-ones,
+    )  # fmt: skip
+    probe = KeptProbe(rate_rps=2.0, seed=0, verdict="fail", reason="attainment 0", log=log)
+    tight = replace(SLO_60, tpot_s=0.02)
+    rows = [
+        replace(c, slo=tight, max_rate_rps=None, probes=(probe,))
+        for c in (measured(100, 100, None, "even 2 req/s fails"), measured(100, 400, None))
+    ]
+    put(home, rows)
+    plain = cells("A100", query([(100, 100), (100, 200)], measured=False))
+    assert plain[0].max_rate_rps > 2
+    assert cells("A100", query([(100, 100), (100, 200)])) == plain
+    assert "measured" in cells("A100", query([(100, 100)], slo=tight))[0].reason
+    # a rate between bounds far apart is no measured one either, nor a point of the surface
+    passing = replace(probe, log=long_log(0.03))
+    failing = replace(probe, rate_rps=90.0, log=long_log(0.2))
+    put(home, [replace(c, probes=(passing, failing)) for c in rows])
+    assert cells("A100", query([(100, 100), (100, 200)])) == plain
+
+
+def long_log(tpot_s):
+    """Return 2000 requests of such a pace."""
+    ones = np.ones(2000, dtype=np.int64)
+    arrival = np.arange(2000) / 2.0
+    return RequestLog(
+        arrival_s=arrival, first_token_s=arrival + 0.2, last_token_s=arrival + 0.2 + 100 * tpot_s,
+        input_tokens=100 * ones, output_tokens=101 * ones, ok=ones.astype(bool), option=-ones,
+    )  # fmt: skip
 
 
 def test_a_shipped_table_answers_without_a_simulation_and_near_it():
