@@ -27,9 +27,15 @@ from melange_sky.capacity_search.sizes import (
     search_near,
 )
 from melange_sky.capacity_search.stored import rate_from_probes
-from melange_sky.capacity_search.surface import RatioPoint, ratio_surface
+from melange_sky.capacity_search.surface import (
+    FARTHEST_SD,
+    RatioPoint,
+    ratio_surface,
+    reaches_any,
+)
 
 __all__ = [
+    "FARTHEST_SD",
     "REAL_SEARCH",
     "Choice",
     "Demand",
@@ -49,6 +55,7 @@ __all__ = [
     "predicted_rates",
     "rate_from_probes",
     "ratio_surface",
+    "reaches_any",
     "search_near",
     "surely_fails",
 ]

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Size = tuple[float, float]
 """Input and output tokens of a request."""
 
+FARTHEST_SD = 0.2
+"""Of a size whose log rate the measured ones leave more uncertain than that nothing is inferred."""
+
 _SCALE_SD = 1.5
 _SLOPE_SD = 0.12
 _LENGTH = 2.0
@@ -96,6 +99,14 @@ def ratio_surface(points: Sequence[RatioPoint], sizes: Sequence[Size]) -> Surfac
         amplitude=amplitude,
         surprise=float(np.sqrt(np.mean(left_out**2))) if len(points) > 2 else None,
     )
+
+
+def reaches_any(size: Size, others: Sequence[Size]) -> bool:
+    """Return whether a size is at least one of the others in input and output tokens alike.
+
+    What serves no small request serves no larger one.
+    """
+    return any(size[0] >= other[0] and size[1] >= other[1] for other in others)
 
 
 def _features(sizes: Sequence[Size]) -> Floats:

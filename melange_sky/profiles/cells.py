@@ -146,7 +146,8 @@ def place_cells(
         for sizes in zip(inputs, outputs, strict=True):
             cell = _estimated(answer.found[at], copies, answer.engine.band)
             if known and cell.reason != "no traffic" and sum(sizes) <= settings.max_model_len:
-                guess = analytic_rates(query, own_engine, [sizes])[0]
+                served = cell.max_rate_rps is not None
+                guess = analytic_rates(query, own_engine, [sizes])[0] if served else 0.0
                 cell = known.cell(sizes, guess) or cell
             row.append(cell)
             at += 1

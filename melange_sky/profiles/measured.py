@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.capacity import CapacityCell, Origin
-from melange_sky.capacity_search import RatioPoint, ratio_surface
+from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
 from melange_sky.engine import Load, capacity_estimate
 from melange_sky.profiles.home import home_dir
 from melange_sky.records import dataclass
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from melange_sky.slo import SLO
 
 SUFFIX = ".profile.jsonl"
-FARTHEST_SD = 0.2
-"""A size whose log rate the measured ones leave more uncertain than that keeps its estimate."""
-
 _SURE = 1.645
 
 
@@ -77,12 +74,14 @@ def _same_model(measured: str, asked: str) -> bool:
 class MeasuredRates:
     """Measured cells of one replica, and what they say of other sizes.
 
-    `points` hold measured ÷ analytic rates, both of the whole replica.
+    `points` hold measured ÷ analytic rates, both of the whole replica; `unservable` the sizes that
+    were measured to meet the SLO at no rate.
     """
 
     query: CapacityQuery
     cells: dict[tuple[int, int], MeasuredCell]
     points: tuple[RatioPoint, ...]
+    unservable: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(
@@ -91,24 +90,28 @@ class MeasuredRates:
         """Take in the cells of a replica of so many engines."""
         by_size = {(c.input_tokens, c.output_tokens): c for c in cells}
         guesses = analytic_rates(query, engine, list(by_size))
-        points = []
+        points, unservable = [], []
         for (size, cell), guess in zip(by_size.items(), guesses, strict=True):
             known = cell.known(query.slo)
-            if known.rate_rps is not None and guess > 0 and _settled(cell, query.slo) is not None:
+            if _settled(cell, query.slo) is None:
+                continue
+            if known.rate_rps is None:
+                unservable.append(size)
+            elif guess > 0:
                 ratio = math.log(known.rate_rps / guess)
                 points.append(RatioPoint(size=size, log_ratio=ratio, sd=known.sd))
-        return cls(query, by_size, tuple(points))
+        return cls(query, by_size, tuple(points), tuple(unservable))
 
     def cell(self, sizes: tuple[float, float], guess_rps: float) -> CapacityCell | None:
         """Return the cell of exactly these sizes, or one inferred from those near, None for neither.
 
-        Inferred: the analytic estimate times the ratio that the measured sizes show, where that ratio
-        is known well enough.
+        Inferred: the analytic estimate `guess_rps` (0: not servable) times the ratio that the measured
+        sizes show, where that ratio is known well enough and no smaller size was measured unservable.
         """
         exact = self.cells.get((round(sizes[0]), round(sizes[1])))
         if exact is not None and (found := _settled(exact, self.query.slo)) is not None:
             return _as_cell(found, Origin.MEASURED)
-        if not self.points or guess_rps <= 0:
+        if not self.points or guess_rps <= 0 or reaches_any(sizes, self.unservable):
             return None
         surface = ratio_surface(self.points, [sizes])
         sd = float(surface.sd[0])

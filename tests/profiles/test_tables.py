@@ -123,6 +123,24 @@ def long_log(tpot_s):
     )  # fmt: skip
 
 
+def test_nothing_is_inferred_beyond_an_unservable_size_or_over_an_estimate_of_none(home):
+    put(home, [*GRID, measured(250, 250, None, "even 0.1 req/s fails")])
+    beyond, exact, below = cells("A100", query([(300, 300), (250, 250), (200, 200)]))
+    assert beyond.origin is Origin.ESTIMATED
+    assert (exact.origin, exact.max_rate_rps) == (Origin.MEASURED, None)
+    assert below.origin is Origin.INTERPOLATED
+    # where a simulation found that nothing is served, a ratio of other sizes cannot change that
+    other = replace(SLO_60, tpot_s=0.045)
+    put(home, [replace(row, slo=other) for row in GRID])
+    asked = query([(200, 200), (100, 100)], slo=other)
+    assert [c.origin for c in cells("A100", asked)] == [Origin.INTERPOLATED, Origin.MEASURED]
+    simulated = json.dumps([[200, 200, None, "not met"], [100, 100, None, "not met"]])
+    next((home / "estimates").iterdir()).write_text(simulated, encoding="utf-8")
+    between, exact = cells("A100", asked)
+    assert (between.max_rate_rps, between.reason) == (None, "not met")
+    assert (exact.origin, exact.max_rate_rps) == (Origin.MEASURED, 40.0)
+
+
 def test_a_shipped_table_answers_without_a_simulation_and_near_it():
     sizes = [(60, 40), (700, 150), (1500, 300)]
     shipped = cells("A100-80GB", query(sizes))
