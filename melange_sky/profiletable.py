@@ -108,6 +108,11 @@ class MeasuredCell:
             turnovers=max(lasted, default=Measured(rate_rps=None).turnovers),
         )  # fmt: skip
 
+    def settled(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult | None:
+        """Return the answer, None where probes of a search for another SLO leave it open."""
+        found = self.answer(slo, options)
+        return found if found.resolved or slo == self.slo else None
+
     def answer(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult:
         """Return the rate for any SLO: as searched where it is the same, else from the raw points."""
         if slo == self.slo:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.capacity_search.surface import (
+    FARTHEST_SD,
     RatioPoint,
     Surface,
     noise_sd,
     ratio_surface,
+    reaches_any,
 )
 from melange_sky.records import dataclass
 
@@ -157,6 +159,24 @@ def predicted_rates(
         measured[size].rate_rps if size in measured else float(rate)
         for size, rate in zip(demand.sizes, corrected, strict=True)
     )
+
+
+def inferred_rates(
+    demand: Demand, measured: Mapping[tuple[int, int], Measured]
+) -> dict[tuple[int, int], float]:
+    """Return the rates of the sizes that are not measured but known well enough by those that are.
+
+    None of a size that is as large as a measured one that serves nothing.
+    """
+    spread = demand_surface(demand, measured).sd
+    unservable = [size for size, found in measured.items() if found.rate_rps is None]
+    rates = predicted_rates(demand, measured)
+    return {
+        size: rate
+        for size, rate, sd in zip(demand.sizes, rates, spread, strict=True)
+        if size not in measured and rate is not None and sd <= FARTHEST_SD
+        and not reaches_any(size, unservable)
+    }  # fmt: skip
 
 
 def plan_sizes(

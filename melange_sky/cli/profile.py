@@ -94,8 +94,8 @@ def run(output_format: str, **given: Any) -> None:
         echo_json(show.document(report, options.slo, sizes, check))
     else:
         show.print_report(report, options.slo, sizes, check)
-    answers = [c.answer(options.slo).max_rate_rps for c in report.table.cells]
-    if report.table.cells and not any(answers):
+    answers = [found for c in report.table.cells if (found := c.settled(options.slo))]
+    if answers and not any(found.max_rate_rps for found in answers):
         raise SloMissedError("no measured size meets the SLO at any rate; the reasons stand above")
 
 
@@ -120,7 +120,9 @@ def _cross_check(given: dict[str, Any], endpoint: Endpoint, report: GridReport, 
     from melange_sky.profiler.vllm_bench import Bench, cross_check
 
     rates = {
-        (c.input_tokens, c.output_tokens): c.answer(slo).max_rate_rps for c in report.table.cells
+        (c.input_tokens, c.output_tokens): found.max_rate_rps
+        for c in report.table.cells
+        if (found := c.settled(slo))
     }
     known = {size: rate for size, rate in rates.items() if rate is not None and size[1] > 1}
     if not known:

@@ -36,7 +36,8 @@ def _answers(
     found = []
     for size in sizes:
         cell = report.table.cell(*size)
-        found.append((size, None if cell is None else cell.answer(slo)))
+        left = cell is None or size in report.inferred or size in report.unmeasured
+        found.append((size, None if left or cell is None else cell.answer(slo)))
     return found
 
 
@@ -66,6 +67,7 @@ def document(
         ],
         "expected_error": report.expected_error,
         "unmeasured": [list(size) for size in report.unmeasured],
+        "unmeasured_reasons": list(report.unmeasured.values()),
         "kept": [list(size) for size in report.kept],
         "cross_check": check.as_dict() if check is not None else None,
     }  # fmt: skip
@@ -94,7 +96,8 @@ def print_report(
             )
             continue
         if answer is None:
-            click.echo(f"{size[0]:>8} {size[1]:>8} {'-':>10}  {'':<20} not measured: budget spent")
+            why = report.unmeasured[size]
+            click.echo(f"{size[0]:>8} {size[1]:>8} {'-':>10}  {'':<20} not measured: {why}")
             continue
         rate = "none" if answer.max_rate_rps is None else f"{answer.max_rate_rps:.4g}"
         low = "?" if answer.low_rps is None else f"{answer.low_rps:.4g}"

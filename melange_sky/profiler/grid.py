@@ -20,6 +20,7 @@ from melange_sky.capacity_search import (
     choose_size,
     even_demand,
     find_max_rate,
+    inferred_rates,
     predicted_rates,
     search_near,
     surely_fails,
@@ -44,6 +45,8 @@ Size = tuple[int, int]
 """Input and output tokens."""
 
 _WORK_SD = 0.3
+_NO_TIME = "budget spent"
+_TOO_FAR = "its rate matters little, and the measured sizes do not tell it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +70,15 @@ class GridOptions:
 class GridReport:
     """How a run over a grid ended.
 
-    `unmeasured` sizes were left because the budget was spent, `inferred` ones because the others say
-    enough of them; `expected_error` is what is left of the cost's error (None without a demand).
+    `unmeasured` sizes were left for the reason that they come with, `inferred` ones because the others
+    say enough of them; `expected_error` is what is left of the cost's error (None without a demand).
     """
 
     table: ProfileTable
     path: Path
     measured: tuple[Size, ...]
     kept: tuple[Size, ...]
-    unmeasured: tuple[Size, ...]
+    unmeasured: Mapping[Size, str]
     inferred: Mapping[Size, float] = field(default_factory=dict)
     expected_error: float | None = None
 
@@ -149,10 +152,11 @@ def measure_grid(
             progress.on_done(cell)
     left = tuple(size for size in wanted if size not in {*kept, *measured})
     enough = choice.size is None
+    inferred = _inferred(table, left, options) if enough else {}
+    why = _TOO_FAR if enough else _NO_TIME
     return GridReport(
         table=table, path=path, measured=tuple(measured), kept=kept,
-        unmeasured=() if enough else left,
-        inferred=inferred_rates(table, left, options) if enough else {},
+        unmeasured={size: why for size in left if size not in inferred}, inferred=inferred,
         expected_error=choice.expected_error if options.demand is not None else None,
     )  # fmt: skip
 
@@ -179,15 +183,12 @@ def _target(
     return _Cell(target=target, slo=options.slo, search=search)
 
 
-def inferred_rates(
-    table: ProfileTable, left: Sequence[Size], options: GridOptions
-) -> dict[Size, float]:
+def _inferred(table: ProfileTable, left: Sequence[Size], options: GridOptions) -> dict[Size, float]:
     """Return what the measured sizes say of those that the demand leaves unmeasured."""
     if options.demand is None:
         return {}
-    rates = predicted_rates(options.demand, answers(table, options.demand.sizes, options))
-    known = dict(zip(options.demand.sizes, rates, strict=True))
-    return {size: rate for size in left if (rate := known.get(size)) is not None}
+    known = inferred_rates(options.demand, answers(table, options.demand.sizes, options))
+    return {size: known[size] for size in left if size in known}
 
 
 def answers(
@@ -235,9 +236,7 @@ def _open_table(path: Path, provenance: Provenance) -> ProfileTable:
 def is_answered(table: ProfileTable, size: Size, options: GridOptions) -> bool:
     """Return whether the table already answers this SLO at this size: such a cell is kept."""
     cell = table.cell(*size)
-    if cell is None:
-        return False
-    return cell.slo == options.slo or cell.answer(options.slo, options.search).resolved
+    return cell is not None and cell.settled(options.slo, options.search) is not None
 
 
 def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell:

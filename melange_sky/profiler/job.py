@@ -18,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,9 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
         )
         report = measure_grid(endpoint, demand.sizes, made, folder, options, progress)
         if report.unmeasured:
-            _say(f"MELANGE-PROGRESS budget spent, {len(report.unmeasured)} sizes not measured")
+            counts = Counter(report.unmeasured.values()).items()
+            told = "; ".join(f"{count} sizes not measured: {why}" for why, count in counts)
+            _say(f"MELANGE-PROGRESS {told}")
 
 
 def demand_from(task: dict[str, Any]) -> Demand:

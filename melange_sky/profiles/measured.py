@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from melange_sky.engine import ReplicaModel
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable
-    from melange_sky.slo import SLO
 
 SUFFIX = ".profile.jsonl"
 _SURE = 1.645
@@ -93,7 +92,7 @@ class MeasuredRates:
         points, unservable = [], []
         for (size, cell), guess in zip(by_size.items(), guesses, strict=True):
             known = cell.known(query.slo)
-            if _settled(cell, query.slo) is None:
+            if cell.settled(query.slo) is None:
                 continue
             if known.rate_rps is None:
                 unservable.append(size)
@@ -109,7 +108,7 @@ class MeasuredRates:
         sizes show, where that ratio is known well enough and no smaller size was measured unservable.
         """
         exact = self.cells.get((round(sizes[0]), round(sizes[1])))
-        if exact is not None and (found := _settled(exact, self.query.slo)) is not None:
+        if exact is not None and (found := exact.settled(self.query.slo)) is not None:
             return _as_cell(found, Origin.MEASURED)
         if not self.points or guess_rps <= 0 or reaches_any(sizes, self.unservable):
             return None
@@ -133,12 +132,6 @@ def analytic_rates(
     load = Load(input_tokens=inputs, output_tokens=outputs)
     rates: list[float] = (copies * capacity_estimate(replica, load, query.slo).rate_rps).tolist()
     return rates
-
-
-def _settled(cell: MeasuredCell, slo: SLO) -> SearchResult | None:
-    """Return the answer to an SLO, None where probes of a search for another one do not settle it."""
-    found = cell.answer(slo)
-    return found if found.resolved or cell.slo == slo else None
 
 
 def _as_cell(found: SearchResult, origin: Origin) -> CapacityCell:

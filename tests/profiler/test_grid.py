@@ -14,9 +14,22 @@ from typing import Any
 
 import pytest
 
-from melange_sky.capacity_search import SearchOptions, find_max_rate
-from melange_sky.profiler import Endpoint, EndpointTarget, PromptStyle
-from melange_sky.profiletable import load_tables
+from melange_sky.capacity_search import Demand, SearchOptions, find_max_rate
+from melange_sky.profiler import (
+    Endpoint,
+    EndpointTarget,
+    GridOptions,
+    PromptStyle,
+    measure_grid,
+)
+from melange_sky.profiler.grid import table_path
+from melange_sky.profiletable import (
+    MeasuredCell,
+    ProfileTable,
+    Provenance,
+    load_tables,
+    write_table,
+)
 from melange_sky.slo import SLO
 from tests.profiler.conftest import StartServer
 
@@ -208,6 +221,32 @@ def test_sizes_are_chosen_until_the_others_are_known(
     again = json.loads(profile(url, tmp_path, *words).stdout)
     assert again["cells"] == said["cells"]  # the table answers: nothing is sent
     assert again["inferred"] == said["inferred"]
+
+
+def test_what_the_measured_sizes_do_not_tell_is_reported_unmeasured(tmp_path: Path) -> None:
+    """Four sizes near each other meet the bound; of a far one, and beyond a miss, they say nothing."""
+    near = [(100, 100), (100, 110), (110, 100), (110, 110)]
+    limits = SLO(ttft_s=1.0)
+    cells = [kept_cell(size, limits, 2.0) for size in near] + [kept_cell((200, 10), limits, None)]
+    sizes = (*near, (200, 10), (105, 105), (205, 105), (9000, 9000))
+    made = Provenance(model="known", accelerator="A10G", accelerator_count=1)
+    write_table(ProfileTable(provenance=made, cells=tuple(cells)), table_path(tmp_path, made))
+    demand = Demand(
+        sizes=sizes, weights=(1.0,) * 7 + (0.01,), guesses_rps=(1.0,) * 8, error_bound=0.5
+    )
+    dead = Endpoint(url="http://127.0.0.1:9", model="known", timeout_s=1)
+    report = measure_grid(dead, sizes, made, tmp_path, GridOptions(slo=limits, demand=demand))
+    assert report.measured == ()
+    assert set(report.inferred) == {(105, 105)}
+    assert set(report.unmeasured) == {(205, 105), (9000, 9000)}
+
+
+def kept_cell(size: tuple[int, int], slo: SLO, rate: float | None) -> MeasuredCell:
+    return MeasuredCell(
+        input_tokens=size[0], output_tokens=size[1], slo=slo, max_rate_rps=rate, reason="",
+        resolved=True, low_rps=rate and rate * 0.98, high_rps=rate and rate * 1.02, knee_rps=None,
+        seconds=1.0, measured_at="2026-11-20T00:00:00Z",
+    )  # fmt: skip
 
 
 def test_arrivals_of_a_trace_are_kept_apart(start_server: StartServer, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from melange_sky.capacity_search import (
     RatioPoint,
     choose_size,
     even_demand,
+    inferred_rates,
     plan_sizes,
     predicted_rates,
     ratio_surface,
@@ -95,6 +96,17 @@ def test_sizes_that_nothing_serves_are_measured_once_and_weigh_nothing() -> None
     assert choose_size(asked, none, LIMITS) == Choice(
         size=None, guess_rps=None, sd=0.0, expected_error=0.0
     )
+
+
+def test_nothing_is_inferred_far_away_or_beyond_what_nothing_serves() -> None:
+    sizes = ((100, 100), (100, 110), (110, 100), (110, 110), (105, 105), (130, 130), (9000, 9000))
+    asked = Demand(sizes=sizes, weights=(1.0,) * 7, guesses_rps=(1.0,) * 7)
+    near = {s: Measured(rate_rps=2.0, low_rps=1.95, high_rps=2.05) for s in sizes[:4]}
+    assert inferred_rates(asked, near) == pytest.approx({(105, 105): 2.0, (130, 130): 2.0}, rel=0.1)
+    limited = near | {(130, 130): Measured(rate_rps=None)}
+    assert set(inferred_rates(asked, limited)) == {(105, 105)}
+    assert set(inferred_rates(asked, near | {(105, 105): Measured(rate_rps=None)})) == set()
+    assert inferred_rates(asked, {}) == {}
 
 
 def test_where_traffic_is_there_is_measured() -> None:
