@@ -32,6 +32,7 @@ from melange_sky.slo import SLO, RequestLog
 
 SCHEMA = "melange-sky-profile/1"
 SUFFIX = ".profile.jsonl"
+POISSON = "poisson"
 MAX_TABLE_BYTES = 512 * 1024 * 1024
 
 
@@ -42,7 +43,7 @@ class Provenance:
     `accelerator` without count; `engine_flags` as on the command line, secrets left out;
     `gpu_name` and `gpu_driver` as the machine itself reports them; `prefix_share` is the fraction of
     each prompt that all requests have in common (0: nothing can be answered from a prefix cache);
-    `arrivals`: ``poisson``, or the name of the trace whose gaps were used.
+    `arrivals`: ``poisson``, or the trace whose gaps were used: its file's name and short digest.
     """
 
     model: str
@@ -60,7 +61,7 @@ class Provenance:
     region: str | None = None
     instance_type: str | None = None
     prefix_share: float = 0.0
-    arrivals: str = "poisson"
+    arrivals: str = POISSON
     created_at: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 from dataclasses import replace
@@ -171,6 +172,16 @@ def _arrivals(trace: Path | None) -> tuple[float, ...]:
     return times
 
 
+def _arrivals_name(trace: Path | None) -> str:
+    """Return what tells a trace from others of its name: the name and its content's short digest."""
+    from melange_sky.profiletable import POISSON
+
+    if trace is None:
+        return POISSON
+    digest = hashlib.sha256(trace.read_bytes()).hexdigest()[:12]
+    return f"{trace.name} sha256:{digest}"
+
+
 def slo_from(given: dict[str, Any]) -> SLO:
     """Return the SLO of the flags; InputError where a limit makes no sense."""
     limits = {}
@@ -210,7 +221,7 @@ def _provenance(given: dict[str, Any]) -> Provenance:
         model=given["model"], accelerator=name, accelerator_count=int(count or 1),
         revision=given["revision"], engine_flags=flags, instance_type=given["instance_type"],
         prefix_share=given["prefix_share"],
-        arrivals=given["arrivals"].name if given["arrivals"] else "poisson",
+        arrivals=_arrivals_name(given["arrivals"]),
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -241,6 +242,21 @@ def test_what_the_measured_sizes_do_not_tell_is_reported_unmeasured(tmp_path: Pa
     assert set(report.unmeasured) == {(205, 105), (9000, 9000)}
 
 
+def test_traces_of_one_name_and_one_called_poisson_have_tables_of_their_own(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    url, out = start_server(), tmp_path / "out"
+    for folder, step in (("a", 1), ("b", 2)):
+        trace = tmp_path / folder / "poisson"
+        trace.parent.mkdir()
+        rows = [f"2023-11-16 18:00:{s:02d}.000000,20,2" for s in range(0, 40, step)]
+        trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + "\n".join(rows) + "\n")
+        done = profile(url, out, "--output", "1", "--arrivals", str(trace))
+        assert done.returncode == 0, done.stderr
+    names = {table.provenance.arrivals for table in load_tables(out)}
+    assert len(names) == 2 and "poisson" not in names
+
+
 def kept_cell(size: tuple[int, int], slo: SLO, rate: float | None) -> MeasuredCell:
     return MeasuredCell(
         input_tokens=size[0], output_tokens=size[1], slo=slo, max_rate_rps=rate, reason="",
@@ -257,6 +273,7 @@ def test_arrivals_of_a_trace_are_kept_apart(start_server: StartServer, tmp_path:
     done = profile(start_server(), out, "--output", "1", "--arrivals", str(trace))
     assert done.returncode == 0, done.stderr
     (table,) = load_tables(out)
-    assert table.provenance.arrivals == "bursts.csv"
+    digest = hashlib.sha256(trace.read_bytes()).hexdigest()[:12]
+    assert table.provenance.arrivals == f"bursts.csv sha256:{digest}"
     absent = profile("http://127.0.0.1:9", out, "--arrivals", str(tmp_path / "none.csv"))
     assert (absent.returncode, "none.csv" in absent.stderr) == (2, True)
