@@ -64,6 +64,11 @@ class Provenance:
     arrivals: str = POISSON
     created_at: str | None = None
 
+    @property
+    def is_poisson(self) -> bool:
+        """Whether arrivals were Poisson: planning assumes these, and reads no other rates."""
+        return self.arrivals == POISSON
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KeptProbe:

@@ -24,7 +24,7 @@ from melange_sky.planner.objectives import alternative_mixes, objective_notes, p
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
-from melange_sky.profiles import CapacityQuery, load_model
+from melange_sky.profiles import CapacityQuery, load_model, trace_tables
 from melange_sky.records import dataclass
 from melange_sky.render import unservable_clouds
 from melange_sky.slo import SLO
@@ -225,8 +225,20 @@ def _prepare_model(
         reasons = "; ".join(w.message for w in misfits) or "no option"
         raise InfeasibleError(f"{served.name}: the model fits on no asked accelerator: {reasons}")
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
-    warnings += misfits
+    warnings += [*misfits, *_trace_tables_left_out(shape.name)]
     return Demand(name=served.name, workload=workload, options=options), shape, warnings
+
+
+def _trace_tables_left_out(model: str) -> list[PlanWarning]:
+    tables = trace_tables(model)
+    if not tables:
+        return []
+    traces = sorted({table.provenance.arrivals for table in tables})
+    text = (
+        f"profile tables of {model} measured with the arrivals of a trace ({traces[0][:120]}"
+        f"{', …' if len(traces) > 1 else ''}) are left out: planning assumes Poisson arrivals"
+    )
+    return [PlanWarning(code="profile", message=text)]
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:

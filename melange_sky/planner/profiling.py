@@ -221,7 +221,7 @@ def _is_of(made: Provenance, model: str, candidate: OptionCapacity) -> bool:
         (made.tensor_parallel, engine.tensor_parallel), (made.data_parallel, engine.data_parallel)
     ]  # fmt: skip
     return (
-        made.model == model and made.accelerator == option.accelerator
+        made.is_poisson and made.model == model and made.accelerator == option.accelerator
         and made.accelerator_count == option.accelerator_count
         and all(given in (None, wanted) for given, wanted in splits)
     )  # fmt: skip

@@ -30,7 +30,6 @@ from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import EndpointTarget, OutOfTime, SentProbe
 from melange_sky.profiletable import (
-    POISSON,
     SUFFIX,
     KeptProbe,
     MeasuredCell,
@@ -104,7 +103,7 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
 def identity_of(provenance: Provenance) -> dict[str, object]:
     """Return what must be equal for two measurements to be of the same thing."""
     told = {"gpu_name", "gpu_driver", "cloud", "region", "instance_type", "created_at"}
-    if provenance.arrivals == POISSON:
+    if provenance.is_poisson:
         told.add("arrivals")  # tables from before there was a choice keep their names
     return {key: value for key, value in asdict(provenance).items() if key not in told}
 

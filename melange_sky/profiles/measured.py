@@ -45,7 +45,7 @@ def _load(folder: Path, stamps: tuple[tuple[Path, int], ...]) -> tuple[ProfileTa
 def matching(
     tables: Sequence[ProfileTable], query: CapacityQuery, shape: ReplicaShape
 ) -> list[MeasuredCell]:
-    """Return the measured cells of this model on this replica; where two tables agree, the later."""
+    """Return the cells of this model on this replica under Poisson arrivals, the later of two."""
     found: dict[tuple[int, int], MeasuredCell] = {}
     for table in tables:
         made = table.provenance
@@ -53,7 +53,8 @@ def matching(
             (made.tensor_parallel, shape.tensor_parallel), (made.data_parallel, shape.data_parallel)
         )  # fmt: skip
         if (
-            _same_model(made.model, query.model.name)
+            made.is_poisson
+            and _same_model(made.model, query.model.name)
             and made.accelerator.casefold() == shape.accelerator.casefold()
             and made.accelerator_count == shape.gpus
             and all(given in (None, wanted) for given, wanted in splits)
@@ -63,6 +64,15 @@ def matching(
                 if key not in found or cell.measured_at >= found[key].measured_at:
                     found[key] = cell
     return list(found.values())
+
+
+def trace_tables(model: str, folder: Path | None = None) -> tuple[ProfileTable, ...]:
+    """Return the tables of a model that planning leaves out: measured with the arrivals of a trace."""
+    return tuple(
+        table
+        for table in measured_tables(folder)
+        if not table.provenance.is_poisson and _same_model(table.provenance.model, model)
+    )
 
 
 def _same_model(measured: str, asked: str) -> bool:

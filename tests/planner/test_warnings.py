@@ -15,6 +15,7 @@ from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.options import OfferRules, usable_offers
 from melange_sky.prices import OfferQuery
+from melange_sky.profiletable import ProfileTable, Provenance, write_table
 from melange_sky.spec import Resources
 from tests.factories import make_offer
 
@@ -79,6 +80,22 @@ def test_a_limit_on_an_instance_type_that_nobody_sells_is_told(tmp_path: Path) -
     assert "did you mean 'g6.xlarge'?" in told
     sound = slip | {"limits": {"g6.xlarge": 3, "H100": 1, "gcp": 1, "aws/us-east-1": 5}}
     assert _messages(_plan(tmp_path, resources=sound), "limit") == []
+
+
+def test_tables_under_the_arrivals_of_a_trace_are_told_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "home"))
+    made = Provenance(
+        model="meta-llama/Llama-3.1-8B-Instruct", accelerator="L4", accelerator_count=1,
+        arrivals="bursts.csv sha256:0123456789ab",
+    )  # fmt: skip
+    file = tmp_path / "home" / "profiles" / "t.profile.jsonl"
+    write_table(ProfileTable(provenance=made), file)
+    (told,) = _messages(_plan(tmp_path), "profile")
+    assert "(bursts.csv sha256:0123456789ab) are left out" in told
+    write_table(ProfileTable(provenance=replace(made, arrivals="poisson")), file)
+    assert _messages(_plan(tmp_path), "profile") == []
 
 
 def test_counts_too_small_for_the_model_are_one_line(tmp_path: Path) -> None:

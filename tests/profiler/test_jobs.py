@@ -217,6 +217,10 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
         0
     ]
     assert left.measured == 2
+    bursts = replace(table.provenance, arrivals="bursts.csv sha256:0123456789ab")
+    of_a_trace = replace(table, provenance=bursts, cells=cells)
+    (whole,) = profiling_jobs(plan, (of_a_trace,), JobOptions(accelerators=("H100",)))
+    assert (whole.measured, whole.sizes) == (0, job.sizes)
     # Which of the rest comes first is chosen anew from what the measured ones showed.
     assert set(left.sizes) <= set(job.sizes[2:])
 

@@ -10,7 +10,7 @@ import pytest
 
 from melange_sky.capacity import Origin
 from melange_sky.models import find_model
-from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities
+from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, trace_tables
 from melange_sky.profiletable import (
     KeptProbe,
     MeasuredCell,
@@ -79,6 +79,15 @@ def test_measurements_of_another_model_count_or_split_do_not_count(home):
     assert cells("A100-80GB", query([(100, 100)]))[0].origin is Origin.ESTIMATED
     other = query([(100, 100)], model=find_model("meta-llama/Llama-2-7b-hf"))
     assert cells("A100", other)[0].origin is Origin.ESTIMATED
+
+
+def test_measurements_with_the_arrivals_of_a_trace_do_not_count(home):
+    put(home, GRID, arrivals="bursts.csv sha256:0123456789ab")
+    assert cells("A100", query([(100, 100)]))[0].origin is Origin.ESTIMATED
+    assert len(trace_tables(LLAMA.name)) == 1
+    assert trace_tables("other") == ()
+    put(home, GRID)
+    assert trace_tables(LLAMA.name) == ()
 
 
 def test_a_size_that_was_measured_to_miss_the_slo_is_absent(home):
