@@ -101,13 +101,22 @@ def trace_offsets(
 ) -> NDArray[np.float64]:
     """Return the due times of `count` requests with the gaps of a recorded stream, scaled to the rate.
 
-    Each seed begins elsewhere in the stream; its end is followed by its beginning.
+    Each seed begins elsewhere in the stream; its end is followed by its beginning. Requests with one
+    timestamp are spread evenly over the step of the trace's clock: all that it tells of them.
     """
     times = np.sort(np.asarray(timestamps_s, dtype=np.float64))
-    gaps = np.diff(times)
-    if rate_rps <= 0 or not np.isfinite(times).all() or gaps.sum() <= 0:
+    if rate_rps <= 0 or not np.isfinite(times).all() or len(np.unique(times)) < 2:
         raise InputError("a trace of arrivals needs finite timestamps that are not all the same")
+    gaps = np.diff(_spread_ties(times))
     start = int(np.random.default_rng([seed, 2]).integers(len(gaps)))
     taken = gaps[(start + np.arange(count)) % len(gaps)]
-    offsets: NDArray[np.float64] = np.cumsum(taken) * (count / rate_rps / max(taken.sum(), 1e-12))
+    offsets: NDArray[np.float64] = np.cumsum(taken) * (count / rate_rps / taken.sum())
     return offsets
+
+
+def _spread_ties(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sorted times with equal ones apart, each before the next later one."""
+    moments, which, counts = np.unique(times_s, return_inverse=True, return_counts=True)
+    rank = np.arange(len(times_s)) - (np.cumsum(counts) - counts)[which]
+    spread: NDArray[np.float64] = times_s + rank / counts[which] * np.diff(moments).min()
+    return spread

@@ -157,6 +157,15 @@ def test_offsets() -> None:
     assert bursts[-1] == pytest.approx(60 / 2.0)
     assert np.diff(bursts).min() * 50 < np.diff(bursts).max()
     assert (bursts != trace_offsets([0.0, 0.1, 0.2, 10.0, 10.1, 10.2, 20.0], 2.0, 60, seed=5)).any()
+    # a clock of whole seconds: what it lumps together is sent over its second, not at once
+    lumps = [float(second) for second in (0, 1, 2, 10) for _ in range(30)]
+    for seed in range(20):
+        due = trace_offsets(lumps, 10.0, 25, seed)
+        assert due[-1] == pytest.approx(25 / 10.0)
+        gaps = np.diff(due)
+        assert gaps.min() > 0
+        within = np.sort(gaps)[:-1]  # at most one of them leads to the next lump
+        assert within.max() == pytest.approx(within.min())
     for wrong in ([], [1.0], [2.0, 2.0], [0.0, math.nan]):
         with pytest.raises(InputError, match="trace of arrivals"):
             trace_offsets(wrong, 1.0, 5, 0)
