@@ -8,7 +8,7 @@ that an interrupted profile goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -99,9 +99,16 @@ class Choice:
     expected_error: float
 
 
-def choose_size(demand: Demand, measured: Mapping[tuple[int, int], Measured], slo: SLO) -> Choice:
-    """Return the size to measure next given what is measured, or none once the bound is met."""
-    open_sizes = [k for k, size in enumerate(demand.sizes) if size not in measured]
+def choose_size(
+    demand: Demand, measured: Mapping[tuple[int, int], Measured], slo: SLO,
+    skipped: Collection[tuple[int, int]] = (),
+) -> Choice:  # fmt: skip
+    """Return the size to measure next given what is measured, or none once the bound is met.
+
+    Sizes that are `skipped` cannot be measured, but count in the error.
+    """
+    shut = {*measured, *skipped}
+    open_sizes = [k for k, size in enumerate(demand.sizes) if size not in shut]
     surface = demand_surface(demand, measured)
     rates = np.asarray(demand.guesses_rps) * np.exp(surface.mean)
     share = _shares(demand, measured, rates)

@@ -296,4 +296,6 @@ def collect_job(api: SkyJobs, name: str, state: JobState, folder: Path) -> str:
     word = f"{name}: {state.status}, {cells} sizes measured"
     if said.error:
         return f"{word}; {said.error}"
+    if said.left:
+        return f"{word}; {said.left}"
     return word + (f"; {said.progress}" if said.progress and not said.done else "")

@@ -21,12 +21,13 @@ from melange_sky.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobLog:
-    """What a job's log says: whole tables, whether it ended well, its last word."""
+    """What a job's log says: whole tables, whether it ended well, its last word, what it left unmeasured."""
 
     tables: tuple[ProfileTable, ...]
     done: bool
     progress: str | None
     error: str | None
+    left: str | None = None
 
 
 def read_log(text: str, where: str) -> JobLog:
@@ -35,6 +36,7 @@ def read_log(text: str, where: str) -> JobLog:
     return JobLog(
         tables=tuple(t for t in tables if t is not None), done="MELANGE-DONE" in text,
         progress=_last(text, "MELANGE-PROGRESS "), error=_last(text, "MELANGE-ERROR "),
+        left=_last(text, "MELANGE-LEFT "),
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -119,7 +119,8 @@ def measure_grid(
     """Measure what the table in `folder` does not answer yet: every size, or those of the demand.
 
     The table is written after every cell, so that a run that was killed goes on where it stopped.
-    An endpoint that fails ends the run with its error, which then says what is kept.
+    An endpoint that fails ends the run with its error, which then says what is kept. Sizes that this
+    client was too late for are left out; SourceUnavailableError where nothing else was measured.
     """
     progress = progress or Progress()
     path = table_path(folder, provenance)
@@ -129,12 +130,13 @@ def measure_grid(
     wanted = list(dict.fromkeys(sizes))
     kept = tuple(size for size in wanted if is_answered(table, size, options))
     measured: list[Size] = []
+    void: dict[Size, str] = {}
     while True:
-        choice = next_choice(table, wanted, options)
+        choice = next_choice(table, wanted, options, void)
         if choice.size is None:
             break
         if progress.on_cell is not None:
-            progress.on_cell(choice.size, len(kept) + len(measured), len(wanted))
+            progress.on_cell(choice.size, len(kept) + len(measured) + len(void), len(wanted))
         try:
             cell = _measure_cell(_target(endpoint, choice, options, (deadline_s, progress)), table)
         except OutOfTime:
@@ -143,6 +145,9 @@ def measure_grid(
             raise type(error)(
                 f"{error}; {len(table.cells)} measured sizes are kept in {path}"
             ) from error
+        if isinstance(cell, str):
+            void[choice.size] = cell
+            continue
         others = tuple(c for c in table.cells if (c.input_tokens, c.output_tokens) != choice.size)
         write_table(replace(table, cells=(*others, cell)), path)
         # Read back as a resumed run would: its choices are then the same to the last digit.
@@ -150,13 +155,18 @@ def measure_grid(
         measured.append(choice.size)
         if progress.on_done is not None:
             progress.on_done(cell)
-    left = tuple(size for size in wanted if size not in {*kept, *measured})
+    if void and not (measured or kept):
+        size, why = next(iter(void.items()))
+        raise SourceUnavailableError(
+            f"input {size[0]}, output {size[1]}: {why}; nothing is measured"
+        )
+    left = tuple(size for size in wanted if size not in {*kept, *measured, *void})
     enough = choice.size is None
     inferred = _inferred(table, left, options) if enough else {}
     why = _TOO_FAR if enough else _NO_TIME
     return GridReport(
         table=table, path=path, measured=tuple(measured), kept=kept,
-        unmeasured={size: why for size in left if size not in inferred}, inferred=inferred,
+        unmeasured=void | {size: why for size in left if size not in inferred}, inferred=inferred,
         expected_error=choice.expected_error if options.demand is not None else None,
     )  # fmt: skip
 
@@ -198,16 +208,21 @@ def answers(
     return {s: measured_of(table, s, options) for s in sizes if is_answered(table, s, options)}
 
 
-def next_choice(table: ProfileTable, wanted: Sequence[Size], options: GridOptions) -> Choice:
-    """Return what to measure next given a table, none once it says enough.
+def next_choice(
+    table: ProfileTable,
+    wanted: Sequence[Size],
+    options: GridOptions,
+    skipped: Collection[Size] = (),
+) -> Choice:
+    """Return what to measure next given a table, none once it says enough or all else is skipped.
 
     Without a demand that is the next size in order, with a guess from the measured ones.
     """
     asked = options.demand or even_demand(wanted, 1.0)
     answered = answers(table, asked.sizes, options)
     if options.demand is not None:
-        return choose_size(options.demand, answered, options.slo)
-    todo = [size for size in wanted if size not in answered]
+        return choose_size(options.demand, answered, options.slo, skipped)
+    todo = [size for size in wanted if size not in answered and size not in skipped]
     if not todo:
         return Choice(size=None, guess_rps=None, sd=0.0, expected_error=0.0)
     if not any(found.rate_rps for found in answered.values()):
@@ -239,17 +254,15 @@ def is_answered(table: ProfileTable, size: Size, options: GridOptions) -> bool:
     return cell is not None and cell.settled(options.slo, options.search) is not None
 
 
-def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell:
+def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell | str:
+    """Return the cell, or why this client could not measure it."""
     began = time.monotonic()
     target, slo = work.target, work.slo
     size = (target.input_tokens, target.output_tokens)
     old = table.cell(*size)
     result = find_max_rate(target, slo, work.search)
     if result.max_rate_rps is None and result.probes[-1].verdict is Verdict.ABORTED:
-        raise SourceUnavailableError(
-            f"input {size[0]}, output {size[1]}: {result.reason}; measure from a less busy machine, "
-            "or allow more with --max-lateness-ms"
-        )
+        return f"{result.reason}; measure from a less busy machine, or allow more with --max-lateness-ms"
     probes = [
         KeptProbe(
             rate_rps=sent.rate_rps, seed=sent.seed, verdict=judged.verdict.value,

@@ -91,7 +91,7 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
         if report.unmeasured:
             counts = Counter(report.unmeasured.values()).items()
             told = "; ".join(f"{count} sizes not measured: {why}" for why, count in counts)
-            _say(f"MELANGE-PROGRESS {told}")
+            _say(f"MELANGE-LEFT {told}")
 
 
 def demand_from(task: dict[str, Any]) -> Demand:

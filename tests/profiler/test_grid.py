@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 
 from melange_sky.capacity_search import Demand, SearchOptions, find_max_rate
+from melange_sky.errors import SourceUnavailableError
 from melange_sky.profiler import (
     Endpoint,
     EndpointTarget,
     GridOptions,
+    Progress,
     PromptStyle,
     measure_grid,
 )
@@ -263,6 +266,48 @@ def kept_cell(size: tuple[int, int], slo: SLO, rate: float | None) -> MeasuredCe
         resolved=True, low_rps=rate and rate * 0.98, high_rps=rate and rate * 1.02, knee_rps=None,
         seconds=1.0, measured_at="2026-11-20T00:00:00Z",
     )  # fmt: skip
+
+
+def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
+    start_server: StartServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the client stalls at one size, the others are measured and that one is named."""
+    from melange_sky.cli.profile_show import print_report
+
+    few = SearchOptions(
+        min_requests=8, confirm_requests=8, max_requests=8, max_probes=3, ceiling_rps=10.0,
+        turnovers=1.0,
+    )  # fmt: skip
+    options = GridOptions(slo=SLO(ttft_s=5.0), search=few, late_s=0.12)
+    endpoint = Endpoint(url=start_server(ttft=0.3), model="known", timeout_s=20)
+    made = Provenance(model="known", accelerator="A10G", accelerator_count=1)
+
+    def stall_at(noisy: set[tuple[int, int]]) -> Progress:
+        return Progress(on_cell=lambda size, *_: stall(0.2 if size in noisy else 0.0))
+
+    sizes = [(20, 2), (30, 2), (40, 2)]
+    try:
+        with pytest.raises(
+            SourceUnavailableError, match=r"input 20, output 2: .*less busy machine"
+        ):
+            measure_grid(endpoint, sizes[:1], made, tmp_path, options, stall_at({(20, 2)}))
+        report = measure_grid(
+            endpoint, sizes, made, tmp_path, options, stall_at({(20, 2), (30, 2)})
+        )
+    finally:
+        stall(0.0)
+    assert report.measured == ((40, 2),)
+    assert list(report.unmeasured) == [(20, 2), (30, 2)]
+    assert all("the load client was itself late" in why for why in report.unmeasured.values())
+    print_report(report, options.slo, sizes, None)
+    assert capsys.readouterr().out.count("not measured: probes at") == 2
+    assert [c.input_tokens for c in load_tables(tmp_path)[0].cells] == [40]
+
+
+def stall(seconds: float) -> None:
+    """Hold this process still for two thirds of its time, so long at once; 0 ends it."""
+    signal.signal(signal.SIGALRM, lambda *_: time.sleep(seconds))
+    signal.setitimer(signal.ITIMER_REAL, seconds and 0.01, 1.5 * seconds)
 
 
 def test_arrivals_of_a_trace_are_kept_apart(start_server: StartServer, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from melange_sky.cli.profile_jobs import collect_job
 from melange_sky.errors import InputError
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.profiling import (
@@ -223,6 +225,27 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
     assert (whole.measured, whole.sizes) == (0, job.sizes)
     # Which of the rest comes first is chosen anew from what the measured ones showed.
     assert set(left.sizes) <= set(job.sizes[2:])
+
+
+def test_what_a_job_left_unmeasured_is_told_though_it_succeeded(plan: Any, tmp_path: Path) -> None:
+    """A budget that ends at once: the job says so, and so does the line that collects it."""
+    from tests.stack.vllm_server import free_port
+
+    (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
+    changed = {
+        "port": free_port(), "search": QUICK, "late_s": 1.0, "budget_s": 1,
+        "demand": {"sizes": [[20, 2], [30, 2]], "weights": [1, 1], "guesses_rps": [50, 50], "error_bound": 0.001},
+    }  # fmt: skip
+    done = run_job(job, tmp_path / "node", **changed)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = read_log(done.stdout, "log")
+    assert said.done
+    assert said.left is not None and said.left.endswith("sizes not measured: budget spent")
+
+    api: Any = SimpleNamespace(log=lambda *_: done.stdout)
+    state: Any = SimpleNamespace(status="SUCCEEDED")
+    line = collect_job(api, "chat", state, tmp_path / "store")
+    assert line.endswith("sizes not measured: budget spent")
 
 
 def test_a_server_that_dies_is_one_line(plan: Any, tmp_path: Path) -> None:

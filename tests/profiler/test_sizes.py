@@ -109,6 +109,16 @@ def test_nothing_is_inferred_far_away_or_beyond_what_nothing_serves() -> None:
     assert inferred_rates(asked, {}) == {}
 
 
+def test_skipped_sizes_are_not_asked_for_again_but_count_in_the_error() -> None:
+    asked = demand(0.001)
+    skipped = {SIZES[0], SIZES[-1]}
+    measured = {s: Measured(rate_rps=1.0) for s in SIZES if s not in skipped}
+    assert choose_size(asked, measured, LIMITS).size in skipped
+    ended = choose_size(asked, measured, LIMITS, skipped)
+    assert ended.size is None
+    assert ended.expected_error == choose_size(asked, measured, LIMITS).expected_error > 0.001
+
+
 def test_where_traffic_is_there_is_measured() -> None:
     asked = demand(0.01)
     weights = [0.0] * len(SIZES)
