@@ -18,7 +18,12 @@ from melange_sky.profiler.endpoint import (
     StreamReader,
     http_problem,
 )
-from melange_sky.profiler.metrics import ServerMetrics, read_bounded, watch_metrics
+from melange_sky.profiler.metrics import (
+    ServerMetrics,
+    read_bounded,
+    until_idle,
+    watch_metrics,
+)
 from melange_sky.records import dataclass
 from melange_sky.slo import RequestLog, RequestRecord
 
@@ -31,6 +36,8 @@ NOT_SENT = "not sent: the endpoint had failed"
 _KEEPALIVE_S = 3.0
 _BEAT_S = 0.02
 _LOOK_S = 1.0
+_LEAST_SETTLE_S = 0.5
+_MOST_SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +148,8 @@ async def run_load(
 
     Failed requests are counted and never sent again. `stop` is asked once a second, with the requests
     that were sent before the first one still under way; where it says so, the rest is given up and the
-    outcome holds these requests alone.
+    outcome holds these requests alone. The server may still be at work on what was given up: then this
+    waits for some seconds more until it says that it is idle.
     """
     cpu_s, wall_s = time.process_time(), time.perf_counter()
     count = len(load.bodies)
@@ -167,6 +175,8 @@ async def run_load(
             for task in run.tasks:
                 task.cancel()
             ended = await asyncio.gather(beat, watch, sending, *run.tasks, return_exceptions=True)
+        if run.stopped_at is not None:
+            await until_idle(session, endpoint.base, _settle_s(run))
     server = ended[1] if isinstance(ended[1], ServerMetrics) else None
     records = [r if r is not None else _unsent(load, i) for i, r in enumerate(run.records)]
     if run.stopped_at is not None:
@@ -194,6 +204,12 @@ async def _until_done(
         if stop(RequestLog.from_records(answered)):
             run.stopped_at = len(answered)
             return None
+
+
+def _settle_s(run: _Run) -> float:
+    """Return about how long an answer takes, within bounds."""
+    ends = [r.last_token_s - r.arrival_s for r in run.answered() if r.last_token_s is not None]
+    return min(max(float(np.median(ends)) if ends else 0.0, _LEAST_SETTLE_S), _MOST_SETTLE_S)
 
 
 def _unsent(load: Load, index: int) -> RequestRecord:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from dataclasses import field
 
 import aiohttp
@@ -17,6 +19,8 @@ _GAUGES = {
 }
 _PREEMPTIONS = "vllm:num_preemptions_total"
 _EVERY_S = 1.0
+_IDLE_LOOK_S = 0.1
+_MOST_IDLE_WAIT_S = 5.0
 _MAX_PAGE = 4_000_000
 
 
@@ -77,6 +81,29 @@ async def watch_metrics(session: aiohttp.ClientSession, base: str) -> ServerMetr
             await asyncio.sleep(_EVERY_S)
     except asyncio.CancelledError:
         return metrics
+
+
+async def until_idle(session: aiohttp.ClientSession, base: str, blind_s: float) -> None:
+    """Wait until the server says that it runs and queues nothing, for some seconds at most.
+
+    For `blind_s` where it does not say.
+    """
+    ends_s = time.monotonic() + _MOST_IDLE_WAIT_S
+    while time.monotonic() < ends_s:
+        metrics = ServerMetrics()
+        with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            timeout = aiohttp.ClientTimeout(total=5.0)
+            async with session.get(f"{base}/metrics", timeout=timeout) as response:
+                if response.status == 200:
+                    page = await read_bounded(response, _MAX_PAGE)
+                    metrics.take(page.decode("utf-8", errors="replace"))
+        busy = [metrics.samples.get(name) for name in ("running", "waiting")]
+        if None in busy:
+            return await asyncio.sleep(blind_s)
+        if not any(map(sum, filter(None, busy))):
+            return None
+        await asyncio.sleep(_IDLE_LOOK_S)
+    return None
 
 
 async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:

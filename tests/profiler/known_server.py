@@ -22,7 +22,7 @@ class Server:
         self.options = options
         self.slots = asyncio.Semaphore(options.slots)
         self.log: list[dict[str, float]] = []
-        self.served = 0
+        self.served = self.running = 0
         self.prompts: list[object] = []
 
     def application(self) -> web.Application:
@@ -52,7 +52,7 @@ class Server:
     async def metrics(self, _: web.Request) -> web.Response:
         text = (
             "# HELP vllm:num_requests_running x\n"
-            f'vllm:num_requests_running{{engine="0"}} {float(len(self.log) - self.served)}\n'
+            f'vllm:num_requests_running{{engine="0"}} {float(self.running)}\n'
             'vllm:num_requests_waiting{engine="0"} 0.0\nvllm:kv_cache_usage_perc{engine="0"} 0.25\n'
             f'vllm:num_preemptions_total{{engine="0"}} {self.served // 10}\n'
         )
@@ -72,8 +72,12 @@ class Server:
             await asyncio.sleep(3600)
         self.log.append(entry)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        async with self.slots:
-            await self.stream(request, response, asked, entry, fault)
+        self.running += 1
+        try:
+            async with self.slots:
+                await self.stream(request, response, asked, entry, fault)
+        finally:
+            self.running -= 1
         return response
 
     async def stream(self, request, response, asked, entry, fault) -> None:

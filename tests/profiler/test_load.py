@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 import urllib.request
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 
 from melange_sky.errors import InputError
 from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.load import Load, LoadOutcome, run_load
+from melange_sky.profiler.metrics import until_idle
 from melange_sky.profiler.prompts import (
     PromptStyle,
     poisson_offsets,
@@ -136,6 +139,32 @@ def test_a_load_is_ended_early_where_enough_is_seen(start_server: StartServer) -
     assert outcome.log.ok.all()
     assert outcome.wall_s < 60  # all of it would take two minutes
     assert not outcome.errors
+
+
+def test_an_ended_load_leaves_an_idle_server(start_server: StartServer) -> None:
+    """A server goes on with answers that nobody reads: the next probe must not meet them."""
+    url = start_server(ttft=0.9, itl=0.0)
+    load = Load(
+        bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
+        due_s=poisson_offsets(40.0, 400, 1), input_tokens=20, output_tokens=1,
+    )  # fmt: skip
+
+    async def run() -> tuple[bytes, float, float]:
+        endpoint = Endpoint(url=url, model="known", timeout_s=60.0)
+        outcome = await run_load(endpoint, load, lambda log: len(log) >= 4)
+        assert len(outcome.log) < 400
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{url}/metrics") as response:
+                page = await response.read()
+            marks = [time.monotonic()]
+            for base in (url, f"{url}/says-nothing"):
+                await until_idle(session, base, blind_s=0.6)
+                marks.append(time.monotonic())
+        return page, marks[1] - marks[0], marks[2] - marks[1]
+
+    page, idle_s, blind_s = asyncio.run(run())
+    assert b'num_requests_running{engine="0"} 0.0' in page
+    assert idle_s < 0.6 <= blind_s + 0.01
 
 
 def test_a_dead_server_is_given_up(start_server: StartServer) -> None:
