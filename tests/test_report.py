@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from melange_sky.plan import Baseline, SolverReport
+from melange_sky.planner.comparison import Contender
 from melange_sky.report import plan_table
+from melange_sky.report.comparison import comparison_figure
 from tests.factories import make_plan
 
 
@@ -42,3 +44,8 @@ def test_every_price_and_capacity_has_its_origin() -> None:
 def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:
     text = plan_table(replace(make_plan(), model="[red]x[/red]"), width=200)
     assert "[red]x[/red]" in text
+
+
+def test_a_fleet_that_is_paid_for_already_can_be_drawn() -> None:
+    rows = [Contender(rate_rps=rate, kind="the mix", usd_per_hour=0.0) for rate in (1.0, 2.0)]
+    assert comparison_figure(rows).count("<circle") == 2

@@ -100,6 +100,8 @@ def estimating() -> Iterator[Callable[[int, int], None]]:
             label = "simulating capacities (kept for the next time)"
             bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True)
             bar.render_progress()
+        if total != bar.length or done < bar.pos:  # the next model's
+            bar.length, bar.pos, bar.finished = total, 0, False
         bar.update(done - bar.pos)
 
     try:
@@ -118,7 +120,7 @@ def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:
 
 jobs_option = click.option(
     "--jobs", type=click.IntRange(min=1, max=64), default=None, metavar="N",
-    help="Replays side by side; default: all cores. Changes no result.",
+    help="Replays side by side; default: all cores, at most 8. Changes no result.",
 )  # fmt: skip
 
 

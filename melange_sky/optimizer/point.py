@@ -21,7 +21,8 @@ COST_TIE = 1e-9
 class Point:
     """Instances and paid-for instances per column, their billed cost, and the goal's value.
 
-    `shares` is what the solver left, of use where slices are whole. `places` are the columns'.
+    `shares` is what the solver left: of use where slices are whole, or where nothing spreads it better.
+    `places` are the columns'.
     """
 
     instances: list[int]

@@ -73,14 +73,19 @@ def allocate(model: Model, point: Point) -> tuple[tuple[Allocation, ...], ...]:
 
     Returns its allocations per demand, in the order in which the problem names them.
     """
-    shares = point.shares
-    used = [
-        column.demand for column, n in zip(model.fleet.columns, point.instances, strict=True) if n
-    ]
-    # Where one option serves all of a demand there is nothing to spread: most small fleets.
-    if model.options.assignment == "fractional" and len(set(used)) < len(used):
-        settled = spread(model.fleet, model.problem, model.options, point.instances)
+    shares, fleet = point.shares, model.fleet
+    used = [k for k, count in enumerate(point.instances) if count]
+    alone = {fleet.columns[k].demand: k for k in used}
+    if model.options.assignment == "fractional" and len(alone) < len(used):
+        settled = spread(fleet, model.problem, model.options, point.instances)
         shares = shares if settled is None else settled
+    elif model.options.assignment == "fractional":
+        # One option serves all of a demand: nothing to spread, as in most small fleets.
+        shares = {
+            (model.offsets[d] + b, k): 1.0
+            for d, k in alone.items()
+            for b in range(len(fleet.buckets[d]))
+        }
     allocations = to_allocations(model.fleet, model.offsets, point.instances, point.fixed, shares)
     check_allocations(model.fleet.demands, allocations, model.problem)
     order = {demand.name: d for d, demand in enumerate(model.fleet.demands)}

@@ -9,6 +9,7 @@ import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
@@ -75,7 +76,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
         f"melange-sky profile launch {shlex.quote(str(spec.path))}" if request.sensitivity else None
     )
     alone, band, late = _beside(problem, solution, solve, command)
-    notes = objective_notes(problem, solution, request) + price_notes(solution)
+    notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
     shared_warnings = prepared.shared_warnings + late + notes
     others = alternative_mixes(solution)
     now = created_at()
@@ -87,7 +88,10 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
             slo=served.slo,
             workload=served.workload,
             headroom=spec.headroom,
-            constraints=Constraints() if spec.multi else problem.constraints,
+            # The rules hold for all models together, but each replays its own spot replicas.
+            constraints=Constraints(spot=problem.constraints.spot)
+            if spec.multi
+            else problem.constraints,
             allocations=solution.allocations[k],
             baselines=alone[k],
             solver=solution.report,

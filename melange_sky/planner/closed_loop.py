@@ -77,9 +77,12 @@ class _Loop:
         offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
         self.used_seeds += FRESH_SEEDS
         found = []
-        with ThreadPoolExecutor(max_workers=max(1, self.request.simulation.jobs)) as pool:
+        jobs = self.request.simulation.jobs
+        inner = replace(self.request.simulation, jobs=max(1, jobs // FRESH_SEEDS))
+        each = replace(self.request, simulation=inner)
+        with ThreadPoolExecutor(max_workers=min(max(1, jobs), FRESH_SEEDS)) as pool:
             for plan in models_of(planned):
-                seen = pool.map(lambda offset, p=plan: _seeded(p, self.request, offset), offsets)
+                seen = pool.map(lambda offset, p=plan: _seeded(p, each, offset), offsets)
                 found.append(min(seen, key=lambda s: s.verdict.interval[0]))
         return found
 
@@ -155,7 +158,8 @@ def _cheapest(
         seen = state.replay_fresh(fleet)
         if _all_hold(seen):
             return _with_record(fleet, state, seen, None)
-        state.note(seen, [{} for _ in seen])
+        pairs = zip(models_of(fleet), models_of(first), strict=True)
+        state.note(seen, [_derates_of(plan, before) for plan, before in pairs])
     return _with_record(planned, state, simulations, None)
 
 
@@ -254,7 +258,7 @@ def _with_record(
 ) -> Plan | FleetPlan:
     """Return the plan with how it was verified; the last round is its own."""
     if planned is not state.choice.first:
-        planned = state.choice.with_baselines(planned)
+        planned = _unproven(state.choice.with_baselines(planned))
     pairs = zip(models_of(planned), models_of(state.choice.first), strict=True)
     plans = []
     for k, (plan, before) in enumerate(pairs):
@@ -278,6 +282,15 @@ def _with_record(
             )
         )
     return replace(planned, models=tuple(plans)) if isinstance(planned, FleetPlan) else plans[0]
+
+
+def _unproven(planned: Plan | FleetPlan) -> Plan | FleetPlan:
+    """Return a plan that replay changed: the optimum of a stricter problem, proven cheapest of nothing."""
+    solver = replace(planned.solver, status="feasible")
+    if isinstance(planned, Plan):
+        return replace(planned, solver=solver)
+    models = tuple(replace(plan, solver=solver) for plan in planned.models)
+    return replace(planned, solver=solver, models=models)
 
 
 def _derates_of(plan: Plan, before: Plan) -> dict[Kind, float]:

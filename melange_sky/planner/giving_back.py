@@ -89,7 +89,11 @@ def _ease(trials: Trials, derates: Sequence[Mapping[Kind, float]]) -> None:
     for _ in range(EASE_STEPS):
         middle = (low + high) / 2
         eased = [{kind: f**middle for kind, f in mine.items()} for mine in derates]
-        candidate = trials.choice.plan(eased)
+        try:
+            candidate = trials.choice.plan(eased)
+        except InfeasibleError:  # in the time that there was
+            low = middle
+            continue
         if not trials.saves(candidate) or trials.tried(candidate, eased):
             high = middle
         else:

@@ -10,8 +10,15 @@ from melange_sky.optimizer import least_cost
 from melange_sky.plan import AlternativeMix, PlanWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from melange_sky.optimizer import Problem, Solution
+    from melange_sky.plan import Allocation
     from melange_sky.planner import PlanRequest
+
+
+OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error"})
+"""What `objective_notes` tells of one fleet; another one needs its own."""
 
 
 def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
@@ -28,10 +35,10 @@ def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
     )
 
 
-def price_notes(solution: Solution) -> tuple[PlanWarning, ...]:
+def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
     """Return the doubts that the sanity rules have about the prices of the chosen instances."""
     told = {}
-    for allocation in (a for mine in solution.allocations for a in mine):
+    for allocation in allocations:
         option = allocation.option.option
         price = Touches.SPOT if option.use_spot else Touches.ON_DEMAND
         for flag in option.offer.flags if option.offer else ():

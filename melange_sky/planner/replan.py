@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer import Demand, Problem, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, models_of
 from melange_sky.planner.constraints import constraints_of
+from melange_sky.planner.objectives import OBJECTIVE_CODES, objective_notes, price_notes
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Choice:
         rules = constraints_of(self.spec)
         rules = replace(rules, minimum=rules.minimum + minimum)
         problem = Problem(demands=demands, headroom=self.spec.headroom, constraints=rules)
-        return self._planned(demands, optimize(problem, self.request.solve))
+        return self._planned(problem, optimize(problem, self.request.solve))
 
     def with_baselines(self, planned: Plan | FleetPlan) -> Plan | FleetPlan:
         """Return a plan of this choice with its baselines, by the capacities that it was chosen by."""
@@ -78,20 +79,31 @@ class Choice:
         )
         return replace(planned, models=plans) if isinstance(planned, FleetPlan) else plans[0]
 
-    def _planned(self, demands: tuple[Demand, ...], solution: Solution) -> Plan | FleetPlan:
+    def _planned(self, problem: Problem, solution: Solution) -> Plan | FleetPlan:
+        """Return the plan of another fleet; what the first one said of its own goes."""
         plans = tuple(
             replace(
                 plan,
                 allocations=solution.allocations[k],
                 solver=solution.report,
-                candidates=demands[k].options,
+                candidates=problem.demands[k].options,
                 sensitivity=None,
+                alternatives=(),
             )
             for k, plan in enumerate(models_of(self.first))
         )
-        if isinstance(self.first, FleetPlan):
-            return replace(self.first, models=plans, solver=solution.report, sensitivity=None)
-        return plans[0]
+        stale = {*price_notes(a for p in models_of(self.first) for a in p.allocations)}
+        notes = objective_notes(problem, solution, self.request)
+        notes += price_notes(a for p in plans for a in p.allocations)
+        kept = tuple(
+            w for w in self.first.warnings if w not in stale and w.code not in OBJECTIVE_CODES
+        )
+        if isinstance(self.first, Plan):
+            return replace(plans[0], warnings=notes + kept)
+        return replace(
+            self.first, models=plans, solver=solution.report, sensitivity=None, alternatives=(),
+            warnings=notes + kept,
+        )  # fmt: skip
 
 
 def _derated(option: OptionCapacity, factor: float) -> OptionCapacity:

@@ -24,6 +24,7 @@ from melange_sky.verify import (
     scaled_trace,
 )
 from melange_sky.verify.traffic import MAX_REQUESTS
+from melange_sky.verify.verdict import WARMUP_AT_MOST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,7 +81,9 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
         return _traced(plan, request, request.trace)
     rate_rps = plan.workload.rate_rps * request.rate_scale
     first = QUICK_REQUESTS if request.until_sure else FIRST_REQUESTS
-    duration_s = request.duration_s or max(SHORTEST_S, first / FIRST_REPLICATIONS / rate_rps)
+    duration_s = request.duration_s or max(
+        SHORTEST_S, first / FIRST_REPLICATIONS / rate_rps, _settling_s(plan, rate_rps)
+    )
     if rate_rps * duration_s > MAX_REQUESTS:
         raise InputError(
             f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
@@ -96,6 +99,14 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
         if enough or longest or request.duration_s is not None:
             return found
         count *= 2
+
+
+def _settling_s(plan: Plan, rate_rps: float) -> float:
+    """Return how long to replay for the longest answers at their limits to be but warm-up of it."""
+    workload, slo = plan.workload, plan.slo
+    longest = max(workload.output_sizes[i][j] for i, j in workload.buckets())
+    slowest_s = (slo.ttft_s or 0.0) + longest * (slo.tpot_s or 0.0)
+    return min(slowest_s / WARMUP_AT_MOST, MOST_REQUESTS / FIRST_REPLICATIONS / rate_rps)
 
 
 def _replications(
@@ -149,6 +160,13 @@ def _judged(
     if request.told is not None:
         request.told(
             ReplayProgress(requests=verdict.judged, half_width=verdict.half_width, aim=request.ci)
+        )
+    if verdict.warmup_capped:
+        notes += (
+            (
+                f"too short for its slowest requests, which take longer than the {verdict.warmup_s:.0f} s "
+                "left out at each end; give a longer --duration"
+            ),
         )
     if verdict.half_width > request.ci:
         notes = (

@@ -52,7 +52,9 @@ def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
     if isinstance(plan, FleetPlan):
         for model in plan.models:
             _show_model(console, model)
-        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver)})")
+        console.print(
+            f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver, replayed=any(m.verification for m in plan.models))})"
+        )
         if plan.sensitivity is not None:
             _show_sensitivity(console, plan.sensitivity)
         _show_alternatives(console, plan.alternatives)
@@ -73,7 +75,8 @@ def _show_model(console: Console, plan: Plan) -> None:
     console.print(_allocation_table(plan.allocations, sources))
     per_month = plan.cost_usd_per_hour * 730
     console.print(
-        f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month ({_solver_text(plan.solver)})"
+        f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
+        f"({_solver_text(plan.solver, replayed=plan.verification is not None)})"
     )
     if plan.sensitivity is not None:
         _show_sensitivity(console, plan.sensitivity)
@@ -97,7 +100,9 @@ def _slo_text(plan: Plan) -> str:
     return f"{plan.slo.attainment * 100:.4g} % of requests within {' and '.join(limits)}"
 
 
-def _solver_text(solver: SolverReport) -> str:
+def _solver_text(solver: SolverReport, *, replayed: bool) -> str:
+    if replayed and solver.status == "feasible":
+        return "the cheapest found with replay, not proven the cheapest"
     if solver.status == "optimal":
         return f"optimal, gap {solver.mip_gap:.2%}, solved in {solver.solve_seconds:.2f} s"
     return (

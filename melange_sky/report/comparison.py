@@ -118,8 +118,9 @@ def comparison_figure(rows: Sequence[Row]) -> str:
         if r.usd_per_hour is not None
     ]
     rates = sorted({r.rate_rps for r in rows}) or [1.0]
-    step = _round_step(max((cost for _, _, cost in known), default=1.0) / 4)
-    top = step * math.ceil(max((cost for _, _, cost in known), default=1.0) / step - 1e-9)
+    most = max((cost for _, _, cost in known), default=0.0) or 1.0  # paid-for fleets cost nothing
+    step = _round_step(most / 4)
+    top = step * math.ceil(most / step - 1e-9)
     x = _Scale(math.log(rates[0]), math.log(rates[-1]), _LEFT + 20, _RIGHT - 20)
     y = _Scale(0.0, top, _BOTTOM, _TOP)
     parts = [

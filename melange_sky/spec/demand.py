@@ -109,14 +109,23 @@ def _histogram(
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
         trace = folder / Path(section.trace or "")
-        if not trace.exists():  # the spec's mistake; what is wrong inside has the trace's own lines
-            (place / "trace").add(f"no such trace file '{clip(str(trace))}'")
+        # A path that leads nowhere is the spec's mistake; what is wrong inside has the trace's lines.
+        told = _no_file(trace)
+        if told:
+            (place / "trace").add(f"{told} '{clip(str(trace))}'")
             return None
         return histogram_of_trace(trace, *grid)
     except InputError as error:
         for message in error.problems:
             place.problems.foreign(message)
         return None
+
+
+def _no_file(path: Path) -> str | None:
+    try:
+        return None if path.exists() else "no such trace file"
+    except OSError as error:  # a name too long, a folder that is closed
+        return f"{error.strerror}: trace file"
 
 
 def _named(name: str, folder: Path, place: Place) -> Histogram | None:

@@ -115,6 +115,11 @@ class Verdict:
         return self.interval[0] >= self.target or self.interval[1] < self.target
 
     @property
+    def warmup_capped(self) -> bool:
+        """Whether the slowest requests take longer than what is left out at each end."""
+        return self.warmup_s >= WARMUP_AT_MOST * self.span_s / self.replications * (1 - 1e-9) > 0
+
+    @property
     def half_width(self) -> float:
         """Half the width of the attainment's interval."""
         return (self.interval[1] - self.interval[0]) / 2

@@ -16,7 +16,7 @@ slo: {tpot_ms: 50, ttft_ms: 1000}
 workload:
   rate_rps: 14
   histogram: {input_edges: [0, 200, 1000], output_edges: [0, 300], weights: [[0.6], [0.4]]}
-resources: {accelerators: [L40S], infra: [aws]%s}
+resources: {accelerators: [%s], infra: [aws]%s}
 """
 
 pytestmark = pytest.mark.usefixtures("kept_estimates")
@@ -35,7 +35,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "spec.yaml").write_text(SPEC % "")
+    (tmp_path / "spec.yaml").write_text(SPEC % ("L40S", ""))
     return tmp_path
 
 
@@ -51,10 +51,35 @@ def test_the_verdict_is_in_the_plan_and_on_the_screen(
     assert saved["verification"]["rounds"][0]["fleet"].endswith("L40S:1")
 
 
+def test_a_plan_that_replay_changed_tells_of_its_own_fleet(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not of the cheaper one before any replay: other mixes, price range, proof."""
+    (folder / "spec.yaml").write_text(SPEC % ("A10G, L40S", ""))
+    asked = ("--price-error", "0.1", "--alternatives", "1")
+    assert call(capsys, *asked)[0] == 0
+    before = json.loads((folder / "chat-plan" / "plan.json").read_text())
+    assert before["alternatives"]
+    assert before["status"] == "optimal"
+    code, out, _ = call(capsys, *asked, "--verify", "--burstiness", "60")
+    assert code == 0
+    plan = json.loads((folder / "chat-plan" / "plan.json").read_text())
+    cost = plan["cost_usd_per_hour"]
+    assert cost > before["cost_usd_per_hour"]
+    notes = [w["message"] for w in plan["warnings"] if w["code"] == "price-error"]
+    assert len(notes) == 1
+    assert notes[0].endswith(f"costs ${cost * 0.9:,.2f}/h to ${cost * 1.1:,.2f}/h")
+    assert (plan["alternatives"], plan["status"]) == ([], "feasible")
+    assert "the cheapest found with replay, not proven the cheapest" in out
+    rounds = plan["verification"]["rounds"]
+    fleets = {(one["fleet"], one["cost_usd_per_hour"]) for one in rounds}
+    assert f"; {len(fleets)} fleets were replayed." in out
+
+
 def test_a_plan_that_cannot_hold_exits_5_and_says_why(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "spec.yaml").write_text(SPEC % ", limits: {L40S: 4}")
+    (folder / "spec.yaml").write_text(SPEC % ("L40S", ", limits: {L40S: 4}"))
     code, out, err = call(capsys, "--verify", "--burstiness", "300")
     assert code == 5
     assert "Does NOT hold in replay" in out

@@ -15,6 +15,7 @@ from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
 from melange_sky.plan import FleetPlan
 from melange_sky.planfile import load_plan
+from melange_sky.planner.verification import SimulationRequest, simulate_plan
 
 EVERYTHING = """\
 name: everything
@@ -105,6 +106,16 @@ for path in sys.argv[1:]:
     (resources,) = task.resources
     print(task.service.min_replicas, resources.instance_type, resources.region, resources.use_spot)
 """
+
+
+def test_each_model_replays_its_own_spot_interruptions(folder: Path) -> None:
+    planned = load_plan(folder)
+    assert isinstance(planned, FleetPlan)
+    on_spot = [m for m in planned.models if any(a.option.option.use_spot for a in m.allocations)]
+    assert on_spot
+    for model in on_spot:
+        told = simulate_plan(model, SimulationRequest(duration_s=60.0)).traffic
+        assert told.endswith("0.05 interruptions of 300 s per spot replica and hour"), told
 
 
 def test_every_service_is_taken_by_skypilot(folder: Path, tmp_path: Path) -> None:

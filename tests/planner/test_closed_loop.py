@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from melange_sky.errors import InfeasibleError
 from melange_sky.plan import Plan
 from melange_sky.planfile import dump_plan, load_plan
 from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+from melange_sky.planner.giving_back import Trials, give_back
+from melange_sky.planner.replan import Choice
 from melange_sky.planner.verification import SimulationRequest, simulate_plan, with_policy
 from melange_sky.prices import OfferQuery
 from melange_sky.spec import Spec, load_spec
@@ -129,6 +132,36 @@ def test_a_plan_that_holds_is_left_as_it_is(tmp_path: Path) -> None:
     assert plan.verification.holds
     assert plan.verification.premium_usd_per_hour == 0
     assert dataclasses.replace(plan, verification=None).allocations == planned(spec).allocations
+
+
+def test_a_fleet_that_holds_survives_easing_that_finds_none_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A solver that runs out of time while capacity is given back has not made the plan infeasible."""
+
+    def late(*_: object, **__: object) -> Plan:
+        raise InfeasibleError("no fleet was found within the time limit of 1 s")
+
+    spec = spec_of(tmp_path)
+    first = planned(spec)
+    trials = Trials(
+        choice=Choice(first=first, spec=spec, request=REQUEST), holds=lambda *_: True, held=[first]
+    )
+    monkeypatch.setattr(Choice, "plan", late)
+    assert give_back(trials, [{("L40S", 1): 0.5}]) == [first]
+
+
+def test_long_answers_are_replayed_for_long_enough_or_the_doubt_is_told(tmp_path: Path) -> None:
+    """Answers of 2000 tokens at 50 ms take 100 s: at least ten times as long is replayed."""
+    long = {"input_edges": [0, 200], "output_edges": [0, 2000], "weights": [[1]], "output_sizes": [[2000]]}  # fmt: skip
+    plan = planned(spec_of(tmp_path, rate_rps=20, histogram=long))
+    told = simulate_plan(plan, SimulationRequest(ci=0.3))
+    assert "2 × 1010 s" in told.traffic
+    assert not told.verdict.warmup_capped
+    assert not any("slowest" in note for note in told.notes)
+    cut = simulate_plan(plan, SimulationRequest(ci=0.3, duration_s=200.0))
+    assert cut.verdict.warmup_capped
+    assert any(n.startswith("too short for its slowest requests, which take") for n in cut.notes)
 
 
 def test_the_loop_says_when_limits_leave_no_fleet(tmp_path: Path) -> None:

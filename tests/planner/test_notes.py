@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from melange_sky.offers import Flag, Severity, Touches
 from melange_sky.optimizer import Demand, Problem, optimize
 from melange_sky.planner.objectives import price_notes
@@ -23,6 +25,6 @@ def test_a_doubt_about_a_chosen_price_is_told_and_others_are_not() -> None:
     solution = optimize(
         Problem(demands=(Demand(name="m", workload=make_workload([[1.0]]), options=options),))
     )
-    (note,) = price_notes(solution)
+    (note,) = price_notes(chain(*solution.allocations))
     assert note.code == "source-old"
     assert note.message == "price of aws/us-east-1 g5.xlarge: 90 days old"

@@ -278,12 +278,12 @@ def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
         min_requests=8, confirm_requests=8, max_requests=8, max_probes=3, ceiling_rps=10.0,
         turnovers=1.0,
     )  # fmt: skip
-    options = GridOptions(slo=SLO(ttft_s=5.0), search=few, late_s=0.12)
+    options = GridOptions(slo=SLO(ttft_s=5.0), search=few, late_s=0.3)
     endpoint = Endpoint(url=start_server(ttft=0.3), model="known", timeout_s=20)
     made = Provenance(model="known", accelerator="A10G", accelerator_count=1)
 
     def stall_at(noisy: set[tuple[int, int]]) -> Progress:
-        return Progress(on_cell=lambda size, *_: stall(0.2 if size in noisy else 0.0))
+        return Progress(on_cell=lambda size, *_: stall(0.5 if size in noisy else 0.0))
 
     sizes = [(20, 2), (30, 2), (40, 2)]
     try:

@@ -228,6 +228,7 @@ def test_bad_histogram(tmp_path: Path, histogram: dict[str, Any], words: str) ->
         ({"rate_rps": "16", "distribution": "short-chat"}, "must be a number"),
         ({"rate_rps": True, "distribution": "short-chat"}, "must be a number"),
         ({"rate_rps": 1, "trace": "absent.csv"}, "workload.trace: no such trace file '"),
+        ({"rate_rps": 1, "trace": "x" * 300}, "workload.trace: File name too long: trace file '"),
         ({"rate_rps": 1, "distribution": "short-chat", "grid": {}}, "applies to a trace"),
         ([], "must be a mapping"),
         ("x", "must be a mapping"),
