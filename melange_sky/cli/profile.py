@@ -49,7 +49,7 @@ def profile() -> None:
               show_default=True, help="How closely the highest rate is bracketed.")  # fmt: skip
 @click.option("--error-bound", type=click.FloatRange(min=0.001, max=1),
               help="Choose among the sizes: measure until the others are known so well, as a fraction.")  # fmt: skip
-@click.option("--max-requests", type=click.IntRange(min=20), default=2000, show_default=True,
+@click.option("--max-requests", type=click.IntRange(min=20), default=4000, show_default=True,
               help="Most requests of one probe; fewer are quicker and less certain.")  # fmt: skip
 @click.option("--prompts", type=click.Choice(["ids", "words"]), default="ids", show_default=True,
               help="Token ids give exact sizes; words suit servers that take none.")  # fmt: skip
