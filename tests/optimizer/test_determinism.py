@@ -14,7 +14,7 @@ from melange_sky.planfile import dump_plan
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.prices import OfferQuery
 
-RUNS = 20
+RUNS = 100
 LISTS = ("accelerators", "infra", "fixed", "minimum")
 SPEC: dict[str, Any] = {
     "name": "chat",
