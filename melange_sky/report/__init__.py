@@ -43,12 +43,17 @@ def terminal_width() -> int:
     return max(shutil.get_terminal_size().columns, LEAST_WIDTH)
 
 
+def plain_console(buffer: io.StringIO, width: int | None) -> Console:
+    """Return a console that writes plain text: no colours, and `:smile:` in a name stays what it is."""
+    return Console(
+        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
+    )
+
+
 def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
     """Return the plan as text for a terminal of `width` columns."""
     buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
-    )
+    console = plain_console(buffer, width)
     if isinstance(plan, FleetPlan):
         for model in plan.models:
             _show_model(console, model)

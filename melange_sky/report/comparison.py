@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from html import escape as html_escape
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from melange_sky.records import dataclass
-from melange_sky.report import PLAIN_WIDTH
+from melange_sky.report import plain_console
 
 COLUMNS = (
     "rate_rps", "kind", "fleet", "paper_usd_per_hour", "usd_per_hour", "attainment", "low", "reason",
@@ -60,9 +59,7 @@ def comparison_csv(rows: Sequence[Row]) -> str:
 def comparison_table(rows: Sequence[Row], *, width: int | None = None) -> str:
     """Return the rows as text: what each fleet costs on paper, and once it holds in replay."""
     buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
-    )
+    console = plain_console(buffer, width)
     table = Table(box=None, pad_edge=False, header_style="")
     for name in ("req/s", "fleet", "paper $/h", "verified $/h", "the mix saves", "within SLO", "instances or reason"):  # fmt: skip
         right = name in {"req/s", "paper $/h", "verified $/h", "the mix saves", "within SLO"}

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report import PLAIN_WIDTH
+from melange_sky.report import plain_console
 
 if TYPE_CHECKING:
     from melange_sky.verify import OptionVerdict, Percentiles, Simulation, Verdict
@@ -120,9 +119,7 @@ def _over_time(simulation: Simulation) -> dict[str, Any]:
 def simulation_table(simulation: Simulation, *, width: int | None = None) -> str:
     """Return a plan's replay as text for a terminal of `width` columns."""
     buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width or PLAIN_WIDTH, highlight=False, color_system=None, emoji=False
-    )
+    console = plain_console(buffer, width)
     verdict, plan = simulation.verdict, simulation.plan
     console.print(f"{escape(plan.name)}: {escape(plan.model)}, {escape(simulation.traffic)}")
     console.print(_headline(verdict, plan.cost_usd_per_hour) + "\n")
