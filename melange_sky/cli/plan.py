@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from dataclasses import replace
 from importlib import import_module
@@ -81,6 +82,7 @@ def plan(
     """
     with uncollected():
         from melange_sky.planner import plan_spec
+    gc.set_threshold(100_000)  # planning makes hardly any cycles to look for
     if output_format == "table":
         # HiGHS leaves Python alone while it solves: time enough to import what shows its plan.
         threading.Thread(target=import_module, args=("melange_sky.report",), daemon=True).start()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from concurrent.futures import Executor, Future
 from dataclasses import replace
-from operator import ge
+from math import inf
+from operator import ge, itemgetter
+from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
 from melange_sky.plan import Sensitivity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class TimeUpError(Exception):
@@ -51,7 +56,7 @@ def cost_band(
         return pool.submit(_cost, problem, plain, moved, good)
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
-    spans = {name: _relaxed_span(problem, name) for name in names}
+    spans = _relaxed_spans(problem, names)
     name = max(names, key=lambda name: spans[name][0])
     good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
@@ -63,7 +68,7 @@ def cost_band(
         high_usd_per_hour=ends[1].result(),
         measure=name if worth else None,
         measure_size=spans[name][1] if worth else None,
-        measure_usd_per_hour=moves if worth and moves < float("inf") else None,
+        measure_usd_per_hour=moves if worth and moves < inf else None,
         command=f"{command} --accelerators {name}" if worth and command else None,
     )
 
@@ -102,41 +107,48 @@ def _contenders(problem: Problem) -> Problem:
     return replace(problem, demands=tuple(demands))
 
 
-def _relaxed_span(problem: Problem, name: str) -> tuple[float, str]:
-    """Return how far apart the costs are with `name` at either end, instances counted in fractions.
+def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, tuple[float, str]]:
+    """Return, per accelerator, how far apart the costs are at its two ends, instances in fractions.
 
     Without whole instances each bucket goes to the option that serves it cheapest, so that the cost
-    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb. With it comes the
-    request size whose term moves most.
+    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb. With each comes
+    the request size whose term moves most.
     """
-    span, most, size = 0.0, -1.0, ""
+    spans = dict.fromkeys(names, 0.0)
+    most: dict[str, tuple[float, str]] = dict.fromkeys(names, (-1.0, ""))
     for demand in problem.demands:
         workload = demand.workload
         for i, j in workload.buckets():
-            good, bad = (_unit_cost(demand, i, j, name, good=end) for end in (True, False))
-            moves = 0.0 if good == float("inf") else workload.rates_rps[i][j] * (bad - good)
-            span += moves
-            if moves > most:
-                most = moves
-                size = f"{workload.input_sizes[i][j]:.0f} input, {workload.output_sizes[i][j]:.0f} output tokens"
-    return span, size
+            costs = _unit_costs(demand, i, j)
+            size = f"{workload.input_sizes[i][j]:.0f} input, {workload.output_sizes[i][j]:.0f} output tokens"
+            for name in names:
+                other = min(
+                    (mid for rival, (mid, _, _) in costs.items() if rival != name), default=inf
+                )
+                _, good, bad = costs.get(name, (inf, inf, inf))
+                good, bad = min(good, other), min(bad, other)
+                moves = 0.0 if good == inf else workload.rates_rps[i][j] * (bad - good)
+                spans[name] += moves
+                most[name] = max(most[name], (moves, size), key=itemgetter(0))
+    return {name: (spans[name], most[name][1]) for name in names}
 
 
-def _unit_cost(demand: Demand, i: int, j: int, name: str, *, good: bool) -> float:
-    costs = [float("inf")]
+def _unit_costs(demand: Demand, i: int, j: int) -> dict[str, tuple[float, float, float]]:
+    """Return the least USD/h per req/s by accelerator: as estimated, at the good end, at the bad."""
+    costs: dict[str, tuple[float, float, float]] = {}
     for candidate in demand.options:
-        cell = candidate.cells[i][j]
-        if candidate.option.accelerator == name:
-            cell = _at_end(cell, good)
-        if cell.max_rate_rps:
-            costs.append(candidate.option.price_usd_per_hour / cell.max_rate_rps)
-    return min(costs)
+        cell, option = candidate.cells[i][j], candidate.option
+        ends = (cell, _at_end(cell, good=True), _at_end(cell, good=False))
+        own = [option.price_usd_per_hour / c.max_rate_rps if c.max_rate_rps else inf for c in ends]
+        mid, good, bad = map(min, own, costs.get(option.accelerator, (inf, inf, inf)))
+        costs[option.accelerator] = mid, good, bad
+    return costs
 
 
 def _span(good: float | None, bad: float | None) -> float:
     if good is None:
         return 0.0
-    return float("inf") if bad is None else bad - good
+    return inf if bad is None else bad - good
 
 
 def _cost(

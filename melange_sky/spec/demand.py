@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -171,7 +172,7 @@ def _inline(section: HistogramSection, place: Place, rate_rps: float | None) -> 
         weights=tuple(map(tuple, section.weights)),
         input_sizes=_frozen(sizes[0]),
         output_sizes=_frozen(sizes[1]),
-        coverage=Coverage(**coverage.model_dump()) if coverage is not None else None,
+        coverage=Coverage(**asdict(coverage)) if coverage is not None else None,
         source=section.source or "inline histogram",
         rate_rps=rate_rps,
     ) if good else None  # fmt: skip

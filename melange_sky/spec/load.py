@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.errors import InputError, did_you_mean
@@ -19,11 +20,11 @@ from melange_sky.spec.schema import (
     ModelSection,
     RedundancySection,
     ResourcesSection,
-    Section,
     SloSection,
     SpecSection,
     WorkloadSection,
 )
+from melange_sky.spec.validators import known_keys
 from melange_sky.spec.values import (
     FixedCapacity,
     MelangeConfig,
@@ -51,7 +52,6 @@ _MODEL = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 
 T = TypeVar("T")
-AnySection = TypeVar("AnySection", bound=Section)
 
 
 def load_spec(path: Path) -> Spec | MelangeConfig:
@@ -97,13 +97,13 @@ class _Reader:
             multi=multi,
             path=self.path,
             resources=resources,
-            redundancy=Redundancy(**redundancy.model_dump()),
+            redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
             engine=engine,
         )
 
-    def _section(self, model: type[AnySection], raw: Any, at: KeyPath) -> AnySection | None:
-        return self.problems.section(model, {} if raw is None else raw, at)
+    def _section(self, kind: type[T], raw: Any, at: KeyPath) -> T | None:
+        return self.problems.section(kind, {} if raw is None else raw, at)
 
     def _each(
         self, items: Sequence[T], read: Callable[[T], Any], at: KeyPath, keyed: bool = False
@@ -182,7 +182,8 @@ class _Reader:
         )
 
     def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:
-        near = did_you_mean(key, [str(k) for k in raw if k not in SpecSection.model_fields])
+        top_level = known_keys(SpecSection, ())
+        near = did_you_mean(key, [str(k) for k in raw if k not in top_level])
         self.problems.add(at, f"{key} is missing{' ' + near.strip() if near else ''}")
 
     def _known_model(self, model: str, at: KeyPath) -> None:
@@ -245,7 +246,7 @@ class _Reader:
             budget_usd_per_hour=section.budget_usd_per_hour,
             fixed=fixed,
             minimum=minimum,
-            spot=None if section.spot is None else SpotPolicy(**section.spot.model_dump()),
+            spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
         )
 
     def _fixed(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic_core import ValidationError
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.records import dataclass
+from melange_sky.spec.validators import Section, known_keys, validate
 from melange_sky.spec.yaml_source import Document, KeyPath, clip
 
 if TYPE_CHECKING:
@@ -29,13 +30,10 @@ _MUST = {
     "list_type": "must be a list",
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
-    "model_type": "must be a mapping of keys to values",
-    "model_attributes_type": "must be a mapping of keys to values",
+    "dataclass_type": "must be a mapping of keys to values",
     "finite_number": "must be a finite number",
     "missing": "is missing",
 }
-
-Section = TypeVar("Section", bound=BaseModel)
 
 
 def path_text(path: KeyPath) -> str:
@@ -90,28 +88,28 @@ class Problems:
             *lines[:MAX_TOLD], *([f"{self.file}: and {more} more"] if more > 0 else [])
         )
 
-    def section(self, model: type[Section], raw: Any, path: KeyPath) -> Section | None:
+    def section(self, kind: type[Section], raw: Any, path: KeyPath) -> Section | None:
         """Validate one section and note its problems.
 
         What is sound of it is still returned where that is possible, so that its meaning can be
         checked in the same pass; the noted problems stop the load later.
         """
         try:
-            return model.model_validate(raw)
+            return validate(kind, raw)
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
-            self._note(model, detail, path)
+            self._note(kind, detail, path)
         try:
-            return model.model_validate(_without(raw, [tuple(d["loc"]) for d in details]))
+            return validate(kind, _without(raw, [tuple(d["loc"]) for d in details]))
         except ValidationError:
             return None
 
-    def _note(self, model: type[BaseModel], detail: ErrorDetails, path: KeyPath) -> None:
+    def _note(self, kind: type[Any], detail: ErrorDetails, path: KeyPath) -> None:
         location: KeyPath = tuple(detail["loc"])
-        if detail["type"] == "extra_forbidden":
+        if detail["type"] == "unexpected_keyword_argument":
             unknown = str(location[-1])
-            known = _known_keys(model, location[:-1])
+            known = known_keys(kind, location[:-1])
             hint = did_you_mean(unknown, known) or f"; known: {', '.join(known)}"
             what = f"unknown key '{clip(unknown)}'{hint}"
             self.add((*path, *location), what)
@@ -169,24 +167,3 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "value_error":
         return str(context["error"])
     return detail["msg"]
-
-
-def _known_keys(model: type[BaseModel], location: KeyPath) -> list[str]:
-    """Return the keys that the model knows at `location`, walking into nested models."""
-    current: type[BaseModel] | None = model
-    for part in location:
-        if isinstance(part, int) or current is None:
-            continue
-        info = current.model_fields.get(part)
-        current = _inner_model(info.annotation) if info else None
-    return [info.alias or name for name, info in current.model_fields.items()] if current else []
-
-
-def _inner_model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        found = _inner_model(argument)
-        if found is not None:
-            return found
-    return None

@@ -5,52 +5,46 @@ Each section is validated by itself, so that a mistake in one does not hide thos
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from melange_sky.records import dataclass
+from melange_sky.spec.validators import bounds, or_one_text
 
 MOST_RPS = 1e6
 """Highest request rate that a spec may ask for; more is a slip of the unit."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Rate = Annotated[float, Field(gt=0, le=MOST_RPS, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1, max_length=500)]
-Script = Annotated[str, Field(min_length=1, max_length=20_000)]
-Count = Annotated[int, Field(ge=0, le=100_000)]
-Edges = Annotated[list[int], Field(min_length=2, max_length=201)]
-Rows = Annotated[list[list[NotNegative]], Field(min_length=1, max_length=200)]
-SizeRows = Annotated[list[list[NotNegative | None]], Field(min_length=1, max_length=200)]
+Positive = Annotated[float, bounds(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, bounds(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, bounds(gt=0, le=MOST_RPS, allow_inf_nan=False)]
+Fraction = Annotated[float, bounds(gt=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, bounds(ge=0, le=1, allow_inf_nan=False)]
+Text = Annotated[str, bounds(min_length=1, max_length=500)]
+Script = Annotated[str, bounds(min_length=1, max_length=20_000)]
+Count = Annotated[int, bounds(ge=0, le=100_000)]
+Edges = Annotated[list[int], bounds(min_length=2, max_length=201)]
+Rows = Annotated[list[list[NotNegative]], bounds(min_length=1, max_length=200)]
+SizeRows = Annotated[list[list[NotNegative | None]], bounds(min_length=1, max_length=200)]
+Texts = Annotated[list[Text], or_one_text]
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Texts = Annotated[list[Text], BeforeValidator(_as_list)]
-
-
-class Section(BaseModel):
-    """Unknown keys and silent conversions are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class SloSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloSection:
     tpot_ms: Positive | None = None
     ttft_ms: Positive | None = None
     attainment: Fraction = 0.95
 
 
-class CoverageSection(Section):
-    requests: Annotated[int, Field(ge=0)] | None = None
-    beyond_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageSection:
+    requests: Annotated[int, bounds(ge=0)] | None = None
+    beyond_fraction: Share = 0.0
     longest_input_tokens: Count | None = None
     longest_output_tokens: Count | None = None
 
 
-class HistogramSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistogramSection:
     input_edges: Edges
     output_edges: Edges
     weights: Rows
@@ -60,12 +54,14 @@ class HistogramSection(Section):
     source: Text | None = None
 
 
-class GridSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSection:
     input_edges: Edges | None = None
     output_edges: Edges | None = None
 
 
-class WorkloadSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadSection:
     rate_rps: Rate | None = None
     distribution: Text | None = None
     trace: Text | None = None
@@ -73,69 +69,77 @@ class WorkloadSection(Section):
     grid: GridSection | None = None
 
 
-class FixedSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedSection:
     accelerators: Text
     infra: Text | None = None
-    instances: Annotated[int, Field(ge=1, le=10_000)]
+    instances: Annotated[int, bounds(ge=1, le=10_000)]
 
 
-class SpotSection(Section):
-    max_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 1.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpotSection:
+    max_fraction: Share = 1.0
     interruption_rate: NotNegative | None = None
     recovery_s: NotNegative | None = None
 
 
-class ResourcesSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResourcesSection:
     accelerators: Texts | None = None
     infra: Texts | None = None
     use_spot: bool = False
-    limits: dict[str, Count] = Field(default_factory=dict)
+    limits: dict[str, Count] = field(default_factory=dict)
     budget_usd_per_hour: Positive | None = None
-    fixed: list[FixedSection] = Field(default_factory=list)
-    minimum: list[FixedSection] = Field(default_factory=list)
+    fixed: list[FixedSection] = field(default_factory=list)
+    minimum: list[FixedSection] = field(default_factory=list)
     spot: SpotSection | None = None
 
 
-class RedundancySection(Section):
-    spare: Annotated[int, Field(ge=0, le=1000)] = 0
-    min_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedundancySection:
+    spare: Annotated[int, bounds(ge=0, le=1000)] = 0
+    min_replicas: Annotated[int, bounds(ge=1, le=10_000)] = 1
     max_share_per_region: Fraction | None = None
     max_share_per_cloud: Fraction | None = None
 
 
-class EngineSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSection:
     version: Text | None = None
-    args: list[Text] = Field(default_factory=list)
-    env: dict[str, Annotated[str, Field(max_length=2000)]] = Field(default_factory=dict)
+    args: list[Text] = field(default_factory=list)
+    env: dict[str, Annotated[str, bounds(max_length=2000)]] = field(default_factory=dict)
     setup: Script | None = None
 
 
-class ModelSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSection:
     """The four keys that say what is served; `name` is the spec's own where there is one model."""
 
     name: Text
     model: Text | None = None
     slo: Any = None
     workload: Any = None
-    config_path: Text | None = Field(default=None, alias="model_config")
+    model_config: Text | None = None
 
 
-class SpecSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecSection:
     """The top level. Sections stay raw here and are validated one by one."""
 
     name: Text
     model: Text | None = None
-    config_path: Text | None = Field(default=None, alias="model_config")
+    model_config: Text | None = None
     slo: Any = None
     workload: Any = None
     models: list[Any] | None = None
     resources: Any = None
     redundancy: Any = None
-    headroom: Annotated[float, Field(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
+    headroom: Annotated[float, bounds(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
     engine: Any = None
 
 
-class WorkloadFile(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadFile:
     """A file that `melange-sky workload` writes, or a shipped distribution with its origin."""
 
     workload: WorkloadSection
@@ -145,15 +149,17 @@ class WorkloadFile(Section):
     derivation: Text | None = None
 
 
-class MelangeGpu(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelangeGpu:
     cost: Positive
     tputs: Rows
 
 
-class MelangeSection(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelangeSection:
     """Mélange's own JSON config."""
 
-    gpu_info: Annotated[dict[str, Any], Field(min_length=1, max_length=100)]
+    gpu_info: Annotated[dict[str, Any], bounds(min_length=1, max_length=100)]
     workload_distribution: Rows
     total_request_rate: Rate
-    slice_factor: Annotated[int, Field(ge=1, le=10_000)] = 1
+    slice_factor: Annotated[int, bounds(ge=1, le=10_000)] = 1

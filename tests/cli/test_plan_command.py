@@ -187,7 +187,7 @@ def test_render_writes_the_same_services_from_the_saved_plan(tmp_path: Path) -> 
 
 NOT_ON_THE_PATH = (
     "sky", "pandas", "aiohttp", "requests", "numba", "scipy", "tokenizers", "prometheus_client",
-    "filelock", "melange_sky.simulator", "melange_sky.verify", "melange_sky.profiler",
+    "filelock", "pydantic", "melange_sky.simulator", "melange_sky.verify", "melange_sky.profiler",
     "melange_sky.gateway", "melange_sky.prices.refresh", "melange_sky.prices.hosted",
 )  # fmt: skip
 
