@@ -73,7 +73,7 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
 
     inputs, outputs = _sizes("--input", given["inputs"]), _sizes("--output", given["outputs"])
     engine_generation(given["engine"])
-    model = _model(given)
+    checkpoint, model = _models(given)
     longest = max(inputs) + max(outputs)
     if longest > model.context_tokens:
         click.echo(
@@ -86,12 +86,13 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
         model=model, slo=_slo(given),
         input_sizes=tuple(tuple(float(i) for _ in outputs) for i in inputs),
         output_sizes=tuple(tuple(float(o) for o in outputs) for _ in inputs),
-        longest_request_tokens=longest, generation=given["engine"], exact=True,
+        longest_request_tokens=longest, generation=given["engine"], exact=True, checkpoint=checkpoint,
     )  # fmt: skip
     return query, _shapes(model, given["accelerators"], given["engine"])
 
 
-def _model(given: dict[str, Any]) -> ModelShape:
+def _models(given: dict[str, Any]) -> tuple[ModelShape, ModelShape]:
+    """Return the model as its checkpoint is, and as the asked flags let vLLM hold it."""
     from melange_sky.models import with_engine_args
     from melange_sky.profiles import load_model
 
@@ -105,7 +106,7 @@ def _model(given: dict[str, Any]) -> ModelShape:
     for flag in ("quantization", "dtype", "kv_cache_dtype"):
         if given[flag] is not None:
             args += ["--" + flag.replace("_", "-"), given[flag]]
-    return with_engine_args(model, args)
+    return model, with_engine_args(model, args)
 
 
 def _sizes(flag: str, text: str) -> list[int]:
@@ -169,9 +170,11 @@ def _answers(
     query: CapacityQuery, shapes: dict[str, list[ReplicaShape]]
 ) -> dict[str, ReplicaCapacity]:
     """Return each option's best split: the one that serves most sizes, then the most requests."""
-    from melange_sky.profiles import replica_capacities
+    from melange_sky.profiles import replica_capacities, table_notes
 
     flat = [shape for group in shapes.values() for shape in group]
+    for note in table_notes(query, flat):
+        click.echo(f"warning: {note}", err=True)
     with estimating() as advance:
         asked = dataclasses.replace(query, progress=advance)
         found = dict(zip(flat, replica_capacities(asked, flat), strict=True))

@@ -15,7 +15,8 @@ KV_DTYPE_BYTES = {
 }  # fmt: skip
 
 _SHORT = {"-q": "--quantization"}
-_READ = ("--quantization", "--dtype", "--kv-cache-dtype", "--max-model-len")
+_FORM = ("--quantization", "--dtype", "--kv-cache-dtype")
+_READ = (*_FORM, "--max-model-len")
 
 
 def with_engine_args(model: ModelShape, args: Sequence[str]) -> ModelShape:
@@ -36,6 +37,16 @@ def with_engine_args(model: ModelShape, args: Sequence[str]) -> ModelShape:
         if longest is not None:
             model = dataclasses.replace(model, context_tokens=longest)
     return model
+
+
+def form_args(args: Sequence[str]) -> tuple[str, ...]:
+    """Return those of `args` that change the form in which a model is held, in one spelling.
+
+    >>> form_args(["--port", "80", "-q", "fp8", "--max-model-len=4096"])
+    ('--quantization=fp8',)
+    """
+    given = _flags(args)
+    return tuple(f"{flag}={given[flag]}" for flag in _FORM if flag in given)
 
 
 def _flags(args: Sequence[str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from melange_sky.planner.objectives import alternative_mixes, objective_notes, p
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.prices import OfferQuery, load_offers
-from melange_sky.profiles import CapacityQuery, load_model, trace_tables
+from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.records import dataclass
 from melange_sky.render import unservable_clouds
 from melange_sky.slo import SLO
@@ -212,10 +212,12 @@ class _Prepared:
 def _prepare_model(
     served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
 ) -> tuple[Demand, ModelShape, list[PlanWarning]]:
-    shape = with_engine_args(load_model(served.model, served.model_config), spec.engine.args)
+    checkpoint = load_model(served.model, served.model_config)
+    shape = with_engine_args(checkpoint, spec.engine.args)
     workload = served.workload
     query = CapacityQuery(
         model=shape,
+        checkpoint=checkpoint,
         slo=served.slo,
         input_sizes=workload.input_sizes,
         output_sizes=workload.output_sizes,
@@ -224,25 +226,13 @@ def _prepare_model(
         generation=ENGINE_GENERATION,
         progress=request.progress,
     )
-    options, misfits = build_options(shape, offers, query)
+    options, notes = build_options(shape, offers, query)
     if not options:
-        reasons = "; ".join(w.message for w in misfits) or "no option"
+        reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
         raise InfeasibleError(f"{served.name}: the model fits on no asked accelerator: {reasons}")
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
-    warnings += [*misfits, *_trace_tables_left_out(shape.name)]
+    warnings += notes
     return Demand(name=served.name, workload=workload, options=options), shape, warnings
-
-
-def _trace_tables_left_out(model: str) -> list[PlanWarning]:
-    tables = trace_tables(model)
-    if not tables:
-        return []
-    traces = sorted({table.provenance.arrivals for table in tables})
-    text = (
-        f"profile tables of {model} measured with the arrivals of a trace ({traces[0][:120]}"
-        f"{', …' if len(traces) > 1 else ''}) are left out: planning assumes Poisson arrivals"
-    )
-    return [PlanWarning(code="profile", message=text)]
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:

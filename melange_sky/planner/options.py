@@ -11,7 +11,13 @@ from melange_sky.capacity import DeploymentOption, OptionCapacity
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.plan import PlanWarning
 from melange_sky.prices.names import figures_name
-from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
+from melange_sky.profiles import (
+    CapacityQuery,
+    ReplicaShape,
+    replica_capacities,
+    sensible_splits,
+    table_notes,
+)
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
@@ -218,7 +224,8 @@ def build_options(
 ) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
     """Return every option with its capacities: each offer × each sensible (tp, dp) split.
 
-    Accelerators on which the model does not fit come back as warnings with the memory missing.
+    Accelerators on which the model does not fit come back as warnings with the memory missing, and
+    profile tables that need a word as warnings too.
     """
     shapes = _shapes(model, offers)
     flat = [shape for group in shapes.values() for shape in group]
@@ -229,7 +236,8 @@ def build_options(
         for shape in shapes[_gpus(planned.offer)]
         if known[shape].settings is not None
     ]
-    return tuple(options), _misfits(shapes, known)
+    notes = [PlanWarning(code="profile", message=text) for text in table_notes(query, flat)]
+    return tuple(options), [*_misfits(shapes, known), *notes]
 
 
 def _shapes(

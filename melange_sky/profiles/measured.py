@@ -1,11 +1,9 @@
-"""What the user measured: it overrides estimates cell by cell."""
+"""Measured cells as capacities: they override estimates cell by cell."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,70 +11,15 @@ import numpy as np
 from melange_sky.capacity import CapacityCell, Origin
 from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
 from melange_sky.engine import Load, capacity_estimate
-from melange_sky.profiles.home import home_dir
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
     from melange_sky.engine import ReplicaModel
-    from melange_sky.profiles.query import CapacityQuery, ReplicaShape
-    from melange_sky.profiletable import MeasuredCell, ProfileTable
+    from melange_sky.profiles.query import CapacityQuery
+    from melange_sky.profiletable import MeasuredCell
 
-SUFFIX = ".profile.jsonl"
 _SURE = 1.645
-
-
-def measured_tables(folder: Path | None = None) -> tuple[ProfileTable, ...]:
-    """Return the tables of `<home>/profiles`, none (and nothing imported) where there are none."""
-    folder = home_dir() / "profiles" if folder is None else folder
-    if not folder.is_dir() or not any(folder.glob("*" + SUFFIX)):
-        return ()
-    stamps = tuple(sorted((p, p.stat().st_mtime_ns) for p in folder.glob("*" + SUFFIX)))
-    return _load(folder, stamps)
-
-
-@lru_cache(maxsize=4)
-def _load(folder: Path, stamps: tuple[tuple[Path, int], ...]) -> tuple[ProfileTable, ...]:
-    from melange_sky.profiletable import load_tables
-
-    return load_tables(folder)
-
-
-def matching(
-    tables: Sequence[ProfileTable], query: CapacityQuery, shape: ReplicaShape
-) -> list[MeasuredCell]:
-    """Return the cells of this model on this replica under Poisson arrivals, the later of two."""
-    found: dict[tuple[int, int], MeasuredCell] = {}
-    for table in tables:
-        made = table.provenance
-        splits = (
-            (made.tensor_parallel, shape.tensor_parallel), (made.data_parallel, shape.data_parallel)
-        )  # fmt: skip
-        if (
-            made.is_poisson
-            and _same_model(made.model, query.model.name)
-            and made.accelerator.casefold() == shape.accelerator.casefold()
-            and made.accelerator_count == shape.gpus
-            and all(given in (None, wanted) for given, wanted in splits)
-        ):
-            for cell in table.cells:
-                key = (cell.input_tokens, cell.output_tokens)
-                if key not in found or cell.measured_at >= found[key].measured_at:
-                    found[key] = cell
-    return list(found.values())
-
-
-def trace_tables(model: str, folder: Path | None = None) -> tuple[ProfileTable, ...]:
-    """Return the tables of a model that planning leaves out: measured with the arrivals of a trace."""
-    return tuple(
-        table
-        for table in measured_tables(folder)
-        if not table.provenance.is_poisson and _same_model(table.provenance.model, model)
-    )
-
-
-def _same_model(measured: str, asked: str) -> bool:
-    return measured.casefold().rpartition("/")[2] == asked.casefold().rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)

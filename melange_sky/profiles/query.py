@@ -36,7 +36,8 @@ class CapacityQuery:
     to compute; the others come back None with the reason "no traffic". `longest_request_tokens`:
     input + output of the longest request to admit. `progress` is called with (done, total) cells.
     `exact` simulates every size anew (or takes it from the cache) where else a shipped table would be
-    interpolated; `measured` lets the user's own tables override estimates.
+    interpolated; `measured` lets the user's own tables override estimates. `checkpoint` is the model
+    before engine arguments changed its form (None: they did not), to tell what a table measured.
     """
 
     model: ModelShape
@@ -49,6 +50,7 @@ class CapacityQuery:
     progress: Callable[[int, int], None] | None = None
     exact: bool = False
     measured: bool = True
+    checkpoint: ModelShape | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,8 +33,8 @@ from melange_sky.profiles.cells import (
     tabled_cells,
 )
 from melange_sky.profiles.constants import engine_generation
-from melange_sky.profiles.measured import matching, measured_tables
 from melange_sky.profiles.misfit import misfit_reason
+from melange_sky.profiles.own_tables import matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 
 if TYPE_CHECKING:

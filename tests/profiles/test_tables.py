@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from melange_sky.capacity import Origin
-from melange_sky.models import find_model
-from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, trace_tables
+from melange_sky.models import find_model, with_engine_args
+from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, table_notes
 from melange_sky.profiletable import (
     KeptProbe,
     MeasuredCell,
@@ -36,6 +36,10 @@ def query(sizes, **over):
 def cells(accelerator, asked, tp=1):
     shape = ReplicaShape(accelerator=accelerator, tensor_parallel=tp)
     return [row[0] for row in replica_capacities(asked, [shape])[0].cells]
+
+
+def notes(asked, accelerator="A100"):
+    return table_notes(asked, [ReplicaShape(accelerator=accelerator, tensor_parallel=1)])
 
 
 def measured(input_tokens, output_tokens, rate, reason="bounds within tolerance"):
@@ -84,10 +88,61 @@ def test_measurements_of_another_model_count_or_split_do_not_count(home):
 def test_measurements_with_the_arrivals_of_a_trace_do_not_count(home):
     put(home, GRID, arrivals="bursts.csv sha256:0123456789ab")
     assert cells("A100", query([(100, 100)]))[0].origin is Origin.ESTIMATED
-    assert len(trace_tables(LLAMA.name)) == 1
-    assert trace_tables("other") == ()
+    (told,) = notes(query([(100, 100)]))
+    assert told == (
+        "profile tables of meta-llama/Llama-3.1-8B-Instruct on A100:1 measured with the arrivals of a "
+        "trace (bursts.csv sha256:0123456789ab) are left out: planning assumes Poisson arrivals"
+    )
+    assert notes(query([(100, 100)]), "A100-80GB") == ()
     put(home, GRID)
-    assert trace_tables(LLAMA.name) == ()
+    assert notes(query([(100, 100)])) == ()
+
+
+FP8 = with_engine_args(LLAMA, ["--quantization", "fp8"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "args", "counts"),
+    [
+        ((), (), True),
+        (("--quantization", "fp8"), ("-q=fp8",), True),
+        (("--max-num-seqs", "64", "--max-model-len", "9000"), (), True),
+        (("--dtype", "bfloat16"), (), True),  # the checkpoint's own
+        (("--quantization", "fp8"), (), False),
+        ((), ("--quantization", "fp8"), False),
+        (("--kv-cache-dtype=fp8",), (), False),
+        (("--quantization", "no-such-form"), (), False),
+    ],
+)
+def test_measurements_count_for_the_form_in_which_the_model_is_served(home, flags, args, counts):
+    put(home, GRID, engine_flags=flags)
+    asked = query([(100, 100)], model=with_engine_args(LLAMA, args), checkpoint=LLAMA)
+    origin = cells("A100", asked)[0].origin
+    assert origin is (Origin.MEASURED if counts else Origin.ESTIMATED)
+    why = (
+        "the model is planned in another form (engine.args of the spec and --engine-flags of the "
+        "profile differ)"
+    )
+    told = [text.split(" are left out: ")[1] for text in notes(asked)]
+    assert told == ([] if counts else [why])
+
+
+def test_a_left_out_form_is_named(home):
+    put(home, GRID, engine_flags=("--port", "80", "-q", "fp8"))
+    assert "on A100:1 measured with --quantization=fp8 are left out" in notes(query([(1, 1)]))[0]
+    put(home, GRID)
+    told = notes(query([(1, 1)], model=FP8, checkpoint=LLAMA))[0]
+    assert "on A100:1 measured with no flags that change the weights' form are left out" in told
+
+
+def test_measurements_of_prompts_with_a_common_part_count_and_are_named(home):
+    put(home, GRID, prefix_share=0.5)
+    assert cells("A100", query([(100, 100)]))[0].origin is Origin.MEASURED
+    (told,) = notes(query([(100, 100)]))
+    assert told == (
+        "measured capacities of meta-llama/Llama-3.1-8B-Instruct on A100:1 are of prompts that share 50% "
+        "of their tokens: they hold only for traffic that does so too"
+    )
 
 
 def test_a_size_that_was_measured_to_miss_the_slo_is_absent(home):
