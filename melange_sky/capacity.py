@@ -85,6 +85,11 @@ class DeploymentOption:
     fallbacks: tuple[Offer, ...] = ()
     figures: str | None = None
 
+    @property
+    def gpu(self) -> str:
+        """The very GPU, under its name in the accelerator table."""
+        return self.figures or self.accelerator
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionCapacity:

@@ -73,7 +73,7 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
 
     inputs, outputs = _sizes("--input", given["inputs"]), _sizes("--output", given["outputs"])
     engine_generation(given["engine"])
-    checkpoint, model = _models(given)
+    model, args = _model(given)
     longest = max(inputs) + max(outputs)
     if longest > model.context_tokens:
         click.echo(
@@ -86,13 +86,13 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
         model=model, slo=_slo(given),
         input_sizes=tuple(tuple(float(i) for _ in outputs) for i in inputs),
         output_sizes=tuple(tuple(float(o) for o in outputs) for _ in inputs),
-        longest_request_tokens=longest, generation=given["engine"], exact=True, checkpoint=checkpoint,
+        longest_request_tokens=longest, generation=given["engine"], exact=True, engine_args=args,
     )  # fmt: skip
     return query, _shapes(model, given["accelerators"], given["engine"])
 
 
-def _models(given: dict[str, Any]) -> tuple[ModelShape, ModelShape]:
-    """Return the model as its checkpoint is, and as the asked flags let vLLM hold it."""
+def _model(given: dict[str, Any]) -> tuple[ModelShape, tuple[str, ...]]:
+    """Return the model as the asked flags let vLLM hold it, and those flags."""
     from melange_sky.models import with_engine_args
     from melange_sky.profiles import load_model
 
@@ -106,7 +106,7 @@ def _models(given: dict[str, Any]) -> tuple[ModelShape, ModelShape]:
     for flag in ("quantization", "dtype", "kv_cache_dtype"):
         if given[flag] is not None:
             args += ["--" + flag.replace("_", "-"), given[flag]]
-    return model, with_engine_args(model, args)
+    return with_engine_args(model, args, own_config=is_file), tuple(args)
 
 
 def _sizes(flag: str, text: str) -> list[int]:

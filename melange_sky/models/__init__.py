@@ -1,7 +1,14 @@
 """Models: their sizes, the known ones, `config.json`, and what engine arguments change."""
 
 from melange_sky.models.config import shape_from_config
-from melange_sky.models.engine_args import form_args, with_engine_args
+from melange_sky.models.engine_args import (
+    form_args,
+    longest_admitted,
+    refused_flag,
+    unmodelled_flags,
+    with_engine_args,
+    without_max_model_len,
+)
 from melange_sky.models.known import find_model, known_models
 from melange_sky.models.shape import ModelShape
 
@@ -10,6 +17,10 @@ __all__ = [
     "find_model",
     "form_args",
     "known_models",
+    "longest_admitted",
+    "refused_flag",
     "shape_from_config",
+    "unmodelled_flags",
     "with_engine_args",
+    "without_max_model_len",
 ]

@@ -6,7 +6,15 @@ import dataclasses
 from collections.abc import Sequence
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models.quantization import plain, quantized
+from melange_sky.models.quantization import (
+    ONLINE,
+    PLAIN_BYTES,
+    are_alike,
+    needs_bf16,
+    plain,
+    quantises_experts_only,
+    quantized,
+)
 from melange_sky.models.shape import ModelShape
 
 KV_DTYPE_BYTES = {
@@ -14,46 +22,129 @@ KV_DTYPE_BYTES = {
     "fp8_inc": 1.0, "fp8_per_token_head": 1.0, "int8_per_token_head": 1.0,
 }  # fmt: skip
 
-_SHORT = {"-q": "--quantization"}
+_LISTENS = "replicas listen where SkyServe probes them"
+_PLANNED = "the plan decides it, and its capacities hold for no other"
+_REFUSED = {
+    "--host": _LISTENS,
+    "--port": _LISTENS,
+    "--uds": _LISTENS,
+    "--api-key": "give it as a secret: sky serve up --secret VLLM_API_KEY",
+    "--hf-token": "give it as a secret: sky serve up --secret HF_TOKEN",
+    "--tensor-parallel-size": _PLANNED,
+    "--data-parallel-size": _PLANNED,
+    "--pipeline-parallel-size": _PLANNED,
+    "--prefill-context-parallel-size": _PLANNED,
+    "--decode-context-parallel-size": _PLANNED,
+}
+_UNMODELLED = frozenset({
+    "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization", "--kv-cache-memory-bytes",
+    "--device-memory-utilization", "--num-gpu-blocks-override", "--enforce-eager", "--cpu-offload-gb",
+    "--speculative-config", "--enable-expert-parallel", "--no-enable-chunked-prefill", "--enable-lora",
+})  # fmt: skip
+_SHORT = {
+    "-q": "--quantization", "-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size",
+    "-pp": "--pipeline-parallel-size", "-pcp": "--prefill-context-parallel-size",
+    "-dcp": "--decode-context-parallel-size", "-sc": "--speculative-config", "-ep": "--enable-expert-parallel",
+}  # fmt: skip
+_SCALING = ("--hf-overrides", "--hf-config-path", "--rope-")
 _FORM = ("--quantization", "--dtype", "--kv-cache-dtype")
+_USUAL = ("auto", "bfloat16", "float16", "half")
 _READ = (*_FORM, "--max-model-len")
 
 
-def with_engine_args(model: ModelShape, args: Sequence[str]) -> ModelShape:
+def with_engine_args(
+    model: ModelShape, args: Sequence[str], *, own_config: bool = False
+) -> ModelShape:
     """Return the model as `vllm serve` would hold it under `args` (`--flag value` or `--flag=value`).
 
     Reads `--quantization`, `--dtype`, `--kv-cache-dtype` and `--max-model-len`; the last one of each
-    counts. Anything else is left to vLLM. Raises InputError for a value that cannot be.
+    counts. Anything else is left to vLLM. `own_config`: the model's sizes come from the user's own
+    config.json, beside which another file may say how the weights are quantised. Raises InputError
+    for a value that cannot be or that vLLM refuses.
     """
     given = _flags(args)
     if "--dtype" in given:
         model = _with_dtype(model, given["--dtype"])
     if "--quantization" in given:
-        model = _with_quantization(model, given["--quantization"])
+        model = _with_quantization(model, given["--quantization"], own_config)
     if "--kv-cache-dtype" in given:
         model = dataclasses.replace(model, kv_dtype_bytes=_kv_bytes(given["--kv-cache-dtype"]))
     if "--max-model-len" in given:
         longest = _tokens(given["--max-model-len"])
         if longest is not None:
+            if longest > model.context_tokens and not _scales_context(args):
+                raise InputError(
+                    f"--max-model-len: {longest} exceeds the model's context of {model.context_tokens}; "
+                    "a longer one needs --hf-overrides that scale it"
+                )
             model = dataclasses.replace(model, context_tokens=longest)
     return model
+
+
+def refused_flag(word: str) -> str | None:
+    """Return why a word of `engine.args` cannot stand there, None where it can.
+
+    >>> refused_flag("-tp=8")
+    '--tensor-parallel-size cannot be given here; the plan decides it, and its capacities hold for no other'
+    """
+    flag = _flag(word)
+    return f"{flag} cannot be given here; {_REFUSED[flag]}" if flag in _REFUSED else None
+
+
+def unmodelled_flags(args: Sequence[str]) -> tuple[str, ...]:
+    """Return the flags among `args` that change what a replica carries, as no estimate knows.
+
+    >>> unmodelled_flags(["--seed", "1", "--max_num_seqs=8", "-sc", "{}"])
+    ('--max-num-seqs', '--speculative-config')
+    """
+    return tuple(dict.fromkeys(flag for flag in map(_flag, args) if flag in _UNMODELLED))
+
+
+def without_max_model_len(args: Sequence[str]) -> list[str]:
+    """Return `args` less `--max-model-len` and its value.
+
+    >>> without_max_model_len(["--seed", "1", "--max_model_len", "8k", "--max-model-len=9k"])
+    ['--seed', '1']
+    """
+    kept, skip = [], False
+    for word in args:
+        if not skip and _flag(word) != "--max-model-len":
+            kept.append(word)
+        skip = not skip and word.replace("_", "-") == "--max-model-len"
+    return kept
+
+
+def _flag(word: str) -> str:
+    flag = word.partition("=")[0]
+    return _SHORT.get(flag, flag).replace("_", "-")
+
+
+def longest_admitted(args: Sequence[str]) -> int | None:
+    """Return the tokens of `--max-model-len`, None where it is not given or left to vLLM."""
+    given = _flags(args).get("--max-model-len")
+    return None if given is None else _tokens(given)
+
+
+def _scales_context(args: Sequence[str]) -> bool:
+    return any(arg.partition("=")[0].replace("_", "-").startswith(_SCALING) for arg in args)
 
 
 def form_args(args: Sequence[str]) -> tuple[str, ...]:
     """Return those of `args` that change the form in which a model is held, in one spelling.
 
-    >>> form_args(["--port", "80", "-q", "fp8", "--max-model-len=4096"])
+    The 16-bit types are one form, that of most checkpoints.
+
+    >>> form_args(["--port", "80", "-q", "fp8", "--dtype=half", "--max-model-len=4096"])
     ('--quantization=fp8',)
     """
     given = _flags(args)
-    return tuple(f"{flag}={given[flag]}" for flag in _FORM if flag in given)
+    return tuple(f"{flag}={given[flag]}" for flag in _FORM if given.get(flag, "auto") not in _USUAL)
 
 
 def _flags(args: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for position, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        flag = _SHORT.get(flag, flag).replace("_", "-")
+        flag, (_, equals, value) = _flag(arg), arg.partition("=")
         if flag in _READ:
             following = args[position + 1] if position + 1 < len(args) else ""
             found[flag] = value if equals else following
@@ -72,22 +163,34 @@ def _with_dtype(model: ModelShape, dtype: str) -> ModelShape:
     form = plain(dtype, "--dtype")
     return dataclasses.replace(
         model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name,
-        kv_dtype_bytes=form.bytes_per_parameter,
+        kv_dtype_bytes=form.bytes_per_parameter, checkpoint_bytes=model.download_bytes,
+        needs_bf16=form.name == "bfloat16",
     )  # fmt: skip
 
 
-def _with_quantization(model: ModelShape, method: str) -> ModelShape:
+def _with_quantization(model: ModelShape, method: str, own_config: bool) -> ModelShape:
+    fraction = _linear_fraction(model)
+    if quantises_experts_only(method):
+        fraction = model.expert_parameters / model.parameters
     try:
-        form = quantized(method, _linear_fraction(model))
+        form = quantized(method, fraction)
     except InputError as error:
         raise InputError(f"--quantization: {error}") from error
-    if model.dtype == form.name or (model.dtype, form.name) in (
-        ("awq", "awq_marlin"),
-        ("gptq", "gptq_marlin"),
-    ):
-        return model  # the checkpoint says it already, and in more detail
+    if model.dtype not in PLAIN_BYTES:
+        if are_alike(model.dtype, form.name):
+            return model  # the checkpoint says it already, and in more detail
+        raise InputError(
+            f"--quantization: {form.name} cannot serve this checkpoint, whose weights are kept as {model.dtype}"
+        )
+    if form.name not in ONLINE and not own_config:
+        raise InputError(
+            f"--quantization: {form.name} needs a checkpoint whose weights are kept so (give its own name "
+            f"and config.json); 16-bit weights are made smaller by {', '.join(sorted(ONLINE))}"
+        )
     return dataclasses.replace(
-        model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name, fp8_compute=form.fp8_compute
+        model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name, fp8_compute=form.fp8_compute,
+        checkpoint_bytes=model.download_bytes if form.name in ONLINE else None,
+        needs_bf16=model.needs_bf16 or needs_bf16(form.name),
     )  # fmt: skip
 
 

@@ -20,13 +20,38 @@ PLAIN_BYTES = {
 `--dtype auto`, so `auto` is 2."""
 
 METHOD_BITS = {
-    "fp8": 8.0, "fbgemm_fp8": 8.0, "modelopt": 8.0, "ptpc_fp8": 8.0, "experts_int8": 8.0, "quark": 8.0,
-    "awq": 4.0, "awq_marlin": 4.0, "gptq": 4.0, "gptq_marlin": 4.0, "modelopt_fp4": 4.0,
-    "compressed-tensors": 8.0, "bitsandbytes": 4.0, "mxfp4": 4.0, "gguf": 4.5, "auto-round": 4.0,
+    "fp8": 8.0, "fbgemm_fp8": 8.0, "modelopt": 8.0, "modelopt_mxfp8": 8.0, "deepseek_v4_fp8": 8.0, "quark": 8.0,
+    "compressed-tensors": 8.0, "awq": 4.0, "auto_awq": 4.0, "awq_marlin": 4.0, "gptq": 4.0, "auto_gptq": 4.0,
+    "gptq_marlin": 4.0, "moe_wna16": 4.0, "modelopt_fp4": 4.0, "inc": 4.0, "gpt_oss_mxfp4": 4.0,
+    "fp8_per_tensor": 8.0, "fp8_per_block": 8.0, "fp8_per_channel": 8.0, "mxfp8": 8.0, "mxfp4": 4.0,
+    "experts_int8": 8.0, "int8_per_channel_weight_only": 8.0,
 }  # fmt: skip
-"""vLLM's names of weight formats → bits per quantised weight where the config does not say."""
+"""What `--quantization` of vLLM 0.33 takes → bits per quantised weight where the config does not say.
 
-FP8_METHODS = frozenset({"fp8", "fbgemm_fp8", "modelopt", "ptpc_fp8"})
+Left out are `torchao`, `online` and `humming`, whose bits another option decides, `modelopt_mixed` and
+`fp_quant`, and `nvfp4_per_token`, of which no figures are known.
+"""
+
+CHECKPOINT_NAMES = {"auto-round": "inc"}
+"""Names in a `quantization_config` under which `--quantization` knows another one."""
+
+ONLINE = frozenset({
+    "fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8", "mxfp4", "experts_int8",
+    "int8_per_channel_weight_only",
+})  # fmt: skip
+"""Those that make a 16-bit checkpoint smaller while it is loaded; the others need one kept so."""
+
+_EXPERTS_ONLY = frozenset({"experts_int8", "int8_per_channel_weight_only"})
+_NEED_BF16 = frozenset({
+    "fbgemm_fp8", "modelopt", "modelopt_mxfp8", "experts_int8", "mxfp4", "gpt_oss_mxfp4",
+})  # fmt: skip
+"""Those that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
+
+FP8_METHODS = frozenset({
+    "fp8", "fbgemm_fp8", "modelopt", "modelopt_mxfp8", "deepseek_v4_fp8", "fp8_per_tensor", "fp8_per_block",
+    "fp8_per_channel", "mxfp8",
+})  # fmt: skip
+_ALIKE = ({"awq", "auto_awq", "awq_marlin", "moe_wna16"}, {"gptq", "auto_gptq", "gptq_marlin", "moe_wna16"})  # fmt: skip
 _GROUP_OVERHEAD_BITS = 0.16
 """A 16-bit scale and a 4-bit zero point per group of 128 weights: (16 + 4) / 128 bits."""
 
@@ -38,6 +63,21 @@ class WeightFormat:
     name: str
     bytes_per_parameter: float
     fp8_compute: bool = False
+
+
+def are_alike(first: str, second: str) -> bool:
+    """Return whether two methods read the same checkpoints."""
+    return first == second or any({first, second} <= group for group in _ALIKE)
+
+
+def needs_bf16(method: str) -> bool:
+    """Return whether vLLM refuses the method on GPUs without bfloat16."""
+    return method in _NEED_BF16
+
+
+def quantises_experts_only(method: str) -> bool:
+    """Return whether the method leaves all but routed experts in 16 bits."""
+    return method in _EXPERTS_ONLY
 
 
 def quantized(method: str, linear_fraction: float, bits: float | None = None) -> WeightFormat:
@@ -81,8 +121,9 @@ def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float)
     if not isinstance(section, Mapping):
         raise InputError(f"{where}: 'quantization_config' must be a mapping")
     method = str(section.get("quant_method", ""))
+    method = CHECKPOINT_NAMES.get(method, method)
     try:
-        found = quantized(method, linear_fraction, _bits(section, method))
+        found = quantized(method, linear_fraction, _bits(section))
     except InputError as error:
         raise InputError(f"{where}: quantization_config.quant_method: {error}") from error
     if method == "compressed-tensors" and found.bytes_per_parameter <= 1.6 and _is_float8(section):
@@ -104,10 +145,8 @@ def _is_float8(section: Mapping[str, Any]) -> bool:
     return weights.get("type") == "float" and weights.get("num_bits") == 8
 
 
-def _bits(section: Mapping[str, Any], method: str) -> float | None:
+def _bits(section: Mapping[str, Any]) -> float | None:
     value = section.get("bits", section.get("w_bit", _group_weights(section).get("num_bits")))
-    if method == "bitsandbytes" and value is None:
-        return 8.0 if section.get("load_in_8bit") else 4.0
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value)

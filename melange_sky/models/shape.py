@@ -21,7 +21,9 @@ class ModelShape:
     tied to the output); `expert_parameters` lie in routed experts, of which a token passes a few.
     `attention_flops_per_pair` is the work of one query token on one key token over all layers (None:
     4 × heads × head_dim × layers). `fp8_compute` True where matrix products run in fp8.
-    `dtype` names how the weights are kept, for people.
+    `dtype` names how the weights are kept, for people. `checkpoint_bytes` is what a replica downloads
+    (None: its weights as they are held), more where vLLM makes them smaller while it loads them.
+    `needs_bf16` True where a GPU without bfloat16 (before Ampere) is refused.
     """
 
     name: str
@@ -47,11 +49,27 @@ class ModelShape:
     attention_flops_per_pair: int | None = None
     fp8_compute: bool = False
     dtype: str = "bfloat16"
+    checkpoint_bytes: float | None = None
+    needs_bf16: bool = False
 
     @property
     def weight_bytes(self) -> float:
         """Bytes of all weights."""
         return self.parameters * self.weight_dtype_bytes
+
+    @property
+    def download_bytes(self) -> float:
+        """Bytes of the files that hold the weights."""
+        return self.weight_bytes if self.checkpoint_bytes is None else self.checkpoint_bytes
+
+    def splits_over(self, tensor_parallel: int) -> bool:
+        """Return whether vLLM can split the attention heads over so many GPUs.
+
+        Each GPU gets as many query heads, and whole key-value heads or copies of one.
+        """
+        return self.heads % tensor_parallel == 0 and (
+            self.kv_heads % tensor_parallel == 0 or tensor_parallel % self.kv_heads == 0
+        )
 
     @property
     def kv_bytes_per_token(self) -> float:

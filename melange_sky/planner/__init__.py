@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from melange_sky.accelerators import accelerator_table
 from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
-from melange_sky.errors import InfeasibleError, did_you_mean
-from melange_sky.models import with_engine_args
+from melange_sky.errors import InfeasibleError, InputError, did_you_mean
+from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.plan import FleetPlan, Plan, PlanWarning
 from melange_sky.planner.clock import created_at
@@ -198,6 +198,7 @@ class _Prepared:
         if not offers:
             raise _no_offer(spec, rejected)
         shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
+        shared += _unmodelled(spec)
         shared += _limits_of_nothing(spec, book.offers)
         rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
         return cls(
@@ -212,12 +213,10 @@ class _Prepared:
 def _prepare_model(
     served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
 ) -> tuple[Demand, ModelShape, list[PlanWarning]]:
-    checkpoint = load_model(served.model, served.model_config)
-    shape = with_engine_args(checkpoint, spec.engine.args)
+    shape = _as_served(load_model(served.model, served.model_config), served, spec)
     workload = served.workload
     query = CapacityQuery(
         model=shape,
-        checkpoint=checkpoint,
         slo=served.slo,
         input_sizes=workload.input_sizes,
         output_sizes=workload.output_sizes,
@@ -225,6 +224,8 @@ def _prepare_model(
         longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
         generation=ENGINE_GENERATION,
         progress=request.progress,
+        engine_args=spec.engine.args,
+        max_model_len=longest_admitted(spec.engine.args),
     )
     options, notes = build_options(shape, offers, query)
     if not options:
@@ -265,6 +266,26 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
         if key not in sold and key not in accelerator_table() and "/" not in key
         and key not in CLOUDS
     ]  # fmt: skip
+
+
+def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:
+    own = served.model_config is not None
+    try:
+        return with_engine_args(checkpoint, spec.engine.args, own_config=own)
+    except InputError as error:
+        raise InputError(
+            *(f"{spec.path}: engine.args: {text}" for text in error.problems)
+        ) from error
+
+
+def _unmodelled(spec: Spec) -> list[PlanWarning]:
+    flags = unmodelled_flags(spec.engine.args)
+    if not flags:
+        return []
+    text = (
+        f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+    )
+    return [PlanWarning(code="engine", message=text)]
 
 
 def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:

@@ -19,6 +19,7 @@ from melange_sky.plan import Allocation
 from melange_sky.profiler import GridOptions
 from melange_sky.profiler.bundle import bundle_text
 from melange_sky.profiler.grid import is_answered, measured_of
+from melange_sky.profiles import ReplicaShape, is_of, is_usable
 from melange_sky.profiletable import ProfileTable, Provenance
 from melange_sky.records import dataclass
 from melange_sky.render import PORT, service_document
@@ -88,7 +89,7 @@ class ProfilingJob:
 def profiling_jobs(
     plan: Plan, tables: Sequence[ProfileTable], options: JobOptions
 ) -> tuple[ProfilingJob, ...]:
-    """Return one job per accelerator among the plan's candidates, or per kind in `options`.
+    """Return one job per very GPU among the plan's candidates, or per kind in `options`.
 
     Of an accelerator's counts, splits and offers the one that serves the workload cheapest by the
     estimates is measured, with the sizes that no table answers yet; a job without such sizes is
@@ -104,7 +105,7 @@ def profiling_jobs(
         worth = _cost_alone(plan, candidate)
         if option.offer is None or worth is None:
             continue
-        for key in (option.accelerator, f"{option.accelerator}:{option.accelerator_count}"):
+        for key in (option.gpu, f"{option.gpu}:{option.accelerator_count}"):
             if key not in best or (worth, option.name) < best[key][:2]:
                 best[key] = (worth, option.name, candidate)
     return tuple(
@@ -167,7 +168,7 @@ def _job(
     grid = GridOptions(slo=plan.slo, demand=demand)
     known: dict[tuple[int, int], Measured] = {}
     for table in tables:
-        if _is_of(table.provenance, plan.model, candidate):
+        if _answers(table.provenance, plan, candidate):
             known |= {
                 size: measured_of(table, size, grid)
                 for size in demand.sizes
@@ -182,7 +183,7 @@ def _job(
     service = service_document(plan, _alone(plan, candidate))
     return ProfilingJob(
         name=name, model=plan.model,
-        accelerator=f"{option.accelerator}:{option.accelerator_count}",
+        accelerator=f"{option.gpu}:{option.accelerator_count}",
         instance_type=option.offer.instance_type, use_spot=option.use_spot,
         infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
         price_usd_per_hour=option.price_usd_per_hour, sizes=tuple(todo),
@@ -215,16 +216,15 @@ def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Dem
     )  # fmt: skip
 
 
-def _is_of(made: Provenance, model: str, candidate: OptionCapacity) -> bool:
+def _answers(made: Provenance, plan: Plan, candidate: OptionCapacity) -> bool:
+    """Return whether plans would take a table's rates for this candidate."""
     option, engine = candidate.option, candidate.option.engine
-    splits = [] if engine is None else [
-        (made.tensor_parallel, engine.tensor_parallel), (made.data_parallel, engine.data_parallel)
-    ]  # fmt: skip
-    return (
-        made.is_poisson and made.model == model and made.accelerator == option.accelerator
-        and made.accelerator_count == option.accelerator_count
-        and all(given in (None, wanted) for given, wanted in splits)
-    )  # fmt: skip
+    shape = ReplicaShape(
+        accelerator=option.gpu,
+        tensor_parallel=option.accelerator_count if engine is None else engine.tensor_parallel,
+        data_parallel=1 if engine is None else engine.data_parallel,
+    )
+    return is_of(made, plan.model, shape) and is_usable(made, plan.engine.args)
 
 
 def _alone(plan: Plan, candidate: OptionCapacity) -> Allocation:
@@ -245,7 +245,7 @@ def job_prefix(plan_name: str) -> str:
 
 def _job_name(plan: Plan, candidate: OptionCapacity) -> str:
     option = candidate.option
-    kind = re.sub(r"[^a-z0-9]+", "-", f"{option.accelerator}-{option.accelerator_count}".lower())
+    kind = re.sub(r"[^a-z0-9]+", "-", f"{option.gpu}-{option.accelerator_count}".lower())
     return job_prefix(plan.name) + kind.strip("-")
 
 
@@ -264,7 +264,7 @@ def _document(
     option, engine = candidate.option, candidate.option.engine
     assert option.offer is not None
     made = Provenance(
-        model=plan.model, accelerator=option.accelerator, accelerator_count=option.accelerator_count,
+        model=plan.model, accelerator=option.gpu, accelerator_count=option.accelerator_count,
         tensor_parallel=engine.tensor_parallel if engine else None,
         data_parallel=engine.data_parallel if engine else None, cloud=option.offer.cloud,
         region=option.offer.region, instance_type=option.offer.instance_type,

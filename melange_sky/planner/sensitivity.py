@@ -42,15 +42,13 @@ def cost_band(
     The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
     Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
-    names = sorted(
-        {o.option.accelerator for d in problem.demands for o in d.options if _estimated(o)}
-    )
+    names = sorted({o.option.gpu for d in problem.demands for o in d.options if _estimated(o)})
     if not names:
         return None
     problem = _contenders(problem)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
-    used = {a.option.option.accelerator for mine in solution.allocations for a in mine}
+    used = {a.option.option.gpu for mine in solution.allocations for a in mine}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
         return pool.submit(_cost, problem, plain, moved, good)
@@ -98,8 +96,7 @@ def _contenders(problem: Problem) -> Problem:
                 for rate in (cell.max_rate_rps, cell.low_rps, cell.high_rps)
             ]
             if not any(
-                rival.option.accelerator == option.option.accelerator
-                and all(map(ge, theirs, figures))
+                rival.option.gpu == option.option.gpu and all(map(ge, theirs, figures))
                 for rival, theirs in kept
             ):
                 kept.append((option, figures))
@@ -140,8 +137,8 @@ def _unit_costs(demand: Demand, i: int, j: int) -> dict[str, tuple[float, float,
         cell, option = candidate.cells[i][j], candidate.option
         ends = (cell, _at_end(cell, good=True), _at_end(cell, good=False))
         own = [option.price_usd_per_hour / c.max_rate_rps if c.max_rate_rps else inf for c in ends]
-        mid, good, bad = map(min, own, costs.get(option.accelerator, (inf, inf, inf)))
-        costs[option.accelerator] = mid, good, bad
+        mid, good, bad = map(min, own, costs.get(option.gpu, (inf, inf, inf)))
+        costs[option.gpu] = mid, good, bad
     return costs
 
 
@@ -158,8 +155,7 @@ def _cost(
         replace(
             demand,
             options=tuple(
-                _at_band_end(o, good) if o.option.accelerator in names else o
-                for o in demand.options
+                _at_band_end(o, good) if o.option.gpu in names else o for o in demand.options
             ),
         )
         for demand in problem.demands

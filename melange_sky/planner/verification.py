@@ -194,7 +194,7 @@ def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
     option = allocation.option.option
     assert option.engine is not None and plan.model_shape is not None
     shape = ReplicaShape(
-        accelerator=option.figures or option.accelerator,
+        accelerator=option.gpu,
         tensor_parallel=option.engine.tensor_parallel,
         data_parallel=option.engine.data_parallel,
     )

@@ -29,7 +29,7 @@ def misfit_reason(
         f"{found.missing_bytes / GIB:.1f} GiB missing"
     )
     ways = []
-    splits = (tp for tp in _SPLITS if tp > shape.tensor_parallel and model.heads % tp == 0)
+    splits = (tp for tp in _SPLITS if tp > shape.tensor_parallel and model.splits_over(tp))
     if (
         more := next((tp for tp in splits if _fits(model, accelerator, tp, generation)), None)
     ) is not None:

@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InputError
-from melange_sky.models import form_args, with_engine_args
+from melange_sky.models import form_args
 from melange_sky.profiles.home import home_dir
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def matching(
     found: dict[tuple[int, int], MeasuredCell] = {}
     for table in tables:
         made = table.provenance
-        if _is_of(made, query, shape) and made.is_poisson and _same_form(made, query):
+        if is_of(made, query.model.name, shape) and is_usable(made, query.engine_args):
             for cell in table.cells:
                 key = (cell.input_tokens, cell.output_tokens)
                 if key not in found or cell.measured_at >= found[key].measured_at:
@@ -56,7 +55,7 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
     wanted, notes = list(shapes), set()
     for table in measured_tables():
         made = table.provenance
-        if not any(_is_of(made, query, shape) for shape in wanted):
+        if not any(is_of(made, query.model.name, shape) for shape in wanted):
             continue
         what = f"of {query.model.name} on {made.accelerator}:{made.accelerator_count}"
         if not made.is_poisson:
@@ -64,7 +63,7 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
                 f"profile tables {what} measured with the arrivals of a trace ({made.arrivals[:120]}) are "
                 "left out: planning assumes Poisson arrivals"
             )
-        elif not _same_form(made, query):
+        elif not is_usable(made, query.engine_args):
             flags = (
                 " ".join(form_args(made.engine_flags)) or "no flags that change the weights' form"
             )
@@ -80,25 +79,22 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
     return tuple(sorted(notes))
 
 
-def _is_of(made: Provenance, query: CapacityQuery, shape: ReplicaShape) -> bool:
+def is_of(made: Provenance, model: str, shape: ReplicaShape) -> bool:
+    """Return whether a table is of this model on such a replica."""
     splits = (
         (made.tensor_parallel, shape.tensor_parallel), (made.data_parallel, shape.data_parallel)
     )  # fmt: skip
     return (
-        made.model.casefold().rpartition("/")[2] == query.model.name.casefold().rpartition("/")[2]
+        made.model.casefold().rpartition("/")[2] == model.casefold().rpartition("/")[2]
         and made.accelerator.casefold() == shape.accelerator.casefold()
         and made.accelerator_count == shape.gpus
         and all(given in (None, wanted) for given, wanted in splits)
     )
 
 
-def _same_form(made: Provenance, query: CapacityQuery) -> bool:
-    """Whether the server that was measured held weights and cache in the form that is asked for."""
-    asked = query.model
-    try:
-        held = with_engine_args(query.checkpoint or asked, form_args(made.engine_flags))
-    except InputError:  # a form that is not known here
-        return False
-    return (held.dtype, held.weight_dtype_bytes, held.kv_dtype_bytes, held.fp8_compute) == (
-        asked.dtype, asked.weight_dtype_bytes, asked.kv_dtype_bytes, asked.fp8_compute
-    )  # fmt: skip
+def is_usable(made: Provenance, engine_args: Sequence[str]) -> bool:
+    """Return whether plans with these engine arguments may rest on a table.
+
+    It was measured under Poisson arrivals, with weights and KV cache held in the same form.
+    """
+    return made.is_poisson and form_args(made.engine_flags) == form_args(engine_args)

@@ -36,8 +36,9 @@ class CapacityQuery:
     to compute; the others come back None with the reason "no traffic". `longest_request_tokens`:
     input + output of the longest request to admit. `progress` is called with (done, total) cells.
     `exact` simulates every size anew (or takes it from the cache) where else a shipped table would be
-    interpolated; `measured` lets the user's own tables override estimates. `checkpoint` is the model
-    before engine arguments changed its form (None: they did not), to tell what a table measured.
+    interpolated; `measured` lets the user's own tables override estimates. `engine_args` are the user's
+    arguments of the engine, which `model` already follows; tables measured under others do not count.
+    `max_model_len` is the `--max-model-len` among them: every replica must hold a request so long.
     """
 
     model: ModelShape
@@ -50,7 +51,8 @@ class CapacityQuery:
     progress: Callable[[int, int], None] | None = None
     exact: bool = False
     measured: bool = True
-    checkpoint: ModelShape | None = None
+    engine_args: tuple[str, ...] = ()
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,14 +60,17 @@ def sensible_splits(
 ) -> tuple[tuple[int, int], ...]:
     """Return (tensor parallel, data parallel) with product `count`, smallest tensor split first.
 
-    Only splits that divide the heads and on which the model fits.
+    Only splits that divide the heads and on which the model fits. Routed experts are not copied:
+    vLLM spreads them over all GPUs of a data-parallel group, whose engines then wait for each other in
+    every layer, which the engine model does not know.
     """
     figures = engine_generation(generation)
     return tuple(
         (tp, count // tp)
         for tp in range(1, count + 1)
         if count % tp == 0
-        and model.heads % tp == 0
+        and (model.experts is None or tp == count)
+        and model.splits_over(tp)
         and not isinstance(kv_pool(model, accelerator, tp, figures), Misfit)
     )
 
@@ -175,12 +178,21 @@ def _engine(
 ) -> Engine | str:
     """Return one engine as it would run for these sizes, or why the model does not fit."""
     name, tensor_parallel = key
-    accelerator = find_accelerator(name)
-    replica = replica_model(query.model, accelerator, tensor_parallel, generation)
+    accelerator, model = find_accelerator(name), query.model
+    where = f"{tensor_parallel} × {accelerator.name}"
+    if model.needs_bf16 and not accelerator.has_bf16:
+        return f"{accelerator.name} has no bfloat16, which {model.dtype} needs in vLLM"
+    if not model.splits_over(tensor_parallel):
+        return f"{model.heads} heads ({model.kv_heads} for keys and values) cannot be split over {where}"
+    replica = replica_model(model, accelerator, tensor_parallel, generation)
     if isinstance(replica, Misfit):
         shape = ReplicaShape(accelerator=accelerator.name, tensor_parallel=tensor_parallel)
-        return misfit_reason(query.model, accelerator, shape, generation)
-    longest = min(query.longest_request_tokens, query.model.context_tokens, replica.pool.tokens)
+        return misfit_reason(model, accelerator, shape, generation)
+    if query.max_model_len is not None and replica.pool.tokens < query.max_model_len:
+        return f"the KV cache of {where} holds {replica.pool.tokens} tokens, --max-model-len asks for {query.max_model_len}"
+    longest = query.max_model_len or min(
+        query.longest_request_tokens, model.context_tokens, replica.pool.tokens
+    )
     sequences = knee_batch(replica, _servable(load, longest), query.slo)
     return Engine(
         replica=replica.with_max_num_seqs(sequences),

@@ -11,6 +11,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
+from melange_sky.models import refused_flag, without_max_model_len
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,12 +26,6 @@ started weeks apart run the same engine."""
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)*(\+[a-zA-Z0-9.]+)?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET_ENV = re.compile(r"(TOKEN|SECRET|PASSWORD|API_KEY|ACCESS_KEY)$")
-_FIXED_FLAGS = {
-    "--host": "replicas listen where SkyServe probes them",
-    "--port": "replicas listen where SkyServe probes them",
-    "--api-key": "give it as a secret: sky serve up --secret VLLM_API_KEY",
-    "--hf-token": "give it as a secret: sky serve up --secret HF_TOKEN",
-}
 
 
 def setup_script(choice: EngineChoice, skeleton: str) -> str:
@@ -75,12 +70,15 @@ def _derived_flags(option: DeploymentOption, port: int) -> Iterable[tuple[str, s
 
 
 def _user_flags(args: tuple[str, ...]) -> list[str]:
-    """Return the user's flags, quoted, a flag and its value on one line. They come last, so they win."""
+    """Return the user's flags, quoted, a flag and its value on one line.
+
+    `--max-model-len` stands among the derived flags already: the plan was made for it.
+    """
     lines: list[str] = []
-    for word in args:
-        flag = word.partition("=")[0].replace("_", "-")
-        if flag in _FIXED_FLAGS:
-            raise InputError(f"engine.args: {flag} cannot be given here; {_FIXED_FLAGS[flag]}")
+    for word in without_max_model_len(args):
+        refused = refused_flag(word)
+        if refused is not None:
+            raise InputError(f"engine.args: {refused}")
         quoted = shlex.quote(_clean(word, "engine.args"))
         if lines and not word.startswith("-"):
             lines[-1] += f" {quoted}"

@@ -35,7 +35,7 @@ SLOW_TOKEN_S = 0.25
 
 def weight_bytes(plan: Plan) -> float:
     """Return the bytes that a replica downloads."""
-    return UNKNOWN_MODEL_BYTES if plan.model_shape is None else plan.model_shape.weight_bytes
+    return UNKNOWN_MODEL_BYTES if plan.model_shape is None else plan.model_shape.download_bytes
 
 
 def disk_gb(plan: Plan) -> int:

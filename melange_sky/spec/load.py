@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models import find_model
+from melange_sky.models import find_model, refused_flag
 from melange_sky.plan import EngineChoice
 from melange_sky.slo import SLO
 from melange_sky.spec import names, yaml_source
@@ -293,6 +293,9 @@ class _Reader:
         for i, argument in enumerate(section.args):
             if "\0" in argument:
                 self.problems.add((*at, "args", i), "holds a NUL character")
+            refused = refused_flag(argument)
+            if refused is not None:
+                self.problems.add((*at, "args", i), refused)
         return EngineChoice(
             version=section.version,
             args=tuple(section.args),

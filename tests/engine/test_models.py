@@ -56,11 +56,47 @@ def test_quantization_and_kv_dtype_shrink_the_model():
     )  # size of the published fp8 checkpoint
     assert fp8.kv_bytes_per_token == plain.kv_bytes_per_token / 2
     assert fp8.fp8_compute and not plain.fp8_compute
-    awq = with_engine_args(plain, ["-q", "awq"])
+    awq = with_engine_args(plain, ["-q", "awq"], own_config=True)
     assert awq.weight_bytes == pytest.approx(
         5.73e9, rel=0.02
     )  # size of the published AWQ checkpoint
     assert not awq.fp8_compute
+
+
+def test_what_is_downloaded_is_the_checkpoint():
+    """vLLM makes weights smaller while it loads them; an AWQ checkpoint is small already."""
+    plain = find_model("meta-llama/Llama-3.1-8B")
+    assert plain.download_bytes == plain.weight_bytes
+    for args in (["-q", "fp8"], ["-q", "mxfp4"], ["--dtype", "float32"]):
+        held = with_engine_args(plain, args)
+        assert (held.download_bytes, held.weight_bytes) != (plain.weight_bytes,) * 2
+        assert held.download_bytes == plain.weight_bytes
+    awq = with_engine_args(plain, ["-q", "awq"], own_config=True)
+    assert awq.download_bytes == awq.weight_bytes
+    whole = shape_from_config("m", dict(ENTRIES[4]["config"], torch_dtype="float32"))
+    assert whole.download_bytes == 2 * whole.weight_bytes
+
+
+def test_experts_alone_are_made_smaller_where_the_method_says_so():
+    mixtral = find_model("mistralai/Mixtral-8x7B-v0.1")
+    held = with_engine_args(mixtral, ["-q", "experts_int8"])
+    saved = mixtral.weight_bytes - held.weight_bytes
+    assert saved == pytest.approx(mixtral.expert_parameters)
+    dense = find_model("meta-llama/Llama-3.1-8B")
+    assert with_engine_args(dense, ["-q", "experts_int8"]).weight_bytes == dense.weight_bytes
+
+
+def test_a_checkpoint_is_served_in_its_own_method_only():
+    config = dict(ENTRIES[4]["config"], quantization_config={"quant_method": "gptq", "bits": 4})
+    kept = shape_from_config("m", config)
+    assert with_engine_args(kept, ["-q", "gptq_marlin"]) == kept
+    with pytest.raises(InputError) as told:
+        with_engine_args(kept, ["-q", "fp8"])
+    assert str(told.value) == (
+        "--quantization: fp8 cannot serve this checkpoint, whose weights are kept as gptq"
+    )
+    rounded = dict(ENTRIES[4]["config"], quantization_config={"quant_method": "auto-round"})
+    assert shape_from_config("m", rounded).dtype == "inc"
 
 
 def test_a_quantised_checkpoint_is_read_from_its_config():
@@ -72,6 +108,9 @@ def test_a_quantised_checkpoint_is_read_from_its_config():
     ("args", "message"),
     [
         (["--quantization", "fp9"], "--quantization: unknown quantization 'fp9'"),
+        (["--quantization", "bitsandbytes"], "--quantization: unknown quantization 'bitsandbytes'"),
+        (["-q", "awq"], "--quantization: awq needs a checkpoint whose weights are kept so"),
+        (["--max-model-len", "8192"], "exceeds the model's context of 4096; a longer one needs"),
         (["--kv-cache-dtype", "fp7"], "--kv-cache-dtype: unknown 'fp7'"),
         (["--dtype", "bfloat61"], "--dtype: unknown dtype 'bfloat61'"),
         (["--max-model-len", "-5"], "--max-model-len"),

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from melange_sky.capacity import Origin
 from melange_sky.cli.profile_jobs import collect_job
 from melange_sky.errors import InputError
 from melange_sky.planner import PlanRequest, plan_spec
@@ -29,7 +30,15 @@ from melange_sky.planner.profiling import (
 from melange_sky.prices import OfferQuery
 from melange_sky.profiler.collected import merge, read_log
 from melange_sky.profiler.frames import frame, unframe
-from melange_sky.profiletable import load_tables
+from melange_sky.profiles.home import home_dir
+from melange_sky.profiletable import (
+    MeasuredCell,
+    ProfileTable,
+    Provenance,
+    load_tables,
+    write_table,
+)
+from melange_sky.slo import SLO
 
 SPEC = """
 name: chat
@@ -90,6 +99,48 @@ def test_one_job_per_accelerator_with_the_planned_flags(plan: Any) -> None:
         profiling_jobs(plan, (), JobOptions(accelerators=("A10",)))
     with pytest.raises(InputError, match="--bucket"):
         profiling_jobs(plan, (), JobOptions(bucket="s3://x; rm -rf /"))
+
+
+def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -> None:
+    """Azure's H100 is an NVL: what is measured there says nothing of the SXM that AWS sells."""
+    spec = tmp_path / "chat.yaml"
+    spec.write_text(
+        SPEC.replace('[A10G, "H100:1"], infra: [aws]', '["H100:1"], infra: [aws, azure]')
+    )
+    request = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
+    (nvl, sxm) = sorted(
+        profiling_jobs(plan_spec(spec, request), (), JobOptions()),
+        key=lambda job: job.infra,
+        reverse=True,
+    )
+    assert (nvl.accelerator, sxm.accelerator) == ("H100-NVL:1", "H100:1")
+    assert nvl.document["resources"]["accelerators"] == "H100:1"  # SkyPilot's name for both
+    task = json.loads(nvl.document["envs"]["MELANGE_TASK"])
+    flags = tuple(task["provenance"].pop("engine_flags"))
+    made = Provenance(**task["provenance"], engine_flags=flags)
+    assert made.accelerator == "H100-NVL"
+    cells = tuple(_measured(size, 1.0) for size in nvl.sizes)
+    table = ProfileTable(provenance=made, cells=cells)
+    write_table(table, home_dir() / "profiles" / "nvl.profile.jsonl")
+    plan = plan_spec(spec, request)
+    origins = {
+        candidate.option.gpu: {cell.origin for row in candidate.cells for cell in row}
+        for candidate in plan.candidates
+    }
+    assert Origin.MEASURED in origins["H100-NVL"]
+    assert origins["H100"] == {Origin.ESTIMATED}
+    again = {job.accelerator: job for job in profiling_jobs(plan, (table,), JobOptions())}
+    assert again["H100-NVL:1"].measured == len(nvl.sizes)
+    assert again["H100:1"].measured == 0
+
+
+def _measured(size: tuple[int, int], rate_rps: float) -> MeasuredCell:
+    return MeasuredCell(
+        input_tokens=size[0], output_tokens=size[1],
+        slo=SLO(tpot_s=0.06, ttft_s=2.0, attainment=0.95), max_rate_rps=rate_rps,
+        reason="bounds within tolerance", resolved=True, low_rps=rate_rps, high_rps=rate_rps,
+        knee_rps=None, seconds=1.0, measured_at="2026-11-20T00:00:00Z",
+    )  # fmt: skip
 
 
 def test_a_shared_folder_needs_no_mount_and_the_effort_reaches_the_job(plan: Any) -> None:

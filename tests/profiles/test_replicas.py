@@ -85,6 +85,44 @@ def test_splits_fit_and_divide_the_heads_smallest_first():
     assert sensible_splits(qwen, find_accelerator("A100"), 8) == ((1, 8), (2, 4), (4, 2))
 
 
+def test_a_split_gives_each_gpu_whole_heads_for_keys_and_values():
+    """40 heads divide by 5, their 8 heads for keys and values do not: vLLM refuses it."""
+    qwen = find_model("Qwen/Qwen2.5-32B-Instruct")
+    assert (qwen.heads, qwen.kv_heads) == (40, 8)
+    assert sensible_splits(qwen, find_accelerator("A100-80GB"), 5) == ((1, 5),)
+    assert sensible_splits(qwen, find_accelerator("A40"), 5) == ()
+    (refused,) = replica_capacities(
+        query(qwen), [ReplicaShape(accelerator="A40", tensor_parallel=5)]
+    )
+    assert refused.settings is None
+    assert refused.reason == "40 heads (8 for keys and values) cannot be split over 5 × A40"
+
+
+def test_routed_experts_are_split_and_never_copied():
+    mixtral = find_model("mistralai/Mixtral-8x7B-v0.1")
+    assert sensible_splits(mixtral, find_accelerator("H100"), 8) == ((8, 1),)
+
+
+@pytest.mark.parametrize("args", [["--dtype", "bfloat16"], ["-q", "mxfp4"]])
+def test_a_gpu_without_bfloat16_is_left_out_where_it_is_needed(args):
+    plain, asked = one("T4", query(), tp=4), one("T4", query(with_engine_args(LLAMA, args)), tp=4)
+    assert plain.settings is not None and asked.settings is None
+    assert asked.reason == f"T4 has no bfloat16, which {args[1]} needs in vLLM"
+
+
+def test_an_asked_length_is_held_by_every_replica():
+    args = ("--max-model-len", "60k")
+    asked = query(with_engine_args(LLAMA, args), max_model_len=60000)
+    assert one("H100", asked).settings.max_model_len == 60000
+    small = one("L4", asked)
+    held = one("L4", query()).settings.kv_cache_tokens
+    assert small.settings is None
+    assert (
+        small.reason
+        == f"the KV cache of 1 × L4 holds {held} tokens, --max-model-len asks for 60000"
+    )
+
+
 def test_fp8_weights_make_room_for_more_cache():
     plain, small = one("A10G", query()), one("A10G", query(with_engine_args(LLAMA, ["-q", "fp8"])))
     assert small.settings.kv_cache_tokens > plain.settings.kv_cache_tokens

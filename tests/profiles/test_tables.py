@@ -116,7 +116,7 @@ FP8 = with_engine_args(LLAMA, ["--quantization", "fp8"])
 )
 def test_measurements_count_for_the_form_in_which_the_model_is_served(home, flags, args, counts):
     put(home, GRID, engine_flags=flags)
-    asked = query([(100, 100)], model=with_engine_args(LLAMA, args), checkpoint=LLAMA)
+    asked = query([(100, 100)], model=with_engine_args(LLAMA, args), engine_args=args)
     origin = cells("A100", asked)[0].origin
     assert origin is (Origin.MEASURED if counts else Origin.ESTIMATED)
     why = (
@@ -131,7 +131,7 @@ def test_a_left_out_form_is_named(home):
     put(home, GRID, engine_flags=("--port", "80", "-q", "fp8"))
     assert "on A100:1 measured with --quantization=fp8 are left out" in notes(query([(1, 1)]))[0]
     put(home, GRID)
-    told = notes(query([(1, 1)], model=FP8, checkpoint=LLAMA))[0]
+    told = notes(query([(1, 1)], model=FP8, engine_args=("-q", "fp8")))[0]
     assert "on A100:1 measured with no flags that change the weights' form are left out" in told
 
 

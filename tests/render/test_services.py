@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
+from melange_sky.models import find_model, with_engine_args
 from melange_sky.plan import EngineChoice, FleetPlan, Plan
 from melange_sky.render import (
     launch_command,
@@ -127,9 +128,30 @@ def test_the_users_flags_come_last_and_setup_first() -> None:
     assert document["envs"] == {"A": "1"}
 
 
+def test_an_asked_length_stands_once_in_the_command() -> None:
+    choice = EngineChoice(args=("--max-model-len", "8k", "--seed", "1", "--max_model_len=9000"))
+    run = service_document(*_first(plan_of(allocate(A10G), engine=choice)))["run"]
+    assert run.count("max-model-len") == 1 and "max_model_len" not in run
+    assert run.rstrip().endswith("--seed 1")
+
+
+def test_disk_and_delay_are_of_what_is_downloaded() -> None:
+    """A 70B model is 141 GB on Hugging Face, whatever vLLM makes of it while it loads."""
+    big = find_model("meta-llama/Llama-3.1-70B-Instruct")
+    plain, fp8 = (
+        service_document(*_first(plan_of(allocate(A10G), model_shape=shape)))
+        for shape in (big, with_engine_args(big, ["-q", "fp8"]))
+    )
+    assert plain["resources"]["disk_size"] == fp8["resources"]["disk_size"] == 250
+    probes = [service["service"]["readiness_probe"] for service in (plain, fp8)]
+    assert probes[0] == probes[1]
+
+
 @pytest.mark.parametrize(
     ("choice", "told"),
     [
+        (EngineChoice(args=("-tp", "8")), "--tensor-parallel-size cannot be given here; the plan"),
+        (EngineChoice(args=("--data_parallel_size=2",)), "--data-parallel-size cannot be given"),
         (EngineChoice(args=("--api-key", "x")), "VLLM_API_KEY"),
         (EngineChoice(args=("--api_key=x",)), "VLLM_API_KEY"),
         (EngineChoice(args=("--port", "1")), "--port"),

@@ -195,6 +195,18 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
     assert not any("hunter2" in t for t in told)
 
 
+def test_flags_that_the_plan_decides_are_refused_where_they_stand(tmp_path: Path) -> None:
+    told = problems(tmp_path, base(engine={"args": ["--seed", "1", "-tp", "8", "--port=80"]}))
+    first, second = (line.partition(": ")[2] for line in told)
+    assert first == (
+        "engine.args[2]: --tensor-parallel-size cannot be given here; the plan decides it, and its "
+        "capacities hold for no other"
+    )
+    assert second == (
+        "engine.args[4]: --port cannot be given here; replicas listen where SkyServe probes them"
+    )
+
+
 @pytest.mark.parametrize(
     ("histogram", "words"),
     [

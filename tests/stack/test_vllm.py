@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from melange_sky.models.quantization import METHOD_BITS, ONLINE
 from melange_sky.profiletable import load_tables
 from tests.stack import profiling
+from tests.stack.vllm_server import ENVIRONMENT, VENV
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(900)]
 
@@ -41,6 +45,22 @@ def test_grid_is_complete_and_token_counts_are_exact(pair: profiling.Pair) -> No
             assert (probe.log.output_tokens[done] == cell.output_tokens).all()
     assert table.provenance.engine_version is not None
     assert len(profiling.rates(pair.one)) == 9
+
+
+def test_quantization_methods_are_those_that_vllm_takes() -> None:
+    code = (
+        "from vllm.config.quantization import ONLINE_QUANT_SHORTHAND_NAMES as online\n"
+        "from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS as known\n"
+        "print('METHODS', *known); print('ONLINE', *online)"
+    )
+    said = subprocess.run(
+        [VENV / "bin" / "python", "-c", code], env={**os.environ, **ENVIRONMENT},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    lists = {line.split()[0]: set(line.split()[1:]) for line in said.splitlines() if line.strip()}
+    assert set(METHOD_BITS) <= lists["METHODS"]
+    # These two quantise a 16-bit checkpoint under their own names too.
+    assert ONLINE - {"fp8", "experts_int8"} <= lists["ONLINE"]
 
 
 def test_server_metrics_are_kept(pair: profiling.Pair) -> None:
