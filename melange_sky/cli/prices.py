@@ -192,7 +192,12 @@ def snapshots(output_format: str) -> None:
     if output_format == "json":
         echo_json(
             [
-                {"id": m.id, "created_at": m.created_at, "clouds": {c: e.checked_at for c, e in m.clouds.items()}}
+                {
+                    "id": m.id,
+                    "created_at": m.created_at,
+                    "clouds": {c: e.checked_at for c, e in m.clouds.items()},
+                    "regions": {c: list(e.regions) for c, e in m.clouds.items() if e.regions is not None},
+                }
                 for m in rows
             ]
         )  # fmt: skip
@@ -200,9 +205,9 @@ def snapshots(output_format: str) -> None:
     before: Mapping[str, Entry] = {}
     for manifest in rows:
         fresh = [
-            cloud
+            cloud if entry.regions is None else f"{cloud} (only {', '.join(entry.regions)})"
             for cloud, entry in manifest.clouds.items()
-            if cloud not in before or entry.checked_at != before[cloud].checked_at
+            if entry != before.get(cloud)
         ]
         before = manifest.clouds
         click.echo(f"{manifest.id}  {len(manifest.clouds)} clouds, pulled: {', '.join(fresh)}")

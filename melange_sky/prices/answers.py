@@ -69,40 +69,38 @@ def retry_after_s(text: str | None) -> float | None:
     """Seconds that `Retry-After` asks for: a number or an HTTP date; None where it is neither."""
     if text is None:
         return None
-    if text.strip().isdigit():
+    if text.strip().isdecimal():
         return float(text.strip()[:9])
-    try:
-        moment = email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    moment = _moment_of(text)
+    return (
+        None if moment is None else max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+    )
 
 
 def http_date(text: str | None) -> str | None:
     """Return an HTTP date as sent, None where it is not one (it is sent back as it is)."""
-    if text is None:
-        return None
-    try:
-        email.utils.parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    return text
+    return None if text is None or _moment_of(text) is None else text
 
 
 def iso_date(http_date: str | None) -> str | None:
-    """Return an HTTP date as ISO 8601 UTC, None for none.
+    """Return an HTTP date as ISO 8601 UTC, None where it is not one.
 
     >>> iso_date("Sat, 21 Nov 2026 02:20:06 GMT")
     '2026-11-21T02:20:06Z'
     """
-    if http_date is None:
+    moment = None if http_date is None else _moment_of(http_date)
+    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment_of(text: str) -> datetime | None:
+    """The moment of an HTTP date in UTC, None where no calendar has it."""
+    try:
+        moment = email.utils.parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.astimezone(timezone.utc)
+    except (ValueError, TypeError, OverflowError):
         return None
-    moment = email.utils.parsedate_to_datetime(http_date)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def conditions_of(url: str, validators: Validators | None) -> dict[str, str]:

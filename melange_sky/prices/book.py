@@ -8,7 +8,14 @@ from datetime import datetime, timedelta, timezone
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
-from melange_sky.prices.chain import Chain, by_reason, choose, embedded, find_snapshot
+from melange_sky.prices.chain import (
+    Chain,
+    by_reason,
+    choose,
+    embedded,
+    find_snapshot,
+    other_regions,
+)
 from melange_sky.prices.names import UNHOSTED_CLOUDS, check_clouds
 from melange_sky.prices.own_csv import read_own_csv
 from melange_sky.prices.query import OfferBook, OfferQuery
@@ -40,7 +47,8 @@ def load_offers(query: OfferQuery) -> OfferBook:
     find_snapshot(chain)
     tables = choose(chain)
     selection = Selection(infra=query.infra, accelerators=query.accelerators)
-    offers = selection.of(tables, embedded(chain, tables), own)
+    listed = [*embedded(chain, tables), *other_regions(chain, tables)]
+    offers = selection.of(tables, listed, own)
     for sentence in selection.missing:
         chain.warn("no-region", sentence)
     if own:

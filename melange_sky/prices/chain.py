@@ -1,11 +1,13 @@
 """The chain of choice, cloud by cloud: whose rows are read, and what the reader must know of them.
 
 A locally modified SkyPilot catalog, else what was fetched (pulled anew when it is older than seven
-hours and the network is allowed), else the embedded snapshot, with a warning.
+hours and the network is allowed), else the embedded snapshot, with a warning. What was fetched for
+some regions only stands for those, never for the whole cloud.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import field, replace
@@ -15,13 +17,13 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.offers import Offer
 from melange_sky.plan import PlanWarning
-from melange_sky.prices.names import HOSTED_CLOUDS, KNOWN_CLOUDS
+from melange_sky.prices.names import HOSTED_CLOUDS, KNOWN_CLOUDS, asked_regions
 from melange_sky.prices.own_csv import read_embedded
 from melange_sky.prices.query import OfferQuery
 from melange_sky.prices.settings import addresses_from_environment
 from melange_sky.prices.sky_local import modified_clouds, read_modified
 from melange_sky.prices.store import Entry, Manifest, Store
-from melange_sky.prices.tables import Table
+from melange_sky.prices.tables import Rows, Table
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ def _is_stale(chain: Chain, cloud: str) -> bool:
         absent = chain.manifest.absent.get(cloud) if chain.manifest else None
         return absent is None or not _is_young(absent, chain.now)
     if entry.source == "catalog" and entry.url not in addresses_from_environment().of(cloud):
+        return True
+    if not entry.covers(asked_regions(chain.query.infra, cloud)):
         return True
     return not _is_young(entry.checked_at, chain.now)
 
@@ -136,9 +140,12 @@ def _in_memory(chain: Chain, result: RefreshResult) -> dict[str, tuple[Entry, Ta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
+    """`only` are the regions that it holds where more are asked for, else None."""
+
     table: Table
     source: str
     as_of: str | None
+    only: frozenset[str] | None = None
 
 
 def choose(chain: Chain) -> dict[str, Chosen]:
@@ -156,8 +163,12 @@ def choose(chain: Chain) -> dict[str, Chosen]:
             continue
         entry, table = found
         used = True
+        covers = entry.covers(asked_regions(chain.query.infra, cloud))
         chosen[cloud] = Chosen(
-            table=table, source=entry.label, as_of=entry.as_of or entry.checked_at
+            table=table,
+            source=entry.label,
+            as_of=entry.as_of or entry.checked_at,
+            only=None if covers else frozenset(entry.regions or ()),
         )
         if chain.query.as_of is None and _age(entry, chain.now) > STALE_AFTER:
             old[cloud] = _age(entry, chain.now)
@@ -228,6 +239,49 @@ def embedded(chain: Chain, chosen: Mapping[str, Chosen]) -> list[Offer]:
         )
         chain.ids.append(snapshot)
     return used
+
+
+def other_regions(chain: Chain, chosen: Mapping[str, Chosen]) -> list[Offer]:
+    """The offers of the regions that a narrowed fetch left out, from the next source, with a warning."""
+    offers: list[Offer] = []
+    for cloud, narrowed in chosen.items():
+        held = narrowed.only
+        if held is None:
+            continue
+        source, others = _last_whole(chain, cloud, held) or _shipped(chain, cloud, held)
+        chain.warn(
+            "narrowed-prices",
+            f"prices of {cloud} were last fetched for {', '.join(sorted(held))} only; those of"
+            f" its other regions come from {source}; `melange-sky prices refresh` pulls them all",
+        )
+        offers.extend(others)
+    return offers
+
+
+def _last_whole(
+    chain: Chain, cloud: str, without: frozenset[str]
+) -> tuple[str, list[Offer]] | None:
+    """The last fetch of the whole cloud: what it is and its offers but for some regions."""
+    newest = chain.manifest
+    if newest is None:
+        return None
+    for manifest in itertools.chain([newest], chain.store.before(newest)):
+        entry = manifest.clouds.get(cloud)
+        table = chain.store.table(entry) if entry is not None and entry.regions is None else None
+        if entry is not None and table is not None:
+            rows = Rows(regions=table.regions - without)
+            offers = table.offers(entry.label, entry.as_of or entry.checked_at, rows)
+            return f"{entry.label}, checked {entry.checked_at}", offers
+    return None
+
+
+def _shipped(chain: Chain, cloud: str, without: frozenset[str]) -> tuple[str, list[Offer]]:
+    offers, snapshot = read_embedded()
+    used = [o for o in offers if o.cloud == cloud and o.region not in without]
+    if used and snapshot not in chain.ids:
+        chain.ids.append(snapshot)
+    span = _span([o.as_of for o in used if o.as_of])
+    return f"the snapshot shipped with melange-sky (as of {span})", used
 
 
 def _span(dates: list[str]) -> str:

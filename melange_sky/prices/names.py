@@ -109,6 +109,17 @@ def parse_infra(text: str) -> tuple[tuple[str, str | None], ...]:
     return tuple(pairs)
 
 
+def asked_regions(infra: tuple[tuple[str, str | None], ...], cloud: str) -> frozenset[str] | None:
+    """Return the regions of a cloud that (cloud, region or None) pairs name, None for all of them.
+
+    >>> asked_regions((("aws", "us-east-1"), ("gcp", None)), "aws")
+    frozenset({'us-east-1'})
+    """
+    regions = {region for name, region in infra if name == cloud}
+    named = frozenset(region for region in regions if region is not None)
+    return None if None in regions or not named else named
+
+
 def check_clouds(clouds: tuple[str, ...], also: tuple[str, ...] = ()) -> None:
     """Raise InputError naming every cloud that is neither SkyPilot's nor in `also`."""
     known = {*KNOWN_CLOUDS, *also}

@@ -6,6 +6,7 @@ What fails is named and keeps its last good rows; one cloud's rows come from one
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
 import threading
@@ -15,7 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
-from melange_sky.prices.answers import FetchError, Validators, iso_date
+from melange_sky.prices.answers import FetchError, Validators, host, iso_date, told
 from melange_sky.prices.fetch import Body, Fetched, Http, Request
 from melange_sky.prices.hosted import PARSER_VERSION, parse_catalog
 from melange_sky.prices.names import KNOWN_CLOUDS
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from melange_sky.prices.apis import PriceApi
 
 T = TypeVar("T")
+
+_BAD_DATA = (ValueError, TypeError, ArithmeticError, LookupError, csv.Error)
+"""What reading an answer of an unforeseen form may raise: it costs its own cloud, not the others."""
 
 ASKED_DEADLINE_S = 40.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
@@ -175,6 +179,8 @@ class _Refresh:
             self._fail(cloud, str(error))
         except MelangeError as error:
             self._fail(cloud, str(error))
+        except _BAD_DATA as error:
+            self._fail(cloud, f"its answer cannot be read: {told(error)}")
         else:
             self.pulled[cloud] = pulled
             state = "unchanged" if cloud in self.unchanged else "fetched"
@@ -193,7 +199,7 @@ class _Refresh:
         addresses = self.options.addresses
         known = self._known(cloud)
         validators = None
-        if known is not None and known.source == "catalog":
+        if known is not None:
             validators = Validators(
                 url=known.url, etag=known.etag, last_modified=known.last_modified
             )
@@ -205,7 +211,7 @@ class _Refresh:
         )
 
         def accept(body: Body) -> bytes | None:
-            if known is not None and known.source == "catalog" and body.sha256 == known.sha256:
+            if known is not None and body.sha256 == known.sha256:
                 return None
             text = io.TextIOWrapper(body.file, encoding="utf-8-sig", newline="")
             try:
@@ -218,7 +224,8 @@ class _Refresh:
         now = utc_text(self.options.clock())
         if fetched.content is None and known is not None:
             self.unchanged.append(cloud)
-            return Pulled(entry=_confirmed(known, fetched, now), table=None)
+            label = self._label(cloud, fetched.url)
+            return Pulled(entry=_confirmed(known, fetched, label, now), table=None)
         assert fetched.content is not None  # 304 is only taken where a body is known
         pulled = self._pulled_catalog(cloud, fetched, fetched.content, now)
         if known is not None and pulled.entry.offers < SHRUNK_FRACTION * known.offers:
@@ -228,11 +235,9 @@ class _Refresh:
     def _pulled_catalog(
         self, cloud: str, fetched: Fetched[bytes | None], table: bytes, now: str
     ) -> Pulled:
-        host = fetched.url.partition("://")[2].partition("/")[0]
-        schema = self.options.addresses.schema
         entry = Entry(
             source="catalog",
-            label=f"SkyPilot catalog {schema}/{cloud} ({host})",
+            label=self._label(cloud, fetched.url),
             url=fetched.url,
             fetched_at=now,
             checked_at=now,
@@ -246,6 +251,9 @@ class _Refresh:
         )
         return Pulled(entry=entry, table=table)
 
+    def _label(self, cloud: str, url: str) -> str:
+        return f"SkyPilot catalog {self.options.addresses.schema}/{cloud} ({host(url)})"
+
     async def _from_api(self, http: Http, api: PriceApi, until: float) -> Pulled:
         offers = await api.fetch(http, until)
         if not offers:
@@ -254,7 +262,7 @@ class _Refresh:
         now = utc_text(self.options.clock())
         entry = Entry(
             source=api.name,
-            label=api.label,
+            label=_api_label(api),
             url=api.url,
             fetched_at=now,
             checked_at=now,
@@ -262,13 +270,14 @@ class _Refresh:
             table=table_name(api.cloud, table),
             offers=len(offers),
             parser=PARSER_VERSION,
+            regions=api.regions,
         )
         return Pulled(entry=entry, table=table)
 
     def _known(self, cloud: str) -> Entry | None:
-        """The last good entry of a cloud, if this version can still read its table."""
+        """The last good entry of a cloud's catalog, if this version can still read its table."""
         entry = self.base.clouds.get(cloud) if self.base else None
-        if entry is None or entry.parser != PARSER_VERSION:
+        if entry is None or entry.source != "catalog" or entry.parser != PARSER_VERSION:
             return None
         return entry if self.store.table(entry) is not None else None
 
@@ -291,12 +300,17 @@ class _Refresh:
             self.options.on_event(Event(cloud=cloud, state=state, detail=detail))
 
 
-def _confirmed(known: Entry, fetched: Fetched[bytes | None], now: str) -> Entry:
-    """The entry of an unchanged file; a body that came again may bring new validators."""
+def _api_label(api: PriceApi) -> str:
+    return api.label if api.regions is None else f"{api.label}, only {', '.join(api.regions)}"
+
+
+def _confirmed(known: Entry, fetched: Fetched[bytes | None], label: str, now: str) -> Entry:
+    """The entry of an unchanged file; a body that came again may bring new validators and host."""
     if fetched.sha256 is None:
         return renewed(known, now)
     return replace(
         known,
+        label=label,
         checked_at=now,
         url=fetched.url,
         etag=fetched.etag,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from melange_sky.accelerators import accelerator_table
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.offers import Offer, parse_accelerator
-from melange_sky.prices.names import canonical_accelerator
+from melange_sky.prices.names import asked_regions, canonical_accelerator
 from melange_sky.prices.tables import Rows, Table
 from melange_sky.records import dataclass
 
@@ -61,7 +61,7 @@ class Selection:
         for cloud, priced in tables.items():
             if not self._asks(cloud):
                 continue
-            rows = Rows(regions=self._regions(cloud), accelerators=pairs)
+            rows = Rows(regions=asked_regions(self.infra, cloud), accelerators=pairs)
             offers.extend(priced.table.offers(priced.source, priced.as_of, rows))
         offers.extend(o for o in listed if self._matches(o, pairs))
         if not own:
@@ -73,14 +73,8 @@ class Selection:
     def _asks(self, cloud: str) -> bool:
         return not self.infra or any(cloud == asked for asked, _ in self.infra)
 
-    def _regions(self, cloud: str) -> frozenset[str] | None:
-        asked = [region for name, region in self.infra if name == cloud]
-        if not asked or None in asked:
-            return None
-        return frozenset(region for region in asked if region is not None)
-
     def _matches(self, offer: Offer, pairs: frozenset[tuple[str, float | None]] | None) -> bool:
-        regions = self._regions(offer.cloud)
+        regions = asked_regions(self.infra, offer.cloud)
         if not self._asks(offer.cloud) or (regions is not None and offer.region not in regions):
             return False
         return pairs is None or bool(

@@ -43,6 +43,7 @@ class Entry:
     """One cloud in a snapshot. Times are ISO 8601 UTC; `sha256` is of the body as received.
 
     `fetched_at` is when the body came, `checked_at` when the server last said that it still holds.
+    `regions` are the only ones that were asked for or that the source lists, None for the whole cloud.
     """
 
     source: str
@@ -57,6 +58,11 @@ class Entry:
     etag: str | None = None
     last_modified: str | None = None
     as_of: str | None = None
+    regions: tuple[str, ...] | None = None
+
+    def covers(self, regions: frozenset[str] | None) -> bool:
+        """Return whether it stands for these regions; None means the whole cloud."""
+        return self.regions is None or (regions is not None and regions <= set(self.regions))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +178,7 @@ class Store:
     def _read(self, snapshot_id: str) -> Manifest | None:
         try:
             document = json.loads((self._snapshots / f"{snapshot_id}.json").read_text("utf-8"))
-            clouds = {name: Entry(**entry) for name, entry in document["clouds"].items()}
+            clouds = {name: _entry(entry) for name, entry in document["clouds"].items()}
             return Manifest(
                 id=snapshot_id,
                 created_at=document["created_at"],
@@ -278,6 +284,12 @@ def table_name(cloud: str, data: bytes) -> str:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
+
+
+def _entry(document: Mapping[str, Any]) -> Entry:
+    """An entry as stored; those of older versions have no regions."""
+    regions = document.get("regions")
+    return Entry(**{**document, "regions": None if regions is None else tuple(regions)})
 
 
 def _as_json(clouds: Mapping[str, Entry]) -> dict[str, Any]:

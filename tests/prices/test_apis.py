@@ -17,8 +17,8 @@ def answer_json(value: object) -> Answer:
     return body(json.dumps(value), Content_Type="application/json")
 
 
-def listed(run, cloud: str) -> dict[tuple[str, str], dict]:
-    rows = run("prices", "list", "--infra", cloud, "--format", "json").json()
+def listed(run, infra: str) -> dict[tuple[str, str], dict]:
+    rows = run("prices", "list", "--infra", infra, "--format", "json").json()
     return {(r["region"], r["instance_type"]): r for r in rows}
 
 
@@ -145,7 +145,7 @@ def test_runpod(server, run, monkeypatch, home):
     server.answers["/graphql"] = answer_json(RUNPOD)
     monkeypatch.setenv("MELANGE_SKY_RUNPOD_URL", f"{server.url}/graphql")
     assert pull(run, "--source", "runpod").code == 0
-    rows = listed(run, "runpod")
+    rows = listed(run, "runpod/US")
     assert {kind for _, kind in rows} == {
         f"{n}x_{gpu}_SECURE" for n in (1, 2, 4, 8) for gpu in ("A100-80GB", "L4", "B200")
     }
@@ -190,6 +190,49 @@ def test_vast(server, run, monkeypatch):
     }  # fmt: skip
     assert {r["accelerator"] for r in rows.values()} == {"A100-80GB"}
     assert all(json.loads(e.body)["limit"] == 64 for e in server.asked)
+
+
+def beyond_floats(field: str) -> Answer:
+    """An answer of Vast's with a number that JSON allows and no price can be."""
+    text = json.dumps({"offers": [MACHINE, {**MACHINE, "geolocation": "Finland, FI", field: "X"}]})
+    return body(text.replace('"X"', "1e999"), Content_Type="application/json")
+
+
+@pytest.mark.parametrize("field", ["dph_total", "min_bid", "cpu_cores", "num_gpus"])
+def test_a_number_beyond_all_floats_is_none(field, server, run, monkeypatch):
+    server.answers["/bundles/"] = beyond_floats(field)
+    monkeypatch.setenv("MELANGE_SKY_VAST_URL", f"{server.url}/bundles/")
+    done = pull(run, "--source", "vast")
+    assert done.code == 0, done.err
+    rows = listed(run, "vast")
+    assert ("CA", "1x-A100_SXM4-32-131072") in rows
+    assert (len(rows) == 1) is (field in ("dph_total", "num_gpus"))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"id": "NVIDIA L4", "securePrice": 1e308}, "ValueError"),  # times 8: no number any more
+        ({"id": "NVIDIA L4", "securePrice": 1e308, "oneMonthPrice": 1e308}, "ValueError"),
+    ],
+)
+def test_what_cannot_be_read_costs_its_own_cloud_only(row, said, server, run, monkeypatch):
+    server.answers["/graphql"] = answer_json({"data": {"gpuTypes": [row]}})
+    monkeypatch.setenv("MELANGE_SKY_RUNPOD_URL", f"{server.url}/graphql")
+    serve_aws(server, monkeypatch, body(AWS_FILE))
+    done = pull(run, "--source", "runpod", "--source", "aws")
+    assert done.code == 0, done.err
+    assert f"warning: no new prices of runpod: its answer cannot be read: {said}" in done.err
+    assert done.out.startswith("aws ")
+
+
+@pytest.mark.parametrize("plans", [3, [3]])
+def test_azure_s_savings_plans_of_another_form(plans, server, run, monkeypatch):
+    server.answers["/p"] = answer_json({"Items": [item(A100, 3.6, savingsPlan=plans)]})
+    monkeypatch.setenv("MELANGE_SKY_AZURE_URL", f"{server.url}/p")
+    done = pull(run, "--source", "azure")
+    assert "Traceback" not in done.err
+    assert done.code == (4 if plans == 3 else 0)
 
 
 AWS_COLUMNS = (
@@ -245,7 +288,7 @@ def test_aws_bulk(server, run, monkeypatch, home):
     serve_aws(server, monkeypatch, body(AWS_FILE))
     assert pull(run, "--source", "aws", "--infra", "aws/eu-west-1").code == 0
     assert server.paths() == ["/region_index.json", "/offers/2026/eu-west-1/index.csv"]
-    rows = listed(run, "aws")
+    rows = listed(run, "aws/eu-west-1")
     assert {k: r["price_usd_per_hour"] for k, r in rows.items()} == {
         ("eu-west-1", "g6.xlarge"): 0.8048, ("eu-west-1", "p5.48xlarge"): 55.04,
     }  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from melange_sky.prices.answers import retry_after_s
 from melange_sky.prices.refresh import RefreshOptions, refresh
 from melange_sky.prices.settings import Addresses
 from melange_sky.prices.store import Store
@@ -327,6 +328,38 @@ def test_conditional_requests(server: Loopback, run):
     assert {o["as_of"] for o in offers} == {"2026-11-21T01:02:03Z"}
 
 
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Sat, 21 Nov 99999999999999999999 02:20:06 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Sat, 31 Feb 2026 00:00:00 GMT",
+    ],
+)
+def test_a_date_that_no_calendar_has_is_as_none(date, server: Loopback, run):
+    server.catalog("aws", body(GOOD_AWS, Last_Modified=date))
+    assert refresh_aws(run).code == 0
+    offers = run("prices", "list", "--infra", "aws", "--format", "json").json()
+    assert all(re.fullmatch(r"20\d\d-.*Z", o["as_of"]) for o in offers), "the time of the fetch"
+    assert refresh_aws(run).code == 0
+    assert "if-modified-since" not in server.asked[-1].headers
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("7", 7.0),
+        ("Sat, 21 Nov 2020 02:20:06 GMT", 0.0),
+        ("Sat, 21 Nov 99999999999999999999 02:20:06 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", None),
+        ("²", None),
+        (None, None),
+    ],
+)
+def test_retry_after(text, wait_s):
+    assert retry_after_s(text) == wait_s
+
+
 def mirrored(main: Answer, copy: Answer, store: Path, deadline_s: float = 3.0):
     with loopback() as first, loopback() as second:
         first.catalog("aws", main)
@@ -345,6 +378,21 @@ def test_the_mirror_after_the_catalog(fault, tmp_path):
     assert first.asked
     assert len(second.asked) == 1
     assert result.pulled["aws"].entry.url.startswith(second.url)
+
+
+def test_an_unchanged_file_is_named_by_the_host_that_it_came_from(tmp_path):
+    with loopback() as first, loopback() as second:
+        for server, date in ((first, "20"), (second, "21")):
+            when = f"Fri, {date} Nov 2026 01:02:03 GMT"
+            server.catalog("aws", body(GOOD_AWS, Last_Modified=when))
+            addresses = Addresses(base=server.url, mirror=None)
+            options = RefreshOptions(clouds=("aws",), addresses=addresses, deadline_s=3.0)
+            result = refresh(Store(tmp_path), options)
+        assert result.unchanged == ("aws",)
+        entry = result.pulled["aws"].entry
+        assert entry.url == f"{second.url}/v8/aws/vms.csv"
+        assert entry.as_of == "2026-11-21T01:02:03Z"
+        assert entry.label == f"SkyPilot catalog v8/aws ({second.url.removeprefix('http://')})"
 
 
 def test_the_mirror_is_not_asked_for_what_does_not_exist(tmp_path):

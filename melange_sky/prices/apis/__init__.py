@@ -25,6 +25,10 @@ class PriceApi(Protocol):
         """The cloud whose prices it lists."""
 
     @property
+    def regions(self) -> tuple[str, ...] | None:
+        """The only regions that it lists, None where it lists them all."""
+
+    @property
     def label(self) -> str:
         """How offers name the source."""
 

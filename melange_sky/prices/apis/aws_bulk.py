@@ -72,7 +72,7 @@ _COLUMNS = (
 class AwsBulk:
     """Reads the offer files of the regions named, or of a few."""
 
-    regions: tuple[str, ...] = ()
+    regions: tuple[str, ...] = DEFAULT_REGIONS
     endpoint: str | None = None
     name: str = "aws"
     cloud: str = "aws"
@@ -93,7 +93,7 @@ class AwsBulk:
         if not isinstance(known, dict):
             raise FetchError("AWS's index has no regions")
         sheet = Sheet(cloud=self.cloud, machines=dict(MACHINES))
-        regions = [r for r in self.regions or DEFAULT_REGIONS if isinstance(known.get(r), dict)]
+        regions = [r for r in self.regions if isinstance(known.get(r), dict)]
         if not regions:
             raise FetchError("AWS's index names none of the regions asked for")
         await asyncio.gather(

@@ -58,7 +58,7 @@ MACHINES: dict[str, Machine] = {
 class AzureRetail:
     """Asks for one size after the other, all at once, each over all regions or the ones named."""
 
-    regions: tuple[str, ...] = ()
+    regions: tuple[str, ...] | None = None
     endpoint: str | None = None
     name: str = "azure"
     cloud: str = "azure"

@@ -69,6 +69,7 @@ class GcpBilling:
     name: str = "gcp"
     cloud: str = "gcp"
     label: str = "GCP Cloud Billing Catalog (sum of parts)"
+    regions: None = None
 
     @property
     def url(self) -> str:
@@ -134,7 +135,7 @@ def _unit_price(sku: Mapping[str, Any]) -> float | None:
     try:
         unit = sku["pricingInfo"][0]["pricingExpression"]["tieredRates"][-1]["unitPrice"]
         return int(unit.get("units") or 0) + int(unit.get("nanos") or 0) * 1e-9
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, AttributeError):
         return None
 
 

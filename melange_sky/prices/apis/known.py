@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.prices.apis.aws_bulk import AwsBulk
+from melange_sky.prices.apis.aws_bulk import DEFAULT_REGIONS, AwsBulk
 from melange_sky.prices.apis.azure_retail import AzureRetail
 from melange_sky.prices.apis.gcp_billing import GcpBilling
 from melange_sky.prices.apis.runpod import RunPod
 from melange_sky.prices.apis.vast import Vast
+from melange_sky.prices.names import asked_regions
 
 if TYPE_CHECKING:
     from melange_sky.prices.apis import PriceApi
@@ -35,11 +36,10 @@ def find_apis(
 
 
 def _make(name: str, infra: tuple[tuple[str, str | None], ...]) -> PriceApi:
-    places = [region for cloud, region in infra if cloud == name]
-    # a cloud named without a region means all of its regions
-    regions = () if None in places else tuple(region for region in places if region is not None)
+    asked = asked_regions(infra, name)
+    regions = None if asked is None else tuple(sorted(asked))
     makers: dict[str, PriceApi] = {
-        "aws": AwsBulk(regions=regions),
+        "aws": AwsBulk(regions=regions or DEFAULT_REGIONS),
         "azure": AzureRetail(regions=regions),
         "gcp": GcpBilling(),
         "runpod": RunPod(),

@@ -62,6 +62,7 @@ class RunPod:
     name: str = "runpod"
     cloud: str = "runpod"
     label: str = "RunPod GraphQL API"
+    regions: tuple[str, ...] = (REGION,)
 
     @property
     def url(self) -> str:

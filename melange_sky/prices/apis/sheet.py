@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import field
 
@@ -101,10 +102,17 @@ def api_url(name: str, default: str) -> str:
 
 
 def number(value: object) -> float | None:
-    """Return a JSON number as a float, None for anything else (a bool is no number)."""
+    """Return a finite JSON number as a float, None for anything else (a bool is no number).
+
+    >>> number(2), number(True), number(float("inf")), number(10**400)
+    (2.0, None, None, None)
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond the floats
+        return None
 
 
 def text(value: object) -> str:

@@ -51,6 +51,7 @@ class Vast:
     name: str = "vast"
     cloud: str = "vast"
     label: str = "Vast.ai search API"
+    regions: None = None
 
     @property
     def url(self) -> str:
