@@ -145,7 +145,7 @@ def test_runpod(server, run, monkeypatch, home):
     server.answers["/graphql"] = answer_json(RUNPOD)
     monkeypatch.setenv("MELANGE_SKY_RUNPOD_URL", f"{server.url}/graphql")
     assert pull(run, "--source", "runpod").code == 0
-    rows = listed(run, "runpod/US")
+    rows = listed(run, "runpod")
     assert {kind for _, kind in rows} == {
         f"{n}x_{gpu}_SECURE" for n in (1, 2, 4, 8) for gpu in ("A100-80GB", "L4", "B200")
     }

@@ -132,13 +132,14 @@ def test_prices_that_cannot_be_kept_stand_for_their_regions_only(both, tmp_path,
     assert [code for code, _ in messages(book)] == ["prices-not-stored", "narrowed-prices"]
 
 
-def test_runpod_s_own_list_names_one_region(server, run, monkeypatch):
+def test_runpod_s_own_list_is_of_the_whole_cloud(server, run, monkeypatch):
+    """Its prices hold in every data centre, though the list names one place."""
     server.answers["/graphql"] = answer_json(RUNPOD)
     monkeypatch.setenv("MELANGE_SKY_RUNPOD_URL", f"{server.url}/graphql")
     assert pull(run, "--source", "runpod").code == 0
-    book = load_offers(OfferQuery(infra=(("runpod", "CA"),), offline=True))
-    assert {o.region for o in book.offers} == {"CA"}
-    assert [code for code, _ in messages(book)] == ["narrowed-prices"]
+    book = load_offers(OfferQuery(infra=(("runpod", None),), offline=True))
+    assert {o.region for o in book.offers} == {"US"}
+    assert messages(book) == []
 
 
 def test_list_and_snapshots_name_the_regions(both, run):

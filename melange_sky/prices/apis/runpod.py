@@ -62,7 +62,7 @@ class RunPod:
     name: str = "runpod"
     cloud: str = "runpod"
     label: str = "RunPod GraphQL API"
-    regions: tuple[str, ...] = (REGION,)
+    regions: None = None  # its prices hold everywhere
 
     @property
     def url(self) -> str:
