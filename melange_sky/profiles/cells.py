@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, Origin
 from melange_sky.profiles.cache import EstimateCache
-from melange_sky.profiles.embedded import embedded_ratio
+from melange_sky.profiles.embedded import Found, embedded_points, embedded_ratio
 from melange_sky.profiles.measured import MeasuredRates, analytic_rates
 from melange_sky.profiles.reasons import missed_alone
 from melange_sky.records import dataclass
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from melange_sky.engine import ErrorBand, Estimate, Load, ReplicaModel
     from melange_sky.profiles.query import CapacityQuery
     from melange_sky.profiletable import MeasuredCell
-
-Found = tuple[float | None, str | None]
-"""(rate of one engine in requests/s, None) or (None, reason)."""
 
 
 @dataclass(slots=True)
@@ -62,42 +60,52 @@ class EngineAnswer:
 
 def tabled_cells(
     query: CapacityQuery, engine: Engine, load: Load, estimate: Estimate
-) -> EngineAnswer | None:
-    """Return the rates of one engine by the shipped table; None without one, or for exact rates."""
+) -> list[Found | None]:
+    """Return the rates of one engine by the shipped table, None for cells that need a simulation."""
+    absent = _absent(query, engine, load)
     ratios = None if query.exact else embedded_ratio(engine.replica, query.slo, load)
     if ratios is None:
-        return None
-    absent = _absent(query, engine, load)
+        return [(None, reason) if reason else None for reason in absent]
+    points = embedded_points(engine.replica, query.slo)
     rates = (ratios * estimate.rate_rps).tolist()
-    found: list[Found] = [
-        (None, reason)
-        if reason
-        else (rate, None)
-        if rate > 0
-        else (None, _slo_reason(query, estimate, at))
-        for at, (reason, rate) in enumerate(zip(absent, rates, strict=True))
-    ]
-    return EngineAnswer(engine=engine, found=tuple(found))
+    found: list[Found | None] = []
+    for at, (reason, rate) in enumerate(zip(absent, rates, strict=True)):
+        if reason:
+            found.append((None, reason))
+        elif math.isnan(rate):
+            found.append(points.get(_size(load, at)))
+        else:
+            found.append((rate, None) if rate > 0 else (None, _slo_reason(query, estimate, at)))
+    return found
 
 
 def simulated_cells(
-    query: CapacityQuery, engine: Engine, load: Load, estimate: Estimate, progress: Progress
-) -> EngineAnswer:
-    """Return the rates of one engine by simulation, what is known from earlier ones by the cache."""
+    query: CapacityQuery, engine: Engine, load: Load, rates: tuple[Estimate, Sequence[Found | None]],
+    progress: Progress,
+) -> EngineAnswer:  # fmt: skip
+    """Return the rates of one engine, those that are not settled by simulation.
+
+    `rates` are the analytic estimates and what is settled. What earlier simulations found is kept.
+    """
+    estimate, settled = rates
     cache = EstimateCache(engine.replica, query.slo)
     found: list[Found] = []
-    for at, reason in enumerate(_absent(query, engine, load)):
-        sizes = (int(load.input_tokens[at]), int(load.output_tokens[at]))
-        known: Found | None = (None, reason) if reason else cache.get(sizes)
-        if known is None:
+    for at, known in enumerate(settled):
+        answer = known or cache.get(_size(load, at))
+        if answer is None:
             from melange_sky.profiles.simulated import simulated_rate
 
-            known = simulated_rate(engine.replica, sizes, query.slo, float(estimate.rate_rps[at]))
-            cache.put(sizes, *known)
-        found.append(known)
+            guess = float(estimate.rate_rps[at])
+            answer = simulated_rate(engine.replica, _size(load, at), query.slo, guess)
+            cache.put(_size(load, at), *answer)
+        found.append(answer)
         progress.step()
     cache.save()
     return EngineAnswer(engine=engine, found=tuple(found))
+
+
+def _size(load: Load, at: int) -> tuple[int, int]:
+    return int(load.input_tokens[at]), int(load.output_tokens[at])
 
 
 def _absent(query: CapacityQuery, engine: Engine, load: Load) -> list[str | None]:

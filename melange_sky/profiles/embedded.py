@@ -3,7 +3,9 @@
 `profiling/estimates.json` holds, per (replica, SLO), the simulated rate over the analytic estimate on
 a grid of request sizes, made by `melange-sky capacity --write-table` (the commands are in the file).
 The ratio is smooth, so it is interpolated in the logarithm of both sizes and applied to the analytic
-estimate of the asked size. A table answers only the very replica and SLO that it was made for.
+estimate of the asked size. Where the SLO begins to be missed it is not smooth: sizes there are simulated,
+those of the shipped distributions beforehand (`profiling/points.py`). A table answers only the very
+replica and SLO that it was made for.
 """
 
 from __future__ import annotations
@@ -26,29 +28,44 @@ if TYPE_CHECKING:
 
 FILE = "estimates.json"
 
+Found = tuple[float | None, str | None]
+"""(rate of one engine in requests/s, None) or (None, reason)."""
+
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
-    path = profiling_dir() / FILE
-    if not path.is_file():
-        return {"input_tokens": [1], "output_tokens": [1], "tables": {}}
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
+    return read_document(profiling_dir() / FILE)
 
 
 def embedded_ratio(replica: ReplicaModel, slo: SLO, load: Load) -> NDArray[np.float64] | None:
     """Return simulated ÷ analytic rate for each size of `load`, None where no table answers.
 
-    0 where the table says that the SLO cannot be met in the neighbourhood.
+    0 where the SLO is missed by a size that is no larger in both directions. NaN where the table cannot
+    tell: beyond its largest sizes, and between sizes of which some meet the SLO and some miss it.
     """
     document = _tables()
     table = document["tables"].get(fingerprint(replica, slo, with_limit=False))
     if table is None:
         return None
     ratios = np.array(table["ratios"], dtype=np.float64)
-    rows = _places(np.array(document["input_tokens"], dtype=np.float64), load.input_tokens)
-    columns = _places(np.array(document["output_tokens"], dtype=np.float64), load.output_tokens)
-    return _bilinear(ratios, rows, columns)
+    grids = [
+        np.array(document[axis], dtype=np.float64) for axis in ("input_tokens", "output_tokens")
+    ]
+    sizes = (load.input_tokens, load.output_tokens)
+    rows, columns = (_places(grid, asked) for grid, asked in zip(grids, sizes, strict=True))
+    inside = (sizes[0] <= grids[0][-1]) & (sizes[1] <= grids[1][-1])
+    return np.where(inside, _bilinear(ratios, rows, columns), np.nan)
+
+
+def embedded_points(replica: ReplicaModel, slo: SLO) -> dict[tuple[int, int], Found]:
+    """Return the sizes of shipped distributions that the table cannot tell, simulated one by one."""
+    points = _tables().get("points", {}).get(fingerprint(replica, slo, with_limit=False), {})
+    found: dict[tuple[int, int], Found] = {}
+    for size, answer in points.items():
+        input_tokens, output_tokens = map(int, size.split(","))
+        known = (None, answer) if isinstance(answer, str) else (float(answer), None)
+        found[input_tokens, output_tokens] = known
+    return found
 
 
 Places = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
@@ -62,39 +79,51 @@ def _places(grid: NDArray[np.float64], sizes: NDArray[np.float64]) -> Places:
 
 
 def _bilinear(values: NDArray[np.float64], rows: Places, columns: Places) -> NDArray[np.float64]:
-    """Interpolate. Corners where nothing fits (NaN) do not count; one that misses the SLO (0) decides
-    where it is the nearest, and does not count elsewhere.
+    """Interpolate. Corners where nothing fits (NaN) do not count; among those that count, one that
+    misses the SLO (0) leaves the answer open (NaN), but 0 where it is the smallest size of them.
     """
     (i, u), (j, v) = rows, columns
     i2, j2 = np.minimum(i + 1, values.shape[0] - 1), np.minimum(j + 1, values.shape[1] - 1)
     corners = np.array([values[i, j], values[i, j2], values[i2, j], values[i2, j2]])
     weights = np.array([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v])
-    weights = np.where(np.isnan(corners), 0.0, weights + 1e-9)
-    corners = np.nan_to_num(corners)
-    nearest = np.take_along_axis(corners, weights.argmax(axis=0)[None], axis=0)[0]
-    weights = np.where(corners > 0, weights, 0.0)
+    weights = np.where(np.isnan(corners), 0.0, weights)
+    missed = ((corners == 0) & (weights > 0)).any(axis=0)
     total = weights.sum(axis=0)
-    mean = (weights * corners).sum(axis=0) / np.maximum(total, 1e-12)
-    return np.where(nearest > 0, mean, 0.0)
+    known = np.nan_to_num(corners)
+    mean = (weights * known).sum(axis=0) / np.maximum(total, 1e-12)
+    open_or_mean = np.where(missed | (total <= 0), np.nan, mean)
+    return np.where(corners[0] == 0, 0.0, open_or_mean)
 
 
 def write_table(
     path: Path, command: str, grid: tuple[list[int], list[int]], tables: dict[str, Any]
 ) -> None:
     """Add tables to the file at `path` (made where it is not), which `command` produced."""
-    document = (
-        json.loads(path.read_text(encoding="utf-8"))
-        if path.is_file()
-        else {"commands": [], "tables": {}}
-    )
+    document = read_document(path)
     document["input_tokens"], document["output_tokens"] = grid
     if command not in document["commands"]:
         document["commands"].append(command)
     document["tables"].update(tables)
-    rows = ",\n".join(
-        f" {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document.pop("tables").items())
-    )
-    head = json.dumps(document, indent=1)[:-2]
+    write_document(path, document)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return a file of shipped estimates, an empty one where there is none."""
+    if not path.is_file():
+        return {"commands": [], "tables": {}}
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def write_document(path: Path, document: dict[str, Any]) -> None:
+    """Write a file of shipped estimates, one table or set of points a line, as a whole."""
+    head = {key: part for key, part in document.items() if key not in ("tables", "points")}
+    text = json.dumps(head, indent=1)[:-2]
+    for key in ("points", "tables"):
+        rows = ",\n".join(
+            f" {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document.get(key, {}).items())
+        )
+        text += f',\n "{key}": {{\n{rows}\n }}'
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(f'{head},\n "tables": {{\n{rows}\n }}\n}}\n', encoding="utf-8")
+    beside.write_text(f"{text}\n}}\n", encoding="utf-8")
     beside.replace(path)

@@ -33,6 +33,7 @@ from melange_sky.profiles.cells import (
     tabled_cells,
 )
 from melange_sky.profiles.constants import engine_generation
+from melange_sky.profiles.embedded import Found
 from melange_sky.profiles.misfit import misfit_reason
 from melange_sky.profiles.own_tables import matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
@@ -153,20 +154,25 @@ def _answers(
             strict=True)
     )  # fmt: skip
     answers: dict[EngineKey, EngineAnswer | str] = {}
+    settled: dict[EngineKey, list[Found | None]] = {}
     unknown = []
     for key, engine in built.items():
         if isinstance(engine, str):
             answers[key] = engine
-        elif (answer := tabled_cells(query, engine, load, guesses[key])) is not None:
-            answers[key] = answer
-        else:
+            continue
+        settled[key] = tabled_cells(query, engine, load, guesses[key])
+        if None in settled[key]:
             unknown.append(key)
+        else:
+            answers[key] = EngineAnswer(engine=engine, found=tuple(filter(None, settled[key])))
     progress.step(len(load.input_tokens) * (len(keys) - len(unknown)))
     if unknown:
         # Engines are independent, and the compiled simulator lets other threads run.
         with ThreadPoolExecutor(max_workers=min(len(unknown), os.cpu_count() or 1, 8)) as pool:
             found = pool.map(
-                lambda key: simulated_cells(query, engines[key], load, guesses[key], progress),
+                lambda key: simulated_cells(
+                    query, engines[key], load, (guesses[key], settled[key]), progress
+                ),
                 unknown,
             )
             answers.update(zip(unknown, found, strict=True))

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from melange_sky.capacity import Origin
+from melange_sky.engine import Load
 from melange_sky.models import find_model, with_engine_args
-from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, table_notes
+from melange_sky.profiles import (
+    CapacityQuery,
+    ReplicaShape,
+    engine_replica,
+    replica_capacities,
+    table_notes,
+)
+from melange_sky.profiles.embedded import embedded_points, embedded_ratio, read_document
 from melange_sky.profiletable import (
     KeptProbe,
     MeasuredCell,
@@ -18,7 +26,10 @@ from melange_sky.profiletable import (
     Provenance,
     write_table,
 )
+from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO, RequestLog
+from melange_sky.spec.demand import load_distribution, shipped_distributions
+from melange_sky.spec.histogram import to_workload
 
 SLO_60 = SLO(tpot_s=0.06, ttft_s=2.0)
 LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
@@ -217,6 +228,57 @@ def test_a_shipped_table_answers_without_a_simulation_and_near_it():
 def test_a_plan_on_the_shipped_slo_writes_no_cache(home):
     cells("A100-80GB", query([(700, 150)]))
     assert not (home / "estimates").exists()
+
+
+def sizes_of_traffic():
+    """Planning sizes of the shipped distributions."""
+    found = set()
+    for path in shipped_distributions().values():
+        workload = to_workload(load_distribution(path), 1.0)
+        for i, j in workload.buckets():
+            found.add((round(workload.input_sizes[i][j]), round(workload.output_sizes[i][j])))
+    return sorted(found)
+
+
+def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
+    """What the tables cannot tell of them was simulated beforehand: run profiling/points.py."""
+    sizes = sizes_of_traffic()
+    inputs, outputs = np.array(sizes, dtype=float).T
+    load = Load(input_tokens=inputs, output_tokens=outputs)
+    open_sizes = 0
+    document = read_document(profiling_dir() / "estimates.json")
+    for table in document["tables"].values():
+        shape = ReplicaShape(
+            accelerator=table["accelerator"], tensor_parallel=table["tensor_parallel"]
+        )
+        replica = engine_replica(find_model(table["model"]), shape)
+        slo = SLO(**table["slo"])
+        points = embedded_points(replica, slo)
+        untold = np.flatnonzero(np.isnan(embedded_ratio(replica, slo, load)))
+        assert {sizes[at] for at in untold} <= set(points)
+        open_sizes += len(untold)
+    assert open_sizes > 100
+
+
+@pytest.mark.parametrize(("accelerator", "tp"), [("L40S", 1), ("L4", 1), ("L4", 8), ("T4", 2)])
+def test_table_and_simulation_agree_on_what_is_served(accelerator, tp):
+    """Also near the sizes at which the SLO begins to be missed, where a ratio tells nothing."""
+    sizes = [size for size in sizes_of_traffic() if sum(size) <= 17000]
+    tabled = cells(accelerator, query(sizes), tp)
+    exact = cells(accelerator, query(sizes, exact=True), tp)
+    for size, told, true in zip(sizes, tabled, exact, strict=True):
+        assert (told.max_rate_rps is None) == (true.max_rate_rps is None), (size, told, true)
+        if told.max_rate_rps is not None:
+            # Within the error band that every estimate is told with.
+            assert told.low_rps <= true.max_rate_rps <= told.high_rps, size
+
+
+def test_a_size_between_one_that_is_served_and_one_that_is_not_is_simulated(home):
+    """8000 tokens in are served by one L40S within 2 s, 16000 are not: no table tells of 14000."""
+    found = cells("L40S", query([(14000, 40)]))[0]
+    assert found.max_rate_rps > 0 and found.origin is Origin.ESTIMATED
+    assert len(list((home / "estimates").iterdir())) == 1
+    assert "TTFT" in cells("L40S", query([(15900, 40)]))[0].reason
 
 
 def test_another_slo_is_simulated_once_and_then_read(home):

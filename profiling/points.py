@@ -1,0 +1,77 @@
+"""Simulate the sizes of the shipped distributions that the shipped tables cannot tell.
+
+A table of `estimates.json` is silent where the SLO begins to be missed between two of its sizes. So
+that a plan of a shipped distribution needs no simulation even there, these sizes are simulated here
+and kept beside the tables. Run after every change of tables or distributions:
+
+    python profiling/points.py
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from melange_sky.engine import Load, Misfit, capacity_estimate
+from melange_sky.models import find_model
+from melange_sky.profiles import ReplicaShape, engine_replica
+from melange_sky.profiles.embedded import embedded_ratio, read_document, write_document
+from melange_sky.profiles.simulated import simulated_rate
+from melange_sky.slo import SLO
+from melange_sky.spec.demand import load_distribution, shipped_distributions
+from melange_sky.spec.histogram import to_workload
+
+FILE = Path(__file__).parent / "estimates.json"
+
+
+def sizes_of_distributions() -> list[tuple[int, int]]:
+    """Return the planning sizes of all shipped distributions, in whole tokens."""
+    found = set()
+    for path in shipped_distributions().values():
+        workload = to_workload(load_distribution(path), 1.0)
+        for i, j in workload.buckets():
+            sizes = workload.input_sizes[i][j], workload.output_sizes[i][j]
+            found.add((max(1, round(sizes[0])), max(1, round(sizes[1]))))
+    return sorted(found)
+
+
+def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, float | str]:
+    """Return what simulation says of the sizes that one table cannot tell."""
+    shape = ReplicaShape(accelerator=table["accelerator"], tensor_parallel=table["tensor_parallel"])
+    replica = engine_replica(find_model(table["model"]), shape, table["engine"])
+    assert not isinstance(replica, Misfit)
+    slo = SLO(**table["slo"])
+    inputs, outputs = np.array(sizes, dtype=np.float64).T
+    load = Load(input_tokens=inputs, output_tokens=outputs)
+    ratios = embedded_ratio(replica, slo, load)
+    assert ratios is not None, f"no table of {table['accelerator']} any more: write it anew"
+    guesses = capacity_estimate(replica, load, slo).rate_rps
+    points: dict[str, float | str] = {}
+    for at in np.flatnonzero(np.isnan(ratios)):
+        rate, reason = simulated_rate(replica, sizes[at], slo, float(guesses[at]))
+        answer = reason if rate is None else float(f"{rate:.5g}")
+        assert answer is not None
+        points["{},{}".format(*sizes[at])] = answer
+    return points
+
+
+def main() -> None:
+    """Write the points of every table."""
+    document = read_document(FILE)
+    sizes = sizes_of_distributions()
+    tables = document["tables"]
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = dict(
+            zip(tables, pool.map(points_of, tables.values(), [sizes] * len(tables)), strict=True)
+        )
+    document["points"] = {key: points for key, points in found.items() if points}
+    write_document(FILE, document)
+    print(f"{sum(map(len, found.values()))} points of {len(document['points'])} tables")
+
+
+if __name__ == "__main__":
+    main()
