@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 FILE = "estimates.json"
 
+SMOOTH_FROM = 0.3
+"""Ratios below are steep: so far under the analytic rate, the SLO is about to be missed at any rate."""
+
 Found = tuple[float | None, str | None]
 """(rate of one engine in requests/s, None) or (None, reason)."""
 
@@ -40,8 +43,8 @@ def _tables() -> dict[str, Any]:
 def embedded_ratio(replica: ReplicaModel, slo: SLO, load: Load) -> NDArray[np.float64] | None:
     """Return simulated ÷ analytic rate for each size of `load`, None where no table answers.
 
-    0 where the SLO is missed by a size that is no larger in both directions. NaN where the table cannot
-    tell: beyond its largest sizes, and between sizes of which some meet the SLO and some miss it.
+    0 where all sizes around miss the SLO. NaN where the table cannot tell: outside its sizes, and
+    beside sizes of which some miss the SLO or all but miss it.
     """
     document = _tables()
     table = document["tables"].get(fingerprint(replica, slo, with_limit=False))
@@ -53,8 +56,8 @@ def embedded_ratio(replica: ReplicaModel, slo: SLO, load: Load) -> NDArray[np.fl
     ]
     sizes = (load.input_tokens, load.output_tokens)
     rows, columns = (_places(grid, asked) for grid, asked in zip(grids, sizes, strict=True))
-    inside = (sizes[0] <= grids[0][-1]) & (sizes[1] <= grids[1][-1])
-    return np.where(inside, _bilinear(ratios, rows, columns), np.nan)
+    inside = [(g[0] <= asked) & (asked <= g[-1]) for g, asked in zip(grids, sizes, strict=True)]
+    return np.where(inside[0] & inside[1], _bilinear(ratios, rows, columns), np.nan)
 
 
 def embedded_points(replica: ReplicaModel, slo: SLO) -> dict[tuple[int, int], Found]:
@@ -80,19 +83,19 @@ def _places(grid: NDArray[np.float64], sizes: NDArray[np.float64]) -> Places:
 
 def _bilinear(values: NDArray[np.float64], rows: Places, columns: Places) -> NDArray[np.float64]:
     """Interpolate. Corners where nothing fits (NaN) do not count; among those that count, one that
-    misses the SLO (0) leaves the answer open (NaN), but 0 where it is the smallest size of them.
+    misses the SLO (0), or all but does, leaves the answer open (NaN); only where all miss it it is 0.
     """
     (i, u), (j, v) = rows, columns
     i2, j2 = np.minimum(i + 1, values.shape[0] - 1), np.minimum(j + 1, values.shape[1] - 1)
     corners = np.array([values[i, j], values[i, j2], values[i2, j], values[i2, j2]])
     weights = np.array([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v])
     weights = np.where(np.isnan(corners), 0.0, weights)
-    missed = ((corners == 0) & (weights > 0)).any(axis=0)
+    missed = ((corners < SMOOTH_FROM) & (weights > 0)).any(axis=0)
     total = weights.sum(axis=0)
     known = np.nan_to_num(corners)
     mean = (weights * known).sum(axis=0) / np.maximum(total, 1e-12)
     open_or_mean = np.where(missed | (total <= 0), np.nan, mean)
-    return np.where(corners[0] == 0, 0.0, open_or_mean)
+    return np.where((total > 0) & (mean == 0), 0.0, open_or_mean)
 
 
 def write_table(
