@@ -54,22 +54,31 @@ class Document:
 
 @dataclass(slots=True)
 class _Node:
+    """A value; `size` counts all in it, `depth` the levels of lists and mappings, its own included."""
+
     kind: str
     line: int
     value: Any = None
     size: int = 1
+    depth: int = 0
     open: bool = True
 
     def add(self, child: _Node) -> None:
         """Append a child; an open one is counted when it closes."""
         self.value.append(child)
-        self.size += 0 if child.open else child.size
+        if not child.open:
+            self.count(child)
+
+    def count(self, child: _Node) -> None:
+        """Add what a complete child holds: its values, and the levels that it nests."""
+        self.size += child.size
+        self.depth = max(self.depth, child.depth + 1)
 
     def close(self, parent: list[_Node]) -> None:
         """Note that all children are there."""
         self.open = False
         for node in parent:
-            node.size += self.size
+            node.count(self)
 
 
 def clip(text: str, length: int = 60) -> str:
@@ -128,7 +137,7 @@ def _syntax(error: yaml.YAMLError, path: Path) -> str:
 
 
 class _Builder:
-    """Turns YAML events into nodes. An alias is its anchored node itself, counted with its size."""
+    """Turns YAML events into nodes. An alias is its anchored node itself, counted with its size and depth."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -153,7 +162,7 @@ class _Builder:
                 root = made
             if made.open:
                 stack.append(made)
-            if len(stack) > MAX_DEPTH:
+            if len(stack) + (0 if made.open else made.depth) > MAX_DEPTH:
                 raise self.refuse(event, f"nested deeper than {MAX_DEPTH} levels")
         if root is None:
             raise InputError(f"{self.path}: is empty")
@@ -175,9 +184,9 @@ class _Builder:
             value = _scalar(event.value) if event.implicit[0] else event.value
             made = _Node("scalar", line, value, open=False)
         elif isinstance(event, yaml.MappingStartEvent):
-            made = _Node("mapping", line, [])
+            made = _Node("mapping", line, [], depth=1)
         elif isinstance(event, yaml.SequenceStartEvent):
-            made = _Node("sequence", line, [])
+            made = _Node("sequence", line, [], depth=1)
         else:
             return None
         if event.tag is not None and not event.tag.startswith("tag:yaml.org,2002:str"):

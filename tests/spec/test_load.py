@@ -284,6 +284,21 @@ def test_exploding_aliases_are_refused_at_once(tmp_path: Path) -> None:
     assert time.monotonic() - started < 2
 
 
+def test_aliases_nest_no_deeper_than_brackets(tmp_path: Path) -> None:
+    rows = ["a0: &a0 " + "[" * 28 + "1" + "]" * 28]
+    rows += [f"a{i}: &a{i} " + "[" * 28 + f"*a{i - 1}" + "]" * 28 for i in range(1, 40)]
+    file = tmp_path / "spec.yaml"
+    told = problems(tmp_path, "\n".join(rows))
+    assert told == (f"{file}:2: nested deeper than 32 levels",)
+    for target, levels in (("[]", 1), ("1", 0), ("{k: [{}]}", 3)):
+        room = 31 - levels  # the document's own mapping is one level
+        text = f"a: &a {target}\nb: 1\n"
+        fits = problems(tmp_path, text + "c: " + "[" * room + "*a" + "]" * room)
+        assert not any("nested deeper" in line for line in fits), fits
+        deeper = problems(tmp_path, text + "c: " + "[" * (room + 1) + "*a" + "]" * (room + 1))
+        assert deeper == (f"{file}:3: nested deeper than 32 levels",)
+
+
 def test_junk_of_100_mb(tmp_path: Path) -> None:
     path = tmp_path / "junk.yaml"
     with path.open("wb") as file:
