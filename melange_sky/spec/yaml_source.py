@@ -102,6 +102,8 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise InputError(f"{path}: is a folder where a file is expected") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise InputError(f"{clip(str(path), 200)}: no file can have this name") from None
     if len(data) > max_bytes:
         raise InputError(f"{path}: larger than {max_bytes >> 10} KiB, which no spec is")
     try:

@@ -239,6 +239,29 @@ def test_bad_workload(tmp_path: Path, workload: Any, words: str) -> None:
     assert any(words in line for line in told), told
 
 
+@pytest.mark.parametrize("key", ["distribution", "trace"])
+@pytest.mark.parametrize(("name", "shown"), [("a\0b.yaml", "a?b.yaml"), ("no.yaml", "no.yaml")])
+def test_a_path_that_leads_nowhere_is_told_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, name: str, shown: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = json.dumps(base(workload={"rate_rps": 1, key: name}), indent=1)
+    Path("spec.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_spec(Path("spec.json"))
+    line = next(i for i, row in enumerate(text.splitlines(), 1) if f'"{key}"' in row)
+    assert caught.value.problems == (
+        f"spec.json:{line}: workload.{key}: no such {key} file '{shown}'",
+    )
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\0b.yaml", "a?b.yaml"), ("\ud800.yaml", "?.yaml")])
+def test_a_spec_of_a_name_that_no_file_can_have(name: str, shown: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_spec(Path(name))
+    assert caught.value.problems == (f"{shown}: no file can have this name",)
+
+
 def test_bad_models(tmp_path: Path) -> None:
     entry = base(name="a")
     told = problems(tmp_path, {"name": "f", "model": "x", "models": [entry, entry, 3, {}]})
