@@ -165,8 +165,9 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
     if any(flag.code == "price-missing" for flag in blocking):
         rejected.add_unpriced(_kind(use_spot), offer)
         return True
-    if blocking and not rules.allow_flagged:
-        rejected.add("flagged-price", f"price kept out ({blocking[0].code})", offer)
+    if offer.accelerator_count < 1 or (blocking and not rules.allow_flagged):
+        code = blocking[0].code if blocking else "impossible-count"
+        rejected.add("flagged-price", f"price kept out ({code})", offer)
         return True
     price = offer.price(use_spot)
     if price is None or price <= 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from melange_sky.plan import PlanWarning
 from melange_sky.planner.options import (
     OfferRules,
     PlannedOffer,
@@ -11,6 +12,7 @@ from melange_sky.planner.options import (
     option_name,
     usable_offers,
 )
+from melange_sky.prices.sanity import check_offers
 from melange_sky.profiles import CapacityQuery
 from melange_sky.slo import SLO
 from melange_sky.spec import AcceleratorChoice, Infra, Resources
@@ -71,6 +73,20 @@ def test_what_is_left_out_is_told(offer: object, rules: OfferRules, code: str) -
     assert planned == []
     codes = [warning.code for warning in warnings]
     assert codes == [code] or (code == "unknown-count" and len(codes) <= 1)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize("allow_flagged", [True, False])
+def test_no_flag_is_allowed_that_leaves_no_gpu(count: int, allow_flagged: bool) -> None:
+    offers = check_offers([make_offer(accelerator_count=count)])
+    planned, warnings = usable_offers(offers, ANY, OfferRules(allow_flagged=allow_flagged))
+    assert planned == []
+    assert warnings == [
+        PlanWarning(
+            code="flagged-price",
+            message="price kept out (impossible-count): aws/us-east-1 g5.xlarge",
+        )
+    ]
 
 
 def _query() -> CapacityQuery:
