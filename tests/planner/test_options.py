@@ -46,6 +46,30 @@ def test_where_places_matter_each_region_is_an_option_of_its_own_name() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("H100", ["H100", "H100-SXM"]),
+        ("H100-SXM", ["H100-SXM"]),
+        ("A100-80GB", ["A100-80GB-SXM"]),
+        (None, ["A100-80GB-SXM", "H100", "H100-SXM", "H200-SXM"]),
+    ],
+)
+def test_what_a_cloud_lists_apart_is_planned_under_its_own_name(
+    asked: str | None, found: list[str]
+) -> None:
+    names = ["H100", "H100-SXM", "H200-SXM", "A100-80GB-SXM"]
+    offers = [make_offer(accelerator=n, cloud="runpod", instance_type=f"1x_{n}") for n in names]
+    choices = (AcceleratorChoice(name=asked, count=None),) if asked else ()
+    planned, warnings = usable_offers(offers, Resources(accelerators=choices), OfferRules())
+    assert warnings == []
+    assert sorted(p.offer.accelerator for p in planned) == found
+    options, _ = build_options(LLAMA_8B, planned, _query())
+    assert {o.option.accelerator: o.option.figures for o in options} == {
+        name: "H100-PCIe" if name == "H100" else name.removesuffix("-SXM") for name in found
+    }
+
+
 def test_counts_and_infra_asked_for_are_kept_to() -> None:
     offers = [
         make_offer(),

@@ -123,6 +123,21 @@ def test_a10_and_a10g_are_two_things(tmp_path: Path) -> None:
     assert [choice.name for choice in found] == ["A10", "A10G"]
 
 
+def test_what_a_cloud_lists_apart_may_be_asked_for(tmp_path: Path) -> None:
+    asked = {
+        "accelerators": ["h100-sxm", "A100-80GB-SXM:2"],
+        "limits": {"H200-sxm": 4},
+        "fixed": [{"accelerators": "H100-SXM:8", "instances": 1}],
+    }
+    found = load(tmp_path, resources=asked).resources
+    assert [(c.name, c.count) for c in found.accelerators] == [
+        ("H100-SXM", None),
+        ("A100-80GB-SXM", 2),
+    ]
+    assert found.limits == (("H200-SXM", 4),)
+    assert found.fixed == (FixedCapacity(accelerator="H100-SXM", count=8, infra=None, instances=1),)
+
+
 def test_several_models(tmp_path: Path) -> None:
     one = base()
     entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "mistralai/Mistral-7B-v0.1"}]
