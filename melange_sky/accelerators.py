@@ -40,17 +40,33 @@ def accelerator_table() -> dict[str, AcceleratorSpec]:
         return {row["name"]: _spec(row) for row in rows}
 
 
+VARIANTS: dict[str, str] = {"H100-SXM": "H100", "H200-SXM": "H200", "A100-80GB-SXM": "A100-80GB"}
+"""Names under which some clouds list a GPU apart → the accelerator whose figures it has."""
+
+
+def accelerator_names() -> tuple[str, ...]:
+    """Return every name that may be asked for: accelerators with figures, and their variants."""
+    return (*accelerator_table(), *VARIANTS)
+
+
+@lru_cache(maxsize=256)
+def names_of(asked: str) -> tuple[str, ...]:
+    """Return the names under which clouds list what is asked for: its own, and its variants'.
+
+    >>> names_of("H100"), names_of("H100-SXM")
+    (('H100', 'H100-SXM'), ('H100-SXM',))
+    """
+    return (asked, *(name for name, kind in VARIANTS.items() if kind == asked))
+
+
 ALIASES: dict[str, tuple[str, str]] = {
     "a100-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
     "a100-sxm4-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
     "a100-sxm4-80gb": ("A100-80GB", "SkyPilot's name for it"),
-    "a100-80gb-sxm": ("A100-80GB", "the same figures; two clouds list it apart"),
     "a100-80gb-pcie": ("A100-80GB", "SkyPilot's name for it"),
-    "h100-sxm": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
     "h100-sxm5": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
     "h100-80gb": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
     "h100nvl": ("H100-NVL", "94 GB"),
-    "h200-sxm": ("H200", "SkyPilot's name for it"),
     "rtxa6000": ("A6000", "the same card"),
     "rtx-6000-ada": ("RTX6000-Ada", "the same card"),
     "rtx6000ada": ("RTX6000-Ada", "the same card"),
@@ -74,18 +90,21 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
 
 
 def find_accelerator(name: str) -> AcceleratorSpec:
-    """Return the figures of `name`, case aside; an unknown name raises InputError with a suggestion."""
+    """Return the figures of `name`, case aside: of a variant those of its accelerator.
+
+    An unknown name raises InputError with a suggestion.
+    """
     table = accelerator_table()
     if name.casefold() in ALIASES:
         raise InputError(
             f"accelerator '{name}' is ambiguous: write '{ALIASES[name.casefold()][0]}' "
             f"({ALIASES[name.casefold()][1]})"
         )
-    folded = {known.casefold(): spec for known, spec in table.items()}
+    folded = {known.casefold(): table[VARIANTS.get(known, known)] for known in accelerator_names()}
     spec = folded.get(name.casefold())
     if spec is None:
         raise InputError(
-            f"unknown accelerator '{name[:80]}'{did_you_mean(name, table)}; "
-            f"known: {', '.join(sorted(table))}"
+            f"unknown accelerator '{name[:80]}'{did_you_mean(name, accelerator_names())}; "
+            f"known: {', '.join(sorted(accelerator_names()))}"
         )
     return spec

@@ -35,6 +35,9 @@ SUFFIX = ".profile.jsonl"
 POISSON = "poisson"
 MAX_TABLE_BYTES = 512 * 1024 * 1024
 
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What values of a wrong kind, size or place raise where they are read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
@@ -175,7 +178,7 @@ def parse_table(lines: Sequence[str], where: str, path: Path | None = None) -> P
         cells = []
         for number, line in enumerate(lines[1:], start=2):  # noqa: B007 - told in the message
             cells.append(_cell(json.loads(line)))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except _DAMAGE as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)[:200]
         raise InputError(
             f"{where}: line {number} is not a profile table's ({what}); "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +188,34 @@ def test_a_torn_file_and_wrong_figures_are_refused(tmp_path: Path) -> None:
     path.write_text(whole.replace('"max_rate_rps":', '"max_rate_rps":-'))
     with pytest.raises(InputError, match="max_rate_rps"):
         read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ({"failed": [99]}, "index 99 is out of bounds for axis 0 with size 2"),
+        ({"failed": [10**30]}, "Python int too large to convert to C long"),
+        ({"ttft_us": [10**400, 1]}, "int too large to convert to float"),
+        ({"failed": None}, "int() argument must be"),
+    ],
+)
+def test_a_damaged_probe_is_told_with_its_line(
+    tmp_path: Path, damage: dict[str, object], told: str
+) -> None:
+    path = tmp_path / "t.profile.jsonl"
+    cell, _ = measured(SLO(ttft_s=0.5), SearchOptions(start_rps=8.0))
+    probe = replace(cell.probes[0], log=mm1(8.0, 2, 0))
+    cell = replace(cell, probes=(probe,))
+    write_table(ProfileTable(provenance=PROVENANCE, cells=(cell,)), path)
+    head, line = path.read_text().splitlines()
+    row = json.loads(line)
+    row["probes"][0] |= damage
+    path.write_text(f"{head}\n{json.dumps(row)}\n")
+    with pytest.raises(InputError) as caught:
+        read_table(path)
+    (text,) = caught.value.problems
+    assert text.startswith(f"{path}: line 2 is not a profile table's ({told}")
+    assert text.endswith("); measure again, or move the file away")
 
 
 def test_missing_places(tmp_path: Path) -> None:

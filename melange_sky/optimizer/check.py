@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from melange_sky.accelerators import names_of
+
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Demand, Problem
     from melange_sky.plan import Allocation
@@ -55,7 +57,7 @@ def _check_limits(allocations: tuple[tuple[Allocation, ...], ...], problem: Prob
         used = 0
         for allocation in (a for mine in allocations for a in mine):
             option, offer = allocation.option.option, allocation.option.option.offer
-            if option.accelerator == key:
+            if option.accelerator in names_of(key):
                 used += allocation.instances * option.accelerator_count
             elif offer is not None and key in (
                 offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type

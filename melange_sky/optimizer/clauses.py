@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.accelerators import names_of
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def limit_unit(fleet: Fleet, key: str) -> str:
 
     An accelerator's GPUs over all its counts, or a cloud's, region's or type's instances.
     """
-    if any(column.capacity.option.accelerator == key for column in fleet.columns):
+    if any(column.capacity.option.accelerator in names_of(key) for column in fleet.columns):
         return f"{key} GPUs"
     if "/" in key or any(column.cloud == key for column in fleet.columns):
         return f"instances on {key}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.accelerators import names_of
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.records import dataclass
 
@@ -95,7 +96,7 @@ class Column:
 
     def units(self, key: str) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
-        if key == self.capacity.option.accelerator:
+        if self.capacity.option.accelerator in names_of(key):
             return self.gpus
         return int(key in self.keys)
 
@@ -143,7 +144,7 @@ class Fleet:
 def matches(column: Column, pledge: Pledge) -> bool:
     """Return whether an instance of `column` is one of the pledge's."""
     option, offer = column.capacity.option, column.capacity.option.offer
-    if option.accelerator.casefold() != pledge.accelerator.casefold():
+    if option.accelerator.casefold() not in map(str.casefold, names_of(pledge.accelerator)):
         return False
     if pledge.accelerator_count not in (None, option.accelerator_count):
         return False

@@ -12,7 +12,7 @@ from dataclasses import field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table
+from melange_sky.accelerators import accelerator_names, names_of
 from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
@@ -263,7 +263,7 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
             f"its limit binds nothing{did_you_mean(key, sold)}",
         )
         for key, _ in spec.resources.limits
-        if key not in sold and key not in accelerator_table() and "/" not in key
+        if key not in sold and key not in accelerator_names() and "/" not in key
         and key not in CLOUDS
     ]  # fmt: skip
 
@@ -296,7 +296,9 @@ def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[Pl
             message=f"{_spelled(choice)}: no usable offer on the asked infra; left out",
         )
         for choice in spec.resources.accelerators
-        if not any(choice.name == name and choice.count in (None, count) for name, count in sold)
+        if not any(
+            name in names_of(choice.name) and choice.count in (None, count) for name, count in sold
+        )
     ]
 
 

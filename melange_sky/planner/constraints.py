@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table
+from melange_sky.accelerators import accelerator_names
 from melange_sky.constraints import Constraints, Pledge, SpotPolicy
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def speaks_of_places(spec: Spec) -> bool:
     """Return whether a rule names regions, clouds or instances, so that no region stands for others."""
     resources, redundancy = spec.resources, spec.redundancy
     return bool(
-        any(key not in accelerator_table() for key, _ in resources.limits)
+        any(key not in accelerator_names() for key, _ in resources.limits)
         or resources.fixed
         or resources.minimum
         or redundancy.max_share_per_region is not None

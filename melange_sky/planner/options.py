@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import field
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table
+from melange_sky.accelerators import accelerator_table, names_of
 from melange_sky.capacity import DeploymentOption, OptionCapacity
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.plan import PlanWarning
@@ -139,7 +139,8 @@ def usable_offers(
 
 def _is_asked_for(offer: Offer, resources: Resources) -> bool:
     if resources.accelerators and not any(
-        choice.name == offer.accelerator and choice.count in (None, offer.accelerator_count)
+        offer.accelerator in names_of(choice.name)
+        and choice.count in (None, offer.accelerator_count)
         for choice in resources.accelerators
     ):
         return False
@@ -156,7 +157,7 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
     if offer.cloud in rules.closed_clouds:
         rejected.add("closed-cloud", rules.closed_clouds[offer.cloud], offer)
         return True
-    if offer.accelerator not in accelerator_table():
+    if figures_name(offer) not in accelerator_table():
         rejected.add(
             "unknown-accelerator", f"no figures for accelerator {offer.accelerator}", offer
         )
@@ -165,8 +166,9 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
     if any(flag.code == "price-missing" for flag in blocking):
         rejected.add_unpriced(_kind(use_spot), offer)
         return True
-    if blocking and not rules.allow_flagged:
-        rejected.add("flagged-price", f"price kept out ({blocking[0].code})", offer)
+    if offer.accelerator_count < 1 or (blocking and not rules.allow_flagged):
+        code = blocking[0].code if blocking else "impossible-count"
+        rejected.add("flagged-price", f"price kept out ({code})", offer)
         return True
     price = offer.price(use_spot)
     if price is None or price <= 0:

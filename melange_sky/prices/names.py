@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table
+from melange_sky.accelerators import VARIANTS, accelerator_names
 from melange_sky.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def canonical_accelerator(name: str, cloud: str | None = None) -> str:
     ('RTXPRO6000', 'A10G')
     >>> canonical_accelerator("A100", "seeweb"), canonical_accelerator("Trainium2")
     ('A100-80GB', 'Trainium2')
+    >>> canonical_accelerator("h100_sxm")
+    'H100-SXM'
     """
     name = name.strip()
     if cloud is not None and (cloud, name) in _PER_CLOUD:
@@ -70,7 +72,7 @@ def canonical_accelerator(name: str, cloud: str | None = None) -> str:
 
 @lru_cache(maxsize=1)
 def _folded_table() -> dict[str, str]:
-    return {fold(name): name for name in accelerator_table()}
+    return {fold(name): name for name in accelerator_names()}
 
 
 def figures_name(offer: Offer) -> str:
@@ -80,7 +82,7 @@ def figures_name(offer: Offer) -> str:
     94 GB, Lambda and RunPod name theirs).
     """
     if offer.accelerator != "H100":
-        return _VARIANTS.get(offer.accelerator, offer.accelerator)
+        return VARIANTS.get(offer.accelerator, offer.accelerator)
     if offer.cloud == "azure" and offer.instance_type.startswith(_AZURE_NVL):
         return "H100-NVL"
     if "pcie" in offer.instance_type.casefold() or offer.cloud == "runpod":
@@ -89,7 +91,6 @@ def figures_name(offer: Offer) -> str:
 
 
 _AZURE_NVL = ("Standard_NC40ads_H100", "Standard_NC80adis_H100", "Standard_NCC40ads_H100")
-_VARIANTS = {"H100-SXM": "H100", "H200-SXM": "H200", "A100-80GB-SXM": "A100-80GB"}
 
 
 def parse_infra(text: str) -> tuple[tuple[str, str | None], ...]:

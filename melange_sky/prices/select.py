@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.accelerators import accelerator_table
+from melange_sky.accelerators import accelerator_names, names_of
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.offers import Offer, parse_accelerator
 from melange_sky.prices.names import asked_regions, canonical_accelerator
@@ -104,7 +104,7 @@ class Selection:
     ) -> frozenset[tuple[str, float | None]] | None:
         if not self.accelerators:
             return None
-        known = set(accelerator_table()) | {offer.accelerator for offer in loose}
+        known = set(accelerator_names()) | {offer.accelerator for offer in loose}
         for priced in tables.values():
             known |= priced.table.accelerators
         folded = {name.casefold(): name for name in sorted(known)}
@@ -121,7 +121,7 @@ class Selection:
             if found is None:
                 problems.append(f"unknown accelerator '{name[:80]}'{did_you_mean(name, known)}")
             else:
-                pairs.add((found, count))
+                pairs |= {(name, count) for name in names_of(found)}
         if problems:
             raise InputError(*problems)
         return frozenset(pairs)

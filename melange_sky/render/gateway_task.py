@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from melange_sky.render.names import gateway_name
 from melange_sky.render.services import dump
 from melange_sky.resources import templates_dir
 
@@ -14,13 +15,11 @@ if TYPE_CHECKING:
     from melange_sky.plan import FleetPlan, Plan
 
 GATEWAY_FILE = "gateway.task.yaml"
-_SUFFIX = "-gateway"
-_LONGEST_NAME = 40
 
 
 def render_gateway(plan: Plan | FleetPlan) -> str:
     """Return the text of the gateway's task. Nothing in it depends on the plan but its name."""
-    name = plan.name[: _LONGEST_NAME - len(_SUFFIX)].rstrip("-_.") + _SUFFIX
+    name = gateway_name(plan)
     document: dict[str, Any] = yaml.safe_load(
         (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
     )

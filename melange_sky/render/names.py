@@ -1,4 +1,4 @@
-"""Names of services and their files: stable from plan to plan, valid for SkyServe, unique."""
+"""Names of services, their files and the gateway: stable from plan to plan, valid, unique."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
-    from melange_sky.plan import Allocation, Plan
+    from melange_sky.plan import Allocation, FleetPlan, Plan
 
 SERVICE_NAME_PATTERN = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?")
 """What SkyPilot accepts as a service name (CLUSTER_NAME_VALID_REGEX)."""
 
 _LONGEST_PLAN_NAME = 40
 _LONGEST_OPTION_PART = 44
+_GATEWAY_SUFFIX = "-gateway"
 
 
 def service_name(plan: Plan, allocation: Allocation) -> str:
@@ -32,6 +33,16 @@ def service_name(plan: Plan, allocation: Allocation) -> str:
     return f"{plan.name}-{_slug(allocation.option.option.name)}"
 
 
+def gateway_name(plan: Plan | FleetPlan) -> str:
+    """Return the name of the gateway's cluster: after the plan, with a digest where that is cut.
+
+    Two plans must never share it: a launch hands the second plan to the gateway of the first.
+    """
+    longest = _LONGEST_PLAN_NAME - len(_GATEWAY_SUFFIX)
+    name = plan.name if len(plan.name) <= longest else _cut(plan.name, plan.name, longest)
+    return name + _GATEWAY_SUFFIX
+
+
 def file_name(service: str) -> str:
     """Return the name of a service's file."""
     return f"{service}.sky.yaml"
@@ -46,5 +57,10 @@ def _slug(option: str) -> str:
     slug = re.sub(r"[^a-z0-9.]+", "-", option.lower()).strip("-.")
     if slug == option and len(slug) <= _LONGEST_OPTION_PART:
         return slug
-    digest = hashlib.sha256(option.encode("utf-8", "surrogatepass")).hexdigest()[:6]
-    return f"{slug[: _LONGEST_OPTION_PART - 7].rstrip('-.')}-{digest}".lstrip("-")
+    return _cut(slug, option, _LONGEST_OPTION_PART).lstrip("-")
+
+
+def _cut(shown: str, whole: str, longest: int) -> str:
+    """Return the start of `shown` with a digest of `whole`, in at most `longest` characters."""
+    digest = hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{shown[: longest - 7].rstrip('-_.')}-{digest}"

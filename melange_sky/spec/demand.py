@@ -110,10 +110,7 @@ def _histogram(
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
         trace = folder / Path(section.trace or "")
-        # A path that leads nowhere is the spec's mistake; what is wrong inside has the trace's lines.
-        told = _no_file(trace)
-        if told:
-            (place / "trace").add(f"{told} '{clip(str(trace))}'")
+        if not _is_there(trace, "trace", place / "trace"):
             return None
         return histogram_of_trace(trace, *grid)
     except InputError as error:
@@ -122,11 +119,19 @@ def _histogram(
         return None
 
 
-def _no_file(path: Path) -> str | None:
+def _is_there(path: Path, what: str, place: Place) -> bool:
+    """Return whether a path leads anywhere; where not, that is the spec's mistake and noted.
+
+    What is wrong inside the file is told with the file's own lines.
+    """
     try:
-        return None if path.exists() else "no such trace file"
+        if path.exists():  # False too for a name that no file can have
+            return True
+        told = f"no such {what} file"
     except OSError as error:  # a name too long, a folder that is closed
-        return f"{error.strerror}: trace file"
+        told = f"{error.strerror}: {what} file"
+    place.add(f"{told} '{clip(str(path))}'")
+    return False
 
 
 def _named(name: str, folder: Path, place: Place) -> Histogram | None:
@@ -134,7 +139,8 @@ def _named(name: str, folder: Path, place: Place) -> Histogram | None:
     if name in shipped:
         return load_distribution(shipped[name])
     if name.endswith((".yaml", ".yml")):
-        return load_distribution(folder / name)
+        path = folder / name
+        return load_distribution(path) if _is_there(path, "distribution", place) else None
     hint = did_you_mean(name, shipped) or f"; shipped: {', '.join(shipped)}"
     place.add(f"unknown distribution '{clip(name)}'{hint}")
     return None

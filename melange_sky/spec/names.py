@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from melange_sky.accelerators import accelerator_table, find_accelerator
+from melange_sky.accelerators import accelerator_names
 from melange_sky.errors import did_you_mean
 from melange_sky.offers import parse_accelerator
 from melange_sky.spec.values import AcceleratorChoice, Infra
@@ -22,8 +22,8 @@ _CLOUD_WORDS = {"google": "gcp", "amazon": "aws", "digitalocean": "do", "lambdal
                 "oracle": "oci", "datacrunch": "verda", "microsoft": "azure", "k8s": "kubernetes"}  # fmt: skip
 _ACCELERATOR_WORDS = {
     "a100-40gb": "A100", "a100-40g": "A100", "a100-sxm4-40gb": "A100", "a100-80g": "A100-80GB",
-    "a100-sxm4-80gb": "A100-80GB", "h100-80gb": "H100", "h100-sxm": "H100", "h100-sxm5": "H100",
-    "h200-sxm": "H200", "h200-141gb": "H200", "v100-16gb": "V100", "rtx-4090": "RTX4090",
+    "a100-sxm4-80gb": "A100-80GB", "h100-80gb": "H100", "h100-sxm5": "H100",
+    "h200-141gb": "H200", "v100-16gb": "V100", "rtx-4090": "RTX4090",
     "nvidia-l4": "L4", "nvidia-t4": "T4", "tesla-t4": "T4", "rtxa6000": "A6000",
     "rtx-a6000": "A6000", "gh200-96gb": "GH200",
 }  # fmt: skip
@@ -33,8 +33,8 @@ _LOOKS_SOLD = re.compile(r"[._]|-.*\d")
 
 
 def accelerator_name(text: str) -> str:
-    """Return SkyPilot's canonical name; ValueError tells the right word for one that it does not use."""
-    known = accelerator_table()
+    """Return SkyPilot's canonical name, or a variant's; ValueError tells the right word for one that it does not use."""
+    known = accelerator_names()
     folded = {name.casefold(): name for name in known}
     if text.casefold() in folded:
         return folded[text.casefold()]
@@ -56,7 +56,7 @@ def accelerator_choice(text: str) -> AcceleratorChoice:
     if count is not None and count != int(count):
         raise ValueError(f"'{clip(text)}': the count must be a whole number of GPUs")
     return AcceleratorChoice(
-        name=find_accelerator(accelerator_name(name)).name,
+        name=accelerator_name(name),
         count=None if count is None else int(count),
     )
 
@@ -90,7 +90,7 @@ def limit_key(text: str) -> str:
     Whether an instance type is sold is seen when prices are read; here only a name that cannot be
     one is refused.
     """
-    folded = {name.casefold(): name for name in accelerator_table()}
+    folded = {name.casefold(): name for name in accelerator_names()}
     if text.casefold() in folded:
         return folded[text.casefold()]
     if text.casefold() in CLOUDS:
@@ -104,7 +104,7 @@ def limit_key(text: str) -> str:
         accelerator_name(text)
     if _INSTANCE_TYPE.match(text) and _LOOKS_SOLD.search(text):
         return text
-    hint = did_you_mean(text, [*accelerator_table(), *CLOUDS])
+    hint = did_you_mean(text, [*accelerator_names(), *CLOUDS])
     raise ValueError(
         f"'{clip(text)}' is no accelerator, cloud, cloud/region or instance type{hint}"
     )

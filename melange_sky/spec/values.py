@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorChoice:
-    """One entry of `resources.accelerators`; `count` None stands for any count sold."""
+    """One entry of `resources.accelerators`; `count` None stands for any count sold.
+
+    A name includes what clouds list apart of it (`accelerators.names_of`), in limits and pledges too.
+    """
 
     name: str
     count: int | None = None

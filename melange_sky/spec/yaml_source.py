@@ -54,22 +54,31 @@ class Document:
 
 @dataclass(slots=True)
 class _Node:
+    """A value; `size` counts all in it, `depth` the levels of lists and mappings, its own included."""
+
     kind: str
     line: int
     value: Any = None
     size: int = 1
+    depth: int = 0
     open: bool = True
 
     def add(self, child: _Node) -> None:
         """Append a child; an open one is counted when it closes."""
         self.value.append(child)
-        self.size += 0 if child.open else child.size
+        if not child.open:
+            self.count(child)
+
+    def count(self, child: _Node) -> None:
+        """Add what a complete child holds: its values, and the levels that it nests."""
+        self.size += child.size
+        self.depth = max(self.depth, child.depth + 1)
 
     def close(self, parent: list[_Node]) -> None:
         """Note that all children are there."""
         self.open = False
         for node in parent:
-            node.size += self.size
+            node.count(self)
 
 
 def clip(text: str, length: int = 60) -> str:
@@ -93,6 +102,8 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise InputError(f"{path}: is a folder where a file is expected") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise InputError(f"{clip(str(path), 200)}: no file can have this name") from None
     if len(data) > max_bytes:
         raise InputError(f"{path}: larger than {max_bytes >> 10} KiB, which no spec is")
     try:
@@ -128,7 +139,7 @@ def _syntax(error: yaml.YAMLError, path: Path) -> str:
 
 
 class _Builder:
-    """Turns YAML events into nodes. An alias is its anchored node itself, counted with its size."""
+    """Turns YAML events into nodes. An alias is its anchored node itself, counted with its size and depth."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -153,7 +164,7 @@ class _Builder:
                 root = made
             if made.open:
                 stack.append(made)
-            if len(stack) > MAX_DEPTH:
+            if len(stack) + (0 if made.open else made.depth) > MAX_DEPTH:
                 raise self.refuse(event, f"nested deeper than {MAX_DEPTH} levels")
         if root is None:
             raise InputError(f"{self.path}: is empty")
@@ -175,9 +186,9 @@ class _Builder:
             value = _scalar(event.value) if event.implicit[0] else event.value
             made = _Node("scalar", line, value, open=False)
         elif isinstance(event, yaml.MappingStartEvent):
-            made = _Node("mapping", line, [])
+            made = _Node("mapping", line, [], depth=1)
         elif isinstance(event, yaml.SequenceStartEvent):
-            made = _Node("sequence", line, [])
+            made = _Node("sequence", line, [], depth=1)
         else:
             return None
         if event.tag is not None and not event.tag.startswith("tag:yaml.org,2002:str"):

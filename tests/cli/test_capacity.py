@@ -103,6 +103,11 @@ def test_where_nothing_fits_the_memory_missing_is_told():
         run("--model", "meta-llama/Llama-3.1-70B", "--accelerators", "L4", *SMALL)
 
 
+def test_what_a_cloud_lists_apart_has_the_figures_of_its_accelerator():
+    asked = ("--model", LLAMA, *SMALL, "--tpot-ms", "30", "--format", "json", "--accelerators")
+    assert run(*asked, "H100-SXM") == run(*asked, "H100")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -50,6 +50,14 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         SolveOptions(),
         ["the limit of 0 H100 GPUs cannot hold", "raise the limit to 1 H100 GPUs"],
     ),
+    "an accelerator's limit, which counts what clouds list apart": (
+        Problem(
+            demands=(demand([[1.0]], option("H100-SXM", 1.0, [[1.0]], accelerator_count=2)),),
+            constraints=Constraints(limits=(("H100", 1),)),
+        ),
+        SolveOptions(),
+        ["the limit of 1 H100 GPUs cannot hold", "raise the limit to 2 H100 GPUs"],
+    ),
     "a cloud's limit": (
         two_places(constraints=Constraints(limits=(("aws", 0), ("gcp", 9)))),
         SolveOptions(),
@@ -180,3 +188,26 @@ def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
     constraints = Constraints(**{kind: (pledge,)})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{kind}: no candidate option is one of 2 x T4 on aws"):
         optimize(two_places(constraints=constraints))
+
+
+@pytest.mark.parametrize(
+    ("constraints", "instances"),
+    [
+        (Constraints(limits=(("H100", 2),)), {"H100-SXM": 2, "L4": 2}),
+        (Constraints(limits=(("H100-SXM", 2),)), {"H100-SXM": 2, "H100": 2}),
+        (Constraints(minimum=(Pledge(accelerator="H100", instances=4),)), {"H100-SXM": 4}),
+        (
+            Constraints(
+                minimum=(Pledge(accelerator="H100-SXM", instances=1),), limits=(("H100", 1),)
+            ),
+            {"H100-SXM": 1, "L4": 3},
+        ),
+    ],
+)
+def test_rules_for_an_accelerator_hold_for_what_clouds_list_apart(
+    constraints: Constraints, instances: dict[str, int]
+) -> None:
+    options = [option(n, p, [[1.0]]) for n, p in (("H100-SXM", 1.0), ("H100", 2.0), ("L4", 3.0))]
+    problem = Problem(demands=(demand([[4.0]], *options),), constraints=constraints)
+    (allocations,) = optimize(problem).allocations
+    assert {a.option.option.name: a.instances for a in allocations} == instances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from melange_sky.plan import PlanWarning
 from melange_sky.planner.options import (
     OfferRules,
     PlannedOffer,
@@ -11,6 +12,7 @@ from melange_sky.planner.options import (
     option_name,
     usable_offers,
 )
+from melange_sky.prices.sanity import check_offers
 from melange_sky.profiles import CapacityQuery
 from melange_sky.slo import SLO
 from melange_sky.spec import AcceleratorChoice, Infra, Resources
@@ -44,6 +46,30 @@ def test_where_places_matter_each_region_is_an_option_of_its_own_name() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("H100", ["H100", "H100-SXM"]),
+        ("H100-SXM", ["H100-SXM"]),
+        ("A100-80GB", ["A100-80GB-SXM"]),
+        (None, ["A100-80GB-SXM", "H100", "H100-SXM", "H200-SXM"]),
+    ],
+)
+def test_what_a_cloud_lists_apart_is_planned_under_its_own_name(
+    asked: str | None, found: list[str]
+) -> None:
+    names = ["H100", "H100-SXM", "H200-SXM", "A100-80GB-SXM"]
+    offers = [make_offer(accelerator=n, cloud="runpod", instance_type=f"1x_{n}") for n in names]
+    choices = (AcceleratorChoice(name=asked, count=None),) if asked else ()
+    planned, warnings = usable_offers(offers, Resources(accelerators=choices), OfferRules())
+    assert warnings == []
+    assert sorted(p.offer.accelerator for p in planned) == found
+    options, _ = build_options(LLAMA_8B, planned, _query())
+    assert {o.option.accelerator: o.option.figures for o in options} == {
+        name: "H100-PCIe" if name == "H100" else name.removesuffix("-SXM") for name in found
+    }
+
+
 def test_counts_and_infra_asked_for_are_kept_to() -> None:
     offers = [
         make_offer(),
@@ -71,6 +97,20 @@ def test_what_is_left_out_is_told(offer: object, rules: OfferRules, code: str) -
     assert planned == []
     codes = [warning.code for warning in warnings]
     assert codes == [code] or (code == "unknown-count" and len(codes) <= 1)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+@pytest.mark.parametrize("allow_flagged", [True, False])
+def test_no_flag_is_allowed_that_leaves_no_gpu(count: int, allow_flagged: bool) -> None:
+    offers = check_offers([make_offer(accelerator_count=count)])
+    planned, warnings = usable_offers(offers, ANY, OfferRules(allow_flagged=allow_flagged))
+    assert planned == []
+    assert warnings == [
+        PlanWarning(
+            code="flagged-price",
+            message="price kept out (impossible-count): aws/us-east-1 g5.xlarge",
+        )
+    ]
 
 
 def _query() -> CapacityQuery:

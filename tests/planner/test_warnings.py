@@ -16,13 +16,14 @@ from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.options import OfferRules, usable_offers
 from melange_sky.prices import OfferQuery
 from melange_sky.profiletable import ProfileTable, Provenance, write_table
+from melange_sky.render import service_document
 from melange_sky.spec import Resources
 from tests.factories import make_offer
 
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 
 
-def _plan(folder: Path, **over: Any) -> Plan:
+def _plan(folder: Path, request: PlanRequest = OFFLINE, **over: Any) -> Plan:
     spec: dict[str, Any] = {
         "name": "chat",
         "model": "meta-llama/Llama-3.1-8B-Instruct",
@@ -35,7 +36,7 @@ def _plan(folder: Path, **over: Any) -> Plan:
     }
     file = folder / "spec.json"
     file.write_text(json.dumps(spec | over), encoding="utf-8")
-    planned = plan_spec(file, OFFLINE)
+    planned = plan_spec(file, request)
     assert isinstance(planned, Plan)
     return planned
 
@@ -80,6 +81,26 @@ def test_a_limit_on_an_instance_type_that_nobody_sells_is_told(tmp_path: Path) -
     assert "did you mean 'g6.xlarge'?" in told
     sound = slip | {"limits": {"g6.xlarge": 3, "H100": 1, "gcp": 1, "aws/us-east-1": 5}}
     assert _messages(_plan(tmp_path, resources=sound), "limit") == []
+
+
+@pytest.mark.parametrize("asked", ["H100", "H100-SXM"])
+def test_an_accelerator_that_its_cloud_lists_apart_is_planned(tmp_path: Path, asked: str) -> None:
+    head = "cloud,region,instance_type,accelerator,accelerator_count,price_usd_per_hour"
+    own = tmp_path / "own.csv"
+    own.write_text(f"{head}\nrunpod,US,1x_H100-SXM_SECURE,H100-SXM,1,0.5\n", encoding="utf-8")
+    request = replace(OFFLINE, prices=OfferQuery(offline=True, offers_csv=own))
+    resources = {"accelerators": [asked], "limits": {"H100": 2, "H100-SXM": 1}}
+    plan = _plan(tmp_path, request, resources=resources)
+    (allocation,) = plan.allocations
+    option = allocation.option.option
+    assert (option.name, option.accelerator, option.figures, option.price_usd_per_hour) == (
+        "h100-sxm-1-runpod-1x_h100-sxm_secure", "H100-SXM", "H100", 0.5
+    )  # fmt: skip
+    assert _messages(plan, "limit") == _messages(plan, "no-offer") == []
+    document = service_document(plan, allocation)
+    assert document["resources"]["accelerators"] == "H100-SXM:1"
+    if asked == "H100-SXM":
+        assert [c.option.accelerator for c in plan.candidates] == ["H100-SXM"]
 
 
 def test_tables_under_the_arrivals_of_a_trace_are_told_and_left_out(

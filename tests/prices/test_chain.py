@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -217,6 +218,19 @@ def test_own_offers_come_on_top(server, home, tmp_path, run):
     listed = run("prices", "list", *arguments)
     assert listed.code == 0, listed.err
     assert "metalco,fra,box,H100,8,10.0,,my.csv" in listed.out
+
+
+def test_an_accelerator_is_also_what_clouds_list_apart(tmp_path):
+    path = tmp_path / "my.csv"
+    path.write_text(OWN + "metalco,fra,tray,h100 sxm,8,11,,,\n")
+    found = {}
+    for asked in ("H100", "h100-sxm", "H100:1"):
+        query = OfferQuery(offers_csv=path, infra=(("metalco", None),), accelerators=(asked,))
+        offers = load_offers(replace(query, offline=True)).offers
+        found[asked] = {o.instance_type: o.accelerator for o in offers}
+    assert found == {
+        "H100": {"box": "H100", "tray": "H100-SXM"}, "h100-sxm": {"tray": "H100-SXM"}, "H100:1": {},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -24,14 +25,30 @@ print(task.name, resources.cpus, resources.ports, sorted(task.secrets), task.ser
 
 def test_only_the_name_comes_from_the_plan() -> None:
     first = yaml.safe_load(render_gateway(make_plan()))
-    second = yaml.safe_load(render_gateway(make_plan(name="x" * 40)))
-    assert (first["name"], len(second["name"])) == ("chat-gateway", 40)
-    assert second["name"].endswith("x-gateway")
+    second = yaml.safe_load(render_gateway(make_plan(name="x" * 32)))
+    assert (first["name"], second["name"]) == ("chat-gateway", "x" * 32 + "-gateway")
     assert {k: v for k, v in first.items() if k != "name"} == {
         k: v for k, v in second.items() if k != "name"
     }
     assert first["envs"] == {"MELANGE_SKY_PACKAGE": ""}
     assert first["secrets"] == {"MELANGE_SKY_API_KEY": None, "VLLM_API_KEY": ""}
+
+
+@pytest.mark.parametrize(
+    ("plan", "gateway"),
+    [
+        ("production-llama-31-8b-instruct", "production-llama-31-8b-instruct-gateway"),
+        ("production-llama-31-8b-instruct-chat-eu", "production-llama-31-8b-in-DIGEST-gateway"),
+        ("production-llama-31-8b-instruct-chat-us", "production-llama-31-8b-in-DIGEST-gateway"),
+        ("production-llama-31-8b-_.instruct", "production-llama-31-8b-DIGEST-gateway"),
+    ],
+)
+def test_a_name_that_has_to_be_cut_gets_a_digest(plan: str, gateway: str) -> None:
+    digest = hashlib.sha256(plan.encode()).hexdigest()[:6]
+    text = render_gateway(make_plan(name=plan))
+    name = yaml.safe_load(text)["name"]
+    assert name == gateway.replace("DIGEST", digest) and len(name) <= 40
+    assert f"sky launch -c {name} " in text and f"sky status --endpoint 8080 {name}\n" in text
 
 
 def test_skypilot_takes_it_once_the_secret_is_given() -> None:

@@ -38,6 +38,10 @@ RUNPOD = make_offer(
     cloud="runpod", region="US", instance_type="1x_L4_SECURE", accelerator="L4",
     price_usd_per_hour=0.43, spot_usd_per_hour=0.3, vcpus=12, memory_gib=50,
 )  # fmt: skip
+RUNPOD_SXM = make_offer(
+    cloud="runpod", region="US", instance_type="1x_H100-SXM_SECURE", accelerator="H100-SXM",
+    price_usd_per_hour=2.69, spot_usd_per_hour=1.75, vcpus=20, memory_gib=125,
+)  # fmt: skip
 AZURE = make_offer(
     cloud="azure", region="eastus", instance_type="Standard_NC24ads_A100_v4", accelerator="A100-80GB",
     price_usd_per_hour=3.673, spot_usd_per_hour=0.9, vcpus=24, memory_gib=220,
@@ -76,6 +80,7 @@ PLAN = plan_of(
     allocate(GCP, 1),
     allocate(LAMBDA, 5),
     allocate(RUNPOD, 1),
+    allocate(RUNPOD_SXM, 1, figures="H100"),
     allocate(AZURE, 2),
     engine=EngineChoice(
         args=("--kv-cache-dtype", "fp8"), env=(("NOTE", 'it\'s "$HOME" $(id)\n; 100 %'),)
@@ -86,7 +91,7 @@ PLAN = plan_of(
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("skyhome")
-    write_catalogs(home, [A10G, DEARER, TIED, BIG, GCP, LAMBDA, RUNPOD, AZURE])
+    write_catalogs(home, [A10G, DEARER, TIED, BIG, GCP, LAMBDA, RUNPOD, RUNPOD_SXM, AZURE])
     request = {
         "clouds": ["aws", "gcp", "lambda", "runpod", "azure"],
         "files": render_services(PLAN),

@@ -123,6 +123,21 @@ def test_a10_and_a10g_are_two_things(tmp_path: Path) -> None:
     assert [choice.name for choice in found] == ["A10", "A10G"]
 
 
+def test_what_a_cloud_lists_apart_may_be_asked_for(tmp_path: Path) -> None:
+    asked = {
+        "accelerators": ["h100-sxm", "A100-80GB-SXM:2"],
+        "limits": {"H200-sxm": 4},
+        "fixed": [{"accelerators": "H100-SXM:8", "instances": 1}],
+    }
+    found = load(tmp_path, resources=asked).resources
+    assert [(c.name, c.count) for c in found.accelerators] == [
+        ("H100-SXM", None),
+        ("A100-80GB-SXM", 2),
+    ]
+    assert found.limits == (("H200-SXM", 4),)
+    assert found.fixed == (FixedCapacity(accelerator="H100-SXM", count=8, infra=None, instances=1),)
+
+
 def test_several_models(tmp_path: Path) -> None:
     one = base()
     entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "mistralai/Mistral-7B-v0.1"}]
@@ -251,6 +266,29 @@ def test_bad_workload(tmp_path: Path, workload: Any, words: str) -> None:
     assert any(words in line for line in told), told
 
 
+@pytest.mark.parametrize("key", ["distribution", "trace"])
+@pytest.mark.parametrize(("name", "shown"), [("a\0b.yaml", "a?b.yaml"), ("no.yaml", "no.yaml")])
+def test_a_path_that_leads_nowhere_is_told_with_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, name: str, shown: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = json.dumps(base(workload={"rate_rps": 1, key: name}), indent=1)
+    Path("spec.json").write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_spec(Path("spec.json"))
+    line = next(i for i, row in enumerate(text.splitlines(), 1) if f'"{key}"' in row)
+    assert caught.value.problems == (
+        f"spec.json:{line}: workload.{key}: no such {key} file '{shown}'",
+    )
+
+
+@pytest.mark.parametrize(("name", "shown"), [("a\0b.yaml", "a?b.yaml"), ("\ud800.yaml", "?.yaml")])
+def test_a_spec_of_a_name_that_no_file_can_have(name: str, shown: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_spec(Path(name))
+    assert caught.value.problems == (f"{shown}: no file can have this name",)
+
+
 def test_bad_models(tmp_path: Path) -> None:
     entry = base(name="a")
     told = problems(tmp_path, {"name": "f", "model": "x", "models": [entry, entry, 3, {}]})
@@ -294,6 +332,21 @@ def test_exploding_aliases_are_refused_at_once(tmp_path: Path) -> None:
     started = time.monotonic()
     assert "aliases expanded" in problems(tmp_path, "\n".join(rows))[0]
     assert time.monotonic() - started < 2
+
+
+def test_aliases_nest_no_deeper_than_brackets(tmp_path: Path) -> None:
+    rows = ["a0: &a0 " + "[" * 28 + "1" + "]" * 28]
+    rows += [f"a{i}: &a{i} " + "[" * 28 + f"*a{i - 1}" + "]" * 28 for i in range(1, 40)]
+    file = tmp_path / "spec.yaml"
+    told = problems(tmp_path, "\n".join(rows))
+    assert told == (f"{file}:2: nested deeper than 32 levels",)
+    for target, levels in (("[]", 1), ("1", 0), ("{k: [{}]}", 3)):
+        room = 31 - levels  # the document's own mapping is one level
+        text = f"a: &a {target}\nb: 1\n"
+        fits = problems(tmp_path, text + "c: " + "[" * room + "*a" + "]" * room)
+        assert not any("nested deeper" in line for line in fits), fits
+        deeper = problems(tmp_path, text + "c: " + "[" * (room + 1) + "*a" + "]" * (room + 1))
+        assert deeper == (f"{file}:3: nested deeper than 32 levels",)
 
 
 def test_junk_of_100_mb(tmp_path: Path) -> None:
