@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.capacity import Origin, weakest
-from melange_sky.offers import Offer, accelerator_spec_text
+from melange_sky.offers import accelerator_spec_text
 from melange_sky.plan import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
 
 if TYPE_CHECKING:
     from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
 
@@ -143,7 +144,7 @@ def _allocation_document(allocation: Allocation) -> dict[str, Any]:
         "load_fraction": allocation.load_fraction,
         "rate_rps": allocation.rate_rps,
         "capacity_origin": origin.value if origin else None,
-        "engine": asdict(engine) if engine else None,
+        "engine": _flat(engine) if engine else None,
         "shares": _rows(allocation.shares),
     }
 
@@ -158,15 +159,17 @@ def allocation_origin(allocation: Allocation) -> Origin | None:
     )
 
 
-_OFFER_FIELDS = tuple(field.name for field in fields(Offer))
+def _flat(record: Any) -> dict[str, Any]:
+    """Return what `asdict` would of a record without records in it, at a tenth of the time."""
+    return {name: getattr(record, name) for name in record.__dataclass_fields__}
 
 
 def _offer_document(offer: Offer) -> dict[str, Any]:
-    """Return what `asdict` would, which copies every figure of hundreds of offers."""
-    document = {name: getattr(offer, name) for name in _OFFER_FIELDS}
-    document["flags"] = [asdict(flag) for flag in offer.flags]
-    document["commitments"] = [asdict(commitment) for commitment in offer.commitments]
-    return document
+    return {
+        **_flat(offer),
+        "flags": [_flat(flag) for flag in offer.flags],
+        "commitments": [_flat(commitment) for commitment in offer.commitments],
+    }
 
 
 def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
@@ -182,7 +185,7 @@ def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
         "offer": _offer_document(option.offer) if option.offer else None,
         "figures": option.figures,
         "fallbacks": [_offer_document(offer) for offer in option.fallbacks],
-        "engine": asdict(option.engine) if option.engine else None,
+        "engine": _flat(option.engine) if option.engine else None,
         "max_rate_rps": column("max_rate_rps"),
         "origin": [
             [cell.origin.value if cell.origin else None for cell in row] for row in candidate.cells

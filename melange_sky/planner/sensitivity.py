@@ -135,10 +135,14 @@ def _unit_costs(demand: Demand, i: int, j: int) -> dict[str, tuple[float, float,
     costs: dict[str, tuple[float, float, float]] = {}
     for candidate in demand.options:
         cell, option = candidate.cells[i][j], candidate.option
-        ends = (cell, _at_end(cell, good=True), _at_end(cell, good=False))
-        own = [option.price_usd_per_hour / c.max_rate_rps if c.max_rate_rps else inf for c in ends]
-        mid, good, bad = map(min, own, costs.get(option.gpu, (inf, inf, inf)))
-        costs[option.gpu] = mid, good, bad
+        if not cell.max_rate_rps:
+            continue
+        price, known = option.price_usd_per_hour, costs.get(option.gpu, (inf, inf, inf))
+        mid, good, bad = (
+            price / rate if rate else inf
+            for rate in (cell.max_rate_rps, _end(cell, good=True), _end(cell, good=False))
+        )
+        costs[option.gpu] = min(mid, known[0]), min(good, known[1]), min(bad, known[2])
     return costs
 
 
@@ -173,7 +177,13 @@ def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:
 
 
 def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
+    end = _end(cell, good)
+    return cell if end == cell.max_rate_rps else CapacityCell(max_rate_rps=end, origin=cell.origin)
+
+
+def _end(cell: CapacityCell, good: bool) -> float | None:
+    """Return the rate at one end of the band: the cell's own where it is no estimate."""
     end = cell.high_rps if good else cell.low_rps
     if cell.origin is not Origin.ESTIMATED or cell.max_rate_rps is None or end is None:
-        return cell
-    return CapacityCell(max_rate_rps=end if end > 0 else None, origin=cell.origin)
+        return cell.max_rate_rps
+    return end if end > 0 else None
