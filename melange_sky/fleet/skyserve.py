@@ -37,6 +37,10 @@ class SkyServe:
             records = self._sky.get(self._sky.serve.status(None))
         except self._sky.exceptions.ClusterNotUpError:
             return ()
+        except (RuntimeError, OSError) as error:
+            raise SourceUnavailableError(
+                f"SkyPilot cannot tell which services run: {_one_line(error)}"
+            ) from error
         return tuple(_service(record) for record in records)
 
     def answers(self, service: LiveService) -> bool:

@@ -27,7 +27,7 @@ from melange_sky.render.sizing import initial_delay_s
 from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacity import DeploymentOption, OptionCapacity
     from melange_sky.plan import Plan
 
 _BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
@@ -67,6 +67,7 @@ class ProfilingJob:
     instance_type: str
     infra: str
     price_usd_per_hour: float
+    dearest_usd_per_hour: float
     use_spot: bool
     sizes: tuple[tuple[int, int], ...]
     measured: int
@@ -82,8 +83,8 @@ class ProfilingJob:
 
     @property
     def limit_usd(self) -> float:
-        """What the job can cost at most, by its time limit."""
-        return self.limit_minutes / 60 * self.price_usd_per_hour
+        """What the job can cost at most, by its time limit and in the dearest region it may run in."""
+        return self.limit_minutes / 60 * self.dearest_usd_per_hour
 
 
 def profiling_jobs(
@@ -186,11 +187,18 @@ def _job(
         accelerator=f"{option.gpu}:{option.accelerator_count}",
         instance_type=option.offer.instance_type, use_spot=option.use_spot,
         infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
-        price_usd_per_hour=option.price_usd_per_hour, sizes=tuple(todo),
+        price_usd_per_hour=option.price_usd_per_hour, dearest_usd_per_hour=_dearest(option),
+        sizes=tuple(todo),
         measured=len(known), minutes=minutes if todo else 0.0,
         limit_minutes=limit if todo else 0.0, expected_error=expected_error,
         document=_document(plan, candidate, service, (name, demand, limit * 60), options),
     )  # fmt: skip
+
+
+def _dearest(option: DeploymentOption) -> float:
+    """Return the highest price among the regions in which SkyPilot may start an option."""
+    elsewhere = [offer.price(option.use_spot) or 0.0 for offer in option.fallbacks]
+    return max(option.price_usd_per_hour, *elsewhere, 0.0)
 
 
 def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Demand:

@@ -228,6 +228,11 @@ class _Reader:
         for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
             if listed is not None and not listed:
                 self.problems.add((*at, key), "must not be empty; leave it away to allow all")
+        if section.spot is not None and raw.get("use_spot") is False:
+            self.problems.add(
+                (*at, "spot"),
+                "mixes spot instances in, which use_spot: false rules out; take one of the two away",
+            )
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
         if (

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +26,8 @@ from melange_sky.fleet import (
 )
 
 PRICES = {("chat", "small"): 1.0, ("chat", "large"): 4.0}
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def wanted(option: str, replicas: int, **over: Any) -> Wanted:
@@ -294,3 +298,18 @@ def test_secrets_never_show() -> None:
         document={"secrets": {"HF_TOKEN": "hf_secret"}},
     )  # fmt: skip
     assert "hf_secret" not in repr(service)
+
+
+def test_a_skypilot_that_cannot_be_reached_is_one_line_and_exit_4(tmp_path: Path) -> None:
+    """With the real SDK, against a port on which nobody listens."""
+    folder = tmp_path / "plan"
+    planned = [sys.executable, "-m", "melange_sky", "plan", "examples/chat.yaml", "--offline"]
+    subprocess.run([*planned, "-o", str(folder)], cwd=ROOT, check=True, capture_output=True)
+    answer = subprocess.run(
+        [sys.executable, "-m", "melange_sky", "status", str(folder)],
+        cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_API_SERVER_ENDPOINT": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert answer.returncode == 4, answer.stderr
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: SkyPilot cannot tell which services run: ")

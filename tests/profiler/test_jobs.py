@@ -101,6 +101,20 @@ def test_one_job_per_accelerator_with_the_planned_flags(plan: Any) -> None:
         profiling_jobs(plan, (), JobOptions(bucket="s3://x; rm -rf /"))
 
 
+def test_a_job_is_bounded_by_the_dearest_region_in_which_it_may_start(plan: Any) -> None:
+    (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100:1",)))
+    regions = {entry["infra"] for entry in job.document["resources"]["any_of"]}
+    offers = {
+        offer.price(False)
+        for candidate in plan.candidates
+        for offer in (candidate.option.offer, *candidate.option.fallbacks)
+        if offer.instance_type == job.instance_type and f"{offer.cloud}/{offer.region}" in regions
+    }
+    assert job.dearest_usd_per_hour == max(offers) > min(offers) == job.price_usd_per_hour
+    assert job.limit_usd == pytest.approx(job.limit_minutes / 60 * max(offers))
+    assert within_budget([job], job.limit_minutes / 60 * min(offers)) == ((), (job,))
+
+
 def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -> None:
     """Azure's H100 is an NVL: what is measured there says nothing of the SXM that AWS sells."""
     spec = tmp_path / "chat.yaml"

@@ -210,6 +210,17 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
     assert not any("hunter2" in t for t in told)
 
 
+def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
+    mix = {"max_fraction": 0.3}
+    (told,) = problems(tmp_path, base(resources={"use_spot": False, "spot": mix}))
+    assert told.endswith(
+        "resources.spot: mixes spot instances in, which use_spot: false rules out; take one of the "
+        "two away"
+    )
+    for resources in ({"spot": mix}, {"use_spot": True, "spot": mix}):
+        assert load(tmp_path, resources=resources).resources.spot is not None
+
+
 def test_flags_that_the_plan_decides_are_refused_where_they_stand(tmp_path: Path) -> None:
     told = problems(tmp_path, base(engine={"args": ["--seed", "1", "-tp", "8", "--port=80"]}))
     first, second = (line.partition(": ")[2] for line in told)
