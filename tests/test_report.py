@@ -8,7 +8,7 @@ from melange_sky.plan import Baseline, SolverReport
 from melange_sky.planner.comparison import Contender
 from melange_sky.report import plan_table
 from melange_sky.report.comparison import comparison_figure
-from tests.factories import make_plan
+from tests.factories import make_engine, make_plan
 
 
 def _baseline(cost: float | None, saving: float | None, reason: str | None = None) -> Baseline:
@@ -39,6 +39,30 @@ def test_every_price_and_capacity_has_its_origin() -> None:
     text = plan_table(make_plan(), width=200)
     assert "[1] price from embedded, as of 2026-09-01" in text
     assert "estimated" in text
+
+
+def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
+    allocation = make_plan().allocations[0]
+    paid = replace(allocation, instances=3, fixed_instances=2)
+    text = plan_table(make_plan(allocations=(paid,)), width=200)
+    each = allocation.option.option.price_usd_per_hour
+    assert f"Total ${each:,.3f}/h" in text
+    assert (
+        f"Counted as paid for already (resources.fixed): 2 × A10G:1; at these prices all together "
+        f"cost ${3 * each:,.3f}/h\n"
+    ) in text
+    assert "paid for already" not in plan_table(make_plan(), width=200)
+
+
+def test_splits_of_one_instance_can_be_told_apart() -> None:
+    allocation = make_plan().allocations[0]
+    option = replace(
+        allocation.option.option, accelerator_count=8,
+        engine=make_engine(tensor_parallel=2, data_parallel=4),
+    )  # fmt: skip
+    split = replace(allocation, rate_rps=1570.4, option=replace(allocation.option, option=option))
+    text = plan_table(make_plan(allocations=(split,)), width=200)
+    assert "A10G:8 tp2" in text and " 1,570 " in text
 
 
 def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:

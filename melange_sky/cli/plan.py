@@ -169,7 +169,11 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
     for model in models_of(planned):
         click.echo(verification_text(model), nl=False)
-    if folder is not None:
+    if folder is not None and not _is_deployable(planned):
+        click.echo(
+            f"\nWrote {folder}/plan.json; its options are names without offers, so no service"
+        )
+    elif folder is not None:
         click.echo(
             f"\nWrote {folder}/plan.json and one service per line here; bring them up with "
             f"`melange-sky apply {folder}`, or:"

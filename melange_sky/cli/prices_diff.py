@@ -173,7 +173,7 @@ def _plan_document(
         "cheapest_now_usd_per_hour": best,
         "saving_usd_per_hour": None if now is None or best is None else now - best,
         "cheapest_mix": _mix(repriced) if anew is None else _mix_of(anew),
-        "limits_kept": anew is not None,
+        "weighed": "the plan's options" if anew is None else "all offers",
     }
 
 
@@ -253,7 +253,8 @@ def _echo_plan(planned: Plan | FleetPlan, repriced: Repriced, document: dict[str
                 f"  {row['instances']} x {row['option']} in {row['region']}"
                 f" at {row['price_usd_per_hour']:.4f} $/h each"
             )
-    if not document["limits_kept"]:
+    if document["weighed"] != "all offers":
         click.echo(
-            "(the spec's limits are not in a plan; --spec SPEC plans anew with them)", err=True
+            "(of the options that the plan weighed, under its rules; --spec SPEC weighs all offers)",
+            err=True,
         )

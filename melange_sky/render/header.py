@@ -34,6 +34,11 @@ def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Ite
         f"Instance: {_place(offer)}, {_say(offer.instance_type)}, {_kind(option.use_spot)}, "
         f"${option.price_usd_per_hour:.4g}/h each, ${allocation.cost_usd_per_hour:.4g}/h in all"
     )
+    if allocation.fixed_instances:
+        yield (
+            f"Paid for: {allocation.fixed_instances} of {allocation.instances}, counted as $0: "
+            "the spec says that you have them"
+        )
     yield f"Price:    {_say(offer.source)}, as of {_say(offer.as_of or 'unknown')}"
     yield from _other_prices(option, offer)
     yield f"Capacity: {_origin(allocation)}; planned load {allocation.load_fraction:.0%} of it"

@@ -83,6 +83,7 @@ def _show_model(console: Console, plan: Plan) -> None:
         f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
         f"({_solver_text(plan.solver, replayed=plan.verification is not None)})"
     )
+    _show_fixed(console, plan)
     if plan.sensitivity is not None:
         _show_sensitivity(console, plan.sensitivity)
     _show_alternatives(console, plan.alternatives)
@@ -92,6 +93,28 @@ def _show_model(console: Console, plan: Plan) -> None:
     if plan.baselines:
         console.print(_baseline_table(plan.baselines))
         console.print(_honest_saving(plan))
+
+
+def _show_fixed(console: Console, plan: Plan) -> None:
+    """Say what the total leaves out: instances that the spec calls paid for already."""
+    paid = [a for a in plan.allocations if a.fixed_instances]
+    if not paid:
+        return
+    what = ", ".join(f"{a.fixed_instances} × {_accelerators(a)}" for a in paid)
+    whole = sum(a.instances * a.option.option.price_usd_per_hour for a in plan.allocations)
+    console.print(
+        f"Counted as paid for already (resources.fixed): {escape(what)}; at these prices all "
+        f"together cost ${whole:,.3f}/h"
+    )
+
+
+def _accelerators(allocation: Allocation) -> str:
+    """Return accelerator and count, with the split where there can be several."""
+    option = allocation.option.option
+    text = accelerator_spec_text(option.accelerator, option.accelerator_count)
+    if option.engine is None or option.accelerator_count == 1:
+        return text
+    return f"{text} tp{option.engine.tensor_parallel}"
 
 
 def _slo_text(plan: Plan) -> str:
@@ -157,13 +180,15 @@ def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[st
     origin = allocation_origin(allocation)
     return (
         f"{allocation.instances} ×",
-        accelerator_spec_text(option.accelerator, option.accelerator_count),
+        _accelerators(allocation),
         offer.instance_type if offer else "-",
         (f"{offer.cloud}/{offer.region}" if offer else "-") + (" spot" if option.use_spot else ""),
         f"{option.price_usd_per_hour:,.3f}",
         f"{allocation.cost_usd_per_hour:,.3f}",
         f"{allocation.load_fraction:.0%}",
-        f"{allocation.rate_rps:.3g}",
+        f"{allocation.rate_rps:.3g}"
+        if allocation.rate_rps < 1000
+        else f"{allocation.rate_rps:,.0f}",
         origin.value if origin else "-",
         f"[{sources[_price_source(allocation)]}]",
     )

@@ -120,6 +120,10 @@ def test_melange_papers_rate_figure(tmp_path: Path) -> None:
         "A10G:1": 1,
     }
     assert plan["cost_usd_per_hour"] == pytest.approx(8.35)
+    answer = melange_sky("plan", str(tmp_path / "config.json"), "-o", str(tmp_path / "out"))
+    told = answer.stdout.splitlines()[-1]
+    assert told == f"Wrote {tmp_path}/out/plan.json; its options are names without offers, so no service"
+    assert [p.name for p in (tmp_path / "out").glob("*.yaml")] == []
 
 
 def _spec(**over: Any) -> dict[str, Any]:
