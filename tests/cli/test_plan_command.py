@@ -122,7 +122,10 @@ def test_melange_papers_rate_figure(tmp_path: Path) -> None:
     assert plan["cost_usd_per_hour"] == pytest.approx(8.35)
     answer = melange_sky("plan", str(tmp_path / "config.json"), "-o", str(tmp_path / "out"))
     told = answer.stdout.splitlines()[-1]
-    assert told == f"Wrote {tmp_path}/out/plan.json; its options are names without offers, so no service"
+    assert (
+        told
+        == f"Wrote {tmp_path}/out/plan.json; its options are names without offers, so no service"
+    )
     assert [p.name for p in (tmp_path / "out").glob("*.yaml")] == []
 
 
