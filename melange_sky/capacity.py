@@ -90,6 +90,15 @@ class DeploymentOption:
         """The very GPU, under its name in the accelerator table."""
         return self.figures or self.accelerator
 
+    @property
+    def places(self) -> tuple[Offer, ...]:
+        """The offer of every region where it may run, that of the plan first."""
+        return () if self.offer is None else (self.offer, *self.fallbacks)
+
+    def price_in(self, place: Offer) -> float:
+        """Return what an instance costs per hour in one of its places."""
+        return place.price(self.use_spot) or 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionCapacity:

@@ -2,7 +2,7 @@
 
 A table of `estimates.json` is silent where the SLO begins to be missed between two of its sizes. So
 that a plan of a shipped distribution needs no simulation even there, these sizes are simulated here
-and kept beside the tables. Run after every change of tables or distributions:
+and kept with the tables. Run after every change of tables or distributions:
 
     python profiling/points.py
 """
@@ -19,7 +19,7 @@ import numpy as np
 from melange_sky.engine import Load, Misfit, capacity_estimate
 from melange_sky.models import find_model
 from melange_sky.profiles import ReplicaShape, engine_replica
-from melange_sky.profiles.embedded import embedded_ratio, read_document, write_document
+from melange_sky.profiles.embedded import read_document, shipped_table, write_document
 from melange_sky.profiles.simulated import simulated_rate
 from melange_sky.slo import SLO
 from melange_sky.spec.demand import load_distribution, shipped_distributions
@@ -47,11 +47,13 @@ def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, 
     slo = SLO(**table["slo"])
     inputs, outputs = np.array(sizes, dtype=np.float64).T
     load = Load(input_tokens=inputs, output_tokens=outputs)
-    ratios = embedded_ratio(replica, slo, load)
-    assert ratios is not None, f"no table of {table['accelerator']} any more: write it anew"
+    shipped = shipped_table(replica, slo)
+    assert shipped is not None, (
+        f"the table of {table['accelerator']} is of an older model: write it anew"
+    )
     guesses = capacity_estimate(replica, load, slo).rate_rps
     points: dict[str, float | str] = {}
-    for at in np.flatnonzero(np.isnan(ratios)):
+    for at in np.flatnonzero(np.isnan(shipped.ratio(load))):
         rate, reason = simulated_rate(replica, sizes[at], slo, float(guesses[at]))
         answer = reason if rate is None else float(f"{rate:.5g}")
         assert answer is not None
@@ -62,15 +64,14 @@ def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, 
 def main() -> None:
     """Write the points of every table."""
     document = read_document(FILE)
-    sizes = sizes_of_distributions()
-    tables = document["tables"]
+    tables, sizes = list(document["tables"].values()), sizes_of_distributions()
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = dict(
-            zip(tables, pool.map(points_of, tables.values(), [sizes] * len(tables)), strict=True)
-        )
-    document["points"] = {key: points for key, points in found.items() if points}
+        for table, points in zip(
+            tables, pool.map(points_of, tables, [sizes] * len(tables)), strict=True
+        ):
+            table["points"] = points
     write_document(FILE, document)
-    print(f"{sum(map(len, found.values()))} points of {len(document['points'])} tables")
+    print(f"{sum(len(table['points']) for table in tables)} points of {len(tables)} tables")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from melange_sky.capacity import (
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
 from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, SolverReport
+from melange_sky.profiletable import MeasuredCell
 from melange_sky.slo import SLO
 from melange_sky.workload import Workload
 
@@ -44,6 +45,19 @@ def make_engine(**over: Any) -> EngineSettings:
         "kv_cache_tokens": 40000,
     }
     return EngineSettings(**(values | over))
+
+
+def make_measured(
+    input_tokens: int, output_tokens: int, rate: float | None, **over: Any
+) -> MeasuredCell:
+    values: dict[str, Any] = {
+        "input_tokens": input_tokens, "output_tokens": output_tokens,
+        "slo": SLO(tpot_s=0.06, ttft_s=2.0), "max_rate_rps": rate,
+        "reason": "bounds within tolerance", "resolved": True, "low_rps": rate and rate * 0.98,
+        "high_rps": rate and rate * 1.03, "knee_rps": None, "seconds": 1.0,
+        "measured_at": "2026-11-20T00:00:00Z",
+    }  # fmt: skip
+    return MeasuredCell(**(values | over))
 
 
 def make_option(name: str = "a10g", **over: Any) -> DeploymentOption:

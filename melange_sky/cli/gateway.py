@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
+from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,19 +231,7 @@ def _sky_services() -> Callable[[], Sequence[LiveService]]:
     """Return what asks SkyServe which services run."""
     from melange_sky.fleet.skyserve import SkyServe
 
-    server = SkyServe({})
-
-    def services() -> Sequence[LiveService]:
-        try:
-            return server.services()
-        except MelangeError:
-            raise
-        except Exception as error:
-            raise SourceUnavailableError(
-                f"sky serve status failed ({type(error).__name__}); is the API server up?"
-            ) from error
-
-    return services
+    return SkyServe({}).services
 
 
 def replica_urls(plan: FleetPlan | Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:

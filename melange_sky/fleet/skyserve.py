@@ -32,16 +32,18 @@ class SkyServe:
         self._secrets = dict(secrets)
 
     def services(self) -> tuple[LiveService, ...]:
-        """Return all services that run, none where no controller does."""
+        """Return all services that run, none where no controller does.
+
+        Raises SourceUnavailableError where SkyPilot cannot tell.
+        """
         try:
-            records = self._sky.get(self._sky.serve.status(None))
+            return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
         except self._sky.exceptions.ClusterNotUpError:
             return ()
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # whatever the SDK or its server has met
             raise SourceUnavailableError(
                 f"SkyPilot cannot tell which services run: {_one_line(error)}"
             ) from error
-        return tuple(_service(record) for record in records)
 
     def answers(self, service: LiveService) -> bool:
         """Return False while the service's load balancer says 503, for it knows no replica yet.

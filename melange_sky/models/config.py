@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models.quantization import needs_bf16, weight_format
+from melange_sky.models.quantization import NEED_BF16, weight_format
 from melange_sky.models.shape import ModelShape
 from melange_sky.records import dataclass
 
@@ -131,6 +131,7 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
     shared = embedding * (1 if tied else 2) + norms + layers * attention.parameters + experts.dense
     linear = layers * attention.parameters + experts.dense + experts.routed
     weights = weight_format(fields.raw, fields.where, linear / (shared + experts.routed))
+    kept = weights.file_bytes_per_parameter
     window, sliding_layers = _window(fields, layers)
     return ModelShape(
         name=name, layers=layers, hidden_size=hidden, heads=heads,
@@ -142,15 +143,9 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
         experts=experts.count, experts_per_token=experts.per_token,
         lookup_parameters=0 if tied else embedding, expert_parameters=experts.routed,
         attention_flops_per_pair=layers * attention.pair_flops, fp8_compute=weights.fp8_compute,
-        dtype=weights.name, needs_bf16=needs_bf16(weights.name),
-        checkpoint_bytes=4.0 * (shared + experts.routed) if _is_float32(fields) else None,
+        dtype=weights.name, needs_bf16=weights.name in NEED_BF16,
+        checkpoint_bytes=kept and kept * (shared + experts.routed),
     )  # fmt: skip
-
-
-def _is_float32(fields: _Fields) -> bool:
-    """Return whether the files hold 32-bit weights, which vLLM serves in 16."""
-    kept = str(fields.get("torch_dtype") or fields.get("dtype")).removeprefix("torch.")
-    return fields.get("quantization_config") is None and kept in ("float32", "float")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.quantization import (
+    EXPERTS_ONLY,
+    NEED_BF16,
     ONLINE,
     PLAIN_BYTES,
     are_alike,
-    needs_bf16,
     plain,
-    quantises_experts_only,
     quantized,
 )
 from melange_sky.models.shape import ModelShape
@@ -169,9 +169,11 @@ def _with_dtype(model: ModelShape, dtype: str) -> ModelShape:
 
 
 def _with_quantization(model: ModelShape, method: str, own_config: bool) -> ModelShape:
-    fraction = _linear_fraction(model)
-    if quantises_experts_only(method):
-        fraction = model.expert_parameters / model.parameters
+    fraction = (
+        model.expert_parameters / model.parameters
+        if method in EXPERTS_ONLY
+        else _linear_fraction(model)
+    )
     try:
         form = quantized(method, fraction)
     except InputError as error:
@@ -190,7 +192,7 @@ def _with_quantization(model: ModelShape, method: str, own_config: bool) -> Mode
     return dataclasses.replace(
         model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name, fp8_compute=form.fp8_compute,
         checkpoint_bytes=model.download_bytes if form.name in ONLINE else None,
-        needs_bf16=model.needs_bf16 or needs_bf16(form.name),
+        needs_bf16=model.needs_bf16 or form.name in NEED_BF16,
     )  # fmt: skip
 
 

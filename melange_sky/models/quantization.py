@@ -41,8 +41,10 @@ ONLINE = frozenset({
 })  # fmt: skip
 """Those that make a 16-bit checkpoint smaller while it is loaded; the others need one kept so."""
 
-_EXPERTS_ONLY = frozenset({"experts_int8", "int8_per_channel_weight_only"})
-_NEED_BF16 = frozenset({
+EXPERTS_ONLY = frozenset({"experts_int8", "int8_per_channel_weight_only"})
+"""Those that leave all but routed experts in 16 bits."""
+
+NEED_BF16 = frozenset({
     "fbgemm_fp8", "modelopt", "modelopt_mxfp8", "experts_int8", "mxfp4", "gpt_oss_mxfp4",
 })  # fmt: skip
 """Those that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
@@ -58,26 +60,20 @@ _GROUP_OVERHEAD_BITS = 0.16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
-    """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included."""
+    """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included.
+
+    `file_bytes_per_parameter` where the files hold them otherwise than vLLM does by default.
+    """
 
     name: str
     bytes_per_parameter: float
     fp8_compute: bool = False
+    file_bytes_per_parameter: float | None = None
 
 
 def are_alike(first: str, second: str) -> bool:
     """Return whether two methods read the same checkpoints."""
     return first == second or any({first, second} <= group for group in _ALIKE)
-
-
-def needs_bf16(method: str) -> bool:
-    """Return whether vLLM refuses the method on GPUs without bfloat16."""
-    return method in _NEED_BF16
-
-
-def quantises_experts_only(method: str) -> bool:
-    """Return whether the method leaves all but routed experts in 16 bits."""
-    return method in _EXPERTS_ONLY
 
 
 def quantized(method: str, linear_fraction: float, bits: float | None = None) -> WeightFormat:
@@ -117,7 +113,12 @@ def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float)
     if section is None:
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
         known = plain(dtype.removeprefix("torch."), where)
-        return plain("bfloat16", where) if known.name in ("float32", "float") else known
+        if known.name not in ("float32", "float"):
+            return known
+        return WeightFormat(
+            name="bfloat16", bytes_per_parameter=PLAIN_BYTES["bfloat16"],
+            file_bytes_per_parameter=known.bytes_per_parameter,
+        )  # fmt: skip
     if not isinstance(section, Mapping):
         raise InputError(f"{where}: 'quantization_config' must be a mapping")
     method = str(section.get("quant_method", ""))

@@ -27,7 +27,7 @@ from melange_sky.render.sizing import initial_delay_s
 from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.capacity import OptionCapacity
     from melange_sky.plan import Plan
 
 _BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
@@ -187,18 +187,12 @@ def _job(
         accelerator=f"{option.gpu}:{option.accelerator_count}",
         instance_type=option.offer.instance_type, use_spot=option.use_spot,
         infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
-        price_usd_per_hour=option.price_usd_per_hour, dearest_usd_per_hour=_dearest(option),
+        price_usd_per_hour=option.price_usd_per_hour, dearest_usd_per_hour=max(map(option.price_in, option.places)),
         sizes=tuple(todo),
         measured=len(known), minutes=minutes if todo else 0.0,
         limit_minutes=limit if todo else 0.0, expected_error=expected_error,
         document=_document(plan, candidate, service, (name, demand, limit * 60), options),
     )  # fmt: skip
-
-
-def _dearest(option: DeploymentOption) -> float:
-    """Return the highest price among the regions in which SkyPilot may start an option."""
-    elsewhere = [offer.price(option.use_spot) or 0.0 for offer in option.fallbacks]
-    return max(option.price_usd_per_hour, *elsewhere, 0.0)
 
 
 def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Demand:
@@ -226,12 +220,7 @@ def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Dem
 
 def _answers(made: Provenance, plan: Plan, candidate: OptionCapacity) -> bool:
     """Return whether plans would take a table's rates for this candidate."""
-    option, engine = candidate.option, candidate.option.engine
-    shape = ReplicaShape(
-        accelerator=option.gpu,
-        tensor_parallel=option.accelerator_count if engine is None else engine.tensor_parallel,
-        data_parallel=1 if engine is None else engine.data_parallel,
-    )
+    shape = ReplicaShape.of(candidate.option)
     return is_of(made, plan.model, shape) and is_usable(made, plan.engine.args)
 
 

@@ -156,7 +156,7 @@ def _today(
     option = candidate.option
     if option.offer is None:
         return candidate
-    regions = {option.offer.region, *(o.region for o in option.fallbacks)}
+    regions = {place.region for place in option.places}
     usable = [
         (price, o.region, o)
         for o in by_shape.get(_shape(option.offer), ())

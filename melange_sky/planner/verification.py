@@ -193,11 +193,7 @@ def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
     """Return the engine of an allocation's replicas from the engine model's step times."""
     option = allocation.option.option
     assert option.engine is not None and plan.model_shape is not None
-    shape = ReplicaShape(
-        accelerator=option.gpu,
-        tensor_parallel=option.engine.tensor_parallel,
-        data_parallel=option.engine.data_parallel,
-    )
+    shape = ReplicaShape.of(option)
     found = engine_replica(plan.model_shape, shape, plan.engine_generation or "vllm")
     if isinstance(found, Misfit):
         raise InputError(

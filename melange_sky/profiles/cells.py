@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacity import CapacityCell, Origin
 from melange_sky.profiles.cache import EstimateCache
-from melange_sky.profiles.embedded import Found, embedded_points, embedded_ratio
+from melange_sky.profiles.embedded import Found, shipped_table
 from melange_sky.profiles.measured import MeasuredRates, analytic_rates
 from melange_sky.profiles.reasons import missed_alone
 from melange_sky.records import dataclass
@@ -63,17 +63,16 @@ def tabled_cells(
 ) -> list[Found | None]:
     """Return the rates of one engine by the shipped table, None for cells that need a simulation."""
     absent = _absent(query, engine, load)
-    ratios = None if query.exact else embedded_ratio(engine.replica, query.slo, load)
-    if ratios is None:
+    table = None if query.exact else shipped_table(engine.replica, query.slo)
+    if table is None:
         return [(None, reason) if reason else None for reason in absent]
-    points = embedded_points(engine.replica, query.slo)
-    rates = (ratios * estimate.rate_rps).tolist()
+    rates = (table.ratio(load) * estimate.rate_rps).tolist()
     found: list[Found | None] = []
     for at, (reason, rate) in enumerate(zip(absent, rates, strict=True)):
         if reason:
             found.append((None, reason))
         elif math.isnan(rate):
-            found.append(points.get(_size(load, at)))
+            found.append(table.point(_size(load, at)))
         else:
             found.append((rate, None) if rate > 0 else (None, _slo_reason(query, estimate, at)))
     return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melange_sky.profiles.cache import fingerprint
+from melange_sky.records import dataclass
 from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
@@ -35,46 +36,61 @@ Found = tuple[float | None, str | None]
 """(rate of one engine in requests/s, None) or (None, reason)."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShippedTable:
+    """One table as it stands in the file, and the grid of sizes that all tables share."""
+
+    entry: dict[str, Any]
+    input_tokens: list[int]
+    output_tokens: list[int]
+
+    def ratio(self, load: Load) -> NDArray[np.float64]:
+        """Return simulated ÷ analytic rate for each size of `load`.
+
+        0 where all sizes around miss the SLO. NaN where the table cannot tell: outside its sizes, and
+        beside sizes of which some miss the SLO or all but miss it.
+        """
+        ratios = np.array(self.entry["ratios"], dtype=np.float64)
+        inputs, outputs = np.array(self.input_tokens), np.array(self.output_tokens)
+        inside = _spans(inputs, load.input_tokens) & _spans(outputs, load.output_tokens)
+        places = _places(inputs, load.input_tokens), _places(outputs, load.output_tokens)
+        return np.where(inside, _bilinear(ratios, *places), np.nan)
+
+    def point(self, size: tuple[int, int]) -> Found | None:
+        """Return what simulation said of a size that the ratios cannot tell, None where it was not asked."""
+        known = self.entry.get("points", {}).get("{},{}".format(*size))
+        if known is None:
+            return None
+        return (None, known) if isinstance(known, str) else (float(known), None)
+
+
+def shipped_table(replica: ReplicaModel, slo: SLO) -> ShippedTable | None:
+    """Return the table of this very replica and SLO, None where none is shipped."""
+    document = _document()
+    entry = document["tables"].get(fingerprint(replica, slo, with_limit=False))
+    if entry is None:
+        return None
+    return ShippedTable(
+        entry=entry,
+        input_tokens=document["input_tokens"],
+        output_tokens=document["output_tokens"],
+    )
+
+
 @lru_cache(maxsize=1)
-def _tables() -> dict[str, Any]:
+def _document() -> dict[str, Any]:
     return read_document(profiling_dir() / FILE)
 
 
-def embedded_ratio(replica: ReplicaModel, slo: SLO, load: Load) -> NDArray[np.float64] | None:
-    """Return simulated ÷ analytic rate for each size of `load`, None where no table answers.
-
-    0 where all sizes around miss the SLO. NaN where the table cannot tell: outside its sizes, and
-    beside sizes of which some miss the SLO or all but miss it.
-    """
-    document = _tables()
-    table = document["tables"].get(fingerprint(replica, slo, with_limit=False))
-    if table is None:
-        return None
-    ratios = np.array(table["ratios"], dtype=np.float64)
-    grids = [
-        np.array(document[axis], dtype=np.float64) for axis in ("input_tokens", "output_tokens")
-    ]
-    sizes = (load.input_tokens, load.output_tokens)
-    rows, columns = (_places(grid, asked) for grid, asked in zip(grids, sizes, strict=True))
-    inside = [(g[0] <= asked) & (asked <= g[-1]) for g, asked in zip(grids, sizes, strict=True)]
-    return np.where(inside[0] & inside[1], _bilinear(ratios, rows, columns), np.nan)
-
-
-def embedded_points(replica: ReplicaModel, slo: SLO) -> dict[tuple[int, int], Found]:
-    """Return the sizes of shipped distributions that the table cannot tell, simulated one by one."""
-    points = _tables().get("points", {}).get(fingerprint(replica, slo, with_limit=False), {})
-    found: dict[tuple[int, int], Found] = {}
-    for size, answer in points.items():
-        input_tokens, output_tokens = map(int, size.split(","))
-        known = (None, answer) if isinstance(answer, str) else (float(answer), None)
-        found[input_tokens, output_tokens] = known
-    return found
+def _spans(grid: NDArray[np.int64], sizes: NDArray[np.float64]) -> NDArray[np.bool_]:
+    within: NDArray[np.bool_] = (grid[0] <= sizes) & (sizes <= grid[-1])
+    return within
 
 
 Places = tuple["NDArray[np.int64]", "NDArray[np.float64]"]
 
 
-def _places(grid: NDArray[np.float64], sizes: NDArray[np.float64]) -> Places:
+def _places(grid: NDArray[np.int64], sizes: NDArray[np.float64]) -> Places:
     """Return, per size, the grid interval and the place in it (0 to 1), in log size, held at the ends."""
     at = np.interp(np.log(sizes), np.log(grid), np.arange(len(grid), dtype=np.float64))
     low = np.clip(np.floor(at).astype(np.int64), 0, max(len(grid) - 2, 0))
@@ -119,14 +135,12 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
-    """Write a file of shipped estimates, one table or set of points a line, as a whole."""
-    head = {key: part for key, part in document.items() if key not in ("tables", "points")}
-    text = json.dumps(head, indent=1)[:-2]
-    for key in ("points", "tables"):
-        rows = ",\n".join(
-            f" {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document.get(key, {}).items())
-        )
-        text += f',\n "{key}": {{\n{rows}\n }}'
+    """Write a file of shipped estimates, a table a line, as a whole."""
+    head = {key: part for key, part in document.items() if key != "tables"}
+    rows = ",\n".join(
+        f" {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(document["tables"].items())
+    )
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(f"{text}\n}}\n", encoding="utf-8")
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "tables": {{\n{rows}\n }}\n}}\n'
+    beside.write_text(text, encoding="utf-8")
     beside.replace(path)

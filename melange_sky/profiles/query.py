@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import CapacityCell, EngineSettings
+    from melange_sky.capacity import CapacityCell, DeploymentOption, EngineSettings
     from melange_sky.models import ModelShape
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix
@@ -21,6 +21,16 @@ class ReplicaShape:
     accelerator: str
     tensor_parallel: int
     data_parallel: int = 1
+
+    @classmethod
+    def of(cls, option: DeploymentOption) -> ReplicaShape:
+        """Return the replica that an option runs: its very GPU, in tensor parallel where nothing is set."""
+        engine = option.engine
+        return cls(
+            accelerator=option.gpu,
+            tensor_parallel=option.accelerator_count if engine is None else engine.tensor_parallel,
+            data_parallel=1 if engine is None else engine.data_parallel,
+        )
 
     @property
     def gpus(self) -> int:

@@ -40,7 +40,7 @@ def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Ite
             "the spec says that you have them"
         )
     yield f"Price:    {_say(offer.source)}, as of {_say(offer.as_of or 'unknown')}"
-    yield from _other_prices(option, offer)
+    yield from _other_prices(option)
     yield f"Capacity: {_origin(allocation)}; planned load {allocation.load_fraction:.0%} of it"
     yield ""
     yield f"Start:    {commands[0]}"
@@ -50,16 +50,15 @@ def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Ite
     yield ""
 
 
-def _other_prices(option: DeploymentOption, offer: Offer) -> Iterator[str]:
+def _other_prices(option: DeploymentOption) -> Iterator[str]:
     if option.fallbacks:
-        places = (offer, *option.fallbacks)
-        dearest = max(places, key=lambda place: place.price(option.use_spot) or 0.0)
+        dearest = max(option.places, key=option.price_in)
         yield (
-            f"Where:    the cheapest of {len(places)} regions with room, "
-            f"at most ${dearest.price(option.use_spot) or 0.0:.4g}/h ({_place(dearest)})"
+            f"Where:    the cheapest of {len(option.places)} regions with room, "
+            f"at most ${option.price_in(dearest):.4g}/h ({_place(dearest)})"
         )
     if option.use_spot:
-        price = _dearest_on_demand((offer, *option.fallbacks))
+        price = _dearest_on_demand(option.places)
         cost = "its price not known here" if price is None else f"at most ${price:.4g}/h"
         yield f"Spot:     while spot is short, an on-demand instance stands in, {cost}"
 

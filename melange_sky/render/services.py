@@ -159,8 +159,7 @@ def _resources(section: dict[str, Any], plan: Plan, option: DeploymentOption) ->
 
 def all_infra(option: DeploymentOption) -> list[str]:
     """Return every place where the option may run, sorted by name."""
-    assert option.offer is not None
-    return sorted({_infra(offer) for offer in (option.offer, *option.fallbacks)})
+    return sorted({_infra(offer) for offer in option.places})
 
 
 def _infra(offer: Offer) -> str:

@@ -33,14 +33,14 @@ SLOW_TOKEN_S = 0.25
 """Time per output token assumed for the stream time-out where the SLO sets none."""
 
 
-def weight_bytes(plan: Plan) -> float:
+def download_bytes(plan: Plan) -> float:
     """Return the bytes that a replica downloads."""
     return UNKNOWN_MODEL_BYTES if plan.model_shape is None else plan.model_shape.download_bytes
 
 
 def disk_gb(plan: Plan) -> int:
     """Return the boot disk in GB: 1.2 × weights + system, in steps of 50, at least 100."""
-    needed = 1.2 * weight_bytes(plan) / _GB + SYSTEM_DISK_GB
+    needed = 1.2 * download_bytes(plan) / _GB + SYSTEM_DISK_GB
     return max(100, 50 * math.ceil(needed / 50))
 
 
@@ -49,7 +49,7 @@ def initial_delay_s(plan: Plan) -> int:
 
     Install and warm-up + weights ÷ download rate + weights ÷ load rate.
     """
-    size = weight_bytes(plan)
+    size = download_bytes(plan)
     delay = INSTALL_AND_WARM_UP_S + size / DOWNLOAD_BYTES_PER_S + size / LOAD_BYTES_PER_S
     return 60 * math.ceil(delay / 60)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,24 +10,12 @@ import pytest
 
 from melange_sky.engine import Misfit, kv_pool
 from melange_sky.profiles import engine_generation, engine_generations
-from melange_sky.resources import profiling_dir
+from tests.scripts import script
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason="the measured sets are not beside the project"
 )
-
-
-def script(name: str):
-    """Import a script of profiling/ as it is run: with its folder on the path."""
-    folder = str(profiling_dir())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    spec = importlib.util.spec_from_file_location(name, profiling_dir() / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def errors(rows, generation):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +23,9 @@ from melange_sky.fleet import (
     roll_out,
     take_down,
 )
+from tests.cli.runner import melange_sky
 
 PRICES = {("chat", "small"): 1.0, ("chat", "large"): 4.0}
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def wanted(option: str, replicas: int, **over: Any) -> Wanted:
@@ -302,14 +300,10 @@ def test_secrets_never_show() -> None:
 
 def test_a_skypilot_that_cannot_be_reached_is_one_line_and_exit_4(tmp_path: Path) -> None:
     """With the real SDK, against a port on which nobody listens."""
-    folder = tmp_path / "plan"
-    planned = [sys.executable, "-m", "melange_sky", "plan", "examples/chat.yaml", "--offline"]
-    subprocess.run([*planned, "-o", str(folder)], cwd=ROOT, check=True, capture_output=True)
-    answer = subprocess.run(
-        [sys.executable, "-m", "melange_sky", "status", str(folder)],
-        cwd=ROOT, capture_output=True, text=True,
-        env={**os.environ, "HOME": str(tmp_path), "SKYPILOT_API_SERVER_ENDPOINT": "http://127.0.0.1:9"},
-    )  # fmt: skip
+    folder = str(tmp_path / "plan")
+    assert melange_sky("plan", "examples/chat.yaml", "--offline", "-o", folder).returncode == 0
+    nobody = {"HOME": str(tmp_path), "SKYPILOT_API_SERVER_ENDPOINT": "http://127.0.0.1:9"}
+    answer = melange_sky("status", folder, **nobody)
     assert answer.returncode == 4, answer.stderr
     (line,) = answer.stderr.splitlines()
     assert line.startswith("error: SkyPilot cannot tell which services run: ")

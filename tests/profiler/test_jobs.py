@@ -32,13 +32,12 @@ from melange_sky.profiler.collected import merge, read_log
 from melange_sky.profiler.frames import frame, unframe
 from melange_sky.profiles.home import home_dir
 from melange_sky.profiletable import (
-    MeasuredCell,
     ProfileTable,
     Provenance,
     load_tables,
     write_table,
 )
-from melange_sky.slo import SLO
+from tests.factories import make_measured
 
 SPEC = """
 name: chat
@@ -133,7 +132,7 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     flags = tuple(task["provenance"].pop("engine_flags"))
     made = Provenance(**task["provenance"], engine_flags=flags)
     assert made.accelerator == "H100-NVL"
-    cells = tuple(_measured(size, 1.0) for size in nvl.sizes)
+    cells = tuple(make_measured(*size, 1.0) for size in nvl.sizes)
     table = ProfileTable(provenance=made, cells=cells)
     write_table(table, home_dir() / "profiles" / "nvl.profile.jsonl")
     plan = plan_spec(spec, request)
@@ -146,15 +145,6 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     again = {job.accelerator: job for job in profiling_jobs(plan, (table,), JobOptions())}
     assert again["H100-NVL:1"].measured == len(nvl.sizes)
     assert again["H100:1"].measured == 0
-
-
-def _measured(size: tuple[int, int], rate_rps: float) -> MeasuredCell:
-    return MeasuredCell(
-        input_tokens=size[0], output_tokens=size[1],
-        slo=SLO(tpot_s=0.06, ttft_s=2.0, attainment=0.95), max_rate_rps=rate_rps,
-        reason="bounds within tolerance", resolved=True, low_rps=rate_rps, high_rps=rate_rps,
-        knee_rps=None, seconds=1.0, measured_at="2026-11-20T00:00:00Z",
-    )  # fmt: skip
 
 
 def test_a_shared_folder_needs_no_mount_and_the_effort_reaches_the_job(plan: Any) -> None:

@@ -43,23 +43,18 @@ def server_says(url: str) -> dict[str, Any]:
 
 
 def test_times_are_those_of_the_server(start_server: StartServer) -> None:
-    """TTFT and TPOT within 2 % of when the server really wrote, in one of three tries on a busy machine."""
+    """TTFT and TPOT within 2 % of when the server really wrote."""
     url = start_server(ttft=0.1, itl=0.005)
-    apart = []
-    for start in (0, 60, 120):
-        outcome = send(url, 40.0, 60)
-        log = outcome.log
-        assert log.ok.all()
-        assert (log.output_tokens == 32).all()
-        assert (log.input_tokens == 20).all()
-        truth = server_says(url)["log"][start:]
-        assert len(truth) == 60
-        ttft = np.median([e["first"] - e["received"] for e in truth])
-        tpot = np.median([(e["last"] - e["first"]) / 31 for e in truth])
-        apart.append((np.median(log.ttft_s) / ttft - 1, np.median(log.tpot_s) / tpot - 1))
-        if max(map(abs, apart[-1])) <= 0.02:
-            return
-    raise AssertionError(f"TTFT and TPOT apart by {apart}")
+    outcome = send(url, 40.0, 60)
+    log = outcome.log
+    assert log.ok.all()
+    assert (log.output_tokens == 32).all()
+    assert (log.input_tokens == 20).all()
+    truth = server_says(url)["log"]
+    ttft = np.median([e["first"] - e["received"] for e in truth])
+    tpot = np.median([(e["last"] - e["first"]) / 31 for e in truth])
+    assert np.median(log.ttft_s) == pytest.approx(ttft, rel=0.02)
+    assert np.median(log.tpot_s) == pytest.approx(tpot, rel=0.02)
 
 
 def test_fast_load_leaves_the_client_half_idle(start_server: StartServer) -> None:

@@ -18,18 +18,17 @@ from melange_sky.profiles import (
     replica_capacities,
     table_notes,
 )
-from melange_sky.profiles.embedded import embedded_points, embedded_ratio, read_document
+from melange_sky.profiles.embedded import read_document, shipped_table
 from melange_sky.profiletable import (
     KeptProbe,
-    MeasuredCell,
     ProfileTable,
     Provenance,
     write_table,
 )
 from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO, RequestLog
-from melange_sky.spec.demand import load_distribution, shipped_distributions
-from melange_sky.spec.histogram import to_workload
+from tests.factories import make_measured
+from tests.scripts import script
 
 SLO_60 = SLO(tpot_s=0.06, ttft_s=2.0)
 LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
@@ -54,11 +53,7 @@ def notes(asked, accelerator="A100"):
 
 
 def measured(input_tokens, output_tokens, rate, reason="bounds within tolerance"):
-    return MeasuredCell(
-        input_tokens=input_tokens, output_tokens=output_tokens, slo=SLO_60, max_rate_rps=rate,
-        reason=reason, resolved=True, low_rps=rate and rate * 0.98, high_rps=rate and rate * 1.03,
-        knee_rps=None, seconds=1.0, measured_at="2026-11-20T00:00:00Z",
-    )  # fmt: skip
+    return make_measured(input_tokens, output_tokens, rate, reason=reason)
 
 
 def put(home, rows, **over):
@@ -230,19 +225,9 @@ def test_a_plan_on_the_shipped_slo_writes_no_cache(home):
     assert not (home / "estimates").exists()
 
 
-def sizes_of_traffic():
-    """Planning sizes of the shipped distributions."""
-    found = set()
-    for path in shipped_distributions().values():
-        workload = to_workload(load_distribution(path), 1.0)
-        for i, j in workload.buckets():
-            found.add((round(workload.input_sizes[i][j]), round(workload.output_sizes[i][j])))
-    return sorted(found)
-
-
 def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
     """What the tables cannot tell of them was simulated beforehand: run profiling/points.py."""
-    sizes = sizes_of_traffic()
+    sizes = script("points").sizes_of_distributions()
     inputs, outputs = np.array(sizes, dtype=float).T
     load = Load(input_tokens=inputs, output_tokens=outputs)
     open_sizes = 0
@@ -253,9 +238,9 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
         )
         replica = engine_replica(find_model(table["model"]), shape)
         slo = SLO(**table["slo"])
-        points = embedded_points(replica, slo)
-        untold = np.flatnonzero(np.isnan(embedded_ratio(replica, slo, load)))
-        assert {sizes[at] for at in untold} <= set(points)
+        shipped = shipped_table(replica, slo)
+        untold = np.flatnonzero(np.isnan(shipped.ratio(load)))
+        assert all(shipped.point(sizes[at]) is not None for at in untold)
         open_sizes += len(untold)
     assert open_sizes > 100
 
@@ -263,7 +248,7 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
 @pytest.mark.parametrize(("accelerator", "tp"), [("L40S", 1), ("L4", 1), ("L4", 8), ("T4", 2)])
 def test_table_and_simulation_agree_on_what_is_served(accelerator, tp):
     """Also near the sizes at which the SLO begins to be missed, where a ratio tells nothing."""
-    sizes = [size for size in sizes_of_traffic() if sum(size) <= 17000]
+    sizes = [size for size in script("points").sizes_of_distributions() if sum(size) <= 17000]
     tabled = cells(accelerator, query(sizes), tp)
     exact = cells(accelerator, query(sizes, exact=True), tp)
     for size, told, true in zip(sizes, tabled, exact, strict=True):
