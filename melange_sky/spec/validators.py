@@ -1,7 +1,7 @@
 """Validators for the sections of a spec, made of the annotations of their keys.
 
 The engine is pydantic's, pydantic_core, without its model classes: to import those and to build a
-class for every section took a quarter of `plan`.
+class for every section took about 0.1 s of each `plan`.
 """
 
 from __future__ import annotations
