@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import dataclass
 from functools import lru_cache
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.records import dataclass
 from melange_sky.resources import catalogs_dir
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
-
-from melange_sky.records import dataclass
 
 
 class Severity(str, Enum):

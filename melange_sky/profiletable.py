@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from melange_sky.capacity_search import (
     rate_from_probes,
 )
 from melange_sky.errors import InputError
-from melange_sky.records import dataclass
 from melange_sky.slo import SLO, RequestLog
 
 SCHEMA = "melange-sky-profile/1"
@@ -113,9 +112,11 @@ class MeasuredCell:
         found = self.answer(slo, options)
         lasted = [_turnovers(p.log) for p in self.probes if len(p.log)]
         return Measured(
-            rate_rps=found.max_rate_rps, low_rps=found.low_rps, high_rps=found.high_rps,
+            rate_rps=found.max_rate_rps,
+            low_rps=found.low_rps,
+            high_rps=found.high_rps,
             turnovers=max(lasted, default=Measured(rate_rps=None).turnovers),
-        )  # fmt: skip
+        )
 
     def settled(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult | None:
         """Return the answer, None where probes of a search for another SLO leave it open."""
@@ -126,9 +127,13 @@ class MeasuredCell:
         """Return the rate for any SLO: as searched where it is the same, else from the raw points."""
         if slo == self.slo:
             return SearchResult(
-                max_rate_rps=self.max_rate_rps, reason=self.reason, resolved=self.resolved,
-                low_rps=self.low_rps, high_rps=self.high_rps, knee_rps=self.knee_rps,
-            )  # fmt: skip
+                max_rate_rps=self.max_rate_rps,
+                reason=self.reason,
+                resolved=self.resolved,
+                low_rps=self.low_rps,
+                high_rps=self.high_rps,
+                knee_rps=self.knee_rps,
+            )
         kept = [(p.rate_rps, p.log) for p in self.probes if len(p.log)]
         return rate_from_probes(kept, slo, options or REAL_SEARCH)
 
@@ -242,13 +247,19 @@ def _probe_row(probe: KeptProbe) -> dict[str, Any]:
     log = probe.log
     start = float(log.arrival_s[0]) if len(log) else 0.0
     return {
-        "rate_rps": probe.rate_rps, "seed": probe.seed, "verdict": probe.verdict,
-        "reason": probe.reason, "lateness_max_s": probe.lateness_max_s,
+        "rate_rps": probe.rate_rps,
+        "seed": probe.seed,
+        "verdict": probe.verdict,
+        "reason": probe.reason,
+        "lateness_max_s": probe.lateness_max_s,
         "server": dict(probe.server) if probe.server is not None else None,
-        "arrival_us": _micros(log.arrival_s - start), "ttft_us": _micros(log.ttft_s),
-        "e2e_us": _micros(log.e2e_s), "input_tokens": _short(log.input_tokens),
-        "output_tokens": _short(log.output_tokens), "failed": np.flatnonzero(~log.ok).tolist(),
-    }  # fmt: skip
+        "arrival_us": _micros(log.arrival_s - start),
+        "ttft_us": _micros(log.ttft_s),
+        "e2e_us": _micros(log.e2e_s),
+        "input_tokens": _short(log.input_tokens),
+        "output_tokens": _short(log.output_tokens),
+        "failed": np.flatnonzero(~log.ok).tolist(),
+    }
 
 
 def _probe(row: Mapping[str, Any]) -> KeptProbe:
@@ -260,16 +271,23 @@ def _probe(row: Mapping[str, Any]) -> KeptProbe:
     ok = np.ones(count, dtype=np.bool_)
     ok[np.array(row["failed"], dtype=np.int64)] = False
     log = RequestLog(
-        arrival_s=arrival_s, first_token_s=arrival_s + first, last_token_s=arrival_s + last,
+        arrival_s=arrival_s,
+        first_token_s=arrival_s + first,
+        last_token_s=arrival_s + last,
         input_tokens=np.broadcast_to(np.array(row["input_tokens"], dtype=np.int64), count),
         output_tokens=np.broadcast_to(np.array(row["output_tokens"], dtype=np.int64), count),
-        ok=ok, option=np.full(count, -1, dtype=np.int64),
-    )  # fmt: skip
+        ok=ok,
+        option=np.full(count, -1, dtype=np.int64),
+    )
     return KeptProbe(
-        rate_rps=float(row["rate_rps"]), seed=int(row["seed"]), verdict=str(row["verdict"]),
-        reason=str(row["reason"]), log=log, lateness_max_s=row["lateness_max_s"],
+        rate_rps=float(row["rate_rps"]),
+        seed=int(row["seed"]),
+        verdict=str(row["verdict"]),
+        reason=str(row["reason"]),
+        log=log,
+        lateness_max_s=row["lateness_max_s"],
         server=row["server"],
-    )  # fmt: skip
+    )
 
 
 def _turnovers(log: RequestLog) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
 
 __all__ = ["load", "plan", "render", "table", "write"]
 
@@ -37,7 +37,7 @@ def plan(
     """
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner import PlanRequest, plan_spec
-    from melange_sky.prices import OfferQuery
+    from melange_sky.pricing import OfferQuery
 
     request = PlanRequest(
         prices=OfferQuery(
@@ -58,7 +58,7 @@ def load(plan_json: str | PathLike[str]) -> Plan | FleetPlan:
 
 def render(planned: Plan | FleetPlan) -> dict[str, str]:
     """Return the SkyServe services of a plan: file name → YAML text."""
-    from melange_sky.render import render_services
+    from melange_sky.rendering import render_services
 
     return render_services(planned)
 
@@ -66,7 +66,7 @@ def render(planned: Plan | FleetPlan) -> dict[str, str]:
 def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool = False) -> Path:
     """Write plan.json, services and gateway task as one folder, all or nothing; return the folder."""
     from melange_sky.planfile import dump_plan
-    from melange_sky.render import GATEWAY_FILE, render_gateway, write_folder
+    from melange_sky.rendering import GATEWAY_FILE, render_gateway, write_folder
 
     target = Path(folder)
     files = {"plan.json": dump_plan(planned), **render(planned)}

@@ -13,11 +13,10 @@ same in both. Definitions (seconds from the moment the request was sent):
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,11 +110,15 @@ class RequestLog:
     def select(self, mask: NDArray[np.bool_]) -> RequestLog:
         """Return the rows where `mask` holds."""
         return RequestLog(
-            arrival_s=self.arrival_s[mask], input_tokens=self.input_tokens[mask],
-            output_tokens=self.output_tokens[mask], first_token_s=self.first_token_s[mask],
-            last_token_s=self.last_token_s[mask], ok=self.ok[mask], option=self.option[mask],
+            arrival_s=self.arrival_s[mask],
+            input_tokens=self.input_tokens[mask],
+            output_tokens=self.output_tokens[mask],
+            first_token_s=self.first_token_s[mask],
+            last_token_s=self.last_token_s[mask],
+            ok=self.ok[mask],
+            option=self.option[mask],
             options=self.options,
-        )  # fmt: skip
+        )
 
     @classmethod
     def from_records(cls, records: Sequence[RequestRecord]) -> RequestLog:

@@ -7,9 +7,7 @@ arXiv 2404.14527, §5.1: "request size buckets").
 from __future__ import annotations
 
 import bisect
-from dataclasses import field
-
-from melange_sky.records import dataclass
+from dataclasses import dataclass, field
 
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""

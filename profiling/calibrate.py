@@ -32,12 +32,12 @@ from measured_sets import (
 )
 
 from melange_sky.accelerators import find_accelerator
-from melange_sky.engine import Generation, Load, ReplicaModel, capacity_estimate, replica_model
-from melange_sky.engine.estimate import held_sequences, rate_at
 from melange_sky.models import ModelShape, find_model
 from melange_sky.profiles import engine_generation
 from melange_sky.profiles.constants import parse_generation
 from melange_sky.slo import SLO
+from melange_sky.steps import Generation, Load, ReplicaModel, capacity_estimate, replica_model
+from melange_sky.steps.estimate import held_sequences, rate_at
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "engine_constants.json"
@@ -90,9 +90,10 @@ def summary(gaps: np.ndarray[Any, Any]) -> dict[str, Any]:
         error = np.abs(np.expm1(-gaps[:, column]))
         error = error[np.isfinite(error)]
         report[name] = {
-            "median": round(float(np.median(error)), 4), "p90": round(float(np.percentile(error, 90)), 4),
+            "median": round(float(np.median(error)), 4),
+            "p90": round(float(np.percentile(error, 90)), 4),
             "worst": round(float(error.max()), 4),
-        }  # fmt: skip
+        }
     low, high = np.nanpercentile(np.exp(gaps[:, 0]), [5, 95])
     report["measured_over_predicted_p5_p95"] = [round(float(low), 3), round(float(high), 3)]
     return report
@@ -244,10 +245,11 @@ def melange_summary(
     margins = melange_margins(table, generation)
     missed = [row for row, margin in zip(table, margins, strict=True) if margin <= 0]
     return {
-        "sizes": len(table), "agree": int((margins > 0).sum()),
+        "sizes": len(table),
+        "agree": int((margins > 0).sum()),
         "missed": [f"{i}/{o} {best} by {percent:g} %" for i, o, best, percent in missed],
         "slo_facts_hold": bool((melange_slo_margins(generation) > 0).all()),
-    }  # fmt: skip
+    }
 
 
 # --- commands --------------------------------------------------------------------------------------
@@ -256,8 +258,10 @@ def melange_summary(
 def fit(data: Path, only: str | None, evaluations: int) -> None:
     """Fit generations and write them, with residuals, into engine_constants.json."""
     document = json.loads(OUTPUT.read_text(encoding="utf-8"))
-    sets = {"vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
-            "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv"))}  # fmt: skip
+    sets = {
+        "vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
+        "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv")),
+    }
     for name, rows in sets.items():
         if only in (None, name):
             entry = document["generations"][name]
@@ -299,8 +303,10 @@ def residual_report(rows: Sequence[Row], generation: Generation) -> dict[str, An
 def leave_out(data: Path, evaluations: int) -> None:
     """Fit with each accelerator left out in turn and report the error on it (it takes the default)."""
     document = json.loads(OUTPUT.read_text(encoding="utf-8"))
-    sets = {"vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
-            "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv"))}  # fmt: skip
+    sets = {
+        "vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
+        "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv")),
+    }
     for name, rows in sets.items():
         entry = document["generations"][name]
         report = {}

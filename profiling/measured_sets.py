@@ -23,18 +23,26 @@ from pathlib import Path
 import numpy as np
 
 from melange_sky.accelerators import find_accelerator
-from melange_sky.engine import Generation, ReplicaModel, replica_model
 from melange_sky.models import ModelShape, find_model
 from melange_sky.simulator import RequestStream, simulate_closed_loop, simulate_replica
+from melange_sky.steps import Generation, ReplicaModel, replica_model
 
 ARGONNE_NAMES = {
-    "Nvidia A100 GPU": "A100", "Nvidia H100 GPU": "H100", "Nvidia GH200 GPU": "GH200",
+    "Nvidia A100 GPU": "A100",
+    "Nvidia H100 GPU": "H100",
+    "Nvidia GH200 GPU": "GH200",
     "AMD MI300X GPU": "MI300X",
-}  # fmt: skip
+}
 PILOT_NAMES = {
-    "a10": "A10", "a100": "A100", "h100": "H100", "t4": "T4", "v100": "V100", "l4": "L4", "a30": "A30",
+    "a10": "A10",
+    "a100": "A100",
+    "h100": "H100",
+    "t4": "T4",
+    "v100": "V100",
+    "l4": "L4",
+    "a30": "A30",
     "l40s": "L40S",
-}  # fmt: skip
+}
 MELANGE_PRICES = {"L4": 0.70, "A10G": 1.01, "A100-80GB": 3.67, "H100": 7.516}
 LONGEST_SAMPLED = 1500
 """LLM-Pilot's mix is cut here: its service did not take longer inputs or outputs."""
@@ -105,16 +113,18 @@ def read_argonne(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(
-                generation="vllm-0.5", model=r["model"],
+                generation="vllm-0.5",
+                model=r["model"],
                 accelerator=ARGONNE_NAMES.get(r["Hardware"], r["Hardware"]),
-                tensor_parallel=int(r["tp"]), concurrency=int(r["batch"]),
+                tensor_parallel=int(r["tp"]),
+                concurrency=int(r["batch"]),
                 sizes=(float(r["in_len_eq_out_len"]),) * 4,
                 rate_rps=int(r["batch"]) / float(r["batch_latency_s"]),
                 token_s=float(r["batch_latency_s"]) / float(r["in_len_eq_out_len"]),
             )
             for r in csv.DictReader(file)
             if r.get("Framework", "vLLM") == "vLLM"
-        ]  # fmt: skip
+        ]
 
 
 def read_pilot(path: Path) -> list[Row]:
@@ -122,14 +132,22 @@ def read_pilot(path: Path) -> list[Row]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
             Row(
-                generation="tgis", model=r["model"],
-                accelerator=PILOT_NAMES.get(r["gpu"], r["gpu"]), tensor_parallel=int(r["n_gpu"]),
+                generation="tgis",
+                model=r["model"],
+                accelerator=PILOT_NAMES.get(r["gpu"], r["gpu"]),
+                tensor_parallel=int(r["n_gpu"]),
                 concurrency=int(r["users"]),
-                sizes=(float(r["in_mean"]), float(r["in_p50"]), float(r["out_mean"]), float(r["out_p50"])),
-                rate_rps=float(r["rps"]), token_s=float(r["tpot_p50"]) / 1e3,
+                sizes=(
+                    float(r["in_mean"]),
+                    float(r["in_p50"]),
+                    float(r["out_mean"]),
+                    float(r["out_p50"]),
+                ),
+                rate_rps=float(r["rps"]),
+                token_s=float(r["tpot_p50"]) / 1e3,
             )
             for r in csv.DictReader(file)
-        ]  # fmt: skip
+        ]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -159,8 +177,10 @@ def read_melange(path: Path) -> list[tuple[int, int, str, float]]:
     with path.open(encoding="utf-8", newline="") as file:
         return [
             (
-                int(r["input_tokens"]), int(r["output_tokens"]), r["best_accelerator"],
+                int(r["input_tokens"]),
+                int(r["output_tokens"]),
+                r["best_accelerator"],
                 float(r["percent_over_second_best"]),
             )
             for r in csv.DictReader(file)
-        ]  # fmt: skip
+        ]

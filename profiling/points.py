@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from melange_sky.engine import Load, Misfit, capacity_estimate
 from melange_sky.models import find_model
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.profiles.embedded import read_document, shipped_table, write_document
@@ -24,6 +23,7 @@ from melange_sky.profiles.simulated import simulated_rate
 from melange_sky.slo import SLO
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
+from melange_sky.steps import Load, Misfit, capacity_estimate
 
 FILE = Path(__file__).parent / "estimates.json"
 

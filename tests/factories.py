@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from melange_sky.capacity import (
+from melange_sky.capacities import (
     CapacityCell,
     DeploymentOption,
     EngineSettings,
@@ -13,7 +13,7 @@ from melange_sky.capacity import (
 )
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
-from melange_sky.plan import Allocation, Baseline, Plan, PlanWarning, SolverReport
+from melange_sky.plans import Allocation, Baseline, Plan, PlanWarning, SolverReport
 from melange_sky.profiletable import MeasuredCell
 from melange_sky.slo import SLO
 from melange_sky.workload import Workload
@@ -51,12 +51,18 @@ def make_measured(
     input_tokens: int, output_tokens: int, rate: float | None, **over: Any
 ) -> MeasuredCell:
     values: dict[str, Any] = {
-        "input_tokens": input_tokens, "output_tokens": output_tokens,
-        "slo": SLO(tpot_s=0.06, ttft_s=2.0), "max_rate_rps": rate,
-        "reason": "bounds within tolerance", "resolved": True, "low_rps": rate and rate * 0.98,
-        "high_rps": rate and rate * 1.03, "knee_rps": None, "seconds": 1.0,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "slo": SLO(tpot_s=0.06, ttft_s=2.0),
+        "max_rate_rps": rate,
+        "reason": "bounds within tolerance",
+        "resolved": True,
+        "low_rps": rate and rate * 0.98,
+        "high_rps": rate and rate * 1.03,
+        "knee_rps": None,
+        "seconds": 1.0,
         "measured_at": "2026-11-20T00:00:00Z",
-    }  # fmt: skip
+    }
     return MeasuredCell(**(values | over))
 
 
@@ -150,14 +156,14 @@ def make_plan(**over: Any) -> Plan:
         "headroom": 0.1,
         "allocations": (
             Allocation(
-                option=small,
+                candidate=small,
                 instances=1,
                 load_fraction=0.5,
                 rate_rps=2.0,
                 shares=((1.0, 0.0), (0.0, 0.0)),
             ),
             Allocation(
-                option=large,
+                candidate=large,
                 instances=1,
                 load_fraction=0.2,
                 rate_rps=1.5,

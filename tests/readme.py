@@ -18,8 +18,12 @@ README = ROOT / "README.md"
 def _run(*arguments: str) -> str:
     return subprocess.run(
         [sys.executable, "-m", "melange_sky", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=100,
-    ).stdout  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    ).stdout
 
 
 def real_help() -> str:

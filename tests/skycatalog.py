@@ -13,14 +13,31 @@ if TYPE_CHECKING:
     from melange_sky.offers import Offer
 
 _COLUMNS = (
-    "InstanceType", "AcceleratorName", "AcceleratorCount", "vCPUs", "MemoryGiB", "GpuInfo",
-    "Price", "SpotPrice", "Region", "AvailabilityZone", "Arch",
-)  # fmt: skip
+    "InstanceType",
+    "AcceleratorName",
+    "AcceleratorCount",
+    "vCPUs",
+    "MemoryGiB",
+    "GpuInfo",
+    "Price",
+    "SpotPrice",
+    "Region",
+    "AvailabilityZone",
+    "Arch",
+)
 _IMAGE_TAGS = {
-    "aws": ("skypilot:custom-gpu-ubuntu-cuda13", "skypilot:custom-gpu-ubuntu", "skypilot:custom-cpu-ubuntu"),
-    "gcp": ("skypilot:gpu-ubuntu-2004", "skypilot:custom-gpu-ubuntu-2204", "skypilot:custom-cpu-ubuntu-2204"),
+    "aws": (
+        "skypilot:custom-gpu-ubuntu-cuda13",
+        "skypilot:custom-gpu-ubuntu",
+        "skypilot:custom-cpu-ubuntu",
+    ),
+    "gcp": (
+        "skypilot:gpu-ubuntu-2004",
+        "skypilot:custom-gpu-ubuntu-2204",
+        "skypilot:custom-cpu-ubuntu-2204",
+    ),
     "azure": ("skypilot:custom-gpu-ubuntu-v2", "skypilot:custom-gpu-ubuntu-v1"),
-}  # fmt: skip
+}
 _GCP_HOST_SHARE = 0.25
 """GCP's file prices host and accelerator apart; any split will do, the sum is what is billed."""
 

@@ -134,7 +134,10 @@ def test_batch_of_growing_step() -> None:
     batch = Batch()
     limit = 0.02
     mean_truth = (1 - batch.base_s / limit) / (batch.tokens * batch.per_request_s)
-    slo = SLO(tpot_s=limit * batch.tokens / (batch.tokens - 1) * (batch.tokens - 1) / batch.tokens, attainment=0.5)  # fmt: skip
+    slo = SLO(
+        tpot_s=limit * batch.tokens / (batch.tokens - 1) * (batch.tokens - 1) / batch.tokens,
+        attainment=0.5,
+    )
     result = find_max_rate(batch, slo, SearchOptions(tolerance=0.02, max_requests=4000))
     assert result.max_rate_rps == pytest.approx(mean_truth, rel=0.08)
 
@@ -249,11 +252,17 @@ def test_same_seed_same_result() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"tolerance": 0.0}, {"min_requests": 0}, {"min_requests": 10, "max_requests": 5},
-        {"floor_rps": 0.0}, {"floor_rps": 20.0, "ceiling_rps": 10.0}, {"growth": 1.0},
-        {"start_rps": -1.0}, {"start_rps": 20.0, "ceiling_rps": 10.0}, {"max_probes": 0},
+        {"tolerance": 0.0},
+        {"min_requests": 0},
+        {"min_requests": 10, "max_requests": 5},
+        {"floor_rps": 0.0},
+        {"floor_rps": 20.0, "ceiling_rps": 10.0},
+        {"growth": 1.0},
+        {"start_rps": -1.0},
+        {"start_rps": 20.0, "ceiling_rps": 10.0},
+        {"max_probes": 0},
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"need|must|lie"):
         SearchOptions(**wrong)  # type: ignore[arg-type]
@@ -274,9 +283,11 @@ def test_a_looser_limit_is_never_lower(limit: float, factor: float, attainment: 
 
 @settings(max_examples=25, deadline=None)
 @given(
-    coin=st.floats(0.0, 1.0), start=st.one_of(st.none(), st.floats(0.01, 1e4)),
-    attainment=st.sampled_from([0.5, 0.95, 1.0]), garbage=st.booleans(),
-)  # fmt: skip
+    coin=st.floats(0.0, 1.0),
+    start=st.one_of(st.none(), st.floats(0.01, 1e4)),
+    attainment=st.sampled_from([0.5, 0.95, 1.0]),
+    garbage=st.booleans(),
+)
 def test_it_always_ends(coin: float, start: float | None, attainment: float, garbage: bool) -> None:
     """Outcomes by coin toss, whatever the rate: the search stays within its probe budget."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from melange_sky.errors import InputError
-from melange_sky.plan import FleetPlan, SolverReport
 from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
+from melange_sky.plans import FleetPlan, SolverReport
 from tests.factories import make_plan
 
 

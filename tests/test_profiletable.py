@@ -37,9 +37,14 @@ def mm1(rate_rps: float, requests: int, seed: int) -> RequestLog:
         end[i] = free
     ones = np.ones(requests, dtype=np.int64)
     return RequestLog(
-        arrival_s=arrival, input_tokens=ones * 100, output_tokens=ones, first_token_s=end,
-        last_token_s=end, ok=np.ones(requests, dtype=bool), option=-ones,
-    )  # fmt: skip
+        arrival_s=arrival,
+        input_tokens=ones * 100,
+        output_tokens=ones,
+        first_token_s=end,
+        last_token_s=end,
+        ok=np.ones(requests, dtype=bool),
+        option=-ones,
+    )
 
 
 class Recorder:
@@ -56,17 +61,30 @@ def measured(slo: SLO, options: SearchOptions) -> tuple[MeasuredCell, Recorder]:
     result = find_max_rate(recorder, slo, options)
     probes = tuple(
         KeptProbe(
-            rate_rps=rate, seed=p.seed, verdict=p.verdict.value, reason=p.reason, log=log,
-            lateness_max_s=0.001, server={"running_mean": 1.5},
+            rate_rps=rate,
+            seed=p.seed,
+            verdict=p.verdict.value,
+            reason=p.reason,
+            log=log,
+            lateness_max_s=0.001,
+            server={"running_mean": 1.5},
         )
         for (rate, log), p in zip(recorder.kept, result.probes, strict=True)
-    )  # fmt: skip
+    )
     cell = MeasuredCell(
-        input_tokens=100, output_tokens=1, slo=slo, max_rate_rps=result.max_rate_rps,
-        reason=result.reason, resolved=result.resolved, low_rps=result.low_rps,
-        high_rps=result.high_rps, knee_rps=result.knee_rps, seconds=1.0,
-        measured_at="2026-01-01T00:00:00Z", probes=probes,
-    )  # fmt: skip
+        input_tokens=100,
+        output_tokens=1,
+        slo=slo,
+        max_rate_rps=result.max_rate_rps,
+        reason=result.reason,
+        resolved=result.resolved,
+        low_rps=result.low_rps,
+        high_rps=result.high_rps,
+        knee_rps=result.knee_rps,
+        seconds=1.0,
+        measured_at="2026-01-01T00:00:00Z",
+        probes=probes,
+    )
     return cell, recorder
 
 
@@ -163,11 +181,18 @@ def test_a_probe_ended_early_for_a_tight_limit_bounds_no_looser_one() -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        "", "[]\n", "{}\n", "not json\n", '{"schema": "melange-sky-profile/2", "provenance": {}}\n',
-        '{"schema": "melange-sky-profile/1", "provenance": {"model": "m"}}\n', "HEAD{}\n", "HEAD3\n",
-        "HEAD" + "[" * 100_000 + "\n", "HEADnull\n",
+        "",
+        "[]\n",
+        "{}\n",
+        "not json\n",
+        '{"schema": "melange-sky-profile/2", "provenance": {}}\n',
+        '{"schema": "melange-sky-profile/1", "provenance": {"model": "m"}}\n',
+        "HEAD{}\n",
+        "HEAD3\n",
+        "HEAD" + "[" * 100_000 + "\n",
+        "HEADnull\n",
     ],
-)  # fmt: skip
+)
 def test_damage_is_one_line_that_names_the_file(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "t.profile.jsonl"
     write_table(ProfileTable(provenance=PROVENANCE), path)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from melange_sky.plan import Baseline, SolverReport
 from melange_sky.planner.comparison import Contender
+from melange_sky.plans import Baseline, SolverReport
 from melange_sky.report import plan_table
 from melange_sky.report.comparison import comparison_figure
 from tests.factories import make_engine, make_plan
@@ -13,9 +13,13 @@ from tests.factories import make_engine, make_plan
 
 def _baseline(cost: float | None, saving: float | None, reason: str | None = None) -> Baseline:
     return Baseline(
-        accelerator="H100", feasible=cost is not None, reason=reason, instances=2,
-        cost_usd_per_hour=cost, saving_fraction=saving,
-    )  # fmt: skip
+        accelerator="H100",
+        feasible=cost is not None,
+        reason=reason,
+        instances=2,
+        cost_usd_per_hour=cost,
+        saving_fraction=saving,
+    )
 
 
 def test_an_unproven_plan_says_so_with_its_gap() -> None:
@@ -45,7 +49,7 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
     allocation = make_plan().allocations[0]
     paid = replace(allocation, instances=3, fixed_instances=2)
     text = plan_table(make_plan(allocations=(paid,)), width=200)
-    each = allocation.option.option.price_usd_per_hour
+    each = allocation.candidate.option.price_usd_per_hour
     assert f"Total ${each:,.3f}/h" in text
     assert (
         f"Counted as paid for already (resources.fixed): 2 × A10G:1; at these prices all together "
@@ -57,10 +61,11 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
 def test_splits_of_one_instance_can_be_told_apart() -> None:
     allocation = make_plan().allocations[0]
     option = replace(
-        allocation.option.option, accelerator_count=8,
+        allocation.candidate.option,
+        accelerator_count=8,
         engine=make_engine(tensor_parallel=2, data_parallel=4),
-    )  # fmt: skip
-    split = replace(allocation, rate_rps=1570.4, option=replace(allocation.option, option=option))
+    )
+    split = replace(allocation, rate_rps=1570.4, candidate=replace(allocation.candidate, option=option))
     text = plan_table(make_plan(allocations=(split,)), width=200)
     assert "A10G:8 tp2" in text and " 1,570 " in text
 

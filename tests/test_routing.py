@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.plan import Allocation, Plan
+from melange_sky.plans import Allocation, Plan
 from melange_sky.routing import SKYSERVE_POLICIES, Router, policy, skyserve_weights
 from melange_sky.routing.table import PRIOR_REQUESTS, RoutingState, RoutingTable
 from tests.factories import make_capacity, make_engine, make_option, make_plan, make_workload
@@ -24,7 +24,7 @@ def two_way_plan(left: float = 0.7, longest: int = 18000) -> Plan:
         [[8.0, 4.0], [2.0, 1.0]], make_option("big", engine=make_engine(max_model_len=longest))
     )
     allocations = tuple(
-        Allocation(option=option, instances=n, load_fraction=0.5, rate_rps=1.0, shares=shares)
+        Allocation(candidate=option, instances=n, load_fraction=0.5, rate_rps=1.0, shares=shares)
         for option, n, shares in (
             (small, 3, ((left, left), (0.0, 0.0))),
             (big, 2, ((1 - left, 1 - left), (1.0, 1.0))),
@@ -175,7 +175,7 @@ def test_output_lengths_are_learnt_and_move_the_shares() -> None:
     plan = make_plan(
         workload=workload,
         allocations=tuple(
-            Allocation(option=o, instances=2, load_fraction=0.5, rate_rps=3.0, shares=shares)
+            Allocation(candidate=o, instances=2, load_fraction=0.5, rate_rps=3.0, shares=shares)
             for o, shares in ((left, ((1.0, 0.0),)), (right, ((0.0, 1.0),)))
         ),
     )
@@ -209,11 +209,14 @@ def test_a_request_in_no_planned_bucket_is_spread_by_capacity() -> None:
     plan = two_way_plan()
     nothing = tuple(
         Allocation(
-            option=a.option, instances=a.instances, load_fraction=0.5, rate_rps=1.0,
+            candidate=a.candidate,
+            instances=a.instances,
+            load_fraction=0.5,
+            rate_rps=1.0,
             shares=((0.0, 0.0), a.shares[1]),
         )
         for a in plan.allocations
-    )  # fmt: skip
+    )
     router = make_router(make_plan(allocations=nothing, workload=plan.workload))
     shares = router.expected_shares(router.class_of(50, 40))
     # 3 replicas of 4 req/s against 2 of 8.
@@ -222,8 +225,9 @@ def test_a_request_in_no_planned_bucket_is_spread_by_capacity() -> None:
 
 rates = st.lists(
     st.lists(st.one_of(st.none(), st.floats(0.1, 50)), min_size=3, max_size=3),
-    min_size=2, max_size=2,
-)  # fmt: skip
+    min_size=2,
+    max_size=2,
+)
 
 
 @st.composite
@@ -240,11 +244,14 @@ def plans(draw: st.DrawFn) -> Plan:
                 shares[k][i][j] = weight / sum(able) if sum(able) > 0 else 0.0
     allocations = tuple(
         Allocation(
-            option=option, instances=draw(st.integers(1, 3)), load_fraction=0.5, rate_rps=1.0,
+            candidate=option,
+            instances=draw(st.integers(1, 3)),
+            load_fraction=0.5,
+            rate_rps=1.0,
             shares=tuple(map(tuple, shares[k])),
         )
         for k, option in enumerate(options)
-    )  # fmt: skip
+    )
     rows = [[sum(shares[k][i][j] for k in range(len(options))) for j in range(3)] for i in range(2)]
     return make_plan(workload=make_workload(rows), allocations=allocations)
 
@@ -365,12 +372,15 @@ def grid_plan() -> Plan:
         workload=make_workload(rates),
         allocations=tuple(
             Allocation(
-                option=options[name], instances=n, load_fraction=0.5, rate_rps=1.0,
+                candidate=options[name],
+                instances=n,
+                load_fraction=0.5,
+                rate_rps=1.0,
                 shares=tuple(map(tuple, shares[name])),
             )
             for n, name in enumerate(shares, start=2)
         ),
-    )  # fmt: skip
+    )
 
 
 def arrivals(plan: Plan, count: int, seed: int) -> list[tuple[int, int]]:

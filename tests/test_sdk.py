@@ -49,14 +49,26 @@ def installed(tmp_path: Path) -> Path:
 
 def test_sky_melange_plans(installed: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(PROJECT / "examples" / "chat.yaml"), str(tmp_path / "out")],
+        [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            str(PROJECT / "examples" / "chat.yaml"),
+            str(tmp_path / "out"),
+        ],
         env={
-            "HOME": str(tmp_path), "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{installed}{os.pathsep}{PROJECT}",
-            "MELANGE_SKY_HOME": str(tmp_path / "store"), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+            "MELANGE_SKY_HOME": str(tmp_path / "store"),
+            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
         },
-        capture_output=True, text=True, timeout=110, check=False, cwd=tmp_path,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=tmp_path,
+    )
     lines = [line for line in done.stdout.splitlines() if line.startswith("SDK ")]
     assert done.returncode == 0 and lines, done.stderr[-3000:]
     told = json.loads(lines[0].removeprefix("SDK "))

@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.records import dataclass
 from melange_sky.slo import SLO, meets, wilson_interval
 
 if TYPE_CHECKING:
@@ -96,10 +95,19 @@ class SearchOptions:
 
 
 REAL_SEARCH = SearchOptions(
-    tolerance=0.2, confidence=0.9, min_requests=50, confirm_requests=200, max_requests=4000,
-    max_probes=24, turnovers=10.0, ceiling_rps=1000.0, min_seconds=15.0, growth=1.3, drift=0.11,
+    tolerance=0.2,
+    confidence=0.9,
+    min_requests=50,
+    confirm_requests=200,
+    max_requests=4000,
+    max_probes=24,
+    turnovers=10.0,
+    ceiling_rps=1000.0,
+    min_seconds=15.0,
+    growth=1.3,
+    drift=0.11,
     crossing=True,
-)  # fmt: skip
+)
 """A search whose probes cost GPU time: coarser bounds, fewer requests.
 
 Ten turnovers and 200 requests before a pass counts: with 4 and 100 the cost of a plan was off by 3.5 to
@@ -132,10 +140,13 @@ class Probe:
     def leans_to_pass(self, slo: SLO, options: SearchOptions) -> bool:
         """Return which way an unresolved probe points: its point estimates alone."""
         return (
-            self.attainment is not None and self.attainment >= slo.attainment
-            and self.served_fraction is not None and self.served_fraction >= 1 / (1 + options.drift)
-            and self.turnovers is not None and self.turnovers >= options.turnovers
-        )  # fmt: skip
+            self.attainment is not None
+            and self.attainment >= slo.attainment
+            and self.served_fraction is not None
+            and self.served_fraction >= 1 / (1 + options.drift)
+            and self.turnovers is not None
+            and self.turnovers >= options.turnovers
+        )
 
 
 def judge(
@@ -150,9 +161,15 @@ def judge(
     done = log.ok & np.isfinite(log.last_token_s)
     if not done.any():
         return replace(
-            probe, verdict=Verdict.FAIL, reason="no request completed", attainment=0.0,
-            interval=(0.0, 0.0), judged=len(log), served_fraction=0.0, served_rps=0.0,
-        )  # fmt: skip
+            probe,
+            verdict=Verdict.FAIL,
+            reason="no request completed",
+            attainment=0.0,
+            interval=(0.0, 0.0),
+            judged=len(log),
+            served_fraction=0.0,
+            served_rps=0.0,
+        )
     e2e_s = float(np.median(log.e2e_s[done]))
     span_s = float(log.arrival_s[-1] - log.arrival_s[0])
     window = _steady_window(log.arrival_s, e2e_s, options)
@@ -163,11 +180,15 @@ def judge(
     slope, error = _latency_slope(log, window & done)
     busy_s = float(log.last_token_s[done].max() - log.arrival_s[0])
     probe = replace(
-        probe, judged=int(window.sum()), attainment=float(good.mean()),
-        interval=wilson_interval(successes, effective, z), served_fraction=1 / (1 + max(0.0, slope)),
+        probe,
+        judged=int(window.sum()),
+        attainment=float(good.mean()),
+        interval=wilson_interval(successes, effective, z),
+        served_fraction=1 / (1 + max(0.0, slope)),
         served_rps=float(done.sum()) / busy_s if busy_s > 0 else None,
-        turnovers=span_s / e2e_s if e2e_s > 0 else math.inf, median_e2e_s=e2e_s,
-    )  # fmt: skip
+        turnovers=span_s / e2e_s if e2e_s > 0 else math.inf,
+        median_e2e_s=e2e_s,
+    )
     return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
 
 
@@ -227,9 +248,10 @@ def _decide(
     )
     if high < slo.attainment:
         return replace(
-            probe, verdict=Verdict.FAIL,
+            probe,
+            verdict=Verdict.FAIL,
             reason=f"attainment {probe.attainment:.3f} below {slo.attainment:g}",
-        )  # fmt: skip
+        )
     if slope_low > limit:
         return replace(
             probe, verdict=Verdict.FAIL, reason=f"served {probe.served_fraction:.2f} of offered"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.capacity_search.judge import (
@@ -13,7 +13,6 @@ from melange_sky.capacity_search.judge import (
     crossing_rps,
     judge,
 )
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO, RequestLog
@@ -112,9 +111,12 @@ class _Search:
             log = self.target.probe(rate, _IDLE_REQUESTS, options.seed + len(self.probes))
         except ProbeAborted as void:
             idle = Probe(
-                rate_rps=rate, requests=_IDLE_REQUESTS, seed=options.seed + len(self.probes),
-                verdict=Verdict.ABORTED, reason=str(void),
-            )  # fmt: skip
+                rate_rps=rate,
+                requests=_IDLE_REQUESTS,
+                seed=options.seed + len(self.probes),
+                verdict=Verdict.ABORTED,
+                reason=str(void),
+            )
         else:
             idle = judge(
                 log, self.slo, options, rate_rps=rate, seed=options.seed + len(self.probes)
@@ -201,9 +203,12 @@ class _Search:
             except ProbeAborted as void:
                 aborts += 1
                 probe = Probe(
-                    rate_rps=rate, requests=requests, seed=seed, verdict=Verdict.ABORTED,
+                    rate_rps=rate,
+                    requests=requests,
+                    seed=seed,
+                    verdict=Verdict.ABORTED,
                     reason=str(void),
-                )  # fmt: skip
+                )
             else:
                 probe = judge(log, self.slo, options, rate_rps=rate, seed=seed)
             self.probes.append(probe)
@@ -261,7 +266,11 @@ class _Search:
             reason = f"no rate passed; {reason}"
         within = low is not None and high is not None and high / low <= 1 + self.options.tolerance
         return SearchResult(
-            max_rate_rps=self._best_rate(), reason=reason, low_rps=low, high_rps=high,
+            max_rate_rps=self._best_rate(),
+            reason=reason,
+            low_rps=low,
+            high_rps=high,
             resolved=within or (low is None and reason.startswith("even")),
-            knee_rps=max(served, default=None), probes=tuple(self.probes),
-        )  # fmt: skip
+            knee_rps=max(served, default=None),
+            probes=tuple(self.probes),
+        )

@@ -9,7 +9,7 @@ that an interrupted profile goes on where it stopped.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +22,6 @@ from melange_sky.capacity_search.surface import (
     ratio_surface,
     reaches_any,
 )
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,9 +99,11 @@ class Choice:
 
 
 def choose_size(
-    demand: Demand, measured: Mapping[tuple[int, int], Measured], slo: SLO,
+    demand: Demand,
+    measured: Mapping[tuple[int, int], Measured],
+    slo: SLO,
     skipped: Collection[tuple[int, int]] = (),
-) -> Choice:  # fmt: skip
+) -> Choice:
     """Return the size to measure next given what is measured, or none once the bound is met.
 
     Sizes that are `skipped` cannot be measured, but count in the error.
@@ -130,10 +131,11 @@ def choose_size(
     best = open_sizes[int(np.argmax(worth))]
     told = demand.scaled or any(found.rate_rps for found in measured.values())
     return Choice(
-        size=demand.sizes[best], guess_rps=float(rates[best]) if told else None,
+        size=demand.sizes[best],
+        guess_rps=float(rates[best]) if told else None,
         sd=float(surface.sd[best]),
         expected_error=error,
-    )  # fmt: skip
+    )
 
 
 def search_near(options: SearchOptions, choice: Choice) -> SearchOptions:
@@ -181,9 +183,11 @@ def inferred_rates(
     return {
         size: rate
         for size, rate, sd in zip(demand.sizes, rates, spread, strict=True)
-        if size not in measured and rate is not None and sd <= FARTHEST_SD
+        if size not in measured
+        and rate is not None
+        and sd <= FARTHEST_SD
         and not reaches_any(size, unservable)
-    }  # fmt: skip
+    }
 
 
 def plan_sizes(
@@ -234,6 +238,9 @@ def even_demand(sizes: Sequence[tuple[int, int]], error_bound: float) -> Demand:
     """
     work = [i / 10 + o for i, o in sizes]
     return Demand(
-        sizes=tuple(sizes), weights=tuple(1.0 / w for w in work),
-        guesses_rps=tuple(1.0 / w for w in work), error_bound=error_bound, scaled=False,
-    )  # fmt: skip
+        sizes=tuple(sizes),
+        weights=tuple(1.0 / w for w in work),
+        guesses_rps=tuple(1.0 / w for w in work),
+        error_bound=error_bound,
+        scaled=False,
+    )

@@ -44,10 +44,14 @@ def rate_from_probes(
     low = max(passes, key=_rate, default=None)
     served = [p.served_rps for p in probes if p.served_rps]
     result = SearchResult(
-        max_rate_rps=None, reason="", resolved=False, probes=tuple(probes),
-        low_rps=low.rate_rps if low else None, high_rps=high.rate_rps if high else None,
+        max_rate_rps=None,
+        reason="",
+        resolved=False,
+        probes=tuple(probes),
+        low_rps=low.rate_rps if low else None,
+        high_rps=high.rate_rps if high else None,
         knee_rps=max(served, default=None),
-    )  # fmt: skip
+    )
     if low is None:
         first = high or next(iter(probes), None)
         lowest = f"{first.rate_rps:.4g} req/s: {first.reason}" if first else "no probes kept"

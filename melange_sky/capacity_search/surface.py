@@ -14,11 +14,10 @@ amplitude is the one under which each measured size is best predicted by the oth
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

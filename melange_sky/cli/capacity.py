@@ -46,8 +46,12 @@ MOST_SIZES = 64
 @click.option("--dtype", help="As vLLM's flag.")
 @click.option("--kv-cache-dtype", help="As vLLM's flag.")
 @click.option(
-    "--format", "output_format", type=click.Choice(["table", "json", "heatmap"]), default="table", show_default=True
-)  # fmt: skip
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "heatmap"]),
+    default="table",
+    show_default=True,
+)
 @click.option(
     "--write-table",
     type=click.Path(path_type=Path),
@@ -83,11 +87,15 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
         )
         model = dataclasses.replace(model, context_tokens=longest)
     query = CapacityQuery(
-        model=model, slo=_slo(given),
+        model=model,
+        slo=_slo(given),
         input_sizes=tuple(tuple(float(i) for _ in outputs) for i in inputs),
         output_sizes=tuple(tuple(float(o) for o in outputs) for _ in inputs),
-        longest_request_tokens=longest, generation=given["engine"], exact=True, engine_args=args,
-    )  # fmt: skip
+        longest_request_tokens=longest,
+        generation=given["engine"],
+        exact=True,
+        engine_args=args,
+    )
     return query, _shapes(model, given["accelerators"], given["engine"])
 
 

@@ -21,14 +21,17 @@ def document_of(
     """Return the command's JSON; matrices have rows input, columns output tokens."""
     slo = query.slo
     return {
-        "model": query.model.name, "engine": query.generation,
+        "model": query.model.name,
+        "engine": query.generation,
         "slo": {
-            "tpot_ms": given["tpot_ms"], "ttft_ms": given["ttft_ms"], "attainment": slo.attainment
+            "tpot_ms": given["tpot_ms"],
+            "ttft_ms": given["ttft_ms"],
+            "attainment": slo.attainment,
         },
         "input_tokens": [int(row[0]) for row in query.input_sizes],
         "output_tokens": [int(size) for size in query.output_sizes[0]],
         "options": [_option(label, option, query) for label, option in options.items()],
-    }  # fmt: skip
+    }
 
 
 def _option(label: str, option: ReplicaCapacity, query: CapacityQuery) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _option(label: str, option: ReplicaCapacity, query: CapacityQuery) -> dict[s
 
 def _cheapest(shape: ReplicaShape) -> Offer | None:
     """Return the cheapest unflagged on-demand offer of the replica's GPUs that is known offline."""
-    from melange_sky.prices import OfferQuery, load_offers
+    from melange_sky.pricing import OfferQuery, load_offers
 
     try:
         book = load_offers(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import math
 import os
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from melange_sky.planner.verification import ReplayProgress
-    from melange_sky.prices.refresh import Event
+    from melange_sky.pricing.refresh import Event
 
 format_option = click.option(
     "--format",
@@ -29,17 +28,6 @@ format_option = click.option(
 offline_option = click.option(
     "--offline", is_flag=True, help="Open no socket at all (also MELANGE_SKY_OFFLINE=1)."
 )
-
-
-@contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Import without looking for garbage: what modules make stays, and the search takes long."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 class NumberRange(click.FloatRange):
@@ -119,9 +107,12 @@ def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:
 
 
 jobs_option = click.option(
-    "--jobs", type=click.IntRange(min=1, max=64), default=None, metavar="N",
+    "--jobs",
+    type=click.IntRange(min=1, max=64),
+    default=None,
+    metavar="N",
     help="Replays side by side; default: all cores, at most 8. Changes no result.",
-)  # fmt: skip
+)
 
 
 def jobs_of(asked: int | None) -> int:

@@ -27,11 +27,29 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
-@click.option("--rates", metavar="1,4,16", help="Requests per second to compare at; default: the spec's rate.")  # fmt: skip
-@click.option("--trace", type=click.Path(path_type=Path), metavar="CSV", help="Replay this trace, scaled to each rate; default: sample the workload.")  # fmt: skip
-@click.option("--burstiness", type=NumberRange(min=0.01, max=1000), default=1.0, show_default=True, help="Of sampled arrivals: squared variation of the gaps, 1 Poisson.")  # fmt: skip
+@click.option(
+    "--rates", metavar="1,4,16", help="Requests per second to compare at; default: the spec's rate."
+)
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Replay this trace, scaled to each rate; default: sample the workload.",
+)
+@click.option(
+    "--burstiness",
+    type=NumberRange(min=0.01, max=1000),
+    default=1.0,
+    show_default=True,
+    help="Of sampled arrivals: squared variation of the gaps, 1 Poisson.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for compare.csv and compare.svg.")  # fmt: skip
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Folder for compare.csv and compare.svg.",
+)
 @jobs_option
 @offline_option
 @format_option
@@ -71,13 +89,16 @@ def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequ
     from melange_sky.planner.closed_loop import LoopRequest
     from melange_sky.planner.comparison import ComparisonRequest
     from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.prices import OfferQuery
-    from melange_sky.verify import Replay
+    from melange_sky.pricing import OfferQuery
+    from melange_sky.replay import Replay
 
     simulation = SimulationRequest(
-        trace=asked["trace"], burstiness=asked["burstiness"], how=Replay(seed=asked["seed"]),
-        jobs=jobs_of(asked["jobs"]), told=asked["told"],
-    )  # fmt: skip
+        trace=asked["trace"],
+        burstiness=asked["burstiness"],
+        how=Replay(seed=asked["seed"]),
+        jobs=jobs_of(asked["jobs"]),
+        told=asked["told"],
+    )
     rates = _rates(asked["rates"]) or (spec.models[0].workload.rate_rps,)
     return ComparisonRequest(
         rates_rps=rates,

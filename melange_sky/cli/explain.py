@@ -176,7 +176,7 @@ def sweep(
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner import PlanRequest
     from melange_sky.planner.sweep import SweepAxes, sweep_spec
-    from melange_sky.prices import OfferQuery
+    from melange_sky.pricing import OfferQuery
 
     request = PlanRequest(
         prices=OfferQuery(

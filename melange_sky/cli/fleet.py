@@ -11,14 +11,14 @@ import click
 
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.errors import InputError
-from melange_sky.plan import models_of
+from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.fleet import Change, LiveService, Rollout, Wanted
-    from melange_sky.fleet.skyserve import SkyServe
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.skyserve import Change, LiveService, Rollout, Wanted
+    from melange_sky.skyserve.client import SkyServe
 
 _FILE_LIMIT = 1_000_000
 
@@ -44,7 +44,7 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
     What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
     Secrets (HF_TOKEN, VLLM_API_KEY) are read from the environment.
     """
-    from melange_sky.fleet import Action, compare, roll_out
+    from melange_sky.skyserve import Action, compare, roll_out
 
     planned = _load(folder)
     wanted = _wanted(planned, folder)
@@ -113,7 +113,7 @@ def _show_services(rows: Sequence[dict[str, Any]]) -> None:
 @yes_option
 def down(folder: Path, yes: bool) -> None:
     """Take all running services of the plan in PLAN-FOLDER down."""
-    from melange_sky.fleet import take_down
+    from melange_sky.skyserve import take_down
 
     planned = _load(folder)
     plans = {model.name for model in models_of(planned)}
@@ -168,14 +168,14 @@ def _traffic(planned: Plan | FleetPlan, observed: Path) -> dict[str, Any]:
 
 
 def _server(wanted: Sequence[Wanted]) -> SkyServe:
-    from melange_sky.fleet.skyserve import SkyServe
+    from melange_sky.skyserve.client import SkyServe
 
     names = {name for w in wanted for name in w.document.get("secrets") or {}}
     return SkyServe({name: os.environ[name] for name in names if os.environ.get(name)})
 
 
 def _rollout() -> Rollout:
-    from melange_sky.fleet import Rollout
+    from melange_sky.skyserve import Rollout
 
     return Rollout(
         tell=lambda text: click.echo(text, err=True), clock=time.monotonic, sleep=time.sleep
@@ -212,25 +212,29 @@ def _load(folder: Path) -> Plan | FleetPlan:
 
 def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
     """Return the planned services as their files have them."""
-    from melange_sky.fleet import Wanted
-    from melange_sky.render import file_name, service_name
+    from melange_sky.rendering import file_name, service_name
+    from melange_sky.skyserve import Wanted
 
     place = folder if folder.is_dir() else folder.parent
     rows = []
     for model in models_of(planned):
         for allocation in model.allocations:
-            option = allocation.option.option
+            option = allocation.candidate.option
             if option.offer is None:
                 continue
             name = service_name(model, allocation)
             document = _read_service(place / file_name(name))
             rows.append(
                 Wanted(
-                    name=name, plan=model.name, option=option.name, fleet=_fleet_name(planned),
+                    name=name,
+                    plan=model.name,
+                    option=option.name,
+                    fleet=_fleet_name(planned),
                     replicas=_replicas(document["service"], place / file_name(name)),
-                    price_usd_per_hour=option.price_usd_per_hour, document=document,
+                    price_usd_per_hour=option.price_usd_per_hour,
+                    document=document,
                 )
-            )  # fmt: skip
+            )
     if not rows:
         raise InputError(f"'{place}': the plan has no services that could run")
     return tuple(rows)
@@ -238,7 +242,7 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
 
 def _fleet_name(planned: Plan | FleetPlan) -> str | None:
     """Return the name that the models of a plan have in common; None for a plan of one model."""
-    from melange_sky.plan import FleetPlan
+    from melange_sky.plans import FleetPlan
 
     return planned.name if isinstance(planned, FleetPlan) else None
 
@@ -308,9 +312,12 @@ def _status_row(wanted: Wanted, live: LiveService | None) -> dict[str, Any]:
         "endpoint": None if live is None else live.endpoint,
         "replicas": [
             {
-                "id": r.id, "status": r.status, "version": r.version,
-                "endpoint": r.endpoint, "launched_at_s": r.launched_at_s,
+                "id": r.id,
+                "status": r.status,
+                "version": r.version,
+                "endpoint": r.endpoint,
+                "launched_at_s": r.launched_at_s,
             }
             for r in (live.replicas if live else ())
         ],
-    }  # fmt: skip
+    }

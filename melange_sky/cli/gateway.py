@@ -15,9 +15,9 @@ from melange_sky.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from melange_sky.fleet import LiveService
     from melange_sky.gateway import Credentials, Gateway, Listen, Settings, Sources
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.skyserve import LiveService
 
 CLIENT_KEYS = "MELANGE_SKY_API_KEY"
 REPLICA_KEY = "VLLM_API_KEY"
@@ -27,30 +27,41 @@ _MOST_KEY_BYTES = 64 * 1024
 @click.command()
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option(
-    "--backend", "backends", multiple=True, metavar="OPTION=URL",
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="OPTION=URL",
     help="A replica of an option; URL*N for an endpoint in front of N replicas. Repeatable.",
-)  # fmt: skip
+)
 @click.option(
-    "--backends-file", type=click.Path(path_type=Path),
+    "--backends-file",
+    type=click.Path(path_type=Path),
     help="The same, one OPTION=URL per line; read again when it changes.",
-)  # fmt: skip
+)
 @click.option(
-    "--sky", "from_sky", is_flag=True,
+    "--sky",
+    "from_sky",
+    is_flag=True,
     help="Find the replicas by `sky serve status`, every 10 s; they are called directly.",
-)  # fmt: skip
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True,
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
     help="Port to listen on; 0 takes a free one.",
-)  # fmt: skip
+)
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path),
+    "--api-key-file",
+    type=click.Path(path_type=Path),
     help=f"Keys that clients must show, one per line (else {CLIENT_KEYS}).",
-)  # fmt: skip
+)
 @click.option(
-    "--replica-key-file", type=click.Path(path_type=Path),
+    "--replica-key-file",
+    type=click.Path(path_type=Path),
     help=f"The key that replicas demand (else {REPLICA_KEY}).",
-)  # fmt: skip
+)
 @click.option("--no-key", is_flag=True, help="Listen beyond loopback without an API key.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM).")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
@@ -58,37 +69,62 @@ _MOST_KEY_BYTES = 64 * 1024
     "--replica-ca", type=click.Path(path_type=Path), help="CA file for https replicas (PEM)."
 )
 @click.option(
-    "--tokenizer", type=click.Path(path_type=Path),
+    "--tokenizer",
+    type=click.Path(path_type=Path),
     help="tokenizer.json, or its folder, for exact prompt lengths.",
-)  # fmt: skip
+)
 @click.option(
-    "--observed", type=click.Path(path_type=Path),
+    "--observed",
+    type=click.Path(path_type=Path),
     help="Write the sizes and rate seen here, in the form a spec takes.",
-)  # fmt: skip
+)
 @click.option(
-    "--gateways", type=click.IntRange(1, 1000), default=1, show_default=True,
+    "--gateways",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
     help="How many gateways share the replicas.",
-)  # fmt: skip
+)
 @click.option(
-    "--queue", "queue_length", type=click.IntRange(0, 100_000), default=256, show_default=True,
+    "--queue",
+    "queue_length",
+    type=click.IntRange(0, 100_000),
+    default=256,
+    show_default=True,
     help="Requests that wait while all replicas are full; more get 429.",
-)  # fmt: skip
+)
 @click.option(
-    "--queue-wait", "queue_wait_s", type=click.FloatRange(0, 3600), default=10.0,
-    show_default=True, help="Seconds that a request waits at most.",
-)  # fmt: skip
+    "--queue-wait",
+    "queue_wait_s",
+    type=click.FloatRange(0, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a request waits at most.",
+)
 @click.option(
-    "--drain", "drain_s", type=click.FloatRange(0, 86400), default=120.0, show_default=True,
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0, 86400),
+    default=120.0,
+    show_default=True,
     help="Seconds that requests in flight get after SIGTERM.",
-)  # fmt: skip
+)
 @click.option(
-    "--first-byte", "first_byte_s", type=click.FloatRange(0.1, 86400), default=60.0,
-    show_default=True, help="Seconds to wait for a stream's first byte before trying elsewhere.",
-)  # fmt: skip
+    "--first-byte",
+    "first_byte_s",
+    type=click.FloatRange(0.1, 86400),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for a stream's first byte before trying elsewhere.",
+)
 @click.option(
-    "--body-limit", "body_bytes", type=click.IntRange(1024), default=4 * 1024 * 1024,
-    show_default=True, help="Largest request body in bytes.",
-)  # fmt: skip
+    "--body-limit",
+    "body_bytes",
+    type=click.IntRange(1024),
+    default=4 * 1024 * 1024,
+    show_default=True,
+    help="Largest request body in bytes.",
+)
 @click.option(
     "--seed", type=int, default=None, help="Fix the router's first phase (for comparisons)."
 )
@@ -129,7 +165,7 @@ def _announce(listen: Listen, port: int, running: Gateway) -> None:
     for name, service in running.fleet.services.items():
         served = {b.option for b in service.backends}
         for allocation in service.plan.allocations:
-            option = allocation.option.option.name
+            option = allocation.candidate.option.name
             if option not in served:
                 click.echo(f"warning: {name}: no backend for option {option}", err=True)
 
@@ -137,9 +173,7 @@ def _announce(listen: Listen, port: int, running: Gateway) -> None:
 def _settings(asked: dict[str, Any]) -> Settings:
     from melange_sky.gateway import Settings
 
-    names = (
-        "gateways", "queue_length", "queue_wait_s", "drain_s", "first_byte_s", "body_bytes"
-    )  # fmt: skip
+    names = ("gateways", "queue_length", "queue_wait_s", "drain_s", "first_byte_s", "body_bytes")
     # Asking SkyPilot's API server costs a second of its work each time.
     every_s: dict[str, Any] = {"watch_every_s": 10.0} if asked["from_sky"] else {}
     return Settings(**{name: asked[name] for name in names}, **every_s)
@@ -229,7 +263,7 @@ def _sources(plan: Path, asked: dict[str, Any]) -> Sources:
 
 def _sky_services() -> Callable[[], Sequence[LiveService]]:
     """Return what asks SkyServe which services run."""
-    from melange_sky.fleet.skyserve import SkyServe
+    from melange_sky.skyserve.client import SkyServe
 
     return SkyServe({}).services
 
@@ -237,7 +271,7 @@ def _sky_services() -> Callable[[], Sequence[LiveService]]:
 def replica_urls(plan: FleetPlan | Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
     """Return the endpoints of ready replicas by PLAN/OPTION, for the options of the plan."""
     models = plan.models if hasattr(plan, "models") else (plan,)
-    known = {(m.name, a.option.option.name) for m in models for a in m.allocations}
+    known = {(m.name, a.candidate.option.name) for m in models for a in m.allocations}
     found: dict[str, list[str]] = {}
     for service in services:
         origin = service.origin

@@ -10,48 +10,68 @@ import click
 
 from melange_sky.cli.common import Fraction, NumberRange
 from melange_sky.errors import InputError
-from melange_sky.plan import models_of
+from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Robustness, StayClose
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
 
 within_option = click.option(
-    "--within", "within_fraction", type=Fraction(), default=0.0, metavar="PERCENT",
+    "--within",
+    "within_fraction",
+    type=Fraction(),
+    default=0.0,
+    metavar="PERCENT",
     help="The simplest mix (fewest types, then instances) at most so much dearer, such as 3%.",
-)  # fmt: skip
+)
 alternatives_option = click.option(
-    "--alternatives", type=click.IntRange(min=0, max=50), default=0,
+    "--alternatives",
+    type=click.IntRange(min=0, max=50),
+    default=0,
     help="So many other good mixes, and what differs.",
-)  # fmt: skip
+)
 throughput_error_option = click.option(
-    "--throughput-error", type=Fraction(below_one=True), default=0.0, metavar="FRACTION",
+    "--throughput-error",
+    type=Fraction(below_one=True),
+    default=0.0,
+    metavar="FRACTION",
     help="Capacities may be so much lower, such as 0.2.",
-)  # fmt: skip
+)
 error_budget_option = click.option(
-    "--error-budget", type=click.IntRange(min=0), default=None, metavar="N",
+    "--error-budget",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
     help="Only so many sizes per option are off at once (default: all).",
-)  # fmt: skip
+)
 price_error_option = click.option(
-    "--price-error", type=Fraction(below_one=True), default=0.0, metavar="FRACTION",
+    "--price-error",
+    type=Fraction(below_one=True),
+    default=0.0,
+    metavar="FRACTION",
     help="Prices may move by so much: the cost range is told.",
-)  # fmt: skip
+)
 
 _OPTIONS = (
     within_option,
     alternatives_option,
     click.option(
-        "--stay-close", type=click.Path(path_type=Path), metavar="PLAN.json",
+        "--stay-close",
+        type=click.Path(path_type=Path),
+        metavar="PLAN.json",
         help="Change little against this running plan.",
     ),
     click.option(
-        "--switch-cost", type=NumberRange(min=0, max=1e6), default=None, metavar="USD",
+        "--switch-cost",
+        type=NumberRange(min=0, max=1e6),
+        default=None,
+        metavar="USD",
         help="$/h that each started or stopped instance counts with --stay-close.",
     ),
     throughput_error_option,
     error_budget_option,
     price_error_option,
-)  # fmt: skip
+)
 
 
 def objective_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +117,7 @@ def _instances(planned: Plan | FleetPlan) -> tuple[tuple[str, str, int], ...]:
 
     models = models_of(planned)
     return tuple(
-        (model.name, allocation.option.option.name, allocation.instances)
+        (model.name, allocation.candidate.option.name, allocation.instances)
         for model in models
         for allocation in model.allocations
     )

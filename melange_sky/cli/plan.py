@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import threading
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +15,6 @@ from melange_sky.cli.common import (
     is_offline,
     offline_option,
     refresh_progress,
-    uncollected,
 )
 from melange_sky.cli.objectives import objective_options, solve_fields
 from melange_sky.cli.verification import (
@@ -29,10 +25,10 @@ from melange_sky.cli.verification import (
     verify_options,
 )
 from melange_sky.errors import InputError
-from melange_sky.plan import models_of
+from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
 
 
 @click.command()
@@ -80,12 +76,7 @@ def plan(
 
     SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
-    with uncollected():
-        from melange_sky.planner import plan_spec
-    gc.set_threshold(100_000)  # planning makes hardly any cycles to look for
-    if output_format == "table":
-        # HiGHS leaves Python alone while it solves: time enough to import what shows its plan.
-        threading.Thread(target=import_module, args=("melange_sky.report",), daemon=True).start()
+    from melange_sky.planner import plan_spec
 
     replayed = take_options(asked)
     with estimating() as advance:
@@ -106,7 +97,7 @@ def plan(
 def _request(asked: dict[str, Any]) -> Any:
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner import PlanRequest
-    from melange_sky.prices import OfferQuery
+    from melange_sky.pricing import OfferQuery
 
     offline = is_offline(asked["offline"])
     if offline and asked["refresh"]:
@@ -145,7 +136,7 @@ def render(plan_file: Path, output: Path, force: bool) -> None:
 def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
     """Write plan.json and the service files as one folder, all or nothing."""
     from melange_sky.planfile import dump_plan
-    from melange_sky.render import GATEWAY_FILE, render_gateway, render_services, write_folder
+    from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
 
     files = {"plan.json": dump_plan(planned), **render_services(planned)}
     if len(files) > 1:
@@ -154,7 +145,7 @@ def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
 
 
 def _is_deployable(planned: Plan | FleetPlan) -> bool:
-    return any(a.option.option.offer for model in models_of(planned) for a in model.allocations)
+    return any(a.candidate.option.offer for model in models_of(planned) for a in model.allocations)
 
 
 def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) -> None:
@@ -163,7 +154,7 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
 
         click.echo(dump_plan(planned), nl=False)
         return
-    from melange_sky.render import controller_note, launch_command
+    from melange_sky.rendering import controller_note, launch_command
     from melange_sky.report import plan_table, terminal_width
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
@@ -180,6 +171,6 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
         )
         for model in models_of(planned):
             for allocation in model.allocations:
-                if allocation.option.option.offer is not None:
+                if allocation.candidate.option.offer is not None:
                     click.echo(f"  {launch_command(model, allocation, f'{folder}/')}")
         click.echo(controller_note())

@@ -21,15 +21,15 @@ from melange_sky.cli.common import (
 from melange_sky.cli.prices_diff import diff_plan, echo_check, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.offers import Offer
-from melange_sky.prices import OfferQuery, load_offers
-from melange_sky.prices.chain import by_reason
-from melange_sky.prices.names import HOSTED_CLOUDS, check_clouds, figures_name, parse_infra
+from melange_sky.pricing import OfferQuery, load_offers
+from melange_sky.pricing.chain import by_reason
+from melange_sky.pricing.names import HOSTED_CLOUDS, check_clouds, figures_name, parse_infra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from melange_sky.prices.refresh import RefreshResult
-    from melange_sky.prices.store import Entry
+    from melange_sky.pricing.refresh import RefreshResult
+    from melange_sky.pricing.store import Entry
 
 accelerators_option = click.option(
     "--accelerators", default="", metavar="A,B:N", help="Only these (NAME or NAME:COUNT)."
@@ -57,7 +57,13 @@ def prices() -> None:
 @click.option(
     "--as-of", metavar="DATE|ID", help="The snapshot of that date (or id), not the newest."
 )
-@click.option("--format", "output_format", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)  # fmt: skip
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+)
 @offline_option
 def list_(
     accelerators: str,
@@ -89,8 +95,20 @@ def list_(
 
 @prices.command()
 @infra_option
-@click.option("--source", "sources", multiple=True, metavar="NAME", help="Also ask a provider's own API: aws, azure, gcp, runpod, vast (repeat for more).")  # fmt: skip
-@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=40.0, show_default=True, help="Longest that one file may take, in seconds.")  # fmt: skip
+@click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    metavar="NAME",
+    help="Also ask a provider's own API: aws, azure, gcp, runpod, vast (repeat for more).",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.1, 3600),
+    default=40.0,
+    show_default=True,
+    help="Longest that one file may take, in seconds.",
+)
 @format_option
 @offline_option
 def refresh(
@@ -107,10 +125,10 @@ def refresh(
     pairs = parse_infra(infra)
     check_clouds(tuple(cloud for cloud, _ in pairs))
     # aiohttp is not wanted by the other commands
-    from melange_sky.prices.apis.known import find_apis
-    from melange_sky.prices.refresh import RefreshOptions
-    from melange_sky.prices.refresh import refresh as pull
-    from melange_sky.prices.store import Store
+    from melange_sky.pricing.apis.known import find_apis
+    from melange_sky.pricing.refresh import RefreshOptions
+    from melange_sky.pricing.refresh import refresh as pull
+    from melange_sky.pricing.store import Store
 
     apis = find_apis(sources, pairs)
     with refresh_progress() as show:
@@ -162,7 +180,13 @@ def _report_refresh(result: RefreshResult, output_format: str) -> None:
 
 @prices.command()
 @infra_option
-@click.option("--deadline", type=click.FloatRange(0.1, 3600), default=45.0, show_default=True, help="Longest that the second catalog may take, in seconds.")  # fmt: skip
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.1, 3600),
+    default=45.0,
+    show_default=True,
+    help="Longest that the second catalog may take, in seconds.",
+)
 @format_option
 @offline_option
 def check(infra: str, deadline: float, output_format: str, offline: bool) -> None:
@@ -172,7 +196,7 @@ def check(infra: str, deadline: float, output_format: str, offline: bool) -> Non
     """
     if is_offline(offline):
         raise InputError("the second catalog needs the network, which --offline forbids")
-    from melange_sky.prices.cross_check import compare_prices, fetch_gpuhunt
+    from melange_sky.pricing.cross_check import compare_prices, fetch_gpuhunt
 
     book = load_offers(OfferQuery(infra=parse_infra(infra), offline=True))
     for warning in book.warnings:
@@ -185,7 +209,7 @@ def check(infra: str, deadline: float, output_format: str, offline: bool) -> Non
 @format_option
 def snapshots(output_format: str) -> None:
     """List what was fetched, oldest first: the ids that `--as-of` and `diff` take."""
-    from melange_sky.prices.store import Store
+    from melange_sky.pricing.store import Store
 
     store = Store()
     rows = [store.find(snapshot_id) for snapshot_id in store.ids()]
@@ -196,11 +220,13 @@ def snapshots(output_format: str) -> None:
                     "id": m.id,
                     "created_at": m.created_at,
                     "clouds": {c: e.checked_at for c, e in m.clouds.items()},
-                    "regions": {c: list(e.regions) for c, e in m.clouds.items() if e.regions is not None},
+                    "regions": {
+                        c: list(e.regions) for c, e in m.clouds.items() if e.regions is not None
+                    },
                 }
                 for m in rows
             ]
-        )  # fmt: skip
+        )
         return
     before: Mapping[str, Entry] = {}
     for manifest in rows:
@@ -218,12 +244,26 @@ def snapshots(output_format: str) -> None:
 @prices.command()
 @click.argument("before", required=False)
 @click.argument("after", required=False)
-@click.option("--plan", "plan_json", type=click.Path(path_type=Path), help="What a saved plan costs now, and the cheapest mix now.")  # fmt: skip
-@click.option("--spec", type=click.Path(path_type=Path), help="With --plan: plan this spec anew, so that its limits hold.")  # fmt: skip
+@click.option(
+    "--plan",
+    "plan_json",
+    type=click.Path(path_type=Path),
+    help="What a saved plan costs now, and the cheapest mix now.",
+)
+@click.option(
+    "--spec",
+    type=click.Path(path_type=Path),
+    help="With --plan: plan this spec anew, so that its limits hold.",
+)
 @accelerators_option
 @infra_option
 @offers_option
-@click.option("--min-change", type=click.FloatRange(0, 1), default=0.0, help="Only prices that moved by this fraction.")  # fmt: skip
+@click.option(
+    "--min-change",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Only prices that moved by this fraction.",
+)
 @format_option
 @offline_option
 def diff(before: str | None, after: str | None, output_format: str, **asked: Any) -> None:
@@ -239,8 +279,8 @@ def diff(before: str | None, after: str | None, output_format: str, **asked: Any
         return
     if asked["spec"] is not None or asked["offers_csv"] is not None:
         raise InputError("--spec and --offers need --plan")
-    from melange_sky.prices.diff import diff_snapshots
-    from melange_sky.prices.select import Selection
+    from melange_sky.pricing.diff import diff_snapshots
+    from melange_sky.pricing.select import Selection
 
     pairs = parse_infra(asked["infra"])
     check_clouds(tuple(cloud for cloud, _ in pairs))
@@ -253,9 +293,17 @@ def _split(accelerators: str) -> tuple[str, ...]:
 
 
 COLUMNS = (
-    "cloud", "region", "instance_type", "accelerator", "accelerator_count", "price_usd_per_hour",
-    "spot_usd_per_hour", "source", "as_of", "flags",
-)  # fmt: skip
+    "cloud",
+    "region",
+    "instance_type",
+    "accelerator",
+    "accelerator_count",
+    "price_usd_per_hour",
+    "spot_usd_per_hour",
+    "source",
+    "as_of",
+    "flags",
+)
 
 
 def offer_row(offer: Offer) -> dict[str, Any]:
@@ -267,13 +315,22 @@ def offer_row(offer: Offer) -> dict[str, Any]:
         "region": offer.region,
         "instance_type": offer.instance_type,
         "accelerator": offer.accelerator,
-        "accelerator_count": None if math.isnan(count) else int(count) if count == int(count) else count,
+        "accelerator_count": None
+        if math.isnan(count)
+        else int(count)
+        if count == int(count)
+        else count,
         "price_usd_per_hour": offer.price_usd_per_hour,
         "spot_usd_per_hour": offer.spot_usd_per_hour,
         "source": offer.source,
         "as_of": offer.as_of,
         "flags": [
-            {"code": f.code, "severity": f.severity.value, "touches": f.touches.value, "message": f.message}
+            {
+                "code": f.code,
+                "severity": f.severity.value,
+                "touches": f.touches.value,
+                "message": f.message,
+            }
             for f in offer.flags
         ],
         "vcpus": offer.vcpus,
@@ -283,7 +340,7 @@ def offer_row(offer: Offer) -> dict[str, Any]:
             {"kind": c.kind, "term_years": c.term_years, "usd_per_hour": c.usd_per_hour}
             for c in offer.commitments
         ],
-    }  # fmt: skip
+    }
 
 
 def _echo_csv(offers: tuple[Offer, ...]) -> None:
@@ -313,10 +370,18 @@ def _echo_table(offers: tuple[Offer, ...]) -> None:
         flags = " ".join(
             f"{f.code}" if f.severity.value == "warn" else f"{f.code}!" for f in o.flags
         )
-        rows.append((
-            name, o.cloud, o.region, o.instance_type, _money(o.price_usd_per_hour),
-            _money(o.spot_usd_per_hour), (o.as_of or "unknown")[:16], flags,
-        ))  # fmt: skip
+        rows.append(
+            (
+                name,
+                o.cloud,
+                o.region,
+                o.instance_type,
+                _money(o.price_usd_per_hour),
+                _money(o.spot_usd_per_hour),
+                (o.as_of or "unknown")[:16],
+                flags,
+            )
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(len(header) - 1)]
     for row in rows:
         cells = [

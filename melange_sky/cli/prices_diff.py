@@ -9,15 +9,15 @@ import click
 
 from melange_sky.cli.common import echo_json
 from melange_sky.errors import InputError
-from melange_sky.plan import models_of
+from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plan import FleetPlan, Plan
     from melange_sky.planner.reprice import Repriced, RepricedAllocation
-    from melange_sky.prices.cross_check import Disagreement
-    from melange_sky.prices.diff import Change, Difference
+    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.pricing.cross_check import Disagreement
+    from melange_sky.pricing.diff import Change, Difference
 
 
 def echo_diff(difference: Difference, min_change: float, output_format: str) -> None:
@@ -115,8 +115,8 @@ def diff_plan(
     # the planner is not wanted by the other price commands
     from melange_sky.planfile import load_plan
     from melange_sky.planner.reprice import reprice
-    from melange_sky.prices import OfferQuery, load_offers
-    from melange_sky.prices.names import KNOWN_CLOUDS
+    from melange_sky.pricing import OfferQuery, load_offers
+    from melange_sky.pricing.names import KNOWN_CLOUDS
 
     planned = load_plan(plan_json)
     clouds = _clouds(planned)
@@ -148,7 +148,7 @@ def _clouds(planned: Plan | FleetPlan) -> tuple[str, ...]:
 
 def _planned_anew(spec: Path, offers_csv: Path | None) -> Plan | FleetPlan:
     from melange_sky.planner import PlanRequest, plan_spec
-    from melange_sky.prices import OfferQuery
+    from melange_sky.pricing import OfferQuery
 
     query = OfferQuery(offline=True, offers_csv=offers_csv)
     return plan_spec(spec, PlanRequest(prices=query, sensitivity=False))
@@ -178,7 +178,7 @@ def _plan_document(
 
 
 def _allocation_row(row: RepricedAllocation) -> dict[str, Any]:
-    option = row.allocation.option.option
+    option = row.allocation.candidate.option
     offer = option.offer
     return {
         "model": row.model,
@@ -208,16 +208,16 @@ def _mix(repriced: Repriced) -> list[dict[str, Any]]:
 
 
 def _mix_of(anew: Plan | FleetPlan) -> list[dict[str, Any]]:
-    from melange_sky.plan import FleetPlan
+    from melange_sky.plans import FleetPlan
 
     models = anew.models if isinstance(anew, FleetPlan) else (anew,)
     return [
         {
             "model": model.name,
-            "option": a.option.option.name,
-            "region": a.option.option.offer.region if a.option.option.offer else None,
+            "option": a.candidate.option.name,
+            "region": a.candidate.option.offer.region if a.candidate.option.offer else None,
             "instances": a.instances,
-            "price_usd_per_hour": a.option.option.price_usd_per_hour,
+            "price_usd_per_hour": a.candidate.option.price_usd_per_hour,
         }
         for model in models
         for a in model.allocations

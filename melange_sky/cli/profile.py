@@ -36,35 +36,87 @@ def profile() -> None:
 @click.option("--output", "outputs", required=True, help="Output sizes in tokens: 16,64.")
 @click.option("--tpot-ms", type=float, help="Most milliseconds per output token after the first.")
 @click.option("--ttft-ms", type=float, help="Most milliseconds to the first token.")
-@click.option("--attainment", type=float, default=0.95, show_default=True,
-              help="Fraction of requests that must meet every limit.")  # fmt: skip
+@click.option(
+    "--attainment",
+    type=float,
+    default=0.95,
+    show_default=True,
+    help="Fraction of requests that must meet every limit.",
+)
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the profile tables.")
-@click.option("--api-key-env", default="OPENAI_API_KEY", show_default=True,
-              help="Environment variable that holds the server's key.")  # fmt: skip
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.1), default=120.0,
-              show_default=True, help="Seconds that one request may take.")  # fmt: skip
-@click.option("--max-minutes", type=click.FloatRange(min=0, min_open=True),
-              help="Stop after so long; what is measured stays.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5), default=0.12,
-              show_default=True, help="How closely the highest rate is bracketed.")  # fmt: skip
-@click.option("--error-bound", type=click.FloatRange(min=0.001, max=1),
-              help="Choose among the sizes: measure until the others are known so well, as a fraction.")  # fmt: skip
-@click.option("--max-requests", type=click.IntRange(min=20), default=4000, show_default=True,
-              help="Most requests of one probe; fewer are quicker and less certain.")  # fmt: skip
-@click.option("--prompts", type=click.Choice(["ids", "words"]), default="ids", show_default=True,
-              help="Token ids give exact sizes; words suit servers that take none.")  # fmt: skip
-@click.option("--prefix-share", type=float, default=0.0, show_default=True,
-              help="Fraction of each prompt that all requests have in common.")  # fmt: skip
-@click.option("--arrivals", type=click.Path(path_type=Path),
-              help="A trace whose gaps between requests are used, scaled to each rate; default: Poisson.")  # fmt: skip
-@click.option("--max-lateness-ms", type=click.FloatRange(min=1), default=25.0, show_default=True,
-              help="A probe in which this client was later than that is void.")  # fmt: skip
+@click.option(
+    "--api-key-env",
+    default="OPENAI_API_KEY",
+    show_default=True,
+    help="Environment variable that holds the server's key.",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.1),
+    default=120.0,
+    show_default=True,
+    help="Seconds that one request may take.",
+)
+@click.option(
+    "--max-minutes",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop after so long; what is measured stays.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0.01, max=0.5),
+    default=0.12,
+    show_default=True,
+    help="How closely the highest rate is bracketed.",
+)
+@click.option(
+    "--error-bound",
+    type=click.FloatRange(min=0.001, max=1),
+    help="Choose among the sizes: measure until the others are known so well, as a fraction.",
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=20),
+    default=4000,
+    show_default=True,
+    help="Most requests of one probe; fewer are quicker and less certain.",
+)
+@click.option(
+    "--prompts",
+    type=click.Choice(["ids", "words"]),
+    default="ids",
+    show_default=True,
+    help="Token ids give exact sizes; words suit servers that take none.",
+)
+@click.option(
+    "--prefix-share",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Fraction of each prompt that all requests have in common.",
+)
+@click.option(
+    "--arrivals",
+    type=click.Path(path_type=Path),
+    help="A trace whose gaps between requests are used, scaled to each rate; default: Poisson.",
+)
+@click.option(
+    "--max-lateness-ms",
+    type=click.FloatRange(min=1),
+    default=25.0,
+    show_default=True,
+    help="A probe in which this client was later than that is void.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--revision", help="Revision of the weights, kept with the table.")
 @click.option("--engine-flags", default="", help="The server's flags, kept with the table.")
 @click.option("--instance-type", help="Where the server runs, kept with the table.")
-@click.option("--check-with", type=click.Choice(["vllm-bench"]),
-              help="Measure one cell again with `vllm bench serve` and report the difference.")  # fmt: skip
+@click.option(
+    "--check-with",
+    type=click.Choice(["vllm-bench"]),
+    help="Measure one cell again with `vllm bench serve` and report the difference.",
+)
 @click.option("--vllm", help="The `vllm` command of that check, if it is not on the PATH.")
 @click.option("--tokenizer", help="Folder or model id of the tokenizer of that check.")
 @format_option
@@ -87,9 +139,13 @@ def run(output_format: str, **given: Any) -> None:
             f"{too_long[0][0]} + {too_long[0][1]} is more: leave such sizes out"
         )
     report = measure_grid(
-        endpoint, sizes, replace(provenance, engine_version=facts.version), _folder(given),
-        _with_demand(options, sizes, given["error_bound"]), show.progress(),
-    )  # fmt: skip
+        endpoint,
+        sizes,
+        replace(provenance, engine_version=facts.version),
+        _folder(given),
+        _with_demand(options, sizes, given["error_bound"]),
+        show.progress(),
+    )
     check = _cross_check(given, endpoint, report, options.slo)
     if output_format == "json":
         echo_json(show.document(report, options.slo, sizes, check))
@@ -137,9 +193,11 @@ def _endpoint(given: dict[str, Any]) -> Endpoint:
     from melange_sky.profiler import Endpoint
 
     return Endpoint(
-        url=given["url"], model=given["model"], timeout_s=given["timeout_s"],
+        url=given["url"],
+        model=given["model"],
+        timeout_s=given["timeout_s"],
         api_key=os.environ.get(given["api_key_env"]) or None,
-    )  # fmt: skip
+    )
 
 
 def _grid_options(given: dict[str, Any]) -> GridOptions:
@@ -148,16 +206,21 @@ def _grid_options(given: dict[str, Any]) -> GridOptions:
 
     minutes, most = given["max_minutes"], given["max_requests"]
     search = replace(
-        REAL_SEARCH, tolerance=given["tolerance"], seed=given["seed"], max_requests=most,
+        REAL_SEARCH,
+        tolerance=given["tolerance"],
+        seed=given["seed"],
+        max_requests=most,
         confirm_requests=min(most, REAL_SEARCH.confirm_requests),
         min_requests=min(most, REAL_SEARCH.min_requests),
-    )  # fmt: skip
+    )
     return GridOptions(
-        slo=slo_from(given), search=search,
+        slo=slo_from(given),
+        search=search,
         style=PromptStyle(words=given["prompts"] == "words", prefix_share=given["prefix_share"]),
-        arrivals_s=_arrivals(given["arrivals"]), late_s=given["max_lateness_ms"] / 1e3,
+        arrivals_s=_arrivals(given["arrivals"]),
+        late_s=given["max_lateness_ms"] / 1e3,
         budget_s=None if minutes is None else minutes * 60,
-    )  # fmt: skip
+    )
 
 
 def _arrivals(trace: Path | None) -> tuple[float, ...]:
@@ -218,11 +281,15 @@ def _provenance(given: dict[str, Any]) -> Provenance:
     if count is not None and count != int(count):
         raise InputError("--accelerator: a replica needs a whole number of GPUs")
     return Provenance(
-        model=given["model"], accelerator=name, accelerator_count=int(count or 1),
-        revision=given["revision"], engine_flags=flags, instance_type=given["instance_type"],
+        model=given["model"],
+        accelerator=name,
+        accelerator_count=int(count or 1),
+        revision=given["revision"],
+        engine_flags=flags,
+        instance_type=given["instance_type"],
         prefix_share=given["prefix_share"],
         arrivals=_arrivals_name(given["arrivals"]),
-    )  # fmt: skip
+    )
 
 
 def _folder(given: dict[str, Any]) -> Path:

@@ -40,16 +40,33 @@ _out = click.option(
 @click.option(
     "--max-usd", type=click.FloatRange(min=0), help="Most that all jobs may cost together."
 )
-@click.option("--error-bound", type=click.FloatRange(min=0.001, max=1), default=0.05,
-              show_default=True, help="Plan-cost error left to interpolation.")  # fmt: skip
-@click.option("--bucket", help="What keeps tables between restarts: s3://name/folder, or the full "
-              "path of a folder that every node shares.")  # fmt: skip
-@click.option("--tolerance", type=click.FloatRange(min=0.01, max=0.5),
-              help="How closely the highest rate is bracketed, as in `profile run`.")  # fmt: skip
-@click.option("--max-requests", type=click.IntRange(min=20),
-              help="Most requests of one probe, as in `profile run`.")  # fmt: skip
-@click.option("--max-lateness-ms", type=click.FloatRange(min=1),
-              help="A probe whose client was later than that is void, as in `profile run`.")  # fmt: skip
+@click.option(
+    "--error-bound",
+    type=click.FloatRange(min=0.001, max=1),
+    default=0.05,
+    show_default=True,
+    help="Plan-cost error left to interpolation.",
+)
+@click.option(
+    "--bucket",
+    help="What keeps tables between restarts: s3://name/folder, or the full "
+    "path of a folder that every node shares.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0.01, max=0.5),
+    help="How closely the highest rate is bracketed, as in `profile run`.",
+)
+@click.option(
+    "--max-requests",
+    type=click.IntRange(min=20),
+    help="Most requests of one probe, as in `profile run`.",
+)
+@click.option(
+    "--max-lateness-ms",
+    type=click.FloatRange(min=1),
+    help="A probe whose client was later than that is void, as in `profile run`.",
+)
 @click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
 @_accelerators
 @click.option("--detach", is_flag=True, help="Do not wait; `profile collect` brings the results.")
@@ -93,9 +110,12 @@ def status(spec: Path, output_format: str, clusters: bool) -> None:
     """Show what became of SPEC's profiling jobs; works from any machine with the same SkyPilot."""
     states = _jobs_api(clusters).states(job_prefixes(spec))
     if output_format == "json":
-        echo_json({
-            name: {"job_id": state.job_id, "status": state.status} for name, state in states.items()
-        })  # fmt: skip
+        echo_json(
+            {
+                name: {"job_id": state.job_id, "status": state.status}
+                for name, state in states.items()
+            }
+        )
         return
     for name, state in states.items():
         detail = f": {state.detail}" if state.detail else ""
@@ -134,23 +154,25 @@ def job_prefixes(spec: Path) -> tuple[str, ...]:
 
 def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[ProfilingJob, ...]:
     """Plan the spec and return the jobs that would measure its candidates."""
-    from melange_sky.plan import models_of
     from melange_sky.planner import PlanRequest, plan_spec
     from melange_sky.planner.profiling import JobOptions, profiling_jobs
-    from melange_sky.prices import OfferQuery
+    from melange_sky.plans import models_of
+    from melange_sky.pricing import OfferQuery
     from melange_sky.profiletable import load_tables
 
     query = OfferQuery(offline=is_offline(given["offline"]), offers_csv=given.get("offers"))
     planned = plan_spec(spec, PlanRequest(prices=query, sensitivity=False))
     late_ms = given.get("max_lateness_ms")
     options = JobOptions(
-        max_minutes=given.get("max_minutes"), error_bound=given.get("error_bound") or 0.05,
-        bucket=given.get("bucket"), search=_search(given),
+        max_minutes=given.get("max_minutes"),
+        error_bound=given.get("error_bound") or 0.05,
+        bucket=given.get("bucket"),
+        search=_search(given),
         late_s=None if late_ms is None else late_ms / 1e3,
         accelerators=tuple(
             w.strip() for w in (given.get("accelerators") or "").split(",") if w.strip()
         ),
-    )  # fmt: skip
+    )
     tables = load_tables(_folder(out))
     jobs = tuple(j for plan in models_of(planned) for j in profiling_jobs(plan, tables, options))
     if not jobs:
@@ -188,9 +210,11 @@ def _jobs_api(clusters: bool) -> SkyJobs:
 
 
 def show_preview(
-    jobs: Sequence[ProfilingJob], taken: Sequence[ProfilingJob], left: Sequence[ProfilingJob],
+    jobs: Sequence[ProfilingJob],
+    taken: Sequence[ProfilingJob],
+    left: Sequence[ProfilingJob],
     max_usd: float | None,
-) -> None:  # fmt: skip
+) -> None:
     """Print what would be measured, where, how long and for how much."""
     click.echo(
         f"{'accelerator':<16} {'instance':<34} {'$/h':>8} {'sizes':>6} {'known':>6} {'minutes':>8} {'$':>8} {'at most $':>10}"
@@ -216,20 +240,28 @@ def preview_document(
     """Return the preview for `--format json`."""
     return [
         {
-            "name": job.name, "model": job.model, "accelerator": job.accelerator,
-            "infra": job.infra, "instance_type": job.instance_type, "use_spot": job.use_spot,
-            "price_usd_per_hour": job.price_usd_per_hour, "sizes": [list(s) for s in job.sizes],
-            "measured": job.measured, "estimated_minutes": round(job.minutes, 1),
-            "estimated_usd": round(job.usd, 2), "limit_usd": round(job.limit_usd, 2),
-            "expected_interpolation_error": round(job.expected_error, 4), "launch": job in taken,
+            "name": job.name,
+            "model": job.model,
+            "accelerator": job.accelerator,
+            "infra": job.infra,
+            "instance_type": job.instance_type,
+            "use_spot": job.use_spot,
+            "price_usd_per_hour": job.price_usd_per_hour,
+            "sizes": [list(s) for s in job.sizes],
+            "measured": job.measured,
+            "estimated_minutes": round(job.minutes, 1),
+            "estimated_usd": round(job.usd, 2),
+            "limit_usd": round(job.limit_usd, 2),
+            "expected_interpolation_error": round(job.expected_error, 4),
+            "launch": job in taken,
         }
         for job in jobs
-    ]  # fmt: skip
+    ]
 
 
 def show_yamls(jobs: Sequence[ProfilingJob]) -> None:
     """Print each job's YAML, the packed profiler in it cut short."""
-    from melange_sky.render.services import dump
+    from melange_sky.rendering.services import dump
 
     for job in jobs:
         head, mark, rest = job.document["run"].partition("bundle='")

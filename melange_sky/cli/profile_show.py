@@ -50,19 +50,32 @@ def document(
         "table": str(report.path),
         "model": provenance.model,
         "accelerator": f"{provenance.accelerator}:{provenance.accelerator_count}",
-        "slo": {"tpot_ms": _ms(slo.tpot_s), "ttft_ms": _ms(slo.ttft_s), "attainment": slo.attainment},
+        "slo": {
+            "tpot_ms": _ms(slo.tpot_s),
+            "ttft_ms": _ms(slo.ttft_s),
+            "attainment": slo.attainment,
+        },
         "cells": [
             {
-                "input_tokens": size[0], "output_tokens": size[1],
-                "max_rate_rps": answer.max_rate_rps, "low_rps": answer.low_rps,
-                "high_rps": answer.high_rps, "resolved": answer.resolved, "reason": answer.reason,
+                "input_tokens": size[0],
+                "output_tokens": size[1],
+                "max_rate_rps": answer.max_rate_rps,
+                "low_rps": answer.low_rps,
+                "high_rps": answer.high_rps,
+                "resolved": answer.resolved,
+                "reason": answer.reason,
                 "origin": "measured",
             }
             for size, answer in _answers(report, slo, sizes)
             if answer is not None
         ],
         "inferred": [
-            {"input_tokens": size[0], "output_tokens": size[1], "max_rate_rps": rate, "origin": "interpolated"}
+            {
+                "input_tokens": size[0],
+                "output_tokens": size[1],
+                "max_rate_rps": rate,
+                "origin": "interpolated",
+            }
             for size, rate in report.inferred.items()
         ],
         "expected_error": report.expected_error,
@@ -70,7 +83,7 @@ def document(
         "unmeasured_reasons": list(report.unmeasured.values()),
         "kept": [list(size) for size in report.kept],
         "cross_check": check.as_dict() if check is not None else None,
-    }  # fmt: skip
+    }
 
 
 def _ms(seconds: float | None) -> float | None:

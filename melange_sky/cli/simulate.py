@@ -19,9 +19,9 @@ from melange_sky.cli.common import (
 from melange_sky.errors import InputError, SloMissedError, did_you_mean
 
 if TYPE_CHECKING:
-    from melange_sky.plan import FleetPlan, Plan
     from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.verify import Simulation
+    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.replay import Simulation
 
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
@@ -29,16 +29,65 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 
 @click.command()
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
-@click.option("--trace", type=click.Path(path_type=Path), metavar="CSV", help="Replay this trace; default: sample the plan's workload.")  # fmt: skip
-@click.option("--rate-scale", type=_POSITIVE, default=1.0, show_default=True, help="Multiply the rate; a trace's gaps are divided by it.")  # fmt: skip
-@click.option("--duration", "duration_s", type=_POSITIVE, metavar="S", help="Seconds of traffic; a trace is cut there.")  # fmt: skip
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="Replay this trace; default: sample the plan's workload.",
+)
+@click.option(
+    "--rate-scale",
+    type=_POSITIVE,
+    default=1.0,
+    show_default=True,
+    help="Multiply the rate; a trace's gaps are divided by it.",
+)
+@click.option(
+    "--duration",
+    "duration_s",
+    type=_POSITIVE,
+    metavar="S",
+    help="Seconds of traffic; a trace is cut there.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--ci", type=NumberRange(min=1e-4, max=0.5), default=0.01, show_default=True, help="Half width of the attainment's interval to reach by running longer.")  # fmt: skip
-@click.option("--burstiness", type=NumberRange(min=0.01, max=1000), default=1.0, show_default=True, help="Squared coefficient of variation of the gaps: 1 Poisson, above 1 bursty.")  # fmt: skip
-@click.option("--policy", type=click.Choice(POLICIES), default="gateway", show_default=True, help="Routing: the gateway's own, or one of SkyServe's.")  # fmt: skip
-@click.option("--outages", "outages_per_hour", type=NumberRange(min=0, max=3600), default=0.0, help="Failures per replica and hour; spot replicas are interrupted besides as the plan's spot policy says.")  # fmt: skip
-@click.option("--outage-s", type=_POSITIVE, default=300.0, show_default=True, help="Seconds until a replacement serves: failure noticed, machine and engine started.")  # fmt: skip
-@click.option("--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several.")  # fmt: skip
+@click.option(
+    "--ci",
+    type=NumberRange(min=1e-4, max=0.5),
+    default=0.01,
+    show_default=True,
+    help="Half width of the attainment's interval to reach by running longer.",
+)
+@click.option(
+    "--burstiness",
+    type=NumberRange(min=0.01, max=1000),
+    default=1.0,
+    show_default=True,
+    help="Squared coefficient of variation of the gaps: 1 Poisson, above 1 bursty.",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(POLICIES),
+    default="gateway",
+    show_default=True,
+    help="Routing: the gateway's own, or one of SkyServe's.",
+)
+@click.option(
+    "--outages",
+    "outages_per_hour",
+    type=NumberRange(min=0, max=3600),
+    default=0.0,
+    help="Failures per replica and hour; spot replicas are interrupted besides as the plan's spot policy says.",
+)
+@click.option(
+    "--outage-s",
+    type=_POSITIVE,
+    default=300.0,
+    show_default=True,
+    help="Seconds until a replacement serves: failure noticed, machine and engine started.",
+)
+@click.option(
+    "--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several."
+)
 @jobs_option
 @format_option
 def simulate(plan_file: Path, model_name: str | None, output_format: str, **asked: Any) -> None:
@@ -65,7 +114,7 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
 
 def _request(asked: dict[str, Any]) -> SimulationRequest:
     from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.verify import Replay
+    from melange_sky.replay import Replay
 
     how = {key: asked.pop(key) for key in ("policy", "seed", "outages_per_hour", "outage_s")}
     jobs = jobs_of(asked.pop("jobs"))
@@ -75,7 +124,7 @@ def _request(asked: dict[str, Any]) -> SimulationRequest:
 def _chosen(
     planned: Plan | FleetPlan, model_name: str | None, trace: Path | None
 ) -> tuple[Plan, ...]:
-    from melange_sky.plan import models_of
+    from melange_sky.plans import models_of
 
     plans = models_of(planned)
     if model_name is not None:
@@ -86,12 +135,14 @@ def _chosen(
             raise InputError(f"no model '{model_name[:80]}' in the plan{hint}")
         return found
     if trace is not None and len(plans) > 1:
-        raise InputError("the plan has several models: say with --model whose requests the trace holds")  # fmt: skip
+        raise InputError(
+            "the plan has several models: say with --model whose requests the trace holds"
+        )
     return plans
 
 
 def _show(simulations: list[Simulation], planned: Plan | FleetPlan, output_format: str) -> None:
-    from melange_sky.plan import FleetPlan
+    from melange_sky.plans import FleetPlan
     from melange_sky.report import terminal_width
     from melange_sky.report.simulation import simulation_document, simulation_table
 

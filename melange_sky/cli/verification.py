@@ -13,26 +13,36 @@ from melange_sky.cli.common import NumberRange, jobs_of, jobs_option, replay_bar
 from melange_sky.errors import InputError, SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.plan import FleetPlan, Plan, VerificationRound
+    from melange_sky.plans import FleetPlan, Plan, VerificationRound
 
 _OPTIONS = (
     click.option(
-        "--verify", is_flag=True,
+        "--verify",
+        is_flag=True,
         help="Replay the plan and plan again until the SLO holds, or say why it cannot.",
     ),
     click.option(
-        "--verify-trace", type=click.Path(path_type=Path), metavar="CSV",
+        "--verify-trace",
+        type=click.Path(path_type=Path),
+        metavar="CSV",
         help="Replay this trace, scaled to the spec's rate; default: sample the workload.",
     ),
     click.option(
-        "--burstiness", type=NumberRange(min=0.01, max=1000), default=1.0, show_default=True,
+        "--burstiness",
+        type=NumberRange(min=0.01, max=1000),
+        default=1.0,
+        show_default=True,
         help="Of sampled arrivals: squared variation of the gaps, 1 Poisson.",
     ),
     click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the replay.",
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Of the replay.",
     ),
     jobs_option,
-)  # fmt: skip
+)
 
 
 def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,8 +66,8 @@ def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Pla
     from melange_sky.planner import plan_loaded
     from melange_sky.planner.closed_loop import LoopRequest, plan_verified
     from melange_sky.planner.verification import SimulationRequest, rate_of_trace
+    from melange_sky.replay import Replay
     from melange_sky.spec import MelangeConfig, load_spec
-    from melange_sky.verify import Replay
 
     spec = load_spec(spec_file)
     if isinstance(spec, MelangeConfig):
@@ -117,7 +127,7 @@ def verification_text(plan: Plan) -> str:
 
 def raise_if_missed(planned: Plan | FleetPlan) -> None:
     """Raise SloMissedError (exit 5) where a replayed plan does not hold."""
-    from melange_sky.plan import models_of
+    from melange_sky.plans import models_of
 
     reasons = [
         f"{p.name}: {p.verification.reason or 'the SLO is missed in replay'}"

@@ -28,9 +28,12 @@ def init(file: Path, force: bool) -> None:
 @click.command()
 @click.argument("trace", metavar="CSV", type=click.Path(path_type=Path))
 @click.option(
-    "-o", "output", metavar="FILE", type=click.Path(path_type=Path),
+    "-o",
+    "output",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
     help="Write here instead of to stdout.",
-)  # fmt: skip
+)
 @click.option("--input-edges", metavar="0,25,…", help="Bucket edges of input tokens.")
 @click.option("--output-edges", metavar="0,25,…", help="Bucket edges of output tokens.")
 def workload(

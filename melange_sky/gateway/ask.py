@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
-
-from melange_sky.records import dataclass
 
 COMPLETION_DEFAULT_TOKENS = 16
 """OpenAI's and vLLM's `max_tokens` of a text completion that gives none."""

@@ -29,9 +29,22 @@ class Backend:
     """
 
     __slots__ = (
-        "_cooldown_s", "_failed_probes", "_failures", "_on_trial", "_open_until_s", "_paths", "_probed",
-        "in_flight", "key", "option", "plan", "replicas", "slots", "unstarted", "url",
-    )  # fmt: skip
+        "_cooldown_s",
+        "_failed_probes",
+        "_failures",
+        "_on_trial",
+        "_open_until_s",
+        "_paths",
+        "_probed",
+        "in_flight",
+        "key",
+        "option",
+        "plan",
+        "replicas",
+        "slots",
+        "unstarted",
+        "url",
+    )
 
     def __init__(self, plan: str, option: str, url: URL, replicas: int) -> None:
         """Start unprobed, hence unhealthy."""

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.gateway.ask import Refusal
-from melange_sky.records import dataclass
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:

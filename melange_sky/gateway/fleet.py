@@ -10,7 +10,7 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.gateway.backend import Backend, parse_backends
 from melange_sky.gateway.metrics import bucket_labels
 from melange_sky.gateway.tokens import TokenCounter
-from melange_sky.plan import FleetPlan, Plan
+from melange_sky.plans import FleetPlan, Plan
 from melange_sky.routing import Router, policy
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Service:
         self.plan, self.backends = plan, list(backends)
         self.model_names = served_names(plan)
         self.input_buckets, self.output_buckets = bucket_labels(plan.workload)
-        options = [a.option.option.name for a in plan.allocations]
+        options = [a.candidate.option.name for a in plan.allocations]
         grouped = [[b for b in backends if b.option == option] for option in options]
         router = Router(
             plan,
@@ -171,7 +171,7 @@ def _split(
     names: dict[str, list[tuple[str, str]]] = {}
     for plan in plans:
         for allocation in plan.allocations:
-            option = allocation.option.option.name
+            option = allocation.candidate.option.name
             names.setdefault(option, []).append((plan.name, option))
             names.setdefault(f"{plan.name}/{option}", []).append((plan.name, option))
     split: dict[str, dict[str, list[str]]] = {plan.name: {} for plan in plans}

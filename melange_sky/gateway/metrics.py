@@ -24,40 +24,53 @@ class Metrics:
         self.requests = Counter(
             "melange_gateway_requests_total",
             "Requests that a replica finished, by the bucket they turned out to be in.",
-            (*where, "input_bucket", "output_bucket"), registry=registry,
-        )  # fmt: skip
+            (*where, "input_bucket", "output_bucket"),
+            registry=registry,
+        )
         self.answers = Counter(
             "melange_gateway_answers_total",
             "Answers by HTTP status; 499: the client left; 'broken': the replica died mid-stream.",
-            ("plan", "status"), registry=registry,
-        )  # fmt: skip
+            ("plan", "status"),
+            registry=registry,
+        )
         self.decisions = Counter(
             "melange_gateway_decisions_total",
             "Routing decisions: by plan, spilled in a burst, failover, or to an option not fit for it.",
-            (*where, "reason"), registry=registry,
-        )  # fmt: skip
+            (*where, "reason"),
+            registry=registry,
+        )
         self.failures = Counter(
             "melange_gateway_attempt_failures_total",
             "Attempts at a replica that failed, retried elsewhere or not.",
-            (*where, "kind"), registry=registry,
-        )  # fmt: skip
+            (*where, "kind"),
+            registry=registry,
+        )
         self.tokens = Counter(
-            "melange_gateway_tokens_total", "Tokens as replicas counted them.",
-            (*where, "kind"), registry=registry,
-        )  # fmt: skip
+            "melange_gateway_tokens_total",
+            "Tokens as replicas counted them.",
+            (*where, "kind"),
+            registry=registry,
+        )
         self.ttft_s = Histogram(
-            "melange_gateway_time_to_first_byte_seconds", "Arrival to first byte of the answer.",
-            where, buckets=_TIMES_S, registry=registry,
-        )  # fmt: skip
+            "melange_gateway_time_to_first_byte_seconds",
+            "Arrival to first byte of the answer.",
+            where,
+            buckets=_TIMES_S,
+            registry=registry,
+        )
         self.e2e_s = Histogram(
-            "melange_gateway_request_seconds", "Arrival to last byte of the answer.",
-            where, buckets=_TIMES_S, registry=registry,
-        )  # fmt: skip
+            "melange_gateway_request_seconds",
+            "Arrival to last byte of the answer.",
+            where,
+            buckets=_TIMES_S,
+            registry=registry,
+        )
         self.added_s = Histogram(
             "melange_gateway_before_sending_seconds",
             "Time in the gateway, its queue included, before a request is sent to a replica.",
-            buckets=_ADDED_S, registry=registry,
-        )  # fmt: skip
+            buckets=_ADDED_S,
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "melange_gateway_in_flight", "Requests at replicas now.", where, registry=registry
         )
@@ -65,17 +78,23 @@ class Metrics:
             "melange_gateway_healthy_backends", "Healthy backends.", where, registry=registry
         )
         self.planned_rps = Gauge(
-            "melange_gateway_planned_rps", "Planned request rate.",
-            (*where, "input_bucket", "output_bucket"), registry=registry,
-        )  # fmt: skip
+            "melange_gateway_planned_rps",
+            "Planned request rate.",
+            (*where, "input_bucket", "output_bucket"),
+            registry=registry,
+        )
         self.queued = Gauge(
-            "melange_gateway_queued", "Requests waiting for a free replica.", ("plan",),
+            "melange_gateway_queued",
+            "Requests waiting for a free replica.",
+            ("plan",),
             registry=registry,
-        )  # fmt: skip
+        )
         self.reloads = Counter(
-            "melange_gateway_reloads_total", "Reloads of plan or backends.", ("result",),
+            "melange_gateway_reloads_total",
+            "Reloads of plan or backends.",
+            ("result",),
             registry=registry,
-        )  # fmt: skip
+        )
 
     def text(self) -> bytes:
         """Return the exposition text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -14,7 +14,6 @@ from melange_sky.gateway.ask import Refusal
 from melange_sky.gateway.dispatch import Size
 from melange_sky.gateway.stream import EventStream, Usage
 from melange_sky.gateway.upstream import Answer, AttemptError, OpenStream
-from melange_sky.records import dataclass
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +26,6 @@ from melange_sky.gateway.proxy import Proxy
 from melange_sky.gateway.server import Front, Server
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.upstream import Upstream
-from melange_sky.records import dataclass
 
 log = logging.getLogger(__name__)
 

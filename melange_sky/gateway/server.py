@@ -156,7 +156,7 @@ class Front:
         metrics.planned_rps.clear()
         for name, service in self._fleet.services.items():
             for allocation in service.plan.allocations:
-                option = allocation.option.option.name
+                option = allocation.candidate.option.name
                 backends = [b for b in service.backends if b.option == option]
                 metrics.in_flight.labels(name, option).set(sum(b.in_flight for b in backends))
                 healthy = sum(b.replicas for b in backends if b.healthy(now_s))
@@ -240,9 +240,14 @@ class Server(web.Server):
 
     def _bounded_request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
         return web.BaseRequest(
-            message, payload, protocol, writer, task, self._loop,
+            message,
+            payload,
+            protocol,
+            writer,
+            task,
+            self._loop,
             client_max_size=self._settings.body_bytes,
-        )  # fmt: skip
+        )
 
     def connection_made(self, handler, transport):  # type: ignore[no-untyped-def]
         """Refuse connections beyond the limit."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.records import dataclass
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 
 if TYPE_CHECKING:
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
 
 
 class Keys:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-
-from melange_sky.records import dataclass
+from dataclasses import dataclass
 
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _ERROR = b'data: {"error"'

@@ -6,12 +6,12 @@ import asyncio
 import io
 import re
 import ssl
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from melange_sky.gateway.backend import Attempt
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.quantization import NEED_BF16, weight_format
 from melange_sky.models.shape import ModelShape
-from melange_sky.records import dataclass
 
 UNGATED_MLP = frozenset(
     {
@@ -134,18 +134,31 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
     kept = weights.file_bytes_per_parameter
     window, sliding_layers = _window(fields, layers)
     return ModelShape(
-        name=name, layers=layers, hidden_size=hidden, heads=heads,
-        kv_heads=1 if attention.latent else kv_heads, head_dim=head_dim, vocabulary=vocabulary,
-        parameters=shared + experts.routed, active_parameters=shared + experts.active,
+        name=name,
+        layers=layers,
+        hidden_size=hidden,
+        heads=heads,
+        kv_heads=1 if attention.latent else kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        parameters=shared + experts.routed,
+        active_parameters=shared + experts.active,
         kv_values_per_token=layers * attention.kv_values,
-        weight_dtype_bytes=weights.bytes_per_parameter, kv_dtype_bytes=2.0,
-        context_tokens=_context(fields), sliding_window=window, sliding_layers=sliding_layers,
-        experts=experts.count, experts_per_token=experts.per_token,
-        lookup_parameters=0 if tied else embedding, expert_parameters=experts.routed,
-        attention_flops_per_pair=layers * attention.pair_flops, fp8_compute=weights.fp8_compute,
-        dtype=weights.name, needs_bf16=weights.name in NEED_BF16,
+        weight_dtype_bytes=weights.bytes_per_parameter,
+        kv_dtype_bytes=2.0,
+        context_tokens=_context(fields),
+        sliding_window=window,
+        sliding_layers=sliding_layers,
+        experts=experts.count,
+        experts_per_token=experts.per_token,
+        lookup_parameters=0 if tied else embedding,
+        expert_parameters=experts.routed,
+        attention_flops_per_pair=layers * attention.pair_flops,
+        fp8_compute=weights.fp8_compute,
+        dtype=weights.name,
+        needs_bf16=weights.name in NEED_BF16,
         checkpoint_bytes=kept and kept * (shared + experts.routed),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,9 +196,11 @@ def _latent_attention(fields: _Fields, hidden: int, heads: int) -> _Attention:
     parameters += hidden * (latent + rope) + latent + latent * heads * (nope + value)
     parameters += heads * value * hidden
     return _Attention(
-        parameters=parameters, kv_values=latent + rope,
-        pair_flops=2 * heads * (nope + rope + value), latent=True,
-    )  # fmt: skip
+        parameters=parameters,
+        kv_values=latent + rope,
+        pair_flops=2 * heads * (nope + rope + value),
+        latent=True,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,9 +240,12 @@ def _experts(fields: _Fields, model_type: str, hidden: int, layers: int) -> _Exp
     dense = (layers - sparse) * matrices * hidden * dense_width
     dense += sparse * (matrices * hidden * shared_width + hidden * count)
     return _Experts(
-        dense=dense, routed=sparse * count * expert, active=sparse * per_token * expert,
-        count=count, per_token=per_token,
-    )  # fmt: skip
+        dense=dense,
+        routed=sparse * count * expert,
+        active=sparse * per_token * expert,
+        count=count,
+        per_token=per_token,
+    )
 
 
 def _sparse_layers(fields: _Fields, layers: int) -> int:

@@ -18,9 +18,16 @@ from melange_sky.models.quantization import (
 from melange_sky.models.shape import ModelShape
 
 KV_DTYPE_BYTES = {
-    "auto": 2.0, "bfloat16": 2.0, "float16": 2.0, "fp8": 1.0, "fp8_e4m3": 1.0, "fp8_e5m2": 1.0,
-    "fp8_inc": 1.0, "fp8_per_token_head": 1.0, "int8_per_token_head": 1.0,
-}  # fmt: skip
+    "auto": 2.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "fp8": 1.0,
+    "fp8_e4m3": 1.0,
+    "fp8_e5m2": 1.0,
+    "fp8_inc": 1.0,
+    "fp8_per_token_head": 1.0,
+    "int8_per_token_head": 1.0,
+}
 
 _LISTENS = "replicas listen where SkyServe probes them"
 _PLANNED = "the plan decides it, and its capacities hold for no other"
@@ -36,16 +43,32 @@ _REFUSED = {
     "--prefill-context-parallel-size": _PLANNED,
     "--decode-context-parallel-size": _PLANNED,
 }
-_UNMODELLED = frozenset({
-    "--max-num-seqs", "--max-num-batched-tokens", "--gpu-memory-utilization", "--kv-cache-memory-bytes",
-    "--device-memory-utilization", "--num-gpu-blocks-override", "--enforce-eager", "--cpu-offload-gb",
-    "--speculative-config", "--enable-expert-parallel", "--no-enable-chunked-prefill", "--enable-lora",
-})  # fmt: skip
+_UNMODELLED = frozenset(
+    {
+        "--max-num-seqs",
+        "--max-num-batched-tokens",
+        "--gpu-memory-utilization",
+        "--kv-cache-memory-bytes",
+        "--device-memory-utilization",
+        "--num-gpu-blocks-override",
+        "--enforce-eager",
+        "--cpu-offload-gb",
+        "--speculative-config",
+        "--enable-expert-parallel",
+        "--no-enable-chunked-prefill",
+        "--enable-lora",
+    }
+)
 _SHORT = {
-    "-q": "--quantization", "-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size",
-    "-pp": "--pipeline-parallel-size", "-pcp": "--prefill-context-parallel-size",
-    "-dcp": "--decode-context-parallel-size", "-sc": "--speculative-config", "-ep": "--enable-expert-parallel",
-}  # fmt: skip
+    "-q": "--quantization",
+    "-tp": "--tensor-parallel-size",
+    "-dp": "--data-parallel-size",
+    "-pp": "--pipeline-parallel-size",
+    "-pcp": "--prefill-context-parallel-size",
+    "-dcp": "--decode-context-parallel-size",
+    "-sc": "--speculative-config",
+    "-ep": "--enable-expert-parallel",
+}
 _SCALING = ("--hf-overrides", "--hf-config-path", "--rope-")
 _FORM = ("--quantization", "--dtype", "--kv-cache-dtype")
 _USUAL = ("auto", "bfloat16", "float16", "half")
@@ -162,10 +185,13 @@ def _with_dtype(model: ModelShape, dtype: str) -> ModelShape:
         return model  # a quantised checkpoint keeps its weights whatever the activations are
     form = plain(dtype, "--dtype")
     return dataclasses.replace(
-        model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name,
-        kv_dtype_bytes=form.bytes_per_parameter, checkpoint_bytes=model.download_bytes,
+        model,
+        weight_dtype_bytes=form.bytes_per_parameter,
+        dtype=form.name,
+        kv_dtype_bytes=form.bytes_per_parameter,
+        checkpoint_bytes=model.download_bytes,
         needs_bf16=form.name == "bfloat16",
-    )  # fmt: skip
+    )
 
 
 def _with_quantization(model: ModelShape, method: str, own_config: bool) -> ModelShape:
@@ -190,10 +216,13 @@ def _with_quantization(model: ModelShape, method: str, own_config: bool) -> Mode
             f"and config.json); 16-bit weights are made smaller by {', '.join(sorted(ONLINE))}"
         )
     return dataclasses.replace(
-        model, weight_dtype_bytes=form.bytes_per_parameter, dtype=form.name, fp8_compute=form.fp8_compute,
+        model,
+        weight_dtype_bytes=form.bytes_per_parameter,
+        dtype=form.name,
+        fp8_compute=form.fp8_compute,
         checkpoint_bytes=model.download_bytes if form.name in ONLINE else None,
         needs_bf16=model.needs_bf16 or form.name in NEED_BF16,
-    )  # fmt: skip
+    )
 
 
 def _kv_bytes(dtype: str) -> float:

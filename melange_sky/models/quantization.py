@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.records import dataclass
 
 PLAIN_BYTES = {
     "bfloat16": 2.0,
@@ -20,12 +20,31 @@ PLAIN_BYTES = {
 `--dtype auto`, so `auto` is 2."""
 
 METHOD_BITS = {
-    "fp8": 8.0, "fbgemm_fp8": 8.0, "modelopt": 8.0, "modelopt_mxfp8": 8.0, "deepseek_v4_fp8": 8.0, "quark": 8.0,
-    "compressed-tensors": 8.0, "awq": 4.0, "auto_awq": 4.0, "awq_marlin": 4.0, "gptq": 4.0, "auto_gptq": 4.0,
-    "gptq_marlin": 4.0, "moe_wna16": 4.0, "modelopt_fp4": 4.0, "inc": 4.0, "gpt_oss_mxfp4": 4.0,
-    "fp8_per_tensor": 8.0, "fp8_per_block": 8.0, "fp8_per_channel": 8.0, "mxfp8": 8.0, "mxfp4": 4.0,
-    "experts_int8": 8.0, "int8_per_channel_weight_only": 8.0,
-}  # fmt: skip
+    "fp8": 8.0,
+    "fbgemm_fp8": 8.0,
+    "modelopt": 8.0,
+    "modelopt_mxfp8": 8.0,
+    "deepseek_v4_fp8": 8.0,
+    "quark": 8.0,
+    "compressed-tensors": 8.0,
+    "awq": 4.0,
+    "auto_awq": 4.0,
+    "awq_marlin": 4.0,
+    "gptq": 4.0,
+    "auto_gptq": 4.0,
+    "gptq_marlin": 4.0,
+    "moe_wna16": 4.0,
+    "modelopt_fp4": 4.0,
+    "inc": 4.0,
+    "gpt_oss_mxfp4": 4.0,
+    "fp8_per_tensor": 8.0,
+    "fp8_per_block": 8.0,
+    "fp8_per_channel": 8.0,
+    "mxfp8": 8.0,
+    "mxfp4": 4.0,
+    "experts_int8": 8.0,
+    "int8_per_channel_weight_only": 8.0,
+}
 """What `--quantization` of vLLM 0.33 takes → bits per quantised weight where the config does not say.
 
 Left out are `torchao`, `online` and `humming`, whose bits another option decides, `modelopt_mixed` and
@@ -35,25 +54,52 @@ Left out are `torchao`, `online` and `humming`, whose bits another option decide
 CHECKPOINT_NAMES = {"auto-round": "inc"}
 """Names in a `quantization_config` under which `--quantization` knows another one."""
 
-ONLINE = frozenset({
-    "fp8", "fp8_per_tensor", "fp8_per_block", "fp8_per_channel", "mxfp8", "mxfp4", "experts_int8",
-    "int8_per_channel_weight_only",
-})  # fmt: skip
+ONLINE = frozenset(
+    {
+        "fp8",
+        "fp8_per_tensor",
+        "fp8_per_block",
+        "fp8_per_channel",
+        "mxfp8",
+        "mxfp4",
+        "experts_int8",
+        "int8_per_channel_weight_only",
+    }
+)
 """Those that make a 16-bit checkpoint smaller while it is loaded; the others need one kept so."""
 
 EXPERTS_ONLY = frozenset({"experts_int8", "int8_per_channel_weight_only"})
 """Those that leave all but routed experts in 16 bits."""
 
-NEED_BF16 = frozenset({
-    "fbgemm_fp8", "modelopt", "modelopt_mxfp8", "experts_int8", "mxfp4", "gpt_oss_mxfp4",
-})  # fmt: skip
+NEED_BF16 = frozenset(
+    {
+        "fbgemm_fp8",
+        "modelopt",
+        "modelopt_mxfp8",
+        "experts_int8",
+        "mxfp4",
+        "gpt_oss_mxfp4",
+    }
+)
 """Those that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
 
-FP8_METHODS = frozenset({
-    "fp8", "fbgemm_fp8", "modelopt", "modelopt_mxfp8", "deepseek_v4_fp8", "fp8_per_tensor", "fp8_per_block",
-    "fp8_per_channel", "mxfp8",
-})  # fmt: skip
-_ALIKE = ({"awq", "auto_awq", "awq_marlin", "moe_wna16"}, {"gptq", "auto_gptq", "gptq_marlin", "moe_wna16"})  # fmt: skip
+FP8_METHODS = frozenset(
+    {
+        "fp8",
+        "fbgemm_fp8",
+        "modelopt",
+        "modelopt_mxfp8",
+        "deepseek_v4_fp8",
+        "fp8_per_tensor",
+        "fp8_per_block",
+        "fp8_per_channel",
+        "mxfp8",
+    }
+)
+_ALIKE = (
+    {"awq", "auto_awq", "awq_marlin", "moe_wna16"},
+    {"gptq", "auto_gptq", "gptq_marlin", "moe_wna16"},
+)
 _GROUP_OVERHEAD_BITS = 0.16
 """A 16-bit scale and a 4-bit zero point per group of 128 weights: (16 + 4) / 128 bits."""
 
@@ -116,9 +162,10 @@ def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float)
         if known.name not in ("float32", "float"):
             return known
         return WeightFormat(
-            name="bfloat16", bytes_per_parameter=PLAIN_BYTES["bfloat16"],
+            name="bfloat16",
+            bytes_per_parameter=PLAIN_BYTES["bfloat16"],
             file_bytes_per_parameter=known.bytes_per_parameter,
-        )  # fmt: skip
+        )
     if not isinstance(section, Mapping):
         raise InputError(f"{where}: 'quantization_config' must be a mapping")
     method = str(section.get("quant_method", ""))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from melange_sky.optimizer.program import Model
-    from melange_sky.plan import Allocation
+    from melange_sky.plans import Allocation
 
 
 def find_alternatives(

@@ -11,10 +11,10 @@ from melange_sky.optimizer.least import least_cost
 from melange_sky.optimizer.point import COST_TIE
 from melange_sky.optimizer.problem import Problem, SolveOptions
 from melange_sky.optimizer.solve import optimize
-from melange_sky.plan import Baseline
+from melange_sky.plans import Baseline
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.constraints import Pledge
     from melange_sky.optimizer.problem import Demand
 
@@ -28,9 +28,12 @@ def baselines(
     constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
     """
     plain = replace(
-        options or SolveOptions(), within_fraction=0.0, alternatives=0, stay_close=None,
+        options or SolveOptions(),
+        within_fraction=0.0,
+        alternatives=0,
+        stay_close=None,
         known_usd_per_hour=None,
-    )  # fmt: skip
+    )
     return tuple(
         tuple(
             _baseline(problem, demand, accelerator, cost, plain)
@@ -73,9 +76,13 @@ def _has(options: tuple[OptionCapacity, ...], pledge: Pledge) -> bool:
 
 def _none(accelerator: str, reason: str) -> Baseline:
     return Baseline(
-        accelerator=accelerator, feasible=False, reason=reason,
-        instances=None, cost_usd_per_hour=None, saving_fraction=None,
-    )  # fmt: skip
+        accelerator=accelerator,
+        feasible=False,
+        reason=reason,
+        instances=None,
+        cost_usd_per_hour=None,
+        saving_fraction=None,
+    )
 
 
 def _doubt(gap: float, options: SolveOptions) -> str | None:

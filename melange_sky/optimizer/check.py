@@ -8,7 +8,7 @@ from melange_sky.accelerators import names_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Demand, Problem
-    from melange_sky.plan import Allocation
+    from melange_sky.plans import Allocation
 
 TOLERANCE = 2e-6
 
@@ -37,13 +37,13 @@ def _check_coverage(demand: Demand, allocations: tuple[Allocation, ...]) -> None
 
 
 def _check_load(demand: Demand, allocation: Allocation, problem: Problem) -> None:
-    option, spot = allocation.option.option, problem.constraints.spot
+    option, spot = allocation.candidate.option, problem.constraints.spot
     derate = spot.availability_fraction if spot is not None and option.use_spot else 1.0
     load = 0.0
     for i, row in enumerate(demand.workload.rates_rps):
         for j, rate_rps in enumerate(row):
             if allocation.shares[i][j] > 0:
-                raw = allocation.option.rate(i, j)
+                raw = allocation.candidate.rate(i, j)
                 if raw is None:
                     raise RuntimeError(f"option '{option.name}' cannot serve bucket ({i}, {j})")
                 load += allocation.shares[i][j] * rate_rps / (raw * derate)
@@ -56,12 +56,14 @@ def _check_limits(allocations: tuple[tuple[Allocation, ...], ...], problem: Prob
     for key, limit in problem.constraints.limits:
         used = 0
         for allocation in (a for mine in allocations for a in mine):
-            option, offer = allocation.option.option, allocation.option.option.offer
+            option, offer = allocation.candidate.option, allocation.candidate.option.offer
             if option.accelerator in names_of(key):
                 used += allocation.instances * option.accelerator_count
             elif offer is not None and key in (
-                offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type
-            ):  # fmt: skip
+                offer.cloud,
+                f"{offer.cloud}/{offer.region}",
+                offer.instance_type,
+            ):
                 used += allocation.instances
         if used > limit:
             raise RuntimeError(f"{used} of '{key}' are used where the limit is {limit}")

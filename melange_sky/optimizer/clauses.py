@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import names_of
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.clauses import clauses
@@ -10,11 +10,10 @@ from melange_sky.optimizer.dominance import drop_dominated
 from melange_sky.optimizer.fleet import build_fleet
 from melange_sky.optimizer.least import least_cost
 from melange_sky.optimizer.problem import Demand, Problem, SolveOptions
-from melange_sky.plan import FleetPlan, Plan
-from melange_sky.records import dataclass
+from melange_sky.plans import FleetPlan, Plan
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer.clauses import Clause
     from melange_sky.optimizer.fleet import Fleet
 
@@ -142,7 +141,7 @@ def _bucket_reasons(plan: Plan) -> list[BucketReason]:
 
 
 def _bucket_reason(plan: Plan, i: int, j: int) -> BucketReason:
-    shares = {a.option.option.name: a.shares[i][j] for a in plan.allocations}
+    shares = {a.candidate.option.name: a.shares[i][j] for a in plan.allocations}
     choices = [
         Choice(
             option=capacity.option.name,
@@ -188,7 +187,7 @@ def _fills(plan: Plan, problem: Problem) -> list[FullOption]:
     spot = problem.constraints.spot
     rows = []
     for allocation in plan.allocations:
-        option = allocation.option.option
+        option = allocation.candidate.option
         derate = spot.availability_fraction if spot and option.use_spot else 1.0
         fill = allocation.load_fraction / ((1 - plan.headroom) * derate)
         rows.append(
@@ -257,7 +256,7 @@ def _savings(plan: Plan, several: bool) -> list[str]:
         return [f"{who}no single accelerator serves it alone"]
     lines = []
     best = min(priced, key=lambda row: (row[0], row[1].accelerator))[1]
-    used = {a.option.option.accelerator for a in plan.allocations}
+    used = {a.candidate.option.accelerator for a in plan.allocations}
     if used == {best.accelerator}:
         lines.append(f"{who}{best.accelerator} alone is the optimum: no mix is cheaper")
     else:

@@ -7,21 +7,20 @@ always builds the same model and yields the same plan.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.accelerators import names_of
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.constraints import Constraints, Pledge
     from melange_sky.optimizer.problem import Demand, Problem
 

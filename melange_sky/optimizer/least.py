@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
@@ -10,7 +11,6 @@ from melange_sky.optimizer.dominance import drop_dominated
 from melange_sky.optimizer.fleet import build_fleet
 from melange_sky.optimizer.search import find_cheapest, gap_of
 from melange_sky.optimizer.simplest import settle_ties
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Problem, SolveOptions

@@ -6,9 +6,7 @@ HiGHS takes it as arrays (`highs.py`), CBC and the reviewed LP files by way of P
 from __future__ import annotations
 
 import math
-from dataclasses import field
-
-from melange_sky.records import dataclass
+from dataclasses import dataclass, field
 
 Terms = list[tuple[int, float]]
 """Σ coefficient × column, by the column's index."""

@@ -163,8 +163,10 @@ def price_changes(model: Model) -> None:
         for sign, word in ((1.0, "started"), (-1.0, "stopped")):
             model.row(
                 [(changes, 1.0), (model.x[k], -sign)],
-                GE, -sign * count, f"{word}_option_{k}",
-            )  # fmt: skip
+                GE,
+                -sign * count,
+                f"{word}_option_{k}",
+            )
 
 
 CONSTRAINTS = {

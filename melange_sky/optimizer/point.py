@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.shares import Shares, read_shares
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,9 +63,13 @@ def make_point(model: Model, instances: list[int], fixed: list[int], shares: Sha
         for count, paid, column in zip(instances, fixed, model.fleet.columns, strict=True)
     )
     return Point(
-        instances=instances, fixed=fixed, cost=cost, goal=cost + _changes(model, instances),
-        shares=shares, places=tuple(column.place for column in model.fleet.columns),
-    )  # fmt: skip
+        instances=instances,
+        fixed=fixed,
+        cost=cost,
+        goal=cost + _changes(model, instances),
+        shares=shares,
+        places=tuple(column.place for column in model.fleet.columns),
+    )
 
 
 def _changes(model: Model, instances: list[int]) -> float:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from melange_sky.constraints import Constraints
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
-    from melange_sky.plan import Allocation, SolverReport
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.plans import Allocation, SolverReport
     from melange_sky.workload import Workload
 
 

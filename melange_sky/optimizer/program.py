@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.linear import EQ, GE, Linear
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
@@ -114,6 +113,8 @@ def load_terms(model: Model, y: dict[tuple[int, int], int], k: int, name: str) -
         terms.append((own, 1.0))
         model.row(
             [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
-            GE, 0, f"{name}_protects_bucket_{b}_option_{k}",
-        )  # fmt: skip
+            GE,
+            0,
+            f"{name}_protects_bucket_{b}_option_{k}",
+        )
     return terms

@@ -112,6 +112,8 @@ def _there(model: Model, k: int, n: int) -> int:
     variable = model.lp.add(f"e_{k}_{n}", 0.0, 1.0, whole=True)
     model.row(
         [(model.x[k], 1.0), (variable, -float(model.bounds[k]))],
-        LE, n - 1, f"option_{k}_has_{n}",
-    )  # fmt: skip
+        LE,
+        n - 1,
+        f"option_{k}_has_{n}",
+    )
     return variable

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.solve import optimize
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem import Problem, Robustness, Solution, SolveOptions
@@ -55,9 +54,14 @@ def robust_report(
         safe = optimize(problem, replace(options, robustness=robustness))
     except InfeasibleError as error:
         return RobustReport(
-            cost_usd_per_hour=cost, price_low_usd_per_hour=low, price_high_usd_per_hour=high,
-            protected_usd_per_hour=None, premium_usd_per_hour=None, protected=(), reason=str(error),
-        )  # fmt: skip
+            cost_usd_per_hour=cost,
+            price_low_usd_per_hour=low,
+            price_high_usd_per_hour=high,
+            protected_usd_per_hour=None,
+            premium_usd_per_hour=None,
+            protected=(),
+            reason=str(error),
+        )
     return RobustReport(
         cost_usd_per_hour=cost,
         price_low_usd_per_hour=low,
@@ -92,7 +96,7 @@ def other_fleets(
             OtherFleet(
                 kind="alternative",
                 mix=tuple(
-                    (a.option.option.name, a.instances) for mine in other.allocations for a in mine
+                    (a.candidate.option.name, a.instances) for mine in other.allocations for a in mine
                 ),
                 cost_usd_per_hour=other.cost_usd_per_hour,
                 differs=other.differs,
@@ -104,4 +108,4 @@ def other_fleets(
 
 def mix_of(solution: Solution) -> Mix:
     """Return a solution's option names and instances."""
-    return tuple((a.option.option.name, a.instances) for mine in solution.allocations for a in mine)
+    return tuple((a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine)

@@ -8,7 +8,7 @@ from melange_sky.optimizer.linear import LE
 from melange_sky.optimizer.model import SHARE_CONSTRAINTS, build_model
 from melange_sky.optimizer.program import load_terms
 from melange_sky.optimizer.solver import run
-from melange_sky.plan import Allocation
+from melange_sky.plans import Allocation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def to_allocations(
                 load += share * bucket.rate_rps / raw
         result[column.demand].append(
             Allocation(
-                option=column.capacity,
+                candidate=column.capacity,
                 instances=instances[k],
                 load_fraction=load / instances[k],
                 rate_rps=rate_rps,

@@ -17,14 +17,14 @@ from melange_sky.optimizer.problem import Solution, SolveOptions
 from melange_sky.optimizer.search import find_cheapest, gap_of
 from melange_sky.optimizer.shares import spread, to_allocations
 from melange_sky.optimizer.simplest import settle_ties
-from melange_sky.plan import SolverReport
+from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
     from melange_sky.optimizer.problem import Problem
     from melange_sky.optimizer.program import Model
     from melange_sky.optimizer.solver import Outcome
-    from melange_sky.plan import Allocation
+    from melange_sky.plans import Allocation
 
 
 def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
-
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.linear import Linear
@@ -61,6 +60,10 @@ def run(linear: Linear, options: SolveOptions, seconds_left: float) -> Outcome:
     if bound is None and status == "optimal":
         bound = objective
     return Outcome(
-        status=status, objective=objective, bound=bound,
-        seconds=time.perf_counter() - start, solver=name, values=tuple(values) if found else (),
-    )  # fmt: skip
+        status=status,
+        objective=objective,
+        bound=bound,
+        seconds=time.perf_counter() - start,
+        solver=name,
+        values=tuple(values) if found else (),
+    )

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.baseline import baselines
 from melange_sky.optimizer.robust import Mix, mix_of
 from melange_sky.optimizer.solve import optimize
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer.problem import Demand, Problem, SolveOptions
 
 
@@ -155,10 +154,16 @@ def _point(
         solution = optimize(problem, options)
     except InfeasibleError as error:
         return SweepPoint(
-            rate_rps=rate_rps, tpot_s=tpot_s, cost_usd_per_hour=None, status="infeasible", mix=(),
-            best_single=None, best_single_usd_per_hour=None, reason=str(error),
+            rate_rps=rate_rps,
+            tpot_s=tpot_s,
+            cost_usd_per_hour=None,
+            status="infeasible",
+            mix=(),
+            best_single=None,
+            best_single_usd_per_hour=None,
+            reason=str(error),
             prices=prices,
-        ), {}  # fmt: skip
+        ), {}
     single, single_cost = _best_single(problem, solution.cost_usd_per_hour, options)
     point = SweepPoint(
         rate_rps=rate_rps,
@@ -171,7 +176,7 @@ def _point(
         best_single_usd_per_hour=single_cost,
     )
     counts = {
-        (demand.name, a.option.option.name): a.instances
+        (demand.name, a.candidate.option.name): a.instances
         for demand, mine in zip(problem.demands, solution.allocations, strict=True)
         for a in mine
     }

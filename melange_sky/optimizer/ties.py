@@ -6,12 +6,11 @@ what is left to spend cut the count short; where it grows long all the same, the
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.point import COST_TIE, rank_of
 from melange_sky.optimizer.worth import MOST_COUNTED, wastes
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.fleet import Fleet
@@ -39,9 +38,14 @@ def simpler_fleets(
     # Dear ones first: few of each fit, and the last, whose number follows from the rest, is cheap.
     order = sorted(range(len(prices)), key=lambda k: (-prices[k], k))
     count = _Count(
-        order=order, prices=prices, waste=waste, tie=tie, left=[0.0] * (len(order) + 1),
-        most_types=own[0], chosen=[0] * len(prices),
-    )  # fmt: skip
+        order=order,
+        prices=prices,
+        waste=waste,
+        tie=tie,
+        left=[0.0] * (len(order) + 1),
+        most_types=own[0],
+        chosen=[0] * len(prices),
+    )
     for at in range(len(order) - 1, -1, -1):
         k = order[at]
         count.left[at] = count.left[at + 1] + prices[k] * (len(waste[k]) - 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from melange_sky.planfile.write import allocation_origin, dump_plan, plan_document
 
 if TYPE_CHECKING:
-    from melange_sky.plan import FleetPlan, Plan
+    from melange_sky.plans import FleetPlan, Plan
 
 __all__ = ["allocation_origin", "dump_plan", "load_plan", "parse_plan", "plan_document"]
 

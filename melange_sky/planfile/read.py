@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from melange_sky.capacity import (
+from melange_sky.capacities import (
     CapacityCell,
     DeploymentOption,
     EngineSettings,
@@ -19,7 +19,7 @@ from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
-from melange_sky.plan import (
+from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
     AlternativeMix,
@@ -278,7 +278,7 @@ def _allocation(
     _check_shape(document.shares, shape, f"{named}.shares")
     shares: Matrix = tuple(tuple(row) for row in document.shares)
     return Allocation(
-        option=candidates[document.option],
+        candidate=candidates[document.option],
         instances=document.instances,
         fixed_instances=document.fixed_instances,
         load_fraction=document.load_fraction,

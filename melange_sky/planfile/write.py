@@ -6,12 +6,12 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.capacity import Origin, weakest
+from melange_sky.capacities import Origin, weakest
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plan import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
+from melange_sky.plans import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
@@ -134,9 +134,9 @@ def _option_fields(option: DeploymentOption) -> dict[str, Any]:
 
 def _allocation_document(allocation: Allocation) -> dict[str, Any]:
     origin = allocation_origin(allocation)
-    engine = allocation.option.option.engine
+    engine = allocation.candidate.option.engine
     return {
-        **_option_fields(allocation.option.option),
+        **_option_fields(allocation.candidate.option),
         "instances": allocation.instances,
         "replicas": allocation.instances,
         "fixed_instances": allocation.fixed_instances,
@@ -153,7 +153,7 @@ def allocation_origin(allocation: Allocation) -> Origin | None:
     """Return the weakest origin among the capacities of the buckets that an allocation serves."""
     return weakest(
         cell.origin
-        for cells, shares in zip(allocation.option.cells, allocation.shares, strict=True)
+        for cells, shares in zip(allocation.candidate.cells, allocation.shares, strict=True)
         for cell, share in zip(cells, shares, strict=True)
         if share > 0 and cell.origin is not None
     )

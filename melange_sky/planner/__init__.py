@@ -8,26 +8,25 @@ from __future__ import annotations
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_names, names_of
-from melange_sky.capacity import CapacityCell, DeploymentOption, OptionCapacity, Origin
+from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
 from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
-from melange_sky.plan import FleetPlan, Plan, PlanWarning
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
 from melange_sky.planner.objectives import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
-from melange_sky.prices import OfferQuery, load_offers
+from melange_sky.plans import FleetPlan, Plan, PlanWarning
+from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
-from melange_sky.records import dataclass
-from melange_sky.render import unservable_clouds
+from melange_sky.rendering import unservable_clouds
 from melange_sky.slo import SLO
 from melange_sky.spec import CLOUDS, MelangeConfig, Spec, load_spec
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
 
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
-    from melange_sky.plan import Baseline, Sensitivity
+    from melange_sky.plans import Baseline, Sensitivity
     from melange_sky.spec import AcceleratorChoice, ServedModel
 
 
@@ -263,9 +262,11 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
             f"its limit binds nothing{did_you_mean(key, sold)}",
         )
         for key, _ in spec.resources.limits
-        if key not in sold and key not in accelerator_names() and "/" not in key
+        if key not in sold
+        and key not in accelerator_names()
+        and "/" not in key
         and key not in CLOUDS
-    ]  # fmt: skip
+    ]
 
 
 def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:

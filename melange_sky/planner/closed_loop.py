@@ -12,20 +12,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.plan import FleetPlan, Plan, Verification, VerificationRound, models_of
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
-from melange_sky.records import dataclass
+from melange_sky.plans import FleetPlan, Plan, Verification, VerificationRound, models_of
 
 if TYPE_CHECKING:
     from melange_sky.planner import PlanRequest
+    from melange_sky.replay import Simulation, Verdict
     from melange_sky.spec import Spec
-    from melange_sky.verify import Simulation, Verdict
 
 MAX_ROUNDS = 12
 LARGEST_FACTOR = 8
@@ -97,9 +96,11 @@ def plan_verified(
     count = len(models_of(planned))
     choice = Choice(first=planned, spec=spec, request=request)
     state = _Loop(
-        choice=choice, request=loop, derates=[{} for _ in range(count)],
+        choice=choice,
+        request=loop,
+        derates=[{} for _ in range(count)],
         rounds=[[] for _ in range(count)],
-    )  # fmt: skip
+    )
     for number in range(loop.max_rounds):
         simulations = state.replay(planned)
         if _all_hold(simulations):
@@ -192,11 +193,11 @@ def _missing_kinds(simulation: Simulation) -> set[Kind]:
     verdict = simulation.verdict
     pairs = list(zip(simulation.plan.allocations, verdict.options, strict=True))
     kinds = {
-        kind_of(allocation.option)
+        kind_of(allocation.candidate)
         for allocation, seen in pairs
         if seen.attainment is not None and seen.attainment < verdict.target
     }
-    return kinds or {kind_of(allocation.option) for allocation, _ in pairs}
+    return kinds or {kind_of(allocation.candidate) for allocation, _ in pairs}
 
 
 def _factor_that_holds(plan: Plan, loop: LoopRequest) -> float | None:
@@ -232,7 +233,7 @@ def _another_fleet(planned: Plan | FleetPlan, state: _Loop, failing: list[int]) 
         if not same:
             return found
         for k in same:
-            for kind in {kind_of(a.option) for a in models_of(found)[k].allocations}:
+            for kind in {kind_of(a.candidate) for a in models_of(found)[k].allocations}:
                 state.derates[k][kind] = state.derates[k].get(kind, 1.0) * LARGEST_STEP
         found = state.choice.plan(state.derates)
     return found
@@ -243,7 +244,7 @@ def _round(simulation: Simulation, derates: Mapping[Kind, float]) -> Verificatio
     return VerificationRound(
         cost_usd_per_hour=plan.cost_usd_per_hour,
         fleet=" + ".join(
-            f"{a.instances} × {a.option.option.accelerator}:{a.option.option.accelerator_count}"
+            f"{a.instances} × {a.candidate.option.accelerator}:{a.candidate.option.accelerator_count}"
             for a in plan.allocations
         ),
         attainment=verdict.attainment,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
-from melange_sky.records import dataclass
+from melange_sky.plans import Plan
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec
@@ -101,7 +100,7 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
     return replace(
         nothing,
         fleet=" + ".join(
-            f"{a.instances} × {a.option.option.accelerator}:{a.option.option.accelerator_count}"
+            f"{a.instances} × {a.candidate.option.accelerator}:{a.candidate.option.accelerator_count}"
             for a in plan.allocations
         ),
         paper_usd_per_hour=paper.cost_usd_per_hour,

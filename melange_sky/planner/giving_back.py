@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Pledge
 from melange_sky.errors import InfeasibleError
-from melange_sky.plan import FleetPlan, Plan, models_of
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
-from melange_sky.records import dataclass
+from melange_sky.plans import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
 
 EASE_STEPS = 4
 MAX_TRIALS = 16
@@ -121,16 +120,16 @@ def _one_move(trials: Trials, first: Plan) -> bool:
 
 def _moves(best: Plan, first: Plan) -> Iterator[Counts]:
     """Yield cheaper fleets near `best`, those first that save most: one instance less, then swaps."""
-    counts = {a.option.option.name: a.instances for a in best.allocations}
-    priced = sorted(best.allocations, key=lambda a: (-_price(a.option), a.option.option.name))
+    counts = {a.candidate.option.name: a.instances for a in best.allocations}
+    priced = sorted(best.allocations, key=lambda a: (-_price(a.candidate), a.candidate.option.name))
     for a in priced:
-        yield counts | {a.option.option.name: a.instances - 1}
+        yield counts | {a.candidate.option.name: a.instances - 1}
     for a in priced:
         for other in _cheapest_per_kind(first):
-            swapped = math.ceil(_price(a.option) / _price(other) - LEAST_SAVING) - 1
+            swapped = math.ceil(_price(a.candidate) / _price(other) - LEAST_SAVING) - 1
             name = other.option.name
-            if swapped >= 1 and name != a.option.option.name:
-                fewer = counts | {a.option.option.name: a.instances - 1}
+            if swapped >= 1 and name != a.candidate.option.name:
+                fewer = counts | {a.candidate.option.name: a.instances - 1}
                 yield fewer | {name: fewer.get(name, 0) + swapped}
 
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from melange_sky.offers import Touches
 from melange_sky.optimizer import least_cost
-from melange_sky.plan import AlternativeMix, PlanWarning
+from melange_sky.plans import AlternativeMix, PlanWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.optimizer import Problem, Solution
-    from melange_sky.plan import Allocation
     from melange_sky.planner import PlanRequest
+    from melange_sky.plans import Allocation
 
 
 OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error"})
@@ -28,7 +28,7 @@ def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
             cost_usd_per_hour=other.cost_usd_per_hour,
             differs=other.differs,
             instances=tuple(
-                (a.option.option.name, a.instances) for mine in other.allocations for a in mine
+                (a.candidate.option.name, a.instances) for mine in other.allocations for a in mine
             ),
         )
         for other in solution.alternatives
@@ -39,7 +39,7 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
     """Return the doubts that the sanity rules have about the prices of the chosen instances."""
     told = {}
     for allocation in allocations:
-        option = allocation.option.option
+        option = allocation.candidate.option
         price = Touches.SPOT if option.use_spot else Touches.ON_DEMAND
         for flag in option.offer.flags if option.offer else ():
             if flag.touches in (price, Touches.ROW):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
-from melange_sky.records import dataclass
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:
-    from melange_sky.plan import Plan
+    from melange_sky.plans import Plan
     from melange_sky.workload import Matrix
 
 WORTH_FRACTION = 0.05

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table, names_of
-from melange_sky.capacity import DeploymentOption, OptionCapacity
+from melange_sky.capacities import DeploymentOption, OptionCapacity
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plan import PlanWarning
-from melange_sky.prices.names import figures_name
+from melange_sky.plans import PlanWarning
+from melange_sky.pricing.names import figures_name
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
@@ -18,7 +18,6 @@ from melange_sky.profiles import (
     sensible_splits,
     table_notes,
 )
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,20 +15,19 @@ import yaml
 from melange_sky.capacity_search import Demand, Measured, plan_sizes
 from melange_sky.capacity_search.sizes import cell_seconds
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.plan import Allocation
+from melange_sky.plans import Allocation
 from melange_sky.profiler import GridOptions
 from melange_sky.profiler.bundle import bundle_text
 from melange_sky.profiler.grid import is_answered, measured_of
 from melange_sky.profiles import ReplicaShape, is_of, is_usable
 from melange_sky.profiletable import ProfileTable, Provenance
-from melange_sky.records import dataclass
-from melange_sky.render import PORT, service_document
-from melange_sky.render.sizing import initial_delay_s
+from melange_sky.rendering import PORT, service_document
+from melange_sky.rendering.sizing import initial_delay_s
 from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
-    from melange_sky.plan import Plan
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.plans import Plan
 
 _BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
 
@@ -161,8 +160,11 @@ def within_budget(
 
 
 def _job(
-    plan: Plan, candidate: OptionCapacity, tables: Sequence[ProfileTable], options: JobOptions,
-) -> ProfilingJob:  # fmt: skip
+    plan: Plan,
+    candidate: OptionCapacity,
+    tables: Sequence[ProfileTable],
+    options: JobOptions,
+) -> ProfilingJob:
     option = candidate.option
     assert option.offer is not None
     demand = job_demand(plan, candidate, options.error_bound)
@@ -183,16 +185,21 @@ def _job(
     name = _job_name(plan, candidate)
     service = service_document(plan, _alone(plan, candidate))
     return ProfilingJob(
-        name=name, model=plan.model,
+        name=name,
+        model=plan.model,
         accelerator=f"{option.gpu}:{option.accelerator_count}",
-        instance_type=option.offer.instance_type, use_spot=option.use_spot,
+        instance_type=option.offer.instance_type,
+        use_spot=option.use_spot,
         infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
-        price_usd_per_hour=option.price_usd_per_hour, dearest_usd_per_hour=max(map(option.price_in, option.places)),
+        price_usd_per_hour=option.price_usd_per_hour,
+        dearest_usd_per_hour=max(map(option.price_in, option.places)),
         sizes=tuple(todo),
-        measured=len(known), minutes=minutes if todo else 0.0,
-        limit_minutes=limit if todo else 0.0, expected_error=expected_error,
+        measured=len(known),
+        minutes=minutes if todo else 0.0,
+        limit_minutes=limit if todo else 0.0,
+        expected_error=expected_error,
         document=_document(plan, candidate, service, (name, demand, limit * 60), options),
-    )  # fmt: skip
+    )
 
 
 def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Demand:
@@ -206,16 +213,19 @@ def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Dem
     for i, j in workload.buckets():
         rate = candidate.rate(i, j)
         size = (
-            max(1, round(workload.input_sizes[i][j])), max(1, round(workload.output_sizes[i][j]))
-        )  # fmt: skip
+            max(1, round(workload.input_sizes[i][j])),
+            max(1, round(workload.output_sizes[i][j])),
+        )
         if rate:
             weights[size] = weights.get(size, 0.0) + workload.rates_rps[i][j]
             guesses[size] = rate
     sizes = tuple(sorted(weights, key=lambda size: (size[0] / 10 + size[1], size)))
     return Demand(
-        sizes=sizes, weights=tuple(weights[s] for s in sizes),
-        guesses_rps=tuple(guesses[s] for s in sizes), error_bound=error_bound,
-    )  # fmt: skip
+        sizes=sizes,
+        weights=tuple(weights[s] for s in sizes),
+        guesses_rps=tuple(guesses[s] for s in sizes),
+        error_bound=error_bound,
+    )
 
 
 def _answers(made: Provenance, plan: Plan, candidate: OptionCapacity) -> bool:
@@ -227,7 +237,7 @@ def _answers(made: Provenance, plan: Plan, candidate: OptionCapacity) -> bool:
 def _alone(plan: Plan, candidate: OptionCapacity) -> Allocation:
     nothing = tuple(tuple(0.0 for _ in row) for row in plan.workload.rates_rps)
     return Allocation(
-        option=candidate, instances=1, load_fraction=0.0, rate_rps=0.0, shares=nothing
+        candidate=candidate, instances=1, load_fraction=0.0, rate_rps=0.0, shares=nothing
     )
 
 
@@ -253,35 +263,51 @@ def engine_flags(run: str) -> tuple[str, ...]:
 
 
 def _document(
-    plan: Plan, candidate: OptionCapacity, service: dict[str, Any],
-    work: tuple[str, Demand, float], options: JobOptions,
-) -> dict[str, Any]:  # fmt: skip
+    plan: Plan,
+    candidate: OptionCapacity,
+    service: dict[str, Any],
+    work: tuple[str, Demand, float],
+    options: JobOptions,
+) -> dict[str, Any]:
     """Fill the skeleton: the server is the very one that the plan deploys."""
     name, demand, limit_s = work
     option, engine = candidate.option, candidate.option.engine
     assert option.offer is not None
     made = Provenance(
-        model=plan.model, accelerator=option.gpu, accelerator_count=option.accelerator_count,
+        model=plan.model,
+        accelerator=option.gpu,
+        accelerator_count=option.accelerator_count,
         tensor_parallel=engine.tensor_parallel if engine else None,
-        data_parallel=engine.data_parallel if engine else None, cloud=option.offer.cloud,
-        region=option.offer.region, instance_type=option.offer.instance_type,
-    )  # fmt: skip
+        data_parallel=engine.data_parallel if engine else None,
+        cloud=option.offer.cloud,
+        region=option.offer.region,
+        instance_type=option.offer.instance_type,
+    )
     told = {k: v for k, v in asdict(made).items() if v is not None}
     told["engine_flags"] = list(engine_flags(service["run"]))
     folder, mounts = _kept_in(options.bucket, name)
     task: dict[str, Any] = {
-        "model": plan.model, "port": PORT, "slo": asdict(plan.slo), "demand": asdict(demand),
-        "provenance": told, "budget_s": round(limit_s), "ready_s": initial_delay_s(plan),
-        "timeout_s": 600.0, "folder": folder, "search": dict(options.search),
-    }  # fmt: skip
+        "model": plan.model,
+        "port": PORT,
+        "slo": asdict(plan.slo),
+        "demand": asdict(demand),
+        "provenance": told,
+        "budget_s": round(limit_s),
+        "ready_s": initial_delay_s(plan),
+        "timeout_s": 600.0,
+        "folder": folder,
+        "search": dict(options.search),
+    }
     if options.late_s is not None:
         task["late_s"] = options.late_s
     document: dict[str, Any] = dict(_skeleton())
     document["name"] = name
     document["resources"] = {k: v for k, v in service["resources"].items() if k != "ports"}
     document["envs"] = {
-        **service.get("envs", {}), "MELANGE_TASK": json.dumps(task), "MELANGE_SERVE": service["run"],
-    }  # fmt: skip
+        **service.get("envs", {}),
+        "MELANGE_TASK": json.dumps(task),
+        "MELANGE_SERVE": service["run"],
+    }
     document["secrets"] = service["secrets"]
     document["setup"] = service["setup"]
     document["run"] = f"bundle='\n{bundle_text()}\n'\n{document['run']}"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import Demand, Problem, baselines, optimize
-from melange_sky.plan import FleetPlan, Plan, models_of
 from melange_sky.planner.constraints import constraints_of
 from melange_sky.planner.objectives import OBJECTIVE_CODES, objective_notes, price_notes
-from melange_sky.records import dataclass
+from melange_sky.plans import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import OptionCapacity
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.constraints import Pledge
     from melange_sky.optimizer import Solution
     from melange_sky.planner import PlanRequest
@@ -31,7 +30,7 @@ def kind_of(option: OptionCapacity) -> Kind:
 def fleet_key(planned: Plan | FleetPlan) -> tuple[tuple[tuple[str, int], ...], ...]:
     """Return which options run in which numbers, per model: fleets with equal keys are the same."""
     return tuple(
-        tuple(sorted((a.option.option.name, a.instances) for a in plan.allocations))
+        tuple(sorted((a.candidate.option.name, a.instances) for a in plan.allocations))
         for plan in models_of(planned)
     )
 
@@ -101,9 +100,13 @@ class Choice:
         if isinstance(self.first, Plan):
             return replace(plans[0], warnings=notes + kept)
         return replace(
-            self.first, models=plans, solver=solution.report, sensitivity=None, alternatives=(),
+            self.first,
+            models=plans,
+            solver=solution.report,
+            sensitivity=None,
+            alternatives=(),
             warnings=notes + kept,
-        )  # fmt: skip
+        )
 
 
 def _derated(option: OptionCapacity, factor: float) -> OptionCapacity:

@@ -6,20 +6,19 @@ read; the constraints that it was planned under hold for the other mix too.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.plan import FleetPlan, Plan, models_of
-from melange_sky.records import dataclass
+from melange_sky.plans import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from melange_sky.capacity import DeploymentOption, OptionCapacity
+    from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
-    from melange_sky.plan import Allocation
+    from melange_sky.plans import Allocation
 
 Shape = tuple[str, str, str, float]
 
@@ -95,7 +94,7 @@ def _shape(offer: Offer) -> Shape:
 def _repriced(
     model: str, allocation: Allocation, by_shape: Mapping[Shape, Sequence[Offer]]
 ) -> RepricedAllocation:
-    option = allocation.option.option
+    option = allocation.candidate.option
     now, reason = _price_in(option, by_shape)
     return RepricedAllocation(
         model=model,
@@ -142,7 +141,7 @@ def _best(
     except InfeasibleError:
         return None, ()
     mix = tuple(
-        (model.name, a.option.option, a.instances)
+        (model.name, a.candidate.option, a.instances)
         for model, mine in zip(models, solution.allocations, strict=True)
         for a in mine
     )

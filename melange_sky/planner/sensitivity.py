@@ -9,10 +9,10 @@ from math import inf
 from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
-from melange_sky.capacity import CapacityCell, OptionCapacity, Origin
+from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
-from melange_sky.plan import Sensitivity
+from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def cost_band(
     problem = _contenders(problem)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
-    used = {a.option.option.gpu for mine in solution.allocations for a in mine}
+    used = {a.candidate.option.gpu for mine in solution.allocations for a in mine}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
         return pool.submit(_cost, problem, plain, moved, good)

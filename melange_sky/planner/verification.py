@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.engine import Misfit
 from melange_sky.errors import InputError
 from melange_sky.profiles import ReplicaShape, engine_replica
-from melange_sky.records import dataclass
-from melange_sky.spec import HistogramBuilder, read_trace
-from melange_sky.verify import (
+from melange_sky.replay import (
     Replay,
     Simulation,
     Traffic,
@@ -23,16 +20,18 @@ from melange_sky.verify import (
     sample_stream,
     scaled_trace,
 )
-from melange_sky.verify.traffic import MAX_REQUESTS
-from melange_sky.verify.verdict import WARMUP_AT_MOST
+from melange_sky.replay.traffic import MAX_REQUESTS
+from melange_sky.replay.verdict import WARMUP_AT_MOST
+from melange_sky.spec import HistogramBuilder, read_trace
+from melange_sky.steps import Misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from melange_sky.engine import ReplicaModel
-    from melange_sky.plan import Allocation, Plan
+    from melange_sky.plans import Allocation, Plan
     from melange_sky.simulator.fleet import FleetRun
+    from melange_sky.steps import ReplicaModel
 
 FIRST_REPLICATIONS = 2
 FIRST_REQUESTS = 20_000
@@ -151,9 +150,12 @@ def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
 
 
 def _judged(
-    plan: Plan, request: SimulationRequest, runs: list[FleetRun], told: str,
+    plan: Plan,
+    request: SimulationRequest,
+    runs: list[FleetRun],
+    told: str,
     notes: tuple[str, ...] = (),
-) -> Simulation:  # fmt: skip
+) -> Simulation:
     if not any(len(run.log) for run in runs):
         raise InputError("no request falls into so short a time: give a longer --duration")
     verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
@@ -191,7 +193,7 @@ def _outages_text(plan: Plan, how: Replay) -> str:
 
 def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
     """Return the engine of an allocation's replicas from the engine model's step times."""
-    option = allocation.option.option
+    option = allocation.candidate.option
     assert option.engine is not None and plan.model_shape is not None
     shape = ReplicaShape.of(option)
     found = engine_replica(plan.model_shape, shape, plan.engine_generation or "vllm")

@@ -12,6 +12,14 @@ from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import EndpointTarget, ServerFacts, check_endpoint
 
 __all__ = [
-    "Endpoint", "EndpointTarget", "GridOptions", "GridReport", "Progress",
-    "PromptStyle", "ServerFacts", "check_endpoint", "measure_grid", "table_path",
-]  # fmt: skip
+    "Endpoint",
+    "EndpointTarget",
+    "GridOptions",
+    "GridReport",
+    "Progress",
+    "PromptStyle",
+    "ServerFacts",
+    "check_endpoint",
+    "measure_grid",
+    "table_path",
+]

@@ -12,7 +12,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PARTS = (
     "__init__.py",
     "errors.py",
-    "records.py",
     "slo.py",
     "profiletable.py",
     "capacity_search",

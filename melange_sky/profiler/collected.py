@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from melange_sky.errors import InputError
@@ -16,7 +16,6 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
-from melange_sky.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +33,12 @@ def read_log(text: str, where: str) -> JobLog:
     """Read a job's log; contents that are not tables are left out."""
     tables = (_table(content, where) for content in unframe(text))
     return JobLog(
-        tables=tuple(t for t in tables if t is not None), done="MELANGE-DONE" in text,
-        progress=_last(text, "MELANGE-PROGRESS "), error=_last(text, "MELANGE-ERROR "),
+        tables=tuple(t for t in tables if t is not None),
+        done="MELANGE-DONE" in text,
+        progress=_last(text, "MELANGE-PROGRESS "),
+        error=_last(text, "MELANGE-ERROR "),
         left=_last(text, "MELANGE-LEFT "),
-    )  # fmt: skip
+    )
 
 
 def _table(content: bytes, where: str) -> ProfileTable | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 from melange_sky.errors import InputError
-from melange_sky.records import dataclass
 
 _SHOWN = 160
 

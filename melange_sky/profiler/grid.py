@@ -6,7 +6,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -38,7 +38,6 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
-from melange_sky.records import dataclass
 from melange_sky.slo import SLO
 
 Size = tuple[int, int]
@@ -165,10 +164,14 @@ def measure_grid(
     inferred = _inferred(table, left, options) if enough else {}
     why = _TOO_FAR if enough else _NO_TIME
     return GridReport(
-        table=table, path=path, measured=tuple(measured), kept=kept,
-        unmeasured=void | {size: why for size in left if size not in inferred}, inferred=inferred,
+        table=table,
+        path=path,
+        measured=tuple(measured),
+        kept=kept,
+        unmeasured=void | {size: why for size in left if size not in inferred},
+        inferred=inferred,
         expected_error=choice.expected_error if options.demand is not None else None,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,10 +189,16 @@ def _target(
     assert choice.size is not None
     search = search_near(options.search, choice)
     target = EndpointTarget(
-        endpoint=endpoint, input_tokens=choice.size[0], output_tokens=choice.size[1],
-        style=options.style, arrivals_s=options.arrivals_s, late_s=options.late_s, deadline_s=run[0],
-        stop=surely_fails(options.slo, search), on_probe=run[1].on_probe,
-    )  # fmt: skip
+        endpoint=endpoint,
+        input_tokens=choice.size[0],
+        output_tokens=choice.size[1],
+        style=options.style,
+        arrivals_s=options.arrivals_s,
+        late_s=options.late_s,
+        deadline_s=run[0],
+        stop=surely_fails(options.slo, search),
+        on_probe=run[1].on_probe,
+    )
     return _Cell(target=target, slo=options.slo, search=search)
 
 
@@ -265,20 +274,30 @@ def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell | str:
         return f"{result.reason}; measure from a less busy machine, or allow more with --max-lateness-ms"
     probes = [
         KeptProbe(
-            rate_rps=sent.rate_rps, seed=sent.seed, verdict=judged.verdict.value,
-            reason=judged.reason, log=sent.outcome.log,
+            rate_rps=sent.rate_rps,
+            seed=sent.seed,
+            verdict=judged.verdict.value,
+            reason=judged.reason,
+            log=sent.outcome.log,
             lateness_max_s=round(float(sent.outcome.lateness_s.max(initial=0.0)), 6),
             server=sent.outcome.server.summary() if sent.outcome.server else None,
         )
         for sent, judged in zip(target.sent, result.probes, strict=True)
-    ]  # fmt: skip
+    ]
     return MeasuredCell(
-        input_tokens=size[0], output_tokens=size[1], slo=slo,
-        max_rate_rps=result.max_rate_rps, reason=result.reason, resolved=result.resolved,
-        low_rps=result.low_rps, high_rps=result.high_rps, knee_rps=result.knee_rps,
-        seconds=round(time.monotonic() - began, 3), measured_at=now_text(),
+        input_tokens=size[0],
+        output_tokens=size[1],
+        slo=slo,
+        max_rate_rps=result.max_rate_rps,
+        reason=result.reason,
+        resolved=result.resolved,
+        low_rps=result.low_rps,
+        high_rps=result.high_rps,
+        knee_rps=result.knee_rps,
+        seconds=round(time.monotonic() - began, 3),
+        measured_at=now_text(),
         probes=(*(old.probes if old else ()), *probes),
-    )  # fmt: skip
+    )
 
 
 def now_text() -> str:

@@ -61,25 +61,33 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
     folder = Path(task["folder"]).expanduser()
     # The key only guards this one server from its network; the clients are on the same machine.
     endpoint = Endpoint(
-        url=f"http://127.0.0.1:{task['port']}", model=task["model"], timeout_s=task["timeout_s"],
+        url=f"http://127.0.0.1:{task['port']}",
+        model=task["model"],
+        timeout_s=task["timeout_s"],
         api_key=os.environ.get("VLLM_API_KEY") or None,
-    )  # fmt: skip
+    )
     search = replace(REAL_SEARCH, **task.get("search", {}))
     with _server(serve, endpoint, task["ready_s"]):
         facts = check_endpoint(endpoint, PromptStyle())
         flags = tuple(task["provenance"].pop("engine_flags"))
         gpu_name, gpu_driver = gpu_facts()
         made = Provenance(
-            **task["provenance"], engine_flags=flags, engine_version=facts.version,
-            gpu_name=gpu_name, gpu_driver=gpu_driver,
-        )  # fmt: skip
+            **task["provenance"],
+            engine_flags=flags,
+            engine_version=facts.version,
+            gpu_name=gpu_name,
+            gpu_driver=gpu_driver,
+        )
         spent_s = time.monotonic() - began
         budget_s = None if task["budget_s"] is None else max(1.0, task["budget_s"] - spent_s)
         demand = demand_from(task)
         options = GridOptions(
-            slo=SLO(**task["slo"]), demand=demand, search=search, budget_s=budget_s,
+            slo=SLO(**task["slo"]),
+            demand=demand,
+            search=search,
+            budget_s=budget_s,
             late_s=task.get("late_s", 0.025),
-        )  # fmt: skip
+        )
         _send_kept(table_path(folder, made))
         progress = Progress(
             on_cell=lambda size, done, total: _say(
@@ -162,8 +170,11 @@ def gpu_facts() -> tuple[str | None, str | None]:
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=60, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None, None
     name, comma, driver = (done.stdout.splitlines() or [""])[0].partition(",")

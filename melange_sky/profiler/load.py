@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -24,7 +24,6 @@ from melange_sky.profiler.metrics import (
     until_idle,
     watch_metrics,
 )
-from melange_sky.records import dataclass
 from melange_sky.slo import RequestLog, RequestRecord
 
 if TYPE_CHECKING:
@@ -159,9 +158,14 @@ async def run_load(
         connector=connector, timeout=timeout, headers=endpoint.headers
     ) as session:
         run = _Run(
-            endpoint=endpoint, load=load, session=session, start_s=time.perf_counter() + 0.01,
-            records=[None] * count, models=[None] * count, lateness_s=np.zeros(count),
-        )  # fmt: skip
+            endpoint=endpoint,
+            load=load,
+            session=session,
+            start_s=time.perf_counter() + 0.01,
+            records=[None] * count,
+            models=[None] * count,
+            lateness_s=np.zeros(count),
+        )
         lag: list[float] = []
         beat = asyncio.create_task(_heartbeat(lag))
         watch = asyncio.create_task(watch_metrics(session, endpoint.base))
@@ -182,12 +186,15 @@ async def run_load(
     if run.stopped_at is not None:
         records = records[: run.stopped_at]
     return LoadOutcome(
-        log=RequestLog.from_records(records), lateness_s=run.lateness_s[: len(records)],
+        log=RequestLog.from_records(records),
+        lateness_s=run.lateness_s[: len(records)],
         lag_s=np.array(lag),
         errors=Counter(r.error for r in records if r.error is not None),
-        models=tuple(run.models[: len(records)]), server=server,
-        cpu_s=time.process_time() - cpu_s, wall_s=time.perf_counter() - wall_s,
-    )  # fmt: skip
+        models=tuple(run.models[: len(records)]),
+        server=server,
+        cpu_s=time.process_time() - cpu_s,
+        wall_s=time.perf_counter() - wall_s,
+    )
 
 
 async def _until_done(
@@ -214,9 +221,13 @@ def _settle_s(run: _Run) -> float:
 
 def _unsent(load: Load, index: int) -> RequestRecord:
     return RequestRecord(
-        arrival_s=float(load.due_s[index]), input_tokens=load.input_tokens, output_tokens=0,
-        first_token_s=None, last_token_s=None, error=NOT_SENT,
-    )  # fmt: skip
+        arrival_s=float(load.due_s[index]),
+        input_tokens=load.input_tokens,
+        output_tokens=0,
+        first_token_s=None,
+        last_token_s=None,
+        error=NOT_SENT,
+    )
 
 
 async def _heartbeat(lag_s: list[float]) -> None:

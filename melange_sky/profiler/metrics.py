@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import field
+from dataclasses import dataclass, field
 
 import aiohttp
-
-from melange_sky.records import dataclass
 
 # vLLM 0.32 and 0.33; `kv_cache_usage_perc` is a fraction in spite of its name.
 _GAUGES = {

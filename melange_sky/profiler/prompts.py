@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.errors import InputError
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,10 +55,14 @@ def request_bodies(
         style.lowest_id, style.highest_id, shared
     )
     rest = {
-        "model": model, "max_tokens": output_tokens, "min_tokens": output_tokens,
-        "ignore_eos": True, "temperature": 0, "stream": True,
+        "model": model,
+        "max_tokens": output_tokens,
+        "min_tokens": output_tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
         "stream_options": {"include_usage": True},
-    }  # fmt: skip
+    }
     tail = json.dumps(rest)[1:]
     bodies = []
     for _ in range(count):

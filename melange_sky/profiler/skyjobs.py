@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
-from melange_sky.records import dataclass
 
 IDLE_MINUTES = 20
 """After so long without a job, a cluster takes itself down, whatever became of the launcher."""
@@ -50,9 +50,13 @@ class SkyJobs:
             self._get(name, self._sky.jobs.launch, task, name=name)
         else:
             self._get(
-                name, self._sky.launch, task, cluster_name=name,
-                idle_minutes_to_autostop=IDLE_MINUTES, down=True,
-            )  # fmt: skip
+                name,
+                self._sky.launch,
+                task,
+                cluster_name=name,
+                idle_minutes_to_autostop=IDLE_MINUTES,
+                down=True,
+            )
 
     def states(self, prefixes: Sequence[str]) -> dict[str, JobState]:
         """Return the newest job of each name that starts with one of the prefixes."""
@@ -70,9 +74,11 @@ class SkyJobs:
         for record in sorted(answer[0], key=lambda r: int(r["job_id"] or 0)):
             status = record["status"]
             states[str(record["job_name"])] = JobState(
-                job_id=int(record["job_id"]), status=status.value, ended=bool(status.is_terminal()),
+                job_id=int(record["job_id"]),
+                status=status.value,
+                ended=bool(status.is_terminal()),
                 detail=_one_line(record["failure_reason"] or ""),
-            )  # fmt: skip
+            )
         return states
 
     def _cluster_states(self, prefixes: tuple[str, ...]) -> dict[str, JobState]:

@@ -7,7 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,7 +24,6 @@ from melange_sky.profiler.prompts import (
     request_bodies,
     trace_offsets,
 )
-from melange_sky.records import dataclass
 from melange_sky.slo import RequestLog
 
 if TYPE_CHECKING:
@@ -78,8 +77,9 @@ class EndpointTarget:
         load = Load(
             bodies=request_bodies(self.endpoint.model, sizes, requests, self.style, seed),
             due_s=self._due(rate_rps, requests, seed),
-            input_tokens=self.input_tokens, output_tokens=self.output_tokens,
-        )  # fmt: skip
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+        )
         outcome = asyncio.run(run_load(self.endpoint, load, self.stop))
         sent = SentProbe(rate_rps=rate_rps, seed=seed, outcome=outcome)
         self.sent.append(sent)
@@ -163,8 +163,10 @@ async def _check(endpoint: Endpoint, style: PromptStyle) -> ServerFacts:
         version = await _version(session, endpoint)
     load = Load(
         bodies=request_bodies(endpoint.model, (16, 2), 1, style, seed=0),
-        due_s=np.zeros(1), input_tokens=16, output_tokens=2,
-    )  # fmt: skip
+        due_s=np.zeros(1),
+        input_tokens=16,
+        output_tokens=2,
+    )
     outcome = await run_load(endpoint, load)
     if outcome.errors:
         text = next(iter(outcome.errors))

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from melange_sky.capacity_search import ProbeAborted
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, shorten
 from melange_sky.profiler.target import EndpointTarget
-from melange_sky.records import dataclass
 
 _RATE_FRACTION = 0.4  # of the highest rate: near the knee two runs of one client differ already
 _PASSES = 3
@@ -92,10 +91,17 @@ def cross_check(
         float(np.median(column)) for column in zip(*theirs, strict=True)
     )
     return CrossCheck(
-        input_tokens=size[0], output_tokens=size[1], rate_rps=rate, requests=requests,
-        passes=_PASSES, ttft_ms=ttft_ms, tpot_ms=tpot_ms, bench_ttft_ms=bench_ttft_ms,
-        bench_tpot_ms=bench_tpot_ms, bench_completed=completed,
-    )  # fmt: skip
+        input_tokens=size[0],
+        output_tokens=size[1],
+        rate_rps=rate,
+        requests=requests,
+        passes=_PASSES,
+        ttft_ms=ttft_ms,
+        tpot_ms=tpot_ms,
+        bench_ttft_ms=bench_ttft_ms,
+        bench_tpot_ms=bench_tpot_ms,
+        bench_completed=completed,
+    )
 
 
 def _our_medians(
@@ -116,13 +122,23 @@ def _arguments(
     endpoint: Endpoint, size: tuple[int, int], load: tuple[float, int, int], bench: Bench
 ) -> list[str]:
     flags = {
-        "--backend": "openai", "--base-url": endpoint.base, "--endpoint": "/v1/completions",
-        "--model": endpoint.model, "--tokenizer": bench.tokenizer or endpoint.model,
-        "--dataset-name": "random", "--random-input-len": size[0], "--random-output-len": size[1],
-        "--random-range-ratio": 0, "--request-rate": f"{load[0]:.6g}", "--num-prompts": load[1],
-        "--num-warmups": 2, "--seed": load[2], "--temperature": 0, "--result-filename": "bench.json",
+        "--backend": "openai",
+        "--base-url": endpoint.base,
+        "--endpoint": "/v1/completions",
+        "--model": endpoint.model,
+        "--tokenizer": bench.tokenizer or endpoint.model,
+        "--dataset-name": "random",
+        "--random-input-len": size[0],
+        "--random-output-len": size[1],
+        "--random-range-ratio": 0,
+        "--request-rate": f"{load[0]:.6g}",
+        "--num-prompts": load[1],
+        "--num-warmups": 2,
+        "--seed": load[2],
+        "--temperature": 0,
+        "--result-filename": "bench.json",
         "--percentile-metrics": "ttft,tpot",
-    }  # fmt: skip
+    }
     words = [str(word) for pair in flags.items() for word in pair]
     return ["bench", "serve", *words, "--ignore-eos", "--save-result", "--disable-tqdm"]
 

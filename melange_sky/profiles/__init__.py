@@ -13,6 +13,18 @@ from melange_sky.profiles.replicas import (
 )
 
 __all__ = [
-    "CapacityQuery", "ReplicaCapacity", "ReplicaShape", "embedded_tables", "engine_generation", "engine_generations",
-    "engine_replica", "is_of", "is_usable", "load_model", "replica_capacities", "sensible_splits", "table_notes", "write_table",
-]  # fmt: skip
+    "CapacityQuery",
+    "ReplicaCapacity",
+    "ReplicaShape",
+    "embedded_tables",
+    "engine_generation",
+    "engine_generations",
+    "engine_replica",
+    "is_of",
+    "is_usable",
+    "load_model",
+    "replica_capacities",
+    "sensible_splits",
+    "table_notes",
+    "write_table",
+]

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from melange_sky.profiles.home import home_dir
 
 if TYPE_CHECKING:
-    from melange_sky.engine import ReplicaModel
     from melange_sky.slo import SLO
+    from melange_sky.steps import ReplicaModel
 
 VERSION = 1
 """Raise it when the simulator or the search changes what they answer."""

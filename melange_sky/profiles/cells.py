@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.capacity import CapacityCell, Origin
+from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.embedded import Found, shipped_table
 from melange_sky.profiles.measured import MeasuredRates, analytic_rates
 from melange_sky.profiles.reasons import missed_alone
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
-    from melange_sky.capacity import EngineSettings
-    from melange_sky.engine import ErrorBand, Estimate, Load, ReplicaModel
+    from melange_sky.capacities import EngineSettings
     from melange_sky.profiles.query import CapacityQuery
     from melange_sky.profiletable import MeasuredCell
+    from melange_sky.steps import ErrorBand, Estimate, Load, ReplicaModel
 
 
 @dataclass(slots=True)
@@ -79,9 +79,12 @@ def tabled_cells(
 
 
 def simulated_cells(
-    query: CapacityQuery, engine: Engine, load: Load, rates: tuple[Estimate, Sequence[Found | None]],
+    query: CapacityQuery,
+    engine: Engine,
+    load: Load,
+    rates: tuple[Estimate, Sequence[Found | None]],
     progress: Progress,
-) -> EngineAnswer:  # fmt: skip
+) -> EngineAnswer:
     """Return the rates of one engine, those that are not settled by simulation.
 
     `rates` are the analytic estimates and what is settled. What earlier simulations found is kept.

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from melange_sky.engine import Efficiency, ErrorBand, Generation, Overheads, Schedule
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.resources import profiling_dir
+from melange_sky.steps import Efficiency, ErrorBand, Generation, Overheads, Schedule
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ replica and SLO that it was made for.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melange_sky.profiles.cache import fingerprint
-from melange_sky.records import dataclass
 from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.engine import Load, ReplicaModel
     from melange_sky.slo import SLO
+    from melange_sky.steps import Load, ReplicaModel
 
 FILE = "estimates.json"
 

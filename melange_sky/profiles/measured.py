@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.capacity import CapacityCell, Origin
+from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
-from melange_sky.engine import Load, capacity_estimate
-from melange_sky.records import dataclass
+from melange_sky.steps import Load, capacity_estimate
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
-    from melange_sky.engine import ReplicaModel
     from melange_sky.profiles.query import CapacityQuery
     from melange_sky.profiletable import MeasuredCell
+    from melange_sky.steps import ReplicaModel
 
 _SURE = 1.645
 
@@ -71,9 +71,11 @@ class MeasuredRates:
             return None
         rate = guess_rps * math.exp(float(surface.mean[0]))
         return CapacityCell(
-            max_rate_rps=rate, origin=Origin.INTERPOLATED,
-            low_rps=rate * math.exp(-_SURE * sd), high_rps=rate * math.exp(_SURE * sd),
-        )  # fmt: skip
+            max_rate_rps=rate,
+            origin=Origin.INTERPOLATED,
+            low_rps=rate * math.exp(-_SURE * sd),
+            high_rps=rate * math.exp(_SURE * sd),
+        )
 
 
 def analytic_rates(
@@ -91,6 +93,8 @@ def _as_cell(found: SearchResult, origin: Origin) -> CapacityCell:
     if found.max_rate_rps is None:
         return CapacityCell(max_rate_rps=None, origin=origin, reason=f"measured: {found.reason}")
     return CapacityCell(
-        max_rate_rps=found.max_rate_rps, origin=origin,
-        low_rps=found.low_rps or found.max_rate_rps, high_rps=found.high_rps or found.max_rate_rps,
-    )  # fmt: skip
+        max_rate_rps=found.max_rate_rps,
+        origin=origin,
+        low_rps=found.low_rps or found.max_rate_rps,
+        high_rps=found.high_rps or found.max_rate_rps,
+    )

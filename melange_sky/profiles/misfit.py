@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from melange_sky.engine import Misfit, kv_pool
-from melange_sky.engine.memory import GIB
+from melange_sky.steps import Misfit, kv_pool
+from melange_sky.steps.memory import GIB
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
-    from melange_sky.engine import Generation
     from melange_sky.models import ModelShape
     from melange_sky.profiles.query import ReplicaShape
+    from melange_sky.steps import Generation
 
 _SPLITS = (1, 2, 4, 8, 16)
 

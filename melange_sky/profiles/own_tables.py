@@ -82,8 +82,9 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
 def is_of(made: Provenance, model: str, shape: ReplicaShape) -> bool:
     """Return whether a table is of this model on such a replica."""
     splits = (
-        (made.tensor_parallel, shape.tensor_parallel), (made.data_parallel, shape.data_parallel)
-    )  # fmt: skip
+        (made.tensor_parallel, shape.tensor_parallel),
+        (made.data_parallel, shape.data_parallel),
+    )
     return (
         made.model.casefold().rpartition("/")[2] == model.casefold().rpartition("/")[2]
         and made.accelerator.casefold() == shape.accelerator.casefold()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.records import dataclass
-
 if TYPE_CHECKING:
-    from melange_sky.capacity import CapacityCell, DeploymentOption, EngineSettings
+    from melange_sky.capacities import CapacityCell, DeploymentOption, EngineSettings
     from melange_sky.models import ModelShape
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix

@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.accelerators import AcceleratorSpec, find_accelerator
-from melange_sky.capacity import CapacityCell, EngineSettings
-from melange_sky.engine import (
-    Load,
-    Misfit,
-    ReplicaModel,
-    capacity_estimate,
-    capacity_estimates,
-    knee_batch,
-    kv_pool,
-    replica_model,
-)
+from melange_sky.capacities import CapacityCell, EngineSettings
 from melange_sky.errors import InputError
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.profiles.cells import (
@@ -37,10 +27,20 @@ from melange_sky.profiles.embedded import Found
 from melange_sky.profiles.misfit import misfit_reason
 from melange_sky.profiles.own_tables import matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
+from melange_sky.steps import (
+    Load,
+    Misfit,
+    ReplicaModel,
+    capacity_estimate,
+    capacity_estimates,
+    knee_batch,
+    kv_pool,
+    replica_model,
+)
 
 if TYPE_CHECKING:
-    from melange_sky.engine import Generation
     from melange_sky.models import ModelShape
+    from melange_sky.steps import Generation
 
 LARGEST_TOKENS = 10_000_000
 
@@ -126,11 +126,13 @@ def embedded_tables(
         ]
         columns = len(query.input_sizes[0])
         tables[fingerprint(engine.replica, query.slo, with_limit=False)] = {
-            "model": query.model.name, "accelerator": shape.accelerator,
-            "tensor_parallel": shape.tensor_parallel, "engine": query.generation,
+            "model": query.model.name,
+            "accelerator": shape.accelerator,
+            "tensor_parallel": shape.tensor_parallel,
+            "engine": query.generation,
             "slo": dataclasses.asdict(query.slo),
             "ratios": [flat[i : i + columns] for i in range(0, len(flat), columns)],
-        }  # fmt: skip
+        }
     return tables
 
 
@@ -150,9 +152,12 @@ def _answers(
     built = {key: _engine(query, key, load, generation) for key in keys}
     engines = {key: engine for key, engine in built.items() if isinstance(engine, Engine)}
     guesses = dict(
-        zip(engines, capacity_estimates([e.replica for e in engines.values()], load, query.slo),
-            strict=True)
-    )  # fmt: skip
+        zip(
+            engines,
+            capacity_estimates([e.replica for e in engines.values()], load, query.slo),
+            strict=True,
+        )
+    )
     answers: dict[EngineKey, EngineAnswer | str] = {}
     settled: dict[EngineKey, list[Found | None]] = {}
     unknown = []

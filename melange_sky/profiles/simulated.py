@@ -10,13 +10,19 @@ from melange_sky.profiles.reasons import missed_alone
 from melange_sky.simulator import SimulatedTarget
 
 if TYPE_CHECKING:
-    from melange_sky.engine import ReplicaModel
     from melange_sky.slo import SLO
+    from melange_sky.steps import ReplicaModel
 
 SEARCH = SearchOptions(
-    tolerance=0.05, growth=1.2, min_requests=300, confirm_requests=700, max_requests=1500,
-    max_probes=16, confidence=0.5, ceiling_rps=1e6,
-)  # fmt: skip
+    tolerance=0.05,
+    growth=1.2,
+    min_requests=300,
+    confirm_requests=700,
+    max_requests=1500,
+    max_probes=16,
+    confidence=0.5,
+    ceiling_rps=1e6,
+)
 """Probes cost milliseconds here, so they are long at once, and a leaning is enough of a verdict:
 the seeds are fixed, and the error of the engine model is ten times larger."""
 

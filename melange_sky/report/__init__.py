@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plan import FleetPlan
 from melange_sky.planfile import allocation_origin
+from melange_sky.plans import FleetPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plan import (
+    from melange_sky.plans import (
         Allocation,
         AlternativeMix,
         Baseline,
@@ -101,7 +101,7 @@ def _show_fixed(console: Console, plan: Plan) -> None:
     if not paid:
         return
     what = ", ".join(f"{a.fixed_instances} × {_accelerators(a)}" for a in paid)
-    whole = sum(a.instances * a.option.option.price_usd_per_hour for a in plan.allocations)
+    whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
     console.print(
         f"Counted as paid for already (resources.fixed): {escape(what)}; at these prices all "
         f"together cost ${whole:,.3f}/h"
@@ -110,7 +110,7 @@ def _show_fixed(console: Console, plan: Plan) -> None:
 
 def _accelerators(allocation: Allocation) -> str:
     """Return accelerator and count, with the split where there can be several."""
-    option = allocation.option.option
+    option = allocation.candidate.option
     text = accelerator_spec_text(option.accelerator, option.accelerator_count)
     if option.engine is None or option.accelerator_count == 1:
         return text
@@ -147,7 +147,7 @@ def _price_sources(allocations: Sequence[Allocation]) -> dict[str, int]:
 
 
 def _price_source(allocation: Allocation) -> str:
-    offer = allocation.option.option.offer
+    offer = allocation.candidate.option.offer
     if offer is None:
         return "the config itself"
     return f"{offer.source}, as of {offer.as_of or 'an unknown date'}"
@@ -175,7 +175,7 @@ def _allocation_table(allocations: Sequence[Allocation], sources: dict[str, int]
 
 
 def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[str, ...]:
-    option = allocation.option.option
+    option = allocation.candidate.option
     offer = option.offer
     origin = allocation_origin(allocation)
     return (

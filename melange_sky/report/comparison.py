@@ -6,18 +6,25 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape as html_escape
 from typing import Any, Protocol
 
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.records import dataclass
 from melange_sky.report import plain_console
 
 COLUMNS = (
-    "rate_rps", "kind", "fleet", "paper_usd_per_hour", "usd_per_hour", "attainment", "low", "reason",
-)  # fmt: skip
+    "rate_rps",
+    "kind",
+    "fleet",
+    "paper_usd_per_hour",
+    "usd_per_hour",
+    "attainment",
+    "low",
+    "reason",
+)
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8a5aab", "#c78b1f", "#4d4d4d", "#1a9a96", "#b0569b")
 
 
@@ -61,7 +68,15 @@ def comparison_table(rows: Sequence[Row], *, width: int | None = None) -> str:
     buffer = io.StringIO()
     console = plain_console(buffer, width)
     table = Table(box=None, pad_edge=False, header_style="")
-    for name in ("req/s", "fleet", "paper $/h", "verified $/h", "the mix saves", "within SLO", "instances or reason"):  # fmt: skip
+    for name in (
+        "req/s",
+        "fleet",
+        "paper $/h",
+        "verified $/h",
+        "the mix saves",
+        "within SLO",
+        "instances or reason",
+    ):
         right = name in {"req/s", "paper $/h", "verified $/h", "the mix saves", "within SLO"}
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:

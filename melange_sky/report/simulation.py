@@ -11,7 +11,7 @@ from rich.table import Table
 from melange_sky.report import plain_console
 
 if TYPE_CHECKING:
-    from melange_sky.verify import OptionVerdict, Percentiles, Simulation, Verdict
+    from melange_sky.replay import OptionVerdict, Percentiles, Simulation, Verdict
 
 WORST_BUCKETS = 5
 DIGITS = 9
@@ -170,17 +170,33 @@ def _time_table(verdict: Verdict) -> Table:
 def _option_table(simulation: Simulation) -> Table:
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("option")
-    names = ("run", "requests", "busy", "within SLO", "TTFT missed", "TPOT missed", "queue mean", "peak", "KV peak")  # fmt: skip
+    names = (
+        "run",
+        "requests",
+        "busy",
+        "within SLO",
+        "TTFT missed",
+        "TPOT missed",
+        "queue mean",
+        "peak",
+        "KV peak",
+    )
     for name in names:
         table.add_column(name, justify="right")
     pairs = zip(simulation.plan.allocations, simulation.verdict.options, strict=True)
     for allocation, option in pairs:
         table.add_row(
-            escape(option.option), f"{allocation.instances} ×", str(option.requests),
-            f"{option.utilization:.0%}", _share(option.attainment), _share(option.ttft_missed),
-            _share(option.tpot_missed), f"{option.queue_mean:.1f}", f"{option.queue_peak:.0f}",
+            escape(option.option),
+            f"{allocation.instances} ×",
+            str(option.requests),
+            f"{option.utilization:.0%}",
+            _share(option.attainment),
+            _share(option.ttft_missed),
+            _share(option.tpot_missed),
+            f"{option.queue_mean:.1f}",
+            f"{option.queue_peak:.0f}",
             f"{option.kv_used_peak:.0%}",
-        )  # fmt: skip
+        )
     return table
 
 

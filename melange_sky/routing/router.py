@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from melange_sky.plan import Plan
+    from melange_sky.plans import Plan
     from melange_sky.routing.table import RoutingState, RoutingTable
 
 
@@ -34,7 +34,7 @@ class Router:
         Where several `routers` share the replicas and each sees its own requests only, each request
         is counted that many times.
         """
-        self.options = tuple(a.option.option.name for a in plan.allocations)
+        self.options = tuple(a.candidate.option.name for a in plan.allocations)
         self.table: RoutingTable = routing_table(plan, replicas, full_load, routers)
         self.state: RoutingState = routing_state(self.table, plan, rng)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from melange_sky.plan import Plan
+    from melange_sky.plans import Plan
     from melange_sky.slo import SLO
 
 Value = TypeVar("Value", int, float)
@@ -107,13 +107,13 @@ def routing_table(
     workload = plan.workload
     inputs, outputs = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     cells = [(i, j) for i in range(inputs) for j in range(outputs)]
-    rates = [[a.option.rate(i, j) for a in plan.allocations] for i, j in cells]
+    rates = [[a.candidate.rate(i, j) for a in plan.allocations] for i, j in cells]
     stay_s = [_stay_s(plan.slo, workload.output_sizes[i][j]) for i, j in cells]
     needs = [
         [routers / (r * s) if r else 0.0 for r in row] for row, s in zip(rates, stay_s, strict=True)
     ]
     worst = [max((row[k] for row in needs), default=0.0) or 1.0 for k in range(len(counts))]
-    engines = [a.option.option.engine for a in plan.allocations]
+    engines = [a.candidate.option.engine for a in plan.allocations]
     return RoutingTable(
         inputs=inputs,
         outputs=outputs,

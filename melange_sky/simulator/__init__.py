@@ -22,4 +22,4 @@ __all__ = [
     "simulate_closed_loop",
     "simulate_fleet",
     "simulate_replica",
-]  # fmt: skip
+]

@@ -220,9 +220,13 @@ def _next_stop(b: Book, until: float, now: float) -> float:
 
 @compiled
 def _run_to(
-    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, span: tuple[float, float],
+    s: FleetState,
+    t: RoutingTable,
+    p: RoutingState,
+    b: Book,
+    span: tuple[float, float],
     rules: Rules,
-) -> None:  # fmt: skip
+) -> None:
     """Bring everything from span[0] to span[1]; `rules` are policy, queue room and patience."""
     now, until = span
     room = rules[1]
@@ -255,9 +259,13 @@ def _dependencies() -> int:
 def _runner(version: int) -> Any:
     @compiled
     def run(
-        s: FleetState, t: RoutingTable, p: RoutingState, b: Book, end_s: float,
+        s: FleetState,
+        t: RoutingTable,
+        p: RoutingState,
+        b: Book,
+        end_s: float,
         rules: Rules,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Serve all requests, set with rising arrivals, and see them through to the end."""
         if version == 0:
             return

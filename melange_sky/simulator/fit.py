@@ -19,8 +19,8 @@ from melange_sky.simulator.runs import RequestStream, simulate_replica
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.engine import ReplicaModel
     from melange_sky.slo import RequestLog
+    from melange_sky.steps import ReplicaModel
 
     Floats = NDArray[np.float64]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from melange_sky.records import dataclass
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 from melange_sky.simulator import state as columns
 from melange_sky.simulator.runs import RequestStream
@@ -17,8 +17,8 @@ from melange_sky.slo import RequestLog
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.engine import ReplicaModel
     from melange_sky.routing import RoutingState, RoutingTable
+    from melange_sky.steps import ReplicaModel
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.records import dataclass
 from melange_sky.simulator import state as columns
 from melange_sky.simulator.state import FleetState, fleet_state
 from melange_sky.slo import RequestLog
@@ -16,7 +16,7 @@ from melange_sky.slo import RequestLog
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from melange_sky.engine import ReplicaModel
+    from melange_sky.steps import ReplicaModel
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]

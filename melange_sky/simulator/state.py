@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from melange_sky.engine import ReplicaModel, products_table
+from melange_sky.steps import ReplicaModel, products_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,16 +23,49 @@ CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, WINDOW, FULL, BUSY, RATIO = 
 
 # Columns of `whole` (replicas × 26). Limits first, then what moves.
 (
-    BUDGET, MAX_SEQUENCES, CHUNKED, BLOCK, POOL, WATERMARK, RESERVE, TABLE,
-    FREE, DECODING, STEP, HEAP, RUN_HEAD, RUN_TAIL, PREFILL, WAIT_HEAD, WAIT_TAIL, WAITING, RUNNING,
-    CONTEXT, PREEMPTED, STEPS, OUTSTANDING, SERVED, WAIT_STEPS, LAST_PREFILL,
-) = range(26)  # fmt: skip
+    BUDGET,
+    MAX_SEQUENCES,
+    CHUNKED,
+    BLOCK,
+    POOL,
+    WATERMARK,
+    RESERVE,
+    TABLE,
+    FREE,
+    DECODING,
+    STEP,
+    HEAP,
+    RUN_HEAD,
+    RUN_TAIL,
+    PREFILL,
+    WAIT_HEAD,
+    WAIT_TAIL,
+    WAITING,
+    RUNNING,
+    CONTEXT,
+    PREEMPTED,
+    STEPS,
+    OUTSTANDING,
+    SERVED,
+    WAIT_STEPS,
+    LAST_PREFILL,
+) = range(26)
 
 # Columns of `times` (requests × 3) and of `request` (requests × 11).
 ARRIVAL, FIRST, LAST = range(3)
 (
-    INPUT, OUTPUT, GENERATED, PREFILLED, START_CONTEXT, START_STEP, FINISH, NEXT, PREVIOUS, STATE, REPLICA,
-) = range(11)  # fmt: skip
+    INPUT,
+    OUTPUT,
+    GENERATED,
+    PREFILLED,
+    START_CONTEXT,
+    START_STEP,
+    FINISH,
+    NEXT,
+    PREVIOUS,
+    STATE,
+    REPLICA,
+) = range(11)
 
 NEW, IN_QUEUE, IN_PREFILL, IN_DECODE, DONE, REFUSED = range(6)
 NONE = -1

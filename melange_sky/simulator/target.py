@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.records import dataclass
 from melange_sky.simulator.runs import RequestStream, simulate_replica
 
 if TYPE_CHECKING:
-    from melange_sky.engine import ReplicaModel
     from melange_sky.slo import RequestLog
+    from melange_sky.steps import ReplicaModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,7 +82,10 @@ def read_workload(
 def _grid(section: WorkloadSection, place: Place) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
     given = section.grid
     edges = []
-    for key, default in (("input_edges", DEFAULT_INPUT_EDGES), ("output_edges", DEFAULT_OUTPUT_EDGES)):  # fmt: skip
+    for key, default in (
+        ("input_edges", DEFAULT_INPUT_EDGES),
+        ("output_edges", DEFAULT_OUTPUT_EDGES),
+    ):
         own = getattr(given, key) if given is not None else None
         good = own is None or _check_edges(own, place / key)
         edges.append((tuple(own) if own is not None else default) if good else None)
@@ -172,16 +175,20 @@ def _inline(section: HistogramSection, place: Place, rate_rps: float | None) -> 
         )
     )
     coverage = section.coverage
-    return Histogram(
-        input_edges=tuple(edges[0]),
-        output_edges=tuple(edges[1]),
-        weights=tuple(map(tuple, section.weights)),
-        input_sizes=_frozen(sizes[0]),
-        output_sizes=_frozen(sizes[1]),
-        coverage=Coverage(**asdict(coverage)) if coverage is not None else None,
-        source=section.source or "inline histogram",
-        rate_rps=rate_rps,
-    ) if good else None  # fmt: skip
+    return (
+        Histogram(
+            input_edges=tuple(edges[0]),
+            output_edges=tuple(edges[1]),
+            weights=tuple(map(tuple, section.weights)),
+            input_sizes=_frozen(sizes[0]),
+            output_sizes=_frozen(sizes[1]),
+            coverage=Coverage(**asdict(coverage)) if coverage is not None else None,
+            source=section.source or "inline histogram",
+            rate_rps=rate_rps,
+        )
+        if good
+        else None
+    )
 
 
 def _frozen(rows: list[list[float | None]] | None) -> tuple[tuple[float | None, ...], ...] | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from melange_sky.records import dataclass
 from melange_sky.workload import (
     DEFAULT_INPUT_EDGES,
     DEFAULT_OUTPUT_EDGES,

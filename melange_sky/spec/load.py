@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models import find_model, refused_flag
-from melange_sky.plan import EngineChoice
+from melange_sky.plans import EngineChoice
 from melange_sky.slo import SLO
 from melange_sky.spec import names, yaml_source
 from melange_sky.spec.demand import read_workload
@@ -88,8 +88,13 @@ class _Reader:
         engine = self._engine(raw.get("engine"))
         multi = raw.get("models") is not None
         models = self._models(raw) if multi else [self._served(raw, ())]
-        if (top is None or resources is None or redundancy is None or engine is None
-                or any(m is None for m in models)):  # fmt: skip
+        if (
+            top is None
+            or resources is None
+            or redundancy is None
+            or engine is None
+            or any(m is None for m in models)
+        ):
             return None
         return Spec(
             name=top.name,
@@ -272,10 +277,12 @@ class _Reader:
                 continue
             found.append(
                 FixedCapacity(
-                    accelerator=choice.name, count=choice.count or 1, infra=place,
+                    accelerator=choice.name,
+                    count=choice.count or 1,
+                    infra=place,
                     instances=section.instances,
                 )
-            )  # fmt: skip
+            )
         return tuple(found) if len(found) == len(sections) else None
 
     def _engine(self, raw: Any) -> EngineChoice | None:

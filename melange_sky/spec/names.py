@@ -11,22 +11,63 @@ from melange_sky.spec.values import AcceleratorChoice, Infra
 from melange_sky.spec.yaml_source import clip
 
 CLOUDS = (
-    "aws", "azure", "cudo", "do", "fluidstack", "gcp", "hyperbolic", "ibm", "kubernetes", "lambda",
-    "mithril", "nebius", "oci", "paperspace", "primeintellect", "runpod", "scp", "seeweb",
-    "shadeform", "slurm", "ssh", "vast", "verda", "vsphere", "yotta",
-)  # fmt: skip
+    "aws",
+    "azure",
+    "cudo",
+    "do",
+    "fluidstack",
+    "gcp",
+    "hyperbolic",
+    "ibm",
+    "kubernetes",
+    "lambda",
+    "mithril",
+    "nebius",
+    "oci",
+    "paperspace",
+    "primeintellect",
+    "runpod",
+    "scp",
+    "seeweb",
+    "shadeform",
+    "slurm",
+    "ssh",
+    "vast",
+    "verda",
+    "vsphere",
+    "yotta",
+)
 """Clouds of SkyPilot 0.14, as SkyPilot writes them in `infra`. Some have no price list: their prices are
 the user's own (`--offers`)."""
 
-_CLOUD_WORDS = {"google": "gcp", "amazon": "aws", "digitalocean": "do", "lambdalabs": "lambda",
-                "oracle": "oci", "datacrunch": "verda", "microsoft": "azure", "k8s": "kubernetes"}  # fmt: skip
+_CLOUD_WORDS = {
+    "google": "gcp",
+    "amazon": "aws",
+    "digitalocean": "do",
+    "lambdalabs": "lambda",
+    "oracle": "oci",
+    "datacrunch": "verda",
+    "microsoft": "azure",
+    "k8s": "kubernetes",
+}
 _ACCELERATOR_WORDS = {
-    "a100-40gb": "A100", "a100-40g": "A100", "a100-sxm4-40gb": "A100", "a100-80g": "A100-80GB",
-    "a100-sxm4-80gb": "A100-80GB", "h100-80gb": "H100", "h100-sxm5": "H100",
-    "h200-141gb": "H200", "v100-16gb": "V100", "rtx-4090": "RTX4090",
-    "nvidia-l4": "L4", "nvidia-t4": "T4", "tesla-t4": "T4", "rtxa6000": "A6000",
-    "rtx-a6000": "A6000", "gh200-96gb": "GH200",
-}  # fmt: skip
+    "a100-40gb": "A100",
+    "a100-40g": "A100",
+    "a100-sxm4-40gb": "A100",
+    "a100-80g": "A100-80GB",
+    "a100-sxm4-80gb": "A100-80GB",
+    "h100-80gb": "H100",
+    "h100-sxm5": "H100",
+    "h200-141gb": "H200",
+    "v100-16gb": "V100",
+    "rtx-4090": "RTX4090",
+    "nvidia-l4": "L4",
+    "nvidia-t4": "T4",
+    "tesla-t4": "T4",
+    "rtxa6000": "A6000",
+    "rtx-a6000": "A6000",
+    "gh200-96gb": "GH200",
+}
 _REGION = re.compile(r"[A-Za-z0-9][\w.-]{0,63}\Z")
 _INSTANCE_TYPE = re.compile(r"[A-Za-z0-9][\w.:+-]{1,99}\Z")
 _LOOKS_SOLD = re.compile(r"[._]|-.*\d")

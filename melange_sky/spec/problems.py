@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import ValidationError
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.records import dataclass
 from melange_sky.spec.validators import Section, known_keys, validate
 from melange_sky.spec.yaml_source import Document, KeyPath, clip
 
@@ -151,8 +151,12 @@ def _sentence(detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in _MUST:
         return _MUST[kind]
-    bounds = {"greater_than": ("greater than", "gt"), "greater_than_equal": ("at least", "ge"),
-              "less_than": ("less than", "lt"), "less_than_equal": ("at most", "le")}  # fmt: skip
+    bounds = {
+        "greater_than": ("greater than", "gt"),
+        "greater_than_equal": ("at least", "ge"),
+        "less_than": ("less than", "lt"),
+        "less_than_equal": ("at most", "le"),
+    }
     if kind in bounds:
         words, key = bounds[kind]
         given, bound = detail["input"], context[key]

@@ -5,10 +5,9 @@ Each section is validated by itself, so that a mistake in one does not hide thos
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from melange_sky.records import dataclass
 from melange_sky.spec.validators import bounds, or_one_text
 
 MOST_RPS = 1e6

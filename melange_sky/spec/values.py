@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.plan import EngineChoice
-from melange_sky.records import dataclass
+from melange_sky.plans import EngineChoice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,12 @@ JSON is read the same way.
 from __future__ import annotations
 
 import re
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from melange_sky.errors import InputError
-from melange_sky.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,11 +24,25 @@ from melange_sky.simulator import RequestStream, simulate_replica
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [
-    sys.executable, "-m", "melange_sky", "capacity", "--model", "meta-llama/Llama-3.1-8B-Instruct",
-    "--accelerators", "T4:2,L4,A10G,L40S,A100,A100-80GB,H100,H200",
-    "--input", "25,100,250,500,1000,2000,4000,8000,12000,16000", "--output", "25,100,250,500,1000,2000",
-    "--tpot-ms", "60", "--ttft-ms", "2000", "--format", "json",
-]  # fmt: skip
+    sys.executable,
+    "-m",
+    "melange_sky",
+    "capacity",
+    "--model",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "--accelerators",
+    "T4:2,L4,A10G,L40S,A100,A100-80GB,H100,H200",
+    "--input",
+    "25,100,250,500,1000,2000,4000,8000,12000,16000",
+    "--output",
+    "25,100,250,500,1000,2000",
+    "--tpot-ms",
+    "60",
+    "--ttft-ms",
+    "2000",
+    "--format",
+    "json",
+]
 
 
 def _capacity() -> None:

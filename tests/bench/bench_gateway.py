@@ -45,9 +45,9 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 
 from loadclient import Timings, chat_request, closed_loop, paced, streams  # noqa: E402
 
-from melange_sky.capacity import EngineSettings  # noqa: E402
-from melange_sky.plan import Allocation, Plan  # noqa: E402
+from melange_sky.capacities import EngineSettings  # noqa: E402
 from melange_sky.planfile import dump_plan  # noqa: E402
+from melange_sky.plans import Allocation, Plan  # noqa: E402
 from tests.factories import make_capacity, make_option, make_plan, make_workload  # noqa: E402
 
 Outcome = TypeVar("Outcome")
@@ -111,9 +111,13 @@ def free_ports(count: int) -> list[int]:
 def process(command: list[str], port: int, path: str, **env: str) -> Iterator[psutil.Process]:
     """Run a server until the block ends; wait until it answers."""
     child = subprocess.Popen(
-        command, env=os.environ | env, cwd=ROOT, stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        env=os.environ | env,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline_s = time.monotonic() + 90
         while not answers(port, path):
@@ -217,11 +221,13 @@ def bench_plan() -> Plan:
     option = make_capacity([[1000.0]], make_option("l4", engine=engine))
     shares = ((1.0,),)
     return make_plan(
-        model=MODEL, workload=make_workload([[10.0]]), candidates=(option,),
+        model=MODEL,
+        workload=make_workload([[10.0]]),
+        candidates=(option,),
         allocations=(
-            Allocation(option=option, instances=4, load_fraction=0.1, rate_rps=10.0, shares=shares),
+            Allocation(candidate=option, instances=4, load_fraction=0.1, rate_rps=10.0, shares=shares),
         ),
-    )  # fmt: skip
+    )
 
 
 @contextlib.contextmanager
@@ -239,9 +245,14 @@ def gateway(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Pro
 def skyserve(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Process]:
     """SkyServe's load balancer with its default policy; the stub plays its controller."""
     command = [
-        sys.executable, "-m", "sky.serve.load_balancer", "--load-balancer-port", str(port),
-        "--controller-addr", f"http://127.0.0.1:{backends[0]}",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "sky.serve.load_balancer",
+        "--load-balancer-port",
+        str(port),
+        "--controller-addr",
+        f"http://127.0.0.1:{backends[0]}",
+    ]
     with process(command, port, "/health", HOME=str(folder)) as server:
         yield server
 
@@ -257,9 +268,18 @@ def litellm(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Pro
     config = folder / "litellm.yaml"
     config.write_text(f"model_list:\n{rows}general_settings: {{master_key: {KEY}}}\n")
     command = [
-        os.environ["MELANGE_BENCH_LITELLM"], "--config", str(config), "--port", str(port),
-        "--host", "127.0.0.1", "--num_workers", "1", "--telemetry", "False",
-    ]  # fmt: skip
+        os.environ["MELANGE_BENCH_LITELLM"],
+        "--config",
+        str(config),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+        "--num_workers",
+        "1",
+        "--telemetry",
+        "False",
+    ]
     with process(command, port, "/health/liveliness", LITELLM_LOG="ERROR") as server:
         yield server
 

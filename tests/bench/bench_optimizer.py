@@ -33,11 +33,11 @@ import pulp
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from melange_sky.capacity import OptionCapacity  # noqa: E402
+from melange_sky.capacities import OptionCapacity  # noqa: E402
 from melange_sky.optimizer import Problem, SolveOptions, optimize  # noqa: E402
 from melange_sky.optimizer.sweep import PriceStep, at_rate, sweep_rates  # noqa: E402
 from melange_sky.planner import PlanRequest, problem_for  # noqa: E402
-from melange_sky.prices import OfferQuery  # noqa: E402
+from melange_sky.pricing import OfferQuery  # noqa: E402
 from melange_sky.spec import AcceleratorChoice, Spec, load_spec  # noqa: E402
 from tests.optimizer.factories import demand, option  # noqa: E402
 

@@ -24,8 +24,8 @@ from typing import ClassVar
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from melange_sky.prices.names import KNOWN_CLOUDS  # noqa: E402
-from tests.prices.catalogs import HEADERS, PLAIN_HEADER, synthetic  # noqa: E402
+from melange_sky.pricing.names import KNOWN_CLOUDS  # noqa: E402
+from tests.pricing.catalogs import HEADERS, PLAIN_HEADER, synthetic  # noqa: E402
 
 ROUNDS = 5
 LATE_S = 0.1
@@ -60,9 +60,15 @@ def grown(cloud: str, size: int) -> str:
         if cloud == "runpod" or i % 8 == 0:
             row = gpu[i % len(gpu)].replace("one.", f"t{i % 300}.one.").replace("r1", f"r{i % 30}")
         else:
-            cells = {"InstanceType": f"m{i % 900}.large", "vCPUs": "8", "MemoryGiB": "32.0",
-                     "Price": f"{0.1 + i % 97 / 50}", "SpotPrice": "0.05", "Region": f"r{i % 30}",
-                     "AvailabilityZone": f"r{i % 30}-z{i % 3}"}  # fmt: skip
+            cells = {
+                "InstanceType": f"m{i % 900}.large",
+                "vCPUs": "8",
+                "MemoryGiB": "32.0",
+                "Price": f"{0.1 + i % 97 / 50}",
+                "SpotPrice": "0.05",
+                "Region": f"r{i % 30}",
+                "AvailabilityZone": f"r{i % 30}-z{i % 3}",
+            }
             row = ",".join(cells.get(column, "") for column in columns)
         rows.append(row)
         length += len(row) + 1
@@ -88,7 +94,11 @@ class Catalogs(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data or b"")
 
     def _bulk(self) -> None:
-        block = b"".join(b'"SKU%d","OnDemand","Hrs","0.1","USD","m5.large",%s\n' % (i, b'"filler text of a product",' * 20) for i in range(1700))  # fmt: skip
+        block = b"".join(
+            b'"SKU%d","OnDemand","Hrs","0.1","USD","m5.large",%s\n'
+            % (i, b'"filler text of a product",' * 20)
+            for i in range(1700)
+        )
         header = (
             b'"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","LeaseContractLength",'
             b'"PurchaseOption","OfferingClass","Tenancy","Operating System","CapacityStatus",'
@@ -111,9 +121,12 @@ def timed(arguments: list[str], environment: dict[str, str]) -> tuple[float, flo
     """Run a Python process; return wall seconds and peak memory in MB."""
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert process.stderr is not None
     said = process.stderr.read()
     _, code, usage = os.wait4(process.pid, 0)

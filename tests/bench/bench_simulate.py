@@ -29,16 +29,16 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from melange_sky.models import find_model  # noqa: E402
-from melange_sky.plan import Allocation, Plan  # noqa: E402
 from melange_sky.planner.verification import engine_of  # noqa: E402
+from melange_sky.plans import Allocation, Plan  # noqa: E402
+from melange_sky.replay import Traffic, sample_stream  # noqa: E402
+from melange_sky.replay.run import fleet_options  # noqa: E402
 from melange_sky.routing import routing_state, routing_table  # noqa: E402
 from melange_sky.simulator import RequestStream  # noqa: E402
 from melange_sky.simulator.fleet import FleetRun, simulate_planned_fleet  # noqa: E402
 from melange_sky.slo import attainment_fraction  # noqa: E402
 from melange_sky.spec.demand import load_distribution, shipped_distributions  # noqa: E402
 from melange_sky.spec.histogram import to_workload  # noqa: E402
-from melange_sky.verify import Traffic, sample_stream  # noqa: E402
-from melange_sky.verify.fleet import fleet_options  # noqa: E402
 from tests.factories import make_capacity, make_engine, make_option, make_plan  # noqa: E402
 
 RATE_RPS = 40.0
@@ -55,8 +55,10 @@ def mixed_plan() -> Plan:
     shape = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     allocations = []
     for name, count, rate, share in (
-        ("L40S", 4, 6.0, 0.3), ("A100-80GB", 2, 11.0, 0.25), ("H100", 2, 20.0, 0.45),
-    ):  # fmt: skip
+        ("L40S", 4, 6.0, 0.3),
+        ("A100-80GB", 2, 11.0, 0.25),
+        ("H100", 2, 20.0, 0.45),
+    ):
         option = make_option(
             name.lower(), accelerator=name, offer=None, engine=make_engine(max_num_seqs=256)
         )
@@ -64,14 +66,18 @@ def mixed_plan() -> Plan:
         shares = tuple(tuple(share if r > 0 else 0.0 for r in row) for row in workload.rates_rps)
         allocations.append(
             Allocation(
-                option=capacity, instances=count, load_fraction=0.5, rate_rps=RATE_RPS * share,
+                candidate=capacity,
+                instances=count,
+                load_fraction=0.5,
+                rate_rps=RATE_RPS * share,
                 shares=shares,
             )
-        )  # fmt: skip
+        )
     return make_plan(
-        workload=workload, allocations=tuple(allocations),
+        workload=workload,
+        allocations=tuple(allocations),
         model_shape=find_model("meta-llama/Llama-3.1-8B-Instruct"),
-    )  # fmt: skip
+    )
 
 
 def timed(plan: Plan, count: int) -> tuple[float, RequestStream, FleetRun]:
@@ -100,8 +106,12 @@ def beside_rivals(plan: Plan) -> None:
             runner = str(Path(__file__).parent / "rivals" / script)
             done = subprocess.run(
                 [str(Path(venv) / "bin/python"), runner, str(path), *more],
-                capture_output=True, text=True, timeout=900, check=False, cwd=folder,
-            )  # fmt: skip
+                capture_output=True,
+                text=True,
+                timeout=900,
+                check=False,
+                cwd=folder,
+            )
         if done.returncode:
             print(f"{name}: failed: {done.stderr.strip().splitlines()[-1][:200]}")
             continue
@@ -123,10 +133,12 @@ def write_stream(path: Path, stream: RequestStream) -> None:
         writer.writerow(("arrival_s", "input_tokens", "output_tokens"))
         writer.writerows(
             zip(
-                stream.arrival_s.tolist(), stream.input_tokens.tolist(),
-                stream.output_tokens.tolist(), strict=True,
+                stream.arrival_s.tolist(),
+                stream.input_tokens.tolist(),
+                stream.output_tokens.tolist(),
+                strict=True,
             )
-        )  # fmt: skip
+        )
 
 
 def main() -> None:

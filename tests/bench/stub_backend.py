@@ -61,10 +61,14 @@ class Stub(asyncio.Protocol):
             usage = {"prompt_tokens": 40, "completion_tokens": 1, "total_tokens": 41}
             self.whole(
                 {
-                    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
-                    "choices": [choice], "usage": usage,
+                    "id": "chatcmpl-1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": "m",
+                    "choices": [choice],
+                    "usage": usage,
                 }
-            )  # fmt: skip
+            )
 
     def whole(self, document: object) -> None:
         text = json.dumps(document).encode()

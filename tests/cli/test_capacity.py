@@ -73,9 +73,13 @@ def test_the_second_run_answers_the_same_from_the_cache(tmp_path):
 def test_a_config_file_is_a_model_too(tmp_path):
     shape = find_model("meta-llama/Llama-2-7b-hf")
     config = {
-        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
-    }  # fmt: skip
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "vocab_size": 32000,
+        "max_position_embeddings": 4096,
+    }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     ours = document("--model", str(path), "--accelerators", "A100", *SMALL)["options"]

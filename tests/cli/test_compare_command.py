@@ -80,8 +80,14 @@ def test_the_table_says_what_the_mix_saves(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--rates", "x"], ["--rates", "0"], ["--rates", "nan"], ["--trace", "absent.csv"], ["-o", "spec.yaml"]],
-)  # fmt: skip
+    [
+        ["--rates", "x"],
+        ["--rates", "0"],
+        ["--rates", "nan"],
+        ["--trace", "absent.csv"],
+        ["-o", "spec.yaml"],
+    ],
+)
 def test_wrong_use_is_exit_2(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:

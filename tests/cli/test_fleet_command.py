@@ -12,7 +12,7 @@ from melange_sky.cli import cli
 from melange_sky.cli.fleet import _traffic, _wanted
 from melange_sky.errors import InputError
 from melange_sky.planfile import dump_plan
-from melange_sky.render import render_services, service_name, write_folder
+from melange_sky.rendering import render_services, service_name, write_folder
 from tests.factories import make_plan
 
 

@@ -193,10 +193,23 @@ def test_render_writes_the_same_services_from_the_saved_plan(tmp_path: Path) -> 
 
 
 NOT_ON_THE_PATH = (
-    "sky", "pandas", "aiohttp", "requests", "numba", "scipy", "tokenizers", "prometheus_client",
-    "filelock", "pydantic", "melange_sky.simulator", "melange_sky.verify", "melange_sky.profiler",
-    "melange_sky.gateway", "melange_sky.prices.refresh", "melange_sky.prices.hosted",
-)  # fmt: skip
+    "sky",
+    "pandas",
+    "aiohttp",
+    "requests",
+    "numba",
+    "scipy",
+    "tokenizers",
+    "prometheus_client",
+    "filelock",
+    "pydantic",
+    "melange_sky.simulator",
+    "melange_sky.replay",
+    "melange_sky.profiler",
+    "melange_sky.gateway",
+    "melange_sky.pricing.refresh",
+    "melange_sky.pricing.hosted",
+)
 
 
 def test_plan_does_not_import_what_it_does_not_use(tmp_path: Path) -> None:

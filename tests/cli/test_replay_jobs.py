@@ -79,7 +79,7 @@ def test_plan_verify_and_compare_do_not_depend_on_jobs(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def planned(jobs: str) -> Any:
-        call(capsys, "plan", "spec.yaml", "--offline", "--verify", "--jobs", jobs, "-o", jobs)  # fmt: skip
+        call(capsys, "plan", "spec.yaml", "--offline", "--verify", "--jobs", jobs, "-o", jobs)
         document = json.loads(Path(jobs, "plan.json").read_text())
         document.pop("solve_seconds", None)
         return document
@@ -96,10 +96,16 @@ def run_with_terminal(folder: Path, *arguments: str) -> tuple[str, str]:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     # a file, as a pipe that nobody reads yet would hold up a program that says much
-    with TemporaryFile("w+") as stdout, subprocess.Popen(
-        [sys.executable, "-m", "melange_sky", *arguments], cwd=folder, env=environment,
-        stdout=stdout, stderr=theirs,
-    ) as process:  # fmt: skip
+    with (
+        TemporaryFile("w+") as stdout,
+        subprocess.Popen(
+            [sys.executable, "-m", "melange_sky", *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=stdout,
+            stderr=theirs,
+        ) as process,
+    ):
         os.close(theirs)
         shown = b""
         while True:
@@ -129,7 +135,10 @@ def test_progress_is_shown_on_a_terminal_and_stdout_stays_json(
 def test_no_progress_where_stderr_is_no_terminal(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "melange_sky", "simulate", "plan.json", "--format", "json"],
-        cwd=folder, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stderr == ""
     json.loads(done.stdout)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from melange_sky.cli import main
-from melange_sky.plan import FleetPlan, Plan
 from melange_sky.planfile import dump_plan
+from melange_sky.plans import FleetPlan, Plan
 from melange_sky.slo import SLO
 from tests.factories import make_plan
 

@@ -25,9 +25,12 @@ def _shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]
     program = f"{sys.executable} -m melange_sky"
     return subprocess.run(
         ["bash", "-c", command.replace("melange-sky", program)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )  # fmt: skip
+    )
 
 
 def test_a_closed_stdout_is_no_error(config: Path) -> None:

@@ -13,16 +13,26 @@ from typing import Any
 import aiohttp
 
 from melange_sky.gateway import Credentials, Gateway, Keys, Listen, Secret, Settings, Sources
-from melange_sky.plan import Allocation, Plan
+from melange_sky.plans import Allocation, Plan
 from tests.factories import make_capacity, make_option, make_plan, make_workload
 from tests.gateway.replica import Replica
 
 KEY, REPLICA_KEY = "client-key-1", "replica-key-2"
 MODEL = make_plan().model
 FAST = Settings(
-    probe_every_s=0.1, probe_s=0.5, breaker_s=0.2, watch_every_s=0.1, first_byte_s=1.0,
-    answer_s=2.0, idle_s=1.0, body_s=0.5, header_s=1.5, queue_wait_s=0.3, drain_s=3.0, connect_s=1.0,
-)  # fmt: skip
+    probe_every_s=0.1,
+    probe_s=0.5,
+    breaker_s=0.2,
+    watch_every_s=0.1,
+    first_byte_s=1.0,
+    answer_s=2.0,
+    idle_s=1.0,
+    body_s=0.5,
+    header_s=1.5,
+    queue_wait_s=0.3,
+    drain_s=3.0,
+    connect_s=1.0,
+)
 
 
 def split_plan(left: float = 0.5, rate: float = 50.0, instances: int = 1) -> Plan:
@@ -34,7 +44,7 @@ def split_plan(left: float = 0.5, rate: float = 50.0, instances: int = 1) -> Pla
         candidates=(small, big),
         allocations=tuple(
             Allocation(
-                option=o, instances=instances, load_fraction=0.1, rate_rps=1.0, shares=shares
+                candidate=o, instances=instances, load_fraction=0.1, rate_rps=1.0, shares=shares
             )
             for o, shares in ((small, ((left,), (0.0,))), (big, ((1 - left,), (1.0,))))
         ),
@@ -106,9 +116,10 @@ async def bed(
     backends = {option: [r.url for r in group] for option, group in replicas.items()}
     held = over.pop("holder", {"plan": plan or split_plan()})
     sources = Sources(
-        load_plan=lambda: held["plan"], discover=lambda: {k: list(v) for k, v in backends.items()},
+        load_plan=lambda: held["plan"],
+        discover=lambda: {k: list(v) for k, v in backends.items()},
         **{key: over.pop(key) for key in ("watch", "tokenizer", "observed") if key in over},
-    )  # fmt: skip
+    )
     credentials = Credentials(
         clients=Keys(over.pop("keys", [KEY])), replicas=Secret(over.pop("replica_key", REPLICA_KEY))
     )

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 
 from melange_sky.cli.gateway import replica_urls
-from melange_sky.fleet import LiveReplica, LiveService
 from melange_sky.planfile import dump_plan
+from melange_sky.skyserve import LiveReplica, LiveService
 from tests.gateway.bed import MODEL, split_plan
 
 KEY, REPLICA_KEY = "sk-client-3141", "sk-replica-2718"
@@ -78,8 +78,10 @@ class Running:
     def __init__(self, *arguments: str, **env: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "melange_sky", "-v", "gateway", *arguments, "--port", "0"],
-            stderr=subprocess.PIPE, text=True, env=os.environ | env,
-        )  # fmt: skip
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | env,
+        )
         assert self.process.stderr is not None
         self.said = ""
         for line in self.process.stderr:
@@ -124,9 +126,14 @@ def test_keys_stay_out_of_sight_and_sigterm_lets_requests_end(
     observed = tmp_path / "observed.yaml"
     with replica() as a:
         running = Running(
-            str(plan_file), "--backend", f"small={url(a)}", "--observed", str(observed),
-            MELANGE_SKY_API_KEY=KEY, VLLM_API_KEY=REPLICA_KEY,
-        )  # fmt: skip
+            str(plan_file),
+            "--backend",
+            f"small={url(a)}",
+            "--observed",
+            str(observed),
+            MELANGE_SKY_API_KEY=KEY,
+            VLLM_API_KEY=REPLICA_KEY,
+        )
         assert running.ask()["served_by"] == a.server_port
         assert a.seen == [f"Bearer {REPLICA_KEY}"]  # type: ignore[attr-defined]
         with pytest.raises(urllib.error.HTTPError, match="401") as refused:
@@ -181,16 +188,22 @@ def test_sighup_and_a_changed_file_reload(plan_file: Path, tmp_path: Path) -> No
 def test_replicas_that_skyserve_reports_ready_become_backends() -> None:
     def service(option: str, *states: str, plan: str = "chat") -> LiveService:
         return LiveService(
-            name=f"{plan}-{option}", status="READY", version=2, endpoint="http://lb:30001",
+            name=f"{plan}-{option}",
+            status="READY",
+            version=2,
+            endpoint="http://lb:30001",
             document={"_metadata": {"melange_sky": {"plan": plan, "option": option}}},
             replicas=tuple(
                 LiveReplica(
-                    id=n, status=state, version=1 + n % 2, launched_at_s=None,
+                    id=n,
+                    status=state,
+                    version=1 + n % 2,
+                    launched_at_s=None,
                     endpoint=None if state == "PROVISIONING" else f"http://10.0.0.{n}:8000",
                 )
                 for n, state in enumerate(states)
             ),
-        )  # fmt: skip
+        )
 
     live = [
         service("small", "READY", "NOT_READY", "READY", "PROVISIONING"),
@@ -208,11 +221,29 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """A self-signed certificate for 127.0.0.1."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     made = subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-         "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1",
-         "-keyout", str(key), "-out", str(cert)],
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            str(key),
+            "-out",
+            str(cert),
+        ],
+        capture_output=True,
+        check=False,
+    )
     if made.returncode:
         pytest.skip("openssl makes no certificate here")
     return cert, key

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from melange_sky.cli.observed import ObservedFile
-from melange_sky.plan import FleetPlan, SolverReport
+from melange_sky.plans import FleetPlan, SolverReport
 from tests.gateway.bed import FAST, MODEL, REPLICA_KEY, bed, run, split_plan, together
 from tests.gateway.replica import Replica
 
@@ -45,8 +45,11 @@ async def test_a_stream_passes_unchanged_and_its_tokens_are_counted() -> None:
         events = text.split("\n\n")
         assert events[-2:] == ["data: [DONE]", ""]
         assert [json.loads(e[6:])["choices"][0]["text"] for e in events[:-2]] == [
-            "t0 ", "t1 ", "t2 ", "t3 ",
-        ]  # fmt: skip
+            "t0 ",
+            "t1 ",
+            "t2 ",
+            "t3 ",
+        ]
         assert "usage" not in text, "counts were asked for by the gateway, not by the client"
         seen = (replicas["small"][0].seen + replicas["big"][0].seen)[0]
         assert seen["stream_options"] == {"include_usage": True}
@@ -226,8 +229,9 @@ async def test_several_models_under_one_gateway() -> None:
     )
     replicas = {
         f"{plan}/{option}": [Replica(f"{plan}-{option}")]
-        for plan in ("chat", "other") for option in ("small", "big")
-    }  # fmt: skip
+        for plan in ("chat", "other")
+        for option in ("small", "big")
+    }
     async with bed(replicas, holder={"plan": fleet}) as b:
         for model, plan in ((MODEL, "chat"), ("other/model", "other")):
             served = {(await b.complete(model=model))[1]["served_by"] for _ in range(8)}

@@ -19,7 +19,7 @@ from melange_sky.gateway.backend import Backend, parse_backend
 from melange_sky.gateway.fleet import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
-from melange_sky.plan import EngineChoice
+from melange_sky.plans import EngineChoice
 from tests.factories import make_plan
 
 
@@ -206,10 +206,19 @@ def test_keys_are_compared_whole_and_never_shown() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "ftp://a", "http://", "http://user:pw@a", "http://a?x=1", "http://a#x",
-        "http://a*0", "http://a*x", "http://a*99999", "file:///etc/passwd", "http://[::1",
+        "",
+        "ftp://a",
+        "http://",
+        "http://user:pw@a",
+        "http://a?x=1",
+        "http://a#x",
+        "http://a*0",
+        "http://a*x",
+        "http://a*99999",
+        "file:///etc/passwd",
+        "http://[::1",
     ],
-)  # fmt: skip
+)
 def test_bad_backends_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="backend of opt"):
         parse_backend("plan", "opt", text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linprog
 
-from melange_sky.capacity import OptionCapacity
+from melange_sky.capacities import OptionCapacity
 from melange_sky.optimizer import Constraints, Demand, Problem, SolveOptions
 
 TOLERANCE = 1e-7

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from melange_sky.capacity import OptionCapacity
+from melange_sky.capacities import OptionCapacity
 from melange_sky.optimizer import Demand, Problem
 from tests.factories import make_capacity, make_offer, make_option, make_workload
 
@@ -12,9 +12,12 @@ from tests.factories import make_capacity, make_offer, make_option, make_workloa
 def option(name: str, price: float, rates: list[list[float | None]], **over: Any) -> OptionCapacity:
     """One option called `name`, of accelerator `name` unless told otherwise, without an offer."""
     values: dict[str, Any] = {
-        "accelerator": name, "accelerator_count": 1, "price_usd_per_hour": price, "offer": None,
+        "accelerator": name,
+        "accelerator_count": 1,
+        "price_usd_per_hour": price,
+        "offer": None,
         "engine": None,
-    }  # fmt: skip
+    }
     return make_capacity(rates, make_option(name, **(values | over)))
 
 

@@ -45,11 +45,15 @@ def random_problem(
                 row = [value or 2.0 for value in row]
             candidates.append(
                 placed(
-                    f"o{k}", round(strength * rng.uniform(0.6, 1.6), 2), [row], PLACES[k % 3],
-                    accelerator=("A", "B")[k % 2], accelerator_count=rng.choice([1, 1, 2]),
+                    f"o{k}",
+                    round(strength * rng.uniform(0.6, 1.6), 2),
+                    [row],
+                    PLACES[k % 3],
+                    accelerator=("A", "B")[k % 2],
+                    accelerator_count=rng.choice([1, 1, 2]),
                     use_spot=k == 1 and rng.random() < 0.5,
                 )
-            )  # fmt: skip
+            )
         rates = [round(rng.uniform(0.1, 2.5), 2) for _ in range(buckets)]
         rates[rng.randrange(buckets)] *= rng.choice([0, 1, 1])
         demands.append(demand([rates], *candidates, name=f"m{m}"))
@@ -81,7 +85,7 @@ def price_of_changes(problem: Problem, solution: Solution, options: SolveOptions
     change = {(d, o): -n for d, o, n in options.stay_close.instances}
     for asked, mine in zip(problem.demands, solution.allocations, strict=True):
         for a in mine:
-            key = asked.name, a.option.option.name
+            key = asked.name, a.candidate.option.name
             change[key] = change.get(key, 0) + a.instances
     return options.stay_close.switch_usd_per_hour * sum(map(abs, change.values()))
 
@@ -106,24 +110,35 @@ def test_sliced(seed: int) -> None:
 
 CASES: dict[str, Callable[[random.Random], Constraints]] = {
     "limits": lambda rng: Constraints(
-        limits=(("A", rng.randint(0, 3)), ("aws", rng.randint(1, 4)), ("aws/us-east-1", rng.randint(0, 3)))
+        limits=(
+            ("A", rng.randint(0, 3)),
+            ("aws", rng.randint(1, 4)),
+            ("aws/us-east-1", rng.randint(0, 3)),
+        )
     ),
     "budget": lambda rng: Constraints(budget_usd_per_hour=round(rng.uniform(2, 12), 2)),
     "fixed": lambda rng: Constraints(fixed=(Pledge(accelerator="A", instances=rng.randint(1, 2)),)),
-    "minimum": lambda rng: Constraints(minimum=(Pledge(accelerator="B", instances=rng.randint(1, 2)),)),
+    "minimum": lambda rng: Constraints(
+        minimum=(Pledge(accelerator="B", instances=rng.randint(1, 2)),)
+    ),
     "min_replicas": lambda rng: Constraints(min_replicas=rng.randint(2, 4)),
     "spare": lambda rng: Constraints(spare=rng.choice([1, 1, 2])),
     "region_share": lambda rng: Constraints(max_share_per_region=rng.choice([0.4, 0.5, 0.7])),
     "cloud_share": lambda rng: Constraints(max_share_per_cloud=rng.choice([0.4, 0.5, 0.7])),
     "spot_share": lambda rng: Constraints(
-        spot=SpotPolicy(max_fraction=rng.choice([0.0, 0.3, 0.6]), interruption_rate=0.5, recovery_s=600)
+        spot=SpotPolicy(
+            max_fraction=rng.choice([0.0, 0.3, 0.6]), interruption_rate=0.5, recovery_s=600
+        )
     ),
     "all": lambda rng: Constraints(
-        limits=(("A", rng.randint(3, 6)),), spare=1, max_share_per_cloud=0.8, min_replicas=2,
+        limits=(("A", rng.randint(3, 6)),),
+        spare=1,
+        max_share_per_cloud=0.8,
+        min_replicas=2,
         fixed=(Pledge(accelerator="A", instances=1),),
         spot=SpotPolicy(max_fraction=0.5, interruption_rate=0.1),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", range(12))

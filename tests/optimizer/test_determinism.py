@@ -12,7 +12,7 @@ import yaml
 
 from melange_sky.planfile import dump_plan
 from melange_sky.planner import PlanRequest, plan_spec
-from melange_sky.prices import OfferQuery
+from melange_sky.pricing import OfferQuery
 
 RUNS = 100
 LISTS = ("accelerators", "infra", "fixed", "minimum")

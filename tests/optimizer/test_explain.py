@@ -27,8 +27,8 @@ from melange_sky.optimizer import (
     robust_report,
     sweep_rates,
 )
-from melange_sky.plan import Plan
 from melange_sky.planfile import dump_plan
+from melange_sky.plans import Plan
 from melange_sky.slo import SLO
 from tests.optimizer.factories import demand, option, placed, shipped_config
 

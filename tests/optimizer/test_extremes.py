@@ -29,7 +29,7 @@ def test_a_tiny_bucket_beside_a_large_one_is_served_by_what_can() -> None:
         )
     )
     solution = optimize(problem)
-    assert {a.option.option.name: a.instances for a in solution.allocations[0]} == {"A": 1, "B": 1}
+    assert {a.candidate.option.name: a.instances for a in solution.allocations[0]} == {"A": 1, "B": 1}
     assert solution.cost_usd_per_hour == pytest.approx(10.0)
 
 
@@ -44,7 +44,7 @@ def test_an_absurdly_slow_option_beside_a_sane_one_is_not_used() -> None:
         demands=(demand([[10.0]], option("A", 1e-6, [[1e-12]]), option("B", 2.0, [[10.0]])),)
     )
     (only,) = optimize(problem).allocations[0]
-    assert (only.option.option.name, only.instances) == ("B", 1)
+    assert (only.candidate.option.name, only.instances) == ("B", 1)
 
 
 def test_no_solve_goes_on_past_the_clock() -> None:

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
-from melange_sky.plan import FleetPlan
 from melange_sky.planfile import load_plan
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.plans import FleetPlan
 
 EVERYTHING = """\
 name: everything
@@ -62,25 +62,25 @@ def test_the_plan_keeps_every_rule(folder: Path) -> None:
     assert isinstance(planned, FleetPlan)
     assert planned.cost_usd_per_hour <= 40
     allocations = [a for model in planned.models for a in model.allocations]
-    h100s = sum(a.instances for a in allocations if a.option.option.accelerator == "H100")
+    h100s = sum(a.instances for a in allocations if a.candidate.option.accelerator == "H100")
     assert h100s <= 2
-    offers = [(a, a.option.option.offer) for a in allocations]
+    offers = [(a, a.candidate.option.offer) for a in allocations]
     assert sum(a.instances for a, o in offers if o and o.region == "us-east-1") <= 4
     for model in planned.models:
         rate_rps = model.workload.rate_rps
-        spot = sum(a.rate_rps for a in model.allocations if a.option.option.use_spot)
+        spot = sum(a.rate_rps for a in model.allocations if a.candidate.option.use_spot)
         assert spot <= 0.3 * rate_rps * (1 + 1e-6)
         by_region: dict[str, float] = {}
         for a in model.allocations:
-            offer = a.option.option.offer
+            offer = a.candidate.option.offer
             assert offer is not None
             by_region[offer.region] = by_region.get(offer.region, 0.0) + a.rate_rps
         assert max(by_region.values()) <= 0.7 * rate_rps * (1 + 1e-6)
         # One bucket: the rest serves if what is left after the largest loss still has the capacity.
         room = [
-            (a.option.rate(0, 0) or 0.0) * (1 - model.headroom) / (1 + 0.05 * 300 / 3600)
-            if a.option.option.use_spot
-            else (a.option.rate(0, 0) or 0.0) * (1 - model.headroom)
+            (a.candidate.rate(0, 0) or 0.0) * (1 - model.headroom) / (1 + 0.05 * 300 / 3600)
+            if a.candidate.option.use_spot
+            else (a.candidate.rate(0, 0) or 0.0) * (1 - model.headroom)
             for a in model.allocations
         ]
         total = sum(r * a.instances for r, a in zip(room, model.allocations, strict=True))
@@ -93,9 +93,13 @@ def test_the_plan_is_explained(folder: Path) -> None:
     )
     rules = {rule["rule"] for rule in json.loads(shown.stdout)["rules"]}
     assert {
-        "the limit of 2 H100 GPUs", "the limit of 4 instances on aws/us-east-1", "1 spare",
-        "a share per region of at most 0.7", "a share on spot of at most 0.3", "the budget of $40/h",
-    } <= rules  # fmt: skip
+        "the limit of 2 H100 GPUs",
+        "the limit of 4 instances on aws/us-east-1",
+        "1 spare",
+        "a share per region of at most 0.7",
+        "a share on spot of at most 0.3",
+        "the budget of $40/h",
+    } <= rules
 
 
 PARSE = """
@@ -111,7 +115,7 @@ for path in sys.argv[1:]:
 def test_each_model_replays_its_own_spot_interruptions(folder: Path) -> None:
     planned = load_plan(folder)
     assert isinstance(planned, FleetPlan)
-    on_spot = [m for m in planned.models if any(a.option.option.use_spot for a in m.allocations)]
+    on_spot = [m for m in planned.models if any(a.candidate.option.use_spot for a in m.allocations)]
     assert on_spot
     for model in on_spot:
         told = simulate_plan(model, SimulationRequest(duration_s=60.0)).traffic
@@ -123,16 +127,19 @@ def test_every_service_is_taken_by_skypilot(folder: Path, tmp_path: Path) -> Non
     files = sorted(folder.glob("*.sky.yaml"))
     done = subprocess.run(
         [sys.executable, "-c", PARSE, *map(str, files)],
-        capture_output=True, text=True, timeout=100, check=True,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
         env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
-    )  # fmt: skip
+    )
     taken = sorted(done.stdout.split("\n")[:-1])
     planned = load_plan(folder)
     assert isinstance(planned, FleetPlan)
     expected = []
     for allocation in (a for model in planned.models for a in model.allocations):
-        offer = allocation.option.option.offer
+        offer = allocation.candidate.option.offer
         assert offer is not None
-        spot = allocation.option.option.use_spot
+        spot = allocation.candidate.option.use_spot
         expected.append(f"{allocation.instances} {offer.instance_type} {offer.region} {spot}")
     assert taken == sorted(expected)

@@ -32,13 +32,18 @@ BASE = Problem(
             [[3.0, 1.0]],
             placed("h100", 10.0, [[4.0, 2.0]], "aws/us-east-1", accelerator="H100"),
             placed(
-                "l4x2", 1.6, [[2.0, None]], "gcp/us-central1", accelerator="L4",
-                accelerator_count=2, use_spot=True,
+                "l4x2",
+                1.6,
+                [[2.0, None]],
+                "gcp/us-central1",
+                accelerator="L4",
+                accelerator_count=2,
+                use_spot=True,
             ),
         ),
     ),
     headroom=0.1,
-)  # fmt: skip
+)
 
 CASES: dict[str, tuple[Constraints, SolveOptions]] = {
     "serve": (Constraints(), SolveOptions()),

@@ -210,4 +210,4 @@ def test_rules_for_an_accelerator_hold_for_what_clouds_list_apart(
     options = [option(n, p, [[1.0]]) for n, p in (("H100-SXM", 1.0), ("H100", 2.0), ("L4", 3.0))]
     problem = Problem(demands=(demand([[4.0]], *options),), constraints=constraints)
     (allocations,) = optimize(problem).allocations
-    assert {a.option.option.name: a.instances for a in allocations} == instances
+    assert {a.candidate.option.name: a.instances for a in allocations} == instances

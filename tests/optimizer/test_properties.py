@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.capacity import OptionCapacity
+from melange_sky.capacities import OptionCapacity
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
@@ -43,11 +43,14 @@ def problems(draw: st.DrawFn) -> Problem:
     row = st.lists(capacities, min_size=buckets, max_size=buckets)
     candidates: list[OptionCapacity] = [
         placed(
-            f"o{k}", draw(prices), [draw(row)], ("aws/us-east-1", "gcp/us-central1")[k % 2],
+            f"o{k}",
+            draw(prices),
+            [draw(row)],
+            ("aws/us-east-1", "gcp/us-central1")[k % 2],
             accelerator="AB"[k % 2],
         )
         for k in range(draw(st.integers(1, 3)))
-    ]  # fmt: skip
+    ]
     demanded = draw(st.lists(rates, min_size=buckets, max_size=buckets))
     return Problem(
         demands=(demand([demanded], *candidates),), headroom=draw(st.sampled_from([0.0, 0.1]))
@@ -98,10 +101,13 @@ def test_a_tighter_slo_is_never_cheaper(problem: Problem, factor: float) -> None
         option(
             c.option.name,
             c.option.price_usd_per_hour,
-            [[None if cell.max_rate_rps is None else cell.max_rate_rps * factor for cell in row] for row in c.cells],
+            [
+                [None if cell.max_rate_rps is None else cell.max_rate_rps * factor for cell in row]
+                for row in c.cells
+            ],
         )
         for c in problem.demands[0].options
-    )  # fmt: skip
+    )
     tighter = replace(problem, demands=(replace(problem.demands[0], options=options),))
     assert cost(tighter) >= cost(problem) - SLACK
 
@@ -126,9 +132,7 @@ TIGHTENINGS: dict[str, list[Constraints]] = {
     "spare": [Constraints(spare=n) for n in (0, 1, 2)],
     "region_share": [Constraints(max_share_per_region=f) for f in (1.0, 0.7, 0.5, 0.35)],
     "cloud_share": [Constraints(max_share_per_cloud=f) for f in (1.0, 0.7, 0.5)],
-    "spot_share": [
-        Constraints(spot=SpotPolicy(max_fraction=f)) for f in (1.0, 0.5, 0.2, 0.0)
-    ],
+    "spot_share": [Constraints(spot=SpotPolicy(max_fraction=f)) for f in (1.0, 0.5, 0.2, 0.0)],
     "spot interruptions": [
         Constraints(spot=SpotPolicy(interruption_rate=r)) for r in (0.0, 1.0, 10.0)
     ],
@@ -136,7 +140,7 @@ TIGHTENINGS: dict[str, list[Constraints]] = {
     "fixed, taken away": [
         Constraints(fixed=(Pledge(accelerator="A", instances=n),)) for n in (3, 1, 0)
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -210,10 +214,10 @@ def test_alternatives_are_distinct_and_no_cheaper() -> None:
         )
     )
     solution = optimize(problem, SolveOptions(alternatives=3))
-    sets = [frozenset(a.option.option.name for a in solution.allocations[0])]
+    sets = [frozenset(a.candidate.option.name for a in solution.allocations[0])]
     costs = [solution.cost_usd_per_hour]
     for other in solution.alternatives:
-        sets.append(frozenset(a.option.option.name for a in other.allocations[0]))
+        sets.append(frozenset(a.candidate.option.name for a in other.allocations[0]))
         costs.append(other.cost_usd_per_hour)
         assert "instead of" in other.differs
     assert len(solution.alternatives) == 3
@@ -226,7 +230,7 @@ def test_staying_close_holds_the_fleet_until_the_saving_pays_for_the_switch() ->
     running = (("chat", "A10G", 12),)  # 12 x A10G serve it too, at $12.12 against $4.68
     held = SolveOptions(stay_close=StayClose(instances=running, switch_usd_per_hour=1.0))
     # Turning 11 A10Gs off and one A100 on is 12 changes for $7.44: not worth $12.
-    assert [a.option.option.name for a in optimize(config, held).allocations[0]] == ["A10G"]
+    assert [a.candidate.option.name for a in optimize(config, held).allocations[0]] == ["A10G"]
     cheap = SolveOptions(stay_close=StayClose(instances=running, switch_usd_per_hour=0.1))
     moved = optimize(config, cheap)
     assert moved.cost_usd_per_hour == pytest.approx(4.68)

@@ -9,7 +9,7 @@ from tests.optimizer.factories import demand, option, shipped_config
 
 
 def fleet(solution: Solution) -> dict[str, int]:
-    return {a.option.option.name: a.instances for a in solution.allocations[0]}
+    return {a.candidate.option.name: a.instances for a in solution.allocations[0]}
 
 
 @pytest.mark.parametrize("solver", ["highs", "cbc"])

@@ -26,7 +26,7 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.optimizer.sweep import Fleets, at_prices, at_rate
-from melange_sky.plan import Baseline
+from melange_sky.plans import Baseline
 from tests.optimizer.factories import shipped_config
 from tests.optimizer.test_brute_force import random_problem
 from tests.optimizer.test_explain import SPEC

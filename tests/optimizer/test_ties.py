@@ -35,7 +35,7 @@ def test_counting_finds_every_simpler_fleet_of_the_same_cost(seed: int) -> None:
     problem = many_ties(rng)
     fleet = build_fleet(problem)
     solution = optimize(problem)
-    counts = {a.option.option.name: a.instances for a in solution.allocations[0]}
+    counts = {a.candidate.option.name: a.instances for a in solution.allocations[0]}
     # A rank behind every other: all fleets of the cost come before it.
     worst = [99] * len(fleet.columns)
     counted = ties.simpler_fleets(fleet, problem, solution.cost_usd_per_hour, worst)
@@ -73,7 +73,7 @@ def test_counted_or_solved_the_fleet_is_the_same(
             patch.setattr(simplest, "simpler_fleets", lambda *_: None)
             solved = optimize(problem)
         fleets = [
-            [(a.option.option.name, a.instances) for mine in s.allocations for a in mine]
+            [(a.candidate.option.name, a.instances) for mine in s.allocations for a in mine]
             for s in (counted, solved)
         ]
         assert fleets[0] == fleets[1]
@@ -92,11 +92,9 @@ def test_an_accelerator_alone_is_told_by_its_simplest_fleet_whatever_the_solver_
     """One instance of four GPUs costs what four of one do: the figure must not hang on the solver."""
     sizes = {"x1": 1, "x2": 2, "x4": 4}
     rows = [
-        placed(
-            name, float(n), [[float(n)]], "aws/us-east-1", accelerator="A", accelerator_count=n
-        )
+        placed(name, float(n), [[float(n)]], "aws/us-east-1", accelerator="A", accelerator_count=n)
         for name, n in sizes.items()
-    ]  # fmt: skip
+    ]
     for order in itertools.permutations(rows):
         problem = Problem(demands=(demand([[4.0]], *order),))
         for solver in ("highs", "cbc"):

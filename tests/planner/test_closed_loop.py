@@ -8,24 +8,27 @@ from pathlib import Path
 import pytest
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.plan import Plan
 from melange_sky.planfile import dump_plan, load_plan
 from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice
 from melange_sky.planner.verification import SimulationRequest, simulate_plan, with_policy
-from melange_sky.prices import OfferQuery
+from melange_sky.plans import Plan
+from melange_sky.pricing import OfferQuery
+from melange_sky.replay import Replay
 from melange_sky.spec import Spec, load_spec
-from melange_sky.verify import Replay
 
 AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "azure_llm_2023_conv.csv"
 REQUEST = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 BURSTY = SimulationRequest(burstiness=60.0, ci=0.02)
 SMALL = {
-    "input_edges": [0, 200, 1000], "output_edges": [0, 300], "weights": [[0.6], [0.4]],
-    "input_sizes": [[120], [600]], "output_sizes": [[200], [150]],
-}  # fmt: skip
+    "input_edges": [0, 200, 1000],
+    "output_edges": [0, 300],
+    "weights": [[0.6], [0.4]],
+    "input_sizes": [[120], [600]],
+    "output_sizes": [[200], [150]],
+}
 
 pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(300)]
 
@@ -102,9 +105,12 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
     """Prompts of 6,000 tokens with one token of answer hold alone, and so do chats; together they do
     not: each long prefill is a step that all chats on the replica wait for."""
     beside = {
-        "input_edges": [0, 400, 8000], "output_edges": [0, 4, 400], "weights": [[0, 0.8], [0.2, 0]],
-        "input_sizes": [[100, 100], [6000, 6000]], "output_sizes": [[1, 300], [1, 100]],
-    }  # fmt: skip
+        "input_edges": [0, 400, 8000],
+        "output_edges": [0, 4, 400],
+        "weights": [[0, 0.8], [0.2, 0]],
+        "input_sizes": [[100, 100], [6000, 6000]],
+        "output_sizes": [[1, 300], [1, 100]],
+    }
     spec = spec_of(tmp_path, accelerators="['A10G:1', 'L40S:1']", rate_rps=3, histogram=beside)
     limits = dataclasses.replace(spec.models[0].slo, tpot_s=0.05, ttft_s=5.0)
     spec = dataclasses.replace(spec, models=(dataclasses.replace(spec.models[0], slo=limits),))
@@ -153,7 +159,12 @@ def test_a_fleet_that_holds_survives_easing_that_finds_none_in_time(
 
 def test_long_answers_are_replayed_for_long_enough_or_the_doubt_is_told(tmp_path: Path) -> None:
     """Answers of 2000 tokens at 50 ms take 100 s: at least ten times as long is replayed."""
-    long = {"input_edges": [0, 200], "output_edges": [0, 2000], "weights": [[1]], "output_sizes": [[2000]]}  # fmt: skip
+    long = {
+        "input_edges": [0, 200],
+        "output_edges": [0, 2000],
+        "weights": [[1]],
+        "output_sizes": [[2000]],
+    }
     plan = planned(spec_of(tmp_path, rate_rps=20, histogram=long))
     told = simulate_plan(plan, SimulationRequest(ci=0.3))
     assert "2 × 1010 s" in told.traffic

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from melange_sky.optimizer import SolveOptions
-from melange_sky.plan import Allocation, Plan
 from melange_sky.planner.observed import outlook
+from melange_sky.plans import Allocation, Plan
 from melange_sky.workload import Workload
 from tests.factories import make_capacity, make_option, make_plan, make_workload
 
@@ -16,21 +16,26 @@ def plan_of_two() -> Plan:
     small = make_capacity([[4.0, None]], make_option("small", price_usd_per_hour=1.0))
     large = make_capacity([[20.0, 10.0]], make_option("large", price_usd_per_hour=5.0))
     return make_plan(
-        workload=make_workload([[6.0, 0.0]]), headroom=0.0, candidates=(small, large),
+        workload=make_workload([[6.0, 0.0]]),
+        headroom=0.0,
+        candidates=(small, large),
         allocations=(
-            Allocation(option=small, instances=2, load_fraction=0.75, rate_rps=6.0, shares=((1.0, 0.0),)),
+            Allocation(
+                candidate=small, instances=2, load_fraction=0.75, rate_rps=6.0, shares=((1.0, 0.0),)
+            ),
         ),
-    )  # fmt: skip
+    )
 
 
 def seen(*rows: tuple[float, float, float]) -> Workload:
     """Traffic on a finer grid than the plan's: (rate, input tokens, output tokens) each."""
     return Workload(
-        input_edges=tuple(range(len(rows) + 1)), output_edges=(0, 1),
+        input_edges=tuple(range(len(rows) + 1)),
+        output_edges=(0, 1),
         rates_rps=tuple((rate,) for rate, _, _ in rows),
         input_sizes=tuple((size,) for _, size, _ in rows),
         output_sizes=tuple((size,) for _, _, size in rows),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from melange_sky.plan import PlanWarning
 from melange_sky.planner.options import (
     OfferRules,
     PlannedOffer,
@@ -12,7 +11,8 @@ from melange_sky.planner.options import (
     option_name,
     usable_offers,
 )
-from melange_sky.prices.sanity import check_offers
+from melange_sky.plans import PlanWarning
+from melange_sky.pricing.sanity import check_offers
 from melange_sky.profiles import CapacityQuery
 from melange_sky.slo import SLO
 from melange_sky.spec import AcceleratorChoice, Infra, Resources

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner import PlanRequest, plan_spec
-from melange_sky.prices import OfferQuery
+from melange_sky.pricing import OfferQuery
 
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 ACCELERATORS = ("L4", "A10G", "L40S", "A100-80GB", "H100")
@@ -72,7 +72,10 @@ def test_a_tighter_slo_is_never_cheaper(rate: float, loose: float, factor: float
 @given(rate=rates, kept=st.sets(st.sampled_from(ACCELERATORS), min_size=1, max_size=4))
 def test_more_accelerators_are_never_dearer(rate: float, kept: set[str]) -> None:
     some = tuple(sorted(kept))
-    assert _cost(_spec(rate, accelerators=ACCELERATORS)) <= _cost(_spec(rate, accelerators=some)) + 1e-6  # fmt: skip
+    assert (
+        _cost(_spec(rate, accelerators=ACCELERATORS))
+        <= _cost(_spec(rate, accelerators=some)) + 1e-6
+    )
 
 
 @few

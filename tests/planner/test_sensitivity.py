@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from melange_sky.capacity import OptionCapacity, Origin
+from melange_sky.capacities import OptionCapacity, Origin
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.plan import Sensitivity
 from melange_sky.planner.sensitivity import cost_band
+from melange_sky.plans import Sensitivity
 from tests.factories import make_capacity, make_option, make_workload
 
 

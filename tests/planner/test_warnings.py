@@ -11,12 +11,12 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.offers import Flag, Severity
-from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.options import OfferRules, usable_offers
-from melange_sky.prices import OfferQuery
+from melange_sky.plans import Plan
+from melange_sky.pricing import OfferQuery
 from melange_sky.profiletable import ProfileTable, Provenance, write_table
-from melange_sky.render import service_document
+from melange_sky.rendering import service_document
 from melange_sky.spec import Resources
 from tests.factories import make_offer
 
@@ -70,8 +70,9 @@ def test_an_offer_without_any_price_is_not_said_to_be_sold_on_spot() -> None:
     planned, warnings = usable_offers([bare, spot], Resources(), OfferRules())
     assert planned == []
     assert sorted(w.message.partition(",")[0] for w in warnings) == [
-        "no on demand price", "only a spot price is known (use_spot: true plans with it)"
-    ]  # fmt: skip
+        "no on demand price",
+        "only a spot price is known (use_spot: true plans with it)",
+    ]
 
 
 def test_a_limit_on_an_instance_type_that_nobody_sells_is_told(tmp_path: Path) -> None:
@@ -92,10 +93,13 @@ def test_an_accelerator_that_its_cloud_lists_apart_is_planned(tmp_path: Path, as
     resources = {"accelerators": [asked], "limits": {"H100": 2, "H100-SXM": 1}}
     plan = _plan(tmp_path, request, resources=resources)
     (allocation,) = plan.allocations
-    option = allocation.option.option
+    option = allocation.candidate.option
     assert (option.name, option.accelerator, option.figures, option.price_usd_per_hour) == (
-        "h100-sxm-1-runpod-1x_h100-sxm_secure", "H100-SXM", "H100", 0.5
-    )  # fmt: skip
+        "h100-sxm-1-runpod-1x_h100-sxm_secure",
+        "H100-SXM",
+        "H100",
+        0.5,
+    )
     assert _messages(plan, "limit") == _messages(plan, "no-offer") == []
     document = service_document(plan, allocation)
     assert document["resources"]["accelerators"] == "H100-SXM:1"
@@ -108,9 +112,11 @@ def test_tables_under_the_arrivals_of_a_trace_are_told_and_left_out(
 ) -> None:
     monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "home"))
     made = Provenance(
-        model="meta-llama/Llama-3.1-8B-Instruct", accelerator="L4", accelerator_count=1,
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        accelerator="L4",
+        accelerator_count=1,
         arrivals="bursts.csv sha256:0123456789ab",
-    )  # fmt: skip
+    )
     file = tmp_path / "home" / "profiles" / "t.profile.jsonl"
     write_table(ProfileTable(provenance=made), file)
     (told,) = _messages(_plan(tmp_path), "profile")

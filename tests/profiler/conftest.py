@@ -21,8 +21,10 @@ def start_server() -> Iterator[StartServer]:
         words = [f"--{name}={value}" for name, value in options.items()]
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("known_server.py")), *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         started.append(process)
         assert process.stdout is not None
         return f"http://127.0.0.1:{int(process.stdout.readline())}"

@@ -93,7 +93,10 @@ class Server:
             due = start + self.options.ttft + sent * self.options.itl
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             now = time.perf_counter()
-            ready = min(tokens, 1 + max(0, int((now - start - self.options.ttft) / max(self.options.itl, 1e-9))))  # fmt: skip
+            ready = min(
+                tokens,
+                1 + max(0, int((now - start - self.options.ttft) / max(self.options.itl, 1e-9))),
+            )
             ready = max(ready, sent + 1)
             entry.setdefault("first", now)
             entry["last"] = now

@@ -22,11 +22,11 @@ from melange_sky.capacity_search import (
     search_near,
     surely_fails,
 )
-from melange_sky.engine import Load, ReplicaModel, capacity_estimate
 from melange_sky.profiler.prompts import poisson_offsets
 from melange_sky.profiles import ReplicaShape, engine_replica, load_model
 from melange_sky.simulator import RequestStream, simulate_replica
 from melange_sky.slo import SLO, RequestLog
+from melange_sky.steps import Load, ReplicaModel, capacity_estimate
 
 INPUTS = (25, 100, 250, 500, 1000, 1250, 1500, 1750, 2000, 2500)
 OUTPUTS = (25, 100, 250, 500, 1000, 1500)
@@ -137,15 +137,20 @@ class Profile:
 
 
 def profile(
-    replica: ReplicaModel, believed: np.ndarray, bound: float = 0.05,
-    search: SearchOptions = REAL_SEARCH, on_choice: Callable[[Choice], None] | None = None,
-) -> Profile:  # fmt: skip
+    replica: ReplicaModel,
+    believed: np.ndarray,
+    bound: float = 0.05,
+    search: SearchOptions = REAL_SEARCH,
+    on_choice: Callable[[Choice], None] | None = None,
+) -> Profile:
     """Measure sizes of `replica` until the cost is known within `bound`, as a job does."""
     known = believed > 0
     demand = Demand(
         sizes=tuple(s for s, k in zip(SIZES, known, strict=True) if k),
-        weights=tuple(weights()[known]), guesses_rps=tuple(believed[known]), error_bound=bound,
-    )  # fmt: skip
+        weights=tuple(weights()[known]),
+        guesses_rps=tuple(believed[known]),
+        error_bound=bound,
+    )
     measured: dict[tuple[int, int], Measured] = {}
     seconds = 0.0
     while True:

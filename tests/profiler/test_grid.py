@@ -40,17 +40,46 @@ from tests.profiler.conftest import StartServer
 
 def command(url: str, out: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "melange_sky", "profile", "run", "--url", url, "--model", "known",
-        "--accelerator", "A10G:1", "--input", "20", "--output", "2", "--ttft-ms", "400",
-        "--timeout", "2", "--max-lateness-ms", "2000", "--tolerance", "0.4", "--max-requests", "40", "-o", str(out), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "melange_sky",
+        "profile",
+        "run",
+        "--url",
+        url,
+        "--model",
+        "known",
+        "--accelerator",
+        "A10G:1",
+        "--input",
+        "20",
+        "--output",
+        "2",
+        "--ttft-ms",
+        "400",
+        "--timeout",
+        "2",
+        "--max-lateness-ms",
+        "2000",
+        "--tolerance",
+        "0.4",
+        "--max-requests",
+        "40",
+        "-o",
+        str(out),
+        *more,
+    ]
 
 
 def profile(url: str, out: Path, *more: str, env: dict[str, str] | None = None) -> Any:
     return subprocess.run(
-        command(url, out, *more), capture_output=True, text=True, timeout=90, check=False,
+        command(url, out, *more),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
         env={**os.environ, **(env or {})},
-    )  # fmt: skip
+    )
 
 
 def test_a_concurrency_limit_is_found(start_server: StartServer) -> None:
@@ -67,9 +96,12 @@ def test_a_concurrency_limit_is_found(start_server: StartServer) -> None:
     service = float(burst.last_token_s.max() - burst.first_token_s.min()) / 99
     limit = 8 * service
     options = SearchOptions(
-        start_rps=0.8 / service, min_requests=150, confirm_requests=250, max_requests=250,
+        start_rps=0.8 / service,
+        min_requests=150,
+        confirm_requests=250,
+        max_requests=250,
         max_probes=6,
-    )  # fmt: skip
+    )
     result = find_max_rate(target, SLO(ttft_s=limit, attainment=0.9), options)
     truth = md1_max_rate(service, limit, 0.9)
     assert result.max_rate_rps == pytest.approx(truth, rel=0.25), (result.reason, service)
@@ -114,8 +146,10 @@ def test_kill_9_in_the_middle_loses_and_repeats_nothing(
     assert [c.input_tokens for c in table.cells] == [20, 30, 40]
     for old, new in zip(left.cells, table.cells, strict=False):
         assert (old.measured_at, old.seconds, len(old.probes)) == (
-            new.measured_at, new.seconds, len(new.probes)
-        )  # fmt: skip
+            new.measured_at,
+            new.seconds,
+            len(new.probes),
+        )
 
 
 @pytest.mark.parametrize(
@@ -173,12 +207,21 @@ def test_refusals_are_one_clear_line(start_server: StartServer, tmp_path: Path) 
 @pytest.mark.parametrize(
     "wrong",
     [
-        ["--url", "ftp://x"], ["--url", "x"], ["--input", "a"], ["--input", "0"], ["--output", ""],
-        ["--accelerator", "A10G:0"], ["--accelerator", "A10G:1.5"], ["--accelerator", "Z9"],
-        ["--attainment", "1.5"], ["--ttft-ms", "-1"], ["--ttft-ms", "nan"], ["--prefix-share", "1"],
+        ["--url", "ftp://x"],
+        ["--url", "x"],
+        ["--input", "a"],
+        ["--input", "0"],
+        ["--output", ""],
+        ["--accelerator", "A10G:0"],
+        ["--accelerator", "A10G:1.5"],
+        ["--accelerator", "Z9"],
+        ["--attainment", "1.5"],
+        ["--ttft-ms", "-1"],
+        ["--ttft-ms", "nan"],
+        ["--prefix-share", "1"],
         ["--engine-flags", "'"],
     ],
-)  # fmt: skip
+)
 def test_wrong_use_is_one_line(tmp_path: Path, wrong: list[str]) -> None:
     from click.testing import CliRunner
 
@@ -262,10 +305,18 @@ def test_traces_of_one_name_and_one_called_poisson_have_tables_of_their_own(
 
 def kept_cell(size: tuple[int, int], slo: SLO, rate: float | None) -> MeasuredCell:
     return MeasuredCell(
-        input_tokens=size[0], output_tokens=size[1], slo=slo, max_rate_rps=rate, reason="",
-        resolved=True, low_rps=rate and rate * 0.98, high_rps=rate and rate * 1.02, knee_rps=None,
-        seconds=1.0, measured_at="2026-11-20T00:00:00Z",
-    )  # fmt: skip
+        input_tokens=size[0],
+        output_tokens=size[1],
+        slo=slo,
+        max_rate_rps=rate,
+        reason="",
+        resolved=True,
+        low_rps=rate and rate * 0.98,
+        high_rps=rate and rate * 1.02,
+        knee_rps=None,
+        seconds=1.0,
+        measured_at="2026-11-20T00:00:00Z",
+    )
 
 
 def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
@@ -275,9 +326,13 @@ def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
     from melange_sky.cli.profile_show import print_report
 
     few = SearchOptions(
-        min_requests=8, confirm_requests=8, max_requests=8, max_probes=3, ceiling_rps=10.0,
+        min_requests=8,
+        confirm_requests=8,
+        max_requests=8,
+        max_probes=3,
+        ceiling_rps=10.0,
         turnovers=1.0,
-    )  # fmt: skip
+    )
     options = GridOptions(slo=SLO(ttft_s=5.0), search=few, late_s=0.3)
     endpoint = Endpoint(url=start_server(ttft=0.3), model="known", timeout_s=20)
     made = Provenance(model="known", accelerator="A10G", accelerator_count=1)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.capacity import Origin
+from melange_sky.capacities import Origin
 from melange_sky.cli.profile_jobs import collect_job
 from melange_sky.errors import InputError
 from melange_sky.planner import PlanRequest, plan_spec
@@ -27,7 +27,7 @@ from melange_sky.planner.profiling import (
     profiling_jobs,
     within_budget,
 )
-from melange_sky.prices import OfferQuery
+from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.collected import merge, read_log
 from melange_sky.profiler.frames import frame, unframe
 from melange_sky.profiles.home import home_dir
@@ -170,12 +170,33 @@ def test_launch_takes_own_offers_and_the_probes_effort(tmp_path: Path) -> None:
     )
     (tmp_path / "chat.yaml").write_text(SPEC.replace(", infra: [aws]", ""))
     done = subprocess.run(
-        [sys.executable, "-m", "melange_sky", "profile", "launch", "chat.yaml", "--dry-run", "--offline",
-         "--offers", "offers.csv", "--accelerators", "A10G", "--max-requests", "60", "--tolerance", "0.4",
-         "--max-lateness-ms", "500"],
-        capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path,
+        [
+            sys.executable,
+            "-m",
+            "melange_sky",
+            "profile",
+            "launch",
+            "chat.yaml",
+            "--dry-run",
+            "--offline",
+            "--offers",
+            "offers.csv",
+            "--accelerators",
+            "A10G",
+            "--max-requests",
+            "60",
+            "--tolerance",
+            "0.4",
+            "--max-lateness-ms",
+            "500",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
         env={**os.environ, "MELANGE_SKY_HOME": str(tmp_path / "home")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "slurm/mine own.a10g" in done.stdout
     assert '"max_requests": 60' in done.stdout and '"late_s": 0.5' in done.stdout
@@ -184,7 +205,7 @@ def test_launch_takes_own_offers_and_the_probes_effort(tmp_path: Path) -> None:
 def test_sky_accepts_the_job(plan: Any, tmp_path: Path) -> None:
     """SkyPilot's own parser, in a process of its own: it looks for its home when it is imported."""
     (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",), bucket="s3://b/x"))
-    from melange_sky.render.services import dump
+    from melange_sky.rendering.services import dump
 
     file = tmp_path / "job.yaml"
     file.write_text(dump(job.document))
@@ -194,9 +215,13 @@ def test_sky_accepts_the_job(plan: Any, tmp_path: Path) -> None:
         "assert 'melange_sky.profiler.job' in t.run; assert 'MELANGE_TASK' in t.envs"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, str(file)], capture_output=True, text=True,
-        timeout=110, check=False, env={**os.environ, "HOME": str(tmp_path)},
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", code, str(file)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
@@ -230,10 +255,14 @@ def run_job(job: ProfilingJob, home: Path, **changed: Any) -> subprocess.Complet
     envs = {**job.document["envs"], "MELANGE_TASK": json.dumps(task), "VLLM_API_KEY": ""}
     envs["MELANGE_SERVE"] = envs["MELANGE_SERVE"].replace("--port 8000", f"--port {task['port']}")
     return subprocess.run(
-        ["bash", "-c", job.document["run"]], capture_output=True, text=True, timeout=100,
-        check=False, cwd="/",
+        ["bash", "-c", job.document["run"]],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd="/",
         env={"HOME": str(home), "PATH": f"{bin_folder}:/usr/local/bin:/usr/bin:/bin", **envs},
-    )  # fmt: skip
+    )
 
 
 QUICK = {"tolerance": 0.4, "max_requests": 40, "min_requests": 40, "confirm_requests": 40}
@@ -246,9 +275,17 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
 
     (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
     changed = {
-        "port": free_port(), "search": QUICK, "late_s": 1.0, "budget_s": 90,
-        "demand": {"sizes": [[20, 2], [30, 2]], "weights": [1, 1], "guesses_rps": [50, 50], "error_bound": 0.001},
-    }  # fmt: skip
+        "port": free_port(),
+        "search": QUICK,
+        "late_s": 1.0,
+        "budget_s": 90,
+        "demand": {
+            "sizes": [[20, 2], [30, 2]],
+            "weights": [1, 1],
+            "guesses_rps": [50, 50],
+            "error_bound": 0.001,
+        },
+    }
     first = run_job(job, tmp_path / "node", **changed)
     assert first.returncode == 0, first.stdout[-2000:] + first.stderr[-2000:]
     said = read_log(first.stdout, "log")
@@ -268,8 +305,9 @@ def test_a_whole_job_sends_its_tables_and_a_second_life_repeats_nothing(
     assert sum(len(t.cells) for t in later.tables) == 2
     # What is measured needs no job: the next launch asks for the rest alone.
     cells = tuple(
-        replace(table.cells[0], input_tokens=i, output_tokens=o, slo=plan.slo) for i, o in job.sizes[:2]
-    )  # fmt: skip
+        replace(table.cells[0], input_tokens=i, output_tokens=o, slo=plan.slo)
+        for i, o in job.sizes[:2]
+    )
     left = profiling_jobs(plan, (replace(table, cells=cells),), JobOptions(accelerators=("H100",)))[
         0
     ]
@@ -288,9 +326,17 @@ def test_what_a_job_left_unmeasured_is_told_though_it_succeeded(plan: Any, tmp_p
 
     (job,) = profiling_jobs(plan, (), JobOptions(accelerators=("H100",)))
     changed = {
-        "port": free_port(), "search": QUICK, "late_s": 1.0, "budget_s": 1,
-        "demand": {"sizes": [[20, 2], [30, 2]], "weights": [1, 1], "guesses_rps": [50, 50], "error_bound": 0.001},
-    }  # fmt: skip
+        "port": free_port(),
+        "search": QUICK,
+        "late_s": 1.0,
+        "budget_s": 1,
+        "demand": {
+            "sizes": [[20, 2], [30, 2]],
+            "weights": [1, 1],
+            "guesses_rps": [50, 50],
+            "error_bound": 0.001,
+        },
+    }
     done = run_job(job, tmp_path / "node", **changed)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     said = read_log(done.stdout, "log")
@@ -316,7 +362,16 @@ def test_a_server_that_dies_is_one_line(plan: Any, tmp_path: Path) -> None:
 def test_dry_run_launches_nothing_and_shows_cost(tmp_path: Path) -> None:
     spec = tmp_path / "chat.yaml"
     spec.write_text(SPEC)
-    words = [sys.executable, "-m", "melange_sky", "profile", "launch", str(spec), "--dry-run", "--offline"]  # fmt: skip
+    words = [
+        sys.executable,
+        "-m",
+        "melange_sky",
+        "profile",
+        "launch",
+        str(spec),
+        "--dry-run",
+        "--offline",
+    ]
     env = {**os.environ, "MELANGE_SKY_HOME": str(tmp_path / "home")}
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, env=env)
     assert done.returncode == 0, done.stderr
@@ -324,9 +379,13 @@ def test_dry_run_launches_nothing_and_shows_cost(tmp_path: Path) -> None:
     assert "name: chat-profile-h100-1" in done.stdout
     assert "vllm serve meta-llama/Llama-3.1-8B-Instruct" in done.stdout
     table = subprocess.run(
-        [*words, "--format", "json", "--max-usd", "0"], capture_output=True, text=True, timeout=60,
-        check=False, env=env,
-    )  # fmt: skip
+        [*words, "--format", "json", "--max-usd", "0"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=env,
+    )
     rows = json.loads(table.stdout)
     assert [row["launch"] for row in rows] == [False, False]
     assert all(row["limit_usd"] >= row["estimated_usd"] > 0 for row in rows)

@@ -30,9 +30,11 @@ def send(url: str, rate: float, count: int, sizes=(20, 32), style=None, **more: 
     endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0))
     load = Load(
         bodies=request_bodies("known", sizes, count, style or PromptStyle(), seed=1),
-        due_s=poisson_offsets(rate, count, 1), input_tokens=sizes[0], output_tokens=sizes[1],
+        due_s=poisson_offsets(rate, count, 1),
+        input_tokens=sizes[0],
+        output_tokens=sizes[1],
         **more,
-    )  # fmt: skip
+    )
     return asyncio.run(run_load(endpoint, load))
 
 
@@ -125,8 +127,10 @@ def test_a_load_is_ended_early_where_enough_is_seen(start_server: StartServer) -
     endpoint = Endpoint(url=url, model="known", timeout_s=60.0)
     load = Load(
         bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
-        due_s=poisson_offsets(100.0, 400, 1), input_tokens=20, output_tokens=1,
-    )  # fmt: skip
+        due_s=poisson_offsets(100.0, 400, 1),
+        input_tokens=20,
+        output_tokens=1,
+    )
     seen: list[int] = []
 
     def enough(log: Any) -> bool:
@@ -146,8 +150,10 @@ def test_an_ended_load_leaves_an_idle_server(start_server: StartServer) -> None:
     url = start_server(ttft=0.9, itl=0.0)
     load = Load(
         bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
-        due_s=poisson_offsets(40.0, 400, 1), input_tokens=20, output_tokens=1,
-    )  # fmt: skip
+        due_s=poisson_offsets(40.0, 400, 1),
+        input_tokens=20,
+        output_tokens=1,
+    )
 
     async def run() -> tuple[bytes, float, float]:
         endpoint = Endpoint(url=url, model="known", timeout_s=60.0)

@@ -33,9 +33,11 @@ LIMITS = SLO(tpot_s=0.1, ttft_s=2.0)
 def demand(bound: float = 0.05) -> Demand:
     guesses = tuple(100.0 / (i / 10 + o) for i, o in SIZES)
     return Demand(
-        sizes=SIZES, weights=tuple(np.linspace(1, 3, len(SIZES))), guesses_rps=guesses,
+        sizes=SIZES,
+        weights=tuple(np.linspace(1, 3, len(SIZES))),
+        guesses_rps=guesses,
         error_bound=bound,
-    )  # fmt: skip
+    )
 
 
 def follow(asked: Demand, ratio, known: dict | None = None) -> tuple[list, dict, float]:
@@ -139,8 +141,9 @@ def test_where_traffic_is_there_is_measured() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     logs=st.lists(st.floats(-3, 3), min_size=1, max_size=8),
-    scale=st.floats(-2, 2), at=st.integers(0, len(SIZES) - 1),
-)  # fmt: skip
+    scale=st.floats(-2, 2),
+    at=st.integers(0, len(SIZES) - 1),
+)
 def test_the_surface_is_sane(logs: list[float], scale: float, at: int) -> None:
     """Uncertainty is positive, least where measured; the estimate's scale does not matter."""
     points = [RatioPoint(size=SIZES[k], log_ratio=v) for k, v in enumerate(logs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from melange_sky.accelerators import find_accelerator
-from melange_sky.capacity import Origin
+from melange_sky.capacities import Origin
 from melange_sky.errors import InputError
 from melange_sky.models import find_model, with_engine_args
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits

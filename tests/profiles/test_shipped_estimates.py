@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from melange_sky.engine import Misfit
 from melange_sky.profiles import ReplicaShape, engine_replica, load_model
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO
+from melange_sky.steps import Misfit
 
 
 def test_every_table_is_under_the_key_that_planning_looks_for() -> None:

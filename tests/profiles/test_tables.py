@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melange_sky.capacity import Origin
-from melange_sky.engine import Load
+from melange_sky.capacities import Origin
 from melange_sky.models import find_model, with_engine_args
 from melange_sky.profiles import (
     CapacityQuery,
@@ -27,6 +26,7 @@ from melange_sky.profiletable import (
 )
 from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO, RequestLog
+from melange_sky.steps import Load
 from tests.factories import make_measured
 from tests.scripts import script
 
@@ -36,10 +36,12 @@ LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
 
 def query(sizes, **over):
     figures = {
-        "model": LLAMA, "slo": SLO_60,
+        "model": LLAMA,
+        "slo": SLO_60,
         "input_sizes": tuple((float(i),) for i, _ in sizes),
-        "output_sizes": tuple((float(o),) for _, o in sizes), "longest_request_tokens": 18000,
-    }  # fmt: skip
+        "output_sizes": tuple((float(o),) for _, o in sizes),
+        "longest_request_tokens": 18000,
+    }
     return CapacityQuery(**(figures | over))
 
 
@@ -162,9 +164,14 @@ def test_probes_too_short_for_another_slo_leave_its_estimate(home):
     ones = np.ones(20, dtype=np.int64)
     arrival = np.arange(20) / 2.0
     log = RequestLog(
-        arrival_s=arrival, first_token_s=arrival + 0.2, last_token_s=arrival + 4.2,
-        input_tokens=100 * ones, output_tokens=101 * ones, ok=ones.astype(bool), option=-ones,
-    )  # fmt: skip
+        arrival_s=arrival,
+        first_token_s=arrival + 0.2,
+        last_token_s=arrival + 4.2,
+        input_tokens=100 * ones,
+        output_tokens=101 * ones,
+        ok=ones.astype(bool),
+        option=-ones,
+    )
     probe = KeptProbe(rate_rps=2.0, seed=0, verdict="fail", reason="attainment 0", log=log)
     tight = replace(SLO_60, tpot_s=0.02)
     rows = [
@@ -188,9 +195,14 @@ def long_log(tpot_s):
     ones = np.ones(2000, dtype=np.int64)
     arrival = np.arange(2000) / 2.0
     return RequestLog(
-        arrival_s=arrival, first_token_s=arrival + 0.2, last_token_s=arrival + 0.2 + 100 * tpot_s,
-        input_tokens=100 * ones, output_tokens=101 * ones, ok=ones.astype(bool), option=-ones,
-    )  # fmt: skip
+        arrival_s=arrival,
+        first_token_s=arrival + 0.2,
+        last_token_s=arrival + 0.2 + 100 * tpot_s,
+        input_tokens=100 * ones,
+        output_tokens=101 * ones,
+        ok=ones.astype(bool),
+        option=-ones,
+    )
 
 
 def test_nothing_is_inferred_beyond_an_unservable_size_or_over_an_estimate_of_none(home):

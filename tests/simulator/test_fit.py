@@ -7,19 +7,31 @@ import dataclasses
 import numpy as np
 import pytest
 
-from melange_sky.engine import KvPool, ReplicaModel, StepCosts
 from melange_sky.simulator import RequestStream, simulate_replica
 from melange_sky.simulator.fit import fit_replica, median_latencies
+from melange_sky.steps import KvPool, ReplicaModel, StepCosts
 
 TRUE = ReplicaModel(
     costs=StepCosts(
-        fixed_s=2e-3, sequence_s=3e-4, weights_s=0.0, experts_s=0.0, expert_miss=0.0,
-        token_flops_s=6e-5, token_link_s=0.0, kv_token_s=4e-7, pair_s=0.0, window=2.0**40,
+        fixed_s=2e-3,
+        sequence_s=3e-4,
+        weights_s=0.0,
+        experts_s=0.0,
+        expert_miss=0.0,
+        token_flops_s=6e-5,
+        token_link_s=0.0,
+        kv_token_s=4e-7,
+        pair_s=0.0,
+        window=2.0**40,
         full_fraction=1.0,
     ),
-    pool=KvPool(blocks=4000, block_tokens=16), chunked=True, budget_tokens=1024, max_num_seqs=4,
-    watermark_blocks=0, reserve_tokens=0,
-)  # fmt: skip
+    pool=KvPool(blocks=4000, block_tokens=16),
+    chunked=True,
+    budget_tokens=1024,
+    max_num_seqs=4,
+    watermark_blocks=0,
+    reserve_tokens=0,
+)
 
 
 def probe(replica, rate, inputs, outputs, seed=0):

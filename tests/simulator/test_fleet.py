@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from melange_sky.engine import KvPool, ReplicaModel, StepCosts
-from melange_sky.plan import Plan
+from melange_sky.plans import Plan
 from melange_sky.routing import Router, routing_state, routing_table
 from melange_sky.simulator import FleetSimulation, RequestStream
 from melange_sky.simulator.fleet import (
@@ -22,6 +21,7 @@ from melange_sky.simulator.fleet import (
     Outage,
     simulate_planned_fleet,
 )
+from melange_sky.steps import KvPool, ReplicaModel, StepCosts
 from tests.factories import make_capacity, make_option, make_plan, make_workload
 from tests.test_routing import two_way_plan
 
@@ -29,20 +29,33 @@ from tests.test_routing import two_way_plan
 def engine(sequences: int = 256, fixed_s: float = 0.01, blocks: int = 100_000) -> ReplicaModel:
     """An engine whose steps all take `fixed_s`, whatever they hold."""
     costs = StepCosts(
-        fixed_s=fixed_s, sequence_s=0.0, weights_s=0.0, experts_s=0.0, expert_miss=0.0,
-        token_flops_s=0.0, token_link_s=0.0, kv_token_s=0.0, pair_s=0.0, window=2.0**40,
+        fixed_s=fixed_s,
+        sequence_s=0.0,
+        weights_s=0.0,
+        experts_s=0.0,
+        expert_miss=0.0,
+        token_flops_s=0.0,
+        token_link_s=0.0,
+        kv_token_s=0.0,
+        pair_s=0.0,
+        window=2.0**40,
         full_fraction=1.0,
-    )  # fmt: skip
+    )
     return ReplicaModel(
-        costs=costs, pool=KvPool(blocks=blocks, block_tokens=16), chunked=True, budget_tokens=2048,
-        max_num_seqs=sequences, watermark_blocks=0, reserve_tokens=0,
-    )  # fmt: skip
+        costs=costs,
+        pool=KvPool(blocks=blocks, block_tokens=16),
+        chunked=True,
+        budget_tokens=2048,
+        max_num_seqs=sequences,
+        watermark_blocks=0,
+        reserve_tokens=0,
+    )
 
 
 def options_of(plan: Plan, **over: Any) -> list[FleetOption]:
     values = {"engine": engine(), "engines_per_replica": 1} | over
     return [
-        FleetOption(name=a.option.option.name, replicas=a.instances, **values)
+        FleetOption(name=a.candidate.option.name, replicas=a.instances, **values)
         for a in plan.allocations
     ]
 
@@ -70,12 +83,13 @@ def single_plan() -> Plan:
     capacity = make_capacity([[1e6]], make_option("one"))
     allocation = make_plan().allocations[0]
     one = type(allocation)(
-        option=capacity, instances=1, load_fraction=0.5, rate_rps=1.0, shares=((1.0,),)
+        candidate=capacity, instances=1, load_fraction=0.5, rate_rps=1.0, shares=((1.0,),)
     )
     return make_plan(
-        allocations=(one,), candidates=(capacity,),
+        allocations=(one,),
+        candidates=(capacity,),
         workload=make_workload([[1.0]], input_edges=(0, 10), output_edges=(0, 10_000_000)),
-    )  # fmt: skip
+    )
 
 
 def erlang_c(servers: int, offered: float) -> float:

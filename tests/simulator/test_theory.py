@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.accelerators import find_accelerator
-from melange_sky.engine import KvPool, ReplicaModel, StepCosts, replica_model
 from melange_sky.models import find_model
 from melange_sky.profiles import engine_generation
 from melange_sky.simulator import (
@@ -21,19 +20,33 @@ from melange_sky.simulator import (
     simulate_replica,
 )
 from melange_sky.slo import RequestLog
+from melange_sky.steps import KvPool, ReplicaModel, StepCosts, replica_model
 
 NOTHING = StepCosts(
-    fixed_s=0.0, sequence_s=0.0, weights_s=0.0, experts_s=0.0, expert_miss=0.0, token_flops_s=0.0,
-    token_link_s=0.0, kv_token_s=0.0, pair_s=0.0, window=2.0**40, full_fraction=1.0,
-)  # fmt: skip
+    fixed_s=0.0,
+    sequence_s=0.0,
+    weights_s=0.0,
+    experts_s=0.0,
+    expert_miss=0.0,
+    token_flops_s=0.0,
+    token_link_s=0.0,
+    kv_token_s=0.0,
+    pair_s=0.0,
+    window=2.0**40,
+    full_fraction=1.0,
+)
 
 
 def replica(chunked=True, blocks=100_000, sequences=256, budget=2048, **costs) -> ReplicaModel:
     return ReplicaModel(
         costs=NOTHING._replace(**({"fixed_s": 0.01} | costs)),
-        pool=KvPool(blocks=blocks, block_tokens=16), chunked=chunked, budget_tokens=budget,
-        max_num_seqs=sequences, watermark_blocks=0, reserve_tokens=0,
-    )  # fmt: skip
+        pool=KvPool(blocks=blocks, block_tokens=16),
+        chunked=chunked,
+        budget_tokens=budget,
+        max_num_seqs=sequences,
+        watermark_blocks=0,
+        reserve_tokens=0,
+    )
 
 
 def poisson(rate, count, seed=1):
@@ -93,17 +106,27 @@ def test_tiny_steps_and_geometric_lengths_are_m_m_c(servers):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    chunked=st.booleans(), seed=st.integers(0, 1000), rate=st.floats(0.5, 200.0),
-    blocks=st.sampled_from([40, 70, 200, 5000]), sequences=st.sampled_from([1, 3, 64]),
-)  # fmt: skip
+    chunked=st.booleans(),
+    seed=st.integers(0, 1000),
+    rate=st.floats(0.5, 200.0),
+    blocks=st.sampled_from([40, 70, 200, 5000]),
+    sequences=st.sampled_from([1, 3, 64]),
+)
 def test_every_run_keeps_tokens_littles_law_and_causality(chunked, seed, rate, blocks, sequences):
     rng = np.random.default_rng(seed)
     count = 300
     inputs, outputs = rng.integers(1, 400, count), rng.integers(1, 120, count)
     one = replica(
-        chunked=chunked, blocks=blocks, sequences=sequences, budget=256, sequence_s=1e-5,
-        weights_s=0.002, token_flops_s=2e-5, kv_token_s=1e-8, pair_s=1e-9,
-    )  # fmt: skip
+        chunked=chunked,
+        blocks=blocks,
+        sequences=sequences,
+        budget=256,
+        sequence_s=1e-5,
+        weights_s=0.002,
+        token_flops_s=2e-5,
+        kv_token_s=1e-8,
+        pair_s=1e-9,
+    )
     stream = RequestStream.of(poisson(rate, count, seed), inputs, outputs)
     fleet = simulate_fleet([one], stream, lambda number, live: 0)
     log = fleet.log()
@@ -176,9 +199,14 @@ def step_by_step(one: ReplicaModel, inputs, outputs) -> tuple[list[float], list[
 
 def test_closed_form_equals_a_step_by_step_reading():
     one = replica(
-        sequences=8, budget=64, sequence_s=1e-4, weights_s=0.004, token_flops_s=1e-4,
-        kv_token_s=1e-6, pair_s=1e-8,
-    )  # fmt: skip
+        sequences=8,
+        budget=64,
+        sequence_s=1e-4,
+        weights_s=0.004,
+        token_flops_s=1e-4,
+        kv_token_s=1e-6,
+        pair_s=1e-8,
+    )
     rng = np.random.default_rng(5)
     inputs, outputs = rng.integers(1, 200, 40), rng.integers(1, 60, 40)
     log = simulate_replica(one, RequestStream.of(np.zeros(40), inputs, outputs))
@@ -196,8 +224,10 @@ def test_the_same_seed_gives_the_same_records():
 @settings(max_examples=15, deadline=None)
 @given(
     what=st.sampled_from(["memory_gib", "bandwidth_gbps", "dense_tflops"]),
-    factor=st.floats(1.05, 3.0), inputs=st.integers(20, 3000), outputs=st.integers(2, 400),
-)  # fmt: skip
+    factor=st.floats(1.05, 3.0),
+    inputs=st.integers(20, 3000),
+    outputs=st.integers(2, 400),
+)
 def test_more_memory_bandwidth_or_flops_never_serves_a_batch_later(what, factor, inputs, outputs):
     base = find_accelerator("A10G")
     better = dataclasses.replace(base, **{what: getattr(base, what) * factor})

@@ -64,13 +64,16 @@ class Node:
 
 
 NODES = (
-    *(Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35) for i in range(5)),
+    *(
+        Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35)
+        for i in range(5)
+    ),
     *(
         Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.35)
         for i in range(4)
     ),
     Node(name="msk-cpu-0"),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -132,9 +135,15 @@ class Bed:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as a client of the bed and return what it printed; nothing is asserted."""
         return subprocess.run(
-            command, env={**self.env, **(extra_env or {})}, cwd=self.home, text=True,
-            capture_output=True, timeout=timeout_s, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            command,
+            env={**self.env, **(extra_env or {})},
+            cwd=self.home,
+            text=True,
+            capture_output=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
 
     def up(self) -> None:
         """Start everything; raises BedUnavailableError where this machine cannot carry it."""
@@ -402,22 +411,46 @@ class Bed:
         key.chmod(0o400)
         slurm.chmod(0o755)
         self._start(
-            "munged", "runuser", "-u", "munge", "--", "munged", "--foreground", "--force",
-            f"--socket={slurm}/munge.socket", f"--key-file={key}", f"--pid-file={slurm}/munge.pid",
-            f"--log-file={slurm}/munge.log", f"--seed-file={slurm}/munge.seed",
-        )  # fmt: skip
+            "munged",
+            "runuser",
+            "-u",
+            "munge",
+            "--",
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={slurm}/munge.socket",
+            f"--key-file={key}",
+            f"--pid-file={slurm}/munge.pid",
+            f"--log-file={slurm}/munge.log",
+            f"--seed-file={slurm}/munge.seed",
+        )
         _wait(lambda: (slurm / "munge.socket").exists(), "munge did not start")
         self._start("slurmctld", "slurmctld", "-D", "-c", "-f", str(slurm / "slurm.conf"))
         for node in self.nodes:
             inside = f"hostname {node.name}; exec slurmd -D -N {node.name} -f {slurm}/slurm.conf"
             self._start(
-                f"slurmd-{node.name}", "nsenter", f"--net=/run/netns/{node.name}",
-                "unshare", "--uts", "bash", "-c", inside,
-            )  # fmt: skip
+                f"slurmd-{node.name}",
+                "nsenter",
+                f"--net=/run/netns/{node.name}",
+                "unshare",
+                "--uts",
+                "bash",
+                "-c",
+                inside,
+            )
 
     def _slurm_config(self, host: str) -> str:
-        lines = [_SLURM_CONFIG.format(root=self.root, cluster=CLUSTER, host=host, address=f"{SUBNET}.1",
-                                      controller=CONTROLLER_PORT, node=NODE_PORT)]  # fmt: skip
+        lines = [
+            _SLURM_CONFIG.format(
+                root=self.root,
+                cluster=CLUSTER,
+                host=host,
+                address=f"{SUBNET}.1",
+                controller=CONTROLLER_PORT,
+                node=NODE_PORT,
+            )
+        ]
         partitions: dict[str, list[str]] = {}
         for node in self.nodes:
             gpus = f" Gres=gpu:{node.accelerator}:{node.count}" if node.accelerator else ""
@@ -469,9 +502,13 @@ class Bed:
         """Start a daemon in a session of its own, so that it and its children can be ended together."""
         log = (self.root / "log" / f"{name}.log").open("wb")
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
             env={**os.environ, "SLURM_CONF": self.env["SLURM_CONF"]},
-        )  # fmt: skip
+        )
         log.close()
         self._daemons.append(process)
         (self.root / "run" / f"{name}.pid").write_text(str(process.pid))
@@ -583,9 +620,14 @@ MinJobAge=300
 
 def _must(*command: str, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
-        command, env={**os.environ, "PATH": _ROOT_PATH} | dict(env or {}), text=True,
-        capture_output=True, timeout=600, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        env={**os.environ, "PATH": _ROOT_PATH} | dict(env or {}),
+        text=True,
+        capture_output=True,
+        timeout=600,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed: {(done.stderr or done.stdout)[-1500:]}")
     return done.stdout

@@ -65,8 +65,11 @@ def gateway(bed: Bed, folder: Path, *words: str) -> Iterator[str]:
     with log.open("w") as sink:
         process = Popen(
             ["melange-sky", "gateway", str(folder), *words, "--port", "0"],
-            env=bed.env, cwd=bed.home, stdout=sink, stderr=sink,
-        )  # fmt: skip
+            env=bed.env,
+            cwd=bed.home,
+            stdout=sink,
+            stderr=sink,
+        )
     try:
         wait_for(
             lambda: "listening on" in log.read_text() or process.poll() is not None,

@@ -17,8 +17,13 @@ collect_ignore = [
     "stub_engine.py",
 ]  # they run on the bed: importing them here would act
 
-_SHOWN_LOGS = ("gateway-*.log", ".sky/serve/*/*.log", "sky_logs/jobs_controller/*.log",
-               "sky_logs/managed_jobs/*.log", ".sky/api_server/server.log")  # fmt: skip
+_SHOWN_LOGS = (
+    "gateway-*.log",
+    ".sky/serve/*/*.log",
+    "sky_logs/jobs_controller/*.log",
+    "sky_logs/managed_jobs/*.log",
+    ".sky/api_server/server.log",
+)
 _SHOWN_LINES, _LONGEST_LINE = 40, 400
 
 

@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.plan import Plan
 from melange_sky.planner import PlanRequest, plan_spec
-from melange_sky.prices import OfferQuery
+from melange_sky.plans import Plan
+from melange_sky.pricing import OfferQuery
 from tests.sky.bed import Bed
 from tests.sky.client import (
     PRICES,
@@ -83,9 +83,17 @@ def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
 def plan(bed: Bed, folder: Path) -> dict[str, Any]:
     """Plan the folder's spec into `folder`/fleet by the command line."""
     done = bed.run(
-        "melange-sky", "plan", str(folder / "spec.yaml"), "--offline", "--offers", str(folder / "offers.csv"),
-        "-o", str(folder / "fleet"), "--format", "json",
-    )  # fmt: skip
+        "melange-sky",
+        "plan",
+        str(folder / "spec.yaml"),
+        "--offline",
+        "--offers",
+        str(folder / "offers.csv"),
+        "-o",
+        str(folder / "fleet"),
+        "--format",
+        "json",
+    )
     assert done.returncode == 0, done.stderr
     planned: dict[str, Any] = json.loads(done.stdout)
     return planned
@@ -99,7 +107,7 @@ def forecast(folder: Path) -> dict[str, int]:
     except InfeasibleError:
         return {}
     assert isinstance(planned, Plan)
-    return {a.option.option.name: a.instances for a in planned.allocations}
+    return {a.candidate.option.name: a.instances for a in planned.allocations}
 
 
 def replicas(planned: dict[str, Any]) -> dict[str, int]:
@@ -149,9 +157,10 @@ def ask(url: str, size: tuple[int, int], timeout_s: float = 60) -> tuple[str, st
     """Send one completion; return the node that answered, since when it runs, and its tokens."""
     body = {"model": "Qwen/Qwen2.5-7B-Instruct", "prompt": "word " * size[0], "max_tokens": size[1]}
     request = urllib.request.Request(
-        f"{url}/v1/completions", data=json.dumps(body).encode(),
+        f"{url}/v1/completions",
+        data=json.dumps(body).encode(),
         headers={"content-type": "application/json"},
-    )  # fmt: skip
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             answer = json.load(response)
@@ -208,9 +217,15 @@ def start_one_by_hand(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
     command = next(line for line in path.read_text().splitlines() if "sky serve up" in line)
     words = command.partition("Start:")[2].split()
     up = subprocess.run(
-        [*words, "--yes"], env=bed.env, cwd=path.parent, capture_output=True, text=True,
-        timeout=900, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [*words, "--yes"],
+        env=bed.env,
+        cwd=path.parent,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert up.returncode == 0, up.stdout + up.stderr
     row = next(r for r in planned["allocations"] if path.name.startswith(f"bed-{r['option']}."))
     table = next(line for line in up.stdout.splitlines() if row["accelerator"] in line)
@@ -220,9 +235,14 @@ def start_one_by_hand(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
 def apply(bed: Bed, desk: Path, planned: dict[str, Any]) -> None:
     """Apply the folder; afterwards as many replicas are ready as were planned, and no more."""
     applied = bed.run(
-        "melange-sky", "apply", str(desk / "fleet"), "--yes", "--backends", str(desk / "backends"),
+        "melange-sky",
+        "apply",
+        str(desk / "fleet"),
+        "--yes",
+        "--backends",
+        str(desk / "backends"),
         timeout_s=1500,
-    )  # fmt: skip
+    )
     assert applied.returncode == 0, applied.stdout + applied.stderr
     live = status(bed, desk)
     assert {option: row["ready"] for option, row in live.items()} == replicas(planned)

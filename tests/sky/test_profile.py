@@ -30,7 +30,16 @@ Cells = dict[tuple[int, int], MeasuredCell]
 ACCELERATORS = ("A100-80GB", "A10G")
 PROMPT_TOKENS, OUTPUT_TOKENS = 150, 24
 # Two short probes per size will do: what is asserted here does not depend on the rates found.
-QUICK = ("--max-requests", "60", "--tolerance", "0.5", "--max-lateness-ms", "5000", "--error-bound", "0.001")  # fmt: skip
+QUICK = (
+    "--max-requests",
+    "60",
+    "--tolerance",
+    "0.5",
+    "--max-lateness-ms",
+    "5000",
+    "--error-bound",
+    "0.001",
+)
 
 
 class Desk:
@@ -43,9 +52,11 @@ class Desk:
     def melange(self, *words: str, timeout_s: float = 600) -> str:
         """Run a command in this folder, with this machine's store; return what it printed."""
         done = self.bed.run(
-            "melange-sky", *words, timeout_s=timeout_s,
+            "melange-sky",
+            *words,
+            timeout_s=timeout_s,
             extra_env={"MELANGE_SKY_HOME": str(self.folder / "store")},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, f"{words[:2]}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
@@ -96,15 +107,35 @@ def profile_and_serve(bed: Bed) -> None:
     )
     assert [(row["sizes"], row["launch"]) for row in nothing] == [([], False)] * 2
     story.note("collected on another machine: no size lost, none measured twice")
-    planned = json.loads(second.melange("plan", str(spec), "--offline", "--offers", str(offers),
-                                        "-o", str(second.folder / "fleet"), "--format", "json"))  # fmt: skip
+    planned = json.loads(
+        second.melange(
+            "plan",
+            str(spec),
+            "--offline",
+            "--offers",
+            str(offers),
+            "-o",
+            str(second.folder / "fleet"),
+            "--format",
+            "json",
+        )
+    )
     assert {row["capacity_origin"] for row in planned["allocations"]} == {"measured"}
     serve(second, story)
 
 
 def launch_words(bed: Bed, spec: Path, offers: Path) -> list[str]:
-    return ["profile", "launch", str(spec), "--offline", "--offers", str(offers),
-            "--bucket", str(bed.shared / "profiles"), *QUICK]  # fmt: skip
+    return [
+        "profile",
+        "launch",
+        str(spec),
+        "--offline",
+        "--offers",
+        str(offers),
+        "--bucket",
+        str(bed.shared / "profiles"),
+        *QUICK,
+    ]
 
 
 def launch(bed: Bed, desk: Desk, spec: Path, offers: Path) -> None:
@@ -202,9 +233,13 @@ def serve(desk: Desk, story: Story) -> None:
 def interrupted_apply(desk: Desk, fleet: Path) -> dict[str, str]:
     """Press Ctrl-C once the first node is there; return the nodes."""
     process = Popen(
-        ["melange-sky", "apply", str(fleet), "--yes"], env=desk.bed.env, cwd=desk.bed.home,
-        stdout=PIPE, stderr=STDOUT, text=True,
-    )  # fmt: skip
+        ["melange-sky", "apply", str(fleet), "--yes"],
+        env=desk.bed.env,
+        cwd=desk.bed.home,
+        stdout=PIPE,
+        stderr=STDOUT,
+        text=True,
+    )
     wait_for(
         lambda: bool(running(desk.bed, "real-")) or process.poll() is not None, "the first node"
     )
@@ -218,8 +253,14 @@ def interrupted_apply(desk: Desk, fleet: Path) -> dict[str, str]:
 def stream(url: str, model: str, max_tokens: int) -> None:
     """Stream one completion; prompt and output are counted exactly, and it does not come as one piece."""
     words = [f"w{10 + i}" for i in range(PROMPT_TOKENS)]
-    body = {"model": model, "prompt": " ".join(words), "max_tokens": max_tokens, "stream": True,
-            "ignore_eos": True, "stream_options": {"include_usage": True}}  # fmt: skip
+    body = {
+        "model": model,
+        "prompt": " ".join(words),
+        "max_tokens": max_tokens,
+        "stream": True,
+        "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+    }
     request = urllib.request.Request(
         f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )

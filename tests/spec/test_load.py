@@ -189,7 +189,10 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
         ("5", "workload.rate_rps: must be greater than 0"),
         ("6", "unknown distribution 'azure-conv-2033' (did you mean 'azure-conv-2023'?)"),
         ("8", "resources.accelerators[1]: unknown accelerator 'A10H'"),
-        ("8", "resources.accelerators[2]: unknown accelerator 'A100-40GB': SkyPilot's name for it is 'A100'"),
+        (
+            "8",
+            "resources.accelerators[2]: unknown accelerator 'A100-40GB': SkyPilot's name for it is 'A100'",
+        ),
         ("8", "resources.accelerators[3]: 'H100:x' must be NAME or NAME:COUNT"),
         ("8", "resources.accelerators[4]: 'A100-80GB:2.5': the count must be a whole number"),
         ("9", "unknown cloud 'awss' (did you mean 'aws'?)"),
@@ -203,7 +206,7 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
         ("14", "engine.version: must be text (put it in quotes)"),
         ("14", "engine.args[0]: must be text (put it in quotes)"),
         ("14", "engine.env.HF_TOKEN: is a secret"),
-    ]  # fmt: skip
+    ]
     for line, words in expected:
         assert any(t.startswith(f"{file}:{line}: ") and words in t for t in told), (line, words)
     assert len(told) == len(expected)

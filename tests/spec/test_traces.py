@@ -38,9 +38,12 @@ def burstgpt_text() -> str:
 
 def mooncake_text() -> str:
     return "".join(
-        json.dumps({"timestamp": int(t * 1000), "input_length": i, "output_length": o, "hash_ids": [1]}) + "\n"
+        json.dumps(
+            {"timestamp": int(t * 1000), "input_length": i, "output_length": o, "hash_ids": [1]}
+        )
+        + "\n"
         for t, i, o in ROWS
-    )  # fmt: skip
+    )
 
 
 def own_text() -> str:

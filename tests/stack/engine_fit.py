@@ -11,24 +11,36 @@ from dataclasses import dataclass
 import numpy as np
 
 from melange_sky.capacity_search import ProbeAborted
-from melange_sky.engine import KvPool, ReplicaModel, StepCosts
 from melange_sky.profiler import Endpoint, EndpointTarget
 from melange_sky.simulator import fit_replica, median_latencies, predict_like
 from melange_sky.slo import RequestLog
+from melange_sky.steps import KvPool, ReplicaModel, StepCosts
 
 RETRY_S = 40.0
 
 START = ReplicaModel(
     # The first guesses of `fit_replica` come from the probes: these costs only have to be there.
     costs=StepCosts(
-        fixed_s=1e-2, sequence_s=1e-3, weights_s=0.0, experts_s=0.0, expert_miss=0.0,
-        token_flops_s=1e-5, token_link_s=0.0, kv_token_s=1e-7, pair_s=0.0, window=2.0**40,
+        fixed_s=1e-2,
+        sequence_s=1e-3,
+        weights_s=0.0,
+        experts_s=0.0,
+        expert_miss=0.0,
+        token_flops_s=1e-5,
+        token_link_s=0.0,
+        kv_token_s=1e-7,
+        pair_s=0.0,
+        window=2.0**40,
         full_fraction=1.0,
     ),
     # The limits are the server's flags: 64 MiB of 512 B per token (2 layers × K, V × 32 × float32).
-    pool=KvPool(blocks=8192, block_tokens=16), chunked=True, budget_tokens=1024, max_num_seqs=4,
-    watermark_blocks=0, reserve_tokens=0,
-)  # fmt: skip
+    pool=KvPool(blocks=8192, block_tokens=16),
+    chunked=True,
+    budget_tokens=1024,
+    max_num_seqs=4,
+    watermark_blocks=0,
+    reserve_tokens=0,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,11 +149,12 @@ def fit_and_predict(
     replica = fit_replica(START, [logs[p] for logs in passes for p in fitted])
     found = [
         Prediction(
-            point=p, seen=_medians([logs[p] for logs in passes]),
+            point=p,
+            seen=_medians([logs[p] for logs in passes]),
             expected=_medians([predict_like(replica, logs[p]) for logs in passes]),
         )
         for p in predicted
-    ]  # fmt: skip
+    ]
     return replica, found
 
 

@@ -27,20 +27,49 @@ def command(url: str, folder: Path, *more: str, inputs: Sequence[int] = INPUTS) 
     A probe in which this client was late by half the TTFT limit says nothing of the server.
     """
     return [
-        sys.executable, "-m", "melange_sky", "profile", "run", "--url", url, "--model", "tiny",
-        "--accelerator", "A10G:1", "--input", ",".join(map(str, inputs)),
-        "--output", ",".join(map(str, OUTPUTS)), "--ttft-ms", "500", "--tpot-ms", "100",
-        "--attainment", "0.9", "--max-lateness-ms", "250", "--tolerance", "0.25",
-        "--max-requests", "80", "-o", str(folder), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "melange_sky",
+        "profile",
+        "run",
+        "--url",
+        url,
+        "--model",
+        "tiny",
+        "--accelerator",
+        "A10G:1",
+        "--input",
+        ",".join(map(str, inputs)),
+        "--output",
+        ",".join(map(str, OUTPUTS)),
+        "--ttft-ms",
+        "500",
+        "--tpot-ms",
+        "100",
+        "--attainment",
+        "0.9",
+        "--max-lateness-ms",
+        "250",
+        "--tolerance",
+        "0.25",
+        "--max-requests",
+        "80",
+        "-o",
+        str(folder),
+        *more,
+    ]
 
 
 def run(url: str, folder: Path, *more: str, inputs: Sequence[int] = INPUTS) -> Any:
     """Profile and return the JSON document."""
     done = subprocess.run(
-        command(url, folder, "--format", "json", *more, inputs=inputs), capture_output=True,
-        text=True, timeout=600, check=False, cwd=ROOT,
-    )  # fmt: skip
+        command(url, folder, "--format", "json", *more, inputs=inputs),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        cwd=ROOT,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -125,9 +154,22 @@ def plan_with(table: Path, model: Path, folder: Path) -> Any:
         "resources: {accelerators: ['A10G:1'], infra: [aws]}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "melange_sky", "plan", str(spec), "--offline", "-o", str(folder / "plan")],
-        capture_output=True, text=True, timeout=300, check=False, cwd=ROOT,
+        [
+            sys.executable,
+            "-m",
+            "melange_sky",
+            "plan",
+            str(spec),
+            "--offline",
+            "-o",
+            str(folder / "plan"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
         env={**os.environ, "MELANGE_SKY_HOME": str(folder / "home")},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "plan/plan.json").read_text())

@@ -22,16 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
-from melange_sky.engine import KvPool, ReplicaModel
 from melange_sky.gateway import Credentials, Gateway, Keys, Listen, Secret, Settings, Sources
-from melange_sky.plan import Allocation, Plan
+from melange_sky.plans import Allocation, Plan
 from melange_sky.profiler import Endpoint, PromptStyle
 from melange_sky.profiler.load import Load, LoadOutcome, run_load
 from melange_sky.profiler.prompts import request_bodies
+from melange_sky.replay import Replay, replay
 from melange_sky.simulator import RequestStream, fit_replica
 from melange_sky.slo import SLO, RequestLog, attainment_fraction
-from melange_sky.verify import Replay, replay
-from tests.factories import (  # fmt: skip
+from melange_sky.steps import KvPool, ReplicaModel
+from tests.factories import (
     make_capacity,
     make_engine,
     make_offer,
@@ -65,7 +65,7 @@ FITTED = {
         Point(input_tokens=448, output_tokens=48, load=0.4, requests=6),
         Point(input_tokens=192, output_tokens=96, load=0.4, requests=6),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,15 +160,20 @@ def plan_of(replicas: Mapping[str, ReplicaModel], rate_rps: float, slo: SLO) -> 
         option = make_option(name, offer=make_offer(), engine=engine)
         allocations.append(
             Allocation(
-                option=make_capacity([[capacity]], option), instances=1,
-                load_fraction=rate_rps * SHARE[name] / capacity, rate_rps=rate_rps * SHARE[name],
+                candidate=make_capacity([[capacity]], option),
+                instances=1,
+                load_fraction=rate_rps * SHARE[name] / capacity,
+                rate_rps=rate_rps * SHARE[name],
                 shares=((SHARE[name],),),
             )
-        )  # fmt: skip
+        )
     workload = make_workload(
-        [[rate_rps]], input_edges=(0, 1024), output_edges=(0, 128),
-        input_sizes=((float(MEAN_SIZE[0]),),), output_sizes=((float(MEAN_SIZE[1]),),),
-    )  # fmt: skip
+        [[rate_rps]],
+        input_edges=(0, 1024),
+        output_edges=(0, 128),
+        input_sizes=((float(MEAN_SIZE[0]),),),
+        output_sizes=((float(MEAN_SIZE[1]),),),
+    )
     return make_plan(
         model="tiny", workload=workload, slo=slo, allocations=tuple(allocations), baselines=()
     )
@@ -182,10 +187,12 @@ def short_trace(rate_rps: float) -> RequestStream:
     return RequestStream.of(arrival_s - arrival_s[0], sizes[:, 0], sizes[:, 1])
 
 
-def predict(plan: Plan, replicas: Mapping[str, ReplicaModel], trace: RequestStream) -> dict[str, Seen]:  # fmt: skip
+def predict(
+    plan: Plan, replicas: Mapping[str, ReplicaModel], trace: RequestStream
+) -> dict[str, Seen]:
     """Replay the trace through the fitted replicas; means over the routing's random phases."""
     logs = [
-        replay(plan, lambda _p, a: replicas[a.option.option.name], trace, Replay(seed=seed)).log
+        replay(plan, lambda _p, a: replicas[a.candidate.option.name], trace, Replay(seed=seed)).log
         for seed in range(SEEDS)
     ]
     return {name: _seen(logs, k, plan.slo) for k, name in enumerate(NAMES)}
@@ -205,8 +212,10 @@ def _seen(logs: Sequence[RequestLog], option: int, slo: SLO) -> Seen:
 async def _measure(plan: Plan, urls: Mapping[str, str], trace: RequestStream) -> list[LoadOutcome]:
     gateway = Gateway(
         Sources(load_plan=lambda: plan, discover=lambda: {n: [u] for n, u in urls.items()}),
-        Settings(), Credentials(clients=Keys([]), replicas=Secret(None)), random.Random(5),
-    )  # fmt: skip
+        Settings(),
+        Credentials(clients=Keys([]), replicas=Secret(None)),
+        random.Random(5),
+    )
     port = await gateway.start(Listen(port=0))
     endpoint = Endpoint(url=f"http://127.0.0.1:{port}", model="tiny", timeout_s=90.0)
     loads = []
@@ -222,7 +231,9 @@ async def _measure(plan: Plan, urls: Mapping[str, str], trace: RequestStream) ->
         await gateway.wait()
 
 
-def measure(plan: Plan, urls: Mapping[str, str], trace: RequestStream) -> tuple[dict[str, Seen], dict[str, int]]:  # fmt: skip
+def measure(
+    plan: Plan, urls: Mapping[str, str], trace: RequestStream
+) -> tuple[dict[str, Seen], dict[str, int]]:
     """Send the trace through the real gateway; once again where the client itself was late."""
     for _ in range(2):
         found = asyncio.run(_measure(plan, urls, trace))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from melange_sky.engine import ReplicaModel
+from melange_sky.steps import ReplicaModel
 from tests.stack.engine_fit import Prediction, fit_and_predict, median_error, worst_factor
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]

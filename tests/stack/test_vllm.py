@@ -29,8 +29,10 @@ def test_a_killed_profile_goes_on_without_losing_or_repeating_a_cell(pair: profi
     (table,) = load_tables(pair.first)
     for old, new in zip(pair.left.cells, table.cells, strict=False):
         assert (old.measured_at, old.seconds, len(old.probes)) == (
-            new.measured_at, new.seconds, len(new.probes)
-        )  # fmt: skip
+            new.measured_at,
+            new.seconds,
+            len(new.probes),
+        )
     assert len(pair.one["kept"]) == 6  # the two rows that were there before the last run
 
 
@@ -54,9 +56,12 @@ def test_quantization_methods_are_those_that_vllm_takes() -> None:
         "print('METHODS', *known); print('ONLINE', *online)"
     )
     said = subprocess.run(
-        [VENV / "bin" / "python", "-c", code], env={**os.environ, **ENVIRONMENT},
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [VENV / "bin" / "python", "-c", code],
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     lists = {line.split()[0]: set(line.split()[1:]) for line in said.splitlines() if line.strip()}
     assert set(METHOD_BITS) <= lists["METHODS"]
     # These two quantise a 16-bit checkpoint under their own names too.

@@ -27,19 +27,35 @@ def main(folder: Path, layers: int) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
     files = {
         "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", "bos_token": "<s>",
-            "eos_token": "</s>", "add_bos_token": False, "model_max_length": CONTEXT,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": "<unk>",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "add_bos_token": False,
+            "model_max_length": CONTEXT,
         },
         "config.json": {
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
-            "intermediate_size": 128, "num_hidden_layers": layers, "num_attention_heads": 2,
-            "num_key_value_heads": 1, "head_dim": 32, "vocab_size": VOCABULARY,
-            "max_position_embeddings": CONTEXT, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-            "hidden_act": "silu", "tie_word_embeddings": True, "torch_dtype": "float32",
-            "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": CONTEXT,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "hidden_act": "silu",
+            "tie_word_embeddings": True,
+            "torch_dtype": "float32",
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
         },
         "generation_config.json": {"bos_token_id": 1, "eos_token_id": 2},
-    }  # fmt: skip
+    }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 

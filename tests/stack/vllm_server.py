@@ -21,19 +21,35 @@ START_S = 240.0
 
 FLAGS = [
     # float32: with bfloat16 the CPU build dies of an illegal instruction on AMX machines.
-    "--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--max-model-len", "2048",
-    "--kv-cache-memory-bytes", "64M", "--max-num-batched-tokens", "1024", "--max-num-seqs", "4",
-    "--no-enable-prefix-caching", "--distributed-executor-backend", "uni",
-]  # fmt: skip
+    "--load-format",
+    "dummy",
+    "--dtype",
+    "float32",
+    "--enforce-eager",
+    "--max-model-len",
+    "2048",
+    "--kv-cache-memory-bytes",
+    "64M",
+    "--max-num-batched-tokens",
+    "1024",
+    "--max-num-seqs",
+    "4",
+    "--no-enable-prefix-caching",
+    "--distributed-executor-backend",
+    "uni",
+]
 
 ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     # One thread: with more, the threads wait for each other on busy cores, twenty times slower.
     "OMP_NUM_THREADS": "1",
     # The first start writes the byte code that --no-compile left out; later ones are twice as fast.
     "PYTHONDONTWRITEBYTECODE": "",
-}  # fmt: skip
+}
 
 
 def free_port() -> int:
@@ -58,14 +74,27 @@ def vllm_server(
     """
     port = free_port()
     command = [
-        str(VENV / "bin/vllm"), "serve", str(model), "--served-model-name", "tiny",
-        "--host", "127.0.0.1", "--port", str(port), *FLAGS, *more,
-    ]  # fmt: skip
+        str(VENV / "bin/vllm"),
+        "serve",
+        str(model),
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *FLAGS,
+        *more,
+    ]
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, stdout=sink, stderr=sink, env={**os.environ, **ENVIRONMENT},
-            start_new_session=True, preexec_fn=lambda: _settle(cores),
-        )  # fmt: skip
+            command,
+            stdout=sink,
+            stderr=sink,
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,
+            preexec_fn=lambda: _settle(cores),
+        )
     try:
         _wait(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}"

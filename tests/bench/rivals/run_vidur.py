@@ -53,34 +53,52 @@ def main(path: str, replicas: int) -> None:
         trace = f"{folder}/trace.csv"
         pd.DataFrame(
             {
-                "Date": "d", "Time": rows["arrival_s"], "PromptTokenCount": rows["input_tokens"],
+                "Date": "d",
+                "Time": rows["arrival_s"],
+                "PromptTokenCount": rows["input_tokens"],
                 "CompletionTokenCount": rows["output_tokens"],
             }
-        ).to_csv(trace, index=False)  # fmt: skip
+        ).to_csv(trace, index=False)
         config = SimulationConfig(
             log_level="error",
             cluster_config=ClusterConfig(
                 num_replicas=replicas,
-                replica_config=ReplicaConfig(model_name=MODEL, device="h100", num_pipeline_stages=1, tensor_parallel_size=1),
+                replica_config=ReplicaConfig(
+                    model_name=MODEL, device="h100", num_pipeline_stages=1, tensor_parallel_size=1
+                ),
                 cache_config=CacheConfig(enable_prefix_caching=False),
                 global_scheduler_config=LORGlobalSchedulerConfig(),
-                replica_scheduler_config=VllmSchedulerConfig(batch_size_cap=256, max_tokens_in_batch=16384),
+                replica_scheduler_config=VllmSchedulerConfig(
+                    batch_size_cap=256, max_tokens_in_batch=16384
+                ),
             ),
             request_generator_config=TraceRequestGeneratorConfig(
-                trace_file=trace, date="d", max_tokens=16384, time_scale_factor=1.0,
-                prefill_scale_factor=1.0, decode_scale_factor=1.0,
+                trace_file=trace,
+                date="d",
+                max_tokens=16384,
+                time_scale_factor=1.0,
+                prefill_scale_factor=1.0,
+                decode_scale_factor=1.0,
             ),
             execution_time_predictor_config=RandomForrestExecutionTimePredictorConfig(
-                cache_dir=f"{folder}/cache", no_cache=True, kv_cache_prediction_granularity=1024,
-                prediction_max_prefill_chunk_size=16384, prediction_max_batch_size=256,
+                cache_dir=f"{folder}/cache",
+                no_cache=True,
+                kv_cache_prediction_granularity=1024,
+                prediction_max_prefill_chunk_size=16384,
+                prediction_max_batch_size=256,
                 prediction_max_tokens_per_request=16384,
             ),
             metrics_config=MetricsConfig(
-                write_metrics=False, store_plots=False, output_dir=folder,
-                store_operation_metrics=False, store_token_completion_metrics=False,
-                store_batch_metrics=False, store_utilization_metrics=False, enable_chrome_trace=False,
+                write_metrics=False,
+                store_plots=False,
+                output_dir=folder,
+                store_operation_metrics=False,
+                store_token_completion_metrics=False,
+                store_batch_metrics=False,
+                store_utilization_metrics=False,
+                enable_chrome_trace=False,
             ),
-        )  # fmt: skip
+        )
         simulator = Simulator(config)
         began = time.process_time()
         simulator.run()

@@ -22,10 +22,12 @@ def main(path: str) -> None:
         rows = list(csv.DictReader(file))
     arrivals = []
     for number, row in enumerate(rows):
-        at, inputs, outputs = float(row["arrival_s"]), int(row["input_tokens"]), int(row["output_tokens"])  # fmt: skip
-        arrivals.append(
-            (at, Request(req_id=number, arrival_time=at, l_in=inputs, l_out=outputs))
-        )  # fmt: skip
+        at, inputs, outputs = (
+            float(row["arrival_s"]),
+            int(row["input_tokens"]),
+            int(row["output_tokens"]),
+        )
+        arrivals.append((at, Request(req_id=number, arrival_time=at, l_in=inputs, l_out=outputs)))
     pools = [
         PoolConfig(pool_id=name, gpu=gpu, n_gpus=count, max_ctx=16384)
         for name, gpu, count in (("a10g", A10G, 4), ("a100", A100_80GB, 2), ("h100", H100_80GB, 2))

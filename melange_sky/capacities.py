@@ -1,0 +1,111 @@
+"""What a deployment option can carry, bucket by bucket, and where each figure comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from melange_sky.offers import Offer
+
+
+class Origin(str, Enum):
+    """How a capacity is known, best first. `GIVEN` stands for figures the user's own file states."""
+
+    MEASURED = "measured"
+    GIVEN = "given"
+    INTERPOLATED = "interpolated"
+    ESTIMATED = "estimated"
+
+
+_RANK = {origin: rank for rank, origin in enumerate(Origin)}
+
+
+def weakest(origins: Iterable[Origin]) -> Origin | None:
+    """Return the least certain of several origins, None for none."""
+    return max(origins, key=_RANK.__getitem__, default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityCell:
+    """Highest open-loop Poisson rate of one bucket that one instance serves within the SLO.
+
+    `max_rate_rps` is None where it cannot serve the bucket at all; then `reason` says why.
+    `low_rps` … `high_rps` is the error band of the figure where one is known.
+    """
+
+    max_rate_rps: float | None
+    origin: Origin | None = None
+    reason: str | None = None
+    low_rps: float | None = None
+    high_rps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """How the engine of one replica is started: a function of option, model, SLO and grid alone.
+
+    Never derived from the plan's rate or shares, so that two plans with the same option differ in
+    `replicas` only. `max_num_seqs` sits at the option's knee; `max_model_len` is the grid's longest
+    request, at most the model's context and at most what the KV cache holds.
+    """
+
+    tensor_parallel: int
+    data_parallel: int
+    max_model_len: int
+    max_num_seqs: int
+    gpu_memory_utilization: float = 0.92
+    kv_cache_tokens: int | None = None
+    dtype: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentOption:
+    """One way to run one replica: accelerator × count × parallelism on one priced offer.
+
+    `name` is unique within a plan and stable between plans. `accelerator_count` is whole GPUs per
+    instance = tensor_parallel × data_parallel. `price_usd_per_hour` is what one instance is billed.
+    `offer` is None only for a Mélange JSON config, whose names are free labels. `fallbacks` are the
+    same instance type in other regions where it may run too, at prices that the plan does not count on.
+    `figures` names the very GPU in the accelerator table where SkyPilot's name covers several (its
+    "H100" is SXM, PCIe or NVL); None: `accelerator` itself.
+    """
+
+    name: str
+    accelerator: str
+    accelerator_count: int
+    price_usd_per_hour: float
+    use_spot: bool = False
+    offer: Offer | None = None
+    engine: EngineSettings | None = None
+    fallbacks: tuple[Offer, ...] = ()
+    figures: str | None = None
+
+    @property
+    def gpu(self) -> str:
+        """The very GPU, under its name in the accelerator table."""
+        return self.figures or self.accelerator
+
+    @property
+    def places(self) -> tuple[Offer, ...]:
+        """The offer of every region where it may run, that of the plan first."""
+        return () if self.offer is None else (self.offer, *self.fallbacks)
+
+    def price_in(self, place: Offer) -> float:
+        """Return what an instance costs per hour in one of its places."""
+        return place.price(self.use_spot) or 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionCapacity:
+    """A deployment option and its capacity per bucket, shape (input buckets × output buckets)."""
+
+    option: DeploymentOption
+    cells: tuple[tuple[CapacityCell, ...], ...]
+
+    def rate(self, i: int, j: int) -> float | None:
+        """Return the raw capacity of bucket (i, j), None where it cannot serve it."""
+        return self.cells[i][j].max_rate_rps

@@ -1,6 +1,0 @@
-"""Prices people can trust: fetched, checked, dated, kept. Start at `book.load_offers`."""
-
-from melange_sky.prices.book import load_offers
-from melange_sky.prices.query import OfferBook, OfferQuery
-
-__all__ = ["OfferBook", "OfferQuery", "load_offers"]

@@ -1,0 +1,48 @@
+"""The provider APIs by the names that `--source` takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.pricing.apis.aws_bulk import DEFAULT_REGIONS, AwsBulk
+from melange_sky.pricing.apis.azure_retail import AzureRetail
+from melange_sky.pricing.apis.gcp_billing import GcpBilling
+from melange_sky.pricing.apis.runpod import RunPod
+from melange_sky.pricing.apis.vast import Vast
+from melange_sky.pricing.names import asked_regions
+
+if TYPE_CHECKING:
+    from melange_sky.pricing.apis import PriceApi
+
+SOURCES = ("catalog", "aws", "azure", "gcp", "runpod", "vast")
+
+
+def find_apis(
+    sources: tuple[str, ...], infra: tuple[tuple[str, str | None], ...]
+) -> tuple[PriceApi, ...]:
+    """Return the APIs of the sources named; `catalog` stands for the hosted catalogs.
+
+    The regions of `infra` limit what they are asked for. Raises InputError for an unknown name.
+    """
+    problems = [
+        f"unknown price source '{name[:80]}'{did_you_mean(name, SOURCES)}; known: {', '.join(SOURCES)}"
+        for name in sources
+        if name not in SOURCES
+    ]
+    if problems:
+        raise InputError(*problems)
+    return tuple(_make(name, infra) for name in dict.fromkeys(sources) if name != "catalog")
+
+
+def _make(name: str, infra: tuple[tuple[str, str | None], ...]) -> PriceApi:
+    asked = asked_regions(infra, name)
+    regions = None if asked is None else tuple(sorted(asked))
+    makers: dict[str, PriceApi] = {
+        "aws": AwsBulk(regions=regions or DEFAULT_REGIONS),
+        "azure": AzureRetail(regions=regions),
+        "gcp": GcpBilling(),
+        "runpod": RunPod(),
+        "vast": Vast(),
+    }
+    return makers[name]

@@ -1,0 +1,112 @@
+"""Offers in the project's own columns: the embedded snapshot and a user's ``--offers my.csv``."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from pathlib import Path
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.offers import Flag, Offer, Touches
+from melange_sky.pricing.cells import read_number, read_price
+from melange_sky.pricing.names import canonical_accelerator
+from melange_sky.pricing.sanity import check_offers
+from melange_sky.resources import catalogs_dir
+
+REQUIRED = (
+    "cloud",
+    "region",
+    "instance_type",
+    "accelerator",
+    "accelerator_count",
+    "price_usd_per_hour",
+)
+OPTIONAL = ("spot_usd_per_hour", "vcpus", "memory_gib", "source", "as_of")
+LARGEST_BYTES = 32 * 1024 * 1024
+
+
+def read_embedded() -> tuple[tuple[Offer, ...], str]:
+    """Return the offers shipped in `catalogs/snapshot.csv` and their id ``embedded-<hash>``."""
+    path = catalogs_dir() / "snapshot.csv"
+    offers, digest = read_own_csv(path, default_source="embedded snapshot")
+    return offers, f"embedded-{digest}"
+
+
+def read_own_csv(path: Path, default_source: str | None = None) -> tuple[tuple[Offer, ...], str]:
+    """Return the checked offers of a CSV file in the project's columns, and its content hash.
+
+    Lines that start with ``#`` are comments. `source` and `as_of` may be absent; the source is then
+    the file's name. Raises InputError where the file cannot be trusted as a file; a bad cell flags
+    its own row.
+    """
+    text, digest = _read_text(path)
+    lines = text.split("\n")
+    start = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
+    reader = csv.reader(lines[start:], strict=True)
+    by_cloud: dict[str, list[Offer]] = {}
+    try:
+        columns = _columns(path, next(reader, []))
+        for row in reader:
+            if row and not row[0].startswith("#"):
+                cells = dict(zip(columns, row, strict=False))
+                where = f"{path}, line {start + reader.line_num}"
+                offer = _offer(cells, where, default_source or str(path.name))
+                by_cloud.setdefault(offer.cloud, []).append(offer)
+    except csv.Error as error:
+        raise InputError(f"{path} is not CSV (line {start + reader.line_num}): {error}") from error
+    if not by_cloud:
+        raise InputError(f"{path} holds no offers: it needs at least one row under its header")
+    return tuple(o for offers in by_cloud.values() for o in check_offers(offers)), digest
+
+
+def _read_text(path: Path) -> tuple[str, str]:
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; a CSV file of offers belongs there")
+        if path.stat().st_size > LARGEST_BYTES:
+            raise InputError(f"{path} is larger than {LARGEST_BYTES // 2**20} MiB")
+        data = path.read_bytes()
+        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()[:12]
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+
+
+def _columns(path: Path, header: list[str]) -> list[str]:
+    columns = [name.strip() for name in header]
+    missing = [
+        f"{path} lacks the column '{name}'{did_you_mean(name, columns)};"
+        f" needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}"
+        for name in REQUIRED
+        if name not in columns
+    ]
+    if missing:
+        raise InputError(*missing)
+    return columns
+
+
+def _offer(cells: dict[str, str], where: str, default_source: str) -> Offer:
+    for key in ("cloud", "instance_type", "accelerator"):
+        if not (cells.get(key) or "").strip():
+            raise InputError(f"{where}: '{key}' is empty")
+    cloud = cells["cloud"].strip().casefold()
+    price, price_flag = read_price(cells.get("price_usd_per_hour"), Touches.ON_DEMAND)
+    spot, spot_flag = read_price(cells.get("spot_usd_per_hour"), Touches.SPOT)
+    flags: tuple[Flag, ...] = tuple(flag for flag in (price_flag, spot_flag) if flag is not None)
+    count = read_number(cells.get("accelerator_count"))
+    return Offer(
+        cloud=cloud,
+        region=(cells.get("region") or "").strip(),
+        instance_type=cells["instance_type"].strip(),
+        accelerator=canonical_accelerator(cells["accelerator"], cloud),
+        accelerator_count=math.nan if count is None else count,
+        price_usd_per_hour=price,
+        spot_usd_per_hour=spot,
+        source=(cells.get("source") or "").strip() or default_source,
+        as_of=(cells.get("as_of") or "").strip() or None,
+        vcpus=read_number(cells.get("vcpus")),
+        memory_gib=read_number(cells.get("memory_gib")),
+        flags=flags,
+    )

@@ -1,0 +1,62 @@
+"""What is asked of the prices, and what comes back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melange_sky.offers import Offer
+from melange_sky.plans import PlanWarning
+
+if TYPE_CHECKING:
+    from melange_sky.pricing.refresh import Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferQuery:
+    """What is asked: infra as (cloud, region or None) pairs, accelerators as NAME or NAME:COUNT.
+
+    Empty tuples ask for everything. `as_of` is a snapshot id or a date: nothing is fetched then.
+    `refresh` pulls whatever the age; `sources` names provider APIs to pull from (and so refreshes).
+    MELANGE_SKY_OFFLINE forbids the network whatever `offline` says. `progress` opens a display of a
+    refresh, given the events. `store_dir` and `now` are for tests and repeats.
+    """
+
+    infra: tuple[tuple[str, str | None], ...] = ()
+    accelerators: tuple[str, ...] = ()
+    offline: bool = False
+    refresh: bool = False
+    offers_csv: Path | None = None
+    sources: tuple[str, ...] = ()
+    as_of: str | None = None
+    now: datetime | None = None
+    store_dir: Path | None = None
+    progress: Callable[[], AbstractContextManager[Callable[[Event], None]]] | None = None
+
+    @property
+    def forbids_network(self) -> bool:
+        """Whether no socket may be opened, by the query or by the environment."""
+        return self.offline or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
+
+    @property
+    def clouds(self) -> tuple[str, ...]:
+        """The clouds asked for, each once; empty for all."""
+        return tuple(dict.fromkeys(cloud for cloud, _ in self.infra))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferBook:
+    """The offers that match, flagged ones included; `snapshot` is the id to repeat the plan with.
+
+    `own_clouds` are those that the user's own offers name: the user knows that they can be used.
+    """
+
+    offers: tuple[Offer, ...]
+    snapshot: str | None
+    warnings: tuple[PlanWarning, ...] = ()
+    own_clouds: tuple[str, ...] = ()

@@ -1,0 +1,324 @@
+"""Pull prices now: all clouds at once, each file with its own deadline, then one new snapshot.
+
+What fails is named and keeps its last good rows; one cloud's rows come from one source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, TypeVar
+
+from melange_sky.errors import MelangeError
+from melange_sky.pricing.answers import FetchError, Validators, host, iso_date, told
+from melange_sky.pricing.fetch import Body, Fetched, Http, Request
+from melange_sky.pricing.hosted import PARSER_VERSION, parse_catalog
+from melange_sky.pricing.names import KNOWN_CLOUDS
+from melange_sky.pricing.settings import Addresses, addresses_from_environment
+from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
+from melange_sky.pricing.tables import encode_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+
+    from melange_sky.pricing.apis import PriceApi
+
+T = TypeVar("T")
+
+_BAD_DATA = (ValueError, TypeError, ArithmeticError, LookupError, csv.Error)
+"""What reading an answer of an unforeseen form may raise: it costs its own cloud, not the others."""
+
+ASKED_DEADLINE_S = 40.0
+"""Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
+SHRUNK_FRACTION = 0.5
+"""A file with fewer offers than this fraction of the last one's is told."""
+
+UNASKED_DEADLINE_S = 15.0
+"""The same when a plan refreshes by itself: it has cached prices to fall back on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Progress of one cloud: `state` is waiting, reading, fetched, unchanged or failed."""
+
+    cloud: str
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshOptions:
+    """What to pull. Empty `clouds` asks for every hosted one; `apis` replace their clouds' catalog.
+
+    `named`: the user named the clouds, so that one without a hosted catalog (404) has failed.
+    """
+
+    clouds: tuple[str, ...] = ()
+    named: bool = True
+    apis: tuple[PriceApi, ...] = ()
+    addresses: Addresses = field(default_factory=addresses_from_environment)
+    deadline_s: float = ASKED_DEADLINE_S
+    on_event: Callable[[Event], None] | None = None
+    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """One cloud as fetched: its entry and, where new, the bytes of its table."""
+
+    entry: Entry
+    table: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshResult:
+    """What came of a refresh. `failed` maps a cloud to the reason; `absent` are not hosted (404).
+
+    `manifest` is the new snapshot, None where nothing came or it could not be written; then
+    `store_problem` says why, and `pulled` still holds the prices. `shrunk` names clouds that now
+    have far fewer offers than before: perhaps a file that was cut where it was made.
+    """
+
+    fetched: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    failed: Mapping[str, str]
+    absent: tuple[str, ...]
+    manifest: Manifest | None
+    pulled: Mapping[str, Pulled]
+    store_problem: str | None = None
+    shrunk: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def any_good(self) -> bool:
+        """Whether at least one cloud was fetched or found unchanged."""
+        return bool(self.fetched or self.unchanged)
+
+
+def refresh(store: Store, options: RefreshOptions) -> RefreshResult:
+    """Pull the clouds asked for and add a snapshot to the store.
+
+    Never raises for what a server does; the whole ends a few seconds after `deadline_s`.
+    """
+    return run_coroutine(lambda: _Refresh(store, options).run())
+
+
+def run_coroutine(make: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run a coroutine to its end, also where the caller's thread already runs a loop (notebooks)."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(make())
+    outcome: list[T] = []
+    problem: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(asyncio.run(make()))
+        except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
+            problem.append(error)
+
+    thread = threading.Thread(target=work, name="melange-refresh")
+    thread.start()
+    thread.join()
+    if problem:
+        raise problem[0]
+    return outcome[0]
+
+
+class _Refresh:
+    def __init__(self, store: Store, options: RefreshOptions) -> None:
+        self.store = store
+        self.options = options
+        self.base = store.newest()
+        self.pulled: dict[str, Pulled] = {}
+        self.unchanged: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.absent: list[str] = []
+        self.shrunk: dict[str, str] = {}
+
+    async def run(self) -> RefreshResult:
+        by_cloud = {api.cloud: api for api in self.options.apis}
+        clouds = self.options.clouds or (KNOWN_CLOUDS if not by_cloud else tuple(by_cloud))
+        clouds = tuple(dict.fromkeys((*clouds, *by_cloud)))
+        until = time.monotonic() + self.options.deadline_s
+        async with Http(on_bytes=self._on_bytes) as http:
+            await asyncio.gather(
+                *(self._one(http, cloud, by_cloud.get(cloud), until) for cloud in clouds)
+            )
+        manifest, problem = self._commit()
+        return RefreshResult(
+            fetched=tuple(c for c in clouds if c in self.pulled and c not in self.unchanged),
+            unchanged=tuple(self.unchanged),
+            failed={c: self.failed[c] for c in clouds if c in self.failed},
+            absent=tuple(self.absent),
+            manifest=manifest,
+            pulled=self.pulled,
+            store_problem=problem,
+            shrunk=self.shrunk,
+        )
+
+    async def _one(self, http: Http, cloud: str, api: PriceApi | None, until: float) -> None:
+        self._tell(cloud, "waiting")
+        try:
+            if api is not None:
+                pulled = await self._from_api(http, api, until)
+            else:
+                pulled = await self._from_catalog(http, cloud)
+        except FetchError as error:
+            if error.status in {404, 410} and self._may_be_absent(cloud):
+                self.absent.append(cloud)
+                self._tell(cloud, "absent", "no hosted catalog")
+                return
+            self._fail(cloud, str(error))
+        except MelangeError as error:
+            self._fail(cloud, str(error))
+        except _BAD_DATA as error:
+            self._fail(cloud, f"its answer cannot be read: {told(error)}")
+        else:
+            self.pulled[cloud] = pulled
+            state = "unchanged" if cloud in self.unchanged else "fetched"
+            self._tell(cloud, state, f"{pulled.entry.offers} offers")
+
+    def _may_be_absent(self, cloud: str) -> bool:
+        """A cloud that was neither named nor ever fetched need not have a hosted catalog."""
+        named = self.options.named and bool(self.options.clouds)
+        return not named and (self.base is None or cloud not in self.base.clouds)
+
+    def _fail(self, cloud: str, reason: str) -> None:
+        self.failed[cloud] = reason
+        self._tell(cloud, "failed", reason)
+
+    async def _from_catalog(self, http: Http, cloud: str) -> Pulled:
+        addresses = self.options.addresses
+        known = self._known(cloud)
+        validators = None
+        if known is not None:
+            validators = Validators(
+                url=known.url, etag=known.etag, last_modified=known.last_modified
+            )
+        request = Request(
+            name=cloud,
+            urls=addresses.of(cloud),
+            deadline_s=self.options.deadline_s,
+            validators=validators,
+        )
+
+        def accept(body: Body) -> bytes | None:
+            if known is not None and body.sha256 == known.sha256:
+                return None
+            text = io.TextIOWrapper(body.file, encoding="utf-8-sig", newline="")
+            try:
+                offers = parse_catalog(cloud, text, ends_whole=body.ends_whole)
+            finally:
+                text.detach()
+            return encode_table(cloud, offers)
+
+        fetched = await http.fetch(request, accept)
+        now = utc_text(self.options.clock())
+        if fetched.content is None and known is not None:
+            self.unchanged.append(cloud)
+            label = self._label(cloud, fetched.url)
+            return Pulled(entry=_confirmed(known, fetched, label, now), table=None)
+        assert fetched.content is not None  # 304 is only taken where a body is known
+        pulled = self._pulled_catalog(cloud, fetched, fetched.content, now)
+        if known is not None and pulled.entry.offers < SHRUNK_FRACTION * known.offers:
+            self.shrunk[cloud] = f"{pulled.entry.offers} offers, {known.offers} before"
+        return pulled
+
+    def _pulled_catalog(
+        self, cloud: str, fetched: Fetched[bytes | None], table: bytes, now: str
+    ) -> Pulled:
+        entry = Entry(
+            source="catalog",
+            label=self._label(cloud, fetched.url),
+            url=fetched.url,
+            fetched_at=now,
+            checked_at=now,
+            sha256=fetched.sha256 or "",
+            table=table_name(cloud, table),
+            offers=_count(table),
+            parser=PARSER_VERSION,
+            etag=fetched.etag,
+            last_modified=fetched.last_modified,
+            as_of=iso_date(fetched.last_modified),
+        )
+        return Pulled(entry=entry, table=table)
+
+    def _label(self, cloud: str, url: str) -> str:
+        return f"SkyPilot catalog {self.options.addresses.schema}/{cloud} ({host(url)})"
+
+    async def _from_api(self, http: Http, api: PriceApi, until: float) -> Pulled:
+        offers = await api.fetch(http, until)
+        if not offers:
+            raise FetchError(f"{api.name} answered with no GPU prices")
+        table = encode_table(api.cloud, offers)
+        now = utc_text(self.options.clock())
+        entry = Entry(
+            source=api.name,
+            label=_api_label(api),
+            url=api.url,
+            fetched_at=now,
+            checked_at=now,
+            sha256="",
+            table=table_name(api.cloud, table),
+            offers=len(offers),
+            parser=PARSER_VERSION,
+            regions=api.regions,
+        )
+        return Pulled(entry=entry, table=table)
+
+    def _known(self, cloud: str) -> Entry | None:
+        """The last good entry of a cloud's catalog, if this version can still read its table."""
+        entry = self.base.clouds.get(cloud) if self.base else None
+        if entry is None or entry.source != "catalog" or entry.parser != PARSER_VERSION:
+            return None
+        return entry if self.store.table(entry) is not None else None
+
+    def _commit(self) -> tuple[Manifest | None, str | None]:
+        if not self.pulled:
+            return None, None
+        entries = {cloud: pulled.entry for cloud, pulled in self.pulled.items()}
+        tables = {p.entry.table: p.table for p in self.pulled.values() if p.table is not None}
+        try:
+            update = Update(entries=entries, tables=tables, absent=tuple(self.absent))
+            return self.store.commit(update, self.options.clock()), None
+        except OSError as error:
+            return None, f"cannot write to {self.store.folder}: {error.strerror or error}"
+
+    def _on_bytes(self, cloud: str, size: int) -> None:
+        self._tell(cloud, "reading", f"{size / 1e6:.1f} MB")
+
+    def _tell(self, cloud: str, state: str, detail: str = "") -> None:
+        if self.options.on_event is not None:
+            self.options.on_event(Event(cloud=cloud, state=state, detail=detail))
+
+
+def _api_label(api: PriceApi) -> str:
+    return api.label if api.regions is None else f"{api.label}, only {', '.join(api.regions)}"
+
+
+def _confirmed(known: Entry, fetched: Fetched[bytes | None], label: str, now: str) -> Entry:
+    """The entry of an unchanged file; a body that came again may bring new validators and host."""
+    if fetched.sha256 is None:
+        return renewed(known, now)
+    return replace(
+        known,
+        label=label,
+        checked_at=now,
+        url=fetched.url,
+        etag=fetched.etag,
+        last_modified=fetched.last_modified,
+        as_of=iso_date(fetched.last_modified),
+    )
+
+
+def _count(table: bytes) -> int:
+    rows = json.loads(table)["rows"]
+    assert isinstance(rows, int)
+    return rows

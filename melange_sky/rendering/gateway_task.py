@@ -1,0 +1,40 @@
+"""The gateway's task for `sky launch`: a small CPU instance that serves one URL over all services."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from melange_sky.rendering.names import gateway_name
+from melange_sky.rendering.services import dump
+from melange_sky.resources import templates_dir
+
+if TYPE_CHECKING:
+    from melange_sky.plans import FleetPlan, Plan
+
+GATEWAY_FILE = "gateway.task.yaml"
+
+
+def render_gateway(plan: Plan | FleetPlan) -> str:
+    """Return the text of the gateway's task. Nothing in it depends on the plan but its name."""
+    name = gateway_name(plan)
+    document: dict[str, Any] = yaml.safe_load(
+        (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
+    )
+    document["name"] = name
+    launch = ["sky", "launch", "-c", name, GATEWAY_FILE, "--secret", "MELANGE_SKY_API_KEY"]
+    lines = (
+        "One OpenAI-compatible URL over all services of the plan. In this folder, once they are up:",
+        "  melange-sky status . --backends backends",
+        f"  {shlex.join(launch)} --workdir CHECKOUT",
+        f"  sky status --endpoint 8080 {shlex.quote(name)}",
+        "CHECKOUT is the directory of melange-sky's sources, or one with its wheel; in its place, --env",
+        "MELANGE_SKY_PACKAGE=REQUIREMENT takes anything that pip does, such as the URL of a wheel.",
+        "MELANGE_SKY_API_KEY is the key that clients must show; add --secret VLLM_API_KEY if the services",
+        "demand one. After a change of the plan or the services, the same two commands bring the new files,",
+        "which the running gateway reads without a restart.",
+        "",
+    )
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines) + dump(document)

@@ -1,0 +1,93 @@
+"""The comment on top of each service file: what it is, what it costs, how to run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melange_sky.capacities import weakest
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.rendering.clouds import controller_note
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from melange_sky.capacities import DeploymentOption
+    from melange_sky.offers import Offer
+    from melange_sky.plans import Allocation, Plan
+
+_LONGEST_FIELD = 200
+
+
+def header(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> str:
+    """Return the comment lines. Untrusted text in them cannot end a comment."""
+    return "".join(f"# {line}".rstrip() + "\n" for line in _lines(plan, allocation, commands))
+
+
+def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Iterator[str]:
+    option = allocation.candidate.option
+    offer = option.offer
+    assert offer is not None
+    what = accelerator_spec_text(option.accelerator, option.accelerator_count)
+    yield f"{allocation.instances} x {_say(what)} of plan {_say(plan.name)}, made {_say(plan.created_at)}"
+    yield f"Model:    {_say(plan.model)}"
+    yield (
+        f"Instance: {_place(offer)}, {_say(offer.instance_type)}, {_kind(option.use_spot)}, "
+        f"${option.price_usd_per_hour:.4g}/h each, ${allocation.cost_usd_per_hour:.4g}/h in all"
+    )
+    if allocation.fixed_instances:
+        yield (
+            f"Paid for: {allocation.fixed_instances} of {allocation.instances}, counted as $0: "
+            "the spec says that you have them"
+        )
+    yield f"Price:    {_say(offer.source)}, as of {_say(offer.as_of or 'unknown')}"
+    yield from _other_prices(option)
+    yield f"Capacity: {_origin(allocation)}; planned load {allocation.load_fraction:.0%} of it"
+    yield ""
+    yield f"Start:    {commands[0]}"
+    yield f"Change:   {commands[1]}"
+    yield "To demand a key from clients, set VLLM_API_KEY and add --secret VLLM_API_KEY to both."
+    yield controller_note()
+    yield ""
+
+
+def _other_prices(option: DeploymentOption) -> Iterator[str]:
+    if option.fallbacks:
+        dearest = max(option.places, key=option.price_in)
+        yield (
+            f"Where:    the cheapest of {len(option.places)} regions with room, "
+            f"at most ${option.price_in(dearest):.4g}/h ({_place(dearest)})"
+        )
+    if option.use_spot:
+        price = _dearest_on_demand(option.places)
+        cost = "its price not known here" if price is None else f"at most ${price:.4g}/h"
+        yield f"Spot:     while spot is short, an on-demand instance stands in, {cost}"
+
+
+def _dearest_on_demand(offers: Iterable[Offer]) -> float | None:
+    prices = [offer.price_usd_per_hour for offer in offers]
+    return None if None in prices else max(price for price in prices if price is not None)
+
+
+def _origin(allocation: Allocation) -> str:
+    cells = allocation.candidate.cells
+    origin = weakest(
+        cell.origin
+        for i, row in enumerate(cells)
+        for j, cell in enumerate(row)
+        if cell.origin is not None and allocation.shares[i][j] > 0
+    )
+    return "unknown" if origin is None else origin.value
+
+
+def _kind(use_spot: bool) -> str:
+    return "spot" if use_spot else "on demand"
+
+
+def _place(offer: Offer) -> str:
+    return _say(f"{offer.cloud}/{offer.region}" if offer.region else offer.cloud)
+
+
+def _say(text: str) -> str:
+    """Return `text` on one line: what is not printable is escaped, what is long is cut."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= _LONGEST_FIELD else shown[: _LONGEST_FIELD - 1] + "…"

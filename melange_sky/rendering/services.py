@@ -1,0 +1,185 @@
+"""The service documents: skeleton + plan → data → YAML text with a header that explains it."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from melange_sky.errors import InputError
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.plans import Plan, models_of
+from melange_sky.rendering import engine, sizing
+from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
+from melange_sky.rendering.header import header
+from melange_sky.rendering.names import file_name, service_name
+from melange_sky.resources import templates_dir
+
+if TYPE_CHECKING:
+    from melange_sky.capacities import DeploymentOption
+    from melange_sky.offers import Offer
+    from melange_sky.plans import Allocation, FleetPlan
+
+GATED_SECRET = "HF_TOKEN"
+"""The secret that a model needs for whose download Hugging Face asks for a token."""
+
+PORT = 8000
+"""Where a replica listens."""
+
+
+def render_services(planned: Plan | FleetPlan) -> dict[str, str]:
+    """Return the text of each allocation's file by file name. Same plan, same bytes.
+
+    Allocations without a priced offer (a Mélange JSON config, whose names are free labels) have none.
+    """
+    fleet = None if isinstance(planned, Plan) else planned.name
+    files: dict[str, str] = {}
+    for plan in models_of(planned):
+        files |= _render_model(plan, fleet)
+    return files
+
+
+def _render_model(plan: Plan, fleet: str | None) -> dict[str, str]:
+    files: dict[str, str] = {}
+    for allocation in plan.allocations:
+        if allocation.candidate.option.offer is None:
+            continue
+        name = file_name(service_name(plan, allocation))
+        if name in files:
+            raise InputError(
+                f"two allocations of the plan have the same option name ({name[:120]})"
+            )
+        commands = (launch_command(plan, allocation), update_command(plan, allocation))
+        text = header(plan, allocation, commands)
+        files[name] = text + dump(service_document(plan, allocation, fleet))
+    return files
+
+
+def launch_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
+    """Return the shell command that brings the service up, with the secrets that it needs."""
+    name = service_name(plan, allocation)
+    return shlex.join(
+        ["sky", "serve", "up", "-n", name, folder + file_name(name), *_secret_flags(plan)]
+    )
+
+
+def update_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
+    """Return the shell command that changes the running service to this file."""
+    name = service_name(plan, allocation)
+    return shlex.join(
+        ["sky", "serve", "update", name, folder + file_name(name), *_secret_flags(plan)]
+    )
+
+
+def required_secrets(plan: Plan) -> tuple[str, ...]:
+    """Return the names of secrets without which the services cannot start."""
+    return (GATED_SECRET,) if plan.model_shape is not None and plan.model_shape.gated else ()
+
+
+def _secret_flags(plan: Plan) -> list[str]:
+    return [word for name in required_secrets(plan) for word in ("--secret", name)]
+
+
+def service_document(
+    plan: Plan, allocation: Allocation, fleet: str | None = None
+) -> dict[str, Any]:
+    """Return the service of one allocation as data, its keys in the skeleton's order.
+
+    `fleet` names the plan of several models that `plan` is a part of.
+    """
+    option = allocation.candidate.option
+    document = copy.deepcopy(_skeleton())
+    document["name"] = service_name(plan, allocation)
+    mark = {"plan": plan.name, "option": option.name}
+    document["_metadata"]["melange_sky"] = mark if fleet is None else {"fleet": fleet, **mark}
+    document["service"] = _service(document["service"], plan, allocation)
+    document["resources"] = _resources(document["resources"], plan, option)
+    document["envs"] = engine.environment(plan.engine)
+    document["secrets"] |= dict.fromkeys(required_secrets(plan))
+    document["setup"] = engine.setup_script(plan.engine, document["setup"])
+    document["run"] = engine.run_script(plan, option, PORT, document["run"])
+    if not document["envs"]:
+        del document["envs"]
+    return document
+
+
+@lru_cache(maxsize=1)
+def _skeleton() -> dict[str, Any]:
+    text = (templates_dir() / "service.yaml").read_text(encoding="utf-8")
+    skeleton: dict[str, Any] = yaml.safe_load(text)
+    assert skeleton["service"]["ports"] == skeleton["resources"]["ports"] == PORT
+    return skeleton
+
+
+def _service(section: dict[str, Any], plan: Plan, allocation: Allocation) -> dict[str, Any]:
+    section["readiness_probe"]["initial_delay_seconds"] = sizing.initial_delay_s(plan)
+    section["load_balancer"]["stream_timeout_seconds"] = sizing.stream_timeout_s(plan)
+    section["replicas"] = allocation.instances
+    if not allocation.candidate.option.use_spot:
+        return section
+    # Spot comes and goes: SkyServe bridges a preempted replica with an on-demand one of the same kind.
+    policy = {
+        "min_replicas": allocation.instances,
+        "max_replicas": allocation.instances,
+        "dynamic_ondemand_fallback": True,
+    }
+    return {
+        ("replica_policy" if key == "replicas" else key): (policy if key == "replicas" else value)
+        for key, value in section.items()
+    }
+
+
+def _resources(section: dict[str, Any], plan: Plan, option: DeploymentOption) -> dict[str, Any]:
+    assert option.offer is not None
+    offer = option.offer
+    section["infra"] = _infra(offer)
+    section["instance_type"] = offer.instance_type
+    # some catalogs spell a name their own way, and sky looks it up as they do
+    name = offer.catalog_accelerator or option.accelerator
+    section["accelerators"] = accelerator_spec_text(name, option.accelerator_count)
+    section["use_spot"] = option.use_spot
+    section["disk_size"] = sizing.disk_gb(plan)
+    if offer.cloud in VIRTUAL_INSTANCES:
+        # Their instance types only spell out what was asked for, and their disks are not ours to size.
+        del section["instance_type"], section["disk_size"]
+        if offer.vcpus is not None:
+            section["cpus"] = f"{offer.vcpus:g}+"
+        if offer.memory_gib is not None:
+            section["memory"] = f"{offer.memory_gib:g}+"
+    if option.fallbacks:
+        del section["infra"]
+        # Sorted by name, planned region included: which region is cheapest today leaves no trace here,
+        # so that a price move changes no replica. SkyPilot itself starts with the cheapest.
+        section["any_of"] = [{"infra": infra} for infra in all_infra(option)]
+    return section
+
+
+def all_infra(option: DeploymentOption) -> list[str]:
+    """Return every place where the option may run, sorted by name."""
+    return sorted({_infra(offer) for offer in option.places})
+
+
+def _infra(offer: Offer) -> str:
+    return f"{offer.cloud}/{offer.region}" if offer.region else offer.cloud
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes scripts as literal blocks, for people to read."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    # A block would turn other line breaks (NEL, U+2028) into plain ones; quotes escape them.
+    odd = any(not (c.isprintable() or c in "\n\t") for c in text)
+    style = '"' if odd else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def dump(document: dict[str, Any]) -> str:
+    """Return `document` as YAML, its keys in their own order."""
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)

@@ -1,0 +1,21 @@
+"""A plan's services on SkyServe: what runs, what would change, and the way from one to the other.
+
+`changes` compares, `rollout` orders the steps, `skyserve` is the only place that talks to SkyPilot.
+"""
+
+from __future__ import annotations
+
+from melange_sky.skyserve.changes import Action, Change, LiveReplica, LiveService, Wanted, compare
+from melange_sky.skyserve.rollout import Rollout, roll_out, take_down
+
+__all__ = [
+    "Action",
+    "Change",
+    "LiveReplica",
+    "LiveService",
+    "Rollout",
+    "Wanted",
+    "compare",
+    "roll_out",
+    "take_down",
+]

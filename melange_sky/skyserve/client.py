@@ -1,0 +1,146 @@
+"""SkyPilot's SDK, as far as a fleet needs it. The only module of the project's core path that imports sky."""
+
+from __future__ import annotations
+
+import copy
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
+from melange_sky.skyserve.changes import LiveReplica, LiveService
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from melange_sky.skyserve.changes import Wanted
+
+
+class SkyServe:
+    """SkyServe through the SDK. `secrets` are values by name; they go to SkyPilot and nowhere else."""
+
+    def __init__(self, secrets: Mapping[str, str]) -> None:
+        try:
+            import sky
+        except ImportError as error:
+            raise SourceUnavailableError(
+                "SkyPilot is not installed here; install it with: pip install skypilot"
+            ) from error
+        self._sky: Any = sky
+        self._secrets = dict(secrets)
+
+    def services(self) -> tuple[LiveService, ...]:
+        """Return all services that run, none where no controller does.
+
+        Raises SourceUnavailableError where SkyPilot cannot tell.
+        """
+        try:
+            return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
+        except self._sky.exceptions.ClusterNotUpError:
+            return ()
+        except Exception as error:  # whatever the SDK or its server has met
+            raise SourceUnavailableError(
+                f"SkyPilot cannot tell which services run: {_one_line(error)}"
+            ) from error
+
+    def answers(self, service: LiveService) -> bool:
+        """Return False while the service's load balancer says 503, for it knows no replica yet.
+
+        An endpoint that cannot be reached from here counts as answering: it may be open to others.
+        """
+        if service.endpoint is None:
+            return False
+        if not service.endpoint.startswith(("http://", "https://")):
+            return True
+        request = urllib.request.Request(f"{service.endpoint}/health")
+        try:
+            with urllib.request.urlopen(request, timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return error.code != 503
+        except OSError:
+            return True
+
+    def normal(self, wanted: Wanted, live: LiveService | None) -> dict[str, Any]:
+        """Return the wanted document as SkyPilot would keep it, with its secrets filled in."""
+        config: dict[str, Any] = self._task(wanted, live).to_yaml_config()
+        loaded: dict[str, Any] = yaml.safe_load(yaml.safe_dump(config))
+        return loaded
+
+    def start(self, wanted: Wanted) -> None:
+        """Bring a service up; returns when SkyServe has taken it over, not when it is ready."""
+        self._call(wanted.name, self._sky.serve.up, self._task(wanted, None), wanted.name)
+
+    def update(self, wanted: Wanted, live: LiveService) -> None:
+        """Change a running service to the wanted one."""
+        mode = self._sky.serve.UpdateMode.ROLLING
+        self._call(wanted.name, self._sky.serve.update, self._task(wanted, live), wanted.name, mode)
+
+    def stop(self, name: str) -> None:
+        """Take a service down with its replicas."""
+        self._call(name, self._sky.serve.down, name)
+
+    def _call(self, name: str, function: Any, *arguments: Any) -> None:
+        try:
+            self._sky.get(function(*arguments))
+        except (RuntimeError, ValueError, self._sky.exceptions.ResourcesUnavailableError) as error:
+            raise MelangeError(f"{name}: SkyPilot refused: {_one_line(error)}") from error
+
+    def _task(self, wanted: Wanted, live: LiveService | None) -> Any:
+        """Return the task, with secrets from the environment, else from the running service.
+
+        The running service's own stamps are carried on: differing ones would replace every replica.
+        Only whose it is comes from the plan, which differs where `compare` says that it moves.
+        """
+        config = copy.deepcopy(wanted.document)
+        kept: dict[str, Any] = dict((live.document.get("secrets") or {}) if live else {})
+        values = {}
+        for name, value in (config.get("secrets") or {}).items():
+            given = self._secrets.get(name, kept.get(name, value))
+            if given is None:
+                raise InputError(
+                    f"{wanted.name} needs the secret {name}: set it in the environment"
+                )
+            values[name] = given
+        config["secrets"] = values
+        if live is not None:
+            stamps = copy.deepcopy(live.document.get("_metadata") or {})
+            config["_metadata"] = stamps | copy.deepcopy(_mark_of(config))
+        try:
+            return self._sky.Task.from_yaml_config(config)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{wanted.name}.sky.yaml: {_one_line(error)}") from error
+
+
+def _mark_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    stamps = document.get("_metadata") or {}
+    return {key: value for key, value in stamps.items() if key == "melange_sky"}
+
+
+def _service(record: Mapping[str, Any]) -> LiveService:
+    document = yaml.safe_load(record.get("yaml_content") or "") or {}
+    return LiveService(
+        name=record["name"],
+        status=record["status"].value,
+        version=int(record.get("version") or 0),
+        endpoint=record.get("endpoint"),
+        document=document,
+        replicas=tuple(
+            LiveReplica(
+                id=int(info["replica_id"]),
+                status=info["status"].value,
+                version=int(info["version"]),
+                endpoint=info.get("endpoint"),
+                launched_at_s=None if not info.get("launched_at") else int(info["launched_at"]),
+            )
+            for info in record.get("replica_info") or ()
+        ),
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else text[:299] + "…"

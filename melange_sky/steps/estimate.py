@@ -1,0 +1,214 @@
+"""An analytic estimate of a replica's capacity: the first guess, and the search's bracket.
+
+Mean-value analysis of one request size (I input, O output tokens) with n requests decoding:
+
+    d(n)  time of a step with n decoding sequences at their mean context I + O/2
+    P(n)  what one prefill adds to the steps that carry it
+    λ(n) = n ÷ ((O − 1) d(n) + n P(n) + d(n))         requests per second (Little's law)
+    TPOT(n) = d(n) ÷ (1 − λ(n) P(n))                   prefills stretch the steps
+
+The largest n is sought for which the SLO holds at its attainment: TPOT at n + z √n (the number in
+service varies as a Poisson number), room in the KV cache for as many, and TTFT with the queueing of
+M/D/1 (Pollaczek-Khinchine) for the prefill work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from melange_sky.steps.memory import KvPool
+from melange_sky.steps.times import StepCosts, products_s
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.slo import SLO
+    from melange_sky.steps.replica import ReplicaModel
+
+    Floats = NDArray[np.float64]
+
+_HALVINGS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Request sizes in tokens, each of shape (cells,)."""
+
+    input_tokens: Floats
+    output_tokens: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """`rate_rps`: highest rate, 0 where the SLO cannot be met; `batch`: requests in service then;
+    `tpot_floor_s`, `ttft_floor_s`: what a request alone on the replica sees. Shapes (cells,).
+    """
+
+    rate_rps: Floats
+    batch: Floats
+    tpot_floor_s: Floats
+    ttft_floor_s: Floats
+
+
+def capacity_estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
+    """Return the estimated highest rate of each cell within the SLO."""
+    return capacity_estimates((replica,), load, slo)[0]
+
+
+def capacity_estimates(
+    replicas: Sequence[ReplicaModel], load: Load, slo: SLO
+) -> tuple[Estimate, ...]:
+    """Return the estimates of several replicas on the same cells, all computed at once."""
+    found: dict[int, Estimate] = {}
+    for chunked in (True, False):
+        places = [k for k, replica in enumerate(replicas) if replica.chunked is chunked]
+        if places:
+            rows = _estimate(_stacked([replicas[k] for k in places]), load, slo)
+            for row, k in enumerate(places):
+                found[k] = Estimate(
+                    rate_rps=rows.rate_rps[row],
+                    batch=rows.batch[row],
+                    tpot_floor_s=rows.tpot_floor_s[row],
+                    ttft_floor_s=rows.ttft_floor_s[row],
+                )
+    return tuple(found[k] for k in range(len(replicas)))
+
+
+def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
+    """Return replicas of one kind of batching as one whose figures are columns (replicas × 1)."""
+
+    def column(figures: Iterable[float]) -> Any:
+        return np.array(list(figures), dtype=np.float64)[:, None]
+
+    return dataclasses.replace(
+        replicas[0],
+        costs=StepCosts(*map(column, zip(*(r.costs for r in replicas), strict=True))),
+        pool=KvPool(
+            blocks=column(r.pool.blocks for r in replicas),
+            block_tokens=column(r.pool.block_tokens for r in replicas),
+        ),
+        budget_tokens=column(r.budget_tokens for r in replicas),
+        max_num_seqs=column(r.max_num_seqs for r in replicas),
+        reserve_tokens=column(r.reserve_tokens for r in replicas),
+    )
+
+
+def _estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
+    """Return the estimates of stacked replicas, shapes (replicas × cells)."""
+    z = NormalDist().inv_cdf(min(max(slo.attainment, 0.001), 0.9999))
+    high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
+    alone = np.ones_like(high)
+    low = np.zeros_like(high)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        good = _holds(replica, load, slo, (middle, z))
+        low, high = np.where(good, middle, low), np.where(good, high, middle)
+    possible = _holds(replica, load, slo, (np.full_like(low, 1e-6), 0.0))
+    batch = np.where(possible, low, 0.0)
+    return Estimate(
+        rate_rps=np.where(possible, rate_at(replica, load, batch), 0.0),
+        batch=batch,
+        tpot_floor_s=decode_step_s(replica, load, alone),
+        ttft_floor_s=_first_token(replica, load, alone * 0.0),
+    )
+
+
+def held_sequences(replica: ReplicaModel, load: Load) -> Floats:
+    """Sequences that the KV cache holds at the mean context that they reach."""
+    context = np.maximum(load.input_tokens + load.output_tokens / 2, replica.reserve_tokens)
+    per_sequence = context + replica.pool.block_tokens / 2
+    held: Floats = replica.pool.tokens / per_sequence
+    return held
+
+
+def _reads(costs: StepCosts, context: Floats) -> Floats:
+    seen = np.minimum(context, costs.window)
+    reads: Floats = costs.kv_token_s * (
+        costs.full_fraction * context + (1 - costs.full_fraction) * seen
+    )
+    return reads
+
+
+def decode_step_s(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+    """d(n): a step that only decodes."""
+    costs = replica.costs
+    per_sequence = costs.sequence_s + _reads(costs, load.input_tokens + load.output_tokens / 2)
+    return costs.fixed_s + batch * per_sequence + products_s(costs, np.maximum(batch, 1.0))
+
+
+def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+    """P(n): what one prefill adds over the decoding steps that would have run anyway."""
+    costs, prompt = replica.costs, load.input_tokens
+    pairs = prompt * np.minimum(prompt, 2 * costs.window) / 2 * costs.pair_s
+    own: Floats = costs.sequence_s + pairs
+    together = np.maximum(1.0, replica.budget_tokens / 2)
+    if replica.chunked:
+        # A step full of prefill carries the decoding along; its share of that step's extra products.
+        share = np.minimum(1.0, prompt / together)
+        tokens = np.maximum(prompt, together)
+        extra = products_s(costs, tokens + batch) - products_s(costs, np.maximum(batch, 1.0))
+        mixed: Floats = own + np.maximum(extra, 0.0) * np.where(prompt > together, 1.0, share)
+        return mixed
+    alone: Floats = own + costs.fixed_s + products_s(costs, prompt)
+    return alone
+
+
+def rate_at(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+    decode = decode_step_s(replica, load, batch)
+    prefill = _prefill(replica, load, batch)
+    rate: Floats = batch / (
+        np.maximum(load.output_tokens - 1, 0) * decode + batch * prefill + decode
+    )
+    return rate
+
+
+def _first_token(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+    """Time to the first token without queueing: half a step in progress, then its own prefill."""
+    decode = np.where(batch > 0, decode_step_s(replica, load, np.maximum(batch, 1.0)), 0.0)
+    steps = np.ceil(load.input_tokens / replica.budget_tokens) if replica.chunked else 1.0
+    alone = replica.costs.fixed_s + products_s(replica.costs, np.ones_like(batch))
+    return decode / 2 + np.maximum(decode, alone) * steps + _prefill(replica, load, batch)
+
+
+def _holds(
+    replica: ReplicaModel, load: Load, slo: SLO, at: tuple[Floats, float]
+) -> NDArray[np.bool_]:
+    """Whether `batch` requests in service leave the SLO met at its attainment (z its quantile)."""
+    batch, z = at
+    peak = np.maximum(batch + z * np.sqrt(batch), 0.0)
+    good = peak <= np.minimum(held_sequences(replica, load), replica.max_num_seqs)
+    rate = rate_at(replica, load, batch)
+    busy = rate * _prefill(replica, load, batch)
+    if slo.tpot_s is not None:
+        tpot = decode_step_s(replica, load, np.maximum(peak, 1.0)) / np.maximum(1.0 - busy, 1e-9)
+        good &= (tpot <= slo.tpot_s) | (load.output_tokens < 2)
+    if slo.ttft_s is not None:
+        wait = _queueing(busy, _prefill(replica, load, batch), slo.attainment)
+        good &= _first_token(replica, load, peak) + wait <= slo.ttft_s
+    return good
+
+
+def _queueing(busy: Floats, service: Floats, attainment: float) -> Floats:
+    """Waiting time at the attainment's quantile in M/D/1, its tail taken as exponential."""
+    tail = np.log(np.maximum(busy, 1e-12) / max(1.0 - attainment, 1e-4))
+    mean_of_waiting = service / (2 * np.maximum(1.0 - busy, 1e-9))
+    wait: Floats = np.maximum(tail, 0.0) * mean_of_waiting
+    return wait
+
+
+def round_batch(batch: float) -> int:
+    """Round a batch limit down to a size for which vLLM captures a graph: 1, 2, 4, then eights.
+
+    >>> [round_batch(b) for b in (0.4, 3.9, 7.0, 37.2, 300.0)]
+    [1, 2, 4, 32, 296]
+    """
+    whole = max(1, math.floor(batch))
+    return whole // 8 * 8 if whole >= 8 else 2 ** int(math.log2(whole))
