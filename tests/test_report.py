@@ -65,7 +65,9 @@ def test_splits_of_one_instance_can_be_told_apart() -> None:
         accelerator_count=8,
         engine=make_engine(tensor_parallel=2, data_parallel=4),
     )
-    split = replace(allocation, rate_rps=1570.4, candidate=replace(allocation.candidate, option=option))
+    split = replace(
+        allocation, rate_rps=1570.4, candidate=replace(allocation.candidate, option=option)
+    )
     text = plan_table(make_plan(allocations=(split,)), width=200)
     assert "A10G:8 tp2" in text and " 1,570 " in text
 

@@ -17,7 +17,6 @@ import sys
 import click
 
 from melange_sky import __version__
-from melange_sky.cli.common import uncollected
 from melange_sky.errors import MelangeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -56,8 +55,7 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS or not _exists(cmd_name):
             return None
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        with uncollected():
-            command = getattr(importlib.import_module(module), attribute)
+        command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
 

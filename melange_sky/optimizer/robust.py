@@ -96,7 +96,9 @@ def other_fleets(
             OtherFleet(
                 kind="alternative",
                 mix=tuple(
-                    (a.candidate.option.name, a.instances) for mine in other.allocations for a in mine
+                    (a.candidate.option.name, a.instances)
+                    for mine in other.allocations
+                    for a in mine
                 ),
                 cost_usd_per_hour=other.cost_usd_per_hour,
                 differs=other.differs,
@@ -108,4 +110,6 @@ def other_fleets(
 
 def mix_of(solution: Solution) -> Mix:
     """Return a solution's option names and instances."""
-    return tuple((a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine)
+    return tuple(
+        (a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine
+    )

@@ -225,7 +225,9 @@ def bench_plan() -> Plan:
         workload=make_workload([[10.0]]),
         candidates=(option,),
         allocations=(
-            Allocation(candidate=option, instances=4, load_fraction=0.1, rate_rps=10.0, shares=shares),
+            Allocation(
+                candidate=option, instances=4, load_fraction=0.1, rate_rps=10.0, shares=shares
+            ),
         ),
     )
 

@@ -29,7 +29,10 @@ def test_a_tiny_bucket_beside_a_large_one_is_served_by_what_can() -> None:
         )
     )
     solution = optimize(problem)
-    assert {a.candidate.option.name: a.instances for a in solution.allocations[0]} == {"A": 1, "B": 1}
+    assert {a.candidate.option.name: a.instances for a in solution.allocations[0]} == {
+        "A": 1,
+        "B": 1,
+    }
     assert solution.cost_usd_per_hour == pytest.approx(10.0)
 
 

@@ -87,6 +87,8 @@ def test_both_solvers_find_the_same_least_cost_and_simplest_fleet(case: str | No
         except InfeasibleError as error:
             found.append(repr(type(error)))
             continue
-        mix = [(a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine]
+        mix = [
+            (a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine
+        ]
         found.append((round(solution.cost_usd_per_hour, 9), mix))  # type: ignore[arg-type]
     assert found[0] == found[1]
