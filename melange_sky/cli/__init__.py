@@ -38,9 +38,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("melange_sky.cli.compare:compare", "Compare verified fleets at equal attainment."),
     "profile": ("melange_sky.cli.profile:profile", "Measure endpoints, or launch measuring jobs."),
     "gateway": ("melange_sky.cli.gateway:gateway", "Serve one endpoint over the planned mix."),
-    "apply": ("melange_sky.cli.fleet:apply", "Bring the planned services up, or change them."),
-    "status": ("melange_sky.cli.fleet:status", "Show planned against live replicas."),
-    "down": ("melange_sky.cli.fleet:down", "Take the planned services down."),
+    "apply": ("melange_sky.cli.services:apply", "Bring the planned services up, or change them."),
+    "status": ("melange_sky.cli.services:status", "Show planned against live replicas."),
+    "down": ("melange_sky.cli.services:down", "Take the planned services down."),
 }
 """Command name → where it is, and its one-line help (so that `--help` imports nothing)."""
 

@@ -125,7 +125,7 @@ def refresh(
     pairs = parse_infra(infra)
     check_clouds(tuple(cloud for cloud, _ in pairs))
     # aiohttp is not wanted by the other commands
-    from melange_sky.pricing.apis.known import find_apis
+    from melange_sky.pricing.apis.sources import find_apis
     from melange_sky.pricing.refresh import RefreshOptions
     from melange_sky.pricing.refresh import refresh as pull
     from melange_sky.pricing.store import Store

@@ -320,7 +320,7 @@ def _follow(api: SkyJobs, names: list[str], out: Path | None) -> None:
 
 def collect_job(api: SkyJobs, name: str, state: JobState, folder: Path) -> str:
     """Merge one job's results and return the line that tells of it."""
-    from melange_sky.profiler.collected import merge, read_log
+    from melange_sky.profiler.sky_collect import merge, read_log
 
     said = read_log(api.log(name, state), name)
     merge(said.tables, folder)

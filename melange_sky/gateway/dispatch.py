@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.gateway.ask import Refusal
+from melange_sky.gateway.client_request import Refusal
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
-    from melange_sky.gateway.fleet import Service
     from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.pool import Service
     from melange_sky.gateway.settings import Settings
     from melange_sky.routing import Router
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import web
 
-from melange_sky.gateway.ask import Refusal
+from melange_sky.gateway.client_request import Refusal
 from melange_sky.gateway.dispatch import Size
 from melange_sky.gateway.stream import EventStream, Usage
 from melange_sky.gateway.upstream import Answer, AttemptError, OpenStream
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:
-    from melange_sky.gateway.ask import Ask
     from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.client_request import Ask
     from melange_sky.gateway.dispatch import Dispatcher, Lease
-    from melange_sky.gateway.fleet import Service
     from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.pool import Service
     from melange_sky.gateway.settings import ObservedSink, Settings
     from melange_sky.gateway.upstream import Upstream
 

@@ -20,8 +20,8 @@ from aiohttp import web
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.gateway.backend import Backend
 from melange_sky.gateway.dispatch import Dispatcher
-from melange_sky.gateway.fleet import Fleet
 from melange_sky.gateway.metrics import Metrics
+from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
 from melange_sky.gateway.server import Front, Server
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources

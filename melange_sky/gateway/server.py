@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from melange_sky.gateway.ask import Endpoint, Refusal, parse_ask, shown
+from melange_sky.gateway.client_request import Endpoint, Refusal, parse_ask, shown
 from melange_sky.gateway.upstream import forwarded_headers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melange_sky.gateway.fleet import Fleet
     from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.pool import Fleet
     from melange_sky.gateway.proxy import Proxy
     from melange_sky.gateway.settings import Keys, Settings
 

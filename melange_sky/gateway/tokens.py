@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
-from melange_sky.gateway.ask import Endpoint
+from melange_sky.gateway.client_request import Endpoint
 
 if TYPE_CHECKING:
-    from melange_sky.gateway.ask import Ask
+    from melange_sky.gateway.client_request import Ask
 
 log = logging.getLogger(__name__)
 

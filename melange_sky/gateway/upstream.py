@@ -16,8 +16,8 @@ from melange_sky.gateway.backend import Attempt
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melange_sky.gateway.ask import Ask
     from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.client_request import Ask
     from melange_sky.gateway.settings import Secret, Settings
 
 _TRACE = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2,32}){3}")

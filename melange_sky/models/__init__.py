@@ -9,8 +9,8 @@ from melange_sky.models.engine_args import (
     with_engine_args,
     without_max_model_len,
 )
-from melange_sky.models.known import find_model, known_models
 from melange_sky.models.shape import ModelShape
+from melange_sky.models.shipped import find_model, known_models
 
 __all__ = [
     "ModelShape",

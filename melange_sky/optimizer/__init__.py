@@ -4,10 +4,18 @@ Pure functions of their input: no file, network, clock-dependent choice or globa
 """
 
 from melange_sky.constraints import Constraints, Pledge, SpotPolicy
-from melange_sky.optimizer.baseline import baselines
-from melange_sky.optimizer.explain import Explanation, explain, problem_of
-from melange_sky.optimizer.least import Least, least_cost
-from melange_sky.optimizer.problem import (
+from melange_sky.optimizer.answers.baseline import baselines
+from melange_sky.optimizer.answers.explanation import Explanation, explain, problem_of
+from melange_sky.optimizer.answers.lowest_cost import Least, least_cost
+from melange_sky.optimizer.answers.optimum import optimize
+from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
+from melange_sky.optimizer.answers.robustness import (
+    OtherFleet,
+    RobustReport,
+    other_fleets,
+    robust_report,
+)
+from melange_sky.optimizer.problem.question import (
     Alternative,
     Demand,
     Problem,
@@ -16,9 +24,6 @@ from melange_sky.optimizer.problem import (
     SolveOptions,
     StayClose,
 )
-from melange_sky.optimizer.robust import OtherFleet, RobustReport, other_fleets, robust_report
-from melange_sky.optimizer.solve import optimize
-from melange_sky.optimizer.sweep import PriceStep, SweepPoint, sweep_rates
 
 __all__ = [
     "Alternative",

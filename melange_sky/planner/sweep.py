@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-from melange_sky.optimizer.sweep import Fleets, PriceStep, SweepPoint, sweep_rates
+from melange_sky.optimizer.answers.rate_sweep import Fleets, PriceStep, SweepPoint, sweep_rates
 from melange_sky.planner import PlanRequest, problem_for
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 

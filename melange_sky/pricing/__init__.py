@@ -1,6 +1,6 @@
 """Prices people can trust: fetched, checked, dated, kept. Start at `book.load_offers`."""
 
-from melange_sky.pricing.book import load_offers
+from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery
 
 __all__ = ["OfferBook", "OfferQuery", "load_offers"]

@@ -98,7 +98,7 @@ def _age(entry: Entry, now: datetime) -> timedelta:
 
 def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
     # asyncio and aiohttp are not wanted where nothing is fetched
-    from melange_sky.pricing.apis.known import find_apis
+    from melange_sky.pricing.apis.sources import find_apis
     from melange_sky.pricing.refresh import (
         ASKED_DEADLINE_S,
         UNASKED_DEADLINE_S,

@@ -22,7 +22,7 @@ import aiohttp
 
 from melange_sky import __version__
 from melange_sky.errors import SourceUnavailableError
-from melange_sky.pricing.answers import (
+from melange_sky.pricing.http_errors import (
     ATTEMPTS,
     CONNECT_ATTEMPTS,
     AgainError,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.pricing.cells import read_number
+from melange_sky.pricing.fields import read_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,9 +16,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
-from melange_sky.pricing.answers import FetchError, Validators, host, iso_date, told
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
-from melange_sky.pricing.hosted import PARSER_VERSION, parse_catalog
+from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
+from melange_sky.pricing.http_errors import FetchError, Validators, host, iso_date, told
 from melange_sky.pricing.names import KNOWN_CLOUDS
 from melange_sky.pricing.settings import Addresses, addresses_from_environment
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text

@@ -69,7 +69,7 @@ def read_modified(schema: str, cloud: str) -> LocalCatalog | None:
     digest = _modified_md5(folder, cloud)
     if digest is None:
         return None
-    from melange_sky.pricing.hosted import CatalogRefusedError, parse_catalog
+    from melange_sky.pricing.hosted_csv import CatalogRefusedError, parse_catalog
 
     path = folder / cloud / "vms.csv"
     try:

@@ -27,8 +27,8 @@ from typing import Any
 from melange_sky.capacity_search import REAL_SEARCH, Demand
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint
-from melange_sky.profiler.frames import frame
 from melange_sky.profiler.grid import GridOptions, Progress, measure_grid, table_path
+from melange_sky.profiler.log_transport import frame
 from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import check_endpoint
 from melange_sky.profiletable import (

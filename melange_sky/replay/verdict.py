@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.replay.joined import joined
+from melange_sky.replay.replications import joined
 from melange_sky.slo import SLO, RequestLog, meets, wilson_interval
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 from melange_sky.steps.estimate import Estimate, Load, capacity_estimate, capacity_estimates
 from melange_sky.steps.generation import Efficiency, ErrorBand, Generation, Overheads, Schedule
-from melange_sky.steps.knee import knee_batch
 from melange_sky.steps.memory import KvPool, Misfit, kv_pool, usable_bytes
 from melange_sky.steps.replica import ReplicaModel, replica_model
+from melange_sky.steps.saturation import knee_batch
 from melange_sky.steps.times import StepCosts, products_table, step_costs, step_seconds
 
 __all__ = [

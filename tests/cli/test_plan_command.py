@@ -208,7 +208,7 @@ NOT_ON_THE_PATH = (
     "melange_sky.profiler",
     "melange_sky.gateway",
     "melange_sky.pricing.refresh",
-    "melange_sky.pricing.hosted",
+    "melange_sky.pricing.hosted_csv",
 )
 
 

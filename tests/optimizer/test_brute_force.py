@@ -20,8 +20,8 @@ from melange_sky.optimizer import (
     StayClose,
     optimize,
 )
-from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.worth import worth_a_look
+from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.search.column_bounds import worth_a_look
 from tests.optimizer.brute import brute_force
 from tests.optimizer.factories import demand, option, placed
 

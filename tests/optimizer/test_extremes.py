@@ -9,8 +9,8 @@ import pytest
 
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import Problem, SolveOptions, baselines, optimize
-from melange_sky.optimizer.search import gap_of
-from melange_sky.optimizer.solver import Outcome
+from melange_sky.optimizer.program.run import Outcome
+from melange_sky.optimizer.search.cheapest import gap_of
 from tests.optimizer.factories import demand, option, shipped_config
 
 
@@ -68,7 +68,7 @@ def test_a_gap_without_a_bound_is_never_told_as_proven() -> None:
 
 
 def test_a_baseline_that_is_not_proven_says_how_much_less_it_may_be() -> None:
-    from melange_sky.optimizer.baseline import _doubt
+    from melange_sky.optimizer.answers.baseline import _doubt
 
     assert _doubt(0.0, SolveOptions()) is None
     assert _doubt(0.125, SolveOptions()) == (

@@ -20,9 +20,9 @@ from melange_sky.optimizer import (
     SpotPolicy,
     StayClose,
 )
-from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.model import CONSTRAINTS, build_model
-from melange_sky.optimizer.pulped import as_pulp
+from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.program.pulp_cbc import as_pulp
+from melange_sky.optimizer.rules.build import CONSTRAINTS, build_model
 from tests.optimizer.factories import demand, placed
 
 GOLDENS = Path(__file__).parent / "goldens"

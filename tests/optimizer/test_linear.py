@@ -12,10 +12,10 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions, optimize
-from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.highs import as_highs
-from melange_sky.optimizer.model import build_model
-from melange_sky.optimizer.pulped import as_pulp
+from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.program.highs import as_highs
+from melange_sky.optimizer.program.pulp_cbc import as_pulp
+from melange_sky.optimizer.rules.build import build_model
 from tests.optimizer.test_brute_force import CASES as RULES
 from tests.optimizer.test_brute_force import hash_of, random_problem
 from tests.optimizer.test_goldens import BASE, CASES

@@ -25,7 +25,7 @@ from melange_sky.optimizer import (
     optimize,
     sweep_rates,
 )
-from melange_sky.optimizer.sweep import Fleets, at_prices, at_rate
+from melange_sky.optimizer.answers.rate_sweep import Fleets, at_prices, at_rate
 from melange_sky.plans import Baseline
 from tests.optimizer.factories import shipped_config
 from tests.optimizer.test_brute_force import random_problem

@@ -10,10 +10,10 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Problem, baselines, optimize, simplest, ties
-from melange_sky.optimizer.dominance import drop_dominated
-from melange_sky.optimizer.fleet import build_fleet
-from melange_sky.optimizer.point import rank_of
-from melange_sky.optimizer.problem import SolveOptions
+from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.dominance import drop_dominated
+from melange_sky.optimizer.problem.question import SolveOptions
+from melange_sky.optimizer.search.solution_point import rank_of
 from tests.optimizer.brute import serves
 from tests.optimizer.factories import demand, option, placed
 from tests.optimizer.test_brute_force import CASES, hash_of, random_problem

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.pricing.answers import retry_after_s
+from melange_sky.pricing.http_errors import retry_after_s
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.settings import Addresses
 from melange_sky.pricing.store import Store

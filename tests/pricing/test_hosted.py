@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from melange_sky.accelerators import accelerator_table
-from melange_sky.pricing.hosted import CatalogRefusedError, parse_catalog
+from melange_sky.pricing.hosted_csv import CatalogRefusedError, parse_catalog
 from melange_sky.pricing.names import HOSTED_CLOUDS, figures_name
 from tests.factories import make_offer
 from tests.pricing.catalogs import plain, synthetic
@@ -135,7 +135,7 @@ def test_a_cut_last_line_is_refused_and_a_whole_one_is_not():
 
 
 def test_a_catalog_of_too_many_offers_is_refused(monkeypatch):
-    monkeypatch.setattr("melange_sky.pricing.hosted.LARGEST_OFFERS", 10)
+    monkeypatch.setattr("melange_sky.pricing.hosted_csv.LARGEST_OFFERS", 10)
     rows = [f"t{i},L4,1,0.8,r1,0.3" for i in range(11)]
     assert len(parse_catalog("nebius", lines(plain(*rows[:10])))) == 10
     with pytest.raises(CatalogRefusedError, match="more than 10 offers"):

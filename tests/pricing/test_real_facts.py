@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from melange_sky.offers import Offer
-from melange_sky.pricing.hosted import parse_catalog
+from melange_sky.pricing.hosted_csv import parse_catalog
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 LOW_H100 = {

@@ -6,7 +6,7 @@ import pytest
 
 from melange_sky.offers import Offer, Severity, Touches
 from melange_sky.pricing import OfferQuery, load_offers
-from melange_sky.pricing.hosted import parse_catalog
+from melange_sky.pricing.hosted_csv import parse_catalog
 from melange_sky.pricing.sanity import RULES, check_offers, possible_count
 from tests.factories import make_offer
 from tests.pricing.catalogs import HEADERS, aws, plain

@@ -28,8 +28,8 @@ from melange_sky.planner.profiling import (
     within_budget,
 )
 from melange_sky.pricing import OfferQuery
-from melange_sky.profiler.collected import merge, read_log
-from melange_sky.profiler.frames import frame, unframe
+from melange_sky.profiler.log_transport import frame, unframe
+from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiles.home import home_dir
 from melange_sky.profiletable import (
     ProfileTable,

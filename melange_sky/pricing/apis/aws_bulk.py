@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from melange_sky.pricing.answers import FetchError
-from melange_sky.pricing.apis.sheet import Machine, Sheet, api_url
-from melange_sky.pricing.cells import read_number
+from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url
+from melange_sky.pricing.fields import read_number
+from melange_sky.pricing.http_errors import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from melange_sky.pricing.answers import FetchError
-from melange_sky.pricing.apis.sheet import Machine, Sheet, api_url, number, text
+from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url, number, text
+from melange_sky.pricing.http_errors import FetchError
 
 if TYPE_CHECKING:
     from melange_sky.offers import Offer

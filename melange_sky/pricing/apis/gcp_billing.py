@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from melange_sky.errors import SourceUnavailableError
-from melange_sky.pricing.answers import FetchError
-from melange_sky.pricing.apis.sheet import Machine, Sheet, api_url, text
+from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url, text
+from melange_sky.pricing.http_errors import FetchError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -1,0 +1,1 @@
+"""What is told: the optimum, the least cost, baselines, conflicts, reasons, sweeps."""

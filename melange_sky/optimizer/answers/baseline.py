@@ -1,0 +1,100 @@
+"""What the fleet would cost with one accelerator alone, over all its counts and offers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer.answers.lowest_cost import least_cost
+from melange_sky.optimizer.answers.optimum import optimize
+from melange_sky.optimizer.problem.canonical import Column, matches
+from melange_sky.optimizer.problem.question import Problem, SolveOptions
+from melange_sky.optimizer.search.solution_point import COST_TIE
+from melange_sky.plans import Baseline
+
+if TYPE_CHECKING:
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.constraints import Pledge
+    from melange_sky.optimizer.problem.question import Demand
+
+
+def baselines(
+    problem: Problem, plan_cost: tuple[float, ...], options: SolveOptions | None = None
+) -> tuple[tuple[Baseline, ...], ...]:
+    """Return, per demand, each accelerator's cheapest plan alone, by name.
+
+    `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
+    constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
+    """
+    plain = replace(
+        options or SolveOptions(),
+        within_fraction=0.0,
+        alternatives=0,
+        stay_close=None,
+        known_usd_per_hour=None,
+    )
+    return tuple(
+        tuple(
+            _baseline(problem, demand, accelerator, cost, plain)
+            for accelerator in sorted({c.option.accelerator for c in demand.options})
+        )
+        for demand, cost in zip(problem.demands, plan_cost, strict=True)
+    )
+
+
+def _baseline(
+    problem: Problem, demand: Demand, accelerator: str, plan_cost: float, options: SolveOptions
+) -> Baseline:
+    mine = tuple(c for c in demand.options if c.option.accelerator == accelerator)
+    rules = problem.constraints
+    missing = [p for p in rules.minimum if p.instances > 0 and not _has(mine, p)]
+    if missing:
+        return _none(accelerator, f"the minimum of {missing[0].label()} is of another accelerator")
+    # What is paid for of other accelerators serves nothing here.
+    rules = replace(rules, fixed=tuple(p for p in rules.fixed if _has(mine, p)))
+    alone = replace(problem, demands=(replace(demand, options=mine),), constraints=rules)
+    least = least_cost(alone, options, settle=True)
+    if least is None:
+        return _none(accelerator, _why_none(alone, options))
+    cost = least.cost_usd_per_hour
+    return Baseline(
+        accelerator=accelerator,
+        feasible=True,
+        reason=_doubt(least.gap, options),
+        instances=least.instances,
+        cost_usd_per_hour=cost,
+        saving_fraction=1 - plan_cost / cost if cost > 0 else None,
+    )
+
+
+def _has(options: tuple[OptionCapacity, ...], pledge: Pledge) -> bool:
+    """Return whether an instance of any of the options is one of the pledge's."""
+    columns = (Column(demand=0, capacity=c, loads=(), keys=frozenset()) for c in options)
+    return any(matches(column, pledge) for column in columns)
+
+
+def _none(accelerator: str, reason: str) -> Baseline:
+    return Baseline(
+        accelerator=accelerator,
+        feasible=False,
+        reason=reason,
+        instances=None,
+        cost_usd_per_hour=None,
+        saving_fraction=None,
+    )
+
+
+def _doubt(gap: float, options: SolveOptions) -> str | None:
+    """Say where the cost is not proven least, so that the saving against it may be less."""
+    if gap <= max(options.mip_gap, COST_TIE):
+        return None
+    return f"not proven its cheapest at the time limit: may be up to {gap:.1%} less"
+
+
+def _why_none(alone: Problem, options: SolveOptions) -> str:
+    try:
+        optimize(alone, options)
+    except InfeasibleError as error:
+        return str(error)
+    return f"no fleet was found within {options.time_limit_s:g} s"

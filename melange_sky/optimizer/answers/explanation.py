@@ -1,0 +1,275 @@
+"""Why a plan is what it is: who serves each bucket and why, what binds, and what each rule costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer.answers.lowest_cost import least_cost
+from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.dominance import drop_dominated
+from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
+from melange_sky.optimizer.rules.clauses import clauses
+from melange_sky.plans import FleetPlan, Plan
+
+if TYPE_CHECKING:
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.rules.clauses import Clause
+
+FULL = 1e-3
+"""An option whose load is this near to its room, as a fraction of it, counts as full."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One option for one bucket: its share, and USD per million tokens (input + output) when full.
+
+    `usd_per_million_tokens` is None where the option cannot serve the bucket, for `reason`.
+    """
+
+    option: str
+    share: float
+    usd_per_million_tokens: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketReason:
+    """One bucket: its options by price, those that serve it, and why these."""
+
+    model: str
+    bucket: str
+    rate_rps: float
+    choices: tuple[Choice, ...]
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RulePrice:
+    """What one constraint costs, found by solving the whole-instance program again without it.
+
+    `step` is the smallest change that could matter, such as one more GPU; costs are USD per hour.
+    A saving is None where time ran out. `binds` is whether leaving the constraint out saves anything.
+    """
+
+    rule: str
+    step: str
+    saved_by_step_usd_per_hour: float | None
+    saved_without_usd_per_hour: float | None
+    binds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullOption:
+    """An option in the plan and how full it is: load ÷ the room that headroom leaves."""
+
+    model: str
+    option: str
+    instances: int
+    fill_fraction: float
+    binds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """All reasons for a plan. `savings` are sentences about single accelerators."""
+
+    cost_usd_per_hour: float
+    bound_usd_per_hour: float
+    buckets: tuple[BucketReason, ...]
+    options: tuple[FullOption, ...]
+    rules: tuple[RulePrice, ...]
+    savings: tuple[str, ...]
+
+
+def problem_of(plan: Plan | FleetPlan) -> Problem:
+    """Return the problem that a plan was made for, from the plan alone."""
+    models = plan.models if isinstance(plan, FleetPlan) else (plan,)
+    return Problem(
+        demands=tuple(
+            Demand(name=m.name, workload=m.workload, options=m.candidates) for m in models
+        ),
+        headroom=models[0].headroom,
+        constraints=plan.constraints,
+    )
+
+
+def explain(plan: Plan | FleetPlan, options: SolveOptions | None = None) -> Explanation:
+    """Return the reasons for a plan.
+
+    `bound_usd_per_hour` is the cost of every bucket on its cheapest option were instances
+    divisible: the gap to it is what whole instances and constraints cost.
+    """
+    options = replace(options or SolveOptions(), within_fraction=0.0, alternatives=0)
+    problem = problem_of(plan)
+    models = plan.models if isinstance(plan, FleetPlan) else (plan,)
+    return Explanation(
+        cost_usd_per_hour=plan.cost_usd_per_hour,
+        bound_usd_per_hour=sum(map(_divisible_cost, models)),
+        buckets=tuple(reason for model in models for reason in _bucket_reasons(model)),
+        options=tuple(row for model in models for row in _fills(model, problem)),
+        rules=rule_prices(problem, options),
+        savings=tuple(text for model in models for text in _savings(model, len(models) > 1)),
+    )
+
+
+def _price_per_million(plan: Plan, capacity: OptionCapacity, i: int, j: int) -> float | None:
+    rate = capacity.rate(i, j)
+    tokens = plan.workload.input_sizes[i][j] + plan.workload.output_sizes[i][j]
+    if not rate or tokens <= 0:
+        return None
+    per_hour = rate * (1 - plan.headroom) * 3600 * tokens
+    return capacity.option.price_usd_per_hour / per_hour * 1e6
+
+
+def _divisible_cost(plan: Plan) -> float:
+    total = 0.0
+    for i, j in plan.workload.buckets():
+        prices = [
+            c.option.price_usd_per_hour / rate
+            for c in plan.candidates
+            if (rate := c.rate(i, j)) is not None and rate > 0
+        ]
+        if prices:
+            total += min(prices) * plan.workload.rates_rps[i][j] / (1 - plan.headroom)
+    return total
+
+
+def _bucket_reasons(plan: Plan) -> list[BucketReason]:
+    return [_bucket_reason(plan, i, j) for i, j in plan.workload.buckets()]
+
+
+def _bucket_reason(plan: Plan, i: int, j: int) -> BucketReason:
+    shares = {a.candidate.option.name: a.shares[i][j] for a in plan.allocations}
+    choices = [
+        Choice(
+            option=capacity.option.name,
+            share=shares.get(capacity.option.name, 0.0),
+            usd_per_million_tokens=_price_per_million(plan, capacity, i, j),
+            reason=capacity.cells[i][j].reason,
+        )
+        for capacity in plan.candidates
+    ]
+    choices.sort(
+        key=lambda c: (c.usd_per_million_tokens is None, c.usd_per_million_tokens or 0.0, c.option)
+    )
+    return BucketReason(
+        model=plan.name,
+        bucket=plan.workload.label(i, j),
+        rate_rps=plan.workload.rates_rps[i][j],
+        choices=tuple(choices),
+        why=_why(choices, set(shares)),
+    )
+
+
+def _why(choices: list[Choice], fleet: set[str]) -> str:
+    """Return why the serving options serve, in one sentence."""
+    able = [c for c in choices if c.usd_per_million_tokens is not None]
+    serving = [c for c in able if c.share > 0]
+    if len(able) == 1:
+        return "the only option that can serve it within the SLO"
+    cheapest = able[0]
+    if [c.option for c in serving] == [cheapest.option]:
+        return "the cheapest option for it"
+    rented = [c for c in able if c.option in fleet]
+    if cheapest.option in fleet:
+        return f"{cheapest.option} is cheapest for it, but its room is worth more elsewhere"
+    if serving[0].option == rented[0].option and len(serving) == 1:
+        return (
+            f"the cheapest of the fleet; {cheapest.option} would be cheaper by the token, "
+            "but another whole instance would not pay"
+        )
+    return "fills room that the fleet has anyway; another whole instance would not pay"
+
+
+def _fills(plan: Plan, problem: Problem) -> list[FullOption]:
+    spot = problem.constraints.spot
+    rows = []
+    for allocation in plan.allocations:
+        option = allocation.candidate.option
+        derate = spot.availability_fraction if spot and option.use_spot else 1.0
+        fill = allocation.load_fraction / ((1 - plan.headroom) * derate)
+        rows.append(
+            FullOption(
+                model=plan.name,
+                option=option.name,
+                instances=allocation.instances,
+                fill_fraction=fill,
+                binds=fill >= 1 - FULL,
+            )
+        )
+    return rows
+
+
+def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
+    """Return what each constraint costs: one step looser, and left out, by solving again."""
+    fleet = build_fleet(problem)
+    base = least_cost(problem, options)
+    if base is None:
+        return ()
+    rows = []
+    for clause in clauses(drop_dominated(fleet, problem.constraints, options), problem):
+        steps = min(clause.steps, _step(fleet, clause, problem))
+        looser = least_cost(clause.relaxed(problem, steps), options)
+        without = least_cost(clause.dropped(problem), options)
+        saved = (
+            None
+            if without is None
+            else max(0.0, base.cost_usd_per_hour - without.cost_usd_per_hour)
+        )
+        rows.append(
+            RulePrice(
+                rule=clause.text,
+                step=clause.told(steps),
+                saved_by_step_usd_per_hour=None
+                if looser is None
+                else max(0.0, base.cost_usd_per_hour - looser.cost_usd_per_hour),
+                saved_without_usd_per_hour=saved,
+                binds=saved is not None and saved > 1e-6,
+            )
+        )
+    return tuple(rows)
+
+
+def _step(fleet: Fleet, clause: Clause, problem: Problem) -> int:
+    """Return the step to price: the fewest units that an instance takes, or a tenth of a share."""
+    if clause.text.startswith("a share"):
+        return 100
+    keys = [
+        k
+        for k, limit in problem.constraints.limits
+        if clause.text.startswith(f"the limit of {limit} ") and k in clause.text
+    ]
+    units = [u for key in keys for column in fleet.columns if (u := column.units(key)) > 0]
+    return min(units, default=1)
+
+
+def _savings(plan: Plan, several: bool) -> list[str]:
+    who = f"{plan.name}: " if several else ""
+    priced = [
+        (b.cost_usd_per_hour, b)
+        for b in plan.baselines
+        if b.feasible and b.cost_usd_per_hour is not None
+    ]
+    if not priced:
+        return [f"{who}no single accelerator serves it alone"]
+    lines = []
+    best = min(priced, key=lambda row: (row[0], row[1].accelerator))[1]
+    used = {a.candidate.option.accelerator for a in plan.allocations}
+    if used == {best.accelerator}:
+        lines.append(f"{who}{best.accelerator} alone is the optimum: no mix is cheaper")
+    else:
+        lines.append(
+            f"{who}the mix saves {best.saving_fraction or 0:.1%} against the best single accelerator, {best.accelerator}"
+        )
+    lines += [
+        f"{who}{b.accelerator} alone: ${cost:.3f}/h; the plan saves {b.saving_fraction or 0:.1%}"
+        for cost, b in priced
+    ]
+    lines += [
+        f"{who}{b.accelerator} alone: not possible ({b.reason})"
+        for b in plan.baselines
+        if not b.feasible
+    ]
+    return lines

@@ -1,0 +1,1 @@
+"""What is asked: the problem in its own words, in canonical form, and without needless options."""

@@ -1,0 +1,290 @@
+"""The problem in canonical form: columns (one per option) and buckets, in an order of their own.
+
+Whatever order demands and options arrive in, they are sorted by name here, so that the same input
+always builds the same model and yields the same plan.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.accelerators import names_of
+from melange_sky.errors import InfeasibleError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.constraints import Constraints, Pledge
+    from melange_sky.optimizer.problem.question import Demand, Problem
+
+MAX_SPARE = 6
+"""Every way to lose so many instances is tried, which grows fast."""
+MAX_NAMED = 4
+"""How many buckets or reasons a message names before it says how many more there are."""
+
+LEAST_LOAD = 1e-6
+"""No bucket counts as less of an instance: below the solver's tolerance nothing would serve it."""
+
+MOST_INSTANCES = 1e7
+"""A fleet beyond this is a slip in a rate or throughput; far beyond it the solver's arithmetic ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """One bucket with a positive rate: its demand and its place on that demand's grid."""
+
+    demand: int
+    i: int
+    j: int
+    rate_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One option of one demand.
+
+    `loads` holds, per bucket of the demand, the instances that its whole rate would fill at raw
+    capacity (derated on spot), None where the option cannot serve it. `place` is the column's
+    among all that were not dominated: it settles ties, whichever columns a model then holds.
+    """
+
+    demand: int
+    capacity: OptionCapacity
+    loads: tuple[float | None, ...]
+    keys: frozenset[str]
+    place: int = 0
+
+    @property
+    def name(self) -> str:
+        """The option's name."""
+        return self.capacity.option.name
+
+    @property
+    def price(self) -> float:
+        """USD per instance-hour."""
+        return self.capacity.option.price_usd_per_hour
+
+    @property
+    def gpus(self) -> int:
+        """GPUs per instance."""
+        return self.capacity.option.accelerator_count
+
+    @property
+    def cloud(self) -> str | None:
+        """The cloud, None for a free label."""
+        offer = self.capacity.option.offer
+        return None if offer is None else offer.cloud
+
+    @property
+    def region(self) -> str | None:
+        """``cloud/region``, None for a free label."""
+        offer = self.capacity.option.offer
+        return None if offer is None else f"{offer.cloud}/{offer.region}"
+
+    @property
+    def use_spot(self) -> bool:
+        """Whether its instances are spot."""
+        return self.capacity.option.use_spot
+
+    def units(self, key: str) -> int:
+        """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
+        if self.capacity.option.accelerator in names_of(key):
+            return self.gpus
+        return int(key in self.keys)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """A problem's columns and buckets. `demands` are sorted by name; both lists follow them."""
+
+    demands: tuple[Demand, ...]
+    buckets: tuple[tuple[Bucket, ...], ...]
+    columns: tuple[Column, ...]
+
+    def of_demand(self, demand: int) -> list[int]:
+        """Return the indices of a demand's columns."""
+        return [k for k, column in enumerate(self.columns) if column.demand == demand]
+
+    def covers(self) -> bool:
+        """Return whether every bucket has a column that can serve it."""
+        return all(
+            any(self.columns[k].loads[b] is not None for k in mine)
+            for d, buckets in enumerate(self.buckets)
+            for mine in [self.of_demand(d)]
+            for b in range(len(buckets))
+        )
+
+    def loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loads of columns of one demand, (columns × buckets), inf: cannot serve."""
+        rows = [self.columns[k].loads for k in indices]
+        return np.array([[np.inf if v is None else v for v in row] for row in rows])
+
+    def placed(self) -> Fleet:
+        """Return the same fleet with its columns' places counted from 0."""
+        columns = tuple(replace(column, place=k) for k, column in enumerate(self.columns))
+        return replace(self, columns=columns)
+
+    def keep(self, indices: Iterable[int]) -> Fleet:
+        """Return the same fleet with only these columns."""
+        return Fleet(
+            demands=self.demands,
+            buckets=self.buckets,
+            columns=tuple(self.columns[k] for k in sorted(indices)),
+        )
+
+
+def matches(column: Column, pledge: Pledge) -> bool:
+    """Return whether an instance of `column` is one of the pledge's."""
+    option, offer = column.capacity.option, column.capacity.option.offer
+    if option.accelerator.casefold() not in map(str.casefold, names_of(pledge.accelerator)):
+        return False
+    if pledge.accelerator_count not in (None, option.accelerator_count):
+        return False
+    if offer is None:
+        return (pledge.cloud, pledge.region, pledge.instance_type) == (None, None, None)
+    return (
+        pledge.cloud in (None, offer.cloud)
+        and pledge.region in (None, offer.region)
+        and pledge.instance_type in (None, offer.instance_type)
+    )
+
+
+def build_fleet(problem: Problem) -> Fleet:
+    """Sort a problem into columns and buckets.
+
+    Raises InputError for figures that no plan can be made of, InfeasibleError for a bucket that no
+    option serves at all.
+    """
+    demands = tuple(sorted(problem.demands, key=lambda demand: demand.name))
+    _check(problem)
+    buckets = tuple(
+        tuple(
+            Bucket(demand=d, i=i, j=j, rate_rps=demand.workload.rates_rps[i][j])
+            for i, j in demand.workload.buckets()
+        )
+        for d, demand in enumerate(demands)
+    )
+    columns = [
+        _column(d, capacity, buckets[d], problem.constraints)
+        for d, demand in enumerate(demands)
+        for capacity in sorted(demand.options, key=lambda c: c.option.name)
+    ]
+    fleet = Fleet(demands=demands, buckets=buckets, columns=tuple(columns))
+    unserved = [text for d in range(len(demands)) for text in _unserved(fleet, d)]
+    if unserved:
+        raise InfeasibleError("; ".join(unserved))
+    return _of_sane_size(fleet)
+
+
+def _of_sane_size(fleet: Fleet) -> Fleet:
+    """Refuse a fleet of absurd size; leave out what a column could serve only with one."""
+    for d, demand in enumerate(fleet.demands):
+        mine = [fleet.columns[k].loads for k in fleet.of_demand(d)]
+        least = sum(min(v for v in loads if v is not None) for loads in zip(*mine, strict=True))
+        if not least <= MOST_INSTANCES:
+            raise InputError(
+                f"model '{demand.name[:80]}': {demand.workload.rate_rps:g} req/s would take over "
+                f"{MOST_INSTANCES:,.0f} instances; check its rate and the throughputs"
+            )
+    columns = tuple(
+        replace(
+            column,
+            loads=tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in column.loads),
+        )
+        for column in fleet.columns
+    )
+    return replace(fleet, columns=columns)
+
+
+def _column(
+    demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
+) -> Column:
+    option, offer = capacity.option, capacity.option.offer
+    derate = 1.0
+    if option.use_spot and constraints.spot is not None:
+        derate = constraints.spot.availability_fraction
+    loads: list[float | None] = []
+    for bucket in buckets:
+        rate = capacity.rate(bucket.i, bucket.j)
+        usable = rate is not None and math.isfinite(rate) and rate > 0
+        load = bucket.rate_rps / (rate * derate) if usable and rate is not None else None
+        loads.append(None if load is None else max(load, LEAST_LOAD))
+    keys = {option.accelerator}
+    if offer is not None:
+        keys |= {offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type}
+    return Column(demand=demand, capacity=capacity, loads=tuple(loads), keys=frozenset(keys))
+
+
+def _check(problem: Problem) -> None:
+    problems: list[str] = []
+    names = [demand.name for demand in problem.demands]
+    if len(set(names)) != len(names):
+        problems.append("two models of one problem have the same name")
+    if not 0 <= problem.headroom < 1:
+        problems.append(f"headroom must be at least 0 and below 1, not {problem.headroom:g}")
+    if problem.constraints.spare > MAX_SPARE:
+        problems.append(f"spare must be at most {MAX_SPARE}, not {problem.constraints.spare}")
+    for demand in problem.demands:
+        options = [capacity.option for capacity in demand.options]
+        if len({option.name for option in options}) != len(options):
+            problems.append(f"model '{demand.name[:80]}' has two options of the same name")
+        problems += [
+            f"option '{option.name[:80]}' has no usable price"
+            for option in options
+            if not (math.isfinite(option.price_usd_per_hour) and option.price_usd_per_hour > 0)
+        ]
+        if not math.isfinite(demand.workload.rate_rps):
+            problems.append(f"model '{demand.name[:80]}' has a rate that is not finite")
+    pledges = [("fixed", p) for p in problem.constraints.fixed]
+    pledges += [("minimum", p) for p in problem.constraints.minimum]
+    candidates = [
+        Column(demand=0, capacity=capacity, loads=(), keys=frozenset())
+        for demand in problem.demands
+        for capacity in demand.options
+    ]
+    problems += [
+        f"{kind}: no candidate option is one of {pledge.label()}; "
+        "check accelerators and infra, or take it out"
+        for kind, pledge in pledges
+        if pledge.instances > 0 and not any(matches(c, pledge) for c in candidates)
+    ]
+    if problems:
+        raise InputError(*problems)
+
+
+def _unserved(fleet: Fleet, d: int) -> list[str]:
+    """Return one sentence for the buckets of a demand that no option serves, with the reasons."""
+    columns = [fleet.columns[k] for k in fleet.of_demand(d)]
+    demand, buckets = fleet.demands[d], fleet.buckets[d]
+    bad = [b for b, _ in enumerate(buckets) if all(column.loads[b] is None for column in columns)]
+    if not bad:
+        return []
+    who = f"model '{demand.name[:80]}': " if len(fleet.demands) > 1 else ""
+    if not columns:
+        return [f"{who}there is no option to choose from (no offer matches the resources)"]
+    named = ", ".join(
+        f"({demand.workload.label(buckets[b].i, buckets[b].j)})" for b in bad[:MAX_NAMED]
+    )
+    more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+    return [f"{who}no option serves {named}{more}: {_reasons(columns, buckets, bad)}"]
+
+
+def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int]) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for column in columns:
+        cell = column.capacity.cells[buckets[bad[0]].i][buckets[bad[0]].j]
+        option = column.capacity.option
+        accelerators = by_reason.setdefault(cell.reason or "its capacity there is not known", [])
+        label = f"{option.accelerator}:{option.accelerator_count}"
+        if label not in accelerators:
+            accelerators.append(label)
+    parts = [f"{', '.join(names[:8])} ({reason})" for reason, names in sorted(by_reason.items())]
+    more = f"; {len(parts) - MAX_NAMED} more reasons" if len(parts) > MAX_NAMED else ""
+    return "; ".join(parts[:MAX_NAMED]) + more

@@ -1,0 +1,1 @@
+"""The integer program as plain columns and rows, and the solvers that run it."""

@@ -1,0 +1,127 @@
+"""HiGHS in this process: the program handed over as arrays, its banner kept from standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import highspy
+import numpy as np
+
+from melange_sky.optimizer.program.linear import GE, LE
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer.program.linear import Linear
+
+_SMALL = 1500
+"""Columns up to which branching finds good fleets sooner than HiGHS's costlier heuristics do."""
+
+_COSTLY = (
+    "mip_heuristic_run_feasibility_jump",
+    "mip_heuristic_run_rins",
+    "mip_heuristic_run_rens",
+    "mip_heuristic_run_root_reduced_cost",
+    "mip_allow_restart",
+)
+
+_greeting = threading.Lock()
+_greeted = threading.Event()
+
+
+def _greet_unseen() -> None:
+    """Let HiGHS print its banner once where nobody reads it.
+
+    From 1.16 on the first instance in a process writes two lines to file descriptor 1 before any
+    option can be set, in the midst of what `--format json` promises to be one document.
+    """
+    with _greeting:
+        if _greeted.is_set():
+            return
+        _greeted.set()
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            sys.stdout.flush()
+        try:
+            kept = os.dup(1)
+        except OSError:  # no standard output: nothing can reach it
+            return
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 1)
+            os.close(nowhere)
+            highspy.Highs()
+            with contextlib.suppress(
+                OSError, TypeError
+            ):  # what C's own buffer holds must not come out later
+                ctypes.CDLL(None).fflush(None)
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def solve_by_highs(
+    linear: Linear, mip_gap: float, limit_s: float
+) -> tuple[str, list[float], float | None]:
+    """Return HiGHS's status (as in `Outcome`), the columns' values, and its bound of the goal."""
+    _greet_unseen()
+    highs = highspy.Highs()
+    for name, value in (
+        ("output_flag", False),
+        ("time_limit", limit_s),
+        # HiGHS's own default gap is 1e-4, so 0 must be said.
+        ("mip_rel_gap", mip_gap),
+        ("mip_abs_gap", 0.0),
+        # One thread: runs are byte-equal whatever else the machine does.
+        ("threads", 1),
+        ("mip_feasibility_tolerance", 1e-7),
+        ("primal_feasibility_tolerance", 1e-7),
+    ):
+        highs.setOptionValue(name, value)
+    if len(linear.names) <= _SMALL:
+        for name in _COSTLY:
+            highs.setOptionValue(name, False)  # unknown to some releases, which do without
+    highs.passModel(as_highs(linear))
+    highs.run()
+    info = highs.getInfo()
+    status = _status(highs.getModelStatus(), info)
+    if status not in ("optimal", "feasible"):
+        return status, [], None
+    bound = float(info.mip_dual_bound) if linear.is_whole() else None
+    return status, list(highs.getSolution().col_value), bound
+
+
+def as_highs(linear: Linear) -> Any:
+    """Return the program as HiGHS's own model, its matrix by rows."""
+    lp = highspy.HighsLp()
+    goal = np.zeros(len(linear.names))
+    for column, coefficient in linear.goal:
+        goal[column] += coefficient
+    lp.num_col_, lp.num_row_ = len(linear.names), len(linear.rows)
+    lp.col_cost_ = goal
+    lp.col_lower_, lp.col_upper_ = np.array(linear.lower), np.array(linear.upper)
+    lp.row_lower_ = np.array([-np.inf if row.sense == LE else row.bound for row in linear.rows])
+    lp.row_upper_ = np.array([np.inf if row.sense == GE else row.bound for row in linear.rows])
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = lp.num_col_, lp.num_row_
+    lengths = [len(row.columns) for row in linear.rows]
+    lp.a_matrix_.start_ = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    lp.a_matrix_.index_ = np.array([c for row in linear.rows for c in row.columns], dtype=np.int32)
+    lp.a_matrix_.value_ = np.array([v for row in linear.rows for v in row.coefficients])
+    if linear.is_whole():
+        kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+        lp.integrality_ = [kinds[whole] for whole in linear.whole]
+    return lp
+
+
+def _status(model_status: Any, info: Any) -> str:
+    """Return how far it got. At a time limit a solution counts only where it is feasible."""
+    kinds = highspy.HighsModelStatus
+    if model_status == kinds.kOptimal:
+        return "optimal"
+    if model_status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible, kinds.kUnbounded):
+        return "infeasible"
+    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+    return "feasible" if found else "unknown"

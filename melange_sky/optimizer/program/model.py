@@ -1,0 +1,120 @@
+"""A program in the making: its variables, and the pieces that several constraints share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer.program.linear import EQ, GE, Linear
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.question import Problem, SolveOptions
+    from melange_sky.optimizer.program.linear import Terms
+
+Scenario = tuple[tuple[int, int], ...]
+"""Instances lost at once: (column, how many of it)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Model:
+    """The program and its variables, each an index of its columns. `y[b, k]` counts slices of 1/`slices` of a bucket's rate.
+
+    Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
+    `bounds` are the most instances that any best fleet uses. `scenarios` are the losses that the
+    fleet is held to survive. `extra_goal` is what the objective counts beside the cost.
+    """
+
+    lp: Linear
+    fleet: Fleet
+    problem: Problem
+    options: SolveOptions
+    slices: int
+    bounds: list[int]
+    offsets: list[int]
+    x: list[int]
+    y: dict[tuple[int, int], int]
+    scenarios: tuple[Scenario, ...] = ()
+    fixed: dict[tuple[int, int], int] = field(default_factory=dict)
+    extra_goal: Terms = field(default_factory=list)
+
+    @property
+    def usable(self) -> float:
+        """Fraction of an instance's capacity that may be used."""
+        return 1.0 - self.problem.headroom
+
+    def row(self, terms: Terms, sense: int, bound: float, name: str) -> None:
+        """Add Σ coefficient × variable (sense) bound."""
+        self.lp.row(terms, sense, bound, name)
+
+    def cost_terms(self) -> Terms:
+        """Return Σ price × (instances − instances already paid for)."""
+        columns = self.fleet.columns
+        terms = [(x, column.price) for x, column in zip(self.x, columns, strict=True)]
+        return terms + [(f, -columns[k].price) for (_, k), f in self.fixed.items()]
+
+    def goal_terms(self) -> Terms:
+        """Return what is made least: the cost and, where asked for, the price of changes."""
+        return self.cost_terms() + self.extra_goal
+
+
+def share_variables(
+    model: Model, letter: str, demand: int | None = None
+) -> dict[tuple[int, int], int]:
+    """Return fresh variables for every bucket's share on every column that can serve it.
+
+    Those of one demand, or of all.
+    """
+    sliced, most = model.options.assignment == "sliced", float(model.slices)
+    return {
+        (model.offsets[column.demand] + b, k): model.lp.add(
+            f"{letter}_{model.offsets[column.demand] + b}_{k}", 0.0, most, whole=sliced
+        )
+        for k, column in enumerate(model.fleet.columns)
+        if demand in (None, column.demand)
+        for b, load in enumerate(column.loads)
+        if load is not None
+    }
+
+
+def serve(model: Model, y: dict[tuple[int, int], int], name: str) -> None:
+    """Add Σ_k y_bk = 1 for every bucket b, for one set of share variables."""
+    by_bucket: dict[int, Terms] = {}
+    for (b, _), share in y.items():
+        by_bucket.setdefault(b, []).append((share, 1.0))
+    for b, terms in sorted(by_bucket.items()):
+        model.row(terms, EQ, model.slices, f"{name}_{b}")
+
+
+def load_terms(model: Model, y: dict[tuple[int, int], int], k: int, name: str) -> Terms:
+    """Return the load on column k in instances, protected against wrong capacities where asked.
+
+    A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
+    errors the row gains Γ × z_k + Σ_b q_bk with z_k + q_bk ≥ e / (1 − e) × load_bk × y_bk
+    (Bertsimas & Sim 2004, eq. 8: the dual of the worst choice of Γ buckets).
+    """
+    column = model.fleet.columns[k]
+    start = model.offsets[column.demand]
+    loads = [
+        (start + b, y[start + b, k], load / model.slices)
+        for b, load in enumerate(column.loads)
+        if load is not None
+    ]
+    robust = model.options.robustness
+    if robust is None:
+        return [(share, load) for _, share, load in loads]
+    error = robust.throughput_error
+    if robust.budget is None or robust.budget >= len(loads):
+        return [(share, load / (1 - error)) for _, share, load in loads]
+    worst = model.lp.add(f"z_{name}_{k}")
+    terms = [(share, load) for _, share, load in loads] + [(worst, float(robust.budget))]
+    for b, share, load in loads:
+        own = model.lp.add(f"q_{name}_{b}_{k}")
+        terms.append((own, 1.0))
+        model.row(
+            [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
+            GE,
+            0,
+            f"{name}_protects_bucket_{b}_option_{k}",
+        )
+    return terms

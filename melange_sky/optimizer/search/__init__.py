@@ -1,0 +1,1 @@
+"""From the program to whole instances: bounds, incumbents, ties and loss scenarios."""

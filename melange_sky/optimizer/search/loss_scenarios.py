@@ -1,0 +1,73 @@
+"""Which losses a fleet does not survive: found fleet by fleet, so that only those enter the model."""
+
+from __future__ import annotations
+
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer.search.shares import TOLERANCE, peak_load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.question import Problem, SolveOptions
+    from melange_sky.optimizer.program.model import Scenario
+
+_AFTER_LOSS = frozenset({"serve"})
+"""What must hold after a loss; shares per region or cloud are a rule for the whole fleet."""
+
+
+def worst_loss(
+    fleet: Fleet, problem: Problem, options: SolveOptions, instances: list[int]
+) -> Scenario | None:
+    """Return the loss of `spare` instances of one model that overloads the rest most, if any does."""
+    spare = problem.constraints.spare
+    worst: tuple[float, Scenario] | None = None
+    for demand in range(len(fleet.demands)):
+        mine = fleet.of_demand(demand)
+        if spare == 0 or not fleet.buckets[demand]:
+            continue
+        counts = {k: instances[k] for k in mine if instances[k]}
+        for scenario in _losses(counts, spare):
+            left = _peak_after(fleet, problem, options, mine, instances, scenario)
+            if left > (1 - problem.headroom) * (1 + 10 * TOLERANCE) and (
+                worst is None or left > worst[0]
+            ):
+                worst = left, scenario
+    return None if worst is None else worst[1]
+
+
+def _losses(counts: dict[int, int], spare: int) -> Iterator[Scenario]:
+    """Yield every way to lose `spare` instances, or all where there are fewer."""
+    size = min(spare, sum(counts.values()))
+    for lost in combinations_with_replacement(sorted(counts), size):
+        scenario = tuple((k, lost.count(k)) for k in sorted(set(lost)))
+        if all(n <= counts[k] for k, n in scenario):
+            yield tuple((k, spare) for k, _ in scenario) if size < spare else scenario
+
+
+def _peak_after(
+    fleet: Fleet,
+    problem: Problem,
+    options: SolveOptions,
+    mine: list[int],
+    instances: list[int],
+    scenario: Scenario,
+) -> float:
+    lost = dict(scenario)
+    left = [
+        max(0, instances[k] - lost.get(k, 0)) if k in mine else 0 for k in range(len(instances))
+    ]
+    alone = _only_demand(fleet, fleet.columns[mine[0]].demand)
+    peak = peak_load(alone, problem, options, left, _AFTER_LOSS)
+    return float("inf") if peak is None else peak
+
+
+def _only_demand(fleet: Fleet, demand: int) -> Fleet:
+    """Return the fleet with the buckets of one demand, its columns in their places."""
+    return type(fleet)(
+        demands=fleet.demands,
+        buckets=tuple(b if d == demand else () for d, b in enumerate(fleet.buckets)),
+        columns=fleet.columns,
+    )
