@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer import Problem, baselines, optimize, simplest, ties
+from melange_sky.optimizer import Problem, baselines, optimize
 from melange_sky.optimizer.problem.canonical import build_fleet
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import SolveOptions
+from melange_sky.optimizer.search import equal_cost, simplest
 from melange_sky.optimizer.search.solution_point import rank_of
 from tests.optimizer.brute import serves
 from tests.optimizer.factories import demand, option, placed
@@ -38,7 +39,7 @@ def test_counting_finds_every_simpler_fleet_of_the_same_cost(seed: int) -> None:
     counts = {a.candidate.option.name: a.instances for a in solution.allocations[0]}
     # A rank behind every other: all fleets of the cost come before it.
     worst = [99] * len(fleet.columns)
-    counted = ties.simpler_fleets(fleet, problem, solution.cost_usd_per_hour, worst)
+    counted = equal_cost.simpler_fleets(fleet, problem, solution.cost_usd_per_hour, worst)
     mine = [counts.get(c.name, 0) for c in fleet.columns]
     if counted is None:  # more than are tried one by one
         return
@@ -85,7 +86,7 @@ def test_a_long_count_is_left_to_the_solver() -> None:
     rows = [option(f"o{k}", 0.001 * (k + 7), [[1.0 + 0.001 * k]]) for k in range(12)]
     problem = Problem(demands=(demand([[4000.0]], *rows),))
     fleet = drop_dominated(build_fleet(problem), problem.constraints, SolveOptions())
-    assert ties.simpler_fleets(fleet, problem, 100.0, [99] * len(fleet.columns)) is None
+    assert equal_cost.simpler_fleets(fleet, problem, 100.0, [99] * len(fleet.columns)) is None
 
 
 def test_an_accelerator_alone_is_told_by_its_simplest_fleet_whatever_the_solver_finds() -> None:
