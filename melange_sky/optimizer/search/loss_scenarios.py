@@ -21,7 +21,10 @@ _AFTER_LOSS = frozenset({"serve"})
 def worst_loss(
     canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Scenario | None:
-    """Return the loss of `spare` instances of one model that overloads the rest most, if any does."""
+    """Return the loss of `spare` instances of one model that overloads the rest most, if any does.
+
+    Raises TimeUpError where not every loss could be looked at.
+    """
     spare = problem.constraints.spare
     worst: tuple[float, Scenario] | None = None
     for demand in range(len(canonical.demands)):
