@@ -20,10 +20,10 @@ from melange_sky.cli.common import (
 )
 from melange_sky.cli.prices_diff import diff_plan, echo_check, echo_diff
 from melange_sky.errors import InputError, SourceUnavailableError
-from melange_sky.offers import Offer
+from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
+from melange_sky.offers import Offer, gpu_of
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.pricing.chain import by_reason
-from melange_sky.pricing.names import HOSTED_CLOUDS, check_clouds, figures_name, parse_infra
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,7 +76,7 @@ def list_(
     """Show the offers that a plan would see, blocked ones included. Opens no socket."""
     del offline  # listing never fetches; the option is taken so that scripts may always give it
     query = OfferQuery(
-        infra=parse_infra(infra),
+        infra=split_infra(infra),
         accelerators=_split(accelerators),
         offline=is_offline(True),
         offers_csv=offers_csv,
@@ -122,7 +122,7 @@ def refresh(
         raise InputError(
             "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
         )
-    pairs = parse_infra(infra)
+    pairs = split_infra(infra)
     check_clouds(tuple(cloud for cloud, _ in pairs))
     # aiohttp is not wanted by the other commands
     from melange_sky.pricing.apis.sources import find_apis
@@ -198,7 +198,7 @@ def check(infra: str, deadline: float, output_format: str, offline: bool) -> Non
         raise InputError("the second catalog needs the network, which --offline forbids")
     from melange_sky.pricing.cross_check import compare_prices, fetch_gpuhunt
 
-    book = load_offers(OfferQuery(infra=parse_infra(infra), offline=True))
+    book = load_offers(OfferQuery(infra=split_infra(infra), offline=True))
     for warning in book.warnings:
         click.echo(f"warning: {warning.message}", err=True)
     second = fetch_gpuhunt({offer.cloud for offer in book.offers}, deadline)
@@ -282,7 +282,7 @@ def diff(before: str | None, after: str | None, output_format: str, **asked: Any
     from melange_sky.pricing.diff import diff_snapshots
     from melange_sky.pricing.select import Selection
 
-    pairs = parse_infra(asked["infra"])
+    pairs = split_infra(asked["infra"])
     check_clouds(tuple(cloud for cloud, _ in pairs))
     selection = Selection(infra=pairs, accelerators=_split(asked["accelerators"]))
     echo_diff(diff_snapshots(before, after, selection), asked["min_change"], output_format)
@@ -309,7 +309,7 @@ COLUMNS = (
 def offer_row(offer: Offer) -> dict[str, Any]:
     """Return the JSON form of an offer (interface: `prices list --format json`)."""
     count = offer.accelerator_count
-    spec = accelerator_table().get(figures_name(offer))
+    spec = accelerator_table().get(gpu_of(offer))
     return {
         "cloud": offer.cloud,
         "region": offer.region,

@@ -113,15 +113,15 @@ def diff_plan(
 ) -> None:
     """Print what a saved plan costs at the newest prices and whether another mix is cheaper."""
     # the planner is not wanted by the other price commands
+    from melange_sky.names.clouds import CLOUDS
     from melange_sky.planfile import load_plan
     from melange_sky.planner.reprice import reprice
     from melange_sky.pricing import OfferQuery, load_offers
-    from melange_sky.pricing.names import KNOWN_CLOUDS
 
     planned = load_plan(plan_json)
     clouds = _clouds(planned)
     query = OfferQuery(
-        infra=tuple((c, None) for c in clouds if c in KNOWN_CLOUDS),
+        infra=tuple((c, None) for c in clouds if c in CLOUDS),
         offline=True,
         offers_csv=offers_csv,
     )

@@ -70,7 +70,7 @@ def _baseline(
 
 def _has(options: tuple[OptionCapacity, ...], pledge: Pledge) -> bool:
     """Return whether an instance of any of the options is one of the pledge's."""
-    columns = (Column(demand=0, capacity=c, loads=(), keys=frozenset()) for c in options)
+    columns = (Column(demand=0, capacity=c, loads=()) for c in options)
     return any(matches(column, pledge) for column in columns)
 
 
