@@ -8,7 +8,7 @@ from melange_sky.names.limits import LimitKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pledge:
+class InstanceGroup:
     """So many instances of every option that matches: already paid, or asked for as a minimum.
 
     `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region` and
@@ -23,7 +23,7 @@ class Pledge:
     instance_type: str | None = None
 
     def label(self) -> str:
-        """Return the pledge in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
+        """Return the group in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
         count = "" if self.accelerator_count is None else f":{self.accelerator_count}"
         place = "/".join(part for part in (self.cloud, self.region) if part)
         return f"{self.instances} x {self.accelerator}{count}" + (f" on {place}" if place else "")
@@ -62,8 +62,8 @@ class Constraints:
 
     limits: tuple[tuple[LimitKey, int], ...] = ()
     budget_usd_per_hour: float | None = None
-    fixed: tuple[Pledge, ...] = ()
-    minimum: tuple[Pledge, ...] = ()
+    fixed: tuple[InstanceGroup, ...] = ()
+    minimum: tuple[InstanceGroup, ...] = ()
     spare: int = 0
     min_replicas: int = 0
     max_share_per_region: float | None = None

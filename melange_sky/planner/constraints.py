@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import Constraints, Pledge, SpotPolicy
+from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.names.limits import LimitKind
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def constraints_of(spec: Spec) -> Constraints:
     return Constraints(
         limits=tuple(sorted(resources.limits, key=lambda limit: limit[0].name)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
-        fixed=tuple(sorted(map(_pledge, resources.fixed), key=repr)),
-        minimum=tuple(sorted(map(_pledge, resources.minimum), key=repr)),
+        fixed=tuple(sorted(map(_group, resources.fixed), key=repr)),
+        minimum=tuple(sorted(map(_group, resources.minimum), key=repr)),
         spare=redundancy.spare,
         # a model with any rate has one replica anyway
         min_replicas=redundancy.min_replicas if redundancy.min_replicas > 1 else 0,
@@ -31,8 +31,8 @@ def constraints_of(spec: Spec) -> Constraints:
     )
 
 
-def _pledge(fixed: FixedCapacity) -> Pledge:
-    return Pledge(
+def _group(fixed: FixedCapacity) -> InstanceGroup:
+    return InstanceGroup(
         accelerator=fixed.accelerator,
         accelerator_count=fixed.count,
         cloud=fixed.infra.cloud if fixed.infra else None,

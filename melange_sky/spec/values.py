@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class AcceleratorChoice:
     """One entry of `resources.accelerators`; `count` None stands for any count sold.
 
-    A name includes what clouds list apart of it (`names.accelerators.names_of`), in limits and pledges too.
+    A name includes what clouds list apart of it (`names.accelerators.names_of`), in limits, fixed and minimum too.
     """
 
     name: str

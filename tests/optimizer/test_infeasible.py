@@ -9,7 +9,7 @@ import pytest
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import (
     Constraints,
-    Pledge,
+    InstanceGroup,
     Problem,
     Robustness,
     SolveOptions,
@@ -88,7 +88,8 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
     "a minimum against a limit": (
         two_places(
             constraints=Constraints(
-                limits=at_most(("aws", 2)), minimum=(Pledge(accelerator="H100", instances=3),)
+                limits=at_most(("aws", 2)),
+                minimum=(InstanceGroup(accelerator="H100", instances=3),),
             )
         ),
         SolveOptions(),
@@ -185,9 +186,9 @@ def test_what_the_message_proposes_works_and_less_does_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fixed", "minimum"])
-def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
-    pledge = Pledge(accelerator="T4", instances=2, cloud="aws")
-    constraints = Constraints(**{kind: (pledge,)})  # type: ignore[arg-type]
+def test_a_group_that_matches_nothing_is_bad_input(kind: str) -> None:
+    group = InstanceGroup(accelerator="T4", instances=2, cloud="aws")
+    constraints = Constraints(**{kind: (group,)})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{kind}: no candidate option is one of 2 x T4 on aws"):
         optimize(two_places(constraints=constraints))
 
@@ -197,10 +198,11 @@ def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
     [
         (Constraints(limits=at_most(("H100", 2))), {"H100-SXM": 2, "L4": 2}),
         (Constraints(limits=at_most(("H100-SXM", 2))), {"H100-SXM": 2, "H100": 2}),
-        (Constraints(minimum=(Pledge(accelerator="H100", instances=4),)), {"H100-SXM": 4}),
+        (Constraints(minimum=(InstanceGroup(accelerator="H100", instances=4),)), {"H100-SXM": 4}),
         (
             Constraints(
-                minimum=(Pledge(accelerator="H100-SXM", instances=1),), limits=at_most(("H100", 1))
+                minimum=(InstanceGroup(accelerator="H100-SXM", instances=1),),
+                limits=at_most(("H100", 1)),
             ),
             {"H100-SXM": 1, "L4": 3},
         ),
