@@ -58,10 +58,13 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """The cheapest plan that uses one accelerator name only (over all its counts and offers)."""
+    """The cheapest plan that uses one accelerator name only (over all its counts and offers).
+
+    `feasible` is None where time ran out before that was known; the `reason` says so.
+    """
 
     accelerator: str
-    feasible: bool
+    feasible: bool | None
     reason: str | None
     instances: int | None
     cost_usd_per_hour: float | None
@@ -76,6 +79,11 @@ class SolverReport:
     mip_gap: float
     solve_seconds: float
     solver: str
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether no plan is cheaper."""
+        return self.status == "optimal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ The only module that knows all of them; each step lives elsewhere and can be use
 from __future__ import annotations
 
 import shlex
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,12 +17,20 @@ from melange_sky.errors import InfeasibleError, InputError, did_you_mean
 from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
-from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
+from melange_sky.optimizer import (
+    Demand,
+    Problem,
+    Solution,
+    SolveOptions,
+    TimeUpError,
+    baselines,
+    optimize,
+)
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
 from melange_sky.planner.objectives import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
-from melange_sky.planner.sensitivity import TimeUpError, cost_band
+from melange_sky.planner.sensitivity import cost_band
 from melange_sky.plans import FleetPlan, Plan, PlanWarning
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
@@ -57,7 +64,8 @@ class PlanRequest:
 def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan | FleetPlan:
     """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
 
-    Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
+    Raises InputError, InfeasibleError, NoPlanInTimeError or SourceUnavailableError, each with one
+    clear line.
     """
     request = request or PlanRequest()
     spec = load_spec(path)
@@ -67,8 +75,13 @@ def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan | FleetPla
 
 
 def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
-    """Plan an already checked spec."""
+    """Plan an already checked spec.
+
+    The time limit of `request.solve` holds for all solving together, from when prices and
+    capacities are there: the plan, its baselines and the cost band.
+    """
     prepared = _Prepared.of(spec, request)
+    request = _timed(request)
     solve = request.solve
     problem = _problem(spec, prepared)
     solution = _optimum(problem, solve, prepared)
@@ -126,17 +139,13 @@ def _optimum(problem: Problem, solve: SolveOptions, prepared: _Prepared) -> Solu
         return optimize(problem, solve)
     except InfeasibleError as error:
         notes = [w.message for mine in prepared.warnings for w in mine if w.code == "workload"]
-        raise InfeasibleError("; note: ".join([str(error), *notes])) from error
+        raise error.noting(notes) from error
 
 
 def _beside(
     problem: Problem, solution: Solution, solve: SolveOptions, command: str | None
 ) -> tuple[tuple[tuple[Baseline, ...], ...], Sensitivity | None, tuple[PlanWarning, ...]]:
-    """Return what is told beside the plan: baselines, cost band (with `command`), warnings.
-
-    All together get as long as the plan itself, so that a hard problem takes twice the time limit.
-    """
-    solve = replace(solve, stop_at_s=time.perf_counter() + solve.time_limit_s)
+    """Return what is told beside the plan: baselines, cost band (with `command`), warnings."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         alone_soon = pool.submit(baselines, problem, _costs(solution), solve)
         band, late = None, []
@@ -152,6 +161,16 @@ def _beside(
                     )
                 )
         return alone_soon.result(), band, tuple(late)
+
+
+SEARCH_FRACTION = 0.7
+"""Of the time limit, where a fleet was found; baselines and the cost band need the rest."""
+
+
+def _timed(request: PlanRequest) -> PlanRequest:
+    """Return the request with the time for all solving running."""
+    solve = replace(request.solve.started(), search_fraction=SEARCH_FRACTION)
+    return replace(request, solve=solve)
 
 
 def problem_for(spec: Spec, request: PlanRequest) -> Problem:
@@ -312,6 +331,7 @@ def _plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan
         )
         for label, cost, rates in config.gpus
     )
+    request = _timed(request)
     solve = replace(request.solve, slice_factor=config.slice_factor)
     problem = Problem(demands=(Demand(name=name, workload=config.workload, options=options),))
     solution = optimize(problem, solve)

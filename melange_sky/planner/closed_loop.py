@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
@@ -117,6 +117,8 @@ def plan_verified(
                 planned = _another_fleet(planned, state, failing)
             except InfeasibleError as error:
                 reason = f"no fleet is left: {error}"
+            except NoPlanInTimeError as error:
+                reason = f"the search for a fleet that holds was cut short: {error}"
         if reason is not None:
             return _with_record(planned, state, simulations, reason)
     raise AssertionError("the loop ends by itself")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import InstanceGroup
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.plans import FleetPlan, Plan, models_of
 
@@ -90,7 +90,7 @@ def _ease(trials: Trials, derates: Sequence[Mapping[Kind, float]]) -> None:
         eased = [{kind: f**middle for kind, f in mine.items()} for mine in derates]
         try:
             candidate = trials.choice.plan(eased)
-        except InfeasibleError:  # in the time that there was
+        except (InfeasibleError, NoPlanInTimeError):
             low = middle
             continue
         if not trials.saves(candidate) or trials.tried(candidate, eased):
@@ -111,7 +111,7 @@ def _one_move(trials: Trials, first: Plan) -> bool:
         groups = tuple(_group(options[name], n) for name, n in counts.items() if n > 0)
         try:
             candidate = trials.choice.plan(undone, minimum=groups)
-        except InfeasibleError:
+        except (InfeasibleError, NoPlanInTimeError):
             continue
         if trials.saves(candidate) and trials.tried(candidate, undone):
             return True

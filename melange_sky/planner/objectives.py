@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Touches
-from melange_sky.optimizer import least_cost
+from melange_sky.optimizer import Step, least_cost
 from melange_sky.plans import AlternativeMix, PlanWarning
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Allocation
 
 
-OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error"})
+OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error", "time-limit"})
 """What `objective_notes` tells of one fleet; another one needs its own."""
 
 
@@ -59,9 +59,8 @@ def objective_notes(
     notes = []
     if solve.robustness is not None:
         plain = least_cost(problem, replace(solve, robustness=None, within_fraction=0.0))
-        premium = (
-            "" if plain is None else f", ${cost - plain.cost_usd_per_hour:,.2f}/h more than without"
-        )
+        without = plain.cost_usd_per_hour
+        premium = "" if without is None else f", ${cost - without:,.2f}/h more than without"
         spread = (
             "all sizes"
             if solve.robustness.budget is None
@@ -75,7 +74,14 @@ def objective_notes(
             )
         )
     dearer = cost - solution.optimum_usd_per_hour
-    if solve.within_fraction > 0:
+    if solution.unfinished:
+        steps = " and to ".join(step.value for step in solution.unfinished)
+        notes.append(
+            PlanWarning(
+                code="time-limit", message=f"no time was left to {steps}; raise --time-limit"
+            )
+        )
+    if solve.within_fraction > 0 and Step.SIMPLEST not in solution.unfinished:
         notes.append(
             PlanWarning(
                 code="simplest",

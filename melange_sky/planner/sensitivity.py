@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from math import inf
@@ -11,15 +10,21 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
-from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
+from melange_sky.optimizer import (
+    Demand,
+    Problem,
+    Solution,
+    SolveOptions,
+    Termination,
+    TimeUpError,
+    least_cost,
+)
 from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-class TimeUpError(Exception):
-    """The time went before every end of the band was proven, so that no band can be told."""
+    from melange_sky.optimizer import Deadline
 
 
 BAND_GAP = 1e-3
@@ -45,7 +50,8 @@ def cost_band(
     names = sorted({o.option.gpu for d in problem.demands for o in d.options if _estimated(o)})
     if not names:
         return None
-    problem = _contenders(problem)
+    options.deadline.check()
+    problem = _contenders(problem, options.deadline)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
     used = {a.candidate.option.gpu for mine in solution.allocations for a in mine}
@@ -75,7 +81,7 @@ def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
 
 
-def _contenders(problem: Problem) -> Problem:
+def _contenders(problem: Problem, deadline: Deadline) -> Problem:
     """Drop options that another of the same accelerator beats at every figure and end of the band.
 
     Only where no constraint speaks of places or counts, for then every option may be wanted.
@@ -89,6 +95,7 @@ def _contenders(problem: Problem) -> Problem:
         for option in sorted(
             demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
         ):
+            deadline.check()
             figures = [
                 rate or 0.0
                 for i, j in buckets
@@ -165,10 +172,9 @@ def _cost(
         for demand in problem.demands
     )
     least = least_cost(replace(problem, demands=demands), options)
-    late = options.stop_at_s is not None and time.perf_counter() >= options.stop_at_s
-    if (least is None and late) or (least is not None and least.gap > max(options.mip_gap, 1e-9)):
+    if least.termination is Termination.LIMIT or least.gap > max(options.mip_gap, 1e-9):
         raise TimeUpError
-    return least.cost_usd_per_hour if least else None
+    return least.cost_usd_per_hour
 
 
 def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:

@@ -27,7 +27,8 @@ def find_alternatives(
 ) -> Iterator[Alternative]:
     """Yield up to `alternatives` fleets by cost, each doing without some type of every other's.
 
-    So none is an earlier one with something idle added. Raises TimeUpError.
+    So none is an earlier one with something idle added. Raises TimeUpError where there was no time
+    for the next.
     """
     scenarios, seen = program.scenarios, [chosen]
     while len(seen) <= options.alternatives:

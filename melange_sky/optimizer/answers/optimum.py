@@ -66,13 +66,15 @@ def _report(cheapest: Cheapest, options: SolveOptions, seconds: float) -> Solver
 
 def _alternatives(settled: Settled, options: SolveOptions) -> tuple[tuple[Alternative, ...], bool]:
     """Return the alternatives found, and whether there was time for all that were asked for."""
+    more = find_alternatives(settled.program, settled.point, options)
     alternatives: list[Alternative] = []
-    try:
-        for alternative in find_alternatives(settled.program, settled.point, options):
-            alternatives.append(alternative)
-    except TimeUpError:
-        return tuple(alternatives), False
-    return tuple(alternatives), True
+    while True:
+        try:
+            alternatives.append(next(more))
+        except StopIteration:
+            return tuple(alternatives), True
+        except TimeUpError:
+            return tuple(alternatives), False
 
 
 def _cheapest(problem: Problem, options: SolveOptions) -> Cheapest:

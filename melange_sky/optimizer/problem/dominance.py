@@ -26,7 +26,10 @@ _SLACK = 1e-12
 def drop_dominated(
     canonical: Canonical, constraints: Constraints, options: SolveOptions
 ) -> Canonical:
-    """Return the problem without needless columns. Ties are settled by the order of the names."""
+    """Return the problem without needless columns. Ties are settled by the order of the names.
+
+    Raises TimeUpError.
+    """
     if options.robustness is not None and options.robustness.budget is not None:
         # Merging two types into one would put more of the fleet behind a single wrong figure.
         return canonical.placed()
@@ -49,6 +52,7 @@ def _survivors(
     single = options.within_fraction > 0 or options.stay_close is not None
     kept = []
     for b, index in enumerate(indices):
+        options.deadline.check()
         if pinned[b]:
             kept.append(index)
             continue

@@ -131,5 +131,5 @@ def _termination(model_status: Any, info: Any) -> Termination:
         return Termination.INFEASIBLE
     if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
         return Termination.FEASIBLE
-    stopped = model_status in (kinds.kTimeLimit, kinds.kInterrupt, kinds.kHighsInterrupt)
-    return Termination.LIMIT if stopped else Termination.GAVE_UP
+    late = model_status == kinds.kTimeLimit
+    return Termination.LIMIT if late else Termination.GAVE_UP

@@ -76,8 +76,11 @@ def _find_among_all(
     few = first_options(canonical, problem)
     if few is None:
         only = _find(canonical, problem, enough)
+        if only is not Termination.LIMIT:
+            return only
         # The time kept for what follows a fleet is of no use without one.
-        return _find(canonical, problem, _any(options)) if only is Termination.LIMIT else only
+        any_fleet = _find(canonical, problem, _any(options))
+        return any_fleet if isinstance(any_fleet, Termination) else any_fleet.unproven(0.0)
     first = _find(few, problem, hurried(options))
     if isinstance(first, Termination):
         return _find(canonical, problem, options)
@@ -139,18 +142,18 @@ def _find(
     """
     gap = max(options.mip_gap, LOOSE_GAP) if problem.constraints.spare else options.mip_gap
     safe: Cheapest | None = None
-    bound = 0.0
+    bound, ended = 0.0, Termination.LIMIT
     while True:
         try:
             program = build_program(canonical, problem, options, scenarios=scenarios)
             outcome = run(program.lp, replace(options, mip_gap=gap))
             if outcome.objective is None:
+                ended = outcome.termination
                 break
             bound = max(bound, outcome.bound or 0.0)
             point = read_point(program, outcome)
             loss = worst_loss(canonical, problem, options, point.instances)
         except TimeUpError:
-            outcome = None
             break
         if loss is not None:
             scenarios = (*scenarios, loss)
@@ -160,9 +163,7 @@ def _find(
         if gap <= options.mip_gap or outcome.termination is Termination.FEASIBLE:
             return replace(safe, outcome=replace(outcome, bound=bound))
         gap = options.mip_gap
-    if safe is not None:
-        return safe.unproven(bound)
-    return Termination.LIMIT if outcome is None else outcome.termination
+    return ended if safe is None else safe.unproven(bound)
 
 
 def _any(options: SolveOptions) -> SolveOptions:
@@ -175,7 +176,9 @@ def gap_of(outcome: Outcome, goal: float) -> float:
 
     A solver that tells no bound has proven nothing but that no cost is below 0: a gap of 1.
     """
-    if goal <= 0 or (outcome.termination is Termination.OPTIMAL and outcome.bound == outcome.objective):
+    if goal <= 0 or (
+        outcome.termination is Termination.OPTIMAL and outcome.bound == outcome.objective
+    ):
         return 0.0
     if outcome.bound is None:
         return 1.0

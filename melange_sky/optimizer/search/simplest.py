@@ -34,21 +34,21 @@ class Settled:
 
 def settle_ties(cheapest: Cheapest, deadline: Deadline) -> Settled:
     """Return the simplest fleet of (nearly) the least goal; the cheapest itself where time runs out."""
-    best, program = cheapest.point, cheapest.program
+    best, scenarios = cheapest.point, cheapest.program.scenarios
+    options = replace(cheapest.program.options, deadline=deadline)
+    unsettled = replace(cheapest.program, options=options)
     if not cheapest.is_proven:
-        return Settled(program=program, point=best, in_time=False)
-    options = replace(program.options, deadline=deadline)
-    scenarios = program.scenarios
+        return Settled(program=unsettled, point=best, in_time=False)
     try:
         while True:
-            program = replace(program, options=options, scenarios=scenarios)
+            program = replace(unsettled, scenarios=scenarios)
             point = simplest(program, best)
             loss = worst_loss(program.canonical, program.problem, options, point.instances)
             if loss is None:
                 return Settled(program=program, point=point)
             scenarios = (*scenarios, loss)
     except TimeUpError:
-        return Settled(program=cheapest.program, point=best, in_time=False)
+        return Settled(program=unsettled, point=best, in_time=False)
 
 
 def simplest(program: IntegerProgram, best: Point) -> Point:
