@@ -9,13 +9,12 @@ import click
 
 from melange_sky.cli.common import echo_json
 from melange_sky.errors import InputError
-from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.planner.reprice import Repriced, RepricedAllocation
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
     from melange_sky.pricing.cross_check import Disagreement
     from melange_sky.pricing.diff import Change, Difference
 
@@ -137,16 +136,14 @@ def diff_plan(
         _echo_plan(planned, repriced, document)
 
 
-def _clouds(planned: Plan | FleetPlan) -> tuple[str, ...]:
-
-    models = models_of(planned)
-    offers = [c.option.offer for m in models for c in m.candidates]
+def _clouds(planned: Plan) -> tuple[str, ...]:
+    offers = [c.option.offer for m in planned.models for c in m.candidates]
     if not any(offers):
         raise InputError("the plan's prices were given by a Mélange config: nothing can move")
     return tuple(dict.fromkeys(offer.cloud for offer in offers if offer is not None))
 
 
-def _planned_anew(spec: Path, offers_csv: Path | None) -> Plan | FleetPlan:
+def _planned_anew(spec: Path, offers_csv: Path | None) -> Plan:
     from melange_sky.planner import PlanRequest, plan_spec
     from melange_sky.pricing import OfferQuery
 
@@ -155,9 +152,9 @@ def _planned_anew(spec: Path, offers_csv: Path | None) -> Plan | FleetPlan:
 
 
 def _plan_document(
-    planned: Plan | FleetPlan,
+    planned: Plan,
     repriced: Repriced,
-    anew: Plan | FleetPlan | None,
+    anew: Plan | None,
     snapshot: str | None,
 ) -> dict[str, Any]:
     best = repriced.best_usd_per_hour if anew is None else anew.cost_usd_per_hour
@@ -207,10 +204,7 @@ def _mix(repriced: Repriced) -> list[dict[str, Any]]:
     ]
 
 
-def _mix_of(anew: Plan | FleetPlan) -> list[dict[str, Any]]:
-    from melange_sky.plans import FleetPlan
-
-    models = anew.models if isinstance(anew, FleetPlan) else (anew,)
+def _mix_of(anew: Plan) -> list[dict[str, Any]]:
     return [
         {
             "model": model.name,
@@ -219,12 +213,12 @@ def _mix_of(anew: Plan | FleetPlan) -> list[dict[str, Any]]:
             "instances": a.instances,
             "price_usd_per_hour": a.candidate.option.price_usd_per_hour,
         }
-        for model in models
+        for model in anew.models
         for a in model.allocations
     ]
 
 
-def _echo_plan(planned: Plan | FleetPlan, repriced: Repriced, document: dict[str, Any]) -> None:
+def _echo_plan(planned: Plan, repriced: Repriced, document: dict[str, Any]) -> None:
     click.echo(f"{planned.name}, planned {planned.created_at}")
     for row in document["allocations"]:
         moved = row["now_usd_per_hour"]

@@ -156,7 +156,6 @@ def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[Profil
     """Plan the spec and return the jobs that would measure its candidates."""
     from melange_sky.planner import PlanRequest, plan_spec
     from melange_sky.planner.profiling import JobOptions, profiling_jobs
-    from melange_sky.plans import models_of
     from melange_sky.pricing import OfferQuery
     from melange_sky.profiletable import load_tables
 
@@ -174,7 +173,7 @@ def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[Profil
         ),
     )
     tables = load_tables(_folder(out))
-    jobs = tuple(j for plan in models_of(planned) for j in profiling_jobs(plan, tables, options))
+    jobs = tuple(j for plan in planned.models for j in profiling_jobs(plan, tables, options))
     if not jobs:
         raise InputError(f"{spec}: no priced candidate to measure")
     return jobs

@@ -11,12 +11,11 @@ import click
 
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.errors import InputError
-from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
     from melange_sky.skyserve import Change, LiveService, Rollout, Wanted
     from melange_sky.skyserve.client import SkyServe
 
@@ -116,14 +115,14 @@ def down(folder: Path, yes: bool) -> None:
     from melange_sky.skyserve import take_down
 
     planned = _load(folder)
-    plans = {model.name for model in models_of(planned)}
-    fleet = _fleet_name(planned)
+    plans = {model.name for model in planned.models}
+    group = planned.group_name
     server = _server(())
     names = [
         s.name
         for s in server.services()
         if s.origin is not None
-        and (s.origin[0] in plans or (fleet is not None and s.fleet == fleet))
+        and (s.origin[0] in plans or (group is not None and s.fleet == group))
     ]
     if not names:
         click.echo("nothing of this plan runs", err=True)
@@ -134,25 +133,24 @@ def down(folder: Path, yes: bool) -> None:
     click.echo("all down", err=True)
 
 
-def _traffic(planned: Plan | FleetPlan, observed: Path) -> dict[str, Any]:
+def _traffic(planned: Plan, observed: Path) -> dict[str, Any]:
     """Return seen against planned rates by bucket, and whether replanning pays."""
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner.observed import outlook
     from melange_sky.spec.demand import load_distribution
     from melange_sky.spec.histogram import to_workload
 
-    models = models_of(planned)
-    if len(models) != 1:
+    if len(planned.models) != 1:
         raise InputError("--observed: give the plan.json of one model; this plan has several")
-    plan, seen = models[0], load_distribution(observed)
+    workload, seen = planned.models[0].workload, load_distribution(observed)
     if seen.rate_rps is None:
         raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
-    found = outlook(plan, to_workload(seen, seen.rate_rps), SolveOptions())
-    planned_rps = plan.workload.rates_rps
+    found = outlook(planned, to_workload(seen, seen.rate_rps), SolveOptions())
+    planned_rps = workload.rates_rps
     return {
         "buckets": [
             {
-                "bucket": plan.workload.label(i, j),
+                "bucket": workload.label(i, j),
                 "planned_rps": planned_rps[i][j],
                 "seen_rps": rate,
             }
@@ -160,7 +158,7 @@ def _traffic(planned: Plan | FleetPlan, observed: Path) -> dict[str, Any]:
             for j, rate in enumerate(row)
             if rate > 0 or planned_rps[i][j] > 0
         ],
-        "cost_usd_per_hour": plan.cost_usd_per_hour,
+        "cost_usd_per_hour": planned.cost_usd_per_hour,
         "least_usd_per_hour": found.least_usd_per_hour,
         "replan": found.pays,
         "verdict": found.verdict,
@@ -204,20 +202,20 @@ def _write_backends(
         temporary.unlink(missing_ok=True)
 
 
-def _load(folder: Path) -> Plan | FleetPlan:
+def _load(folder: Path) -> Plan:
     from melange_sky.planfile import load_plan
 
     return load_plan(folder / "plan.json" if folder.is_dir() else folder)
 
 
-def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
+def _wanted(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
     """Return the planned services as their files have them."""
     from melange_sky.rendering import file_name, service_name
     from melange_sky.skyserve import Wanted
 
     place = folder if folder.is_dir() else folder.parent
     rows = []
-    for model in models_of(planned):
+    for model in planned.models:
         for allocation in model.allocations:
             option = allocation.candidate.option
             if option.offer is None:
@@ -229,7 +227,7 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
                     name=name,
                     plan=model.name,
                     option=option.name,
-                    fleet=_fleet_name(planned),
+                    fleet=planned.group_name,
                     replicas=_replicas(document["service"], place / file_name(name)),
                     price_usd_per_hour=option.price_usd_per_hour,
                     document=document,
@@ -238,13 +236,6 @@ def _wanted(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
     if not rows:
         raise InputError(f"'{place}': the plan has no services that could run")
     return tuple(rows)
-
-
-def _fleet_name(planned: Plan | FleetPlan) -> str | None:
-    """Return the name that the models of a plan have in common; None for a plan of one model."""
-    from melange_sky.plans import FleetPlan
-
-    return planned.name if isinstance(planned, FleetPlan) else None
 
 
 def _read_service(path: Path) -> dict[str, Any]:
@@ -276,10 +267,10 @@ def _replicas(service: dict[str, Any], path: Path) -> int:
     return count
 
 
-def _prices(planned: Plan | FleetPlan) -> dict[tuple[str, str], float]:
+def _prices(planned: Plan) -> dict[tuple[str, str], float]:
     return {
         (model.name, c.option.name): c.option.price_usd_per_hour
-        for model in models_of(planned)
+        for model in planned.models
         for c in model.candidates
     }
 

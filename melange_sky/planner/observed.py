@@ -9,7 +9,7 @@ from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan, Plan
     from melange_sky.workload import Matrix
 
 WORTH_FRACTION = 0.05
@@ -33,11 +33,12 @@ class Outlook:
 
 
 def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
-    """Judge the plan by traffic that a gateway saw, on whatever grid it counted."""
-    rates = _in_buckets_of(plan, seen)
-    known, unplanned = _split(plan, rates)
+    """Judge a plan of one model by traffic that a gateway saw, on whatever grid it counted."""
+    (model,) = plan.models
+    rates = _in_buckets_of(model, seen)
+    known, unplanned = _split(model, rates)
     demand = Demand(
-        name=plan.name, workload=replace(plan.workload, rates_rps=known), options=plan.candidates
+        name=model.name, workload=replace(model.workload, rates_rps=known), options=model.candidates
     )
     problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
     least = least_cost(problem, options) if any(map(any, known)) else None
@@ -48,7 +49,7 @@ def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
     )
 
 
-def _in_buckets_of(plan: Plan, seen: Workload) -> Matrix:
+def _in_buckets_of(plan: ModelPlan, seen: Workload) -> Matrix:
     """Move each seen bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
     inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
     rates = [[0.0] * (len(outputs) - 1) for _ in inputs[1:]]
@@ -59,7 +60,7 @@ def _in_buckets_of(plan: Plan, seen: Workload) -> Matrix:
     return tuple(map(tuple, rates))
 
 
-def _split(plan: Plan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
+def _split(plan: ModelPlan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
     """Return the rates of buckets that some option is known to serve, and the others' names."""
     unplanned = []
     known = [list(row) for row in rates]

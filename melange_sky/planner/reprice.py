@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.plans import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation
+    from melange_sky.plans import Allocation, Plan
 
 Shape = tuple[str, str, str, float]
 
@@ -60,20 +59,17 @@ class Repriced:
         return self.now_usd_per_hour - self.best_usd_per_hour
 
 
-def reprice(
-    planned: Plan | FleetPlan, offers: Sequence[Offer], solve: SolveOptions | None = None
-) -> Repriced:
+def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None = None) -> Repriced:
     """Return the plan's cost and the cheapest mix of its options at the prices of `offers`."""
-    models = models_of(planned)
     by_shape: dict[Shape, list[Offer]] = {}
     for offer in offers:
         by_shape.setdefault(_shape(offer), []).append(offer)
-    rows = [_repriced(m.name, a, by_shape) for m in models for a in m.allocations]
+    rows = [_repriced(m.name, a, by_shape) for m in planned.models for a in m.allocations]
     known = [row.now_usd_per_hour for row in rows]
     now = None
     if None not in known:
         now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
-    best_cost, best = _best(planned, models, by_shape, solve or SolveOptions())
+    best_cost, best = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
         now_usd_per_hour=now,
@@ -122,19 +118,18 @@ def _price_in(
 
 
 def _best(
-    planned: Plan | FleetPlan,
-    models: Sequence[Plan],
+    planned: Plan,
     by_shape: Mapping[Shape, Sequence[Offer]],
     solve: SolveOptions,
 ) -> tuple[float | None, tuple[tuple[str, DeploymentOption, int], ...]]:
     demands = []
-    for model in models:
+    for model in planned.models:
         options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
         if not options:
             return None, ()
         demands.append(Demand(name=model.name, workload=model.workload, options=options))
     problem = Problem(
-        demands=tuple(demands), headroom=models[0].headroom, constraints=planned.constraints
+        demands=tuple(demands), headroom=planned.headroom, constraints=planned.constraints
     )
     try:
         solution = optimize(problem, solve)
@@ -142,7 +137,7 @@ def _best(
         return None, ()
     mix = tuple(
         (model.name, a.candidate.option, a.instances)
-        for model, mine in zip(models, solution.allocations, strict=True)
+        for model, mine in zip(planned.models, solution.allocations, strict=True)
         for a in mine
     )
     return solution.cost_usd_per_hour, mix
