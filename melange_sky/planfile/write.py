@@ -13,6 +13,7 @@ from melange_sky.plans import SCHEMA_VERSION, Allocation, ModelPlan, Plan, Solve
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.constraints import Constraints
     from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
@@ -34,7 +35,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "models": [_one_model_document(_apart(plan, model)) for model in plan.models],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
-        "constraints": asdict(plan.constraints),
+        "constraints": _constraints_document(plan.constraints),
         "warnings": [asdict(warning) for warning in plan.warnings],
     }
 
@@ -93,7 +94,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
             "attainment": model.slo.attainment,
         },
         "headroom": plan.headroom,
-        "constraints": asdict(plan.constraints),
+        "constraints": _constraints_document(plan.constraints),
         "workload": _workload_document(model.workload),
         "allocations": [_allocation_document(allocation) for allocation in model.allocations],
         "baselines": [asdict(baseline) for baseline in model.baselines],
@@ -112,6 +113,11 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
         "candidates": [_candidate_document(candidate) for candidate in model.candidates],
     }
+
+
+def _constraints_document(constraints: Constraints) -> dict[str, Any]:
+    limits = [(key.name, most) for key, most in constraints.limits]
+    return {**asdict(constraints), "limits": limits}
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import Pledge
+from melange_sky.constraints import InstanceGroup
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 
@@ -108,9 +108,9 @@ def _one_move(trials: Trials, first: ModelPlan) -> bool:
         if trials.spent:
             return False
         trials.plans += 1
-        pledges = tuple(_pledge(options[name], n) for name, n in counts.items() if n > 0)
+        groups = tuple(_group(options[name], n) for name, n in counts.items() if n > 0)
         try:
-            candidate = trials.choice.plan(undone, minimum=pledges)
+            candidate = trials.choice.plan(undone, minimum=groups)
         except InfeasibleError:
             continue
         if trials.saves(candidate) and trials.tried(candidate, undone):
@@ -144,9 +144,9 @@ def _price(option: OptionCapacity) -> float:
     return option.option.price_usd_per_hour
 
 
-def _pledge(option: OptionCapacity, instances: int) -> Pledge:
+def _group(option: OptionCapacity, instances: int) -> InstanceGroup:
     offer = option.option.offer
-    return Pledge(
+    return InstanceGroup(
         accelerator=option.option.accelerator,
         accelerator_count=option.option.accelerator_count,
         cloud=None if offer is None else offer.cloud,

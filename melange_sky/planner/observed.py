@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.errors import InputError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.spec.demand import load_distribution
+from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.workload import Matrix
 
@@ -30,6 +35,55 @@ class Outlook:
     unplanned: tuple[str, ...]
     pays: bool
     verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketTraffic:
+    """One bucket's planned and seen rate, requests per second."""
+
+    bucket: str
+    planned_rps: float
+    seen_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedTraffic:
+    """Seen against planned traffic, bucket by bucket, and whether another plan pays.
+
+    `least_usd_per_hour`: see `Outlook`. `replan` and `verdict` say what to do.
+    """
+
+    buckets: tuple[BucketTraffic, ...]
+    cost_usd_per_hour: float
+    least_usd_per_hour: float | None
+    replan: bool
+    verdict: str
+
+
+def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
+    """Compare a plan of one model with the histogram that its gateway wrote.
+
+    Raises InputError for a plan of several models and for a file without a rate.
+    """
+    if len(planned.models) != 1:
+        raise InputError("--observed: give the plan.json of one model; this plan has several")
+    workload, seen = planned.models[0].workload, load_distribution(observed)
+    if seen.rate_rps is None:
+        raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
+    judged = outlook(planned, to_workload(seen, seen.rate_rps), SolveOptions())
+    planned_rps = workload.rates_rps
+    return ObservedTraffic(
+        buckets=tuple(
+            BucketTraffic(bucket=workload.label(i, j), planned_rps=planned_rps[i][j], seen_rps=rate)
+            for i, row in enumerate(judged.rates_rps)
+            for j, rate in enumerate(row)
+            if rate > 0 or planned_rps[i][j] > 0
+        ),
+        cost_usd_per_hour=planned.cost_usd_per_hour,
+        least_usd_per_hour=judged.least_usd_per_hour,
+        replan=judged.pays,
+        verdict=judged.verdict,
+    )
 
 
 def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:

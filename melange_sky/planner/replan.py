@@ -12,7 +12,7 @@ from melange_sky.planner.objectives import OBJECTIVE_CODES, objective_notes, pri
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.constraints import Pledge
+    from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer import Solution
     from melange_sky.planner import PlanRequest
     from melange_sky.plans import Plan
@@ -44,7 +44,7 @@ class Choice:
     request: PlanRequest
 
     def plan(
-        self, derates: Sequence[Mapping[Kind, float]], minimum: tuple[Pledge, ...] = ()
+        self, derates: Sequence[Mapping[Kind, float]], minimum: tuple[InstanceGroup, ...] = ()
     ) -> Plan:
         """Plan with capacities times `derates` (one mapping per model) and `minimum` besides the spec's.
 

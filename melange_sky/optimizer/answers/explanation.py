@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.answers.lowest_cost import least_cost
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
 from melange_sky.optimizer.rules.clauses import clauses
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.rules.clauses import Clause
     from melange_sky.plans import ModelPlan, Plan
 
@@ -208,13 +208,13 @@ def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
 
 def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
     """Return what each constraint costs: one step looser, and left out, by solving again."""
-    fleet = build_fleet(problem)
+    canonical = canonical_form(problem)
     base = least_cost(problem, options)
     if base is None:
         return ()
     rows = []
-    for clause in clauses(drop_dominated(fleet, problem.constraints, options), problem):
-        steps = min(clause.steps, _step(fleet, clause, problem))
+    for clause in clauses(drop_dominated(canonical, problem.constraints, options), problem):
+        steps = min(clause.steps, _step(canonical, clause, problem))
         looser = least_cost(clause.relaxed(problem, steps), options)
         without = least_cost(clause.dropped(problem), options)
         saved = (
@@ -236,16 +236,16 @@ def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...
     return tuple(rows)
 
 
-def _step(fleet: Fleet, clause: Clause, problem: Problem) -> int:
+def _step(canonical: Canonical, clause: Clause, problem: Problem) -> int:
     """Return the step to price: the fewest units that an instance takes, or a tenth of a share."""
     if clause.text.startswith("a share"):
         return 100
     keys = [
         k
         for k, limit in problem.constraints.limits
-        if clause.text.startswith(f"the limit of {limit} ") and k in clause.text
+        if clause.text.startswith(f"the limit of {limit} ") and k.name in clause.text
     ]
-    units = [u for key in keys for column in fleet.columns if (u := column.units(key)) > 0]
+    units = [u for key in keys for column in canonical.columns if (u := column.units(key)) > 0]
     return min(units, default=1)
 
 
