@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planfile import load_plan
 from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.plans import FleetPlan, Plan, PlanWarning, models_of
 from melange_sky.pricing import OfferQuery, load_offers
-from melange_sky.pricing.names import KNOWN_CLOUDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +119,7 @@ def diff_plan(
     planned = load_plan(plan_json)
     clouds = _clouds(planned)
     query = OfferQuery(
-        infra=tuple((c, None) for c in clouds if c in KNOWN_CLOUDS),
+        infra=tuple((c, None) for c in clouds if c in CLOUDS),
         offline=True,
         offers_csv=offers,
     )

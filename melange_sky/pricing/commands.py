@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
 from melange_sky.pricing.chain import by_reason
 from melange_sky.pricing.load import load_offers
-from melange_sky.pricing.names import HOSTED_CLOUDS, check_clouds, parse_infra
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.store import Store
 
@@ -42,7 +42,7 @@ def list_prices(
     own; `as_of` a snapshot's id or date.
     """
     query = OfferQuery(
-        infra=parse_infra(infra),
+        infra=split_infra(infra),
         accelerators=_names(accelerators),
         offline=True,
         offers_csv=offers,
@@ -64,7 +64,7 @@ def refresh_prices(
     What failed is in the result: see `refresh_warnings` and `require_prices`.
     Raises InputError where the network is forbidden, and for unknown clouds and sources.
     """
-    query = OfferQuery(infra=parse_infra(infra), offline=offline)
+    query = OfferQuery(infra=split_infra(infra), offline=offline)
     if query.forbids_network:
         raise InputError(
             "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
@@ -129,7 +129,7 @@ def check_prices(
 
     Raises InputError where the network is forbidden or gpuhunt is not installed.
     """
-    query = OfferQuery(infra=parse_infra(infra), offline=True)
+    query = OfferQuery(infra=split_infra(infra), offline=True)
     if OfferQuery(offline=offline).forbids_network:
         raise InputError("the second catalog needs the network, which --offline forbids")
     from melange_sky.pricing.cross_check import compare_prices, fetch_gpuhunt
@@ -164,7 +164,7 @@ def diff_prices(
     from melange_sky.pricing.diff import diff_snapshots
     from melange_sky.pricing.select import Selection
 
-    pairs = parse_infra(infra)
+    pairs = split_infra(infra)
     check_clouds(tuple(cloud for cloud, _ in pairs))
     selection = Selection(infra=pairs, accelerators=_names(accelerators))
     return diff_snapshots(before, after, selection).at_least(min_change)

@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.accelerators import accelerator_table
-from melange_sky.pricing.names import figures_name
+from melange_sky.offers import gpu_of
 from melange_sky.report.columns import aligned
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MOST_SOURCES = 20
 
 def offer_row(offer: Offer) -> dict[str, Any]:
     """Return the JSON form of an offer (interface: `prices list --format json`)."""
-    spec = accelerator_table().get(figures_name(offer))
+    spec = accelerator_table().get(gpu_of(offer))
     return {
         "cloud": offer.cloud,
         "region": offer.region,

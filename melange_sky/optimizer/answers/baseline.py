@@ -70,7 +70,7 @@ def _baseline(
 
 def _has(options: tuple[OptionCapacity, ...], group: InstanceGroup) -> bool:
     """Return whether an instance of any of the options is one of the group's."""
-    columns = (Column(demand=0, capacity=c, loads=(), keys=frozenset()) for c in options)
+    columns = (Column(demand=0, capacity=c, loads=()) for c in options)
     return any(matches(column, group) for column in columns)
 
 

@@ -239,7 +239,7 @@ def _step(canonical: Canonical, clause: Clause, problem: Problem) -> int:
     keys = [
         k
         for k, limit in problem.constraints.limits
-        if clause.text.startswith(f"the limit of {limit} ") and k in clause.text
+        if clause.text.startswith(f"the limit of {limit} ") and k.name in clause.text
     ]
     units = [u for key in keys for column in canonical.columns if (u := column.units(key)) > 0]
     return min(units, default=1)

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import names_of
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -63,7 +61,6 @@ def clauses(canonical: Canonical, problem: Problem) -> list[Clause]:
 
 def _limit_clause(canonical: Canonical, problem: Problem, n: int) -> Clause:
     key, limit = problem.constraints.limits[n]
-    unit = limit_unit(canonical, key)
     usable = 1 - problem.headroom
     most = sum(
         column.units(key)
@@ -82,23 +79,11 @@ def _limit_clause(canonical: Canonical, problem: Problem, n: int) -> Clause:
         return replace(constraints, limits=tuple(limits))
 
     return Clause(
-        text=f"the limit of {limit} {unit}",
+        text=f"the limit of {limit} {key.unit}",
         steps=max(1, 2 * most),
         loosen=loosen,
-        told=lambda step: f"raise the limit to {limit + step} {unit}",
+        told=lambda step: f"raise the limit to {limit + step} {key.unit}",
     )
-
-
-def limit_unit(canonical: Canonical, key: str) -> str:
-    """Return what a limit counts, in words.
-
-    An accelerator's GPUs over all its counts, or a cloud's, region's or type's instances.
-    """
-    if any(column.capacity.option.accelerator in names_of(key) for column in canonical.columns):
-        return f"{key} GPUs"
-    if "/" in key or any(column.cloud == key for column in canonical.columns):
-        return f"instances on {key}"
-    return f"instances of {key}"
 
 
 def _minimum_clause(n: int, group: InstanceGroup) -> Clause:
