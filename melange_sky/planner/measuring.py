@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from melange_sky.names.accelerators import find_accelerator
 from melange_sky.capacity_search import REAL_SEARCH, even_demand
 from melange_sky.errors import InputError
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
 from melange_sky.planner.figures import slo_of, token_sizes
 from melange_sky.profiler import (
