@@ -9,6 +9,7 @@ import pytest
 
 from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.errors import InputError
+from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
 from melange_sky.plans import PlanWarning, SolverReport
 from tests.factories import make_model_plan, make_plan
@@ -23,6 +24,7 @@ def test_round_trip_loses_nothing(tmp_path: Path) -> None:
 
 def test_listed_models_round_trip(tmp_path: Path) -> None:
     policy = SpotPolicy(interruption_rate=0.05)
+    limit = LimitKey(kind=LimitKind.ACCELERATOR, name="A10G")
     own = PlanWarning(code="profile", message="of one model")
     plan = make_plan(
         name="both",
@@ -31,7 +33,7 @@ def test_listed_models_round_trip(tmp_path: Path) -> None:
             make_model_plan(name="b", spot=policy),
         ),
         lists_models=True,
-        constraints=Constraints(limits=(("A10G", 3),), spot=policy),
+        constraints=Constraints(limits=((limit, 3),), spot=policy),
         solver=SolverReport(status="feasible", mip_gap=0.02, solve_seconds=30, solver="highs"),
     )
     (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")

@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.capacities import Origin
-from melange_sky.cli.profile_jobs import collect_job
 from melange_sky.errors import InputError
 from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.measuring_jobs import collect_job
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
