@@ -134,7 +134,7 @@ class Verification:
 
     `attainment`, its interval `low` … `high` and `requests` are those of the worst replay of this
     plan; `premium_usd_per_hour` is what it costs over the plan before any replay. `reason` says why it
-    does not hold.
+    does not hold; where the search was `cut_short` by its time limit, another fleet may.
     """
 
     holds: bool
@@ -146,6 +146,7 @@ class Verification:
     high: float
     premium_usd_per_hour: float
     rounds: tuple[VerificationRound, ...] = ()
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

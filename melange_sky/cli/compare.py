@@ -17,6 +17,7 @@ from melange_sky.cli.common import (
     jobs_option,
     offline_option,
     replay_bar,
+    time_limit_option,
 )
 from melange_sky.errors import InputError
 
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path),
     help="Folder for compare.csv and compare.svg.",
+)
+@time_limit_option(
+    "Seconds for solving, for each plan; reading prices and replaying are not counted."
 )
 @jobs_option
 @offline_option
@@ -85,6 +89,7 @@ def compare(
 
 
 def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequest:
+    from melange_sky.optimizer import SolveOptions
     from melange_sky.planner import PlanRequest
     from melange_sky.planner.closed_loop import LoopRequest
     from melange_sky.planner.comparison import ComparisonRequest
@@ -102,7 +107,11 @@ def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequ
     rates = _rates(asked["rates"]) or (spec.models[0].workload.rate_rps,)
     return ComparisonRequest(
         rates_rps=rates,
-        plan=PlanRequest(prices=OfferQuery(offline=offline), sensitivity=False),
+        plan=PlanRequest(
+            prices=OfferQuery(offline=offline),
+            solve=SolveOptions(time_limit_s=asked["time_limit_s"]),
+            sensitivity=False,
+        ),
         loop=LoopRequest(simulation=simulation),
         told=_tell,
     )
@@ -121,7 +130,8 @@ def _rates(text: str | None) -> tuple[float, ...] | None:
 
 
 def _tell(one: Contender) -> None:
-    cost = "no fleet holds" if one.usd_per_hour is None else f"${one.usd_per_hour:,.3f}/h"
+    none = "no fleet found in time" if one.late else "no fleet holds"
+    cost = none if one.usd_per_hour is None else f"${one.usd_per_hour:,.3f}/h"
     click.echo(f"{one.rate_rps:g} req/s, {one.kind}: {cost}", err=True)
 
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.common import (
+    echo_json,
+    format_option,
+    is_offline,
+    offline_option,
+    time_limit_option,
+)
 from melange_sky.cli.objectives import (
     alternatives_option,
     error_budget_option,
@@ -21,15 +27,6 @@ from melange_sky.errors import InputError
 if TYPE_CHECKING:
     from melange_sky.optimizer import Explanation, PriceStep, Robustness, RobustReport, SweepPoint
 
-time_limit_option = click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds for each solve.",
-)
-
 
 @click.command()
 @click.argument("plan_file", metavar="PLAN.json", type=click.Path(path_type=Path))
@@ -38,7 +35,7 @@ time_limit_option = click.option(
 @throughput_error_option
 @price_error_option
 @error_budget_option
-@time_limit_option
+@time_limit_option("Seconds for each solve.")
 @format_option
 def explain(plan_file: Path, output_format: str, **asked: Any) -> None:
     """Say why PLAN.json is what it is: per size, what binds, what each rule costs.
@@ -125,6 +122,8 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
     lines = [
         f"This fleet costs ${robust.price_low_usd_per_hour:.3f} to ${robust.price_high_usd_per_hour:.3f}/h over the price error."
     ]
+    if robust.status == "time-limit":
+        return [*lines, f"What bearing the throughput error costs is not known: {robust.reason}"]
     if robust.protected_usd_per_hour is None:
         return [*lines, f"No fleet bears the throughput error: {robust.reason}"]
     mix = ", ".join(f"{n} x {name}" for name, n in robust.protected)
@@ -158,7 +157,7 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
 @click.option(
     "--offers", "offers_csv", type=click.Path(path_type=Path), help="CSV of your own offers."
 )
-@time_limit_option
+@time_limit_option("Seconds for solving, for each point.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="CSV file to write (default: stdout)."
 )

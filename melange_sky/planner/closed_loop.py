@@ -116,7 +116,8 @@ def plan_verified(planned: Plan, spec: Spec, request: PlanRequest, loop: LoopReq
             except InfeasibleError as error:
                 reason = f"no fleet is left: {error}"
             except NoPlanInTimeError as error:
-                reason = f"the search for a fleet that holds was cut short: {error}"
+                late = f"the search for a fleet that holds was cut short: {error}"
+                return _cut_short(_with_record(planned, state, simulations, late))
         if reason is not None:
             return _with_record(planned, state, simulations, reason)
     raise AssertionError("the loop ends by itself")
@@ -281,6 +282,18 @@ def _with_record(
             )
         )
     return replace(planned, models=tuple(plans))
+
+
+def _cut_short(planned: Plan) -> Plan:
+    """Return the plan, said to be the last one that there was time for."""
+    return replace(
+        planned,
+        models=tuple(
+            replace(model, verification=replace(model.verification, cut_short=True))
+            for model in planned.models
+            if model.verification is not None
+        ),
+    )
 
 
 def _unproven(planned: Plan) -> Plan:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.planner import PlanRequest, plan_loaded
+from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
+from melange_sky.planner import PlanRequest, plan_loaded, problem_for
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ SLICE_FACTOR = 8
 class Contender:
     """One fleet at one rate. `paper_usd_per_hour` before any replay, `usd_per_hour` of the fleet that holds.
 
-    Both None, with the `reason`, where there is none. `attainment` and `low` are of the last replay.
+    Both None, with the `reason`, where there is none, or where `late` says that none was found in
+    time. `attainment` and `low` are of the last replay.
     """
 
     rate_rps: float
@@ -33,6 +34,7 @@ class Contender:
     attainment: float | None = None
     low: float | None = None
     reason: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,8 @@ def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
     asked = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
     if asked:
         return list(asked)
-    plan = plan_loaded(spec, replace(request.plan, sensitivity=False))
-    return sorted({c.option.accelerator for c in plan.models[0].candidates})
+    (demand,) = problem_for(spec, request.plan).demands
+    return sorted({c.option.accelerator for c in demand.options})
 
 
 def _at_rate(spec: Spec, rate_rps: float) -> Spec:
@@ -92,6 +94,8 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         paper = plan_loaded(spec, plan_request)
     except InfeasibleError as error:
         return replace(nothing, reason=str(error))
+    except NoPlanInTimeError as error:
+        return replace(nothing, reason=str(error), late=True)
     plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec)).models[0]
     assert plan.verification is not None
     seen = plan.verification
@@ -106,6 +110,7 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         attainment=seen.attainment,
         low=seen.low,
         reason=seen.reason,
+        late=seen.cut_short,
     )
 
 
