@@ -14,6 +14,7 @@ from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram, Scenario
@@ -72,20 +73,16 @@ def find_cheapest(
 def _find_among_all(
     canonical: Canonical, problem: Problem, options: SolveOptions
 ) -> Cheapest | Termination:
-    enough = replace(options, deadline=options.deadline.share(options.search_fraction))
+    enough = options.deadline.share(options.search_fraction)
     few = first_options(canonical, problem)
     if few is None:
-        only = _find(canonical, problem, enough)
-        if only is not Termination.LIMIT:
-            return only
-        # The time kept for what follows a fleet is of no use without one.
-        any_fleet = _find(canonical, problem, _any(options))
-        return any_fleet if isinstance(any_fleet, Termination) else any_fleet.unproven(0.0)
-    first = _find(few, problem, hurried(options))
+        return _find(canonical, problem, options, enough)
+    first = _find(few, problem, hurried(options), options.deadline.share(1 / 3))
     if isinstance(first, Termination):
-        return _find(canonical, problem, options)
+        return _find(canonical, problem, options, enough)
     rest = affordable(canonical, problem, options, first.point.cost)
-    whole = _find(rest, problem, enough, _translate(few, rest, first.program))
+    in_time = replace(options, deadline=enough)
+    whole = _find(rest, problem, in_time, enough, _translate(few, rest, first.program))
     if isinstance(whole, Termination):
         return first.unproven(0.0)
     if whole.point.goal <= first.point.goal:
@@ -104,7 +101,8 @@ def _find_known(
     rest = affordable(canonical, problem, options, known)
     if len(rest.columns) == len(canonical.columns) or not rest.covers():
         return None
-    cheapest = _find(rest, problem, replace(options, deadline=options.deadline.share(0.5)))
+    half = options.deadline.share(0.5)
+    cheapest = _find(rest, problem, replace(options, deadline=half), half)
     # Beyond the known cost, a column that was left out could be in a cheaper fleet.
     if isinstance(cheapest, Termination) or cheapest.point.goal > known * (1 + 1e-9):
         return None
@@ -132,38 +130,43 @@ def _find(
     canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
+    enough: Deadline,
     scenarios: tuple[Scenario, ...] = (),
 ) -> Cheapest | Termination:
     """Solve; with spare instances asked for, seek the loss that the fleet does not survive, again.
 
     Each round adds one of finitely many losses, and few of them ever matter. Each round's bound
-    holds for the whole problem, for it lacks only constraints. Where time runs out, a fleet that
-    survives every loss is still returned if one was found, with its true gap.
+    holds for the whole problem, for it lacks only constraints. Past `enough`, a fleet that survives
+    every loss is returned with its true gap; without one, any at all is sought up to the deadline.
     """
     gap = max(options.mip_gap, LOOSE_GAP) if problem.constraints.spare else options.mip_gap
     safe: Cheapest | None = None
-    bound, ended = 0.0, Termination.LIMIT
-    while True:
+    bound, is_late = 0.0, False
+    while not (is_late and safe):
+        limited = replace(options, mip_gap=gap, deadline=enough)
         try:
             program = build_program(canonical, problem, options, scenarios=scenarios)
-            outcome = run(program.lp, replace(options, mip_gap=gap))
+            outcome = run(program.lp, _any(options) if is_late else limited)
+            if outcome.termination is Termination.LIMIT and not is_late:
+                is_late = True
+                continue
             if outcome.objective is None:
-                ended = outcome.termination
-                break
+                return outcome.termination if safe is None else safe.unproven(bound)
             bound = max(bound, outcome.bound or 0.0)
             point = read_point(program, outcome)
             loss = worst_loss(canonical, problem, options, point.instances)
         except TimeUpError:
             break
+        is_late = is_late or enough.passed
         if loss is not None:
             scenarios = (*scenarios, loss)
             continue
         if safe is None or point.goal < safe.point.goal:
             safe = Cheapest(program=program, outcome=outcome, point=point)
-        if gap <= options.mip_gap or outcome.termination is Termination.FEASIBLE:
+        if not is_late and (gap <= options.mip_gap or outcome.termination is Termination.FEASIBLE):
             return replace(safe, outcome=replace(outcome, bound=bound))
         gap = options.mip_gap
-    return ended if safe is None else safe.unproven(bound)
+    return Termination.LIMIT if safe is None else safe.unproven(bound)
 
 
 def _any(options: SolveOptions) -> SolveOptions:
