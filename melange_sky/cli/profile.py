@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from melange_sky import settings
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.cli.profile_jobs import collect, launch, status
 from melange_sky.errors import InputError, SloMissedError
@@ -196,7 +196,7 @@ def _endpoint(given: dict[str, Any]) -> Endpoint:
         url=given["url"],
         model=given["model"],
         timeout_s=given["timeout_s"],
-        api_key=os.environ.get(given["api_key_env"]) or None,
+        api_key=settings.secret(given["api_key_env"]),
     )
 
 
@@ -295,15 +295,7 @@ def _provenance(given: dict[str, Any]) -> Provenance:
 def _folder(given: dict[str, Any]) -> Path:
     if given["out"] is not None:
         return Path(given["out"])
-    return profiles_home()
-
-
-def profiles_home() -> Path:
-    """Return where profile tables are kept: `$MELANGE_SKY_HOME/profiles`."""
-    import platformdirs
-
-    home = os.environ.get("MELANGE_SKY_HOME") or platformdirs.user_data_dir("melange-sky")
-    return Path(home) / "profiles"
+    return settings.profiles_dir()
 
 
 for command in (launch, status, collect):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky import settings
+from melange_sky.cli.common import echo_json, format_option, offline_option
 from melange_sky.errors import InputError, MelangeError
 
 if TYPE_CHECKING:
@@ -160,7 +160,9 @@ def jobs_of(spec: Path, out: Path | None, given: dict[str, Any]) -> tuple[Profil
     from melange_sky.pricing import OfferQuery
     from melange_sky.profiletable import load_tables
 
-    query = OfferQuery(offline=is_offline(given["offline"]), offers_csv=given.get("offers"))
+    query = OfferQuery(
+        offline=settings.is_offline(given["offline"]), offers_csv=given.get("offers")
+    )
     planned = plan_spec(spec, PlanRequest(prices=query, sensitivity=False))
     late_ms = given.get("max_lateness_ms")
     options = JobOptions(
@@ -196,16 +198,14 @@ def _search(given: dict[str, Any]) -> dict[str, float]:
 
 
 def _folder(out: Path | None) -> Path:
-    from melange_sky.cli.profile import profiles_home
-
-    return out or profiles_home()
+    return out or settings.profiles_dir()
 
 
 def _jobs_api(clusters: bool) -> SkyJobs:
     from melange_sky.profiler.skyjobs import SkyJobs
 
     names = ("HF_TOKEN", "VLLM_API_KEY")
-    secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
+    secrets = settings.secrets(names)
     return SkyJobs(managed=not clusters, secrets=secrets)
 
 
