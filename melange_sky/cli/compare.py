@@ -12,7 +12,6 @@ from melange_sky.cli.common import (
     NumberRange,
     echo_json,
     format_option,
-    is_offline,
     jobs_of,
     jobs_option,
     offline_option,
@@ -20,6 +19,7 @@ from melange_sky.cli.common import (
     time_limit_option,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.planner.comparison import ComparisonRequest, Contender

@@ -11,7 +11,6 @@ import click
 from melange_sky.cli.common import (
     echo_json,
     format_option,
-    is_offline,
     offline_option,
     time_limit_option,
 )
@@ -23,6 +22,7 @@ from melange_sky.cli.objectives import (
     within_option,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Explanation, PriceStep, Robustness, RobustReport, SweepPoint

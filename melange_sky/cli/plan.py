@@ -11,7 +11,6 @@ import click
 from melange_sky.cli.common import (
     estimating,
     format_option,
-    is_offline,
     offline_option,
     refresh_progress,
     time_limit_option,
@@ -25,6 +24,7 @@ from melange_sky.cli.verification import (
     verify_options,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
