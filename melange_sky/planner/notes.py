@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.optimizer import Problem, Solution
-    from melange_sky.planner import PlanRequest
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import Allocation
 
 
