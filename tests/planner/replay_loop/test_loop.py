@@ -74,7 +74,7 @@ def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
 
     told = []
     whole = plan_verified(
-        planned(spec), spec, REQUEST, LoopRequest(simulation=BURSTY, on_round=told.append)
+        planned(spec), REQUEST, LoopRequest(simulation=BURSTY, on_round=told.append)
     )
     (plan,) = whole.models
     found = plan.verification
