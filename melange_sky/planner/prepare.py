@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
-from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
+from melange_sky.models import load_model, longest_admitted, unmodelled_flags, with_engine_args
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
@@ -14,7 +14,7 @@ from melange_sky.planner.constraints import constraints_of, needs_every_region, 
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
-from melange_sky.profiles import CapacityQuery, load_model
+from melange_sky.profiles import CapacityQuery
 from melange_sky.rendering import unservable_clouds
 
 if TYPE_CHECKING:
