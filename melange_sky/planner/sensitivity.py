@@ -172,7 +172,8 @@ def _cost(
         for demand in problem.demands
     )
     least = least_cost(replace(problem, demands=demands), options)
-    if least.termination is Termination.LIMIT or least.gap > max(options.mip_gap, 1e-9):
+    is_known = least.termination.has_solution or least.termination is Termination.INFEASIBLE
+    if not is_known or least.gap > max(options.mip_gap, 1e-9):
         raise TimeUpError
     return least.cost_usd_per_hour
 
