@@ -238,6 +238,12 @@ class _Reader:
                 (*at, "spot"),
                 "mixes spot instances in, which use_spot: false rules out; take one of the two away",
             )
+        most_types = section.max_option_types
+        if most_types is not None and section.min_option_types > most_types:
+            self.problems.add(
+                (*at, "min_option_types"),
+                f"is {section.min_option_types}, above max_option_types {most_types}",
+            )
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
         if (
@@ -256,6 +262,8 @@ class _Reader:
             budget_usd_per_hour=section.budget_usd_per_hour,
             fixed=fixed,
             minimum=minimum,
+            max_option_types=section.max_option_types,
+            min_option_types=section.min_option_types,
             spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
         )
 
