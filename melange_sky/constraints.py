@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from melange_sky.names.limits import LimitKey
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceGroup:
@@ -50,8 +52,8 @@ class SpotPolicy:
 class Constraints:
     """What a fleet must keep to beside serving its rate. The defaults ask for nothing.
 
-    `limits` maps an accelerator name to GPUs over all its counts, and a cloud, ``cloud/region`` or
-    instance type to instances. `fixed` is capacity already paid for: it costs nothing and so is
+    `limits` maps an accelerator to its most GPUs over all counts, and a cloud, region or instance
+    type to its most instances. `fixed` is capacity already paid for: it costs nothing and so is
     used first. `minimum` must be in the fleet. With `spare` N, any N instances of a model may be
     lost and the rest is still a plan for its whole rate, headroom included. `min_replicas` counts
     the instances of each model. The shares bound the part of each model's rate on one region or
@@ -59,7 +61,7 @@ class Constraints:
     counted from its first instance on. Limits, budget, fixed and minimum span all models together.
     """
 
-    limits: tuple[tuple[str, int], ...] = ()
+    limits: tuple[tuple[LimitKey, int], ...] = ()
     budget_usd_per_hour: float | None = None
     fixed: tuple[InstanceGroup, ...] = ()
     minimum: tuple[InstanceGroup, ...] = ()

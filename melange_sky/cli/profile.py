@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.accelerators import find_accelerator
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.cli.profile_jobs import collect, launch, status
 from melange_sky.errors import InputError, SloMissedError
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
 from melange_sky.slo import SLO
 

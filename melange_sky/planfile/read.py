@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from melange_sky.capacities import (
     CapacityCell,
@@ -18,6 +18,7 @@ from melange_sky.capacities import (
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
+from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
 from melange_sky.plans import (
     SCHEMA_VERSION,
@@ -40,6 +41,22 @@ MAX_BYTES = 256 * 1024 * 1024
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MaybeRows = list[list[NonNegative | None]]
+
+
+def _with_limit_keys(document: Any) -> Any:
+    """Return the document of constraints with the names that its limits are keyed by as keys."""
+    if not isinstance(document, dict) or not isinstance(document.get("limits"), list):
+        return document
+    limits = [
+        [LimitKey.of(row[0]), *row[1:]]
+        if isinstance(row, list) and row and isinstance(row[0], str)
+        else row
+        for row in document["limits"]
+    ]
+    return {**document, "limits": limits}
+
+
+_Constraints = Annotated[Constraints, BeforeValidator(_with_limit_keys)]
 
 
 class _Document(BaseModel):
@@ -108,7 +125,7 @@ class _Plan(_Solved):
     created_at: str
     slo: _Slo
     headroom: NonNegative = 0.0
-    constraints: Constraints = Constraints()
+    constraints: _Constraints = Constraints()
     workload: Workload
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
@@ -130,7 +147,7 @@ class _Fleet(_Solved):
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
-    constraints: Constraints = Constraints()
+    constraints: _Constraints = Constraints()
 
 
 def load_plan(path: Path) -> Plan | FleetPlan:

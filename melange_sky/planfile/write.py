@@ -12,6 +12,7 @@ from melange_sky.plans import SCHEMA_VERSION, Allocation, FleetPlan, Plan, Solve
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.constraints import Constraints
     from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
@@ -28,7 +29,7 @@ def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
             "models": [_model_document(model) for model in plan.models],
             "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
             "alternatives": [asdict(mix) for mix in plan.alternatives],
-            "constraints": asdict(plan.constraints),
+            "constraints": _constraints_document(plan.constraints),
             "warnings": [asdict(warning) for warning in plan.warnings],
         }
     return {"schema_version": SCHEMA_VERSION, **_model_document(plan)}
@@ -74,7 +75,7 @@ def _model_document(plan: Plan) -> dict[str, Any]:
             "attainment": plan.slo.attainment,
         },
         "headroom": plan.headroom,
-        "constraints": asdict(plan.constraints),
+        "constraints": _constraints_document(plan.constraints),
         "workload": _workload_document(plan.workload),
         "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
         "baselines": [asdict(baseline) for baseline in plan.baselines],
@@ -93,6 +94,11 @@ def _model_document(plan: Plan) -> dict[str, Any]:
         "model_shape": asdict(plan.model_shape) if plan.model_shape else None,
         "candidates": [_candidate_document(candidate) for candidate in plan.candidates],
     }
+
+
+def _constraints_document(constraints: Constraints) -> dict[str, Any]:
+    limits = [(key.name, most) for key, most in constraints.limits]
+    return {**asdict(constraints), "limits": limits}
 
 
 def _milliseconds(seconds: float | None) -> float | None:

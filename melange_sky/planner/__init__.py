@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_names, names_of
 from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
 from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
+from melange_sky.names.accelerators import names_of
+from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
@@ -28,7 +29,7 @@ from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.rendering import unservable_clouds
 from melange_sky.slo import SLO
-from melange_sky.spec import CLOUDS, MelangeConfig, Spec, load_spec
+from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -259,13 +260,10 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
         PlanWarning(
             code="limit",
             message=f"resources.limits: no instance type '{key}' is offered on the asked infra, so "
-            f"its limit binds nothing{did_you_mean(key, sold)}",
+            f"its limit binds nothing{did_you_mean(key.name, sold)}",
         )
         for key, _ in spec.resources.limits
-        if key not in sold
-        and key not in accelerator_names()
-        and "/" not in key
-        and key not in CLOUDS
+        if key.kind is LimitKind.INSTANCE_TYPE and key.name not in sold
     ]
 
 

@@ -18,7 +18,7 @@ def constraints_of(spec: Spec) -> Constraints:
     """
     resources, redundancy = spec.resources, spec.redundancy
     return Constraints(
-        limits=tuple(sorted(resources.limits)),
+        limits=tuple(sorted(resources.limits, key=lambda limit: limit[0].name)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
         fixed=tuple(sorted(map(_group, resources.fixed), key=repr)),
         minimum=tuple(sorted(map(_group, resources.minimum), key=repr)),

@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.errors import InputError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.plans import models_of
+from melange_sky.spec.demand import load_distribution
+from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+    from pathlib import Path
+
+    from melange_sky.plans import FleetPlan, Plan
     from melange_sky.workload import Matrix
 
 WORTH_FRACTION = 0.05
@@ -30,6 +36,58 @@ class Outlook:
     unplanned: tuple[str, ...]
     pays: bool
     verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketTraffic:
+    """One bucket's planned and seen rate, requests per second."""
+
+    bucket: str
+    planned_rps: float
+    seen_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedTraffic:
+    """Seen against planned traffic, bucket by bucket, and whether another plan pays.
+
+    `least_usd_per_hour`: see `Outlook`. `replan` and `verdict` say what to do.
+    """
+
+    buckets: tuple[BucketTraffic, ...]
+    cost_usd_per_hour: float
+    least_usd_per_hour: float | None
+    replan: bool
+    verdict: str
+
+
+def observed_traffic(planned: Plan | FleetPlan, observed: Path) -> ObservedTraffic:
+    """Compare a plan of one model with the histogram that its gateway wrote.
+
+    Raises InputError for a plan of several models and for a file without a rate.
+    """
+    models = models_of(planned)
+    if len(models) != 1:
+        raise InputError("--observed: give the plan.json of one model; this plan has several")
+    plan, seen = models[0], load_distribution(observed)
+    if seen.rate_rps is None:
+        raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
+    judged = outlook(plan, to_workload(seen, seen.rate_rps), SolveOptions())
+    planned_rps = plan.workload.rates_rps
+    return ObservedTraffic(
+        buckets=tuple(
+            BucketTraffic(
+                bucket=plan.workload.label(i, j), planned_rps=planned_rps[i][j], seen_rps=rate
+            )
+            for i, row in enumerate(judged.rates_rps)
+            for j, rate in enumerate(row)
+            if rate > 0 or planned_rps[i][j] > 0
+        ),
+        cost_usd_per_hour=plan.cost_usd_per_hour,
+        least_usd_per_hour=judged.least_usd_per_hour,
+        replan=judged.pays,
+        verdict=judged.verdict,
+    )
 
 
 def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:

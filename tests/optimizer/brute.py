@@ -160,7 +160,9 @@ def _allowed(
     cost: float,
     constraints: Constraints,
 ) -> bool:
-    if any(sum(_units(c, key) * n for c, n in flat) > limit for key, limit in constraints.limits):
+    if any(
+        sum(_units(c, key.name) * n for c, n in flat) > limit for key, limit in constraints.limits
+    ):
         return False
     if (
         constraints.budget_usd_per_hour is not None

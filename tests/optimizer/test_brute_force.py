@@ -23,7 +23,7 @@ from melange_sky.optimizer import (
 from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import demand, option, placed
+from tests.optimizer.factories import at_most, demand, option, placed
 
 PLACES = ("aws/us-east-1", "aws/us-west-2", "gcp/us-central1")
 
@@ -110,7 +110,7 @@ def test_sliced(seed: int) -> None:
 
 CASES: dict[str, Callable[[random.Random], Constraints]] = {
     "limits": lambda rng: Constraints(
-        limits=(
+        limits=at_most(
             ("A", rng.randint(0, 3)),
             ("aws", rng.randint(1, 4)),
             ("aws/us-east-1", rng.randint(0, 3)),
@@ -133,7 +133,7 @@ CASES: dict[str, Callable[[random.Random], Constraints]] = {
         )
     ),
     "all": lambda rng: Constraints(
-        limits=(("A", rng.randint(3, 6)),),
+        limits=at_most(("A", rng.randint(3, 6))),
         spare=1,
         max_share_per_cloud=0.8,
         min_replicas=2,
@@ -162,7 +162,7 @@ def test_robustness(seed: int) -> None:
 def test_two_models_under_shared_limits(seed: int) -> None:
     rng = random.Random(4000 + seed)
     problem = random_problem(rng, options=2, buckets=2, models=2)
-    limits = (("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
+    limits = at_most(("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
     agree(replace(problem, constraints=Constraints(limits=limits)))
 
 
@@ -180,7 +180,7 @@ def test_stay_close(seed: int) -> None:
         (d.name, c.option.name, rng.randint(0, 3)) for d in problem.demands for c in d.options
     )
     constraints = rng.choice(
-        [Constraints(), Constraints(spare=1), Constraints(limits=(("A", rng.randint(1, 4)),))]
+        [Constraints(), Constraints(spare=1), Constraints(limits=at_most(("A", rng.randint(1, 4))))]
     )
     close = StayClose(instances=running, switch_usd_per_hour=rng.choice([0.0, 0.1, 0.5, 2.0]))
     agree(replace(problem, constraints=constraints), SolveOptions(stay_close=close))

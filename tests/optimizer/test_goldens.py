@@ -24,7 +24,7 @@ from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.program.pulp_cbc import as_pulp
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RULES
-from tests.optimizer.factories import demand, placed
+from tests.optimizer.factories import at_most, demand, placed
 
 GOLDENS = Path(__file__).parent / "goldens"
 BASE = Problem(
@@ -53,7 +53,10 @@ CASES: dict[str, tuple[Constraints, SolveOptions]] = {
         Constraints(),
         SolveOptions(robustness=Robustness(throughput_error=0.2, budget=1)),
     ),
-    "limits": (Constraints(limits=(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))), SolveOptions()),
+    "limits": (
+        Constraints(limits=at_most(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))),
+        SolveOptions(),
+    ),
     "budget": (Constraints(budget_usd_per_hour=25.0), SolveOptions()),
     "fixed": (Constraints(fixed=(InstanceGroup(accelerator="H100", instances=2),)), SolveOptions()),
     "minimum": (

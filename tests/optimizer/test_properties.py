@@ -25,7 +25,7 @@ from melange_sky.optimizer import (
     optimize,
 )
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import demand, option, placed, shipped_config
+from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
 from tests.optimizer.test_brute_force import random_problem
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -125,8 +125,8 @@ def test_one_more_offer_is_never_dearer(
 
 
 TIGHTENINGS: dict[str, list[Constraints]] = {
-    "limits": [Constraints(limits=(("A", n),)) for n in (6, 3, 1, 0)],
-    "cloud limit": [Constraints(limits=(("aws", n),)) for n in (6, 3, 1, 0)],
+    "limits": [Constraints(limits=at_most(("A", n))) for n in (6, 3, 1, 0)],
+    "cloud limit": [Constraints(limits=at_most(("aws", n))) for n in (6, 3, 1, 0)],
     "minimum": [
         Constraints(minimum=(InstanceGroup(accelerator="B", instances=n),)) for n in (0, 1, 3)
     ],

@@ -27,7 +27,7 @@ from melange_sky.optimizer import (
 )
 from melange_sky.optimizer.answers.rate_sweep import Fleets, at_prices, at_rate
 from melange_sky.plans import Baseline
-from tests.optimizer.factories import shipped_config
+from tests.optimizer.factories import at_most, shipped_config
 from tests.optimizer.test_brute_force import random_problem
 from tests.optimizer.test_explain import SPEC
 
@@ -35,7 +35,7 @@ RULES = (
     Constraints(),
     Constraints(spare=1),
     Constraints(min_replicas=3),
-    Constraints(limits=(("A", 3), ("aws", 5))),
+    Constraints(limits=at_most(("A", 3), ("aws", 5))),
     Constraints(budget_usd_per_hour=9.0),
     Constraints(max_share_per_cloud=0.6),
     Constraints(minimum=(InstanceGroup(accelerator="B", instances=2),)),

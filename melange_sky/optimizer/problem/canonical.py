@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.accelerators import names_of
 from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.names.accelerators import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.problem.question import Demand, Problem
 
 MAX_SPARE = 6
@@ -58,7 +59,6 @@ class Column:
     demand: int
     capacity: OptionCapacity
     loads: tuple[float | None, ...]
-    keys: frozenset[str]
     place: int = 0
 
     @property
@@ -97,11 +97,9 @@ class Column:
         """Return whether it can serve any bucket at all."""
         return any(load is not None for load in self.loads)
 
-    def units(self, key: str) -> int:
+    def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
-        if self.capacity.option.accelerator in names_of(key):
-            return self.gpus
-        return int(key in self.keys)
+        return self.capacity.option.units(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,9 +208,8 @@ def _of_sane_size(canonical: Canonical) -> Canonical:
 def _column(
     demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
 ) -> Column:
-    option, offer = capacity.option, capacity.option.offer
     derate = 1.0
-    if option.use_spot and constraints.spot is not None:
+    if capacity.option.use_spot and constraints.spot is not None:
         derate = constraints.spot.availability_fraction
     loads: list[float | None] = []
     for bucket in buckets:
@@ -220,10 +217,7 @@ def _column(
         usable = rate is not None and math.isfinite(rate) and rate > 0
         load = bucket.rate_rps / (rate * derate) if usable and rate is not None else None
         loads.append(None if load is None else max(load, LEAST_LOAD))
-    keys = {option.accelerator}
-    if offer is not None:
-        keys |= {offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type}
-    return Column(demand=demand, capacity=capacity, loads=tuple(loads), keys=frozenset(keys))
+    return Column(demand=demand, capacity=capacity, loads=tuple(loads))
 
 
 def _check(problem: Problem) -> None:

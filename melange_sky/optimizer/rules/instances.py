@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_names, names_of
+from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer.problem.canonical import matches
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.base import Clause, Rule, can_serve
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.program.linear import Terms
     from melange_sky.optimizer.rules.base import FinishedFleet
-    from melange_sky.plans import Allocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Limits(Rule):
     name = "limits"
     weight = 4
 
-    limits: tuple[tuple[str, int], ...]
+    limits: tuple[tuple[LimitKey, int], ...]
 
     @classmethod
     def of(cls, problem: Problem, options: SolveOptions) -> Limits | None:
@@ -54,7 +54,6 @@ class Limits(Rule):
 
     def _clause(self, n: int, canonical: Canonical, bounds: Sequence[int]) -> Clause:
         key, limit = self.limits[n]
-        unit = limit_unit(canonical, key)
         units = [column.units(key) for column in canonical.columns]
         most = sum(u * bound for u, bound in zip(units, bounds, strict=True))
 
@@ -64,17 +63,20 @@ class Limits(Rule):
             return replace(constraints, limits=tuple(limits))
 
         return Clause(
-            text=f"the limit of {limit} {unit}",
+            text=f"the limit of {limit} {key.unit}",
             steps=max(1, 2 * most),
             loosen=loosen,
-            remedy=lambda step: f"raise the limit to {limit + step} {unit}",
+            remedy=lambda step: f"raise the limit to {limit + step} {key.unit}",
             priced_step=min((u for u in units if u > 0), default=1),
         )
 
     def violations(self, fleet: FinishedFleet) -> Iterator[str]:
         """Yield every limit that is exceeded."""
         for key, limit in self.limits:
-            used = sum(_units(allocation, key) for allocation in fleet.all_allocations())
+            used = sum(
+                allocation.instances * allocation.candidate.option.units(key)
+                for allocation in fleet.all_allocations()
+            )
             if used > limit:
                 yield f"{used} of '{key}' are used where the limit is {limit}"
 
@@ -85,33 +87,7 @@ class Limits(Rule):
     @property
     def tells_places_apart(self) -> bool:
         """Whether any limit is one of places or instances."""
-        return any(key not in accelerator_names() for key, _ in self.limits)
-
-
-def limit_unit(canonical: Canonical, key: str) -> str:
-    """Return what a limit counts, in words.
-
-    An accelerator's GPUs over all its counts, or a cloud's, region's or type's instances.
-    """
-    if any(column.capacity.option.accelerator in names_of(key) for column in canonical.columns):
-        return f"{key} GPUs"
-    if "/" in key or any(column.cloud == key for column in canonical.columns):
-        return f"instances on {key}"
-    return f"instances of {key}"
-
-
-def _units(allocation: Allocation, key: str) -> int:
-    """Return what an allocation counts against a limit, from the nouns alone."""
-    option = allocation.candidate.option
-    if option.accelerator in names_of(key):
-        return allocation.instances * option.accelerator_count
-    offer = option.offer
-    counts = offer is not None and key in (
-        offer.cloud,
-        f"{offer.cloud}/{offer.region}",
-        offer.instance_type,
-    )
-    return allocation.instances if counts else 0
+        return any(key.kind is not LimitKind.ACCELERATOR for key, _ in self.limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
