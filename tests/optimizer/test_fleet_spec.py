@@ -169,22 +169,34 @@ def plan_types(folder: Path, resources: str = "", redundancy: str = "") -> Resul
     return CliRunner().invoke(plan, arguments, catch_exceptions=False)
 
 
-@pytest.mark.parametrize("least", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("resources", "types", "rule"),
+    [
+        ("use_spot: false", 2, None),
+        ("min_option_types: 3", 3, "at least 3 option types"),
+        ("max_option_types: 1", 1, "at most 1 option type"),
+    ],
+)
 def test_as_many_option_types_as_asked_for_are_planned_and_priced(
-    tmp_path: Path, least: int
+    tmp_path: Path, resources: str, types: int, rule: str | None
 ) -> None:
-    done = plan_types(tmp_path, f"min_option_types: {least}")
+    done = plan_types(tmp_path, resources)
     assert done.exit_code == 0, done.stderr
     document = json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))
-    assert len(document["allocations"]) == least
+    assert len(document["allocations"]) == types
     assert all(allocation["rate_rps"] > 0 for allocation in document["allocations"])
-    assert document["constraints"]["max_option_types"] is None
-    assert document["constraints"]["min_option_types"] == (least if least > 1 else 0)
     (planned,) = models_of(load_plan(tmp_path / "plan"))
-    assert planned.constraints.min_option_types == (least if least > 1 else 0)
     told = CliRunner().invoke(explain, [str(tmp_path / "plan"), "--format", "json"])
-    rules = [rule["rule"] for rule in json.loads(told.stdout)["rules"]]
-    assert rules == ([] if least == 1 else [f"at least {least} option types"])
+    rules = json.loads(told.stdout)["rules"]
+    if rule is None:
+        bounds = (None, 0)
+        assert rules == []
+    else:
+        bounds = (1, 0) if types == 1 else (None, 3)
+        assert [(r["rule"], r["binds"]) for r in rules] == [(rule, True)]
+    assert (planned.constraints.max_option_types, planned.constraints.min_option_types) == bounds
+    keys = document["constraints"]
+    assert (keys["max_option_types"], keys["min_option_types"]) == bounds
 
 
 def test_one_option_type_against_a_share_per_region_is_the_conflict_that_is_told(

@@ -246,10 +246,6 @@ def test_option_types_are_bounded_from_both_sides(tmp_path: Path) -> None:
         ),
         ({"max_option_types": 0}, "resources.max_option_types: must be at least 1"),
         ({"min_option_types": 1.5}, "resources.min_option_types: must be a whole number"),
-        (
-            {"max_kinds": 1},
-            "resources.max_kinds: unknown key 'max_kinds'",
-        ),
     ],
 )
 def test_bad_option_types(tmp_path: Path, resources: dict[str, Any], words: str) -> None:
