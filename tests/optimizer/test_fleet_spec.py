@@ -15,7 +15,7 @@ from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
 from melange_sky.errors import InfeasibleError
 from melange_sky.planfile import load_plan
-from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 
 EVERYTHING = """\
 name: everything
