@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
+from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import (
@@ -57,9 +59,15 @@ _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 T = TypeVar("T")
 
 
-def load_spec(path: Path) -> Spec | MelangeConfig:
-    """Read `path`; raises InputError that names every problem, one line each."""
-    document = yaml_source.parse(yaml_source.read_text(path), path)
+def load_spec(source: Path | Mapping[str, Any]) -> Spec | MelangeConfig:
+    """Read a file, or take a mapping as if it had been read (paths in it: from the working directory).
+
+    Raises InputError that names every problem, one line each; a mapping's file is called ``<dict>``.
+    """
+    if isinstance(source, Mapping):
+        path, document = DICT_PATH, document_of(source)
+    else:
+        path, document = source, yaml_source.parse(yaml_source.read_text(source), source)
     problems = Problems(path, document)
     if not isinstance(document.value, dict):
         problems.add((), "must be a mapping of keys such as name, model, slo and workload")
