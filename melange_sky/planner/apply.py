@@ -13,7 +13,6 @@ import yaml
 from melange_sky.errors import InputError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.observed import ObservedTraffic, observed_traffic
-from melange_sky.plans import FleetPlan, models_of
 from melange_sky.rendering import file_name, service_name
 from melange_sky.skyserve import (
     Action,
@@ -51,7 +50,7 @@ class ServiceHost(Server, Protocol):
 class Deployment:
     """A plan, the services that its folder holds, and the SkyServe on which they run."""
 
-    planned: Plan | FleetPlan
+    planned: Plan
     wanted: tuple[Wanted, ...]
     server: ServiceHost
 
@@ -165,13 +164,13 @@ def find_running(folder: Path) -> Running:
     Raises InputError for a folder without a plan, SourceUnavailableError where SkyPilot cannot tell.
     """
     planned = load_plan(folder)
-    plans, fleet = {model.name for model in models_of(planned)}, _fleet_name(planned)
+    plans, group = {model.name for model in planned.models}, planned.group_name
     server = SkyServe({})
     names = tuple(
         s.name
         for s in server.services()
         if s.origin is not None
-        and (s.origin[0] in plans or (fleet is not None and s.fleet == fleet))
+        and (s.origin[0] in plans or (group is not None and s.fleet == group))
     )
     log.info("%d running services belong to plan %s", len(names), planned.name)
     return Running(names=names, server=server)
@@ -181,11 +180,11 @@ def _rollout(tell: Callable[[str], None] | None) -> Rollout:
     return Rollout(tell=tell or log.info, clock=time.monotonic, sleep=time.sleep)
 
 
-def wanted_services(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ...]:
+def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
     """Return the planned services as their files in `folder` have them."""
     place = folder if folder.is_dir() else folder.parent
     rows = []
-    for model in models_of(planned):
+    for model in planned.models:
         for allocation in model.allocations:
             option = allocation.candidate.option
             if option.offer is None:
@@ -198,7 +197,7 @@ def wanted_services(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ..
                     name=name,
                     plan=model.name,
                     option=option.name,
-                    fleet=_fleet_name(planned),
+                    fleet=planned.group_name,
                     replicas=_replicas(document["service"], path),
                     price_usd_per_hour=option.price_usd_per_hour,
                     document=document,
@@ -207,11 +206,6 @@ def wanted_services(planned: Plan | FleetPlan, folder: Path) -> tuple[Wanted, ..
     if not rows:
         raise InputError(f"'{place}': the plan has no services that could run")
     return tuple(rows)
-
-
-def _fleet_name(planned: Plan | FleetPlan) -> str | None:
-    """Return the name that the models of a plan have in common; None for a plan of one model."""
-    return planned.name if isinstance(planned, FleetPlan) else None
 
 
 def _read_service(path: Path) -> dict[str, Any]:
@@ -241,9 +235,9 @@ def _replicas(service: dict[str, Any], path: Path) -> int:
     return count
 
 
-def _prices(planned: Plan | FleetPlan) -> dict[tuple[str, str], float]:
+def _prices(planned: Plan) -> dict[tuple[str, str], float]:
     return {
         (model.name, c.option.name): c.option.price_usd_per_hour
-        for model in models_of(planned)
+        for model in planned.models
         for c in model.candidates
     }

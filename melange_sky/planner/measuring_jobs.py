@@ -18,7 +18,6 @@ from melange_sky.planner.profiling import (
     profiling_jobs,
     within_budget,
 )
-from melange_sky.plans import models_of
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
@@ -113,7 +112,7 @@ def preview_jobs(spec: Path, options: LaunchOptions) -> JobsPreview:
     tables = load_tables(options.out or profiles_home())
     log.info("%d measured tables in %s", len(tables), options.out or profiles_home())
     jobs = tuple(
-        job for plan in models_of(planned) for job in profiling_jobs(plan, tables, options.job)
+        job for plan in planned.models for job in profiling_jobs(plan, tables, options.job)
     )
     if not jobs:
         raise InputError(f"{spec}: no priced candidate to measure")

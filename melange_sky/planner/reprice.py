@@ -14,7 +14,6 @@ from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planfile import load_plan
 from melange_sky.planner import PlanRequest, plan_spec
-from melange_sky.plans import FleetPlan, Plan, PlanWarning, models_of
 from melange_sky.pricing import OfferQuery, load_offers
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation
+    from melange_sky.plans import Allocation, Plan, PlanWarning
 
 Shape = tuple[str, str, str, float]
 Mix = tuple[tuple[str, "DeploymentOption", int], ...]
@@ -85,7 +84,7 @@ class PlanDifference:
     `cheapest` is of the plan's own options, or where `weighs_all` of all offers, by a new plan.
     """
 
-    planned: Plan | FleetPlan
+    planned: Plan
     repriced: Repriced
     snapshot: str | None
     cheapest_usd_per_hour: float | None
@@ -141,17 +140,17 @@ def diff_plan(
     )
 
 
-def _clouds(planned: Plan | FleetPlan) -> tuple[str, ...]:
-    offers = [c.option.offer for m in models_of(planned) for c in m.candidates]
+def _clouds(planned: Plan) -> tuple[str, ...]:
+    offers = [c.option.offer for m in planned.models for c in m.candidates]
     if not any(offers):
         raise InputError("the plan's prices were given by a Mélange config: nothing can move")
     return tuple(dict.fromkeys(offer.cloud for offer in offers if offer is not None))
 
 
-def _mix_of(planned: Plan | FleetPlan) -> Mix:
+def _mix_of(planned: Plan) -> Mix:
     return tuple(
         (model.name, a.candidate.option, a.instances)
-        for model in models_of(planned)
+        for model in planned.models
         for a in model.allocations
     )
 
@@ -169,20 +168,17 @@ def _parts(mix: Mix) -> tuple[MixPart, ...]:
     )
 
 
-def reprice(
-    planned: Plan | FleetPlan, offers: Sequence[Offer], solve: SolveOptions | None = None
-) -> Repriced:
+def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None = None) -> Repriced:
     """Return the plan's cost and the cheapest mix of its options at the prices of `offers`."""
-    models = models_of(planned)
     by_shape: dict[Shape, list[Offer]] = {}
     for offer in offers:
         by_shape.setdefault(_shape(offer), []).append(offer)
-    rows = [_repriced(m.name, a, by_shape) for m in models for a in m.allocations]
+    rows = [_repriced(m.name, a, by_shape) for m in planned.models for a in m.allocations]
     known = [row.now_usd_per_hour for row in rows]
     now = None
     if None not in known:
         now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
-    best_cost, best = _best(planned, models, by_shape, solve or SolveOptions())
+    best_cost, best = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
         now_usd_per_hour=now,
@@ -231,19 +227,18 @@ def _price_in(
 
 
 def _best(
-    planned: Plan | FleetPlan,
-    models: Sequence[Plan],
+    planned: Plan,
     by_shape: Mapping[Shape, Sequence[Offer]],
     solve: SolveOptions,
 ) -> tuple[float | None, Mix]:
     demands = []
-    for model in models:
+    for model in planned.models:
         options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
         if not options:
             return None, ()
         demands.append(Demand(name=model.name, workload=model.workload, options=options))
     problem = Problem(
-        demands=tuple(demands), headroom=models[0].headroom, constraints=planned.constraints
+        demands=tuple(demands), headroom=planned.headroom, constraints=planned.constraints
     )
     try:
         solution = optimize(problem, solve)
@@ -251,7 +246,7 @@ def _best(
         return None, ()
     mix = tuple(
         (model.name, a.candidate.option, a.instances)
-        for model, mine in zip(models, solution.allocations, strict=True)
+        for model, mine in zip(planned.models, solution.allocations, strict=True)
         for a in mine
     )
     return solution.cost_usd_per_hour, mix

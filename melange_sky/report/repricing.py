@@ -9,7 +9,7 @@ from melange_sky.report.price_changes import percent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plans import Allocation, FleetPlan, Plan
+    from melange_sky.plans import Allocation, Plan
 
 
 class Row(Protocol):
@@ -57,7 +57,7 @@ class Repricing(Protocol):
     """See `planner.reprice.PlanDifference`."""
 
     @property
-    def planned(self) -> Plan | FleetPlan: ...
+    def planned(self) -> Plan: ...
     @property
     def repriced(self) -> Costs: ...
     @property

@@ -30,7 +30,9 @@ def folder(tmp_path: Path) -> Path:
 def test_wanted_services_are_those_of_the_files(folder: Path) -> None:
     plan = make_plan()
     rows = wanted_services(plan, folder)
-    assert [row.name for row in rows] == [service_name(plan, a) for a in plan.allocations]
+    assert [row.name for row in rows] == [
+        service_name(model, a) for model in plan.models for a in model.allocations
+    ]
     assert [row.replicas for row in rows] == [1, 1]
     assert rows[1].price_usd_per_hour == 5.07
 

@@ -28,7 +28,7 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.planfile import dump_plan
-from melange_sky.plans import Plan
+from melange_sky.plans import ModelPlan, Plan
 from melange_sky.slo import SLO
 from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
 
@@ -37,18 +37,22 @@ def planned(problem: Problem) -> Plan:
     """A real plan of a one-model problem."""
     solution = optimize(problem)
     first = problem.demands[0]
-    return Plan(
+    model = ModelPlan(
         name=first.name,
         model="given",
-        created_at="2026-11-01T00:00:00Z",
         slo=SLO(),
         workload=first.workload,
-        headroom=problem.headroom,
-        constraints=problem.constraints,
         allocations=solution.allocations[0],
         baselines=baselines(problem, (solution.cost_usd_per_hour,))[0],
-        solver=solution.report,
         candidates=first.options,
+    )
+    return Plan(
+        name=first.name,
+        created_at="2026-11-01T00:00:00Z",
+        models=(model,),
+        solver=solution.report,
+        headroom=problem.headroom,
+        constraints=problem.constraints,
     )
 
 
