@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
@@ -28,16 +29,15 @@ from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.rendering import unservable_clouds
 from melange_sky.slo import SLO
-from melange_sky.spec import MelangeConfig, Spec, load_spec
+from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
     from melange_sky.plans import Baseline, Sensitivity
-    from melange_sky.spec import AcceleratorChoice, ServedModel
+    from melange_sky.spec import AcceleratorChoice, ServedModel, SpecSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,15 +53,16 @@ class PlanRequest:
     progress: Callable[[int, int], None] | None = None
 
 
-def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan:
-    """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
+def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
+    """Plan what a file or mapping asks for: a melange_sky spec or a Mélange JSON config.
 
     Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
     """
     request = request or PlanRequest()
-    spec = load_spec(path)
+    spec = load_spec(source)
     if isinstance(spec, MelangeConfig):
-        return _plan_config(spec, path.stem, request)
+        name = source.stem if isinstance(source, Path) else "melange"
+        return _plan_config(spec, name, request)
     return plan_loaded(spec, request)
 
 
@@ -71,9 +72,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     solve = request.solve
     problem = _problem(spec, prepared)
     solution = _optimum(problem, solve, prepared)
-    command = (
-        f"melange-sky profile launch {shlex.quote(str(spec.path))}" if request.sensitivity else None
-    )
+    command = _measure_command(spec) if request.sensitivity else None
     alone, band, late = _beside(problem, solution, solve, command)
     notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
     models = tuple(
@@ -109,6 +108,13 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         alternatives=alternative_mixes(solution),
         sensitivity=band,
     )
+
+
+def _measure_command(spec: Spec) -> str:
+    """Return what measures the plan's candidates; a spec given as a mapping has no file to name."""
+    if spec.path == DICT_PATH:
+        return "melange_sky.launch_profile(spec)"
+    return f"melange-sky profile launch {shlex.quote(str(spec.path))}"
 
 
 def _optimum(problem: Problem, solve: SolveOptions, prepared: _Prepared) -> Solution:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.errors import InputError, clip, did_you_mean
@@ -43,7 +44,6 @@ from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
@@ -59,7 +59,24 @@ _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 T = TypeVar("T")
 
 
-def load_spec(source: Path | Mapping[str, Any]) -> Spec | MelangeConfig:
+SpecSource = Path | Mapping[str, Any]
+"""A file, or a mapping that stands for one."""
+
+
+def source_name(source: SpecSource) -> str:
+    """Return what messages call a source."""
+    return str(DICT_PATH if isinstance(source, Mapping) else source)
+
+
+def load_own_spec(source: SpecSource, refusal: str) -> Spec:
+    """Read a melange_sky spec; InputError with `refusal` for Mélange's own config."""
+    spec = load_spec(source)
+    if isinstance(spec, MelangeConfig):
+        raise InputError(f"{source_name(source)}: {refusal}")
+    return spec
+
+
+def load_spec(source: SpecSource) -> Spec | MelangeConfig:
     """Read a file, or take a mapping as if it had been read (paths in it: from the working directory).
 
     Raises InputError that names every problem, one line each; a mapping's file is called ``<dict>``.
