@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.planner import PlanRequest, plan_spec
@@ -21,7 +21,6 @@ from melange_sky.planner.profiling import (
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
-from melange_sky.profiles.home import profiles_home
 from melange_sky.profiletable import load_tables
 from melange_sky.spec import SpecSource, load_own_spec, source_name
 
@@ -109,8 +108,8 @@ def preview_jobs(source: SpecSource, options: LaunchOptions) -> JobsPreview:
     """
     prices = OfferQuery(offline=options.offline, offers_csv=options.offers)
     planned = plan_spec(source, PlanRequest(prices=prices, sensitivity=False))
-    tables = load_tables(options.out or profiles_home())
-    log.info("%d measured tables in %s", len(tables), options.out or profiles_home())
+    tables = load_tables(options.out or settings.profiles_dir())
+    log.info("%d measured tables in %s", len(tables), options.out or settings.profiles_dir())
     jobs = tuple(
         job for plan in planned.models for job in profiling_jobs(plan, tables, options.job)
     )
@@ -124,7 +123,7 @@ def preview_jobs(source: SpecSource, options: LaunchOptions) -> JobsPreview:
 
 def jobs_api(*, clusters: bool) -> SkyJobs:
     """Return SkyPilot's jobs, or with `clusters` one cluster per job; secrets from the environment."""
-    secrets = {name: os.environ[name] for name in SECRETS if os.environ.get(name)}
+    secrets = settings.secrets(SECRETS)
     return SkyJobs(managed=not clusters, secrets=secrets)
 
 
@@ -156,7 +155,7 @@ def follow_jobs(
             state = states.get(name)
             if state is None:
                 continue
-            line = collect_job(api, name, state, out or profiles_home())
+            line = collect_job(api, name, state, out or settings.profiles_dir())
             if shown.get(name) != line:
                 tell(line)
                 shown[name] = line
@@ -208,7 +207,7 @@ def collect_jobs(
             f"SkyPilot knows no profiling jobs of {source_name(source)}; launch them with: "
             f"melange-sky profile launch {source_name(source)}"
         )
-    folder = out or profiles_home()
+    folder = out or settings.profiles_dir()
     return tuple(collect_job(api, name, state, folder) for name, state in states.items())
 
 

@@ -14,7 +14,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.profiles.home import home_dir
+from melange_sky.settings import estimates_dir
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO
@@ -49,7 +49,7 @@ class EstimateCache:
 
     def __init__(self, replica: ReplicaModel, slo: SLO, folder: Path | None = None) -> None:
         """Read what is known of this replica under this SLO."""
-        folder = home_dir() / "estimates" if folder is None else folder
+        folder = estimates_dir() if folder is None else folder
         self._path = folder / f"{fingerprint(replica, slo)}.json"
         self._known = self._read()
         self._dirty = False

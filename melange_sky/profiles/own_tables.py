@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.models import form_args
-from melange_sky.profiles.home import home_dir
+from melange_sky.settings import PROFILE_SUFFIX, profiles_dir
 
 if TYPE_CHECKING:
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance
 
-SUFFIX = ".profile.jsonl"
-
 
 def measured_tables(folder: Path | None = None) -> tuple[ProfileTable, ...]:
     """Return the tables of `<home>/profiles`, none (and nothing imported) where there are none."""
-    folder = home_dir() / "profiles" if folder is None else folder
-    if not folder.is_dir() or not any(folder.glob("*" + SUFFIX)):
+    folder = profiles_dir() if folder is None else folder
+    if not folder.is_dir() or not any(folder.glob("*" + PROFILE_SUFFIX)):
         return ()
-    stamps = tuple(sorted((p, p.stat().st_mtime_ns) for p in folder.glob("*" + SUFFIX)))
+    stamps = tuple(sorted((p, p.stat().st_mtime_ns) for p in folder.glob("*" + PROFILE_SUFFIX)))
     return _load(folder, stamps)
 
 
