@@ -59,8 +59,8 @@ def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -
     """
     from melange_sky.planner.hooks import Hooks
     from melange_sky.planner.verifying import CompareOptions, compare_source
-    from melange_sky.report import terminal_width
     from melange_sky.report.comparison import comparison_rows, comparison_table
+    from melange_sky.report.terminal import terminal_width
 
     options = CompareOptions(**flags)
     if output is not None:

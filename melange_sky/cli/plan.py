@@ -117,7 +117,8 @@ def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
         return
     from melange_sky.planner.planning import is_deployable
     from melange_sky.rendering import controller_note, launch_command
-    from melange_sky.report import plan_table, terminal_width
+    from melange_sky.report.plan_table import plan_table
+    from melange_sky.report.terminal import terminal_width
     from melange_sky.report.verification import verification_text
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)

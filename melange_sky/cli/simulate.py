@@ -106,8 +106,8 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
 
 
 def _show(simulations: Sequence[Simulation], planned: Plan, output_format: str) -> None:
-    from melange_sky.report import terminal_width
     from melange_sky.report.simulation import simulation_table, simulations_document
+    from melange_sky.report.terminal import terminal_width
 
     if output_format == "json":
         echo_json(simulations_document(simulations, planned))

@@ -1,6 +1,7 @@
 """Models: their sizes, the known ones, `config.json`, and what engine arguments change."""
 
 from melange_sky.models.config import shape_from_config
+from melange_sky.models.config_file import load_model
 from melange_sky.models.engine_args import (
     form_args,
     longest_admitted,
@@ -17,6 +18,7 @@ __all__ = [
     "find_model",
     "form_args",
     "known_models",
+    "load_model",
     "longest_admitted",
     "refused_flag",
     "shape_from_config",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError, MelangeError
-from melange_sky.models import with_engine_args
+from melange_sky.models import load_model, with_engine_args
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
 from melange_sky.planner.figures import slo_of, token_sizes
@@ -18,12 +18,11 @@ from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
-    embedded_tables,
     engine_generation,
-    load_model,
     replica_capacities,
     sensible_splits,
     table_notes,
+    tables_to_ship,
     write_table,
 )
 
@@ -186,7 +185,7 @@ def write_estimates(
         [int(size) for size in query.output_sizes[0]],
     )
     engines = [shape for shape in question.all_shapes if shape.data_parallel == 1]
-    tables = embedded_tables(query, engines)
+    tables = tables_to_ship(query, engines)
     try:
         write_table(path, command, grid, tables)
     except (OSError, ValueError, KeyError) as error:

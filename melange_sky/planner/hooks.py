@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from melange_sky.planner.comparison import Contender
-    from melange_sky.planner.verification import ReplayProgress
+    from melange_sky.planner.replay_loop.replay import ReplayProgress
     from melange_sky.plans import VerificationRound
     from melange_sky.pricing.query import RefreshDisplay
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import dump_plan, load_plan
-from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.figures import one_of, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
 

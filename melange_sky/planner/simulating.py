@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.planner.figures import one_of, side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.replay import Replay
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class SimulateOptions:
                 outage_s=self.outage_s,
             ),
             jobs=side_by_side(self.jobs),
-            told=hooks.replaying,
+            on_progress=hooks.replaying,
         )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError
 from melange_sky.optimizer import SolveOptions
 from melange_sky.optimizer.answers.rate_sweep import Fleets, PriceStep, SweepPoint, sweep_rates
-from melange_sky.planner import PlanRequest, problem_for
 from melange_sky.planner.axes import parse_axis, parse_prices
+from melange_sky.planner.prepare import problem_for
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.spec import Spec, SpecSource, load_own_spec
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.axes import parse_rates
-from melange_sky.planner.closed_loop import LoopRequest, plan_verified
 from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
 from melange_sky.planner.figures import side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.verification import SimulationRequest, rate_of_trace
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
 from melange_sky.spec import load_own_spec
@@ -50,7 +51,7 @@ class ReplayOptions:
             burstiness=self.burstiness,
             how=Replay(seed=self.seed),
             jobs=side_by_side(self.jobs),
-            told=hooks.replaying,
+            on_progress=hooks.replaying,
         )
 
 
@@ -60,8 +61,8 @@ def plan_and_verify(
     """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
     spec = load_own_spec(source, NO_ENGINE)
     simulation = options.simulation(hooks, _scale(spec, options.trace))
-    loop = LoopRequest(simulation=simulation, told=hooks.on_round)
-    return plan_verified(plan_loaded(spec, request), spec, request, loop)
+    loop = LoopRequest(simulation=simulation, on_round=hooks.on_round)
+    return plan_verified(plan_loaded(spec, request), request, loop)
 
 
 def _scale(spec: Spec, trace: Path | None) -> float:
@@ -103,6 +104,6 @@ def compare_source(
         rates_rps=(spec.models[0].workload.rate_rps,) if rates is None else parse_rates(rates),
         plan=PlanRequest(prices=OfferQuery(offline=options.offline), sensitivity=False),
         loop=LoopRequest(simulation=replayed.simulation(hooks)),
-        told=hooks.on_contender,
+        on_contender=hooks.on_contender,
     )
     return compare_fleets(spec, request)
