@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from melange_sky.cli.explain import explain as explain_command
-from melange_sky.cli.explain import parse_axis, sweep
+from melange_sky.cli.explain import sweep
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.optimizer import (
@@ -28,6 +28,7 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.planfile import dump_plan
+from melange_sky.planner.axes import parse_axis
 from melange_sky.plans import ModelPlan, Plan
 from melange_sky.slo import SLO
 from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
