@@ -30,6 +30,7 @@ from melange_sky.optimizer.problem.question import (
     Step,
 )
 from melange_sky.optimizer.program.termination import Termination
+from melange_sky.optimizer.rules.registry import rules_of
 
 __all__ = [
     "Alternative",
@@ -60,5 +61,6 @@ __all__ = [
     "other_fleets",
     "problem_of",
     "robust_report",
+    "rules_of",
     "sweep_rates",
 ]

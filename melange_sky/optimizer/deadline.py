@@ -43,6 +43,10 @@ class Deadline:
         """Return the sooner of this deadline and the one so many seconds from now."""
         return replace(self, at_s=min(self.at_s, self.clock() + seconds))
 
+    def at_least(self, seconds: float) -> Deadline:
+        """Return the later of this deadline and the one so many seconds from now."""
+        return replace(self, at_s=max(self.at_s, self.clock() + seconds))
+
     def share(self, fraction: float) -> Deadline:
         """Return the deadline after this fraction of the time that is left."""
         now = self.clock()

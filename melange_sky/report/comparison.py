@@ -52,6 +52,13 @@ class Row(Protocol):
     def late(self) -> bool: ...
 
 
+def contender_text(row: Row) -> str:
+    """Return one fleet at one rate in a line."""
+    none = "no fleet found in time" if row.late else "no fleet holds"
+    cost = none if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
+    return f"{row.rate_rps:g} req/s, {row.kind}: {cost}"
+
+
 def comparison_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows as mappings with the columns `COLUMNS`."""
     return [{name: getattr(row, name) for name in COLUMNS} for row in rows]

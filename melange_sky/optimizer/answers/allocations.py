@@ -21,11 +21,13 @@ class Allocated:
     """Allocations per demand, in the order in which the problem names them.
 
     Not `is_even` where no time was left to spread the load: the shares are then as the solver left
-    them, within every rule but with some replicas full while others idle.
+    them, within every rule but with some replicas full while others idle. `is_checked` unless time
+    ran out before every rule was looked at once more.
     """
 
     by_demand: tuple[tuple[Allocation, ...], ...]
     is_even: bool = True
+    is_checked: bool = True
 
 
 def allocate(program: IntegerProgram, point: Point) -> Allocated:
@@ -33,10 +35,10 @@ def allocate(program: IntegerProgram, point: Point) -> Allocated:
     canonical = program.canonical
     shares, is_even = _shares(program, point)
     allocations = to_allocations(canonical, program.offsets, point.instances, point.fixed, shares)
-    check_allocations(canonical.demands, allocations, program.problem)
+    is_checked = check_allocations(program, point, allocations)
     order = {demand.name: d for d, demand in enumerate(canonical.demands)}
     in_order = tuple(allocations[order[demand.name]] for demand in program.problem.demands)
-    return Allocated(by_demand=in_order, is_even=is_even)
+    return Allocated(by_demand=in_order, is_even=is_even, is_checked=is_checked)
 
 
 def _shares(program: IntegerProgram, point: Point) -> tuple[Shares, bool]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.clauses import clauses
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import find_cheapest, is_feasible
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.rules.clauses import Clause
+    from melange_sky.optimizer.rules.base import Clause
 
 _SECONDS = 20.0
 _SECONDS_A_SOLVE = 5.0
@@ -48,7 +48,7 @@ def find_conflict(canonical: Canonical, problem: Problem, options: SolveOptions)
     is then loosened alone, as little as makes the rest possible.
     """
     options = replace(options, deadline=options.deadline.within(_SECONDS))
-    kept = clauses(canonical, problem)
+    kept = RuleSet.of(problem, options).clauses(canonical)
     minimal, is_minimal = problem, True
     for clause in list(kept):
         without = clause.dropped(minimal)
@@ -92,4 +92,4 @@ def _least_help(
             high = middle
         else:
             low = middle
-    return Help(clause=clause, text=clause.told(high))
+    return Help(clause=clause, text=clause.remedy(high))

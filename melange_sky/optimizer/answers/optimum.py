@@ -11,10 +11,11 @@ from melange_sky.optimizer.answers.conflict import find_conflict
 from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Alternative, Solution, SolveOptions, Step
 from melange_sky.optimizer.program.termination import Termination
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
+from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.simplest import settle_ties
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
@@ -42,6 +43,7 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
         Step.SIMPLEST: not simplest,
         Step.SHARES: not allocated.is_even,
         Step.ALTERNATIVES: not all_found,
+        Step.CHECK: not allocated.is_checked,
     }
     return Solution(
         allocations=allocated.by_demand,
@@ -81,7 +83,7 @@ def _cheapest(problem: Problem, options: SolveOptions) -> Cheapest:
     late = NoPlanInTimeError(options.time_limit_s)
     try:
         canonical = canonical_form(problem, options.deadline)
-        canonical = drop_dominated(canonical, problem.constraints, options)
+        canonical = drop_dominated(canonical, RuleSet.of(problem, options))
     except TimeUpError:
         raise late from None
     cheapest = find_cheapest(canonical, problem, options)

@@ -109,6 +109,7 @@ class Step(Enum):
     SIMPLEST = "look for the simplest mix of that cost"
     SHARES = "spread the load evenly"
     ALTERNATIVES = "look for all the other mixes"
+    CHECK = "check again that it stands every loss of instances"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.incumbent import affordable, first_options, hurried
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
@@ -74,7 +75,7 @@ def _find_among_all(
     canonical: Canonical, problem: Problem, options: SolveOptions
 ) -> Cheapest | Termination:
     enough = options.deadline.share(options.search_fraction)
-    few = first_options(canonical, problem)
+    few = first_options(canonical, problem, options)
     if few is None:
         return _find(canonical, problem, options, enough)
     first = _find(few, problem, hurried(options), options.deadline.share(1 / 3))
@@ -139,7 +140,8 @@ def _find(
     holds for the whole problem, for it lacks only constraints. Past `enough`, a fleet that survives
     every loss is returned with its true gap; without one, any at all is sought up to the deadline.
     """
-    gap = max(options.mip_gap, LOOSE_GAP) if problem.constraints.spare else options.mip_gap
+    spare = RuleSet.of(problem, options).spare_instances
+    gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
     safe: Cheapest | None = None
     bound, is_late = 0.0, False
     while not (is_late and safe):
