@@ -18,7 +18,7 @@ from melange_sky.optimizer.answers.robustness import (
     other_fleets,
     robust_report,
 )
-from melange_sky.optimizer.deadline import Deadline, TimeUpError
+from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.optimizer.problem.question import (
     Alternative,
     Demand,
@@ -33,6 +33,7 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import rules_of
 
 __all__ = [
+    "NEVER",
     "Alternative",
     "Conflict",
     "Constraints",

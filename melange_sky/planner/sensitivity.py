@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
 from melange_sky.optimizer import (
+    NEVER,
+    Deadline,
     Demand,
     Problem,
     Solution,
@@ -23,8 +25,6 @@ from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from melange_sky.optimizer import Deadline
 
 
 BAND_GAP = 1e-3
@@ -81,7 +81,7 @@ def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
 
 
-def _contenders(problem: Problem, deadline: Deadline) -> Problem:
+def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
     """Drop options that another of the same accelerator beats at every figure and end of the band.
 
     Only where no rule tells options apart by more than price and rates, for then each may be wanted.

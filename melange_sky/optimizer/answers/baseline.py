@@ -27,8 +27,8 @@ def baselines(
 
     `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
     constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
-    Each gets its part of the time that is left; one without an answer in it is neither feasible nor
-    infeasible.
+    Each gets its part of the time that is left, twice the even one for most need little; one without
+    an answer in it is neither feasible nor infeasible.
     """
     plain = replace(
         options or SolveOptions(),
@@ -43,7 +43,7 @@ def baselines(
     rows: list[list[Baseline]] = [[] for _ in names]
     for d, demand in enumerate(problem.demands):
         for accelerator in names[d]:
-            own = replace(plain, deadline=plain.deadline.share(1 / left))
+            own = replace(plain, deadline=plain.deadline.share(2 / (left + 1)))
             rows[d].append(_baseline(problem, demand, accelerator, plan_cost[d], own))
             left -= 1
     return tuple(map(tuple, rows))
