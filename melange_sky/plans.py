@@ -70,7 +70,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverReport:
-    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (gap told)."""
+    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (not proven; see the gap)."""
 
     status: str
     mip_gap: float

@@ -44,7 +44,7 @@ class PreparedProblem:
 
 
 def problem_for(spec: Spec, request: PlanRequest) -> Problem:
-    """Return what the optimizer would be asked for an already checked spec."""
+    """Return the optimizer's problem of an already checked spec."""
     return prepare_problem(spec, request).problem
 
 
@@ -109,21 +109,23 @@ def _prepare_model(
     options, notes = build_options(shape, offers, query)
     if not options:
         reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
-        raise InfeasibleError(f"{served.name}: the model fits on no asked accelerator: {reasons}")
+        raise InfeasibleError(
+            f"{served.name}: the model fits on no requested accelerator: {reasons}"
+        )
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
     warnings += notes
     return Demand(name=served.name, workload=workload, options=options), shape, warnings
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
-    asked = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
+    wanted = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
     where = ", ".join(
         f"{p.cloud}/{p.region}" if p.region else p.cloud for p in spec.resources.infra
     )
-    why = "; ".join(w.message for w in rejected) or "no cloud asked for sells them"
+    why = "; ".join(w.message for w in rejected) or "no requested cloud sells them"
     kind = "spot" if spec.resources.use_spot else "on demand"
     return InfeasibleError(
-        f"{spec.path}: resources: no usable {kind} offer of {asked} on {where or 'any cloud'} ({why}); "
+        f"{spec.path}: resources: no usable {kind} offer of {wanted} on {where or 'any cloud'} ({why}); "
         "see `melange-sky prices list`"
     )
 
@@ -138,7 +140,7 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
     return [
         PlanWarning(
             code="limit",
-            message=f"resources.limits: no instance type '{key}' is offered on the asked infra, so "
+            message=f"resources.limits: no instance type '{key}' is offered on the requested infra, so "
             f"its limit binds nothing{did_you_mean(key.name, sold)}",
         )
         for key, _ in spec.resources.limits
@@ -171,7 +173,7 @@ def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[Pl
     return [
         PlanWarning(
             code="no-offer",
-            message=f"{_spelled(choice)}: no usable offer on the asked infra; left out",
+            message=f"{_spelled(choice)}: no usable offer on the requested infra; left out",
         )
         for choice in spec.resources.accelerators
         if not any(
