@@ -12,9 +12,11 @@ import click
 
 from melange_sky.cli.capacity_show import document_of, print_matrices
 from melange_sky.cli.common import echo_json, estimating
-from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.engines import DEFAULT_ENGINE, ENGINES
+from melange_sky.errors import InfeasibleError, InputError, did_you_mean
 
 if TYPE_CHECKING:
+    from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
     from melange_sky.profiles import CapacityQuery, ReplicaCapacity, ReplicaShape
     from melange_sky.slo import SLO
@@ -41,10 +43,15 @@ MOST_SIZES = 64
     show_default=True,
     help="Fraction that meets the limits.",
 )
-@click.option("--engine", default="vllm", show_default=True, help="Engine generation.")
-@click.option("--quantization", help="As vLLM's flag: fp8, awq, gptq, …")
-@click.option("--dtype", help="As vLLM's flag.")
-@click.option("--kv-cache-dtype", help="As vLLM's flag.")
+@click.option(
+    "--engine",
+    default=DEFAULT_ENGINE.name,
+    show_default=True,
+    help="Engine, or a generation of one.",
+)
+@click.option("--quantization", help="As the engine's flag: fp8, awq, gptq, …")
+@click.option("--dtype", help="As the engine's flag.")
+@click.option("--kv-cache-dtype", help="As the engine's flag.")
 @click.option(
     "--format",
     "output_format",
@@ -73,11 +80,11 @@ def capacity(**given: Any) -> None:
 
 def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[ReplicaShape]]]:
     """Turn options into a query, and each asked accelerator into its sensible splits."""
-    from melange_sky.profiles import CapacityQuery, engine_generation
+    from melange_sky.profiles import CapacityQuery
 
     inputs, outputs = _sizes("--input", given["inputs"]), _sizes("--output", given["outputs"])
-    engine_generation(given["engine"])
-    model, args = _model(given)
+    engine, generation = _engine(given["engine"])
+    model, args = _model(given, engine)
     longest = max(inputs) + max(outputs)
     if longest > model.context_tokens:
         click.echo(
@@ -92,16 +99,34 @@ def _query(given: dict[str, Any]) -> tuple[CapacityQuery, dict[str, list[Replica
         input_sizes=tuple(tuple(float(i) for _ in outputs) for i in inputs),
         output_sizes=tuple(tuple(float(o) for o in outputs) for _ in inputs),
         longest_request_tokens=longest,
-        generation=given["engine"],
+        engine=engine,
+        generation=generation,
         exact=True,
         engine_args=args,
     )
-    return query, _shapes(model, given["accelerators"], given["engine"])
+    return query, _shapes(model, given["accelerators"], generation)
 
 
-def _model(given: dict[str, Any]) -> tuple[ModelShape, tuple[str, ...]]:
-    """Return the model as the asked flags let vLLM hold it, and those flags."""
-    from melange_sky.models import with_engine_args
+def _engine(name: str) -> tuple[Engine, str]:
+    """Return the engine and the generation whose constants give the estimates.
+
+    A generation's name stands for itself, with the flags of the default engine.
+    """
+    from melange_sky.profiles import engine_generations
+
+    if name in ENGINES:
+        return ENGINES[name], ENGINES[name].generation
+    generations = engine_generations()
+    if name not in generations:
+        known = list(dict.fromkeys([*ENGINES, *generations]))
+        raise InputError(
+            f"unknown engine '{name[:40]}'{did_you_mean(name, known)}; known: {', '.join(known)}"
+        )
+    return DEFAULT_ENGINE, name
+
+
+def _model(given: dict[str, Any], engine: Engine) -> tuple[ModelShape, tuple[str, ...]]:
+    """Return the model as the engine holds it under the given flags, and those flags."""
     from melange_sky.profiles import load_model
 
     name = given["model"]
@@ -114,7 +139,7 @@ def _model(given: dict[str, Any]) -> tuple[ModelShape, tuple[str, ...]]:
     for flag in ("quantization", "dtype", "kv_cache_dtype"):
         if given[flag] is not None:
             args += ["--" + flag.replace("_", "-"), given[flag]]
-    return with_engine_args(model, args, own_config=is_file), tuple(args)
+    return engine.held(model, args, own_config=is_file), tuple(args)
 
 
 def _sizes(flag: str, text: str) -> list[int]:
@@ -147,7 +172,7 @@ def _slo(given: dict[str, Any]) -> SLO:
     return SLO(**limits, attainment=given["attainment"])
 
 
-def _shapes(model: ModelShape, text: str, engine: str) -> dict[str, list[ReplicaShape]]:
+def _shapes(model: ModelShape, text: str, generation: str) -> dict[str, list[ReplicaShape]]:
     """Return, per asked option, its splits; one that does not fit stands for the reason."""
     from melange_sky.accelerators import find_accelerator
     from melange_sky.offers import parse_accelerator
@@ -165,7 +190,7 @@ def _shapes(model: ModelShape, text: str, engine: str) -> dict[str, list[Replica
             raise InputError(f"--accelerators: {asked[:60]}: a part of a GPU cannot hold a replica")
         if gpus > 64:
             raise InputError(f"--accelerators: {asked[:60]}: at most 64 GPUs in one replica")
-        splits = sensible_splits(model, spec, gpus, engine) or ((gpus, 1),)
+        splits = sensible_splits(model, spec, gpus, generation) or ((gpus, 1),)
         label = spec.name if count is None else f"{spec.name}:{gpus}"
         shapes[label] = [
             ReplicaShape(accelerator=spec.name, tensor_parallel=tp, data_parallel=dp)
@@ -181,6 +206,8 @@ def _answers(
     from melange_sky.profiles import replica_capacities, table_notes
 
     flat = [shape for group in shapes.values() for shape in group]
+    if query.engine.generation_note is not None and query.engine.generation == query.generation:
+        click.echo(f"warning: {query.engine.generation_note}", err=True)
     for note in table_notes(query, flat):
         click.echo(f"warning: {note}", err=True)
     with estimating() as advance:

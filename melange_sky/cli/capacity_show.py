@@ -22,7 +22,9 @@ def document_of(
     slo = query.slo
     return {
         "model": query.model.name,
-        "engine": query.generation,
+        "engine": given["engine"],
+        "generation": query.generation,
+        "generation_note": query.engine.generation_note,
         "slo": {
             "tpot_ms": given["tpot_ms"],
             "ttft_ms": given["ttft_ms"],

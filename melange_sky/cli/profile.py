@@ -14,13 +14,27 @@ import click
 from melange_sky.accelerators import find_accelerator
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.cli.profile_jobs import collect, launch, status
+from melange_sky.engines import DEFAULT_ENGINE, ENGINES, engine_named
 from melange_sky.errors import InputError, SloMissedError
 from melange_sky.offers import parse_accelerator
 from melange_sky.slo import SLO
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from melange_sky.profiler import Endpoint, GridOptions, GridReport
     from melange_sky.profiletable import Provenance
+
+
+_BENCH_TOOLS = {engine.bench.name: engine.bench for engine in ENGINES.values() if engine.bench}
+
+
+def _bench_programs(command: Callable[..., None]) -> Callable[..., None]:
+    """Add an option for the program of each engine's load generator."""
+    for tool in _BENCH_TOOLS.values():
+        text = f"The `{tool.program}` command of that check, if it is not on the PATH."
+        command = click.option(f"--{tool.program}", help=text)(command)
+    return command
 
 
 @click.group()
@@ -110,14 +124,21 @@ def profile() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--revision", help="Revision of the weights, kept with the table.")
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default=DEFAULT_ENGINE.name,
+    show_default=True,
+    help="What serves, kept with the table.",
+)
 @click.option("--engine-flags", default="", help="The server's flags, kept with the table.")
 @click.option("--instance-type", help="Where the server runs, kept with the table.")
 @click.option(
     "--check-with",
-    type=click.Choice(["vllm-bench"]),
-    help="Measure one cell again with `vllm bench serve` and report the difference.",
+    type=click.Choice(sorted(_BENCH_TOOLS)),
+    help="Measure one cell again with an engine's own load generator and report the difference.",
 )
-@click.option("--vllm", help="The `vllm` command of that check, if it is not on the PATH.")
+@_bench_programs
 @click.option("--tokenizer", help="Folder or model id of the tokenizer of that check.")
 @format_option
 def run(output_format: str, **given: Any) -> None:
@@ -174,7 +195,7 @@ def _cross_check(given: dict[str, Any], endpoint: Endpoint, report: GridReport, 
     """
     if given["check_with"] is None:
         return None
-    from melange_sky.profiler.vllm_bench import Bench, cross_check
+    from melange_sky.profiler.bench import Bench, cross_check
 
     rates = {
         (c.input_tokens, c.output_tokens): found.max_rate_rps
@@ -185,18 +206,20 @@ def _cross_check(given: dict[str, Any], endpoint: Endpoint, report: GridReport, 
     if not known:
         return None
     size = sorted(known, key=lambda key: (known[key], key))[len(known) // 2]
-    bench = Bench(command=given["vllm"], tokenizer=given["tokenizer"])
+    tool = _BENCH_TOOLS[given["check_with"]]
+    bench = Bench(tool=tool, command=given[tool.program], tokenizer=given["tokenizer"])
     return cross_check(endpoint, size, known[size], bench)
 
 
 def _endpoint(given: dict[str, Any]) -> Endpoint:
-    from melange_sky.profiler import Endpoint
+    from melange_sky.profiler import Endpoint, ServerPages
 
     return Endpoint(
         url=given["url"],
         model=given["model"],
         timeout_s=given["timeout_s"],
         api_key=os.environ.get(given["api_key_env"]) or None,
+        pages=ServerPages.of(engine_named(given["engine"])),
     )
 
 
@@ -285,6 +308,7 @@ def _provenance(given: dict[str, Any]) -> Provenance:
         accelerator=name,
         accelerator_count=int(count or 1),
         revision=given["revision"],
+        engine=given["engine"],
         engine_flags=flags,
         instance_type=given["instance_type"],
         prefix_share=given["prefix_share"],

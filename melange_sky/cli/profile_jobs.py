@@ -202,9 +202,11 @@ def _folder(out: Path | None) -> Path:
 
 
 def _jobs_api(clusters: bool) -> SkyJobs:
+    from melange_sky.engines import ENGINES
     from melange_sky.profiler.skyjobs import SkyJobs
+    from melange_sky.rendering import GATED_SECRET
 
-    names = ("HF_TOKEN", "VLLM_API_KEY")
+    names = (GATED_SECRET, *(engine.key_variable for engine in ENGINES.values()))
     secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
     return SkyJobs(managed=not clusters, secrets=secrets)
 

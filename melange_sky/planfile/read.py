@@ -16,6 +16,7 @@ from melange_sky.capacities import (
     Origin,
 )
 from melange_sky.constraints import Constraints
+from melange_sky.engines import DEFAULT_ENGINE, EngineChoice, engine_named
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
@@ -24,7 +25,6 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
-    EngineChoice,
     FleetPlan,
     Plan,
     PlanWarning,
@@ -81,6 +81,7 @@ class _Allocation(_Document):
 
 
 class _EngineChoice(_Document):
+    name: str = DEFAULT_ENGINE.name
     version: str | None = None
     args: list[str] = []
     env: dict[str, str] = {}
@@ -215,14 +216,23 @@ def _plan(document: _Plan, where: str) -> Plan:
         candidates=tuple(candidates.values()),
         warnings=document.warnings,
         model_shape=document.model_shape,
-        engine=EngineChoice(
-            version=document.engine.version,
-            args=tuple(document.engine.args),
-            env=tuple(document.engine.env.items()),
-            setup=document.engine.setup,
-        ),
+        engine=_engine_choice(document.engine, where),
         engine_generation=document.engine_generation,
         price_snapshot=document.price_snapshot,
+    )
+
+
+def _engine_choice(document: _EngineChoice, where: str) -> EngineChoice:
+    try:
+        engine = engine_named(document.name)
+    except InputError as error:
+        raise InputError(f"{where}: engine.name: {error}") from error
+    return EngineChoice(
+        name=engine.name,
+        version=document.version,
+        args=tuple(document.args),
+        env=tuple(document.env.items()),
+        setup=document.setup,
     )
 
 

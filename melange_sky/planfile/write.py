@@ -83,6 +83,7 @@ def _model_document(plan: Plan) -> dict[str, Any]:
         "verification": asdict(plan.verification) if plan.verification else None,
         "warnings": [asdict(warning) for warning in plan.warnings],
         "engine": {
+            "name": plan.engine.name,
             "version": plan.engine.version,
             "args": list(plan.engine.args),
             "env": dict(plan.engine.env),

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from melange_sky.accelerators import accelerator_names, names_of
 from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.constraints import Constraints
+from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
-from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
@@ -98,7 +98,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
             warnings=prepared.warnings[k],
             model_shape=prepared.shapes[k],
             engine=spec.engine,
-            engine_generation=ENGINE_GENERATION,
+            engine_generation=engine_named(spec.engine.name).generation,
             price_snapshot=prepared.snapshot,
             sensitivity=None if spec.multi else band,
             alternatives=() if spec.multi else others,
@@ -164,9 +164,6 @@ def _problem(spec: Spec, prepared: _Prepared) -> Problem:
     )
 
 
-ENGINE_GENERATION = "vllm"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
     """Everything that the optimizer needs, per served model, and what must be told about it."""
@@ -197,7 +194,7 @@ class _Prepared:
         if not offers:
             raise _no_offer(spec, rejected)
         shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
-        shared += _unmodelled(spec)
+        shared += _engine_notes(spec)
         shared += _limits_of_nothing(spec, book.offers)
         rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
         return cls(
@@ -213,7 +210,7 @@ def _prepare_model(
     served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
 ) -> tuple[Demand, ModelShape, list[PlanWarning]]:
     shape = _as_served(load_model(served.model, served.model_config), served, spec)
-    workload = served.workload
+    workload, engine = served.workload, engine_named(spec.engine.name)
     query = CapacityQuery(
         model=shape,
         slo=served.slo,
@@ -221,10 +218,11 @@ def _prepare_model(
         output_sizes=workload.output_sizes,
         needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
         longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
-        generation=ENGINE_GENERATION,
+        engine=engine,
+        generation=engine.generation,
         progress=request.progress,
         engine_args=spec.engine.args,
-        max_model_len=longest_admitted(spec.engine.args),
+        max_model_len=engine.longest_admitted(spec.engine.args),
     )
     options, notes = build_options(shape, offers, query)
     if not options:
@@ -270,23 +268,25 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
 
 
 def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:
-    own = served.model_config is not None
+    own, engine = served.model_config is not None, engine_named(spec.engine.name)
     try:
-        return with_engine_args(checkpoint, spec.engine.args, own_config=own)
+        return engine.held(checkpoint, spec.engine.args, own_config=own)
     except InputError as error:
         raise InputError(
             *(f"{spec.path}: engine.args: {text}" for text in error.problems)
         ) from error
 
 
-def _unmodelled(spec: Spec) -> list[PlanWarning]:
-    flags = unmodelled_flags(spec.engine.args)
-    if not flags:
-        return []
-    text = (
-        f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
-    )
-    return [PlanWarning(code="engine", message=text)]
+def _engine_notes(spec: Spec) -> list[PlanWarning]:
+    """Warn of what the estimates do not know of the engine and its flags."""
+    engine = engine_named(spec.engine.name)
+    notes = [] if engine.generation_note is None else [f"engine: {engine.generation_note}"]
+    flags = engine.flags.unmodelled_in(spec.engine.args)
+    if flags:
+        notes.append(
+            f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+        )
+    return [PlanWarning(code="engine", message=note) for note in notes]
 
 
 def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from melange_sky.accelerators import AcceleratorSpec, find_accelerator
 from melange_sky.capacities import CapacityCell, EngineSettings
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.profiles.cells import (
@@ -49,7 +50,7 @@ EngineKey = tuple[str, int]
 
 
 def engine_replica(
-    model: ModelShape, shape: ReplicaShape, generation: str = "vllm"
+    model: ModelShape, shape: ReplicaShape, generation: str = DEFAULT_ENGINE.generation
 ) -> ReplicaModel | Misfit:
     """Return one engine of the replica for the simulator, or what keeps the model from fitting."""
     accelerator = find_accelerator(shape.accelerator)
@@ -57,12 +58,15 @@ def engine_replica(
 
 
 def sensible_splits(
-    model: ModelShape, accelerator: AcceleratorSpec, count: int, generation: str = "vllm"
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    count: int,
+    generation: str = DEFAULT_ENGINE.generation,
 ) -> tuple[tuple[int, int], ...]:
     """Return (tensor parallel, data parallel) with product `count`, smallest tensor split first.
 
     Only splits that divide the heads and on which the model fits. Routed experts are not copied:
-    vLLM spreads them over all GPUs of a data-parallel group, whose engines then wait for each other in
+    engines spread them over all GPUs of a data-parallel group, whose engines then wait for each other in
     every layer, which the engine model does not know.
     """
     figures = engine_generation(generation)
@@ -191,8 +195,9 @@ def _engine(
     name, tensor_parallel = key
     accelerator, model = find_accelerator(name), query.model
     where = f"{tensor_parallel} × {accelerator.name}"
-    if model.needs_bf16 and not accelerator.has_bf16:
-        return f"{accelerator.name} has no bfloat16, which {model.dtype} needs in vLLM"
+    unable = query.engine.misfit(model, accelerator)
+    if unable is not None:
+        return unable
     if not model.splits_over(tensor_parallel):
         return f"{model.heads} heads ({model.kv_heads} for keys and values) cannot be split over {where}"
     replica = replica_model(model, accelerator, tensor_parallel, generation)
@@ -200,7 +205,7 @@ def _engine(
         shape = ReplicaShape(accelerator=accelerator.name, tensor_parallel=tensor_parallel)
         return misfit_reason(model, accelerator, shape, generation)
     if query.max_model_len is not None and replica.pool.tokens < query.max_model_len:
-        return f"the KV cache of {where} holds {replica.pool.tokens} tokens, --max-model-len asks for {query.max_model_len}"
+        return f"the KV cache of {where} holds {replica.pool.tokens} tokens, {query.engine.flags.length} asks for {query.max_model_len}"
     longest = query.max_model_len or min(
         query.longest_request_tokens, model.context_tokens, replica.pool.tokens
     )

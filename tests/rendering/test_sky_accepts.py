@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from melange_sky.plans import Allocation, EngineChoice, Plan
+from melange_sky.engines import EngineChoice
+from melange_sky.plans import Allocation, Plan
 from melange_sky.rendering import render_services, service_name, unservable_clouds
 from tests.factories import make_capacity, make_engine, make_offer, make_option, make_plan
 from tests.skycatalog import write_catalogs
