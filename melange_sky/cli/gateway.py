@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from melange_sky.gateway import Credentials, Gateway, Listen, Settings, Sources
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
     from melange_sky.skyserve import LiveService
 
 CLIENT_KEYS = "MELANGE_SKY_API_KEY"
@@ -199,9 +199,8 @@ def _replica_key_variable(path: Path) -> str:
     """Return the environment variable that holds the key of the plan's replicas."""
     from melange_sky.engines import engine_named
     from melange_sky.planfile import load_plan
-    from melange_sky.plans import models_of
 
-    return engine_named(models_of(load_plan(path))[0].engine.name).key_variable
+    return engine_named(load_plan(path).models[0].engine.name).key_variable
 
 
 def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
@@ -249,9 +248,9 @@ def _sources(plan: Path, asked: dict[str, Any]) -> Sources:
     if not given and file is None and not asked["from_sky"]:
         raise InputError("no backend: give --backend OPTION=URL, --backends-file or --sky")
     live = _sky_services() if asked["from_sky"] else tuple
-    planned: list[FleetPlan | Plan] = []
+    planned: list[Plan] = []
 
-    def load() -> FleetPlan | Plan:
+    def load() -> Plan:
         planned[:] = [load_plan(plan)]
         return planned[0]
 
@@ -278,10 +277,9 @@ def _sky_services() -> Callable[[], Sequence[LiveService]]:
     return SkyServe({}).services
 
 
-def replica_urls(plan: FleetPlan | Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
+def replica_urls(plan: Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
     """Return the endpoints of ready replicas by PLAN/OPTION, for the options of the plan."""
-    models = plan.models if hasattr(plan, "models") else (plan,)
-    known = {(m.name, a.candidate.option.name) for m in models for a in m.allocations}
+    known = {(m.name, a.candidate.option.name) for m in plan.models for a in m.allocations}
     found: dict[str, list[str]] = {}
     for service in services:
         origin = service.origin

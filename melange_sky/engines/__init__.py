@@ -37,7 +37,24 @@ def engine_named(name: str) -> Engine:
     return ENGINES[name]
 
 
+BENCH_TOOLS: Mapping[str, BenchTool] = {
+    engine.bench.name: engine.bench for engine in ENGINES.values() if engine.bench is not None
+}
+"""Every engine's own load generator by its name."""
+
+
+def bench_named(name: str) -> BenchTool:
+    """Return a load generator; InputError with a suggestion for an unknown name."""
+    if name not in BENCH_TOOLS:
+        raise InputError(
+            f"unknown load generator '{name[:40]}'{did_you_mean(name, BENCH_TOOLS)}; "
+            f"known: {', '.join(sorted(BENCH_TOOLS))}"
+        )
+    return BENCH_TOOLS[name]
+
+
 __all__ = [
+    "BENCH_TOOLS",
     "DEFAULT_ENGINE",
     "ENGINES",
     "BenchLoad",
@@ -48,6 +65,7 @@ __all__ = [
     "EngineChoice",
     "Replica",
     "ServeCommand",
+    "bench_named",
     "choice_problems",
     "engine_named",
     "model_problem",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from melange_sky.accelerators import find_accelerator
+from melange_sky.accelerators import accelerator_table
 from melange_sky.engines.base import KEY_HINT, LISTENS, PLANNED, Engine
 from melange_sky.engines.command import Replica, ServeCommand
 from melange_sky.engines.flags import FlagTable
@@ -223,11 +223,10 @@ def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None
     (weights ÷ tp + cached tokens × bytes per token ÷ min(tp, KV heads)) ÷ memory. None where the plan
     does not say so much; the server then chooses by itself.
     """
-    shape = replica.shape
-    if shape is None or settings.kv_cache_tokens is None:
+    shape, gpu = replica.shape, accelerator_table().get(replica.option.gpu)
+    if shape is None or gpu is None or settings.kv_cache_tokens is None:
         return None
     tp = settings.tensor_parallel
     weights = shape.weight_bytes / tp
     cache = settings.kv_cache_tokens * shape.kv_bytes_per_token / min(tp, shape.kv_heads)
-    memory = find_accelerator(replica.option.gpu).usable_gib * 2.0**30
-    return max(0.01, int((weights + cache) / memory * 1000) / 1000)
+    return max(0.01, int((weights + cache) / (gpu.usable_gib * 2.0**30) * 1000) / 1000)

@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from melange_sky.engines import engine_named
-from melange_sky.plans import models_of
 from melange_sky.rendering.names import gateway_name
 from melange_sky.rendering.services import dump
 from melange_sky.resources import templates_dir
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 GATEWAY_FILE = "gateway.task.yaml"
 
 
-def render_gateway(plan: Plan | FleetPlan) -> str:
+def render_gateway(plan: Plan) -> str:
     """Return the text of the gateway's task. Of the plan it has the name and its engines' keys alone."""
     name = gateway_name(plan)
     document: dict[str, Any] = yaml.safe_load(
         (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
     )
     document["name"] = name
-    keys = sorted({engine_named(model.engine.name).key_variable for model in models_of(plan)})
+    keys = sorted({engine_named(model.engine.name).key_variable for model in plan.models})
     document["secrets"] |= dict.fromkeys(keys, "")
     flags = " ".join(f"--secret {key}" for key in keys)
     launch = ["sky", "launch", "-c", name, GATEWAY_FILE, "--secret", "MELANGE_SKY_API_KEY"]
