@@ -31,7 +31,7 @@ PAGES = ServerPages.of(DEFAULT_ENGINE)
 
 
 def send(url: str, rate: float, count: int, sizes=(20, 32), style=None, **more: Any) -> LoadOutcome:
-    endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0))
+    endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0), pages=PAGES)
     load = Load(
         bodies=request_bodies("known", sizes, count, style or PromptStyle(), seed=1),
         due_s=poisson_offsets(rate, count, 1),
