@@ -127,7 +127,7 @@ def _engine(name: str) -> tuple[Engine, str]:
 
 def _model(given: dict[str, Any], engine: Engine) -> tuple[ModelShape, tuple[str, ...]]:
     """Return the model as the engine holds it under the given flags, and those flags."""
-    from melange_sky.profiles import load_model
+    from melange_sky.models import load_model
 
     name = given["model"]
     path = Path(name)
@@ -227,7 +227,7 @@ def _merit(option: ReplicaCapacity) -> tuple[int, float]:
 
 def _write_table(path: Path, query: CapacityQuery, shapes: dict[str, list[ReplicaShape]]) -> None:
     """Write simulated ÷ analytic rates of every split, with the command that made them."""
-    from melange_sky.profiles import embedded_tables, write_table
+    from melange_sky.profiles import tables_to_ship, write_table
 
     grid = (
         [int(row[0]) for row in query.input_sizes],
@@ -235,7 +235,7 @@ def _write_table(path: Path, query: CapacityQuery, shapes: dict[str, list[Replic
     )
     with estimating() as advance:
         engines = [s for group in shapes.values() for s in group if s.data_parallel == 1]
-        tables = embedded_tables(dataclasses.replace(query, progress=advance), engines)
+        tables = tables_to_ship(dataclasses.replace(query, progress=advance), engines)
     words = [
         word if word and word.isascii() and not set(word) & set(" '\"$") else repr(word)
         for word in sys.argv[1:]

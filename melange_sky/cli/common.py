@@ -68,11 +68,6 @@ class Fraction(click.ParamType):
         return number
 
 
-def is_offline(flag: bool) -> bool:
-    """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
-    return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
-
-
 @contextlib.contextmanager
 def estimating() -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr where it is a terminal; give the function that moves it.

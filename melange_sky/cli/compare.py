@@ -12,13 +12,13 @@ from melange_sky.cli.common import (
     NumberRange,
     echo_json,
     format_option,
-    is_offline,
     jobs_of,
     jobs_option,
     offline_option,
     replay_bar,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.planner.comparison import ComparisonRequest, Contender

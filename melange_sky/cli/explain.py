@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.common import echo_json, format_option, offline_option
 from melange_sky.cli.objectives import (
     alternatives_option,
     error_budget_option,
@@ -17,6 +17,7 @@ from melange_sky.cli.objectives import (
     within_option,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Explanation, PriceStep, Robustness, RobustReport, SweepPoint

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from melange_sky import settings
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _replica_key_variable(path: Path) -> str:
 def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
     """Return the keys of a file, or of an environment variable; no message ever shows one."""
     if path is None:
-        text = os.environ.get(variable, "")
+        text = settings.secret(variable) or ""
     else:
         try:
             text = path.read_bytes()[: _MOST_KEY_BYTES + 1].decode("utf-8")

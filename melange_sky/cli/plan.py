@@ -12,7 +12,6 @@ from melange_sky.cli.common import (
     NumberRange,
     estimating,
     format_option,
-    is_offline,
     offline_option,
     refresh_progress,
 )
@@ -25,6 +24,7 @@ from melange_sky.cli.verification import (
     verify_options,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from melange_sky.plans import Plan

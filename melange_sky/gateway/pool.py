@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from melange_sky.gateway.dispatch import Waiting
     from melange_sky.gateway.settings import Settings
     from melange_sky.plans import ModelPlan, Plan
-
-log = logging.getLogger(__name__)
 
 
 class Service:

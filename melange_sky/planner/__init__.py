@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
 from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
+from melange_sky.models import load_model
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
@@ -25,7 +26,7 @@ from melange_sky.planner.options import OfferRules, PlannedOffer, build_options,
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.pricing import OfferQuery, load_offers
-from melange_sky.profiles import CapacityQuery, load_model
+from melange_sky.profiles import CapacityQuery
 from melange_sky.rendering import unservable_clouds
 from melange_sky.slo import SLO
 from melange_sky.spec import MelangeConfig, Spec, load_spec

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH, even_demand
 from melange_sky.engines import DEFAULT_ENGINE, bench_named, engine_named
 from melange_sky.errors import InputError
@@ -26,7 +26,6 @@ from melange_sky.profiler import (
 )
 from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
-from melange_sky.profiles.home import profiles_home
 from melange_sky.profiletable import POISSON, Provenance
 from melange_sky.spec.traces import read_trace
 
@@ -98,7 +97,7 @@ class MeasureOptions:
             url=self.url,
             model=self.model,
             timeout_s=self.timeout_s,
-            api_key=os.environ.get(self.api_key_env) or None,
+            api_key=settings.secret(self.api_key_env),
             pages=ServerPages.of(engine_named(self.engine)),
         )
 
@@ -134,7 +133,7 @@ def measure_endpoint(options: MeasureOptions, progress: Progress | None = None) 
         endpoint,
         sizes,
         replace(provenance, engine_version=facts.version),
-        options.out or profiles_home(),
+        options.out or settings.profiles_dir(),
         grid,
         progress,
     )

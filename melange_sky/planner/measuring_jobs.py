@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
 from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
@@ -22,7 +22,6 @@ from melange_sky.planner.profiling import (
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
-from melange_sky.profiles.home import profiles_home
 from melange_sky.profiletable import load_tables
 from melange_sky.rendering import GATED_SECRET
 from melange_sky.spec import MelangeConfig, load_spec
@@ -112,8 +111,8 @@ def preview_jobs(spec: Path, options: LaunchOptions) -> JobsPreview:
     """
     prices = OfferQuery(offline=options.offline, offers_csv=options.offers)
     planned = plan_spec(spec, PlanRequest(prices=prices, sensitivity=False))
-    tables = load_tables(options.out or profiles_home())
-    log.info("%d measured tables in %s", len(tables), options.out or profiles_home())
+    tables = load_tables(options.out or settings.profiles_dir())
+    log.info("%d measured tables in %s", len(tables), options.out or settings.profiles_dir())
     jobs = tuple(
         job for plan in planned.models for job in profiling_jobs(plan, tables, options.job)
     )
@@ -127,7 +126,7 @@ def preview_jobs(spec: Path, options: LaunchOptions) -> JobsPreview:
 
 def jobs_api(*, clusters: bool) -> SkyJobs:
     """Return SkyPilot's jobs, or with `clusters` one cluster per job; secrets from the environment."""
-    secrets = {name: os.environ[name] for name in SECRETS if os.environ.get(name)}
+    secrets = settings.secrets(SECRETS)
     return SkyJobs(managed=not clusters, secrets=secrets)
 
 
@@ -159,7 +158,7 @@ def follow_jobs(
             state = states.get(name)
             if state is None:
                 continue
-            line = collect_job(api, name, state, out or profiles_home())
+            line = collect_job(api, name, state, out or settings.profiles_dir())
             if shown.get(name) != line:
                 tell(line)
                 shown[name] = line
@@ -209,7 +208,7 @@ def collect_jobs(spec: Path, *, clusters: bool = False, out: Path | None = None)
             f"SkyPilot knows no profiling jobs of {spec}; launch them with: "
             f"melange-sky profile launch {spec}"
         )
-    folder = out or profiles_home()
+    folder = out or settings.profiles_dir()
     return tuple(collect_job(api, name, state, folder) for name, state in states.items())
 
 

@@ -30,7 +30,6 @@ from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import EndpointTarget, OutOfTime, SentProbe
 from melange_sky.profiletable import (
-    SUFFIX,
     KeptProbe,
     MeasuredCell,
     ProfileTable,
@@ -38,6 +37,7 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
+from melange_sky.settings import PROFILE_SUFFIX
 from melange_sky.slo import SLO
 
 Size = tuple[int, int]
@@ -96,7 +96,7 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
     identity = repr(identity_of(provenance)).encode()
     words = f"{provenance.model}--{provenance.accelerator}-{provenance.accelerator_count}"
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words).strip("._")[:120]
-    return folder / f"{slug}--{hashlib.sha256(identity).hexdigest()[:8]}{SUFFIX}"
+    return folder / f"{slug}--{hashlib.sha256(identity).hexdigest()[:8]}{PROFILE_SUFFIX}"
 
 
 def identity_of(provenance: Provenance) -> dict[str, object]:

@@ -24,6 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH, Demand
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, ServerPages
@@ -69,7 +70,7 @@ def _run(task: dict[str, Any], serve: str, began: float) -> None:
         url=f"http://127.0.0.1:{task['port']}",
         model=task["model"],
         timeout_s=task["timeout_s"],
-        api_key=os.environ.get(task["key_variable"]) or None,
+        api_key=settings.secret(task["key_variable"]),
         pages=ServerPages(**task["pages"]),
     )
     with _server(serve, endpoint, task["ready_s"]):

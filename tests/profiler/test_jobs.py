@@ -30,13 +30,13 @@ from melange_sky.planner.profiling import (
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.log_transport import frame, unframe
 from melange_sky.profiler.sky_collect import merge, read_log
-from melange_sky.profiles.home import home_dir
 from melange_sky.profiletable import (
     ProfileTable,
     Provenance,
     load_tables,
     write_table,
 )
+from melange_sky.settings import profiles_dir
 from tests.factories import make_measured
 
 SPEC = """
@@ -134,7 +134,7 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     assert made.accelerator == "H100-NVL"
     cells = tuple(make_measured(*size, 1.0) for size in nvl.sizes)
     table = ProfileTable(provenance=made, cells=cells)
-    write_table(table, home_dir() / "profiles" / "nvl.profile.jsonl")
+    write_table(table, profiles_dir() / "nvl.profile.jsonl")
     (plan,) = plan_spec(spec, request).models
     origins = {
         candidate.option.gpu: {cell.origin for row in candidate.cells for cell in row}

@@ -18,7 +18,7 @@ from melange_sky.profiles import (
     replica_capacities,
     table_notes,
 )
-from melange_sky.profiles.embedded import read_document, shipped_table
+from melange_sky.profiles.shipped import read_document, shipped_table
 from melange_sky.profiletable import (
     KeptProbe,
     ProfileTable,

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 from melange_sky.errors import InputError
-from melange_sky.models import ModelShape, find_model, shape_from_config
+from melange_sky.models.config import shape_from_config
+from melange_sky.models.shape import ModelShape
+from melange_sky.models.shipped import find_model
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 

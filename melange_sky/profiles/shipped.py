@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.capacities import CapacityCell
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.resources import profiling_dir
 
@@ -31,9 +32,6 @@ FILE = "estimates.json"
 
 SMOOTH_FROM = 0.3
 """Ratios below are steep: so far under the analytic rate, the SLO is about to be missed at any rate."""
-
-Found = tuple[float | None, str | None]
-"""(rate of one engine in requests/s, None) or (None, reason)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +54,16 @@ class ShippedTable:
         places = _places(inputs, load.input_tokens), _places(outputs, load.output_tokens)
         return np.where(inside, _bilinear(ratios, *places), np.nan)
 
-    def point(self, size: tuple[int, int]) -> Found | None:
-        """Return what simulation said of a size that the ratios cannot tell, None where it was not asked."""
-        known = self.entry.get("points", {}).get("{},{}".format(*size))
-        if known is None:
+    def point(self, size: tuple[int, int]) -> CapacityCell | None:
+        """Return what simulation said of a size that the ratios cannot tell, None where it is not there."""
+        answer = self.entry.get("points", {}).get("{},{}".format(*size))
+        if answer is None:
             return None
-        return (None, known) if isinstance(known, str) else (float(known), None)
+        return (
+            CapacityCell.unserved(answer)
+            if isinstance(answer, str)
+            else CapacityCell.estimated(float(answer))
+        )
 
 
 def shipped_table(replica: ReplicaModel, slo: SLO) -> ShippedTable | None:
