@@ -159,6 +159,11 @@ class ModelPlan:
         """What the instances of this model are billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
 
+    def fleet_text(self) -> str:
+        """Return what runs, such as ``3 × A10G:1 + 1 × H100:1``."""
+        options = [(a.instances, a.candidate.option) for a in self.allocations]
+        return " + ".join(f"{n} × {o.accelerator}:{o.accelerator_count}" for n, o in options)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from melange_sky.planner.verification import ReplayProgress
+    from melange_sky.planner.replay_loop.replay import ReplayProgress
     from melange_sky.plans import PlanWarning
     from melange_sky.pricing.refresh import Event
 

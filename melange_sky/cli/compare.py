@@ -62,8 +62,8 @@ def compare(
     compared at equal attainment.
     """
     from melange_sky.planner.comparison import compare_fleets
-    from melange_sky.report import terminal_width
     from melange_sky.report.comparison import comparison_rows, comparison_table
+    from melange_sky.report.terminal import terminal_width
     from melange_sky.spec import MelangeConfig, load_spec
 
     spec = load_spec(spec_file)
@@ -85,10 +85,10 @@ def compare(
 
 
 def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequest:
-    from melange_sky.planner import PlanRequest
-    from melange_sky.planner.closed_loop import LoopRequest
     from melange_sky.planner.comparison import ComparisonRequest
-    from melange_sky.planner.verification import SimulationRequest
+    from melange_sky.planner.replay_loop.loop import LoopRequest
+    from melange_sky.planner.replay_loop.replay import SimulationRequest
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.pricing import OfferQuery
     from melange_sky.replay import Replay
 
@@ -97,14 +97,14 @@ def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequ
         burstiness=asked["burstiness"],
         how=Replay(seed=asked["seed"]),
         jobs=jobs_of(asked["jobs"]),
-        told=asked["told"],
+        on_progress=asked["told"],
     )
     rates = _rates(asked["rates"]) or (spec.models[0].workload.rate_rps,)
     return ComparisonRequest(
         rates_rps=rates,
         plan=PlanRequest(prices=OfferQuery(offline=offline), sensitivity=False),
         loop=LoopRequest(simulation=simulation),
-        told=_tell,
+        on_contender=_tell,
     )
 
 

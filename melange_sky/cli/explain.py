@@ -175,7 +175,7 @@ def sweep(
 ) -> None:
     """Plan SPEC at every rate, TPOT limit and price given: cost and mix at each point."""
     from melange_sky.optimizer import SolveOptions
-    from melange_sky.planner import PlanRequest
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.planner.sweep import SweepAxes, sweep_spec
     from melange_sky.pricing import OfferQuery
 

@@ -75,7 +75,7 @@ def plan(
 
     SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
-    from melange_sky.planner import plan_spec
+    from melange_sky.planner.plan_spec import plan_spec
 
     replayed = take_options(asked)
     with estimating() as advance:
@@ -95,7 +95,7 @@ def plan(
 
 def _request(asked: dict[str, Any]) -> Any:
     from melange_sky.optimizer import SolveOptions
-    from melange_sky.planner import PlanRequest
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.pricing import OfferQuery
 
     offline = is_offline(asked["offline"])
@@ -154,7 +154,8 @@ def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
         click.echo(dump_plan(planned), nl=False)
         return
     from melange_sky.rendering import controller_note, launch_command
-    from melange_sky.report import plan_table, terminal_width
+    from melange_sky.report.plan_table import plan_table
+    from melange_sky.report.terminal import terminal_width
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
     for model in planned.models:

@@ -19,7 +19,7 @@ from melange_sky.cli.common import (
 from melange_sky.errors import InputError, SloMissedError, did_you_mean
 
 if TYPE_CHECKING:
-    from melange_sky.planner.verification import SimulationRequest
+    from melange_sky.planner.replay_loop.replay import SimulationRequest
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.replay import Simulation
 
@@ -99,13 +99,15 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
     compiles the simulator, which takes some 20 seconds once.
     """
     from melange_sky.planfile import load_plan
-    from melange_sky.planner.verification import simulate_plan
+    from melange_sky.planner.replay_loop.replay import simulate_plan
 
     planned = load_plan(plan_file)
     chosen = _chosen(planned, model_name, asked["trace"])
     request = _request(asked)
-    with replay_bar() as told:
-        simulations = [simulate_plan(plan, replace(request, told=told)) for plan in chosen]
+    with replay_bar() as on_progress:
+        simulations = [
+            simulate_plan(plan, replace(request, on_progress=on_progress)) for plan in chosen
+        ]
     _show(simulations, planned, output_format)
     missed = [s for s in simulations if not s.verdict.met]
     if missed:
@@ -113,7 +115,7 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
 
 
 def _request(asked: dict[str, Any]) -> SimulationRequest:
-    from melange_sky.planner.verification import SimulationRequest
+    from melange_sky.planner.replay_loop.replay import SimulationRequest
     from melange_sky.replay import Replay
 
     how = {key: asked.pop(key) for key in ("policy", "seed", "outages_per_hour", "outage_s")}
@@ -138,8 +140,8 @@ def _chosen(plan: Plan, model_name: str | None, trace: Path | None) -> tuple[Mod
 
 
 def _show(simulations: list[Simulation], planned: Plan, output_format: str) -> None:
-    from melange_sky.report import terminal_width
     from melange_sky.report.simulation import simulation_document, simulation_table
+    from melange_sky.report.terminal import terminal_width
 
     if output_format == "table":
         for simulation in simulations:

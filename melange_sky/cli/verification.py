@@ -63,9 +63,9 @@ def take_options(asked: dict[str, Any]) -> dict[str, Any]:
 
 def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Plan:
     """Plan and close the loop; each round is told on stderr."""
-    from melange_sky.planner import plan_loaded
-    from melange_sky.planner.closed_loop import LoopRequest, plan_verified
-    from melange_sky.planner.verification import SimulationRequest, rate_of_trace
+    from melange_sky.planner.plan_spec import plan_loaded
+    from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+    from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
     from melange_sky.replay import Replay
     from melange_sky.spec import MelangeConfig, load_spec
 
@@ -90,9 +90,10 @@ def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Pla
         jobs=jobs_of(asked["jobs"]),
     )
     planned = plan_loaded(spec, request)
-    with replay_bar() as told:
-        loop = LoopRequest(simulation=replace(simulation, told=told), told=_tell)
-        return plan_verified(planned, spec, request, loop)
+    with replay_bar() as on_progress:
+        simulation = replace(simulation, on_progress=on_progress)
+        loop = LoopRequest(simulation=simulation, on_round=_tell)
+        return plan_verified(planned, request, loop)
 
 
 def _tell(one: VerificationRound) -> None:

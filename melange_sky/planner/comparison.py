@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.planner import PlanRequest, plan_loaded
-from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.request import PlanRequest
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec
@@ -37,12 +38,12 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRequest:
-    """At which rates to compare, how to plan and what to replay. `told` hears of every fleet."""
+    """At which rates to compare, how to plan and what to replay. `on_contender` gets every fleet."""
 
     rates_rps: tuple[float, ...]
     plan: PlanRequest
     loop: LoopRequest
-    told: Callable[[Contender], None] | None = None
+    on_contender: Callable[[Contender], None] | None = None
 
 
 def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, ...]:
@@ -58,8 +59,8 @@ def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, .
         names = [MIX, SLICED, *_accelerators(at_rate, request)]
         for kind in names:
             one = _contender(at_rate, rate_rps, kind, request)
-            if request.told is not None:
-                request.told(one)
+            if request.on_contender is not None:
+                request.on_contender(one)
             found.append(one)
     return tuple(found)
 
@@ -92,15 +93,12 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         paper = plan_loaded(spec, plan_request)
     except InfeasibleError as error:
         return replace(nothing, reason=str(error))
-    plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec)).models[0]
+    plan = plan_verified(paper, plan_request, _loop(request, rate_rps, spec)).models[0]
     assert plan.verification is not None
     seen = plan.verification
     return replace(
         nothing,
-        fleet=" + ".join(
-            f"{a.instances} × {a.candidate.option.accelerator}:{a.candidate.option.accelerator_count}"
-            for a in plan.allocations
-        ),
+        fleet=plan.fleet_text(),
         paper_usd_per_hour=paper.cost_usd_per_hour,
         usd_per_hour=plan.cost_usd_per_hour if seen.holds else None,
         attainment=seen.attainment,
@@ -123,7 +121,7 @@ def _loop(request: ComparisonRequest, rate_rps: float, spec: Spec) -> LoopReques
     simulation = request.loop.simulation
     if simulation.trace is None:
         return request.loop
-    from melange_sky.planner.verification import rate_of_trace
+    from melange_sky.planner.replay_loop.replay import rate_of_trace
 
     scale = rate_rps / rate_of_trace(simulation.trace)
     return replace(request.loop, simulation=replace(simulation, rate_scale=scale))

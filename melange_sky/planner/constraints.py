@@ -55,14 +55,14 @@ def _spot(spec: Spec) -> SpotPolicy | None:
     )
 
 
-def kinds_of_price(spec: Spec) -> tuple[bool, ...]:
+def price_kinds(spec: Spec) -> tuple[bool, ...]:
     """Return the `use_spot` values to plan with: both where a spot policy mixes them."""
     if spec.resources.spot is not None:
         return (False, True)
     return (spec.resources.use_spot,)
 
 
-def speaks_of_places(spec: Spec) -> bool:
+def needs_every_region(spec: Spec) -> bool:
     """Return whether a rule names regions, clouds or instances, so that no region stands for others."""
     resources, redundancy = spec.resources, spec.redundancy
     return bool(

@@ -11,7 +11,7 @@ from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
 from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
@@ -19,6 +19,7 @@ from melange_sky.planner.profiling import (
     profiling_jobs,
     within_budget,
 )
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs

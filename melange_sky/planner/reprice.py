@@ -13,7 +13,8 @@ from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planfile import load_plan
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
 
 if TYPE_CHECKING:

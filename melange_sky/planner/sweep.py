@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
 from melange_sky.optimizer.answers.rate_sweep import Fleets, PriceStep, SweepPoint, sweep_rates
-from melange_sky.planner import PlanRequest, problem_for
+from melange_sky.planner.prepare import problem_for
+from melange_sky.planner.request import PlanRequest
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report import plain_console
+from melange_sky.report.terminal import plain_console
 
 COLUMNS = (
     "rate_rps",

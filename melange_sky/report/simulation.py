@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report import plain_console
+from melange_sky.report.terminal import plain_console
 
 if TYPE_CHECKING:
     from melange_sky.replay import OptionVerdict, Percentiles, Simulation, Verdict

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
 from melange_sky.planfile import load_plan
-from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 
 EVERYTHING = """\
 name: everything

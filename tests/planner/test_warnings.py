@@ -11,8 +11,9 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.offers import Flag, Severity
-from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.options import OfferRules, usable_offers
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiletable import ProfileTable, Provenance, write_table

@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 
 from melange_sky.capacities import Origin
 from melange_sky.errors import InputError
-from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.measuring_jobs import collect_job
+from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
     profiling_jobs,
     within_budget,
 )
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.log_transport import frame, unframe
 from melange_sky.profiler.sky_collect import merge, read_log

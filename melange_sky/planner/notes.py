@@ -1,4 +1,4 @@
-"""What must be told of a chosen fleet: other objectives than least cost, and doubts about its prices."""
+"""What a reader must know of a chosen fleet: other objectives than least cost, doubts about its prices."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from melange_sky.plans import AlternativeMix, PlanWarning
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from melange_sky.optimizer import Problem, Solution
-    from melange_sky.planner import PlanRequest
+    from melange_sky.optimizer import Problem, Robustness, Solution, SolveOptions
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import Allocation
 
 
 OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error"})
-"""What `objective_notes` tells of one fleet; another one needs its own."""
+"""Codes of `objective_notes`, which hold of one fleet; another one needs its own."""
 
 
 def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
@@ -28,7 +28,9 @@ def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
             cost_usd_per_hour=other.cost_usd_per_hour,
             differs=other.differs,
             instances=tuple(
-                (a.candidate.option.name, a.instances) for mine in other.allocations for a in mine
+                (a.candidate.option.name, a.instances)
+                for chosen in other.allocations
+                for a in chosen
             ),
         )
         for other in solution.alternatives
@@ -37,7 +39,7 @@ def alternative_mixes(solution: Solution) -> tuple[AlternativeMix, ...]:
 
 def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
     """Return the doubts that the sanity rules have about the prices of the chosen instances."""
-    told = {}
+    doubts = {}
     for allocation in allocations:
         option = allocation.candidate.option
         price = Touches.SPOT if option.use_spot else Touches.ON_DEMAND
@@ -45,10 +47,10 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
             if flag.touches in (price, Touches.ROW):
                 assert option.offer is not None
                 where = f"{option.offer.cloud}/{option.offer.region} {option.offer.instance_type}"
-                told[flag.code, where] = PlanWarning(
+                doubts[flag.code, where] = PlanWarning(
                     code=flag.code, message=f"price of {where}: {flag.message}"
                 )
-    return tuple(told.values())
+    return tuple(doubts.values())
 
 
 def objective_notes(
@@ -56,25 +58,10 @@ def objective_notes(
 ) -> tuple[PlanWarning, ...]:
     """Return what the reader must know of a plan that is not simply the cheapest one."""
     solve, cost = request.solve, solution.cost_usd_per_hour
+    dearer = cost - solution.optimum_usd_per_hour
     notes = []
     if solve.robustness is not None:
-        plain = least_cost(problem, replace(solve, robustness=None, within_fraction=0.0))
-        premium = (
-            "" if plain is None else f", ${cost - plain.cost_usd_per_hour:,.2f}/h more than without"
-        )
-        spread = (
-            "all sizes"
-            if solve.robustness.budget is None
-            else f"any {solve.robustness.budget} sizes per option"
-        )
-        notes.append(
-            PlanWarning(
-                code="robust",
-                message=f"the plan still serves its rate where {spread} carry "
-                f"{solve.robustness.throughput_error * 100:.4g} % less than planned{premium}",
-            )
-        )
-    dearer = cost - solution.optimum_usd_per_hour
+        notes.append(_robust_note(problem, solution, solve, solve.robustness))
     if solve.within_fraction > 0:
         notes.append(
             PlanWarning(
@@ -100,3 +87,21 @@ def objective_notes(
             )
         )
     return tuple(notes)
+
+
+def _robust_note(
+    problem: Problem, solution: Solution, solve: SolveOptions, robustness: Robustness
+) -> PlanWarning:
+    """Say what the plan bears and what that costs, by solving again without the protection."""
+    plain = least_cost(problem, replace(solve, robustness=None, within_fraction=0.0))
+    premium = ""
+    if plain is not None:
+        dearer = solution.cost_usd_per_hour - plain.cost_usd_per_hour
+        premium = f", ${dearer:,.2f}/h more than without"
+    count = robustness.budget
+    spread = "all sizes" if count is None else f"any {count} sizes per option"
+    return PlanWarning(
+        code="robust",
+        message=f"the plan still serves its rate where {spread} carry "
+        f"{robustness.throughput_error * 100:.4g} % less than planned{premium}",
+    )

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from melange_sky.planner.comparison import Contender
 from melange_sky.plans import Baseline, SolverReport
-from melange_sky.report import plan_table
 from melange_sky.report.comparison import comparison_figure
+from melange_sky.report.plan_table import plan_table
 from tests.factories import make_engine, make_model_plan, make_plan
 
 

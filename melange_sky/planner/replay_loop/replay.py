@@ -1,4 +1,4 @@
-"""Replay a plan: which traffic, through which engines, for how long."""
+"""Replay one model of a plan: which traffic, through which engines, for how long."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ class SimulationRequest:
     with other random numbers until it is reached, a trace is as long as it is; with `until_sure` also
     no more than it takes the interval to lie on one side of the target. `duration_s` fixes the length
     of sampled traffic, one replication then, and cuts a trace. `rate_scale` multiplies the rate.
-    `burstiness`: see `verify.Traffic`. `jobs` replications run side by side, which changes no result.
+    `burstiness`: see `replay.Traffic`. `jobs` replications run side by side, which changes no result.
+    `on_progress` gets how far a replay is after each judgement.
     """
 
     trace: Path | None = None
@@ -69,11 +70,11 @@ class SimulationRequest:
     burstiness: float = 1.0
     how: Replay = field(default_factory=Replay)
     jobs: int = 1
-    told: Callable[[ReplayProgress], None] | None = None
+    on_progress: Callable[[ReplayProgress], None] | None = None
 
 
 def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
-    """Replay a plan and judge it. Same plan and request, same result, whatever its `jobs`.
+    """Replay one model of a plan and judge it. Same arguments, same result, whatever the `jobs`.
 
     Raises InputError for an unreadable trace or a plan that says nothing of its engines.
     """
@@ -92,12 +93,13 @@ def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
     count = FIRST_REPLICATIONS if request.duration_s is None else 1
     while True:
         runs += _replications(plan, request, duration_s, range(len(runs), count))
-        found = _judged(plan, request, runs, _told(plan, request, duration_s, count))
-        enough = found.verdict.half_width <= request.ci
-        enough |= request.until_sure and found.verdict.surely
-        longest = found.verdict.requests * 2 > MOST_REQUESTS
+        traffic = _traffic_text(plan, request, duration_s, count)
+        simulation = _judged(plan, request, runs, traffic)
+        enough = simulation.verdict.half_width <= request.ci
+        enough |= request.until_sure and simulation.verdict.surely
+        longest = simulation.verdict.requests * 2 > MOST_REQUESTS
         if enough or longest or request.duration_s is not None:
-            return found
+            return simulation
         count *= 2
 
 
@@ -126,7 +128,9 @@ def _replications(
         return list(pool.map(one, numbers))
 
 
-def _told(plan: ModelPlan, request: SimulationRequest, duration_s: float, count: int) -> str:
+def _traffic_text(
+    plan: ModelPlan, request: SimulationRequest, duration_s: float, count: int
+) -> str:
     kind = "Poisson" if request.burstiness == 1 else f"bursty (Gamma, CV² {request.burstiness:g})"
     rate_rps = plan.workload.rate_rps * request.rate_scale
     times = f"{count} × " if count > 1 else ""
@@ -145,23 +149,23 @@ def _traced(plan: ModelPlan, request: SimulationRequest, trace: Path) -> Simulat
         notes = (f"{without_output} requests of the trace have no output token; sent with one",)
     span_s = float(stream.arrival_s[-1])
     rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
-    told = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
+    traffic = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
     run = replay(plan, engine_of, stream, request.how)
-    return _judged(plan, request, [run], told, notes)
+    return _judged(plan, request, [run], traffic, notes)
 
 
 def _judged(
     plan: ModelPlan,
     request: SimulationRequest,
     runs: list[FleetRun],
-    told: str,
+    traffic: str,
     notes: tuple[str, ...] = (),
 ) -> Simulation:
     if not any(len(run.log) for run in runs):
         raise InputError("no request falls into so short a time: give a longer --duration")
     verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
-    if request.told is not None:
-        request.told(
+    if request.on_progress is not None:
+        request.on_progress(
             ReplayProgress(requests=verdict.judged, half_width=verdict.half_width, aim=request.ci)
         )
     if verdict.warmup_capped:
@@ -176,8 +180,8 @@ def _judged(
             *notes,
             f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
         )
-    told += _outages_text(plan, request.how)
-    return Simulation(plan=plan, verdict=verdict, run=whole, traffic=told, notes=notes)
+    traffic += _outages_text(plan, request.how)
+    return Simulation(plan=plan, verdict=verdict, run=whole, traffic=traffic, notes=notes)
 
 
 def _outages_text(plan: ModelPlan, how: Replay) -> str:
@@ -198,12 +202,12 @@ def engine_of(plan: ModelPlan, allocation: Allocation) -> ReplicaModel:
     assert option.engine is not None and plan.model_shape is not None
     shape = ReplicaShape.of(option)
     generation = plan.engine_generation or engine_named(plan.engine.name).generation
-    found = engine_replica(plan.model_shape, shape, generation)
-    if isinstance(found, Misfit):
+    replica = engine_replica(plan.model_shape, shape, generation)
+    if isinstance(replica, Misfit):
         raise InputError(
             f"{plan.name}: {plan.model} does not fit on {option.name} any more; plan again"
         )
-    return found
+    return replica
 
 
 def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:

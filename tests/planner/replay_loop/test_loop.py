@@ -9,17 +9,18 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.planfile import dump_plan, load_plan
-from melange_sky.planner import PlanRequest, plan_loaded
-from melange_sky.planner.closed_loop import LoopRequest, plan_verified
-from melange_sky.planner.giving_back import Trials, give_back
-from melange_sky.planner.replan import Choice
-from melange_sky.planner.verification import SimulationRequest, simulate_plan, with_policy
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
+from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.replay_loop.replan import Replanner
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan, with_policy
+from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import ModelPlan, Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
 from melange_sky.spec import Spec, load_spec
 
-AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "azure_llm_2023_conv.csv"
+AZURE = Path(__file__).resolve().parents[4] / "shared" / "data" / "azure_llm_2023_conv.csv"
 REQUEST = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 BURSTY = SimulationRequest(burstiness=60.0, ci=0.02)
 SMALL = {
@@ -59,7 +60,7 @@ def planned_model(spec: Spec) -> ModelPlan:
 
 
 def verified(spec: Spec, loop: LoopRequest) -> ModelPlan:
-    (model,) = plan_verified(planned(spec), spec, REQUEST, loop).models
+    (model,) = plan_verified(planned(spec), REQUEST, loop).models
     return model
 
 
@@ -73,7 +74,7 @@ def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
 
     told = []
     whole = plan_verified(
-        planned(spec), spec, REQUEST, LoopRequest(simulation=BURSTY, told=told.append)
+        planned(spec), REQUEST, LoopRequest(simulation=BURSTY, on_round=told.append)
     )
     (plan,) = whole.models
     found = plan.verification
@@ -157,11 +158,10 @@ def test_a_fleet_that_holds_survives_easing_that_finds_none_in_time(
 
     spec = spec_of(tmp_path)
     first = planned(spec)
-    trials = Trials(
-        choice=Choice(first=first, spec=spec, request=REQUEST), holds=lambda *_: True, held=[first]
-    )
-    monkeypatch.setattr(Choice, "plan", late)
-    assert give_back(trials, [{("L40S", 1): 0.5}]) == [first]
+    replanner = Replanner(first=first, request=REQUEST)
+    search = EaseSearch(replanner=replanner, holds=lambda *_: True, held=[first])
+    monkeypatch.setattr(Replanner, "plan", late)
+    assert cheaper_fleets(search, [{("L40S", 1): 0.5}]) == [first]
 
 
 def test_long_answers_are_replayed_for_long_enough_or_the_doubt_is_told(tmp_path: Path) -> None:
