@@ -68,6 +68,12 @@ class CapacityQuery:
     engine_args: tuple[str, ...] = ()
     max_model_len: int | None = None
 
+    @property
+    def engine_label(self) -> str:
+        """The engine's name, or the generation where that is not the engine's own choice."""
+        own = self.generation == self.engine.generation
+        return self.engine.name if own else self.generation
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaCapacity:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.engines import (
@@ -21,6 +23,7 @@ from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
+from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import (
@@ -47,7 +50,6 @@ from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
@@ -58,9 +60,32 @@ _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 T = TypeVar("T")
 
 
-def load_spec(path: Path) -> Spec | MelangeConfig:
-    """Read `path`; raises InputError that names every problem, one line each."""
-    document = yaml_source.parse(yaml_source.read_text(path), path)
+SpecSource = Path | Mapping[str, Any]
+"""A file, or a mapping that stands for one."""
+
+
+def source_name(source: SpecSource) -> str:
+    """Return what messages call a source."""
+    return str(DICT_PATH if isinstance(source, Mapping) else source)
+
+
+def load_own_spec(source: SpecSource, refusal: str) -> Spec:
+    """Read a melange_sky spec; InputError with `refusal` for Mélange's own config."""
+    spec = load_spec(source)
+    if isinstance(spec, MelangeConfig):
+        raise InputError(f"{source_name(source)}: {refusal}")
+    return spec
+
+
+def load_spec(source: SpecSource) -> Spec | MelangeConfig:
+    """Read a file, or take a mapping as if it had been read (paths in it: from the working directory).
+
+    Raises InputError that names every problem, one line each; a mapping's file is called ``<dict>``.
+    """
+    if isinstance(source, Mapping):
+        path, document = DICT_PATH, document_of(source)
+    else:
+        path, document = source, yaml_source.parse(yaml_source.read_text(source), source)
     problems = Problems(path, document)
     if not isinstance(document.value, dict):
         problems.add((), "must be a mapping of keys such as name, model, slo and workload")
@@ -244,6 +269,12 @@ class _Reader:
                 (*at, "spot"),
                 "mixes spot instances in, which use_spot: false rules out; take one of the two away",
             )
+        most_types = section.max_option_types
+        if most_types is not None and section.min_option_types > most_types:
+            self.problems.add(
+                (*at, "min_option_types"),
+                f"is {section.min_option_types}, above max_option_types {most_types}",
+            )
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
         if (
@@ -262,6 +293,8 @@ class _Reader:
             budget_usd_per_hour=section.budget_usd_per_hour,
             fixed=fixed,
             minimum=minimum,
+            max_option_types=section.max_option_types,
+            min_option_types=section.min_option_types,
             spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
         )
 

@@ -279,6 +279,30 @@ def test_the_engine_is_chosen_by_name(tmp_path: Path) -> None:
     assert load(tmp_path, engine={"name": "vllm", "version": "0.32.0"}).engine.name == "vllm"
 
 
+def test_option_types_are_bounded_from_both_sides(tmp_path: Path) -> None:
+    found = load(tmp_path, resources={"max_option_types": 3, "min_option_types": 2}).resources
+    assert (found.max_option_types, found.min_option_types) == (3, 2)
+    plain = load(tmp_path).resources
+    assert (plain.max_option_types, plain.min_option_types) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (
+            {"min_option_types": 3, "max_option_types": 2},
+            "resources.min_option_types: is 3, above max_option_types 2",
+        ),
+        ({"max_option_types": 0}, "resources.max_option_types: must be at least 1"),
+        ({"min_option_types": 1.5}, "resources.min_option_types: must be a whole number"),
+    ],
+)
+def test_bad_option_types(tmp_path: Path, resources: dict[str, Any], words: str) -> None:
+    (told,) = problems(tmp_path, base(resources=resources))
+    assert told.partition(": ")[2] == words
+    assert told.partition(": ")[0].endswith(tuple("0123456789"))
+
+
 def test_flags_that_the_plan_decides_are_refused_where_they_stand(tmp_path: Path) -> None:
     told = problems(tmp_path, base(engine={"args": ["--seed", "1", "-tp", "8", "--port=80"]}))
     first, second = (line.partition(": ")[2] for line in told)
