@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +108,6 @@ jobs_option = click.option(
     metavar="N",
     help="Replays side by side; default: all cores, at most 8. Changes no result.",
 )
-
-
-def jobs_of(asked: int | None) -> int:
-    """Return how many replays run side by side."""
-    return asked or min(os.cpu_count() or 1, 8)
 
 
 def replay_bar() -> AbstractContextManager[Callable[[ReplayProgress], None]]:

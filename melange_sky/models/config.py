@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models.quantization import NEED_BF16, weight_format
+from melange_sky.models.quantization import weight_format
 from melange_sky.models.shape import ModelShape
 
 UNGATED_MLP = frozenset(
@@ -112,7 +112,19 @@ def shape_from_config(
     return _shape(name, fields, model_type)
 
 
-def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sizes:
+    """What every transformer's config says: widths, counts of layers and heads, words."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+def _sizes(fields: _Fields) -> _Sizes:
     hidden, layers, heads = (
         fields.whole(k) for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")
     )
@@ -123,25 +135,39 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
         raise InputError(
             f"{fields.where}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
         )
-    attention = _attention(fields, model_type, (hidden, heads, kv_heads, head_dim))
+    return _Sizes(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+    )
+
+
+def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
+    sizes = _sizes(fields)
+    hidden, layers = sizes.hidden, sizes.layers
+    attention = _attention(fields, model_type, sizes)
     experts = _experts(fields, model_type, hidden, layers)
-    embedding = vocabulary * hidden
+    embedding = sizes.vocabulary * hidden
     tied = fields.flag("tie_word_embeddings", model_type in TIED_BY_DEFAULT)
     norms = layers * (4 if model_type in FOUR_NORMS else 2) * hidden + hidden
-    shared = embedding * (1 if tied else 2) + norms + layers * attention.parameters + experts.dense
-    linear = layers * attention.parameters + experts.dense + experts.routed
-    weights = weight_format(fields.raw, fields.where, linear / (shared + experts.routed))
-    kept = weights.file_bytes_per_parameter
+    linear = layers * attention.parameters + experts.dense
+    shared = embedding * (1 if tied else 2) + norms + linear
+    parameters = shared + experts.routed
+    weights = weight_format(fields.raw, fields.where, (linear + experts.routed) / parameters)
+    on_disk = weights.file_bytes_per_parameter
     window, sliding_layers = _window(fields, layers)
     return ModelShape(
         name=name,
         layers=layers,
         hidden_size=hidden,
-        heads=heads,
-        kv_heads=1 if attention.latent else kv_heads,
-        head_dim=head_dim,
-        vocabulary=vocabulary,
-        parameters=shared + experts.routed,
+        heads=sizes.heads,
+        kv_heads=1 if attention.latent else sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        vocabulary=sizes.vocabulary,
+        parameters=parameters,
         active_parameters=shared + experts.active,
         kv_values_per_token=layers * attention.kv_values,
         weight_dtype_bytes=weights.bytes_per_parameter,
@@ -156,8 +182,7 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
         attention_flops_per_pair=layers * attention.pair_flops,
         fp8_compute=weights.fp8_compute,
         dtype=weights.name,
-        needs_bf16=weights.name in NEED_BF16,
-        checkpoint_bytes=kept and kept * (shared + experts.routed),
+        checkpoint_bytes=on_disk and on_disk * parameters,
     )
 
 
@@ -171,19 +196,16 @@ class _Attention:
     latent: bool = False
 
 
-def _attention(fields: _Fields, model_type: str, sizes: tuple[int, int, int, int]) -> _Attention:
-    hidden, heads, kv_heads, head_dim = sizes
+def _attention(fields: _Fields, model_type: str, sizes: _Sizes) -> _Attention:
     if fields.get("kv_lora_rank") is not None:
-        return _latent_attention(fields, hidden, heads)
-    width, kv_width = heads * head_dim, kv_heads * head_dim
-    parameters = hidden * width * 2 + hidden * kv_width * 2
+        return _latent_attention(fields, sizes.hidden, sizes.heads)
+    width, kv_width = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    parameters = sizes.hidden * width * 2 + sizes.hidden * kv_width * 2
     if fields.flag("attention_bias", model_type in QKV_BIAS) or fields.flag("qkv_bias"):
         parameters += width + 2 * kv_width
     if model_type.startswith("qwen3"):  # a norm on the heads of queries and of keys
-        parameters += 2 * head_dim
-    return _Attention(
-        parameters=parameters, kv_values=2 * kv_width, pair_flops=4 * heads * head_dim
-    )
+        parameters += 2 * sizes.head_dim
+    return _Attention(parameters=parameters, kv_values=2 * kv_width, pair_flops=4 * width)
 
 
 def _latent_attention(fields: _Fields, hidden: int, heads: int) -> _Attention:

@@ -228,7 +228,7 @@ def build_options(
     Accelerators on which the model does not fit come back as warnings with the memory missing, and
     profile tables that need a word as warnings too.
     """
-    shapes = _shapes(model, offers)
+    shapes = _shapes(model, offers, query.generation)
     flat = [shape for group in shapes.values() for shape in group]
     replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
     options = [
@@ -242,12 +242,12 @@ def build_options(
 
 
 def _shapes(
-    model: ModelShape, offers: Sequence[PlannedOffer]
+    model: ModelShape, offers: Sequence[PlannedOffer], generation: str
 ) -> dict[tuple[str, int], tuple[ReplicaShape, ...]]:
     table = accelerator_table()
     shapes = {}
     for name, count in sorted({_gpus(planned.offer) for planned in offers}):
-        splits = sensible_splits(model, table[name], count) or ((count, 1),)
+        splits = sensible_splits(model, table[name], count, generation) or ((count, 1),)
         shapes[name, count] = tuple(
             ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
             for tp, dp in splits

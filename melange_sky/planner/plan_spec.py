@@ -10,34 +10,36 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
-from melange_sky.planner.prepare import ENGINE_GENERATION, PreparedProblem, prepare_problem
+from melange_sky.planner.prepare import PreparedProblem, prepare_problem
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
-from melange_sky.spec import MelangeConfig, Spec, load_spec
+from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from melange_sky.plans import Baseline, Sensitivity
+    from melange_sky.spec import SpecSource
 
 
-def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan:
-    """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
+def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
+    """Plan what a file or mapping asks for: a melange_sky spec or a Mélange JSON config.
 
     Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
     """
     request = request or PlanRequest()
-    spec = load_spec(path)
+    spec = load_spec(source)
     if isinstance(spec, MelangeConfig):
-        return plan_config(spec, path.stem, request)
+        name = source.stem if isinstance(source, Path) else "melange"
+        return plan_config(spec, name, request)
     return plan_loaded(spec, request)
 
 
@@ -79,7 +81,7 @@ def _model_plans(
             warnings=prepared.warnings[k] if spec.multi else (),
             model_shape=prepared.shapes[k],
             engine=spec.engine,
-            engine_generation=ENGINE_GENERATION,
+            engine_generation=engine_named(spec.engine.name).generation,
             spot=prepared.problem.constraints.spot,
         )
         for k, served in enumerate(spec.models)
@@ -99,6 +101,8 @@ def _measure_command(spec: Spec, request: PlanRequest) -> str | None:
     """Return the command that measures the spec's accelerators; None where no band is asked for."""
     if not request.sensitivity:
         return None
+    if spec.path == DICT_PATH:  # a spec given as a mapping has no file to name
+        return "melange_sky.launch_profile(spec)"
     return f"melange-sky profile launch {shlex.quote(str(spec.path))}"
 
 

@@ -10,8 +10,7 @@ from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
-from melange_sky.constraints import Constraints
-from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
+from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost, rules_of
 from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
@@ -80,9 +79,9 @@ def _estimated(option: OptionCapacity) -> bool:
 def _contenders(problem: Problem) -> Problem:
     """Drop options that another of the same accelerator beats at every figure and end of the band.
 
-    Only where no constraint speaks of places or counts, for then every option may be wanted.
+    Only where no rule tells options apart by more than price and rates, for then each may be wanted.
     """
-    if problem.constraints != Constraints():
+    if rules_of(problem.constraints).tells_options_apart:
         return problem
     demands = []
     for demand in problem.demands:

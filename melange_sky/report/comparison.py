@@ -49,6 +49,12 @@ class Row(Protocol):
     def reason(self) -> str | None: ...
 
 
+def contender_text(row: Row) -> str:
+    """Return one fleet at one rate in a line."""
+    cost = "no fleet holds" if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
+    return f"{row.rate_rps:g} req/s, {row.kind}: {cost}"
+
+
 def comparison_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return the rows as mappings with the columns `COLUMNS`."""
     return [{name: getattr(row, name) for name in COLUMNS} for row in rows]

@@ -9,7 +9,7 @@ bucket is served" with π as the price of doing so gives the bound
 whose terms here are all at least 0 and do not fall with n_k. An option of which one instance wastes
 more than a known cost leaves above Σ π_b is in no fleet of that cost. (Lagrangian relaxation and
 reduced-cost fixing: Geoffrion, Mathematical Programming Study 2, 1974.) All other constraints only
-make fleets dearer, so the bound holds under them, except where capacity is already paid for.
+make fleets dearer, so the bound holds under them, except where one changes the goal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,10 +40,10 @@ def worth_a_look(
 ) -> list[int]:
     """Return the indices of the columns that a fleet of at most this cost can hold.
 
-    All of them where paid capacity or the price of changes make the goal another than the cost.
+    All of them where a rule makes the goal another than the cost.
     """
     everything = list(range(len(canonical.columns)))
-    if problem.constraints.fixed or options.stay_close is not None or problem.headroom >= 1:
+    if not RuleSet.of(problem, options).goal_is_cost:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
     for mine, prices, loads, values in _by_demand(canonical, problem):
