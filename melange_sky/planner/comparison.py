@@ -10,7 +10,9 @@ from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.planner.plan_spec import plan_loaded
 from melange_sky.planner.prepare import prepare_problem
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.replay_loop.replay import rate_of_trace
 from melange_sky.planner.request import PlanRequest
+from melange_sky.spec import AcceleratorChoice
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec
@@ -56,7 +58,7 @@ def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, .
     """
     if spec.multi:
         raise InputError(f"{spec.path}: compare takes a spec of one model")
-    found = []
+    contenders = []
     for rate_rps in request.rates_rps:
         at_rate = _at_rate(spec, rate_rps)
         names = [MIX, SLICED, *_accelerators(at_rate, request)]
@@ -64,14 +66,14 @@ def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, .
             one = _contender(at_rate, rate_rps, kind, request)
             if request.on_contender is not None:
                 request.on_contender(one)
-            found.append(one)
-    return tuple(found)
+            contenders.append(one)
+    return tuple(contenders)
 
 
 def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
-    asked = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
-    if asked:
-        return list(asked)
+    named = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
+    if named:
+        return list(named)
     (demand,) = prepare_problem(spec, request.plan).problem.demands
     return sorted({c.option.accelerator for c in demand.options})
 
@@ -90,7 +92,7 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         sliced = replace(plan_request.solve, assignment="sliced", slice_factor=SLICE_FACTOR)
         plan_request = replace(plan_request, solve=sliced)
     elif kind != MIX:
-        spec = _alone(spec, kind)
+        spec = _only(spec, kind)
     nothing = Contender(rate_rps=rate_rps, kind=kind)
     try:
         paper = plan_loaded(spec, plan_request)
@@ -100,24 +102,21 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         return replace(nothing, reason=str(error), late=True)
     plan = plan_verified(paper, plan_request, _loop(request, rate_rps, spec)).models[0]
     assert plan.verification is not None
-    seen = plan.verification
     return replace(
         nothing,
         fleet=plan.fleet_text(),
         paper_usd_per_hour=paper.cost_usd_per_hour,
-        usd_per_hour=plan.cost_usd_per_hour if seen.holds else None,
-        attainment=seen.attainment,
-        low=seen.low,
-        reason=seen.reason,
-        late=seen.cut_short,
+        usd_per_hour=plan.cost_usd_per_hour if plan.verification.holds else None,
+        attainment=plan.verification.attainment,
+        low=plan.verification.low,
+        reason=plan.verification.reason,
+        late=plan.verification.cut_short,
     )
 
 
-def _alone(spec: Spec, name: str) -> Spec:
+def _only(spec: Spec, name: str) -> Spec:
     chosen = tuple(c for c in spec.resources.accelerators if c.name == name)
     if not chosen:
-        from melange_sky.spec import AcceleratorChoice
-
         chosen = (AcceleratorChoice(name=name),)
     return replace(spec, resources=replace(spec.resources, accelerators=chosen))
 
@@ -127,7 +126,5 @@ def _loop(request: ComparisonRequest, rate_rps: float, spec: Spec) -> LoopReques
     simulation = request.loop.simulation
     if simulation.trace is None:
         return request.loop
-    from melange_sky.planner.replay_loop.replay import rate_of_trace
-
     scale = rate_rps / rate_of_trace(simulation.trace)
     return replace(request.loop, simulation=replace(simulation, rate_scale=scale))
