@@ -60,14 +60,19 @@ def cost_band(
     bad = cost(frozenset({name}), False) if name in used else None
     moves = _difference(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
     low, high = (end.result() for end in ends)
-    if moves <= 1e-6:
-        return Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
-    return Sensitivity(
-        low_usd_per_hour=low,
-        high_usd_per_hour=high,
+    band = Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
+    return _with_advice(band, name, spans[name].size, moves, command) if moves > 1e-6 else band
+
+
+def _with_advice(
+    band: Sensitivity, name: str, size: str, moves_usd_per_hour: float, command: str | None
+) -> Sensitivity:
+    """Return the band with what to measure; an infinite move (a plan may fail) has no number."""
+    return replace(
+        band,
         measure=name,
-        measure_size=spans[name].size,
-        measure_usd_per_hour=moves if moves < inf else None,
+        measure_size=size,
+        measure_usd_per_hour=moves_usd_per_hour if moves_usd_per_hour < inf else None,
         command=f"{command} --accelerators {name}" if command else None,
     )
 
