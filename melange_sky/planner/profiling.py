@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from melange_sky.capacity_search import Demand, Measured, plan_sizes
+from melange_sky.capacity_search import MeasuredRate, SizeDemand, plan_sizes
 from melange_sky.capacity_search.sizes import cell_seconds
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.plans import Allocation
@@ -169,7 +169,7 @@ def _job(
     assert option.offer is not None
     demand = job_demand(plan, candidate, options.error_bound)
     grid = GridOptions(slo=plan.slo, demand=demand)
-    known: dict[tuple[int, int], Measured] = {}
+    known: dict[tuple[int, int], MeasuredRate] = {}
     for table in tables:
         if _answers(table.provenance, plan, candidate):
             known |= {
@@ -202,7 +202,7 @@ def _job(
     )
 
 
-def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -> Demand:
+def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -> SizeDemand:
     """Return the sizes that the plan asks of an option, with their rates of requests and estimates.
 
     Sizes that the option is thought unable to serve are left out: nothing is planned on them.
@@ -220,7 +220,7 @@ def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -
             weights[size] = weights.get(size, 0.0) + workload.rates_rps[i][j]
             guesses[size] = rate
     sizes = tuple(sorted(weights, key=lambda size: (size[0] / 10 + size[1], size)))
-    return Demand(
+    return SizeDemand(
         sizes=sizes,
         weights=tuple(weights[s] for s in sizes),
         guesses_rps=tuple(guesses[s] for s in sizes),
@@ -266,7 +266,7 @@ def _document(
     plan: ModelPlan,
     candidate: OptionCapacity,
     service: dict[str, Any],
-    work: tuple[str, Demand, float],
+    work: tuple[str, SizeDemand, float],
     options: JobOptions,
 ) -> dict[str, Any]:
     """Fill the skeleton: the server is the very one that the plan deploys."""
