@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, SpotPolicy
+from melange_sky.engines import EngineChoice
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -22,16 +23,6 @@ class PlanWarning:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineChoice:
-    """What the user's spec adds to every engine: vLLM version, flags, environment, setup."""
-
-    version: str | None = None
-    args: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    setup: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverReport:
-    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (gap told)."""
+    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (not proven; see the gap)."""
 
     status: str
     mip_gap: float

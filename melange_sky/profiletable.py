@@ -54,7 +54,7 @@ class Provenance:
     tensor_parallel: int | None = None
     data_parallel: int | None = None
     revision: str | None = None
-    engine: str = "vllm"
+    engine: str | None = None
     engine_version: str | None = None
     engine_flags: tuple[str, ...] = ()
     gpu_name: str | None = None

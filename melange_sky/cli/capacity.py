@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from melange_sky.cli.common import echo_json, estimating
+from melange_sky.engines import DEFAULT_ENGINE
 
 _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
 
@@ -31,10 +32,15 @@ _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
     show_default=True,
     help="Fraction that meets the limits.",
 )
-@click.option("--engine", default="vllm", show_default=True, help="Engine generation.")
-@click.option("--quantization", help="As vLLM's flag: fp8, awq, gptq, …")
-@click.option("--dtype", help="As vLLM's flag.")
-@click.option("--kv-cache-dtype", help="As vLLM's flag.")
+@click.option(
+    "--engine",
+    default=DEFAULT_ENGINE.name,
+    show_default=True,
+    help="Engine, or a generation of one.",
+)
+@click.option("--quantization", help="As the engine's flag: fp8, awq, gptq, …")
+@click.option("--dtype", help="As the engine's flag.")
+@click.option("--kv-cache-dtype", help="As the engine's flag.")
 @click.option(
     "--format",
     "output_format",

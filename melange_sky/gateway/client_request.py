@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 COMPLETION_DEFAULT_TOKENS = 16
-"""OpenAI's and vLLM's `max_tokens` of a text completion that gives none."""
+"""`max_tokens` of a text completion that gives none, with OpenAI and the engines alike."""
 _MOST_TOKENS = 1 << 31
 _MODEL_SHOWN = 100
 

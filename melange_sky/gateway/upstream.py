@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _TRACE = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2,32}){3}")
 _LARGE_BYTES = 1 << 20
 REUSE_S = 4.0
-"""Idle connections are dropped before uvicorn's 5 s (vLLM's server) would close them under a request."""
+"""Idle connections are dropped before uvicorn's 5 s (the engines' server) would close them under a request."""
 
 
 class AttemptError(Exception):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models.quantization import NEED_BF16, weight_format
+from melange_sky.models.quantization import weight_format
 from melange_sky.models.shape import ModelShape
 
 UNGATED_MLP = frozenset(
@@ -182,7 +182,6 @@ def _shape(name: str, fields: _Fields, model_type: str) -> ModelShape:
         attention_flops_per_pair=layers * attention.pair_flops,
         fp8_compute=weights.fp8_compute,
         dtype=weights.name,
-        needs_bf16=weights.name in NEED_BF16,
         checkpoint_bytes=on_disk and on_disk * parameters,
     )
 

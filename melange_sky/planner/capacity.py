@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError, InputError, MelangeError
-from melange_sky.models import load_model, with_engine_args
+from melange_sky.engines import DEFAULT_ENGINE, ENGINES
+from melange_sky.errors import InfeasibleError, InputError, MelangeError, did_you_mean
+from melange_sky.models import load_model
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
 from melange_sky.planner.figures import slo_of, token_sizes
@@ -18,7 +19,7 @@ from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
-    engine_generation,
+    engine_generations,
     replica_capacities,
     sensible_splits,
     table_notes,
@@ -29,6 +30,7 @@ from melange_sky.profiles import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
     from melange_sky.profiles import ReplicaCapacity
@@ -41,7 +43,10 @@ MOST_GPUS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityOptions:
-    """What to ask: the flags of `capacity`, by their names; a limit that is None does not bind."""
+    """What to ask: the flags of `capacity`, by their names; a limit that is None does not bind.
+
+    `engine` is an engine, or a generation whose constants give the estimates.
+    """
 
     model: str
     accelerators: str | Sequence[str]
@@ -50,7 +55,7 @@ class CapacityOptions:
     tpot_ms: float | None = None
     ttft_ms: float | None = None
     attainment: float = 0.95
-    engine: str = "vllm"
+    engine: str = DEFAULT_ENGINE.name
     quantization: str | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None
@@ -107,9 +112,11 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
     """
     inputs = token_sizes("--input", options.inputs)
     outputs = token_sizes("--output", options.outputs)
-    engine_generation(options.engine)
-    model = _model(options)
+    engine, generation = _engine(options.engine)
+    model = _model(options, engine)
     longest, warnings = max(inputs) + max(outputs), []
+    if engine.generation_note is not None:
+        warnings.append(engine.generation_note)
     if longest > model.context_tokens:
         warnings.append(
             f"{longest} tokens exceed the context of {model.context_tokens} of {model.name}; "
@@ -122,11 +129,12 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
         input_sizes=tuple(tuple(float(i) for _ in outputs) for i in inputs),
         output_sizes=tuple(tuple(float(o) for o in outputs) for _ in inputs),
         longest_request_tokens=longest,
-        generation=options.engine,
+        engine=engine,
+        generation=generation,
         exact=True,
         engine_args=options.engine_args,
     )
-    shapes = _shapes(model, options)
+    shapes = _shapes(model, options, generation)
     flat = [shape for group in shapes.values() for shape in group]
     log.info(
         "%d options in %d splits, %d sizes", len(shapes), len(flat), len(inputs) * len(outputs)
@@ -193,23 +201,41 @@ def write_estimates(
     return len(tables)
 
 
-def _model(options: CapacityOptions) -> ModelShape:
+def _engine(name: str) -> tuple[Engine, str]:
+    """Return the engine and the generation whose constants give the estimates.
+
+    A generation's name stands for itself, with the flags of the default engine.
+    """
+    if name in ENGINES:
+        return ENGINES[name], ENGINES[name].generation
+    generations = engine_generations()
+    if name not in generations:
+        known = list(dict.fromkeys([*ENGINES, *generations]))
+        raise InputError(
+            f"unknown engine '{name[:40]}'{did_you_mean(name, known)}; known: {', '.join(known)}"
+        )
+    return DEFAULT_ENGINE, name
+
+
+def _model(options: CapacityOptions, engine: Engine) -> ModelShape:
     """Return the model as the flags let the engine hold it."""
     path = Path(options.model)
     is_file = options.model.endswith(".json") or (
         path.exists() and (path.is_file() or (path / "config.json").is_file())
     )
     model = load_model(options.model, path if is_file else None)
-    return with_engine_args(model, options.engine_args, own_config=is_file)
+    return engine.held(model, options.engine_args, own_config=is_file)
 
 
-def _shapes(model: ModelShape, options: CapacityOptions) -> dict[str, list[ReplicaShape]]:
+def _shapes(
+    model: ModelShape, options: CapacityOptions, generation: str
+) -> dict[str, list[ReplicaShape]]:
     """Return, per option, its splits; one that does not fit stands for the reason."""
     names = options.accelerators
     shapes = {}
     for word in names.split(",") if isinstance(names, str) else names:
         label, name, gpus = _accelerator(word.strip())
-        splits = sensible_splits(model, find_accelerator(name), gpus, options.engine)
+        splits = sensible_splits(model, find_accelerator(name), gpus, generation)
         shapes[label] = [
             ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
             for tp, dp in splits or ((gpus, 1),)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
+from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
@@ -23,6 +24,7 @@ from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
 from melange_sky.profiletable import load_tables
+from melange_sky.rendering import GATED_SECRET
 from melange_sky.spec import SpecSource, load_own_spec, source_name
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 15.0
-SECRETS = ("HF_TOKEN", "VLLM_API_KEY")
+SECRETS = (GATED_SECRET, *(engine.key_variable for engine in ENGINES.values()))
+"""Variables whose values jobs may need: the token of gated models, and the engines' keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
-from melange_sky.planner.prepare import ENGINE_GENERATION, PreparedProblem, prepare_problem
+from melange_sky.planner.prepare import PreparedProblem, prepare_problem
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
@@ -80,7 +81,7 @@ def _model_plans(
             warnings=prepared.warnings[k] if spec.multi else (),
             model_shape=prepared.shapes[k],
             engine=spec.engine,
-            engine_generation=ENGINE_GENERATION,
+            engine_generation=engine_named(spec.engine.name).generation,
             spot=prepared.problem.constraints.spot,
         )
         for k, served in enumerate(spec.models)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
-from melange_sky.models import load_model, longest_admitted, unmodelled_flags, with_engine_args
+from melange_sky.models import load_model
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from melange_sky.pricing import OfferQuery
     from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
 
-ENGINE_GENERATION = "vllm"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedProblem:
@@ -44,7 +43,7 @@ class PreparedProblem:
 
 
 def problem_for(spec: Spec, request: PlanRequest) -> Problem:
-    """Return what the optimizer would be asked for an already checked spec."""
+    """Return the optimizer's problem of an already checked spec."""
     return prepare_problem(spec, request).problem
 
 
@@ -65,7 +64,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     if not offers:
         raise _no_offer(spec, rejected)
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
-    shared += _unmodelled(spec)
+    shared += _engine_notes(spec)
     shared += _limits_of_nothing(spec, book.offers)
     rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
     return PreparedProblem(
@@ -93,7 +92,7 @@ def _prepare_model(
     served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
 ) -> tuple[Demand, ModelShape, list[PlanWarning]]:
     shape = _as_served(load_model(served.model, served.model_config), served, spec)
-    workload = served.workload
+    workload, engine = served.workload, engine_named(spec.engine.name)
     query = CapacityQuery(
         model=shape,
         slo=served.slo,
@@ -101,29 +100,32 @@ def _prepare_model(
         output_sizes=workload.output_sizes,
         needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
         longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
-        generation=ENGINE_GENERATION,
+        engine=engine,
+        generation=engine.generation,
         progress=request.progress,
         engine_args=spec.engine.args,
-        max_model_len=longest_admitted(spec.engine.args),
+        max_model_len=engine.longest_admitted(spec.engine.args),
     )
     options, notes = build_options(shape, offers, query)
     if not options:
         reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
-        raise InfeasibleError(f"{served.name}: the model fits on no asked accelerator: {reasons}")
+        raise InfeasibleError(
+            f"{served.name}: the model fits on no requested accelerator: {reasons}"
+        )
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
     warnings += notes
     return Demand(name=served.name, workload=workload, options=options), shape, warnings
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
-    asked = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
+    wanted = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
     where = ", ".join(
         f"{p.cloud}/{p.region}" if p.region else p.cloud for p in spec.resources.infra
     )
-    why = "; ".join(w.message for w in rejected) or "no cloud asked for sells them"
+    why = "; ".join(w.message for w in rejected) or "no requested cloud sells them"
     kind = "spot" if spec.resources.use_spot else "on demand"
     return InfeasibleError(
-        f"{spec.path}: resources: no usable {kind} offer of {asked} on {where or 'any cloud'} ({why}); "
+        f"{spec.path}: resources: no usable {kind} offer of {wanted} on {where or 'any cloud'} ({why}); "
         "see `melange-sky prices list`"
     )
 
@@ -138,7 +140,7 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
     return [
         PlanWarning(
             code="limit",
-            message=f"resources.limits: no instance type '{key}' is offered on the asked infra, so "
+            message=f"resources.limits: no instance type '{key}' is offered on the requested infra, so "
             f"its limit binds nothing{did_you_mean(key.name, sold)}",
         )
         for key, _ in spec.resources.limits
@@ -147,23 +149,25 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
 
 
 def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:
-    own = served.model_config is not None
+    own, engine = served.model_config is not None, engine_named(spec.engine.name)
     try:
-        return with_engine_args(checkpoint, spec.engine.args, own_config=own)
+        return engine.held(checkpoint, spec.engine.args, own_config=own)
     except InputError as error:
         raise InputError(
             *(f"{spec.path}: engine.args: {text}" for text in error.problems)
         ) from error
 
 
-def _unmodelled(spec: Spec) -> list[PlanWarning]:
-    flags = unmodelled_flags(spec.engine.args)
-    if not flags:
-        return []
-    text = (
-        f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
-    )
-    return [PlanWarning(code="engine", message=text)]
+def _engine_notes(spec: Spec) -> list[PlanWarning]:
+    """Warn of what the estimates do not know of the engine and its flags."""
+    engine = engine_named(spec.engine.name)
+    notes = [] if engine.generation_note is None else [f"engine: {engine.generation_note}"]
+    flags = engine.flags.unmodelled_in(spec.engine.args)
+    if flags:
+        notes.append(
+            f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+        )
+    return [PlanWarning(code="engine", message=note) for note in notes]
 
 
 def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:
@@ -171,7 +175,7 @@ def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[Pl
     return [
         PlanWarning(
             code="no-offer",
-            message=f"{_spelled(choice)}: no usable offer on the asked infra; left out",
+            message=f"{_spelled(choice)}: no usable offer on the requested infra; left out",
         )
         for choice in spec.resources.accelerators
         if not any(

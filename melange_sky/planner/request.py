@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """What the caller asks beyond the spec. `price_error` is the fraction by which
-    prices may move; `progress` is told of long work (done, total)."""
+    """How to plan a spec. `price_error` is the fraction by which prices may move.
+
+    `progress` is called during long work (done, total).
+    """
 
     prices: OfferQuery = field(default_factory=OfferQuery)
     allow_flagged: bool = False

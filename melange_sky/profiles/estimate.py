@@ -80,10 +80,9 @@ def tensor_group(
     name, tensor_parallel = key
     accelerator, model = find_accelerator(name), query.model
     where = f"{tensor_parallel} × {accelerator.name}"
-    if model.needs_bf16 and not accelerator.has_bf16:
-        return Unfit(
-            reason=f"{accelerator.name} has no bfloat16, which {model.dtype} needs in vLLM"
-        )
+    unable = query.engine.misfit(model, accelerator)
+    if unable is not None:
+        return Unfit(reason=unable)
     if not model.splits_over(tensor_parallel):
         return Unfit(
             reason=f"{model.heads} heads ({model.kv_heads} for keys and values) cannot be split over {where}"
@@ -94,7 +93,7 @@ def tensor_group(
     if query.max_model_len is not None and replica.pool.tokens < query.max_model_len:
         return Unfit(
             reason=f"the KV cache of {where} holds {replica.pool.tokens} tokens, "
-            f"--max-model-len asks for {query.max_model_len}"
+            f"{query.engine.flags.length} asks for {query.max_model_len}"
         )
     longest = query.max_model_len or min(
         query.longest_request_tokens, model.context_tokens, replica.pool.tokens

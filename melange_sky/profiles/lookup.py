@@ -17,6 +17,7 @@ import numpy as np
 
 from melange_sky.accelerators import AcceleratorSpec
 from melange_sky.capacities import CapacityCell, EngineSettings
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles.cache import fingerprint
@@ -52,7 +53,7 @@ LARGEST_TOKENS = 10_000_000
 
 
 def engine_replica(
-    model: ModelShape, shape: ReplicaShape, generation: str = "vllm"
+    model: ModelShape, shape: ReplicaShape, generation: str = DEFAULT_ENGINE.generation
 ) -> ReplicaModel | Misfit:
     """Return one tensor-parallel group of the replica for the simulator, or what keeps the model from fitting."""
     accelerator = find_accelerator(shape.accelerator)
@@ -60,12 +61,15 @@ def engine_replica(
 
 
 def sensible_splits(
-    model: ModelShape, accelerator: AcceleratorSpec, count: int, generation: str = "vllm"
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    count: int,
+    generation: str = DEFAULT_ENGINE.generation,
 ) -> tuple[tuple[int, int], ...]:
     """Return (tensor parallel, data parallel) with product `count`, smallest tensor split first.
 
     Only splits that divide the heads and on which the model fits. Routed experts are not copied:
-    vLLM spreads them over all GPUs of a data-parallel group, whose engines then wait for each other in
+    engines spread them over all GPUs of a data-parallel group, whose engines then wait for each other in
     every layer, which the engine model does not know.
     """
     figures = engine_generation(generation)

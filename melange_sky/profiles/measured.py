@@ -13,12 +13,13 @@ import numpy as np
 
 from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
-from melange_sky.models import form_args
+from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 from melange_sky.settings import PROFILE_SUFFIX, profiles_dir
 from melange_sky.steps import RequestSizes, capacity_estimate
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
+    from melange_sky.engines import Engine
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance
     from melange_sky.steps import ReplicaModel
@@ -49,7 +50,9 @@ def matching(
     found: dict[tuple[int, int], MeasuredCell] = {}
     for table in tables:
         made = table.provenance
-        if is_of(made, query.model.name, shape) and is_usable(made, query.engine_args):
+        if is_of(made, query.model.name, shape) and is_usable(
+            made, query.engine, query.engine_args
+        ):
             for cell in table.cells:
                 key = (cell.input_tokens, cell.output_tokens)
                 if key not in found or cell.measured_at >= found[key].measured_at:
@@ -72,9 +75,15 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
                 f"profile tables {what} measured with the arrivals of a trace ({made.arrivals[:120]}) are "
                 "left out: planning assumes Poisson arrivals"
             )
-        elif not is_usable(made, query.engine_args):
+        elif made.engine not in (None, query.engine.name):
+            notes.add(
+                f"profile tables {what} measured with {_title(made)} are left out: the plan serves with "
+                f"{query.engine.title}"
+            )
+        elif not is_usable(made, query.engine, query.engine_args):
             flags = (
-                " ".join(form_args(made.engine_flags)) or "no flags that change the weights' form"
+                " ".join(query.engine.form(made.engine_flags))
+                or "no flags that change the weights' form"
             )
             notes.add(
                 f"profile tables {what} measured with {flags[:120]} are left out: the model is planned in "
@@ -102,12 +111,22 @@ def is_of(made: Provenance, model: str, shape: ReplicaShape) -> bool:
     )
 
 
-def is_usable(made: Provenance, engine_args: Sequence[str]) -> bool:
-    """Return whether plans with these engine arguments may rest on a table.
+def is_usable(made: Provenance, engine: Engine, engine_args: Sequence[str]) -> bool:
+    """Return whether plans with this engine and these arguments may rest on a table.
 
-    It was measured under Poisson arrivals, with weights and KV cache held in the same form.
+    It was measured under Poisson arrivals, with weights and KV cache held in the same form. A table
+    that names no engine counts as one of the plan's own.
     """
-    return made.is_poisson and form_args(made.engine_flags) == form_args(engine_args)
+    return (
+        made.is_poisson
+        and made.engine in (None, engine.name)
+        and engine.form(made.engine_flags) == engine.form(engine_args)
+    )
+
+
+def _title(made: Provenance) -> str:
+    known = ENGINES.get(made.engine or DEFAULT_ENGINE.name)
+    return str(made.engine)[:40] if known is None else known.title
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

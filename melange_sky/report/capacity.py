@@ -55,7 +55,9 @@ def capacity_document(answer: Answer) -> dict[str, Any]:
     query = answer.query
     return {
         "model": query.model.name,
-        "engine": query.generation,
+        "engine": query.engine_label,
+        "generation": query.generation,
+        "generation_note": query.engine.generation_note,
         "slo": {
             "tpot_ms": answer.options.tpot_ms,
             "ttft_ms": answer.options.ttft_ms,
@@ -109,7 +111,7 @@ def capacity_text(answer: Answer, paint: Paint | None = None) -> str:
     """Return one matrix per option, rows input and columns output tokens, and the reasons below."""
     query = answer.query
     lines = [
-        f"{query.model.name} on engine {query.generation}: highest requests per second within the SLO",
+        f"{query.model.name} on engine {query.engine_label}: highest requests per second within the SLO",
         "m measured, i interpolated, e estimated; $/M: US dollars per million tokens, input and output",
     ]
     reasons: dict[str, str] = {}

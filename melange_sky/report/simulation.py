@@ -62,9 +62,9 @@ def simulation_document(simulation: Simulation) -> dict[str, Any]:
         "over_time": _over_time(simulation),
         "notes": list(simulation.notes),
     }
-    found = rounded(document)
-    assert isinstance(found, dict)
-    return found
+    result = rounded(document)
+    assert isinstance(result, dict)
+    return result
 
 
 def simulations_document(simulations: Sequence[Simulation], planned: Plan) -> dict[str, Any]:

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.constraints import InstanceGroup, SpotPolicy
+from melange_sky.engines import (
+    DEFAULT_ENGINE,
+    EngineChoice,
+    choice_problems,
+    engine_named,
+    model_problem,
+)
 from melange_sky.errors import InputError, clip, did_you_mean
-from melange_sky.models import find_model, refused_flag
+from melange_sky.models import find_model
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
-from melange_sky.plans import EngineChoice
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.choices import read_accelerator_choice
@@ -48,11 +54,6 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SECRET_NAME = re.compile(
-    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)\Z", re.IGNORECASE
-)
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*([a-z0-9.+-]*)\Z")
 _MODEL = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 
@@ -188,6 +189,8 @@ class _Reader:
             self._missing(raw, "model", at)
         elif isinstance(model, str) and not _MODEL.match(model):
             self.problems.add((*at, "model"), "must be a model's name without control characters")
+        elif isinstance(model, str) and (problem := model_problem(model)) is not None:
+            self.problems.add((*at, "model"), problem)
         elif isinstance(model, str) and raw.get("model_config") is None:
             self._known_model(model, (*at, "model"))
         config_path = self._config_path(raw.get("model_config"), (*at, "model_config"))
@@ -327,30 +330,21 @@ class _Reader:
         section = self._section(EngineSection, raw, at)
         if section is None:
             return None
-        if section.version is not None and not _VERSION.match(section.version):
-            self.problems.add((*at, "version"), "must be a version such as 0.11.0")
-        for key, value in section.env.items():
-            here = (*at, "env", key)
-            if not _ENV_NAME.match(key):
-                self.problems.add(here, "is not the name of an environment variable")
-            elif _SECRET_NAME.search(key) and value:
-                self.problems.add(
-                    here, f"is a secret: leave it out of the spec and pass it with --secret {key}"
-                )
-            if "\0" in value:
-                self.problems.add(here, "holds a NUL character")
-        for i, argument in enumerate(section.args):
-            if "\0" in argument:
-                self.problems.add((*at, "args", i), "holds a NUL character")
-            refused = refused_flag(argument)
-            if refused is not None:
-                self.problems.add((*at, "args", i), refused)
-        return EngineChoice(
+        choice = EngineChoice(
+            name=section.name or DEFAULT_ENGINE.name,
             version=section.version,
             args=tuple(section.args),
             env=tuple(sorted(section.env.items())),
             setup=section.setup,
         )
+        try:
+            engine = engine_named(choice.name)
+        except InputError as error:
+            self.problems.add((*at, "name"), str(error))
+            return None
+        for problem in choice_problems(engine, choice):
+            self.problems.add((*at, *problem.path), problem.what)
+        return choice
 
 
 def _spot_policy(section: SpotSection) -> SpotPolicy:

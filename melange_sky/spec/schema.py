@@ -106,6 +106,7 @@ class RedundancySection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSection:
+    name: Text | None = None
     version: Text | None = None
     args: list[Text] = field(default_factory=list)
     env: dict[str, Annotated[str, bounds(max_length=2000)]] = field(default_factory=dict)

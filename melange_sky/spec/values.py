@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.plans import EngineChoice
+from melange_sky.engines import EngineChoice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.gateway import Keys, Secret, Settings
 from melange_sky.gateway.backend import Backend, parse_backend
@@ -19,7 +20,6 @@ from melange_sky.gateway.client_request import ApiPath, ClientRequest, Refusal, 
 from melange_sky.gateway.pool import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
-from melange_sky.plans import EngineChoice
 from tests.factories import make_model_plan
 
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.program.integer_program import load_terms, serve, share_variables
+from melange_sky.optimizer.program.integer_program import (
+    load_terms,
+    require_service,
+    share_variables,
+)
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.base import Clause, Rule
 from melange_sky.optimizer.rules.serving import Load, unserved
@@ -61,7 +65,7 @@ class Spare(Rule):
             lost = dict(scenario)
             demand = program.canonical.columns[scenario[0][0]].demand
             shares = share_variables(program, f"s{s}", demand)
-            serve(program, shares, f"after_loss_{s}_serve_bucket")
+            require_service(program, shares, f"after_loss_{s}_serve_bucket")
             for k in program.canonical.of_demand(demand):
                 terms = load_terms(program, shares, k, f"after_loss_{s}_load")
                 terms.append((program.x[k], -program.usable))
@@ -74,14 +78,18 @@ class Spare(Rule):
     def _cost_after_loss(
         self, program: IntegerProgram, demand: int, there: dict[tuple[int, int], int]
     ) -> None:
-        mine = program.canonical.of_demand(demand)
+        of_demand = program.canonical.of_demand(demand)
         columns = program.canonical.columns
         least = sum(
-            min(columns[k].price * load for k in mine if (load := columns[k].loads[b]) is not None)
+            min(
+                columns[k].price * load
+                for k in of_demand
+                if (load := columns[k].loads[b]) is not None
+            )
             for b in range(len(program.canonical.buckets[demand]))
         )
-        whole = [(program.x[k], columns[k].price) for k in mine]
-        for k in mine:
+        whole = [(program.x[k], columns[k].price) for k in of_demand]
+        for k in of_demand:
             lost = [(there[k, n], -columns[k].price) for n in range(1, 3) if (k, n) in there]
             lost = lost[: self.spare]
             program.row(whole + lost, GE, least / program.usable, f"worth_after_loss_option_{k}")

@@ -55,8 +55,10 @@ class _Share(Rule):
         groups = [self.group(column.capacity.option) for column in columns]
         for d, buckets in enumerate(program.canonical.buckets):
             rate_rps = sum(bucket.rate_rps for bucket in buckets)
-            mine = program.canonical.of_demand(d)
-            for n, label in enumerate(sorted({g for k in mine if (g := groups[k]) is not None})):
+            of_demand = program.canonical.of_demand(d)
+            for n, label in enumerate(
+                sorted({g for k in of_demand if (g := groups[k]) is not None})
+            ):
                 terms = [
                     (y, buckets[b - program.offsets[d]].rate_rps / rate_rps)
                     for (b, k), y in program.y.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.program.integer_program import load_terms, serve
+from melange_sky.optimizer.program.integer_program import load_terms, require_service
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.rules.base import TOLERANCE, Rule
 
@@ -41,7 +41,7 @@ class Serve(Rule):
 
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row per bucket."""
-        serve(program, program.y, "serve_bucket")
+        require_service(program, program.y, "serve_bucket")
 
     def clauses(self, canonical: Canonical, bounds: Sequence[int]) -> list[Clause]:
         """Return none: what is to be served is not given up."""

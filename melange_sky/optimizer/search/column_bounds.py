@@ -46,9 +46,9 @@ def worth_a_look(
     if not RuleSet.of(problem, options).goal_is_cost:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
-    for mine, prices, loads, values in _by_demand(canonical, problem):
+    for indices, prices, loads, values in _by_demand(canonical, problem):
         bound += float(values.sum())
-        waste[mine] = prices - _most_value(loads, values)
+        waste[indices] = prices - _most_value(loads, values)
     room = _room(most_usd_per_hour, bound)
     return [k for k in everything if waste[k] <= room]
 
@@ -60,13 +60,13 @@ def wastes(
 
     Each column's list ends with the most instances that such a fleet can hold.
     """
-    bound, found = 0.0, [[0.0] for _ in canonical.columns]
+    bound, wasted = 0.0, [[0.0] for _ in canonical.columns]
     parts = list(_by_demand(canonical, problem))
     for _, _, _, values in parts:
         bound += float(values.sum())
     room = _room(most_usd_per_hour, bound)
-    for mine, prices, loads, values in parts:
-        for k, price, load in zip(mine, prices.tolist(), loads, strict=True):
+    for indices, prices, loads, values in parts:
+        for k, price, load in zip(indices, prices.tolist(), loads, strict=True):
             count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
             able = np.flatnonzero(np.isfinite(load))
             order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
@@ -76,8 +76,8 @@ def wastes(
                 np.concatenate(([0.0], np.cumsum(values[order]))),
             )
             waste = price * count - carried
-            found[k] += waste[waste <= room].tolist()
-    return room, found
+            wasted[k] += waste[waste <= room].tolist()
+    return room, wasted
 
 
 def _by_demand(
@@ -85,12 +85,12 @@ def _by_demand(
 ) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Yield each demand's columns, their prices, their loads per usable instance, and the π."""
     for demand in range(len(canonical.demands)):
-        mine = canonical.of_demand(demand)
-        if not mine or not canonical.buckets[demand]:
+        indices = canonical.of_demand(demand)
+        if not indices or not canonical.buckets[demand]:
             continue
-        loads = canonical.loads(mine) / (1 - problem.headroom)
-        prices = np.array([canonical.columns[k].price for k in mine])
-        yield mine, prices, loads, (prices[:, None] * loads).min(axis=0)
+        loads = canonical.loads(indices) / (1 - problem.headroom)
+        prices = np.array([canonical.columns[k].price for k in indices])
+        yield indices, prices, loads, (prices[:, None] * loads).min(axis=0)
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.replay import (
@@ -200,7 +201,8 @@ def engine_of(plan: ModelPlan, allocation: Allocation) -> ReplicaModel:
     option = allocation.candidate.option
     assert option.engine is not None and plan.model_shape is not None
     shape = ReplicaShape.of(option)
-    replica = engine_replica(plan.model_shape, shape, plan.engine_generation or "vllm")
+    generation = plan.engine_generation or engine_named(plan.engine.name).generation
+    replica = engine_replica(plan.model_shape, shape, generation)
     if isinstance(replica, Misfit):
         raise InputError(
             f"{plan.name}: {plan.model} does not fit on {option.name} any more; plan again"

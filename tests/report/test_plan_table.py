@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from melange_sky.planner.comparison import Contender
-from melange_sky.plans import Baseline, SolverReport
+from melange_sky.plans import Baseline, Sensitivity, SolverReport
 from melange_sky.report.comparison import comparison_figure
 from melange_sky.report.plan_table import plan_table
 from tests.factories import make_engine, make_model_plan, make_plan
@@ -80,3 +80,20 @@ def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:
 def test_a_fleet_that_is_paid_for_already_can_be_drawn() -> None:
     rows = [Contender(rate_rps=rate, kind="the mix", usd_per_hour=0.0) for rate in (1.0, 2.0)]
     assert comparison_figure(rows).count("<circle") == 2
+
+
+def test_listed_models_have_a_total_each_and_the_cost_band_once() -> None:
+    band = Sensitivity(low_usd_per_hour=10.0, high_usd_per_hour=14.5)
+    models = (make_model_plan(name="a"), make_model_plan(name="b"))
+    text = plan_table(
+        make_plan(name="both", models=models, lists_models=True, sensitivity=band), width=200
+    )
+    lines = [line for line in text.splitlines() if line.startswith(("Total", "Together", "If"))]
+    assert all(line.startswith("Total $6.076/h") for line in lines[:2])
+    assert lines[2:] == [
+        "Together $12.15/h (optimal, gap 0.00%, solved in 0.01 s)",
+        "If the estimated capacities are off by their error band: $10.00/h to $14.50/h",
+    ]
+    alone = plan_table(make_plan(models=models[:1], sensitivity=band), width=200)
+    assert "Together" not in alone
+    assert alone.count("error band") == 1
