@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from melange_sky.offers import Offer
 
 DISAGREES_FRACTION = 0.15
-"""Prices further apart than this fraction of gpuhunt's are told."""
+"""Prices further apart than this fraction of gpuhunt's are reported."""
 
 PROVIDERS = {
     "aws": "aws",

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from melange_sky.constraints import InstanceGroup, SpotPolicy
 from melange_sky.engines import (
     DEFAULT_ENGINE,
     EngineChoice,
@@ -34,17 +35,16 @@ from melange_sky.spec.schema import (
     ResourcesSection,
     SloSection,
     SpecSection,
+    SpotSection,
     WorkloadSection,
 )
 from melange_sky.spec.validators import known_keys
 from melange_sky.spec.values import (
-    FixedCapacity,
     MelangeConfig,
     Redundancy,
     Resources,
     ServedModel,
     Spec,
-    SpotPolicy,
 )
 from melange_sky.spec.yaml_source import KeyPath
 
@@ -295,12 +295,12 @@ class _Reader:
             minimum=minimum,
             max_option_types=section.max_option_types,
             min_option_types=section.min_option_types,
-            spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
+            spot=None if section.spot is None else _spot_policy(section.spot),
         )
 
     def _fixed(
         self, sections: Sequence[FixedSection], at: KeyPath
-    ) -> tuple[FixedCapacity, ...] | None:
+    ) -> tuple[InstanceGroup, ...] | None:
         found = []
         for i, section in enumerate(sections):
             here = (*at, i)
@@ -315,10 +315,11 @@ class _Reader:
                 self.problems.add((*here, "infra"), str(error))
                 continue
             found.append(
-                FixedCapacity(
+                InstanceGroup(
                     accelerator=choice.name,
-                    count=choice.count or 1,
-                    infra=place,
+                    accelerator_count=choice.count or 1,
+                    cloud=None if place is None else place.cloud,
+                    region=None if place is None else place.region,
                     instances=section.instances,
                 )
             )
@@ -344,3 +345,8 @@ class _Reader:
         for problem in choice_problems(engine, choice):
             self.problems.add((*at, *problem.path), problem.what)
         return choice
+
+
+def _spot_policy(section: SpotSection) -> SpotPolicy:
+    """Return the policy; what the section leaves open is the policy's own default."""
+    return SpotPolicy(**{key: v for key, v in asdict(section).items() if v is not None})
