@@ -1,0 +1,91 @@
+"""The quantization of a whole checkpoint, module by module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from melange_sky.models.layers import LayerList, Matrix, Part
+from melange_sky.models.weights.formats import WeightFormat
+from melange_sky.models.weights.patterns import Names
+
+DECODER_PARTS: frozenset[Part] = frozenset(
+    {"attention", "linear_attention", "mlp", "experts", "shared_experts", "adapter"}
+)
+"""What methods that work on the layers of a decoder quantise; towers, head and router stay as they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """How the weights of a checkpoint are kept.
+
+    `method` is vLLM's name of it, "" for plain weights of `value_bytes` each. `rules` give formats to
+    listed modules before `default` applies to the others among `parts`; `ignored` modules stay plain.
+    `by_part` gives single parts a format of their own.
+    """
+
+    method: str = ""
+    dtype: str = "bfloat16"
+    value_bytes: float = 2.0
+    default: WeightFormat | None = None
+    parts: frozenset[Part] = DECODER_PARTS
+    by_part: Mapping[Part, WeightFormat] = field(default_factory=dict)
+    rules: tuple[tuple[Names, WeightFormat | None], ...] = ()
+    ignored: Names = field(default_factory=lambda: Names(()))
+    kv_float8: bool = False
+    section: str = ""
+
+    def format_of(self, name: str, matrix: Matrix) -> WeightFormat | None:
+        """Return the format of a module, None where its values are plain."""
+        if not matrix.linear:
+            return None
+        for names, chosen in self.rules:
+            if name in names:
+                return chosen
+        if matrix.part not in self.parts or name in self.ignored:
+            return None
+        return self.by_part.get(matrix.part, self.default)
+
+    def bytes_of(self, name: str, matrix: Matrix) -> float:
+        """Return the bytes of one weight with what stands beside it."""
+        chosen = self.format_of(name, matrix)
+        beside = matrix.copies * matrix.extra * self.value_bytes
+        if chosen is None:
+            return matrix.weights * self.value_bytes + beside
+        return chosen.matrix_bytes(matrix) + beside
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightSizes:
+    """Bytes of the weights of a model: all its files, and what vLLM loads of them."""
+
+    file_bytes: float
+    resident_bytes: float
+    expert_bytes: float
+    by_format: Mapping[str, float]
+
+
+def weight_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
+    """Return the bytes of every module in its format, added up."""
+    by_format: dict[str, float] = {}
+    experts = extra = 0.0
+    known: dict[tuple[str, int], WeightFormat | None] = {}
+    for name, matrix in model.all_matrices():
+        chosen = scheme.format_of(name, matrix)
+        known[(name, id(matrix))] = chosen
+        size = scheme.bytes_of(name, matrix) if chosen is not None else (
+            matrix.weights + matrix.copies * matrix.extra
+        ) * scheme.value_bytes
+        label = scheme.dtype if chosen is None else chosen.name
+        by_format[label] = by_format.get(label, 0.0) + size
+        if matrix.part == "experts" and not name.startswith("mtp."):
+            experts += size
+        if name.startswith("mtp."):
+            extra += size
+    total = sum(by_format.values())
+    return WeightSizes(
+        file_bytes=total,
+        resident_bytes=total - extra,
+        expert_bytes=experts,
+        by_format=by_format,
+    )
