@@ -18,7 +18,7 @@ from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
 from melange_sky.models.weights.splits import split_units
 
-NEED_BF16 = frozenset({"fbgemm_fp8", "modelopt", "modelopt_mxfp8", "mxfp4", "gpt_oss_mxfp4", "bfloat16"})
+NEED_BF16 = frozenset({"fbgemm_fp8", "modelopt", "modelopt_mxfp8", "mxfp4", "gpt_oss_mxfp4"})
 """Formats that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
 
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
