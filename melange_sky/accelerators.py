@@ -6,7 +6,6 @@ import csv
 from dataclasses import dataclass
 from functools import lru_cache
 
-from melange_sky.errors import InputError, did_you_mean
 from melange_sky.resources import catalogs_dir
 
 
@@ -40,41 +39,6 @@ def accelerator_table() -> dict[str, AcceleratorSpec]:
         return {row["name"]: _spec(row) for row in rows}
 
 
-VARIANTS: dict[str, str] = {"H100-SXM": "H100", "H200-SXM": "H200", "A100-80GB-SXM": "A100-80GB"}
-"""Names under which some clouds list a GPU apart → the accelerator whose figures it has."""
-
-
-def accelerator_names() -> tuple[str, ...]:
-    """Return every name that may be asked for: accelerators with figures, and their variants."""
-    return (*accelerator_table(), *VARIANTS)
-
-
-@lru_cache(maxsize=256)
-def names_of(asked: str) -> tuple[str, ...]:
-    """Return the names under which clouds list what is asked for: its own, and its variants'.
-
-    >>> names_of("H100"), names_of("H100-SXM")
-    (('H100', 'H100-SXM'), ('H100-SXM',))
-    """
-    return (asked, *(name for name, kind in VARIANTS.items() if kind == asked))
-
-
-ALIASES: dict[str, tuple[str, str]] = {
-    "a100-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
-    "a100-sxm4-40gb": ("A100", "SkyPilot's A100 is the 40 GB card"),
-    "a100-sxm4-80gb": ("A100-80GB", "SkyPilot's name for it"),
-    "a100-80gb-pcie": ("A100-80GB", "SkyPilot's name for it"),
-    "h100-sxm5": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
-    "h100-80gb": ("H100", "SkyPilot's H100; the instance type says SXM, PCIe or NVL"),
-    "h100nvl": ("H100-NVL", "94 GB"),
-    "rtxa6000": ("A6000", "the same card"),
-    "rtx-6000-ada": ("RTX6000-Ada", "the same card"),
-    "rtx6000ada": ("RTX6000-Ada", "the same card"),
-    "rtx-pro-6000": ("RTXPRO6000", "the same card"),
-}
-"""Names that other tools use → (canonical name, why). They are refused, never guessed."""
-
-
 def _spec(row: dict[str, str]) -> AcceleratorSpec:
     return AcceleratorSpec(
         name=row["name"],
@@ -87,24 +51,3 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
         source=row["source"],
         usable_gib=float(row["usable_gib"]),
     )
-
-
-def find_accelerator(name: str) -> AcceleratorSpec:
-    """Return the figures of `name`, case aside: of a variant those of its accelerator.
-
-    An unknown name raises InputError with a suggestion.
-    """
-    table = accelerator_table()
-    if name.casefold() in ALIASES:
-        raise InputError(
-            f"accelerator '{name}' is ambiguous: write '{ALIASES[name.casefold()][0]}' "
-            f"({ALIASES[name.casefold()][1]})"
-        )
-    folded = {known.casefold(): table[VARIANTS.get(known, known)] for known in accelerator_names()}
-    spec = folded.get(name.casefold())
-    if spec is None:
-        raise InputError(
-            f"unknown accelerator '{name[:80]}'{did_you_mean(name, accelerator_names())}; "
-            f"known: {', '.join(sorted(accelerator_names()))}"
-        )
-    return spec

@@ -6,9 +6,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from melange_sky.names.accelerators import names_of
+from melange_sky.names.limits import LimitKind
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from melange_sky.names.limits import LimitKey
     from melange_sky.offers import Offer
 
 
@@ -93,6 +97,18 @@ class DeploymentOption:
     def places(self) -> tuple[Offer, ...]:
         """The offer of every region where it may run, that of the plan first."""
         return () if self.offer is None else (self.offer, *self.fallbacks)
+
+    def units(self, key: LimitKey) -> int:
+        """Return what one instance counts against a limit: its GPUs, one instance, or nothing."""
+        if key.kind is LimitKind.ACCELERATOR:
+            return self.accelerator_count if self.accelerator in names_of(key.name) else 0
+        if self.offer is None:
+            return 0
+        if key.kind is LimitKind.CLOUD:
+            return int(self.offer.cloud == key.name)
+        if key.kind is LimitKind.REGION:
+            return int(f"{self.offer.cloud}/{self.offer.region}" == key.name)
+        return int(self.offer.instance_type == key.name)
 
     def price_in(self, place: Offer) -> float:
         """Return what an instance costs per hour in one of its places."""

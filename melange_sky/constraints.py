@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from melange_sky.names.limits import LimitKey
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pledge:
+class InstanceGroup:
     """So many instances of every option that matches: already paid, or asked for as a minimum.
 
     `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region` and
@@ -21,7 +23,7 @@ class Pledge:
     instance_type: str | None = None
 
     def label(self) -> str:
-        """Return the pledge in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
+        """Return the group in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
         count = "" if self.accelerator_count is None else f":{self.accelerator_count}"
         place = "/".join(part for part in (self.cloud, self.region) if part)
         return f"{self.instances} x {self.accelerator}{count}" + (f" on {place}" if place else "")
@@ -50,18 +52,18 @@ class SpotPolicy:
 class Constraints:
     """What a fleet must keep to beside serving its rate. The defaults ask for nothing.
 
-    `limits` maps an accelerator name to GPUs over all its counts, and a cloud, ``cloud/region`` or
-    instance type to instances. `fixed` is capacity already paid for: it costs nothing and so is
+    `limits` maps an accelerator to its most GPUs over all counts, and a cloud, region or instance
+    type to its most instances. `fixed` is capacity already paid for: it costs nothing and so is
     used first. `minimum` must be in the fleet. With `spare` N, any N instances of a model may be
     lost and the rest is still a plan for its whole rate, headroom included. `min_replicas` counts
     the instances of each model. The shares bound the part of each model's rate on one region or
     cloud. Limits, budget, fixed and minimum span all models together.
     """
 
-    limits: tuple[tuple[str, int], ...] = ()
+    limits: tuple[tuple[LimitKey, int], ...] = ()
     budget_usd_per_hour: float | None = None
-    fixed: tuple[Pledge, ...] = ()
-    minimum: tuple[Pledge, ...] = ()
+    fixed: tuple[InstanceGroup, ...] = ()
+    minimum: tuple[InstanceGroup, ...] = ()
     spare: int = 0
     min_replicas: int = 0
     max_share_per_region: float | None = None

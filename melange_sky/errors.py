@@ -65,3 +65,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         name[:200].casefold(), list(folded), n=1, cutoff=0.6
     )
     return f" (did you mean '{folded[near[0]]}'?)" if near else ""
+
+
+def clip(text: str, length: int = 60) -> str:
+    """Return `text` in one line of bounded length, for a message.
+
+    >>> clip("a" * 100, 5), clip("x\\ny")
+    ('aaaaa…', 'x?y')
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in text[:length])
+    return shown + "…" if len(text) > length else shown

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from melange_sky.names.accelerators import VARIANTS
+
+_AZURE_NVL = ("Standard_NC40ads_H100", "Standard_NC80adis_H100", "Standard_NCC40ads_H100")
+
 
 class Severity(str, Enum):
     """What a flag does: a blocked price stays visible but out of plans; a warning only tells."""
@@ -74,6 +78,21 @@ class Offer:
     def price(self, use_spot: bool) -> float | None:
         """Return the price paid per hour, None where not sold that way."""
         return self.spot_usd_per_hour if use_spot else self.price_usd_per_hour
+
+
+def gpu_of(offer: Offer) -> str:
+    """Return the accelerator whose figures (`accelerators.csv`) an offer's very GPU has.
+
+    SkyPilot's "H100" is SXM, PCIe or NVL; the instance type tells (Azure's NC H100 v5 is the NVL of
+    94 GB, Lambda and RunPod name theirs).
+    """
+    if offer.accelerator != "H100":
+        return VARIANTS.get(offer.accelerator, offer.accelerator)
+    if offer.cloud == "azure" and offer.instance_type.startswith(_AZURE_NVL):
+        return "H100-NVL"
+    if "pcie" in offer.instance_type.casefold() or offer.cloud == "runpod":
+        return "H100-PCIe"
+    return "H100"
 
 
 def accelerator_spec_text(name: str, count: float) -> str:

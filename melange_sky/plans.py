@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import Constraints
+from melange_sky.constraints import Constraints, SpotPolicy
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -141,57 +141,61 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One model's fleet. `candidates` are the options that were weighed, chosen or not.
+class ModelPlan:
+    """One model's part of a plan: its traffic, and all that replaying, routing and rendering it need.
 
-    `constraints` are those it was planned under; for one of several models they stand in the fleet.
+    `candidates` are the options that were weighed, chosen or not. `spot` is the policy of the plan's
+    constraints, by which its spot replicas are interrupted in replay. `warnings` are about this model
+    alone.
     """
 
     name: str
     model: str
-    created_at: str
     slo: SLO
     workload: Workload
-    headroom: float
     allocations: tuple[Allocation, ...]
-    baselines: tuple[Baseline, ...]
-    solver: SolverReport
+    baselines: tuple[Baseline, ...] = ()
     candidates: tuple[OptionCapacity, ...] = ()
     warnings: tuple[PlanWarning, ...] = ()
     model_shape: ModelShape | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_generation: str | None = None
-    price_snapshot: str | None = None
-    constraints: Constraints = field(default_factory=Constraints)
-    alternatives: tuple[AlternativeMix, ...] = ()
-    sensitivity: Sensitivity | None = None
+    spot: SpotPolicy | None = None
     verification: Verification | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:
-        """What the whole fleet is billed per hour."""
+        """What the instances of this model are billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetPlan:
-    """Several models planned together under shared limits; each is a plan of its own."""
+class Plan:
+    """The instances that serve all models of a spec, chosen together under the same constraints.
+
+    There is at least one model. `lists_models` says that the spec lists them (`models:`), be it only
+    one: `plan.json` lists them too then, and their services bear the plan's name besides their own.
+    Where it does not, all warnings stand here, those of the model among them.
+    """
 
     name: str
     created_at: str
-    models: tuple[Plan, ...]
+    models: tuple[ModelPlan, ...]
     solver: SolverReport
+    lists_models: bool = False
+    headroom: float = 0.0
+    constraints: Constraints = field(default_factory=Constraints)
+    price_snapshot: str | None = None
     warnings: tuple[PlanWarning, ...] = ()
     alternatives: tuple[AlternativeMix, ...] = ()
     sensitivity: Sensitivity | None = None
-    constraints: Constraints = field(default_factory=Constraints)
 
     @property
     def cost_usd_per_hour(self) -> float:
-        """What all models' fleets are billed per hour."""
-        return sum(plan.cost_usd_per_hour for plan in self.models)
+        """What all instances are billed per hour."""
+        return sum(model.cost_usd_per_hour for model in self.models)
 
-
-def models_of(planned: Plan | FleetPlan) -> tuple[Plan, ...]:
-    """Return the plan of each served model."""
-    return planned.models if isinstance(planned, FleetPlan) else (planned,)
+    @property
+    def group_name(self) -> str | None:
+        """The name that the services of all listed models share; None where the spec lists none."""
+        return self.name if self.lists_models else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from os import PathLike
 
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 __all__ = ["load", "plan", "render", "table", "write"]
 
@@ -29,7 +29,7 @@ def plan(
     offers: str | PathLike[str] | None = None,
     allow_flagged: bool = False,
     time_limit_s: float = 30.0,
-) -> Plan | FleetPlan:
+) -> Plan:
     """Plan the cheapest mix for a spec file (or a Mélange JSON config); writes nothing.
 
     `offline` opens no socket, `refresh` pulls today's prices first, `offers` is a CSV of your own.
@@ -49,21 +49,21 @@ def plan(
     return plan_spec(Path(spec), request)
 
 
-def load(plan_json: str | PathLike[str]) -> Plan | FleetPlan:
+def load(plan_json: str | PathLike[str]) -> Plan:
     """Read a saved plan back."""
     from melange_sky.planfile import load_plan
 
     return load_plan(Path(plan_json))
 
 
-def render(planned: Plan | FleetPlan) -> dict[str, str]:
+def render(planned: Plan) -> dict[str, str]:
     """Return the SkyServe services of a plan: file name → YAML text."""
     from melange_sky.rendering import render_services
 
     return render_services(planned)
 
 
-def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool = False) -> Path:
+def write(planned: Plan, folder: str | PathLike[str], *, force: bool = False) -> Path:
     """Write plan.json, services and gateway task as one folder, all or nothing; return the folder."""
     from melange_sky.planfile import dump_plan
     from melange_sky.rendering import GATEWAY_FILE, render_gateway, write_folder
@@ -76,7 +76,7 @@ def write(planned: Plan | FleetPlan, folder: str | PathLike[str], *, force: bool
     return target
 
 
-def table(planned: Plan | FleetPlan) -> str:
+def table(planned: Plan) -> str:
     """Return the plan as a table for people."""
     from melange_sky.report import plan_table
 

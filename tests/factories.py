@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from melange_sky.capacities import (
@@ -11,9 +12,10 @@ from melange_sky.capacities import (
     OptionCapacity,
     Origin,
 )
+from melange_sky.constraints import Constraints
 from melange_sky.models import ModelShape
 from melange_sky.offers import Offer
-from melange_sky.plans import Allocation, Baseline, Plan, PlanWarning, SolverReport
+from melange_sky.plans import Allocation, Baseline, ModelPlan, Plan, PlanWarning, SolverReport
 from melange_sky.profiletable import MeasuredCell
 from melange_sky.slo import SLO
 from melange_sky.workload import Workload
@@ -133,8 +135,8 @@ LLAMA_8B = ModelShape(
 )
 
 
-def make_plan(**over: Any) -> Plan:
-    """A plan of two options that serve `make_workload()` between them."""
+def make_model_plan(**over: Any) -> ModelPlan:
+    """Two options that serve `make_workload()` between them."""
     small = make_capacity([[4.0, 2.0], [None, None]], make_option("a10g"))
     large_offer = make_offer(
         instance_type="a2-ultragpu-1g",
@@ -150,10 +152,8 @@ def make_plan(**over: Any) -> Plan:
     values: dict[str, Any] = {
         "name": "chat",
         "model": LLAMA_8B.name,
-        "created_at": "2026-11-01T00:00:00Z",
         "slo": SLO(tpot_s=0.06, ttft_s=2.0, attainment=0.95),
         "workload": make_workload(),
-        "headroom": 0.1,
         "allocations": (
             Allocation(
                 candidate=small,
@@ -188,11 +188,26 @@ def make_plan(**over: Any) -> Plan:
                 saving_fraction=None,
             ),
         ),
-        "solver": SolverReport(status="optimal", mip_gap=0.0, solve_seconds=0.01, solver="highs"),
         "candidates": (small, large),
-        "warnings": (PlanWarning(code="embedded-prices", message="prices are old"),),
         "model_shape": LLAMA_8B,
         "engine_generation": "vllm",
-        "price_snapshot": "embedded",
     }
-    return Plan(**(values | over))
+    return ModelPlan(**(values | over))
+
+
+def make_plan(**over: Any) -> Plan:
+    """The plan of `make_model_plan()` alone; fields of either can be overridden."""
+    shared = {field.name for field in fields(Plan)}
+    own = {name: over.pop(name) for name in list(over) if name not in shared}
+    values: dict[str, Any] = {
+        "name": "chat",
+        "created_at": "2026-11-01T00:00:00Z",
+        "solver": SolverReport(status="optimal", mip_gap=0.0, solve_seconds=0.01, solver="highs"),
+        "headroom": 0.1,
+        "constraints": Constraints(),
+        "warnings": (PlanWarning(code="embedded-prices", message="prices are old"),),
+        "price_snapshot": "embedded",
+        **over,
+    }
+    model = make_model_plan(name=values["name"], spot=values["constraints"].spot, **own)
+    return Plan(**({"models": (model,)} | values))

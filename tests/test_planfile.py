@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.errors import InputError
+from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
-from melange_sky.plans import FleetPlan, SolverReport
-from tests.factories import make_plan
+from melange_sky.plans import PlanWarning, SolverReport
+from tests.factories import make_model_plan, make_plan
 
 
 def test_round_trip_loses_nothing(tmp_path: Path) -> None:
@@ -20,16 +22,45 @@ def test_round_trip_loses_nothing(tmp_path: Path) -> None:
     assert load_plan(tmp_path / "plan.json") == plan
 
 
-def test_fleet_round_trip(tmp_path: Path) -> None:
-    fleet = FleetPlan(
+def test_listed_models_round_trip(tmp_path: Path) -> None:
+    policy = SpotPolicy(interruption_rate=0.05)
+    limit = LimitKey(kind=LimitKind.ACCELERATOR, name="A10G")
+    own = PlanWarning(code="profile", message="of one model")
+    plan = make_plan(
         name="both",
-        created_at="2026-11-01T00:00:00Z",
-        models=(make_plan(name="a"), make_plan(name="b")),
+        models=(
+            make_model_plan(name="a", spot=policy, warnings=(own,)),
+            make_model_plan(name="b", spot=policy),
+        ),
+        lists_models=True,
+        constraints=Constraints(limits=((limit, 3),), spot=policy),
         solver=SolverReport(status="feasible", mip_gap=0.02, solve_seconds=30, solver="highs"),
     )
-    (tmp_path / "plan.json").write_text(dump_plan(fleet), encoding="utf-8")
-    assert load_plan(tmp_path) == fleet
-    assert plan_document(fleet)["cost_usd_per_hour"] == pytest.approx(2 * 6.076)
+    (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")
+    assert load_plan(tmp_path) == plan
+    assert plan_document(plan)["cost_usd_per_hour"] == pytest.approx(2 * 6.076)
+
+
+@pytest.mark.parametrize("lists_models", [False, True])
+def test_one_model_keeps_its_form(tmp_path: Path, lists_models: bool) -> None:
+    """A spec that lists one model has `models` in its plan; what holds of all stands on top only."""
+    plan = make_plan(lists_models=lists_models, constraints=Constraints(spare=1))
+    document = plan_document(plan)
+    assert ("models" in document) is lists_models
+    assert ("workload" in document) is not lists_models
+    assert document["constraints"]["spare"] == 1
+    if lists_models:
+        (model,) = document["models"]
+        assert model["constraints"]["spare"] == 0
+        assert model["warnings"] == []
+        assert [model[key] for key in ("created_at", "headroom", "price_snapshot", "solver")] == [
+            plan.created_at,
+            plan.headroom,
+            plan.price_snapshot,
+            plan.solver.solver,
+        ]
+    (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")
+    assert load_plan(tmp_path) == plan
 
 
 def test_document_has_the_fields_that_others_rely_on() -> None:
@@ -81,3 +112,5 @@ def test_wrong_shapes_and_unknown_options_are_named() -> None:
     document["allocations"][0]["instances"] = 0
     with pytest.raises(InputError, match=r"allocations\.0\.instances: Input should be greater"):
         parse_plan(document, "p")
+    with pytest.raises(InputError, match=r"p: models: List should have at least 1 item"):
+        parse_plan(plan_document(make_plan(lists_models=True)) | {"models": []}, "p")

@@ -7,15 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from melange_sky.constraints import Constraints, SpotPolicy
+from melange_sky.constraints import SpotPolicy
 from melange_sky.errors import InputError
-from melange_sky.plans import Plan
+from melange_sky.plans import ModelPlan
 from melange_sky.replay import Replay, Traffic, replay, sample_stream, scaled_trace
 from melange_sky.replay.verdict import attainment_interval, judged_window, percentiles
 from melange_sky.simulator.fleet import FleetRun
 from melange_sky.slo import RequestLog
 from melange_sky.workload import bucket_index
-from tests.factories import make_plan, make_workload
+from tests.factories import make_model_plan, make_workload
 from tests.simulator.test_fleet import engine
 
 
@@ -122,7 +122,7 @@ def test_percentiles_leave_the_unknown_out() -> None:
 
 
 def test_a_plan_without_engines_cannot_be_replayed() -> None:
-    plan = make_plan(model_shape=None)
+    plan = make_model_plan(model_shape=None)
     stream, _ = scaled_trace([(0.0, 1, 1)])
     with pytest.raises(InputError, match="nothing to replay"):
         replay(plan, lambda _plan, _allocation: engine(), stream, Replay())
@@ -130,7 +130,7 @@ def test_a_plan_without_engines_cannot_be_replayed() -> None:
 
 def test_the_verdict_comes_from_step_times_and_not_from_the_plans_capacities() -> None:
     """Ten times the promised capacity changes no step: only the engines' speed does."""
-    plan = make_plan()
+    plan = make_model_plan()
     stream = sample_stream(plan.workload, Traffic(duration_s=300), np.random.default_rng(6))
     fast = replay(plan, lambda _p, _a: engine(8, 0.001), stream, Replay())
     slow = replay(plan, lambda _p, _a: engine(8, 0.5), stream, Replay())
@@ -138,7 +138,7 @@ def test_the_verdict_comes_from_step_times_and_not_from_the_plans_capacities() -
 
 
 def test_outages_are_drawn_from_the_seed() -> None:
-    plan = make_plan()
+    plan = make_model_plan()
     stream = sample_stream(plan.workload, Traffic(duration_s=2000), np.random.default_rng(7))
     how = Replay(outages_per_hour=6.0, outage_s=100.0, seed=3)
     first = replay(plan, lambda _p, _a: engine(64, 0.2), stream, how)
@@ -150,7 +150,7 @@ def test_outages_are_drawn_from_the_seed() -> None:
 
 def test_spot_replicas_are_interrupted_as_the_plan_expects() -> None:
     """Ten an hour of 100 s over two replicas and two hours; on-demand replicas are left alone."""
-    plan = make_plan(constraints=Constraints(spot=SpotPolicy(interruption_rate=10, recovery_s=100)))
+    plan = make_model_plan(spot=SpotPolicy(interruption_rate=10, recovery_s=100))
     on_demand = drawn(plan)
     assert on_demand.log.ok.all()
     spot = [
@@ -170,6 +170,6 @@ def test_spot_replicas_are_interrupted_as_the_plan_expects() -> None:
     assert not lost.ok.all()
 
 
-def drawn(plan: Plan) -> FleetRun:
+def drawn(plan: ModelPlan) -> FleetRun:
     stream = sample_stream(plan.workload, Traffic(duration_s=7200), np.random.default_rng(8))
     return replay(plan, lambda _p, _a: engine(64, 0.2), stream, Replay(seed=1))

@@ -8,7 +8,7 @@ from melange_sky.planner.comparison import Contender
 from melange_sky.plans import Baseline, SolverReport
 from melange_sky.report import plan_table
 from melange_sky.report.comparison import comparison_figure
-from tests.factories import make_engine, make_plan
+from tests.factories import make_engine, make_model_plan, make_plan
 
 
 def _baseline(cost: float | None, saving: float | None, reason: str | None = None) -> Baseline:
@@ -24,13 +24,13 @@ def _baseline(cost: float | None, saving: float | None, reason: str | None = Non
 
 def test_an_unproven_plan_says_so_with_its_gap() -> None:
     late = SolverReport(status="feasible", mip_gap=0.17, solve_seconds=30.0, solver="highs")
-    text = plan_table(replace(make_plan(), solver=late), width=200)
+    text = plan_table(make_plan(solver=late), width=200)
     assert "feasible, NOT proven optimal: gap 17.00% after 30.00 s" in text
 
 
 def test_the_saving_is_as_honest_as_the_baseline() -> None:
     def told(*rows: Baseline) -> str:
-        return plan_table(replace(make_plan(), baselines=rows), width=200)
+        return plan_table(make_plan(baselines=rows), width=200)
 
     assert "the mix saves 20.0%." in told(_baseline(10.0, 0.2))
     assert "the mix saves at most 20.0%." in told(_baseline(10.0, 0.2, "not proven"))
@@ -46,7 +46,7 @@ def test_every_price_and_capacity_has_its_origin() -> None:
 
 
 def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
-    allocation = make_plan().allocations[0]
+    allocation = make_model_plan().allocations[0]
     paid = replace(allocation, instances=3, fixed_instances=2)
     text = plan_table(make_plan(allocations=(paid,)), width=200)
     each = allocation.candidate.option.price_usd_per_hour
@@ -59,7 +59,7 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
 
 
 def test_splits_of_one_instance_can_be_told_apart() -> None:
-    allocation = make_plan().allocations[0]
+    allocation = make_model_plan().allocations[0]
     option = replace(
         allocation.candidate.option,
         accelerator_count=8,
@@ -73,7 +73,7 @@ def test_splits_of_one_instance_can_be_told_apart() -> None:
 
 
 def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:
-    text = plan_table(replace(make_plan(), model="[red]x[/red]"), width=200)
+    text = plan_table(make_plan(model="[red]x[/red]"), width=200)
     assert "[red]x[/red]" in text
 
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.plans import Allocation, Plan
+from melange_sky.plans import Allocation, ModelPlan
 from melange_sky.routing import SKYSERVE_POLICIES, Router, policy, skyserve_weights
 from melange_sky.routing.table import PRIOR_REQUESTS, RoutingState, RoutingTable
-from tests.factories import make_capacity, make_engine, make_option, make_plan, make_workload
+from tests.factories import make_capacity, make_engine, make_model_plan, make_option, make_workload
 
 
-def two_way_plan(left: float = 0.7, longest: int = 18000) -> Plan:
+def two_way_plan(left: float = 0.7, longest: int = 18000) -> ModelPlan:
     """Buckets 2 × 2; both options serve the first row, split `left`; only `big` serves the second."""
     small = make_capacity([[4.0, 2.0], [None, None]], make_option("small"))
     big = make_capacity(
@@ -31,10 +31,10 @@ def two_way_plan(left: float = 0.7, longest: int = 18000) -> Plan:
         )
     )
     workload = make_workload([[3.0, 1.0], [1.0, 1.0]])
-    return make_plan(allocations=allocations, workload=workload, candidates=(small, big))
+    return make_model_plan(allocations=allocations, workload=workload, candidates=(small, big))
 
 
-def make_router(plan: Plan | None = None, **over: object) -> Router:
+def make_router(plan: ModelPlan | None = None, **over: object) -> Router:
     return Router(plan or two_way_plan(), random.Random(7), **over)  # type: ignore[arg-type]
 
 
@@ -172,7 +172,7 @@ def test_output_lengths_are_learnt_and_move_the_shares() -> None:
     workload = make_workload([[3.0, 3.0]])
     left = make_capacity([[4.0, 2.0]], make_option("short"))
     right = make_capacity([[4.0, 2.0]], make_option("long"))
-    plan = make_plan(
+    plan = make_model_plan(
         workload=workload,
         allocations=tuple(
             Allocation(candidate=o, instances=2, load_fraction=0.5, rate_rps=3.0, shares=shares)
@@ -217,7 +217,7 @@ def test_a_request_in_no_planned_bucket_is_spread_by_capacity() -> None:
         )
         for a in plan.allocations
     )
-    router = make_router(make_plan(allocations=nothing, workload=plan.workload))
+    router = make_router(make_model_plan(allocations=nothing, workload=plan.workload))
     shares = router.expected_shares(router.class_of(50, 40))
     # 3 replicas of 4 req/s against 2 of 8.
     assert shares == pytest.approx({"small": 12 / 28, "big": 16 / 28})
@@ -231,7 +231,7 @@ rates = st.lists(
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn) -> ModelPlan:
     options = [
         make_capacity(draw(rates), make_option(f"o{k}")) for k in range(draw(st.integers(1, 4)))
     ]
@@ -253,7 +253,7 @@ def plans(draw: st.DrawFn) -> Plan:
         for k, option in enumerate(options)
     )
     rows = [[sum(shares[k][i][j] for k in range(len(options))) for j in range(3)] for i in range(2)]
-    return make_plan(workload=make_workload(rows), allocations=allocations)
+    return make_model_plan(workload=make_workload(rows), allocations=allocations)
 
 
 steps = st.lists(
@@ -264,7 +264,7 @@ steps = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(plans(), steps, st.integers(0, 99))
 def test_any_sequence_keeps_the_books_and_never_chooses_a_sick_replica(
-    plan: Plan, sequence: list[tuple[str, int, int]], seed: int
+    plan: ModelPlan, sequence: list[tuple[str, int, int]], seed: int
 ) -> None:
     router = Router(plan, random.Random(seed))
     t, s = router.table, router.state
@@ -356,7 +356,7 @@ def test_skyserve_weights_ignore_counts_and_names_with_dashes() -> None:
     assert weights == [1.0, 40.0, 40.0]
 
 
-def grid_plan() -> Plan:
+def grid_plan() -> ModelPlan:
     """Buckets 3 × 2, three options, shares that differ from bucket to bucket; one option has no rate."""
     rates = [[4.0, 2.0], [3.0, 1.0], [1.0, 2.0]]
     shares = {
@@ -368,7 +368,7 @@ def grid_plan() -> Plan:
         name: make_capacity([[9.0, 5.0], [5.0, 3.0], [3.0, 2.0]], make_option(name))
         for name in shares
     }
-    return make_plan(
+    return make_model_plan(
         workload=make_workload(rates),
         allocations=tuple(
             Allocation(
@@ -383,7 +383,7 @@ def grid_plan() -> Plan:
     )
 
 
-def arrivals(plan: Plan, count: int, seed: int) -> list[tuple[int, int]]:
+def arrivals(plan: ModelPlan, count: int, seed: int) -> list[tuple[int, int]]:
     """Buckets (i, j) of requests, at random by the plan's rates."""
     cells = [(i, j) for i in range(3) for j in range(2)]
     weights = [plan.workload.rates_rps[i][j] for i, j in cells]
@@ -478,7 +478,7 @@ def test_several_gateways_together_fill_a_replica_no_further_than_one_would() ->
 @settings(max_examples=60, deadline=None)
 @given(plans(), st.lists(st.booleans(), min_size=12, max_size=12), st.integers(0, 99))
 def test_any_plan_keeps_its_shares_among_what_is_healthy_while_nothing_is_loaded(
-    plan: Plan, up: list[bool], seed: int
+    plan: ModelPlan, up: list[bool], seed: int
 ) -> None:
     router = Router(plan, random.Random(seed))
     t, s = router.table, router.state

@@ -149,7 +149,7 @@ def _slo(given: dict[str, Any]) -> SLO:
 
 def _shapes(model: ModelShape, text: str, engine: str) -> dict[str, list[ReplicaShape]]:
     """Return, per asked option, its splits; one that does not fit stands for the reason."""
-    from melange_sky.accelerators import find_accelerator
+    from melange_sky.names.accelerators import find_accelerator
     from melange_sky.offers import parse_accelerator
     from melange_sky.profiles import ReplicaShape, sensible_splits
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from melange_sky.planner.verification import ReplayProgress
+    from melange_sky.plans import PlanWarning
     from melange_sky.pricing.refresh import Event
 
 format_option = click.option(
@@ -125,6 +126,12 @@ def replay_bar() -> AbstractContextManager[Callable[[ReplayProgress], None]]:
     from melange_sky.cli.replay_bar import ReplayBar
 
     return ReplayBar()
+
+
+def echo_warnings(warnings: Iterable[PlanWarning]) -> None:
+    """Show warnings on stderr, a line each."""
+    for warning in warnings:
+        click.echo(f"warning: {warning.message}", err=True)
 
 
 def echo_json(document: Any) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from melange_sky.gateway import Credentials, Gateway, Listen, Settings, Sources
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
     from melange_sky.skyserve import LiveService
 
 CLIENT_KEYS = "MELANGE_SKY_API_KEY"
@@ -239,9 +239,9 @@ def _sources(plan: Path, asked: dict[str, Any]) -> Sources:
     if not given and file is None and not asked["from_sky"]:
         raise InputError("no backend: give --backend OPTION=URL, --backends-file or --sky")
     live = _sky_services() if asked["from_sky"] else tuple
-    planned: list[FleetPlan | Plan] = []
+    planned: list[Plan] = []
 
-    def load() -> FleetPlan | Plan:
+    def load() -> Plan:
         planned[:] = [load_plan(plan)]
         return planned[0]
 
@@ -268,10 +268,9 @@ def _sky_services() -> Callable[[], Sequence[LiveService]]:
     return SkyServe({}).services
 
 
-def replica_urls(plan: FleetPlan | Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
+def replica_urls(plan: Plan, services: Sequence[LiveService]) -> dict[str, list[str]]:
     """Return the endpoints of ready replicas by PLAN/OPTION, for the options of the plan."""
-    models = plan.models if hasattr(plan, "models") else (plan,)
-    known = {(m.name, a.candidate.option.name) for m in models for a in m.allocations}
+    known = {(m.name, a.candidate.option.name) for m in plan.models for a in m.allocations}
     found: dict[str, list[str]] = {}
     for service in services:
         origin = service.origin

@@ -10,11 +10,10 @@ import click
 
 from melange_sky.cli.common import Fraction, NumberRange
 from melange_sky.errors import InputError
-from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Robustness, StayClose
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 within_option = click.option(
     "--within",
@@ -113,11 +112,9 @@ def _stay_close(running: Path | None, switch_cost: float | None) -> StayClose | 
     return StayClose(instances=_instances(load_plan(running)), switch_usd_per_hour=switch_cost)
 
 
-def _instances(planned: Plan | FleetPlan) -> tuple[tuple[str, str, int], ...]:
-
-    models = models_of(planned)
+def _instances(planned: Plan) -> tuple[tuple[str, str, int], ...]:
     return tuple(
         (model.name, allocation.candidate.option.name, allocation.instances)
-        for model in models
+        for model in planned.models
         for allocation in model.allocations
     )

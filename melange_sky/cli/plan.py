@@ -25,10 +25,9 @@ from melange_sky.cli.verification import (
     verify_options,
 )
 from melange_sky.errors import InputError
-from melange_sky.plans import models_of
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 
 @click.command()
@@ -133,7 +132,7 @@ def render(plan_file: Path, output: Path, force: bool) -> None:
     click.echo(f"wrote {output}", err=True)
 
 
-def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
+def write_plan(planned: Plan, folder: Path, *, force: bool) -> None:
     """Write plan.json and the service files as one folder, all or nothing."""
     from melange_sky.planfile import dump_plan
     from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
@@ -144,11 +143,11 @@ def write_plan(planned: Plan | FleetPlan, folder: Path, *, force: bool) -> None:
     write_folder(folder, files, force=force)
 
 
-def _is_deployable(planned: Plan | FleetPlan) -> bool:
-    return any(a.candidate.option.offer for model in models_of(planned) for a in model.allocations)
+def _is_deployable(planned: Plan) -> bool:
+    return any(a.candidate.option.offer for model in planned.models for a in model.allocations)
 
 
-def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) -> None:
+def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
     if output_format == "json":
         from melange_sky.planfile import dump_plan
 
@@ -158,7 +157,7 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
     from melange_sky.report import plan_table, terminal_width
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
-    for model in models_of(planned):
+    for model in planned.models:
         click.echo(verification_text(model), nl=False)
     if folder is not None and not _is_deployable(planned):
         click.echo(
@@ -169,7 +168,7 @@ def _show(planned: Plan | FleetPlan, folder: Path | None, output_format: str) ->
             f"\nWrote {folder}/plan.json and one service per line here; bring them up with "
             f"`melange-sky apply {folder}`, or:"
         )
-        for model in models_of(planned):
+        for model in planned.models:
             for allocation in model.allocations:
                 if allocation.candidate.option.offer is not None:
                     click.echo(f"  {launch_command(model, allocation, f'{folder}/')}")

@@ -20,7 +20,7 @@ from melange_sky.errors import InputError, SloMissedError, did_you_mean
 
 if TYPE_CHECKING:
     from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import ModelPlan, Plan
     from melange_sky.replay import Simulation
 
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
@@ -121,12 +121,8 @@ def _request(asked: dict[str, Any]) -> SimulationRequest:
     return SimulationRequest(**asked, jobs=jobs, how=Replay(**how))
 
 
-def _chosen(
-    planned: Plan | FleetPlan, model_name: str | None, trace: Path | None
-) -> tuple[Plan, ...]:
-    from melange_sky.plans import models_of
-
-    plans = models_of(planned)
+def _chosen(plan: Plan, model_name: str | None, trace: Path | None) -> tuple[ModelPlan, ...]:
+    plans = plan.models
     if model_name is not None:
         found = tuple(p for p in plans if model_name in (p.name, p.model))
         if not found:
@@ -141,8 +137,7 @@ def _chosen(
     return plans
 
 
-def _show(simulations: list[Simulation], planned: Plan | FleetPlan, output_format: str) -> None:
-    from melange_sky.plans import FleetPlan
+def _show(simulations: list[Simulation], planned: Plan, output_format: str) -> None:
     from melange_sky.report import terminal_width
     from melange_sky.report.simulation import simulation_document, simulation_table
 
@@ -151,7 +146,7 @@ def _show(simulations: list[Simulation], planned: Plan | FleetPlan, output_forma
             click.echo(simulation_table(simulation, width=terminal_width()))
         return
     documents = [simulation_document(s) for s in simulations]
-    if not isinstance(planned, FleetPlan):
+    if not planned.lists_models:
         echo_json(documents[0])
         return
     met = all(s.verdict.met for s in simulations)

@@ -13,7 +13,7 @@ from melange_sky.cli.common import NumberRange, jobs_of, jobs_option, replay_bar
 from melange_sky.errors import InputError, SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan, VerificationRound
+    from melange_sky.plans import ModelPlan, Plan, VerificationRound
 
 _OPTIONS = (
     click.option(
@@ -61,7 +61,7 @@ def take_options(asked: dict[str, Any]) -> dict[str, Any]:
     return taken
 
 
-def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Plan | FleetPlan:
+def plan_and_verify(spec_file: Path, request: Any, asked: dict[str, Any]) -> Plan:
     """Plan and close the loop; each round is told on stderr."""
     from melange_sky.planner import plan_loaded
     from melange_sky.planner.closed_loop import LoopRequest, plan_verified
@@ -103,7 +103,7 @@ def _tell(one: VerificationRound) -> None:
     )
 
 
-def verification_text(plan: Plan) -> str:
+def verification_text(plan: ModelPlan) -> str:
     """Return what the replay said of a plan, one paragraph for people; empty where none ran."""
     found = plan.verification
     if found is None:
@@ -125,13 +125,11 @@ def verification_text(plan: Plan) -> str:
     return text + (f"Why: {found.reason}\n" if found.reason else "")
 
 
-def raise_if_missed(planned: Plan | FleetPlan) -> None:
+def raise_if_missed(planned: Plan) -> None:
     """Raise SloMissedError (exit 5) where a replayed plan does not hold."""
-    from melange_sky.plans import models_of
-
     reasons = [
         f"{p.name}: {p.verification.reason or 'the SLO is missed in replay'}"
-        for p in models_of(planned)
+        for p in planned.models
         if p.verification is not None and not p.verification.holds
     ]
     if reasons:

@@ -10,7 +10,6 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.gateway.backend import Backend, parse_backends
 from melange_sky.gateway.metrics import bucket_labels
 from melange_sky.gateway.tokens import TokenCounter
-from melange_sky.plans import FleetPlan, Plan
 from melange_sky.routing import Router, policy
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from melange_sky.gateway.dispatch import Waiting
     from melange_sky.gateway.settings import Settings
+    from melange_sky.plans import ModelPlan, Plan
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Service:
     """One model of the plan: its router, its backends and the requests that wait for a free one."""
 
-    def __init__(self, plan: Plan, rng: random.Random, settings: Settings) -> None:
+    def __init__(self, plan: ModelPlan, rng: random.Random, settings: Settings) -> None:
         """Start without backends."""
         self._rng, self._settings = rng, settings
         self.name = plan.name
@@ -37,7 +37,7 @@ class Service:
         self.waiting: list[Waiting] = []
         self.take(plan, [])
 
-    def take(self, plan: Plan, backends: Sequence[Backend]) -> None:
+    def take(self, plan: ModelPlan, backends: Sequence[Backend]) -> None:
         """Replace plan and backends; requests in flight stay counted where they are."""
         old_router: Router | None = getattr(self, "router", None)
         kept_out = [b for b in self.backends if b not in backends]
@@ -123,24 +123,23 @@ class Fleet:
         return [b for service in self.services.values() for b in service.backends]
 
     def prepare(
-        self, plan: Plan | FleetPlan, found: Mapping[str, Sequence[str]]
-    ) -> dict[str, tuple[Plan, list[Backend]]]:
+        self, plan: Plan, found: Mapping[str, Sequence[str]]
+    ) -> dict[str, tuple[ModelPlan, list[Backend]]]:
         """Check a plan and its backends and pair them; known backends are kept. Changes nothing.
 
         Raises InputError where a backend's option is not in the plan.
         """
-        plans = plan.models if isinstance(plan, FleetPlan) else (plan,)
         known = {backend.key: backend for backend in self.backends}
-        split = _split(plans, found)
+        split = _split(plan.models, found)
         return {
             each.name: (
                 each,
                 [known.get(b.key, b) for b in parse_backends(each.name, split[each.name])],
             )
-            for each in plans
+            for each in plan.models
         }
 
-    def load(self, prepared: Mapping[str, tuple[Plan, list[Backend]]]) -> None:
+    def load(self, prepared: Mapping[str, tuple[ModelPlan, list[Backend]]]) -> None:
         """Take over what `prepare` returned, at once: no request sees half of it."""
         services: dict[str, Service] = {}
         by_model: dict[str, Service] = {}
@@ -165,7 +164,7 @@ class Fleet:
 
 
 def _split(
-    plans: Sequence[Plan], found: Mapping[str, Sequence[str]]
+    plans: Sequence[ModelPlan], found: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, list[str]]]:
     """Sort URLs by plan and option: keys are OPTION, or PLAN/OPTION."""
     names: dict[str, list[tuple[str, str]]] = {}
@@ -192,7 +191,7 @@ def _split(
     return split
 
 
-def served_names(plan: Plan) -> list[str]:
+def served_names(plan: ModelPlan) -> list[str]:
     """Return the names by which the replicas know the model: `--served-model-name`, else its id."""
     args = list(plan.engine.args)
     names: list[str] = []

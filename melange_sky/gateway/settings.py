@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 
 class Keys:
@@ -120,7 +120,7 @@ class Sources:
     Both callables may block and may raise MelangeError; the last good state is then kept.
     """
 
-    load_plan: Callable[[], Plan | FleetPlan]
+    load_plan: Callable[[], Plan]
     discover: Callable[[], Mapping[str, Sequence[str]]]
     watch: tuple[Path, ...] = ()
     tokenizer: Path | None = None

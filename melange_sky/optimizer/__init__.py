@@ -3,7 +3,7 @@
 Pure functions of their input: no file, network, clock-dependent choice or global state.
 """
 
-from melange_sky.constraints import Constraints, Pledge, SpotPolicy
+from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.explanation import Explanation, explain, problem_of
 from melange_sky.optimizer.answers.lowest_cost import Least, least_cost
@@ -30,9 +30,9 @@ __all__ = [
     "Constraints",
     "Demand",
     "Explanation",
+    "InstanceGroup",
     "Least",
     "OtherFleet",
-    "Pledge",
     "PriceStep",
     "Problem",
     "RobustReport",

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING
 from melange_sky.planfile.write import allocation_origin, dump_plan, plan_document
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 __all__ = ["allocation_origin", "dump_plan", "load_plan", "parse_plan", "plan_document"]
 
 
-def load_plan(path: Path) -> Plan | FleetPlan:
+def load_plan(path: Path) -> Plan:
     """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
     from melange_sky.planfile import read
 
     return read.load_plan(path)
 
 
-def parse_plan(document: object, where: str) -> Plan | FleetPlan:
+def parse_plan(document: object, where: str) -> Plan:
     """Turn a parsed document into a plan; `where` names it in messages."""
     from melange_sky.planfile import read
 

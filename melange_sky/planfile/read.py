@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from melange_sky.capacities import (
     CapacityCell,
@@ -18,6 +19,7 @@ from melange_sky.capacities import (
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
+from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
 from melange_sky.plans import (
     SCHEMA_VERSION,
@@ -25,7 +27,7 @@ from melange_sky.plans import (
     AlternativeMix,
     Baseline,
     EngineChoice,
-    FleetPlan,
+    ModelPlan,
     Plan,
     PlanWarning,
     Sensitivity,
@@ -40,6 +42,22 @@ MAX_BYTES = 256 * 1024 * 1024
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MaybeRows = list[list[NonNegative | None]]
+
+
+def _with_limit_keys(document: Any) -> Any:
+    """Return the document of constraints with the names that its limits are keyed by as keys."""
+    if not isinstance(document, dict) or not isinstance(document.get("limits"), list):
+        return document
+    limits = [
+        [LimitKey.of(row[0]), *row[1:]]
+        if isinstance(row, list) and row and isinstance(row[0], str)
+        else row
+        for row in document["limits"]
+    ]
+    return {**document, "limits": limits}
+
+
+_Constraints = Annotated[Constraints, BeforeValidator(_with_limit_keys)]
 
 
 class _Document(BaseModel):
@@ -108,7 +126,7 @@ class _Plan(_Solved):
     created_at: str
     slo: _Slo
     headroom: NonNegative = 0.0
-    constraints: Constraints = Constraints()
+    constraints: _Constraints = Constraints()
     workload: Workload
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
@@ -123,17 +141,17 @@ class _Plan(_Solved):
     candidates: list[_Candidate]
 
 
-class _Fleet(_Solved):
+class _ListedPlan(_Solved):
     name: str
     created_at: str
-    models: list[_Plan]
+    models: Annotated[list[_Plan], Field(min_length=1)]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
-    constraints: Constraints = Constraints()
+    constraints: _Constraints = Constraints()
 
 
-def load_plan(path: Path) -> Plan | FleetPlan:
+def load_plan(path: Path) -> Plan:
     """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
     file = path / "plan.json" if path.is_dir() else path
     try:
@@ -149,7 +167,7 @@ def load_plan(path: Path) -> Plan | FleetPlan:
     return parse_plan(document, where=str(file))
 
 
-def parse_plan(document: object, where: str) -> Plan | FleetPlan:
+def parse_plan(document: object, where: str) -> Plan:
     """Turn a parsed document into a plan; `where` names it in messages."""
     if not isinstance(document, dict):
         raise InputError(f"{where}: is not a plan: expected a JSON object")
@@ -160,8 +178,7 @@ def parse_plan(document: object, where: str) -> Plan | FleetPlan:
         )
     try:
         if "models" in document:
-            fleet = _Fleet.model_validate(document)
-            return _fleet(fleet, where)
+            return _listed_plan(_ListedPlan.model_validate(document), where)
         return _plan(_Plan.model_validate(document), where)
     except ValidationError as error:
         lines = [
@@ -174,46 +191,57 @@ def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "top level"
 
 
-def _fleet(fleet: _Fleet, where: str) -> FleetPlan:
-    return FleetPlan(
-        name=fleet.name,
-        created_at=fleet.created_at,
-        models=tuple(_plan(model, f"{where}: models.{i}") for i, model in enumerate(fleet.models)),
-        solver=fleet.report(),
-        warnings=fleet.warnings,
-        sensitivity=fleet.sensitivity,
-        alternatives=fleet.alternatives,
-        constraints=fleet.constraints,
+def _listed_plan(document: _ListedPlan, where: str) -> Plan:
+    plans = [_plan(model, f"{where}: models.{i}") for i, model in enumerate(document.models)]
+    return Plan(
+        name=document.name,
+        created_at=document.created_at,
+        models=tuple(replace(p.models[0], warnings=p.warnings) for p in plans),
+        solver=document.report(),
+        lists_models=True,
+        headroom=plans[0].headroom,
+        constraints=document.constraints,
+        price_snapshot=plans[0].price_snapshot,
+        warnings=document.warnings,
+        alternatives=document.alternatives,
+        sensitivity=document.sensitivity,
     )
 
 
 def _plan(document: _Plan, where: str) -> Plan:
+    return Plan(
+        name=document.name,
+        created_at=document.created_at,
+        models=(_model(document, where),),
+        solver=document.report(),
+        headroom=document.headroom,
+        constraints=document.constraints,
+        price_snapshot=document.price_snapshot,
+        warnings=document.warnings,
+        alternatives=document.alternatives,
+        sensitivity=document.sensitivity,
+    )
+
+
+def _model(document: _Plan, where: str) -> ModelPlan:
     workload = document.workload
     shape = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     for key in ("rates_rps", "input_sizes", "output_sizes"):
         _check_shape(getattr(workload, key), shape, f"{where}: workload.{key}")
     candidates = {c.option: _candidate(c, shape, where) for c in document.candidates}
     slo = document.slo
-    return Plan(
+    return ModelPlan(
         name=document.name,
         model=document.model,
-        created_at=document.created_at,
         slo=SLO(
             tpot_s=None if slo.tpot_ms is None else slo.tpot_ms / 1000,
             ttft_s=None if slo.ttft_ms is None else slo.ttft_ms / 1000,
             attainment=slo.attainment,
         ),
         workload=workload,
-        headroom=document.headroom,
-        constraints=document.constraints,
         allocations=tuple(_allocation(a, candidates, shape, where) for a in document.allocations),
         baselines=document.baselines,
-        sensitivity=document.sensitivity,
-        alternatives=document.alternatives,
-        verification=document.verification,
-        solver=document.report(),
         candidates=tuple(candidates.values()),
-        warnings=document.warnings,
         model_shape=document.model_shape,
         engine=EngineChoice(
             version=document.engine.version,
@@ -222,7 +250,8 @@ def _plan(document: _Plan, where: str) -> Plan:
             setup=document.engine.setup,
         ),
         engine_generation=document.engine_generation,
-        price_snapshot=document.price_snapshot,
+        spot=document.constraints.spot,
+        verification=document.verification,
     )
 
 

@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.capacities import Origin, weakest
+from melange_sky.constraints import Constraints
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plans import SCHEMA_VERSION, Allocation, FleetPlan, Plan, SolverReport
+from melange_sky.plans import SCHEMA_VERSION, Allocation, ModelPlan, Plan, SolverReport
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.constraints import Constraints
     from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
 
-def plan_document(plan: Plan | FleetPlan) -> dict[str, Any]:
-    """Return the JSON document of a plan (shared fields are described in the README)."""
-    if isinstance(plan, FleetPlan):
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "name": plan.name,
-            "created_at": plan.created_at,
-            **_solver_fields(plan.solver),
-            "cost_usd_per_hour": plan.cost_usd_per_hour,
-            "models": [_model_document(model) for model in plan.models],
-            "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
-            "alternatives": [asdict(mix) for mix in plan.alternatives],
-            "constraints": asdict(plan.constraints),
-            "warnings": [asdict(warning) for warning in plan.warnings],
-        }
-    return {"schema_version": SCHEMA_VERSION, **_model_document(plan)}
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return the JSON document of a plan (shared fields are described in the README).
+
+    Where the plan lists its models, each is written as a plan of its own under `models`, and what
+    holds of all together stands on top.
+    """
+    if not plan.lists_models:
+        return {"schema_version": SCHEMA_VERSION, **_one_model_document(plan)}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": plan.name,
+        "created_at": plan.created_at,
+        **_solver_fields(plan.solver),
+        "cost_usd_per_hour": plan.cost_usd_per_hour,
+        "models": [_one_model_document(_apart(plan, model)) for model in plan.models],
+        "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
+        "alternatives": [asdict(mix) for mix in plan.alternatives],
+        "constraints": _constraints_document(plan.constraints),
+        "warnings": [asdict(warning) for warning in plan.warnings],
+    }
 
 
-def dump_plan(plan: Plan | FleetPlan) -> str:
+def _apart(plan: Plan, model: ModelPlan) -> Plan:
+    """Return a listed model as a plan of its own, without what holds of all models together."""
+    return replace(
+        plan,
+        models=(model,),
+        lists_models=False,
+        constraints=Constraints(spot=model.spot),
+        sensitivity=None,
+        alternatives=(),
+        warnings=(),
+    )
+
+
+def dump_plan(plan: Plan) -> str:
     """Return the text of `plan.json`: a line per key, and per element of a list of objects."""
     return document_text(plan_document(plan)) + "\n"
 
@@ -61,38 +80,44 @@ def _solver_fields(solver: SolverReport) -> dict[str, Any]:
     }
 
 
-def _model_document(plan: Plan) -> dict[str, Any]:
+def _one_model_document(plan: Plan) -> dict[str, Any]:
+    (model,) = plan.models
     return {
-        "name": plan.name,
-        "model": plan.model,
+        "name": model.name,
+        "model": model.model,
         "created_at": plan.created_at,
         **_solver_fields(plan.solver),
         "cost_usd_per_hour": plan.cost_usd_per_hour,
         "slo": {
-            "tpot_ms": _milliseconds(plan.slo.tpot_s),
-            "ttft_ms": _milliseconds(plan.slo.ttft_s),
-            "attainment": plan.slo.attainment,
+            "tpot_ms": _milliseconds(model.slo.tpot_s),
+            "ttft_ms": _milliseconds(model.slo.ttft_s),
+            "attainment": model.slo.attainment,
         },
         "headroom": plan.headroom,
-        "constraints": asdict(plan.constraints),
-        "workload": _workload_document(plan.workload),
-        "allocations": [_allocation_document(allocation) for allocation in plan.allocations],
-        "baselines": [asdict(baseline) for baseline in plan.baselines],
+        "constraints": _constraints_document(plan.constraints),
+        "workload": _workload_document(model.workload),
+        "allocations": [_allocation_document(allocation) for allocation in model.allocations],
+        "baselines": [asdict(baseline) for baseline in model.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
-        "verification": asdict(plan.verification) if plan.verification else None,
-        "warnings": [asdict(warning) for warning in plan.warnings],
+        "verification": asdict(model.verification) if model.verification else None,
+        "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],
         "engine": {
-            "version": plan.engine.version,
-            "args": list(plan.engine.args),
-            "env": dict(plan.engine.env),
-            "setup": plan.engine.setup,
+            "version": model.engine.version,
+            "args": list(model.engine.args),
+            "env": dict(model.engine.env),
+            "setup": model.engine.setup,
         },
-        "engine_generation": plan.engine_generation,
+        "engine_generation": model.engine_generation,
         "price_snapshot": plan.price_snapshot,
-        "model_shape": asdict(plan.model_shape) if plan.model_shape else None,
-        "candidates": [_candidate_document(candidate) for candidate in plan.candidates],
+        "model_shape": asdict(model.model_shape) if model.model_shape else None,
+        "candidates": [_candidate_document(candidate) for candidate in model.candidates],
     }
+
+
+def _constraints_document(constraints: Constraints) -> dict[str, Any]:
+    limits = [(key.name, most) for key, most in constraints.limits]
+    return {**asdict(constraints), "limits": limits}
 
 
 def _milliseconds(seconds: float | None) -> float | None:

@@ -12,23 +12,23 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_names, names_of
 from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity, Origin
-from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, did_you_mean
 from melange_sky.models import longest_admitted, unmodelled_flags, with_engine_args
+from melange_sky.names.accelerators import names_of
+from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, baselines, optimize
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.constraints import constraints_of, kinds_of_price, speaks_of_places
 from melange_sky.planner.objectives import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.sensitivity import TimeUpError, cost_band
-from melange_sky.plans import FleetPlan, Plan, PlanWarning
+from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import CapacityQuery, load_model
 from melange_sky.rendering import unservable_clouds
 from melange_sky.slo import SLO
-from melange_sky.spec import CLOUDS, MelangeConfig, Spec, load_spec
+from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -53,7 +53,7 @@ class PlanRequest:
     progress: Callable[[int, int], None] | None = None
 
 
-def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan | FleetPlan:
+def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan:
     """Plan what the file asks for: a melange_sky spec or a Mélange JSON config.
 
     Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
@@ -65,7 +65,7 @@ def plan_spec(path: Path, request: PlanRequest | None = None) -> Plan | FleetPla
     return plan_loaded(spec, request)
 
 
-def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
+def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     """Plan an already checked spec."""
     prepared = _Prepared.of(spec, request)
     solve = request.solve
@@ -76,46 +76,38 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan | FleetPlan:
     )
     alone, band, late = _beside(problem, solution, solve, command)
     notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
-    shared_warnings = prepared.shared_warnings + late + notes
-    others = alternative_mixes(solution)
-    now = created_at()
-    plans = tuple(
-        Plan(
+    models = tuple(
+        ModelPlan(
             name=served.name,
             model=served.model,
-            created_at=now,
             slo=served.slo,
             workload=served.workload,
-            headroom=spec.headroom,
-            # The rules hold for all models together, but each replays its own spot replicas.
-            constraints=Constraints(spot=problem.constraints.spot)
-            if spec.multi
-            else problem.constraints,
             allocations=solution.allocations[k],
             baselines=alone[k],
-            solver=solution.report,
             candidates=prepared.demands[k].options,
-            warnings=prepared.warnings[k],
+            warnings=prepared.warnings[k] if spec.multi else (),
             model_shape=prepared.shapes[k],
             engine=spec.engine,
             engine_generation=ENGINE_GENERATION,
-            price_snapshot=prepared.snapshot,
-            sensitivity=None if spec.multi else band,
-            alternatives=() if spec.multi else others,
+            spot=problem.constraints.spot,
         )
         for k, served in enumerate(spec.models)
     )
-    if not spec.multi:
-        return replace(plans[0], warnings=shared_warnings + plans[0].warnings)
-    return FleetPlan(
+    return Plan(
         name=spec.name,
-        created_at=now,
-        models=plans,
+        created_at=created_at(),
+        models=models,
         solver=solution.report,
-        warnings=shared_warnings,
-        sensitivity=band,
-        alternatives=others,
+        lists_models=spec.multi,
+        headroom=spec.headroom,
         constraints=problem.constraints,
+        price_snapshot=prepared.snapshot,
+        warnings=prepared.shared_warnings
+        + late
+        + notes
+        + (() if spec.multi else prepared.warnings[0]),
+        alternatives=alternative_mixes(solution),
+        sensitivity=band,
     )
 
 
@@ -259,13 +251,10 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
         PlanWarning(
             code="limit",
             message=f"resources.limits: no instance type '{key}' is offered on the asked infra, so "
-            f"its limit binds nothing{did_you_mean(key, sold)}",
+            f"its limit binds nothing{did_you_mean(key.name, sold)}",
         )
         for key, _ in spec.resources.limits
-        if key not in sold
-        and key not in accelerator_names()
-        and "/" not in key
-        and key not in CLOUDS
+        if key.kind is LimitKind.INSTANCE_TYPE and key.name not in sold
     ]
 
 
@@ -317,17 +306,20 @@ def _plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan
     solve = replace(request.solve, slice_factor=config.slice_factor)
     problem = Problem(demands=(Demand(name=name, workload=config.workload, options=options),))
     solution = optimize(problem, solve)
-    return Plan(
+    model = ModelPlan(
         name=name,
         model="given",
-        created_at=created_at(),
         slo=SLO(),
         workload=config.workload,
-        headroom=0.0,
         allocations=solution.allocations[0],
         baselines=baselines(problem, _costs(solution), solve)[0],
-        solver=solution.report,
         candidates=options,
+    )
+    return Plan(
+        name=name,
+        created_at=created_at(),
+        models=(model,),
+        solver=solution.report,
         warnings=objective_notes(problem, solution, request),
         alternatives=alternative_mixes(solution),
     )

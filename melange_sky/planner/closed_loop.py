@@ -19,7 +19,7 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
-from melange_sky.plans import FleetPlan, Plan, Verification, VerificationRound, models_of
+from melange_sky.plans import ModelPlan, Plan, Verification, VerificationRound
 
 if TYPE_CHECKING:
     from melange_sky.planner import PlanRequest
@@ -66,12 +66,12 @@ class _Loop:
             if self.request.told is not None:
                 self.request.told(self.rounds[k][-1])
 
-    def replay(self, planned: Plan | FleetPlan) -> list[Simulation]:
+    def replay(self, planned: Plan) -> list[Simulation]:
         """Replay on the loop's own seed, no longer than it takes to be sure."""
         quick = _quick(self.request)
-        return [_seeded(plan, quick, 0) for plan in models_of(planned)]
+        return [_seeded(plan, quick, 0) for plan in planned.models]
 
-    def replay_fresh(self, planned: Plan | FleetPlan) -> list[Simulation]:
+    def replay_fresh(self, planned: Plan) -> list[Simulation]:
         """Replay on seeds that nothing has used yet; each model's worst replay counts."""
         offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
         self.used_seeds += FRESH_SEEDS
@@ -80,20 +80,18 @@ class _Loop:
         inner = replace(self.request.simulation, jobs=max(1, jobs // FRESH_SEEDS))
         each = replace(self.request, simulation=inner)
         with ThreadPoolExecutor(max_workers=min(max(1, jobs), FRESH_SEEDS)) as pool:
-            for plan in models_of(planned):
+            for plan in planned.models:
                 seen = pool.map(lambda offset, p=plan: _seeded(p, each, offset), offsets)
                 found.append(min(seen, key=lambda s: s.verdict.interval[0]))
         return found
 
 
-def plan_verified(
-    planned: Plan | FleetPlan, spec: Spec, request: PlanRequest, loop: LoopRequest
-) -> Plan | FleetPlan:
+def plan_verified(planned: Plan, spec: Spec, request: PlanRequest, loop: LoopRequest) -> Plan:
     """Return the plan that holds in replay, with its rounds; or the last one, with the reason.
 
     `planned` must come from `spec` and `request`. `verification.holds` says which it is.
     """
-    count = len(models_of(planned))
+    count = len(planned.models)
     choice = Choice(first=planned, spec=spec, request=request)
     state = _Loop(
         choice=choice,
@@ -135,21 +133,19 @@ def _quick(loop: LoopRequest) -> LoopRequest:
     return replace(loop, simulation=replace(loop.simulation, until_sure=True))
 
 
-def _seeded(plan: Plan, loop: LoopRequest, offset: int) -> Simulation:
+def _seeded(plan: ModelPlan, loop: LoopRequest, offset: int) -> Simulation:
     how = loop.simulation.how
     return simulate_plan(plan, replace(loop.simulation, how=replace(how, seed=how.seed + offset)))
 
 
-def _cheapest(
-    state: _Loop, planned: Plan | FleetPlan, simulations: list[Simulation]
-) -> Plan | FleetPlan:
+def _cheapest(state: _Loop, planned: Plan, simulations: list[Simulation]) -> Plan:
     """Give back from a plan that holds; return the cheapest that holds on fresh seeds too."""
     first = state.choice.first
     if planned.cost_usd_per_hour <= first.cost_usd_per_hour:
         return _with_record(planned, state, simulations, None)
     state.note(simulations, state.derates)
 
-    def holds(fleet: Plan | FleetPlan, derates: Sequence[Mapping[Kind, float]]) -> bool:
+    def holds(fleet: Plan, derates: Sequence[Mapping[Kind, float]]) -> bool:
         seen = state.replay(fleet)
         state.note(seen, derates)
         return _all_hold(seen)
@@ -159,7 +155,7 @@ def _cheapest(
         seen = state.replay_fresh(fleet)
         if _all_hold(seen):
             return _with_record(fleet, state, seen, None)
-        pairs = zip(models_of(fleet), models_of(first), strict=True)
+        pairs = zip(fleet.models, first.models, strict=True)
         state.note(seen, [_derates_of(plan, before) for plan, before in pairs])
     return _with_record(planned, state, simulations, None)
 
@@ -200,7 +196,7 @@ def _missing_kinds(simulation: Simulation) -> set[Kind]:
     return kinds or {kind_of(allocation.candidate) for allocation, _ in pairs}
 
 
-def _factor_that_holds(plan: Plan, loop: LoopRequest) -> float | None:
+def _factor_that_holds(plan: ModelPlan, loop: LoopRequest) -> float | None:
     """Return how many times larger the fleet must be to hold, None where `LARGEST_FACTOR` is too few.
 
     The fleet grows rather than the traffic shrinking: half the traffic has bursts as high as all of it.
@@ -225,7 +221,7 @@ def _factor_that_holds(plan: Plan, loop: LoopRequest) -> float | None:
     return math.sqrt(low * high)
 
 
-def _another_fleet(planned: Plan | FleetPlan, state: _Loop, failing: list[int]) -> Plan | FleetPlan:
+def _another_fleet(planned: Plan, state: _Loop, failing: list[int]) -> Plan:
     """Plan again; while that only shifts shares within the fleet that failed, derate it further."""
     found = state.choice.plan(state.derates)
     for _ in range(MAX_NUDGES):
@@ -233,7 +229,7 @@ def _another_fleet(planned: Plan | FleetPlan, state: _Loop, failing: list[int]) 
         if not same:
             return found
         for k in same:
-            for kind in {kind_of(a.candidate) for a in models_of(found)[k].allocations}:
+            for kind in {kind_of(a.candidate) for a in found.models[k].allocations}:
                 state.derates[k][kind] = state.derates[k].get(kind, 1.0) * LARGEST_STEP
         found = state.choice.plan(state.derates)
     return found
@@ -255,12 +251,12 @@ def _round(simulation: Simulation, derates: Mapping[Kind, float]) -> Verificatio
 
 
 def _with_record(
-    planned: Plan | FleetPlan, state: _Loop, simulations: list[Simulation], reason: str | None
-) -> Plan | FleetPlan:
+    planned: Plan, state: _Loop, simulations: list[Simulation], reason: str | None
+) -> Plan:
     """Return the plan with how it was verified; the last round is its own."""
     if planned is not state.choice.first:
         planned = _unproven(state.choice.with_baselines(planned))
-    pairs = zip(models_of(planned), models_of(state.choice.first), strict=True)
+    pairs = zip(planned.models, state.choice.first.models, strict=True)
     plans = []
     for k, (plan, before) in enumerate(pairs):
         verdict, rounds = simulations[k].verdict, state.rounds[k]
@@ -282,19 +278,15 @@ def _with_record(
                 ),
             )
         )
-    return replace(planned, models=tuple(plans)) if isinstance(planned, FleetPlan) else plans[0]
+    return replace(planned, models=tuple(plans))
 
 
-def _unproven(planned: Plan | FleetPlan) -> Plan | FleetPlan:
+def _unproven(planned: Plan) -> Plan:
     """Return a plan that replay changed: the optimum of a stricter problem, proven cheapest of nothing."""
-    solver = replace(planned.solver, status="feasible")
-    if isinstance(planned, Plan):
-        return replace(planned, solver=solver)
-    models = tuple(replace(plan, solver=solver) for plan in planned.models)
-    return replace(planned, solver=solver, models=models)
+    return replace(planned, solver=replace(planned.solver, status="feasible"))
 
 
-def _derates_of(plan: Plan, before: Plan) -> dict[Kind, float]:
+def _derates_of(plan: ModelPlan, before: ModelPlan) -> dict[Kind, float]:
     """Return by which factors a plan's capacities differ from those of the plan before any replay."""
     found: dict[Kind, float] = {}
     for now, then in zip(plan.candidates, before.candidates, strict=True):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.planner import PlanRequest, plan_loaded
 from melange_sky.planner.closed_loop import LoopRequest, plan_verified
-from melange_sky.plans import Plan
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec
@@ -70,8 +69,7 @@ def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
     if asked:
         return list(asked)
     plan = plan_loaded(spec, replace(request.plan, sensitivity=False))
-    assert isinstance(plan, Plan)
-    return sorted({option.option.accelerator for option in plan.candidates})
+    return sorted({c.option.accelerator for c in plan.models[0].candidates})
 
 
 def _at_rate(spec: Spec, rate_rps: float) -> Spec:
@@ -94,8 +92,8 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         paper = plan_loaded(spec, plan_request)
     except InfeasibleError as error:
         return replace(nothing, reason=str(error))
-    plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec))
-    assert isinstance(paper, Plan) and isinstance(plan, Plan) and plan.verification is not None
+    plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec)).models[0]
+    assert plan.verification is not None
     seen = plan.verification
     return replace(
         nothing,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_names
-from melange_sky.constraints import Constraints, Pledge, SpotPolicy
+from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
+from melange_sky.names.limits import LimitKind
 
 if TYPE_CHECKING:
     from melange_sky.spec import FixedCapacity, Spec
@@ -18,10 +18,10 @@ def constraints_of(spec: Spec) -> Constraints:
     """
     resources, redundancy = spec.resources, spec.redundancy
     return Constraints(
-        limits=tuple(sorted(resources.limits)),
+        limits=tuple(sorted(resources.limits, key=lambda limit: limit[0].name)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
-        fixed=tuple(sorted(map(_pledge, resources.fixed), key=repr)),
-        minimum=tuple(sorted(map(_pledge, resources.minimum), key=repr)),
+        fixed=tuple(sorted(map(_group, resources.fixed), key=repr)),
+        minimum=tuple(sorted(map(_group, resources.minimum), key=repr)),
         spare=redundancy.spare,
         # a model with any rate has one replica anyway
         min_replicas=redundancy.min_replicas if redundancy.min_replicas > 1 else 0,
@@ -31,8 +31,8 @@ def constraints_of(spec: Spec) -> Constraints:
     )
 
 
-def _pledge(fixed: FixedCapacity) -> Pledge:
-    return Pledge(
+def _group(fixed: FixedCapacity) -> InstanceGroup:
+    return InstanceGroup(
         accelerator=fixed.accelerator,
         accelerator_count=fixed.count,
         cloud=fixed.infra.cloud if fixed.infra else None,
@@ -66,7 +66,7 @@ def speaks_of_places(spec: Spec) -> bool:
     """Return whether a rule names regions, clouds or instances, so that no region stands for others."""
     resources, redundancy = spec.resources, spec.redundancy
     return bool(
-        any(key not in accelerator_names() for key, _ in resources.limits)
+        any(key.kind is not LimitKind.ACCELERATOR for key, _ in resources.limits)
         or resources.fixed
         or resources.minimum
         or redundancy.max_share_per_region is not None

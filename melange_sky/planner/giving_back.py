@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import Pledge
+from melange_sky.constraints import InstanceGroup
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner.replan import Choice, Kind, fleet_key, kind_of
-from melange_sky.plans import FleetPlan, Plan, models_of
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
+    from melange_sky.plans import ModelPlan, Plan
 
 EASE_STEPS = 4
 MAX_TRIALS = 16
@@ -39,14 +39,14 @@ class Trials:
     """
 
     choice: Choice
-    holds: Callable[[Plan | FleetPlan, Sequence[Mapping[Kind, float]]], bool]
-    held: list[Plan | FleetPlan]
+    holds: Callable[[Plan, Sequence[Mapping[Kind, float]]], bool]
+    held: list[Plan]
     seen: set[object] = field(default_factory=set)
     replays: int = 0
     plans: int = 0
 
     @property
-    def best(self) -> Plan | FleetPlan:
+    def best(self) -> Plan:
         """The cheapest fleet that held."""
         return self.held[-1]
 
@@ -55,11 +55,11 @@ class Trials:
         """Whether no more is to be tried."""
         return self.replays >= MAX_TRIALS or self.plans >= MAX_PLANS
 
-    def saves(self, planned: Plan | FleetPlan) -> bool:
+    def saves(self, planned: Plan) -> bool:
         """Return whether a fleet is cheaper than the cheapest one that held."""
         return planned.cost_usd_per_hour < self.best.cost_usd_per_hour - LEAST_SAVING
 
-    def tried(self, planned: Plan | FleetPlan, derates: Sequence[Mapping[Kind, float]]) -> bool:
+    def tried(self, planned: Plan, derates: Sequence[Mapping[Kind, float]]) -> bool:
         """Replay a cheaper fleet that is new; return whether it holds."""
         key = fleet_key(planned)
         if key in self.seen or self.spent:
@@ -72,12 +72,12 @@ class Trials:
         return True
 
 
-def give_back(trials: Trials, derates: Sequence[Mapping[Kind, float]]) -> list[Plan | FleetPlan]:
+def give_back(trials: Trials, derates: Sequence[Mapping[Kind, float]]) -> list[Plan]:
     """Return the fleets that hold on the loop's seed, dearest first, from the one in `trials` down."""
     trials.seen.update((fleet_key(trials.choice.first), fleet_key(trials.best)))
     _ease(trials, derates)
-    if isinstance(trials.choice.first, Plan):
-        while not trials.spent and _one_move(trials, trials.choice.first):
+    if len(trials.choice.first.models) == 1:
+        while not trials.spent and _one_move(trials, trials.choice.first.models[0]):
             pass
     return trials.held
 
@@ -99,18 +99,18 @@ def _ease(trials: Trials, derates: Sequence[Mapping[Kind, float]]) -> None:
             low = middle
 
 
-def _one_move(trials: Trials, first: Plan) -> bool:
+def _one_move(trials: Trials, first: ModelPlan) -> bool:
     """Take the first move that saves and holds; return whether there was one."""
-    best = models_of(trials.best)[0]
+    best = trials.best.models[0]
     undone: list[dict[Kind, float]] = [{}]
     options = {o.option.name: o for o in first.candidates}
     for counts in _moves(best, first):
         if trials.spent:
             return False
         trials.plans += 1
-        pledges = tuple(_pledge(options[name], n) for name, n in counts.items() if n > 0)
+        groups = tuple(_group(options[name], n) for name, n in counts.items() if n > 0)
         try:
-            candidate = trials.choice.plan(undone, minimum=pledges)
+            candidate = trials.choice.plan(undone, minimum=groups)
         except InfeasibleError:
             continue
         if trials.saves(candidate) and trials.tried(candidate, undone):
@@ -118,7 +118,7 @@ def _one_move(trials: Trials, first: Plan) -> bool:
     return False
 
 
-def _moves(best: Plan, first: Plan) -> Iterator[Counts]:
+def _moves(best: ModelPlan, first: ModelPlan) -> Iterator[Counts]:
     """Yield cheaper fleets near `best`, those first that save most: one instance less, then swaps."""
     counts = {a.candidate.option.name: a.instances for a in best.allocations}
     priced = sorted(best.allocations, key=lambda a: (-_price(a.candidate), a.candidate.option.name))
@@ -133,7 +133,7 @@ def _moves(best: Plan, first: Plan) -> Iterator[Counts]:
                 yield fewer | {name: fewer.get(name, 0) + swapped}
 
 
-def _cheapest_per_kind(plan: Plan) -> list[OptionCapacity]:
+def _cheapest_per_kind(plan: ModelPlan) -> list[OptionCapacity]:
     found: dict[Kind, OptionCapacity] = {}
     for option in sorted(plan.candidates, key=lambda o: (_price(o), o.option.name)):
         found.setdefault(kind_of(option), option)
@@ -144,9 +144,9 @@ def _price(option: OptionCapacity) -> float:
     return option.option.price_usd_per_hour
 
 
-def _pledge(option: OptionCapacity, instances: int) -> Pledge:
+def _group(option: OptionCapacity, instances: int) -> InstanceGroup:
     offer = option.option.offer
-    return Pledge(
+    return InstanceGroup(
         accelerator=option.option.accelerator,
         accelerator_count=option.option.accelerator_count,
         cloud=None if offer is None else offer.cloud,

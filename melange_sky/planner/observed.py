@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.errors import InputError
 from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.spec.demand import load_distribution
+from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+    from pathlib import Path
+
+    from melange_sky.plans import ModelPlan, Plan
     from melange_sky.workload import Matrix
 
 WORTH_FRACTION = 0.05
@@ -32,12 +37,62 @@ class Outlook:
     verdict: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BucketTraffic:
+    """One bucket's planned and seen rate, requests per second."""
+
+    bucket: str
+    planned_rps: float
+    seen_rps: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedTraffic:
+    """Seen against planned traffic, bucket by bucket, and whether another plan pays.
+
+    `least_usd_per_hour`: see `Outlook`. `replan` and `verdict` say what to do.
+    """
+
+    buckets: tuple[BucketTraffic, ...]
+    cost_usd_per_hour: float
+    least_usd_per_hour: float | None
+    replan: bool
+    verdict: str
+
+
+def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
+    """Compare a plan of one model with the histogram that its gateway wrote.
+
+    Raises InputError for a plan of several models and for a file without a rate.
+    """
+    if len(planned.models) != 1:
+        raise InputError("--observed: give the plan.json of one model; this plan has several")
+    workload, seen = planned.models[0].workload, load_distribution(observed)
+    if seen.rate_rps is None:
+        raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
+    judged = outlook(planned, to_workload(seen, seen.rate_rps), SolveOptions())
+    planned_rps = workload.rates_rps
+    return ObservedTraffic(
+        buckets=tuple(
+            BucketTraffic(bucket=workload.label(i, j), planned_rps=planned_rps[i][j], seen_rps=rate)
+            for i, row in enumerate(judged.rates_rps)
+            for j, rate in enumerate(row)
+            if rate > 0 or planned_rps[i][j] > 0
+        ),
+        cost_usd_per_hour=planned.cost_usd_per_hour,
+        least_usd_per_hour=judged.least_usd_per_hour,
+        replan=judged.pays,
+        verdict=judged.verdict,
+    )
+
+
 def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
-    """Judge the plan by traffic that a gateway saw, on whatever grid it counted."""
-    rates = _in_buckets_of(plan, seen)
-    known, unplanned = _split(plan, rates)
+    """Judge a plan of one model by traffic that a gateway saw, on whatever grid it counted."""
+    (model,) = plan.models
+    rates = _in_buckets_of(model, seen)
+    known, unplanned = _split(model, rates)
     demand = Demand(
-        name=plan.name, workload=replace(plan.workload, rates_rps=known), options=plan.candidates
+        name=model.name, workload=replace(model.workload, rates_rps=known), options=model.candidates
     )
     problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
     least = least_cost(problem, options) if any(map(any, known)) else None
@@ -48,7 +103,7 @@ def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
     )
 
 
-def _in_buckets_of(plan: Plan, seen: Workload) -> Matrix:
+def _in_buckets_of(plan: ModelPlan, seen: Workload) -> Matrix:
     """Move each seen bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
     inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
     rates = [[0.0] * (len(outputs) - 1) for _ in inputs[1:]]
@@ -59,7 +114,7 @@ def _in_buckets_of(plan: Plan, seen: Workload) -> Matrix:
     return tuple(map(tuple, rates))
 
 
-def _split(plan: Plan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
+def _split(plan: ModelPlan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
     """Return the rates of buckets that some option is known to serve, and the others' names."""
     unplanned = []
     known = [list(row) for row in rates]

@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import accelerator_table, names_of
+from melange_sky.accelerators import accelerator_table
 from melange_sky.capacities import DeploymentOption, OptionCapacity
-from melange_sky.offers import accelerator_spec_text
+from melange_sky.names.accelerators import names_of
+from melange_sky.offers import accelerator_spec_text, gpu_of
 from melange_sky.plans import PlanWarning
-from melange_sky.pricing.names import figures_name
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
@@ -156,7 +156,7 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
     if offer.cloud in rules.closed_clouds:
         rejected.add("closed-cloud", rules.closed_clouds[offer.cloud], offer)
         return True
-    if figures_name(offer) not in accelerator_table():
+    if gpu_of(offer) not in accelerator_table():
         rejected.add(
             "unknown-accelerator", f"no figures for accelerator {offer.accelerator}", offer
         )
@@ -257,7 +257,7 @@ def _shapes(
 
 def _gpus(offer: Offer) -> tuple[str, int]:
     """Return an instance's very GPU (the one whose figures count) and how many it has."""
-    return figures_name(offer), int(offer.accelerator_count)
+    return gpu_of(offer), int(offer.accelerator_count)
 
 
 def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:

@@ -27,7 +27,7 @@ from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan
 
 _BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
 
@@ -87,7 +87,7 @@ class ProfilingJob:
 
 
 def profiling_jobs(
-    plan: Plan, tables: Sequence[ProfileTable], options: JobOptions
+    plan: ModelPlan, tables: Sequence[ProfileTable], options: JobOptions
 ) -> tuple[ProfilingJob, ...]:
     """Return one job per very GPU among the plan's candidates, or per kind in `options`.
 
@@ -127,7 +127,7 @@ def _kinds(best: Mapping[str, object], asked: Sequence[str]) -> list[str]:
     return sorted({folded[word.casefold()] for word in asked})
 
 
-def _cost_alone(plan: Plan, candidate: OptionCapacity) -> float | None:
+def _cost_alone(plan: ModelPlan, candidate: OptionCapacity) -> float | None:
     """Return dollars per hour to serve what it can of the workload, per served share; None for none."""
     workload = plan.workload
     served = load = 0.0
@@ -160,7 +160,7 @@ def within_budget(
 
 
 def _job(
-    plan: Plan,
+    plan: ModelPlan,
     candidate: OptionCapacity,
     tables: Sequence[ProfileTable],
     options: JobOptions,
@@ -202,7 +202,7 @@ def _job(
     )
 
 
-def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Demand:
+def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -> Demand:
     """Return the sizes that the plan asks of an option, with their rates of requests and estimates.
 
     Sizes that the option is thought unable to serve are left out: nothing is planned on them.
@@ -228,13 +228,13 @@ def job_demand(plan: Plan, candidate: OptionCapacity, error_bound: float) -> Dem
     )
 
 
-def _answers(made: Provenance, plan: Plan, candidate: OptionCapacity) -> bool:
+def _answers(made: Provenance, plan: ModelPlan, candidate: OptionCapacity) -> bool:
     """Return whether plans would take a table's rates for this candidate."""
     shape = ReplicaShape.of(candidate.option)
     return is_of(made, plan.model, shape) and is_usable(made, plan.engine.args)
 
 
-def _alone(plan: Plan, candidate: OptionCapacity) -> Allocation:
+def _alone(plan: ModelPlan, candidate: OptionCapacity) -> Allocation:
     nothing = tuple(tuple(0.0 for _ in row) for row in plan.workload.rates_rps)
     return Allocation(
         candidate=candidate, instances=1, load_fraction=0.0, rate_rps=0.0, shares=nothing
@@ -250,7 +250,7 @@ def job_prefix(plan_name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plan_name.lower()).strip("-") + "-profile-"
 
 
-def _job_name(plan: Plan, candidate: OptionCapacity) -> str:
+def _job_name(plan: ModelPlan, candidate: OptionCapacity) -> str:
     option = candidate.option
     kind = re.sub(r"[^a-z0-9]+", "-", f"{option.gpu}-{option.accelerator_count}".lower())
     return job_prefix(plan.name) + kind.strip("-")
@@ -263,7 +263,7 @@ def engine_flags(run: str) -> tuple[str, ...]:
 
 
 def _document(
-    plan: Plan,
+    plan: ModelPlan,
     candidate: OptionCapacity,
     service: dict[str, Any],
     work: tuple[str, Demand, float],

@@ -9,18 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.plans import FleetPlan, Plan, models_of
+from melange_sky.planfile import load_plan
+from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.pricing import OfferQuery, load_offers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation
+    from melange_sky.plans import Allocation, Plan, PlanWarning
 
 Shape = tuple[str, str, str, float]
+Mix = tuple[tuple[str, "DeploymentOption", int], ...]
+"""Model name, option, instances."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +56,7 @@ class Repriced:
     now_usd_per_hour: float | None
     allocations: tuple[RepricedAllocation, ...]
     best_usd_per_hour: float | None
-    best: tuple[tuple[str, DeploymentOption, int], ...] = ()
+    best: Mix = ()
 
     @property
     def saving_usd_per_hour(self) -> float | None:
@@ -60,20 +66,119 @@ class Repriced:
         return self.now_usd_per_hour - self.best_usd_per_hour
 
 
-def reprice(
-    planned: Plan | FleetPlan, offers: Sequence[Offer], solve: SolveOptions | None = None
-) -> Repriced:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixPart:
+    """So many instances of one option in the cheapest mix; the price is of one instance."""
+
+    model: str
+    option: str
+    region: str | None
+    instances: int
+    price_usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanDifference:
+    """A saved plan, what it costs at the prices of `snapshot`, and the cheapest mix at them.
+
+    `cheapest` is of the plan's own options, or where `weighs_all` of all offers, by a new plan.
+    """
+
+    planned: Plan
+    repriced: Repriced
+    snapshot: str | None
+    cheapest_usd_per_hour: float | None
+    cheapest: tuple[MixPart, ...]
+    weighs_all: bool
+    warnings: tuple[PlanWarning, ...] = ()
+
+    @property
+    def change_fraction(self) -> float | None:
+        """What the plan costs now ÷ what it cost − 1; None where that is unknown."""
+        now = self.repriced.now_usd_per_hour
+        return None if now is None else now / self.repriced.planned_usd_per_hour - 1
+
+    @property
+    def saving_usd_per_hour(self) -> float | None:
+        """What the cheapest mix saves on the planned one, both at today's prices."""
+        now = self.repriced.now_usd_per_hour
+        if now is None or self.cheapest_usd_per_hour is None:
+            return None
+        return now - self.cheapest_usd_per_hour
+
+
+def diff_plan(
+    plan_json: Path, *, spec: Path | None = None, offers: Path | None = None
+) -> PlanDifference:
+    """Return what a saved plan costs at the newest prices at hand, and the cheapest mix now.
+
+    With `spec` that is planned anew over all offers, so that its limits hold. Opens no socket.
+    Raises InputError for a plan whose prices were given by a Mélange config.
+    """
+    planned = load_plan(plan_json)
+    clouds = _clouds(planned)
+    query = OfferQuery(
+        infra=tuple((c, None) for c in clouds if c in CLOUDS),
+        offline=True,
+        offers_csv=offers,
+    )
+    book = load_offers(query)
+    repriced = reprice(planned, book.offers)
+    cost, mix = repriced.best_usd_per_hour, _parts(repriced.best)
+    if spec is not None:
+        prices = OfferQuery(offline=True, offers_csv=offers)
+        anew = plan_spec(spec, PlanRequest(prices=prices, sensitivity=False))
+        cost, mix = anew.cost_usd_per_hour, _parts(_mix_of(anew))
+    return PlanDifference(
+        planned=planned,
+        repriced=repriced,
+        snapshot=book.snapshot,
+        cheapest_usd_per_hour=cost,
+        cheapest=mix,
+        weighs_all=spec is not None,
+        warnings=book.warnings,
+    )
+
+
+def _clouds(planned: Plan) -> tuple[str, ...]:
+    offers = [c.option.offer for m in planned.models for c in m.candidates]
+    if not any(offers):
+        raise InputError("the plan's prices were given by a Mélange config: nothing can move")
+    return tuple(dict.fromkeys(offer.cloud for offer in offers if offer is not None))
+
+
+def _mix_of(planned: Plan) -> Mix:
+    return tuple(
+        (model.name, a.candidate.option, a.instances)
+        for model in planned.models
+        for a in model.allocations
+    )
+
+
+def _parts(mix: Mix) -> tuple[MixPart, ...]:
+    return tuple(
+        MixPart(
+            model=model,
+            option=option.name,
+            region=option.offer.region if option.offer else None,
+            instances=instances,
+            price_usd_per_hour=option.price_usd_per_hour,
+        )
+        for model, option, instances in mix
+    )
+
+
+def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None = None) -> Repriced:
     """Return the plan's cost and the cheapest mix of its options at the prices of `offers`."""
-    models = models_of(planned)
     by_shape: dict[Shape, list[Offer]] = {}
     for offer in offers:
         by_shape.setdefault(_shape(offer), []).append(offer)
-    rows = [_repriced(m.name, a, by_shape) for m in models for a in m.allocations]
+    rows = [_repriced(m.name, a, by_shape) for m in planned.models for a in m.allocations]
     known = [row.now_usd_per_hour for row in rows]
     now = None
     if None not in known:
         now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
-    best_cost, best = _best(planned, models, by_shape, solve or SolveOptions())
+    best_cost, best = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
         now_usd_per_hour=now,
@@ -122,19 +227,18 @@ def _price_in(
 
 
 def _best(
-    planned: Plan | FleetPlan,
-    models: Sequence[Plan],
+    planned: Plan,
     by_shape: Mapping[Shape, Sequence[Offer]],
     solve: SolveOptions,
-) -> tuple[float | None, tuple[tuple[str, DeploymentOption, int], ...]]:
+) -> tuple[float | None, Mix]:
     demands = []
-    for model in models:
+    for model in planned.models:
         options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
         if not options:
             return None, ()
         demands.append(Demand(name=model.name, workload=model.workload, options=options))
     problem = Problem(
-        demands=tuple(demands), headroom=models[0].headroom, constraints=planned.constraints
+        demands=tuple(demands), headroom=planned.headroom, constraints=planned.constraints
     )
     try:
         solution = optimize(problem, solve)
@@ -142,7 +246,7 @@ def _best(
         return None, ()
     mix = tuple(
         (model.name, a.candidate.option, a.instances)
-        for model, mine in zip(models, solution.allocations, strict=True)
+        for model, mine in zip(planned.models, solution.allocations, strict=True)
         for a in mine
     )
     return solution.cost_usd_per_hour, mix

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from melange_sky.plans import Allocation, Plan
+    from melange_sky.plans import Allocation, ModelPlan
     from melange_sky.simulator.fleet import FleetRun
     from melange_sky.steps import ReplicaModel
 
@@ -71,7 +71,7 @@ class SimulationRequest:
     told: Callable[[ReplayProgress], None] | None = None
 
 
-def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
+def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
     """Replay a plan and judge it. Same plan and request, same result, whatever its `jobs`.
 
     Raises InputError for an unreadable trace or a plan that says nothing of its engines.
@@ -100,7 +100,7 @@ def simulate_plan(plan: Plan, request: SimulationRequest) -> Simulation:
         count *= 2
 
 
-def _settling_s(plan: Plan, rate_rps: float) -> float:
+def _settling_s(plan: ModelPlan, rate_rps: float) -> float:
     """Return how long to replay for the longest answers at their limits to be but warm-up of it."""
     workload, slo = plan.workload, plan.slo
     longest = max(workload.output_sizes[i][j] for i, j in workload.buckets())
@@ -109,7 +109,7 @@ def _settling_s(plan: Plan, rate_rps: float) -> float:
 
 
 def _replications(
-    plan: Plan, request: SimulationRequest, duration_s: float, numbers: Iterable[int]
+    plan: ModelPlan, request: SimulationRequest, duration_s: float, numbers: Iterable[int]
 ) -> list[FleetRun]:
     """Replay so many samples of the traffic, each from an empty fleet, in the order of `numbers`."""
     traffic = Traffic(
@@ -125,7 +125,7 @@ def _replications(
         return list(pool.map(one, numbers))
 
 
-def _told(plan: Plan, request: SimulationRequest, duration_s: float, count: int) -> str:
+def _told(plan: ModelPlan, request: SimulationRequest, duration_s: float, count: int) -> str:
     kind = "Poisson" if request.burstiness == 1 else f"bursty (Gamma, CV² {request.burstiness:g})"
     rate_rps = plan.workload.rate_rps * request.rate_scale
     times = f"{count} × " if count > 1 else ""
@@ -135,7 +135,7 @@ def _told(plan: Plan, request: SimulationRequest, duration_s: float, count: int)
     )
 
 
-def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
+def _traced(plan: ModelPlan, request: SimulationRequest, trace: Path) -> Simulation:
     stream, without_output = scaled_trace(read_trace(trace), request.rate_scale, request.duration_s)
     if not len(stream):
         raise InputError(f"{trace}: the trace holds no request")
@@ -150,7 +150,7 @@ def _traced(plan: Plan, request: SimulationRequest, trace: Path) -> Simulation:
 
 
 def _judged(
-    plan: Plan,
+    plan: ModelPlan,
     request: SimulationRequest,
     runs: list[FleetRun],
     told: str,
@@ -179,19 +179,19 @@ def _judged(
     return Simulation(plan=plan, verdict=verdict, run=whole, traffic=told, notes=notes)
 
 
-def _outages_text(plan: Plan, how: Replay) -> str:
+def _outages_text(plan: ModelPlan, how: Replay) -> str:
     """Return which outages were injected, empty for none."""
     parts = []
     if how.outages_per_hour > 0:
         parts.append(f"{how.outages_per_hour:g} outages of {how.outage_s:g} s per replica and hour")
-    spot = plan.constraints.spot
+    spot = plan.spot
     rate = max((interruptions_per_hour(plan, a) for a in plan.allocations), default=0.0)
     if spot is not None and rate > 0:
         parts.append(f"{rate:g} interruptions of {spot.recovery_s:g} s per spot replica and hour")
     return "".join(f", with {part}" for part in parts)
 
 
-def engine_of(plan: Plan, allocation: Allocation) -> ReplicaModel:
+def engine_of(plan: ModelPlan, allocation: Allocation) -> ReplicaModel:
     """Return the engine of an allocation's replicas from the engine model's step times."""
     option = allocation.candidate.option
     assert option.engine is not None and plan.model_shape is not None

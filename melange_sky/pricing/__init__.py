@@ -1,4 +1,7 @@
-"""Prices people can trust: fetched, checked, dated, kept. Start at `book.load_offers`."""
+"""Prices people can trust: fetched, checked, dated, kept. Start at `load.load_offers`.
+
+`commands` holds what `melange-sky prices` does.
+"""
 
 from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery

@@ -15,9 +15,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
+from melange_sky.names.clouds import CLOUDS, HOSTED_CLOUDS, regions_of
 from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
-from melange_sky.pricing.names import HOSTED_CLOUDS, KNOWN_CLOUDS, asked_regions
 from melange_sky.pricing.own_csv import read_embedded
 from melange_sky.pricing.query import OfferQuery
 from melange_sky.pricing.settings import addresses_from_environment
@@ -79,7 +79,7 @@ def _is_stale(chain: Chain, cloud: str) -> bool:
         return absent is None or not _is_young(absent, chain.now)
     if entry.source == "catalog" and entry.url not in addresses_from_environment().of(cloud):
         return True
-    if not entry.covers(asked_regions(chain.query.infra, cloud)):
+    if not entry.covers(regions_of(chain.query.infra, cloud)):
         return True
     return not _is_young(entry.checked_at, chain.now)
 
@@ -162,7 +162,7 @@ def choose(chain: Chain) -> dict[str, Chosen]:
             continue
         entry, table = found
         used = True
-        covers = entry.covers(asked_regions(chain.query.infra, cloud))
+        covers = entry.covers(regions_of(chain.query.infra, cloud))
         chosen[cloud] = Chosen(
             table=table,
             source=entry.label,
@@ -182,7 +182,7 @@ def _choose_local(chain: Chain, chosen: dict[str, Chosen]) -> None:
     if chain.query.as_of is not None:
         return
     schema = addresses_from_environment().schema
-    for cloud in modified_clouds(schema, chain.query.clouds or KNOWN_CLOUDS):
+    for cloud in modified_clouds(schema, chain.query.clouds or CLOUDS):
         try:
             local = read_modified(schema, cloud)
         except SourceUnavailableError as error:

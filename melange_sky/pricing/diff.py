@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
@@ -54,6 +54,17 @@ class Difference:
     changes: tuple[Change, ...]
     clouds_added: tuple[str, ...] = ()
     clouds_removed: tuple[str, ...] = ()
+
+    def at_least(self, fraction: float) -> Difference:
+        """Return the prices that moved by this fraction or more; those that came or went stay."""
+        return replace(
+            self,
+            changes=tuple(
+                change
+                for change in self.changes
+                if change.change_fraction is None or abs(change.change_fraction) >= fraction
+            ),
+        )
 
 
 def diff_snapshots(

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
+from melange_sky.names.accelerators import canonical_accelerator
 from melange_sky.offers import Flag, Offer, Touches
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.gcp_hosts import Host, hosts_for, is_gpu_host
-from melange_sky.pricing.names import canonical_accelerator
 from melange_sky.pricing.sanity import check_offers, make_flag
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.names.clouds import UNHOSTED_CLOUDS, check_clouds
 from melange_sky.offers import Offer
 from melange_sky.pricing.chain import (
     Chain,
@@ -16,7 +17,6 @@ from melange_sky.pricing.chain import (
     find_snapshot,
     other_regions,
 )
-from melange_sky.pricing.names import UNHOSTED_CLOUDS, check_clouds
 from melange_sky.pricing.own_csv import read_own_csv
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.sanity import age_flag

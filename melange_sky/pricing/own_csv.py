@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 
 from melange_sky.errors import InputError, did_you_mean
+from melange_sky.names.accelerators import canonical_accelerator
 from melange_sky.offers import Flag, Offer, Touches
 from melange_sky.pricing.fields import read_number, read_price
-from melange_sky.pricing.names import canonical_accelerator
 from melange_sky.pricing.sanity import check_offers
 from melange_sky.resources import catalogs_dir
 

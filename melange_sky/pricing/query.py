@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +12,13 @@ from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from melange_sky.pricing.refresh import Event
+
+    RefreshDisplay = Callable[[], AbstractContextManager[Callable[[Event], None]]]
+    """Opens a display of a refresh and gives the function that takes its events."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,7 @@ class OfferQuery:
     as_of: str | None = None
     now: datetime | None = None
     store_dir: Path | None = None
-    progress: Callable[[], AbstractContextManager[Callable[[Event], None]]] | None = None
+    progress: RefreshDisplay | None = None
 
     @property
     def forbids_network(self) -> bool:

@@ -16,10 +16,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
+from melange_sky.names.clouds import CLOUDS
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, host, iso_date, told
-from melange_sky.pricing.names import KNOWN_CLOUDS
 from melange_sky.pricing.settings import Addresses, addresses_from_environment
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.pricing.tables import encode_table
@@ -144,7 +144,7 @@ class _Refresh:
 
     async def run(self) -> RefreshResult:
         by_cloud = {api.cloud: api for api in self.options.apis}
-        clouds = self.options.clouds or (KNOWN_CLOUDS if not by_cloud else tuple(by_cloud))
+        clouds = self.options.clouds or (CLOUDS if not by_cloud else tuple(by_cloud))
         clouds = tuple(dict.fromkeys((*clouds, *by_cloud)))
         until = time.monotonic() + self.options.deadline_s
         async with Http(on_bytes=self._on_bytes) as http:

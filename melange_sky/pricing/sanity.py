@@ -14,8 +14,8 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import TYPE_CHECKING
 
+from melange_sky.names.clouds import HOSTED_CLOUDS, MARKETPLACES
 from melange_sky.offers import Flag, Offer, Severity, Touches
-from melange_sky.pricing.names import HOSTED_CLOUDS, MARKETPLACES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

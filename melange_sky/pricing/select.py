@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.accelerators import accelerator_names, names_of
-from melange_sky.errors import InputError, did_you_mean
+from melange_sky.errors import InputError, clip, did_you_mean
+from melange_sky.names.accelerators import accelerator_name, accelerator_names, names_of
+from melange_sky.names.clouds import regions_of
 from melange_sky.offers import Offer, parse_accelerator
-from melange_sky.pricing.names import asked_regions, canonical_accelerator
 from melange_sky.pricing.tables import Rows, Table
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Selection:
         for cloud, priced in tables.items():
             if not self._asks(cloud):
                 continue
-            rows = Rows(regions=asked_regions(self.infra, cloud), accelerators=pairs)
+            rows = Rows(regions=regions_of(self.infra, cloud), accelerators=pairs)
             offers.extend(priced.table.offers(priced.source, priced.as_of, rows))
         offers.extend(o for o in listed if self._matches(o, pairs))
         if not own:
@@ -73,7 +73,7 @@ class Selection:
         return not self.infra or any(cloud == asked for asked, _ in self.infra)
 
     def _matches(self, offer: Offer, pairs: frozenset[tuple[str, float | None]] | None) -> bool:
-        regions = asked_regions(self.infra, offer.cloud)
+        regions = regions_of(self.infra, offer.cloud)
         if not self._asks(offer.cloud) or (regions is not None and offer.region not in regions):
             return False
         return pairs is None or bool(
@@ -106,21 +106,16 @@ class Selection:
         known = set(accelerator_names()) | {offer.accelerator for offer in loose}
         for priced in tables.values():
             known |= priced.table.accelerators
-        folded = {name.casefold(): name for name in sorted(known)}
         pairs: set[tuple[str, float | None]] = set()
-        problems = []
+        problems: list[str] = []
         for text in self.accelerators:
             try:
                 name, count = parse_accelerator(text)
+                pairs |= {(listed, count) for listed in names_of(accelerator_name(name, known))}
+            except InputError as error:
+                problems += error.problems
             except ValueError:
-                problems.append(f"'{text[:80]}' is not an accelerator as NAME or NAME:COUNT")
-                continue
-            name = canonical_accelerator(name)
-            found = folded.get(name.casefold())
-            if found is None:
-                problems.append(f"unknown accelerator '{name[:80]}'{did_you_mean(name, known)}")
-            else:
-                pairs |= {(name, count) for name in names_of(found)}
+                problems.append(f"'{clip(text)}' is not an accelerator as NAME or NAME:COUNT")
         if problems:
             raise InputError(*problems)
         return frozenset(pairs)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.accelerators import AcceleratorSpec, find_accelerator
+from melange_sky.accelerators import AcceleratorSpec
 from melange_sky.capacities import CapacityCell, EngineSettings
 from melange_sky.errors import InputError
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.profiles.cells import (
     Engine,

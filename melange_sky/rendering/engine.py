@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.capacities import DeploymentOption
-    from melange_sky.plans import EngineChoice, Plan
+    from melange_sky.plans import EngineChoice, ModelPlan
 
 DEFAULT_VLLM_VERSION = "0.33.0"
 """The release whose flags this module was checked against. One exact version, so that replicas
@@ -41,7 +41,7 @@ def setup_script(choice: EngineChoice, skeleton: str) -> str:
     return f"{own}requirement={shlex.quote(requirement)} pinned={pinned}\n{skeleton}"
 
 
-def run_script(plan: Plan, option: DeploymentOption, port: int, skeleton: str) -> str:
+def run_script(plan: ModelPlan, option: DeploymentOption, port: int, skeleton: str) -> str:
     """Return the run command: the skeleton's preparation, then `vllm serve`, one flag per line."""
     if not plan.model.strip() or plan.model.startswith("-"):
         raise InputError("the model's name must not be empty or start with '-'")

@@ -12,12 +12,12 @@ from melange_sky.rendering.services import dump
 from melange_sky.resources import templates_dir
 
 if TYPE_CHECKING:
-    from melange_sky.plans import FleetPlan, Plan
+    from melange_sky.plans import Plan
 
 GATEWAY_FILE = "gateway.task.yaml"
 
 
-def render_gateway(plan: Plan | FleetPlan) -> str:
+def render_gateway(plan: Plan) -> str:
     """Return the text of the gateway's task. Nothing in it depends on the plan but its name."""
     name = gateway_name(plan)
     document: dict[str, Any] = yaml.safe_load(

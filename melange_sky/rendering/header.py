@@ -13,22 +13,27 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import DeploymentOption
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation, Plan
+    from melange_sky.plans import Allocation, ModelPlan
 
 _LONGEST_FIELD = 200
 
 
-def header(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> str:
+def header(
+    plan: ModelPlan, allocation: Allocation, created_at: str, commands: tuple[str, str]
+) -> str:
     """Return the comment lines. Untrusted text in them cannot end a comment."""
-    return "".join(f"# {line}".rstrip() + "\n" for line in _lines(plan, allocation, commands))
+    lines = _lines(plan, allocation, created_at, commands)
+    return "".join(f"# {line}".rstrip() + "\n" for line in lines)
 
 
-def _lines(plan: Plan, allocation: Allocation, commands: tuple[str, str]) -> Iterator[str]:
+def _lines(
+    plan: ModelPlan, allocation: Allocation, created_at: str, commands: tuple[str, str]
+) -> Iterator[str]:
     option = allocation.candidate.option
     offer = option.offer
     assert offer is not None
     what = accelerator_spec_text(option.accelerator, option.accelerator_count)
-    yield f"{allocation.instances} x {_say(what)} of plan {_say(plan.name)}, made {_say(plan.created_at)}"
+    yield f"{allocation.instances} x {_say(what)} of plan {_say(plan.name)}, made {_say(created_at)}"
     yield f"Model:    {_say(plan.model)}"
     yield (
         f"Instance: {_place(offer)}, {_say(offer.instance_type)}, {_kind(option.use_spot)}, "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Allocation, FleetPlan, Plan
+    from melange_sky.plans import Allocation, ModelPlan, Plan
 
 SERVICE_NAME_PATTERN = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?")
 """What SkyPilot accepts as a service name (CLUSTER_NAME_VALID_REGEX)."""
@@ -19,7 +19,7 @@ _LONGEST_OPTION_PART = 44
 _GATEWAY_SUFFIX = "-gateway"
 
 
-def service_name(plan: Plan, allocation: Allocation) -> str:
+def service_name(plan: ModelPlan, allocation: Allocation) -> str:
     """Return the SkyServe name of an allocation; it depends on the names of plan and option alone.
 
     So the next plan finds the running service of the same option again. An option name that does not
@@ -33,7 +33,7 @@ def service_name(plan: Plan, allocation: Allocation) -> str:
     return f"{plan.name}-{_slug(allocation.candidate.option.name)}"
 
 
-def gateway_name(plan: Plan | FleetPlan) -> str:
+def gateway_name(plan: Plan) -> str:
     """Return the name of the gateway's cluster: after the plan, with a digest where that is cut.
 
     Two plans must never share it: a launch hands the second plan to the gateway of the first.

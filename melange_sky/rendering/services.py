@@ -11,7 +11,6 @@ import yaml
 
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plans import Plan, models_of
 from melange_sky.rendering import engine, sizing
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 from melange_sky.rendering.header import header
@@ -21,7 +20,7 @@ from melange_sky.resources import templates_dir
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation, FleetPlan
+    from melange_sky.plans import Allocation, ModelPlan, Plan
 
 GATED_SECRET = "HF_TOKEN"
 """The secret that a model needs for whose download Hugging Face asks for a token."""
@@ -30,35 +29,34 @@ PORT = 8000
 """Where a replica listens."""
 
 
-def render_services(planned: Plan | FleetPlan) -> dict[str, str]:
+def render_services(plan: Plan) -> dict[str, str]:
     """Return the text of each allocation's file by file name. Same plan, same bytes.
 
     Allocations without a priced offer (a Mélange JSON config, whose names are free labels) have none.
     """
-    fleet = None if isinstance(planned, Plan) else planned.name
     files: dict[str, str] = {}
-    for plan in models_of(planned):
-        files |= _render_model(plan, fleet)
+    for model in plan.models:
+        files |= _render_model(plan, model)
     return files
 
 
-def _render_model(plan: Plan, fleet: str | None) -> dict[str, str]:
+def _render_model(plan: Plan, model: ModelPlan) -> dict[str, str]:
     files: dict[str, str] = {}
-    for allocation in plan.allocations:
+    for allocation in model.allocations:
         if allocation.candidate.option.offer is None:
             continue
-        name = file_name(service_name(plan, allocation))
+        name = file_name(service_name(model, allocation))
         if name in files:
             raise InputError(
                 f"two allocations of the plan have the same option name ({name[:120]})"
             )
-        commands = (launch_command(plan, allocation), update_command(plan, allocation))
-        text = header(plan, allocation, commands)
-        files[name] = text + dump(service_document(plan, allocation, fleet))
+        commands = (launch_command(model, allocation), update_command(model, allocation))
+        text = header(model, allocation, plan.created_at, commands)
+        files[name] = text + dump(service_document(model, allocation, plan.group_name))
     return files
 
 
-def launch_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
+def launch_command(plan: ModelPlan, allocation: Allocation, folder: str = "") -> str:
     """Return the shell command that brings the service up, with the secrets that it needs."""
     name = service_name(plan, allocation)
     return shlex.join(
@@ -66,7 +64,7 @@ def launch_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
     )
 
 
-def update_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
+def update_command(plan: ModelPlan, allocation: Allocation, folder: str = "") -> str:
     """Return the shell command that changes the running service to this file."""
     name = service_name(plan, allocation)
     return shlex.join(
@@ -74,27 +72,27 @@ def update_command(plan: Plan, allocation: Allocation, folder: str = "") -> str:
     )
 
 
-def required_secrets(plan: Plan) -> tuple[str, ...]:
+def required_secrets(plan: ModelPlan) -> tuple[str, ...]:
     """Return the names of secrets without which the services cannot start."""
     return (GATED_SECRET,) if plan.model_shape is not None and plan.model_shape.gated else ()
 
 
-def _secret_flags(plan: Plan) -> list[str]:
+def _secret_flags(plan: ModelPlan) -> list[str]:
     return [word for name in required_secrets(plan) for word in ("--secret", name)]
 
 
 def service_document(
-    plan: Plan, allocation: Allocation, fleet: str | None = None
+    plan: ModelPlan, allocation: Allocation, group: str | None = None
 ) -> dict[str, Any]:
     """Return the service of one allocation as data, its keys in the skeleton's order.
 
-    `fleet` names the plan of several models that `plan` is a part of.
+    `group` is the name of a plan that lists its models (`Plan.group_name`).
     """
     option = allocation.candidate.option
     document = copy.deepcopy(_skeleton())
     document["name"] = service_name(plan, allocation)
     mark = {"plan": plan.name, "option": option.name}
-    document["_metadata"]["melange_sky"] = mark if fleet is None else {"fleet": fleet, **mark}
+    document["_metadata"]["melange_sky"] = mark if group is None else {"fleet": group, **mark}
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
     document["envs"] = engine.environment(plan.engine)
@@ -114,7 +112,7 @@ def _skeleton() -> dict[str, Any]:
     return skeleton
 
 
-def _service(section: dict[str, Any], plan: Plan, allocation: Allocation) -> dict[str, Any]:
+def _service(section: dict[str, Any], plan: ModelPlan, allocation: Allocation) -> dict[str, Any]:
     section["readiness_probe"]["initial_delay_seconds"] = sizing.initial_delay_s(plan)
     section["load_balancer"]["stream_timeout_seconds"] = sizing.stream_timeout_s(plan)
     section["replicas"] = allocation.instances
@@ -132,7 +130,9 @@ def _service(section: dict[str, Any], plan: Plan, allocation: Allocation) -> dic
     }
 
 
-def _resources(section: dict[str, Any], plan: Plan, option: DeploymentOption) -> dict[str, Any]:
+def _resources(
+    section: dict[str, Any], plan: ModelPlan, option: DeploymentOption
+) -> dict[str, Any]:
     assert option.offer is not None
     offer = option.offer
     section["infra"] = _infra(offer)

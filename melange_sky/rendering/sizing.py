@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan
 
 _GB = 1e9
 
@@ -33,18 +33,18 @@ SLOW_TOKEN_S = 0.25
 """Time per output token assumed for the stream time-out where the SLO sets none."""
 
 
-def download_bytes(plan: Plan) -> float:
+def download_bytes(plan: ModelPlan) -> float:
     """Return the bytes that a replica downloads."""
     return UNKNOWN_MODEL_BYTES if plan.model_shape is None else plan.model_shape.download_bytes
 
 
-def disk_gb(plan: Plan) -> int:
+def disk_gb(plan: ModelPlan) -> int:
     """Return the boot disk in GB: 1.2 × weights + system, in steps of 50, at least 100."""
     needed = 1.2 * download_bytes(plan) / _GB + SYSTEM_DISK_GB
     return max(100, 50 * math.ceil(needed / 50))
 
 
-def initial_delay_s(plan: Plan) -> int:
+def initial_delay_s(plan: ModelPlan) -> int:
     """Return how long SkyServe waits for the first healthy answer, in whole minutes.
 
     Install and warm-up + weights ÷ download rate + weights ÷ load rate.
@@ -54,7 +54,7 @@ def initial_delay_s(plan: Plan) -> int:
     return 60 * math.ceil(delay / 60)
 
 
-def stream_timeout_s(plan: Plan) -> int:
+def stream_timeout_s(plan: ModelPlan) -> int:
     """Return the load balancer's time-out: twice the longest answer at the SLO, in whole minutes.
 
     Longest answer = TTFT limit + largest output edge × TPOT limit; at least 10 minutes.

@@ -20,11 +20,11 @@ from melange_sky.simulator.fleet import (
 )
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Allocation, Plan
+    from melange_sky.plans import Allocation, ModelPlan
     from melange_sky.simulator import RequestStream
     from melange_sky.steps import ReplicaModel
 
-EngineOf = Callable[["Plan", "Allocation"], "ReplicaModel"]
+EngineOf = Callable[["ModelPlan", "Allocation"], "ReplicaModel"]
 """The engine of one allocation's replicas, from its step times; never from its capacities."""
 
 
@@ -45,7 +45,7 @@ class Replay:
     outages: tuple[Outage, ...] = field(default=())
 
 
-def replay(plan: Plan, engine_of: EngineOf, stream: RequestStream, how: Replay) -> FleetRun:
+def replay(plan: ModelPlan, engine_of: EngineOf, stream: RequestStream, how: Replay) -> FleetRun:
     """Send `stream` through the plan's fleet. Same arguments, same result.
 
     Raises InputError for a plan whose options say nothing of their engines (Mélange's own config).
@@ -59,7 +59,7 @@ def replay(plan: Plan, engine_of: EngineOf, stream: RequestStream, how: Replay) 
     return simulate_planned_fleet(options, (table, state), stream, rules)
 
 
-def fleet_options(plan: Plan, engine_of: EngineOf) -> list[FleetOption]:
+def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
     """Return the plan's allocations as replicas of their engines."""
     weights = skyserve_weights(
         [
@@ -88,22 +88,22 @@ def fleet_options(plan: Plan, engine_of: EngineOf) -> list[FleetOption]:
     return found
 
 
-def interruptions_per_hour(plan: Plan, allocation: Allocation) -> float:
+def interruptions_per_hour(plan: ModelPlan, allocation: Allocation) -> float:
     """Return how often the plan expects one replica of an allocation to be interrupted."""
-    spot = plan.constraints.spot
+    spot = plan.spot
     if spot is None or not allocation.candidate.option.use_spot:
         return 0.0
     return spot.interruption_rate
 
 
-def _drawn_outages(plan: Plan, end_s: float, how: Replay) -> tuple[Outage, ...]:
+def _drawn_outages(plan: ModelPlan, end_s: float, how: Replay) -> tuple[Outage, ...]:
     """Draw outages of each replica as a Poisson process; none begins while one lasts."""
     rng = np.random.default_rng([how.seed, 1, how.replication])
     found: list[Outage] = []
     first = 0
     for allocation in plan.allocations:
         on_spot = interruptions_per_hour(plan, allocation)
-        recovery_s = plan.constraints.spot.recovery_s if plan.constraints.spot else how.outage_s
+        recovery_s = plan.spot.recovery_s if plan.spot else how.outage_s
         per_hour = how.outages_per_hour + on_spot
         replicas = range(first, first + allocation.instances)
         first += allocation.instances

@@ -24,7 +24,7 @@ from melange_sky.slo import SLO, RequestLog, meets, wilson_interval
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan
     from melange_sky.simulator.fleet import FleetRun
     from melange_sky.workload import Workload
 
@@ -128,7 +128,7 @@ class Verdict:
 class Simulation:
     """A plan's replay and its verdict. `traffic` says what was sent, `notes` what to keep in mind."""
 
-    plan: Plan
+    plan: ModelPlan
     verdict: Verdict
     run: FleetRun
     traffic: str

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.planfile import allocation_origin
-from melange_sky.plans import FleetPlan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
         Allocation,
         AlternativeMix,
         Baseline,
+        ModelPlan,
         Plan,
         PlanWarning,
         Sensitivity,
@@ -50,52 +50,52 @@ def plain_console(buffer: io.StringIO, width: int | None) -> Console:
     )
 
 
-def plan_table(plan: Plan | FleetPlan, *, width: int | None = None) -> str:
+def plan_table(plan: Plan, *, width: int | None = None) -> str:
     """Return the plan as text for a terminal of `width` columns."""
     buffer = io.StringIO()
     console = plain_console(buffer, width)
-    if isinstance(plan, FleetPlan):
-        for model in plan.models:
-            _show_model(console, model)
-        console.print(
-            f"Together ${plan.cost_usd_per_hour:,.2f}/h ({_solver_text(plan.solver, replayed=any(m.verification for m in plan.models))})"
-        )
-        if plan.sensitivity is not None:
-            _show_sensitivity(console, plan.sensitivity)
-        _show_alternatives(console, plan.alternatives)
-        console.print()
-    else:
-        _show_model(console, plan)
-        console.print()
+    for model in plan.models:
+        _show_model(console, plan, model)
+    if plan.lists_models:
+        replayed = any(model.verification for model in plan.models)
+        solved = _solver_text(plan.solver, replayed=replayed)
+        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({solved})")
+        _show_band_and_alternatives(console, plan)
+    console.print()
     _show_warnings(console, plan.warnings)
     return buffer.getvalue()
 
 
-def _show_model(console: Console, plan: Plan) -> None:
+def _show_model(console: Console, plan: Plan, model: ModelPlan) -> None:
     console.print(
-        f"{escape(plan.name)}: {escape(plan.model)} at {plan.workload.rate_rps:g} req/s ({escape(plan.workload.source)})"
+        f"{escape(model.name)}: {escape(model.model)} at {model.workload.rate_rps:g} req/s ({escape(model.workload.source)})"
     )
-    console.print(f"SLO: {_slo_text(plan)}; headroom {plan.headroom * 100:.3g} %\n")
-    sources = _price_sources(plan.allocations)
-    console.print(_allocation_table(plan.allocations, sources))
-    per_month = plan.cost_usd_per_hour * 730
+    console.print(f"SLO: {_slo_text(model)}; headroom {plan.headroom * 100:.3g} %\n")
+    sources = _price_sources(model.allocations)
+    console.print(_allocation_table(model.allocations, sources))
+    per_month = model.cost_usd_per_hour * 730
     console.print(
-        f"Total ${plan.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
-        f"({_solver_text(plan.solver, replayed=plan.verification is not None)})"
+        f"Total ${model.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
+        f"({_solver_text(plan.solver, replayed=model.verification is not None)})"
     )
-    _show_fixed(console, plan)
-    if plan.sensitivity is not None:
-        _show_sensitivity(console, plan.sensitivity)
-    _show_alternatives(console, plan.alternatives)
+    _show_fixed(console, model)
+    if not plan.lists_models:
+        _show_band_and_alternatives(console, plan)
     for source, number in sources.items():
         console.print(f"[{number}] price from {source}", markup=False)
     console.print()
-    if plan.baselines:
-        console.print(_baseline_table(plan.baselines))
-        console.print(_honest_saving(plan))
+    if model.baselines:
+        console.print(_baseline_table(model.baselines))
+        console.print(_honest_saving(model))
 
 
-def _show_fixed(console: Console, plan: Plan) -> None:
+def _show_band_and_alternatives(console: Console, plan: Plan) -> None:
+    if plan.sensitivity is not None:
+        _show_sensitivity(console, plan.sensitivity)
+    _show_alternatives(console, plan.alternatives)
+
+
+def _show_fixed(console: Console, plan: ModelPlan) -> None:
     """Say what the total leaves out: instances that the spec calls paid for already."""
     paid = [a for a in plan.allocations if a.fixed_instances]
     if not paid:
@@ -117,7 +117,7 @@ def _accelerators(allocation: Allocation) -> str:
     return f"{text} tp{option.engine.tensor_parallel}"
 
 
-def _slo_text(plan: Plan) -> str:
+def _slo_text(plan: ModelPlan) -> str:
     limits = [
         f"{name} {limit_s * 1000:g} ms"
         for name, limit_s in (("TPOT", plan.slo.tpot_s), ("TTFT", plan.slo.ttft_s))
@@ -251,7 +251,7 @@ def _baseline_table(baselines: Sequence[Baseline]) -> Table:
     return table
 
 
-def _honest_saving(plan: Plan) -> str:
+def _honest_saving(plan: ModelPlan) -> str:
     """Say the saving against the best single accelerator, also where there is none."""
     best = min(
         (b for b in plan.baselines if b.cost_usd_per_hour is not None),

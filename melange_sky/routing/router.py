@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan
     from melange_sky.routing.table import RoutingState, RoutingTable
 
 
@@ -23,7 +23,7 @@ class Router:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ModelPlan,
         rng: random.Random,
         replicas: Sequence[int] | None = None,
         full_load: float = FULL_LOAD,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan
     from melange_sky.slo import SLO
 
 Value = TypeVar("Value", int, float)
@@ -93,7 +93,7 @@ class RoutingState(NamedTuple):
 
 
 def routing_table(
-    plan: Plan,
+    plan: ModelPlan,
     replicas: Sequence[int] | None = None,
     full_load: float = FULL_LOAD,
     routers: int = 1,
@@ -138,7 +138,7 @@ def _stay_s(slo: SLO, output_tokens: float) -> float:
     return ttft_s + tpot_s * max(output_tokens - 1, 0)
 
 
-def routing_state(table: RoutingTable, plan: Plan, rng: random.Random) -> RoutingState:
+def routing_state(table: RoutingTable, plan: ModelPlan, rng: random.Random) -> RoutingState:
     """Return the state before the first request: all replicas healthy and idle.
 
     Output lengths start from the plan's workload. Credits start at random phases, so that several
@@ -174,7 +174,7 @@ def routing_state(table: RoutingTable, plan: Plan, rng: random.Random) -> Routin
     return state
 
 
-def _prior(table: RoutingTable, plan: Plan) -> list[float]:
+def _prior(table: RoutingTable, plan: ModelPlan) -> list[float]:
     """Return the plan's output lengths per class (C × O), cut where `max_tokens` cuts them."""
     seen: list[float] = []
     for row in plan.workload.rates_rps:

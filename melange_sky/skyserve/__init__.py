@@ -1,12 +1,13 @@
 """A plan's services on SkyServe: what runs, what would change, and the way from one to the other.
 
-`changes` compares, `rollout` orders the steps, `skyserve` is the only place that talks to SkyPilot.
+`changes` compares, `rollout` orders the steps, `client` is the only place that talks to SkyPilot.
 """
 
 from __future__ import annotations
 
 from melange_sky.skyserve.changes import Action, Change, LiveReplica, LiveService, Wanted, compare
 from melange_sky.skyserve.rollout import Rollout, roll_out, take_down
+from melange_sky.skyserve.states import ServiceState, service_states
 
 __all__ = [
     "Action",
@@ -14,8 +15,10 @@ __all__ = [
     "LiveReplica",
     "LiveService",
     "Rollout",
+    "ServiceState",
     "Wanted",
     "compare",
     "roll_out",
+    "service_states",
     "take_down",
 ]

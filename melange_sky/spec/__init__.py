@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
 from melange_sky.spec.load import load_spec
-from melange_sky.spec.names import CLOUDS
 from melange_sky.spec.traces import read_trace
 from melange_sky.spec.values import (
     AcceleratorChoice,
     FixedCapacity,
-    Infra,
     MelangeConfig,
     Redundancy,
     Resources,
@@ -23,12 +21,10 @@ from melange_sky.spec.values import (
 )
 
 __all__ = [
-    "CLOUDS",
     "AcceleratorChoice",
     "FixedCapacity",
     "Histogram",
     "HistogramBuilder",
-    "Infra",
     "MelangeConfig",
     "Redundancy",
     "Resources",

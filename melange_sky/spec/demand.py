@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InputError, did_you_mean
+from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.traces import edges_problem, histogram_of_trace
-from melange_sky.spec.yaml_source import clip
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage, Workload
 
 if TYPE_CHECKING:

@@ -6,11 +6,14 @@ import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from melange_sky.errors import InputError, did_you_mean
+from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.models import find_model, refused_flag
+from melange_sky.names.clouds import read_infra
+from melange_sky.names.limits import read_limit_key
 from melange_sky.plans import EngineChoice
 from melange_sky.slo import SLO
-from melange_sky.spec import names, yaml_source
+from melange_sky.spec import yaml_source
+from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.problems import Place, Problems
@@ -34,7 +37,7 @@ from melange_sky.spec.values import (
     Spec,
     SpotPolicy,
 )
-from melange_sky.spec.yaml_source import KeyPath, clip
+from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -118,7 +121,7 @@ class _Reader:
         for i, item in enumerate(items):
             try:
                 found.append(read(item))
-            except ValueError as error:  # noqa: PERF203
+            except InputError as error:
                 self.problems.add((*at, str(item) if keyed else i), str(error))
         return found if len(found) == len(items) else None
 
@@ -224,10 +227,10 @@ class _Reader:
         if section is None:
             return None
         accelerators = self._each(
-            section.accelerators or [], names.accelerator_choice, (*at, "accelerators")
+            section.accelerators or [], read_accelerator_choice, (*at, "accelerators")
         )
-        infra = self._each(section.infra or [], names.infra, (*at, "infra"))
-        keys = self._each(list(section.limits), names.limit_key, (*at, "limits"), keyed=True)
+        infra = self._each(section.infra or [], read_infra, (*at, "infra"))
+        keys = self._each(list(section.limits), read_limit_key, (*at, "limits"), keyed=True)
         fixed = self._fixed(section.fixed, (*at, "fixed"))
         minimum = self._fixed(section.minimum, (*at, "minimum"))
         for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
@@ -266,13 +269,13 @@ class _Reader:
         for i, section in enumerate(sections):
             here = (*at, i)
             try:
-                choice = names.accelerator_choice(section.accelerators)
-            except ValueError as error:
+                choice = read_accelerator_choice(section.accelerators)
+            except InputError as error:
                 self.problems.add((*here, "accelerators"), str(error))
                 continue
             try:
-                place = None if section.infra is None else names.infra(section.infra)
-            except ValueError as error:
+                place = None if section.infra is None else read_infra(section.infra)
+            except InputError as error:
                 self.problems.add((*here, "infra"), str(error))
                 continue
             found.append(

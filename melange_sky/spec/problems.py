@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import ValidationError
 
-from melange_sky.errors import InputError, did_you_mean
+from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.spec.validators import Section, known_keys, validate
-from melange_sky.spec.yaml_source import Document, KeyPath, clip
+from melange_sky.spec.yaml_source import Document, KeyPath
 
 if TYPE_CHECKING:
     from pathlib import Path

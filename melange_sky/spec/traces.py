@@ -20,9 +20,8 @@ from datetime import date
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, clip
 from melange_sky.spec.histogram import Histogram, HistogramBuilder
-from melange_sky.spec.yaml_source import clip
 
 log = logging.getLogger(__name__)
 

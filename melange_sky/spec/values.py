@@ -10,6 +10,8 @@ from melange_sky.plans import EngineChoice
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from melange_sky.names.clouds import Infra
+    from melange_sky.names.limits import LimitKey
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix, Workload
 
@@ -18,19 +20,11 @@ if TYPE_CHECKING:
 class AcceleratorChoice:
     """One entry of `resources.accelerators`; `count` None stands for any count sold.
 
-    A name includes what clouds list apart of it (`accelerators.names_of`), in limits and pledges too.
+    A name includes what clouds list apart of it (`names.accelerators.names_of`), in limits, fixed and minimum too.
     """
 
     name: str
     count: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Infra:
-    """A cloud, or one region of it where `region` is given. Cloud names are SkyPilot's, lower case."""
-
-    cloud: str
-    region: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +65,7 @@ class Resources:
     accelerators: tuple[AcceleratorChoice, ...] = ()
     infra: tuple[Infra, ...] = ()
     use_spot: bool = False
-    limits: tuple[tuple[str, int], ...] = ()
+    limits: tuple[tuple[LimitKey, int], ...] = ()
     budget_usd_per_hour: float | None = None
     fixed: tuple[FixedCapacity, ...] = ()
     minimum: tuple[FixedCapacity, ...] = ()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, clip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,16 +78,6 @@ class _Node:
         self.open = False
         for node in parent:
             node.count(self)
-
-
-def clip(text: str, length: int = 60) -> str:
-    """Return `text` in one line of bounded length, for a message.
-
-    >>> clip("a" * 100, 5), clip("x\\ny")
-    ('aaaaa…', 'x?y')
-    """
-    shown = "".join(c if c.isprintable() else "?" for c in text[:length])
-    return shown + "…" if len(text) > length else shown
 
 
 def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:

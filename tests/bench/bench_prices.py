@@ -24,7 +24,7 @@ from typing import ClassVar
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from melange_sky.pricing.names import KNOWN_CLOUDS  # noqa: E402
+from melange_sky.names.clouds import CLOUDS  # noqa: E402
 from tests.pricing.catalogs import HEADERS, PLAIN_HEADER, synthetic  # noqa: E402
 
 ROUNDS = 5
@@ -144,9 +144,9 @@ def compare(name: str, bound: float, ours: list[float], theirs: list[float]) -> 
 
 
 def main() -> None:
-    clouds = ",".join(KNOWN_CLOUDS)
+    clouds = ",".join(CLOUDS)
     sizes = {"aws": 5_000_000, "runpod": 2_000_000}
-    for cloud in KNOWN_CLOUDS:
+    for cloud in CLOUDS:
         Catalogs.files[f"/v8/{cloud}/vms.csv"] = grown(cloud, sizes.get(cloud, 0)).encode()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Catalogs)
     server.daemon_threads = True
@@ -165,7 +165,7 @@ def main() -> None:
 
 def run(clouds: str, url: str, environment: dict[str, str]) -> None:
     sizes = sum(map(len, Catalogs.files.values())) / 1e6
-    print(f"{len(KNOWN_CLOUDS)} clouds, {sizes:.1f} MB, {ROUNDS} rounds, medians")
+    print(f"{len(CLOUDS)} clouds, {sizes:.1f} MB, {ROUNDS} rounds, medians")
     refresh = ["-m", "melange_sky", "prices", "refresh", "--infra", clouds]
     ours, theirs, peaks = [], [], []
     for i in range(ROUNDS):
@@ -176,7 +176,7 @@ def run(clouds: str, url: str, environment: dict[str, str]) -> None:
         theirs.append(timed(["-c", FETCH_PLAIN, url, clouds], environment)[0])
     compare("refresh from nothing", 1.0, ours, theirs)
     timed(refresh, environment)
-    hosted = ",".join(c for c in KNOWN_CLOUDS if c not in ("kubernetes", "ssh", "slurm", "vsphere"))
+    hosted = ",".join(c for c in CLOUDS if c not in ("kubernetes", "ssh", "slurm", "vsphere"))
     ours, theirs = [], []
     timed(["-W", "ignore", "-c", LIST_WITH_SKY, url, hosted], environment)
     # SkyPilot has now fetched its own copies, unmodified: both read warm files

@@ -30,7 +30,7 @@ import numpy as np  # noqa: E402
 
 from melange_sky.models import find_model  # noqa: E402
 from melange_sky.planner.verification import engine_of  # noqa: E402
-from melange_sky.plans import Allocation, Plan  # noqa: E402
+from melange_sky.plans import Allocation, ModelPlan  # noqa: E402
 from melange_sky.replay import Traffic, sample_stream  # noqa: E402
 from melange_sky.replay.run import fleet_options  # noqa: E402
 from melange_sky.routing import routing_state, routing_table  # noqa: E402
@@ -39,7 +39,7 @@ from melange_sky.simulator.fleet import FleetRun, simulate_planned_fleet  # noqa
 from melange_sky.slo import attainment_fraction  # noqa: E402
 from melange_sky.spec.demand import load_distribution, shipped_distributions  # noqa: E402
 from melange_sky.spec.histogram import to_workload  # noqa: E402
-from tests.factories import make_capacity, make_engine, make_option, make_plan  # noqa: E402
+from tests.factories import make_capacity, make_engine, make_model_plan, make_option  # noqa: E402
 
 RATE_RPS = 40.0
 RIVALS = (
@@ -49,7 +49,7 @@ RIVALS = (
 """Name, variable that names its environment, script, its arguments, and how many requests it is sent."""
 
 
-def mixed_plan() -> Plan:
+def mixed_plan() -> ModelPlan:
     """Eight replicas: four L40S, two A100-80GB, two H100, shares by rough capacity."""
     workload = to_workload(load_distribution(shipped_distributions()["azure-conv-2023"]), RATE_RPS)
     shape = len(workload.input_edges) - 1, len(workload.output_edges) - 1
@@ -73,14 +73,14 @@ def mixed_plan() -> Plan:
                 shares=shares,
             )
         )
-    return make_plan(
+    return make_model_plan(
         workload=workload,
         allocations=tuple(allocations),
         model_shape=find_model("meta-llama/Llama-3.1-8B-Instruct"),
     )
 
 
-def timed(plan: Plan, count: int) -> tuple[float, RequestStream, FleetRun]:
+def timed(plan: ModelPlan, count: int) -> tuple[float, RequestStream, FleetRun]:
     """Return CPU seconds, what was sent and what came of it."""
     table, options = routing_table(plan), fleet_options(plan, engine_of)
     traffic = Traffic(duration_s=count / RATE_RPS)
@@ -91,7 +91,7 @@ def timed(plan: Plan, count: int) -> tuple[float, RequestStream, FleetRun]:
     return time.process_time() - began, stream, run
 
 
-def beside_rivals(plan: Plan) -> None:
+def beside_rivals(plan: ModelPlan) -> None:
     """Time each rival and this simulator on the same stream, one after the other."""
     factors = []
     for name, variable, script, more, count in RIVALS:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from melange_sky.cli import cli
-from melange_sky.cli.services import _traffic, _wanted
 from melange_sky.errors import InputError
 from melange_sky.planfile import dump_plan
+from melange_sky.planner.apply import wanted_services
+from melange_sky.planner.observed import observed_traffic
 from melange_sky.rendering import render_services, service_name, write_folder
 from tests.factories import make_plan
 
@@ -27,8 +29,10 @@ def folder(tmp_path: Path) -> Path:
 
 def test_wanted_services_are_those_of_the_files(folder: Path) -> None:
     plan = make_plan()
-    rows = _wanted(plan, folder)
-    assert [row.name for row in rows] == [service_name(plan, a) for a in plan.allocations]
+    rows = wanted_services(plan, folder)
+    assert [row.name for row in rows] == [
+        service_name(model, a) for model in plan.models for a in model.allocations
+    ]
     assert [row.replicas for row in rows] == [1, 1]
     assert rows[1].price_usd_per_hour == 5.07
 
@@ -51,7 +55,7 @@ def test_a_broken_service_file_is_told(folder: Path, text: str | None, told: str
     if text is not None:
         path.write_text(text)
     with pytest.raises(InputError, match=told) as caught:
-        _wanted(make_plan(), folder)
+        wanted_services(make_plan(), folder)
     assert len(str(caught.value)) < 500
 
 
@@ -67,11 +71,20 @@ def test_seen_traffic_against_the_plan(tmp_path: Path) -> None:
         "workload:\n  rate_rps: 3.5\n  histogram:\n    input_edges: [0, 100, 200]\n"
         "    output_edges: [0, 50, 100]\n    weights: [[0.571428571, 0.285714286], [0.142857143, 0]]\n"
     )
-    traffic = _traffic(make_plan(), seen)
-    assert json.loads(json.dumps(traffic)) == traffic
-    first = traffic["buckets"][0]
+    traffic = observed_traffic(make_plan(), seen)
+    told = json.loads(json.dumps(asdict(traffic)))
+    assert list(told) == [
+        "buckets",
+        "cost_usd_per_hour",
+        "least_usd_per_hour",
+        "replan",
+        "verdict",
+    ]
+    first = told["buckets"][0]
+    assert first["bucket"] == traffic.buckets[0].bucket
     assert first["planned_rps"] == 2.0 and first["seen_rps"] == pytest.approx(2.0, rel=1e-6)
-    assert traffic["least_usd_per_hour"] <= traffic["cost_usd_per_hour"]
+    assert traffic.least_usd_per_hour is not None
+    assert traffic.least_usd_per_hour <= traffic.cost_usd_per_hour
     seen.write_text(seen.read_text().replace("  rate_rps: 3.5\n", ""))
     with pytest.raises(InputError, match="rate_rps"):
-        _traffic(make_plan(), seen)
+        observed_traffic(make_plan(), seen)

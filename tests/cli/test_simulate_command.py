@@ -10,12 +10,12 @@ import pytest
 
 from melange_sky.cli import main
 from melange_sky.planfile import dump_plan
-from melange_sky.plans import FleetPlan, Plan
+from melange_sky.plans import Plan
 from melange_sky.slo import SLO
-from tests.factories import make_plan
+from tests.factories import make_model_plan, make_plan
 
 
-def write(folder: Path, plan: Plan | FleetPlan) -> str:
+def write(folder: Path, plan: Plan) -> str:
     path = folder / "plan.json"
     path.write_text(dump_plan(plan))
     return str(path)
@@ -110,9 +110,8 @@ def test_runs_longer_until_the_interval_is_narrow(
 
 
 def test_several_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = make_plan(name="a"), make_plan(name="b")
-    fleet = FleetPlan(name="both", created_at=one.created_at, models=(one, two), solver=one.solver)
-    path = write(tmp_path, fleet)
+    models = (make_model_plan(name="a"), make_model_plan(name="b"))
+    path = write(tmp_path, make_plan(name="both", models=models, lists_models=True))
     code, out, _ = call(capsys, path, "--duration", "60", "--format", "json")
     found = json.loads(out)
     assert code == 0

@@ -18,7 +18,7 @@ from tests.factories import make_capacity, make_option, make_plan, make_workload
 from tests.gateway.replica import Replica
 
 KEY, REPLICA_KEY = "client-key-1", "replica-key-2"
-MODEL = make_plan().model
+MODEL = make_plan().models[0].model
 FAST = Settings(
     probe_every_s=0.1,
     probe_s=0.5,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from melange_sky.cli.observed import ObservedFile
-from melange_sky.plans import FleetPlan, SolverReport
+from tests.factories import make_plan
 from tests.gateway.bed import FAST, MODEL, REPLICA_KEY, bed, run, split_plan, together
 from tests.gateway.replica import Replica
 
@@ -222,17 +222,15 @@ async def test_draining_finishes_what_is_in_flight_and_refuses_the_rest() -> Non
 
 @run
 async def test_several_models_under_one_gateway() -> None:
-    one, two_ = split_plan(), dataclasses.replace(split_plan(), name="other", model="other/model")
-    report = SolverReport(status="optimal", mip_gap=0.0, solve_seconds=0.0, solver="none")
-    fleet = FleetPlan(
-        name="both", created_at="2026-11-01T00:00:00Z", models=(one, two_), solver=report
-    )
+    (one,) = split_plan().models
+    other = dataclasses.replace(one, name="other", model="other/model")
+    both = make_plan(name="both", models=(one, other), lists_models=True)
     replicas = {
         f"{plan}/{option}": [Replica(f"{plan}-{option}")]
         for plan in ("chat", "other")
         for option in ("small", "big")
     }
-    async with bed(replicas, holder={"plan": fleet}) as b:
+    async with bed(replicas, holder={"plan": both}) as b:
         for model, plan in ((MODEL, "chat"), ("other/model", "other")):
             served = {(await b.complete(model=model))[1]["served_by"] for _ in range(8)}
             assert served == {f"{plan}-small", f"{plan}-big"}

@@ -20,7 +20,7 @@ from melange_sky.gateway.pool import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
 from melange_sky.plans import EngineChoice
-from tests.factories import make_plan
+from tests.factories import make_model_plan
 
 
 def ask(endpoint: Endpoint = Endpoint.TEXT, **body: object) -> Ask:
@@ -276,8 +276,8 @@ def test_one_lost_probe_is_forgiven_two_are_not() -> None:
 
 def test_names_that_replicas_serve() -> None:
     def names(*args: str) -> list[str]:
-        return served_names(make_plan(engine=EngineChoice(args=args)))
+        return served_names(make_model_plan(engine=EngineChoice(args=args)))
 
-    assert names() == [make_plan().model]
+    assert names() == [make_model_plan().model]
     assert names("--served-model-name", "a", "b", "--dtype", "half") == ["a", "b"]
     assert names("--served_model_name=c") == ["c"]

@@ -160,15 +160,17 @@ def _allowed(
     cost: float,
     constraints: Constraints,
 ) -> bool:
-    if any(sum(_units(c, key) * n for c, n in flat) > limit for key, limit in constraints.limits):
+    if any(
+        sum(_units(c, key.name) * n for c, n in flat) > limit for key, limit in constraints.limits
+    ):
         return False
     if (
         constraints.budget_usd_per_hour is not None
         and cost > constraints.budget_usd_per_hour + 1e-9
     ):
         return False
-    for pledge in constraints.minimum:
-        if sum(n for c, n in flat if c.option.accelerator == pledge.accelerator) < pledge.instances:
+    for group in constraints.minimum:
+        if sum(n for c, n in flat if c.option.accelerator == group.accelerator) < group.instances:
             return False
     # An instance that can serve none of the buckets is no replica.
     return all(
@@ -180,17 +182,17 @@ def _allowed(
 def billed(flat: list[tuple[OptionCapacity, int]], constraints: Constraints) -> float:
     """Cost after fixed capacity (matched by accelerator) has paid for its dearest instances."""
     cost = sum(c.option.price_usd_per_hour * n for c, n in flat)
-    for pledge in constraints.fixed:
+    for group in constraints.fixed:
         prices = sorted(
             (
                 c.option.price_usd_per_hour
                 for c, n in flat
                 for _ in range(n)
-                if c.option.accelerator == pledge.accelerator
+                if c.option.accelerator == group.accelerator
             ),
             reverse=True,
         )
-        cost -= sum(prices[: pledge.instances])
+        cost -= sum(prices[: group.instances])
     return cost
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from melange_sky.capacities import OptionCapacity
+from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.optimizer import Demand, Problem
 from tests.factories import make_capacity, make_offer, make_option, make_workload
 
@@ -41,6 +42,19 @@ def placed(
 def demand(rates: list[list[float]], *options: OptionCapacity, name: str = "chat") -> Demand:
     """One model with these rates per bucket."""
     return Demand(name=name, workload=make_workload(rates), options=options)
+
+
+def at_most(*limits: tuple[str, int]) -> tuple[tuple[LimitKey, int], ...]:
+    """Limits by name; a name of one letter is the free label of an accelerator."""
+    return tuple(
+        (
+            LimitKey(kind=LimitKind.ACCELERATOR, name=name)
+            if len(name) == 1
+            else LimitKey.of(name),
+            most,
+        )
+        for name, most in limits
+    )
 
 
 def shipped_config(rate_rps: float = 30.0) -> Problem:

@@ -11,7 +11,7 @@ import pytest
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
-    Pledge,
+    InstanceGroup,
     Problem,
     Robustness,
     Solution,
@@ -20,10 +20,10 @@ from melange_sky.optimizer import (
     StayClose,
     optimize,
 )
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import demand, option, placed
+from tests.optimizer.factories import at_most, demand, option, placed
 
 PLACES = ("aws/us-east-1", "aws/us-west-2", "gcp/us-central1")
 
@@ -110,16 +110,18 @@ def test_sliced(seed: int) -> None:
 
 CASES: dict[str, Callable[[random.Random], Constraints]] = {
     "limits": lambda rng: Constraints(
-        limits=(
+        limits=at_most(
             ("A", rng.randint(0, 3)),
             ("aws", rng.randint(1, 4)),
             ("aws/us-east-1", rng.randint(0, 3)),
         )
     ),
     "budget": lambda rng: Constraints(budget_usd_per_hour=round(rng.uniform(2, 12), 2)),
-    "fixed": lambda rng: Constraints(fixed=(Pledge(accelerator="A", instances=rng.randint(1, 2)),)),
+    "fixed": lambda rng: Constraints(
+        fixed=(InstanceGroup(accelerator="A", instances=rng.randint(1, 2)),)
+    ),
     "minimum": lambda rng: Constraints(
-        minimum=(Pledge(accelerator="B", instances=rng.randint(1, 2)),)
+        minimum=(InstanceGroup(accelerator="B", instances=rng.randint(1, 2)),)
     ),
     "min_replicas": lambda rng: Constraints(min_replicas=rng.randint(2, 4)),
     "spare": lambda rng: Constraints(spare=rng.choice([1, 1, 2])),
@@ -131,11 +133,11 @@ CASES: dict[str, Callable[[random.Random], Constraints]] = {
         )
     ),
     "all": lambda rng: Constraints(
-        limits=(("A", rng.randint(3, 6)),),
+        limits=at_most(("A", rng.randint(3, 6))),
         spare=1,
         max_share_per_cloud=0.8,
         min_replicas=2,
-        fixed=(Pledge(accelerator="A", instances=1),),
+        fixed=(InstanceGroup(accelerator="A", instances=1),),
         spot=SpotPolicy(max_fraction=0.5, interruption_rate=0.1),
     ),
 }
@@ -160,7 +162,7 @@ def test_robustness(seed: int) -> None:
 def test_two_models_under_shared_limits(seed: int) -> None:
     rng = random.Random(4000 + seed)
     problem = random_problem(rng, options=2, buckets=2, models=2)
-    limits = (("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
+    limits = at_most(("A", rng.randint(1, 5)), ("gcp", 1), ("aws", rng.randint(2, 6)))
     agree(replace(problem, constraints=Constraints(limits=limits)))
 
 
@@ -178,7 +180,7 @@ def test_stay_close(seed: int) -> None:
         (d.name, c.option.name, rng.randint(0, 3)) for d in problem.demands for c in d.options
     )
     constraints = rng.choice(
-        [Constraints(), Constraints(spare=1), Constraints(limits=(("A", rng.randint(1, 4)),))]
+        [Constraints(), Constraints(spare=1), Constraints(limits=at_most(("A", rng.randint(1, 4))))]
     )
     close = StayClose(instances=running, switch_usd_per_hour=rng.choice([0.0, 0.1, 0.5, 2.0]))
     agree(replace(problem, constraints=constraints), SolveOptions(stay_close=close))
@@ -190,8 +192,8 @@ def test_no_option_that_the_best_fleet_could_hold_is_left_out(seed: int) -> None
     problem = random_problem(rng, options=3, buckets=3)
     truth = brute_force(problem)
     assert truth is not None
-    fleet = build_fleet(problem)
-    kept = worth_a_look(fleet, problem, SolveOptions(), truth.goal)
+    canonical = canonical_form(problem)
+    kept = worth_a_look(canonical, problem, SolveOptions(), truth.goal)
     for k in set(range(3)) - set(kept):
         named = replace(
             problem.demands[0],
@@ -201,7 +203,7 @@ def test_no_option_that_the_best_fleet_could_hold_is_left_out(seed: int) -> None
             ),
         )
         forced = Constraints(
-            minimum=(Pledge(accelerator=fleet.columns[k].name, instances=1),),
+            minimum=(InstanceGroup(accelerator=canonical.columns[k].name, instances=1),),
         )
         dearer = brute_force(replace(problem, demands=(named,), constraints=forced))
         assert dearer is None or dearer.goal > truth.goal + 1e-9
@@ -210,12 +212,12 @@ def test_no_option_that_the_best_fleet_could_hold_is_left_out(seed: int) -> None
 def test_an_option_that_wastes_more_than_the_gap_is_left_out() -> None:
     small, large = option("small", 1.0, [[1.0]]), option("large", 9.0, [[4.0]])
     problem = Problem(demands=(demand([[3.0]], small, large),))
-    fleet = build_fleet(problem)
+    canonical = canonical_form(problem)
     # Three small ones cost $3, which is the bound; a large one would waste $9 − $3.
-    assert [fleet.columns[k].name for k in worth_a_look(fleet, problem, SolveOptions(), 3.0)] == [
-        "small"
-    ]
-    assert len(worth_a_look(fleet, problem, SolveOptions(), 9.0)) == 2
+    assert [
+        canonical.columns[k].name for k in worth_a_look(canonical, problem, SolveOptions(), 3.0)
+    ] == ["small"]
+    assert len(worth_a_look(canonical, problem, SolveOptions(), 9.0)) == 2
 
 
 def hash_of(text: str) -> int:

@@ -28,27 +28,31 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.planfile import dump_plan
-from melange_sky.plans import Plan
+from melange_sky.plans import ModelPlan, Plan
 from melange_sky.slo import SLO
-from tests.optimizer.factories import demand, option, placed, shipped_config
+from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
 
 
 def planned(problem: Problem) -> Plan:
     """A real plan of a one-model problem."""
     solution = optimize(problem)
     first = problem.demands[0]
-    return Plan(
+    model = ModelPlan(
         name=first.name,
         model="given",
-        created_at="2026-11-01T00:00:00Z",
         slo=SLO(),
         workload=first.workload,
-        headroom=problem.headroom,
-        constraints=problem.constraints,
         allocations=solution.allocations[0],
         baselines=baselines(problem, (solution.cost_usd_per_hour,))[0],
-        solver=solution.report,
         candidates=first.options,
+    )
+    return Plan(
+        name=first.name,
+        created_at="2026-11-01T00:00:00Z",
+        models=(model,),
+        solver=solution.report,
+        headroom=problem.headroom,
+        constraints=problem.constraints,
     )
 
 
@@ -88,7 +92,7 @@ def test_the_price_of_a_limit_is_what_solving_without_it_saves() -> None:
     dear = placed("b", 3.0, [[1.0]], "gcp/us-central1", accelerator="B")
     problem = Problem(
         demands=(demand([[4.0]], cheap, dear),),
-        constraints=Constraints(limits=(("A", 2), ("gcp", 9)), min_replicas=2),
+        constraints=Constraints(limits=at_most(("A", 2), ("gcp", 9)), min_replicas=2),
     )
     rules = {rule.rule: rule for rule in explain(planned(problem)).rules}
     bound = rules["the limit of 2 A GPUs"]
@@ -112,7 +116,7 @@ def test_a_protected_fleet_costs_its_premium() -> None:
 
 
 def test_a_protection_that_no_fleet_has_says_why() -> None:
-    limits = Constraints(limits=(("a", 4),))
+    limits = Constraints(limits=at_most(("a", 4)))
     problem = Problem(demands=(demand([[4.0]], option("a", 1.0, [[1.0]])),), constraints=limits)
     report = robust_report(problem, SolveOptions(), Robustness(throughput_error=0.2), 0.0)
     assert report.protected_usd_per_hour is None
@@ -200,5 +204,5 @@ def test_sweep_plans_a_real_spec_over_rates_and_slos(tmp_path: Path) -> None:
 
 
 def test_replace_keeps_constraints_of_a_plan() -> None:
-    limited = replace(shipped_config(), constraints=Constraints(limits=(("A10G", 1),)))
+    limited = replace(shipped_config(), constraints=Constraints(limits=at_most(("A10G", 1))))
     assert problem_of(planned(limited)).constraints == limited.constraints

@@ -15,7 +15,6 @@ from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
 from melange_sky.planfile import load_plan
 from melange_sky.planner.verification import SimulationRequest, simulate_plan
-from melange_sky.plans import FleetPlan
 
 EVERYTHING = """\
 name: everything
@@ -59,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_plan_keeps_every_rule(folder: Path) -> None:
     planned = load_plan(folder)
-    assert isinstance(planned, FleetPlan)
+    assert planned.lists_models
     assert planned.cost_usd_per_hour <= 40
     allocations = [a for model in planned.models for a in model.allocations]
     h100s = sum(a.instances for a in allocations if a.candidate.option.accelerator == "H100")
@@ -78,9 +77,9 @@ def test_the_plan_keeps_every_rule(folder: Path) -> None:
         assert max(by_region.values()) <= 0.7 * rate_rps * (1 + 1e-6)
         # One bucket: the rest serves if what is left after the largest loss still has the capacity.
         room = [
-            (a.candidate.rate(0, 0) or 0.0) * (1 - model.headroom) / (1 + 0.05 * 300 / 3600)
+            (a.candidate.rate(0, 0) or 0.0) * (1 - planned.headroom) / (1 + 0.05 * 300 / 3600)
             if a.candidate.option.use_spot
-            else (a.candidate.rate(0, 0) or 0.0) * (1 - model.headroom)
+            else (a.candidate.rate(0, 0) or 0.0) * (1 - planned.headroom)
             for a in model.allocations
         ]
         total = sum(r * a.instances for r, a in zip(room, model.allocations, strict=True))
@@ -114,7 +113,7 @@ for path in sys.argv[1:]:
 
 def test_each_model_replays_its_own_spot_interruptions(folder: Path) -> None:
     planned = load_plan(folder)
-    assert isinstance(planned, FleetPlan)
+    assert planned.lists_models
     on_spot = [m for m in planned.models if any(a.candidate.option.use_spot for a in m.allocations)]
     assert on_spot
     for model in on_spot:
@@ -135,7 +134,7 @@ def test_every_service_is_taken_by_skypilot(folder: Path, tmp_path: Path) -> Non
     )
     taken = sorted(done.stdout.split("\n")[:-1])
     planned = load_plan(folder)
-    assert isinstance(planned, FleetPlan)
+    assert planned.lists_models
     expected = []
     for allocation in (a for model in planned.models for a in model.allocations):
         offer = allocation.candidate.option.offer

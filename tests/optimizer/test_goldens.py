@@ -13,17 +13,17 @@ import pytest
 
 from melange_sky.optimizer import (
     Constraints,
-    Pledge,
+    InstanceGroup,
     Problem,
     Robustness,
     SolveOptions,
     SpotPolicy,
     StayClose,
 )
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.program.pulp_cbc import as_pulp
-from melange_sky.optimizer.rules.build import CONSTRAINTS, build_model
-from tests.optimizer.factories import demand, placed
+from melange_sky.optimizer.rules.build import CONSTRAINTS, build_program
+from tests.optimizer.factories import at_most, demand, placed
 
 GOLDENS = Path(__file__).parent / "goldens"
 BASE = Problem(
@@ -52,11 +52,14 @@ CASES: dict[str, tuple[Constraints, SolveOptions]] = {
         Constraints(),
         SolveOptions(robustness=Robustness(throughput_error=0.2, budget=1)),
     ),
-    "limits": (Constraints(limits=(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))), SolveOptions()),
+    "limits": (
+        Constraints(limits=at_most(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))),
+        SolveOptions(),
+    ),
     "budget": (Constraints(budget_usd_per_hour=25.0), SolveOptions()),
-    "fixed": (Constraints(fixed=(Pledge(accelerator="H100", instances=2),)), SolveOptions()),
+    "fixed": (Constraints(fixed=(InstanceGroup(accelerator="H100", instances=2),)), SolveOptions()),
     "minimum": (
-        Constraints(minimum=(Pledge(accelerator="L4", accelerator_count=2, instances=2),)),
+        Constraints(minimum=(InstanceGroup(accelerator="L4", accelerator_count=2, instances=2),)),
         SolveOptions(),
     ),
     "min_replicas": (Constraints(min_replicas=3), SolveOptions()),
@@ -80,9 +83,9 @@ def lp_text(name: str, folder: Path) -> str:
     constraints, options = CASES[name]
     problem = replace(BASE, constraints=constraints)
     scenarios = (((0, 1),), ((1, 1),)) if constraints.spare else ()
-    model = build_model(build_fleet(problem), problem, options, scenarios=scenarios)
+    program = build_program(canonical_form(problem), problem, options, scenarios=scenarios)
     path = folder / f"{name}.lp"
-    as_pulp(model.lp)[0].writeLP(str(path))
+    as_pulp(program.lp)[0].writeLP(str(path))
     return path.read_text(encoding="utf-8")
 
 

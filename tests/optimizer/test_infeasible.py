@@ -9,14 +9,14 @@ import pytest
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import (
     Constraints,
-    Pledge,
+    InstanceGroup,
     Problem,
     Robustness,
     SolveOptions,
     SpotPolicy,
     optimize,
 )
-from tests.optimizer.factories import demand, option, placed
+from tests.optimizer.factories import at_most, demand, option, placed
 
 
 def two_places(**over: Any) -> Problem:
@@ -46,25 +46,25 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ["there is no option to choose from"],
     ),
     "an accelerator's limit": (
-        two_places(constraints=Constraints(limits=(("H100", 0),))),
+        two_places(constraints=Constraints(limits=at_most(("H100", 0)))),
         SolveOptions(),
         ["the limit of 0 H100 GPUs cannot hold", "raise the limit to 1 H100 GPUs"],
     ),
     "an accelerator's limit, which counts what clouds list apart": (
         Problem(
             demands=(demand([[1.0]], option("H100-SXM", 1.0, [[1.0]], accelerator_count=2)),),
-            constraints=Constraints(limits=(("H100", 1),)),
+            constraints=Constraints(limits=at_most(("H100", 1))),
         ),
         SolveOptions(),
         ["the limit of 1 H100 GPUs cannot hold", "raise the limit to 2 H100 GPUs"],
     ),
     "a cloud's limit": (
-        two_places(constraints=Constraints(limits=(("aws", 0), ("gcp", 9)))),
+        two_places(constraints=Constraints(limits=at_most(("aws", 0), ("gcp", 9)))),
         SolveOptions(),
         ["the limit of 0 instances on aws cannot hold", "raise the limit to 1 instances on aws"],
     ),
     "two limits together": (
-        two_places(constraints=Constraints(limits=(("H100", 1), ("gcp/us-central1", 1)))),
+        two_places(constraints=Constraints(limits=at_most(("H100", 1), ("gcp/us-central1", 1)))),
         SolveOptions(),
         [
             "the limit of 1 H100 GPUs and the limit of 1 instances on gcp/us-central1 cannot hold together",
@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ],
     ),
     "an instance type's limit": (
-        two_places(constraints=Constraints(limits=(("h100-type", 0),))),
+        two_places(constraints=Constraints(limits=at_most(("h100-type", 0)))),
         SolveOptions(),
         ["the limit of 0 instances of h100-type", "raise the limit to 1"],
     ),
@@ -88,7 +88,8 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
     "a minimum against a limit": (
         two_places(
             constraints=Constraints(
-                limits=(("aws", 2),), minimum=(Pledge(accelerator="H100", instances=3),)
+                limits=at_most(("aws", 2)),
+                minimum=(InstanceGroup(accelerator="H100", instances=3),),
             )
         ),
         SolveOptions(),
@@ -99,7 +100,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ],
     ),
     "replicas against limits": (
-        two_places(constraints=Constraints(limits=(("aws", 2), ("gcp", 1)), min_replicas=4)),
+        two_places(constraints=Constraints(limits=at_most(("aws", 2), ("gcp", 1)), min_replicas=4)),
         SolveOptions(),
         [
             "at least 4 replicas",
@@ -108,7 +109,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ],
     ),
     "spare against a limit": (
-        two_places(constraints=Constraints(limits=(("H100", 1),), spare=1)),
+        two_places(constraints=Constraints(limits=at_most(("H100", 1)), spare=1)),
         SolveOptions(),
         [
             "1 spare and the limit of 1 H100 GPUs cannot hold together",
@@ -137,7 +138,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ["a share on spot of at most 0.3 cannot hold", "allow a share on spot of 1"],
     ),
     "protection against wrong capacities": (
-        two_places(constraints=Constraints(limits=(("H100", 2), ("A10G", 0)))),
+        two_places(constraints=Constraints(limits=at_most(("H100", 2), ("A10G", 0)))),
         SolveOptions(robustness=Robustness(throughput_error=0.2)),
         ["the limit of 2 H100 GPUs", "the limit of 0 A10G GPUs", "raise the limit to 3 H100 GPUs"],
     ),
@@ -151,7 +152,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
                     name="code",
                 ),
             ),
-            constraints=Constraints(limits=(("H100", 2),)),
+            constraints=Constraints(limits=at_most(("H100", 2))),
         ),
         SolveOptions(),
         ["the limit of 2 H100 GPUs cannot hold", "raise the limit to 3 H100 GPUs"],
@@ -172,10 +173,12 @@ def test_the_cause_is_named_in_one_line(case: str) -> None:
 
 
 def test_what_the_message_proposes_works_and_less_does_not() -> None:
-    limited = Constraints(limits=(("H100", 1), ("gcp/us-central1", 1)))
-    optimize(two_places(constraints=Constraints(limits=(("H100", 2), limited.limits[1]))))
+    limited = Constraints(limits=at_most(("H100", 1), ("gcp/us-central1", 1)))
+    optimize(two_places(constraints=Constraints(limits=(*at_most(("H100", 2)), limited.limits[1]))))
     optimize(
-        two_places(constraints=Constraints(limits=(limited.limits[0], ("gcp/us-central1", 2))))
+        two_places(
+            constraints=Constraints(limits=(limited.limits[0], *at_most(("gcp/us-central1", 2))))
+        )
     )
     optimize(two_places(constraints=Constraints(budget_usd_per_hour=16.0)))
     with pytest.raises(InfeasibleError):
@@ -183,9 +186,9 @@ def test_what_the_message_proposes_works_and_less_does_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["fixed", "minimum"])
-def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
-    pledge = Pledge(accelerator="T4", instances=2, cloud="aws")
-    constraints = Constraints(**{kind: (pledge,)})  # type: ignore[arg-type]
+def test_a_group_that_matches_nothing_is_bad_input(kind: str) -> None:
+    group = InstanceGroup(accelerator="T4", instances=2, cloud="aws")
+    constraints = Constraints(**{kind: (group,)})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=f"{kind}: no candidate option is one of 2 x T4 on aws"):
         optimize(two_places(constraints=constraints))
 
@@ -193,12 +196,13 @@ def test_a_pledge_that_matches_nothing_is_bad_input(kind: str) -> None:
 @pytest.mark.parametrize(
     ("constraints", "instances"),
     [
-        (Constraints(limits=(("H100", 2),)), {"H100-SXM": 2, "L4": 2}),
-        (Constraints(limits=(("H100-SXM", 2),)), {"H100-SXM": 2, "H100": 2}),
-        (Constraints(minimum=(Pledge(accelerator="H100", instances=4),)), {"H100-SXM": 4}),
+        (Constraints(limits=at_most(("H100", 2))), {"H100-SXM": 2, "L4": 2}),
+        (Constraints(limits=at_most(("H100-SXM", 2))), {"H100-SXM": 2, "H100": 2}),
+        (Constraints(minimum=(InstanceGroup(accelerator="H100", instances=4),)), {"H100-SXM": 4}),
         (
             Constraints(
-                minimum=(Pledge(accelerator="H100-SXM", instances=1),), limits=(("H100", 1),)
+                minimum=(InstanceGroup(accelerator="H100-SXM", instances=1),),
+                limits=at_most(("H100", 1)),
             ),
             {"H100-SXM": 1, "L4": 3},
         ),

@@ -12,10 +12,10 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions, optimize
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.program.highs import as_highs
 from melange_sky.optimizer.program.pulp_cbc import as_pulp
-from melange_sky.optimizer.rules.build import build_model
+from melange_sky.optimizer.rules.build import build_program
 from tests.optimizer.test_brute_force import CASES as RULES
 from tests.optimizer.test_brute_force import hash_of, random_problem
 from tests.optimizer.test_goldens import BASE, CASES
@@ -52,7 +52,7 @@ def test_highs_reads_the_reviewed_file_as_what_it_is_handed(name: str, tmp_path:
     constraints, options = CASES[name]
     problem = replace(BASE, constraints=constraints)
     scenarios = (((0, 1),), ((1, 1),)) if constraints.spare else ()
-    linear = build_model(build_fleet(problem), problem, options, scenarios=scenarios).lp
+    linear = build_program(canonical_form(problem), problem, options, scenarios=scenarios).lp
     handed = as_highs(linear)
     handed.col_names_ = linear.names
     handed.row_names_ = [row.name for row in linear.rows]

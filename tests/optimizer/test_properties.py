@@ -15,7 +15,7 @@ from melange_sky.capacities import OptionCapacity
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
-    Pledge,
+    InstanceGroup,
     Problem,
     Robustness,
     Solution,
@@ -25,7 +25,7 @@ from melange_sky.optimizer import (
     optimize,
 )
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import demand, option, placed, shipped_config
+from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
 from tests.optimizer.test_brute_force import random_problem
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -125,9 +125,11 @@ def test_one_more_offer_is_never_dearer(
 
 
 TIGHTENINGS: dict[str, list[Constraints]] = {
-    "limits": [Constraints(limits=(("A", n),)) for n in (6, 3, 1, 0)],
-    "cloud limit": [Constraints(limits=(("aws", n),)) for n in (6, 3, 1, 0)],
-    "minimum": [Constraints(minimum=(Pledge(accelerator="B", instances=n),)) for n in (0, 1, 3)],
+    "limits": [Constraints(limits=at_most(("A", n))) for n in (6, 3, 1, 0)],
+    "cloud limit": [Constraints(limits=at_most(("aws", n))) for n in (6, 3, 1, 0)],
+    "minimum": [
+        Constraints(minimum=(InstanceGroup(accelerator="B", instances=n),)) for n in (0, 1, 3)
+    ],
     "min_replicas": [Constraints(min_replicas=n) for n in (0, 2, 4)],
     "spare": [Constraints(spare=n) for n in (0, 1, 2)],
     "region_share": [Constraints(max_share_per_region=f) for f in (1.0, 0.7, 0.5, 0.35)],
@@ -138,7 +140,7 @@ TIGHTENINGS: dict[str, list[Constraints]] = {
     ],
     "budget": [Constraints(budget_usd_per_hour=b) for b in (1000.0, 10.0, 1.0)],
     "fixed, taken away": [
-        Constraints(fixed=(Pledge(accelerator="A", instances=n),)) for n in (3, 1, 0)
+        Constraints(fixed=(InstanceGroup(accelerator="A", instances=n),)) for n in (3, 1, 0)
     ],
 }
 
@@ -239,7 +241,7 @@ def test_staying_close_holds_the_fleet_until_the_saving_pays_for_the_switch() ->
 def test_fixed_capacity_is_used_first_and_not_billed() -> None:
     config = replace(
         shipped_config(),
-        constraints=Constraints(fixed=(Pledge(accelerator="A100-80GB", instances=2),)),
+        constraints=Constraints(fixed=(InstanceGroup(accelerator="A100-80GB", instances=2),)),
     )
     solution = optimize(config)
     (allocation,) = solution.allocations[0]

@@ -16,7 +16,7 @@ from melange_sky.errors import InputError
 from melange_sky.optimizer import (
     Constraints,
     Demand,
-    Pledge,
+    InstanceGroup,
     PriceStep,
     Problem,
     SolveOptions,
@@ -27,7 +27,7 @@ from melange_sky.optimizer import (
 )
 from melange_sky.optimizer.answers.rate_sweep import Fleets, at_prices, at_rate
 from melange_sky.plans import Baseline
-from tests.optimizer.factories import shipped_config
+from tests.optimizer.factories import at_most, shipped_config
 from tests.optimizer.test_brute_force import random_problem
 from tests.optimizer.test_explain import SPEC
 
@@ -35,11 +35,11 @@ RULES = (
     Constraints(),
     Constraints(spare=1),
     Constraints(min_replicas=3),
-    Constraints(limits=(("A", 3), ("aws", 5))),
+    Constraints(limits=at_most(("A", 3), ("aws", 5))),
     Constraints(budget_usd_per_hour=9.0),
     Constraints(max_share_per_cloud=0.6),
-    Constraints(minimum=(Pledge(accelerator="B", instances=2),)),
-    Constraints(fixed=(Pledge(accelerator="A", instances=1),)),
+    Constraints(minimum=(InstanceGroup(accelerator="B", instances=2),)),
+    Constraints(fixed=(InstanceGroup(accelerator="A", instances=1),)),
     Constraints(spot=SpotPolicy(max_fraction=0.4, interruption_rate=0.2)),
 )
 STEPS = (PriceStep(), PriceStep(factor=1.3), PriceStep(factor=0.4, accelerator="A"))
@@ -131,12 +131,12 @@ def test_a_point_is_what_a_plan_at_its_prices_costs() -> None:
 
 def test_an_accelerator_alone_goes_without_what_is_paid_for_of_another() -> None:
     problem = shipped_config()
-    paid = Constraints(fixed=(Pledge(accelerator="A10G", instances=1),))
+    paid = Constraints(fixed=(InstanceGroup(accelerator="A10G", instances=1),))
     plain, with_paid = by_name(problem), by_name(replace(problem, constraints=paid))
     assert with_paid["A100-80GB"] == plain["A100-80GB"]
     saved = (plain["A10G"].cost_usd_per_hour or 0) - (with_paid["A10G"].cost_usd_per_hour or 0)
     assert saved == pytest.approx(1.01)
-    asked = Constraints(minimum=(Pledge(accelerator="A10G", instances=1),))
+    asked = Constraints(minimum=(InstanceGroup(accelerator="A10G", instances=1),))
     alone = by_name(replace(problem, constraints=asked))
     assert alone["A10G"].feasible
     assert alone["A100-80GB"].reason == "the minimum of 1 x A10G is of another accelerator"

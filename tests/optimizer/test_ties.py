@@ -10,7 +10,7 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Problem, baselines, optimize
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import SolveOptions
 from melange_sky.optimizer.search import equal_cost, simplest
@@ -34,19 +34,19 @@ def many_ties(rng: random.Random, options: int = 4) -> Problem:
 def test_counting_finds_every_simpler_fleet_of_the_same_cost(seed: int) -> None:
     rng = random.Random(seed)
     problem = many_ties(rng)
-    fleet = build_fleet(problem)
+    canonical = canonical_form(problem)
     solution = optimize(problem)
     counts = {a.candidate.option.name: a.instances for a in solution.allocations[0]}
     # A rank behind every other: all fleets of the cost come before it.
-    worst = [99] * len(fleet.columns)
-    counted = equal_cost.simpler_fleets(fleet, problem, solution.cost_usd_per_hour, worst)
-    mine = [counts.get(c.name, 0) for c in fleet.columns]
+    worst = [99] * len(canonical.columns)
+    counted = equal_cost.simpler_fleets(canonical, problem, solution.cost_usd_per_hour, worst)
+    mine = [counts.get(c.name, 0) for c in canonical.columns]
     if counted is None:  # more than are tried one by one
         return
     assert mine in counted
-    serving = [f for f in counted if _serves(problem, [c.name for c in fleet.columns], f)]
+    serving = [f for f in counted if _serves(problem, [c.name for c in canonical.columns], f)]
     assert serving[0] == mine
-    places = [c.place for c in fleet.columns]
+    places = [c.place for c in canonical.columns]
     ranks = [rank_of(f, places) for f in counted]
     assert ranks == sorted(ranks)
 
@@ -85,8 +85,10 @@ def test_counted_or_solved_the_fleet_is_the_same(
 def test_a_long_count_is_left_to_the_solver() -> None:
     rows = [option(f"o{k}", 0.001 * (k + 7), [[1.0 + 0.001 * k]]) for k in range(12)]
     problem = Problem(demands=(demand([[4000.0]], *rows),))
-    fleet = drop_dominated(build_fleet(problem), problem.constraints, SolveOptions())
-    assert equal_cost.simpler_fleets(fleet, problem, 100.0, [99] * len(fleet.columns)) is None
+    canonical = drop_dominated(canonical_form(problem), problem.constraints, SolveOptions())
+    assert (
+        equal_cost.simpler_fleets(canonical, problem, 100.0, [99] * len(canonical.columns)) is None
+    )
 
 
 def test_an_accelerator_alone_is_told_by_its_simplest_fleet_whatever_the_solver_finds() -> None:

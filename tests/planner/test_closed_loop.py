@@ -14,7 +14,7 @@ from melange_sky.planner.closed_loop import LoopRequest, plan_verified
 from melange_sky.planner.giving_back import Trials, give_back
 from melange_sky.planner.replan import Choice
 from melange_sky.planner.verification import SimulationRequest, simulate_plan, with_policy
-from melange_sky.plans import Plan
+from melange_sky.plans import ModelPlan, Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
 from melange_sky.spec import Spec, load_spec
@@ -50,27 +50,32 @@ def spec_of(
 
 
 def planned(spec: Spec) -> Plan:
-    found = plan_loaded(spec, REQUEST)
-    assert isinstance(found, Plan)
-    return found
+    return plan_loaded(spec, REQUEST)
 
 
-def verified(spec: Spec, loop: LoopRequest) -> Plan:
-    found = plan_verified(planned(spec), spec, REQUEST, loop)
-    assert isinstance(found, Plan)
-    return found
+def planned_model(spec: Spec) -> ModelPlan:
+    (model,) = planned(spec).models
+    return model
+
+
+def verified(spec: Spec, loop: LoopRequest) -> ModelPlan:
+    (model,) = plan_verified(planned(spec), spec, REQUEST, loop).models
+    return model
 
 
 def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
     spec = spec_of(tmp_path)
-    before = planned(spec)
+    before = planned_model(spec)
     calm = simulate_plan(before, SimulationRequest(ci=0.02))
     assert calm.verdict.met
     broken = simulate_plan(before, BURSTY)
     assert not broken.verdict.met
 
     told = []
-    plan = verified(spec, LoopRequest(simulation=BURSTY, told=told.append))
+    whole = plan_verified(
+        planned(spec), spec, REQUEST, LoopRequest(simulation=BURSTY, told=told.append)
+    )
+    (plan,) = whole.models
     found = plan.verification
     assert found is not None
     assert found.holds
@@ -95,8 +100,8 @@ def test_bursts_break_the_plan_and_the_loop_repairs_it(tmp_path: Path) -> None:
     assert simulate_plan(plan, unused).verdict.interval[0] >= 0.94
 
     path = tmp_path / "plan.json"
-    path.write_text(dump_plan(plan))
-    assert load_plan(path) == plan
+    path.write_text(dump_plan(whole))
+    assert load_plan(path) == whole
 
 
 def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_it(
@@ -114,7 +119,7 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
     spec = spec_of(tmp_path, accelerators="['A10G:1', 'L40S:1']", rate_rps=3, histogram=beside)
     limits = dataclasses.replace(spec.models[0].slo, tpot_s=0.05, ttft_s=5.0)
     spec = dataclasses.replace(spec, models=(dataclasses.replace(spec.models[0], slo=limits),))
-    before, traffic = planned(spec), SimulationRequest(ci=0.02)
+    before, traffic = planned_model(spec), SimulationRequest(ci=0.02)
     assert all(a.load_fraction <= 1 - spec.headroom for a in before.allocations)
     broken = simulate_plan(before, traffic).verdict
     assert not broken.met
@@ -137,7 +142,9 @@ def test_a_plan_that_holds_is_left_as_it_is(tmp_path: Path) -> None:
     assert plan.verification is not None
     assert plan.verification.holds
     assert plan.verification.premium_usd_per_hour == 0
-    assert dataclasses.replace(plan, verification=None).allocations == planned(spec).allocations
+    assert (
+        dataclasses.replace(plan, verification=None).allocations == planned_model(spec).allocations
+    )
 
 
 def test_a_fleet_that_holds_survives_easing_that_finds_none_in_time(
@@ -165,7 +172,7 @@ def test_long_answers_are_replayed_for_long_enough_or_the_doubt_is_told(tmp_path
         "weights": [[1]],
         "output_sizes": [[2000]],
     }
-    plan = planned(spec_of(tmp_path, rate_rps=20, histogram=long))
+    plan = planned_model(spec_of(tmp_path, rate_rps=20, histogram=long))
     told = simulate_plan(plan, SimulationRequest(ci=0.3))
     assert "2 × 1010 s" in told.traffic
     assert not told.verdict.warmup_capped

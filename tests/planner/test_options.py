@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from melange_sky.names.clouds import Infra
 from melange_sky.planner.options import (
     OfferRules,
     PlannedOffer,
@@ -15,7 +16,7 @@ from melange_sky.plans import PlanWarning
 from melange_sky.pricing.sanity import check_offers
 from melange_sky.profiles import CapacityQuery
 from melange_sky.slo import SLO
-from melange_sky.spec import AcceleratorChoice, Infra, Resources
+from melange_sky.spec import AcceleratorChoice, Resources
 from tests.factories import LLAMA_8B, make_offer
 
 ANY = Resources()

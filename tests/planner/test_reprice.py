@@ -9,7 +9,7 @@ import pytest
 from melange_sky.constraints import Constraints
 from melange_sky.offers import Flag, Offer, Severity, Touches
 from melange_sky.planner.reprice import reprice
-from tests.factories import make_plan
+from tests.factories import make_model_plan, make_plan
 
 
 def _offers(**prices: float | None) -> list[Offer]:
@@ -18,7 +18,7 @@ def _offers(**prices: float | None) -> list[Offer]:
             c.option.offer,
             price_usd_per_hour=prices.get(c.option.name, c.option.price_usd_per_hour),
         )
-        for c in make_plan().candidates
+        for c in make_model_plan().candidates
         if c.option.offer
     ]
 
@@ -38,10 +38,8 @@ def test_the_other_mix_keeps_the_plans_constraints() -> None:
 
 
 def test_what_is_already_paid_is_not_billed_again() -> None:
-    plan = make_plan()
-    paid = replace(
-        plan, allocations=(replace(plan.allocations[0], fixed_instances=1), plan.allocations[1])
-    )
+    first, second = make_model_plan().allocations
+    paid = make_plan(allocations=(replace(first, fixed_instances=1), second))
     assert reprice(paid, _offers(a10g=9.0)).now_usd_per_hour == pytest.approx(5.07)
 
 

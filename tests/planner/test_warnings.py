@@ -36,9 +36,7 @@ def _plan(folder: Path, request: PlanRequest = OFFLINE, **over: Any) -> Plan:
     }
     file = folder / "spec.json"
     file.write_text(json.dumps(spec | over), encoding="utf-8")
-    planned = plan_spec(file, request)
-    assert isinstance(planned, Plan)
-    return planned
+    return plan_spec(file, request)
 
 
 def _messages(plan: Plan, code: str) -> list[str]:
@@ -92,7 +90,8 @@ def test_an_accelerator_that_its_cloud_lists_apart_is_planned(tmp_path: Path, as
     request = replace(OFFLINE, prices=OfferQuery(offline=True, offers_csv=own))
     resources = {"accelerators": [asked], "limits": {"H100": 2, "H100-SXM": 1}}
     plan = _plan(tmp_path, request, resources=resources)
-    (allocation,) = plan.allocations
+    (model,) = plan.models
+    (allocation,) = model.allocations
     option = allocation.candidate.option
     assert (option.name, option.accelerator, option.figures, option.price_usd_per_hour) == (
         "h100-sxm-1-runpod-1x_h100-sxm_secure",
@@ -101,10 +100,10 @@ def test_an_accelerator_that_its_cloud_lists_apart_is_planned(tmp_path: Path, as
         0.5,
     )
     assert _messages(plan, "limit") == _messages(plan, "no-offer") == []
-    document = service_document(plan, allocation)
+    document = service_document(model, allocation)
     assert document["resources"]["accelerators"] == "H100-SXM:1"
     if asked == "H100-SXM":
-        assert [c.option.accelerator for c in plan.candidates] == ["H100-SXM"]
+        assert [c.option.accelerator for c in model.candidates] == ["H100-SXM"]
 
 
 def test_tables_under_the_arrivals_of_a_trace_are_told_and_left_out(

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from melange_sky.accelerators import accelerator_table
+from melange_sky.names.clouds import HOSTED_CLOUDS
+from melange_sky.offers import gpu_of
 from melange_sky.pricing.hosted_csv import CatalogRefusedError, parse_catalog
-from melange_sky.pricing.names import HOSTED_CLOUDS, figures_name
 from tests.factories import make_offer
 from tests.pricing.catalogs import plain, synthetic
 from tests.pricing.server import body, loopback
@@ -157,5 +158,5 @@ def test_a_catalog_of_too_many_offers_is_refused(monkeypatch):
 )
 def test_the_figures_of_the_very_gpu(cloud, instance_type, accelerator, figures):
     offer = make_offer(cloud=cloud, instance_type=instance_type, accelerator=accelerator)
-    assert figures_name(offer) == figures
+    assert gpu_of(offer) == figures
     assert figures in accelerator_table()

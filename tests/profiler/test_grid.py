@@ -18,6 +18,7 @@ import pytest
 
 from melange_sky.capacity_search import Demand, SearchOptions, find_max_rate
 from melange_sky.errors import SourceUnavailableError
+from melange_sky.planner.measuring import Measurement
 from melange_sky.profiler import (
     Endpoint,
     EndpointTarget,
@@ -34,6 +35,7 @@ from melange_sky.profiletable import (
     load_tables,
     write_table,
 )
+from melange_sky.report.measuring import measured_text
 from melange_sky.slo import SLO
 from tests.profiler.conftest import StartServer
 
@@ -320,11 +322,9 @@ def kept_cell(size: tuple[int, int], slo: SLO, rate: float | None) -> MeasuredCe
 
 
 def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
-    start_server: StartServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    start_server: StartServer, tmp_path: Path
 ) -> None:
     """Where the client stalls at one size, the others are measured and that one is named."""
-    from melange_sky.cli.profile_show import print_report
-
     few = SearchOptions(
         min_requests=8,
         confirm_requests=8,
@@ -354,8 +354,8 @@ def test_a_size_that_this_client_is_too_late_for_ends_no_grid(
     assert report.measured == ((40, 2),)
     assert list(report.unmeasured) == [(20, 2), (30, 2)]
     assert all("the load client was itself late" in why for why in report.unmeasured.values())
-    print_report(report, options.slo, sizes, None)
-    assert capsys.readouterr().out.count("not measured: probes at") == 2
+    measured = Measurement(report=report, slo=options.slo, sizes=tuple(sizes))
+    assert measured_text(measured).count("not measured: probes at") == 2
     assert [c.input_tokens for c in load_tables(tmp_path)[0].cells] == [40]
 
 

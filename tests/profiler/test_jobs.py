@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.capacities import Origin
-from melange_sky.cli.profile_jobs import collect_job
 from melange_sky.errors import InputError
 from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.measuring_jobs import collect_job
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
@@ -56,7 +56,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("spec") / "chat.yaml"
     path.write_text(SPEC)
     offline = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
-    return plan_spec(path, offline)
+    return plan_spec(path, offline).models[0]
 
 
 @settings(max_examples=30, deadline=None)
@@ -122,7 +122,7 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     )
     request = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
     (nvl, sxm) = sorted(
-        profiling_jobs(plan_spec(spec, request), (), JobOptions()),
+        profiling_jobs(plan_spec(spec, request).models[0], (), JobOptions()),
         key=lambda job: job.infra,
         reverse=True,
     )
@@ -135,7 +135,7 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     cells = tuple(make_measured(*size, 1.0) for size in nvl.sizes)
     table = ProfileTable(provenance=made, cells=cells)
     write_table(table, home_dir() / "profiles" / "nvl.profile.jsonl")
-    plan = plan_spec(spec, request)
+    (plan,) = plan_spec(spec, request).models
     origins = {
         candidate.option.gpu: {cell.origin for row in candidate.cells for cell in row}
         for candidate in plan.candidates

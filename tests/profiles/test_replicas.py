@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from melange_sky.accelerators import find_accelerator
 from melange_sky.capacities import Origin
 from melange_sky.errors import InputError
 from melange_sky.models import find_model, with_engine_args
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
 from melange_sky.slo import SLO
 
@@ -137,7 +137,7 @@ def test_absurd_sizes_are_refused(size):
 def test_unknown_names_are_refused_with_a_suggestion():
     with pytest.raises(InputError, match="did you mean 'A100'"):
         one("A1000", query())
-    with pytest.raises(InputError, match="write 'A100-80GB'"):
+    with pytest.raises(InputError, match="name for it is 'A100-80GB'"):
         one("A100-SXM4-80GB", query())
     with pytest.raises(InputError, match="unknown engine 'vlm'"):
         one("A100", query(generation="vlm"))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
 from melange_sky.models import find_model, with_engine_args
-from melange_sky.plans import EngineChoice, FleetPlan, Plan
+from melange_sky.plans import Allocation, EngineChoice, ModelPlan, Plan
 from melange_sky.rendering import (
     launch_command,
     render_services,
@@ -22,7 +22,7 @@ from melange_sky.rendering import (
     unservable_clouds,
 )
 from melange_sky.rendering.names import SERVICE_NAME_PATTERN
-from tests.factories import make_offer, make_option, make_plan
+from tests.factories import make_model_plan, make_offer, make_option, make_plan
 from tests.rendering.test_sky_accepts import allocate, plan_of
 
 A10G = make_offer()
@@ -41,7 +41,7 @@ def test_two_plans_with_one_option_differ_in_replicas_only() -> None:
     after = plan_of(busier, created_at="2026-12-24T00:00:00Z", price_snapshot="live")
     assert list(render_services(before)) == list(render_services(after))
     assert without_service(before) == without_service(after)
-    first, second = (service_document(p, p.allocations[0])["service"] for p in (before, after))
+    first, second = (service_document(*_first(p))["service"] for p in (before, after))
     assert first.pop("replicas") == 3 and second.pop("replicas") == 7
     assert first == second
 
@@ -64,11 +64,11 @@ def test_nothing_there_that_makes_an_update_replace_replicas() -> None:
         assert "labels" not in document["resources"]
 
 
-def test_services_of_several_models_name_their_fleet() -> None:
+def test_services_of_listed_models_name_their_plan() -> None:
     plan = plan_of(allocate(A10G))
     (alone,) = (yaml.safe_load(text) for text in render_services(plan).values())
-    fleet = FleetPlan(name="both", created_at="", models=(plan,), solver=plan.solver)
-    (shared,) = (yaml.safe_load(text) for text in render_services(fleet).values())
+    listed = dataclasses.replace(plan, name="both", lists_models=True)
+    (shared,) = (yaml.safe_load(text) for text in render_services(listed).values())
     assert "fleet" not in alone["_metadata"]["melange_sky"]
     assert shared["_metadata"]["melange_sky"].pop("fleet") == "both"
     assert alone == shared
@@ -85,9 +85,9 @@ def test_header_tells_price_source_and_command() -> None:
     assert all(line.startswith("#") for line in head.splitlines())
     assert "embedded, as of 2026-09-01" in head
     assert "$1.006/h each, $3.018/h in all" in head
-    assert launch_command(plan, plan.allocations[0]) in head
-    assert launch_command(plan, plan.allocations[0]).endswith("--secret HF_TOKEN")
-    assert required_secrets(plan) == ("HF_TOKEN",)
+    assert launch_command(*_first(plan)) in head
+    assert launch_command(*_first(plan)).endswith("--secret HF_TOKEN")
+    assert required_secrets(plan.models[0]) == ("HF_TOKEN",)
 
 
 def test_spot_has_an_on_demand_bridge_and_tells_its_price() -> None:
@@ -118,10 +118,10 @@ def test_virtual_clouds_ask_for_what_the_offer_has() -> None:
 
 
 def test_free_labels_are_not_rendered() -> None:
-    plan = make_plan()
-    option = dataclasses.replace(plan.allocations[0].candidate, option=make_option(offer=None))
-    allocation = dataclasses.replace(plan.allocations[0], candidate=option)
-    assert render_services(dataclasses.replace(plan, allocations=(allocation,))) == {}
+    first = make_model_plan().allocations[0]
+    candidate = dataclasses.replace(first.candidate, option=make_option(offer=None))
+    allocation = dataclasses.replace(first, candidate=candidate)
+    assert render_services(make_plan(allocations=(allocation,))) == {}
 
 
 def test_the_users_flags_come_last_and_setup_first() -> None:
@@ -190,8 +190,8 @@ def test_plan_name_must_be_a_service_name(name: str) -> None:
 @given(names=st.sets(st.text(min_size=1, max_size=80), min_size=1, max_size=6))
 @settings(max_examples=100, deadline=None)
 def test_service_names_are_valid_and_unique(names: set[str]) -> None:
-    plan = plan_of(*(allocate(A10G, name=name) for name in sorted(names)))
-    services = [service_name(plan, allocation) for allocation in plan.allocations]
+    (model,) = plan_of(*(allocate(A10G, name=name) for name in sorted(names))).models
+    services = [service_name(model, allocation) for allocation in model.allocations]
     assert len(set(services)) == len(names)
     assert all(SERVICE_NAME_PATTERN.fullmatch(s) and len(s) <= 85 for s in services)
 
@@ -200,5 +200,6 @@ def test_clouds_without_ports_have_a_reason() -> None:
     assert "slurm" in unservable_clouds() and "aws" not in unservable_clouds()
 
 
-def _first(plan: Plan) -> tuple[Plan, Any]:
-    return plan, plan.allocations[0]
+def _first(plan: Plan) -> tuple[ModelPlan, Allocation]:
+    (model,) = plan.models
+    return model, model.allocations[0]

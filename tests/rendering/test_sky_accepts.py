@@ -124,6 +124,7 @@ PLAN = plan_of(
         args=("--kv-cache-dtype", "fp8"), env=(("NOTE", 'it\'s "$HOME" $(id)\n; 100 %'),)
     ),
 )
+MODEL = PLAN.models[0]
 
 
 @pytest.fixture(scope="module")
@@ -163,13 +164,13 @@ def test_clouds_that_cannot_open_ports_are_known(answer: dict[str, Any]) -> None
     assert sorted(unservable_clouds()) == answer["closed"]
 
 
-@pytest.mark.parametrize("index", range(len(PLAN.allocations)))
+@pytest.mark.parametrize("index", range(len(MODEL.allocations)))
 def test_dry_run_chooses_what_was_planned(verdicts: dict[str, Any], index: int) -> None:
-    allocation = PLAN.allocations[index]
+    allocation = MODEL.allocations[index]
     option = allocation.candidate.option
     assert option.offer is not None
-    got = verdicts[f"{service_name(PLAN, allocation)}.sky.yaml"]
-    assert got["name"] == service_name(PLAN, allocation)
+    got = verdicts[f"{service_name(MODEL, allocation)}.sky.yaml"]
+    assert got["name"] == service_name(MODEL, allocation)
     assert got["cloud"] == option.offer.cloud
     # SkyPilot keeps `any_of` as a set: among regions of exactly one price it takes any.
     assert got["region"] in [
@@ -183,10 +184,10 @@ def test_dry_run_chooses_what_was_planned(verdicts: dict[str, Any], index: int) 
     assert got["use_spot"] == option.use_spot
 
 
-@pytest.mark.parametrize("index", range(len(PLAN.allocations)))
+@pytest.mark.parametrize("index", range(len(MODEL.allocations)))
 def test_service_as_sky_reads_it(verdicts: dict[str, Any], index: int) -> None:
-    allocation = PLAN.allocations[index]
-    got = verdicts[f"{service_name(PLAN, allocation)}.sky.yaml"]
+    allocation = MODEL.allocations[index]
+    got = verdicts[f"{service_name(MODEL, allocation)}.sky.yaml"]
     assert got["min_replicas"] == allocation.instances
     assert got["max_replicas"] in (None, allocation.instances)
     assert got["fallback"] == allocation.candidate.option.use_spot
@@ -205,7 +206,8 @@ def test_service_as_sky_reads_it(verdicts: dict[str, Any], index: int) -> None:
 
 
 def test_no_gated_model_needs_no_token() -> None:
-    assert PLAN.model_shape is not None
-    shape = dataclasses.replace(PLAN.model_shape, gated=False)
-    for text in render_services(dataclasses.replace(PLAN, model_shape=shape)).values():
+    assert MODEL.model_shape is not None
+    shape = dataclasses.replace(MODEL.model_shape, gated=False)
+    open_model = dataclasses.replace(MODEL, model_shape=shape)
+    for text in render_services(dataclasses.replace(PLAN, models=(open_model,))).values():
         assert "HF_TOKEN" not in text

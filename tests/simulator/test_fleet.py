@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from melange_sky.plans import Plan
+from melange_sky.plans import ModelPlan
 from melange_sky.routing import Router, routing_state, routing_table
 from melange_sky.simulator import FleetSimulation, RequestStream
 from melange_sky.simulator.fleet import (
@@ -22,7 +22,7 @@ from melange_sky.simulator.fleet import (
     simulate_planned_fleet,
 )
 from melange_sky.steps import KvPool, ReplicaModel, StepCosts
-from tests.factories import make_capacity, make_option, make_plan, make_workload
+from tests.factories import make_capacity, make_model_plan, make_option, make_workload
 from tests.test_routing import two_way_plan
 
 
@@ -52,7 +52,7 @@ def engine(sequences: int = 256, fixed_s: float = 0.01, blocks: int = 100_000) -
     )
 
 
-def options_of(plan: Plan, **over: Any) -> list[FleetOption]:
+def options_of(plan: ModelPlan, **over: Any) -> list[FleetOption]:
     values = {"engine": engine(), "engines_per_replica": 1} | over
     return [
         FleetOption(name=a.candidate.option.name, replicas=a.instances, **values)
@@ -61,7 +61,7 @@ def options_of(plan: Plan, **over: Any) -> list[FleetOption]:
 
 
 def run(
-    plan: Plan, stream: RequestStream, rules: FleetRules | None = None, **over: Any
+    plan: ModelPlan, stream: RequestStream, rules: FleetRules | None = None, **over: Any
 ) -> FleetRun:
     table = routing_table(plan)
     state = routing_state(table, plan, random.Random(1))
@@ -79,13 +79,13 @@ def mixed(rate: float, count: int, seed: int = 1) -> RequestStream:
     )
 
 
-def single_plan() -> Plan:
+def single_plan() -> ModelPlan:
     capacity = make_capacity([[1e6]], make_option("one"))
-    allocation = make_plan().allocations[0]
+    allocation = make_model_plan().allocations[0]
     one = type(allocation)(
         candidate=capacity, instances=1, load_fraction=0.5, rate_rps=1.0, shares=((1.0,),)
     )
-    return make_plan(
+    return make_model_plan(
         allocations=(one,),
         candidates=(capacity,),
         workload=make_workload([[1.0]], input_edges=(0, 10), output_edges=(0, 10_000_000)),
@@ -118,7 +118,7 @@ def test_waiting_is_that_of_m_m_c(servers: int, load: float) -> None:
     assert error < 0.2 * expected
 
 
-def python_reference(plan: Plan, stream: RequestStream) -> list[int]:
+def python_reference(plan: ModelPlan, stream: RequestStream) -> list[int]:
     """The same fleet driven by the policy's Python form, one call at a time."""
     router = Router(plan, random.Random(1))
     engines = [engine() for a in plan.allocations for _ in range(a.instances)]

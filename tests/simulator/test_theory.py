@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.accelerators import find_accelerator
 from melange_sky.models import find_model
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import engine_generation
 from melange_sky.simulator import (
     RequestStream,

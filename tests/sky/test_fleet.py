@@ -22,7 +22,6 @@ import yaml
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner import PlanRequest, plan_spec
-from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
 from tests.sky.bed import Bed
 from tests.sky.client import (
@@ -106,8 +105,8 @@ def forecast(folder: Path) -> dict[str, int]:
         planned = plan_spec(folder / "spec.yaml", PlanRequest(prices=prices, sensitivity=False))
     except InfeasibleError:
         return {}
-    assert isinstance(planned, Plan)
-    return {a.candidate.option.name: a.instances for a in planned.allocations}
+    (model,) = planned.models
+    return {a.candidate.option.name: a.instances for a in model.allocations}
 
 
 def replicas(planned: dict[str, Any]) -> dict[str, int]:

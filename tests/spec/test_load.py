@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from melange_sky.errors import InputError
+from melange_sky.names.clouds import Infra
+from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.spec import (
     AcceleratorChoice,
     FixedCapacity,
-    Infra,
     MelangeConfig,
     Redundancy,
     Spec,
@@ -108,7 +109,12 @@ def test_resources_are_canonical(tmp_path: Path) -> None:
         AcceleratorChoice(name="A100-80GB", count=2),
     )
     assert found.infra == (Infra(cloud="aws"), Infra(cloud="gcp", region="us-central1"))
-    assert found.limits == (("H100", 4), ("aws", 10), ("aws/us-east-1", 5), ("g5.xlarge", 3))
+    assert [(key.kind, key.name, most) for key, most in found.limits] == [
+        (LimitKind.ACCELERATOR, "H100", 4),
+        (LimitKind.CLOUD, "aws", 10),
+        (LimitKind.REGION, "aws/us-east-1", 5),
+        (LimitKind.INSTANCE_TYPE, "g5.xlarge", 3),
+    ]
     place = Infra(cloud="gcp", region="us-central1")
     assert found.fixed == (
         FixedCapacity(accelerator="A100-80GB", count=1, infra=place, instances=2),
@@ -134,7 +140,7 @@ def test_what_a_cloud_lists_apart_may_be_asked_for(tmp_path: Path) -> None:
         ("H100-SXM", None),
         ("A100-80GB-SXM", 2),
     ]
-    assert found.limits == (("H200-SXM", 4),)
+    assert found.limits == ((LimitKey.of("H200-SXM"), 4),)
     assert found.fixed == (FixedCapacity(accelerator="H100-SXM", count=8, infra=None, instances=1),)
 
 

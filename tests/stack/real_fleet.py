@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from melange_sky.gateway import Credentials, Gateway, Keys, Listen, Secret, Settings, Sources
-from melange_sky.plans import Allocation, Plan
+from melange_sky.plans import Allocation, ModelPlan, Plan
 from melange_sky.profiler import Endpoint, PromptStyle
 from melange_sky.profiler.load import Load, LoadOutcome, run_load
 from melange_sky.profiler.prompts import request_bodies
@@ -188,7 +188,7 @@ def short_trace(rate_rps: float) -> RequestStream:
 
 
 def predict(
-    plan: Plan, replicas: Mapping[str, ReplicaModel], trace: RequestStream
+    plan: ModelPlan, replicas: Mapping[str, ReplicaModel], trace: RequestStream
 ) -> dict[str, Seen]:
     """Replay the trace through the fitted replicas; means over the routing's random phases."""
     logs = [
@@ -249,7 +249,8 @@ def measure(
         option = np.array([NAMES.index(m) if m in NAMES else -1 for m in outcome.models])
         logs.append(dataclasses.replace(outcome.log, option=option, options=NAMES))
     whole = _together(logs)
-    return {name: _seen([whole], k, plan.slo) for k, name in enumerate(NAMES)}, errors
+    slo = plan.models[0].slo
+    return {name: _seen([whole], k, slo) for k, name in enumerate(NAMES)}, errors
 
 
 def _together(logs: Sequence[RequestLog]) -> RequestLog:
@@ -270,6 +271,6 @@ def run(work: Path) -> Outcome:
         # A request's whole time in the queue of the slow server is too long for its clients.
         slo = SLO(ttft_s=busy_s, attainment=0.9)
         plan, trace = plan_of(replicas, rate_rps, slo), short_trace(rate_rps)
-        predicted = predict(plan, replicas, trace)
+        predicted = predict(plan.models[0], replicas, trace)
         measured, errors = measure(plan, urls, trace)
         return Outcome(slo=slo, predicted=predicted, measured=measured, errors=errors)

@@ -8,38 +8,38 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.problem.question import Alternative
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
-from melange_sky.optimizer.rules.build import build_model
+from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from melange_sky.optimizer.program.model import Model
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.plans import Allocation
 
 
 def find_alternatives(
-    model: Model,
+    program: IntegerProgram,
     chosen: Point,
-    allocate: Callable[[Model, Point], tuple[tuple[Allocation, ...], ...]],
+    allocate: Callable[[IntegerProgram, Point], tuple[tuple[Allocation, ...], ...]],
 ) -> tuple[Alternative, ...]:
     """Return up to `alternatives` fleets by cost, each doing without some type of every other's.
 
     So none is an earlier one with something idle added.
     """
-    start, options = time.perf_counter(), model.options
-    scenarios, seen = model.scenarios, [chosen]
+    start, options = time.perf_counter(), program.options
+    scenarios, seen = program.scenarios, [chosen]
     found: list[Alternative] = []
     while len(found) < options.alternatives:
         seconds = options.time_limit_s - (time.perf_counter() - start)
-        other = build_model(model.fleet, model.problem, options, scenarios=scenarios)
+        other = build_program(program.canonical, program.problem, options, scenarios=scenarios)
         _shut_out(other, seen)
         outcome = run(other.lp, options, seconds)
         if seconds <= 0 or outcome.objective is None:
             break
         point = read_point(other, outcome)
-        loss = worst_loss(model.fleet, model.problem, options, point.instances)
+        loss = worst_loss(program.canonical, program.problem, options, point.instances)
         if loss is not None:
             scenarios = (*scenarios, loss)
             continue
@@ -54,27 +54,27 @@ def find_alternatives(
     return tuple(found)
 
 
-def _shut_out(model: Model, seen: list[Point]) -> None:
+def _shut_out(program: IntegerProgram, seen: list[Point]) -> None:
     """Add Σ_{k in S} used_k ≤ |S| − 1 for each set S seen, with x_k ≤ bound_k × used_k."""
     used = []
-    for k, x in enumerate(model.x):
-        u = model.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
-        model.row([(x, 1.0), (u, -float(model.bounds[k]))], LE, 0, f"used_{k}")
+    for k, x in enumerate(program.x):
+        u = program.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
+        program.row([(x, 1.0), (u, -float(program.bounds[k]))], LE, 0, f"used_{k}")
         used.append(u)
     for n, point in enumerate(seen):
         inside = [k for k, count in enumerate(point.instances) if count]
         terms = [(used[k], 1.0) for k in inside]
-        model.row(terms, LE, len(inside) - 1, f"unlike_fleet_{n}")
+        program.row(terms, LE, len(inside) - 1, f"unlike_fleet_{n}")
 
 
-def _difference(model: Model, chosen: Point, other: Point) -> str:
-    several = len(model.fleet.demands) > 1
+def _difference(program: IntegerProgram, chosen: Point, other: Point) -> str:
+    several = len(program.canonical.demands) > 1
     parts = []
     for column, old, new in zip(
-        model.fleet.columns, chosen.instances, other.instances, strict=True
+        program.canonical.columns, chosen.instances, other.instances, strict=True
     ):
         if old != new:
-            who = f"{model.fleet.demands[column.demand].name}: " if several else ""
+            who = f"{program.canonical.demands[column.demand].name}: " if several else ""
             parts.append(f"{who}{new} instead of {old} x {column.name}")
     dearer = other.cost - chosen.cost
     fraction = dearer / chosen.cost if chosen.cost else 0.0

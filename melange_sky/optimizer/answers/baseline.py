@@ -15,7 +15,7 @@ from melange_sky.plans import Baseline
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.constraints import Pledge
+    from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer.problem.question import Demand
 
 
@@ -68,10 +68,10 @@ def _baseline(
     )
 
 
-def _has(options: tuple[OptionCapacity, ...], pledge: Pledge) -> bool:
-    """Return whether an instance of any of the options is one of the pledge's."""
-    columns = (Column(demand=0, capacity=c, loads=(), keys=frozenset()) for c in options)
-    return any(matches(column, pledge) for column in columns)
+def _has(options: tuple[OptionCapacity, ...], group: InstanceGroup) -> bool:
+    """Return whether an instance of any of the options is one of the group's."""
+    columns = (Column(demand=0, capacity=c, loads=()) for c in options)
+    return any(matches(column, group) for column in columns)
 
 
 def _none(accelerator: str, reason: str) -> Baseline:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import names_of
-
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Demand, Problem
     from melange_sky.plans import Allocation
@@ -54,16 +52,10 @@ def _check_load(demand: Demand, allocation: Allocation, problem: Problem) -> Non
 
 def _check_limits(allocations: tuple[tuple[Allocation, ...], ...], problem: Problem) -> None:
     for key, limit in problem.constraints.limits:
-        used = 0
-        for allocation in (a for mine in allocations for a in mine):
-            option, offer = allocation.candidate.option, allocation.candidate.option.offer
-            if option.accelerator in names_of(key):
-                used += allocation.instances * option.accelerator_count
-            elif offer is not None and key in (
-                offer.cloud,
-                f"{offer.cloud}/{offer.region}",
-                offer.instance_type,
-            ):
-                used += allocation.instances
+        used = sum(
+            allocation.instances * allocation.candidate.option.units(key)
+            for mine in allocations
+            for allocation in mine
+        )
         if used > limit:
             raise RuntimeError(f"{used} of '{key}' are used where the limit is {limit}")

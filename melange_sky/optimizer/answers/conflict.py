@@ -10,7 +10,7 @@ from melange_sky.optimizer.rules.clauses import clauses
 from melange_sky.optimizer.search.cheapest import find_cheapest, is_feasible
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.rules.clauses import Clause
 
@@ -34,7 +34,7 @@ class Conflict:
         return f"{' and '.join(self.clashing)} {clash}{helps}"
 
 
-def find_conflict(fleet: Fleet, problem: Problem, options: SolveOptions) -> Conflict:
+def find_conflict(canonical: Canonical, problem: Problem, options: SolveOptions) -> Conflict:
     """Return why no fleet keeps to all constraints.
 
     A deletion filter (Chinneck & Dravnieks, ORSA J. Computing 3(2), 1991): each constraint is left
@@ -43,24 +43,24 @@ def find_conflict(fleet: Fleet, problem: Problem, options: SolveOptions) -> Conf
     """
     deadline = time.perf_counter() + _SECONDS
     brief = replace(options, time_limit_s=min(options.time_limit_s, 5.0))
-    kept = clauses(fleet, problem)
+    kept = clauses(canonical, problem)
     minimal = problem
     for clause in list(kept):
         without = clause.dropped(minimal)
-        if time.perf_counter() < deadline and is_feasible(fleet, without, brief) is False:
+        if time.perf_counter() < deadline and is_feasible(canonical, without, brief) is False:
             minimal = without
             kept.remove(clause)
     helps = [
         help_
         for clause in kept
         if time.perf_counter() < deadline
-        and (help_ := _least_help(fleet, problem, clause, brief)) is not None
+        and (help_ := _least_help(canonical, problem, clause, brief)) is not None
     ]
     return Conflict(clashing=tuple(clause.text for clause in kept), helps=tuple(helps))
 
 
 def _least_help(
-    fleet: Fleet, problem: Problem, clause: Clause, options: SolveOptions
+    canonical: Canonical, problem: Problem, clause: Clause, options: SolveOptions
 ) -> str | None:
     """Return how little this constraint must give, all others as asked; None if nothing suffices.
 
@@ -68,14 +68,14 @@ def _least_help(
     """
     without = clause.dropped(problem)
     if clause.is_budget:
-        point = find_cheapest(fleet, without, options)[2]
+        point = find_cheapest(canonical, without, options)[2]
         return None if point is None else f"raise the budget to ${point.cost:.2f}/h"
-    if is_feasible(fleet, without, options) is not True:
+    if is_feasible(canonical, without, options) is not True:
         return None
     low, high = 0, clause.steps
     while high - low > 1:
         middle = (low + high) // 2
-        if is_feasible(fleet, clause.relaxed(problem, middle), options):
+        if is_feasible(canonical, clause.relaxed(problem, middle), options):
             high = middle
         else:
             low = middle

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.answers.lowest_cost import least_cost
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
 from melange_sky.optimizer.rules.clauses import clauses
-from melange_sky.plans import FleetPlan, Plan
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.rules.clauses import Clause
+    from melange_sky.plans import ModelPlan, Plan
 
 FULL = 1e-3
 """An option whose load is this near to its room, as a fraction of it, counts as full."""
@@ -83,19 +83,18 @@ class Explanation:
     savings: tuple[str, ...]
 
 
-def problem_of(plan: Plan | FleetPlan) -> Problem:
+def problem_of(plan: Plan) -> Problem:
     """Return the problem that a plan was made for, from the plan alone."""
-    models = plan.models if isinstance(plan, FleetPlan) else (plan,)
     return Problem(
         demands=tuple(
-            Demand(name=m.name, workload=m.workload, options=m.candidates) for m in models
+            Demand(name=m.name, workload=m.workload, options=m.candidates) for m in plan.models
         ),
-        headroom=models[0].headroom,
+        headroom=plan.headroom,
         constraints=plan.constraints,
     )
 
 
-def explain(plan: Plan | FleetPlan, options: SolveOptions | None = None) -> Explanation:
+def explain(plan: Plan, options: SolveOptions | None = None) -> Explanation:
     """Return the reasons for a plan.
 
     `bound_usd_per_hour` is the cost of every bucket on its cheapest option were instances
@@ -103,27 +102,32 @@ def explain(plan: Plan | FleetPlan, options: SolveOptions | None = None) -> Expl
     """
     options = replace(options or SolveOptions(), within_fraction=0.0, alternatives=0)
     problem = problem_of(plan)
-    models = plan.models if isinstance(plan, FleetPlan) else (plan,)
     return Explanation(
         cost_usd_per_hour=plan.cost_usd_per_hour,
-        bound_usd_per_hour=sum(map(_divisible_cost, models)),
-        buckets=tuple(reason for model in models for reason in _bucket_reasons(model)),
-        options=tuple(row for model in models for row in _fills(model, problem)),
+        bound_usd_per_hour=sum(_divisible_cost(model, plan.headroom) for model in plan.models),
+        buckets=tuple(
+            reason for model in plan.models for reason in _bucket_reasons(model, plan.headroom)
+        ),
+        options=tuple(row for model in plan.models for row in _fills(model, problem)),
         rules=rule_prices(problem, options),
-        savings=tuple(text for model in models for text in _savings(model, len(models) > 1)),
+        savings=tuple(
+            text for model in plan.models for text in _savings(model, len(plan.models) > 1)
+        ),
     )
 
 
-def _price_per_million(plan: Plan, capacity: OptionCapacity, i: int, j: int) -> float | None:
+def _price_per_million(
+    plan: ModelPlan, headroom: float, capacity: OptionCapacity, i: int, j: int
+) -> float | None:
     rate = capacity.rate(i, j)
     tokens = plan.workload.input_sizes[i][j] + plan.workload.output_sizes[i][j]
     if not rate or tokens <= 0:
         return None
-    per_hour = rate * (1 - plan.headroom) * 3600 * tokens
+    per_hour = rate * (1 - headroom) * 3600 * tokens
     return capacity.option.price_usd_per_hour / per_hour * 1e6
 
 
-def _divisible_cost(plan: Plan) -> float:
+def _divisible_cost(plan: ModelPlan, headroom: float) -> float:
     total = 0.0
     for i, j in plan.workload.buckets():
         prices = [
@@ -132,21 +136,21 @@ def _divisible_cost(plan: Plan) -> float:
             if (rate := c.rate(i, j)) is not None and rate > 0
         ]
         if prices:
-            total += min(prices) * plan.workload.rates_rps[i][j] / (1 - plan.headroom)
+            total += min(prices) * plan.workload.rates_rps[i][j] / (1 - headroom)
     return total
 
 
-def _bucket_reasons(plan: Plan) -> list[BucketReason]:
-    return [_bucket_reason(plan, i, j) for i, j in plan.workload.buckets()]
+def _bucket_reasons(plan: ModelPlan, headroom: float) -> list[BucketReason]:
+    return [_bucket_reason(plan, headroom, i, j) for i, j in plan.workload.buckets()]
 
 
-def _bucket_reason(plan: Plan, i: int, j: int) -> BucketReason:
+def _bucket_reason(plan: ModelPlan, headroom: float, i: int, j: int) -> BucketReason:
     shares = {a.candidate.option.name: a.shares[i][j] for a in plan.allocations}
     choices = [
         Choice(
             option=capacity.option.name,
             share=shares.get(capacity.option.name, 0.0),
-            usd_per_million_tokens=_price_per_million(plan, capacity, i, j),
+            usd_per_million_tokens=_price_per_million(plan, headroom, capacity, i, j),
             reason=capacity.cells[i][j].reason,
         )
         for capacity in plan.candidates
@@ -183,13 +187,13 @@ def _why(choices: list[Choice], fleet: set[str]) -> str:
     return "fills room that the fleet has anyway; another whole instance would not pay"
 
 
-def _fills(plan: Plan, problem: Problem) -> list[FullOption]:
+def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
     spot = problem.constraints.spot
     rows = []
     for allocation in plan.allocations:
         option = allocation.candidate.option
         derate = spot.availability_fraction if spot and option.use_spot else 1.0
-        fill = allocation.load_fraction / ((1 - plan.headroom) * derate)
+        fill = allocation.load_fraction / ((1 - problem.headroom) * derate)
         rows.append(
             FullOption(
                 model=plan.name,
@@ -204,13 +208,13 @@ def _fills(plan: Plan, problem: Problem) -> list[FullOption]:
 
 def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
     """Return what each constraint costs: one step looser, and left out, by solving again."""
-    fleet = build_fleet(problem)
+    canonical = canonical_form(problem)
     base = least_cost(problem, options)
     if base is None:
         return ()
     rows = []
-    for clause in clauses(drop_dominated(fleet, problem.constraints, options), problem):
-        steps = min(clause.steps, _step(fleet, clause, problem))
+    for clause in clauses(drop_dominated(canonical, problem.constraints, options), problem):
+        steps = min(clause.steps, _step(canonical, clause, problem))
         looser = least_cost(clause.relaxed(problem, steps), options)
         without = least_cost(clause.dropped(problem), options)
         saved = (
@@ -232,20 +236,20 @@ def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...
     return tuple(rows)
 
 
-def _step(fleet: Fleet, clause: Clause, problem: Problem) -> int:
+def _step(canonical: Canonical, clause: Clause, problem: Problem) -> int:
     """Return the step to price: the fewest units that an instance takes, or a tenth of a share."""
     if clause.text.startswith("a share"):
         return 100
     keys = [
         k
         for k, limit in problem.constraints.limits
-        if clause.text.startswith(f"the limit of {limit} ") and k in clause.text
+        if clause.text.startswith(f"the limit of {limit} ") and k.name in clause.text
     ]
-    units = [u for key in keys for column in fleet.columns if (u := column.units(key)) > 0]
+    units = [u for key in keys for column in canonical.columns if (u := column.units(key)) > 0]
     return min(units, default=1)
 
 
-def _savings(plan: Plan, several: bool) -> list[str]:
+def _savings(plan: ModelPlan, several: bool) -> list[str]:
     who = f"{plan.name}: " if several else ""
     priced = [
         (b.cost_usd_per_hour, b)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.search.cheapest import find_cheapest, gap_of
 from melange_sky.optimizer.search.simplest import settle_ties
@@ -36,14 +36,14 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
     """
     start = time.perf_counter()
     try:
-        fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
+        canonical = drop_dominated(canonical_form(problem), problem.constraints, options)
     except InfeasibleError:
         return None
-    model, outcome, point = find_cheapest(fleet, problem, options)
+    program, outcome, point = find_cheapest(canonical, problem, options)
     if point is None:
         return None
     gap = gap_of(outcome, point.goal)
     if settle:
         left = options.time_limit_s - (time.perf_counter() - start)
-        _, point = settle_ties(model, outcome, point, left)
+        _, point = settle_ties(program, outcome, point, left)
     return Least(cost_usd_per_hour=point.cost, instances=sum(point.instances), gap=gap)

@@ -10,7 +10,7 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.answers.alternatives import find_alternatives
 from melange_sky.optimizer.answers.certificate import check_allocations
 from melange_sky.optimizer.answers.conflict import find_conflict
-from melange_sky.optimizer.problem.canonical import build_fleet
+from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Solution, SolveOptions
 from melange_sky.optimizer.search.cheapest import find_cheapest, gap_of
@@ -20,9 +20,9 @@ from melange_sky.optimizer.search.solution_point import COST_TIE, Point
 from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem
-    from melange_sky.optimizer.program.model import Model
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.program.run import Outcome
     from melange_sky.plans import Allocation
 
@@ -35,12 +35,12 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     """
     options = options or SolveOptions()
     start = time.perf_counter()
-    fleet = drop_dominated(build_fleet(problem), problem.constraints, options)
-    model, outcome, cheapest = _cheapest(fleet, problem, options)
-    model, chosen = settle_ties(model, outcome, cheapest, options.time_limit_s - _since(start))
+    canonical = drop_dominated(canonical_form(problem), problem.constraints, options)
+    program, outcome, cheapest = _cheapest(canonical, problem, options)
+    program, chosen = settle_ties(program, outcome, cheapest, options.time_limit_s - _since(start))
     gap = gap_of(outcome, cheapest.goal)
     return Solution(
-        allocations=allocate(model, chosen),
+        allocations=allocate(program, chosen),
         report=SolverReport(
             status="optimal" if gap <= max(options.mip_gap, COST_TIE) else "feasible",
             mip_gap=gap if gap > COST_TIE else 0.0,
@@ -49,47 +49,49 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
         ),
         cost_usd_per_hour=chosen.cost,
         optimum_usd_per_hour=cheapest.cost,
-        alternatives=find_alternatives(model, chosen, allocate) if options.alternatives else (),
+        alternatives=find_alternatives(program, chosen, allocate) if options.alternatives else (),
     )
 
 
 def _cheapest(
-    fleet: Fleet, problem: Problem, options: SolveOptions
-) -> tuple[Model, Outcome, Point]:
-    model, outcome, point = find_cheapest(fleet, problem, options)
+    canonical: Canonical, problem: Problem, options: SolveOptions
+) -> tuple[IntegerProgram, Outcome, Point]:
+    program, outcome, point = find_cheapest(canonical, problem, options)
     if point is not None:
-        return model, outcome, point
+        return program, outcome, point
     if outcome.status == "infeasible":
         bounded = replace(options, stop_at_s=time.perf_counter() + options.time_limit_s)
-        raise InfeasibleError(find_conflict(fleet, problem, bounded).sentence())
+        raise InfeasibleError(find_conflict(canonical, problem, bounded).sentence())
     raise InfeasibleError(
         f"no fleet was found within the time limit of {options.time_limit_s:g} s "
         "(none is proven impossible); raise it with --time-limit"
     )
 
 
-def allocate(model: Model, point: Point) -> tuple[tuple[Allocation, ...], ...]:
+def allocate(program: IntegerProgram, point: Point) -> tuple[tuple[Allocation, ...], ...]:
     """Settle the shares of a point and re-check it in plain Python.
 
     Returns its allocations per demand, in the order in which the problem names them.
     """
-    shares, fleet = point.shares, model.fleet
+    shares, canonical = point.shares, program.canonical
     used = [k for k, count in enumerate(point.instances) if count]
-    alone = {fleet.columns[k].demand: k for k in used}
-    if model.options.assignment == "fractional" and len(alone) < len(used):
-        settled = spread(fleet, model.problem, model.options, point.instances)
+    alone = {canonical.columns[k].demand: k for k in used}
+    if program.options.assignment == "fractional" and len(alone) < len(used):
+        settled = spread(canonical, program.problem, program.options, point.instances)
         shares = shares if settled is None else settled
-    elif model.options.assignment == "fractional":
+    elif program.options.assignment == "fractional":
         # One option serves all of a demand: nothing to spread, as in most small fleets.
         shares = {
-            (model.offsets[d] + b, k): 1.0
+            (program.offsets[d] + b, k): 1.0
             for d, k in alone.items()
-            for b in range(len(fleet.buckets[d]))
+            for b in range(len(canonical.buckets[d]))
         }
-    allocations = to_allocations(model.fleet, model.offsets, point.instances, point.fixed, shares)
-    check_allocations(model.fleet.demands, allocations, model.problem)
-    order = {demand.name: d for d, demand in enumerate(model.fleet.demands)}
-    return tuple(allocations[order[demand.name]] for demand in model.problem.demands)
+    allocations = to_allocations(
+        program.canonical, program.offsets, point.instances, point.fixed, shares
+    )
+    check_allocations(program.canonical.demands, allocations, program.problem)
+    order = {demand.name: d for d, demand in enumerate(program.canonical.demands)}
+    return tuple(allocations[order[demand.name]] for demand in program.problem.demands)
 
 
 def _since(start: float) -> float:

@@ -1,7 +1,7 @@
 """The problem in canonical form: columns (one per option) and buckets, in an order of their own.
 
 Whatever order demands and options arrive in, they are sorted by name here, so that the same input
-always builds the same model and yields the same plan.
+always builds the same program and yields the same plan.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.accelerators import names_of
 from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.names.accelerators import names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.constraints import Constraints, Pledge
+    from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.problem.question import Demand, Problem
 
 MAX_SPARE = 6
@@ -52,13 +53,12 @@ class Column:
 
     `loads` holds, per bucket of the demand, the instances that its whole rate would fill at raw
     capacity (derated on spot), None where the option cannot serve it. `place` is the column's
-    among all that were not dominated: it settles ties, whichever columns a model then holds.
+    among all that were not dominated: it settles ties, whichever columns a program then holds.
     """
 
     demand: int
     capacity: OptionCapacity
     loads: tuple[float | None, ...]
-    keys: frozenset[str]
     place: int = 0
 
     @property
@@ -93,15 +93,13 @@ class Column:
         """Whether its instances are spot."""
         return self.capacity.option.use_spot
 
-    def units(self, key: str) -> int:
+    def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
-        if self.capacity.option.accelerator in names_of(key):
-            return self.gpus
-        return int(key in self.keys)
+        return self.capacity.option.units(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class Canonical:
     """A problem's columns and buckets. `demands` are sorted by name; both lists follow them."""
 
     demands: tuple[Demand, ...]
@@ -126,37 +124,37 @@ class Fleet:
         rows = [self.columns[k].loads for k in indices]
         return np.array([[np.inf if v is None else v for v in row] for row in rows])
 
-    def placed(self) -> Fleet:
-        """Return the same fleet with its columns' places counted from 0."""
+    def placed(self) -> Canonical:
+        """Return the same problem with its columns' places counted from 0."""
         columns = tuple(replace(column, place=k) for k, column in enumerate(self.columns))
         return replace(self, columns=columns)
 
-    def keep(self, indices: Iterable[int]) -> Fleet:
-        """Return the same fleet with only these columns."""
-        return Fleet(
+    def keep(self, indices: Iterable[int]) -> Canonical:
+        """Return the same problem with only these columns."""
+        return Canonical(
             demands=self.demands,
             buckets=self.buckets,
             columns=tuple(self.columns[k] for k in sorted(indices)),
         )
 
 
-def matches(column: Column, pledge: Pledge) -> bool:
-    """Return whether an instance of `column` is one of the pledge's."""
+def matches(column: Column, group: InstanceGroup) -> bool:
+    """Return whether an instance of `column` is one of the group's."""
     option, offer = column.capacity.option, column.capacity.option.offer
-    if option.accelerator.casefold() not in map(str.casefold, names_of(pledge.accelerator)):
+    if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
         return False
-    if pledge.accelerator_count not in (None, option.accelerator_count):
+    if group.accelerator_count not in (None, option.accelerator_count):
         return False
     if offer is None:
-        return (pledge.cloud, pledge.region, pledge.instance_type) == (None, None, None)
+        return (group.cloud, group.region, group.instance_type) == (None, None, None)
     return (
-        pledge.cloud in (None, offer.cloud)
-        and pledge.region in (None, offer.region)
-        and pledge.instance_type in (None, offer.instance_type)
+        group.cloud in (None, offer.cloud)
+        and group.region in (None, offer.region)
+        and group.instance_type in (None, offer.instance_type)
     )
 
 
-def build_fleet(problem: Problem) -> Fleet:
+def canonical_form(problem: Problem) -> Canonical:
     """Sort a problem into columns and buckets.
 
     Raises InputError for figures that no plan can be made of, InfeasibleError for a bucket that no
@@ -176,17 +174,17 @@ def build_fleet(problem: Problem) -> Fleet:
         for d, demand in enumerate(demands)
         for capacity in sorted(demand.options, key=lambda c: c.option.name)
     ]
-    fleet = Fleet(demands=demands, buckets=buckets, columns=tuple(columns))
-    unserved = [text for d in range(len(demands)) for text in _unserved(fleet, d)]
+    canonical = Canonical(demands=demands, buckets=buckets, columns=tuple(columns))
+    unserved = [text for d in range(len(demands)) for text in _unserved(canonical, d)]
     if unserved:
         raise InfeasibleError("; ".join(unserved))
-    return _of_sane_size(fleet)
+    return _of_sane_size(canonical)
 
 
-def _of_sane_size(fleet: Fleet) -> Fleet:
-    """Refuse a fleet of absurd size; leave out what a column could serve only with one."""
-    for d, demand in enumerate(fleet.demands):
-        mine = [fleet.columns[k].loads for k in fleet.of_demand(d)]
+def _of_sane_size(canonical: Canonical) -> Canonical:
+    """Refuse a problem of absurd size; leave out what a column could serve only with one."""
+    for d, demand in enumerate(canonical.demands):
+        mine = [canonical.columns[k].loads for k in canonical.of_demand(d)]
         least = sum(min(v for v in loads if v is not None) for loads in zip(*mine, strict=True))
         if not least <= MOST_INSTANCES:
             raise InputError(
@@ -198,17 +196,16 @@ def _of_sane_size(fleet: Fleet) -> Fleet:
             column,
             loads=tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in column.loads),
         )
-        for column in fleet.columns
+        for column in canonical.columns
     )
-    return replace(fleet, columns=columns)
+    return replace(canonical, columns=columns)
 
 
 def _column(
     demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
 ) -> Column:
-    option, offer = capacity.option, capacity.option.offer
     derate = 1.0
-    if option.use_spot and constraints.spot is not None:
+    if capacity.option.use_spot and constraints.spot is not None:
         derate = constraints.spot.availability_fraction
     loads: list[float | None] = []
     for bucket in buckets:
@@ -216,10 +213,7 @@ def _column(
         usable = rate is not None and math.isfinite(rate) and rate > 0
         load = bucket.rate_rps / (rate * derate) if usable and rate is not None else None
         loads.append(None if load is None else max(load, LEAST_LOAD))
-    keys = {option.accelerator}
-    if offer is not None:
-        keys |= {offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type}
-    return Column(demand=demand, capacity=capacity, loads=tuple(loads), keys=frozenset(keys))
+    return Column(demand=demand, capacity=capacity, loads=tuple(loads))
 
 
 def _check(problem: Problem) -> None:
@@ -242,31 +236,31 @@ def _check(problem: Problem) -> None:
         ]
         if not math.isfinite(demand.workload.rate_rps):
             problems.append(f"model '{demand.name[:80]}' has a rate that is not finite")
-    pledges = [("fixed", p) for p in problem.constraints.fixed]
-    pledges += [("minimum", p) for p in problem.constraints.minimum]
+    groups = [("fixed", p) for p in problem.constraints.fixed]
+    groups += [("minimum", p) for p in problem.constraints.minimum]
     candidates = [
-        Column(demand=0, capacity=capacity, loads=(), keys=frozenset())
+        Column(demand=0, capacity=capacity, loads=())
         for demand in problem.demands
         for capacity in demand.options
     ]
     problems += [
-        f"{kind}: no candidate option is one of {pledge.label()}; "
+        f"{kind}: no candidate option is one of {group.label()}; "
         "check accelerators and infra, or take it out"
-        for kind, pledge in pledges
-        if pledge.instances > 0 and not any(matches(c, pledge) for c in candidates)
+        for kind, group in groups
+        if group.instances > 0 and not any(matches(c, group) for c in candidates)
     ]
     if problems:
         raise InputError(*problems)
 
 
-def _unserved(fleet: Fleet, d: int) -> list[str]:
+def _unserved(canonical: Canonical, d: int) -> list[str]:
     """Return one sentence for the buckets of a demand that no option serves, with the reasons."""
-    columns = [fleet.columns[k] for k in fleet.of_demand(d)]
-    demand, buckets = fleet.demands[d], fleet.buckets[d]
+    columns = [canonical.columns[k] for k in canonical.of_demand(d)]
+    demand, buckets = canonical.demands[d], canonical.buckets[d]
     bad = [b for b, _ in enumerate(buckets) if all(column.loads[b] is None for column in columns)]
     if not bad:
         return []
-    who = f"model '{demand.name[:80]}': " if len(fleet.demands) > 1 else ""
+    who = f"model '{demand.name[:80]}': " if len(canonical.demands) > 1 else ""
     if not columns:
         return [f"{who}there is no option to choose from (no offer matches the resources)"]
     named = ", ".join(

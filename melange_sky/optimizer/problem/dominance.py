@@ -1,4 +1,4 @@
-"""Options that no best plan needs are left out before the model is built.
+"""Options that no best plan needs are left out before the program is built.
 
 Option A makes option B needless when k instances of A carry at least what one of B does in every
 bucket, cost less (or the same at k = 1, by name), and use no limited resource that B does not.
@@ -17,29 +17,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.constraints import Constraints
-    from melange_sky.optimizer.problem.canonical import Column, Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import SolveOptions
 
 _SLACK = 1e-12
 
 
-def drop_dominated(fleet: Fleet, constraints: Constraints, options: SolveOptions) -> Fleet:
-    """Return the fleet without needless columns. Ties are settled by the order of the names."""
+def drop_dominated(
+    canonical: Canonical, constraints: Constraints, options: SolveOptions
+) -> Canonical:
+    """Return the problem without needless columns. Ties are settled by the order of the names."""
     if options.robustness is not None and options.robustness.budget is not None:
         # Merging two types into one would put more of the fleet behind a single wrong figure.
-        return fleet.placed()
+        return canonical.placed()
     kept: list[int] = []
-    for demand in range(len(fleet.demands)):
-        kept += _survivors(fleet, fleet.of_demand(demand), constraints, options)
-    return fleet.keep(kept).placed()
+    for demand in range(len(canonical.demands)):
+        kept += _survivors(canonical, canonical.of_demand(demand), constraints, options)
+    return canonical.keep(kept).placed()
 
 
 def _survivors(
-    fleet: Fleet, indices: list[int], constraints: Constraints, options: SolveOptions
+    canonical: Canonical, indices: list[int], constraints: Constraints, options: SolveOptions
 ) -> list[int]:
-    columns = [fleet.columns[k] for k in indices]
-    pinned = [_pinned(fleet, column, constraints, options) for column in columns]
-    loads = fleet.loads(indices)
+    columns = [canonical.columns[k] for k in indices]
+    pinned = [_pinned(canonical, column, constraints, options) for column in columns]
+    loads = canonical.loads(indices)
     prices = np.array([column.price for column in columns])
     if not columns or not loads.size:
         return indices
@@ -114,12 +116,14 @@ def _no_greedier(a: Column, b: Column, copies: float, constraints: Constraints) 
     return not (constraints.spot is not None and a.use_spot and not b.use_spot)
 
 
-def _pinned(fleet: Fleet, column: Column, constraints: Constraints, options: SolveOptions) -> bool:
+def _pinned(
+    canonical: Canonical, column: Column, constraints: Constraints, options: SolveOptions
+) -> bool:
     """Return whether something names this column, so that it stays whatever it costs."""
-    if any(matches(column, pledge) for pledge in (*constraints.fixed, *constraints.minimum)):
+    if any(matches(column, group) for group in (*constraints.fixed, *constraints.minimum)):
         return True
     close = options.stay_close
-    name = fleet.demands[column.demand].name
+    name = canonical.demands[column.demand].name
     return close is not None and any(
         (d, o) == (name, column.name) and n > 0 for d, o, n in close.instances
     )

@@ -1,6 +1,6 @@
 """A mixed-integer linear program as plain columns and rows: the one description all solvers get.
 
-HiGHS takes it as arrays (`highs.py`), CBC and the reviewed LP files by way of PuLP (`pulped.py`).
+HiGHS takes it as arrays (`highs.py`), CBC and the reviewed LP files by way of PuLP (`pulp_cbc.py`).
 """
 
 from __future__ import annotations

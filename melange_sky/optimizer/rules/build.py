@@ -18,38 +18,43 @@ import math
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.problem.canonical import matches
+from melange_sky.optimizer.program.integer_program import (
+    IntegerProgram,
+    load_terms,
+    serve,
+    share_variables,
+)
 from melange_sky.optimizer.program.linear import GE, LE, Linear
-from melange_sky.optimizer.program.model import Model, load_terms, serve, share_variables
 from melange_sky.optimizer.rules import redundancy
 
 if TYPE_CHECKING:
-    from melange_sky.constraints import Pledge
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.constraints import InstanceGroup
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
+    from melange_sky.optimizer.program.integer_program import Scenario
     from melange_sky.optimizer.program.linear import Terms
-    from melange_sky.optimizer.program.model import Scenario
 
 _ROUNDING = 1e-9
 
 
-def build_model(
-    fleet: Fleet,
+def build_program(
+    canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
     only: frozenset[str] | None = None,
     scenarios: tuple[Scenario, ...] = (),
-) -> Model:
-    """Build the model with its goal; `only` names the constraints that it holds (default all)."""
+) -> IntegerProgram:
+    """Build the program with its goal; `only` names the constraints that it holds (default all)."""
     sliced = options.assignment == "sliced"
     slices = options.slice_factor if sliced else 1
-    bounds = _instance_bounds(fleet, problem, options)
+    bounds = _instance_bounds(canonical, problem, options)
     offsets = [0]
-    for buckets in fleet.buckets:
+    for buckets in canonical.buckets:
         offsets.append(offsets[-1] + len(buckets))
     lp = Linear()
-    model = Model(
+    program = IntegerProgram(
         lp=lp,
-        fleet=fleet,
+        canonical=canonical,
         problem=problem,
         options=options,
         slices=slices,
@@ -61,15 +66,15 @@ def build_model(
         y={},
     )
     if only is None or "serve" in only:
-        model.y.update(share_variables(model, "y"))
+        program.y.update(share_variables(program, "y"))
     for name, add in CONSTRAINTS.items():
         if only is None or name in only:
-            add(model)
-    lp.goal = model.goal_terms()
-    return model
+            add(program)
+    lp.goal = program.goal_terms()
+    return program
 
 
-def _instance_bounds(fleet: Fleet, problem: Problem, options: SolveOptions) -> list[int]:
+def _instance_bounds(canonical: Canonical, problem: Problem, options: SolveOptions) -> list[int]:
     """Return, per column, the most instances that any best fleet could use.
 
     Enough to serve every bucket alone, once more for each spare, and what is asked for anyway.
@@ -86,83 +91,83 @@ def _instance_bounds(fleet: Fleet, problem: Problem, options: SolveOptions) -> l
             math.ceil(sum(v for v in column.loads if v) / usable - _ROUNDING) + constraints.spare,
             asked,
         )
-        for column in fleet.columns
+        for column in canonical.columns
     ]
 
 
-def serve_every_bucket(model: Model) -> None:
+def serve_every_bucket(program: IntegerProgram) -> None:
     """Σ_k y_bk = 1 for every bucket b (all its slices, where sliced)."""
-    serve(model, model.y, "serve_bucket")
+    serve(program, program.y, "serve_bucket")
 
 
-def fit_load(model: Model) -> None:
+def fit_load(program: IntegerProgram) -> None:
     """Σ_b load_bk × y_bk (+ protection) ≤ (1 − headroom) × x_k for every column k."""
-    for k in range(len(model.x)):
-        terms = load_terms(model, model.y, k, "load")
-        terms.append((model.x[k], -model.usable))
-        model.row(terms, LE, 0, f"load_fits_option_{k}")
+    for k in range(len(program.x)):
+        terms = load_terms(program, program.y, k, "load")
+        terms.append((program.x[k], -program.usable))
+        program.row(terms, LE, 0, f"load_fits_option_{k}")
 
 
-def keep_limits(model: Model) -> None:
+def keep_limits(program: IntegerProgram) -> None:
     """Σ_k units_k × x_k ≤ limit, per accelerator (GPUs), cloud, region, instance type (instances)."""
-    for n, (key, limit) in enumerate(model.problem.constraints.limits):
+    for n, (key, limit) in enumerate(program.problem.constraints.limits):
         terms = [
             (x, float(column.units(key)))
-            for x, column in zip(model.x, model.fleet.columns, strict=True)
+            for x, column in zip(program.x, program.canonical.columns, strict=True)
             if column.units(key)
         ]
         if terms:
-            model.row(terms, LE, limit, f"limit_{n}")
+            program.row(terms, LE, limit, f"limit_{n}")
 
 
-def keep_budget(model: Model) -> None:
+def keep_budget(program: IntegerProgram) -> None:
     """Σ_k price_k × x_k − what is already paid ≤ budget."""
-    budget = model.problem.constraints.budget_usd_per_hour
+    budget = program.problem.constraints.budget_usd_per_hour
     if budget is not None:
-        model.row(model.cost_terms(), LE, budget + _ROUNDING, "budget")
+        program.row(program.cost_terms(), LE, budget + _ROUNDING, "budget")
 
 
-def use_fixed(model: Model) -> None:
-    """f_pk ≤ x_k over all pledges p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
+def use_fixed(program: IntegerProgram) -> None:
+    """f_pk ≤ x_k over all paid groups p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
     paid: dict[int, Terms] = {}
-    for p, pledge in enumerate(model.problem.constraints.fixed):
-        ks = _matching(model, pledge)
+    for p, group in enumerate(program.problem.constraints.fixed):
+        ks = _matching(program, group)
         for k in ks:
-            f = model.lp.add(f"f_{p}_{k}", 0.0, pledge.instances, whole=True)
-            model.fixed[p, k] = f
+            f = program.lp.add(f"f_{p}_{k}", 0.0, group.instances, whole=True)
+            program.fixed[p, k] = f
             paid.setdefault(k, []).append((f, 1.0))
-        terms = [(model.fixed[p, k], 1.0) for k in ks]
+        terms = [(program.fixed[p, k], 1.0) for k in ks]
         if terms:
-            model.row(terms, LE, pledge.instances, f"fixed_{p}_has")
+            program.row(terms, LE, group.instances, f"fixed_{p}_has")
     for k, terms in sorted(paid.items()):
-        model.row([*terms, (model.x[k], -1.0)], LE, 0, f"fixed_pays_only_used_option_{k}")
+        program.row([*terms, (program.x[k], -1.0)], LE, 0, f"fixed_pays_only_used_option_{k}")
 
 
-def keep_minimum(model: Model) -> None:
-    """Σ_k x_k ≥ instances_p over the columns that match pledge p."""
-    for p, pledge in enumerate(model.problem.constraints.minimum):
-        terms = [(model.x[k], 1.0) for k in _matching(model, pledge)]
+def keep_minimum(program: IntegerProgram) -> None:
+    """Σ_k x_k ≥ instances_p over the columns that match group p."""
+    for p, group in enumerate(program.problem.constraints.minimum):
+        terms = [(program.x[k], 1.0) for k in _matching(program, group)]
         if terms:
-            model.row(terms, GE, pledge.instances, f"minimum_{p}")
+            program.row(terms, GE, group.instances, f"minimum_{p}")
 
 
-def _matching(model: Model, pledge: Pledge) -> list[int]:
-    return [k for k, column in enumerate(model.fleet.columns) if matches(column, pledge)]
+def _matching(program: IntegerProgram, group: InstanceGroup) -> list[int]:
+    return [k for k, column in enumerate(program.canonical.columns) if matches(column, group)]
 
 
-def price_changes(model: Model) -> None:
+def price_changes(program: IntegerProgram) -> None:
     """c_k ≥ x_k − running_k and c_k ≥ running_k − x_k; the goal counts switch × c_k."""
-    close = model.options.stay_close
+    close = program.options.stay_close
     if close is None:
         return
     running = {(demand, option): count for demand, option, count in close.instances}
-    for k, column in enumerate(model.fleet.columns):
-        count = running.get((model.fleet.demands[column.demand].name, column.name), 0)
-        changes = model.lp.add(f"c_{k}")
-        model.extra_goal.append((changes, close.switch_usd_per_hour))
+    for k, column in enumerate(program.canonical.columns):
+        count = running.get((program.canonical.demands[column.demand].name, column.name), 0)
+        changes = program.lp.add(f"c_{k}")
+        program.extra_goal.append((changes, close.switch_usd_per_hour))
         for sign, word in ((1.0, "started"), (-1.0, "stopped")):
-            model.row(
-                [(changes, 1.0), (model.x[k], -sign)],
+            program.row(
+                [(changes, 1.0), (program.x[k], -sign)],
                 GE,
                 -sign * count,
                 f"{word}_option_{k}",
@@ -183,7 +188,7 @@ CONSTRAINTS = {
     "spare": redundancy.survive_losses,
     "stay_close": price_changes,
 }
-"""Every constraint by name, in the order in which its rows enter the model."""
+"""Every constraint by name, in the order in which its rows enter the program."""
 
 SHARE_CONSTRAINTS = frozenset({"serve", "region_share", "cloud_share", "spot_share"})
 """Those that speak of shares alone, and so still bind once the instances are settled."""

@@ -6,13 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.accelerators import names_of
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from melange_sky.constraints import Constraints, Pledge
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem
 
 _SHARE_STEPS = 1000
@@ -42,12 +40,12 @@ class Clause:
         return self.relaxed(problem, self.steps)
 
 
-def clauses(fleet: Fleet, problem: Problem) -> list[Clause]:
+def clauses(canonical: Canonical, problem: Problem) -> list[Clause]:
     """Return every constraint that could be given up: first those that most likely do not matter."""
     asked = problem.constraints
     found = _share_clauses(asked) + _count_clauses(asked)
-    found += [_minimum_clause(n, pledge) for n, pledge in enumerate(asked.minimum)]
-    found += [_limit_clause(fleet, problem, n) for n in range(len(asked.limits))]
+    found += [_minimum_clause(n, group) for n, group in enumerate(asked.minimum)]
+    found += [_limit_clause(canonical, problem, n) for n in range(len(asked.limits))]
     if (budget := asked.budget_usd_per_hour) is not None:
         found.append(
             Clause(
@@ -61,9 +59,8 @@ def clauses(fleet: Fleet, problem: Problem) -> list[Clause]:
     return found
 
 
-def _limit_clause(fleet: Fleet, problem: Problem, n: int) -> Clause:
+def _limit_clause(canonical: Canonical, problem: Problem, n: int) -> Clause:
     key, limit = problem.constraints.limits[n]
-    unit = limit_unit(fleet, key)
     usable = 1 - problem.headroom
     most = sum(
         column.units(key)
@@ -71,9 +68,9 @@ def _limit_clause(fleet: Fleet, problem: Problem, n: int) -> Clause:
             math.ceil(sum(load for load in column.loads if load) / usable)
             + problem.constraints.spare
             + problem.constraints.min_replicas
-            + sum(pledge.instances for pledge in problem.constraints.minimum)
+            + sum(group.instances for group in problem.constraints.minimum)
         )
-        for column in fleet.columns
+        for column in canonical.columns
     )
 
     def loosen(constraints: Constraints, step: int) -> Constraints:
@@ -82,36 +79,24 @@ def _limit_clause(fleet: Fleet, problem: Problem, n: int) -> Clause:
         return replace(constraints, limits=tuple(limits))
 
     return Clause(
-        text=f"the limit of {limit} {unit}",
+        text=f"the limit of {limit} {key.unit}",
         steps=max(1, 2 * most),
         loosen=loosen,
-        told=lambda step: f"raise the limit to {limit + step} {unit}",
+        told=lambda step: f"raise the limit to {limit + step} {key.unit}",
     )
 
 
-def limit_unit(fleet: Fleet, key: str) -> str:
-    """Return what a limit counts, in words.
-
-    An accelerator's GPUs over all its counts, or a cloud's, region's or type's instances.
-    """
-    if any(column.capacity.option.accelerator in names_of(key) for column in fleet.columns):
-        return f"{key} GPUs"
-    if "/" in key or any(column.cloud == key for column in fleet.columns):
-        return f"instances on {key}"
-    return f"instances of {key}"
-
-
-def _minimum_clause(n: int, pledge: Pledge) -> Clause:
+def _minimum_clause(n: int, group: InstanceGroup) -> Clause:
     def loosen(constraints: Constraints, step: int) -> Constraints:
         minimum = list(constraints.minimum)
-        minimum[n] = replace(pledge, instances=pledge.instances - step)
+        minimum[n] = replace(group, instances=group.instances - step)
         return replace(constraints, minimum=tuple(minimum))
 
     return Clause(
-        text=f"the minimum of {pledge.label()}",
-        steps=max(1, pledge.instances),
+        text=f"the minimum of {group.label()}",
+        steps=max(1, group.instances),
         loosen=loosen,
-        told=lambda step: f"lower the minimum to {pledge.instances - step}",
+        told=lambda step: f"lower the minimum to {group.instances - step}",
     )
 
 

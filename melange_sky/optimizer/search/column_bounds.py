@@ -1,4 +1,4 @@
-"""Which options a fleet of a known cost can hold at all: the rest need not enter the model.
+"""Which options a fleet of a known cost can hold at all: the rest need not enter the program.
 
 Were instances divisible, each bucket b would cost at least π_b = min_k price_k × load_bk ÷ usable,
 and Σ π_b bounds every fleet's cost from below. For any π, and so for this one, relaxing "every
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
 
 _SLACK = 1e-6
 """Relative room for what the solver's tolerances let pass."""
 
 MOST_COUNTED = 10_000
-"""Instances of one column beyond which nobody counts one by one; see `ties.py`."""
+"""Instances of one column beyond which nobody counts one by one; see `equal_cost.py`."""
 
 
 def worth_a_look(
-    fleet: Fleet, problem: Problem, options: SolveOptions, most_usd_per_hour: float
+    canonical: Canonical, problem: Problem, options: SolveOptions, most_usd_per_hour: float
 ) -> list[int]:
     """Return the indices of the columns that a fleet of at most this cost can hold.
 
     All of them where paid capacity or the price of changes make the goal another than the cost.
     """
-    everything = list(range(len(fleet.columns)))
+    everything = list(range(len(canonical.columns)))
     if problem.constraints.fixed or options.stay_close is not None or problem.headroom >= 1:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
-    for mine, prices, loads, values in _by_demand(fleet, problem):
+    for mine, prices, loads, values in _by_demand(canonical, problem):
         bound += float(values.sum())
         waste[mine] = prices - _most_value(loads, values)
     room = _room(most_usd_per_hour, bound)
@@ -52,14 +52,14 @@ def worth_a_look(
 
 
 def wastes(
-    fleet: Fleet, problem: Problem, most_usd_per_hour: float
+    canonical: Canonical, problem: Problem, most_usd_per_hour: float
 ) -> tuple[float, list[list[float]]]:
     """Return what a fleet of at most this cost may waste, and what 0, 1, … of each column waste.
 
     Each column's list ends with the most instances that such a fleet can hold.
     """
-    bound, found = 0.0, [[0.0] for _ in fleet.columns]
-    parts = list(_by_demand(fleet, problem))
+    bound, found = 0.0, [[0.0] for _ in canonical.columns]
+    parts = list(_by_demand(canonical, problem))
     for _, _, _, values in parts:
         bound += float(values.sum())
     room = _room(most_usd_per_hour, bound)
@@ -79,15 +79,15 @@ def wastes(
 
 
 def _by_demand(
-    fleet: Fleet, problem: Problem
+    canonical: Canonical, problem: Problem
 ) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Yield each demand's columns, their prices, their loads per usable instance, and the π."""
-    for demand in range(len(fleet.demands)):
-        mine = fleet.of_demand(demand)
-        if not mine or not fleet.buckets[demand]:
+    for demand in range(len(canonical.demands)):
+        mine = canonical.of_demand(demand)
+        if not mine or not canonical.buckets[demand]:
             continue
-        loads = fleet.loads(mine) / (1 - problem.headroom)
-        prices = np.array([fleet.columns[k].price for k in mine])
+        loads = canonical.loads(mine) / (1 - problem.headroom)
+        prices = np.array([canonical.columns[k].price for k in mine])
         yield mine, prices, loads, (prices[:, None] * loads).min(axis=0)
 
 

@@ -1,6 +1,6 @@
 """Fleets of the very same cost, found by counting: most optima have none, and need no second solve.
 
-Instances are counted column by column. What n instances of a column must waste (`worth.py`) and
+Instances are counted column by column. What n instances of a column must waste (`column_bounds.py`) and
 what is left to spend cut the count short; where it grows long all the same, the solver is asked.
 """
 
@@ -13,7 +13,7 @@ from melange_sky.optimizer.search.column_bounds import MOST_COUNTED, wastes
 from melange_sky.optimizer.search.solution_point import COST_TIE, rank_of
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem
 
 _MOST_STEPS = 4000
@@ -22,19 +22,19 @@ _MOST_FLEETS = 12
 
 
 def simpler_fleets(
-    fleet: Fleet, problem: Problem, cost: float, instances: list[int]
+    canonical: Canonical, problem: Problem, cost: float, instances: list[int]
 ) -> list[list[int]] | None:
     """Return every fleet of the same cost that ranks before these instances, in that order.
 
     Whether they serve at all is not looked at. None where there are too many to count.
     """
     tie = COST_TIE * max(1.0, cost)
-    places = [column.place for column in fleet.columns]
-    prices = [column.price for column in fleet.columns]
+    places = [column.place for column in canonical.columns]
+    prices = [column.price for column in canonical.columns]
     own = rank_of(instances, places)
     if cost / min(prices) > MOST_COUNTED:
         return None
-    room, waste = wastes(fleet, problem, cost + tie)
+    room, waste = wastes(canonical, problem, cost + tie)
     # Dear ones first: few of each fit, and the last, whose number follows from the rest, is cheap.
     order = sorted(range(len(prices)), key=lambda k: (-prices[k], k))
     count = _Count(

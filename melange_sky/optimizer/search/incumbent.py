@@ -9,41 +9,45 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Column, Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
 
 FEW = 24
 """Options per model that a first fleet is sought from; problems with fewer go without."""
 
 
-def first_options(fleet: Fleet, problem: Problem) -> Fleet | None:
-    """Return the fleet with the most promising columns only, None where that is nearly all.
+def first_options(canonical: Canonical, problem: Problem) -> Canonical | None:
+    """Return the problem with the most promising columns only, None where that is nearly all.
 
     Promising: least cost to serve everything alone were instances divisible; the cheapest of each
     bucket. Reservations and minimums name options of their own, so there nothing is left out.
     """
     kept: set[int] = set()
-    for demand in range(len(fleet.demands)):
-        mine = fleet.of_demand(demand)
-        kept |= _promising(fleet, mine)
-        for b in range(len(fleet.buckets[demand])):
-            able = [k for k in mine if fleet.columns[k].loads[b] is not None]
-            kept.add(min(able, key=lambda k: _bucket_price(fleet.columns[k], b)))
+    for demand in range(len(canonical.demands)):
+        mine = canonical.of_demand(demand)
+        kept |= _promising(canonical, mine)
+        for b in range(len(canonical.buckets[demand])):
+            able = [k for k in mine if canonical.columns[k].loads[b] is not None]
+            kept.add(min(able, key=lambda k: _bucket_price(canonical.columns[k], b)))
     named = problem.constraints.fixed or problem.constraints.minimum
-    if named or len(fleet.columns) <= FEW * len(fleet.demands) or len(kept) >= len(fleet.columns):
+    if (
+        named
+        or len(canonical.columns) <= FEW * len(canonical.demands)
+        or len(kept) >= len(canonical.columns)
+    ):
         return None
-    return fleet.keep(kept)
+    return canonical.keep(kept)
 
 
-def _promising(fleet: Fleet, mine: list[int]) -> set[int]:
+def _promising(canonical: Canonical, mine: list[int]) -> set[int]:
     """Return the best by score: some on demand and some spot, from several regions each."""
     kept: set[int] = set()
     for use_spot in (False, True):
         of_region: dict[str | None, int] = {}
-        kind = [k for k in mine if fleet.columns[k].use_spot == use_spot]
+        kind = [k for k in mine if canonical.columns[k].use_spot == use_spot]
         count = 0
-        for k in sorted(kind, key=lambda k: _score(fleet.columns[k])):
-            region = fleet.columns[k].region
+        for k in sorted(kind, key=lambda k: _score(canonical.columns[k])):
+            region = canonical.columns[k].region
             if count < FEW // 3 and of_region.get(region, 0) < (2 if region else FEW):
                 of_region[region] = of_region.get(region, 0) + 1
                 kept.add(k)
@@ -60,16 +64,18 @@ def _bucket_price(column: Column, b: int) -> float:
     return column.price * (column.loads[b] or 0.0)
 
 
-def affordable(fleet: Fleet, problem: Problem, options: SolveOptions, cost: float) -> Fleet:
-    """Return the fleet without columns that no fleet as cheap as a known one can hold.
+def affordable(
+    canonical: Canonical, problem: Problem, options: SolveOptions, cost: float
+) -> Canonical:
+    """Return the problem without columns that no fleet as cheap as a known one can hold.
 
     Not where the goal is another than cost, or capacity is paid for already.
     """
     if problem.constraints.fixed or options.stay_close is not None or options.alternatives:
-        return fleet
+        return canonical
     most = cost * (1 + options.within_fraction) * (1 + 1e-9)
-    kept = worth_a_look(fleet, problem, options, most)
-    return fleet.keep(k for k in kept if fleet.columns[k].price <= most)
+    kept = worth_a_look(canonical, problem, options, most)
+    return canonical.keep(k for k in kept if canonical.columns[k].price <= most)
 
 
 def hurried(options: SolveOptions) -> SolveOptions:

@@ -1,4 +1,4 @@
-"""Which losses a fleet does not survive: found fleet by fleet, so that only those enter the model."""
+"""Which losses a fleet does not survive: found fleet by fleet, so that only those enter the program."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from melange_sky.optimizer.search.shares import TOLERANCE, peak_load
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.program.model import Scenario
+    from melange_sky.optimizer.program.integer_program import Scenario
 
 _AFTER_LOSS = frozenset({"serve"})
 """What must hold after a loss; shares per region or cloud are a rule for the whole fleet."""
 
 
 def worst_loss(
-    fleet: Fleet, problem: Problem, options: SolveOptions, instances: list[int]
+    canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Scenario | None:
     """Return the loss of `spare` instances of one model that overloads the rest most, if any does."""
     spare = problem.constraints.spare
     worst: tuple[float, Scenario] | None = None
-    for demand in range(len(fleet.demands)):
-        mine = fleet.of_demand(demand)
-        if spare == 0 or not fleet.buckets[demand]:
+    for demand in range(len(canonical.demands)):
+        mine = canonical.of_demand(demand)
+        if spare == 0 or not canonical.buckets[demand]:
             continue
         counts = {k: instances[k] for k in mine if instances[k]}
         for scenario in _losses(counts, spare):
-            left = _peak_after(fleet, problem, options, mine, instances, scenario)
+            left = _peak_after(canonical, problem, options, mine, instances, scenario)
             if left > (1 - problem.headroom) * (1 + 10 * TOLERANCE) and (
                 worst is None or left > worst[0]
             ):
@@ -48,7 +48,7 @@ def _losses(counts: dict[int, int], spare: int) -> Iterator[Scenario]:
 
 
 def _peak_after(
-    fleet: Fleet,
+    canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
     mine: list[int],
@@ -59,15 +59,15 @@ def _peak_after(
     left = [
         max(0, instances[k] - lost.get(k, 0)) if k in mine else 0 for k in range(len(instances))
     ]
-    alone = _only_demand(fleet, fleet.columns[mine[0]].demand)
+    alone = _only_demand(canonical, canonical.columns[mine[0]].demand)
     peak = peak_load(alone, problem, options, left, _AFTER_LOSS)
     return float("inf") if peak is None else peak
 
 
-def _only_demand(fleet: Fleet, demand: int) -> Fleet:
-    """Return the fleet with the buckets of one demand, its columns in their places."""
-    return type(fleet)(
-        demands=fleet.demands,
-        buckets=tuple(b if d == demand else () for d, b in enumerate(fleet.buckets)),
-        columns=fleet.columns,
+def _only_demand(canonical: Canonical, demand: int) -> Canonical:
+    """Return the problem with the buckets of one demand, its columns in their places."""
+    return type(canonical)(
+        demands=canonical.demands,
+        buckets=tuple(b if d == demand else () for d, b in enumerate(canonical.buckets)),
+        columns=canonical.columns,
     )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.program.integer_program import load_terms
 from melange_sky.optimizer.program.linear import LE
-from melange_sky.optimizer.program.model import load_terms
 from melange_sky.optimizer.program.run import run
-from melange_sky.optimizer.rules.build import SHARE_CONSTRAINTS, build_model
+from melange_sky.optimizer.rules.build import SHARE_CONSTRAINTS, build_program
 from melange_sky.plans import Allocation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.program.model import Model
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.program.run import Outcome
 
 TOLERANCE = 1e-6
@@ -26,79 +26,79 @@ Shares = dict[tuple[int, int], float]
 
 
 def peak_load(
-    fleet: Fleet,
+    canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
     instances: list[int],
     only: frozenset[str] = SHARE_CONSTRAINTS,
 ) -> float | None:
     """Return the least possible highest load ÷ instances, None where these cannot serve at all."""
-    found = _peak_model(fleet, problem, options, instances, only)
+    found = _peak_program(canonical, problem, options, instances, only)
     if found is None:
         return None
     return 0.0 if found[2] is None else found[2].objective
 
 
 def spread(
-    fleet: Fleet, problem: Problem, options: SolveOptions, instances: list[int]
+    canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Shares | None:
     """Return the shares that make the highest load fraction least; of those, the cheapest loads.
 
     So no replica is full while another idles. None where these instances cannot serve at all.
     """
-    found = _peak_model(fleet, problem, options, instances, SHARE_CONSTRAINTS)
+    found = _peak_program(canonical, problem, options, instances, SHARE_CONSTRAINTS)
     if found is None:
         return None
-    model, used, outcome = found
+    program, used, outcome = found
     if outcome is None:
         return {}
-    lp, columns = model.lp, model.fleet.columns
+    lp, columns = program.lp, program.canonical.columns
     # The peak is the last column of the program; its goal was the peak alone.
     lp.upper[-1] = (outcome.objective or 0.0) * (1 + TOLERANCE / 100)
     lp.goal = [
-        (model.y[model.offsets[column.demand] + b, k], value * column.price)
+        (program.y[program.offsets[column.demand] + b, k], value * column.price)
         for k, column in enumerate(columns)
         for b, value in enumerate(column.loads)
         if value is not None
     ]
     second = run(lp, options, options.time_limit_s)
     best = second if second.status == "optimal" else outcome
-    return {(b, used[k]): share for (b, k), share in read_shares(model, best.values).items()}
+    return {(b, used[k]): share for (b, k), share in read_shares(program, best.values).items()}
 
 
-def _peak_model(
-    fleet: Fleet,
+def _peak_program(
+    canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
     instances: list[int],
     only: frozenset[str],
-) -> tuple[Model, list[int], Outcome | None] | None:
+) -> tuple[IntegerProgram, list[int], Outcome | None] | None:
     """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use.
 
     None where these cannot serve; no outcome where there is nothing to serve.
     """
     used = [k for k, count in enumerate(instances) if count > 0]
-    small = fleet.keep(used)
+    small = canonical.keep(used)
     if not small.covers():
         return None
-    model = build_model(small, problem, options, only=only)
-    if not model.y:
-        return model, used, None
-    loads = [load_terms(model, model.y, k, "peak") for k in range(len(used))]
-    peak = model.lp.add("peak")
+    program = build_program(small, problem, options, only=only)
+    if not program.y:
+        return program, used, None
+    loads = [load_terms(program, program.y, k, "peak") for k in range(len(used))]
+    peak = program.lp.add("peak")
     for k, terms in enumerate(loads):
-        model.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")
-    model.lp.goal = [(peak, 1.0)]
-    outcome = run(model.lp, options, options.time_limit_s)
-    return (model, used, outcome) if outcome.status == "optimal" else None
+        program.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")
+    program.lp.goal = [(peak, 1.0)]
+    outcome = run(program.lp, options, options.time_limit_s)
+    return (program, used, outcome) if outcome.status == "optimal" else None
 
 
-def read_shares(model: Model, values: Sequence[float]) -> Shares:
-    """Return the shares that a solved model holds, cleaned of rounding: each bucket's sum to 1."""
+def read_shares(program: IntegerProgram, values: Sequence[float]) -> Shares:
+    """Return the shares that a solved program holds, cleaned of rounding: each bucket's sum to 1."""
     raw = {
-        key: value / model.slices
-        for key, y in model.y.items()
-        if (value := values[y]) > 1e-9 * model.slices
+        key: value / program.slices
+        for key, y in program.y.items()
+        if (value := values[y]) > 1e-9 * program.slices
     }
     total: dict[int, float] = {}
     for (b, _), share in raw.items():
@@ -107,17 +107,17 @@ def read_shares(model: Model, values: Sequence[float]) -> Shares:
 
 
 def to_allocations(
-    fleet: Fleet, offsets: list[int], instances: list[int], fixed: list[int], shares: Shares
+    canonical: Canonical, offsets: list[int], instances: list[int], fixed: list[int], shares: Shares
 ) -> tuple[tuple[Allocation, ...], ...]:
-    """Return the allocations per demand, in the fleet's order."""
-    result: list[list[Allocation]] = [[] for _ in fleet.demands]
-    for k, column in enumerate(fleet.columns):
+    """Return the allocations per demand, in the canonical order."""
+    result: list[list[Allocation]] = [[] for _ in canonical.demands]
+    for k, column in enumerate(canonical.columns):
         if instances[k] == 0:
             continue
-        start, workload = offsets[column.demand], fleet.demands[column.demand].workload
+        start, workload = offsets[column.demand], canonical.demands[column.demand].workload
         grid = [[0.0] * len(row) for row in workload.rates_rps]
         rate_rps = load = 0.0
-        for b, bucket in enumerate(fleet.buckets[column.demand]):
+        for b, bucket in enumerate(canonical.buckets[column.demand]):
             share = shares.get((start + b, k), 0.0)
             if share > 0:
                 grid[bucket.i][bucket.j] = share

@@ -7,70 +7,75 @@ from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
-from melange_sky.optimizer.rules.build import build_model
+from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from melange_sky.optimizer.search.equal_cost import simpler_fleets
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import COST_TIE, Point, make_point, read_point
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
+    from melange_sky.optimizer.program.integer_program import IntegerProgram, Scenario
     from melange_sky.optimizer.program.linear import Terms
-    from melange_sky.optimizer.program.model import Model, Scenario
     from melange_sky.optimizer.program.run import Outcome
 
 
 def settle_ties(
-    model: Model, outcome: Outcome, cheapest: Point, seconds: float
-) -> tuple[Model, Point]:
-    """Return the simplest fleet of (nearly) the least goal, and the model that yielded it."""
+    program: IntegerProgram, outcome: Outcome, cheapest: Point, seconds: float
+) -> tuple[IntegerProgram, Point]:
+    """Return the simplest fleet of (nearly) the least goal, and the program that yielded it."""
     if outcome.status != "optimal":
-        return model, cheapest
+        return program, cheapest
     start = time.perf_counter()
     while True:
-        point = simplest(model, cheapest, seconds - (time.perf_counter() - start))
-        loss = worst_loss(model.fleet, model.problem, model.options, point.instances)
+        point = simplest(program, cheapest, seconds - (time.perf_counter() - start))
+        loss = worst_loss(program.canonical, program.problem, program.options, point.instances)
         if loss is None:
-            return model, point
-        model = build_model(
-            model.fleet, model.problem, model.options, scenarios=(*model.scenarios, loss)
+            return program, point
+        program = build_program(
+            program.canonical,
+            program.problem,
+            program.options,
+            scenarios=(*program.scenarios, loss),
         )
 
 
-def simplest(model: Model, best: Point, seconds: float) -> Point:
+def simplest(program: IntegerProgram, best: Point, seconds: float) -> Point:
     """Return the simplest point whose goal is at most `within_fraction` above the best's."""
-    options = model.options
+    options = program.options
     band = best.goal * options.within_fraction + COST_TIE * max(1.0, best.goal)
     most = best.goal + band
     start = time.perf_counter()
     if seconds <= 0 or (options.mip_gap > 0 and not options.within_fraction):
         return best
-    kept = set(worth_a_look(model.fleet, model.problem, options, most))
+    kept = set(worth_a_look(program.canonical, program.problem, options, most))
     used = {k for k, count in enumerate(best.instances) if count}
     if kept <= used and len(used) == 1:
         return best
-    kept |= used | {k for scenario in model.scenarios for k, _ in scenario}
-    small, scenarios = _keep(model, sorted(kept))
+    kept |= used | {k for scenario in program.scenarios for k, _ in scenario}
+    small, scenarios = _keep(program, sorted(kept))
     fleets = None
-    if not (options.within_fraction or model.fixed or options.stay_close):
+    if not (options.within_fraction or program.fixed or options.stay_close):
         mine = [best.instances[k] for k in sorted(kept)]
-        fleets = simpler_fleets(small, model.problem, best.cost, mine)
+        fleets = simpler_fleets(small, program.problem, best.cost, mine)
         if fleets == []:
             return best
-    part = build_model(small, model.problem, options, scenarios=scenarios)
+    part = build_program(small, program.problem, options, scenarios=scenarios)
     if fleets is not None:
         found = _first_that_serves(part, fleets, seconds - (time.perf_counter() - start))
-        return best if found is None else _in_whole(model, found, sorted(kept))
+        return best if found is None else _in_whole(program, found, sorted(kept))
     _ask_for_simplest(part, best, most)
     outcome = run(part.lp, options, seconds - (time.perf_counter() - start))
     if outcome.objective is None:
         return best
-    point = _in_whole(model, read_point(part, outcome), sorted(kept))
+    point = _in_whole(program, read_point(part, outcome), sorted(kept))
     return point if point.goal <= most and point.rank() < best.rank() else best
 
 
-def _first_that_serves(part: Model, fleets: list[list[int]], seconds: float) -> Point | None:
-    """Return the first of these fleets that keeps to all of the model's constraints."""
+def _first_that_serves(
+    part: IntegerProgram, fleets: list[list[int]], seconds: float
+) -> Point | None:
+    """Return the first of these fleets that keeps to all of the program's constraints."""
     start = time.perf_counter()
     for x in part.x:
         part.lp.whole[x] = False  # both bounds hold it
@@ -83,43 +88,43 @@ def _first_that_serves(part: Model, fleets: list[list[int]], seconds: float) -> 
     return None
 
 
-def _keep(model: Model, kept: list[int]) -> tuple[Fleet, tuple[Scenario, ...]]:
-    """Return the model's fleet and loss scenarios with only these columns."""
+def _keep(program: IntegerProgram, kept: list[int]) -> tuple[Canonical, tuple[Scenario, ...]]:
+    """Return the program's problem and loss scenarios with only these columns."""
     place = {k: n for n, k in enumerate(kept)}
-    scenarios = tuple(tuple((place[k], n) for k, n in lost) for lost in model.scenarios)
-    return model.fleet.keep(kept), scenarios
+    scenarios = tuple(tuple((place[k], n) for k, n in lost) for lost in program.scenarios)
+    return program.canonical.keep(kept), scenarios
 
 
-def _in_whole(model: Model, point: Point, kept: list[int]) -> Point:
-    """Return a point over some columns as one over all of the model's."""
-    instances, fixed = [0] * len(model.x), [0] * len(model.x)
+def _in_whole(program: IntegerProgram, point: Point, kept: list[int]) -> Point:
+    """Return a point over some columns as one over all of the program's."""
+    instances, fixed = [0] * len(program.x), [0] * len(program.x)
     for n, k in enumerate(kept):
         instances[k], fixed[k] = point.instances[n], point.fixed[n]
     shares = {(b, kept[n]): share for (b, n), share in point.shares.items()}
-    return make_point(model, instances, fixed, shares)
+    return make_point(program, instances, fixed, shares)
 
 
-def _ask_for_simplest(model: Model, best: Point, most: float) -> None:
+def _ask_for_simplest(program: IntegerProgram, best: Point, most: float) -> None:
     """Bound the goal and make Σ types, then instances, then names least.
 
     One type outweighs all instances, one instance outweighs all names.
     The best point shows that no more types than its own are needed.
     """
-    model.row(model.goal_terms(), LE, most, "cost_within_band")
-    cap = max(1, sum(best.instances)) * (2 if model.options.within_fraction else 1)
-    names = max(column.place for column in model.fleet.columns) + 1
+    program.row(program.goal_terms(), LE, most, "cost_within_band")
+    cap = max(1, sum(best.instances)) * (2 if program.options.within_fraction else 1)
+    names = max(column.place for column in program.canonical.columns) + 1
     terms: Terms = []
     used_terms: Terms = []
-    for k, x in enumerate(model.x):
-        used = model.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
-        bound = float(min(model.bounds[k], int(most / model.fleet.columns[k].price) + 1))
-        if model.fixed or model.options.stay_close:
-            bound = float(model.bounds[k])
-        model.row([(x, 1.0), (used, -bound)], LE, 0, f"used_option_{k}")
+    for k, x in enumerate(program.x):
+        used = program.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
+        bound = float(min(program.bounds[k], int(most / program.canonical.columns[k].price) + 1))
+        if program.fixed or program.options.stay_close:
+            bound = float(program.bounds[k])
+        program.row([(x, 1.0), (used, -bound)], LE, 0, f"used_option_{k}")
         terms += [
             (used, cap + 1.0),
-            (x, 1.0 + model.fleet.columns[k].place / (names * (cap + 1.0))),
+            (x, 1.0 + program.canonical.columns[k].place / (names * (cap + 1.0))),
         ]
         used_terms.append((used, 1.0))
-    model.row(used_terms, LE, best.rank()[0], "no_more_types")
-    model.lp.goal = terms
+    program.row(used_terms, LE, best.rank()[0], "no_more_types")
+    program.lp.goal = terms

@@ -1,4 +1,4 @@
-"""A point of the model: whole instances, and what they cost."""
+"""A point of the program: whole instances, and what they cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from melange_sky.optimizer.search.shares import Shares, read_shares
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.optimizer.program.model import Model
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.program.run import Outcome
 
 COST_TIE = 1e-9
@@ -44,40 +44,42 @@ def rank_of(instances: list[int], places: Sequence[int]) -> tuple[int, int, int,
     return len(used), sum(used), by_name, [-count for count in instances]
 
 
-def read_point(model: Model, outcome: Outcome) -> Point:
-    """Return the solved model's point, its integers rounded and its cost summed afresh.
+def read_point(program: IntegerProgram, outcome: Outcome) -> Point:
+    """Return the solved program's point, its integers rounded and its cost summed afresh.
 
     HiGHS leaves 0.9999999 and -0.0, so values are rounded, never truncated.
     """
-    instances = [round(outcome.values[x]) for x in model.x]
+    instances = [round(outcome.values[x]) for x in program.x]
     fixed = [0] * len(instances)
-    for (_, k), f in model.fixed.items():
+    for (_, k), f in program.fixed.items():
         fixed[k] += round(outcome.values[f])
-    return make_point(model, instances, fixed, read_shares(model, outcome.values))
+    return make_point(program, instances, fixed, read_shares(program, outcome.values))
 
 
-def make_point(model: Model, instances: list[int], fixed: list[int], shares: Shares) -> Point:
+def make_point(
+    program: IntegerProgram, instances: list[int], fixed: list[int], shares: Shares
+) -> Point:
     """Return a point with its cost and goal."""
     cost = sum(
         (count - paid) * column.price
-        for count, paid, column in zip(instances, fixed, model.fleet.columns, strict=True)
+        for count, paid, column in zip(instances, fixed, program.canonical.columns, strict=True)
     )
     return Point(
         instances=instances,
         fixed=fixed,
         cost=cost,
-        goal=cost + _changes(model, instances),
+        goal=cost + _changes(program, instances),
         shares=shares,
-        places=tuple(column.place for column in model.fleet.columns),
+        places=tuple(column.place for column in program.canonical.columns),
     )
 
 
-def _changes(model: Model, instances: list[int]) -> float:
-    close = model.options.stay_close
+def _changes(program: IntegerProgram, instances: list[int]) -> float:
+    close = program.options.stay_close
     if close is None:
         return 0.0
     running = {(demand, option): count for demand, option, count in close.instances}
     return close.switch_usd_per_hour * sum(
-        abs(count - running.get((model.fleet.demands[c.demand].name, c.name), 0))
-        for count, c in zip(instances, model.fleet.columns, strict=True)
+        abs(count - running.get((program.canonical.demands[c.demand].name, c.name), 0))
+        for count, c in zip(instances, program.canonical.columns, strict=True)
     )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
+from melange_sky.names.clouds import regions_of
 from melange_sky.pricing.apis.aws_bulk import DEFAULT_REGIONS, AwsBulk
 from melange_sky.pricing.apis.azure_retail import AzureRetail
 from melange_sky.pricing.apis.gcp_billing import GcpBilling
 from melange_sky.pricing.apis.runpod import RunPod
 from melange_sky.pricing.apis.vast import Vast
-from melange_sky.pricing.names import asked_regions
 
 if TYPE_CHECKING:
     from melange_sky.pricing.apis import PriceApi
@@ -36,7 +36,7 @@ def find_apis(
 
 
 def _make(name: str, infra: tuple[tuple[str, str | None], ...]) -> PriceApi:
-    asked = asked_regions(infra, name)
+    asked = regions_of(infra, name)
     regions = None if asked is None else tuple(sorted(asked))
     makers: dict[str, PriceApi] = {
         "aws": AwsBulk(regions=regions or DEFAULT_REGIONS),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.program.linear import EQ, GE, Linear
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.canonical import Fleet
+    from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.linear import Terms
 
@@ -17,7 +17,7 @@ Scenario = tuple[tuple[int, int], ...]
 
 
 @dataclass(slots=True, kw_only=True)
-class Model:
+class IntegerProgram:
     """The program and its variables, each an index of its columns. `y[b, k]` counts slices of 1/`slices` of a bucket's rate.
 
     Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
@@ -26,7 +26,7 @@ class Model:
     """
 
     lp: Linear
-    fleet: Fleet
+    canonical: Canonical
     problem: Problem
     options: SolveOptions
     slices: int
@@ -49,7 +49,7 @@ class Model:
 
     def cost_terms(self) -> Terms:
         """Return Σ price × (instances − instances already paid for)."""
-        columns = self.fleet.columns
+        columns = self.canonical.columns
         terms = [(x, column.price) for x, column in zip(self.x, columns, strict=True)]
         return terms + [(f, -columns[k].price) for (_, k), f in self.fixed.items()]
 
@@ -59,59 +59,59 @@ class Model:
 
 
 def share_variables(
-    model: Model, letter: str, demand: int | None = None
+    program: IntegerProgram, letter: str, demand: int | None = None
 ) -> dict[tuple[int, int], int]:
     """Return fresh variables for every bucket's share on every column that can serve it.
 
     Those of one demand, or of all.
     """
-    sliced, most = model.options.assignment == "sliced", float(model.slices)
+    sliced, most = program.options.assignment == "sliced", float(program.slices)
     return {
-        (model.offsets[column.demand] + b, k): model.lp.add(
-            f"{letter}_{model.offsets[column.demand] + b}_{k}", 0.0, most, whole=sliced
+        (program.offsets[column.demand] + b, k): program.lp.add(
+            f"{letter}_{program.offsets[column.demand] + b}_{k}", 0.0, most, whole=sliced
         )
-        for k, column in enumerate(model.fleet.columns)
+        for k, column in enumerate(program.canonical.columns)
         if demand in (None, column.demand)
         for b, load in enumerate(column.loads)
         if load is not None
     }
 
 
-def serve(model: Model, y: dict[tuple[int, int], int], name: str) -> None:
+def serve(program: IntegerProgram, y: dict[tuple[int, int], int], name: str) -> None:
     """Add Σ_k y_bk = 1 for every bucket b, for one set of share variables."""
     by_bucket: dict[int, Terms] = {}
     for (b, _), share in y.items():
         by_bucket.setdefault(b, []).append((share, 1.0))
     for b, terms in sorted(by_bucket.items()):
-        model.row(terms, EQ, model.slices, f"{name}_{b}")
+        program.row(terms, EQ, program.slices, f"{name}_{b}")
 
 
-def load_terms(model: Model, y: dict[tuple[int, int], int], k: int, name: str) -> Terms:
+def load_terms(program: IntegerProgram, y: dict[tuple[int, int], int], k: int, name: str) -> Terms:
     """Return the load on column k in instances, protected against wrong capacities where asked.
 
     A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
     errors the row gains Γ × z_k + Σ_b q_bk with z_k + q_bk ≥ e / (1 − e) × load_bk × y_bk
     (Bertsimas & Sim 2004, eq. 8: the dual of the worst choice of Γ buckets).
     """
-    column = model.fleet.columns[k]
-    start = model.offsets[column.demand]
+    column = program.canonical.columns[k]
+    start = program.offsets[column.demand]
     loads = [
-        (start + b, y[start + b, k], load / model.slices)
+        (start + b, y[start + b, k], load / program.slices)
         for b, load in enumerate(column.loads)
         if load is not None
     ]
-    robust = model.options.robustness
+    robust = program.options.robustness
     if robust is None:
         return [(share, load) for _, share, load in loads]
     error = robust.throughput_error
     if robust.budget is None or robust.budget >= len(loads):
         return [(share, load / (1 - error)) for _, share, load in loads]
-    worst = model.lp.add(f"z_{name}_{k}")
+    worst = program.lp.add(f"z_{name}_{k}")
     terms = [(share, load) for _, share, load in loads] + [(worst, float(robust.budget))]
     for b, share, load in loads:
-        own = model.lp.add(f"q_{name}_{b}_{k}")
+        own = program.lp.add(f"q_{name}_{b}_{k}")
         terms.append((own, 1.0))
-        model.row(
+        program.row(
             [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
             GE,
             0,

@@ -1,0 +1,243 @@
+"""A plan's folder and what runs on SkyServe: what would change, changing it, how it stands."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import yaml
+
+from melange_sky.errors import InputError
+from melange_sky.planfile import load_plan
+from melange_sky.planner.observed import ObservedTraffic, observed_traffic
+from melange_sky.rendering import file_name, service_name
+from melange_sky.skyserve import (
+    Action,
+    Change,
+    LiveService,
+    Rollout,
+    ServiceState,
+    Wanted,
+    compare,
+    roll_out,
+    service_states,
+    take_down,
+)
+from melange_sky.skyserve.client import SkyServe
+from melange_sky.skyserve.rollout import Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from melange_sky.plans import Plan
+
+log = logging.getLogger(__name__)
+
+_FILE_LIMIT = 1_000_000
+
+
+class ServiceHost(Server, Protocol):
+    """SkyServe as `apply` needs it: a rollout's server that also knows how it keeps a document."""
+
+    def normal(self, wanted: Wanted, live: LiveService | None) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """A plan, the services that its folder holds, and the SkyServe on which they run."""
+
+    planned: Plan
+    wanted: tuple[Wanted, ...]
+    server: ServiceHost
+
+    def services(self) -> tuple[LiveService, ...]:
+        """Return all services that run, of this plan or not."""
+        live = self.server.services()
+        log.info("SkyServe runs %d services", len(live))
+        for service in live:
+            log.debug("%s: %s, %d ready", service.name, service.status, service.ready)
+        return live
+
+    def changes(self) -> tuple[Change, ...]:
+        """Return what stands between the running services and the plan's, costs at its prices."""
+        live = self.services()
+        by_name = {service.name: service for service in live}
+        normal = {w.name: self.server.normal(w, by_name.get(w.name)) for w in self.wanted}
+        changes = compare(self.wanted, live, normal, _prices(self.planned))
+        for change in changes:
+            log.debug("%s: %s %s", change.name, change.action.value, change.reason)
+        return changes
+
+    def apply(self, changes: Sequence[Change], tell: Callable[[str], None] | None = None) -> None:
+        """Carry the changes out; `tell` hears of every step. Raises MelangeError where one fails."""
+        roll_out(self.server, changes, _rollout(tell))
+
+    def states(self, services: Sequence[LiveService]) -> tuple[ServiceState, ...]:
+        """Return how each planned service stands among those that run."""
+        return service_states(self.wanted, services)
+
+    def write_backends(self, path: Path, services: Sequence[LiveService]) -> None:
+        """Write where each option's live service answers, as `gateway --backends-file` reads it.
+
+        Endpoints are read, never guessed. Raises InputError where `path` cannot be written.
+        """
+        options = {w.name: w.option for w in self.wanted}
+        lines = [
+            f"{options[s.name]}={s.endpoint}*{max(1, s.ready)}\n"
+            for s in services
+            if s.name in options and s.endpoint
+        ]
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text("".join(sorted(lines)), encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise InputError(f"--backends: cannot write {path}: {error.strerror}") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+        log.info("wrote %d backends to %s", len(lines), path)
+
+
+def open_deployment(folder: Path) -> Deployment:
+    """Return the deployment of a plan folder (or of a plan.json with its services beside it).
+
+    Secrets that the services name are taken from the environment. Raises InputError for a folder
+    that holds no plan or no service, SourceUnavailableError where SkyPilot is not installed.
+    """
+    planned = load_plan(folder)
+    wanted = wanted_services(planned, folder)
+    names = {name for w in wanted for name in w.document.get("secrets") or {}}
+    secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
+    log.info("%s holds %d services of plan %s", folder, len(wanted), planned.name)
+    log.debug("secrets set in the environment: %d of %d", len(secrets), len(names))
+    return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets))
+
+
+def is_settled(changes: Sequence[Change]) -> bool:
+    """Return whether there is nothing to change."""
+    return all(change.action is Action.KEEP for change in changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentStatus:
+    """The planned services as they stand; `traffic` where it was observed."""
+
+    services: tuple[ServiceState, ...]
+    traffic: ObservedTraffic | None = None
+
+
+def deployment_status(
+    folder: Path, *, backends: Path | None = None, observed: Path | None = None
+) -> DeploymentStatus:
+    """Return how the services of a plan folder stand on SkyServe.
+
+    `observed` is what `gateway --observed` wrote, to be compared with the plan; `backends` a file to
+    write the services' addresses to.
+    """
+    deployment = open_deployment(folder)
+    traffic = None if observed is None else observed_traffic(deployment.planned, observed)
+    services = deployment.services()
+    if backends is not None:
+        deployment.write_backends(backends, services)
+    return DeploymentStatus(services=deployment.states(services), traffic=traffic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The running services that a plan made, by name."""
+
+    names: tuple[str, ...]
+    server: Server
+
+    def stop(self, tell: Callable[[str], None] | None = None) -> None:
+        """Take them down and wait until SkyServe has forgotten them; `tell` hears of each."""
+        take_down(self.server, self.names, _rollout(tell))
+
+
+def find_running(folder: Path) -> Running:
+    """Return what runs of the plan in `folder`; of its files only plan.json is read.
+
+    Raises InputError for a folder without a plan, SourceUnavailableError where SkyPilot cannot tell.
+    """
+    planned = load_plan(folder)
+    plans, group = {model.name for model in planned.models}, planned.group_name
+    server = SkyServe({})
+    names = tuple(
+        s.name
+        for s in server.services()
+        if s.origin is not None
+        and (s.origin[0] in plans or (group is not None and s.fleet == group))
+    )
+    log.info("%d running services belong to plan %s", len(names), planned.name)
+    return Running(names=names, server=server)
+
+
+def _rollout(tell: Callable[[str], None] | None) -> Rollout:
+    return Rollout(tell=tell or log.info, clock=time.monotonic, sleep=time.sleep)
+
+
+def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
+    """Return the planned services as their files in `folder` have them."""
+    place = folder if folder.is_dir() else folder.parent
+    rows = []
+    for model in planned.models:
+        for allocation in model.allocations:
+            option = allocation.candidate.option
+            if option.offer is None:
+                continue
+            name = service_name(model, allocation)
+            path = place / file_name(name)
+            document = _read_service(path)
+            rows.append(
+                Wanted(
+                    name=name,
+                    plan=model.name,
+                    option=option.name,
+                    fleet=planned.group_name,
+                    replicas=_replicas(document["service"], path),
+                    price_usd_per_hour=option.price_usd_per_hour,
+                    document=document,
+                )
+            )
+    if not rows:
+        raise InputError(f"'{place}': the plan has no services that could run")
+    return tuple(rows)
+
+
+def _read_service(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > _FILE_LIMIT:
+            raise InputError(f"{path}: is too large for a service file")
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: is missing; write the folder again: melange-sky render PLAN.json -o FOLDER"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read as YAML") from error
+    usable = isinstance(document, dict) and isinstance(document.get("service"), dict)
+    if not usable or not isinstance(document.get("_metadata"), dict):
+        raise InputError(f"{path}: is not a service file of a plan; render it again")
+    return dict(document)
+
+
+def _replicas(service: dict[str, Any], path: Path) -> int:
+    policy = service.get("replica_policy")
+    count = service.get(
+        "replicas", policy.get("min_replicas") if isinstance(policy, dict) else None
+    )
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise InputError(f"{path}: service.replicas must be a whole number")
+    return count
+
+
+def _prices(planned: Plan) -> dict[tuple[str, str], float]:
+    return {
+        (model.name, c.option.name): c.option.price_usd_per_hour
+        for model in planned.models
+        for c in model.candidates
+    }

@@ -1,0 +1,51 @@
+"""Figures that commands take as text or numbers: token sizes and SLO limits, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from melange_sky.errors import InputError
+from melange_sky.slo import SLO
+
+LARGEST_TOKENS = 10_000_000
+MOST_SIZES = 64
+LARGEST_LIMIT_MS = 1e9
+
+
+def token_sizes(flag: str, sizes: str | Sequence[int]) -> tuple[int, ...]:
+    """Return the sizes of ``64,256`` or of a sequence; InputError names the flag.
+
+    >>> token_sizes("--input", "64, 256"), token_sizes("--input", [64, 256])
+    ((64, 256), (64, 256))
+    """
+    words = sizes.split(",") if isinstance(sizes, str) else [str(size) for size in sizes]
+    if not 0 < len(words) <= MOST_SIZES:
+        raise InputError(f"{flag}: give 1 to {MOST_SIZES} sizes")
+    return tuple(_tokens(flag, word.strip()) for word in words)
+
+
+def _tokens(flag: str, word: str) -> int:
+    if word.isascii() and word.isdigit() and 0 < int(word[:20]) <= LARGEST_TOKENS:
+        return int(word)
+    raise InputError(
+        f"{flag}: '{word[:30]}' is not a number of tokens between 1 and {LARGEST_TOKENS}"
+    )
+
+
+def slo_of(tpot_ms: float | None, ttft_ms: float | None, attainment: float) -> SLO:
+    """Return the SLO of limits in milliseconds, None for no limit; InputError names the flag."""
+    if not 0 < attainment <= 1:
+        raise InputError("--attainment: must lie above 0 and be at most 1")
+    return SLO(
+        tpot_s=_seconds("--tpot-ms", tpot_ms),
+        ttft_s=_seconds("--ttft-ms", ttft_ms),
+        attainment=attainment,
+    )
+
+
+def _seconds(flag: str, limit_ms: float | None) -> float | None:
+    if limit_ms is None:
+        return None
+    if not 0 < limit_ms < LARGEST_LIMIT_MS:
+        raise InputError(f"{flag}: must be a positive number of milliseconds")
+    return limit_ms / 1e3

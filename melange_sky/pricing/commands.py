@@ -1,0 +1,174 @@
+"""What the `prices` commands do, for the command line and Python alike."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
+from melange_sky.pricing.chain import by_reason
+from melange_sky.pricing.load import load_offers
+from melange_sky.pricing.query import OfferBook, OfferQuery
+from melange_sky.pricing.store import Store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.pricing.cross_check import Disagreement
+    from melange_sky.pricing.diff import Difference
+    from melange_sky.pricing.query import RefreshDisplay
+    from melange_sky.pricing.refresh import RefreshResult
+    from melange_sky.pricing.store import Manifest
+
+log = logging.getLogger(__name__)
+
+REFRESH_DEADLINE_S = 40.0
+CHECK_DEADLINE_S = 45.0
+
+
+def list_prices(
+    *,
+    accelerators: str = "",
+    infra: str = "",
+    offers: Path | None = None,
+    as_of: str | None = None,
+) -> OfferBook:
+    """Return the offers that a plan would see, blocked ones included. Opens no socket.
+
+    `accelerators` is A,B:N and `infra` CLOUD[/REGION],…, both empty for all; `offers` a CSV of one's
+    own; `as_of` a snapshot's id or date.
+    """
+    query = OfferQuery(
+        infra=split_infra(infra),
+        accelerators=_names(accelerators),
+        offline=True,
+        offers_csv=offers,
+        as_of=as_of,
+    )
+    return load_offers(query)
+
+
+def refresh_prices(
+    *,
+    infra: str = "",
+    sources: tuple[str, ...] = (),
+    deadline_s: float = REFRESH_DEADLINE_S,
+    offline: bool = False,
+    display: RefreshDisplay | None = None,
+) -> RefreshResult:
+    """Pull prices now, from hosted catalogs or the provider APIs named; ends within a minute.
+
+    What failed is in the result: see `refresh_warnings` and `require_prices`.
+    Raises InputError where the network is forbidden, and for unknown clouds and sources.
+    """
+    query = OfferQuery(infra=split_infra(infra), offline=offline)
+    if query.forbids_network:
+        raise InputError(
+            "a refresh needs the network, which --offline (MELANGE_SKY_OFFLINE) forbids"
+        )
+    check_clouds(query.clouds)
+    # aiohttp is not wanted by the other commands
+    from melange_sky.pricing.apis.sources import find_apis
+    from melange_sky.pricing.refresh import RefreshOptions, refresh
+
+    apis = find_apis(sources, query.infra)
+    with display() if display else nullcontext() as on_event:
+        options = RefreshOptions(
+            clouds=query.clouds if query.clouds or not apis else tuple(api.cloud for api in apis),
+            apis=apis,
+            deadline_s=deadline_s,
+            on_event=on_event,
+        )
+        return refresh(Store(), options)
+
+
+def refresh_warnings(result: RefreshResult) -> tuple[str, ...]:
+    """Return what a refresh must say beside its prices, a sentence each."""
+    lines = [
+        f"warning: no new prices of {', '.join(clouds)}: {reason}"
+        for clouds, reason in by_reason(result.failed)
+    ]
+    lines += [
+        f"warning: the catalog of {cloud} has shrunk: {counts}"
+        for cloud, counts in result.shrunk.items()
+    ]
+    absent = [cloud for cloud in result.absent if cloud in HOSTED_CLOUDS]
+    if absent and result.any_good:
+        lines.append(f"note: no hosted catalog of {', '.join(absent)} (HTTP 404)")
+    return tuple(lines)
+
+
+def require_prices(result: RefreshResult) -> None:
+    """Raise SourceUnavailableError where nothing came, or what came could not be kept."""
+    if result.store_problem is not None:
+        raise SourceUnavailableError(
+            f"prices were fetched and could not be kept: {result.store_problem}"
+        )
+    if not result.any_good:
+        raise SourceUnavailableError(
+            "no prices could be fetched; what was fetched before stays (`prices list` shows it)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceCheck:
+    """How many prices a second catalog knows too, and those on which it disagrees."""
+
+    compared: int
+    disagreements: tuple[Disagreement, ...]
+    book: OfferBook
+
+
+def check_prices(
+    *, infra: str = "", deadline_s: float = CHECK_DEADLINE_S, offline: bool = False
+) -> PriceCheck:
+    """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
+
+    Raises InputError where the network is forbidden or gpuhunt is not installed.
+    """
+    query = OfferQuery(infra=split_infra(infra), offline=True)
+    if OfferQuery(offline=offline).forbids_network:
+        raise InputError("the second catalog needs the network, which --offline forbids")
+    from melange_sky.pricing.cross_check import compare_prices, fetch_gpuhunt
+
+    book = load_offers(query)
+    second = fetch_gpuhunt({offer.cloud for offer in book.offers}, deadline_s)
+    log.info("gpuhunt knows %d prices", len(second))
+    compared, disagreements = compare_prices(book.offers, second)
+    return PriceCheck(compared=compared, disagreements=disagreements, book=book)
+
+
+def price_snapshots() -> tuple[Manifest, ...]:
+    """Return what was fetched, oldest first."""
+    store = Store()
+    log.info("snapshots are kept in %s", store.folder)
+    return tuple(store.find(snapshot_id) for snapshot_id in store.ids())
+
+
+def diff_prices(
+    before: str | None = None,
+    after: str | None = None,
+    *,
+    accelerators: str = "",
+    infra: str = "",
+    min_change: float = 0.0,
+) -> Difference:
+    """Return what moved between two snapshots: ids, dates or ``embedded``; by default the last two.
+
+    Left out are prices that moved by a smaller fraction than `min_change`; those that came or went
+    stay.
+    """
+    from melange_sky.pricing.diff import diff_snapshots
+    from melange_sky.pricing.select import Selection
+
+    pairs = split_infra(infra)
+    check_clouds(tuple(cloud for cloud, _ in pairs))
+    selection = Selection(infra=pairs, accelerators=_names(accelerators))
+    return diff_snapshots(before, after, selection).at_least(min_change)
+
+
+def _names(accelerators: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in accelerators.split(",") if part.strip())

@@ -1,0 +1,77 @@
+"""How a plan's services are shown: what would change, and how they stand."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.skyserve import Change, ServiceState
+
+
+class Bucket(Protocol):
+    """One bucket's traffic, see `planner.observed.BucketTraffic`."""
+
+    @property
+    def bucket(self) -> str: ...
+    @property
+    def planned_rps(self) -> float: ...
+    @property
+    def seen_rps(self) -> float: ...
+
+
+class Traffic(Protocol):
+    """Seen against planned traffic, see `planner.observed.ObservedTraffic`."""
+
+    @property
+    def buckets(self) -> Sequence[Bucket]: ...
+    @property
+    def verdict(self) -> str: ...
+
+
+def changes_text(changes: Sequence[Change]) -> str:
+    """Return one line per service, before and after, and what all cost together."""
+    lines = [_change_line(change) for change in changes]
+    before = [c.cost_before_usd_per_hour for c in changes]
+    whole = None if None in before else sum(cost for cost in before if cost is not None)
+    after = sum(c.cost_after_usd_per_hour for c in changes)
+    lines.append(f"together {_usd(whole)} → {_usd(after)}, at the plan's prices")
+    return "\n".join(lines) + "\n"
+
+
+def _change_line(change: Change) -> str:
+    cost = f"{_usd(change.cost_before_usd_per_hour)} → {_usd(change.cost_after_usd_per_hour)}"
+    why = f"  ({change.reason})" if change.reason else ""
+    return f"{change.action.value:8} {change.name}: {change.before} → {change.after}, {cost}{why}"
+
+
+def _usd(cost: float | None) -> str:
+    return "unknown" if cost is None else f"${cost:,.3f}/h"
+
+
+def states_text(states: Sequence[ServiceState]) -> str:
+    """Return each planned service and its replicas, a line each."""
+    lines = []
+    for state in states:
+        place = state.endpoint or "no endpoint yet"
+        lines.append(
+            f"{state.service}: {state.ready} of {state.planned} ready ({state.status}), {place}"
+        )
+        lines += [f"  {r.id}: {r.status} {r.endpoint or ''}".rstrip() for r in state.replicas]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def states_document(states: Sequence[ServiceState]) -> list[dict[str, Any]]:
+    """Return the services for `status --format json`."""
+    return [asdict(state) for state in states]
+
+
+def traffic_text(traffic: Traffic) -> str:
+    """Return planned and seen rates bucket by bucket, and the verdict."""
+    lines = [
+        f"{b.bucket}: planned {b.planned_rps:.3g}, seen {b.seen_rps:.3g} req/s"
+        for b in traffic.buckets
+    ]
+    return "\n".join([*lines, traffic.verdict]) + "\n"
