@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from melange_sky.errors import InputError
-from melange_sky.models.layers import LayerList
+from melange_sky.models.layers import NO_FEED_FORWARD, LayerList
 from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
@@ -54,7 +54,8 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
     parameters = model.resident_parameters
     towers = sum(tower.parameters for tower in model.towers)
     window, sliding_layers = _window(model)
-    mixed = model.expert_layer
+    routed = model.expert_layer
+    mixed = NO_FEED_FORWARD if routed is None else routed.feed_forward
     shape = ModelShape(
         name=name,
         layers=len(model.layers),
@@ -71,8 +72,8 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         context_tokens=model.context_tokens,
         sliding_window=window,
         sliding_layers=sliding_layers,
-        experts=mixed and mixed.feed_forward.experts,
-        experts_per_token=mixed and mixed.feed_forward.experts_per_token,
+        experts=mixed.experts or None,
+        experts_per_token=mixed.experts_per_token or None,
         lookup_parameters=model.lookup_parameters + towers,
         expert_parameters=model.expert_parameters,
         attention_flops_per_pair=sum(a.pair_flops for a in caching),

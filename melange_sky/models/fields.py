@@ -74,7 +74,7 @@ class Fields:
         if key in self.raw:
             return None  # null in the file is an answer
         default = self.defaults.get(key)
-        if default is not None:
+        if default is not None and default is not False:
             self.assumed.add(key)
         return default
 
@@ -99,7 +99,9 @@ class Fields:
 
     def _checked(self, key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:
-            raise InputError(f"{self.where}: '{key}' must be a whole number between 1 and {LARGEST}")
+            raise InputError(
+                f"{self.where}: '{key}' must be a whole number between 1 and {LARGEST}"
+            )
         return value
 
     def maybe(self, key: str) -> int | None:
@@ -194,4 +196,6 @@ def shown(value: object, most: int = 40) -> str:
 
 def one_of(fields: Fields, key: str, value: str, known: Sequence[str]) -> InputError:
     """Return the error for a word that is not among those known."""
-    return InputError(f"{fields.where}: '{key}' holds '{shown(value)}', which is not read; known: {', '.join(known)}")
+    return InputError(
+        f"{fields.where}: '{key}' holds '{shown(value)}', which is not read; known: {', '.join(known)}"
+    )

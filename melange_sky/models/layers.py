@@ -27,7 +27,9 @@ Part = Literal[
 ]
 """What a weight belongs to."""
 
-AttentionKind = Literal["full", "sliding", "chunked", "latent", "sparse", "linear", "hybrid", "none"]
+AttentionKind = Literal[
+    "full", "sliding", "chunked", "latent", "sparse", "linear", "hybrid", "none"
+]
 FeedForwardKind = Literal["dense", "moe", "none"]
 KV_VALUE_BYTES = 2
 """Bytes of a cached value in 16 bits, which is what vLLM keeps unless it is told otherwise."""

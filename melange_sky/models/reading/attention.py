@@ -75,9 +75,7 @@ def grouped(
         matrices.append(part("k_proj", kv_width, source, bias * kv_width))
         if not traits.values_are_keys:
             matrices.append(part("v_proj", value_width, source, bias * value_width))
-    matrices.append(
-        part("o_proj", heads.hidden, out_width, heads.hidden if traits.o_bias else 0)
-    )
+    matrices.append(part("o_proj", heads.hidden, out_width, heads.hidden if traits.o_bias else 0))
     if traits.gate == "head":
         matrices.append(part("g_proj", heads.heads, heads.hidden))
     elif traits.gate == "width":
@@ -197,9 +195,7 @@ def latent(sizes: Latent, indexer: Indexer | None = None) -> tuple[Attention, tu
 
 
 def _indexed(attention: Attention, indexer: Indexer) -> Attention:
-    return dataclasses.replace(
-        attention, kind="sparse", fixed_bytes=float(indexer.bytes_per_token)
-    )
+    return dataclasses.replace(attention, kind="sparse", fixed_bytes=float(indexer.bytes_per_token))
 
 
 def _indexer(sizes: Latent, indexer: Indexer) -> tuple[Matrix, ...]:

@@ -29,9 +29,7 @@ def read_nas_blocks(fields: Fields, family: Family) -> Decoder:
         entry = Fields(block, where)
         attention, attending = _nas_attention(entry, core)
         fed, feeding = _nas_feed_forward(entry, core)
-        layers.append(
-            Layer(attention=attention, feed_forward=fed, matrices=(*attending, *feeding))
-        )
+        layers.append(Layer(attention=attention, feed_forward=fed, matrices=(*attending, *feeding)))
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
     decoder.tied = fields.flag("tie_word_embeddings")
     return decoder
@@ -53,9 +51,7 @@ def _nas_attention(entry: Fields, core: Core) -> Mixed:
     kv_heads = max(1, core.heads // part.whole("n_heads_in_group"))
     heads = Heads(hidden=core.hidden, heads=core.heads, kv_heads=kv_heads, head_dim=core.head_dim)
     window = part.maybe("window_length")
-    attention, matrices = grouped(
-        heads, AttentionTraits(), "sliding" if window else "full", window
-    )
+    attention, matrices = grouped(heads, AttentionTraits(), "sliding" if window else "full", window)
     return attention, (*matrices, norm("input_layernorm", core.hidden))
 
 
@@ -126,7 +122,11 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
                 inner = 2 * core.hidden
                 adapters += [
                     Matrix(
-                        name=f"adapter.{way}", part="adapter", outputs=inner, inputs=rank, copies=2 * 3 // 2
+                        name=f"adapter.{way}",
+                        part="adapter",
+                        outputs=inner,
+                        inputs=rank,
+                        copies=2 * 3 // 2,
                     )
                     for way in ("attention_in", "attention_out")
                 ]
@@ -142,7 +142,9 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
         layers.append(layer)
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
     decoder.tied = fields.flag("tie_word_embeddings", True)
-    feeding = dense(Dense(hidden=core.hidden, width=width, module="shared_transformer.feed_forward"))
+    feeding = dense(
+        Dense(hidden=core.hidden, width=width, module="shared_transformer.feed_forward")
+    )
     for block in range(blocks):
         for matrix in (*shared, *feeding[1], norm("shared_transformer.norms", 3 * core.hidden)):
             decoder.outside.append(

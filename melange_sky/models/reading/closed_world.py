@@ -9,7 +9,7 @@ from melange_sky.models.fields import Fields, shown
 
 _STRUCTURE = re.compile(
     r"layer|head|expert|moe|hidden|intermediate|width|inner|rank|lora|block|pattern|mamba|ssm|conv|state|"
-    r"latent|shared|share|ffn|mlp|attn|attention|kv|window|sliding|chunk|sparse|index|mtp|nextn|memory|altup|"
+    r"latent|shared|share|ffn|mlp|attn|attention|kv|cla|window|sliding|chunk|sparse|index|mtp|nextn|memory|altup|"
     r"adapter|ngram|engram|embed|vocab|recurr|linear|compress|loop|stack|residual|hc_|depth|group"
 )
 
@@ -33,7 +33,7 @@ HARMLESS = re.compile(
     r"use_(sliding_window|bidirectional)|max_window_layers|sliding_window_pattern|full_attention_interval|hidden_act|"
     r"attention_chunk_size|^position_|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
     r"output_gate_type|mtp_use_dedicated|mamba_(chunk|dt_(max|min|init|scale)|norm|proj_bias|conv_bias|expand|hidden_act|"
-    r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask"
+    r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$"
 )
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
 

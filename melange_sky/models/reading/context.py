@@ -39,7 +39,10 @@ def context_tokens(fields: Fields, outer: Mapping[str, Any]) -> tuple[int, str |
     override = fields.maybe("model_max_length") if fields.raw.get("model_max_length") else None
     longest = override or longest
     if not longest:
-        return DEFAULT_TOKENS, f"context of {DEFAULT_TOKENS} tokens, as vLLM takes where none is stated"
+        return (
+            DEFAULT_TOKENS,
+            f"context of {DEFAULT_TOKENS} tokens, as vLLM takes where none is stated",
+        )
     model_type = str(outer.get("model_type", ""))
     factor = 1.0 if "gemma3" in model_type else _factor(outer)
     return int(longest * factor), None

@@ -39,7 +39,7 @@ def read_decoder(fields: Fields, family: Family) -> Decoder:
     if count and family.experts is not None:  # a width that no layer has is no unread structure
         fields.read.update((family.experts.dense_width, family.experts.dense_first or ""))
     layers = [
-        read_layer(kinds[i], sparse[i] and count or 0, fields, family, core, i)
+        read_layer(kinds[i], (sparse[i] and count) or 0, fields, family, core, i)
         for i in range(core.layers)
     ]
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
@@ -76,10 +76,16 @@ def _shared_dense(fields: Fields, family: Family, core: Core) -> tuple[Matrix, .
     width = fields.whole(family.shared_dense)
     return (
         Matrix(
-            name="shared_mlp.input_linear", part="shared_experts", outputs=2 * width, inputs=core.hidden
+            name="shared_mlp.input_linear",
+            part="shared_experts",
+            outputs=2 * width,
+            inputs=core.hidden,
         ),
         Matrix(
-            name="shared_mlp.output_linear", part="shared_experts", outputs=core.hidden, inputs=width
+            name="shared_mlp.output_linear",
+            part="shared_experts",
+            outputs=core.hidden,
+            inputs=width,
         ),
     )
 
@@ -107,7 +113,12 @@ def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
     ]
     if embedding_width != core.hidden:  # OPT-350m projects a narrower embedding in and out
         outside += [
-            Matrix(name=f"model.project_{way}", part="adapter", outputs=core.hidden, inputs=embedding_width)
+            Matrix(
+                name=f"model.project_{way}",
+                part="adapter",
+                outputs=core.hidden,
+                inputs=embedding_width,
+            )
             for way in ("in", "out")
         ]
     if family.positions is not None:
@@ -148,7 +159,9 @@ def read_extra_heads(
     leaves them out unless it speculates with them.
     """
     if family.extra_heads == "none":
-        fields.read.update(("num_mtp_modules", "mtp_transformer_layers", "num_nextn_predict_layers"))
+        fields.read.update(
+            ("num_mtp_modules", "mtp_transformer_layers", "num_nextn_predict_layers")
+        )
         return []
     number = 0
     for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules"):

@@ -12,7 +12,17 @@ _FALCON = ("FalconForCausalLM", "RWForCausalLM")
 
 DENSE: tuple[Family, ...] = (
     Family(
-        types=("llama", "hf_llama", "mistral", "ministral", "ministral3", "yi", "cwm", "iquestcoder", "helium"),
+        types=(
+            "llama",
+            "hf_llama",
+            "mistral",
+            "ministral",
+            "ministral3",
+            "yi",
+            "cwm",
+            "iquestcoder",
+            "helium",
+        ),
         architectures=(
             "LlamaForCausalLM",
             "LLaMAForCausalLM",
@@ -44,7 +54,9 @@ DENSE: tuple[Family, ...] = (
         mlp_bias="mlp_bias",
         sinks=True,
     ),
-    Family(types=("solar", "telechat3"), architectures=("SolarForCausalLM", "TeleChat3ForCausalLM")),
+    Family(
+        types=("solar", "telechat3"), architectures=("SolarForCausalLM", "TeleChat3ForCausalLM")
+    ),
     Family(
         types=("seed_oss",),
         architectures=("SeedOssForCausalLM",),
@@ -247,6 +259,7 @@ DENSE: tuple[Family, ...] = (
     Family(
         types=("cohere2",),
         architectures=("Cohere2ForCausalLM",),
+        read_only=("layer_switch",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         norms=1,

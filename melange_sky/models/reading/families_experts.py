@@ -245,6 +245,7 @@ EXPERTS: tuple[Family, ...] = (
         head_norm="head",
         gate="head",
         extra_heads="first",
+        read_only=("share_expert_dims",),
         experts=ExpertTraits(shared_width="share_expert_dim", module="moe"),
     ),
     Family(
@@ -252,9 +253,7 @@ EXPERTS: tuple[Family, ...] = (
         architectures=("LagunaForCausalLM",),
         head_norm="head",
         gate="head",
-        experts=ExpertTraits(
-            shared_width="shared_expert_intermediate_size", router_bias=True
-        ),
+        experts=ExpertTraits(shared_width="shared_expert_intermediate_size", router_bias=True),
     ),
     Family(
         types=("afmoe",),
@@ -287,7 +286,9 @@ EXPERTS: tuple[Family, ...] = (
         o_bias="attention_bias",
         norms=1,
         window="pattern",
-        experts=ExpertTraits(width="intermediate_size", dense_first="prefix_dense_intermediate_size"),
+        experts=ExpertTraits(
+            width="intermediate_size", dense_first="prefix_dense_intermediate_size"
+        ),
     ),
     Family(
         types=("ernie4_5_moe", "ernie4_5_vl_moe_text"),
@@ -295,6 +296,7 @@ EXPERTS: tuple[Family, ...] = (
         qkv_bias="use_bias",
         o_bias="use_bias",
         mlp_bias="use_bias",
+        extra_heads="first",
         experts=ExpertTraits(router_bias="moe_use_aux_free"),
     ),
     Family(

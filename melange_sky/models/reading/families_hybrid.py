@@ -97,6 +97,7 @@ HYBRID: tuple[Family, ...] = (
         reader="zamba2",
         linear="mamba2",
         norms=1,
+        read_only=("state_size", "ffn_hidden_size", "kv_channels", "use_shared_mlp_adapter"),
     ),
     Family(
         types=("lfm2",),
@@ -104,6 +105,7 @@ HYBRID: tuple[Family, ...] = (
         linear="short_conv",
         head_norm="head",
         mlp_module="feed_forward",
+        read_only=("block_dim", "conv_dim", "conv_dim_out", "num_heads", "block_use_swiglu"),
     ),
     Family(
         types=("lfm2_moe",),

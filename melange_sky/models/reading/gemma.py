@@ -13,7 +13,7 @@ from melange_sky.models.reading.family import Family, is_on
 from melange_sky.models.reading.feed_forward import Dense, dense
 from melange_sky.models.reading.mixers import Core, Mixed, read_core
 from melange_sky.models.reading.patterns import Mixer, mixers
-from melange_sky.models.reading.widths import expert_count, read_dense, read_experts
+from melange_sky.models.reading.widths import Fed, expert_count, read_dense, read_experts
 
 
 def read_gemma4(fields: Fields, family: Family) -> Decoder:
@@ -79,9 +79,7 @@ def _own_sizes(fields: Fields, core: Core, kind: Mixer, number: int) -> Core:
     return dataclasses.replace(core, head_dim=head_dim, kv_heads=kv_heads)
 
 
-def _gemma4_attention(
-    kind: Mixer, own: bool, fields: Fields, family: Family, core: Core
-) -> Mixed:
+def _gemma4_attention(kind: Mixer, own: bool, fields: Fields, family: Family, core: Core) -> Mixed:
     keys_as_values = kind == "full" and fields.flag("attention_k_eq_v")
     traits = AttentionTraits(
         qkv_bias=is_on(fields, family.qkv_bias),
@@ -98,7 +96,7 @@ def _gemma4_attention(
     return grouped(heads, traits)
 
 
-def _gemma4_dense(own: bool, fields: Fields, family: Family, core: Core, number: int):  # type: ignore[no-untyped-def]
+def _gemma4_dense(own: bool, fields: Fields, family: Family, core: Core, number: int) -> Fed:
     if not own and fields.flag("use_double_wide_mlp"):
         width = 2 * fields.whole("intermediate_size")
         return dense(Dense(hidden=core.hidden, width=width))
@@ -110,12 +108,8 @@ def _per_layer_inputs(fields: Fields, core: Core) -> tuple[Matrix, ...]:
     if width is None:
         return ()
     return (
-        Matrix(
-            name="per_layer_input_gate", part="adapter", outputs=width, inputs=core.hidden
-        ),
-        Matrix(
-            name="per_layer_projection", part="adapter", outputs=core.hidden, inputs=width
-        ),
+        Matrix(name="per_layer_input_gate", part="adapter", outputs=width, inputs=core.hidden),
+        Matrix(name="per_layer_projection", part="adapter", outputs=core.hidden, inputs=width),
         norm("post_per_layer_input_norm", core.hidden),
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import ALIASES, Fields
-from melange_sky.models.layers import Attention, Matrix
+from melange_sky.models.layers import Attention, AttentionKind, Matrix
 from melange_sky.models.reading.attention import (
     AttentionTraits,
     Heads,
@@ -119,7 +119,9 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
         gate=gate,
         sinks=family.sinks or _sinks(fields, kind),
     )
-    name = "full" if window is None else "chunked" if kind == "chunked" else "sliding"
+    name: AttentionKind = "full"
+    if window is not None:
+        name = "chunked" if kind == "chunked" else "sliding"
     mixed = grouped(heads, traits, name, window)
     if family.block_index:
         index = _block_index(fields, core, number)
@@ -178,14 +180,14 @@ def _layer_heads(kind: Mixer, fields: Fields, core: Core, number: int) -> Heads:
 
 
 def _latent(fields: Fields, family: Family, core: Core, number: int) -> Mixed:
-    fields.read.update(("qk_head_dim", "head_dim"))
+    fields.read.update(("qk_head_dim", "head_dim", "num_key_value_heads"))
     sizes = Latent(
         hidden=core.hidden,
         heads=core.heads,
         latent=fields.whole("kv_lora_rank"),
         rope=fields.whole("qk_rope_head_dim"),
         nope=fields.whole("qk_nope_head_dim"),
-        value=fields.whole("v_head_dim"),
+        value=fields.whole("v_head_dim", core.hidden // core.heads if family.types[0] == "minicpm3" else None),
         query_rank=fields.maybe("q_lora_rank"),
         bias=fields.flag("attention_bias"),
         gate="width" if fields.flag("mla_use_output_gate") else family.gate,
@@ -237,7 +239,9 @@ def _linear(fields: Fields, family: Family, core: Core) -> Mixed:
 def _state_bytes(fields: Fields) -> int:
     word = fields.text("mamba_ssm_dtype") or fields.text("mamba_ssm_cache_dtype") or "auto"
     if word not in STATE_BYTES:
-        raise InputError(f"{fields.where}: 'mamba_ssm_dtype' holds '{word[:40]}', which is not read")
+        raise InputError(
+            f"{fields.where}: 'mamba_ssm_dtype' holds '{word[:40]}', which is not read"
+        )
     return STATE_BYTES[word]
 
 
@@ -283,7 +287,9 @@ def read_mamba2(fields: Fields, core: Core) -> Mixed:
 
     heads = first("mamba_num_heads", "n_mamba_heads", "mamba_n_heads")
     inner = fields.maybe("mamba_d_ssm")
-    head_dim = fields.get("mamba_head_dim") or fields.get("mamba_d_head") or fields.get("mamba_headdim")
+    head_dim = (
+        fields.get("mamba_head_dim") or fields.get("mamba_d_head") or fields.get("mamba_headdim")
+    )
     if inner is None:
         expanded = first("expand", "mamba_expand", default=2) * core.hidden
         inner = heads * head_dim if _is_size(head_dim) else expanded

@@ -184,7 +184,9 @@ def _chunks(fields: Fields, layers: int, window: int | None) -> list[Mixer]:
         interval = fields.maybe("no_rope_layer_interval") or 4
         rope = [(i + 1) % interval for i in range(layers)]
     if len(rope) < layers:
-        raise InputError(f"{fields.where}: 'no_rope_layers' has {len(rope)} entries for {layers} layers")
+        raise InputError(
+            f"{fields.where}: 'no_rope_layers' has {len(rope)} entries for {layers} layers"
+        )
     return ["chunked" if rope[i] else "full" for i in range(layers)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
-from melange_sky.models.layers import LayerList, Tower
+from melange_sky.models.layers import Layer, LayerList, Matrix, Tower
 from melange_sky.models.reading import registry, towers, wrappers
 from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
@@ -89,7 +90,7 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
         model_type=chosen.model_type,
         hidden_size=decoder.core.hidden,
         vocabulary=decoder.core.vocabulary,
-        layers=tuple(decoder.layers),
+        layers=tuple(unbounded(layer, context) for layer in decoder.layers),
         outside=tuple(decoder.outside),
         towers=built,
         extra_heads=tuple(decoder.extra_heads),
@@ -99,6 +100,21 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
         assumptions=tuple(notes),
         warnings=tuple(warnings),
     )
+
+
+def unbounded(layer: Layer, context: int) -> Layer:
+    """Return a layer whose window is never shorter than the context as one with full attention."""
+    attention = layer.attention
+    if attention.kind != "sliding" or attention.window is None or attention.window < context:
+        return layer
+    full = dataclasses.replace(
+        attention,
+        kind="full",
+        kv_values=attention.kv_values + attention.window_values,
+        window_values=0,
+        window=None,
+    )
+    return dataclasses.replace(layer, attention=full)
 
 
 def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
@@ -182,7 +198,9 @@ def _text_family(config: Mapping[str, Any], wrapper: Wrapper, where: str) -> Fam
         return registry.BY_TYPE[stated]
     if name and name in registry.BY_ARCHITECTURE:
         return registry.BY_ARCHITECTURE[name]
-    if wrapper.text_type is not None and (not isinstance(stated, str) or not stated or _is_own(stated, wrapper)):
+    if wrapper.text_type is not None and (
+        not isinstance(stated, str) or not stated or _is_own(stated, wrapper)
+    ):
         return registry.BY_TYPE[wrapper.text_type]
     raise InputError(
         f"{where}: the language model in '{wrapper.text.rstrip('|')}' is a '{shown(stated or name)}', which is "
@@ -215,7 +233,9 @@ def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
         return Fields(flat, outer.where, defaults)
     stated = section.get("model_type")
     kind = stated if isinstance(stated, str) and stated else chosen.wrapper.text_type or ""
-    return Fields(section, f"{outer.where}: {chosen.wrapper.text.rstrip('|')}", class_defaults(kind))
+    return Fields(
+        section, f"{outer.where}: {chosen.wrapper.text.rstrip('|')}", class_defaults(kind)
+    )
 
 
 def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> None:
@@ -227,8 +247,6 @@ def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> None:
     if stated:
         decoder.outside = [m for m in decoder.outside if m.part != "head"]
     else:
-        from melange_sky.models.layers import Matrix
-
         decoder.outside.append(
             Matrix(
                 name="lm_head",
@@ -266,7 +284,9 @@ def _towers(
         built.append(Tower(kind=kind, matrices=matrices))
     for kind, values in wrapper.fixed:
         built.append(towers.fixed(kind, f"{kind}_tower", values))
-        warnings.append(f"the {kind} encoder's size is its makers' figure, not read from the config")
+        warnings.append(
+            f"the {kind} encoder's size is its makers' figure, not read from the config"
+        )
     for key in wrapper.left_out:
         outer.read.add(key)
     outer.read.add(wrapper.text.rstrip("|"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from melange_sky.models.layers import Attention, Matrix, norm
+from melange_sky.models.layers import Attention, Matrix
 
 CONV_VALUE_BYTES = 2
 STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
@@ -70,9 +70,7 @@ def delta_net(sizes: DeltaNet) -> tuple[Attention, tuple[Matrix, ...]]:
     )
     recurrent = sizes.value_heads * sizes.key_dim * sizes.value_dim
     conv = mixed * (sizes.kernel - 1)
-    return _state(
-        conv, recurrent, sizes.state_bytes, sizes.value_heads, sizes.key_heads
-    ), matrices
+    return _state(conv, recurrent, sizes.state_bytes, sizes.value_heads, sizes.key_heads), matrices
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

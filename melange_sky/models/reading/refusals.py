@@ -6,26 +6,150 @@ from collections.abc import Mapping
 from typing import Any
 
 ENCODERS = frozenset(
-    "albert bert camembert convbert data2vec-text deberta deberta-v2 distilbert electra ernie esm eurobert "
-    "flaubert funnel gte ibert layoutlm layoutlmv2 layoutlmv3 longformer luke megatron-bert mobilebert "
-    "modernbert mpnet mpt_encoder nomic_bert nystromformer rembert roberta roformer splinter squeezebert "
-    "xlm xlm-roberta xlm-roberta-xl xlnet big_bird new jina_embeddings_v3 embedding_gemma2 t5encoder".split()
+    [
+        "albert",
+        "bert",
+        "camembert",
+        "convbert",
+        "data2vec-text",
+        "deberta",
+        "deberta-v2",
+        "distilbert",
+        "electra",
+        "ernie",
+        "esm",
+        "eurobert",
+        "flaubert",
+        "funnel",
+        "gte",
+        "ibert",
+        "layoutlm",
+        "layoutlmv2",
+        "layoutlmv3",
+        "longformer",
+        "luke",
+        "megatron-bert",
+        "mobilebert",
+        "modernbert",
+        "mpnet",
+        "mpt_encoder",
+        "nomic_bert",
+        "nystromformer",
+        "rembert",
+        "roberta",
+        "roformer",
+        "splinter",
+        "squeezebert",
+        "xlm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xlnet",
+        "big_bird",
+        "new",
+        "jina_embeddings_v3",
+        "embedding_gemma2",
+        "t5encoder",
+    ]
 )
 SEQ_TO_SEQ = frozenset(
-    "bart barthez bartpho bigbird_pegasus blenderbot blenderbot-small encoder-decoder fsmt led longt5 m2m_100 "
-    "marian mbart mt5 mvp nllb-moe pegasus pegasus_x plbart prophetnet switch_transformers t5 t5gemma t5gemma2 "
-    "udop umt5 florence2 mllama vision-encoder-decoder".split()
+    [
+        "bart",
+        "barthez",
+        "bartpho",
+        "bigbird_pegasus",
+        "blenderbot",
+        "blenderbot-small",
+        "encoder-decoder",
+        "fsmt",
+        "led",
+        "longt5",
+        "m2m_100",
+        "marian",
+        "mbart",
+        "mt5",
+        "mvp",
+        "nllb-moe",
+        "pegasus",
+        "pegasus_x",
+        "plbart",
+        "prophetnet",
+        "switch_transformers",
+        "t5",
+        "t5gemma",
+        "t5gemma2",
+        "udop",
+        "umt5",
+        "florence2",
+        "mllama",
+        "vision-encoder-decoder",
+    ]
 )
 SPEECH = frozenset(
-    "whisper wav2vec2 wav2vec2-bert hubert wavlm speecht5 speech_to_text moonshine qwen2_audio voxtral "
-    "voxtral_realtime granite_speech ultravox qwen3_asr cohere_asr parakeet glmasr seamless_m4t musicgen bark csm dia "
-    "encodec mimi moshi vits kyutai_speech_to_text audioflamingo3 fun_asr_nano".split()
+    [
+        "whisper",
+        "wav2vec2",
+        "wav2vec2-bert",
+        "hubert",
+        "wavlm",
+        "speecht5",
+        "speech_to_text",
+        "moonshine",
+        "qwen2_audio",
+        "voxtral",
+        "voxtral_realtime",
+        "granite_speech",
+        "ultravox",
+        "qwen3_asr",
+        "cohere_asr",
+        "parakeet",
+        "glmasr",
+        "seamless_m4t",
+        "musicgen",
+        "bark",
+        "csm",
+        "dia",
+        "encodec",
+        "mimi",
+        "moshi",
+        "vits",
+        "kyutai_speech_to_text",
+        "audioflamingo3",
+        "fun_asr_nano",
+    ]
 )
 VISION = frozenset(
-    "vit clip clip_vision_model siglip siglip2 siglip_vision_model dinov2 dinov3_vit beit deit swin swinv2 convnext resnet "
-    "detr sam sam2 sam3 segformer owlvit owlv2 yolos depth_anything grounding-dino rt_detr pixtral_vision".split()
+    [
+        "vit",
+        "clip",
+        "clip_vision_model",
+        "siglip",
+        "siglip2",
+        "siglip_vision_model",
+        "dinov2",
+        "dinov3_vit",
+        "beit",
+        "deit",
+        "swin",
+        "swinv2",
+        "convnext",
+        "resnet",
+        "detr",
+        "sam",
+        "sam2",
+        "sam3",
+        "segformer",
+        "owlvit",
+        "owlv2",
+        "yolos",
+        "depth_anything",
+        "grounding-dino",
+        "rt_detr",
+        "pixtral_vision",
+    ]
 )
-STATES = frozenset("mamba mamba2 falcon_mamba rwkv rwkv7 xlstm recurrent_gemma zamba".split())
+STATES = frozenset(
+    ["mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv7", "xlstm", "recurrent_gemma", "zamba"]
+)
 DRAFTS = ("eagle", "mtp", "dspark", "dflash", "medusa", "mlp_speculator", "speculator", "assistant")
 _SUFFIXES = (
     ("ForSequenceClassification", "classifier"),
@@ -46,7 +170,14 @@ _SUFFIXES = (
     ("UNet2DConditionModel", "diffusion model"),
 )
 _DIFFUSION = ("diffusion", "llada", "dream", "unet", "flux", "bagel", "pixart")
-_GONE_BACKBONES = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model", "Gemma2Model", "Gemma3TextModel")
+_GONE_BACKBONES = (
+    "LlamaModel",
+    "MistralModel",
+    "Qwen2Model",
+    "Qwen3Model",
+    "Gemma2Model",
+    "Gemma3TextModel",
+)
 
 
 def what_it_is(config: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import dataclasses
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import MOST_LAYERS, Fields, shown
-from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Layer
+from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Layer, Matrix
 from melange_sky.models.reading.decoder import (
     Decoder,
     norms_of,
@@ -45,7 +45,8 @@ def read_single_mixer(fields: Fields, family: Family) -> Decoder:
         )
     kinds = kinds[:stated]
     core = read_core(
-        Fields({**fields.raw, "num_hidden_layers": len(kinds)}, fields.where, fields.defaults), family
+        Fields({**fields.raw, "num_hidden_layers": len(kinds)}, fields.where, fields.defaults),
+        family,
     )
     fields.read.update(("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
     fields.read.update(("vocab_size", "attention_head_dim"))
@@ -102,10 +103,8 @@ def _layer(kind: str, fields: Fields, family: Family, core: Core) -> Layer:
     return Layer(attention=NO_ATTENTION, feed_forward=fed, matrices=(*matrices, *norms))
 
 
-def _renamed(matrices, old: str, new: str):  # type: ignore[no-untyped-def]
-    return tuple(
-        dataclasses.replace(m, name=f"{new}{m.name.removeprefix(old)}") for m in matrices
-    )
+def _renamed(matrices: tuple[Matrix, ...], old: str, new: str) -> tuple[Matrix, ...]:
+    return tuple(dataclasses.replace(m, name=f"{new}{m.name.removeprefix(old)}") for m in matrices)
 
 
 def read_parallel_mixers(fields: Fields, family: Family) -> Decoder:

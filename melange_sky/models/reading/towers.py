@@ -253,7 +253,9 @@ def llama4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         *vit(sizes, "vision_model"),
         projection("vision_model.vision_adapter.fc1", inner, width, False),
         projection("vision_model.vision_adapter.fc2", outputs, inner, False),
-        projection("multi_modal_projector.linear_1", text, vision.whole("vision_output_dim"), False),
+        projection(
+            "multi_modal_projector.linear_1", text, vision.whole("vision_output_dim"), False
+        ),
     )
 
 
@@ -300,7 +302,9 @@ def lfm2_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     return (
         *clip_or_siglip(vision, outer, text),
         *((projector_norm("multi_modal_projector", 2 * merged),) if normed else ()),
-        *two_layers("multi_modal_projector", merged, inner, text, outer.flag("projector_bias", True)),
+        *two_layers(
+            "multi_modal_projector", merged, inner, text, outer.flag("projector_bias", True)
+        ),
     )
 
 

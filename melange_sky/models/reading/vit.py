@@ -72,7 +72,11 @@ def vit(sizes: Vit, name: str) -> tuple[Matrix, ...]:
     in_layer = sizes.norms * sizes.norm_values * hidden + sizes.layer_extra
     matrices.append(
         Matrix(
-            name=f"{name}.layers.0.norms", part="tower", inputs=in_layer, copies=layers, linear=False
+            name=f"{name}.layers.0.norms",
+            part="tower",
+            inputs=in_layer,
+            copies=layers,
+            linear=False,
         )
     )
     outside = sizes.positions * hidden + sizes.beside

@@ -136,7 +136,9 @@ def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
         if stated is not None or traits.shared_width in fields.raw:
             shared = fields.get("n_shared_experts")
             fields.read.add(traits.shared_width)
-            many = shared if isinstance(shared, int) and traits.shared_width.startswith("moe_") else 1
+            many = (
+                shared if isinstance(shared, int) and traits.shared_width.startswith("moe_") else 1
+            )
             return (stated or 0) * max(1, int(many))
     if traits.always_shared:
         return width
@@ -145,4 +147,8 @@ def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
         value = max(fields.wholes("n_shared_experts") or [0])
     if value is None or value == 0:
         return 0
-    return width * (value if isinstance(value, int) and not isinstance(value, bool) else fields.whole("n_shared_experts"))
+    return width * (
+        value
+        if isinstance(value, int) and not isinstance(value, bool)
+        else fields.whole("n_shared_experts")
+    )

@@ -61,9 +61,7 @@ INT4_AWQ = WeightFormat(name="int4", bits=4, group=128)
 
 def fp8_block(rows: int, columns: int) -> WeightFormat:
     """Return 8-bit floats with a 32-bit scale for each block of rows × columns."""
-    return WeightFormat(
-        name="fp8", bits=8, group=columns, block=rows, scale_bits=32, float8=True
-    )
+    return WeightFormat(name="fp8", bits=8, group=columns, block=rows, scale_bits=32, float8=True)
 
 
 def integers(bits: float, group: int | None, zero_point: bool, order: bool = False) -> WeightFormat:

@@ -54,7 +54,9 @@ def spellings(name: str) -> tuple[str, ...]:
         for group in _MODULES:
             if parts[2] in group:
                 names += [
-                    ".".join((*parts[:2], other, *parts[3:])) for other in group if other != parts[2]
+                    ".".join((*parts[:2], other, *parts[3:]))
+                    for other in group
+                    if other != parts[2]
                 ]
     last = _OTHER_NAMES.get(parts[-1])
     if last is not None:
@@ -136,7 +138,9 @@ def _expression(text: str) -> Test | None:
     compiled = None if _is_costly(text) else _compiled(text)
     if compiled is None:
         return None
-    return lambda name: any(compiled.match(prefix + name) for prefix in ("", "model.", "language_model.model."))
+    return lambda name: any(
+        compiled.match(prefix + name) for prefix in ("", "model.", "language_model.model.")
+    )
 
 
 @lru_cache(maxsize=4096)

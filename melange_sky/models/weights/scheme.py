@@ -73,9 +73,11 @@ def weight_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
     for name, matrix in model.all_matrices():
         chosen = scheme.format_of(name, matrix)
         known[(name, id(matrix))] = chosen
-        size = scheme.bytes_of(name, matrix) if chosen is not None else (
-            matrix.weights + matrix.copies * matrix.extra
-        ) * scheme.value_bytes
+        size = (
+            scheme.bytes_of(name, matrix)
+            if chosen is not None
+            else (matrix.weights + matrix.copies * matrix.extra) * scheme.value_bytes
+        )
         label = scheme.dtype if chosen is None else chosen.name
         by_format[label] = by_format.get(label, 0.0) + size
         if matrix.part == "experts" and not name.startswith("mtp."):

@@ -65,9 +65,7 @@ def _plain(dtype: str) -> Scheme:
     return Scheme(dtype=dtype, value_bytes=VALUE_BYTES[dtype])
 
 
-def _section(
-    config: Section, side_file: Section | None, where: str
-) -> tuple[str, Section] | None:
+def _section(config: Section, side_file: Section | None, where: str) -> tuple[str, Section] | None:
     """Return the section that vLLM would take, and its name."""
     places: list[tuple[str, object]] = [
         (key, config.get(key)) for key in ("quantization_config", "compression_config")
@@ -112,9 +110,7 @@ def _ignored(fields: Fields, *, contains: bool = False) -> Names:
 
 def _scheme(fields: Fields, method: str, dtype: str, **more: Any) -> Scheme:
     value_bytes = VALUE_BYTES["bfloat16" if dtype in ("float32", "float") else dtype]
-    return Scheme(
-        method=method, dtype=dtype, value_bytes=value_bytes, section=fields.where, **more
-    )
+    return Scheme(method=method, dtype=dtype, value_bytes=value_bytes, section=fields.where, **more)
 
 
 def _fp8(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
@@ -312,8 +308,12 @@ def _gptq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
             elif isinstance(entry, Mapping):
                 own = Fields(entry, f"{fields.where}: {key}")
                 own_bits = _bits(own, "bits", default=bits)
-                chosen = None if own_bits >= 16 else formats.integers(
-                    own_bits, _group(own, "group_size", default=group), True, order=True
+                chosen = (
+                    None
+                    if own_bits >= 16
+                    else formats.integers(
+                        own_bits, _group(own, "group_size", default=group), True, order=True
+                    )
                 )
                 rules.append((Names([prefix + text.removeprefix("+:")]), chosen))
     parts = DECODER_PARTS | {"head"} if fields.flag("lm_head") else DECODER_PARTS
@@ -342,9 +342,7 @@ def _bitsandbytes(fields: Fields, config: Section, method: str, dtype: str) -> S
 
 def _mxfp4(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
     """GPT-OSS: the experts alone are kept in 4 bits."""
-    return _scheme(
-        fields, method, dtype, default=formats.MXFP4, parts=frozenset({"experts"})
-    )
+    return _scheme(fields, method, dtype, default=formats.MXFP4, parts=frozenset({"experts"}))
 
 
 def _quark(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:

@@ -30,9 +30,7 @@ def split_units(model: LayerList, scheme: Scheme) -> tuple[tuple[int, int], ...]
     return tuple(units)
 
 
-def _units_of(
-    name: str, matrix: Matrix, scheme: Scheme, kv_heads: int
-) -> list[tuple[int, int]]:
+def _units_of(name: str, matrix: Matrix, scheme: Scheme, kv_heads: int) -> list[tuple[int, int]]:
     last = matrix.name.rpartition(".")[2]
     if matrix.part not in ("attention", "mlp", "experts", "shared_experts"):
         return []
