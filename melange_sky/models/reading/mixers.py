@@ -187,7 +187,9 @@ def _latent(fields: Fields, family: Family, core: Core, number: int) -> Mixed:
         latent=fields.whole("kv_lora_rank"),
         rope=fields.whole("qk_rope_head_dim"),
         nope=fields.whole("qk_nope_head_dim"),
-        value=fields.whole("v_head_dim", core.hidden // core.heads if family.types[0] == "minicpm3" else None),
+        value=fields.whole(
+            "v_head_dim", core.hidden // core.heads if family.types[0] == "minicpm3" else None
+        ),
         query_rank=fields.maybe("q_lora_rank"),
         bias=fields.flag("attention_bias"),
         gate="width" if fields.flag("mla_use_output_gate") else family.gate,

@@ -134,6 +134,10 @@ def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
             architecture=name or wrapper.architectures[0],
             model_type=model_type,
         )
+    if name not in registry.BY_ARCHITECTURE or config.get("is_encoder_decoder") is True:
+        kind = what_it_is(config)
+        if kind is not None:
+            raise InputError(f"{where}: this is {kind}")
     family = registry.BY_ARCHITECTURE.get(name)
     by_type = registry.BY_TYPE.get(model_type)
     if family is not None and by_type is not None and name in by_type.architectures:
@@ -141,7 +145,7 @@ def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
     if family is None and not name:
         family = by_type or (registry.BY_TYPE["llama"] if not model_type else None)
     if family is None:
-        raise InputError(f"{where}: {_unknown(config, name, model_type)}")
+        raise InputError(f"{where}: {_unknown(name, model_type)}")
     if family.reader == "decoder" and by_type is not None and by_type is not family and not name:
         family = by_type
     return _Chosen(
@@ -161,10 +165,7 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
     return names[0]
 
 
-def _unknown(config: Mapping[str, Any], name: str, model_type: str) -> str:
-    kind = what_it_is(config)
-    if kind is not None:
-        return f"this is {kind}"
+def _unknown(name: str, model_type: str) -> str:
     told = f"architecture '{shown(name, 60)}'" if name else f"model type '{shown(model_type, 60)}'"
     return f"{told} is not among the models that are read, so that it cannot be sized"
 

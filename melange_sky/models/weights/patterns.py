@@ -86,10 +86,10 @@ class Names:
             return
         core = bare(pattern)
         if any(letter in core for letter in "*?["):
-            compiled = _compiled(fnmatch.translate(core))
-            if compiled is None:
-                return
-            self._place(core, _matches(compiled))
+            for glob in (core, f"{core}.*"):  # a module, or whatever it holds
+                compiled = _compiled(fnmatch.translate(glob))
+                if compiled is not None:
+                    self._place(core, _matches(compiled))
         else:
             self._exact.add(core)
             if contains:
