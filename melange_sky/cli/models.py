@@ -33,7 +33,7 @@ def show(model: str, output_format: str, offline: bool) -> None:
     A shipped model or a file needs no network; another id is fetched from the Hub once and kept.
     """
     from melange_sky.models import read_model
-    from melange_sky.report.models import model_document, model_text
+    from melange_sky.models.document import model_document, model_text
 
     read = read_model(_checkpoint(model, is_offline(offline)))
     if output_format == "json":
@@ -74,8 +74,8 @@ def pull(model: str, offline: bool) -> None:
     from melange_sky.hub.models import pull as pull_model
     from melange_sky.hub.reference import parse_reference
     from melange_sky.models import read_model
+    from melange_sky.models.document import model_text
     from melange_sky.profiles.home import home_dir
-    from melange_sky.report.models import model_text
 
     reference = parse_reference(model)
     kept = pull_model(reference, home_dir(), offline=is_offline(offline))

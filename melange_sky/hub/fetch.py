@@ -8,6 +8,7 @@ Nothing of a repository is ever executed.
 from __future__ import annotations
 
 import json
+import os
 import struct
 import time
 from dataclasses import dataclass, field
@@ -53,10 +54,14 @@ class _Fetcher:
         from huggingface_hub.utils._headers import build_hf_headers
 
         repo = self.reference.repo
-        url = hf_hub_url(repo, name, revision=self.commit or self.reference.revision)
+        endpoint = os.environ.get("HF_ENDPOINT") or None
+        revision = self.commit or self.reference.revision
+        url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
         token = get_token()
         try:
-            metadata = get_hf_file_metadata(url, token=token, timeout=self._left())
+            metadata = get_hf_file_metadata(
+                url, token=token, timeout=self._left(), endpoint=endpoint
+            )
         except EntryNotFoundError:
             if optional:
                 return None

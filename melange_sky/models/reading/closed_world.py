@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 from melange_sky.models.fields import Fields, shown
 
-_STRUCTURE = re.compile(
+_STRUCTURE = (
     r"layer|head|expert|moe|hidden|intermediate|width|inner|rank|lora|block|pattern|mamba|ssm|conv|state|"
     r"latent|shared|share|ffn|mlp|attn|attention|kv|cla|window|sliding|chunk|sparse|index|mtp|nextn|memory|altup|"
     r"adapter|ngram|engram|embed|vocab|recurr|linear|compress|loop|stack|residual|hc_|depth|group"
 )
 
-HARMLESS = re.compile(
+_HARMLESS = (
     r"^_|token|_id$|_ids$|_eps$|_epsilon$|dropout|pdrop|drop_|init|rope|rotary|theta|activation|hidden_act|"
     r"_act_fn|act_fn|softcap|_scale$|scaling|multiplier|_factor$|scalar|norm_topk|topk_|scoring|router_(aux|z|jitter|"
     r"dtype|logit|softcap)|aux_loss|z_loss|jitter|use_cache|use_return|output_(attentions|hidden|router|scores)|"
@@ -38,6 +38,11 @@ HARMLESS = re.compile(
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
 
 
+def is_harmless(name: str) -> bool:
+    """Return whether a field of this name changes no size."""
+    return re.search(_HARMLESS, name.lower()) is not None
+
+
 def unread(fields: Fields, passed: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Return (fields that may change the structure, other unknown fields) that nothing has read.
 
@@ -47,11 +52,11 @@ def unread(fields: Fields, passed: Iterable[str] = ()) -> tuple[list[str], list[
     allowed = {*fields.read, *passed}
     for key, value in fields.raw.items():
         name = str(key)
-        if name in allowed or _is_idle(value) or HARMLESS.search(name.lower()):
+        if name in allowed or _is_idle(value) or is_harmless(name):
             continue
         if isinstance(value, (str, float)):
             other.append(shown(name))
-        elif _STRUCTURE.search(name.lower()):
+        elif re.search(_STRUCTURE, name.lower()):
             structural.append(shown(name))
         else:
             other.append(shown(name))

@@ -38,14 +38,34 @@ def read_decoder(fields: Fields, family: Family) -> Decoder:
     sparse = sparse_layers(fields, core.layers) if count else [False] * core.layers
     if count and family.experts is not None:  # a width that no layer has is no unread structure
         fields.read.update((family.experts.dense_width, family.experts.dense_first or ""))
-    layers = [
-        read_layer(kinds[i], (sparse[i] and count) or 0, fields, family, core, i)
-        for i in range(core.layers)
-    ]
+    layers: list[Layer] = []
+    alike: dict[tuple[Mixer, bool], Layer] = {}
+    single = _differ_one_by_one(fields)
+    for i, kind in enumerate(kinds):
+        layer = None if single else alike.get((kind, sparse[i]))
+        if layer is None:
+            layer = read_layer(kind, count if sparse[i] else 0, fields, family, core, i)
+            alike[(kind, sparse[i])] = layer
+        layers.append(layer)
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
     decoder.tied = fields.flag("tie_word_embeddings")
     decoder.extra_heads = read_extra_heads(fields, family, core, layers)
     return decoder
+
+
+_ONE_BY_ONE = (
+    "num_attention_heads_per_layer",
+    "indexer_types",
+    "index_topk",
+    "index_topk_pattern",
+    "sparse_attention_config",
+)
+
+
+def _differ_one_by_one(fields: Fields) -> bool:
+    """Return whether layers of one kind may still differ, by a list with an entry for each."""
+    listed = isinstance(fields.raw.get("intermediate_size"), list)
+    return listed or any(fields.raw.get(key) is not None for key in _ONE_BY_ONE)
 
 
 def read_layer(

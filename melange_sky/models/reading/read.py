@@ -12,7 +12,7 @@ from typing import Any
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import Layer, LayerList, Matrix, Tower
-from melange_sky.models.reading import registry, towers, wrappers
+from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.decoder import Decoder
@@ -72,7 +72,7 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     chosen = _choose(config, where)
     outer = _within(config, chosen.wrapper, where)
     text = _text_fields(outer, chosen, where)
-    decoder = registry.READERS[chosen.family.reader](text, chosen.family)
+    decoder = registry.reader_of(chosen.family)(text, chosen.family)
     if chosen.wrapper is not None and "tie_word_embeddings" not in text.raw:
         _tie_as_outside(decoder, outer, text)
     context, assumed = context_tokens(text, outer.raw)
@@ -264,16 +264,18 @@ def _towers(
 ) -> tuple[tuple[Tower, ...], list[str]]:
     if wrapper is None:
         return (), []
+    from melange_sky.models.reading import towers
+
     built, warnings = [], []
-    for kind, key, reader in (
+    for kind, key, name in (
         ("vision", wrapper.vision_section, wrapper.vision),
         ("audio", "audio_config", wrapper.audio),
     ):
         section = outer.raw.get(key)
         outer.read.add(key)
-        if reader is not None and section is None and kind == "vision":
+        if name is not None and section is None and kind == "vision":
             warnings.append(f"no '{key}': only the language model is counted")
-        if reader is None or section is None:
+        if name is None or section is None:
             continue
         if not isinstance(section, Mapping):
             raise InputError(f"{outer.where}: '{key}' must be a mapping")
@@ -281,6 +283,7 @@ def _towers(
         type_name = stated if isinstance(stated, str) else ""
         defaults = class_defaults(type_name) or class_defaults(_section_type(wrapper, kind))
         fields = Fields(section, f"{outer.where}: {key}", defaults)
+        reader: towers.Reader = getattr(towers, name)
         matrices = reader(fields, outer, hidden)
         built.append(Tower(kind=kind, matrices=matrices))
     for kind, values in wrapper.fixed:

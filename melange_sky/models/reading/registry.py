@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from melange_sky.models.fields import Fields
-from melange_sky.models.reading.blocks import read_longcat, read_nas_blocks, read_zamba2
-from melange_sky.models.reading.compressed import read_deepseek_v4
-from melange_sky.models.reading.decoder import Decoder, read_decoder
+from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.families_dense import DENSE
 from melange_sky.models.reading.families_experts import EXPERTS
 from melange_sky.models.reading.families_hybrid import HYBRID
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.gemma import read_gemma3n, read_gemma4
-from melange_sky.models.reading.single_mixer import read_parallel_mixers, read_single_mixer
 
 FAMILIES: tuple[Family, ...] = (*DENSE, *EXPERTS, *HYBRID)
 
@@ -22,14 +19,24 @@ BY_ARCHITECTURE: dict[str, Family] = {
     name: family for family in FAMILIES for name in family.architectures
 }
 
-READERS: dict[str, Callable[[Fields, Family], Decoder]] = {
-    "decoder": read_decoder,
-    "single_mixer": read_single_mixer,
-    "nas_blocks": read_nas_blocks,
-    "parallel_mixers": read_parallel_mixers,
-    "gemma3n": read_gemma3n,
-    "gemma4": read_gemma4,
-    "deepseek_v4": read_deepseek_v4,
-    "longcat": read_longcat,
-    "zamba2": read_zamba2,
+READERS: dict[str, str] = {
+    "decoder": "decoder:read_decoder",
+    "single_mixer": "single_mixer:read_single_mixer",
+    "nas_blocks": "blocks:read_nas_blocks",
+    "parallel_mixers": "single_mixer:read_parallel_mixers",
+    "gemma3n": "gemma:read_gemma3n",
+    "gemma4": "gemma:read_gemma4",
+    "deepseek_v4": "compressed:read_deepseek_v4",
+    "longcat": "blocks:read_longcat",
+    "zamba2": "blocks:read_zamba2",
 }
+"""Reader → where it is: each is imported when a config needs it."""
+
+
+def reader_of(family: Family) -> Callable[[Fields, Family], Decoder]:
+    """Return the function that reads configs of a family."""
+    module, _, name = READERS[family.reader].partition(":")
+    reader: Callable[[Fields, Family], Decoder] = getattr(
+        import_module(f"melange_sky.models.reading.{module}"), name
+    )
+    return reader

@@ -14,7 +14,8 @@ from melange_sky.models.reading.decoder import (
     read_outside,
 )
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.mixers import Core, mix, read_core, read_mamba2
+from melange_sky.models.reading.mixers import Core, mix, read_core
+from melange_sky.models.reading.states import read_mamba2
 from melange_sky.models.reading.widths import expert_count, read_dense, read_experts
 
 _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from melange_sky.models.reading import towers
-from melange_sky.models.reading.towers import Reader
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wrapper:
@@ -21,9 +18,9 @@ class Wrapper:
     architectures: tuple[str, ...]
     text: str = "text_config"
     within: str | None = None
-    vision: Reader | None = None
+    vision: str | None = None
     vision_section: str = "vision_config"
-    audio: Reader | None = None
+    audio: str | None = None
     text_type: str | None = None
     left_out: tuple[str, ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
@@ -33,7 +30,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
     Wrapper(
         types=("gemma3",),
         architectures=("Gemma3ForConditionalGeneration",),
-        vision=towers.gemma3,
+        vision="gemma3",
         text_type="gemma3_text",
     ),
     Wrapper(
@@ -46,19 +43,19 @@ WRAPPERS: tuple[Wrapper, ...] = (
     Wrapper(
         types=("gemma4", "gemma4_unified"),
         architectures=("Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"),
-        vision=towers.gemma4,
+        vision="gemma4",
         text_type="gemma4_text",
     ),
     Wrapper(
         types=("paligemma",),
         architectures=("PaliGemmaForConditionalGeneration",),
-        vision=towers.paligemma,
+        vision="paligemma",
         text_type="gemma",
     ),
     Wrapper(
         types=("llava", "vipllava"),
         architectures=("LlavaForConditionalGeneration",),
-        vision=towers.llava,
+        vision="llava",
         text_type="llama",
     ),
     Wrapper(
@@ -68,59 +65,59 @@ WRAPPERS: tuple[Wrapper, ...] = (
             "LlavaNextVideoForConditionalGeneration",
             "LlavaOnevisionForConditionalGeneration",
         ),
-        vision=towers.llava,
+        vision="llava",
         text_type="llama",
     ),
     Wrapper(
         types=("mistral3",),
         architectures=("Mistral3ForConditionalGeneration",),
-        vision=towers.mistral3,
+        vision="mistral3",
         text_type="mistral",
     ),
     Wrapper(
         types=("qwen2_vl",),
         architectures=("Qwen2VLForConditionalGeneration",),
         text="text_config|",
-        vision=towers.qwen2_vl,
+        vision="qwen2_vl",
         text_type="qwen2_vl_text",
     ),
     Wrapper(
         types=("qwen2_5_vl",),
         architectures=("Qwen2_5_VLForConditionalGeneration",),
         text="text_config|",
-        vision=towers.qwen2_5_vl,
+        vision="qwen2_5_vl",
         text_type="qwen2_5_vl_text",
     ),
     Wrapper(
         types=("qwen3_vl",),
         architectures=("Qwen3VLForConditionalGeneration",),
-        vision=towers.qwen3_vl,
+        vision="qwen3_vl",
         text_type="qwen3_vl_text",
     ),
     Wrapper(
         types=("qwen3_vl_moe",),
         architectures=("Qwen3VLMoeForConditionalGeneration",),
-        vision=towers.qwen3_vl,
+        vision="qwen3_vl",
         text_type="qwen3_vl_moe_text",
     ),
     Wrapper(
         types=("qwen3_5",),
         architectures=("Qwen3_5ForConditionalGeneration",),
-        vision=towers.qwen3_vl,
+        vision="qwen3_vl",
         text_type="qwen3_5_text",
     ),
     Wrapper(
         types=("qwen3_5_moe",),
         architectures=("Qwen3_5MoeForConditionalGeneration",),
-        vision=towers.qwen3_vl,
+        vision="qwen3_vl",
         text_type="qwen3_5_moe_text",
     ),
     Wrapper(
         types=("qwen2_5_omni",),
         architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
         within="thinker_config",
-        vision=towers.qwen2_5_vl,
-        audio=towers.whisper_encoder,
+        vision="qwen2_5_vl",
+        audio="whisper_encoder",
         text_type="qwen2",
         left_out=("talker_config", "token2wav_config"),
     ),
@@ -128,107 +125,107 @@ WRAPPERS: tuple[Wrapper, ...] = (
         types=("qwen3_omni_moe",),
         architectures=("Qwen3OmniMoeForConditionalGeneration",),
         within="thinker_config",
-        vision=towers.qwen3_vl,
-        audio=towers.omni_audio,
+        vision="qwen3_vl",
+        audio="omni_audio",
         text_type="qwen3_omni_moe_text",
         left_out=("talker_config", "code2wav_config"),
     ),
     Wrapper(
         types=("llama4",),
         architectures=("Llama4ForConditionalGeneration",),
-        vision=towers.llama4,
+        vision="llama4",
         text_type="llama4_text",
     ),
     Wrapper(
         types=("glm4v", "glm46v"),
         architectures=("Glm4vForConditionalGeneration", "Glm46VForConditionalGeneration"),
-        vision=towers.glm4v,
+        vision="glm4v",
         text_type="glm4v_text",
     ),
     Wrapper(
         types=("glm4v_moe",),
         architectures=("Glm4vMoeForConditionalGeneration",),
-        vision=towers.glm4v,
+        vision="glm4v",
         text_type="glm4v_moe_text",
     ),
     Wrapper(
         types=("glm_ocr",),
         architectures=("GlmOcrForConditionalGeneration",),
-        vision=towers.glm4v,
+        vision="glm4v",
         text_type="glm_ocr_text",
     ),
     Wrapper(
         types=("internvl",),
         architectures=("InternVLForConditionalGeneration", "InternS1ForConditionalGeneration"),
-        vision=towers.internvl,
+        vision="internvl",
         text_type="qwen2",
     ),
     Wrapper(
         types=("internvl_chat",),
         architectures=("InternVLChatModel",),
         text="llm_config",
-        vision=towers.internvl,
+        vision="internvl",
     ),
     Wrapper(
         types=("idefics3", "smolvlm"),
         architectures=("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
-        vision=towers.idefics3,
+        vision="idefics3",
         text_type="llama",
     ),
     Wrapper(
         types=("lfm2_vl", "lfm2-vl"),
         architectures=("Lfm2VlForConditionalGeneration",),
-        vision=towers.lfm2_vl,
+        vision="lfm2_vl",
         text_type="lfm2",
     ),
     Wrapper(
         types=("cohere2_vision",),
         architectures=("Cohere2VisionForConditionalGeneration",),
-        vision=towers.cohere2_vision,
+        vision="cohere2_vision",
         text_type="cohere2",
     ),
     Wrapper(
         types=("exaone4_5",),
         architectures=("Exaone4_5_ForConditionalGeneration",),
-        vision=towers.qwen2_5_vl,
+        vision="qwen2_5_vl",
         text_type="exaone4",
     ),
     Wrapper(
         types=("kimi_k25",),
         architectures=("KimiK25ForConditionalGeneration",),
-        vision=towers.moonvit,
+        vision="moonvit",
         text_type="deepseek_v3",
     ),
     Wrapper(
         types=("kimi_vl",),
         architectures=("KimiVLForConditionalGeneration",),
-        vision=towers.moonvit,
+        vision="moonvit",
         text_type="deepseek_v3",
     ),
     Wrapper(
         types=("kimi_k3",),
         architectures=("KimiK3ForConditionalGeneration",),
-        vision=towers.moonvit,
+        vision="moonvit",
         text_type="kimi_linear",
     ),
     Wrapper(
         types=("minimax_m3_vl",),
         architectures=("MiniMaxM3SparseForConditionalGeneration",),
-        vision=towers.minimax_m3,
+        vision="minimax_m3",
         text_type="minimax_m3_vl_text",
     ),
     Wrapper(
         types=("step3p7",),
         architectures=("Step3p7ForConditionalGeneration", "Step3p7FlashForCausalLM"),
         text="text_config|",
-        vision=towers.step,
+        vision="step",
         text_type="step3p5",
     ),
     Wrapper(
         types=("paddleocr_vl",),
         architectures=("PaddleOCRVLForConditionalGeneration",),
         text="text_config|",
-        vision=towers.paddle_ocr,
+        vision="paddle_ocr",
         text_type="ernie4_5",
     ),
 )

@@ -46,14 +46,6 @@ class Scheme:
             return None
         return self.by_part.get(matrix.part, self.default)
 
-    def bytes_of(self, name: str, matrix: Matrix) -> float:
-        """Return the bytes of one weight with what stands beside it."""
-        chosen = self.format_of(name, matrix)
-        beside = matrix.copies * matrix.extra * self.value_bytes
-        if chosen is None:
-            return matrix.weights * self.value_bytes + beside
-        return chosen.matrix_bytes(matrix) + beside
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSizes:
@@ -67,23 +59,19 @@ class WeightSizes:
 
 def weight_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
     """Return the bytes of every module in its format, added up."""
+    if not scheme.method:
+        return _plain_sizes(model, scheme)
     by_format: dict[str, float] = {}
     experts = extra = 0.0
-    known: dict[tuple[str, int], WeightFormat | None] = {}
     for name, matrix in model.all_matrices():
         chosen = scheme.format_of(name, matrix)
-        known[(name, id(matrix))] = chosen
-        size = (
-            scheme.bytes_of(name, matrix)
-            if chosen is not None
-            else (matrix.weights + matrix.copies * matrix.extra) * scheme.value_bytes
-        )
+        size = _size(chosen, matrix, scheme.value_bytes)
         label = scheme.dtype if chosen is None else chosen.name
         by_format[label] = by_format.get(label, 0.0) + size
-        if matrix.part == "experts" and not name.startswith("mtp."):
-            experts += size
         if name.startswith("mtp."):
             extra += size
+        elif matrix.part == "experts":
+            experts += size
     total = sum(by_format.values())
     return WeightSizes(
         file_bytes=total,
@@ -91,3 +79,21 @@ def weight_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
         expert_bytes=experts,
         by_format=by_format,
     )
+
+
+def _plain_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
+    total = model.parameters * scheme.value_bytes
+    return WeightSizes(
+        file_bytes=total,
+        resident_bytes=model.resident_parameters * scheme.value_bytes,
+        expert_bytes=model.expert_parameters * scheme.value_bytes,
+        by_format={scheme.dtype: total},
+    )
+
+
+def _size(chosen: WeightFormat | None, matrix: Matrix, value_bytes: float) -> float:
+    """Return the bytes of one weight with what stands beside it."""
+    beside = matrix.copies * matrix.extra * value_bytes
+    if chosen is None:
+        return matrix.weights * value_bytes + beside
+    return chosen.matrix_bytes(matrix) + beside

@@ -18,7 +18,11 @@ _COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 def split_units(model: LayerList, scheme: Scheme) -> tuple[tuple[int, int], ...]:
     """Return (size, unit) pairs: each GPU must get a whole number of units of every size."""
     units: dict[tuple[int, int], None] = {}
+    done: set[int] = set()
     for number, layer in enumerate(model.layers):
+        if not scheme.method and id(layer) in done:
+            continue
+        done.add(id(layer))
         if layer.attention.kind == "linear" and layer.attention.heads:
             units[(layer.attention.heads, 1)] = None
             if layer.attention.kv_heads:

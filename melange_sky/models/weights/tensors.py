@@ -36,28 +36,25 @@ DTYPE_BYTES = {
 }
 """Bytes of a value by the dtype words of safetensors headers."""
 
-_PARTS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (part, re.compile(pattern))
-    for part, pattern in (
-        ("extra_heads", r"(^|\.)mtp\.|nextn|shared_head"),
-        (
-            "vision",
-            r"(^|\.)(visual|vision_tower|vision_model|vision_encoder)\.|embed_vision|mm_projector|multi_modal",
-        ),
-        ("audio", r"(^|\.)(audio_tower|audio_model)\."),
-        ("embedding", r"embed_tokens|(^|\.)(wte|wpe|embeddings|word_embeddings|embed_in)\.weight"),
-        ("head", r"(^|\.)(lm_head|output|head)\.(weight|bias)$"),
-        ("shared_experts", r"shared_expert|shared_mlp"),
-        ("experts", r"\.experts\b"),
-        ("router", r"\.(gate|router)\.(weight|bias|e_score)|router"),
-        (
-            "linear_attention",
-            r"linear_attn|\.mamba\.|\.conv\.|mixer\.(in_proj|out_proj|conv1d|A_log|D$|dt_bias)",
-        ),
-        ("attention", r"attn|attention|mixer\.[qkvo]_proj"),
-        ("norm", r"norm"),
-        ("mlp", r"mlp|feed_forward|ffn|mixer|fc[12]"),
-    )
+_PARTS: tuple[tuple[str, str], ...] = (
+    ("extra_heads", r"(^|\.)mtp\.|nextn|shared_head"),
+    (
+        "vision",
+        r"(^|\.)(visual|vision_tower|vision_model|vision_encoder)\.|embed_vision|mm_projector|multi_modal",
+    ),
+    ("audio", r"(^|\.)(audio_tower|audio_model)\."),
+    ("embedding", r"embed_tokens|(^|\.)(wte|wpe|embeddings|word_embeddings|embed_in)\.weight"),
+    ("head", r"(^|\.)(lm_head|output|head)\.(weight|bias)$"),
+    ("shared_experts", r"shared_expert|shared_mlp"),
+    ("experts", r"\.experts\b"),
+    ("router", r"\.(gate|router)\.(weight|bias|e_score)|router"),
+    (
+        "linear_attention",
+        r"linear_attn|\.mamba\.|\.conv\.|mixer\.(in_proj|out_proj|conv1d|A_log|D$|dt_bias)",
+    ),
+    ("attention", r"attn|attention|mixer\.[qkvo]_proj"),
+    ("norm", r"norm"),
+    ("mlp", r"mlp|feed_forward|ffn|mixer|fc[12]"),
 )
 
 
@@ -76,7 +73,7 @@ def part_of(name: str) -> str:
     >>> part_of("model.layers.3.mlp.experts.7.up_proj.weight")
     'experts'
     """
-    return next((part for part, pattern in _PARTS if pattern.search(name)), "other")
+    return next((part for part, pattern in _PARTS if re.search(pattern, name)), "other")
 
 
 def totals_of_header(header: Mapping[str, Any], where: str) -> TensorTotals:
@@ -131,6 +128,6 @@ def check_bytes(name: str, file_bytes: float, resident_bytes: float, totals: Ten
     nearest = min((file_bytes, resident_bytes), key=lambda counted: abs(counted - actual))
     if abs(nearest - actual) > TOLERANCE * actual:
         raise InputError(
-            f"{name}: its config reads as {nearest / 1e9:.2f} GB of weights where its files hold "
-            f"{actual / 1e9:.2f} GB: the structure is not understood well enough to plan it"
+            f"{name}: its config reads as {nearest / 1e9:.4g} GB of weights where its files hold "
+            f"{actual / 1e9:.4g} GB: the structure is not understood well enough to plan it"
         )

@@ -1,15 +1,11 @@
-"""What a model is, for programs and for people: `models show` and `models list`."""
+"""A model as it was read, for programs and for people: what `models show` prints."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-from melange_sky.report.columns import aligned
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from melange_sky.models import ReadModel
+from melange_sky.models.checkpoint import ReadModel
 
 
 def model_document(read: ReadModel) -> dict[str, Any]:
@@ -101,7 +97,9 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     rows += [("layers", f"{row['count']} × {row['kind']}") for row in document["layers"]]
     rows += [("assumed", text) for text in document["assumptions"]]
     rows += [("warning", text) for text in document["warnings"]]
-    yield aligned(rows).rstrip("\n")
+    width = max(len(label) for label, _ in rows)
+    for label, text in rows:
+        yield f"{label.ljust(width)}  {text}"
 
 
 def _billions(parameters: int) -> str:
