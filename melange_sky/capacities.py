@@ -47,6 +47,16 @@ class CapacityCell:
     low_rps: float | None = None
     high_rps: float | None = None
 
+    @classmethod
+    def estimated(cls, rate_rps: float) -> CapacityCell:
+        """Return an estimate whose band is not known yet."""
+        return cls(max_rate_rps=rate_rps, origin=Origin.ESTIMATED)
+
+    @classmethod
+    def unserved(cls, reason: str) -> CapacityCell:
+        """Return the cell of a bucket that cannot be served at any rate."""
+        return cls(max_rate_rps=None, reason=reason)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:

@@ -57,7 +57,8 @@ class Constraints:
     used first. `minimum` must be in the fleet. With `spare` N, any N instances of a model may be
     lost and the rest is still a plan for its whole rate, headroom included. `min_replicas` counts
     the instances of each model. The shares bound the part of each model's rate on one region or
-    cloud. Limits, budget, fixed and minimum span all models together.
+    cloud. `max_option_types` and `min_option_types` bound how many options each model runs on, each
+    counted from its first instance on. Limits, budget, fixed and minimum span all models together.
     """
 
     limits: tuple[tuple[LimitKey, int], ...] = ()
@@ -69,3 +70,5 @@ class Constraints:
     max_share_per_region: float | None = None
     max_share_per_cloud: float | None = None
     spot: SpotPolicy | None = None
+    max_option_types: int | None = None
+    min_option_types: int = 0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, SpotPolicy
+from melange_sky.engines import EngineChoice
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -22,16 +23,6 @@ class PlanWarning:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineChoice:
-    """What the user's spec adds to every engine: vLLM version, flags, environment, setup."""
-
-    version: str | None = None
-    args: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    setup: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +61,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverReport:
-    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (gap told)."""
+    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (not proven; see the gap)."""
 
     status: str
     mip_gap: float
@@ -167,6 +158,11 @@ class ModelPlan:
     def cost_usd_per_hour(self) -> float:
         """What the instances of this model are billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
+
+    def fleet_text(self) -> str:
+        """Return what runs, such as ``3 × A10G:1 + 1 × H100:1``."""
+        options = [(a.instances, a.candidate.option) for a in self.allocations]
+        return " + ".join(f"{n} × {o.accelerator}:{o.accelerator_count}" for n, o in options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,10 @@ from melange_sky.capacity_search import (
     rate_from_probes,
 )
 from melange_sky.errors import InputError
+from melange_sky.settings import PROFILE_SUFFIX
 from melange_sky.slo import SLO, RequestLog
 
 SCHEMA = "melange-sky-profile/1"
-SUFFIX = ".profile.jsonl"
 POISSON = "poisson"
 MAX_TABLE_BYTES = 512 * 1024 * 1024
 
@@ -54,7 +54,7 @@ class Provenance:
     tensor_parallel: int | None = None
     data_parallel: int | None = None
     revision: str | None = None
-    engine: str = "vllm"
+    engine: str | None = None
     engine_version: str | None = None
     engine_flags: tuple[str, ...] = ()
     gpu_name: str | None = None
@@ -158,7 +158,7 @@ def load_tables(folder: Path) -> tuple[ProfileTable, ...]:
     """Read every table of a folder in order of name; none where the folder does not exist."""
     if not folder.is_dir():
         return ()
-    return tuple(read_table(path) for path in sorted(folder.glob("*" + SUFFIX)))
+    return tuple(read_table(path) for path in sorted(folder.glob("*" + PROFILE_SUFFIX)))
 
 
 def read_table(path: Path) -> ProfileTable:

@@ -36,7 +36,8 @@ def plan(
     Raises InputError, InfeasibleError or SourceUnavailableError.
     """
     from melange_sky.optimizer import SolveOptions
-    from melange_sky.planner import PlanRequest, plan_spec
+    from melange_sky.planner.plan_spec import plan_spec
+    from melange_sky.planner.request import PlanRequest
     from melange_sky.pricing import OfferQuery
 
     request = PlanRequest(
@@ -78,6 +79,6 @@ def write(planned: Plan, folder: str | PathLike[str], *, force: bool = False) ->
 
 def table(planned: Plan) -> str:
     """Return the plan as a table for people."""
-    from melange_sky.report import plan_table
+    from melange_sky.report.plan_table import plan_table
 
     return plan_table(planned)

@@ -31,8 +31,8 @@ from measured_sets import (
     read_rows,
 )
 
-from melange_sky.accelerators import find_accelerator
 from melange_sky.models import ModelShape, find_model
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import engine_generation
 from melange_sky.profiles.constants import parse_generation
 from melange_sky.slo import SLO

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melange_sky.accelerators import find_accelerator
 from melange_sky.models import ModelShape, find_model
+from melange_sky.names.accelerators import find_accelerator
 from melange_sky.simulator import RequestStream, simulate_closed_loop, simulate_replica
 from melange_sky.steps import Generation, ReplicaModel, replica_model
 

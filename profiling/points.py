@@ -18,8 +18,8 @@ import numpy as np
 
 from melange_sky.models import find_model
 from melange_sky.profiles import ReplicaShape, engine_replica
-from melange_sky.profiles.embedded import read_document, shipped_table, write_document
-from melange_sky.profiles.simulated import simulated_rate
+from melange_sky.profiles.shipped import read_document, shipped_table, write_document
+from melange_sky.profiles.simulated import simulated_cell
 from melange_sky.slo import SLO
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
@@ -54,8 +54,9 @@ def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, 
     guesses = capacity_estimate(replica, load, slo).rate_rps
     points: dict[str, float | str] = {}
     for at in np.flatnonzero(np.isnan(shipped.ratio(load))):
-        rate, reason = simulated_rate(replica, sizes[at], slo, float(guesses[at]))
-        answer = reason if rate is None else float(f"{rate:.5g}")
+        cell = simulated_cell(replica, sizes[at], slo, float(guesses[at]))
+        rate = cell.max_rate_rps
+        answer = cell.reason if rate is None else float(f"{rate:.5g}")
         assert answer is not None
         points["{},{}".format(*sizes[at])] = answer
     return points

@@ -33,7 +33,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """
     config = session.config
     if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        from melange_sky.planner.verification import SimulationRequest, simulate_plan
+        from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
         from tests.factories import make_model_plan
 
         simulate_plan(make_model_plan(), SimulationRequest(duration_s=30.0))

@@ -160,16 +160,7 @@ def judge(
         return probe
     done = log.ok & np.isfinite(log.last_token_s)
     if not done.any():
-        return replace(
-            probe,
-            verdict=Verdict.FAIL,
-            reason="no request completed",
-            attainment=0.0,
-            interval=(0.0, 0.0),
-            judged=len(log),
-            served_fraction=0.0,
-            served_rps=0.0,
-        )
+        return _without_answers(probe)
     e2e_s = float(np.median(log.e2e_s[done]))
     span_s = float(log.arrival_s[-1] - log.arrival_s[0])
     window = _steady_window(log.arrival_s, e2e_s, options)
@@ -190,6 +181,19 @@ def judge(
         median_e2e_s=e2e_s,
     )
     return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
+
+
+def _without_answers(probe: Probe) -> Probe:
+    return replace(
+        probe,
+        verdict=Verdict.FAIL,
+        reason="no request completed",
+        attainment=0.0,
+        interval=(0.0, 0.0),
+        judged=probe.requests,
+        served_fraction=0.0,
+        served_rps=0.0,
+    )
 
 
 def crossing_rps(low: Probe, high: Probe, slo: SLO) -> float:

@@ -29,11 +29,7 @@ def rate_from_probes(
     bound: one that was ended early for a tighter SLO is too short to say anything of a looser one.
     None where no probe passes: the reason then says whether all failed or all were too short.
     """
-    # One verdict per rate: the probe with the most requests knows best.
-    longest: dict[float, RequestLog] = {}
-    for rate, log in kept:
-        if rate not in longest or len(log) > len(longest[rate]):
-            longest[rate] = log
+    longest = _longest(kept)
     probes = [judge(longest[r], slo, options, rate_rps=r, seed=0) for r in sorted(longest)]
     high = next((p for p in probes if p.verdict is Verdict.FAIL), None)
     passes = [
@@ -53,19 +49,37 @@ def rate_from_probes(
         knee_rps=max(served, default=None),
     )
     if low is None:
-        first = high or next(iter(probes), None)
-        lowest = f"{first.rate_rps:.4g} req/s: {first.reason}" if first else "no probes kept"
-        # Below a rate that fails an undecided one may still pass.
-        sure = high is not None and high is probes[0]
-        return replace(result, reason=f"no kept probe passes; lowest {lowest}", resolved=sure)
+        return _without_a_pass(result, high)
     if high is None:
         reason = "no kept probe fails; the true rate may be higher"
         return replace(result, max_rate_rps=low.rate_rps, reason=reason)
+    return _between(result, low, high, slo, options)
+
+
+def _longest(kept: Sequence[tuple[float, RequestLog]]) -> dict[float, RequestLog]:
+    """Return one log per rate: the probe with the most requests knows best."""
+    longest: dict[float, RequestLog] = {}
+    for rate, log in kept:
+        if rate not in longest or len(log) > len(longest[rate]):
+            longest[rate] = log
+    return longest
+
+
+def _without_a_pass(result: SearchResult, high: Probe | None) -> SearchResult:
+    first = high or next(iter(result.probes), None)
+    lowest = f"{first.rate_rps:.4g} req/s: {first.reason}" if first else "no probes kept"
+    # Below a rate that fails an undecided one may still pass.
+    sure = high is not None and high is result.probes[0]
+    return replace(result, reason=f"no kept probe passes; lowest {lowest}", resolved=sure)
+
+
+def _between(
+    result: SearchResult, low: Probe, high: Probe, slo: SLO, options: SearchOptions
+) -> SearchResult:
     if high.rate_rps / low.rate_rps <= 1 + options.tolerance:
         sure = low.verdict is Verdict.PASS and high.verdict is Verdict.FAIL
-        reason = "bounds within tolerance"
         rate = crossing_rps(low, high, slo) if options.crossing else low.rate_rps
-        return replace(result, max_rate_rps=rate, reason=reason, resolved=sure)
+        return replace(result, max_rate_rps=rate, reason="bounds within tolerance", resolved=sure)
     rate = crossing_rps(low, high, slo)
     return replace(result, max_rate_rps=rate, reason="interpolated between kept probes")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from melange_sky.planner.verification import ReplayProgress
+    from melange_sky.planner.replay_loop.replay import ReplayProgress
     from melange_sky.plans import PlanWarning
     from melange_sky.pricing.refresh import Event
 
@@ -68,11 +67,6 @@ class Fraction(click.ParamType):
         return number
 
 
-def is_offline(flag: bool) -> bool:
-    """Return whether the network is forbidden, by flag or by MELANGE_SKY_OFFLINE."""
-    return flag or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
-
-
 @contextlib.contextmanager
 def estimating() -> Iterator[Callable[[int, int], None]]:
     """Show a bar on stderr where it is a terminal; give the function that moves it.
@@ -114,11 +108,6 @@ jobs_option = click.option(
     metavar="N",
     help="Replays side by side; default: all cores, at most 8. Changes no result.",
 )
-
-
-def jobs_of(asked: int | None) -> int:
-    """Return how many replays run side by side."""
-    return asked or min(os.cpu_count() or 1, 8)
 
 
 def replay_bar() -> AbstractContextManager[Callable[[ReplayProgress], None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,6 @@ from melange_sky.cli.common import (
     NumberRange,
     echo_json,
     format_option,
-    is_offline,
-    jobs_of,
     jobs_option,
     offline_option,
     replay_bar,
@@ -21,12 +18,13 @@ from melange_sky.cli.common import (
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
-    from melange_sky.planner.comparison import ComparisonRequest, Contender
-    from melange_sky.spec import Spec
+    from collections.abc import Sequence
+
+    from melange_sky.planner.comparison import Contender
 
 
 @click.command()
-@click.argument("spec_file", metavar="SPEC", type=click.Path(path_type=Path))
+@click.argument("spec", type=click.Path(path_type=Path))
 @click.option(
     "--rates", metavar="1,4,16", help="Requests per second to compare at; default: the spec's rate."
 )
@@ -53,76 +51,35 @@ if TYPE_CHECKING:
 @jobs_option
 @offline_option
 @format_option
-def compare(
-    spec_file: Path, output: Path | None, offline: bool, output_format: str, **asked: Any
-) -> None:
+def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -> None:
     """Compare the mix, Mélange's sliced mix and each accelerator alone, all verified by replay.
 
     Every fleet is planned, replayed and planned again until it holds the SLO, so that costs are
     compared at equal attainment.
     """
-    from melange_sky.planner.comparison import compare_fleets
-    from melange_sky.report import terminal_width
+    from melange_sky.planner.hooks import Hooks
+    from melange_sky.planner.verifying import CompareOptions, compare_source
     from melange_sky.report.comparison import comparison_rows, comparison_table
-    from melange_sky.spec import MelangeConfig, load_spec
+    from melange_sky.report.terminal import terminal_width
 
-    spec = load_spec(spec_file)
-    if isinstance(spec, MelangeConfig):
-        raise InputError(
-            f"{spec_file}: Mélange's config says nothing of the engine: nothing to replay"
-        )
+    options = CompareOptions(**flags)
     if output is not None:
         _make_folder(output)
-    with replay_bar() as told:
-        asked["told"] = told
-        found = compare_fleets(spec, _request(spec, is_offline(offline), asked))
+    with replay_bar() as show:
+        hooks = Hooks(replaying=show, on_contender=_show_contender)
+        contenders = compare_source(spec, options, hooks)
     if output is not None:
-        _write(output, found)
+        _write(output, contenders)
     if output_format == "json":
-        echo_json(comparison_rows(found))
+        echo_json(comparison_rows(contenders))
     else:
-        click.echo(comparison_table(found, width=terminal_width()), nl=False)
+        click.echo(comparison_table(contenders, width=terminal_width()), nl=False)
 
 
-def _request(spec: Spec, offline: bool, asked: dict[str, Any]) -> ComparisonRequest:
-    from melange_sky.planner import PlanRequest
-    from melange_sky.planner.closed_loop import LoopRequest
-    from melange_sky.planner.comparison import ComparisonRequest
-    from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.pricing import OfferQuery
-    from melange_sky.replay import Replay
+def _show_contender(one: Contender) -> None:
+    from melange_sky.report.comparison import contender_text
 
-    simulation = SimulationRequest(
-        trace=asked["trace"],
-        burstiness=asked["burstiness"],
-        how=Replay(seed=asked["seed"]),
-        jobs=jobs_of(asked["jobs"]),
-        told=asked["told"],
-    )
-    rates = _rates(asked["rates"]) or (spec.models[0].workload.rate_rps,)
-    return ComparisonRequest(
-        rates_rps=rates,
-        plan=PlanRequest(prices=OfferQuery(offline=offline), sensitivity=False),
-        loop=LoopRequest(simulation=simulation),
-        told=_tell,
-    )
-
-
-def _rates(text: str | None) -> tuple[float, ...] | None:
-    if text is None:
-        return None
-    try:
-        rates = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        rates = ()
-    if not rates or not all(0 < rate < math.inf for rate in rates) or len(rates) > 50:
-        raise InputError("--rates must be at most 50 numbers above 0, such as 1,4,16")
-    return tuple(sorted(set(rates)))
-
-
-def _tell(one: Contender) -> None:
-    cost = "no fleet holds" if one.usd_per_hour is None else f"${one.usd_per_hour:,.3f}/h"
-    click.echo(f"{one.rate_rps:g} req/s, {one.kind}: {cost}", err=True)
+    click.echo(contender_text(one), err=True)
 
 
 def _make_folder(folder: Path) -> None:
@@ -132,9 +89,9 @@ def _make_folder(folder: Path) -> None:
         raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
 
 
-def _write(folder: Path, found: tuple[Contender, ...]) -> None:
+def _write(folder: Path, contenders: Sequence[Contender]) -> None:
     from melange_sky.report.comparison import comparison_csv, comparison_figure
     from melange_sky.spec.files import write_text
 
-    write_text(folder / "compare.csv", comparison_csv(found))
-    write_text(folder / "compare.svg", comparison_figure(found))
+    write_text(folder / "compare.csv", comparison_csv(contenders))
+    write_text(folder / "compare.svg", comparison_figure(contenders))

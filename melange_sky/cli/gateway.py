@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from melange_sky import settings
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from melange_sky.skyserve import LiveService
 
 CLIENT_KEYS = "MELANGE_SKY_API_KEY"
-REPLICA_KEY = "VLLM_API_KEY"
 _MOST_KEY_BYTES = 64 * 1024
 
 
@@ -60,7 +59,7 @@ _MOST_KEY_BYTES = 64 * 1024
 @click.option(
     "--replica-key-file",
     type=click.Path(path_type=Path),
-    help=f"The key that replicas demand (else {REPLICA_KEY}).",
+    help="The key that replicas demand (else the variable of the plan's engine).",
 )
 @click.option("--no-key", is_flag=True, help="Listen beyond loopback without an API key.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM).")
@@ -137,7 +136,7 @@ def gateway(plan: Path, host: str, port: int, seed: int | None, **asked: Any) ->
     """
     from melange_sky.gateway import Gateway, Listen, run_gateway, tls_context
 
-    credentials = _credentials(asked)
+    credentials = _credentials(plan, asked)
     _check_exposure(host, credentials, asked["no_key"])
     sources = _sources(plan, asked)
     settings = _settings(asked)
@@ -179,11 +178,13 @@ def _settings(asked: dict[str, Any]) -> Settings:
     return Settings(**{name: asked[name] for name in names}, **every_s)
 
 
-def _credentials(asked: dict[str, Any]) -> Credentials:
+def _credentials(plan: Path, asked: dict[str, Any]) -> Credentials:
     from melange_sky.gateway import Credentials, Keys, Secret
 
     clients = _read_keys(asked["api_key_file"], CLIENT_KEYS, "--api-key-file")
-    replicas = _read_keys(asked["replica_key_file"], REPLICA_KEY, "--replica-key-file")
+    replicas = _read_keys(
+        asked["replica_key_file"], _replica_key_variable(plan), "--replica-key-file"
+    )
     if len(replicas) > 1:
         raise InputError("--replica-key-file: holds several keys; replicas are shown one")
     ca = asked["replica_ca"]
@@ -194,10 +195,18 @@ def _credentials(asked: dict[str, Any]) -> Credentials:
     )
 
 
+def _replica_key_variable(path: Path) -> str:
+    """Return the environment variable that holds the key of the plan's replicas."""
+    from melange_sky.engines import engine_named
+    from melange_sky.planfile import load_plan
+
+    return engine_named(load_plan(path).models[0].engine.name).key_variable
+
+
 def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
     """Return the keys of a file, or of an environment variable; no message ever shows one."""
     if path is None:
-        text = os.environ.get(variable, "")
+        text = settings.secret(variable) or ""
     else:
         try:
             text = path.read_bytes()[: _MOST_KEY_BYTES + 1].decode("utf-8")

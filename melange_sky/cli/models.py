@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, is_offline, offline_option
+from melange_sky.cli.common import echo_json, format_option, offline_option
+from melange_sky.settings import home_dir, is_offline
 
 if TYPE_CHECKING:
     from melange_sky.models import Checkpoint
@@ -48,7 +49,6 @@ def list_models(output_format: str) -> None:
     """List the models that need no network: the shipped ones, and those fetched before."""
     from melange_sky.hub.store import ModelStore
     from melange_sky.models import known_models
-    from melange_sky.profiles.home import home_dir
 
     kept = ModelStore(home_dir()).kept()
     if output_format == "json":
@@ -75,7 +75,6 @@ def pull(model: str, offline: bool) -> None:
     from melange_sky.hub.reference import parse_reference
     from melange_sky.models import read_model
     from melange_sky.models.document import model_text
-    from melange_sky.profiles.home import home_dir
 
     reference = parse_reference(model)
     kept = pull_model(reference, home_dir(), offline=is_offline(offline))
@@ -91,7 +90,7 @@ def _checkpoint(model: str, offline: bool) -> Checkpoint:
 
     path = Path(model)
     if model.endswith(".json") or path.exists():
-        from melange_sky.hub.local import read_local
+        from melange_sky.models.config_file import read_local
 
         return read_local(path)
     if known_name(model) is not None:
@@ -101,6 +100,5 @@ def _checkpoint(model: str, offline: bool) -> Checkpoint:
     if not is_reference(model):
         return shipped_checkpoint(model)  # which says what is known
     from melange_sky.hub.models import load_checkpoint
-    from melange_sky.profiles.home import home_dir
 
     return load_checkpoint(parse_reference(model), home_dir(), offline=offline)

@@ -12,22 +12,17 @@ from melange_sky.cli.common import (
     NumberRange,
     estimating,
     format_option,
-    is_offline,
     offline_option,
     refresh_progress,
+    replay_bar,
 )
-from melange_sky.cli.objectives import objective_options, solve_fields
-from melange_sky.cli.verification import (
-    plan_and_verify,
-    raise_if_missed,
-    take_options,
-    verification_text,
-    verify_options,
-)
-from melange_sky.errors import InputError
+from melange_sky.cli.objectives import objective_options
+from melange_sky.cli.verification import verify_options
+from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+    from melange_sky.planner.planning import PlanOptions
+    from melange_sky.plans import Plan, VerificationRound
 
 
 @click.command()
@@ -56,66 +51,47 @@ if TYPE_CHECKING:
     default="fractional",
     show_default=True,
 )
-@click.option(
-    "--offers", "offers_csv", type=click.Path(path_type=Path), help="CSV of your own offers."
-)
+@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
 @click.option(
     "--allow-flagged", is_flag=True, help="Plan with prices that a sanity rule keeps out."
 )
 @objective_options
 @verify_options
-def plan(
-    spec: Path,
-    output: Path | None,
-    output_format: str,
-    force: bool,
-    **asked: Any,
-) -> None:
+def plan(spec: Path, output: Path | None, output_format: str, force: bool, **flags: Any) -> None:
     """Plan the cheapest mix for SPEC and write its SkyPilot services.
 
     SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
-    from melange_sky.planner import plan_spec
+    from melange_sky.planner.planning import PlanOptions, is_deployable, missed_reasons, write_plan
 
-    replayed = take_options(asked)
-    with estimating() as advance:
-        request = replace(_request(asked), progress=advance)
-        planned = (
-            plan_and_verify(spec, request, replayed)
-            if replayed["verify"]
-            else plan_spec(spec, request)
-        )
+    planned = _planned(spec, PlanOptions(**flags))
     folder = None
-    if _is_deployable(planned) or output is not None:
+    if is_deployable(planned) or output is not None:
         folder = output or Path(f"{planned.name}-plan")
         write_plan(planned, folder, force=force)
     _show(planned, folder, output_format)
-    raise_if_missed(planned)
+    reasons = missed_reasons(planned)
+    if reasons:
+        raise SloMissedError("; ".join(reasons))
 
 
-def _request(asked: dict[str, Any]) -> Any:
-    from melange_sky.optimizer import SolveOptions
-    from melange_sky.planner import PlanRequest
-    from melange_sky.pricing import OfferQuery
+def _planned(spec: Path, options: PlanOptions) -> Plan:
+    """Plan with a bar for simulated capacities, and for replays where they are asked for."""
+    from melange_sky.planner.hooks import Hooks
+    from melange_sky.planner.planning import plan_source
 
-    offline = is_offline(asked["offline"])
-    if offline and asked["refresh"]:
-        raise InputError("--refresh needs the network, but offline was asked for; drop one of them")
-    return PlanRequest(
-        prices=OfferQuery(
-            offline=offline,
-            refresh=asked["refresh"],
-            offers_csv=asked["offers_csv"],
-            progress=refresh_progress,
-        ),
-        allow_flagged=asked["allow_flagged"],
-        price_error=asked["price_error"],
-        solve=SolveOptions(
-            assignment=asked["assignment"],
-            time_limit_s=asked["time_limit_s"],
-            **solve_fields(asked),
-        ),
-    )
+    with estimating() as advance:
+        hooks = Hooks(estimating=advance, refreshing=refresh_progress, on_round=_show_round)
+        if not options.verify:
+            return plan_source(spec, options, hooks)
+        with replay_bar() as show:
+            return plan_source(spec, options, replace(hooks, replaying=show))
+
+
+def _show_round(one: VerificationRound) -> None:
+    from melange_sky.report.verification import round_text
+
+    click.echo(round_text(one), err=True)
 
 
 @click.command()
@@ -127,24 +103,10 @@ def _request(asked: dict[str, Any]) -> Any:
 def render(plan_file: Path, output: Path, force: bool) -> None:
     """Write the files of a saved plan; nothing else is read."""
     from melange_sky.planfile import load_plan
+    from melange_sky.planner.planning import write_plan
 
     write_plan(load_plan(plan_file), output, force=force)
     click.echo(f"wrote {output}", err=True)
-
-
-def write_plan(planned: Plan, folder: Path, *, force: bool) -> None:
-    """Write plan.json and the service files as one folder, all or nothing."""
-    from melange_sky.planfile import dump_plan
-    from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
-
-    files = {"plan.json": dump_plan(planned), **render_services(planned)}
-    if len(files) > 1:
-        files[GATEWAY_FILE] = render_gateway(planned)
-    write_folder(folder, files, force=force)
-
-
-def _is_deployable(planned: Plan) -> bool:
-    return any(a.candidate.option.offer for model in planned.models for a in model.allocations)
 
 
 def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
@@ -153,13 +115,16 @@ def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
 
         click.echo(dump_plan(planned), nl=False)
         return
+    from melange_sky.planner.planning import is_deployable
     from melange_sky.rendering import controller_note, launch_command
-    from melange_sky.report import plan_table, terminal_width
+    from melange_sky.report.plan_table import plan_table
+    from melange_sky.report.terminal import terminal_width
+    from melange_sky.report.verification import verification_text
 
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
     for model in planned.models:
         click.echo(verification_text(model), nl=False)
-    if folder is not None and not _is_deployable(planned):
+    if folder is not None and not is_deployable(planned):
         click.echo(
             f"\nWrote {folder}/plan.json; its options are names without offers, so no service"
         )

@@ -9,6 +9,7 @@ import click
 
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.cli.profile_jobs import collect, launch, status
+from melange_sky.engines import BENCH_TOOLS, DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
@@ -102,15 +103,24 @@ def profile() -> None:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--revision", help="Revision of the weights, kept with the table.")
+@click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default=DEFAULT_ENGINE.name,
+    show_default=True,
+    help="What serves, kept with the table.",
+)
 @click.option("--engine-flags", default="", help="The server's flags, kept with the table.")
 @click.option("--instance-type", help="Where the server runs, kept with the table.")
 @click.option(
     "--check-with",
-    type=click.Choice(["vllm-bench"]),
-    help="Measure one cell again with `vllm bench serve` and report the difference.",
+    type=click.Choice(sorted(BENCH_TOOLS)),
+    help="Measure one cell again with an engine's own load generator and report the difference.",
 )
 @click.option(
-    "--vllm", "bench_command", help="The `vllm` command of that check, if it is not on the PATH."
+    *(f"--{tool.program}" for tool in BENCH_TOOLS.values()),
+    "bench_command",
+    help="The command of that check, if it is not on the PATH.",
 )
 @click.option("--tokenizer", help="Folder or model id of the tokenizer of that check.")
 @format_option

@@ -29,7 +29,7 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
     """Bring the services of PLAN-FOLDER up on SkyServe, or change the running ones to it.
 
     What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
-    Secrets (HF_TOKEN, VLLM_API_KEY) are read from the environment.
+    Secrets (HF_TOKEN, the engine's API key) are read from the environment.
     """
     from melange_sky.planner.apply import is_settled, open_deployment
     from melange_sky.report.services import changes_text

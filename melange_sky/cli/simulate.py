@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import (
-    NumberRange,
-    echo_json,
-    format_option,
-    jobs_of,
-    jobs_option,
-    replay_bar,
-)
-from melange_sky.errors import InputError, SloMissedError, did_you_mean
+from melange_sky.cli.common import NumberRange, echo_json, format_option, jobs_option, replay_bar
+from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.plans import ModelPlan, Plan
+    from collections.abc import Sequence
+
+    from melange_sky.plans import Plan
     from melange_sky.replay import Simulation
 
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
@@ -90,7 +83,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 )
 @jobs_option
 @format_option
-def simulate(plan_file: Path, model_name: str | None, output_format: str, **asked: Any) -> None:
+def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
     """Replay traffic through the planned fleet and say whether the SLO holds.
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
@@ -99,63 +92,25 @@ def simulate(plan_file: Path, model_name: str | None, output_format: str, **aske
     compiles the simulator, which takes some 20 seconds once.
     """
     from melange_sky.planfile import load_plan
-    from melange_sky.planner.verification import simulate_plan
+    from melange_sky.planner import simulating as work
+    from melange_sky.planner.hooks import Hooks
 
     planned = load_plan(plan_file)
-    chosen = _chosen(planned, model_name, asked["trace"])
-    request = _request(asked)
-    with replay_bar() as told:
-        simulations = [simulate_plan(plan, replace(request, told=told)) for plan in chosen]
+    options = work.SimulateOptions(**flags)
+    with replay_bar() as show:
+        simulations = work.simulate_models(planned, options, Hooks(replaying=show))
     _show(simulations, planned, output_format)
-    missed = [s for s in simulations if not s.verdict.met]
+    missed = [work.missed_text(s) for s in simulations if not s.verdict.met]
     if missed:
-        raise SloMissedError("; ".join(_missed_text(s) for s in missed))
+        raise SloMissedError("; ".join(missed))
 
 
-def _request(asked: dict[str, Any]) -> SimulationRequest:
-    from melange_sky.planner.verification import SimulationRequest
-    from melange_sky.replay import Replay
+def _show(simulations: Sequence[Simulation], planned: Plan, output_format: str) -> None:
+    from melange_sky.report.simulation import simulation_table, simulations_document
+    from melange_sky.report.terminal import terminal_width
 
-    how = {key: asked.pop(key) for key in ("policy", "seed", "outages_per_hour", "outage_s")}
-    jobs = jobs_of(asked.pop("jobs"))
-    return SimulationRequest(**asked, jobs=jobs, how=Replay(**how))
-
-
-def _chosen(plan: Plan, model_name: str | None, trace: Path | None) -> tuple[ModelPlan, ...]:
-    plans = plan.models
-    if model_name is not None:
-        found = tuple(p for p in plans if model_name in (p.name, p.model))
-        if not found:
-            names = [p.name for p in plans]
-            hint = did_you_mean(model_name, names) or f"; the plan has {', '.join(names)}"
-            raise InputError(f"no model '{model_name[:80]}' in the plan{hint}")
-        return found
-    if trace is not None and len(plans) > 1:
-        raise InputError(
-            "the plan has several models: say with --model whose requests the trace holds"
-        )
-    return plans
-
-
-def _show(simulations: list[Simulation], planned: Plan, output_format: str) -> None:
-    from melange_sky.report import terminal_width
-    from melange_sky.report.simulation import simulation_document, simulation_table
-
-    if output_format == "table":
-        for simulation in simulations:
-            click.echo(simulation_table(simulation, width=terminal_width()))
+    if output_format == "json":
+        echo_json(simulations_document(simulations, planned))
         return
-    documents = [simulation_document(s) for s in simulations]
-    if not planned.lists_models:
-        echo_json(documents[0])
-        return
-    met = all(s.verdict.met for s in simulations)
-    echo_json({"name": planned.name, "met": met, "models": documents})
-
-
-def _missed_text(simulation: Simulation) -> str:
-    verdict = simulation.verdict
-    return (
-        f"{simulation.plan.name}: SLO missed: {verdict.attainment:.2%} of the requests within limits, "
-        f"target {verdict.target:.2%}"
-    )
+    for simulation in simulations:
+        click.echo(simulation_table(simulation, width=terminal_width()))

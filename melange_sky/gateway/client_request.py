@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 COMPLETION_DEFAULT_TOKENS = 16
-"""OpenAI's and vLLM's `max_tokens` of a text completion that gives none."""
+"""`max_tokens` of a text completion that gives none, with OpenAI and the engines alike."""
 _MOST_TOKENS = 1 << 31
 _MODEL_SHOWN = 100
 
@@ -50,7 +50,7 @@ class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gatew
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ClientRequest:
     """One parsed request.
 
     `max_tokens` None where none was given; `choices` answers are made of each prompt.
@@ -78,14 +78,14 @@ class Ask:
         return self.body[:end] + b',"stream_options":{"include_usage":true}}'
 
 
-def parse_ask(endpoint: Endpoint, body: bytes) -> Ask:
+def parse_request(endpoint: Endpoint, body: bytes) -> ClientRequest:
     """Read a request body. Raises Refusal (400) where the gateway cannot make sense of it."""
     document = _document(body)
     options = document.get("stream_options")
     stream = document.get("stream") is True
     if options is not None and not isinstance(options, dict):
         raise _invalid("stream_options must be an object", "stream_options")
-    return Ask(
+    return ClientRequest(
         endpoint=endpoint,
         model=_text(document, "model"),
         stream=stream,

@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from melange_sky.workload import Workload
 
+_OPTION = ("plan", "option")
+_BUCKET = ("input_bucket", "output_bucket")
 _TIMES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 200, 400)
 _ADDED_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10)
 
@@ -19,81 +21,73 @@ class Metrics:
 
     def __init__(self) -> None:
         """Register them."""
-        self.registry = registry = CollectorRegistry(auto_describe=True)
-        where = ("plan", "option")
-        self.requests = Counter(
-            "melange_gateway_requests_total",
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._register_requests()
+        self._register_times()
+        self._register_state()
+
+    def _register_requests(self) -> None:
+        self.requests = self._counter(
+            "requests",
             "Requests that a replica finished, by the bucket they turned out to be in.",
-            (*where, "input_bucket", "output_bucket"),
-            registry=registry,
+            *_OPTION,
+            *_BUCKET,
         )
-        self.answers = Counter(
-            "melange_gateway_answers_total",
+        self.answers = self._counter(
+            "answers",
             "Answers by HTTP status; 499: the client left; 'broken': the replica died mid-stream.",
-            ("plan", "status"),
-            registry=registry,
+            "plan",
+            "status",
         )
-        self.decisions = Counter(
-            "melange_gateway_decisions_total",
+        self.decisions = self._counter(
+            "decisions",
             "Routing decisions: by plan, spilled in a burst, failover, or to an option not fit for it.",
-            (*where, "reason"),
-            registry=registry,
+            *_OPTION,
+            "reason",
         )
-        self.failures = Counter(
-            "melange_gateway_attempt_failures_total",
+        self.failures = self._counter(
+            "attempt_failures",
             "Attempts at a replica that failed, retried elsewhere or not.",
-            (*where, "kind"),
-            registry=registry,
+            *_OPTION,
+            "kind",
         )
-        self.tokens = Counter(
-            "melange_gateway_tokens_total",
-            "Tokens as replicas counted them.",
-            (*where, "kind"),
-            registry=registry,
+        self.tokens = self._counter("tokens", "Tokens as replicas counted them.", *_OPTION, "kind")
+        self.reloads = self._counter("reloads", "Reloads of plan or backends.", "result")
+
+    def _register_times(self) -> None:
+        self.ttft_s = self._histogram(
+            "time_to_first_byte", "Arrival to first byte of the answer.", _TIMES_S, *_OPTION
         )
-        self.ttft_s = Histogram(
-            "melange_gateway_time_to_first_byte_seconds",
-            "Arrival to first byte of the answer.",
-            where,
-            buckets=_TIMES_S,
-            registry=registry,
+        self.e2e_s = self._histogram(
+            "request", "Arrival to last byte of the answer.", _TIMES_S, *_OPTION
         )
-        self.e2e_s = Histogram(
-            "melange_gateway_request_seconds",
-            "Arrival to last byte of the answer.",
-            where,
-            buckets=_TIMES_S,
-            registry=registry,
-        )
-        self.added_s = Histogram(
-            "melange_gateway_before_sending_seconds",
+        self.added_s = self._histogram(
+            "before_sending",
             "Time in the gateway, its queue included, before a request is sent to a replica.",
-            buckets=_ADDED_S,
-            registry=registry,
+            _ADDED_S,
         )
-        self.in_flight = Gauge(
-            "melange_gateway_in_flight", "Requests at replicas now.", where, registry=registry
-        )
-        self.healthy = Gauge(
-            "melange_gateway_healthy_backends", "Healthy backends.", where, registry=registry
-        )
-        self.planned_rps = Gauge(
-            "melange_gateway_planned_rps",
-            "Planned request rate.",
-            (*where, "input_bucket", "output_bucket"),
-            registry=registry,
-        )
-        self.queued = Gauge(
-            "melange_gateway_queued",
-            "Requests waiting for a free replica.",
-            ("plan",),
-            registry=registry,
-        )
-        self.reloads = Counter(
-            "melange_gateway_reloads_total",
-            "Reloads of plan or backends.",
-            ("result",),
-            registry=registry,
+
+    def _register_state(self) -> None:
+        self.in_flight = self._gauge("in_flight", "Requests at replicas now.", *_OPTION)
+        self.healthy = self._gauge("healthy_backends", "Healthy backends.", *_OPTION)
+        self.planned_rps = self._gauge("planned_rps", "Planned request rate.", *_OPTION, *_BUCKET)
+        self.queued = self._gauge("queued", "Requests waiting for a free replica.", "plan")
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"melange_gateway_{name}_total", meaning, labels, registry=self.registry)
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"melange_gateway_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, meaning: str, buckets_s: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(
+            f"melange_gateway_{name}_seconds",
+            meaning,
+            labels,
+            buckets=buckets_s,
+            registry=self.registry,
         )
 
     def text(self) -> bytes:

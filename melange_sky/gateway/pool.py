@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.gateway.backend import Backend, parse_backends
 from melange_sky.gateway.metrics import bucket_labels
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from melange_sky.gateway.dispatch import Waiting
     from melange_sky.gateway.settings import Settings
     from melange_sky.plans import ModelPlan, Plan
-
-log = logging.getLogger(__name__)
 
 
 class Service:
@@ -192,16 +190,6 @@ def _split(
 
 
 def served_names(plan: ModelPlan) -> list[str]:
-    """Return the names by which the replicas know the model: `--served-model-name`, else its id."""
-    args = list(plan.engine.args)
-    names: list[str] = []
-    for at, arg in enumerate(args):
-        flag, equals, value = arg.partition("=")
-        if flag.replace("_", "-") != "--served-model-name":
-            continue
-        names = [value] if equals else []
-        for word in args[at + 1 :]:
-            if equals or word.startswith("-"):
-                break
-            names.append(word)
-    return names or [plan.model]
+    """Return the names by which the replicas know the model: those of the engine's flag, else its id."""
+    flags = engine_named(plan.engine.name).flags
+    return flags.served_names(plan.engine.args) or [plan.model]

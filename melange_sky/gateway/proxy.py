@@ -18,7 +18,7 @@ from melange_sky.routing import policy
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
-    from melange_sky.gateway.client_request import Ask
+    from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.dispatch import Dispatcher, Lease
     from melange_sky.gateway.metrics import Metrics
     from melange_sky.gateway.pool import Service
@@ -33,24 +33,30 @@ _BROKEN_EVENT = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Progress:
-    """A request under way. `blocked_since_s` is when the client last stopped reading, None if it reads."""
+@dataclass(slots=True, eq=False, kw_only=True)
+class RunningRequest:
+    """A request under way: what the client asked for, and what was tried for it.
+
+    `headers` go to the replica. `blocked_since_s` is when the client last stopped reading, None if it
+    reads.
+    """
 
     task: asyncio.Task[object] | None
     arrival_s: float
+    request: ClientRequest
+    size: Size
+    headers: dict[str, str]
     first_byte_s: float | None = None
     blocked_since_s: float | None = None
-
-
-@dataclass(slots=True)
-class Tries:
-    """What was tried for one request."""
-
-    made: int = 0
+    attempts: int = 0
     tried: list[Backend] = field(default_factory=list)
     reused_once: bool = False
-    last: AttemptError | None = None
+    last_error: AttemptError | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The id that replica and client see."""
+        return self.headers["X-Request-Id"]
 
 
 class Proxy:
@@ -67,67 +73,72 @@ class Proxy:
         """Keep what requests need."""
         self._settings, self._upstream, self._dispatcher = settings, upstream, dispatcher
         self._metrics, self._observed = metrics, observed
-        self.under_way: set[Progress] = set()
+        self.under_way: set[RunningRequest] = set()
 
     async def serve(
-        self, request: web.BaseRequest, service: Service, ask: Ask, headers: dict[str, str]
+        self,
+        web_request: web.BaseRequest,
+        service: Service,
+        request: ClientRequest,
+        headers: dict[str, str],
     ) -> web.StreamResponse:
         """Answer a request by a replica. Raises Refusal where none could."""
-        loop = asyncio.get_running_loop()
-        progress = Progress(task=asyncio.current_task(), arrival_s=loop.time())
-        tokens, estimated_from = await service.counter.count(ask)
-        size = Size(tokens, ask.max_tokens, ask.choices, estimated_from)
-        self.under_way.add(progress)
-        tries = Tries()
+        arrival_s = asyncio.get_running_loop().time()
+        tokens, estimated_from = await service.counter.count(request)
+        running = RunningRequest(
+            task=asyncio.current_task(),
+            arrival_s=arrival_s,
+            request=request,
+            size=Size(tokens, request.max_tokens, request.choices, estimated_from),
+            headers=headers,
+        )
+        self.under_way.add(running)
         try:
             while True:
-                lease = await self._lease(service, size, tries)
+                lease = await self._lease(service, running)
                 with self._dispatcher.held(lease):
-                    result = await self._attempt(lease, ask, headers, tries, progress)
+                    result = await self._attempt(lease, running)
                     if isinstance(result, Answer):
-                        return self._whole(result, lease, size, progress, headers)
+                        return self._whole(result, lease, running)
                     if isinstance(result, OpenStream):
-                        opened = (result, headers["X-Request-Id"])
-                        return await self._stream(request, opened, lease, (ask, size), progress)
+                        return await self._stream(web_request, result, lease, running)
         finally:
-            self.under_way.discard(progress)
+            self.under_way.discard(running)
 
-    async def _lease(self, service: Service, size: Size, tries: Tries) -> Lease:
+    async def _lease(self, service: Service, running: RunningRequest) -> Lease:
         """Get a place for the next attempt, or end with what the last one said."""
         try:
-            return await self._dispatcher.lease(service, size, tries.tried)
+            return await self._dispatcher.lease(service, running.size, running.tried)
         except Refusal:
-            if tries.last is None:
+            if running.last_error is None:
                 raise
-            raise _as_refusal(tries.last) from None
+            raise _as_refusal(running.last_error) from None
 
-    async def _attempt(
-        self, lease: Lease, ask: Ask, headers: dict[str, str], tries: Tries, progress: Progress
-    ) -> Answer | OpenStream | None:
+    async def _attempt(self, lease: Lease, running: RunningRequest) -> Answer | OpenStream | None:
         """Ask one replica; None where another may be tried. Raises Refusal where none may."""
         loop, backend = asyncio.get_running_loop(), lease.backend
-        if tries.made == 0:
-            self._metrics.added_s.observe(loop.time() - progress.arrival_s)
-        tries.made += 1
+        if running.attempts == 0:
+            self._metrics.added_s.observe(loop.time() - running.arrival_s)
+        running.attempts += 1
         try:
-            result = await self._upstream.send(backend, ask, headers)
+            result = await self._upstream.send(backend, running.request, running.headers)
         except AttemptError as error:
             self._metrics.failures.labels(lease.service.name, backend.option, error.kind).inc()
             log.info("%r: %s", backend, error.kind)
-            if error.kind == "disconnected" and not tries.reused_once:
+            if error.kind == "disconnected" and not running.reused_once:
                 # An idle connection that the replica closed just now looks the same: ask once more.
-                tries.reused_once = True
-                tries.made -= 1
+                running.reused_once = True
+                running.attempts -= 1
                 return None
             self._count_against(lease, error)
-            tries.last = error
-            tries.tried.append(backend)
-            if not error.retry or tries.made >= self._settings.attempts:
+            running.last_error = error
+            running.tried.append(backend)
+            if not error.retry or running.attempts >= self._settings.attempts:
                 raise _as_refusal(error) from error
             return None
         if isinstance(result, Answer):
             backend.succeeded()
-        progress.first_byte_s = loop.time()
+        running.first_byte_s = loop.time()
         return result
 
     def _count_against(self, lease: Lease, error: AttemptError) -> None:
@@ -143,53 +154,49 @@ class Proxy:
         if not lease.backend.healthy(now_s):
             lease.service.refresh_health(now_s)
 
-    def _whole(
-        self, answer: Answer, lease: Lease, size: Size, progress: Progress, headers: dict[str, str]
-    ) -> web.Response:
+    def _whole(self, answer: Answer, lease: Lease, running: RunningRequest) -> web.Response:
         if answer.status == 200:
             usage = Usage()
             usage.read(answer.body)
-            self._finished(lease, size, usage, progress)
+            self._finished(lease, usage, running)
         self._metrics.answers.labels(lease.service.name, str(answer.status)).inc()
-        out = {"Content-Type": answer.content_type, "X-Request-Id": headers["X-Request-Id"]}
+        out = {"Content-Type": answer.content_type, "X-Request-Id": running.request_id}
         return web.Response(status=answer.status, body=answer.body, headers=out)
 
     async def _stream(
         self,
-        request: web.BaseRequest,
-        sent: tuple[OpenStream, str],
+        web_request: web.BaseRequest,
+        opened: OpenStream,
         lease: Lease,
-        asked: tuple[Ask, Size],
-        progress: Progress,
+        running: RunningRequest,
     ) -> web.StreamResponse:
         """Pass a stream on as it comes. Its end is clean only if the replica's was."""
-        (opened, request_id), (ask, size) = sent, asked
-        events = EventStream(ask.hide_usage)
+        events = EventStream(running.request.hide_usage)
         response = web.StreamResponse(
             headers={
                 "Content-Type": opened.content_type,
                 "Cache-Control": "no-cache",
                 "X-Accel-Buffering": "no",
-                "X-Request-Id": request_id,
+                "X-Request-Id": running.request_id,
             }
         )
         answers = self._metrics.answers
         try:
-            await response.prepare(request)
-            broken = await self._pass_on(opened, events, response, progress)
+            await response.prepare(web_request)
+            broken = await self._pass_on(opened, events, response, running)
             if broken is None:
                 await response.write_eof(events.end())
                 # Only an end is a success: else a replica that dies in every stream would stay in use.
                 lease.backend.succeeded()
-                self._finished(lease, size, _counted(events), progress)
+                self._finished(lease, _counted(events), running)
                 answers.labels(lease.service.name, "200").inc()
                 return response
             answers.labels(lease.service.name, "broken").inc()
             self._metrics.failures.labels(lease.service.name, lease.backend.option, broken).inc()
             self._blame(lease)
             await response.write(_BROKEN_EVENT)
-            if request.transport is not None:
-                request.transport.close()
+            if web_request.transport is not None:
+                web_request.transport.close()
             return response
         finally:
             # Closing, not releasing, a stream that has not ended is what stops the replica's work.
@@ -200,7 +207,7 @@ class Proxy:
         opened: OpenStream,
         events: EventStream,
         response: web.StreamResponse,
-        progress: Progress,
+        running: RunningRequest,
     ) -> str | None:
         """Copy until the replica ends; return what broke, None for a clean end."""
         loop = asyncio.get_running_loop()
@@ -209,9 +216,9 @@ class Proxy:
         while chunk:
             out = events.feed(chunk)
             if out:
-                progress.blocked_since_s = loop.time()
+                running.blocked_since_s = loop.time()
                 await response.write(out)
-                progress.blocked_since_s = None
+                running.blocked_since_s = None
             try:
                 chunk = await content.readany()
             except asyncio.TimeoutError:
@@ -220,16 +227,16 @@ class Proxy:
                 return "stream_broken"
         return None
 
-    def _finished(self, lease: Lease, size: Size, usage: Usage, progress: Progress) -> None:
+    def _finished(self, lease: Lease, usage: Usage, running: RunningRequest) -> None:
         """Count a request that a replica served to its end, and learn from it."""
-        service, option = lease.service, lease.backend.option
+        service, option, size = lease.service, lease.backend.option, running.size
         now_s = asyncio.get_running_loop().time()
         metrics = self._metrics
-        if progress.first_byte_s is not None:
+        if running.first_byte_s is not None:
             metrics.ttft_s.labels(service.name, option).observe(
-                progress.first_byte_s - progress.arrival_s
+                running.first_byte_s - running.arrival_s
             )
-        metrics.e2e_s.labels(service.name, option).observe(now_s - progress.arrival_s)
+        metrics.e2e_s.labels(service.name, option).observe(now_s - running.arrival_s)
         if usage.prompt_tokens is None or usage.completion_tokens is None:
             return
         prompt, output = usage.prompt_tokens, usage.completion_tokens
@@ -247,18 +254,18 @@ class Proxy:
             service.output_buckets[policy.bucket(table.output_edges, each)],
         ).inc()
         if self._observed is not None:
-            self._observed.add(service.name, progress.arrival_s, prompt, each)
+            self._observed.add(service.name, running.arrival_s, prompt, each)
 
     def end_stalled(self, now_s: float) -> None:
         """Give up on clients that have stopped reading for too long."""
-        for progress in tuple(self.under_way):
-            since_s = progress.blocked_since_s
-            if since_s is not None and now_s - since_s > self._settings.stall_s and progress.task:
-                progress.task.cancel()
+        for running in tuple(self.under_way):
+            since_s = running.blocked_since_s
+            if since_s is not None and now_s - since_s > self._settings.stall_s and running.task:
+                running.task.cancel()
 
 
 def _counted(events: EventStream) -> Usage:
-    """Return the stream's counts; where it told none and no error, each event is taken for a token."""
+    """Return the stream's counts; where it gave none and no error, each event is taken for a token."""
     usage = events.usage
     if usage.completion_tokens is None and not events.failed:
         usage.completion_tokens = max(0, events.events - 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from melange_sky.gateway.client_request import Endpoint, Refusal, parse_ask, shown
+from melange_sky.gateway.client_request import Endpoint, Refusal, parse_request, shown
 from melange_sky.gateway.upstream import forwarded_headers
 
 if TYPE_CHECKING:
@@ -99,15 +99,15 @@ class Front:
             self.accepted -= 1
 
     async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
-        ask = parse_ask(endpoint, await self._body(request))
-        service = self._fleet.find(ask.model)
+        parsed = parse_request(endpoint, await self._body(request))
+        service = self._fleet.find(parsed.model)
         if service is None:
-            name = "none given" if ask.model is None else f"'{shown(ask.model)}'"
+            name = "none given" if parsed.model is None else f"'{shown(parsed.model)}'"
             raise Refusal(
                 404, f"no such model ({name}); see /v1/models", "model_not_found", param="model"
             )
         headers = forwarded_headers(_request_id(request), request.headers.get("traceparent"))
-        return await self._proxy.serve(request, service, ask, headers)
+        return await self._proxy.serve(request, service, parsed, headers)
 
     async def _body(self, request: web.BaseRequest) -> bytes:
         """Read the body within its limits of size and time."""

@@ -17,7 +17,7 @@ from melange_sky.errors import InputError
 from melange_sky.gateway.client_request import Endpoint
 
 if TYPE_CHECKING:
-    from melange_sky.gateway.client_request import Ask
+    from melange_sky.gateway.client_request import ClientRequest
 
 log = logging.getLogger(__name__)
 
@@ -47,15 +47,15 @@ class TokenCounter:
         """Whether a tokenizer counts."""
         return self._tokenizer is not None
 
-    async def count(self, ask: Ask) -> tuple[int, int]:
+    async def count(self, request: ClientRequest) -> tuple[int, int]:
         """Return (prompt tokens of the request, bytes of text they were estimated from, 0 if exact)."""
-        texts, ids, marks = _parts(ask)
+        texts, ids, marks = _parts(request)
         if self._tokenizer is None:
             size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
             return max(1, ids + marks + round(size / self.bytes_per_token)), size
-        if self._template is not None and ask.endpoint is Endpoint.CHAT:
+        if self._template is not None and request.endpoint is Endpoint.CHAT:
             try:
-                texts, marks = [self._template(ask.document)], 0
+                texts, marks = [self._template(request.document)], 0
             except Exception as error:  # noqa: BLE001 -- the template is the model's own program
                 log.debug("chat template failed: %s", type(error).__name__)
         if sum(map(len, texts)) < _THREAD_BYTES:
@@ -77,13 +77,13 @@ class TokenCounter:
         self.bytes_per_token += _LEARN * (seen - self.bytes_per_token)
 
 
-def _parts(ask: Ask) -> tuple[list[str], int, int]:
+def _parts(request: ClientRequest) -> tuple[list[str], int, int]:
     """Return (texts, number of token ids, tokens of marks) of a request's prompt, whatever its form."""
-    if ask.endpoint is Endpoint.TEXT:
-        return _prompt_parts(ask.document.get("prompt"))
+    if request.endpoint is Endpoint.TEXT:
+        return _prompt_parts(request.document.get("prompt"))
     texts: list[str] = []
     marks = 0
-    messages = ask.document.get("messages")
+    messages = request.document.get("messages")
     for message in messages if isinstance(messages, list) else ():
         marks += MESSAGE_TOKENS
         if not isinstance(message, dict):
@@ -99,8 +99,8 @@ def _parts(ask: Ask) -> tuple[list[str], int, int]:
             ]
         if message.get("tool_calls"):
             texts.append(json.dumps(message["tool_calls"]))
-    if ask.document.get("tools"):
-        texts.append(json.dumps(ask.document["tools"]))
+    if request.document.get("tools"):
+        texts.append(json.dumps(request.document["tools"]))
     return texts, 0, marks
 
 

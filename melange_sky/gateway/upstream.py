@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.gateway.backend import Backend
-    from melange_sky.gateway.client_request import Ask
+    from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.settings import Secret, Settings
 
 _TRACE = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2,32}){3}")
 _LARGE_BYTES = 1 << 20
 REUSE_S = 4.0
-"""Idle connections are dropped before uvicorn's 5 s (vLLM's server) would close them under a request."""
+"""Idle connections are dropped before uvicorn's 5 s (the engines' server) would close them under a request."""
 
 
 class AttemptError(Exception):
@@ -113,17 +113,17 @@ class Upstream:
             return False
 
     async def send(
-        self, backend: Backend, ask: Ask, headers: dict[str, str]
+        self, backend: Backend, request: ClientRequest, headers: dict[str, str]
     ) -> Answer | OpenStream:
         """Send a request and return its answer, or its stream as soon as the first byte is there.
 
         Raises AttemptError.
         """
-        limit_s = self._settings.first_byte_s if ask.stream else self._settings.answer_s
+        limit_s = self._settings.first_byte_s if request.stream else self._settings.answer_s
         attempt = Attempt(limit_s)
         backend.unstarted.add(attempt)
         try:
-            return await self._exchange(backend, ask, headers)
+            return await self._exchange(backend, request, headers)
         except asyncio.CancelledError:
             if not attempt.expired():
                 raise
@@ -141,24 +141,24 @@ class Upstream:
             backend.unstarted.discard(attempt)
 
     async def _exchange(
-        self, backend: Backend, ask: Ask, headers: dict[str, str]
+        self, backend: Backend, request: ClientRequest, headers: dict[str, str]
     ) -> Answer | OpenStream:
         if self._authorization is not None:
             headers = headers | {"Authorization": self._authorization}
-        sent = ask.upstream_body()
+        sent = request.upstream_body()
         # aiohttp warns of large bytes sent at once; a file-like body goes in pieces
         data = io.BytesIO(sent) if len(sent) > _LARGE_BYTES else sent
         response = await self._session.post(
-            backend.at(ask.endpoint.value),
+            backend.at(request.endpoint.value),
             data=data,
             headers=headers,
-            timeout=self._stream_timeout if ask.stream else self._answer_timeout,
+            timeout=self._stream_timeout if request.stream else self._answer_timeout,
             allow_redirects=False,
         )
         handed_over = False
         try:
             content_type = response.headers.get("Content-Type", "application/json")
-            if ask.stream and response.status == 200:
+            if request.stream and response.status == 200:
                 first = await response.content.readany()
                 if not first:
                     raise AttemptError("empty")

@@ -8,7 +8,6 @@ Nothing of a repository is ever executed.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import time
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.hub.reference import COMMIT, ModelReference
 from melange_sky.hub.store import KeptModel
 from melange_sky.models.weights.tensors import TensorTotals, totals_of_header, totals_of_index
+from melange_sky.settings import hub_endpoint
 
 MIB = 2**20
 CONFIG_BYTES = 16 * MIB
@@ -54,7 +54,7 @@ class _Fetcher:
         from huggingface_hub.utils._headers import build_hf_headers
 
         repo = self.reference.repo
-        endpoint = os.environ.get("HF_ENDPOINT") or None
+        endpoint = hub_endpoint()
         revision = self.commit or self.reference.revision
         url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint)
         token = get_token()

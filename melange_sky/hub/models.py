@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,7 @@ from melange_sky.hub.reference import ModelReference
 from melange_sky.hub.store import KeptModel, ModelStore
 from melange_sky.models.checkpoint import Checkpoint
 from melange_sky.models.weights.tensors import TensorTotals
-
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
-
-
-def hub_is_off() -> bool:
-    """Return whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids the Hub."""
-    return any(
-        os.environ.get(name, "").upper() in _TRUE
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+from melange_sky.settings import hub_is_off
 
 
 def load_checkpoint(reference: ModelReference, home: Path, *, offline: bool) -> Checkpoint:

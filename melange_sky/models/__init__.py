@@ -1,15 +1,8 @@
-"""Models: their layers and sizes, the known ones, `config.json`, and what engine arguments change."""
+"""Models: their layers and sizes, the known ones, and `config.json`."""
 
 from melange_sky.models.checkpoint import Checkpoint, ReadModel, read_model, shape_from_checkpoint
 from melange_sky.models.config import shape_from_config
-from melange_sky.models.engine_args import (
-    form_args,
-    longest_admitted,
-    refused_flag,
-    unmodelled_flags,
-    with_engine_args,
-    without_max_model_len,
-)
+from melange_sky.models.config_file import load_model
 from melange_sky.models.layers import LayerList
 from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
@@ -21,17 +14,12 @@ __all__ = [
     "ModelShape",
     "ReadModel",
     "find_model",
-    "form_args",
     "known_models",
     "known_name",
-    "longest_admitted",
+    "load_model",
     "read_layers",
     "read_model",
-    "refused_flag",
     "shape_from_checkpoint",
     "shape_from_config",
     "shipped_checkpoint",
-    "unmodelled_flags",
-    "with_engine_args",
-    "without_max_model_len",
 ]

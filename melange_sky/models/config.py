@@ -18,11 +18,8 @@ from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
 from melange_sky.models.weights.splits import split_units
 
-NEED_BF16 = frozenset({"fbgemm_fp8", "modelopt", "modelopt_mxfp8", "mxfp4", "gpt_oss_mxfp4"})
-"""Formats that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
-
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
-"""Model types that vLLM refuses in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
+"""Model types that engines refuse in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
 
 
 def shape_from_config(
@@ -79,7 +76,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         attention_flops_per_pair=sum(a.pair_flops for a in caching),
         fp8_compute=_is_float8(scheme),
         dtype=_form(scheme),
-        needs_bf16=_form(scheme) in NEED_BF16 or model.model_type in NO_FLOAT16,
+        needs_bf16=model.model_type in NO_FLOAT16,
         checkpoint_bytes=_checkpoint_bytes(scheme, sizes, parameters),
         state_bytes_per_sequence=model.state_bytes_per_sequence,
         split_units=split_units(model, scheme),

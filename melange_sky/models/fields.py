@@ -45,7 +45,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "sliding_window": ("sliding_window_size", "attention_window_size"),
     "tie_word_embeddings": ("tie_embeddings",),
 }
-"""vLLM 0.33's own field aliases (`CONFIG_FIELD_ALIASES`) and those of the `transformers` classes."""
+"""The engines' own field aliases (`CONFIG_FIELD_ALIASES`) and those of the `transformers` classes."""
 
 
 class Fields:

@@ -32,7 +32,7 @@ AttentionKind = Literal[
 ]
 FeedForwardKind = Literal["dense", "moe", "none"]
 KV_VALUE_BYTES = 2
-"""Bytes of a cached value in 16 bits, which is what vLLM keeps unless it is told otherwise."""
+"""Bytes of a cached value in 16 bits, which is what engines keep unless a flag says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +156,7 @@ class LayerList:
     """A whole model: its layers, what stands outside of them, towers and extra heads.
 
     `outside` holds embeddings, output head and last norm; `extra_heads` the layers that predict
-    further tokens, which lie in the checkpoint but are not loaded unless vLLM speculates with them.
+    further tokens, which lie in the checkpoint but are not loaded unless an engine speculates with them.
     `prefix` is how checkpoints name a layer, with `{i}` for its number. `assumptions` say what the
     config left open; `warnings` what was not read.
     """
@@ -182,7 +182,7 @@ class LayerList:
 
     @property
     def resident_parameters(self) -> int:
-        """Parameters that vLLM loads: all but the extra heads."""
+        """Parameters that an engine loads: all but the extra heads."""
         return self.text_parameters + sum(tower.parameters for tower in self.towers)
 
     @property

@@ -45,43 +45,10 @@ METHOD_BITS = {
     "experts_int8": 8.0,
     "int8_per_channel_weight_only": 8.0,
 }
-"""What `--quantization` of vLLM 0.33 takes → bits per quantised weight where the config does not say.
-
-Left out are `torchao`, `online` and `humming`, whose bits another option decides, `modelopt_mixed` and
-`fp_quant`, and `nvfp4_per_token`, of which no figures are known.
-"""
+"""Name of a method of quantisation → bits per quantised weight where the config does not say."""
 
 CHECKPOINT_NAMES = {"auto-round": "inc"}
-"""Names in a `quantization_config` under which `--quantization` knows another one."""
-
-ONLINE = frozenset(
-    {
-        "fp8",
-        "fp8_per_tensor",
-        "fp8_per_block",
-        "fp8_per_channel",
-        "mxfp8",
-        "mxfp4",
-        "experts_int8",
-        "int8_per_channel_weight_only",
-    }
-)
-"""Those that make a 16-bit checkpoint smaller while it is loaded; the others need one kept so."""
-
-EXPERTS_ONLY = frozenset({"experts_int8", "int8_per_channel_weight_only"})
-"""Those that leave all but routed experts in 16 bits."""
-
-NEED_BF16 = frozenset(
-    {
-        "fbgemm_fp8",
-        "modelopt",
-        "modelopt_mxfp8",
-        "experts_int8",
-        "mxfp4",
-        "gpt_oss_mxfp4",
-    }
-)
-"""Those that vLLM 0.33 refuses below compute capability 8.0, where bfloat16 begins."""
+"""Names in a `quantization_config` of a method that stands under another one above."""
 
 FP8_METHODS = frozenset(
     {
@@ -96,6 +63,8 @@ FP8_METHODS = frozenset(
         "mxfp8",
     }
 )
+"""Methods whose products run in fp8."""
+
 _ALIKE = (
     {"awq", "auto_awq", "awq_marlin", "moe_wna16"},
     {"gptq", "auto_gptq", "gptq_marlin", "moe_wna16"},
@@ -108,7 +77,7 @@ _GROUP_OVERHEAD_BITS = 0.16
 class WeightFormat:
     """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included.
 
-    `file_bytes_per_parameter` where the files hold them otherwise than vLLM does by default.
+    `file_bytes_per_parameter` where the files hold them otherwise than engines do by default.
     """
 
     name: str
@@ -122,24 +91,31 @@ def are_alike(first: str, second: str) -> bool:
     return first == second or any({first, second} <= group for group in _ALIKE)
 
 
-def quantized(method: str, linear_fraction: float, bits: float | None = None) -> WeightFormat:
+def quantized(
+    method: str,
+    linear_fraction: float,
+    bits: float | None = None,
+    *,
+    known: Mapping[str, float] = METHOD_BITS,
+    fp8: frozenset[str] = FP8_METHODS,
+) -> WeightFormat:
     """Return the format in which the linear layers (a fraction of all parameters) use `method`.
 
-    Embeddings, output head and norms stay in 16 bits, as vLLM keeps them. Raises InputError for an
-    unknown method.
+    Embeddings, output head and norms stay in 16 bits. `known`: method → bits where `bits` does not
+    say; `fp8`: those whose products run in fp8. Raises InputError for an unknown method.
     """
-    if method not in METHOD_BITS:
+    if method not in known:
         raise InputError(
-            f"unknown quantization '{method[:40]}'{did_you_mean(method, METHOD_BITS)}; "
-            f"known: {', '.join(sorted(METHOD_BITS))}"
+            f"unknown quantization '{method[:40]}'{did_you_mean(method, known)}; "
+            f"known: {', '.join(sorted(known))}"
         )
-    bits = METHOD_BITS[method] if bits is None else bits
+    bits = known[method] if bits is None else bits
     if not 1 <= bits <= 16:
         raise InputError(f"quantization '{method}': {bits:g} bits per weight cannot be")
     per_weight = (bits + (_GROUP_OVERHEAD_BITS if bits < 8 else 0.0)) / 8
     average = linear_fraction * per_weight + (1 - linear_fraction) * 2.0
     return WeightFormat(
-        name=method, bytes_per_parameter=average, fp8_compute=method in FP8_METHODS and bits == 8
+        name=method, bytes_per_parameter=average, fp8_compute=method in fp8 and bits == 8
     )
 
 
@@ -154,7 +130,7 @@ def plain(dtype: str, where: str) -> WeightFormat:
 
 
 def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float) -> WeightFormat:
-    """Return how the weights of a `config.json` are kept in memory by vLLM's `--dtype auto`."""
+    """Return how engines keep the weights of a `config.json` in memory where no flag says otherwise."""
     section = config.get("quantization_config")
     if section is None:
         dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")

@@ -22,7 +22,7 @@ class ModelShape:
     `attention_flops_per_pair` is the work of one query token on one key token over all layers (None:
     4 × heads × head_dim × layers). `fp8_compute` True where matrix products run in fp8.
     `dtype` names how the weights are kept, for people. `checkpoint_bytes` is what a replica downloads
-    (None: its weights as they are held), more where vLLM makes them smaller while it loads them.
+    (None: its weights as they are held), more where the engine makes them smaller while it loads them.
     `needs_bf16` True where a GPU without bfloat16 (before Ampere) is refused. `full_kv_fraction` is the
     share of the cache that grows without end where layers do not weigh alike (None: that of the layers).
     `state_bytes_per_sequence` are held by linear layers whatever the length of a sequence.
@@ -69,7 +69,7 @@ class ModelShape:
         return self.weight_bytes if self.checkpoint_bytes is None else self.checkpoint_bytes
 
     def splits_over(self, tensor_parallel: int) -> bool:
-        """Return whether vLLM can split the attention heads over so many GPUs.
+        """Return whether engines can split the attention heads over so many GPUs.
 
         Each GPU gets as many query heads, whole key-value heads or copies of one, and whole units of
         what its quantization keeps together.

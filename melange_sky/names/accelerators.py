@@ -59,7 +59,7 @@ def names_of(accelerator: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def _spellings() -> dict[str, str]:
-    """Return folded spelling → canonical name: each name itself, or followed by its memory.
+    """Return folded spelling → canonical name: each name itself, or followed by its memory (80G, 80GB).
 
     A name that is itself canonical is never taken for another's: A100-80GB is not "A100, 80 GB".
     """
@@ -67,6 +67,8 @@ def _spellings() -> dict[str, str]:
     for name in accelerator_names():
         memory_gib = accelerator_table()[VARIANTS.get(name, name)].memory_gib
         spellings |= {f"{fold(name)}{memory_gib:g}{unit}": name for unit in ("g", "gb")}
+        if name.endswith("GB"):
+            spellings[fold(name).removesuffix("b")] = name
     return spellings | {fold(name): name for name in accelerator_names()}
 
 
@@ -110,13 +112,14 @@ def accelerator_name(text: str, also: Iterable[str] = ()) -> str:
 def accelerator_hint(text: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` or nothing; never a card of another memory than `text` states.
 
-    >>> accelerator_hint("A100-60GB", ["A100", "A100-80GB"]), accelerator_hint("A1O0", ["A100"])
-    ('', " (did you mean 'A100'?)")
+    >>> accelerator_hint("A100-60GB", ["A100", "A100-80GB"]), accelerator_hint("H10O", ["H100"])
+    ('', " (did you mean 'H100'?)")
     """
     stated = _STATED_MEMORY.search(text)
     if stated is not None:
         gib = float(stated[1])
         known = [name for name in known if _memory_gib(name) in (None, gib)]
+        text = text[: stated.start()]
     return did_you_mean(text, known)
 
 

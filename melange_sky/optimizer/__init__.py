@@ -24,6 +24,7 @@ from melange_sky.optimizer.problem.question import (
     SolveOptions,
     StayClose,
 )
+from melange_sky.optimizer.rules.registry import rules_of
 
 __all__ = [
     "Alternative",
@@ -49,5 +50,6 @@ __all__ = [
     "other_fleets",
     "problem_of",
     "robust_report",
+    "rules_of",
     "sweep_rates",
 ]

@@ -17,6 +17,7 @@ from melange_sky.capacities import (
     Origin,
 )
 from melange_sky.constraints import Constraints
+from melange_sky.engines import DEFAULT_ENGINE, EngineChoice, engine_named
 from melange_sky.errors import InputError
 from melange_sky.models import ModelShape
 from melange_sky.names.limits import LimitKey
@@ -26,7 +27,6 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
-    EngineChoice,
     ModelPlan,
     Plan,
     PlanWarning,
@@ -99,6 +99,7 @@ class _Allocation(_Document):
 
 
 class _EngineChoice(_Document):
+    name: str = DEFAULT_ENGINE.name
     version: str | None = None
     args: list[str] = []
     env: dict[str, str] = {}
@@ -243,15 +244,24 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         baselines=document.baselines,
         candidates=tuple(candidates.values()),
         model_shape=document.model_shape,
-        engine=EngineChoice(
-            version=document.engine.version,
-            args=tuple(document.engine.args),
-            env=tuple(document.engine.env.items()),
-            setup=document.engine.setup,
-        ),
+        engine=_engine_choice(document.engine, where),
         engine_generation=document.engine_generation,
         spot=document.constraints.spot,
         verification=document.verification,
+    )
+
+
+def _engine_choice(document: _EngineChoice, where: str) -> EngineChoice:
+    try:
+        engine = engine_named(document.name)
+    except InputError as error:
+        raise InputError(f"{where}: engine.name: {error}") from error
+    return EngineChoice(
+        name=engine.name,
+        version=document.version,
+        args=tuple(document.args),
+        env=tuple(document.env.items()),
+        setup=document.setup,
     )
 
 

@@ -103,6 +103,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "verification": asdict(model.verification) if model.verification else None,
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],
         "engine": {
+            "name": model.engine.name,
             "version": model.engine.version,
             "args": list(model.engine.args),
             "env": dict(model.engine.env),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
+from melange_sky import settings
 from melange_sky.errors import InputError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.observed import ObservedTraffic, observed_traffic
@@ -111,7 +112,7 @@ def open_deployment(folder: Path) -> Deployment:
     planned = load_plan(folder)
     wanted = wanted_services(planned, folder)
     names = {name for w in wanted for name in w.document.get("secrets") or {}}
-    secrets = {name: os.environ[name] for name in names if os.environ.get(name)}
+    secrets = settings.secrets(names)
     log.info("%s holds %d services of plan %s", folder, len(wanted), planned.name)
     log.debug("secrets set in the environment: %d of %d", len(secrets), len(names))
     return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets))

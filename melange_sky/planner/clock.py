@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timezone
 
 from melange_sky.errors import InputError
+from melange_sky.settings import source_date_epoch
 
 
 def created_at() -> str:
     """Return the time of planning, ISO 8601 in UTC; SOURCE_DATE_EPOCH fixes it."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    epoch = source_date_epoch()
     if epoch is None:
         now = datetime.now(timezone.utc)
     else:
         try:
-            now = datetime.fromtimestamp(int(epoch), timezone.utc)
+            now = datetime.fromtimestamp(epoch, timezone.utc)
         except (ValueError, OverflowError, OSError) as error:
             raise InputError(
                 "SOURCE_DATE_EPOCH must be a whole number of seconds since 1970"

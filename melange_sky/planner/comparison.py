@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.planner import PlanRequest, plan_loaded
-from melange_sky.planner.closed_loop import LoopRequest, plan_verified
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.replay_loop.replay import rate_of_trace
+from melange_sky.planner.request import PlanRequest
+from melange_sky.spec import AcceleratorChoice
 
 if TYPE_CHECKING:
     from melange_sky.spec import Spec
@@ -37,12 +40,12 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonRequest:
-    """At which rates to compare, how to plan and what to replay. `told` hears of every fleet."""
+    """At which rates to compare, how to plan and what to replay. `on_contender` gets every fleet."""
 
     rates_rps: tuple[float, ...]
     plan: PlanRequest
     loop: LoopRequest
-    told: Callable[[Contender], None] | None = None
+    on_contender: Callable[[Contender], None] | None = None
 
 
 def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, ...]:
@@ -52,22 +55,22 @@ def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, .
     """
     if spec.multi:
         raise InputError(f"{spec.path}: compare takes a spec of one model")
-    found = []
+    contenders = []
     for rate_rps in request.rates_rps:
         at_rate = _at_rate(spec, rate_rps)
         names = [MIX, SLICED, *_accelerators(at_rate, request)]
         for kind in names:
             one = _contender(at_rate, rate_rps, kind, request)
-            if request.told is not None:
-                request.told(one)
-            found.append(one)
-    return tuple(found)
+            if request.on_contender is not None:
+                request.on_contender(one)
+            contenders.append(one)
+    return tuple(contenders)
 
 
 def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
-    asked = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
-    if asked:
-        return list(asked)
+    named = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
+    if named:
+        return list(named)
     plan = plan_loaded(spec, replace(request.plan, sensitivity=False))
     return sorted({c.option.accelerator for c in plan.models[0].candidates})
 
@@ -86,34 +89,28 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         sliced = replace(plan_request.solve, assignment="sliced", slice_factor=SLICE_FACTOR)
         plan_request = replace(plan_request, solve=sliced)
     elif kind != MIX:
-        spec = _alone(spec, kind)
+        spec = _only(spec, kind)
     nothing = Contender(rate_rps=rate_rps, kind=kind)
     try:
         paper = plan_loaded(spec, plan_request)
     except InfeasibleError as error:
         return replace(nothing, reason=str(error))
-    plan = plan_verified(paper, spec, plan_request, _loop(request, rate_rps, spec)).models[0]
+    plan = plan_verified(paper, plan_request, _loop(request, rate_rps, spec)).models[0]
     assert plan.verification is not None
-    seen = plan.verification
     return replace(
         nothing,
-        fleet=" + ".join(
-            f"{a.instances} × {a.candidate.option.accelerator}:{a.candidate.option.accelerator_count}"
-            for a in plan.allocations
-        ),
+        fleet=plan.fleet_text(),
         paper_usd_per_hour=paper.cost_usd_per_hour,
-        usd_per_hour=plan.cost_usd_per_hour if seen.holds else None,
-        attainment=seen.attainment,
-        low=seen.low,
-        reason=seen.reason,
+        usd_per_hour=plan.cost_usd_per_hour if plan.verification.holds else None,
+        attainment=plan.verification.attainment,
+        low=plan.verification.low,
+        reason=plan.verification.reason,
     )
 
 
-def _alone(spec: Spec, name: str) -> Spec:
+def _only(spec: Spec, name: str) -> Spec:
     chosen = tuple(c for c in spec.resources.accelerators if c.name == name)
     if not chosen:
-        from melange_sky.spec import AcceleratorChoice
-
         chosen = (AcceleratorChoice(name=name),)
     return replace(spec, resources=replace(spec.resources, accelerators=chosen))
 
@@ -123,7 +120,5 @@ def _loop(request: ComparisonRequest, rate_rps: float, spec: Spec) -> LoopReques
     simulation = request.loop.simulation
     if simulation.trace is None:
         return request.loop
-    from melange_sky.planner.verification import rate_of_trace
-
     scale = rate_rps / rate_of_trace(simulation.trace)
     return replace(request.loop, simulation=replace(simulation, rate_scale=scale))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
-from melange_sky.names.limits import LimitKind
+from melange_sky.optimizer import rules_of
 
 if TYPE_CHECKING:
     from melange_sky.spec import FixedCapacity, Spec
@@ -28,6 +28,9 @@ def constraints_of(spec: Spec) -> Constraints:
         max_share_per_region=redundancy.max_share_per_region,
         max_share_per_cloud=redundancy.max_share_per_cloud,
         spot=_spot(spec),
+        max_option_types=resources.max_option_types,
+        # a model with any rate runs on one option anyway
+        min_option_types=resources.min_option_types if resources.min_option_types > 1 else 0,
     )
 
 
@@ -55,20 +58,13 @@ def _spot(spec: Spec) -> SpotPolicy | None:
     )
 
 
-def kinds_of_price(spec: Spec) -> tuple[bool, ...]:
+def price_kinds(spec: Spec) -> tuple[bool, ...]:
     """Return the `use_spot` values to plan with: both where a spot policy mixes them."""
     if spec.resources.spot is not None:
         return (False, True)
     return (spec.resources.use_spot,)
 
 
-def speaks_of_places(spec: Spec) -> bool:
+def needs_every_region(spec: Spec) -> bool:
     """Return whether a rule names regions, clouds or instances, so that no region stands for others."""
-    resources, redundancy = spec.resources, spec.redundancy
-    return bool(
-        any(key.kind is not LimitKind.ACCELERATOR for key, _ in resources.limits)
-        or resources.fixed
-        or resources.minimum
-        or redundancy.max_share_per_region is not None
-        or redundancy.max_share_per_cloud is not None
-    )
+    return rules_of(constraints_of(spec)).tells_places_apart

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.slo import SLO
 
 LARGEST_TOKENS = 10_000_000
 MOST_SIZES = 64
 LARGEST_LIMIT_MS = 1e9
+MOST_JOBS = 8
 
 
 def token_sizes(flag: str, sizes: str | Sequence[int]) -> tuple[int, ...]:
@@ -49,3 +51,23 @@ def _seconds(flag: str, limit_ms: float | None) -> float | None:
     if not 0 < limit_ms < LARGEST_LIMIT_MS:
         raise InputError(f"{flag}: must be a positive number of milliseconds")
     return limit_ms / 1e3
+
+
+def one_of(flag: str, word: str, choices: Sequence[str]) -> str:
+    """Return `word` where it is one of the choices; InputError names the flag and the nearest."""
+    if word in choices:
+        return word
+    hint = did_you_mean(word, choices)
+    raise InputError(f"{flag}: '{clip(word)}' is not one of {', '.join(choices)}{hint}")
+
+
+def within(flag: str, number: float, low: float, high: float) -> float:
+    """Return `number` where it lies between the two, both included; InputError names the flag."""
+    if low <= number <= high:
+        return number
+    raise InputError(f"{flag}: {number:g} must lie between {low:g} and {high:g}")
+
+
+def side_by_side(jobs: int | None) -> int:
+    """Return how many replays run side by side: as many as asked for, else all cores up to 8."""
+    return jobs or min(os.cpu_count() or 1, MOST_JOBS)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import shlex
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH, even_demand
+from melange_sky.engines import DEFAULT_ENGINE, bench_named, engine_named
 from melange_sky.errors import InputError
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
@@ -19,12 +20,12 @@ from melange_sky.profiler import (
     Endpoint,
     GridOptions,
     PromptStyle,
+    ServerPages,
     check_endpoint,
     measure_grid,
 )
+from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
-from melange_sky.profiler.vllm_bench import Bench, cross_check
-from melange_sky.profiles.home import profiles_home
 from melange_sky.profiletable import POISSON, Provenance
 from melange_sky.spec.traces import read_trace
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.profiler import GridReport, Progress
-    from melange_sky.profiler.vllm_bench import CrossCheck
+    from melange_sky.profiler.bench import CrossCheck
     from melange_sky.slo import SLO
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class MeasureOptions:
     """What to measure on which server, and how hard: the flags of `profile run`, by their names.
 
     `out` None is the profile store. The server's key is read from the variable `api_key_env`.
-    `revision`, `engine_flags` and `instance_type` are kept with the table.
+    `engine`, `revision`, `engine_flags` and `instance_type` are kept with the table.
     """
 
     url: str
@@ -71,6 +72,7 @@ class MeasureOptions:
     max_lateness_ms: float = 25.0
     seed: int = 0
     revision: str | None = None
+    engine: str = DEFAULT_ENGINE.name
     engine_flags: str = ""
     instance_type: str | None = None
     check_with: str | None = None
@@ -95,7 +97,8 @@ class MeasureOptions:
             url=self.url,
             model=self.model,
             timeout_s=self.timeout_s,
-            api_key=os.environ.get(self.api_key_env) or None,
+            api_key=settings.secret(self.api_key_env),
+            pages=ServerPages.of(engine_named(self.engine)),
         )
 
 
@@ -130,7 +133,7 @@ def measure_endpoint(options: MeasureOptions, progress: Progress | None = None) 
         endpoint,
         sizes,
         replace(provenance, engine_version=facts.version),
-        options.out or profiles_home(),
+        options.out or settings.profiles_dir(),
         grid,
         progress,
     )
@@ -172,7 +175,11 @@ def _cross_check(
     if not able:
         return None
     size = sorted(able, key=lambda key: (able[key], key))[len(able) // 2]
-    bench = Bench(command=options.bench_command, tokenizer=options.tokenizer)
+    bench = Bench(
+        tool=bench_named(options.check_with),
+        command=options.bench_command,
+        tokenizer=options.tokenizer,
+    )
     return cross_check(endpoint, size, able[size], bench)
 
 
@@ -229,6 +236,7 @@ def _provenance(options: MeasureOptions) -> Provenance:
         accelerator=name,
         accelerator_count=int(count or 1),
         revision=options.revision,
+        engine=engine_named(options.engine).name,
         engine_flags=flags,
         instance_type=options.instance_type,
         prefix_share=options.prefix_share,

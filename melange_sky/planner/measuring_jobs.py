@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
+from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
@@ -18,12 +19,13 @@ from melange_sky.planner.profiling import (
     profiling_jobs,
     within_budget,
 )
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
-from melange_sky.profiles.home import profiles_home
 from melange_sky.profiletable import load_tables
-from melange_sky.spec import MelangeConfig, load_spec
+from melange_sky.rendering import GATED_SECRET
+from melange_sky.spec import SpecSource, load_own_spec, source_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 POLL_S = 15.0
-SECRETS = ("HF_TOKEN", "VLLM_API_KEY")
+SECRETS = (GATED_SECRET, *(engine.key_variable for engine in ENGINES.values()))
+"""Variables whose values jobs may need: the token of gated models, and the engines' keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,20 +105,20 @@ class JobsPreview:
             )
 
 
-def preview_jobs(spec: Path, options: LaunchOptions) -> JobsPreview:
+def preview_jobs(source: SpecSource, options: LaunchOptions) -> JobsPreview:
     """Plan the spec and return the jobs that would measure its candidates; launches nothing.
 
     Raises InputError where the spec has no priced candidate, and what planning raises.
     """
     prices = OfferQuery(offline=options.offline, offers_csv=options.offers)
-    planned = plan_spec(spec, PlanRequest(prices=prices, sensitivity=False))
-    tables = load_tables(options.out or profiles_home())
-    log.info("%d measured tables in %s", len(tables), options.out or profiles_home())
+    planned = plan_spec(source, PlanRequest(prices=prices, sensitivity=False))
+    tables = load_tables(options.out or settings.profiles_dir())
+    log.info("%d measured tables in %s", len(tables), options.out or settings.profiles_dir())
     jobs = tuple(
         job for plan in planned.models for job in profiling_jobs(plan, tables, options.job)
     )
     if not jobs:
-        raise InputError(f"{spec}: no priced candidate to measure")
+        raise InputError(f"{source_name(source)}: no priced candidate to measure")
     todo = [job for job in jobs if job.sizes]
     taken, left = within_budget(todo, options.max_usd)
     log.info("%d jobs, %d with sizes to measure, %d taken", len(jobs), len(todo), len(taken))
@@ -124,7 +127,7 @@ def preview_jobs(spec: Path, options: LaunchOptions) -> JobsPreview:
 
 def jobs_api(*, clusters: bool) -> SkyJobs:
     """Return SkyPilot's jobs, or with `clusters` one cluster per job; secrets from the environment."""
-    secrets = {name: os.environ[name] for name in SECRETS if os.environ.get(name)}
+    secrets = settings.secrets(SECRETS)
     return SkyJobs(managed=not clusters, secrets=secrets)
 
 
@@ -156,7 +159,7 @@ def follow_jobs(
             state = states.get(name)
             if state is None:
                 continue
-            line = collect_job(api, name, state, out or profiles_home())
+            line = collect_job(api, name, state, out or settings.profiles_dir())
             if shown.get(name) != line:
                 tell(line)
                 shown[name] = line
@@ -187,34 +190,34 @@ def _refusal(api: SkyJobs, name: str) -> str | None:
     return None
 
 
-def job_states(spec: Path, *, clusters: bool = False) -> dict[str, JobState]:
+def job_states(source: SpecSource, *, clusters: bool = False) -> dict[str, JobState]:
     """Return the newest state of each of the spec's jobs, by job name; asks SkyPilot alone."""
-    states = jobs_api(clusters=clusters).states(job_prefixes(spec))
-    log.info("SkyPilot knows %d profiling jobs of %s", len(states), spec)
+    states = jobs_api(clusters=clusters).states(job_prefixes(source))
+    log.info("SkyPilot knows %d profiling jobs of %s", len(states), source_name(source))
     return states
 
 
-def collect_jobs(spec: Path, *, clusters: bool = False, out: Path | None = None) -> tuple[str, ...]:
+def collect_jobs(
+    source: SpecSource, *, clusters: bool = False, out: Path | None = None
+) -> tuple[str, ...]:
     """Merge what the spec's jobs have measured into the profile store; return a line per job.
 
     Raises MelangeError where SkyPilot knows no job of the spec.
     """
     api = jobs_api(clusters=clusters)
-    states = api.states(job_prefixes(spec))
+    states = api.states(job_prefixes(source))
     if not states:
         raise MelangeError(
-            f"SkyPilot knows no profiling jobs of {spec}; launch them with: "
-            f"melange-sky profile launch {spec}"
+            f"SkyPilot knows no profiling jobs of {source_name(source)}; launch them with: "
+            f"melange-sky profile launch {source_name(source)}"
         )
-    folder = out or profiles_home()
+    folder = out or settings.profiles_dir()
     return tuple(collect_job(api, name, state, folder) for name, state in states.items())
 
 
-def job_prefixes(spec: Path) -> tuple[str, ...]:
+def job_prefixes(source: SpecSource) -> tuple[str, ...]:
     """Return how the names of the spec's jobs start; the plan may have changed since they began."""
-    loaded = load_spec(spec)
-    if isinstance(loaded, MelangeConfig):
-        raise InputError(f"{spec}: a Mélange config names no accelerators that could be measured")
+    loaded = load_own_spec(source, "a Mélange config names no accelerators that could be measured")
     return tuple(job_prefix(served.name) for served in loaded.models)
 
 

@@ -1,4 +1,4 @@
-"""Traffic that was seen against traffic that was planned: does another plan pay?"""
+"""The traffic that a gateway observed against the planned one: does another plan pay?"""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ WORTH_FRACTION = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlook:
-    """Seen rates in the plan's buckets (requests per second) and what they ask for.
+class TrafficVerdict:
+    """Observed rates in the plan's buckets (requests per second) and what they need.
 
-    `least_usd_per_hour` is the least cost of a fleet for the seen rates, with the plan's options,
-    prices and headroom; None where none exists. `unplanned` names buckets that were seen and for
-    which the plan knows no capacity; they are not in that cost.
+    `least_usd_per_hour` is the least cost of a fleet for these rates, with the plan's options, prices
+    and headroom; None where none exists. `unplanned` names observed buckets for which the plan has
+    no capacity; they are not in that cost. `pays` is whether another plan pays.
     """
 
     rates_rps: Matrix
@@ -39,7 +39,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BucketTraffic:
-    """One bucket's planned and seen rate, requests per second."""
+    """One bucket's planned and observed rate, requests per second."""
 
     bucket: str
     planned_rps: float
@@ -48,9 +48,9 @@ class BucketTraffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedTraffic:
-    """Seen against planned traffic, bucket by bucket, and whether another plan pays.
+    """Observed against planned traffic, bucket by bucket, and whether another plan pays.
 
-    `least_usd_per_hour`: see `Outlook`. `replan` and `verdict` say what to do.
+    `least_usd_per_hour`: see `TrafficVerdict`. `replan` and `verdict` say what to do.
     """
 
     buckets: tuple[BucketTraffic, ...]
@@ -67,10 +67,10 @@ def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
     """
     if len(planned.models) != 1:
         raise InputError("--observed: give the plan.json of one model; this plan has several")
-    workload, seen = planned.models[0].workload, load_distribution(observed)
-    if seen.rate_rps is None:
+    workload, histogram = planned.models[0].workload, load_distribution(observed)
+    if histogram.rate_rps is None:
         raise InputError(f"{observed}: has no rate_rps, so it cannot be compared with a plan")
-    judged = outlook(planned, to_workload(seen, seen.rate_rps), SolveOptions())
+    judged = judge_traffic(planned, to_workload(histogram, histogram.rate_rps), SolveOptions())
     planned_rps = workload.rates_rps
     return ObservedTraffic(
         buckets=tuple(
@@ -86,44 +86,48 @@ def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
     )
 
 
-def outlook(plan: Plan, seen: Workload, options: SolveOptions) -> Outlook:
-    """Judge a plan of one model by traffic that a gateway saw, on whatever grid it counted."""
+def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> TrafficVerdict:
+    """Judge a plan of one model by the traffic of its gateway, on whatever grid that counted."""
     (model,) = plan.models
-    rates = _in_buckets_of(model, seen)
-    known, unplanned = _split(model, rates)
+    rates = _in_buckets_of(model, observed)
+    servable, unplanned = _split(model, rates)
     demand = Demand(
-        name=model.name, workload=replace(model.workload, rates_rps=known), options=model.candidates
+        name=model.name,
+        workload=replace(model.workload, rates_rps=servable),
+        options=model.candidates,
     )
     problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
-    least = least_cost(problem, options) if any(map(any, known)) else None
+    least = least_cost(problem, options) if any(map(any, servable)) else None
     cost = None if least is None else least.cost_usd_per_hour
     pays, verdict = _verdict(plan, cost, unplanned, any(map(any, rates)))
-    return Outlook(
+    return TrafficVerdict(
         rates_rps=rates, least_usd_per_hour=cost, unplanned=unplanned, pays=pays, verdict=verdict
     )
 
 
-def _in_buckets_of(plan: ModelPlan, seen: Workload) -> Matrix:
-    """Move each seen bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
+def _in_buckets_of(plan: ModelPlan, observed: Workload) -> Matrix:
+    """Move each observed bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
     inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
     rates = [[0.0] * (len(outputs) - 1) for _ in inputs[1:]]
-    for i, j in seen.buckets():
-        row = bucket_index(inputs, seen.input_sizes[i][j])
-        column = bucket_index(outputs, seen.output_sizes[i][j])
-        rates[-1 if row is None else row][-1 if column is None else column] += seen.rates_rps[i][j]
+    for i, j in observed.buckets():
+        row = bucket_index(inputs, observed.input_sizes[i][j])
+        column = bucket_index(outputs, observed.output_sizes[i][j])
+        rates[-1 if row is None else row][-1 if column is None else column] += observed.rates_rps[
+            i
+        ][j]
     return tuple(map(tuple, rates))
 
 
 def _split(plan: ModelPlan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
-    """Return the rates of buckets that some option is known to serve, and the others' names."""
+    """Return the rates of buckets that some option can serve, and the others' names."""
     unplanned = []
-    known = [list(row) for row in rates]
+    servable = [list(row) for row in rates]
     for i, row in enumerate(rates):
         for j, rate in enumerate(row):
             if rate > 0 and all(option.rate(i, j) is None for option in plan.candidates):
                 unplanned.append(plan.workload.label(i, j))
-                known[i][j] = 0.0
-    return tuple(map(tuple, known)), tuple(unplanned)
+                servable[i][j] = 0.0
+    return tuple(map(tuple, servable)), tuple(unplanned)
 
 
 def _verdict(

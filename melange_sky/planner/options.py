@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 class OfferRules:
     """What keeps an offer out of a plan.
 
-    `kinds` are the `use_spot` values to plan with. `closed_clouds` maps a cloud on which SkyServe cannot run replicas to the reason. With `regions` True every region's
-    offer is kept, because a limit or a share speaks of regions or clouds; else the cheapest region of
-    an instance type stands for all.
+    `kinds` are the `use_spot` values to plan with. `closed_clouds` maps a cloud on which SkyServe
+    cannot run replicas to the reason. With `regions` True every region's offer is kept, because a limit
+    or a share names regions or clouds; else the cheapest region of an instance type stands for all.
     """
 
     kinds: tuple[bool, ...] = (False,)
@@ -62,15 +62,15 @@ class _Rejections:
         self.reasons[code, reason].append(f"{offer.cloud}/{offer.region} {offer.instance_type}")
 
     def add_unpriced(self, kind: str, offer: Offer) -> None:
-        """Note an offer without a price of this kind: told only where no other region has one."""
+        """Note an offer without a price of this kind: warned of only where no other region has one."""
         spot_only = bool(
             kind != _kind(True) and offer.spot_usd_per_hour and not offer.blocked(True)
         )
         self.unpriced[kind, spot_only].add(_sold(offer))
 
-    def keep_unpriced(self, kind: str, kept: Iterable[Offer]) -> None:
+    def keep_unpriced(self, kind: str, usable: Iterable[Offer]) -> None:
         """Forget those that are sold elsewhere on the same cloud."""
-        sold = {_sold(offer) for offer in kept}
+        sold = {_sold(offer) for offer in usable}
         self.unpriced[kind, True] -= sold
         self.unpriced[kind, False] -= sold | self.unpriced[kind, True]
 
@@ -85,11 +85,11 @@ class _Rejections:
                 )
                 + ", ".join(
                     f"{cloud} {instance_type} ({accelerator_spec_text(name, int(count))})"
-                    for cloud, instance_type, name, count in sorted(found)
+                    for cloud, instance_type, name, count in sorted(offers)
                 ),
             )
-            for (kind, spot_only), found in self.unpriced.items()
-            if found
+            for (kind, spot_only), offers in self.unpriced.items()
+            if offers
         ]
         for (code, reason), where in self.reasons.items():
             more = f" and {len(where) - 3} more" if len(where) > 3 else ""
@@ -124,19 +124,19 @@ def usable_offers(
 ) -> tuple[list[PlannedOffer], list[PlanWarning]]:
     """Return the offers that the spec asks for and that may be planned, and why others may not."""
     rejected = _Rejections()
-    asked = [offer for offer in offers if _is_asked_for(offer, resources)]
+    wanted = [offer for offer in offers if _is_wanted(offer, resources)]
     planned: list[PlannedOffer] = []
     for use_spot in rules.kinds:
-        kept = [offer for offer in asked if not _reject(offer, use_spot, rules, rejected)]
-        rejected.keep_unpriced(_kind(use_spot), kept)
+        usable = [offer for offer in wanted if not _reject(offer, use_spot, rules, rejected)]
+        rejected.keep_unpriced(_kind(use_spot), usable)
         if rules.regions:
-            planned += [PlannedOffer(offer=o, use_spot=use_spot, pinned=True) for o in kept]
+            planned += [PlannedOffer(offer=o, use_spot=use_spot, pinned=True) for o in usable]
         else:
-            planned += _merge_regions(kept, use_spot)
+            planned += _merge_regions(usable, use_spot)
     return planned, rejected.warnings()
 
 
-def _is_asked_for(offer: Offer, resources: Resources) -> bool:
+def _is_wanted(offer: Offer, resources: Resources) -> bool:
     if resources.accelerators and not any(
         offer.accelerator in names_of(choice.name)
         and choice.count in (None, offer.accelerator_count)
@@ -228,26 +228,26 @@ def build_options(
     Accelerators on which the model does not fit come back as warnings with the memory missing, and
     profile tables that need a word as warnings too.
     """
-    shapes = _shapes(model, offers)
+    shapes = _shapes(model, offers, query.generation)
     flat = [shape for group in shapes.values() for shape in group]
-    known = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
+    replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
     options = [
-        _option(planned, known[shape])
+        _option(planned, replicas[shape])
         for planned in offers
         for shape in shapes[_gpus(planned.offer)]
-        if known[shape].settings is not None
+        if replicas[shape].settings is not None
     ]
     notes = [PlanWarning(code="profile", message=text) for text in table_notes(query, flat)]
-    return tuple(options), [*_misfits(shapes, known), *notes]
+    return tuple(options), [*_misfits(shapes, replicas), *notes]
 
 
 def _shapes(
-    model: ModelShape, offers: Sequence[PlannedOffer]
+    model: ModelShape, offers: Sequence[PlannedOffer], generation: str
 ) -> dict[tuple[str, int], tuple[ReplicaShape, ...]]:
     table = accelerator_table()
     shapes = {}
     for name, count in sorted({_gpus(planned.offer) for planned in offers}):
-        splits = sensible_splits(model, table[name], count) or ((count, 1),)
+        splits = sensible_splits(model, table[name], count, generation) or ((count, 1),)
         shapes[name, count] = tuple(
             ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
             for tp, dp in splits
@@ -279,18 +279,18 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
 
 def _misfits(
     shapes: Mapping[tuple[str, int], tuple[ReplicaShape, ...]],
-    known: Mapping[ReplicaShape, ReplicaCapacity],
+    replicas: Mapping[ReplicaShape, ReplicaCapacity],
 ) -> list[PlanWarning]:
-    model_fits = {name for (name, _), group in shapes.items() if _any_fits(group, known)}
+    model_fits = {name for (name, _), group in shapes.items() if _any_fits(group, replicas)}
     rows, small = [], []
     for (name, count), group in shapes.items():
-        if _any_fits(group, known):
+        if _any_fits(group, replicas):
             continue
         text = accelerator_spec_text(name, count)
         if name in model_fits:
             small.append(text)
             continue
-        reason = known[group[0]].reason or "the model does not fit"
+        reason = replicas[group[0]].reason or "the model does not fit"
         rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}"))
     if small:
         message = f"too small for the model, so left out: {', '.join(small)}"
@@ -299,6 +299,6 @@ def _misfits(
 
 
 def _any_fits(
-    group: tuple[ReplicaShape, ...], known: Mapping[ReplicaShape, ReplicaCapacity]
+    group: tuple[ReplicaShape, ...], replicas: Mapping[ReplicaShape, ReplicaCapacity]
 ) -> bool:
-    return any(known[shape].settings is not None for shape in group)
+    return any(replicas[shape].settings is not None for shape in group)

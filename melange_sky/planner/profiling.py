@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -14,14 +13,15 @@ import yaml
 
 from melange_sky.capacity_search import Demand, Measured, plan_sizes
 from melange_sky.capacity_search.sizes import cell_seconds
+from melange_sky.engines import engine_named
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.plans import Allocation
-from melange_sky.profiler import GridOptions
+from melange_sky.profiler import GridOptions, ServerPages
 from melange_sky.profiler.bundle import bundle_text
 from melange_sky.profiler.grid import is_answered, measured_of
 from melange_sky.profiles import ReplicaShape, is_of, is_usable
 from melange_sky.profiletable import ProfileTable, Provenance
-from melange_sky.rendering import PORT, service_document
+from melange_sky.rendering import PORT, serve_command, service_document, service_skeleton
 from melange_sky.rendering.sizing import initial_delay_s
 from melange_sky.resources import profiling_dir
 
@@ -159,6 +159,19 @@ def within_budget(
     return tuple(taken), tuple(left)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What one job has to do: sizes to measure of those asked for, and for how long at most."""
+
+    name: str
+    demand: Demand
+    sizes: tuple[tuple[int, int], ...]
+    measured: int
+    minutes: float
+    limit_minutes: float
+    expected_error: float
+
+
 def _job(
     plan: ModelPlan,
     candidate: OptionCapacity,
@@ -167,6 +180,31 @@ def _job(
 ) -> ProfilingJob:
     option = candidate.option
     assert option.offer is not None
+    work = _work(plan, candidate, tables, options)
+    return ProfilingJob(
+        name=work.name,
+        model=plan.model,
+        accelerator=f"{option.gpu}:{option.accelerator_count}",
+        instance_type=option.offer.instance_type,
+        use_spot=option.use_spot,
+        infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
+        price_usd_per_hour=option.price_usd_per_hour,
+        dearest_usd_per_hour=max(map(option.price_in, option.places)),
+        sizes=work.sizes,
+        measured=work.measured,
+        minutes=work.minutes if work.sizes else 0.0,
+        limit_minutes=work.limit_minutes if work.sizes else 0.0,
+        expected_error=work.expected_error,
+        document=_document(plan, candidate, work, options),
+    )
+
+
+def _work(
+    plan: ModelPlan,
+    candidate: OptionCapacity,
+    tables: Sequence[ProfileTable],
+    options: JobOptions,
+) -> _Work:
     demand = job_demand(plan, candidate, options.error_bound)
     grid = GridOptions(slo=plan.slo, demand=demand)
     known: dict[tuple[int, int], Measured] = {}
@@ -181,24 +219,14 @@ def _job(
     guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
     setup_s = float(initial_delay_s(plan))
     minutes = (setup_s + sum(cell_seconds(guesses[size], size, plan.slo) for size in todo)) / 60
-    limit = min(2 * minutes + 5, options.max_minutes or float("inf"))
-    name = _job_name(plan, candidate)
-    service = service_document(plan, _alone(plan, candidate))
-    return ProfilingJob(
-        name=name,
-        model=plan.model,
-        accelerator=f"{option.gpu}:{option.accelerator_count}",
-        instance_type=option.offer.instance_type,
-        use_spot=option.use_spot,
-        infra=f"{option.offer.cloud}/{option.offer.region}".rstrip("/"),
-        price_usd_per_hour=option.price_usd_per_hour,
-        dearest_usd_per_hour=max(map(option.price_in, option.places)),
+    return _Work(
+        name=_job_name(plan, candidate),
+        demand=demand,
         sizes=tuple(todo),
         measured=len(known),
-        minutes=minutes if todo else 0.0,
-        limit_minutes=limit if todo else 0.0,
+        minutes=minutes,
+        limit_minutes=min(2 * minutes + 5, options.max_minutes or float("inf")),
         expected_error=expected_error,
-        document=_document(plan, candidate, service, (name, demand, limit * 60), options),
     )
 
 
@@ -231,7 +259,8 @@ def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -
 def _answers(made: Provenance, plan: ModelPlan, candidate: OptionCapacity) -> bool:
     """Return whether plans would take a table's rates for this candidate."""
     shape = ReplicaShape.of(candidate.option)
-    return is_of(made, plan.model, shape) and is_usable(made, plan.engine.args)
+    engine = engine_named(plan.engine.name)
+    return is_of(made, plan.model, shape) and is_usable(made, engine, plan.engine.args)
 
 
 def _alone(plan: ModelPlan, candidate: OptionCapacity) -> Allocation:
@@ -256,52 +285,16 @@ def _job_name(plan: ModelPlan, candidate: OptionCapacity) -> str:
     return job_prefix(plan.name) + kind.strip("-")
 
 
-def engine_flags(run: str) -> tuple[str, ...]:
-    """Return the words after ``vllm serve MODEL`` of a service's run script."""
-    _, _, command = run.replace("\\\n", " ").partition("vllm serve ")
-    return tuple(shlex.split(command)[1:])
-
-
 def _document(
-    plan: ModelPlan,
-    candidate: OptionCapacity,
-    service: dict[str, Any],
-    work: tuple[str, Demand, float],
-    options: JobOptions,
+    plan: ModelPlan, candidate: OptionCapacity, work: _Work, options: JobOptions
 ) -> dict[str, Any]:
     """Fill the skeleton: the server is the very one that the plan deploys."""
-    name, demand, limit_s = work
-    option, engine = candidate.option, candidate.option.engine
-    assert option.offer is not None
-    made = Provenance(
-        model=plan.model,
-        accelerator=option.gpu,
-        accelerator_count=option.accelerator_count,
-        tensor_parallel=engine.tensor_parallel if engine else None,
-        data_parallel=engine.data_parallel if engine else None,
-        cloud=option.offer.cloud,
-        region=option.offer.region,
-        instance_type=option.offer.instance_type,
-    )
-    told = {k: v for k, v in asdict(made).items() if v is not None}
-    told["engine_flags"] = list(engine_flags(service["run"]))
-    folder, mounts = _kept_in(options.bucket, name)
-    task: dict[str, Any] = {
-        "model": plan.model,
-        "port": PORT,
-        "slo": asdict(plan.slo),
-        "demand": asdict(demand),
-        "provenance": told,
-        "budget_s": round(limit_s),
-        "ready_s": initial_delay_s(plan),
-        "timeout_s": 600.0,
-        "folder": folder,
-        "search": dict(options.search),
-    }
-    if options.late_s is not None:
-        task["late_s"] = options.late_s
+    engine = engine_named(plan.engine.name)
+    service = service_document(plan, _alone(plan, candidate))
+    task = _task(plan, candidate, work, options)
+    _, mounts = _kept_in(options.bucket, work.name)
     document: dict[str, Any] = dict(_skeleton())
-    document["name"] = name
+    document["name"] = work.name
     document["resources"] = {k: v for k, v in service["resources"].items() if k != "ports"}
     document["envs"] = {
         **service.get("envs", {}),
@@ -310,10 +303,56 @@ def _document(
     }
     document["secrets"] = service["secrets"]
     document["setup"] = service["setup"]
-    document["run"] = f"bundle='\n{bundle_text()}\n'\n{document['run']}"
+    script = document["run"].replace("@PROGRAM@", engine.program)
+    script = script.replace("@ACTIVATE@\n", service_skeleton(engine.template)["run"])
+    document["run"] = f"bundle='\n{bundle_text()}\n'\n{script}"
     if mounts:
         document["file_mounts"] = mounts
     return document
+
+
+def _task(
+    plan: ModelPlan, candidate: OptionCapacity, work: _Work, options: JobOptions
+) -> dict[str, Any]:
+    """Return what the job is told, as `profiler.job` reads it."""
+    engine = engine_named(plan.engine.name)
+    folder, _ = _kept_in(options.bucket, work.name)
+    task: dict[str, Any] = {
+        "model": plan.model,
+        "port": PORT,
+        "slo": asdict(plan.slo),
+        "demand": asdict(work.demand),
+        "provenance": _provenance(plan, candidate),
+        "budget_s": round(work.limit_minutes * 60),
+        "ready_s": initial_delay_s(plan),
+        "timeout_s": 600.0,
+        "folder": folder,
+        "search": dict(options.search),
+        "key_variable": engine.key_variable,
+        "pages": asdict(ServerPages.of(engine)),
+    }
+    if options.late_s is not None:
+        task["late_s"] = options.late_s
+    return task
+
+
+def _provenance(plan: ModelPlan, candidate: OptionCapacity) -> dict[str, Any]:
+    """Return what is known beforehand of what the job measures."""
+    option, settings = candidate.option, candidate.option.engine
+    assert option.offer is not None
+    made = Provenance(
+        model=plan.model,
+        accelerator=option.gpu,
+        accelerator_count=option.accelerator_count,
+        tensor_parallel=settings.tensor_parallel if settings else None,
+        data_parallel=settings.data_parallel if settings else None,
+        engine=plan.engine.name,
+        cloud=option.offer.cloud,
+        region=option.offer.region,
+        instance_type=option.offer.instance_type,
+    )
+    known = {k: v for k, v in asdict(made).items() if v is not None}
+    return known | {"engine_flags": list(serve_command(plan, option).flag_words)}
 
 
 def _kept_in(bucket: str | None, name: str) -> tuple[str, dict[str, Any]]:

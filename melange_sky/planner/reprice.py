@@ -13,7 +13,8 @@ from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planfile import load_plan
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
 
 if TYPE_CHECKING:
@@ -174,9 +175,9 @@ def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None =
     for offer in offers:
         by_shape.setdefault(_shape(offer), []).append(offer)
     rows = [_repriced(m.name, a, by_shape) for m in planned.models for a in m.allocations]
-    known = [row.now_usd_per_hour for row in rows]
+    prices = [row.now_usd_per_hour for row in rows]
     now = None
-    if None not in known:
+    if None not in prices:
         now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
     best_cost, best = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
@@ -246,8 +247,8 @@ def _best(
         return None, ()
     mix = tuple(
         (model.name, a.candidate.option, a.instances)
-        for model, mine in zip(planned.models, solution.allocations, strict=True)
-        for a in mine
+        for model, allocations in zip(planned.models, solution.allocations, strict=True)
+        for a in allocations
     )
     return solution.cost_usd_per_hour, mix
 

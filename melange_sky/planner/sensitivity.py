@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf
 from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
-from melange_sky.constraints import Constraints
-from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost
+from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost, rules_of
 from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class TimeUpError(Exception):
-    """The time went before every end of the band was proven, so that no band can be told."""
+    """The time went before every end of the band was proven, so that there is no band."""
 
 
 BAND_GAP = 1e-3
@@ -48,26 +47,28 @@ def cost_band(
     problem = _contenders(problem)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
-    used = {a.candidate.option.gpu for mine in solution.allocations for a in mine}
+    used = {a.candidate.option.gpu for chosen in solution.allocations for a in chosen}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
         return pool.submit(_cost, problem, plain, moved, good)
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
     spans = _relaxed_spans(problem, names)
-    name = max(names, key=lambda name: spans[name][0])
+    name = max(names, key=lambda name: spans[name].usd_per_hour)
     good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
     bad = cost(frozenset({name}), False) if name in used else None
-    moves = _span(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
-    worth = moves > 1e-6
+    moves = _difference(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
+    low, high = (end.result() for end in ends)
+    if moves <= 1e-6:
+        return Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
     return Sensitivity(
-        low_usd_per_hour=ends[0].result(),
-        high_usd_per_hour=ends[1].result(),
-        measure=name if worth else None,
-        measure_size=spans[name][1] if worth else None,
-        measure_usd_per_hour=moves if worth and moves < inf else None,
-        command=f"{command} --accelerators {name}" if worth and command else None,
+        low_usd_per_hour=low,
+        high_usd_per_hour=high,
+        measure=name,
+        measure_size=spans[name].size,
+        measure_usd_per_hour=moves if moves < inf else None,
+        command=f"{command} --accelerators {name}" if command else None,
     )
 
 
@@ -78,14 +79,14 @@ def _estimated(option: OptionCapacity) -> bool:
 def _contenders(problem: Problem) -> Problem:
     """Drop options that another of the same accelerator beats at every figure and end of the band.
 
-    Only where no constraint speaks of places or counts, for then every option may be wanted.
+    Only where no rule tells options apart by more than price and rates, for then each may be wanted.
     """
-    if problem.constraints != Constraints():
+    if rules_of(problem.constraints).tells_options_apart:
         return problem
     demands = []
     for demand in problem.demands:
         buckets = demand.workload.buckets()
-        kept: list[tuple[OptionCapacity, list[float]]] = []
+        contenders: list[tuple[OptionCapacity, list[float]]] = []
         for option in sorted(
             demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
         ):
@@ -97,19 +98,26 @@ def _contenders(problem: Problem) -> Problem:
             ]
             if not any(
                 rival.option.gpu == option.option.gpu and all(map(ge, theirs, figures))
-                for rival, theirs in kept
+                for rival, theirs in contenders
             ):
-                kept.append((option, figures))
-        demands.append(replace(demand, options=tuple(option for option, _ in kept)))
+                contenders.append((option, figures))
+        demands.append(replace(demand, options=tuple(option for option, _ in contenders)))
     return replace(problem, demands=tuple(demands))
 
 
-def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, tuple[float, str]]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Span:
+    """How far the cost moves over one accelerator's band, and the request size that moves it most."""
+
+    usd_per_hour: float
+    size: str
+
+
+def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, _Span]:
     """Return, per accelerator, how far apart the costs are at its two ends, instances in fractions.
 
     Without whole instances each bucket goes to the option that serves it cheapest, so that the cost
-    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb. With each comes
-    the request size whose term moves most.
+    is a sum of minima: sum over b of rate_b × min over k of price_k / capacity_kb.
     """
     spans = dict.fromkeys(names, 0.0)
     most: dict[str, tuple[float, str]] = dict.fromkeys(names, (-1.0, ""))
@@ -127,7 +135,7 @@ def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, tuple[fl
                 moves = 0.0 if good == inf else workload.rates_rps[i][j] * (bad - good)
                 spans[name] += moves
                 most[name] = max(most[name], (moves, size), key=itemgetter(0))
-    return {name: (spans[name], most[name][1]) for name in names}
+    return {name: _Span(usd_per_hour=spans[name], size=most[name][1]) for name in names}
 
 
 def _unit_costs(demand: Demand, i: int, j: int) -> dict[str, tuple[float, float, float]]:
@@ -137,16 +145,16 @@ def _unit_costs(demand: Demand, i: int, j: int) -> dict[str, tuple[float, float,
         cell, option = candidate.cells[i][j], candidate.option
         if not cell.max_rate_rps:
             continue
-        price, known = option.price_usd_per_hour, costs.get(option.gpu, (inf, inf, inf))
+        price, least = option.price_usd_per_hour, costs.get(option.gpu, (inf, inf, inf))
         mid, good, bad = (
             price / rate if rate else inf
             for rate in (cell.max_rate_rps, _end(cell, good=True), _end(cell, good=False))
         )
-        costs[option.gpu] = min(mid, known[0]), min(good, known[1]), min(bad, known[2])
+        costs[option.gpu] = min(mid, least[0]), min(good, least[1]), min(bad, least[2])
     return costs
 
 
-def _span(good: float | None, bad: float | None) -> float:
+def _difference(good: float | None, bad: float | None) -> float:
     if good is None:
         return 0.0
     return inf if bad is None else bad - good

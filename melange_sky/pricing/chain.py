@@ -20,10 +20,10 @@ from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing.own_csv import read_embedded
 from melange_sky.pricing.query import OfferQuery
-from melange_sky.pricing.settings import addresses_from_environment
 from melange_sky.pricing.sky_local import modified_clouds, read_modified
 from melange_sky.pricing.store import Entry, Manifest, Store
 from melange_sky.pricing.tables import Rows, Table
+from melange_sky.settings import catalog_addresses
 
 if TYPE_CHECKING:
     from melange_sky.pricing.refresh import RefreshResult
@@ -66,7 +66,7 @@ def find_snapshot(chain: Chain) -> None:
     due = [c for c in wanted if asked or _is_stale(chain, c)]
     if due and not asked:
         # the user's own file wins over whatever could be fetched
-        own = modified_clouds(addresses_from_environment().schema, tuple(due))
+        own = modified_clouds(catalog_addresses().schema, tuple(due))
         due = [c for c in due if c not in own]
     if due or query.sources:
         _refresh(chain, tuple(due), asked)
@@ -77,7 +77,7 @@ def _is_stale(chain: Chain, cloud: str) -> bool:
     if entry is None:
         absent = chain.manifest.absent.get(cloud) if chain.manifest else None
         return absent is None or not _is_young(absent, chain.now)
-    if entry.source == "catalog" and entry.url not in addresses_from_environment().of(cloud):
+    if entry.source == "catalog" and entry.url not in catalog_addresses().of(cloud):
         return True
     if not entry.covers(regions_of(chain.query.infra, cloud)):
         return True
@@ -181,7 +181,7 @@ def choose(chain: Chain) -> dict[str, Chosen]:
 def _choose_local(chain: Chain, chosen: dict[str, Chosen]) -> None:
     if chain.query.as_of is not None:
         return
-    schema = addresses_from_environment().schema
+    schema = catalog_addresses().schema
     for cloud in modified_clouds(schema, chain.query.clouds or CLOUDS):
         try:
             local = read_modified(schema, cloud)

@@ -30,10 +30,10 @@ from melange_sky.pricing.http_errors import (
     Validators,
     check_status,
     conditions_of,
+    error_text,
     host,
     http_date,
     os_reason,
-    told,
     too_large,
 )
 from melange_sky.pricing.resolver import DaemonResolver
@@ -189,9 +189,9 @@ class Http:
             # without a network every name fails, and another try only makes the user wait
             raise FetchError(f"cannot find the host ({os_reason(error.os_error)})") from None
         except aiohttp.ClientConnectorError as error:
-            raise AgainError(told(error), tries=CONNECT_ATTEMPTS) from error
+            raise AgainError(error_text(error), tries=CONNECT_ATTEMPTS) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise AgainError(told(error)) from error
+            raise AgainError(error_text(error)) from error
 
     async def _read(
         self,
@@ -200,30 +200,8 @@ class Http:
         response: aiohttp.ClientResponse,
         accept: Callable[[Body], T],
     ) -> Fetched[T]:
-        declared = response.content_length
-        if declared is not None and declared > request.largest_bytes:
-            raise FetchError(too_large(request.largest_bytes))
-        digest, size = hashlib.sha256(), 0
         with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES) as file:
-            async for chunk in response.content.iter_any():
-                size += len(chunk)
-                if size > request.largest_bytes:
-                    raise FetchError(too_large(request.largest_bytes))
-                digest.update(chunk)
-                file.write(chunk)
-                if self.on_bytes is not None:
-                    self.on_bytes(request.name, size)
-            file.seek(0)
-            chunked = response.headers.get("Transfer-Encoding", "").casefold() == "chunked"
-            body = Body(
-                file=file,
-                size=size,
-                sha256=digest.hexdigest(),
-                url=url,
-                etag=response.headers.get("ETag"),
-                last_modified=http_date(response.headers.get("Last-Modified")),
-                ends_whole=declared is not None or chunked,
-            )
+            body = await self._spool(url, request, response, file)
             try:
                 content = accept(body)
             except UnicodeDecodeError as error:
@@ -236,6 +214,34 @@ class Http:
             sha256=body.sha256,
             etag=body.etag,
             last_modified=body.last_modified,
+        )
+
+    async def _spool(
+        self, url: str, request: Request, response: aiohttp.ClientResponse, file: IO[bytes]
+    ) -> Body:
+        """Write a body to `file`, at most the bytes that the request allows, and rewind it."""
+        declared = response.content_length
+        if declared is not None and declared > request.largest_bytes:
+            raise FetchError(too_large(request.largest_bytes))
+        digest, size = hashlib.sha256(), 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > request.largest_bytes:
+                raise FetchError(too_large(request.largest_bytes))
+            digest.update(chunk)
+            file.write(chunk)
+            if self.on_bytes is not None:
+                self.on_bytes(request.name, size)
+        file.seek(0)
+        chunked = response.headers.get("Transfer-Encoding", "").casefold() == "chunked"
+        return Body(
+            file=file,
+            size=size,
+            sha256=digest.hexdigest(),
+            url=url,
+            etag=response.headers.get("ETag"),
+            last_modified=http_date(response.headers.get("Last-Modified")),
+            ends_whole=declared is not None or chunked,
         )
 
     async def json(
@@ -290,7 +296,7 @@ class Http:
         except FetchError as error:
             raise FetchError(f"{host(url)}: {error}", error.status) from error
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            raise FetchError(f"{host(url)}: {told(error)}") from error
+            raise FetchError(f"{host(url)}: {error_text(error)}") from error
 
 
 async def _by(until: float, work: Awaitable[T]) -> T:

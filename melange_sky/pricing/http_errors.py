@@ -125,7 +125,7 @@ def host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0][:100] or url[:100]
 
 
-def told(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Say what went wrong in one short line, without foreign text of any length."""
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the body broke off before its end"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import UNHOSTED_CLOUDS, check_clouds
@@ -22,11 +22,6 @@ from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.sanity import age_flag
 from melange_sky.pricing.select import Selection
 from melange_sky.pricing.store import Store
-
-STALE_AFTER = timedelta(hours=7)
-"""Older than this, prices are fetched anew where the network is allowed (SkyPilot's own period)."""
-CLOCK_SLACK = timedelta(minutes=5)
-"""A fetch that lies further than this in the future was dated by another clock: stale."""
 
 
 def load_offers(query: OfferQuery) -> OfferBook:

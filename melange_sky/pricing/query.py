@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +45,7 @@ class OfferQuery:
     @property
     def forbids_network(self) -> bool:
         """Whether no socket may be opened, by the query or by the environment."""
-        return self.offline or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")
+        return is_offline(self.offline)
 
     @property
     def clouds(self) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ from melange_sky.errors import MelangeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
-from melange_sky.pricing.http_errors import FetchError, Validators, host, iso_date, told
-from melange_sky.pricing.settings import Addresses, addresses_from_environment
+from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.pricing.tables import encode_table
+from melange_sky.settings import CatalogAddresses, catalog_addresses
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -62,7 +62,7 @@ class RefreshOptions:
     clouds: tuple[str, ...] = ()
     named: bool = True
     apis: tuple[PriceApi, ...] = ()
-    addresses: Addresses = field(default_factory=addresses_from_environment)
+    addresses: CatalogAddresses = field(default_factory=catalog_addresses)
     deadline_s: float = ASKED_DEADLINE_S
     on_event: Callable[[Event], None] | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
@@ -179,7 +179,7 @@ class _Refresh:
         except MelangeError as error:
             self._fail(cloud, str(error))
         except _BAD_DATA as error:
-            self._fail(cloud, f"its answer cannot be read: {told(error)}")
+            self._fail(cloud, f"its answer cannot be read: {error_text(error)}")
         else:
             self.pulled[cloud] = pulled
             state = "unchanged" if cloud in self.unchanged else "fetched"

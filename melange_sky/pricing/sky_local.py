@@ -8,13 +8,13 @@ or edited the file: SkyPilot never overwrites it, and so it wins here too.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from melange_sky.pricing.store import utc_text
 from melange_sky.pricing.tables import Table, encode_table
+from melange_sky.settings import sky_dir
 
 LARGEST_BYTES = 64 * 1024 * 1024
 
@@ -36,8 +36,7 @@ class LocalCatalog:
 
 def catalog_folder(schema: str) -> Path:
     """Return where SkyPilot keeps its catalogs."""
-    root = os.environ.get("SKY_RUNTIME_DIR") or "~"
-    return Path(root).expanduser() / ".sky" / "catalogs" / schema
+    return sky_dir() / "catalogs" / schema
 
 
 def modified_clouds(schema: str, clouds: tuple[str, ...]) -> tuple[str, ...]:

@@ -22,10 +22,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import platformdirs
-
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.pricing.tables import Table
+from melange_sky.settings import prices_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -91,12 +90,6 @@ class Update:
     absent: tuple[str, ...] = ()
 
 
-def home_dir() -> Path:
-    """Return the folder of caches and profiles (MELANGE_SKY_HOME, else the platform's)."""
-    named = os.environ.get("MELANGE_SKY_HOME")
-    return Path(named) if named else Path(platformdirs.user_data_dir("melange-sky"))
-
-
 def utc_text(moment: datetime) -> str:
     """Return ISO 8601 in UTC to the second.
 
@@ -110,7 +103,7 @@ class Store:
     """Snapshots in one folder. Reading needs no lock and no right to write."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.folder = home_dir() / "prices" if folder is None else folder
+        self.folder = prices_dir() if folder is None else folder
         self._snapshots = self.folder / "snapshots"
         self._tables = self.folder / "tables"
 

@@ -1,6 +1,6 @@
 """Measure real endpoints: open-loop load, rate search per request size, tables with raw points."""
 
-from melange_sky.profiler.endpoint import Endpoint
+from melange_sky.profiler.endpoint import Endpoint, ServerPages
 from melange_sky.profiler.grid import (
     GridOptions,
     GridReport,
@@ -19,6 +19,7 @@ __all__ = [
     "Progress",
     "PromptStyle",
     "ServerFacts",
+    "ServerPages",
     "check_endpoint",
     "measure_grid",
     "table_path",

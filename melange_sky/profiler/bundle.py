@@ -12,6 +12,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _PARTS = (
     "__init__.py",
     "errors.py",
+    "settings.py",
     "slo.py",
     "profiletable.py",
     "capacity_search",

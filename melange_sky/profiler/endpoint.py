@@ -4,13 +4,38 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from melange_sky.errors import InputError
 
+if TYPE_CHECKING:
+    from melange_sky.engines import Engine
+
 _SHOWN = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPages:
+    """What a server tells of itself beside its answers, and where.
+
+    `metrics`: name on its Prometheus page → `running`, `waiting`, `kv_use` or `preemptions`.
+    """
+
+    metrics: Mapping[str, str] = field(default_factory=dict)
+    version_path: str = "/version"
+    health_path: str = "/health"
+
+    @classmethod
+    def of(cls, engine: Engine) -> ServerPages:
+        """Return the pages of an engine's server."""
+        return cls(
+            metrics=dict(engine.metrics),
+            version_path=engine.version_path,
+            health_path=engine.health_path,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +50,7 @@ class Endpoint:
     model: str
     api_key: str | None = field(default=None, repr=False)
     timeout_s: float = 120.0
+    pages: ServerPages = field(default_factory=ServerPages)
 
     def __post_init__(self) -> None:
         try:

@@ -30,7 +30,6 @@ from melange_sky.profiler.endpoint import Endpoint
 from melange_sky.profiler.prompts import PromptStyle
 from melange_sky.profiler.target import EndpointTarget, OutOfTime, SentProbe
 from melange_sky.profiletable import (
-    SUFFIX,
     KeptProbe,
     MeasuredCell,
     ProfileTable,
@@ -38,6 +37,7 @@ from melange_sky.profiletable import (
     read_table,
     write_table,
 )
+from melange_sky.settings import PROFILE_SUFFIX
 from melange_sky.slo import SLO
 
 Size = tuple[int, int]
@@ -96,7 +96,7 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
     identity = repr(identity_of(provenance)).encode()
     words = f"{provenance.model}--{provenance.accelerator}-{provenance.accelerator_count}"
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words).strip("._")[:120]
-    return folder / f"{slug}--{hashlib.sha256(identity).hexdigest()[:8]}{SUFFIX}"
+    return folder / f"{slug}--{hashlib.sha256(identity).hexdigest()[:8]}{PROFILE_SUFFIX}"
 
 
 def identity_of(provenance: Provenance) -> dict[str, object]:
@@ -121,57 +121,107 @@ def measure_grid(
     An endpoint that fails ends the run with its error, which then says what is kept. Sizes that this
     client was too late for are left out; SourceUnavailableError where nothing else was measured.
     """
-    progress = progress or Progress()
     path = table_path(folder, provenance)
     table = _open_table(path, provenance)
     write_table(table, path)  # an unwritable folder is told before any load
-    deadline_s = None if options.budget_s is None else time.monotonic() + options.budget_s
-    wanted = list(dict.fromkeys(sizes))
-    kept = tuple(size for size in wanted if is_answered(table, size, options))
-    measured: list[Size] = []
-    void: dict[Size, str] = {}
-    while True:
-        choice = next_choice(table, wanted, options, void)
-        if choice.size is None:
-            break
-        if progress.on_cell is not None:
-            progress.on_cell(choice.size, len(kept) + len(measured) + len(void), len(wanted))
-        try:
-            cell = _measure_cell(_target(endpoint, choice, options, (deadline_s, progress)), table)
-        except OutOfTime:
-            break
-        except MelangeError as error:
-            raise type(error)(
-                f"{error}; {len(table.cells)} measured sizes are kept in {path}"
-            ) from error
-        if isinstance(cell, str):
-            void[choice.size] = cell
-            continue
-        others = tuple(c for c in table.cells if (c.input_tokens, c.output_tokens) != choice.size)
-        write_table(replace(table, cells=(*others, cell)), path)
-        # Read back as a resumed run would: its choices are then the same to the last digit.
-        table = read_table(path)
-        measured.append(choice.size)
-        if progress.on_done is not None:
-            progress.on_done(cell)
-    if void and not (measured or kept):
-        size, why = next(iter(void.items()))
-        raise SourceUnavailableError(
-            f"input {size[0]}, output {size[1]}: {why}; nothing is measured"
-        )
-    left = tuple(size for size in wanted if size not in {*kept, *measured, *void})
-    enough = choice.size is None
-    inferred = _inferred(table, left, options) if enough else {}
-    why = _TOO_FAR if enough else _NO_TIME
-    return GridReport(
-        table=table,
+    wanted = tuple(dict.fromkeys(sizes))
+    run = _GridRun(
+        endpoint=endpoint,
+        options=options,
+        progress=progress or Progress(),
+        deadline_s=None if options.budget_s is None else time.monotonic() + options.budget_s,
         path=path,
-        measured=tuple(measured),
-        kept=kept,
-        unmeasured=void | {size: why for size in left if size not in inferred},
-        inferred=inferred,
-        expected_error=choice.expected_error if options.demand is not None else None,
+        table=table,
+        wanted=wanted,
+        kept=tuple(size for size in wanted if is_answered(table, size, options)),
     )
+    return run.report(run.measure())
+
+
+@dataclass(slots=True, kw_only=True)
+class _GridRun:
+    """One run over a grid, with what became of its sizes so far. `void`: size → why it is left out."""
+
+    endpoint: Endpoint
+    options: GridOptions
+    progress: Progress
+    deadline_s: float | None
+    path: Path
+    table: ProfileTable
+    wanted: tuple[Size, ...]
+    kept: tuple[Size, ...]
+    measured: list[Size] = field(default_factory=list)
+    void: dict[Size, str] = field(default_factory=dict)
+
+    def measure(self) -> Choice:
+        """Measure size after size; return the last choice, with a size only where time ran out."""
+        while True:
+            choice = next_choice(self.table, self.wanted, self.options, self.void)
+            if choice.size is None:
+                return choice
+            if self.progress.on_cell is not None:
+                done = len(self.kept) + len(self.measured) + len(self.void)
+                self.progress.on_cell(choice.size, done, len(self.wanted))
+            try:
+                cell = _measure_cell(self._cell(choice.size, choice), self.table)
+            except OutOfTime:
+                return choice
+            except MelangeError as error:
+                raise type(error)(
+                    f"{error}; {len(self.table.cells)} measured sizes are kept in {self.path}"
+                ) from error
+            if isinstance(cell, str):
+                self.void[choice.size] = cell
+            else:
+                self._keep(choice.size, cell)
+
+    def _cell(self, size: Size, choice: Choice) -> _Cell:
+        options = self.options
+        search = search_near(options.search, choice)
+        target = EndpointTarget(
+            endpoint=self.endpoint,
+            input_tokens=size[0],
+            output_tokens=size[1],
+            style=options.style,
+            arrivals_s=options.arrivals_s,
+            late_s=options.late_s,
+            deadline_s=self.deadline_s,
+            stop=surely_fails(options.slo, search),
+            on_probe=self.progress.on_probe,
+        )
+        return _Cell(target=target, slo=options.slo, search=search)
+
+    def _keep(self, size: Size, cell: MeasuredCell) -> None:
+        """Write the cell to the table."""
+        others = (c for c in self.table.cells if (c.input_tokens, c.output_tokens) != size)
+        write_table(replace(self.table, cells=(*others, cell)), self.path)
+        # Read back as a resumed run would: its choices are then the same to the last digit.
+        self.table = read_table(self.path)
+        self.measured.append(size)
+        if self.progress.on_done is not None:
+            self.progress.on_done(cell)
+
+    def report(self, last: Choice) -> GridReport:
+        """Return how the run ended; SourceUnavailableError where nothing at all was measured."""
+        if self.void and not (self.measured or self.kept):
+            size, why = next(iter(self.void.items()))
+            raise SourceUnavailableError(
+                f"input {size[0]}, output {size[1]}: {why}; nothing is measured"
+            )
+        settled = {*self.kept, *self.measured, *self.void}
+        left = tuple(size for size in self.wanted if size not in settled)
+        enough = last.size is None
+        inferred = _inferred(self.table, left, self.options) if enough else {}
+        why = _TOO_FAR if enough else _NO_TIME
+        return GridReport(
+            table=self.table,
+            path=self.path,
+            measured=tuple(self.measured),
+            kept=self.kept,
+            unmeasured=self.void | {size: why for size in left if size not in inferred},
+            inferred=inferred,
+            expected_error=last.expected_error if self.options.demand is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,25 +231,6 @@ class _Cell:
     target: EndpointTarget
     slo: SLO
     search: SearchOptions
-
-
-def _target(
-    endpoint: Endpoint, choice: Choice, options: GridOptions, run: tuple[float | None, Progress]
-) -> _Cell:
-    assert choice.size is not None
-    search = search_near(options.search, choice)
-    target = EndpointTarget(
-        endpoint=endpoint,
-        input_tokens=choice.size[0],
-        output_tokens=choice.size[1],
-        style=options.style,
-        arrivals_s=options.arrivals_s,
-        late_s=options.late_s,
-        deadline_s=run[0],
-        stop=surely_fails(options.slo, search),
-        on_probe=run[1].on_probe,
-    )
-    return _Cell(target=target, slo=options.slo, search=search)
 
 
 def _inferred(table: ProfileTable, left: Sequence[Size], options: GridOptions) -> dict[Size, float]:

@@ -24,13 +24,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH, Demand
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
-from melange_sky.profiler.endpoint import Endpoint
-from melange_sky.profiler.grid import GridOptions, Progress, measure_grid, table_path
+from melange_sky.profiler.endpoint import Endpoint, ServerPages
+from melange_sky.profiler.grid import (
+    GridOptions,
+    GridReport,
+    Progress,
+    measure_grid,
+    table_path,
+)
 from melange_sky.profiler.log_transport import frame
 from melange_sky.profiler.prompts import PromptStyle
-from melange_sky.profiler.target import check_endpoint
+from melange_sky.profiler.target import ServerFacts, check_endpoint
 from melange_sky.profiletable import (
     MeasuredCell,
     ProfileTable,
@@ -58,48 +65,56 @@ def main() -> int:
 
 
 def _run(task: dict[str, Any], serve: str, began: float) -> None:
-    folder = Path(task["folder"]).expanduser()
     # The key only guards this one server from its network; the clients are on the same machine.
     endpoint = Endpoint(
         url=f"http://127.0.0.1:{task['port']}",
         model=task["model"],
         timeout_s=task["timeout_s"],
-        api_key=os.environ.get("VLLM_API_KEY") or None,
+        api_key=settings.secret(task["key_variable"]),
+        pages=ServerPages(**task["pages"]),
     )
-    search = replace(REAL_SEARCH, **task.get("search", {}))
     with _server(serve, endpoint, task["ready_s"]):
         facts = check_endpoint(endpoint, PromptStyle())
-        flags = tuple(task["provenance"].pop("engine_flags"))
-        gpu_name, gpu_driver = gpu_facts()
-        made = Provenance(
-            **task["provenance"],
-            engine_flags=flags,
-            engine_version=facts.version,
-            gpu_name=gpu_name,
-            gpu_driver=gpu_driver,
-        )
-        spent_s = time.monotonic() - began
-        budget_s = None if task["budget_s"] is None else max(1.0, task["budget_s"] - spent_s)
-        demand = demand_from(task)
-        options = GridOptions(
-            slo=SLO(**task["slo"]),
-            demand=demand,
-            search=search,
-            budget_s=budget_s,
-            late_s=task.get("late_s", 0.025),
-        )
-        _send_kept(table_path(folder, made))
-        progress = Progress(
-            on_cell=lambda size, done, total: _say(
-                f"MELANGE-PROGRESS {done}/{total} input {size[0]} output {size[1]}"
-            ),
-            on_done=lambda cell: send(made, (cell,)),
-        )
-        report = measure_grid(endpoint, demand.sizes, made, folder, options, progress)
-        if report.unmeasured:
-            counts = Counter(report.unmeasured.values()).items()
-            told = "; ".join(f"{count} sizes not measured: {why}" for why, count in counts)
-            _say(f"MELANGE-LEFT {told}")
+        report = _measure(task, endpoint, _provenance(task, facts), began)
+    if report.unmeasured:
+        counts = Counter(report.unmeasured.values()).items()
+        left = "; ".join(f"{count} sizes not measured: {why}" for why, count in counts)
+        _say(f"MELANGE-LEFT {left}")
+
+
+def _provenance(task: dict[str, Any], facts: ServerFacts) -> Provenance:
+    """Return what the plan knows of the measurement, with what server and machine add."""
+    known = {**task["provenance"], "engine_flags": tuple(task["provenance"]["engine_flags"])}
+    gpu_name, gpu_driver = gpu_facts()
+    return Provenance(
+        **known, engine_version=facts.version, gpu_name=gpu_name, gpu_driver=gpu_driver
+    )
+
+
+def _measure(
+    task: dict[str, Any], endpoint: Endpoint, made: Provenance, began: float
+) -> GridReport:
+    """Measure what the plan asks for, sending each cell as soon as it is done."""
+    folder = Path(task["folder"]).expanduser()
+    budget_s = task["budget_s"]
+    if budget_s is not None:
+        budget_s = max(1.0, budget_s - (time.monotonic() - began))
+    demand = demand_from(task)
+    options = GridOptions(
+        slo=SLO(**task["slo"]),
+        demand=demand,
+        search=replace(REAL_SEARCH, **task.get("search", {})),
+        budget_s=budget_s,
+        late_s=task.get("late_s", 0.025),
+    )
+    _send_kept(table_path(folder, made))
+    progress = Progress(
+        on_cell=lambda size, done, total: _say(
+            f"MELANGE-PROGRESS {done}/{total} input {size[0]} output {size[1]}"
+        ),
+        on_done=lambda cell: send(made, (cell,)),
+    )
+    return measure_grid(endpoint, demand.sizes, made, folder, options, progress)
 
 
 def demand_from(task: dict[str, Any]) -> Demand:
@@ -157,7 +172,9 @@ def _wait_ready(process: subprocess.Popen[bytes], endpoint: Endpoint, ready_s: f
 
 def _healthy(endpoint: Endpoint) -> bool:
     try:
-        with urllib.request.urlopen(f"{endpoint.base}/health", timeout=5) as answer:
+        with urllib.request.urlopen(
+            endpoint.base + endpoint.pages.health_path, timeout=5
+        ) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -85,6 +85,28 @@ class _Run:
     stopped_at: int | None = None
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, endpoint: Endpoint, load: Load, session: aiohttp.ClientSession) -> _Run:
+        """Return a run that is about to start."""
+        count = len(load.bodies)
+        return cls(
+            endpoint=endpoint,
+            load=load,
+            session=session,
+            start_s=time.perf_counter() + 0.01,
+            records=[None] * count,
+            models=[None] * count,
+            lateness_s=np.zeros(count),
+        )
+
+    def ended_records(self) -> list[RequestRecord]:
+        """Return every request's record, or those before the first one under way when it was stopped."""
+        records = [
+            _unsent(self.load, i) if record is None else record
+            for i, record in enumerate(self.records)
+        ]
+        return records if self.stopped_at is None else records[: self.stopped_at]
+
     @property
     def given_up(self) -> bool:
         return self.in_a_row >= self.load.give_up_after
@@ -151,50 +173,43 @@ async def run_load(
     waits for some seconds more until it says that it is idle.
     """
     cpu_s, wall_s = time.process_time(), time.perf_counter()
-    count = len(load.bodies)
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
     timeout = aiohttp.ClientTimeout(total=endpoint.timeout_s)
     async with aiohttp.ClientSession(
         connector=connector, timeout=timeout, headers=endpoint.headers
     ) as session:
-        run = _Run(
-            endpoint=endpoint,
-            load=load,
-            session=session,
-            start_s=time.perf_counter() + 0.01,
-            records=[None] * count,
-            models=[None] * count,
-            lateness_s=np.zeros(count),
-        )
-        lag: list[float] = []
-        beat = asyncio.create_task(_heartbeat(lag))
-        watch = asyncio.create_task(watch_metrics(session, endpoint.base))
-        sending = asyncio.create_task(run.send_all())
-        try:
-            await _until_done(sending, run, stop)
-        finally:
-            sending.cancel()
-            beat.cancel()
-            watch.cancel()
-            for task in run.tasks:
-                task.cancel()
-            ended = await asyncio.gather(beat, watch, sending, *run.tasks, return_exceptions=True)
+        run = _Run.of(endpoint, load, session)
+        lag_s, server = await _send_watched(run, stop)
         if run.stopped_at is not None:
-            await until_idle(session, endpoint.base, _settle_s(run))
-    server = ended[1] if isinstance(ended[1], ServerMetrics) else None
-    records = [r if r is not None else _unsent(load, i) for i, r in enumerate(run.records)]
-    if run.stopped_at is not None:
-        records = records[: run.stopped_at]
+            await until_idle(session, endpoint, _settle_s(run))
+    records = run.ended_records()
     return LoadOutcome(
         log=RequestLog.from_records(records),
         lateness_s=run.lateness_s[: len(records)],
-        lag_s=np.array(lag),
+        lag_s=np.array(lag_s),
         errors=Counter(r.error for r in records if r.error is not None),
         models=tuple(run.models[: len(records)]),
         server=server,
         cpu_s=time.process_time() - cpu_s,
         wall_s=time.perf_counter() - wall_s,
     )
+
+
+async def _send_watched(
+    run: _Run, stop: Callable[[RequestLog], bool] | None
+) -> tuple[list[float], ServerMetrics | None]:
+    """Send the load; return how late the client's ticks came and what the server said meanwhile."""
+    lag_s: list[float] = []
+    beat = asyncio.create_task(_heartbeat(lag_s))
+    watch = asyncio.create_task(watch_metrics(run.session, run.endpoint))
+    sending = asyncio.create_task(run.send_all())
+    try:
+        await _until_done(sending, run, stop)
+    finally:
+        for task in (sending, beat, watch, *run.tasks):
+            task.cancel()
+        ended = await asyncio.gather(beat, watch, sending, *run.tasks, return_exceptions=True)
+    return lag_s, ended[1] if isinstance(ended[1], ServerMetrics) else None
 
 
 async def _until_done(

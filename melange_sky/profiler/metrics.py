@@ -1,21 +1,19 @@
-"""What the server says of itself while it is under load: vLLM's Prometheus page."""
+"""What the server says of itself while it is under load: its Prometheus page."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
 
-# vLLM 0.32 and 0.33; `kv_cache_usage_perc` is a fraction in spite of its name.
-_GAUGES = {
-    "vllm:num_requests_running": "running",
-    "vllm:num_requests_waiting": "waiting",
-    "vllm:kv_cache_usage_perc": "kv_use",
-}
-_PREEMPTIONS = "vllm:num_preemptions_total"
+from melange_sky.profiler.endpoint import Endpoint
+
+_GAUGES = ("running", "waiting", "kv_use")
+_PREEMPTIONS = "preemptions"
 _EVERY_S = 1.0
 _IDLE_LOOK_S = 0.1
 _MOST_IDLE_WAIT_S = 5.0
@@ -24,8 +22,12 @@ _MAX_PAGE = 4_000_000
 
 @dataclass(slots=True, kw_only=True)
 class ServerMetrics:
-    """Samples by name, one per look. Several engines' gauges are added up, KV use is their maximum."""
+    """Samples by name, one per look. Several engines' gauges are added up, KV use is their maximum.
 
+    `names`: name on the page → `running`, `waiting`, `kv_use` or `preemptions`.
+    """
+
+    names: Mapping[str, str]
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def take(self, page: str) -> None:
@@ -33,7 +35,7 @@ class ServerMetrics:
         seen: dict[str, float] = {}
         for line in page.splitlines():
             name = line.partition("{")[0].partition(" ")[0]
-            short = "preemptions" if name == _PREEMPTIONS else _GAUGES.get(name)
+            short = self.names.get(name)
             if short is None:
                 continue
             try:
@@ -48,28 +50,28 @@ class ServerMetrics:
     def summary(self) -> dict[str, float] | None:
         """Return means and maxima of the gauges and how many preemptions came; None without data."""
         found: dict[str, float] = {}
-        for name in _GAUGES.values():
+        for name in _GAUGES:
             values = self.samples.get(name)
             if values:
                 found[f"{name}_mean"] = round(sum(values) / len(values), 4)
                 found[f"{name}_max"] = round(max(values), 4)
-        counts = self.samples.get("preemptions")
+        counts = self.samples.get(_PREEMPTIONS)
         if counts:
-            found["preemptions"] = counts[-1] - counts[0]
+            found[_PREEMPTIONS] = counts[-1] - counts[0]
         return found or None
 
 
-async def watch_metrics(session: aiohttp.ClientSession, base: str) -> ServerMetrics:
+async def watch_metrics(session: aiohttp.ClientSession, endpoint: Endpoint) -> ServerMetrics:
     """Look at the server's metrics once a second until cancelled; then return what was seen.
 
     A server without such a page is left alone after the first look.
     """
-    metrics = ServerMetrics()
+    metrics = ServerMetrics(names=endpoint.pages.metrics)
     try:
         while True:
             timeout = aiohttp.ClientTimeout(total=5.0)
             try:
-                async with session.get(f"{base}/metrics", timeout=timeout) as response:
+                async with session.get(f"{endpoint.base}/metrics", timeout=timeout) as response:
                     if response.status != 200:
                         return metrics
                     page = await read_bounded(response, _MAX_PAGE)
@@ -81,17 +83,17 @@ async def watch_metrics(session: aiohttp.ClientSession, base: str) -> ServerMetr
         return metrics
 
 
-async def until_idle(session: aiohttp.ClientSession, base: str, blind_s: float) -> None:
+async def until_idle(session: aiohttp.ClientSession, endpoint: Endpoint, blind_s: float) -> None:
     """Wait until the server says that it runs and queues nothing, for some seconds at most.
 
     For `blind_s` where it does not say.
     """
     ends_s = time.monotonic() + _MOST_IDLE_WAIT_S
     while time.monotonic() < ends_s:
-        metrics = ServerMetrics()
+        metrics = ServerMetrics(names=endpoint.pages.metrics)
         with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
             timeout = aiohttp.ClientTimeout(total=5.0)
-            async with session.get(f"{base}/metrics", timeout=timeout) as response:
+            async with session.get(f"{endpoint.base}/metrics", timeout=timeout) as response:
                 if response.status == 200:
                     page = await read_bounded(response, _MAX_PAGE)
                     metrics.take(page.decode("utf-8", errors="replace"))

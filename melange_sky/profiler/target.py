@@ -223,12 +223,12 @@ def _facts(endpoint: Endpoint, models: Any) -> ServerFacts:
 
 
 async def _version(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
-    """Return vLLM's version; other servers have no such page."""
+    """Return the server's version; not every server has such a page."""
     try:
-        async with session.get(endpoint.base + "/version") as response:
+        async with session.get(endpoint.base + endpoint.pages.version_path) as response:
             if response.status != 200:
                 return None
-            said = json.loads(await read_bounded(response, 10_000))
+            said = json.loads(await read_bounded(response, 1_000_000))
     except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, RecursionError):
         return None
     version = said.get("version") if isinstance(said, dict) else None

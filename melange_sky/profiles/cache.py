@@ -14,7 +14,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.profiles.home import home_dir
+from melange_sky.capacities import CapacityCell
+from melange_sky.settings import estimates_dir
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
 VERSION = 1
 """Raise it when the simulator or the search changes what they answer."""
 
-Sizes = tuple[int, int]
-Known = dict[Sizes, tuple[float | None, str | None]]
-"""(input, output) tokens → (rate, None) or (None, reason)."""
+Size = tuple[int, int]
+"""(input, output) tokens."""
 
 
 def fingerprint(replica: ReplicaModel, slo: SLO | None, with_limit: bool = True) -> str:
@@ -49,38 +49,41 @@ class EstimateCache:
 
     def __init__(self, replica: ReplicaModel, slo: SLO, folder: Path | None = None) -> None:
         """Read what is known of this replica under this SLO."""
-        folder = home_dir() / "estimates" if folder is None else folder
+        folder = estimates_dir() if folder is None else folder
         self._path = folder / f"{fingerprint(replica, slo)}.json"
-        self._known = self._read()
-        self._dirty = False
+        self._cells = self._read()
+        self._changed = False
 
-    def _read(self) -> Known:
+    def _read(self) -> dict[Size, CapacityCell]:
         try:
             rows = json.loads(self._path.read_text(encoding="utf-8"))
             return {
-                (int(i), int(o)): (None if rate is None else float(rate), reason)
+                (int(i), int(o)): CapacityCell.unserved(reason)
+                if rate is None
+                else CapacityCell.estimated(float(rate))
                 for i, o, rate, reason in rows
             }
         except (OSError, ValueError, TypeError):
             return {}
 
-    def get(self, sizes: Sizes) -> tuple[float | None, str | None] | None:
-        """Return what is known of a size, None where nothing is."""
-        return self._known.get(sizes)
+    def get(self, size: Size) -> CapacityCell | None:
+        """Return the cell of a size, None where it is not kept."""
+        return self._cells.get(size)
 
-    def put(self, sizes: Sizes, rate_rps: float | None, reason: str | None) -> None:
+    def put(self, size: Size, cell: CapacityCell) -> None:
         """Take in a result; `save` writes it."""
-        self._known[sizes] = (rate_rps, reason)
-        self._dirty = True
+        self._cells[size] = cell
+        self._changed = True
 
     def save(self) -> None:
         """Write the file as a whole, beside and then into place. Failure is no error."""
-        if not self._dirty:
+        if not self._changed:
             return
-        rows = [[*sizes, *found] for sizes, found in sorted(self._known.items())]
+        sizes = sorted(self._cells)
+        rows = [[*s, self._cells[s].max_rate_rps, self._cells[s].reason] for s in sizes]
         beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             beside.write_text(json.dumps(rows), encoding="utf-8")
             beside.replace(self._path)
-            self._dirty = False
+            self._changed = False

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import DEFAULT_ENGINE
+
 if TYPE_CHECKING:
     from melange_sky.capacities import CapacityCell, DeploymentOption, EngineSettings
+    from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix
@@ -46,8 +49,9 @@ class CapacityQuery:
     input + output of the longest request to admit. `progress` is called with (done, total) cells.
     `exact` simulates every size anew (or takes it from the cache) where else a shipped table would be
     interpolated; `measured` lets the user's own tables override estimates. `engine_args` are the user's
-    arguments of the engine, which `model` already follows; tables measured under others do not count.
-    `max_model_len` is the `--max-model-len` among them: every replica must hold a request so long.
+    arguments of `engine`, which `model` already follows; tables measured under others do not count, nor
+    those of other engines. `max_model_len` is the longest request among the arguments: every replica
+    must hold it. `generation` names the constants of the estimates.
     """
 
     model: ModelShape
@@ -56,12 +60,19 @@ class CapacityQuery:
     output_sizes: Matrix
     needed: tuple[tuple[bool, ...], ...] | None = None
     longest_request_tokens: int
-    generation: str = "vllm"
+    engine: Engine = DEFAULT_ENGINE
+    generation: str = DEFAULT_ENGINE.generation
     progress: Callable[[int, int], None] | None = None
     exact: bool = False
     measured: bool = True
     engine_args: tuple[str, ...] = ()
     max_model_len: int | None = None
+
+    @property
+    def engine_label(self) -> str:
+        """The engine's name, or the generation where that is not the engine's own choice."""
+        own = self.generation == self.engine.generation
+        return self.engine.name if own else self.generation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

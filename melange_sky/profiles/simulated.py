@@ -1,12 +1,13 @@
-"""The rate of one request size on one engine, found by the capacity search on the simulator."""
+"""The rate of one request size on one tensor-parallel group, found by the capacity search on the simulator."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.capacities import CapacityCell
 from melange_sky.capacity_search import SearchOptions, find_max_rate
-from melange_sky.profiles.reasons import missed_alone
+from melange_sky.profiles.estimate import missed_alone
 from melange_sky.simulator import SimulatedTarget
 
 if TYPE_CHECKING:
@@ -29,26 +30,30 @@ the seeds are fixed, and the error of the engine model is ten times larger."""
 LOWEST_RPS = 1e-4
 
 
-def simulated_rate(
-    replica: ReplicaModel, sizes: tuple[int, int], slo: SLO, guess_rps: float
-) -> tuple[float | None, str | None]:
-    """Return (highest rate, None), or (None, reason) where the SLO cannot be met.
+def simulated_cell(
+    replica: ReplicaModel, size: tuple[int, int], slo: SLO, guess_rps: float
+) -> CapacityCell:
+    """Return the highest rate of (input, output) tokens, or the reason why the SLO cannot be met.
 
     `guess_rps` starts the search, 0 where there is no guess.
     """
-    target = SimulatedTarget(replica=replica, input_tokens=sizes[0], output_tokens=sizes[1])
+    target = SimulatedTarget(replica=replica, input_tokens=size[0], output_tokens=size[1])
     alone = target.probe(1.0, 1, 0)
     if not alone.ok[0]:
-        return None, f"{sum(sizes)} tokens do not fit into the KV cache of {replica.pool.tokens}"
+        return CapacityCell.unserved(
+            f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.tokens}"
+        )
     reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo)
     if reason is not None:
-        return None, reason
+        return CapacityCell.unserved(reason)
     start = guess_rps if guess_rps > LOWEST_RPS else 0.2 / float(alone.e2e_s[0])
     # The analytic estimate brackets: it is seldom more than a factor of 2 off.
     near = replace(SEARCH, start_rps=0.92 * start, floor_rps=0.4 * start)
-    found = find_max_rate(target, slo, near)
-    if found.max_rate_rps is None:
-        found = find_max_rate(target, slo, replace(SEARCH, start_rps=0.2 * start))
-    if found.max_rate_rps is None:
-        return None, f"a lone request meets the SLO, a stream of them does not: {found.reason}"
-    return found.max_rate_rps, None
+    result = find_max_rate(target, slo, near)
+    if result.max_rate_rps is None:
+        result = find_max_rate(target, slo, replace(SEARCH, start_rps=0.2 * start))
+    if result.max_rate_rps is None:
+        return CapacityCell.unserved(
+            f"a lone request meets the SLO, a stream of them does not: {result.reason}"
+        )
+    return CapacityCell.estimated(result.max_rate_rps)

@@ -15,7 +15,9 @@ from melange_sky.rendering.services import (
     launch_command,
     render_services,
     required_secrets,
+    serve_command,
     service_document,
+    service_skeleton,
     update_command,
 )
 
@@ -30,8 +32,10 @@ __all__ = [
     "render_gateway",
     "render_services",
     "required_secrets",
+    "serve_command",
     "service_document",
     "service_name",
+    "service_skeleton",
     "unservable_clouds",
     "update_command",
     "write_folder",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from melange_sky.engines import engine_named
 from melange_sky.rendering.names import gateway_name
 from melange_sky.rendering.services import dump
 from melange_sky.resources import templates_dir
@@ -18,12 +19,15 @@ GATEWAY_FILE = "gateway.task.yaml"
 
 
 def render_gateway(plan: Plan) -> str:
-    """Return the text of the gateway's task. Nothing in it depends on the plan but its name."""
+    """Return the text of the gateway's task. Of the plan it has the name and its engines' keys alone."""
     name = gateway_name(plan)
     document: dict[str, Any] = yaml.safe_load(
         (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
     )
     document["name"] = name
+    keys = sorted({engine_named(model.engine.name).key_variable for model in plan.models})
+    document["secrets"] |= dict.fromkeys(keys, "")
+    flags = " ".join(f"--secret {key}" for key in keys)
     launch = ["sky", "launch", "-c", name, GATEWAY_FILE, "--secret", "MELANGE_SKY_API_KEY"]
     lines = (
         "One OpenAI-compatible URL over all services of the plan. In this folder, once they are up:",
@@ -32,7 +36,7 @@ def render_gateway(plan: Plan) -> str:
         f"  sky status --endpoint 8080 {shlex.quote(name)}",
         "CHECKOUT is the directory of melange-sky's sources, or one with its wheel; in its place, --env",
         "MELANGE_SKY_PACKAGE=REQUIREMENT takes anything that pip does, such as the URL of a wheel.",
-        "MELANGE_SKY_API_KEY is the key that clients must show; add --secret VLLM_API_KEY if the services",
+        f"MELANGE_SKY_API_KEY is the key that clients must show; add {flags} if the services",
         "demand one. After a change of the plan or the services, the same two commands bring the new files,",
         "which the running gateway reads without a restart.",
         "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import weakest
+from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.rendering.clouds import controller_note
 
@@ -50,7 +51,8 @@ def _lines(
     yield ""
     yield f"Start:    {commands[0]}"
     yield f"Change:   {commands[1]}"
-    yield "To demand a key from clients, set VLLM_API_KEY and add --secret VLLM_API_KEY to both."
+    key = engine_named(plan.engine.name).key_variable
+    yield f"To demand a key from clients, set {key} and add --secret {key} to both."
     yield controller_note()
     yield ""
 

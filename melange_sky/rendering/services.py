@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from melange_sky.engines import Replica, engine_named
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.rendering import engine, sizing
+from melange_sky.rendering import sizing
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 from melange_sky.rendering.header import header
 from melange_sky.rendering.names import file_name, service_name
@@ -19,6 +20,7 @@ from melange_sky.resources import templates_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
+    from melange_sky.engines import EngineChoice, ServeCommand
     from melange_sky.offers import Offer
     from melange_sky.plans import Allocation, ModelPlan, Plan
 
@@ -89,27 +91,48 @@ def service_document(
     `group` is the name of a plan that lists its models (`Plan.group_name`).
     """
     option = allocation.candidate.option
-    document = copy.deepcopy(_skeleton())
+    command = serve_command(plan, option)
+    document = copy.deepcopy(service_skeleton(engine_named(plan.engine.name).template))
     document["name"] = service_name(plan, allocation)
     mark = {"plan": plan.name, "option": option.name}
     document["_metadata"]["melange_sky"] = mark if group is None else {"fleet": group, **mark}
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
-    document["envs"] = engine.environment(plan.engine)
+    document["envs"] = dict(plan.engine.env)
     document["secrets"] |= dict.fromkeys(required_secrets(plan))
-    document["setup"] = engine.setup_script(plan.engine, document["setup"])
-    document["run"] = engine.run_script(plan, option, PORT, document["run"])
+    document["setup"] = _setup(plan.engine, document["setup"])
+    document["run"] += command.as_shell()
     if not document["envs"]:
         del document["envs"]
     return document
 
 
-@lru_cache(maxsize=1)
-def _skeleton() -> dict[str, Any]:
-    text = (templates_dir() / "service.yaml").read_text(encoding="utf-8")
+def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:
+    """Return the command that every replica of an option runs; all texts of the plan in it are checked."""
+    replica = Replica(
+        model=plan.model, choice=plan.engine, option=option, shape=plan.model_shape, port=PORT
+    )
+    return engine_named(plan.engine.name).serve_command(replica)
+
+
+@lru_cache(maxsize=8)
+def service_skeleton(template: str) -> dict[str, Any]:
+    """Return an engine's template as data; it is shared and must not be changed."""
+    text = (templates_dir() / template).read_text(encoding="utf-8")
     skeleton: dict[str, Any] = yaml.safe_load(text)
     assert skeleton["service"]["ports"] == skeleton["resources"]["ports"] == PORT
     return skeleton
+
+
+def _setup(choice: EngineChoice, skeleton: str) -> str:
+    """Return the set-up: the user's own first, then the engine, unless one is there already.
+
+    A version that the user names is installed in any case.
+    """
+    requirement = engine_named(choice.name).requirement(choice)
+    pinned = "yes" if choice.version else "no"
+    own = "" if choice.setup is None else choice.setup.rstrip("\n") + "\n"
+    return f"{own}requirement={shlex.quote(requirement)} pinned={pinned}\n{skeleton}"
 
 
 def _service(section: dict[str, Any], plan: ModelPlan, allocation: Allocation) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report import plain_console
+from melange_sky.report.terminal import plain_console
 
 COLUMNS = (
     "rate_rps",
@@ -47,6 +47,12 @@ class Row(Protocol):
     def low(self) -> float | None: ...
     @property
     def reason(self) -> str | None: ...
+
+
+def contender_text(row: Row) -> str:
+    """Return one fleet at one rate in a line."""
+    cost = "no fleet holds" if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
+    return f"{row.rate_rps:g} req/s, {row.kind}: {cost}"
 
 
 def comparison_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:

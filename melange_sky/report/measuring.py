@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from melange_sky.capacity_search import SearchResult
     from melange_sky.profiler import GridReport
-    from melange_sky.profiler.vllm_bench import CrossCheck
+    from melange_sky.profiler.bench import CrossCheck
     from melange_sky.slo import SLO
 
 Size = tuple[int, int]

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report import plain_console
+from melange_sky.report.terminal import plain_console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.plans import Plan
     from melange_sky.replay import OptionVerdict, Percentiles, Simulation, Verdict
 
 WORST_BUCKETS = 5
@@ -59,9 +62,18 @@ def simulation_document(simulation: Simulation) -> dict[str, Any]:
         "over_time": _over_time(simulation),
         "notes": list(simulation.notes),
     }
-    found = rounded(document)
-    assert isinstance(found, dict)
-    return found
+    result = rounded(document)
+    assert isinstance(result, dict)
+    return result
+
+
+def simulations_document(simulations: Sequence[Simulation], planned: Plan) -> dict[str, Any]:
+    """Return the document of a plan's replay: its one model's, or all of those that it lists."""
+    documents = [simulation_document(simulation) for simulation in simulations]
+    if not planned.lists_models:
+        return documents[0]
+    met = all(simulation.verdict.met for simulation in simulations)
+    return {"name": planned.name, "met": met, "models": documents}
 
 
 def _percentiles(values: Percentiles) -> dict[str, float | None]:

@@ -113,7 +113,7 @@ def _pick(
 def _engine_of(s: FleetState, b: Book, replica: int) -> int:
     """Return the emptiest engine of a replica, a queued request weighing four running ones.
 
-    That is vLLM's own balance between data-parallel engines (vllm/v1/engine/core_client.py).
+    That is the balance of today's servers between the engines of one data-parallel replica.
     """
     best, lowest = int(b.first_engine[replica]), 1 << 60
     for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):

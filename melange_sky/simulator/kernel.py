@@ -416,7 +416,7 @@ def _steps_until(first: float, slope: float, seconds: float) -> int:
 
 @compiled
 def _chunked_step(s: FleetState, r: int) -> None:
-    """One step that carries prefill chunks beside the decoding sequences (vLLM's V1 scheduler)."""
+    """One step that carries prefill chunks beside the decoding sequences (today's schedulers)."""
     preempted = False
     while _blocks_for_steps(s, r, 1) > s.whole[r, c.FREE]:
         _preempt(s, r)
@@ -471,7 +471,7 @@ def _complete_prefills(s: FleetState, r: int) -> None:
 
 @compiled
 def _prefill_step(s: FleetState, r: int) -> None:
-    """One step of whole prompts only; decoding stands still (vLLM before chunked prefill, TGIS)."""
+    """One step of whole prompts only; decoding stands still (schedulers before chunked prefill)."""
     s.whole[r, c.LAST_PREFILL] = s.whole[r, c.STEP]
     tokens, prefilling, pairs = 0, 0, 0.0
     while _can_admit(s, r):

@@ -7,7 +7,8 @@ streams request traces; `histogram` turns requests into a workload and writes it
 from __future__ import annotations
 
 from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
-from melange_sky.spec.load import load_spec
+from melange_sky.spec.load import SpecSource, load_own_spec, load_spec, source_name
+from melange_sky.spec.mapping import DICT_PATH
 from melange_sky.spec.traces import read_trace
 from melange_sky.spec.values import (
     AcceleratorChoice,
@@ -21,6 +22,7 @@ from melange_sky.spec.values import (
 )
 
 __all__ = [
+    "DICT_PATH",
     "AcceleratorChoice",
     "FixedCapacity",
     "Histogram",
@@ -30,9 +32,12 @@ __all__ = [
     "Resources",
     "ServedModel",
     "Spec",
+    "SpecSource",
     "SpotPolicy",
     "build_histogram",
     "histogram_yaml",
+    "load_own_spec",
     "load_spec",
     "read_trace",
+    "source_name",
 ]

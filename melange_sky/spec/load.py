@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from melange_sky.engines import (
+    DEFAULT_ENGINE,
+    EngineChoice,
+    choice_problems,
+    engine_named,
+    model_problem,
+)
 from melange_sky.errors import InputError, clip, did_you_mean
-from melange_sky.models import find_model, refused_flag
+from melange_sky.models import find_model
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
-from melange_sky.plans import EngineChoice
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
+from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import (
@@ -41,25 +50,42 @@ from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
 
-_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SECRET_NAME = re.compile(
-    r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)\Z", re.IGNORECASE
-)
-_VERSION = re.compile(r"[0-9]+(\.[0-9]+)*([a-z0-9.+-]*)\Z")
 _MODEL = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 
 T = TypeVar("T")
 
 
-def load_spec(path: Path) -> Spec | MelangeConfig:
-    """Read `path`; raises InputError that names every problem, one line each."""
-    document = yaml_source.parse(yaml_source.read_text(path), path)
+SpecSource = Path | Mapping[str, Any]
+"""A file, or a mapping that stands for one."""
+
+
+def source_name(source: SpecSource) -> str:
+    """Return what messages call a source."""
+    return str(DICT_PATH if isinstance(source, Mapping) else source)
+
+
+def load_own_spec(source: SpecSource, refusal: str) -> Spec:
+    """Read a melange_sky spec; InputError with `refusal` for Mélange's own config."""
+    spec = load_spec(source)
+    if isinstance(spec, MelangeConfig):
+        raise InputError(f"{source_name(source)}: {refusal}")
+    return spec
+
+
+def load_spec(source: SpecSource) -> Spec | MelangeConfig:
+    """Read a file, or take a mapping as if it had been read (paths in it: from the working directory).
+
+    Raises InputError that names every problem, one line each; a mapping's file is called ``<dict>``.
+    """
+    if isinstance(source, Mapping):
+        path, document = DICT_PATH, document_of(source)
+    else:
+        path, document = source, yaml_source.parse(yaml_source.read_text(source), source)
     problems = Problems(path, document)
     if not isinstance(document.value, dict):
         problems.add((), "must be a mapping of keys such as name, model, slo and workload")
@@ -163,6 +189,8 @@ class _Reader:
             self._missing(raw, "model", at)
         elif isinstance(model, str) and not _MODEL.match(model):
             self.problems.add((*at, "model"), "must be a model's name without control characters")
+        elif isinstance(model, str) and (problem := model_problem(model)) is not None:
+            self.problems.add((*at, "model"), problem)
         elif isinstance(model, str) and raw.get("model_config") is None:
             self._known_model(model, (*at, "model"))
         config_path = self._config_path(raw.get("model_config"), (*at, "model_config"))
@@ -241,6 +269,12 @@ class _Reader:
                 (*at, "spot"),
                 "mixes spot instances in, which use_spot: false rules out; take one of the two away",
             )
+        most_types = section.max_option_types
+        if most_types is not None and section.min_option_types > most_types:
+            self.problems.add(
+                (*at, "min_option_types"),
+                f"is {section.min_option_types}, above max_option_types {most_types}",
+            )
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
         if (
@@ -259,6 +293,8 @@ class _Reader:
             budget_usd_per_hour=section.budget_usd_per_hour,
             fixed=fixed,
             minimum=minimum,
+            max_option_types=section.max_option_types,
+            min_option_types=section.min_option_types,
             spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
         )
 
@@ -293,27 +329,18 @@ class _Reader:
         section = self._section(EngineSection, raw, at)
         if section is None:
             return None
-        if section.version is not None and not _VERSION.match(section.version):
-            self.problems.add((*at, "version"), "must be a version such as 0.11.0")
-        for key, value in section.env.items():
-            here = (*at, "env", key)
-            if not _ENV_NAME.match(key):
-                self.problems.add(here, "is not the name of an environment variable")
-            elif _SECRET_NAME.search(key) and value:
-                self.problems.add(
-                    here, f"is a secret: leave it out of the spec and pass it with --secret {key}"
-                )
-            if "\0" in value:
-                self.problems.add(here, "holds a NUL character")
-        for i, argument in enumerate(section.args):
-            if "\0" in argument:
-                self.problems.add((*at, "args", i), "holds a NUL character")
-            refused = refused_flag(argument)
-            if refused is not None:
-                self.problems.add((*at, "args", i), refused)
-        return EngineChoice(
+        choice = EngineChoice(
+            name=section.name or DEFAULT_ENGINE.name,
             version=section.version,
             args=tuple(section.args),
             env=tuple(sorted(section.env.items())),
             setup=section.setup,
         )
+        try:
+            engine = engine_named(choice.name)
+        except InputError as error:
+            self.problems.add((*at, "name"), str(error))
+            return None
+        for problem in choice_problems(engine, choice):
+            self.problems.add((*at, *problem.path), problem.what)
+        return choice

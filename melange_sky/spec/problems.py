@@ -61,18 +61,20 @@ class Problems:
         self.document = document
         self._found: list[tuple[int, str]] = []
         for path, line, what in document.problems:
-            key = f"{path_text(path)}: " if path else ""
-            self._found.append((line, f"{self.file}:{line}: {key}{what}"))
+            self._note(line, path, what)
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def add(self, path: KeyPath, what: str) -> None:
         """Note one problem at `path`, shown with its line."""
-        line = self.document.line(path)
+        self._note(self.document.line(path) or 0, path, what)
+
+    def _note(self, line: int, path: KeyPath, what: str) -> None:
+        """Note a problem on a line, 0 for none: a spec given as a dict has no lines."""
         where = f"{self.file}:{line}" if line else str(self.file)
         key = f"{path_text(path)}: " if path else ""
-        self._found.append((line or 0, f"{where}: {key}{what}"))
+        self._found.append((line, f"{where}: {key}{what}"))
 
     def foreign(self, message: str) -> None:
         """Note a problem of another file that the spec names, already told in full."""
@@ -99,13 +101,13 @@ class Problems:
         except ValidationError as error:
             details = error.errors(include_url=False)
         for detail in details:
-            self._note(kind, detail, path)
+            self._refused(kind, detail, path)
         try:
             return validate(kind, _without(raw, [tuple(d["loc"]) for d in details]))
         except ValidationError:
             return None
 
-    def _note(self, kind: type[Any], detail: ErrorDetails, path: KeyPath) -> None:
+    def _refused(self, kind: type[Any], detail: ErrorDetails, path: KeyPath) -> None:
         location: KeyPath = tuple(detail["loc"])
         if detail["type"] == "unexpected_keyword_argument":
             unknown = str(location[-1])

@@ -91,6 +91,8 @@ class ResourcesSection:
     budget_usd_per_hour: Positive | None = None
     fixed: list[FixedSection] = field(default_factory=list)
     minimum: list[FixedSection] = field(default_factory=list)
+    max_option_types: Annotated[int, bounds(ge=1, le=1000)] | None = None
+    min_option_types: Annotated[int, bounds(ge=1, le=1000)] = 1
     spot: SpotSection | None = None
 
 
@@ -104,6 +106,7 @@ class RedundancySection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSection:
+    name: Text | None = None
     version: Text | None = None
     args: list[Text] = field(default_factory=list)
     env: dict[str, Annotated[str, bounds(max_length=2000)]] = field(default_factory=dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.plans import EngineChoice
+from melange_sky.engines import EngineChoice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,8 @@ class Resources:
     """What may be rented. Empty `accelerators` or `infra` mean: all that are known.
 
     `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
-    `cloud/region` or an instance type (most instances of it).
+    `cloud/region` or an instance type (most instances of it). Each model runs on at least
+    `min_option_types` and at most `max_option_types` options (None: no limit).
     """
 
     accelerators: tuple[AcceleratorChoice, ...] = ()
@@ -69,6 +70,8 @@ class Resources:
     budget_usd_per_hour: float | None = None
     fixed: tuple[FixedCapacity, ...] = ()
     minimum: tuple[FixedCapacity, ...] = ()
+    max_option_types: int | None = None
+    min_option_types: int = 1
     spot: SpotPolicy | None = None
 
 

@@ -1,4 +1,4 @@
-"""The engine model: how long a step of a vLLM replica takes and what its KV cache holds."""
+"""The engine model: how long a step of a replica takes and what its KV cache holds."""
 
 from melange_sky.steps.estimate import Estimate, Load, capacity_estimate, capacity_estimates
 from melange_sky.steps.generation import Efficiency, ErrorBand, Generation, Overheads, Schedule

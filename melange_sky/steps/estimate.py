@@ -205,7 +205,7 @@ def _queueing(busy: Floats, service: Floats, attainment: float) -> Floats:
 
 
 def round_batch(batch: float) -> int:
-    """Round a batch limit down to a size for which vLLM captures a graph: 1, 2, 4, then eights.
+    """Round a batch limit down to a size for which engines capture a graph: 1, 2, 4, then eights.
 
     >>> [round_batch(b) for b in (0.4, 3.9, 7.0, 37.2, 300.0)]
     [1, 2, 4, 32, 296]

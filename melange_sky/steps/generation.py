@@ -49,11 +49,11 @@ class Overheads:
 class Schedule:
     """How the engine batches.
 
-    `chunked`: prefill and decode share steps under a token budget (today's vLLM); else waiting
-    prompts run first, in steps of their own, and decoding stands still meanwhile (vLLM 0.2 to 0.5).
+    `chunked`: prefill and decode share steps under a token budget (today's engines); else waiting
+    prompts run first, in steps of their own, and decoding stands still meanwhile (engines of 2023).
     The budget and the default most sequences are larger on GPUs of 70 GiB and more other than A100
-    (vLLM, `EngineArgs.get_batch_defaults`); a budget of 0 stands for the model's context, at least
-    2048, as vLLM had it before chunked prefill. With `reserve_tokens` above 0 a sequence takes all its
+    (the engine's own defaults); a budget of 0 stands for the model's context, at least
+    2048, as it was before chunked prefill. With `reserve_tokens` above 0 a sequence takes all its
     KV space, at least so much, on admission (TGIS does not page); `watermark_fraction` of the cache
     stays free on admission.
 

@@ -40,7 +40,7 @@ class Misfit:
 
 
 def large_memory(accelerator: AcceleratorSpec) -> bool:
-    """Return whether vLLM gives this GPU its larger batch defaults (≥ 70 GiB and not an A100)."""
+    """Return whether engines give this GPU their larger batch defaults (≥ 70 GiB and not an A100)."""
     return accelerator.memory_gib >= 70 and not accelerator.name.startswith("A100")
 
 
@@ -54,7 +54,7 @@ def kv_pool(
 ) -> KvPool | Misfit:
     """Return the KV cache that is left beside weights and activations, or what is missing.
 
-    As vLLM counts: utilisation × device memory − weights − peak of the profiling pass. At least one
+    As engines count: utilisation × device memory − weights − peak of the profiling pass. At least one
     block per 16 sequences' worth (1 % of nothing) is no cache, so fewer than 32 blocks is a misfit.
     """
     schedule = generation.schedule

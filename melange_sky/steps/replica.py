@@ -43,7 +43,7 @@ class ReplicaModel:
 def replica_model(
     model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
 ) -> ReplicaModel | Misfit:
-    """Return the engine of `model` on `tensor_parallel` GPUs with vLLM's default limits, or a misfit."""
+    """Return the engine of `model` on `tensor_parallel` GPUs with the generation's default limits, or a misfit."""
     pool = kv_pool(model, accelerator, tensor_parallel, generation)
     if isinstance(pool, Misfit):
         return pool

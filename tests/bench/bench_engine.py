@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from melange_sky.profiles import ReplicaShape, engine_replica, load_model
+from melange_sky.models import load_model
+from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.simulator import RequestStream, simulate_replica
 
 ROOT = Path(__file__).resolve().parents[2]

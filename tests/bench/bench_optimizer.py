@@ -36,7 +36,8 @@ sys.path.insert(0, str(ROOT))
 from melange_sky.capacities import OptionCapacity  # noqa: E402
 from melange_sky.optimizer import Problem, SolveOptions, optimize  # noqa: E402
 from melange_sky.optimizer.answers.rate_sweep import PriceStep, at_rate, sweep_rates  # noqa: E402
-from melange_sky.planner import PlanRequest, problem_for  # noqa: E402
+from melange_sky.planner.prepare import problem_for  # noqa: E402
+from melange_sky.planner.request import PlanRequest  # noqa: E402
 from melange_sky.pricing import OfferQuery  # noqa: E402
 from melange_sky.spec import AcceleratorChoice, Spec, load_spec  # noqa: E402
 from tests.optimizer.factories import demand, option  # noqa: E402

@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from melange_sky.models import find_model  # noqa: E402
-from melange_sky.planner.verification import engine_of  # noqa: E402
+from melange_sky.planner.replay_loop.replay import engine_of  # noqa: E402
 from melange_sky.plans import Allocation, ModelPlan  # noqa: E402
 from melange_sky.replay import Traffic, sample_stream  # noqa: E402
 from melange_sky.replay.run import fleet_options  # noqa: E402

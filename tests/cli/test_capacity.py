@@ -102,6 +102,26 @@ def test_people_see_rates_origins_and_reasons(form):
     assert "TPOT is" in text and "H100" in text and " e" in text
 
 
+def test_an_engine_without_figures_of_its_own_takes_the_nearest_and_says_so(capsys):
+    asked = ("--model", LLAMA, "--accelerators", "L4", *SMALL, "--tpot-ms", "60")
+    own, other = (document(*asked, "--engine", engine) for engine in ("vllm", "sglang"))
+    note = (
+        "no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the nearest "
+        "engine, and how far that is off only measuring tells (melange-sky profile launch)"
+    )
+    assert capsys.readouterr().err == f"warning: {note}\n"
+    assert (own["engine"], own["generation"], own["generation_note"]) == ("vllm", "vllm", None)
+    assert (other["engine"], other["generation"], other["generation_note"]) == (
+        "sglang",
+        "vllm",
+        note,
+    )
+    assert own["options"] == other["options"]
+    assert document(*asked, "--engine", "vllm-0.5")["generation"] == "vllm-0.5"
+    with pytest.raises(InputError, match="--quantization: unknown quantization 'experts_int8'"):
+        run(*asked, "--engine", "sglang", "--quantization", "experts_int8")
+
+
 def test_where_nothing_fits_the_memory_missing_is_told():
     with pytest.raises(InfeasibleError, match=r"GiB missing; 8 × L4 would fit"):
         run("--model", "meta-llama/Llama-3.1-70B", "--accelerators", "L4", *SMALL)
@@ -128,6 +148,10 @@ def test_what_a_cloud_lists_apart_has_the_figures_of_its_accelerator():
         ({"--ttft-ms": "-3"}, "--ttft-ms: must be a positive number"),
         ({"--attainment": "1.5"}, "--attainment"),
         ({"--engine": "vlm"}, "unknown engine 'vlm'"),
+        (
+            {"--engine": "sglan"},
+            "unknown engine 'sglan' (did you mean 'sglang'?); known: vllm, sglang,",
+        ),
         ({"--quantization": "fp9"}, "--quantization: unknown quantization 'fp9'"),
         ({"--kv-cache-dtype": "int2"}, "--kv-cache-dtype: unknown 'int2'"),
     ],

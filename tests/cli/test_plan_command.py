@@ -56,6 +56,23 @@ def test_the_example_is_a_mix_with_origins(tmp_path: Path) -> None:
     assert "--secret HF_TOKEN" in answer.stdout
 
 
+def test_an_engine_that_could_not_start_is_refused_before_planning(tmp_path: Path) -> None:
+    spec = yaml.safe_load((ROOT / "examples" / "chat.yaml").read_text(encoding="utf-8"))
+    file = tmp_path / "spec.yaml"
+    text = yaml.safe_dump(spec | {"engine": None}, sort_keys=False).replace(
+        "engine: null\n", "engine:\n  version: 0.33.0-foo\n  env: {SKYPILOT_X: a}\n"
+    )
+    file.write_text(text, encoding="utf-8")
+    answer = melange_sky("plan", str(file), "--offline", "-o", str(tmp_path / "out"))
+    line = text[: text.index("version: 0.33")].count("\n") + 1
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [
+        f"error: {file}:{line}: engine.version: must be a version such as 0.33.0",
+        f"{file}:{line + 1}: engine.env.SKYPILOT_X: belongs to SkyPilot",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_same_input_same_bytes_but_for_the_clock(tmp_path: Path) -> None:
     texts = []
     for k in range(2):

@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 from melange_sky.cli.gateway import replica_urls
+from melange_sky.engines import EngineChoice
 from melange_sky.planfile import dump_plan
 from melange_sky.skyserve import LiveReplica, LiveService
 from tests.gateway.bed import MODEL, split_plan
@@ -118,6 +120,25 @@ def plan_file(tmp_path: Path) -> Path:
     file = tmp_path / "plan.json"
     file.write_text(dump_plan(split_plan(left=1.0)), encoding="utf-8")
     return file
+
+
+def test_replicas_are_shown_the_key_of_the_plans_engine(tmp_path: Path) -> None:
+    plan = split_plan(left=1.0)
+    models = tuple(replace(m, engine=EngineChoice(name="sglang")) for m in plan.models)
+    file = tmp_path / "plan.json"
+    file.write_text(dump_plan(replace(plan, models=models)), encoding="utf-8")
+    with replica() as a:
+        running = Running(
+            str(file),
+            "--backend",
+            f"small={url(a)}",
+            MELANGE_SKY_API_KEY=KEY,
+            SGLANG_API_KEY=REPLICA_KEY,
+            VLLM_API_KEY="another",
+        )
+        assert running.ask()["served_by"] == a.server_port
+        assert a.seen == [f"Bearer {REPLICA_KEY}"]  # type: ignore[attr-defined]
+        assert running.end() == 0
 
 
 def test_keys_stay_out_of_sight_and_sigterm_lets_requests_end(

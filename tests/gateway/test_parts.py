@@ -12,28 +12,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.gateway import Keys, Secret, Settings
 from melange_sky.gateway.backend import Backend, parse_backend
-from melange_sky.gateway.client_request import Ask, Endpoint, Refusal, parse_ask
+from melange_sky.gateway.client_request import ClientRequest, Endpoint, Refusal, parse_request
 from melange_sky.gateway.pool import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
-from melange_sky.plans import EngineChoice
 from tests.factories import make_model_plan
 
 
-def ask(endpoint: Endpoint = Endpoint.TEXT, **body: object) -> Ask:
-    return parse_ask(endpoint, json.dumps(body).encode())
+def ask(endpoint: Endpoint = Endpoint.TEXT, **body: object) -> ClientRequest:
+    return parse_request(endpoint, json.dumps(body).encode())
 
 
 def test_the_body_sent_on_is_the_clients_own_plus_one_key() -> None:
     text = b' {"model": "m" , "stream":true, "n": 1, "odd": "\\u00e9}"} \n'
-    sent = parse_ask(Endpoint.CHAT, text).upstream_body()
+    sent = parse_request(Endpoint.CHAT, text).upstream_body()
     assert sent.startswith(b' {"model": "m" , "stream":true, "n": 1, "odd": "\\u00e9}"')
     assert json.loads(sent) == json.loads(text) | {"stream_options": {"include_usage": True}}
     for own in (b'{"stream":false}', b'{"stream":true,"stream_options":{}}', b"{}"):
-        assert parse_ask(Endpoint.CHAT, own).upstream_body() == own
+        assert parse_request(Endpoint.CHAT, own).upstream_body() == own
 
 
 def test_max_tokens_in_all_its_forms() -> None:
@@ -47,7 +47,7 @@ def test_max_tokens_in_all_its_forms() -> None:
 @given(st.binary(max_size=200))
 def test_no_body_breaks_the_parser(body: bytes) -> None:
     try:
-        parse_ask(Endpoint.CHAT, body)
+        parse_request(Endpoint.CHAT, body)
     except Refusal as refusal:
         assert refusal.status == 400
         assert json.loads(refusal.body())["error"]["type"] == "invalid_request_error"
@@ -91,7 +91,7 @@ def test_a_stream_with_other_line_ends_is_not_held_back() -> None:
     )
 
 
-def count(counter: TokenCounter, request: Ask) -> int:
+def count(counter: TokenCounter, request: ClientRequest) -> int:
     return asyncio.run(counter.count(request))[0]
 
 

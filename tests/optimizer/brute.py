@@ -13,14 +13,14 @@ import numpy as np
 from scipy.optimize import linprog
 
 from melange_sky.capacities import OptionCapacity
-from melange_sky.optimizer import Constraints, Demand, Problem, SolveOptions
+from melange_sky.optimizer import Constraints, Demand, InstanceGroup, Problem, SolveOptions
 
 TOLERANCE = 1e-7
 
 
 @dataclass(frozen=True)
 class Best:
-    """Least goal and, at that goal, the fewest (types, instances)."""
+    """The goal of the simplest fleet within the band (0: of the least goal), its types and instances."""
 
     goal: float
     types: int
@@ -51,20 +51,35 @@ def serves(
     caps: bool = True,
 ) -> bool:
     """Whether these instances can serve the demand within headroom and, if asked, share caps."""
-    if options.assignment == "sliced":
-        return _serves_sliced(demand, counts, problem, options.slice_factor)
-    loads = loads_of(demand, problem.constraints)
-    buckets = demand.workload.buckets()
-    n, m = len(counts), len(buckets)
+    n, m = len(counts), len(demand.workload.buckets())
     if m == 0:
         return True
-    error = options.robustness.throughput_error if options.robustness else 0.0
-    gamma = options.robustness.budget if options.robustness else None
+    loads = loads_of(demand, problem.constraints)
+    rows, bounds = _rows(demand, counts, problem, options, caps)
+    if options.assignment == "sliced":
+        return _serves_sliced(loads, rows, bounds, options.slice_factor)
     upper = [
         (0.0, 1.0 if loads[k][b] is not None and counts[k] else 0.0)
         for k in range(n)
         for b in range(m)
     ]
+    equal = np.zeros((m, n * m))
+    for b in range(m):
+        equal[b, b::m] = 1
+    result = linprog(
+        np.zeros(n * m), A_ub=rows, b_ub=bounds, A_eq=equal, b_eq=np.ones(m), bounds=upper
+    )
+    return bool(result.status == 0)
+
+
+def _rows(
+    demand: Demand, counts: tuple[int, ...], problem: Problem, options: SolveOptions, caps: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """What shares (options × buckets, flat) keep to: rows × shares ≤ bounds."""
+    loads = loads_of(demand, problem.constraints)
+    n, m = len(counts), len(demand.workload.buckets())
+    error = options.robustness.throughput_error if options.robustness else 0.0
+    gamma = options.robustness.budget if options.robustness else None
     rows, bounds = [], []
     for k in range(n):
         wrongs = itertools.combinations(range(m), m if gamma is None else min(gamma, m))
@@ -78,13 +93,7 @@ def serves(
         for row, bound in _share_rows(demand, problem.constraints):
             rows.append(row)
             bounds.append(bound + TOLERANCE)
-    equal = np.zeros((m, n * m))
-    for b in range(m):
-        equal[b, b::m] = 1
-    result = linprog(
-        np.zeros(n * m), A_ub=np.array(rows), b_ub=bounds, A_eq=equal, b_eq=np.ones(m), bounds=upper
-    )
-    return bool(result.status == 0)
+    return np.array(rows), np.array(bounds)
 
 
 def _share_rows(demand: Demand, constraints: Constraints) -> list[tuple[np.ndarray, float]]:
@@ -113,18 +122,18 @@ def _share_rows(demand: Demand, constraints: Constraints) -> list[tuple[np.ndarr
     return rows
 
 
-def _serves_sliced(demand: Demand, counts: tuple[int, ...], problem: Problem, slices: int) -> bool:
-    loads = loads_of(demand, problem.constraints)
-    buckets = len(demand.workload.buckets())
-    one = [[(k, b) for k in range(len(counts)) if loads[k][b] is not None] for b in range(buckets)]
-    per_bucket = [list(itertools.combinations_with_replacement(ways, slices)) for ways in one]
+def _serves_sliced(
+    loads: list[list[float | None]], rows: np.ndarray, bounds: np.ndarray, slices: int
+) -> bool:
+    buckets = len(loads[0])
+    able = [[k for k, row in enumerate(loads) if row[b] is not None] for b in range(buckets)]
+    per_bucket = [list(itertools.combinations_with_replacement(ks, slices)) for ks in able]
     for choice in itertools.product(*per_bucket):
-        load = [0.0] * len(counts)
-        for k, b in itertools.chain(*choice):
-            load[k] += (loads[k][b] or 0.0) / slices
-        if all(
-            v <= (1 - problem.headroom) * c + TOLERANCE for v, c in zip(load, counts, strict=True)
-        ):
+        shares = np.zeros(len(loads) * buckets)
+        for b, ks in enumerate(choice):
+            for k in ks:
+                shares[k * buckets + b] += 1 / slices
+        if (rows @ shares <= bounds).all():
             return True
     return False
 
@@ -170,7 +179,14 @@ def _allowed(
     ):
         return False
     for group in constraints.minimum:
-        if sum(n for c, n in flat if c.option.accelerator == group.accelerator) < group.instances:
+        if sum(n for c, n in flat if _is_of(c, group)) < group.instances:
+            return False
+    for counts, loads in per_demand:
+        types = sum(n > 0 for n in counts)
+        if constraints.max_option_types is not None and types > constraints.max_option_types:
+            return False
+        able = sum(n > 0 and any(row) for n, row in zip(counts, loads, strict=True))
+        if able < constraints.min_option_types:
             return False
     # An instance that can serve none of the buckets is no replica.
     return all(
@@ -179,21 +195,44 @@ def _allowed(
     )
 
 
+def _is_of(capacity: OptionCapacity, group: InstanceGroup) -> bool:
+    option, offer = capacity.option, capacity.option.offer
+    named = (group.cloud, group.region, group.instance_type)
+    there = (None, None, None)
+    if offer is not None:
+        there = (offer.cloud, offer.region, offer.instance_type)
+    return (
+        group.accelerator == option.accelerator
+        and group.accelerator_count in (None, option.accelerator_count)
+        and all(want in (None, have) for want, have in zip(named, there, strict=True))
+    )
+
+
 def billed(flat: list[tuple[OptionCapacity, int]], constraints: Constraints) -> float:
-    """Cost after fixed capacity (matched by accelerator) has paid for its dearest instances."""
+    """The least bill: every way in which paid groups can pay for instances is tried."""
     cost = sum(c.option.price_usd_per_hour * n for c, n in flat)
-    for group in constraints.fixed:
-        prices = sorted(
-            (
-                c.option.price_usd_per_hour
-                for c, n in flat
-                for _ in range(n)
-                if c.option.accelerator == group.accelerator
-            ),
-            reverse=True,
+    return cost - _paid([c for c, _ in flat], [n for _, n in flat], constraints.fixed)
+
+
+def _paid(
+    options: list[OptionCapacity], counts: list[int], groups: tuple[InstanceGroup, ...]
+) -> float:
+    if not groups:
+        return 0.0
+    group, *rest = groups
+    mine = [k for k, c in enumerate(options) if _is_of(c, group)]
+    best = 0.0
+    for taken in itertools.product(*(range(counts[k] + 1) for k in mine)):
+        if sum(taken) > group.instances:
+            continue
+        left = list(counts)
+        for k, n in zip(mine, taken, strict=True):
+            left[k] -= n
+        saved = sum(
+            options[k].option.price_usd_per_hour * n for k, n in zip(mine, taken, strict=True)
         )
-        cost -= sum(prices[: group.instances])
-    return cost
+        best = max(best, saved + _paid(options, left, tuple(rest)))
+    return best
 
 
 def _changes(problem: Problem, counts: tuple[int, ...], options: SolveOptions) -> float:
@@ -210,6 +249,26 @@ def _changes(problem: Problem, counts: tuple[int, ...], options: SolveOptions) -
 def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best | None:
     """Return the best over every fleet, None where there is none."""
     options = options or SolveOptions()
+    least: float | None = None
+    within: list[tuple[int, int, float]] = []
+    for goal, types, instances, counts in _fleets(problem, options):
+        # Fleets come by goal: past the band none can be the simplest within it.
+        if least is not None and goal > least + options.within_fraction * least + 1e-9:
+            break
+        if not _is_fleet(problem, options, counts):
+            continue
+        least = goal if least is None else least
+        within.append((types, instances, goal))
+    if not within:
+        return None
+    types, instances, goal = min(within)
+    return Best(goal=goal, types=types, instances=instances)
+
+
+def _fleets(
+    problem: Problem, options: SolveOptions
+) -> list[tuple[float, int, int, tuple[int, ...]]]:
+    """Every fleet by goal, types and instances, with more of each option than any best one needs."""
     constraints = problem.constraints
     usable = 1 - problem.headroom
     if options.robustness:
@@ -221,27 +280,29 @@ def brute_force(problem: Problem, options: SolveOptions | None = None) -> Best |
     for demand in problem.demands:
         for row in loads_of(demand, constraints):
             need = math.ceil(sum(v or 0.0 for v in row) / usable - 1e-9) + constraints.spare
-            ranges.append(range(max(need, asked) + 1))
+            ranges.append(range(max(need, asked) + 2))
     flat_options = [c for d in problem.demands for c in d.options]
     fleets = []
     for counts in itertools.product(*ranges):
         flat = list(zip(flat_options, counts, strict=True))
         goal = billed(flat, constraints) + _changes(problem, counts, options)
         fleets.append((round(goal, 12), sum(n > 0 for n in counts), sum(counts), counts))
-    fleets.sort()
-    for goal, types, instances, counts in fleets:
-        flat = list(zip(flat_options, counts, strict=True))
-        per_demand, at = [], 0
-        for demand in problem.demands:
-            per_demand.append(counts[at : at + len(demand.options)])
-            at += len(demand.options)
-        with_loads = [
-            (c, loads_of(d, constraints)) for d, c in zip(problem.demands, per_demand, strict=True)
-        ]
-        cost = billed(flat, constraints)
-        if _allowed(flat, with_loads, cost, constraints) and all(
-            serves(d, c, problem, options) and survives(d, c, problem, options)
-            for d, c in zip(problem.demands, per_demand, strict=True)
-        ):
-            return Best(goal=goal, types=types, instances=instances)
-    return None
+    return sorted(fleets)
+
+
+def _is_fleet(problem: Problem, options: SolveOptions, counts: tuple[int, ...]) -> bool:
+    """Whether these instances serve every demand within all constraints."""
+    constraints = problem.constraints
+    flat_options = [c for d in problem.demands for c in d.options]
+    flat = list(zip(flat_options, counts, strict=True))
+    per_demand, at = [], 0
+    for demand in problem.demands:
+        per_demand.append(counts[at : at + len(demand.options)])
+        at += len(demand.options)
+    with_loads = [
+        (c, loads_of(d, constraints)) for d, c in zip(problem.demands, per_demand, strict=True)
+    ]
+    return _allowed(flat, with_loads, billed(flat, constraints), constraints) and all(
+        serves(d, c, problem, options) and survives(d, c, problem, options)
+        for d, c in zip(problem.demands, per_demand, strict=True)
+    )

@@ -132,6 +132,8 @@ CASES: dict[str, Callable[[random.Random], Constraints]] = {
             max_fraction=rng.choice([0.0, 0.3, 0.6]), interruption_rate=0.5, recovery_s=600
         )
     ),
+    "max_option_types": lambda rng: Constraints(max_option_types=rng.choice([1, 1, 2])),
+    "min_option_types": lambda rng: Constraints(min_option_types=rng.choice([2, 2, 3])),
     "all": lambda rng: Constraints(
         limits=at_most(("A", rng.randint(3, 6))),
         spare=1,

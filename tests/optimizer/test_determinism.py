@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from melange_sky.planfile import dump_plan
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 
 RUNS = 100

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from melange_sky.cli.explain import explain as explain_command
-from melange_sky.cli.explain import parse_axis, sweep
+from melange_sky.cli.explain import sweep
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InputError
 from melange_sky.optimizer import (
@@ -28,6 +28,7 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.planfile import dump_plan
+from melange_sky.planner.axes import parse_axis
 from melange_sky.plans import ModelPlan, Plan
 from melange_sky.slo import SLO
 from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
@@ -102,6 +103,45 @@ def test_the_price_of_a_limit_is_what_solving_without_it_saves() -> None:
     assert bound.saved_without_usd_per_hour == pytest.approx(4.0)
     assert not rules["the limit of 9 instances on gcp"].binds
     assert not rules["at least 2 replicas"].binds
+
+
+def test_the_price_of_option_types_is_what_fewer_or_more_of_them_save() -> None:
+    """Each of two options is good at one size: one type alone is dearer, a third is too."""
+    options = (
+        option("a", 2.0, [[4.0, 1.0]]),
+        option("b", 2.0, [[1.0, 4.0]]),
+        option("c", 9.0, [[1.0, 1.0]]),
+    )
+    fewer = Problem(
+        demands=(demand([[4.0, 4.0]], *options),), constraints=Constraints(max_option_types=1)
+    )
+    (rule,) = explain(planned(fewer)).rules
+    assert (rule.rule, rule.step) == ("at most 1 option type", "allow 2 option types")
+    # Five of one for ten dollars, or one of each for four.
+    assert rule.saved_by_step_usd_per_hour == pytest.approx(6.0)
+    assert rule.saved_without_usd_per_hour == pytest.approx(6.0)
+    more = replace(fewer, constraints=Constraints(min_option_types=3))
+    (rule,) = explain(planned(more)).rules
+    assert (rule.rule, rule.step) == (
+        "at least 3 option types",
+        "ask for at least 2 option types",
+    )
+    assert rule.saved_by_step_usd_per_hour == pytest.approx(9.0)
+    assert rule.binds
+
+
+def test_the_step_of_a_share_is_a_tenth_and_of_a_limit_an_instance() -> None:
+    cheap = placed("a", 1.0, [[1.0]], "aws/us-east-1", accelerator="A", accelerator_count=4)
+    dear = placed("b", 3.0, [[1.0]], "gcp/us-central1", accelerator="B")
+    problem = Problem(
+        demands=(demand([[4.0]], cheap, dear),),
+        constraints=Constraints(limits=at_most(("A", 8)), max_share_per_cloud=0.6),
+    )
+    steps = {rule.rule: rule.step for rule in explain(planned(problem)).rules}
+    assert steps == {
+        "a share per cloud of at most 0.6": "allow a share per cloud of 0.7",
+        "the limit of 8 A GPUs": "raise the limit to 12 A GPUs",
+    }
 
 
 def test_a_protected_fleet_costs_its_premium() -> None:

@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from melange_sky.cli.explain import explain
 from melange_sky.cli.plan import plan
+from melange_sky.errors import InfeasibleError
 from melange_sky.planfile import load_plan
-from melange_sky.planner.verification import SimulationRequest, simulate_plan
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 
 EVERYTHING = """\
 name: everything
@@ -142,3 +143,65 @@ def test_every_service_is_taken_by_skypilot(folder: Path, tmp_path: Path) -> Non
         spot = allocation.candidate.option.use_spot
         expected.append(f"{allocation.instances} {offer.instance_type} {offer.region} {spot}")
     assert taken == sorted(expected)
+
+
+TYPES = """\
+name: kinds
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {{tpot_ms: 60, ttft_ms: 2000}}
+workload:
+  rate_rps: 8
+  histogram: {{input_edges: [0, 500], output_edges: [0, 200], weights: [[1.0]]}}
+resources:
+  accelerators: ["H100:1", "L40S:1", "L4:1"]
+  infra: [aws, gcp]
+  {resources}
+redundancy: {{{redundancy}}}
+"""
+
+
+def plan_types(folder: Path, resources: str = "", redundancy: str = "") -> Result:
+    """Plan with these rules; the plan lies in `folder`."""
+    spec = folder / "kinds.yaml"
+    spec.write_text(TYPES.format(resources=resources, redundancy=redundancy), encoding="utf-8")
+    arguments = [str(spec), "--offline", "-o", str(folder / "plan")]
+    return CliRunner().invoke(plan, arguments, catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("resources", "types", "rule"),
+    [
+        ("use_spot: false", 2, None),
+        ("min_option_types: 3", 3, "at least 3 option types"),
+        ("max_option_types: 1", 1, "at most 1 option type"),
+    ],
+)
+def test_as_many_option_types_as_asked_for_are_planned_and_priced(
+    tmp_path: Path, resources: str, types: int, rule: str | None
+) -> None:
+    done = plan_types(tmp_path, resources)
+    assert done.exit_code == 0, done.stderr
+    document = json.loads((tmp_path / "plan" / "plan.json").read_text(encoding="utf-8"))
+    assert len(document["allocations"]) == types
+    assert all(allocation["rate_rps"] > 0 for allocation in document["allocations"])
+    planned = load_plan(tmp_path / "plan")
+    told = CliRunner().invoke(explain, [str(tmp_path / "plan"), "--format", "json"])
+    rules = json.loads(told.stdout)["rules"]
+    if rule is None:
+        bounds = (None, 0)
+        assert rules == []
+    else:
+        bounds = (1, 0) if types == 1 else (None, 3)
+        assert [(r["rule"], r["binds"]) for r in rules] == [(rule, True)]
+    assert (planned.constraints.max_option_types, planned.constraints.min_option_types) == bounds
+    keys = document["constraints"]
+    assert (keys["max_option_types"], keys["min_option_types"]) == bounds
+
+
+def test_one_option_type_against_a_share_per_region_is_the_conflict_that_is_told(
+    tmp_path: Path,
+) -> None:
+    clash = "a share per region of at most 0.5 and at most 1 option type cannot hold together"
+    with pytest.raises(InfeasibleError, match=clash):
+        plan_types(tmp_path, "max_option_types: 1", "max_share_per_region: 0.5")
+    assert plan_types(tmp_path, "max_option_types: 2", "max_share_per_region: 0.5").exit_code == 0

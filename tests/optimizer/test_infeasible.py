@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,6 +143,23 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         SolveOptions(robustness=Robustness(throughput_error=0.2)),
         ["the limit of 2 H100 GPUs", "the limit of 0 A10G GPUs", "raise the limit to 3 H100 GPUs"],
     ),
+    "more option types than there are": (
+        two_places(constraints=Constraints(min_option_types=3)),
+        SolveOptions(),
+        [
+            "at least 3 option types cannot hold while the rate is served",
+            "ask for at least 2 option types",
+        ],
+    ),
+    "one option type against a share per region": (
+        two_places(constraints=Constraints(max_option_types=1, max_share_per_region=0.5)),
+        SolveOptions(),
+        [
+            "a share per region of at most 0.5 and at most 1 option type cannot hold together",
+            "allow a share per region of 1",
+            "allow 2 option types",
+        ],
+    ),
     "two models under one limit": (
         Problem(
             demands=(
@@ -215,3 +233,50 @@ def test_rules_for_an_accelerator_hold_for_what_clouds_list_apart(
     problem = Problem(demands=(demand([[4.0]], *options),), constraints=constraints)
     (allocations,) = optimize(problem).allocations
     assert {a.candidate.option.name: a.instances for a in allocations} == instances
+
+
+def cheap_and_dear(rate_rps: float = 10.0, **rules: Any) -> Problem:
+    """B is dearer than A and carries less, in the same place."""
+    return Problem(
+        demands=(demand([[rate_rps]], option("A", 1.0, [[6.0]]), option("B", 1.5, [[5.0]])),),
+        constraints=Constraints(**rules),
+    )
+
+
+def test_a_second_option_type_is_found_though_the_first_beats_it() -> None:
+    solution = optimize(cheap_and_dear(min_option_types=2))
+    assert solution.cost_usd_per_hour == pytest.approx(2.5)
+    counts = {a.candidate.option.name: a.instances for a in solution.allocations[0]}
+    assert counts == {"A": 1, "B": 1}
+    # Ten of eleven are used, spread evenly: none is there for the number alone.
+    assert [a.load_fraction for a in solution.allocations[0]] == pytest.approx([10 / 11] * 2)
+
+
+def test_a_second_option_type_gets_load_where_one_instance_would_do() -> None:
+    (allocations,) = optimize(cheap_and_dear(rate_rps=2.0, min_option_types=2)).allocations
+    assert [a.instances for a in allocations] == [1, 1]
+    assert [a.rate_rps for a in allocations] == pytest.approx([2.0 * 6 / 11, 2.0 * 5 / 11])
+
+
+def test_option_types_are_counted_for_each_model() -> None:
+    first = cheap_and_dear().demands[0]
+    both = Problem(
+        demands=(first, demand([[4.0]], *first.options, name="code")),
+        constraints=Constraints(min_option_types=2),
+    )
+    assert [len(mine) for mine in optimize(both).allocations] == [2, 2]
+    one = replace(both, constraints=Constraints(max_option_types=1))
+    assert [len(mine) for mine in optimize(one).allocations] == [1, 1]
+
+
+def test_an_option_that_serves_none_of_the_requests_is_no_option_type() -> None:
+    options = (option("A", 2.0, [[6.0, 6.0]]), option("idle", 0.1, [[None, 6.0]]))
+    problem = Problem(
+        demands=(demand([[1.0, 0.0]], *options),), constraints=Constraints(min_option_types=2)
+    )
+    with pytest.raises(InfeasibleError) as caught:
+        optimize(problem)
+    assert str(caught.value) == (
+        "at least 2 option types cannot hold while the rate is served; "
+        "it would do to ask for at least 1 option type"
+    )

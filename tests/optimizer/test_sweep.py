@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from melange_sky.cli.explain import parse_prices, sweep
+from melange_sky.cli.explain import sweep
 from melange_sky.errors import InputError
 from melange_sky.optimizer import (
     Constraints,
@@ -26,6 +26,7 @@ from melange_sky.optimizer import (
     sweep_rates,
 )
 from melange_sky.optimizer.answers.rate_sweep import Fleets, at_prices, at_rate
+from melange_sky.planner.axes import parse_prices
 from melange_sky.plans import Baseline
 from tests.optimizer.factories import at_most, shipped_config
 from tests.optimizer.test_brute_force import random_problem

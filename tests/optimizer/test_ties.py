@@ -11,9 +11,10 @@ import pytest
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Problem, baselines, optimize
 from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import SolveOptions
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search import equal_cost, simplest
+from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.solution_point import rank_of
 from tests.optimizer.brute import serves
 from tests.optimizer.factories import demand, option, placed
@@ -85,7 +86,7 @@ def test_counted_or_solved_the_fleet_is_the_same(
 def test_a_long_count_is_left_to_the_solver() -> None:
     rows = [option(f"o{k}", 0.001 * (k + 7), [[1.0 + 0.001 * k]]) for k in range(12)]
     problem = Problem(demands=(demand([[4000.0]], *rows),))
-    canonical = drop_dominated(canonical_form(problem), problem.constraints, SolveOptions())
+    canonical = drop_dominated(canonical_form(problem), RuleSet.of(problem, SolveOptions()))
     assert (
         equal_cost.simpler_fleets(canonical, problem, 100.0, [99] * len(canonical.columns)) is None
     )

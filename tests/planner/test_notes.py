@@ -6,7 +6,7 @@ from itertools import chain
 
 from melange_sky.offers import Flag, Severity, Touches
 from melange_sky.optimizer import Demand, Problem, optimize
-from melange_sky.planner.objectives import price_notes
+from melange_sky.planner.notes import price_notes
 from tests.factories import make_capacity, make_offer, make_option, make_workload
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from melange_sky.optimizer import SolveOptions
-from melange_sky.planner.observed import outlook
+from melange_sky.planner.observed import judge_traffic
 from melange_sky.plans import Allocation, Plan
 from melange_sky.workload import Workload
 from tests.factories import make_capacity, make_option, make_plan, make_workload
@@ -50,13 +50,13 @@ def seen(*rows: tuple[float, float, float]) -> Workload:
     ],
 )
 def test_verdict(rows: list[tuple[float, float, float]], pays: bool, told: str) -> None:
-    found = outlook(plan_of_two(), seen(*rows), SolveOptions())
+    found = judge_traffic(plan_of_two(), seen(*rows), SolveOptions())
     assert found.pays is pays
     assert told in found.verdict
 
 
 def test_seen_rates_land_in_the_plans_buckets() -> None:
-    found = outlook(
+    found = judge_traffic(
         plan_of_two(), seen((1.0, 10, 50), (2.0, 99, 51), (4.0, 100, 1)), SolveOptions()
     )
     assert found.rates_rps == ((5.0, 2.0),)

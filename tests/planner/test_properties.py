@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)

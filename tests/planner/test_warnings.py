@@ -11,8 +11,9 @@ import pytest
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.offers import Flag, Severity
-from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.options import OfferRules, usable_offers
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiletable import ProfileTable, Provenance, write_table
@@ -122,6 +123,40 @@ def test_tables_under_the_arrivals_of_a_trace_are_told_and_left_out(
     assert "(bursts.csv sha256:0123456789ab) are left out" in told
     write_table(ProfileTable(provenance=replace(made, arrivals="poisson")), file)
     assert _messages(_plan(tmp_path), "profile") == []
+
+
+def test_another_engines_estimates_and_tables_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "home"))
+    made = Provenance(
+        model="meta-llama/Llama-3.1-8B-Instruct",
+        accelerator="L4",
+        accelerator_count=1,
+        engine="vllm",
+    )
+    file = tmp_path / "home" / "profiles" / "t.profile.jsonl"
+    write_table(ProfileTable(provenance=made), file)
+    assert _messages(_plan(tmp_path), "profile") == []
+    assert _messages(_plan(tmp_path), "engine") == []
+    plan = _plan(tmp_path, engine={"name": "sglang", "args": ["--mem-fraction-static=0.8"]})
+    assert _messages(plan, "profile") == [
+        (
+            "profile tables of meta-llama/Llama-3.1-8B-Instruct on L4:1 measured with vLLM are left out: "
+            "the plan serves with SGLang"
+        )
+    ]
+    assert _messages(plan, "engine") == [
+        (
+            "engine: no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the "
+            "nearest engine, and how far that is off only measuring tells (melange-sky profile launch)"
+        ),
+        "engine.args: estimates do not know what --mem-fraction-static changes; only measuring tells",
+    ]
+    model = plan.models[0]
+    assert (model.engine.name, model.engine_generation) == ("sglang", "vllm")
+    write_table(ProfileTable(provenance=replace(made, engine="sglang")), file)
+    assert _messages(_plan(tmp_path, engine={"name": "sglang"}), "profile") == []
 
 
 def test_counts_too_small_for_the_model_are_one_line(tmp_path: Path) -> None:

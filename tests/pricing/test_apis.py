@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from melange_sky.offers import Commitment
+from melange_sky.pricing.apis.sources import SOURCES, find_apis
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.store import Store
 from tests.pricing.server import Answer, Exchange, Loopback, body, head, status
@@ -217,20 +220,22 @@ MACHINE = {
 }
 
 
-def test_vast(server, run, monkeypatch):
-    def answer(exchange: Exchange) -> None:
-        query = json.loads(exchange.body)
-        wanted = query["gpu_name"]["eq"]
-        rows = [
-            MACHINE,
-            {**MACHINE, "dph_total": 0.8},
-            {**MACHINE, "num_gpus": 4, "dph_total": 3.5},
-            {**MACHINE, "geolocation": "Finland, FI", "dph_total": 1.0},
-            {"gpu_name": None},
-        ]
-        answer_json({"offers": rows if wanted == "A100 SXM4" else []})(exchange)
+def vast(exchange: Exchange) -> None:
+    """Lists machines of the GPU asked for only."""
+    query = json.loads(exchange.body)
+    wanted = query["gpu_name"]["eq"]
+    rows = [
+        MACHINE,
+        {**MACHINE, "dph_total": 0.8},
+        {**MACHINE, "num_gpus": 4, "dph_total": 3.5},
+        {**MACHINE, "geolocation": "Finland, FI", "dph_total": 1.0},
+        {"gpu_name": None},
+    ]
+    answer_json({"offers": rows if wanted == "A100 SXM4" else []})(exchange)
 
-    server.answers["/bundles/"] = answer
+
+def test_vast(server, run, monkeypatch):
+    server.answers["/bundles/"] = vast
     monkeypatch.setenv("MELANGE_SKY_VAST_URL", f"{server.url}/bundles/")
     assert pull(run, "--source", "vast").code == 0
     rows = listed(run, "vast")
@@ -477,16 +482,18 @@ GCP_SKUS = [
 ]
 
 
-def test_gcp_billing(server, run, monkeypatch, home):
-    def answer(exchange: Exchange) -> None:
-        if exchange.headers.get("x-goog-api-key") != "secret-key":
-            status(403)(exchange)
-        elif "pageToken=2" in exchange.path:
-            answer_json({"skus": GCP_SKUS[5:]})(exchange)
-        else:
-            answer_json({"skus": GCP_SKUS[:5], "nextPageToken": "2"})(exchange)
+def gcp(exchange: Exchange) -> None:
+    """Gives two pages to who has the key."""
+    if exchange.headers.get("x-goog-api-key") != "secret-key":
+        status(403)(exchange)
+    elif "pageToken=2" in exchange.path:
+        answer_json({"skus": GCP_SKUS[5:]})(exchange)
+    else:
+        answer_json({"skus": GCP_SKUS[:5], "nextPageToken": "2"})(exchange)
 
-    server.answers["/skus"] = answer
+
+def test_gcp_billing(server, run, monkeypatch, home):
+    server.answers["/skus"] = gcp
     monkeypatch.setenv("MELANGE_SKY_GCP_URL", f"{server.url}/skus")
     monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
     without = pull(run, "--source", "gcp")
@@ -519,18 +526,81 @@ JUNK = [
 ]
 
 
-@pytest.mark.parametrize("source", ["aws", "azure", "gcp", "runpod", "vast"])
+APIS = tuple(name for name in SOURCES if name != "catalog")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a source answers when it is well: `answer` (of the server) at `path`, `infra` to ask for."""
+
+    path: str
+    answer: Callable[[Loopback], Answer]
+    infra: str
+
+
+CASES = {
+    "aws": Case(
+        "/region_index.json", lambda server: server.answers["/region_index.json"], "aws/eu-west-1"
+    ),
+    "azure": Case("/api/retail/prices", azure, "azure"),
+    "gcp": Case("/skus", lambda server: gcp, "gcp"),
+    "runpod": Case("/graphql", lambda server: answer_json(RUNPOD), "runpod"),
+    "vast": Case("/bundles/", lambda server: vast, "vast"),
+}
+"""One per provider API: a source without a case fails `test_every_source_has_a_case`."""
+
+
+def test_every_source_has_a_case() -> None:
+    assert CASES.keys() == set(APIS)
+    assert {find_apis((name,), ())[0].name for name in APIS} == set(APIS)
+
+
+FAULTS: dict[str, tuple[Answer, str]] = {
+    "a server's error": (status(500), "HTTP 500"),
+    "no right to it": (status(403), "HTTP 403"),
+    "silence": (lambda exchange: exchange.pause(30), "deadline"),
+    "a page for people": (body("<html>", Content_Type="text/html"), "not JSON"),
+    "no text": (body(b"\xff", Content_Type="application/json"), "not"),
+    "a nest without an end": (body("[" * 100_000), "not JSON"),
+}
+
+
+def serve(source: str, server: Loopback, monkeypatch, answer: Answer | None = None) -> None:
+    """Let a source answer well, or with `answer` where one is given."""
+    case = CASES[source]
+    if source == "aws":
+        serve_aws(server, monkeypatch, body(AWS_FILE))
+    server.answers[case.path] = answer or case.answer(server)
+    monkeypatch.setenv(f"MELANGE_SKY_{source.upper()}_URL", f"{server.url}{case.path}")
+    monkeypatch.setenv("GOOGLE_API_KEY", "secret-key")
+
+
+@pytest.mark.parametrize("source", APIS)
+def test_what_any_source_gave_stays_whatever_fault_comes_next(source, server, run, monkeypatch):
+    infra = CASES[source].infra
+    serve(source, server, monkeypatch)
+    assert pull(run, "--source", source, "--infra", infra).code == 0
+    good = listed(run, infra)
+    assert any(row["price_usd_per_hour"] for row in good.values())
+    for fault, (answer, said) in FAULTS.items():
+        serve(source, server, monkeypatch, answer)
+        deadline = "1" if said == "deadline" else "20"
+        done = run(
+            "prices", "refresh", "--source", source, "--infra", infra, "--deadline", deadline
+        )
+        assert done.code == 4, fault
+        assert said in done.err, fault
+        assert len(done.err.splitlines()) == 2, fault
+        assert listed(run, infra) == good, fault
+
+
+@pytest.mark.parametrize("source", APIS)
 def test_any_other_json_is_refused_with_one_line(source, server, run, monkeypatch):
-    monkeypatch.setenv(f"MELANGE_SKY_{source.upper()}_URL", f"{server.url}/api")
-    monkeypatch.setenv("GOOGLE_API_KEY", "k")
     for junk in JUNK:
-        server.answers["/api"] = answer_json(junk)
+        serve(source, server, monkeypatch, answer_json(junk))
         done = pull(run, "--source", source)
         assert done.code == 4, junk
         assert len(done.err.splitlines()) == 2
-    for answer in (body("<html>"), status(403), body(b"\xff"), body("[" * 100_000)):
-        server.answers["/api"] = answer
-        assert pull(run, "--source", source).code == 4
 
 
 def test_an_api_that_fails_keeps_what_the_catalog_gave(server, run, home, monkeypatch):

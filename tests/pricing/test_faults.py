@@ -12,8 +12,8 @@ import pytest
 
 from melange_sky.pricing.http_errors import retry_after_s
 from melange_sky.pricing.refresh import RefreshOptions, refresh
-from melange_sky.pricing.settings import Addresses
 from melange_sky.pricing.store import Store
+from melange_sky.settings import CatalogAddresses
 from tests.pricing.catalogs import GOOD_AWS, GOOD_LAMBDA, aws
 from tests.pricing.server import (
     Answer,
@@ -375,7 +375,7 @@ def mirrored(main: Answer, copy: Answer, store: Path, deadline_s: float = 3.0):
     with loopback() as first, loopback() as second:
         first.catalog("aws", main)
         second.catalog("aws", copy)
-        addresses = Addresses(base=first.url, mirror=second.url)
+        addresses = CatalogAddresses(base=first.url, mirror=second.url)
         options = RefreshOptions(clouds=("aws",), addresses=addresses, deadline_s=deadline_s)
         return refresh(Store(store), options), first, second
 
@@ -396,7 +396,7 @@ def test_an_unchanged_file_is_named_by_the_host_that_it_came_from(tmp_path):
         for server, date in ((first, "20"), (second, "21")):
             when = f"Fri, {date} Nov 2026 01:02:03 GMT"
             server.catalog("aws", body(GOOD_AWS, Last_Modified=when))
-            addresses = Addresses(base=server.url, mirror=None)
+            addresses = CatalogAddresses(base=server.url, mirror=None)
             options = RefreshOptions(clouds=("aws",), addresses=addresses, deadline_s=3.0)
             result = refresh(Store(tmp_path), options)
         assert result.unchanged == ("aws",)

@@ -30,6 +30,7 @@ class Server:
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/completions", self.completions)
         app.router.add_get("/version", self.version)
+        app.router.add_get("/server_info", self.server_info)
         app.router.add_get("/metrics", self.metrics)
         app.router.add_get("/log", self.read_log)
         app.router.add_get("/health", self.version)
@@ -49,12 +50,19 @@ class Server:
     async def version(self, _: web.Request) -> web.Response:
         return web.json_response({"version": "9.9.9"})
 
+    async def server_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"version": "8.8.8", "model_path": self.options.model})
+
     async def metrics(self, _: web.Request) -> web.Response:
         text = (
             "# HELP vllm:num_requests_running x\n"
             f'vllm:num_requests_running{{engine="0"}} {float(self.running)}\n'
             'vllm:num_requests_waiting{engine="0"} 0.0\nvllm:kv_cache_usage_perc{engine="0"} 0.25\n'
             f'vllm:num_preemptions_total{{engine="0"}} {self.served // 10}\n'
+            f'sglang:num_running_reqs{{engine_type="unified"}} {float(self.running)}\n'
+            'sglang:num_queue_reqs{engine_type="unified"} 0.0\n'
+            'sglang:token_usage{engine_type="unified"} 0.5\n'
+            'sglang:num_retracted_requests_total{engine_type="unified"} 0.0\n'
         )
         return web.Response(text=text)
 

@@ -22,8 +22,9 @@ from melange_sky.capacity_search import (
     search_near,
     surely_fails,
 )
+from melange_sky.models import load_model
 from melange_sky.profiler.prompts import poisson_offsets
-from melange_sky.profiles import ReplicaShape, engine_replica, load_model
+from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.simulator import RequestStream, simulate_replica
 from melange_sky.slo import SLO, RequestLog
 from melange_sky.steps import Load, ReplicaModel, capacity_estimate

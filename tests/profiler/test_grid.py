@@ -126,6 +126,22 @@ def test_run_resume_and_other_slo(start_server: StartServer, tmp_path: Path) -> 
     assert (tmp_path / Path(said["table"]).name).read_bytes() == before  # nothing sent again
 
 
+@pytest.mark.parametrize(
+    ("engine", "version", "kv_use"), [("vllm", "9.9.9", 0.25), ("sglang", "8.8.8", 0.5)]
+)
+def test_each_engines_own_pages_are_read(
+    start_server: StartServer, tmp_path: Path, engine: str, version: str, kv_use: float
+) -> None:
+    url = start_server(ttft=0.01, itl=0.001, slots=2)
+    done = profile(url, tmp_path, "--engine", engine, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    (table,) = load_tables(tmp_path)
+    assert (table.provenance.engine, table.provenance.engine_version) == (engine, version)
+    said = [p.server for p in table.cells[0].probes if p.server]
+    assert said and all(s["kv_use_max"] == kv_use and "running_max" in s for s in said)
+    assert all({"waiting_max", "preemptions"} <= set(s) for s in said)
+
+
 def test_kill_9_in_the_middle_loses_and_repeats_nothing(
     start_server: StartServer, tmp_path: Path
 ) -> None:

@@ -19,24 +19,25 @@ from hypothesis import strategies as st
 
 from melange_sky.capacities import Origin
 from melange_sky.errors import InputError
-from melange_sky.planner import PlanRequest, plan_spec
 from melange_sky.planner.measuring_jobs import collect_job
+from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
     JobOptions,
     ProfilingJob,
     profiling_jobs,
     within_budget,
 )
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.log_transport import frame, unframe
 from melange_sky.profiler.sky_collect import merge, read_log
-from melange_sky.profiles.home import home_dir
 from melange_sky.profiletable import (
     ProfileTable,
     Provenance,
     load_tables,
     write_table,
 )
+from melange_sky.settings import profiles_dir
 from tests.factories import make_measured
 
 SPEC = """
@@ -134,7 +135,7 @@ def test_a_measurement_answers_for_the_very_gpu_that_it_ran_on(tmp_path: Path) -
     assert made.accelerator == "H100-NVL"
     cells = tuple(make_measured(*size, 1.0) for size in nvl.sizes)
     table = ProfileTable(provenance=made, cells=cells)
-    write_table(table, home_dir() / "profiles" / "nvl.profile.jsonl")
+    write_table(table, profiles_dir() / "nvl.profile.jsonl")
     (plan,) = plan_spec(spec, request).models
     origins = {
         candidate.option.gpu: {cell.origin for row in candidate.cells for cell in row}
@@ -263,6 +264,60 @@ def run_job(job: ProfilingJob, home: Path, **changed: Any) -> subprocess.Complet
         cwd="/",
         env={"HOME": str(home), "PATH": f"{bin_folder}:/usr/local/bin:/usr/bin:/bin", **envs},
     )
+
+
+def test_a_job_of_another_engine_runs_its_server(tmp_path: Path) -> None:
+    """The engine's template, program, key and pages reach the job; its table names the engine."""
+    from tests.stack.vllm_server import free_port
+
+    spec = tmp_path / "chat.yaml"
+    spec.write_text(SPEC.replace("engine: {args: [--enforce-eager]}", "engine: {name: sglang}"))
+    plan = plan_spec(spec, PlanRequest(prices=OfferQuery(offline=True), sensitivity=False))
+    options = JobOptions(accelerators=("H100",))
+    (job,) = profiling_jobs(plan.models[0], (), options)
+    assert job.document["secrets"] == {"SGLANG_API_KEY": "", "HF_TOKEN": None}
+    assert "vllm" not in job.document["setup"] + job.document["run"].rpartition("'\n")[2]
+    port = free_port()
+    task = json.loads(job.document["envs"]["MELANGE_TASK"]) | {
+        "port": port,
+        "search": QUICK,
+        "late_s": 1.0,
+        "budget_s": 90,
+        "demand": {
+            "sizes": [[20, 2]],
+            "weights": [1],
+            "guesses_rps": [50],
+            "error_bound": 0.001,
+        },
+    }
+    known = Path(__file__).with_name("known_server.py")
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    (bin_folder / "sglang").write_text(f"#!{sys.executable}\n")
+    (bin_folder / "python3").write_text(
+        '#!/bin/bash\n[ "$1 $2" = "-m sglang.launch_server" ] || exit 9\n'
+        f'exec {sys.executable} {known} --port {port} --model "$4" --key "${{@: -1}}"'
+        " --ttft 0.005 --itl 0.0005 --slots 2 --stay\n"
+    )
+    for program in bin_folder.iterdir():
+        program.chmod(0o755)
+    # The stand-in demands the last word it was started with: the key, as the server takes it.
+    envs = job.document["envs"] | {"MELANGE_TASK": json.dumps(task), "SGLANG_API_KEY": "k-1"}
+    envs["MELANGE_SERVE"] = envs["MELANGE_SERVE"].replace('"--api-key=$', '"$')
+    done = subprocess.run(
+        ["bash", "-c", job.document["run"]],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd="/",
+        env={"HOME": str(tmp_path), "PATH": f"{bin_folder}:/usr/local/bin:/usr/bin:/bin", **envs},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (table,) = read_log(done.stdout, "log").tables
+    assert (table.provenance.engine, table.provenance.engine_version) == ("sglang", "8.8.8")
+    assert "--max-running-requests" in table.provenance.engine_flags
+    assert "k-1" not in " ".join(table.provenance.engine_flags)
 
 
 QUICK = {"tolerance": 0.4, "max_requests": 40, "min_requests": 40, "confirm_requests": 40}

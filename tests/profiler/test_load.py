@@ -7,14 +7,16 @@ import json
 import math
 import time
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import numpy as np
 import pytest
 
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
-from melange_sky.profiler.endpoint import Endpoint
+from melange_sky.profiler.endpoint import Endpoint, ServerPages
 from melange_sky.profiler.load import Load, LoadOutcome, run_load
 from melange_sky.profiler.metrics import until_idle
 from melange_sky.profiler.prompts import (
@@ -25,9 +27,11 @@ from melange_sky.profiler.prompts import (
 )
 from tests.profiler.conftest import StartServer
 
+PAGES = ServerPages.of(DEFAULT_ENGINE)
+
 
 def send(url: str, rate: float, count: int, sizes=(20, 32), style=None, **more: Any) -> LoadOutcome:
-    endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0))
+    endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0), pages=PAGES)
     load = Load(
         bodies=request_bodies("known", sizes, count, style or PromptStyle(), seed=1),
         due_s=poisson_offsets(rate, count, 1),
@@ -156,7 +160,7 @@ def test_an_ended_load_leaves_an_idle_server(start_server: StartServer) -> None:
     )
 
     async def run() -> tuple[bytes, float, float]:
-        endpoint = Endpoint(url=url, model="known", timeout_s=60.0)
+        endpoint = Endpoint(url=url, model="known", timeout_s=60.0, pages=PAGES)
         outcome = await run_load(endpoint, load, lambda log: len(log) >= 4)
         assert len(outcome.log) < 400
         async with aiohttp.ClientSession() as session:
@@ -164,7 +168,7 @@ def test_an_ended_load_leaves_an_idle_server(start_server: StartServer) -> None:
                 page = await response.read()
             marks = [time.monotonic()]
             for base in (url, f"{url}/says-nothing"):
-                await until_idle(session, base, blind_s=0.6)
+                await until_idle(session, replace(endpoint, url=base), blind_s=0.6)
                 marks.append(time.monotonic())
         return page, marks[1] - marks[0], marks[2] - marks[1]
 

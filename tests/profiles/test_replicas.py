@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from melange_sky.capacities import Origin
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
-from melange_sky.models import find_model, with_engine_args
+from melange_sky.models import find_model
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
 from melange_sky.slo import SLO
@@ -105,14 +106,17 @@ def test_routed_experts_are_split_and_never_copied():
 
 @pytest.mark.parametrize("args", [["--dtype", "bfloat16"], ["-q", "mxfp4"]])
 def test_a_gpu_without_bfloat16_is_left_out_where_it_is_needed(args):
-    plain, asked = one("T4", query(), tp=4), one("T4", query(with_engine_args(LLAMA, args)), tp=4)
+    plain, asked = (
+        one("T4", query(), tp=4),
+        one("T4", query(DEFAULT_ENGINE.held(LLAMA, args)), tp=4),
+    )
     assert plain.settings is not None and asked.settings is None
     assert asked.reason == f"T4 has no bfloat16, which {args[1]} needs in vLLM"
 
 
 def test_an_asked_length_is_held_by_every_replica():
     args = ("--max-model-len", "60k")
-    asked = query(with_engine_args(LLAMA, args), max_model_len=60000)
+    asked = query(DEFAULT_ENGINE.held(LLAMA, args), max_model_len=60000)
     assert one("H100", asked).settings.max_model_len == 60000
     small = one("L4", asked)
     held = one("L4", query()).settings.kv_cache_tokens
@@ -124,7 +128,10 @@ def test_an_asked_length_is_held_by_every_replica():
 
 
 def test_fp8_weights_make_room_for_more_cache():
-    plain, small = one("A10G", query()), one("A10G", query(with_engine_args(LLAMA, ["-q", "fp8"])))
+    plain, small = (
+        one("A10G", query()),
+        one("A10G", query(DEFAULT_ENGINE.held(LLAMA, ["-q", "fp8"]))),
+    )
     assert small.settings.kv_cache_tokens > plain.settings.kv_cache_tokens
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from melange_sky.profiles import ReplicaShape, engine_replica, load_model
+from melange_sky.models import load_model
+from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.profiles.cache import fingerprint
 from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from melange_sky.capacities import Origin
-from melange_sky.models import find_model, with_engine_args
+from melange_sky.engines import DEFAULT_ENGINE
+from melange_sky.models import find_model
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
@@ -17,7 +18,7 @@ from melange_sky.profiles import (
     replica_capacities,
     table_notes,
 )
-from melange_sky.profiles.embedded import read_document, shipped_table
+from melange_sky.profiles.shipped import read_document, shipped_table
 from melange_sky.profiletable import (
     KeptProbe,
     ProfileTable,
@@ -106,7 +107,7 @@ def test_measurements_with_the_arrivals_of_a_trace_do_not_count(home):
     assert notes(query([(100, 100)])) == ()
 
 
-FP8 = with_engine_args(LLAMA, ["--quantization", "fp8"])
+FP8 = DEFAULT_ENGINE.held(LLAMA, ["--quantization", "fp8"])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ FP8 = with_engine_args(LLAMA, ["--quantization", "fp8"])
 )
 def test_measurements_count_for_the_form_in_which_the_model_is_served(home, flags, args, counts):
     put(home, GRID, engine_flags=flags)
-    asked = query([(100, 100)], model=with_engine_args(LLAMA, args), engine_args=args)
+    asked = query([(100, 100)], model=DEFAULT_ENGINE.held(LLAMA, args), engine_args=args)
     origin = cells("A100", asked)[0].origin
     assert origin is (Origin.MEASURED if counts else Origin.ESTIMATED)
     why = (

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from melange_sky.engines import EngineChoice
 from melange_sky.rendering import render_gateway
 from tests.factories import make_plan
 
@@ -32,6 +33,12 @@ def test_only_the_name_comes_from_the_plan() -> None:
     }
     assert first["envs"] == {"MELANGE_SKY_PACKAGE": ""}
     assert first["secrets"] == {"MELANGE_SKY_API_KEY": None, "VLLM_API_KEY": ""}
+
+
+def test_the_key_is_that_of_the_plans_engine() -> None:
+    text = render_gateway(make_plan(engine=EngineChoice(name="sglang")))
+    assert yaml.safe_load(text)["secrets"] == {"MELANGE_SKY_API_KEY": None, "SGLANG_API_KEY": ""}
+    assert "add --secret SGLANG_API_KEY if the services" in text and "VLLM" not in text
 
 
 @pytest.mark.parametrize(

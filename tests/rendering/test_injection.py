@@ -13,7 +13,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from melange_sky.plans import EngineChoice, Plan
+from melange_sky.engines import EngineChoice
+from melange_sky.plans import Plan
 from melange_sky.rendering import render_services
 from tests.factories import make_offer
 from tests.rendering.test_sky_accepts import allocate, plan_of

@@ -10,9 +10,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from melange_sky.engines import DEFAULT_ENGINE, EngineChoice
 from melange_sky.errors import InputError
-from melange_sky.models import find_model, with_engine_args
-from melange_sky.plans import Allocation, EngineChoice, ModelPlan, Plan
+from melange_sky.models import find_model
+from melange_sky.plans import Allocation, ModelPlan, Plan
 from melange_sky.rendering import (
     launch_command,
     render_services,
@@ -146,7 +147,7 @@ def test_disk_and_delay_are_of_what_is_downloaded() -> None:
     big = find_model("meta-llama/Llama-3.1-70B-Instruct")
     plain, fp8 = (
         service_document(*_first(plan_of(allocate(A10G), model_shape=shape)))
-        for shape in (big, with_engine_args(big, ["-q", "fp8"]))
+        for shape in (big, DEFAULT_ENGINE.held(big, ["-q", "fp8"]))
     )
     assert plain["resources"]["disk_size"] == fp8["resources"]["disk_size"] == 250
     probes = [service["service"]["readiness_probe"] for service in (plain, fp8)]

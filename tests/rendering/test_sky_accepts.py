@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from melange_sky.plans import Allocation, EngineChoice, Plan
+from melange_sky.engines import ENGINES, EngineChoice, Replica
+from melange_sky.plans import Allocation, ModelPlan, Plan
 from melange_sky.rendering import render_services, service_name, unservable_clouds
 from tests.factories import make_capacity, make_engine, make_offer, make_option, make_plan
 from tests.skycatalog import write_catalogs
@@ -125,6 +126,12 @@ PLAN = plan_of(
     ),
 )
 MODEL = PLAN.models[0]
+OTHERS = {
+    name: plan_of(allocate(A10G, 2), name=f"chat-{name}", engine=EngineChoice(name=name))
+    for name in ENGINES
+    if name != MODEL.engine.name
+}
+"""A plan for every other engine: its own template is read by SkyPilot too."""
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +140,11 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     write_catalogs(home, [A10G, DEARER, TIED, BIG, GCP, LAMBDA, RUNPOD, RUNPOD_SXM, AZURE])
     request = {
         "clouds": ["aws", "gcp", "lambda", "runpod", "azure"],
-        "files": render_services(PLAN),
+        "files": {
+            name: text
+            for plan in (PLAN, *OTHERS.values())
+            for name, text in render_services(plan).items()
+        },
     }
     done = subprocess.run(
         [sys.executable, str(JUDGE)],
@@ -203,6 +214,29 @@ def test_service_as_sky_reads_it(verdicts: dict[str, Any], index: int) -> None:
         "git_commit": "not-recorded",
         "melange_sky": {"plan": "chat", "option": allocation.candidate.option.name},
     }
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_the_template_of_every_engine_is_a_service(verdicts: dict[str, Any], engine: str) -> None:
+    model = OTHERS[engine].models[0]
+    got = verdicts[f"{service_name(model, model.allocations[0])}.sky.yaml"]
+    assert (got["cloud"], got["instance_type"]) == ("aws", "g5.xlarge")
+    assert got["readiness_path"] == ENGINES[engine].health_path
+    assert got["service_ports"] == "8000" and got["resources_ports"] == ["8000"]
+    assert got["policy"] == "least_load" and got["min_replicas"] == 2
+    assert got["managed_secrets"] == ["HF_TOKEN"] and not got["file_mounts"]
+    assert (
+        got["run"]
+        .rstrip()
+        .endswith(ENGINES[engine].serve_command(replica_of(model)).as_shell().rstrip())
+    )
+
+
+def replica_of(model: ModelPlan) -> Replica:
+    option = model.allocations[0].candidate.option
+    return Replica(
+        model=model.model, choice=model.engine, option=option, shape=model.model_shape, port=8000
+    )
 
 
 def test_no_gated_model_needs_no_token() -> None:

@@ -21,7 +21,8 @@ import pytest
 import yaml
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.planner import PlanRequest, plan_spec
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from tests.sky.bed import Bed
 from tests.sky.client import (

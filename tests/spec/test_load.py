@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.names.clouds import Infra
 from melange_sky.names.limits import LimitKey, LimitKind
@@ -228,6 +229,78 @@ def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
     )
     for resources in ({"spot": mix}, {"use_spot": True, "spot": mix}):
         assert load(tmp_path, resources=resources).resources.spot is not None
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("{version: 0.33.0-foo}", "engine.version: must be a version such as 0.33.0"),
+        ("{name: sglang, version: x1}", "engine.version: must be a version such as 0.5.23"),
+        ("{env: {SKYPILOT_X: a}}", "engine.env.SKYPILOT_X: belongs to SkyPilot"),
+        ("{env: {A-B: a}}", "engine.env.A-B: is not the name of an environment variable"),
+        (
+            '{env: {HF_TOKEN: ""}}',
+            "engine.env.HF_TOKEN: is a secret: leave it out of the spec and pass it with --secret HF_TOKEN",
+        ),
+        ('{setup: "a\\0b"}', "engine.setup: holds a NUL character"),
+        (
+            "{name: sglan}",
+            "engine.name: unknown engine 'sglan' (did you mean 'sglang'?); known: sglang, vllm",
+        ),
+        ("{name: 7}", "engine.name: must be text (put it in quotes)"),
+        (
+            "{name: sglang, args: [--max-running-requests, '8', --tp, '2']}",
+            (
+                "engine.args[2]: --tp-size cannot be given here; the plan decides it, and its "
+                "capacities hold for no other"
+            ),
+        ),
+    ],
+)
+def test_an_engine_that_no_service_could_start_is_told_with_its_line(
+    tmp_path: Path, engine: str, told: str
+) -> None:
+    text = yaml.safe_dump(base(), sort_keys=False) + f"engine:\n  {engine}\n"
+    line = text.count("\n")
+    assert problems(tmp_path, text) == (f"{tmp_path / 'spec.yaml'}:{line}: {told}",)
+
+
+def test_a_model_whose_name_would_be_a_flag_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    text = yaml.safe_dump(base(model="--help", model_config="config.json"), sort_keys=False)
+    assert problems(tmp_path, text) == (
+        f"{tmp_path / 'spec.yaml'}:2: model: must not be empty or start with '-'",
+    )
+
+
+def test_the_engine_is_chosen_by_name(tmp_path: Path) -> None:
+    assert load(tmp_path).engine == EngineChoice()
+    assert load(tmp_path, engine={"name": "sglang"}).engine == EngineChoice(name="sglang")
+    assert load(tmp_path, engine={"name": "vllm", "version": "0.32.0"}).engine.name == "vllm"
+
+
+def test_option_types_are_bounded_from_both_sides(tmp_path: Path) -> None:
+    found = load(tmp_path, resources={"max_option_types": 3, "min_option_types": 2}).resources
+    assert (found.max_option_types, found.min_option_types) == (3, 2)
+    plain = load(tmp_path).resources
+    assert (plain.max_option_types, plain.min_option_types) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        (
+            {"min_option_types": 3, "max_option_types": 2},
+            "resources.min_option_types: is 3, above max_option_types 2",
+        ),
+        ({"max_option_types": 0}, "resources.max_option_types: must be at least 1"),
+        ({"min_option_types": 1.5}, "resources.min_option_types: must be a whole number"),
+    ],
+)
+def test_bad_option_types(tmp_path: Path, resources: dict[str, Any], words: str) -> None:
+    (told,) = problems(tmp_path, base(resources=resources))
+    assert told.partition(": ")[2] == words
+    assert told.partition(": ")[0].endswith(tuple("0123456789"))
 
 
 def test_flags_that_the_plan_decides_are_refused_where_they_stand(tmp_path: Path) -> None:

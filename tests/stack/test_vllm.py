@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.models.quantization import METHOD_BITS, ONLINE
+from melange_sky.engines.vllm import WEIGHTS
 from melange_sky.profiletable import load_tables
 from tests.stack import profiling
 from tests.stack.vllm_server import ENVIRONMENT, VENV
@@ -63,9 +63,9 @@ def test_quantization_methods_are_those_that_vllm_takes() -> None:
         check=True,
     ).stdout
     lists = {line.split()[0]: set(line.split()[1:]) for line in said.splitlines() if line.strip()}
-    assert set(METHOD_BITS) <= lists["METHODS"]
+    assert set(WEIGHTS.bits) <= lists["METHODS"]
     # These two quantise a 16-bit checkpoint under their own names too.
-    assert ONLINE - {"fp8", "experts_int8"} <= lists["ONLINE"]
+    assert WEIGHTS.online - {"fp8", "experts_int8"} <= lists["ONLINE"]
 
 
 def test_server_metrics_are_kept(pair: profiling.Pair) -> None:

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
-from melange_sky.models import find_model, known_models, shape_from_config, with_engine_args
+from melange_sky.models import find_model, known_models, shape_from_config
 from melange_sky.resources import catalogs_dir
 
 ENTRIES = json.loads((catalogs_dir() / "models.json").read_text(encoding="utf-8"))["models"]
@@ -58,13 +59,13 @@ def test_an_unknown_model_says_how_to_give_a_file():
 
 def test_quantization_and_kv_dtype_shrink_the_model():
     plain = find_model("meta-llama/Llama-3.1-8B")
-    fp8 = with_engine_args(plain, ["--quantization", "fp8", "--kv-cache-dtype=fp8"])
+    fp8 = DEFAULT_ENGINE.held(plain, ["--quantization", "fp8", "--kv-cache-dtype=fp8"])
     assert fp8.weight_bytes == pytest.approx(
         9.08e9, rel=0.01
     )  # size of the published fp8 checkpoint
     assert fp8.kv_bytes_per_token == plain.kv_bytes_per_token / 2
     assert fp8.fp8_compute and not plain.fp8_compute
-    awq = with_engine_args(plain, ["-q", "awq"], own_config=True)
+    awq = DEFAULT_ENGINE.held(plain, ["-q", "awq"], own_config=True)
     assert awq.weight_bytes == pytest.approx(
         5.73e9, rel=0.02
     )  # size of the published AWQ checkpoint
@@ -76,10 +77,10 @@ def test_what_is_downloaded_is_the_checkpoint():
     plain = find_model("meta-llama/Llama-3.1-8B")
     assert plain.download_bytes == plain.weight_bytes
     for args in (["-q", "fp8"], ["-q", "mxfp4"], ["--dtype", "float32"]):
-        held = with_engine_args(plain, args)
+        held = DEFAULT_ENGINE.held(plain, args)
         assert (held.download_bytes, held.weight_bytes) != (plain.weight_bytes,) * 2
         assert held.download_bytes == plain.weight_bytes
-    awq = with_engine_args(plain, ["-q", "awq"], own_config=True)
+    awq = DEFAULT_ENGINE.held(plain, ["-q", "awq"], own_config=True)
     assert awq.download_bytes == awq.weight_bytes
     whole = shape_from_config("m", dict(ENTRIES[4]["config"], torch_dtype="float32"))
     assert whole.download_bytes == 2 * whole.weight_bytes
@@ -87,19 +88,19 @@ def test_what_is_downloaded_is_the_checkpoint():
 
 def test_experts_alone_are_made_smaller_where_the_method_says_so():
     mixtral = find_model("mistralai/Mixtral-8x7B-v0.1")
-    held = with_engine_args(mixtral, ["-q", "experts_int8"])
+    held = DEFAULT_ENGINE.held(mixtral, ["-q", "experts_int8"])
     saved = mixtral.weight_bytes - held.weight_bytes
     assert saved == pytest.approx(mixtral.expert_parameters)
     dense = find_model("meta-llama/Llama-3.1-8B")
-    assert with_engine_args(dense, ["-q", "experts_int8"]).weight_bytes == dense.weight_bytes
+    assert DEFAULT_ENGINE.held(dense, ["-q", "experts_int8"]).weight_bytes == dense.weight_bytes
 
 
 def test_a_checkpoint_is_served_in_its_own_method_only():
     config = dict(ENTRIES[4]["config"], quantization_config={"quant_method": "gptq", "bits": 4})
     kept = shape_from_config("m", config)
-    assert with_engine_args(kept, ["-q", "gptq_marlin"]) == kept
+    assert DEFAULT_ENGINE.held(kept, ["-q", "gptq_marlin"]) == kept
     with pytest.raises(InputError) as told:
-        with_engine_args(kept, ["-q", "fp8"])
+        DEFAULT_ENGINE.held(kept, ["-q", "fp8"])
     assert str(told.value) == (
         "--quantization: fp8 cannot serve this checkpoint, whose weights are kept as gptq"
     )
@@ -127,7 +128,7 @@ def test_a_quantised_checkpoint_is_read_from_its_config():
 )
 def test_bad_engine_arguments_are_one_line(args, message):
     with pytest.raises(InputError, match=message):
-        with_engine_args(find_model("meta-llama/Llama-2-7b"), args)
+        DEFAULT_ENGINE.held(find_model("meta-llama/Llama-2-7b"), args)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How long a context vLLM serves: the smallest stated length, scaled as its rotary embedding is."""
+"""How long a context an engine serves: the smallest stated length, scaled as its rotary embedding is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_TOKENS = 2048
 
 
 def context_tokens(fields: Fields, outer: Mapping[str, Any]) -> tuple[int, str | None]:
-    """Return the longest context that vLLM 0.33 derives, and what was assumed where nothing says it.
+    """Return the longest context that an engine derives, and what was assumed where nothing says it.
 
     As `_get_and_verify_max_len`: a factor of the rotary embedding multiplies the length, but for the
     kinds whose length is stated scaled already.
@@ -41,7 +41,7 @@ def context_tokens(fields: Fields, outer: Mapping[str, Any]) -> tuple[int, str |
     if not longest:
         return (
             DEFAULT_TOKENS,
-            f"context of {DEFAULT_TOKENS} tokens, as vLLM takes where none is stated",
+            f"context of {DEFAULT_TOKENS} tokens, taken where none is stated",
         )
     model_type = str(outer.get("model_type", ""))
     factor = 1.0 if "gemma3" in model_type else _factor(outer)

@@ -175,8 +175,8 @@ def read_extra_heads(
 ) -> list[Matrix]:
     """Return the layers that predict further tokens, one projection and norms with each.
 
-    They are as the last layer is, with full attention (DeepSeek-V3, arXiv 2412.19437, §2.2). vLLM
-    leaves them out unless it speculates with them.
+    They are as the last layer is, with full attention (DeepSeek-V3, arXiv 2412.19437, §2.2). Engines
+    leave them out unless they speculate with them.
     """
     if family.extra_heads == "none":
         fields.read.update(

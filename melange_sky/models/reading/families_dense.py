@@ -1,6 +1,6 @@
 """Families of dense decoders: what tells each from Llama.
 
-Sources: the `transformers` classes and vLLM's model files of each family; tests count a config of every
+Sources: the `transformers` classes and the engines' model files of each family; tests count a config of every
 family against the tensors that `transformers` makes of it.
 """
 

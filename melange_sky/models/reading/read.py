@@ -17,7 +17,7 @@ from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.refusals import LEFT_VLLM, what_it_is
+from melange_sky.models.reading.refusals import what_it_is
 from melange_sky.models.reading.wrappers import Wrapper
 from melange_sky.resources import catalogs_dir
 
@@ -81,10 +81,6 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
     warnings = [*tower_warnings, *_closed(text, outer, chosen, measured)]
-    if chosen.architecture in LEFT_VLLM:
-        warnings.append(
-            f"vLLM serves {chosen.architecture} no longer: its last version was {LEFT_VLLM[chosen.architecture]}"
-        )
     return LayerList(
         architecture=chosen.architecture,
         model_type=chosen.model_type,
@@ -118,7 +114,7 @@ def unbounded(layer: Layer, context: int) -> Layer:
 
 
 def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
-    """Return the family of a config: by its architecture, which vLLM goes by, else by its type."""
+    """Return the family of a config: by its architecture, which engines go by, else by its type."""
     name = _architecture(config, where)
     raw_type = config.get("model_type")
     if raw_type is not None and not isinstance(raw_type, str):

@@ -1,6 +1,6 @@
 """Layers that keep a state per sequence instead of keys and values per token.
 
-The state is what vLLM keeps for each sequence: the last inputs of the short convolution in the
+The state is what an engine keeps for each sequence: the last inputs of the short convolution in the
 model's 16-bit type, and the recurrent state in the type that the config names (float32 where it says
 so, as for Mamba and delta nets).
 """

@@ -242,25 +242,3 @@ def _kind_by_name(config: Mapping[str, Any], name: str) -> str | None:
     if any(word in folded for word in _DIFFUSION):
         return "diffusion model"
     return None
-
-
-LEFT_VLLM = {
-    "MotifForCausalLM": "0.10.2",
-    "Phi3SmallForCausalLM": "0.9.2",
-    "InternLMForCausalLM": "0.23.0",
-    "QWenLMHeadModel": "0.23.0",
-    "XverseForCausalLM": "0.23.0",
-    "Dots1ForCausalLM": "0.23.0",
-    "BambaForCausalLM": "0.23.0",
-    "MiniMaxForCausalLM": "0.23.0",
-    "MiniMaxText01ForCausalLM": "0.23.0",
-    "MiniMaxM1ForCausalLM": "0.23.0",
-    "BaiChuanForCausalLM": "0.23.0",
-    "BaichuanForCausalLM": "0.23.0",
-    "PersimmonForCausalLM": "0.25.0",
-    "MPTForCausalLM": "0.28.0",
-    "MptForCausalLM": "0.28.0",
-    "RWForCausalLM": "0.28.0",
-    "StableLMEpochForCausalLM": "0.28.0",
-}
-"""Architectures that vLLM once served, and the last version that did (its registry)."""

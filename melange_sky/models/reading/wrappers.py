@@ -11,7 +11,7 @@ class Wrapper:
 
     `text` names the section of the language model ("" where its fields stand at the top), `within` a
     section that holds all the others. `text_type` is the language model's family where its section
-    does not say it. `left_out` are sections of the checkpoint that vLLM does not load.
+    does not say it. `left_out` are sections of the checkpoint that engines do not load.
     """
 
     types: tuple[str, ...]

@@ -14,7 +14,7 @@ VALUE_BYTES = {
     "float": 4.0,
     "auto": 2.0,
 }
-"""Bytes of a value by `torch_dtype`. vLLM's `--dtype auto` serves float32 checkpoints in 16 bits."""
+"""Bytes of a value by `torch_dtype`. Engines serve float32 checkpoints in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ DECODER_PARTS: frozenset[Part] = frozenset(
 class Scheme:
     """How the weights of a checkpoint are kept.
 
-    `method` is vLLM's name of it, "" for plain weights of `value_bytes` each. `rules` give formats to
+    `method` is the engines' name of it, "" for plain weights of `value_bytes` each. `rules` give formats to
     listed modules before `default` applies to the others among `parts`; `ignored` modules stay plain.
     `by_part` gives single parts a format of their own.
     """
@@ -49,7 +49,7 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightSizes:
-    """Bytes of the weights of a model: all its files, and what vLLM loads of them."""
+    """Bytes of the weights of a model: all its files, and what an engine loads of them."""
 
     file_bytes: float
     resident_bytes: float

@@ -19,14 +19,14 @@ _IGNORE_KEYS = ("ignore", "exclude_modules", "modules_to_not_convert", "ignored_
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 
 SPELLINGS = {"compressed_tensors": "compressed-tensors", "auto-round": "inc", "auto_round": "inc"}
-"""Names of methods that vLLM knows under another one."""
+"""Names of methods that engines know under another one."""
 
 
 def read_scheme(config: Section, side_file: Section | None, where: str) -> Scheme:
     """Return how the weights of a config are kept.
 
     `side_file`: what its `hf_quant_config.json` holds, None where there is none. A section in the
-    config comes before the side file, as vLLM 0.33 takes them. Raises InputError that names the field.
+    config comes before the side file, as engines take them. Raises InputError that names the field.
     """
     dtype = _dtype(config, where)
     found = _section(config, side_file, where)
@@ -66,7 +66,7 @@ def _plain(dtype: str) -> Scheme:
 
 
 def _section(config: Section, side_file: Section | None, where: str) -> tuple[str, Section] | None:
-    """Return the section that vLLM would take, and its name."""
+    """Return the section that engines take, and its name."""
     places: list[tuple[str, object]] = [
         (key, config.get(key)) for key in ("quantization_config", "compression_config")
     ]
@@ -157,7 +157,7 @@ _ALGORITHMS: dict[str, tuple[WeightFormat, str]] = {
     "INT4_AWQ": (formats.INT4_AWQ, "modelopt_mixed"),
     "INT8_SQ": (formats.INT8_CHANNEL, "modelopt_mixed"),
 }
-"""ModelOpt's algorithms → format of a weight, and vLLM's name of the method."""
+"""ModelOpt's algorithms → format of a weight, and the engines' name of the method."""
 
 
 def _modelopt(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:

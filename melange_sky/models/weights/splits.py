@@ -1,6 +1,6 @@
 """Which sizes a tensor-parallel group must split whole: heads, widths, groups and blocks of quantization.
 
-As vLLM 0.33 refuses them at start: a row-parallel matrix needs whole groups of inputs on each GPU, a
+As engines refuse them at start: a row-parallel matrix needs whole groups of inputs on each GPU, a
 column-parallel one whole blocks of outputs (`validate_fp8_block_shape`, the groups of AWQ and GPTQ).
 Blocks of 8-bit experts are refined where they would be torn, groups of integer experts are not.
 """

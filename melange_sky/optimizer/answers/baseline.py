@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.answers.lowest_cost import least_cost
 from melange_sky.optimizer.answers.optimum import optimize
-from melange_sky.optimizer.problem.canonical import Column, matches
+from melange_sky.optimizer.problem.canonical import matches
 from melange_sky.optimizer.problem.question import Problem, SolveOptions
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import Baseline
@@ -70,8 +70,7 @@ def _baseline(
 
 def _has(options: tuple[OptionCapacity, ...], group: InstanceGroup) -> bool:
     """Return whether an instance of any of the options is one of the group's."""
-    columns = (Column(demand=0, capacity=c, loads=()) for c in options)
-    return any(matches(column, group) for column in columns)
+    return any(matches(capacity.option, group) for capacity in options)
 
 
 def _none(accelerator: str, reason: str) -> Baseline:

@@ -1,61 +1,54 @@
-"""The result re-checked in plain Python, from the nouns alone: the solver is not believed."""
+"""The result re-checked rule by rule in plain Python, from the nouns alone: no solver is believed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from melange_sky.optimizer.problem.question import Demand, Problem
-    from melange_sky.plans import Allocation
+from melange_sky.optimizer.rules.base import TOLERANCE, FinishedFleet
+from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.loss_scenarios import shares_after_loss
+from melange_sky.optimizer.search.shares import to_matrices
 
-TOLERANCE = 2e-6
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.search.solution_point import Point
+    from melange_sky.plans import Allocation
+    from melange_sky.workload import Matrix
 
 
 def check_allocations(
-    demands: tuple[Demand, ...], allocations: tuple[tuple[Allocation, ...], ...], problem: Problem
+    program: IntegerProgram, point: Point, allocations: tuple[tuple[Allocation, ...], ...]
 ) -> None:
-    """Raise RuntimeError where a bucket is not fully served or an option is overloaded.
+    """Raise RuntimeError where the allocations of a point break any rule or cost something else.
 
     Such an error is a bug of the optimizer, never of its input.
     """
-    for demand, mine in zip(demands, allocations, strict=True):
-        _check_coverage(demand, mine)
-        for allocation in mine:
-            _check_load(demand, allocation, problem)
-    _check_limits(allocations, problem)
+    canonical = program.canonical
+    # What has been found must be checked, however little time is left.
+    options = replace(program.options, stop_at_s=None)
 
-
-def _check_coverage(demand: Demand, allocations: tuple[Allocation, ...]) -> None:
-    for i, row in enumerate(demand.workload.rates_rps):
-        for j, rate_rps in enumerate(row):
-            served = sum(allocation.shares[i][j] for allocation in allocations)
-            wanted = 1.0 if rate_rps > 0 else 0.0
-            if abs(served - wanted) > TOLERANCE:
-                raise RuntimeError(f"bucket ({i}, {j}) is served {served:.9f} times, not {wanted}")
-
-
-def _check_load(demand: Demand, allocation: Allocation, problem: Problem) -> None:
-    option, spot = allocation.candidate.option, problem.constraints.spot
-    derate = spot.availability_fraction if spot is not None and option.use_spot else 1.0
-    load = 0.0
-    for i, row in enumerate(demand.workload.rates_rps):
-        for j, rate_rps in enumerate(row):
-            if allocation.shares[i][j] > 0:
-                raw = allocation.candidate.rate(i, j)
-                if raw is None:
-                    raise RuntimeError(f"option '{option.name}' cannot serve bucket ({i}, {j})")
-                load += allocation.shares[i][j] * rate_rps / (raw * derate)
-    room = allocation.instances * (1 - problem.headroom)
-    if load > room * (1 + TOLERANCE) + TOLERANCE:
-        raise RuntimeError(f"option '{option.name}' carries {load:.9f} where {room:.9f} is room")
-
-
-def _check_limits(allocations: tuple[tuple[Allocation, ...], ...], problem: Problem) -> None:
-    for key, limit in problem.constraints.limits:
-        used = sum(
-            allocation.instances * allocation.candidate.option.units(key)
-            for mine in allocations
-            for allocation in mine
+    def after_loss(demand: int, lost: Mapping[str, int]) -> Mapping[str, Matrix] | None:
+        scenario = tuple(
+            (k, lost[canonical.columns[k].name])
+            for k in canonical.of_demand(demand)
+            if canonical.columns[k].name in lost
         )
-        if used > limit:
-            raise RuntimeError(f"{used} of '{key}' are used where the limit is {limit}")
+        shares = shares_after_loss(canonical, program.problem, options, point.instances, scenario)
+        return None if shares is None else to_matrices(canonical, demand, shares)
+
+    fleet = FinishedFleet(
+        problem=program.problem,
+        options=program.options,
+        demands=canonical.demands,
+        allocations=allocations,
+        goal_usd_per_hour=point.goal,
+        shares_after_loss=after_loss,
+    )
+    broken = list(RuleSet.of(program.problem, program.options).violations(fleet))
+    if abs(fleet.cost_usd_per_hour - point.cost) > TOLERANCE * max(1.0, point.cost):
+        broken.append(f"${fleet.cost_usd_per_hour:.6f}/h is billed, not ${point.cost:.6f}/h")
+    if broken:
+        raise RuntimeError("; ".join(broken))

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.rules.clauses import clauses
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import find_cheapest, is_feasible
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.rules.clauses import Clause
+    from melange_sky.optimizer.rules.base import Clause
 
 _SECONDS = 20.0
 
@@ -43,7 +43,7 @@ def find_conflict(canonical: Canonical, problem: Problem, options: SolveOptions)
     """
     deadline = time.perf_counter() + _SECONDS
     brief = replace(options, time_limit_s=min(options.time_limit_s, 5.0))
-    kept = clauses(canonical, problem)
+    kept = RuleSet.of(problem, options).clauses(canonical)
     minimal = problem
     for clause in list(kept):
         without = clause.dropped(minimal)
@@ -79,4 +79,4 @@ def _least_help(
             high = middle
         else:
             low = middle
-    return clause.told(high)
+    return clause.remedy(high)

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.answers.lowest_cost import least_cost
 from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
-from melange_sky.optimizer.rules.clauses import clauses
+from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.optimizer.problem.canonical import Canonical
-    from melange_sky.optimizer.rules.clauses import Clause
     from melange_sky.plans import ModelPlan, Plan
 
 FULL = 1e-3
@@ -208,13 +205,12 @@ def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
 
 def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
     """Return what each constraint costs: one step looser, and left out, by solving again."""
-    canonical = canonical_form(problem)
     base = least_cost(problem, options)
     if base is None:
         return ()
     rows = []
-    for clause in clauses(drop_dominated(canonical, problem.constraints, options), problem):
-        steps = min(clause.steps, _step(canonical, clause, problem))
+    for clause in RuleSet.of(problem, options).clauses(canonical_form(problem)):
+        steps = min(clause.steps, clause.priced_step)
         looser = least_cost(clause.relaxed(problem, steps), options)
         without = least_cost(clause.dropped(problem), options)
         saved = (
@@ -225,7 +221,7 @@ def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...
         rows.append(
             RulePrice(
                 rule=clause.text,
-                step=clause.told(steps),
+                step=clause.remedy(steps),
                 saved_by_step_usd_per_hour=None
                 if looser is None
                 else max(0.0, base.cost_usd_per_hour - looser.cost_usd_per_hour),
@@ -234,19 +230,6 @@ def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...
             )
         )
     return tuple(rows)
-
-
-def _step(canonical: Canonical, clause: Clause, problem: Problem) -> int:
-    """Return the step to price: the fewest units that an instance takes, or a tenth of a share."""
-    if clause.text.startswith("a share"):
-        return 100
-    keys = [
-        k
-        for k, limit in problem.constraints.limits
-        if clause.text.startswith(f"the limit of {limit} ") and k.name in clause.text
-    ]
-    units = [u for key in keys for column in canonical.columns if (u := column.units(key)) > 0]
-    return min(units, default=1)
 
 
 def _savings(plan: ModelPlan, several: bool) -> list[str]:

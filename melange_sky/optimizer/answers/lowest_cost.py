@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.problem.dominance import drop_dominated
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import find_cheapest, gap_of
+from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.simplest import settle_ties
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
     """
     start = time.perf_counter()
     try:
-        canonical = drop_dominated(canonical_form(problem), problem.constraints, options)
+        canonical = drop_dominated(canonical_form(problem), RuleSet.of(problem, options))
     except InfeasibleError:
         return None
     program, outcome, point = find_cheapest(canonical, problem, options)

@@ -11,9 +11,10 @@ from melange_sky.optimizer.answers.alternatives import find_alternatives
 from melange_sky.optimizer.answers.certificate import check_allocations
 from melange_sky.optimizer.answers.conflict import find_conflict
 from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.problem.dominance import drop_dominated
 from melange_sky.optimizer.problem.question import Solution, SolveOptions
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import find_cheapest, gap_of
+from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.shares import spread, to_allocations
 from melange_sky.optimizer.search.simplest import settle_ties
 from melange_sky.optimizer.search.solution_point import COST_TIE, Point
@@ -35,7 +36,7 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     """
     options = options or SolveOptions()
     start = time.perf_counter()
-    canonical = drop_dominated(canonical_form(problem), problem.constraints, options)
+    canonical = drop_dominated(canonical_form(problem), RuleSet.of(problem, options))
     program, outcome, cheapest = _cheapest(canonical, problem, options)
     program, chosen = settle_ties(program, outcome, cheapest, options.time_limit_s - _since(start))
     gap = gap_of(outcome, cheapest.goal)
@@ -89,7 +90,7 @@ def allocate(program: IntegerProgram, point: Point) -> tuple[tuple[Allocation, .
     allocations = to_allocations(
         program.canonical, program.offsets, point.instances, point.fixed, shares
     )
-    check_allocations(program.canonical.demands, allocations, program.problem)
+    check_allocations(program, point, allocations)
     order = {demand.name: d for d, demand in enumerate(program.canonical.demands)}
     return tuple(allocations[order[demand.name]] for demand in program.problem.demands)
 

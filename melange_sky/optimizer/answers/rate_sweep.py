@@ -10,6 +10,7 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.robustness import Mix, mix_of
+from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -72,7 +73,7 @@ def sweep_rates(
         for n in order:
             here = at_rate(priced, rates_rps[n])
             known = [
-                _cost_at(here, *fleet, rates_rps[n])
+                _cost_at(here, options, *fleet, rates_rps[n])
                 for fleet in (fleets.get(n), last)
                 if fleet and _all_there(here, fleet[1])
             ]
@@ -96,13 +97,14 @@ def _all_there(problem: Problem, counts: Counts) -> bool:
     return counts.keys() <= {(d.name, c.option.name) for d in problem.demands for c in d.options}
 
 
-def _cost_at(problem: Problem, rate_rps: float, counts: Counts, wanted_rps: float) -> float:
+def _cost_at(
+    problem: Problem, options: SolveOptions, rate_rps: float, counts: Counts, wanted_rps: float
+) -> float:
     """Return the cost of a fleet at the problem's prices, cut down to the rate that is wanted.
 
     Not cut where rules ask for a number of instances, which the smaller fleet might not have.
     """
-    rules = problem.constraints
-    whole = rules.spare or rules.min_replicas > 1 or rules.minimum
+    whole = RuleSet.of(problem, options).counts_instances
     part = 1.0 if whole else min(1.0, wanted_rps / rate_rps)
     return sum(
         math.ceil(counts.get((d.name, c.option.name), 0) * part - 1e-9)

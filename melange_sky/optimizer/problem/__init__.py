@@ -1,1 +1,1 @@
-"""What is asked: the problem in its own words, in canonical form, and without needless options."""
+"""What is asked: the problem in its own words, and in canonical form."""

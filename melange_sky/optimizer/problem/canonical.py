@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from melange_sky.capacities import OptionCapacity
+    from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints, InstanceGroup
     from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.problem.question import Demand, Problem
@@ -93,6 +93,10 @@ class Column:
         """Whether its instances are spot."""
         return self.capacity.option.use_spot
 
+    def serves(self) -> bool:
+        """Return whether it can serve any bucket at all."""
+        return any(load is not None for load in self.loads)
+
     def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
         return self.capacity.option.units(key)
@@ -138,9 +142,9 @@ class Canonical:
         )
 
 
-def matches(column: Column, group: InstanceGroup) -> bool:
-    """Return whether an instance of `column` is one of the group's."""
-    option, offer = column.capacity.option, column.capacity.option.offer
+def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
+    """Return whether an instance of `option` is one of the group's."""
+    offer = option.offer
     if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
         return False
     if group.accelerator_count not in (None, option.accelerator_count):
@@ -238,16 +242,12 @@ def _check(problem: Problem) -> None:
             problems.append(f"model '{demand.name[:80]}' has a rate that is not finite")
     groups = [("fixed", p) for p in problem.constraints.fixed]
     groups += [("minimum", p) for p in problem.constraints.minimum]
-    candidates = [
-        Column(demand=0, capacity=capacity, loads=())
-        for demand in problem.demands
-        for capacity in demand.options
-    ]
+    candidates = [capacity.option for demand in problem.demands for capacity in demand.options]
     problems += [
         f"{kind}: no candidate option is one of {group.label()}; "
         "check accelerators and infra, or take it out"
         for kind, group in groups
-        if group.instances > 0 and not any(matches(c, group) for c in candidates)
+        if group.instances > 0 and not any(matches(option, group) for option in candidates)
     ]
     if problems:
         raise InputError(*problems)

@@ -77,7 +77,7 @@ def share_variables(
     }
 
 
-def serve(program: IntegerProgram, y: dict[tuple[int, int], int], name: str) -> None:
+def require_service(program: IntegerProgram, y: dict[tuple[int, int], int], name: str) -> None:
     """Add Σ_k y_bk = 1 for every bucket b, for one set of share variables."""
     by_bucket: dict[int, Terms] = {}
     for (b, _), share in y.items():

@@ -1,1 +1,1 @@
-"""The rules that a fleet keeps, each with its rows, its words and its check."""
+"""The rules that a fleet keeps: one class each with its rows, its words, its check and what it breaks."""

@@ -1,1 +1,1 @@
-"""From the program to whole instances: bounds, incumbents, ties and loss scenarios."""
+"""How the best fleet is found: what can be left out, the least goal, then the simplest of that cost."""

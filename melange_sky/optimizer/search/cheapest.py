@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.rules.build import build_program
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.incumbent import affordable, first_options, hurried
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
@@ -37,7 +38,7 @@ def find_cheapest(
         if found is not None:
             return found
         options = replace(options, time_limit_s=options.time_limit_s - _since(start))
-    few = first_options(canonical, problem)
+    few = first_options(canonical, problem, options)
     if few is None:
         return _find(canonical, problem, options)
     program, outcome, point = _find(few, problem, hurried(options))
@@ -107,7 +108,8 @@ def _find(
     survives every loss is still returned if one was found, with its true gap.
     """
     start = time.perf_counter()
-    gap = max(options.mip_gap, LOOSE_GAP) if problem.constraints.spare else options.mip_gap
+    spare = RuleSet.of(problem, options).spare_instances
+    gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
     safe: tuple[IntegerProgram, Outcome, Point] | None = None
     bound = 0.0
     while True:

@@ -9,7 +9,7 @@ bucket is served" with π as the price of doing so gives the bound
 whose terms here are all at least 0 and do not fall with n_k. An option of which one instance wastes
 more than a known cost leaves above Σ π_b is in no fleet of that cost. (Lagrangian relaxation and
 reduced-cost fixing: Geoffrion, Mathematical Programming Study 2, 1974.) All other constraints only
-make fleets dearer, so the bound holds under them, except where capacity is already paid for.
+make fleets dearer, so the bound holds under them, except where one changes the goal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,15 +40,15 @@ def worth_a_look(
 ) -> list[int]:
     """Return the indices of the columns that a fleet of at most this cost can hold.
 
-    All of them where paid capacity or the price of changes make the goal another than the cost.
+    All of them where a rule makes the goal another than the cost.
     """
     everything = list(range(len(canonical.columns)))
-    if problem.constraints.fixed or options.stay_close is not None or problem.headroom >= 1:
+    if not RuleSet.of(problem, options).goal_is_cost:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
-    for mine, prices, loads, values in _by_demand(canonical, problem):
+    for indices, prices, loads, values in _by_demand(canonical, problem):
         bound += float(values.sum())
-        waste[mine] = prices - _most_value(loads, values)
+        waste[indices] = prices - _most_value(loads, values)
     room = _room(most_usd_per_hour, bound)
     return [k for k in everything if waste[k] <= room]
 
@@ -58,13 +60,13 @@ def wastes(
 
     Each column's list ends with the most instances that such a fleet can hold.
     """
-    bound, found = 0.0, [[0.0] for _ in canonical.columns]
+    bound, wasted = 0.0, [[0.0] for _ in canonical.columns]
     parts = list(_by_demand(canonical, problem))
     for _, _, _, values in parts:
         bound += float(values.sum())
     room = _room(most_usd_per_hour, bound)
-    for mine, prices, loads, values in parts:
-        for k, price, load in zip(mine, prices.tolist(), loads, strict=True):
+    for indices, prices, loads, values in parts:
+        for k, price, load in zip(indices, prices.tolist(), loads, strict=True):
             count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
             able = np.flatnonzero(np.isfinite(load))
             order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
@@ -74,8 +76,8 @@ def wastes(
                 np.concatenate(([0.0], np.cumsum(values[order]))),
             )
             waste = price * count - carried
-            found[k] += waste[waste <= room].tolist()
-    return room, found
+            wasted[k] += waste[waste <= room].tolist()
+    return room, wasted
 
 
 def _by_demand(
@@ -83,12 +85,12 @@ def _by_demand(
 ) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Yield each demand's columns, their prices, their loads per usable instance, and the π."""
     for demand in range(len(canonical.demands)):
-        mine = canonical.of_demand(demand)
-        if not mine or not canonical.buckets[demand]:
+        indices = canonical.of_demand(demand)
+        if not indices or not canonical.buckets[demand]:
             continue
-        loads = canonical.loads(mine) / (1 - problem.headroom)
-        prices = np.array([canonical.columns[k].price for k in mine])
-        yield mine, prices, loads, (prices[:, None] * loads).min(axis=0)
+        loads = canonical.loads(indices) / (1 - problem.headroom)
+        prices = np.array([canonical.columns[k].price for k in indices])
+        yield indices, prices, loads, (prices[:, None] * loads).min(axis=0)
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:

@@ -31,7 +31,7 @@ def simpler_fleets(
     tie = COST_TIE * max(1.0, cost)
     places = [column.place for column in canonical.columns]
     prices = [column.price for column in canonical.columns]
-    own = rank_of(instances, places)
+    own_rank = rank_of(instances, places)
     if cost / min(prices) > MOST_COUNTED:
         return None
     room, waste = wastes(canonical, problem, cost + tie)
@@ -43,7 +43,7 @@ def simpler_fleets(
         waste=waste,
         tie=tie,
         left=[0.0] * (len(order) + 1),
-        most_types=own[0],
+        most_types=own_rank[0],
         chosen=[0] * len(prices),
     )
     for at in range(len(order) - 1, -1, -1):
@@ -52,9 +52,9 @@ def simpler_fleets(
     if not count.from_column(0, cost, room, 0):
         return None
     ranked = sorted(
-        (rank, found) for found in count.found if (rank := rank_of(found, places)) < own
+        (rank, fleet) for fleet in count.fleets if (rank := rank_of(fleet, places)) < own_rank
     )
-    return [found for _, found in ranked] if len(ranked) <= _MOST_FLEETS else None
+    return [fleet for _, fleet in ranked] if len(ranked) <= _MOST_FLEETS else None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,7 +69,7 @@ class _Count:
     most_types: int
     chosen: list[int]
     steps: int = 0
-    found: list[list[int]] = field(default_factory=list)
+    fleets: list[list[int]] = field(default_factory=list)
 
     def from_column(self, at: int, spend: float, room: float, types: int) -> bool:
         """Count every way to spend this much on the columns from here on; False: too many."""
@@ -77,7 +77,7 @@ class _Count:
         if self.steps > _MOST_STEPS:
             return False
         if spend <= self.tie:
-            self.found.append(list(self.chosen))
+            self.fleets.append(list(self.chosen))
             return True
         if types == self.most_types or spend > self.left[at] + self.tie:
             return True

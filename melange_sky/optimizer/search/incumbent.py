@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 
 if TYPE_CHECKING:
@@ -16,12 +17,18 @@ FEW = 24
 """Options per model that a first fleet is sought from; problems with fewer go without."""
 
 
-def first_options(canonical: Canonical, problem: Problem) -> Canonical | None:
+def first_options(
+    canonical: Canonical, problem: Problem, options: SolveOptions
+) -> Canonical | None:
     """Return the problem with the most promising columns only, None where that is nearly all.
 
     Promising: least cost to serve everything alone were instances divisible; the cheapest of each
-    bucket. Reservations and minimums name options of their own, so there nothing is left out.
+    bucket. Where a rule names options of its own nothing is left out.
     """
+    if RuleSet.of(problem, options).names_options or len(canonical.columns) <= FEW * len(
+        canonical.demands
+    ):
+        return None
     kept: set[int] = set()
     for demand in range(len(canonical.demands)):
         mine = canonical.of_demand(demand)
@@ -29,14 +36,7 @@ def first_options(canonical: Canonical, problem: Problem) -> Canonical | None:
         for b in range(len(canonical.buckets[demand])):
             able = [k for k in mine if canonical.columns[k].loads[b] is not None]
             kept.add(min(able, key=lambda k: _bucket_price(canonical.columns[k], b)))
-    named = problem.constraints.fixed or problem.constraints.minimum
-    if (
-        named
-        or len(canonical.columns) <= FEW * len(canonical.demands)
-        or len(kept) >= len(canonical.columns)
-    ):
-        return None
-    return canonical.keep(kept)
+    return canonical.keep(kept) if len(kept) < len(canonical.columns) else None
 
 
 def _promising(canonical: Canonical, mine: list[int]) -> set[int]:
@@ -69,9 +69,9 @@ def affordable(
 ) -> Canonical:
     """Return the problem without columns that no fleet as cheap as a known one can hold.
 
-    Not where the goal is another than cost, or capacity is paid for already.
+    Not where a rule makes the goal another than the cost, or other fleets are asked for too.
     """
-    if problem.constraints.fixed or options.stay_close is not None or options.alternatives:
+    if options.alternatives or not RuleSet.of(problem, options).goal_is_cost:
         return canonical
     most = cost * (1 + options.within_fraction) * (1 + 1e-9)
     kept = worth_a_look(canonical, problem, options, most)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.search.shares import TOLERANCE, peak_load
+from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.shares import TOLERANCE, peak_load, peak_shares
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import Scenario
+    from melange_sky.optimizer.search.shares import Shares
 
 _AFTER_LOSS = frozenset({"serve"})
 """What must hold after a loss; shares per region or cloud are a rule for the whole fleet."""
@@ -22,7 +25,7 @@ def worst_loss(
     canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Scenario | None:
     """Return the loss of `spare` instances of one model that overloads the rest most, if any does."""
-    spare = problem.constraints.spare
+    spare = RuleSet.of(problem, options).spare_instances
     worst: tuple[float, Scenario] | None = None
     for demand in range(len(canonical.demands)):
         mine = canonical.of_demand(demand)
@@ -30,12 +33,29 @@ def worst_loss(
             continue
         counts = {k: instances[k] for k in mine if instances[k]}
         for scenario in _losses(counts, spare):
-            left = _peak_after(canonical, problem, options, mine, instances, scenario)
-            if left > (1 - problem.headroom) * (1 + 10 * TOLERANCE) and (
-                worst is None or left > worst[0]
+            alone, remaining = _after(canonical, instances, scenario)
+            peak = peak_load(alone, problem, options, remaining, _AFTER_LOSS)
+            peak = math.inf if peak is None else peak
+            if peak > (1 - problem.headroom) * (1 + 10 * TOLERANCE) and (
+                worst is None or peak > worst[0]
             ):
-                worst = left, scenario
+                worst = peak, scenario
     return None if worst is None else worst[1]
+
+
+def shares_after_loss(
+    canonical: Canonical,
+    problem: Problem,
+    options: SolveOptions,
+    instances: list[int],
+    scenario: Scenario,
+) -> Shares | None:
+    """Return who serves what after a loss, None where nothing does.
+
+    Of the demand of the lost instances alone, its buckets numbered from 0.
+    """
+    alone, left = _after(canonical, instances, scenario)
+    return peak_shares(alone, problem, options, left, _AFTER_LOSS)
 
 
 def _losses(counts: dict[int, int], spare: int) -> Iterator[Scenario]:
@@ -47,21 +67,17 @@ def _losses(counts: dict[int, int], spare: int) -> Iterator[Scenario]:
             yield tuple((k, spare) for k, _ in scenario) if size < spare else scenario
 
 
-def _peak_after(
-    canonical: Canonical,
-    problem: Problem,
-    options: SolveOptions,
-    mine: list[int],
-    instances: list[int],
-    scenario: Scenario,
-) -> float:
+def _after(
+    canonical: Canonical, instances: list[int], scenario: Scenario
+) -> tuple[Canonical, list[int]]:
+    """Return the problem of the demand that loses instances, and what is left of that demand's."""
     lost = dict(scenario)
+    demand = canonical.columns[scenario[0][0]].demand
     left = [
-        max(0, instances[k] - lost.get(k, 0)) if k in mine else 0 for k in range(len(instances))
+        max(0, count - lost.get(k, 0)) if canonical.columns[k].demand == demand else 0
+        for k, count in enumerate(instances)
     ]
-    alone = _only_demand(canonical, canonical.columns[mine[0]].demand)
-    peak = peak_load(alone, problem, options, left, _AFTER_LOSS)
-    return float("inf") if peak is None else peak
+    return _only_demand(canonical, demand), left
 
 
 def _only_demand(canonical: Canonical, demand: int) -> Canonical:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.program.integer_program import load_terms
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
-from melange_sky.optimizer.rules.build import SHARE_CONSTRAINTS, build_program
+from melange_sky.optimizer.rules.build import build_program
+from melange_sky.optimizer.rules.registry import SHARE_RULES
 from melange_sky.plans import Allocation
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.program.run import Outcome
+    from melange_sky.workload import Matrix
 
 TOLERANCE = 1e-6
 """Load above capacity, as a fraction of it, that is rounding and not overload."""
@@ -30,13 +32,29 @@ def peak_load(
     problem: Problem,
     options: SolveOptions,
     instances: list[int],
-    only: frozenset[str] = SHARE_CONSTRAINTS,
+    only: frozenset[str] = SHARE_RULES,
 ) -> float | None:
     """Return the least possible highest load ÷ instances, None where these cannot serve at all."""
     found = _peak_program(canonical, problem, options, instances, only)
     if found is None:
         return None
     return 0.0 if found[2] is None else found[2].objective
+
+
+def peak_shares(
+    canonical: Canonical,
+    problem: Problem,
+    options: SolveOptions,
+    instances: list[int],
+    only: frozenset[str] = SHARE_RULES,
+) -> Shares | None:
+    """Return shares with the least possible highest load, None where these cannot serve at all."""
+    found = _peak_program(canonical, problem, options, instances, only)
+    if found is None:
+        return None
+    program, used, outcome = found
+    values = () if outcome is None else outcome.values
+    return _in_whole(used, read_shares(program, values)) if values else {}
 
 
 def spread(
@@ -46,7 +64,7 @@ def spread(
 
     So no replica is full while another idles. None where these instances cannot serve at all.
     """
-    found = _peak_program(canonical, problem, options, instances, SHARE_CONSTRAINTS)
+    found = _peak_program(canonical, problem, options, instances, SHARE_RULES)
     if found is None:
         return None
     program, used, outcome = found
@@ -63,7 +81,12 @@ def spread(
     ]
     second = run(lp, options, options.time_limit_s)
     best = second if second.status == "optimal" else outcome
-    return {(b, used[k]): share for (b, k), share in read_shares(program, best.values).items()}
+    return _in_whole(used, read_shares(program, best.values))
+
+
+def _in_whole(used: list[int], shares: Shares) -> Shares:
+    """Return shares on the columns in use as shares on all columns."""
+    return {(b, used[k]): share for (b, k), share in shares.items()}
 
 
 def _peak_program(
@@ -114,13 +137,11 @@ def to_allocations(
     for k, column in enumerate(canonical.columns):
         if instances[k] == 0:
             continue
-        start, workload = offsets[column.demand], canonical.demands[column.demand].workload
-        grid = [[0.0] * len(row) for row in workload.rates_rps]
+        start = offsets[column.demand]
         rate_rps = load = 0.0
         for b, bucket in enumerate(canonical.buckets[column.demand]):
             share = shares.get((start + b, k), 0.0)
             if share > 0:
-                grid[bucket.i][bucket.j] = share
                 rate_rps += share * bucket.rate_rps
                 raw = column.capacity.rate(bucket.i, bucket.j) or float("nan")
                 load += share * bucket.rate_rps / raw
@@ -130,8 +151,26 @@ def to_allocations(
                 instances=instances[k],
                 load_fraction=load / instances[k],
                 rate_rps=rate_rps,
-                shares=tuple(map(tuple, grid)),
+                shares=_matrix(canonical, k, start, shares),
                 fixed_instances=fixed[k],
             )
         )
     return tuple(map(tuple, result))
+
+
+def to_matrices(canonical: Canonical, demand: int, shares: Shares) -> dict[str, Matrix]:
+    """Return the shares of one demand, its buckets numbered from 0, as a matrix per option name."""
+    return {
+        canonical.columns[k].name: _matrix(canonical, k, 0, shares)
+        for k in canonical.of_demand(demand)
+        if any(column == k for _, column in shares)
+    }
+
+
+def _matrix(canonical: Canonical, k: int, start: int, shares: Shares) -> Matrix:
+    """Return the shares on one column as a matrix; its demand's buckets are numbered from `start`."""
+    demand = canonical.columns[k].demand
+    grid = [[0.0] * len(row) for row in canonical.demands[demand].workload.rates_rps]
+    for b, bucket in enumerate(canonical.buckets[demand]):
+        grid[bucket.i][bucket.j] = shares.get((start + b, k), 0.0)
+    return tuple(map(tuple, grid))

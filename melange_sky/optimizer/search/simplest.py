@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.rules.build import build_program
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from melange_sky.optimizer.search.equal_cost import simpler_fleets
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
@@ -55,7 +56,7 @@ def simplest(program: IntegerProgram, best: Point, seconds: float) -> Point:
     kept |= used | {k for scenario in program.scenarios for k, _ in scenario}
     small, scenarios = _keep(program, sorted(kept))
     fleets = None
-    if not (options.within_fraction or program.fixed or options.stay_close):
+    if not options.within_fraction and RuleSet.of(program.problem, options).goal_is_cost:
         mine = [best.instances[k] for k in sorted(kept)]
         fleets = simpler_fleets(small, program.problem, best.cost, mine)
         if fleets == []:
@@ -113,14 +114,15 @@ def _ask_for_simplest(program: IntegerProgram, best: Point, most: float) -> None
     program.row(program.goal_terms(), LE, most, "cost_within_band")
     cap = max(1, sum(best.instances)) * (2 if program.options.within_fraction else 1)
     names = max(column.place for column in program.canonical.columns) + 1
+    goal_is_cost = RuleSet.of(program.problem, program.options).goal_is_cost
     terms: Terms = []
     used_terms: Terms = []
     for k, x in enumerate(program.x):
         used = program.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
-        bound = float(min(program.bounds[k], int(most / program.canonical.columns[k].price) + 1))
-        if program.fixed or program.options.stay_close:
-            bound = float(program.bounds[k])
-        program.row([(x, 1.0), (used, -bound)], LE, 0, f"used_option_{k}")
+        bound = program.bounds[k]
+        if goal_is_cost:
+            bound = min(bound, int(most / program.canonical.columns[k].price) + 1)
+        program.row([(x, 1.0), (used, -float(bound))], LE, 0, f"used_option_{k}")
         terms += [
             (used, cap + 1.0),
             (x, 1.0 + program.canonical.columns[k].place / (names * (cap + 1.0))),

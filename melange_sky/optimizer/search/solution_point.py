@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.shares import Shares, read_shares
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def make_point(
     program: IntegerProgram, instances: list[int], fixed: list[int], shares: Shares
 ) -> Point:
     """Return a point with its cost and goal."""
+    rules = RuleSet.of(program.problem, program.options)
     cost = sum(
         (count - paid) * column.price
         for count, paid, column in zip(instances, fixed, program.canonical.columns, strict=True)
@@ -68,18 +70,7 @@ def make_point(
         instances=instances,
         fixed=fixed,
         cost=cost,
-        goal=cost + _changes(program, instances),
+        goal=cost + rules.goal_beyond_cost(program.canonical, instances),
         shares=shares,
         places=tuple(column.place for column in program.canonical.columns),
-    )
-
-
-def _changes(program: IntegerProgram, instances: list[int]) -> float:
-    close = program.options.stay_close
-    if close is None:
-        return 0.0
-    running = {(demand, option): count for demand, option, count in close.instances}
-    return close.switch_usd_per_hour * sum(
-        abs(count - running.get((program.canonical.demands[c.demand].name, c.name), 0))
-        for count, c in zip(instances, program.canonical.columns, strict=True)
     )

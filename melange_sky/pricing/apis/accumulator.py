@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, field
 
 from melange_sky.offers import Commitment, Offer, Touches
@@ -93,11 +92,6 @@ class Sheet:
                 )
             )
         return check_offers(offers)
-
-
-def api_url(name: str, default: str) -> str:
-    """Return where an API is asked: MELANGE_SKY_<NAME>_URL, for mirrors and tests, else its own."""
-    return os.environ.get(f"MELANGE_SKY_{name.upper()}_URL") or default
 
 
 def number(value: object) -> float | None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url
+from melange_sky.pricing.apis.accumulator import Machine, Sheet
 from melange_sky.pricing.fields import read_number
 from melange_sky.pricing.http_errors import FetchError
+from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,15 +7,15 @@ Prices for a defined duration (DWS) and reserved parts are other ways to buy and
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from melange_sky.errors import SourceUnavailableError
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url, text
+from melange_sky.pricing.apis.accumulator import Machine, Sheet, text
 from melange_sky.pricing.http_errors import FetchError
+from melange_sky.settings import api_url, gcp_api_key
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,7 +97,7 @@ class GcpBilling:
 
     async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
         """Return the offers of the machine families whose parts are all priced."""
-        key = os.environ.get("MELANGE_SKY_GCP_API_KEY") or os.environ.get("GOOGLE_API_KEY")
+        key = gcp_api_key()
         if not key:
             raise SourceUnavailableError(
                 "GCP's price list needs an API key: set GOOGLE_API_KEY (a free key without rights)"

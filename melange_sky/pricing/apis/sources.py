@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
@@ -15,7 +16,19 @@ from melange_sky.pricing.apis.vast import Vast
 if TYPE_CHECKING:
     from melange_sky.pricing.apis import PriceApi
 
-SOURCES = ("catalog", "aws", "azure", "gcp", "runpod", "vast")
+Regions = tuple[str, ...] | None
+"""The only regions to ask for, None for all."""
+
+_APIS: dict[str, Callable[[Regions], PriceApi]] = {
+    "aws": lambda regions: AwsBulk(regions=regions or DEFAULT_REGIONS),
+    "azure": lambda regions: AzureRetail(regions=regions),
+    "gcp": lambda _: GcpBilling(),
+    "runpod": lambda _: RunPod(),
+    "vast": lambda _: Vast(),
+}
+"""Every provider API by the name that `--source` takes: a new one is a file and a line here."""
+
+SOURCES = ("catalog", *_APIS)
 
 
 def find_apis(
@@ -36,13 +49,5 @@ def find_apis(
 
 
 def _make(name: str, infra: tuple[tuple[str, str | None], ...]) -> PriceApi:
-    asked = regions_of(infra, name)
-    regions = None if asked is None else tuple(sorted(asked))
-    makers: dict[str, PriceApi] = {
-        "aws": AwsBulk(regions=regions or DEFAULT_REGIONS),
-        "azure": AzureRetail(regions=regions),
-        "gcp": GcpBilling(),
-        "runpod": RunPod(),
-        "vast": Vast(),
-    }
-    return makers[name]
+    regions = regions_of(infra, name)
+    return _APIS[name](None if regions is None else tuple(sorted(regions)))

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, api_url, number, text
+from melange_sky.pricing.apis.accumulator import Machine, Sheet, number, text
 from melange_sky.pricing.http_errors import FetchError
+from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
     from melange_sky.offers import Offer

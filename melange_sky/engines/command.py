@@ -1,0 +1,50 @@
+"""How one replica is started: a command as data, quoted only where it becomes shell text."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melange_sky.capacities import DeploymentOption
+    from melange_sky.engines.choice import EngineChoice
+    from melange_sky.models import ModelShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """What to start: `model` (its name, untrusted text) as `option` runs it, listening on `port`.
+
+    `shape` None: its sizes are not known.
+    """
+
+    model: str
+    choice: EngineChoice
+    option: DeploymentOption
+    shape: ModelShape | None
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeCommand:
+    """The words that start a server: `program` with the model, then each flag with its values.
+
+    `ending` is fixed shell text after the flags, for what only the replica's environment knows.
+    """
+
+    program: tuple[str, ...]
+    flags: tuple[tuple[str, ...], ...]
+    ending: str = ""
+
+    @property
+    def flag_words(self) -> tuple[str, ...]:
+        """All flags as one list of words, without what `ending` adds."""
+        return tuple(word for flag in self.flags for word in flag)
+
+    def as_shell(self) -> str:
+        """Return the command for a shell, one flag per line."""
+        lines = [shlex.join(self.program), *map(shlex.join, self.flags)]
+        if self.ending:
+            lines.append(self.ending)
+        return " \\\n  ".join(lines) + "\n"

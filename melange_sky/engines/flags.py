@@ -1,0 +1,110 @@
+"""The flags of an engine's server, as far as a plan must understand them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagTable:
+    """What the project knows of an engine's flags, each under one name with dashes.
+
+    `refused`: flag → why a user cannot give it. `unmodelled`: flags that change what a replica
+    carries, as no estimate knows. `spellings`: other names of a flag → its name here. `length`,
+    `quantization`, `dtype`, `kv_dtype` and `served_name` are the names of flags that plans read;
+    `scaling`: how flags begin that stretch a model's context. `prefixes` tells whether the server
+    takes the beginning of a flag for the flag.
+    """
+
+    refused: Mapping[str, str]
+    unmodelled: frozenset[str]
+    spellings: Mapping[str, str] = field(default_factory=dict)
+    length: str
+    quantization: str = "--quantization"
+    dtype: str = "--dtype"
+    kv_dtype: str = "--kv-cache-dtype"
+    served_name: str = "--served-model-name"
+    scaling: tuple[str, ...] = ()
+    prefixes: bool = False
+
+    @property
+    def form(self) -> tuple[str, str, str]:
+        """The flags that change the form in which a model is held."""
+        return self.quantization, self.dtype, self.kv_dtype
+
+    def name_of(self, word: str) -> str:
+        """Return the flag that a word of the command line gives, under its name here."""
+        flag = word.partition("=")[0]
+        flag = self.spellings.get(flag, flag).replace("_", "-")
+        flag = self.spellings.get(flag, flag)
+        return self._completed(flag) if self.prefixes and flag.startswith("--") else flag
+
+    def _completed(self, flag: str) -> str:
+        known = {*self.refused, *self.unmodelled, self.length, self.served_name, *self.form}
+        if flag in known:
+            return flag
+        longer = [name for name in {*known, *self.spellings} if name.startswith(flag)]
+        meant = {self.spellings.get(name, name) for name in longer}
+        return meant.pop() if len(meant) == 1 else flag
+
+    def refusal(self, word: str) -> str | None:
+        """Return why a word cannot stand among the user's flags, None where it can."""
+        flag = self.name_of(word)
+        why = self.refused.get(flag)
+        return None if why is None else f"{flag} cannot be given here; {why}"
+
+    def unmodelled_in(self, args: Sequence[str]) -> tuple[str, ...]:
+        """Return the flags among `args` that change what a replica carries, as no estimate knows."""
+        return tuple(dict.fromkeys(f for f in map(self.name_of, args) if f in self.unmodelled))
+
+    def values(self, args: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
+        """Return the last value that `args` give to each of the wanted flags."""
+        found: dict[str, str] = {}
+        for position, arg in enumerate(args):
+            flag, (_, equals, value) = self.name_of(arg), arg.partition("=")
+            if flag in wanted:
+                following = args[position + 1] if position + 1 < len(args) else ""
+                found[flag] = value if equals else following
+        return found
+
+    def served_names(self, args: Sequence[str]) -> list[str]:
+        """Return the names that `args` give to the model; none where they give none."""
+        names: list[str] = []
+        for position, arg in enumerate(args):
+            _, equals, value = arg.partition("=")
+            if self.name_of(arg) != self.served_name:
+                continue
+            names = [value] if equals else []
+            for word in args[position + 1 :]:
+                if equals or word.startswith("-"):
+                    break
+                names.append(word)
+        return names
+
+    def scales_context(self, args: Sequence[str]) -> bool:
+        """Return whether `args` stretch the model's context."""
+        return any(self.name_of(arg).startswith(self.scaling) for arg in args if self.scaling)
+
+    def without_length(self, args: Sequence[str]) -> list[str]:
+        """Return `args` less the flag of the longest request and its value."""
+        rest, skip = [], False
+        for word in args:
+            gives_length = self.name_of(word) == self.length
+            if not skip and not gives_length:
+                rest.append(word)
+            skip = not skip and gives_length and "=" not in word
+        return rest
+
+    def lines(self, args: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return `args` less the longest request, a flag and its values in one tuple."""
+        lines: list[tuple[str, ...]] = []
+        for word in self.without_length(args):
+            if lines and not word.startswith("-"):
+                lines[-1] += (word,)
+            else:
+                lines.append((word,))
+        return lines

@@ -1,0 +1,102 @@
+"""In which form an engine holds a model: what its flags make of weights, KV cache and context."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.models.quantization import PLAIN_BYTES, are_alike, plain, quantized
+
+if TYPE_CHECKING:
+    from melange_sky.models import ModelShape
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightTable:
+    """What an engine makes of weights, by names of its quantisation flag.
+
+    `bits`: name → bits per quantised weight where the checkpoint does not say. `fp8`: those whose
+    products run in fp8. `online`: those that make a 16-bit checkpoint smaller while it is loaded;
+    the others need one kept so. `experts_only` leave all but routed experts in 16 bits. `need_bf16`
+    and `need_fp8`: those refused on GPUs without bfloat16 (before Ampere) or fp8 (before Ada).
+    `kv_bytes`: name of a KV cache dtype → bytes per value. `unservable`: checkpoints' names of
+    methods that the engine does not serve.
+    """
+
+    bits: Mapping[str, float]
+    fp8: frozenset[str]
+    online: frozenset[str]
+    experts_only: frozenset[str]
+    need_bf16: frozenset[str]
+    need_fp8: frozenset[str] = frozenset()
+    kv_bytes: Mapping[str, float]
+    unservable: frozenset[str] = frozenset()
+
+    def with_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
+        """Return the model in a plain dtype; a quantised checkpoint keeps its weights in any."""
+        if dtype == "auto" or model.dtype not in (
+            "bfloat16",
+            "float16",
+            "half",
+            "float32",
+            "float",
+        ):
+            return model
+        form = plain(dtype, "--dtype")
+        return dataclasses.replace(
+            model,
+            weight_dtype_bytes=form.bytes_per_parameter,
+            dtype=form.name,
+            kv_dtype_bytes=form.bytes_per_parameter,
+            checkpoint_bytes=model.download_bytes,
+            needs_bf16=form.name == "bfloat16",
+        )
+
+    def with_quantization(self, model: ModelShape, method: str, own_config: bool) -> ModelShape:
+        """Return the model with its weights quantised; InputError where the engine would refuse."""
+        fraction = (
+            model.expert_parameters / model.parameters
+            if method in self.experts_only
+            else linear_fraction(model)
+        )
+        try:
+            form = quantized(method, fraction, known=self.bits, fp8=self.fp8)
+        except InputError as error:
+            raise InputError(f"--quantization: {error}") from error
+        if model.dtype not in PLAIN_BYTES:
+            if are_alike(model.dtype, form.name):
+                return model  # the checkpoint says it already, and in more detail
+            raise InputError(
+                f"--quantization: {form.name} cannot serve this checkpoint, whose weights are kept as {model.dtype}"
+            )
+        if form.name not in self.online and not own_config:
+            raise InputError(
+                f"--quantization: {form.name} needs a checkpoint whose weights are kept so (give its own name "
+                f"and config.json); 16-bit weights are made smaller by {', '.join(sorted(self.online))}"
+            )
+        return dataclasses.replace(
+            model,
+            weight_dtype_bytes=form.bytes_per_parameter,
+            dtype=form.name,
+            fp8_compute=form.fp8_compute,
+            checkpoint_bytes=model.download_bytes if form.name in self.online else None,
+        )
+
+    def with_kv_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
+        """Return the model with its KV cache in another dtype."""
+        if dtype not in self.kv_bytes:
+            raise InputError(
+                f"--kv-cache-dtype: unknown '{dtype[:40]}'{did_you_mean(dtype, self.kv_bytes)}; "
+                f"known: {', '.join(sorted(self.kv_bytes))}"
+            )
+        return dataclasses.replace(model, kv_dtype_bytes=self.kv_bytes[dtype])
+
+
+def linear_fraction(model: ModelShape) -> float:
+    """Return the fraction of a model's parameters that lie in its linear layers."""
+    embedding = model.vocabulary * model.hidden_size
+    left = embedding * (2 if model.lookup_parameters else 1)
+    return max(0.0, 1.0 - left / model.parameters)

@@ -1,0 +1,66 @@
+"""Why a saved plan is what it is, what else there was, what errors would do: what `explain` does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.optimizer import (
+    Explanation,
+    OtherFleet,
+    Robustness,
+    RobustReport,
+    SolveOptions,
+    explain,
+    other_fleets,
+    problem_of,
+    robust_report,
+)
+
+if TYPE_CHECKING:
+    from melange_sky.plans import Plan
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExplainOptions:
+    """What to say beyond the reasons: the flags of `explain`, by their names."""
+
+    alternatives: int = 0
+    within_fraction: float = 0.0
+    throughput_error: float = 0.0
+    price_error: float = 0.0
+    error_budget: int | None = None
+    time_limit_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReasons:
+    """The reasons, other good fleets, and what wrong figures would do where that was asked."""
+
+    explanation: Explanation
+    others: tuple[OtherFleet, ...] = ()
+    robustness: RobustReport | None = None
+
+
+def explain_plan(planned: Plan, options: ExplainOptions) -> PlanReasons:
+    """Return why a plan is what it is, from the plan alone; no prices are read."""
+    solve = SolveOptions(time_limit_s=options.time_limit_s)
+    problem = problem_of(planned)
+    explanation = explain(planned, solve)
+    log.info(
+        "%d sizes, %d options in use, %d rules priced",
+        len(explanation.buckets),
+        len(explanation.options),
+        len(explanation.rules),
+    )
+    others = other_fleets(problem, solve, options.alternatives, options.within_fraction)
+    robust = None
+    if options.throughput_error or options.price_error:
+        protection = Robustness(
+            throughput_error=options.throughput_error, budget=options.error_budget
+        )
+        robust = robust_report(problem, solve, protection, options.price_error)
+    return PlanReasons(explanation=explanation, others=tuple(others), robustness=robust)

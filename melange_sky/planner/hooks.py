@@ -1,0 +1,33 @@
+"""What a caller may hear while long work runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from melange_sky.planner.comparison import Contender
+    from melange_sky.planner.replay_loop.replay import ReplayProgress
+    from melange_sky.plans import VerificationRound
+    from melange_sky.pricing.query import RefreshDisplay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """Functions to call, each optional.
+
+    `estimating` hears of simulated capacities (done, total), `refreshing` opens a display of fetched
+    prices, `replaying` hears of each replay, `on_round` of each fleet that was verified and
+    `on_contender` of each that was compared.
+    """
+
+    estimating: Callable[[int, int], None] | None = None
+    refreshing: RefreshDisplay | None = None
+    replaying: Callable[[ReplayProgress], None] | None = None
+    on_round: Callable[[VerificationRound], None] | None = None
+    on_contender: Callable[[Contender], None] | None = None
+
+
+NO_HOOKS = Hooks()

@@ -1,0 +1,147 @@
+"""The order of the steps: spec → offers → options → capacities → optimum → plan.
+
+Each step lives elsewhere and can be used alone.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer import Problem, Solution, SolveOptions, baselines, optimize
+from melange_sky.planner.clock import created_at
+from melange_sky.planner.melange_config import plan_config
+from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
+from melange_sky.planner.prepare import PreparedProblem, prepare_problem
+from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.sensitivity import TimeUpError, cost_band
+from melange_sky.plans import ModelPlan, Plan, PlanWarning
+from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
+
+if TYPE_CHECKING:
+    from melange_sky.plans import Baseline, Sensitivity
+    from melange_sky.spec import SpecSource
+
+
+def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
+    """Plan what a file or mapping asks for: a melange_sky spec or a Mélange JSON config.
+
+    Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
+    """
+    request = request or PlanRequest()
+    spec = load_spec(source)
+    if isinstance(spec, MelangeConfig):
+        name = source.stem if isinstance(source, Path) else "melange"
+        return plan_config(spec, name, request)
+    return plan_loaded(spec, request)
+
+
+def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
+    """Plan an already checked spec."""
+    prepared = prepare_problem(spec, request)
+    problem = prepared.problem
+    solution = _optimum(prepared, request.solve)
+    context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
+    notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
+    shared = prepared.shared_warnings + context.warnings + notes
+    return Plan(
+        name=spec.name,
+        created_at=created_at(),
+        models=_model_plans(spec, prepared, solution, context),
+        solver=solution.report,
+        lists_models=spec.multi,
+        headroom=spec.headroom,
+        constraints=problem.constraints,
+        price_snapshot=prepared.snapshot,
+        warnings=shared if spec.multi else shared + prepared.warnings[0],
+        alternatives=alternative_mixes(solution),
+        sensitivity=context.band,
+    )
+
+
+def _model_plans(
+    spec: Spec, prepared: PreparedProblem, solution: Solution, context: _CostContext
+) -> tuple[ModelPlan, ...]:
+    return tuple(
+        ModelPlan(
+            name=served.name,
+            model=served.model,
+            slo=served.slo,
+            workload=served.workload,
+            allocations=solution.allocations[k],
+            baselines=context.baselines[k],
+            candidates=prepared.problem.demands[k].options,
+            warnings=prepared.warnings[k] if spec.multi else (),
+            model_shape=prepared.shapes[k],
+            engine=spec.engine,
+            engine_generation=engine_named(spec.engine.name).generation,
+            spot=prepared.problem.constraints.spot,
+        )
+        for k, served in enumerate(spec.models)
+    )
+
+
+def _optimum(prepared: PreparedProblem, solve: SolveOptions) -> Solution:
+    """Return the optimum; where there is none, say too what is odd about the workload."""
+    try:
+        return optimize(prepared.problem, solve)
+    except InfeasibleError as error:
+        notes = [w.message for w in chain(*prepared.warnings) if w.code == "workload"]
+        raise InfeasibleError("; note: ".join([str(error), *notes])) from error
+
+
+def _measure_command(spec: Spec, request: PlanRequest) -> str | None:
+    """Return the command that measures the spec's accelerators; None where no band is asked for."""
+    if not request.sensitivity:
+        return None
+    if spec.path == DICT_PATH:  # a spec given as a mapping has no file to name
+        return "melange_sky.launch_profile(spec)"
+    return f"melange-sky profile launch {shlex.quote(str(spec.path))}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CostContext:
+    """What the optimum's cost is compared with: baselines by model, and the cost band.
+
+    `warnings` say what there was no time for.
+    """
+
+    baselines: tuple[tuple[Baseline, ...], ...]
+    band: Sensitivity | None
+    warnings: tuple[PlanWarning, ...] = ()
+
+
+def _cost_context(
+    problem: Problem, solution: Solution, solve: SolveOptions, command: str | None
+) -> _CostContext:
+    """Solve for the baselines and, with a measuring `command`, for the cost band, side by side.
+
+    All together get as long as the plan itself, so that a hard problem takes twice the time limit.
+    """
+    solve = replace(solve, stop_at_s=time.perf_counter() + solve.time_limit_s)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        singles = pool.submit(baselines, problem, _costs(solution), solve)
+        if command is None:
+            return _CostContext(baselines=singles.result(), band=None)
+        try:
+            band = cost_band(problem, solution, solve, command=command, pool=pool)
+        except TimeUpError:
+            warning = PlanWarning(
+                code="time-limit",
+                message="no time was left to tell what the error of the estimates does to the cost; "
+                "raise --time-limit",
+            )
+            return _CostContext(baselines=singles.result(), band=None, warnings=(warning,))
+        return _CostContext(baselines=singles.result(), band=band)
+
+
+def _costs(solution: Solution) -> tuple[float, ...]:
+    """Return what each model's instances are billed per hour."""
+    return tuple(sum(a.cost_usd_per_hour for a in chosen) for chosen in solution.allocations)

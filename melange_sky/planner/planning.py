@@ -1,0 +1,178 @@
+"""Plan a spec, verify it by replay where asked, write it: what `plan` does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from melange_sky.errors import InputError
+from melange_sky.optimizer import Robustness, SolveOptions, StayClose
+from melange_sky.planfile import dump_plan, load_plan
+from melange_sky.planner.figures import one_of, within
+from melange_sky.planner.hooks import NO_HOOKS, Hooks
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
+from melange_sky.pricing import OfferQuery
+from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.plans import Plan
+    from melange_sky.spec import SpecSource
+
+log = logging.getLogger(__name__)
+
+Assignment = Literal["fractional", "sliced"]
+LARGEST_USD = 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanOptions:
+    """How to plan beyond the spec: the flags of `plan`, by their names.
+
+    `verify_trace`, `burstiness`, `seed` and `jobs` are of the replay that `verify` asks for.
+    Raises InputError where options clash or make no sense.
+    """
+
+    offline: bool = False
+    refresh: bool = False
+    time_limit_s: float = 30.0
+    assignment: Assignment = "fractional"
+    offers: Path | None = None
+    allow_flagged: bool = False
+    within_fraction: float = 0.0
+    alternatives: int = 0
+    stay_close: Path | None = None
+    switch_cost: float | None = None
+    throughput_error: float = 0.0
+    error_budget: int | None = None
+    price_error: float = 0.0
+    verify: bool = False
+    verify_trace: Path | None = None
+    burstiness: float = 1.0
+    seed: int = 0
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("--assignment", self.assignment, get_args(Assignment))
+        if not 0 < self.time_limit_s < float("inf"):
+            raise InputError("--time-limit: must be a positive number of seconds")
+        for flag, share in (
+            ("--within", self.within_fraction),
+            ("--throughput-error", self.throughput_error),
+            ("--price-error", self.price_error),
+        ):
+            within(flag, share, 0.0, 100.0 if flag == "--within" else 1.0 - 1e-12)
+        if (self.stay_close is None) != (self.switch_cost is None):
+            raise InputError("--stay-close PLAN.json and --switch-cost USD go together")
+        if self.switch_cost is not None:
+            within("--switch-cost", self.switch_cost, 0.0, LARGEST_USD)
+        if self.error_budget is not None and not self.throughput_error:
+            raise InputError("--error-budget needs --throughput-error")
+        if self.verify_trace is not None and not self.verify:
+            raise InputError("--verify-trace needs --verify")
+        if self.refresh and self.prices().forbids_network:
+            raise InputError(
+                "--refresh needs the network, but offline was asked for; drop one of them"
+            )
+
+    def prices(self, hooks: Hooks = NO_HOOKS) -> OfferQuery:
+        """Which prices to plan with."""
+        return OfferQuery(
+            offline=self.offline,
+            refresh=self.refresh,
+            offers_csv=self.offers,
+            progress=hooks.refreshing,
+        )
+
+    def request(self, hooks: Hooks = NO_HOOKS) -> PlanRequest:
+        """What the planner is asked for."""
+        protection = None
+        if self.throughput_error:
+            protection = Robustness(
+                throughput_error=self.throughput_error, budget=self.error_budget
+            )
+        return PlanRequest(
+            prices=self.prices(hooks),
+            allow_flagged=self.allow_flagged,
+            price_error=self.price_error,
+            solve=SolveOptions(
+                assignment=self.assignment,
+                time_limit_s=self.time_limit_s,
+                within_fraction=self.within_fraction,
+                alternatives=self.alternatives,
+                stay_close=_stay_close(self.stay_close, self.switch_cost),
+                robustness=protection,
+            ),
+            progress=hooks.estimating,
+        )
+
+
+def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOKS) -> Plan:
+    """Plan a spec file or mapping, and verify the plan by replay where asked.
+
+    A verified plan that misses its SLO is returned all the same: its models' `verification` says so.
+    """
+    request = options.request(hooks)
+    if options.verify:  # numpy and the simulator are not wanted where nothing is replayed
+        from melange_sky.planner.verifying import ReplayOptions, plan_and_verify
+
+        replayed = ReplayOptions(
+            trace=options.verify_trace,
+            burstiness=options.burstiness,
+            seed=options.seed,
+            jobs=options.jobs,
+        )
+        planned = plan_and_verify(source, request, replayed, hooks)
+    else:
+        planned = plan_spec(source, request)
+    log.info(
+        "%s: $%.4f/h, %s, gap %.3g, %.2f s in the solver",
+        planned.name,
+        planned.cost_usd_per_hour,
+        planned.solver.status,
+        planned.solver.mip_gap,
+        planned.solver.solve_seconds,
+    )
+    return planned
+
+
+def _stay_close(running: Path | None, switch_usd_per_hour: float | None) -> StayClose | None:
+    if running is None or switch_usd_per_hour is None:
+        return None
+    instances = tuple(
+        (model.name, allocation.candidate.option.name, allocation.instances)
+        for model in load_plan(running).models
+        for allocation in model.allocations
+    )
+    return StayClose(instances=instances, switch_usd_per_hour=switch_usd_per_hour)
+
+
+def missed_reasons(planned: Plan) -> tuple[str, ...]:
+    """Return why replayed models of a plan do not hold their SLO, none where all hold."""
+    reasons = [
+        f"{model.name}: {model.verification.reason or 'the SLO is missed in replay'}"
+        for model in planned.models
+        if model.verification is not None and not model.verification.holds
+    ]
+    return tuple(dict.fromkeys(reasons))
+
+
+def write_plan(planned: Plan, folder: Path, *, force: bool = False) -> None:
+    """Write plan.json, services and gateway task as one folder, all or nothing.
+
+    Raises InputError where the folder holds foreign or edited files and `force` is False.
+    """
+    files = {"plan.json": dump_plan(planned), **render_services(planned)}
+    if len(files) > 1:
+        files[GATEWAY_FILE] = render_gateway(planned)
+    write_folder(folder, files, force=force)
+    log.info("wrote %d files to %s", len(files), folder)
+    log.debug("written: %s", ", ".join(sorted(files)))
+
+
+def is_deployable(planned: Plan) -> bool:
+    """Return whether the plan has any service to run: a Mélange config's options are but names."""
+    return any(a.candidate.option.offer for m in planned.models for a in m.allocations)

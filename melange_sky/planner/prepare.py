@@ -1,0 +1,184 @@
+"""What the optimizer needs of a spec: usable offers, options with capacities, and what is odd about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InfeasibleError, InputError, did_you_mean
+from melange_sky.models import load_model
+from melange_sky.names.accelerators import names_of
+from melange_sky.names.limits import LimitKind
+from melange_sky.optimizer import Demand, Problem
+from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
+from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.plans import PlanWarning
+from melange_sky.pricing import load_offers
+from melange_sky.profiles import CapacityQuery
+from melange_sky.rendering import unservable_clouds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from melange_sky.models import ModelShape
+    from melange_sky.offers import Offer
+    from melange_sky.planner.request import PlanRequest
+    from melange_sky.pricing import OfferQuery
+    from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedProblem:
+    """The optimizer's problem, and what else a plan holds of each served model.
+
+    `shapes` and `warnings` are by model, in the order of the problem's demands.
+    """
+
+    problem: Problem
+    shapes: tuple[ModelShape, ...]
+    warnings: tuple[tuple[PlanWarning, ...], ...]
+    shared_warnings: tuple[PlanWarning, ...]
+    snapshot: str | None
+
+
+def problem_for(spec: Spec, request: PlanRequest) -> Problem:
+    """Return the optimizer's problem of an already checked spec."""
+    return prepare_problem(spec, request).problem
+
+
+def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
+    """Read prices and models, build the options and look their capacities up.
+
+    Raises InputError, InfeasibleError where no offer or option is left, SourceUnavailableError.
+    """
+    book = load_offers(_offer_query(spec, request))
+    closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
+    rules = OfferRules(
+        kinds=price_kinds(spec),
+        allow_flagged=request.allow_flagged,
+        closed_clouds=closed,
+        regions=needs_every_region(spec),
+    )
+    offers, rejected = usable_offers(book.offers, spec.resources, rules)
+    if not offers:
+        raise _no_offer(spec, rejected)
+    shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
+    shared += _engine_notes(spec)
+    shared += _limits_of_nothing(spec, book.offers)
+    rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
+    return PreparedProblem(
+        problem=Problem(
+            demands=tuple(demand for demand, _, _ in rows),
+            headroom=spec.headroom,
+            constraints=constraints_of(spec),
+        ),
+        shapes=tuple(shape for _, shape, _ in rows),
+        warnings=tuple(tuple(warnings) for _, _, warnings in rows),
+        shared_warnings=tuple(shared),
+        snapshot=book.snapshot,
+    )
+
+
+def _offer_query(spec: Spec, request: PlanRequest) -> OfferQuery:
+    return replace(
+        request.prices,
+        infra=tuple((place.cloud, place.region) for place in spec.resources.infra),
+        accelerators=tuple(sorted({c.name for c in spec.resources.accelerators})),
+    )
+
+
+def _prepare_model(
+    served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
+) -> tuple[Demand, ModelShape, list[PlanWarning]]:
+    shape = _as_served(load_model(served.model, served.model_config), served, spec)
+    workload, engine = served.workload, engine_named(spec.engine.name)
+    query = CapacityQuery(
+        model=shape,
+        slo=served.slo,
+        input_sizes=workload.input_sizes,
+        output_sizes=workload.output_sizes,
+        needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
+        longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
+        engine=engine,
+        generation=engine.generation,
+        progress=request.progress,
+        engine_args=spec.engine.args,
+        max_model_len=engine.longest_admitted(spec.engine.args),
+    )
+    options, notes = build_options(shape, offers, query)
+    if not options:
+        reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
+        raise InfeasibleError(
+            f"{served.name}: the model fits on no requested accelerator: {reasons}"
+        )
+    warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
+    warnings += notes
+    return Demand(name=served.name, workload=workload, options=options), shape, warnings
+
+
+def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
+    wanted = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
+    where = ", ".join(
+        f"{p.cloud}/{p.region}" if p.region else p.cloud for p in spec.resources.infra
+    )
+    why = "; ".join(w.message for w in rejected) or "no requested cloud sells them"
+    kind = "spot" if spec.resources.use_spot else "on demand"
+    return InfeasibleError(
+        f"{spec.path}: resources: no usable {kind} offer of {wanted} on {where or 'any cloud'} ({why}); "
+        "see `melange-sky prices list`"
+    )
+
+
+def _spelled(choice: AcceleratorChoice) -> str:
+    return choice.name if choice.count is None else f"{choice.name}:{choice.count}"
+
+
+def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]:
+    """Warn of limits on instance types that nobody sells: a slip there would bind nothing."""
+    sold = {offer.instance_type for offer in offers}
+    return [
+        PlanWarning(
+            code="limit",
+            message=f"resources.limits: no instance type '{key}' is offered on the requested infra, so "
+            f"its limit binds nothing{did_you_mean(key.name, sold)}",
+        )
+        for key, _ in spec.resources.limits
+        if key.kind is LimitKind.INSTANCE_TYPE and key.name not in sold
+    ]
+
+
+def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:
+    own, engine = served.model_config is not None, engine_named(spec.engine.name)
+    try:
+        return engine.held(checkpoint, spec.engine.args, own_config=own)
+    except InputError as error:
+        raise InputError(
+            *(f"{spec.path}: engine.args: {text}" for text in error.problems)
+        ) from error
+
+
+def _engine_notes(spec: Spec) -> list[PlanWarning]:
+    """Warn of what the estimates do not know of the engine and its flags."""
+    engine = engine_named(spec.engine.name)
+    notes = [] if engine.generation_note is None else [f"engine: {engine.generation_note}"]
+    flags = engine.flags.unmodelled_in(spec.engine.args)
+    if flags:
+        notes.append(
+            f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+        )
+    return [PlanWarning(code="engine", message=note) for note in notes]
+
+
+def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[PlanWarning]:
+    sold = {(p.offer.accelerator, p.offer.accelerator_count) for p in offers}
+    return [
+        PlanWarning(
+            code="no-offer",
+            message=f"{_spelled(choice)}: no usable offer on the requested infra; left out",
+        )
+        for choice in spec.resources.accelerators
+        if not any(
+            name in names_of(choice.name) and choice.count in (None, count) for name, count in sold
+        )
+    ]

@@ -1,0 +1,225 @@
+"""Replay one model of a plan: which traffic, through which engines, for how long."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InputError
+from melange_sky.profiles import ReplicaShape, engine_replica
+from melange_sky.replay import (
+    Replay,
+    Simulation,
+    Traffic,
+    interruptions_per_hour,
+    judge_runs,
+    replay,
+    sample_stream,
+    scaled_trace,
+)
+from melange_sky.replay.traffic import MAX_REQUESTS
+from melange_sky.replay.verdict import WARMUP_AT_MOST
+from melange_sky.spec import HistogramBuilder, read_trace
+from melange_sky.steps import Misfit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from melange_sky.plans import Allocation, ModelPlan
+    from melange_sky.simulator.fleet import FleetRun
+    from melange_sky.steps import ReplicaModel
+
+FIRST_REPLICATIONS = 2
+FIRST_REQUESTS = 20_000
+QUICK_REQUESTS = 8_000
+MOST_REQUESTS = 1_280_000
+SHORTEST_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayProgress:
+    """How far a replay is: requests judged so far, how well the attainment is known, and the aim."""
+
+    requests: int
+    half_width: float
+    aim: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationRequest:
+    """What to replay. `trace` None samples the plan's workload.
+
+    `ci` is the half width of the attainment's interval to reach: sampled traffic is replayed again
+    with other random numbers until it is reached, a trace is as long as it is; with `until_sure` also
+    no more than it takes the interval to lie on one side of the target. `duration_s` fixes the length
+    of sampled traffic, one replication then, and cuts a trace. `rate_scale` multiplies the rate.
+    `burstiness`: see `replay.Traffic`. `jobs` replications run side by side, which changes no result.
+    `on_progress` gets how far a replay is after each judgement.
+    """
+
+    trace: Path | None = None
+    rate_scale: float = 1.0
+    duration_s: float | None = None
+    ci: float = 0.01
+    until_sure: bool = False
+    burstiness: float = 1.0
+    how: Replay = field(default_factory=Replay)
+    jobs: int = 1
+    on_progress: Callable[[ReplayProgress], None] | None = None
+
+
+def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
+    """Replay one model of a plan and judge it. Same arguments, same result, whatever the `jobs`.
+
+    Raises InputError for an unreadable trace or a plan that says nothing of its engines.
+    """
+    if request.trace is not None:
+        return _traced(plan, request, request.trace)
+    rate_rps = plan.workload.rate_rps * request.rate_scale
+    first = QUICK_REQUESTS if request.until_sure else FIRST_REQUESTS
+    duration_s = request.duration_s or max(
+        SHORTEST_S, first / FIRST_REPLICATIONS / rate_rps, _settling_s(plan, rate_rps)
+    )
+    if rate_rps * duration_s > MAX_REQUESTS:
+        raise InputError(
+            f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
+        )
+    runs: list[FleetRun] = []
+    count = FIRST_REPLICATIONS if request.duration_s is None else 1
+    while True:
+        runs += _replications(plan, request, duration_s, range(len(runs), count))
+        traffic = _traffic_text(plan, request, duration_s, count)
+        simulation = _judged(plan, request, runs, traffic)
+        enough = simulation.verdict.half_width <= request.ci
+        enough |= request.until_sure and simulation.verdict.surely
+        longest = simulation.verdict.requests * 2 > MOST_REQUESTS
+        if enough or longest or request.duration_s is not None:
+            return simulation
+        count *= 2
+
+
+def _settling_s(plan: ModelPlan, rate_rps: float) -> float:
+    """Return how long to replay for the longest answers at their limits to be but warm-up of it."""
+    workload, slo = plan.workload, plan.slo
+    longest = max(workload.output_sizes[i][j] for i, j in workload.buckets())
+    slowest_s = (slo.ttft_s or 0.0) + longest * (slo.tpot_s or 0.0)
+    return min(slowest_s / WARMUP_AT_MOST, MOST_REQUESTS / FIRST_REPLICATIONS / rate_rps)
+
+
+def _replications(
+    plan: ModelPlan, request: SimulationRequest, duration_s: float, numbers: Iterable[int]
+) -> list[FleetRun]:
+    """Replay so many samples of the traffic, each from an empty fleet, in the order of `numbers`."""
+    traffic = Traffic(
+        duration_s=duration_s, rate_scale=request.rate_scale, burstiness=request.burstiness
+    )
+
+    def one(number: int) -> FleetRun:
+        rng = np.random.default_rng([request.how.seed, 0, number])
+        stream = sample_stream(plan.workload, traffic, rng)
+        return replay(plan, engine_of, stream, replace(request.how, replication=number))
+
+    with ThreadPoolExecutor(max_workers=max(request.jobs, 1)) as pool:
+        return list(pool.map(one, numbers))
+
+
+def _traffic_text(
+    plan: ModelPlan, request: SimulationRequest, duration_s: float, count: int
+) -> str:
+    kind = "Poisson" if request.burstiness == 1 else f"bursty (Gamma, CV² {request.burstiness:g})"
+    rate_rps = plan.workload.rate_rps * request.rate_scale
+    times = f"{count} × " if count > 1 else ""
+    return (
+        f"{kind} arrivals at {rate_rps:.4g} req/s for {times}{duration_s:.0f} s, sizes from "
+        f"{plan.workload.source}"
+    )
+
+
+def _traced(plan: ModelPlan, request: SimulationRequest, trace: Path) -> Simulation:
+    stream, without_output = scaled_trace(read_trace(trace), request.rate_scale, request.duration_s)
+    if not len(stream):
+        raise InputError(f"{trace}: the trace holds no request")
+    notes: tuple[str, ...] = ()
+    if without_output:
+        notes = (f"{without_output} requests of the trace have no output token; sent with one",)
+    span_s = float(stream.arrival_s[-1])
+    rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
+    traffic = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
+    run = replay(plan, engine_of, stream, request.how)
+    return _judged(plan, request, [run], traffic, notes)
+
+
+def _judged(
+    plan: ModelPlan,
+    request: SimulationRequest,
+    runs: list[FleetRun],
+    traffic: str,
+    notes: tuple[str, ...] = (),
+) -> Simulation:
+    if not any(len(run.log) for run in runs):
+        raise InputError("no request falls into so short a time: give a longer --duration")
+    verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
+    if request.on_progress is not None:
+        request.on_progress(
+            ReplayProgress(requests=verdict.judged, half_width=verdict.half_width, aim=request.ci)
+        )
+    if verdict.warmup_capped:
+        notes += (
+            (
+                f"too short for its slowest requests, which take longer than the {verdict.warmup_s:.0f} s "
+                "left out at each end; give a longer --duration"
+            ),
+        )
+    if verdict.half_width > request.ci:
+        notes = (
+            *notes,
+            f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
+        )
+    traffic += _outages_text(plan, request.how)
+    return Simulation(plan=plan, verdict=verdict, run=whole, traffic=traffic, notes=notes)
+
+
+def _outages_text(plan: ModelPlan, how: Replay) -> str:
+    """Return which outages were injected, empty for none."""
+    parts = []
+    if how.outages_per_hour > 0:
+        parts.append(f"{how.outages_per_hour:g} outages of {how.outage_s:g} s per replica and hour")
+    spot = plan.spot
+    rate = max((interruptions_per_hour(plan, a) for a in plan.allocations), default=0.0)
+    if spot is not None and rate > 0:
+        parts.append(f"{rate:g} interruptions of {spot.recovery_s:g} s per spot replica and hour")
+    return "".join(f", with {part}" for part in parts)
+
+
+def engine_of(plan: ModelPlan, allocation: Allocation) -> ReplicaModel:
+    """Return the engine of an allocation's replicas from the engine model's step times."""
+    option = allocation.candidate.option
+    assert option.engine is not None and plan.model_shape is not None
+    shape = ReplicaShape.of(option)
+    generation = plan.engine_generation or engine_named(plan.engine.name).generation
+    replica = engine_replica(plan.model_shape, shape, generation)
+    if isinstance(replica, Misfit):
+        raise InputError(
+            f"{plan.name}: {plan.model} does not fit on {option.name} any more; plan again"
+        )
+    return replica
+
+
+def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
+    """Return the same request with another routing policy."""
+    return replace(request, how=replace(request.how, policy=policy))
+
+
+def rate_of_trace(trace: Path) -> float:
+    """Return a trace's mean rate; InputError where it spans no time."""
+    builder = HistogramBuilder()
+    for arrival_s, input_tokens, output_tokens in read_trace(trace):
+        builder.add(arrival_s, input_tokens, output_tokens)
+    if builder.rate_rps is None:
+        raise InputError(f"{trace}: the trace spans no time, so it cannot be scaled to a rate")
+    return builder.rate_rps

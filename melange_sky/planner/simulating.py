@@ -1,0 +1,124 @@
+"""Replay a saved plan's models and judge them: what `simulate` does."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError, did_you_mean
+from melange_sky.planner.figures import one_of, side_by_side, within
+from melange_sky.planner.hooks import NO_HOOKS, Hooks
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
+from melange_sky.replay import Replay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.plans import ModelPlan, Plan
+    from melange_sky.replay import Simulation
+
+log = logging.getLogger(__name__)
+
+POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
+LARGEST = 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateOptions:
+    """What to replay and how: the flags of `simulate`, by their names.
+
+    Raises InputError where one makes no sense.
+    """
+
+    trace: Path | None = None
+    rate_scale: float = 1.0
+    duration_s: float | None = None
+    seed: int = 0
+    ci: float = 0.01
+    burstiness: float = 1.0
+    policy: str = "gateway"
+    outages_per_hour: float = 0.0
+    outage_s: float = 300.0
+    model_name: str | None = None
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        one_of("--policy", self.policy, POLICIES)
+        within("--ci", self.ci, 1e-4, 0.5)
+        within("--burstiness", self.burstiness, 0.01, 1000)
+        within("--outages", self.outages_per_hour, 0, 3600)
+        for flag, number in (
+            ("--rate-scale", self.rate_scale),
+            ("--duration", self.duration_s),
+            ("--outage-s", self.outage_s),
+        ):
+            if number is not None and not 0 < number <= LARGEST:
+                raise InputError(f"{flag}: must be a number above 0, at most {LARGEST:g}")
+
+    def request(self, hooks: Hooks) -> SimulationRequest:
+        """What is replayed."""
+        return SimulationRequest(
+            trace=self.trace,
+            rate_scale=self.rate_scale,
+            duration_s=self.duration_s,
+            ci=self.ci,
+            burstiness=self.burstiness,
+            how=Replay(
+                policy=self.policy,
+                seed=self.seed,
+                outages_per_hour=self.outages_per_hour,
+                outage_s=self.outage_s,
+            ),
+            jobs=side_by_side(self.jobs),
+            on_progress=hooks.replaying,
+        )
+
+
+def simulate_models(
+    planned: Plan, options: SimulateOptions, hooks: Hooks = NO_HOOKS
+) -> tuple[Simulation, ...]:
+    """Replay each model of a plan, or the one named, and judge it. Same seed, same result.
+
+    Raises InputError for an unknown model, and for a trace beside several models.
+    """
+    request = options.request(hooks)
+    simulations = []
+    for model in _chosen(planned, options):
+        simulation = simulate_plan(model, request)
+        verdict = simulation.verdict
+        log.info(
+            "%s: %d requests replayed in %d replications, attainment %.4f (target %.4g)",
+            model.name,
+            verdict.requests,
+            verdict.replications,
+            verdict.attainment,
+            verdict.target,
+        )
+        simulations.append(simulation)
+    return tuple(simulations)
+
+
+def _chosen(planned: Plan, options: SimulateOptions) -> tuple[ModelPlan, ...]:
+    wanted = options.model_name
+    if wanted is not None:
+        named = tuple(m for m in planned.models if wanted in (m.name, m.model))
+        if not named:
+            names = [model.name for model in planned.models]
+            hint = did_you_mean(wanted, names) or f"; the plan has {', '.join(names)}"
+            raise InputError(f"no model '{wanted[:80]}' in the plan{hint}")
+        return named
+    if options.trace is not None and len(planned.models) > 1:
+        raise InputError(
+            "the plan has several models: say with --model whose requests the trace holds"
+        )
+    return planned.models
+
+
+def missed_text(simulation: Simulation) -> str:
+    """Return by how much a replayed model missed its SLO."""
+    verdict = simulation.verdict
+    return (
+        f"{simulation.plan.name}: SLO missed: {verdict.attainment:.2%} of the requests within limits, "
+        f"target {verdict.target:.2%}"
+    )

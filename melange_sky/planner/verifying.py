@@ -1,0 +1,109 @@
+"""Plan a spec and close the loop by replay: what `plan --verify` and `compare` do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InputError
+from melange_sky.planner.axes import parse_rates
+from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
+from melange_sky.planner.figures import side_by_side, within
+from melange_sky.planner.hooks import NO_HOOKS, Hooks
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
+from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
+from melange_sky.planner.request import PlanRequest
+from melange_sky.pricing import OfferQuery
+from melange_sky.replay import Replay
+from melange_sky.spec import load_own_spec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from melange_sky.plans import Plan
+    from melange_sky.spec import Spec, SpecSource
+
+NO_ENGINE = "Mélange's config says nothing of the engine: nothing to replay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayOptions:
+    """Which traffic verifies a plan. `trace` None samples the workload; see `plan --help`.
+
+    Raises InputError where `burstiness` makes no sense.
+    """
+
+    trace: Path | None = None
+    burstiness: float = 1.0
+    seed: int = 0
+    jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        within("--burstiness", self.burstiness, 0.01, 1000)
+
+    def simulation(self, hooks: Hooks, rate_scale: float = 1.0) -> SimulationRequest:
+        """What is replayed, a trace with its rate times `rate_scale`."""
+        return SimulationRequest(
+            trace=self.trace,
+            rate_scale=rate_scale,
+            burstiness=self.burstiness,
+            how=Replay(seed=self.seed),
+            jobs=side_by_side(self.jobs),
+            on_progress=hooks.replaying,
+        )
+
+
+def plan_and_verify(
+    source: SpecSource, request: PlanRequest, options: ReplayOptions, hooks: Hooks = NO_HOOKS
+) -> Plan:
+    """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
+    spec = load_own_spec(source, NO_ENGINE)
+    simulation = options.simulation(hooks, _scale(spec, options.trace))
+    loop = LoopRequest(simulation=simulation, on_round=hooks.on_round)
+    return plan_verified(plan_loaded(spec, request), request, loop)
+
+
+def _scale(spec: Spec, trace: Path | None) -> float:
+    """Return the factor that brings a trace to the spec's rate."""
+    if trace is None:
+        return 1.0
+    if spec.multi:
+        raise InputError(
+            "--verify-trace holds one model's requests, but the spec has several models"
+        )
+    return spec.models[0].workload.rate_rps / rate_of_trace(trace)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareOptions:
+    """At which rates to compare, and by which traffic: the flags of `compare`, by their names."""
+
+    rates: str | Sequence[float] | None = None
+    trace: Path | None = None
+    burstiness: float = 1.0
+    seed: int = 0
+    jobs: int | None = None
+    offline: bool = False
+
+
+def compare_source(
+    source: SpecSource, options: CompareOptions, hooks: Hooks = NO_HOOKS
+) -> tuple[Contender, ...]:
+    """Plan and verify the mix, the sliced mix and each accelerator alone, at every rate.
+
+    Raises InputError for a spec of several models.
+    """
+    spec = load_own_spec(source, NO_ENGINE)
+    replayed = ReplayOptions(
+        trace=options.trace, burstiness=options.burstiness, seed=options.seed, jobs=options.jobs
+    )
+    rates = options.rates
+    request = ComparisonRequest(
+        rates_rps=(spec.models[0].workload.rate_rps,) if rates is None else parse_rates(rates),
+        plan=PlanRequest(prices=OfferQuery(offline=options.offline), sensitivity=False),
+        loop=LoopRequest(simulation=replayed.simulation(hooks)),
+        on_contender=hooks.on_contender,
+    )
+    return compare_fleets(spec, request)

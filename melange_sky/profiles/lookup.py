@@ -1,0 +1,254 @@
+"""What replicas carry: engine settings, and per bucket a rate with its origin.
+
+Per tensor-parallel group the shipped table answers first, then what was simulated before, then a new
+simulation; the user's measured tables go over all of them, per replica.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.accelerators import AcceleratorSpec
+from melange_sky.capacities import CapacityCell, EngineSettings
+from melange_sky.engines import DEFAULT_ENGINE
+from melange_sky.errors import InputError
+from melange_sky.names.accelerators import find_accelerator
+from melange_sky.profiles.cache import fingerprint
+from melange_sky.profiles.constants import engine_generation
+from melange_sky.profiles.estimate import (
+    NO_TRAFFIC,
+    CellCount,
+    GroupEstimates,
+    GroupKey,
+    TensorGroup,
+    Unfit,
+    replica_cell,
+    tensor_group,
+)
+from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
+from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
+from melange_sky.steps import (
+    Load,
+    Misfit,
+    ReplicaModel,
+    capacity_estimate,
+    capacity_estimates,
+    kv_pool,
+    replica_model,
+)
+
+if TYPE_CHECKING:
+    from melange_sky.models import ModelShape
+    from melange_sky.profiletable import MeasuredCell
+    from melange_sky.steps import Generation
+
+LARGEST_TOKENS = 10_000_000
+
+
+def engine_replica(
+    model: ModelShape, shape: ReplicaShape, generation: str = DEFAULT_ENGINE.generation
+) -> ReplicaModel | Misfit:
+    """Return one tensor-parallel group of the replica for the simulator, or what keeps the model from fitting."""
+    accelerator = find_accelerator(shape.accelerator)
+    return replica_model(model, accelerator, shape.tensor_parallel, engine_generation(generation))
+
+
+def sensible_splits(
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    count: int,
+    generation: str = DEFAULT_ENGINE.generation,
+) -> tuple[tuple[int, int], ...]:
+    """Return (tensor parallel, data parallel) with product `count`, smallest tensor split first.
+
+    Only splits that divide the heads and on which the model fits. Routed experts are not copied:
+    engines spread them over all GPUs of a data-parallel group, whose engines then wait for each other in
+    every layer, which the engine model does not know.
+    """
+    figures = engine_generation(generation)
+    return tuple(
+        (tp, count // tp)
+        for tp in range(1, count + 1)
+        if count % tp == 0
+        and (model.experts is None or tp == count)
+        and model.splits_over(tp)
+        and not isinstance(kv_pool(model, accelerator, tp, figures), Misfit)
+    )
+
+
+def replica_capacities(
+    query: CapacityQuery, shapes: Sequence[ReplicaShape]
+) -> tuple[ReplicaCapacity, ...]:
+    """Return what each replica shape carries, in the order given.
+
+    Raises InputError for an unknown accelerator or engine and for sizes that cannot be.
+    """
+    _check(query)
+    generation = engine_generation(query.generation)
+    estimates = _group_cells(query, shapes, generation)
+    tables = measured_tables() if query.measured else ()
+    capacities = []
+    for shape in shapes:
+        group_cells = estimates[shape.accelerator, shape.tensor_parallel]
+        if isinstance(group_cells, Unfit):
+            capacities.append(_unfit(query, shape, group_cells.reason))
+            continue
+        measured = matching(tables, query, shape)
+        capacities.append(
+            ReplicaCapacity(
+                shape=shape,
+                settings=_settings_of(shape, group_cells.group, generation),
+                cells=_replica_cells(query, shape, group_cells, measured),
+            )
+        )
+    return tuple(capacities)
+
+
+def _unfit(query: CapacityQuery, shape: ReplicaShape, reason: str) -> ReplicaCapacity:
+    cell = CapacityCell.unserved(reason)
+    cells = tuple(tuple(cell for _ in row) for row in query.input_sizes)
+    return ReplicaCapacity(shape=shape, settings=None, cells=cells, reason=reason)
+
+
+def _replica_cells(
+    query: CapacityQuery,
+    shape: ReplicaShape,
+    estimates: _GroupCells,
+    measured: Sequence[MeasuredCell],
+) -> tuple[tuple[CapacityCell, ...], ...]:
+    """Return the cells of a replica, shape (I × O): measured ones over estimates."""
+    group, copies = estimates.group, shape.data_parallel
+    rates = MeasuredRates.of(measured, query, group.replica, copies) if measured else None
+    of_group = iter(estimates.cells)
+    rows = []
+    for inputs, outputs in zip(query.input_sizes, query.output_sizes, strict=True):
+        row = []
+        for size in zip(inputs, outputs, strict=True):
+            cell = replica_cell(next(of_group), group, copies)
+            if rates and cell.reason != NO_TRAFFIC and sum(size) <= group.max_model_len:
+                cell = rates.over(cell, size)
+            row.append(cell)
+        rows.append(tuple(row))
+    return tuple(rows)
+
+
+def tables_to_ship(
+    query: CapacityQuery, shapes: Sequence[ReplicaShape]
+) -> dict[str, dict[str, object]]:
+    """Return, per replica that fits, simulated ÷ analytic rates on the query's grid, by fingerprint.
+
+    null where a size does not fit into the cache, 0 where the SLO cannot be met.
+    """
+    generation = engine_generation(query.generation)
+    exact = dataclasses.replace(query, exact=True)
+    sizes, tables = _sizes(query), {}
+    estimates = _group_cells(exact, shapes, generation)
+    for shape in shapes:
+        group_cells = estimates[shape.accelerator, shape.tensor_parallel]
+        if isinstance(group_cells, Unfit):
+            continue
+        group = group_cells.group
+        guess = capacity_estimate(group.replica, sizes, query.slo).rate_rps.tolist()
+        fits = (sizes.input_tokens + sizes.output_tokens <= group.max_model_len).tolist()
+        flat = [
+            None if not fit else _ratio(cell, first)
+            for cell, first, fit in zip(group_cells.cells, guess, fits, strict=True)
+        ]
+        columns = len(query.input_sizes[0])
+        tables[fingerprint(group.replica, query.slo, with_limit=False)] = {
+            "model": query.model.name,
+            "accelerator": shape.accelerator,
+            "tensor_parallel": shape.tensor_parallel,
+            "engine": query.generation,
+            "slo": dataclasses.asdict(query.slo),
+            "ratios": [flat[i : i + columns] for i in range(0, len(flat), columns)],
+        }
+    return tables
+
+
+def _ratio(cell: CapacityCell, analytic_rps: float) -> float:
+    if cell.max_rate_rps is None or analytic_rps <= 0:
+        return 0.0
+    return round(cell.max_rate_rps / analytic_rps, 3)
+
+
+def _check(query: CapacityQuery) -> None:
+    sizes = [s for matrix in (query.input_sizes, query.output_sizes) for row in matrix for s in row]
+    for size in sizes:
+        if not 0 <= size <= LARGEST_TOKENS:  # NaN fails too
+            raise InputError(f"request sizes must lie between 0 and {LARGEST_TOKENS} tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _GroupCells:
+    """One tensor-parallel group and its estimated cell per bucket, row by row."""
+
+    group: TensorGroup
+    cells: tuple[CapacityCell, ...]
+
+
+def _group_cells(
+    query: CapacityQuery, shapes: Sequence[ReplicaShape], generation: Generation
+) -> dict[GroupKey, _GroupCells | Unfit]:
+    """Return what each tensor-parallel group carries, or why the model does not fit on it."""
+    keys = sorted({(shape.accelerator, shape.tensor_parallel) for shape in shapes})
+    count, sizes = CellCount.of(query, len(keys)), _sizes(query)
+    groups = {key: tensor_group(query, key, sizes, generation) for key in keys}
+    estimates = _estimates(query, groups, sizes)
+    settled = {key: estimate.settled() for key, estimate in estimates.items()}
+    cells = {
+        key: tuple(cell for cell in row if cell is not None)
+        for key, row in settled.items()
+        if None not in row
+    }
+    left = [key for key in settled if key not in cells]
+    count.add(len(sizes.input_tokens) * (len(keys) - len(left)))
+    if left:
+        # Groups are independent, and the compiled simulator lets other threads run.
+        with ThreadPoolExecutor(max_workers=min(len(left), os.cpu_count() or 1, 8)) as pool:
+            simulated = pool.map(lambda key: estimates[key].simulated(settled[key], count), left)
+            cells.update(zip(left, simulated, strict=True))
+    return {
+        key: group if isinstance(group, Unfit) else _GroupCells(group=group, cells=cells[key])
+        for key, group in groups.items()
+    }
+
+
+def _estimates(
+    query: CapacityQuery, groups: Mapping[GroupKey, TensorGroup | Unfit], sizes: Load
+) -> dict[GroupKey, GroupEstimates]:
+    fitting = {key: group for key, group in groups.items() if isinstance(group, TensorGroup)}
+    replicas = [group.replica for group in fitting.values()]
+    analytic = capacity_estimates(replicas, sizes, query.slo)
+    return {
+        key: GroupEstimates(query=query, group=group, sizes=sizes, analytic=estimate)
+        for (key, group), estimate in zip(fitting.items(), analytic, strict=True)
+    }
+
+
+def _settings_of(shape: ReplicaShape, group: TensorGroup, generation: Generation) -> EngineSettings:
+    return EngineSettings(
+        tensor_parallel=shape.tensor_parallel,
+        data_parallel=shape.data_parallel,
+        max_model_len=group.max_model_len,
+        max_num_seqs=group.replica.max_num_seqs,
+        gpu_memory_utilization=generation.schedule.gpu_memory_utilization,
+        kv_cache_tokens=group.replica.pool.tokens,
+        dtype=None,
+    )
+
+
+def _sizes(query: CapacityQuery) -> Load:
+    """All buckets, row by row, in whole tokens; sizes below one token count as one."""
+    flat = (
+        np.array(m, dtype=np.float64).reshape(-1) for m in (query.input_sizes, query.output_sizes)
+    )
+    inputs, outputs = (np.maximum(np.round(sizes), 1.0) for sizes in flat)
+    return Load(input_tokens=inputs, output_tokens=outputs)

@@ -1,0 +1,96 @@
+"""How the reasons for a plan are shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from melange_sky.optimizer import Explanation, OtherFleet, RobustReport
+    from melange_sky.optimizer.answers.explanation import BucketReason
+
+
+class Reasons(Protocol):
+    """Why a plan is what it is, see `planner.explaining.PlanReasons`."""
+
+    @property
+    def explanation(self) -> Explanation: ...
+    @property
+    def others(self) -> Sequence[OtherFleet]: ...
+    @property
+    def robustness(self) -> RobustReport | None: ...
+
+
+def explanation_document(reasons: Reasons) -> dict[str, Any]:
+    """Return the reasons for `explain --format json`."""
+    return asdict(reasons.explanation) | {
+        "others": [asdict(other) for other in reasons.others],
+        "robustness": asdict(reasons.robustness) if reasons.robustness else None,
+    }
+
+
+def explanation_text(reasons: Reasons) -> str:
+    """Return the reasons for people: per size, what is full, what each rule costs."""
+    explanation = reasons.explanation
+    several = len({b.model for b in explanation.buckets}) > 1
+    lines = ["Who serves what, and why ($ per million tokens on each option, when full):"]
+    for bucket in explanation.buckets:
+        lines += _bucket_lines(bucket, several)
+    lines.append("How full (load ÷ the room that headroom leaves):")
+    lines += [
+        f"  {o.instances} x {o.option}: {o.fill_fraction:.1%}{' (full)' if o.binds else ''}"
+        for o in explanation.options
+    ]
+    lines.append(
+        f"Cost ${explanation.cost_usd_per_hour:.3f}/h; were instances divisible and nothing forbidden, "
+        f"${explanation.bound_usd_per_hour:.3f}/h"
+    )
+    if explanation.rules:
+        lines.append("What each rule costs (by solving again with whole instances):")
+    lines += [
+        f"  {r.rule}: {_money(r.saved_without_usd_per_hour)} without it; {_money(r.saved_by_step_usd_per_hour)} were one to {r.step}"
+        for r in explanation.rules
+    ]
+    lines += [*explanation.savings, *_robust_lines(reasons.robustness)]
+    lines += [f"  {other.kind}: {other.differs}" for other in reasons.others]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _bucket_lines(bucket: BucketReason, several: bool) -> list[str]:
+    who = f"{bucket.model}: " if several else ""
+    able = [c for c in bucket.choices if c.usd_per_million_tokens is not None]
+    shown = [c for n, c in enumerate(able) if n < 3 or c.share > 0]
+    lines = [f"  {who}{bucket.bucket} tokens, {bucket.rate_rps:.3g} req/s: {bucket.why}"]
+    lines += [
+        f"    {f'{c.share:6.1%}' if c.share else '      '}  ${c.usd_per_million_tokens:.3f}  {c.option}"
+        for c in shown
+    ]
+    if len(able) > len(shown):
+        lines.append(f"            and {len(able) - len(shown)} dearer options")
+    return lines
+
+
+def _money(saved: float | None) -> str:
+    if saved is None:
+        return "not known in the time limit"
+    return f"saves ${saved:.3f}/h" if saved > 1e-6 else "saves nothing"
+
+
+def _robust_lines(robust: RobustReport | None) -> list[str]:
+    if robust is None:
+        return []
+    lines = [
+        f"This fleet costs ${robust.price_low_usd_per_hour:.3f} to ${robust.price_high_usd_per_hour:.3f}/h over the price error."
+    ]
+    if robust.protected_usd_per_hour is None:
+        return [*lines, f"No fleet bears the throughput error: {robust.reason}"]
+    mix = ", ".join(f"{n} x {name}" for name, n in robust.protected)
+    return [
+        *lines,
+        (
+            f"Bearing the throughput error costs ${robust.protected_usd_per_hour:.3f}/h, a premium of "
+            f"${robust.premium_usd_per_hour:.3f}/h: {mix}"
+        ),
+    ]

@@ -1,0 +1,258 @@
+"""How a plan is shown to people: a table of what to run, what it costs and where each number is from."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from melange_sky.offers import accelerator_spec_text
+from melange_sky.planfile import allocation_origin
+from melange_sky.report.terminal import plain_console
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from melange_sky.plans import (
+        Allocation,
+        AlternativeMix,
+        Baseline,
+        ModelPlan,
+        Plan,
+        PlanWarning,
+        Sensitivity,
+        SolverReport,
+    )
+
+REASON_LENGTH = 150
+
+
+def plan_table(plan: Plan, *, width: int | None = None) -> str:
+    """Return the plan as text for a terminal of `width` columns."""
+    buffer = io.StringIO()
+    console = plain_console(buffer, width)
+    for model in plan.models:
+        _show_model(console, plan, model)
+    if plan.lists_models:
+        replayed = any(model.verification for model in plan.models)
+        solved = _solver_text(plan.solver, replayed=replayed)
+        console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({solved})")
+        _show_band_and_alternatives(console, plan)
+    console.print()
+    _show_warnings(console, plan.warnings)
+    return buffer.getvalue()
+
+
+def _show_model(console: Console, plan: Plan, model: ModelPlan) -> None:
+    console.print(
+        f"{escape(model.name)}: {escape(model.model)} at {model.workload.rate_rps:g} req/s ({escape(model.workload.source)})"
+    )
+    console.print(f"SLO: {_slo_text(model)}; headroom {plan.headroom * 100:.3g} %\n")
+    sources = _price_sources(model.allocations)
+    console.print(_allocation_table(model.allocations, sources))
+    per_month = model.cost_usd_per_hour * 730
+    console.print(
+        f"Total ${model.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
+        f"({_solver_text(plan.solver, replayed=model.verification is not None)})"
+    )
+    _show_fixed(console, model)
+    if not plan.lists_models:
+        _show_band_and_alternatives(console, plan)
+    for source, number in sources.items():
+        console.print(f"[{number}] price from {source}", markup=False)
+    console.print()
+    if model.baselines:
+        console.print(_baseline_table(model.baselines))
+        console.print(_honest_saving(model))
+
+
+def _show_band_and_alternatives(console: Console, plan: Plan) -> None:
+    if plan.sensitivity is not None:
+        _show_sensitivity(console, plan.sensitivity)
+    _show_alternatives(console, plan.alternatives)
+
+
+def _show_fixed(console: Console, plan: ModelPlan) -> None:
+    """Say what the total leaves out: instances that the spec calls paid for already."""
+    paid = [a for a in plan.allocations if a.fixed_instances]
+    if not paid:
+        return
+    what = ", ".join(f"{a.fixed_instances} × {_accelerators(a)}" for a in paid)
+    whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
+    console.print(
+        f"Counted as paid for already (resources.fixed): {escape(what)}; at these prices all "
+        f"together cost ${whole:,.3f}/h"
+    )
+
+
+def _accelerators(allocation: Allocation) -> str:
+    """Return accelerator and count, with the split where there can be several."""
+    option = allocation.candidate.option
+    text = accelerator_spec_text(option.accelerator, option.accelerator_count)
+    if option.engine is None or option.accelerator_count == 1:
+        return text
+    return f"{text} tp{option.engine.tensor_parallel}"
+
+
+def _slo_text(plan: ModelPlan) -> str:
+    limits = [
+        f"{name} {limit_s * 1000:g} ms"
+        for name, limit_s in (("TPOT", plan.slo.tpot_s), ("TTFT", plan.slo.ttft_s))
+        if limit_s is not None
+    ]
+    if not limits:
+        return "none stated"
+    return f"{plan.slo.attainment * 100:.4g} % of requests within {' and '.join(limits)}"
+
+
+def _solver_text(solver: SolverReport, *, replayed: bool) -> str:
+    if replayed and solver.status == "feasible":
+        return "the cheapest found with replay, not proven the cheapest"
+    if solver.status == "optimal":
+        return f"optimal, gap {solver.mip_gap:.2%}, solved in {solver.solve_seconds:.2f} s"
+    return (
+        f"feasible, NOT proven optimal: gap {solver.mip_gap:.2%} after {solver.solve_seconds:.2f} s"
+    )
+
+
+def _price_sources(allocations: Sequence[Allocation]) -> dict[str, int]:
+    """Number the sources of the prices, in the order in which they appear."""
+    sources: dict[str, int] = {}
+    for allocation in allocations:
+        sources.setdefault(_price_source(allocation), len(sources) + 1)
+    return sources
+
+
+def _price_source(allocation: Allocation) -> str:
+    offer = allocation.candidate.option.offer
+    if offer is None:
+        return "the config itself"
+    return f"{offer.source}, as of {offer.as_of or 'an unknown date'}"
+
+
+def _allocation_table(allocations: Sequence[Allocation], sources: dict[str, int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in (
+        "run",
+        "accelerator",
+        "instance type",
+        "infra",
+        "$/h each",
+        "$/h",
+        "load",
+        "req/s",
+        "capacity",
+        "price",
+    ):
+        right = name in {"run", "$/h each", "$/h", "load", "req/s"}
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for allocation in allocations:
+        table.add_row(*(escape(text) for text in _allocation_row(allocation, sources)))
+    return table
+
+
+def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[str, ...]:
+    option = allocation.candidate.option
+    offer = option.offer
+    origin = allocation_origin(allocation)
+    return (
+        f"{allocation.instances} ×",
+        _accelerators(allocation),
+        offer.instance_type if offer else "-",
+        (f"{offer.cloud}/{offer.region}" if offer else "-") + (" spot" if option.use_spot else ""),
+        f"{option.price_usd_per_hour:,.3f}",
+        f"{allocation.cost_usd_per_hour:,.3f}",
+        f"{allocation.load_fraction:.0%}",
+        f"{allocation.rate_rps:.3g}"
+        if allocation.rate_rps < 1000
+        else f"{allocation.rate_rps:,.0f}",
+        origin.value if origin else "-",
+        f"[{sources[_price_source(allocation)]}]",
+    )
+
+
+def _show_sensitivity(console: Console, band: Sensitivity) -> None:
+    ends = [
+        "no plan" if cost is None else f"${cost:,.2f}/h"
+        for cost in (band.low_usd_per_hour, band.high_usd_per_hour)
+    ]
+    console.print(
+        f"If the estimated capacities are off by their error band: {ends[0]} to {ends[1]}"
+    )
+    if band.measure is not None:
+        moves = band.measure_usd_per_hour
+        amount = (
+            "could make the plan fail"
+            if moves is None
+            else f"moves the cost by up to ${moves:,.2f}/h"
+        )
+        console.print(
+            f"Most worth measuring: {escape(band.measure)}, above all at {band.measure_size} ({amount}):"
+        )
+        console.print(f"  {escape(band.command or '')}", soft_wrap=True)
+
+
+def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> None:
+    for mix in mixes:
+        console.print(f"Or ${mix.cost_usd_per_hour:,.3f}/h: {mix.differs}", markup=False)
+
+
+def _short(reason: str, length: int = REASON_LENGTH) -> str:
+    """Cut a reason that would fill the table, after a whole cause; `explain` and plan.json tell all.
+
+    >>> _short("A does not fit; B is slow", 16)
+    'A does not fit; …'
+    """
+    if len(reason) <= length:
+        return reason
+    causes = reason[: length + 1].rpartition("; ")[0]
+    return f"{causes}; …" if causes else f"{reason[:length].rstrip()} …"
+
+
+def _baseline_table(baselines: Sequence[Baseline]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("one accelerator alone")
+    table.add_column("run", justify="right")
+    table.add_column("$/h", justify="right")
+    table.add_column("the plan saves", justify="right")
+    table.add_column("")
+    for baseline in baselines:
+        feasible = baseline.feasible and baseline.cost_usd_per_hour is not None
+        table.add_row(
+            escape(baseline.accelerator),
+            f"{baseline.instances} ×" if baseline.instances is not None else "-",
+            f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
+            f"{baseline.saving_fraction:.1%}" if baseline.saving_fraction is not None else "-",
+            escape(_short(baseline.reason or "")),
+        )
+    return table
+
+
+def _honest_saving(plan: ModelPlan) -> str:
+    """Say the saving against the best single accelerator, also where there is none."""
+    best = min(
+        (b for b in plan.baselines if b.cost_usd_per_hour is not None),
+        key=lambda b: b.cost_usd_per_hour or 0.0,
+        default=None,
+    )
+    if best is None:
+        return "No single accelerator can serve this alone."
+    saving = best.saving_fraction or 0.0
+    if saving > 1e-6:
+        at_most = "at most " if best.reason else ""
+        return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
+    if saving < -1e-6:
+        return (
+            f"{escape(best.accelerator)} alone costs less than this plan, which was not proven the"
+            " cheapest in time: raise --time-limit."
+        )
+    return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
+
+
+def _show_warnings(console: Console, warnings: Sequence[PlanWarning]) -> None:
+    for warning in warnings:
+        console.print(f"warning [{escape(warning.code)}]: {escape(warning.message)}", markup=False)

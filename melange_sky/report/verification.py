@@ -1,0 +1,38 @@
+"""How a plan's verification by replay is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melange_sky.plans import ModelPlan, VerificationRound
+
+
+def verification_text(plan: ModelPlan) -> str:
+    """Return what the replay said of a plan, one paragraph for people; empty where none ran."""
+    found = plan.verification
+    if found is None:
+        return ""
+    word = "Holds in replay" if found.holds else "Does NOT hold in replay"
+    text = (
+        f"{word}: {found.attainment:.2%} of {found.requests} requests within the SLO "
+        f"(95 % interval {found.low:.2%} to {found.high:.2%}, target {plan.slo.attainment:.4g}); "
+        f"{found.traffic}.\n"
+    )
+    if found.premium_usd_per_hour:
+        before = plan.cost_usd_per_hour - found.premium_usd_per_hour
+        share = found.premium_usd_per_hour / before if before > 0 else 0.0
+        fleets = {(one.fleet, one.cost_usd_per_hour) for one in found.rounds}
+        text += (
+            f"That costs ${found.premium_usd_per_hour:,.3f}/h ({share:.0%}) more than the plan before "
+            f"any replay, which missed; {len(fleets)} fleets were replayed.\n"
+        )
+    return text + (f"Why: {found.reason}\n" if found.reason else "")
+
+
+def round_text(one: VerificationRound) -> str:
+    """Return one replayed fleet in a line."""
+    return (
+        f"replayed {one.fleet} at ${one.cost_usd_per_hour:,.3f}/h: {one.attainment:.1%} within the SLO "
+        f"({one.low:.1%} to {one.high:.1%})"
+    )
