@@ -107,6 +107,13 @@ def test_linear_layers_have_no_cache():
     assert layers.state_bytes_per_sequence == 48 * 2 * (3 * 10240 + 48 * 128 * 128)
 
 
+def test_sizes_of_layers_that_a_model_has_not_change_nothing():
+    text = HYBRID["text_config"]
+    plain = {k: v for k, v in text.items() if k != "layer_types"}
+    plain |= {"model_type": "qwen3", "num_hidden_layers": 16, "tie_word_embeddings": False}
+    assert read_layers(plain).kv_bytes_per_token == 64 * 1024
+
+
 def test_the_type_of_the_state_is_read():
     config = copy.deepcopy(HYBRID)
     config["text_config"]["mamba_ssm_dtype"] = "float32"

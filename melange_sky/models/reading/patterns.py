@@ -51,6 +51,11 @@ _WINDOW_FIELDS = (
     "attention_chunk_size",
     "num_sliding_attention_heads",
     "original_max_position_embeddings",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
 )
 """Fields that only some kinds of layer use: where there is no such layer, they change nothing."""
 
