@@ -165,7 +165,7 @@ def _engine_notes(spec: Spec) -> list[PlanWarning]:
     flags = engine.flags.unmodelled_in(spec.engine.args)
     if flags:
         notes.append(
-            f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+            f"engine.args: estimates do not account for {', '.join(flags)} changes; only measuring tells"
         )
     return [PlanWarning(code="engine", message=note) for note in notes]
 
