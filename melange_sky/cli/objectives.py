@@ -22,7 +22,7 @@ alternatives_option = click.option(
     "--alternatives",
     type=click.IntRange(min=0, max=50),
     default=0,
-    help="Show so many other good mixes and what differs.",
+    help="Show this many alternative mixes and how they differ.",
 )
 throughput_error_option = click.option(
     "--throughput-error",
@@ -36,7 +36,7 @@ error_budget_option = click.option(
     type=click.IntRange(min=0),
     default=None,
     metavar="N",
-    help="At most so many sizes per option are off at once (default: all).",
+    help="At most this many sizes per option are off at once (default: all).",
 )
 price_error_option = click.option(
     "--price-error",
