@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "melange_sky.cli.capacity:capacity",
         "Show how many requests each option sustains.",
     ),
+    "models": ("melange_sky.cli.models:models", "Show, list and fetch models."),
     "explain": ("melange_sky.cli.explain:explain", "Say why a plan is what it is."),
     "sweep": ("melange_sky.cli.explain:sweep", "Plan over a range of rates and SLOs."),
     "simulate": ("melange_sky.cli.simulate:simulate", "Replay requests through a planned fleet."),
