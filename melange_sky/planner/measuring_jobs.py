@@ -11,9 +11,9 @@ from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
 from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
+from melange_sky.planner.job_document import JobOptions
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
-    JobOptions,
     ProfilingJob,
     job_prefix,
     profiling_jobs,
@@ -208,7 +208,7 @@ def collect_jobs(
     states = api.states(job_prefixes(source))
     if not states:
         raise MelangeError(
-            f"SkyPilot knows no profiling jobs of {source_name(source)}; launch them with: "
+            f"SkyPilot has no profiling jobs for {source_name(source)}; launch them with: "
             f"melange-sky profile launch {source_name(source)}"
         )
     folder = out or settings.profiles_dir()

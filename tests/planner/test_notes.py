@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from melange_sky.offers import Flag, Severity, Touches
+from melange_sky.offers import Flag, FlagScope, Severity
 from melange_sky.optimizer import Demand, Problem, optimize
 from melange_sky.planner.notes import price_notes
 from tests.factories import make_capacity, make_offer, make_option, make_workload
@@ -12,10 +12,10 @@ from tests.factories import make_capacity, make_offer, make_option, make_workloa
 
 def test_a_doubt_about_a_chosen_price_is_told_and_others_are_not() -> None:
     old = Flag(
-        code="source-old", severity=Severity.WARN, touches=Touches.ROW, message="90 days old"
+        code="source-old", severity=Severity.WARN, touches=FlagScope.ROW, message="90 days old"
     )
     spot = Flag(
-        code="spot-equal", severity=Severity.WARN, touches=Touches.SPOT, message="no real spot"
+        code="spot-equal", severity=Severity.WARN, touches=FlagScope.SPOT, message="no real spot"
     )
     chosen = make_option("cheap", offer=make_offer(flags=(old, spot)))
     passed_over = make_option(

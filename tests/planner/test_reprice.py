@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from melange_sky.constraints import Constraints
-from melange_sky.offers import Flag, Offer, Severity, Touches
+from melange_sky.offers import Flag, FlagScope, Offer, Severity
 from melange_sky.planner.reprice import reprice
 from tests.factories import make_model_plan, make_plan
 
@@ -53,7 +53,10 @@ def test_what_is_no_longer_sold_has_no_cost_now() -> None:
 
 def test_a_blocked_price_is_not_a_bargain() -> None:
     flag = Flag(
-        code="below-median", severity=Severity.BLOCK, touches=Touches.ON_DEMAND, message="too cheap"
+        code="below-median",
+        severity=Severity.BLOCK,
+        touches=FlagScope.ON_DEMAND,
+        message="too cheap",
     )
     cheap = [replace(o, price_usd_per_hour=0.01, flags=(flag,)) for o in _offers()]
     result = reprice(make_plan(), cheap)
