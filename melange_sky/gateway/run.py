@@ -184,7 +184,7 @@ class Gateway:
         try:
             found = await _in_thread(self._sources.discover)
         except MelangeError as error:
-            log.warning("backends not looked up: %s", error)
+            log.warning("backends could not be looked up: %s", error)
             return
         if found != self._last_found:
             self.reload()

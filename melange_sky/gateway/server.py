@@ -80,7 +80,7 @@ class Front:
         if not good:
             message, code = {
                 404: ("no such path", "not_found"),
-                405: ("this path has another method", "method_not_allowed"),
+                405: ("this path does not allow the method", "method_not_allowed"),
             }[status]
             raise Refusal(status, message, code)
 
@@ -205,7 +205,7 @@ class Handler(web.RequestHandler):
         """Answer in OpenAI's form. aiohttp would log and send back the line, which may hold a key."""
         log.info("a request that is not HTTP: %s", type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is on its way already")
+            raise ConnectionError("an answer has already begun")
         refusal = Refusal(status, "the request is not valid HTTP", "invalid_http")
         response = web.Response(
             status=status, body=refusal.body(), headers={"Content-Type": "application/json"}

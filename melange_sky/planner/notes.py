@@ -71,14 +71,14 @@ def objective_notes(
             PlanWarning(
                 code="simplest",
                 message=f"the simplest mix within {solve.within_fraction * 100:.4g} % of the least cost: "
-                f"${dearer:,.2f}/h dearer than the cheapest",
+                f"${dearer:,.2f}/h more than the cheapest",
             )
         )
     if solve.stay_close is not None:
         notes.append(
             PlanWarning(
                 code="stay-close",
-                message=f"instances that stay were preferred: ${dearer:,.2f}/h dearer than the cheapest",
+                message=f"running instances were preferred: ${dearer:,.2f}/h more than the cheapest",
             )
         )
     if request.price_error > 0:

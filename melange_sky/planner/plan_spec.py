@@ -143,8 +143,7 @@ def _cost_context(
         except TimeUpError:
             warning = PlanWarning(
                 code="time-limit",
-                message="no time was left to tell what the error of the estimates does to the cost; "
-                "raise --time-limit",
+                message="no time was left to compute the cost range over the estimates' error; raise --time-limit",
             )
             return _CostContext(baselines=singles.result(), band=None, warnings=(warning,))
         return _CostContext(baselines=singles.result(), band=band)

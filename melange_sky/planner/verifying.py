@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Plan
     from melange_sky.spec import Spec, SpecSource
 
-NO_ENGINE = "Mélange's config says nothing of the engine: nothing to replay"
+NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing to replay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

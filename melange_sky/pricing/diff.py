@@ -98,7 +98,7 @@ def _newest(store: Store) -> Manifest:
     newest = store.newest()
     if newest is None:
         raise SourceUnavailableError(
-            "nothing was ever fetched: run `melange-sky prices refresh` first"
+            "no prices have been fetched yet: run `melange-sky prices refresh` first"
         )
     return newest
 

@@ -106,7 +106,7 @@ def difference_text(difference: Difference) -> str:
 def _change_line(change: PriceChange) -> str:
     name = f"{change.accelerator}:{change.accelerator_count:g}"
     kind = "spot" if change.price == "spot" else "on demand"
-    flags = f"  kept out: {' '.join(change.flags)}" if change.flags else ""
+    flags = f"  excluded: {' '.join(change.flags)}" if change.flags else ""
     return (
         f"{name:<16}{change.cloud}/{change.region} {change.instance_type}, {kind}: "
         f"{_money(change.before_usd_per_hour)} -> {_money(change.after_usd_per_hour)} $/h"

@@ -37,7 +37,7 @@ def changes_text(changes: Sequence[ServiceChange]) -> str:
     before = [c.cost_before_usd_per_hour for c in changes]
     whole = None if None in before else sum(cost for cost in before if cost is not None)
     after = sum(c.cost_after_usd_per_hour for c in changes)
-    lines.append(f"together {_usd(whole)} → {_usd(after)}, at the plan's prices")
+    lines.append(f"total {_usd(whole)} → {_usd(after)}, at the plan's prices")
     return "\n".join(lines) + "\n"
 
 

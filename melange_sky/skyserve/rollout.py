@@ -107,7 +107,7 @@ def _wait_ready(server: RolloutTarget, wanted: Sequence[Wanted], rollout: Rollou
 
 def _check(name: str, service: LiveService | None) -> None:
     if service is None:
-        raise MelangeError(f"{name}: is gone; apply again")
+        raise MelangeError(f"{name}: has disappeared; apply again")
     failed = [r for r in service.replicas if r.status.startswith("FAILED")]
     if service.status in _DEAD or (failed and service.ready == 0 and len(failed) >= service.target):
         raise MelangeError(

@@ -73,7 +73,7 @@ def read_workload(
         if rate_rps is None:
             place.add("rate_rps is missing: the trace spans no time to take it from")
         elif rate_rps > MOST_RPS:
-            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s cannot be meant")
+            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s is implausible")
             return None
     return None if rate_rps is None else to_workload(histogram, rate_rps)
 

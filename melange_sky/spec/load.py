@@ -162,7 +162,7 @@ class _Reader:
     def _models(self, raw: dict[str, Any]) -> list[ServedModel | None]:
         for key in _SERVED_KEYS:
             if raw.get(key) is not None:
-                self.problems.add((key,), "belongs into each entry of models, not beside it")
+                self.problems.add((key,), "belongs in each entry of models, not beside them")
         entries = raw["models"]
         if not isinstance(entries, list):
             return [None]
@@ -263,11 +263,11 @@ class _Reader:
         minimum = self._fixed(section.minimum, (*at, "minimum"))
         for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
             if listed is not None and not listed:
-                self.problems.add((*at, key), "must not be empty; leave it away to allow all")
+                self.problems.add((*at, key), "must not be empty; leave it out to allow all")
         if section.spot is not None and raw.get("use_spot") is False:
             self.problems.add(
                 (*at, "spot"),
-                "mixes spot instances in, which use_spot: false rules out; take one of the two away",
+                "mixes spot instances in, which use_spot: false rules out; remove one of the two",
             )
         most_types = section.max_option_types
         if most_types is not None and section.min_option_types > most_types:
@@ -276,7 +276,7 @@ class _Reader:
                 f"is {section.min_option_types}, above max_option_types {most_types}",
             )
         if keys is not None and len(set(keys)) < len(keys):
-            self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
+            self.problems.add((*at, "limits"), "limits the same thing twice under two spellings")
         if (
             accelerators is None
             or infra is None

@@ -52,8 +52,7 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
     each = allocation.candidate.option.price_usd_per_hour
     assert f"Total ${each:,.3f}/h" in text
     assert (
-        f"Counted as paid for already (resources.fixed): 2 × A10G:1; at these prices all together "
-        f"cost ${3 * each:,.3f}/h\n"
+        f"Already paid for (resources.fixed): 2 × A10G:1; at these prices the whole fleet costs ${3 * each:,.3f}/h\n"
     ) in text
     assert "paid for already" not in plan_table(make_plan(), width=200)
 

@@ -228,8 +228,7 @@ def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
     mix = {"max_fraction": 0.3}
     (told,) = problems(tmp_path, base(resources={"use_spot": False, "spot": mix}))
     assert told.endswith(
-        "resources.spot: mixes spot instances in, which use_spot: false rules out; take one of the "
-        "two away"
+        "resources.spot: mixes spot instances in, which use_spot: false rules out; remove one of the two"
     )
     for resources in ({"spot": mix}, {"use_spot": True, "spot": mix}):
         assert load(tmp_path, resources=resources).resources.spot is not None

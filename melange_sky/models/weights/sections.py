@@ -267,7 +267,7 @@ def _bits(fields: Fields, *keys: str, default: float) -> float:
         if fields.raw.get(key) is not None:
             bits = fields.number(key, default)
             if not 1 <= bits <= 16:
-                raise InputError(f"{fields.where}: '{key}': {bits:g} bits per weight cannot be")
+                raise InputError(f"{fields.where}: '{key}': {bits:g} bits per weight is impossible")
             return bits
     return default
 

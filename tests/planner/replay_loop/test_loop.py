@@ -195,7 +195,7 @@ def test_the_loop_says_when_limits_leave_no_fleet(tmp_path: Path) -> None:
 def test_rounds_are_bounded(tmp_path: Path) -> None:
     plan = verified(spec_of(tmp_path), LoopRequest(simulation=BURSTY, max_rounds=1))
     assert plan.verification is not None
-    assert plan.verification.reason == "not there after 1 rounds"
+    assert plan.verification.reason == "no fleet holds after 1 rounds"
     assert len(plan.verification.rounds) == 1
 
 
