@@ -49,7 +49,7 @@ from melange_sky.spec.values import (
 from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
@@ -261,20 +261,7 @@ class _Reader:
         keys = self._each(list(section.limits), read_limit_key, (*at, "limits"), keyed=True)
         fixed = self._fixed(section.fixed, (*at, "fixed"))
         minimum = self._fixed(section.minimum, (*at, "minimum"))
-        for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
-            if listed is not None and not listed:
-                self.problems.add((*at, key), "must not be empty; leave it out to allow all")
-        if section.spot is not None and raw.get("use_spot") is False:
-            self.problems.add(
-                (*at, "spot"),
-                "mixes spot instances in, which use_spot: false rules out; remove one of the two",
-            )
-        most_types = section.max_option_types
-        if most_types is not None and section.min_option_types > most_types:
-            self.problems.add(
-                (*at, "min_option_types"),
-                f"is {section.min_option_types}, above max_option_types {most_types}",
-            )
+        self._contradictions(section, raw, at)
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits the same thing twice under two spellings")
         if (
@@ -297,6 +284,25 @@ class _Reader:
             min_option_types=section.min_option_types,
             spot=None if section.spot is None else _spot_policy(section.spot),
         )
+
+    def _contradictions(
+        self, section: ResourcesSection, raw: Mapping[str, Any], at: KeyPath
+    ) -> None:
+        """Note keys of the section that rule each other out, or all."""
+        for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
+            if listed is not None and not listed:
+                self.problems.add((*at, key), "must not be empty; leave it out to allow all")
+        if section.spot is not None and raw.get("use_spot") is False:
+            self.problems.add(
+                (*at, "spot"),
+                "mixes spot instances in, which use_spot: false rules out; remove one of the two",
+            )
+        most_types = section.max_option_types
+        if most_types is not None and section.min_option_types > most_types:
+            self.problems.add(
+                (*at, "min_option_types"),
+                f"is {section.min_option_types}, above max_option_types {most_types}",
+            )
 
     def _fixed(
         self, sections: Sequence[FixedSection], at: KeyPath
