@@ -70,7 +70,7 @@ def _scale(spec: Spec, trace: Path | None) -> float:
     """Return the factor that brings a trace to the spec's rate."""
     if trace is None:
         return 1.0
-    if spec.multi:
+    if spec.lists_models:
         raise InputError(
             "--verify-trace holds one model's requests, but the spec has several models"
         )

@@ -115,8 +115,8 @@ class _Reader:
         resources = self._resources(raw.get("resources"))
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))
-        multi = raw.get("models") is not None
-        models = self._models(raw) if multi else [self._served(raw, ())]
+        lists_models = raw.get("models") is not None
+        models = self._models(raw) if lists_models else [self._served(raw, ())]
         if (
             top is None
             or resources is None
@@ -128,7 +128,7 @@ class _Reader:
         return Spec(
             name=top.name,
             models=tuple(m for m in models if m is not None),
-            multi=multi,
+            lists_models=lists_models,
             path=self.path,
             resources=resources,
             redundancy=Redundancy(**asdict(redundancy)),

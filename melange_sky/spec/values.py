@@ -77,11 +77,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A checked spec. `multi` tells whether it was written with `models:`; `path` is its file."""
+    """A checked spec. `lists_models` tells whether it was written with `models:`; `path` is its file."""
 
     name: str
     models: tuple[ServedModel, ...]
-    multi: bool
+    lists_models: bool
     path: Path
     resources: Resources = field(default_factory=Resources)
     redundancy: Redundancy = field(default_factory=Redundancy)

@@ -70,7 +70,7 @@ def test_example_is_the_interfaces_spec() -> None:
     assert isinstance(spec, Spec)
     assert spec.models[0].workload.rate_rps == pytest.approx(16)
     assert spec.models[0].slo.ttft_s == 2.0
-    assert not spec.multi
+    assert not spec.lists_models
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_several_models(tmp_path: Path) -> None:
     entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "mistralai/Mistral-7B-v0.1"}]
     spec = load_spec(write(tmp_path, {"name": "fleet", "models": entries}))
     assert isinstance(spec, Spec)
-    assert spec.multi
+    assert spec.lists_models
     assert [m.name for m in spec.models] == ["a", "b"]
 
 
