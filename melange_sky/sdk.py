@@ -33,7 +33,7 @@ def plan(
     """Plan the cheapest mix for a spec file (or a Mélange JSON config); writes nothing.
 
     `offline` opens no socket, `refresh` pulls today's prices first, `offers` is a CSV of your own.
-    Raises InputError, InfeasibleError or SourceUnavailableError.
+    Raises InputError, InfeasibleError, NoPlanInTimeError or SourceUnavailableError.
     """
     from melange_sky.optimizer import SolveOptions
     from melange_sky.planner.plan_spec import plan_spec
