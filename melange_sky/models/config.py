@@ -80,8 +80,24 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         checkpoint_bytes=_checkpoint_bytes(scheme, sizes, parameters),
         state_bytes_per_sequence=model.state_bytes_per_sequence,
         split_units=split_units(model, scheme),
+        notes=_notes(model),
     )
     return _with_full_fraction(shape, model)
+
+
+def _notes(model: LayerList) -> tuple[str, ...]:
+    """Return what the sums leave out, one sentence each."""
+    notes = list(model.warnings)
+    if model.state_bytes_per_sequence:
+        state = model.state_bytes_per_sequence / 2**20
+        notes.append(
+            f"linear layers keep {state:,.0f} MiB of state per sequence, which estimates do not count: "
+            "fewer requests may run at once; measure it"
+        )
+    if model.towers:
+        kinds = " and ".join(dict.fromkeys(tower.kind for tower in model.towers))
+        notes.append(f"the {kinds} input of requests is not planned, only their text")
+    return tuple(notes)
 
 
 def _form(scheme: Scheme) -> str:

@@ -27,6 +27,7 @@ class ModelShape:
     share of the cache that grows without end where layers do not weigh alike (None: that of the layers).
     `state_bytes_per_sequence` are held by linear layers whatever the length of a sequence.
     `split_units` are (size, unit) pairs: each GPU of a group needs whole units of every size.
+    `notes` say what a reader must know of how the model was read.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelShape:
     full_kv_fraction: float | None = None
     state_bytes_per_sequence: int = 0
     split_units: tuple[tuple[int, int], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def weight_bytes(self) -> float:

@@ -114,7 +114,7 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
     outputs = token_sizes("--output", options.outputs)
     engine, generation = _engine(options.engine)
     model = _model(options, engine)
-    longest, warnings = max(inputs) + max(outputs), []
+    longest, warnings = max(inputs) + max(outputs), list(model.notes)
     if engine.generation_note is not None:
         warnings.append(engine.generation_note)
     if longest > model.context_tokens:

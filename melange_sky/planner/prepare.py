@@ -113,6 +113,9 @@ def _prepare_model(
             f"{served.name}: the model fits on none of the accelerators: {reasons}"
         )
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
+    warnings += [
+        PlanWarning(code="model", message=f"{served.model}: {text}") for text in shape.notes
+    ]
     warnings += notes
     return Demand(name=served.name, workload=workload, options=options), shape, warnings
 

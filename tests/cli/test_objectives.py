@@ -48,7 +48,7 @@ def test_within_takes_one_type_where_that_costs_little(tmp_path: Path) -> None:
     assert (_mix(document), document["cost_usd_per_hour"]) == ({"A": 5}, pytest.approx(5.0))
     (note,) = document["warnings"]
     assert note["code"] == "simplest"
-    assert "within 3 % of the least cost: $0.10/h dearer" in note["message"]
+    assert "within 3 % of the least cost: $0.10/h more" in note["message"]
 
 
 def test_alternatives_are_other_mixes_by_cost(tmp_path: Path) -> None:

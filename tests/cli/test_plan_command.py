@@ -161,7 +161,7 @@ def _spec(**over: Any) -> dict[str, Any]:
         (
             ["chat.json", "--offline", "--refresh"],
             2,
-            "--refresh needs the network, but offline was asked for",
+            "--refresh needs the network and cannot be combined with --offline",
         ),
         (["chat.json", "--offline", "--time-limit", "0"], 2, "--time-limit"),
         (["chat.json", "--offline", "-o", "file/inside"], 2, "file"),

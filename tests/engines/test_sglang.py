@@ -153,7 +153,7 @@ def test_forms_of_weights() -> None:
     [
         (
             ["--quantization", "awq"],
-            "--quantization: awq needs a checkpoint whose weights are kept",
+            "--quantization: awq needs a checkpoint stored in that form",
         ),
         (["--quantization", "experts_int8"], "--quantization: unknown quantization 'experts_int8'"),
         (

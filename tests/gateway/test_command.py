@@ -294,7 +294,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--backend", "smal=http://a"], "did you mean 'small'"),
     (["--backend", "small=ftp://a"], "must be http://"),
     (["--backends-file", "/nowhere"], "cannot be read"),
-    (["--backend", "small=http://a", "--host", "0.0.0.0"], "demand an API key"),
+    (["--backend", "small=http://a", "--host", "0.0.0.0"], "require an API key"),
     (["--backend", "small=http://a", "--api-key-file", "/nowhere"], "cannot be read"),
     (["--backend", "small=http://a", "--tls-cert", "/nowhere"], "--tls-cert"),
     (["--backend", "small=http://a", "--tls-key", "/nowhere"], "needs --tls-cert"),

@@ -213,7 +213,7 @@ def test_disk_full(server, home):
     process = refresh_in(home, server, full)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 4
-    assert "could not be kept" in err
+    assert "could not be saved" in err
     assert "Traceback" not in err
     assert out == ""
     assert sorted((home / "prices").rglob("*")) == files, "nothing half-written stays"

@@ -388,7 +388,7 @@ def test_a_spec_of_a_name_that_no_file_can_have(name: str, shown: str) -> None:
 def test_bad_models(tmp_path: Path) -> None:
     entry = base(name="a")
     told = problems(tmp_path, {"name": "f", "model": "x", "models": [entry, entry, 3, {}]})
-    assert any("model: belongs into each entry" in t for t in told)
+    assert any("model: belongs in each entry" in t for t in told)
     assert any("two models are named 'a'" in t for t in told)
     assert any("models[2]: must be a mapping" in t for t in told)
     assert any("models[3]" in t and "slo is missing" in t for t in told)

@@ -118,7 +118,7 @@ def test_a_quantised_checkpoint_is_read_from_its_config():
     [
         (["--quantization", "fp9"], "--quantization: unknown quantization 'fp9'"),
         (["--quantization", "bitsandbytes"], "--quantization: unknown quantization 'bitsandbytes'"),
-        (["-q", "awq"], "--quantization: awq needs a checkpoint whose weights are kept so"),
+        (["-q", "awq"], "--quantization: awq needs a checkpoint stored in that form"),
         (["--max-model-len", "8192"], "exceeds the model's context of 4096; a longer one needs"),
         (["--kv-cache-dtype", "fp7"], "--kv-cache-dtype: unknown 'fp7'"),
         (["--dtype", "bfloat61"], "--dtype: unknown dtype 'bfloat61'"),
