@@ -4,7 +4,8 @@
     ├── InputError              2   wrong use or bad input: file, key, name, option, output folder
     ├── InfeasibleError         3   no plan exists for this input
     ├── SourceUnavailableError  4   prices or another network source could not be had
-    └── SloMissedError          5   a verification or profile ran and did not meet its SLO
+    ├── SloMissedError          5   a verification or profile ran and did not meet its SLO
+    └── NoPlanInTimeError       6   no plan within the time limit, and none proven impossible
 
 Any other exception is a bug and keeps its traceback.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 
 class MelangeError(Exception):
@@ -34,10 +36,49 @@ class InputError(MelangeError):
         super().__init__("\n".join(problems))
 
 
+class Cause(Protocol):
+    """One thing that stands against a plan: a constraint, or sizes that nothing serves."""
+
+    @property
+    def text(self) -> str:
+        """The cause in words, without a verb of its own."""
+        ...
+
+
+class Conflict(Protocol):
+    """Constraints that clash; see `melange_sky.optimizer.Conflict`."""
+
+    @property
+    def clauses(self) -> Sequence[Cause]:
+        """The constraints."""
+        ...
+
+    @property
+    def is_minimal(self) -> bool:
+        """Whether without any one of them the rest would hold together."""
+        ...
+
+
 class InfeasibleError(MelangeError):
-    """No plan satisfies the input; the message names what cannot be served and why."""
+    """No plan satisfies the input; the message names what cannot be served and why.
+
+    `causes` are the same as data, none where the message alone says it. `conflict` is there where
+    constraints clash; its clauses are then the causes.
+    """
 
     exit_code = 3
+
+    def __init__(
+        self, message: str, *, causes: Sequence[Cause] = (), conflict: Conflict | None = None
+    ) -> None:
+        self.conflict = conflict
+        self.causes: tuple[Cause, ...] = tuple(causes if conflict is None else conflict.clauses)
+        super().__init__(message)
+
+    def noting(self, notes: Sequence[str]) -> InfeasibleError:
+        """Return the same error with notes behind its message."""
+        text = "; note: ".join([str(self), *notes])
+        return InfeasibleError(text, causes=self.causes, conflict=self.conflict)
 
 
 class SourceUnavailableError(MelangeError):
@@ -50,6 +91,19 @@ class SloMissedError(MelangeError):
     """A verification or profile ran to its end and missed its SLO."""
 
     exit_code = 5
+
+
+class NoPlanInTimeError(MelangeError):
+    """No plan was found within the time limit, in seconds; none is proven impossible."""
+
+    exit_code = 6
+
+    def __init__(self, time_limit_s: float) -> None:
+        self.time_limit_s = time_limit_s
+        super().__init__(
+            f"no plan was found within the time limit of {time_limit_s:g} s "
+            "(none is proven impossible)"
+        )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

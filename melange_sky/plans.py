@@ -49,10 +49,13 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """The cheapest plan that uses one accelerator name only (over all its counts and offers)."""
+    """The cheapest plan that uses one accelerator name only (over all its counts and offers).
+
+    `feasible` is None where time ran out before that was known; the `reason` says so.
+    """
 
     accelerator: str
-    feasible: bool
+    feasible: bool | None
     reason: str | None
     instances: int | None
     cost_usd_per_hour: float | None
@@ -67,6 +70,11 @@ class SolverReport:
     mip_gap: float
     solve_seconds: float
     solver: str
+
+    @property
+    def is_optimal(self) -> bool:
+        """Whether no plan is cheaper."""
+        return self.status == "optimal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +125,7 @@ class Verification:
 
     `attainment`, its interval `low` … `high` and `requests` are those of the worst replay of this
     plan; `premium_usd_per_hour` is what it costs over the plan before any replay. `reason` says why it
-    does not hold.
+    does not hold; where the search was `cut_short` by its time limit, another fleet may.
     """
 
     holds: bool
@@ -129,6 +137,7 @@ class Verification:
     high: float
     premium_usd_per_hour: float
     rounds: tuple[VerificationRound, ...] = ()
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import sys
 import click
 
 from melange_sky import __version__
-from melange_sky.errors import MelangeError
+from melange_sky.errors import MelangeError, NoPlanInTimeError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": (
@@ -86,7 +86,8 @@ def cli(verbose: int) -> None:
 
     \b
     Exit codes: 0 done, 2 wrong use or bad input, 3 no feasible plan,
-    4 prices or a network source unavailable, 5 ran but missed its SLO, 1 anything unexpected.
+    4 prices or a network source unavailable, 5 ran but missed its SLO,
+    6 no plan within the time limit, 1 anything unexpected.
     """
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(
@@ -100,7 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)
     except MelangeError as error:
-        click.echo(f"error: {error}", err=True)
+        way_out = "; raise it with --time-limit" if isinstance(error, NoPlanInTimeError) else ""
+        click.echo(f"error: {error}{way_out}", err=True)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

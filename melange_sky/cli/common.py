@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from melange_sky.planner.replay_loop.replay import ReplayProgress
     from melange_sky.plans import PlanWarning
     from melange_sky.pricing.refresh import Event
+
+    Command = TypeVar("Command", bound=Callable[..., Any])
 
 format_option = click.option(
     "--format",
@@ -40,6 +42,18 @@ class NumberRange(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
+
+
+def time_limit_option(text: str) -> Callable[[Command], Command]:
+    """Return the option `--time-limit`; `text` says what it limits here."""
+    return click.option(
+        "--time-limit",
+        "time_limit_s",
+        type=NumberRange(min=0, min_open=True),
+        default=30.0,
+        show_default=True,
+        help=text,
+    )
 
 
 class Fraction(click.ParamType):

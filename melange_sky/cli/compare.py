@@ -14,6 +14,7 @@ from melange_sky.cli.common import (
     jobs_option,
     offline_option,
     replay_bar,
+    time_limit_option,
 )
 from melange_sky.errors import InputError
 
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
     "--output",
     type=click.Path(path_type=Path),
     help="Folder for compare.csv and compare.svg.",
+)
+@time_limit_option(
+    "Seconds for solving, for each plan; reading prices and replaying are not counted."
 )
 @jobs_option
 @offline_option

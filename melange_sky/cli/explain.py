@@ -7,22 +7,13 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, offline_option
+from melange_sky.cli.common import echo_json, format_option, offline_option, time_limit_option
 from melange_sky.cli.objectives import (
     alternatives_option,
     error_budget_option,
     price_error_option,
     throughput_error_option,
     within_option,
-)
-
-time_limit_option = click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds for each solve.",
 )
 
 
@@ -33,7 +24,7 @@ time_limit_option = click.option(
 @throughput_error_option
 @price_error_option
 @error_budget_option
-@time_limit_option
+@time_limit_option("Seconds for each solve.")
 @format_option
 def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
     """Say why PLAN.json is what it is: per size, what binds, what each rule costs.
@@ -70,7 +61,7 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
 )
 @offline_option
 @click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
-@time_limit_option
+@time_limit_option("Seconds for solving, for each point.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="CSV file to write (default: stdout)."
 )

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import (
-    NumberRange,
     estimating,
     format_option,
     offline_option,
     refresh_progress,
     replay_bar,
+    time_limit_option,
 )
 from melange_sky.cli.objectives import objective_options
 from melange_sky.cli.verification import verify_options
@@ -37,13 +37,9 @@ if TYPE_CHECKING:
 @click.option("--refresh", is_flag=True, help="Pull today's prices first.")
 @click.option("--force", is_flag=True, help="Replace a folder that holds foreign or edited files.")
 @format_option
-@click.option(
-    "--time-limit",
-    "time_limit_s",
-    type=NumberRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Seconds for the solver.",
+@time_limit_option(
+    "Seconds for all solving: the mix, each accelerator alone, the cost band. Reading prices and "
+    "computing capacities are not counted, nor is replaying; --verify takes it for each plan."
 )
 @click.option(
     "--assignment",

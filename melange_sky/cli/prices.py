@@ -13,6 +13,7 @@ from melange_sky.cli.common import (
     format_option,
     offline_option,
     refresh_progress,
+    time_limit_option,
 )
 from melange_sky.errors import InputError
 from melange_sky.pricing import commands as work
@@ -184,6 +185,7 @@ def snapshots(output_format: str) -> None:
     default=0.0,
     help="Only prices that moved by this fraction.",
 )
+@time_limit_option("With --plan: seconds for finding the cheapest mix now.")
 @format_option
 @offline_option
 def diff(
@@ -195,6 +197,7 @@ def diff(
     infra: str,
     offers: Path | None,
     min_change: float,
+    time_limit_s: float,
     output_format: str,
     offline: bool,
 ) -> None:
@@ -209,7 +212,8 @@ def diff(
             raise InputError("--plan compares with the newest prices; give no snapshots with it")
         from melange_sky.planner.reprice import diff_plan
 
-        _show_plan(diff_plan(plan, spec=spec, offers=offers), output_format)
+        moved_plan = diff_plan(plan, spec=spec, offers=offers, time_limit_s=time_limit_s)
+        _show_plan(moved_plan, output_format)
         return
     if spec is not None or offers is not None:
         raise InputError("--spec and --offers need --plan")

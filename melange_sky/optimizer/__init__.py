@@ -1,12 +1,15 @@
 """Which instances, how many, and who serves what: exact, with reasons.
 
-Pure functions of their input: no file, network, clock-dependent choice or global state.
+Pure functions of their input and one clock: no file, network or global state. The clock is an
+argument (`SolveOptions.deadline`) and decides one thing, when to stop; an answer that it cut short
+says so (`Termination`, a gap, `Solution.unfinished`, `Conflict.is_minimal`).
 """
 
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.optimizer.answers.baseline import baselines
+from melange_sky.optimizer.answers.conflict import Conflict
 from melange_sky.optimizer.answers.explanation import Explanation, explain, problem_of
-from melange_sky.optimizer.answers.lowest_cost import Least, least_cost
+from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
 from melange_sky.optimizer.answers.robustness import (
@@ -15,6 +18,7 @@ from melange_sky.optimizer.answers.robustness import (
     other_fleets,
     robust_report,
 )
+from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.optimizer.problem.question import (
     Alternative,
     Demand,
@@ -23,16 +27,21 @@ from melange_sky.optimizer.problem.question import (
     Solution,
     SolveOptions,
     StayClose,
+    Step,
 )
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import rules_of
 
 __all__ = [
+    "NEVER",
     "Alternative",
+    "Conflict",
     "Constraints",
+    "Deadline",
     "Demand",
     "Explanation",
     "InstanceGroup",
-    "Least",
+    "LeastCost",
     "OtherFleet",
     "PriceStep",
     "Problem",
@@ -42,7 +51,10 @@ __all__ = [
     "SolveOptions",
     "SpotPolicy",
     "StayClose",
+    "Step",
     "SweepPoint",
+    "Termination",
+    "TimeUpError",
     "baselines",
     "explain",
     "least_cost",

@@ -1,9 +1,12 @@
-"""What the commands do, as functions: each module is one job, or one step that several jobs share.
+"""What the commands do, as functions: the application, without a terminal.
 
-A plan is made by `plan_spec` (the order of the steps) from `request` (what a caller asks beyond the
-spec), `prepare` (offers, options, capacities: the optimizer's problem; `options`, `constraints`),
-`sensitivity` (what the error of estimates does to the cost) and `notes` (what a reader must know), or
-by `melange_config` from Mélange's own JSON. Jobs with a plan: `replay_loop/` (replay it, and plan
-again until it holds), `reprice`, `observed`, `apply`, `measuring_jobs`. Jobs with a spec: `sweep`,
-`comparison`.
+One module per command: `planning` (plan), `verifying` (plan --verify, compare), `simulating`,
+`explaining`, `capacity`, `reprice` (prices diff), `apply` (apply, status, down), `measuring` (profile
+run), `measuring_jobs` (profile launch and the like); `hooks` is what a caller may hear on the way.
+
+What they share: `plan_spec` is the order of the steps of a plan. The steps are `prepare` (the
+optimizer's problem: prices, models, capacities) with `options` and `constraints`, `sensitivity` (what
+the error of estimates does to the cost) and `notes` (what a reader must know); `request` says what a
+caller asks beyond the spec. `melange_config` plans Mélange's own JSON. `replay_loop/` replays a plan
+and plans again until it holds. `comparison`, `sweep`, `observed` and `profiling` are jobs of their own.
 """

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.prepare import prepare_problem
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
 from melange_sky.planner.replay_loop.replay import rate_of_trace
 from melange_sky.planner.request import PlanRequest
@@ -25,7 +26,8 @@ SLICE_FACTOR = 8
 class Contender:
     """One fleet at one rate. `paper_usd_per_hour` before any replay, `usd_per_hour` of the fleet that holds.
 
-    Both None, with the `reason`, where there is none. `attainment` and `low` are of the last replay.
+    Both None, with the `reason`, where there is none, or where `late` says that none was found in
+    time. `attainment` and `low` are of the last replay.
     """
 
     rate_rps: float
@@ -36,6 +38,7 @@ class Contender:
     attainment: float | None = None
     low: float | None = None
     reason: str | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +74,8 @@ def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
     named = dict.fromkeys(choice.name for choice in spec.resources.accelerators)
     if named:
         return list(named)
-    plan = plan_loaded(spec, replace(request.plan, sensitivity=False))
-    return sorted({c.option.accelerator for c in plan.models[0].candidates})
+    (demand,) = prepare_problem(spec, request.plan).problem.demands
+    return sorted({c.option.accelerator for c in demand.options})
 
 
 def _at_rate(spec: Spec, rate_rps: float) -> Spec:
@@ -95,6 +98,8 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         paper = plan_loaded(spec, plan_request)
     except InfeasibleError as error:
         return replace(nothing, reason=str(error))
+    except NoPlanInTimeError as error:
+        return replace(nothing, reason=str(error), late=True)
     plan = plan_verified(paper, plan_request, _loop(request, rate_rps, spec)).models[0]
     assert plan.verification is not None
     return replace(
@@ -105,6 +110,7 @@ def _contender(spec: Spec, rate_rps: float, kind: str, request: ComparisonReques
         attainment=plan.verification.attainment,
         low=plan.verification.low,
         reason=plan.verification.reason,
+        late=plan.verification.cut_short,
     )
 
 

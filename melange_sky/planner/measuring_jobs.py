@@ -11,9 +11,9 @@ from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH
 from melange_sky.engines import ENGINES
 from melange_sky.errors import InputError, MelangeError
+from melange_sky.planner.job_document import JobOptions
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.profiling import (
-    JobOptions,
     ProfilingJob,
     job_prefix,
     profiling_jobs,

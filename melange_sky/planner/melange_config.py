@@ -28,6 +28,7 @@ def plan_config(config: MelangeConfig, name: str, request: PlanRequest) -> Plan:
         )
         for label, cost, rates in config.gpus
     )
+    request = request.started()
     solve = replace(request.solve, slice_factor=config.slice_factor)
     problem = Problem(demands=(Demand(name=name, workload=config.workload, options=options),))
     solution = optimize(problem, solve)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Touches
-from melange_sky.optimizer import least_cost
+from melange_sky.optimizer import Step, least_cost
 from melange_sky.plans import AlternativeMix, PlanWarning
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Allocation
 
 
-OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error"})
+OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error", "time-limit"})
 """Codes of `objective_notes`, which hold of one fleet; another one needs its own."""
 
 
@@ -62,7 +62,11 @@ def objective_notes(
     notes = []
     if solve.robustness is not None:
         notes.append(_robust_note(problem, solution, solve, solve.robustness))
-    if solve.within_fraction > 0:
+    if solution.unfinished:
+        steps = " and to ".join(step.value for step in solution.unfinished)
+        text = f"no time was left to {steps}; raise --time-limit"
+        notes.append(PlanWarning(code="time-limit", message=text))
+    if solve.within_fraction > 0 and Step.SIMPLEST not in solution.unfinished:
         notes.append(
             PlanWarning(
                 code="simplest",
@@ -95,7 +99,7 @@ def _robust_note(
     """Say what the plan bears and what that costs, by solving again without the protection."""
     plain = least_cost(problem, replace(solve, robustness=None, within_fraction=0.0))
     premium = ""
-    if plain is not None:
+    if plain.cost_usd_per_hour is not None:
         dearer = solution.cost_usd_per_hour - plain.cost_usd_per_hour
         premium = f", ${dearer:,.2f}/h more than without"
     count = robustness.budget

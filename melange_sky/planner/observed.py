@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-from melange_sky.optimizer import Demand, Problem, SolveOptions, least_cost
+from melange_sky.optimizer import Demand, Problem, SolveOptions, Termination, least_cost
 from melange_sky.spec.demand import load_distribution
 from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
@@ -14,6 +14,7 @@ from melange_sky.workload import Workload, bucket_index
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from melange_sky.optimizer import LeastCost
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.workload import Matrix
 
@@ -99,7 +100,7 @@ def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> Traf
     problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
     least = least_cost(problem, options) if any(map(any, servable)) else None
     cost = None if least is None else least.cost_usd_per_hour
-    pays, verdict = _verdict(plan, cost, unplanned, any(map(any, rates)))
+    pays, verdict = _verdict(plan, least, unplanned, any(map(any, rates)))
     return TrafficVerdict(
         rates_rps=rates, least_usd_per_hour=cost, unplanned=unplanned, pays=pays, verdict=verdict
     )
@@ -131,7 +132,7 @@ def _split(plan: ModelPlan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
 
 
 def _verdict(
-    plan: Plan, least: float | None, unplanned: tuple[str, ...], any_seen: bool
+    plan: Plan, cheapest: LeastCost | None, unplanned: tuple[str, ...], any_seen: bool
 ) -> tuple[bool, str]:
     if not any_seen:
         return False, "no traffic was seen yet"
@@ -140,6 +141,9 @@ def _verdict(
             True,
             f"replan: sizes were seen that the plan does not know ({', '.join(unplanned[:3])})",
         )
+    least = None if cheapest is None else cheapest.cost_usd_per_hour
+    if cheapest is not None and cheapest.termination is Termination.LIMIT:
+        return False, "not known: there was no time to find what the traffic that was seen needs"
     if least is None:
         return True, "replan: no fleet of the plan's options serves what was seen within its limits"
     now = plan.cost_usd_per_hour

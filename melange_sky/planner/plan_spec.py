@@ -6,22 +6,28 @@ Each step lives elsewhere and can be used alone.
 from __future__ import annotations
 
 import shlex
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer import Problem, Solution, SolveOptions, baselines, optimize
+from melange_sky.optimizer import (
+    Problem,
+    Solution,
+    SolveOptions,
+    TimeUpError,
+    baselines,
+    optimize,
+)
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.prepare import PreparedProblem, prepare_problem
 from melange_sky.planner.request import PlanRequest
-from melange_sky.planner.sensitivity import TimeUpError, cost_band
+from melange_sky.planner.sensitivity import cost_band
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
 
@@ -33,7 +39,8 @@ if TYPE_CHECKING:
 def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
     """Plan what a file or mapping asks for: a melange_sky spec or a Mélange JSON config.
 
-    Raises InputError, InfeasibleError or SourceUnavailableError, each with one clear line.
+    Raises InputError, InfeasibleError, NoPlanInTimeError or SourceUnavailableError, each with one
+    clear line.
     """
     request = request or PlanRequest()
     spec = load_spec(source)
@@ -44,8 +51,13 @@ def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
 
 
 def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
-    """Plan an already checked spec."""
+    """Plan an already checked spec.
+
+    The time limit of `request.solve` holds for all solving together; it counts from when prices
+    and capacities are there.
+    """
     prepared = prepare_problem(spec, request)
+    request = request.started()
     problem = prepared.problem
     solution = _optimum(prepared, request.solve)
     context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
@@ -94,7 +106,7 @@ def _optimum(prepared: PreparedProblem, solve: SolveOptions) -> Solution:
         return optimize(prepared.problem, solve)
     except InfeasibleError as error:
         notes = [w.message for w in chain(*prepared.warnings) if w.code == "workload"]
-        raise InfeasibleError("; note: ".join([str(error), *notes])) from error
+        raise error.noting(notes) from error
 
 
 def _measure_command(spec: Spec, request: PlanRequest) -> str | None:
@@ -121,11 +133,7 @@ class _CostContext:
 def _cost_context(
     problem: Problem, solution: Solution, solve: SolveOptions, command: str | None
 ) -> _CostContext:
-    """Solve for the baselines and, with a measuring `command`, for the cost band, side by side.
-
-    All together get as long as the plan itself, so that a hard problem takes twice the time limit.
-    """
-    solve = replace(solve, stop_at_s=time.perf_counter() + solve.time_limit_s)
+    """Solve for the baselines and, with a measuring `command`, for the cost band, side by side."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         singles = pool.submit(baselines, problem, _costs(solution), solve)
         if command is None:

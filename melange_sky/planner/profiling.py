@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from melange_sky.capacity_search import Demand, Measured, plan_sizes
 from melange_sky.capacity_search.sizes import cell_seconds
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.plans import Allocation
-from melange_sky.profiler import GridOptions, ServerPages
-from melange_sky.profiler.bundle import bundle_text
+from melange_sky.planner.job_document import JobOptions, JobWork, job_document
+from melange_sky.profiler import GridOptions
 from melange_sky.profiler.grid import is_answered, measured_of
 from melange_sky.profiles import ReplicaShape, is_of, is_usable
 from melange_sky.profiletable import ProfileTable, Provenance
-from melange_sky.rendering import PORT, serve_command, service_document, service_skeleton
 from melange_sky.rendering.sizing import initial_delay_s
-from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
     from melange_sky.plans import ModelPlan
 
 _BUCKET = re.compile(r"([a-z0-9]+:/)?/[A-Za-z0-9._/-]+")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """Limits of the measuring: minutes of one job and dollars of all together, None for none.
-
-    `error_bound` is how far the plan's cost may be off because not every size is measured.
-    `accelerators` (``A10G`` or ``A10G:4``) limits what is measured.
-    `bucket` (s3://…, gs://…, or the path of a folder that every node shares) keeps tables between
-    restarts; without one they leave by the log alone.
-    `search` changes the rate search's own options by name; `late_s` None keeps the profiler's.
-    """
-
-    max_minutes: float | None = None
-    max_usd: float | None = None
-    error_bound: float = 0.05
-    bucket: str | None = None
-    accelerators: tuple[str, ...] = ()
-    search: Mapping[str, float] = field(default_factory=dict)
-    late_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,19 +132,6 @@ def within_budget(
     return tuple(taken), tuple(left)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What one job has to do: sizes to measure of those asked for, and for how long at most."""
-
-    name: str
-    demand: Demand
-    sizes: tuple[tuple[int, int], ...]
-    measured: int
-    minutes: float
-    limit_minutes: float
-    expected_error: float
-
-
 def _job(
     plan: ModelPlan,
     candidate: OptionCapacity,
@@ -195,7 +155,7 @@ def _job(
         minutes=work.minutes if work.sizes else 0.0,
         limit_minutes=work.limit_minutes if work.sizes else 0.0,
         expected_error=work.expected_error,
-        document=_document(plan, candidate, work, options),
+        document=job_document(plan, candidate, work, options),
     )
 
 
@@ -204,7 +164,7 @@ def _work(
     candidate: OptionCapacity,
     tables: Sequence[ProfileTable],
     options: JobOptions,
-) -> _Work:
+) -> JobWork:
     demand = job_demand(plan, candidate, options.error_bound)
     grid = GridOptions(slo=plan.slo, demand=demand)
     known: dict[tuple[int, int], Measured] = {}
@@ -219,7 +179,7 @@ def _work(
     guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
     setup_s = float(initial_delay_s(plan))
     minutes = (setup_s + sum(cell_seconds(guesses[size], size, plan.slo) for size in todo)) / 60
-    return _Work(
+    return JobWork(
         name=_job_name(plan, candidate),
         demand=demand,
         sizes=tuple(todo),
@@ -263,13 +223,6 @@ def _answers(made: Provenance, plan: ModelPlan, candidate: OptionCapacity) -> bo
     return is_of(made, plan.model, shape) and is_usable(made, engine, plan.engine.args)
 
 
-def _alone(plan: ModelPlan, candidate: OptionCapacity) -> Allocation:
-    nothing = tuple(tuple(0.0 for _ in row) for row in plan.workload.rates_rps)
-    return Allocation(
-        candidate=candidate, instances=1, load_fraction=0.0, rate_rps=0.0, shares=nothing
-    )
-
-
 def job_prefix(plan_name: str) -> str:
     """Return how the names of a plan's jobs start, so that any machine can ask for them.
 
@@ -283,90 +236,3 @@ def _job_name(plan: ModelPlan, candidate: OptionCapacity) -> str:
     option = candidate.option
     kind = re.sub(r"[^a-z0-9]+", "-", f"{option.gpu}-{option.accelerator_count}".lower())
     return job_prefix(plan.name) + kind.strip("-")
-
-
-def _document(
-    plan: ModelPlan, candidate: OptionCapacity, work: _Work, options: JobOptions
-) -> dict[str, Any]:
-    """Fill the skeleton: the server is the very one that the plan deploys."""
-    engine = engine_named(plan.engine.name)
-    service = service_document(plan, _alone(plan, candidate))
-    task = _task(plan, candidate, work, options)
-    _, mounts = _kept_in(options.bucket, work.name)
-    document: dict[str, Any] = dict(_skeleton())
-    document["name"] = work.name
-    document["resources"] = {k: v for k, v in service["resources"].items() if k != "ports"}
-    document["envs"] = {
-        **service.get("envs", {}),
-        "MELANGE_TASK": json.dumps(task),
-        "MELANGE_SERVE": service["run"],
-    }
-    document["secrets"] = service["secrets"]
-    document["setup"] = service["setup"]
-    script = document["run"].replace("@PROGRAM@", engine.program)
-    script = script.replace("@ACTIVATE@\n", service_skeleton(engine.template)["run"])
-    document["run"] = f"bundle='\n{bundle_text()}\n'\n{script}"
-    if mounts:
-        document["file_mounts"] = mounts
-    return document
-
-
-def _task(
-    plan: ModelPlan, candidate: OptionCapacity, work: _Work, options: JobOptions
-) -> dict[str, Any]:
-    """Return what the job is told, as `profiler.job` reads it."""
-    engine = engine_named(plan.engine.name)
-    folder, _ = _kept_in(options.bucket, work.name)
-    task: dict[str, Any] = {
-        "model": plan.model,
-        "port": PORT,
-        "slo": asdict(plan.slo),
-        "demand": asdict(work.demand),
-        "provenance": _provenance(plan, candidate),
-        "budget_s": round(work.limit_minutes * 60),
-        "ready_s": initial_delay_s(plan),
-        "timeout_s": 600.0,
-        "folder": folder,
-        "search": dict(options.search),
-        "key_variable": engine.key_variable,
-        "pages": asdict(ServerPages.of(engine)),
-    }
-    if options.late_s is not None:
-        task["late_s"] = options.late_s
-    return task
-
-
-def _provenance(plan: ModelPlan, candidate: OptionCapacity) -> dict[str, Any]:
-    """Return what is known beforehand of what the job measures."""
-    option, settings = candidate.option, candidate.option.engine
-    assert option.offer is not None
-    made = Provenance(
-        model=plan.model,
-        accelerator=option.gpu,
-        accelerator_count=option.accelerator_count,
-        tensor_parallel=settings.tensor_parallel if settings else None,
-        data_parallel=settings.data_parallel if settings else None,
-        engine=plan.engine.name,
-        cloud=option.offer.cloud,
-        region=option.offer.region,
-        instance_type=option.offer.instance_type,
-    )
-    known = {k: v for k, v in asdict(made).items() if v is not None}
-    return known | {"engine_flags": list(serve_command(plan, option).flag_words)}
-
-
-def _kept_in(bucket: str | None, name: str) -> tuple[str, dict[str, Any]]:
-    """Return the folder of a job's table on its machine, and the mounts that it needs."""
-    if bucket is None:
-        return "~/melange-profile", {}
-    if bucket.startswith("/"):
-        return f"{bucket.rstrip('/')}/{name}", {}
-    return f"/melange-results/{name}", {"/melange-results": {"source": bucket, "mode": "MOUNT"}}
-
-
-@lru_cache(maxsize=1)
-def _skeleton() -> dict[str, Any]:
-    skeleton: dict[str, Any] = yaml.safe_load(
-        (profiling_dir() / "job.yaml").read_text(encoding="utf-8")
-    )
-    return skeleton

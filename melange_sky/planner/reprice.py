@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planfile import load_plan
@@ -50,7 +50,8 @@ class Repriced:
     """The plan now. `now_usd_per_hour` is None where any price is unknown.
 
     `best` is the cheapest mix of the plan's own options at today's prices, by model and option with
-    instances; None where the plan's options cannot serve it any more.
+    instances; None where the plan's options cannot serve it any more, or where `late` says that no
+    mix was found in time.
     """
 
     planned_usd_per_hour: float
@@ -58,6 +59,7 @@ class Repriced:
     allocations: tuple[RepricedAllocation, ...]
     best_usd_per_hour: float | None
     best: Mix = ()
+    late: str | None = None
 
     @property
     def saving_usd_per_hour(self) -> float | None:
@@ -83,6 +85,7 @@ class PlanDifference:
     """A saved plan, what it costs at the prices of `snapshot`, and the cheapest mix at them.
 
     `cheapest` is of the plan's own options, or where `weighs_all` of all offers, by a new plan.
+    Its cost is None where nothing serves any more, or where `late` says that time ran out.
     """
 
     planned: Plan
@@ -90,6 +93,7 @@ class PlanDifference:
     snapshot: str | None
     cheapest_usd_per_hour: float | None
     cheapest: tuple[MixPart, ...]
+    late: str | None
     weighs_all: bool
     warnings: tuple[PlanWarning, ...] = ()
 
@@ -109,7 +113,11 @@ class PlanDifference:
 
 
 def diff_plan(
-    plan_json: Path, *, spec: Path | None = None, offers: Path | None = None
+    plan_json: Path,
+    *,
+    spec: Path | None = None,
+    offers: Path | None = None,
+    time_limit_s: float = 30.0,
 ) -> PlanDifference:
     """Return what a saved plan costs at the newest prices at hand, and the cheapest mix now.
 
@@ -124,21 +132,32 @@ def diff_plan(
         offers_csv=offers,
     )
     book = load_offers(query)
-    repriced = reprice(planned, book.offers)
-    cost, mix = repriced.best_usd_per_hour, _parts(repriced.best)
+    solve = SolveOptions(time_limit_s=time_limit_s)
+    repriced = reprice(planned, book.offers, solve)
+    cost, mix, late = repriced.best_usd_per_hour, _parts(repriced.best), repriced.late
     if spec is not None:
-        prices = OfferQuery(offline=True, offers_csv=offers)
-        anew = plan_spec(spec, PlanRequest(prices=prices, sensitivity=False))
-        cost, mix = anew.cost_usd_per_hour, _parts(_mix_of(anew))
+        cost, mix, late = _anew(spec, OfferQuery(offline=True, offers_csv=offers), solve)
     return PlanDifference(
         planned=planned,
         repriced=repriced,
         snapshot=book.snapshot,
         cheapest_usd_per_hour=cost,
         cheapest=mix,
+        late=late,
         weighs_all=spec is not None,
         warnings=book.warnings,
     )
+
+
+def _anew(
+    spec: Path, prices: OfferQuery, solve: SolveOptions
+) -> tuple[float | None, tuple[MixPart, ...], str | None]:
+    """Return the cost and mix of a new plan, or why none was found in time."""
+    try:
+        anew = plan_spec(spec, PlanRequest(prices=prices, solve=solve, sensitivity=False))
+    except NoPlanInTimeError as error:
+        return None, (), str(error)
+    return anew.cost_usd_per_hour, _parts(_mix_of(anew)), None
 
 
 def _clouds(planned: Plan) -> tuple[str, ...]:
@@ -179,13 +198,14 @@ def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None =
     now = None
     if None not in prices:
         now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
-    best_cost, best = _best(planned, by_shape, solve or SolveOptions())
+    best_cost, best, late = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
         now_usd_per_hour=now,
         allocations=tuple(rows),
         best_usd_per_hour=best_cost,
         best=best,
+        late=late,
     )
 
 
@@ -231,12 +251,13 @@ def _best(
     planned: Plan,
     by_shape: Mapping[Shape, Sequence[Offer]],
     solve: SolveOptions,
-) -> tuple[float | None, Mix]:
+) -> tuple[float | None, Mix, str | None]:
+    """Return the cheapest mix and its cost, or none, and where time ran out the reason."""
     demands = []
     for model in planned.models:
         options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
         if not options:
-            return None, ()
+            return None, (), None
         demands.append(Demand(name=model.name, workload=model.workload, options=options))
     problem = Problem(
         demands=tuple(demands), headroom=planned.headroom, constraints=planned.constraints
@@ -244,13 +265,15 @@ def _best(
     try:
         solution = optimize(problem, solve)
     except InfeasibleError:
-        return None, ()
+        return None, (), None
+    except NoPlanInTimeError as error:
+        return None, (), str(error)
     mix = tuple(
         (model.name, a.candidate.option, a.instances)
         for model, allocations in zip(planned.models, solution.allocations, strict=True)
         for a in allocations
     )
-    return solution.cost_usd_per_hour, mix
+    return solution.cost_usd_per_hour, mix, None
 
 
 def _today(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import SolveOptions
@@ -10,6 +10,10 @@ from melange_sky.pricing import OfferQuery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+SEARCH_FRACTION = 0.7
+"""Of the time limit, where a fleet was found; baselines and the cost band need the rest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,3 +29,8 @@ class PlanRequest:
     sensitivity: bool = True
     price_error: float = 0.0
     progress: Callable[[int, int], None] | None = None
+
+    def started(self) -> PlanRequest:
+        """Return the request with the time for all solving running: plan, baselines, cost band."""
+        solve = replace(self.solve.started(), search_fraction=SEARCH_FRACTION)
+        return replace(self, solve=solve)

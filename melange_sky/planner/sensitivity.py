@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from math import inf
@@ -10,15 +9,22 @@ from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
-from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions, least_cost, rules_of
+from melange_sky.optimizer import (
+    NEVER,
+    Deadline,
+    Demand,
+    Problem,
+    Solution,
+    SolveOptions,
+    Termination,
+    TimeUpError,
+    least_cost,
+    rules_of,
+)
 from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-class TimeUpError(Exception):
-    """The time went before every end of the band was proven, so that there is no band."""
 
 
 BAND_GAP = 1e-3
@@ -44,7 +50,8 @@ def cost_band(
     names = sorted({o.option.gpu for d in problem.demands for o in d.options if _estimated(o)})
     if not names:
         return None
-    problem = _contenders(problem)
+    options.deadline.check()
+    problem = _contenders(problem, options.deadline)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
     used = {a.candidate.option.gpu for chosen in solution.allocations for a in chosen}
@@ -60,14 +67,19 @@ def cost_band(
     bad = cost(frozenset({name}), False) if name in used else None
     moves = _difference(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
     low, high = (end.result() for end in ends)
-    if moves <= 1e-6:
-        return Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
-    return Sensitivity(
-        low_usd_per_hour=low,
-        high_usd_per_hour=high,
+    band = Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
+    return _with_advice(band, name, spans[name].size, moves, command) if moves > 1e-6 else band
+
+
+def _with_advice(
+    band: Sensitivity, name: str, size: str, moves_usd_per_hour: float, command: str | None
+) -> Sensitivity:
+    """Return the band with what to measure; an infinite move (a plan may fail) has no number."""
+    return replace(
+        band,
         measure=name,
-        measure_size=spans[name].size,
-        measure_usd_per_hour=moves if moves < inf else None,
+        measure_size=size,
+        measure_usd_per_hour=moves_usd_per_hour if moves_usd_per_hour < inf else None,
         command=f"{command} --accelerators {name}" if command else None,
     )
 
@@ -76,7 +88,7 @@ def _estimated(option: OptionCapacity) -> bool:
     return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
 
 
-def _contenders(problem: Problem) -> Problem:
+def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
     """Drop options that another of the same accelerator beats at every figure and end of the band.
 
     Only where no rule tells options apart by more than price and rates, for then each may be wanted.
@@ -90,6 +102,7 @@ def _contenders(problem: Problem) -> Problem:
         for option in sorted(
             demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
         ):
+            deadline.check()
             figures = [
                 rate or 0.0
                 for i, j in buckets
@@ -173,10 +186,10 @@ def _cost(
         for demand in problem.demands
     )
     least = least_cost(replace(problem, demands=demands), options)
-    late = options.stop_at_s is not None and time.perf_counter() >= options.stop_at_s
-    if (least is None and late) or (least is not None and least.gap > max(options.mip_gap, 1e-9)):
+    is_known = least.termination.has_solution or least.termination is Termination.INFEASIBLE
+    if not is_known or least.gap > max(options.mip_gap, 1e-9):
         raise TimeUpError
-    return least.cost_usd_per_hour if least else None
+    return least.cost_usd_per_hour
 
 
 def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
+from melange_sky.optimizer import SolveOptions
 from melange_sky.planner.axes import parse_rates
 from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
 from melange_sky.planner.figures import side_by_side, within
@@ -86,6 +87,7 @@ class CompareOptions:
     seed: int = 0
     jobs: int | None = None
     offline: bool = False
+    time_limit_s: float = 30.0
 
 
 def compare_source(
@@ -102,7 +104,11 @@ def compare_source(
     rates = options.rates
     request = ComparisonRequest(
         rates_rps=(spec.models[0].workload.rate_rps,) if rates is None else parse_rates(rates),
-        plan=PlanRequest(prices=OfferQuery(offline=options.offline), sensitivity=False),
+        plan=PlanRequest(
+            prices=OfferQuery(offline=options.offline),
+            solve=SolveOptions(time_limit_s=options.time_limit_s),
+            sensitivity=False,
+        ),
         loop=LoopRequest(simulation=replayed.simulation(hooks)),
         on_contender=hooks.on_contender,
     )

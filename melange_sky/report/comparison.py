@@ -24,6 +24,7 @@ COLUMNS = (
     "attainment",
     "low",
     "reason",
+    "late",
 )
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8a5aab", "#c78b1f", "#4d4d4d", "#1a9a96", "#b0569b")
 
@@ -47,11 +48,14 @@ class Row(Protocol):
     def low(self) -> float | None: ...
     @property
     def reason(self) -> str | None: ...
+    @property
+    def late(self) -> bool: ...
 
 
 def contender_text(row: Row) -> str:
     """Return one fleet at one rate in a line."""
-    cost = "no fleet holds" if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
+    none = "no fleet found in time" if row.late else "no fleet holds"
+    cost = none if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
     return f"{row.rate_rps:g} req/s, {row.kind}: {cost}"
 
 
@@ -152,7 +156,8 @@ def comparison_figure(rows: Sequence[Row]) -> str:
     # The first kind, the mix, is drawn last, above the others.
     for number, kind in reversed(list(enumerate(dict.fromkeys(r.kind for r in rows)))):
         points = [(x(rate), y(cost)) for name, rate, cost in known if name == kind]
-        parts += _line(number, kind, points)
+        late = any(r.late for r in rows if r.kind == kind)
+        parts += _line(number, kind if points else _without_fleet(kind, late=late), points)
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -188,15 +193,18 @@ def _axes(rates: Sequence[float], costs: Sequence[float], x: _Scale, y: _Scale) 
     ]
 
 
-def _line(number: int, kind: str, points: Sequence[tuple[float, float]]) -> list[str]:
+def _without_fleet(kind: str, *, late: bool) -> str:
+    return f"{kind} (no fleet found in time)" if late else f"{kind} (no fleet holds)"
+
+
+def _line(number: int, name: str, points: Sequence[tuple[float, float]]) -> list[str]:
     """Return a kind's line, its points and its entry in the legend."""
     colour = _COLOURS[number % len(_COLOURS)] if points else "#888"
     dash = ' stroke-dasharray="6 3"' if number >= len(_COLOURS) else ""
     path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-    name = html_escape(kind) + ("" if points else " (no fleet holds)")
     at = _TOP + 20 * number
     return [
         f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if number == 0 else 2}"{dash}/>',
         *(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in points),
-        f'<text x="{_RIGHT + 20}" y="{at}" fill="{colour}">{name}</text>',
+        f'<text x="{_RIGHT + 20}" y="{at}" fill="{colour}">{html_escape(name)}</text>',
     ]

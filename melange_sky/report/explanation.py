@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
+from melange_sky.optimizer import Termination
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -84,6 +86,8 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
     lines = [
         f"This fleet costs ${robust.price_low_usd_per_hour:.3f} to ${robust.price_high_usd_per_hour:.3f}/h over the price error."
     ]
+    if robust.status == Termination.LIMIT.value:
+        return [*lines, f"What bearing the throughput error costs is not known: {robust.reason}"]
     if robust.protected_usd_per_hour is None:
         return [*lines, f"No fleet bears the throughput error: {robust.reason}"]
     mix = ", ".join(f"{n} x {name}" for name, n in robust.protected)

@@ -114,9 +114,9 @@ def _slo_text(plan: ModelPlan) -> str:
 
 
 def _solver_text(solver: SolverReport, *, replayed: bool) -> str:
-    if replayed and solver.status == "feasible":
+    if replayed and not solver.is_optimal:
         return "the cheapest found with replay, not proven the cheapest"
-    if solver.status == "optimal":
+    if solver.is_optimal:
         return f"optimal, gap {solver.mip_gap:.2%}, solved in {solver.solve_seconds:.2f} s"
     return (
         f"feasible, NOT proven optimal: gap {solver.mip_gap:.2%} after {solver.solve_seconds:.2f} s"
@@ -244,10 +244,13 @@ def _honest_saving(plan: ModelPlan) -> str:
         default=None,
     )
     if best is None:
+        if any(b.feasible is None for b in plan.baselines):
+            return "Which single accelerator serves this alone is not known: raise --time-limit."
         return "No single accelerator can serve this alone."
     saving = best.saving_fraction or 0.0
     if saving > 1e-6:
-        at_most = "at most " if best.reason else ""
+        unsure = best.reason or any(b.feasible is None for b in plan.baselines)
+        at_most = "at most " if unsure else ""
         return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
     if saving < -1e-6:
         return (

@@ -67,6 +67,8 @@ class Repricing(Protocol):
     @property
     def cheapest(self) -> Sequence[Part]: ...
     @property
+    def late(self) -> str | None: ...
+    @property
     def weighs_all(self) -> bool: ...
     @property
     def change_fraction(self) -> float | None: ...
@@ -85,6 +87,7 @@ def repricing_document(repricing: Repricing) -> dict[str, Any]:
         "change_fraction": repricing.change_fraction,
         "allocations": [_allocation_row(row) for row in repricing.repriced.allocations],
         "cheapest_now_usd_per_hour": repricing.cheapest_usd_per_hour,
+        "cheapest_reason": repricing.late,
         "saving_usd_per_hour": repricing.saving_usd_per_hour,
         "cheapest_mix": [_part_row(part) for part in repricing.cheapest],
         "weighed": "all offers" if repricing.weighs_all else "the plan's options",
@@ -148,6 +151,8 @@ def _allocation_line(row: Row) -> str:
 
 def _mix_lines(repricing: Repricing) -> list[str]:
     best, saving = repricing.cheapest_usd_per_hour, repricing.saving_usd_per_hour
+    if repricing.late is not None:
+        return [f"the cheapest mix now is not known: {repricing.late}; raise it with --time-limit"]
     if best is None:
         return ["the plan's options cannot serve it at today's offers; plan it anew"]
     if saving is not None and saving <= 1e-6:

@@ -20,7 +20,6 @@ from melange_sky.optimizer import (
 from melange_sky.optimizer.answers import optimum
 from melange_sky.optimizer.rules.base import FinishedFleet
 from melange_sky.optimizer.rules.registry import RULES, RuleSet
-from melange_sky.optimizer.search.solution_point import Point
 from melange_sky.plans import Allocation
 from melange_sky.workload import Matrix
 from tests.optimizer.factories import at_most, demand, option, placed
@@ -286,9 +285,9 @@ def test_a_solver_that_is_wrong_is_not_believed(monkeypatch: pytest.MonkeyPatch)
     settle = optimum.settle_ties
 
     def one_fewer(*args: object) -> object:
-        program, point = settle(*args)  # type: ignore[arg-type]
-        assert isinstance(point, Point)
-        return program, replace(point, instances=[point.instances[0] - 1])
+        settled = settle(*args)  # type: ignore[arg-type]
+        point = replace(settled.point, instances=[settled.point.instances[0] - 1])
+        return replace(settled, point=point)
 
     monkeypatch.setattr(optimum, "settle_ties", one_fewer)
     with pytest.raises(RuntimeError) as caught:

@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.answers.allocations import allocate
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.question import Alternative
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
-from melange_sky.optimizer.search.solution_point import Point, read_point
+from melange_sky.optimizer.search.solution_point import read_point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
+    from melange_sky.optimizer.problem.question import SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
-    from melange_sky.plans import Allocation
+    from melange_sky.optimizer.search.solution_point import Point
 
 
 def find_alternatives(
-    program: IntegerProgram,
-    chosen: Point,
-    allocate: Callable[[IntegerProgram, Point], tuple[tuple[Allocation, ...], ...]],
-) -> tuple[Alternative, ...]:
-    """Return up to `alternatives` fleets by cost, each doing without some type of every other's.
+    program: IntegerProgram, chosen: Point, options: SolveOptions
+) -> Iterator[Alternative]:
+    """Yield up to `alternatives` fleets by cost, each doing without some type of every other's.
 
-    So none is an earlier one with something idle added.
+    So none is an earlier one with something idle added. Raises TimeUpError where there was no time
+    for the next.
     """
-    start, options = time.perf_counter(), program.options
     scenarios, seen = program.scenarios, [chosen]
-    found: list[Alternative] = []
-    while len(found) < options.alternatives:
-        seconds = options.time_limit_s - (time.perf_counter() - start)
+    while len(seen) <= options.alternatives:
         other = build_program(program.canonical, program.problem, options, scenarios=scenarios)
         _shut_out(other, seen)
-        outcome = run(other.lp, options, seconds)
-        if seconds <= 0 or outcome.objective is None:
-            break
+        outcome = run(other.lp, options)
+        if outcome.termination is Termination.LIMIT:
+            raise TimeUpError
+        if outcome.objective is None:
+            return
         point = read_point(other, outcome)
         loss = worst_loss(program.canonical, program.problem, options, point.instances)
         if loss is not None:
             scenarios = (*scenarios, loss)
             continue
         seen.append(point)
-        found.append(
-            Alternative(
-                allocations=allocate(other, point),
-                cost_usd_per_hour=point.cost,
-                differs=_difference(other, chosen, point),
-            )
+        yield Alternative(
+            allocations=allocate(other, point).by_demand,
+            cost_usd_per_hour=point.cost,
+            differs=_difference(other, chosen, point),
         )
-    return tuple(found)
 
 
 def _shut_out(program: IntegerProgram, seen: list[Point]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.lowest_cost import least_cost
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.problem.canonical import matches
 from melange_sky.optimizer.problem.question import Problem, SolveOptions
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import Baseline
 
@@ -26,6 +27,8 @@ def baselines(
 
     `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
     constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
+    Each gets its part of the time that is left, twice the even one for most need little; one without
+    an answer in it is neither feasible nor infeasible.
     """
     plain = replace(
         options or SolveOptions(),
@@ -34,13 +37,16 @@ def baselines(
         stay_close=None,
         known_usd_per_hour=None,
     )
-    return tuple(
-        tuple(
-            _baseline(problem, demand, accelerator, cost, plain)
-            for accelerator in sorted({c.option.accelerator for c in demand.options})
-        )
-        for demand, cost in zip(problem.demands, plan_cost, strict=True)
-    )
+    plain = plain.started()
+    names = [sorted({c.option.accelerator for c in demand.options}) for demand in problem.demands]
+    left = sum(map(len, names))
+    rows: list[list[Baseline]] = [[] for _ in names]
+    for d, demand in enumerate(problem.demands):
+        for accelerator in names[d]:
+            own = replace(plain, deadline=plain.deadline.share(2 / (left + 1)))
+            rows[d].append(_baseline(problem, demand, accelerator, plan_cost[d], own))
+            left -= 1
+    return tuple(map(tuple, rows))
 
 
 def _baseline(
@@ -50,14 +56,17 @@ def _baseline(
     rules = problem.constraints
     missing = [p for p in rules.minimum if p.instances > 0 and not _has(mine, p)]
     if missing:
-        return _none(accelerator, f"the minimum of {missing[0].label()} is of another accelerator")
+        reason = f"the minimum of {missing[0].label()} is of another accelerator"
+        return _none(accelerator, reason, feasible=False)
     # What is paid for of other accelerators serves nothing here.
     rules = replace(rules, fixed=tuple(p for p in rules.fixed if _has(mine, p)))
     alone = replace(problem, demands=(replace(demand, options=mine),), constraints=rules)
     least = least_cost(alone, options, settle=True)
-    if least is None:
-        return _none(accelerator, _why_none(alone, options))
+    if least.termination is Termination.INFEASIBLE:
+        return _none(accelerator, _why_none(alone, options), feasible=False)
     cost = least.cost_usd_per_hour
+    if cost is None:
+        return _none(accelerator, _not_known(least.termination, options), feasible=None)
     return Baseline(
         accelerator=accelerator,
         feasible=True,
@@ -73,10 +82,10 @@ def _has(options: tuple[OptionCapacity, ...], group: InstanceGroup) -> bool:
     return any(matches(capacity.option, group) for capacity in options)
 
 
-def _none(accelerator: str, reason: str) -> Baseline:
+def _none(accelerator: str, reason: str, *, feasible: bool | None) -> Baseline:
     return Baseline(
         accelerator=accelerator,
-        feasible=False,
+        feasible=feasible,
         reason=reason,
         instances=None,
         cost_usd_per_hour=None,
@@ -92,8 +101,19 @@ def _doubt(gap: float, options: SolveOptions) -> str | None:
 
 
 def _why_none(alone: Problem, options: SolveOptions) -> str:
+    """Return what stands against a fleet that is known to be impossible."""
     try:
         optimize(alone, options)
     except InfeasibleError as error:
         return str(error)
-    return f"no fleet was found within {options.time_limit_s:g} s"
+    except NoPlanInTimeError:
+        pass
+    return (
+        "no fleet of it alone keeps to all rules (there was no time to find which are in its way)"
+    )
+
+
+def _not_known(termination: Termination, options: SolveOptions) -> str:
+    if termination is Termination.LIMIT:
+        return f"not known: no answer within the time limit of {options.time_limit_s:g} s"
+    return "not known: the solver gave up"

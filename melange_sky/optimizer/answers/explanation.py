@@ -205,26 +205,20 @@ def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
 
 def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
     """Return what each constraint costs: one step looser, and left out, by solving again."""
-    base = least_cost(problem, options)
+    base = least_cost(problem, options).cost_usd_per_hour
     if base is None:
         return ()
     rows = []
     for clause in RuleSet.of(problem, options).clauses(canonical_form(problem)):
         steps = min(clause.steps, clause.priced_step)
-        looser = least_cost(clause.relaxed(problem, steps), options)
-        without = least_cost(clause.dropped(problem), options)
-        saved = (
-            None
-            if without is None
-            else max(0.0, base.cost_usd_per_hour - without.cost_usd_per_hour)
-        )
+        looser = least_cost(clause.relaxed(problem, steps), options).cost_usd_per_hour
+        without = least_cost(clause.dropped(problem), options).cost_usd_per_hour
+        saved = None if without is None else max(0.0, base - without)
         rows.append(
             RulePrice(
                 rule=clause.text,
                 step=clause.remedy(steps),
-                saved_by_step_usd_per_hour=None
-                if looser is None
-                else max(0.0, base.cost_usd_per_hour - looser.cost_usd_per_hour),
+                saved_by_step_usd_per_hour=None if looser is None else max(0.0, base - looser),
                 saved_without_usd_per_hour=saved,
                 binds=saved is not None and saved > 1e-6,
             )
@@ -240,7 +234,9 @@ def _savings(plan: ModelPlan, several: bool) -> list[str]:
         if b.feasible and b.cost_usd_per_hour is not None
     ]
     if not priced:
-        return [f"{who}no single accelerator serves it alone"]
+        late = any(b.feasible is None for b in plan.baselines)
+        known = "is known to serve" if late else "serves"
+        return [f"{who}no single accelerator {known} it alone"]
     lines = []
     best = min(priced, key=lambda row: (row[0], row[1].accelerator))[1]
     used = {a.candidate.option.accelerator for a in plan.allocations}
@@ -257,6 +253,9 @@ def _savings(plan: ModelPlan, several: bool) -> list[str]:
     lines += [
         f"{who}{b.accelerator} alone: not possible ({b.reason})"
         for b in plan.baselines
-        if not b.feasible
+        if b.feasible is False
+    ]
+    lines += [
+        f"{who}{b.accelerator} alone: {b.reason}" for b in plan.baselines if b.feasible is None
     ]
     return lines

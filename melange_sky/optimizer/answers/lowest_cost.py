@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.canonical import canonical_form
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet
-from melange_sky.optimizer.search.cheapest import find_cheapest, gap_of
+from melange_sky.optimizer.search.cheapest import find_cheapest
 from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.simplest import settle_ties
 
@@ -18,33 +19,40 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Least:
+class LeastCost:
     """The least cost found, the gap to what is proven, and how many instances have it.
 
-    Those of the simplest fleet of that cost: fewest option types, then fewest instances.
+    Those of the simplest fleet of that cost: fewest option types, then fewest instances. Both are
+    None where `termination` says that there is no fleet, or that none was found in time.
     """
 
-    cost_usd_per_hour: float
-    instances: int
+    termination: Termination
+    cost_usd_per_hour: float | None = None
+    instances: int | None = None
     gap: float = 0.0
 
 
-def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False) -> Least | None:
-    """Return the least cost of any fleet that serves every demand, None where there is none.
+def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False) -> LeastCost:
+    """Return the least cost of any fleet that serves every demand.
 
-    None also where time ran out before any fleet was found. Only with `settle` are the instances
-    those of the simplest such fleet; else they are those of the one that the solver came upon.
+    Only with `settle` are the instances those of the simplest such fleet; else they are those of
+    the one that the solver came upon.
     """
-    start = time.perf_counter()
+    options = options.started()
     try:
-        canonical = drop_dominated(canonical_form(problem), RuleSet.of(problem, options))
+        canonical = canonical_form(problem, options.deadline)
+        canonical = drop_dominated(canonical, RuleSet.of(problem, options))
     except InfeasibleError:
-        return None
-    program, outcome, point = find_cheapest(canonical, problem, options)
-    if point is None:
-        return None
-    gap = gap_of(outcome, point.goal)
-    if settle:
-        left = options.time_limit_s - (time.perf_counter() - start)
-        _, point = settle_ties(program, outcome, point, left)
-    return Least(cost_usd_per_hour=point.cost, instances=sum(point.instances), gap=gap)
+        return LeastCost(termination=Termination.INFEASIBLE)
+    except TimeUpError:
+        return LeastCost(termination=Termination.LIMIT)
+    cheapest = find_cheapest(canonical, problem, options)
+    if isinstance(cheapest, Termination):
+        return LeastCost(termination=cheapest)
+    point = settle_ties(cheapest, options.deadline).point if settle else cheapest.point
+    return LeastCost(
+        termination=cheapest.outcome.termination,
+        cost_usd_per_hour=point.cost,
+        instances=sum(point.instances),
+        gap=cheapest.gap,
+    )

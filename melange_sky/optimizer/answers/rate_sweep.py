@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.robustness import Mix, mix_of
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 class SweepPoint:
     """One point: the total rate, TPOT limit and prices asked, and the plan there.
 
-    None where there is none; `prices` None for those of the spec.
+    `status` is a value of `Termination`. Costs are None, with the `reason`, where there is no plan;
+    `prices` None for those of the spec.
     """
 
     rate_rps: float
@@ -152,14 +154,16 @@ def _point(
     tpot_s: float | None,
     prices: str | None,
 ) -> tuple[SweepPoint, Counts]:
+    options = options.started()
     try:
         solution = optimize(problem, options)
-    except InfeasibleError as error:
+    except (InfeasibleError, NoPlanInTimeError) as error:
+        late = isinstance(error, NoPlanInTimeError)
         return SweepPoint(
             rate_rps=rate_rps,
             tpot_s=tpot_s,
             cost_usd_per_hour=None,
-            status="infeasible",
+            status=(Termination.LIMIT if late else Termination.INFEASIBLE).value,
             mix=(),
             best_single=None,
             best_single_usd_per_hour=None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.optimum import optimize
+from melange_sky.optimizer.program.termination import Termination
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem, Robustness, Solution, SolveOptions
@@ -21,7 +22,8 @@ class RobustReport:
 
     `price_low` … `price_high`: the unprotected fleet if every price moves alike. `protected` is the
     cheapest fleet whose shares still fit under the throughput error (Bertsimas & Sim 2004), and
-    `premium` what it costs more; None with a `reason` where no fleet bears the error.
+    `premium` what it costs more; None with a `reason` where no fleet bears the error, or none was found
+    in time: `status`, a value of `Termination`, says which.
     """
 
     cost_usd_per_hour: float
@@ -30,6 +32,7 @@ class RobustReport:
     protected_usd_per_hour: float | None
     premium_usd_per_hour: float | None
     protected: Mix
+    status: str
     reason: str | None = None
 
 
@@ -52,7 +55,8 @@ def robust_report(
     low, high = cost * (1 - price_error), cost * (1 + price_error)
     try:
         safe = optimize(problem, replace(options, robustness=robustness))
-    except InfeasibleError as error:
+    except (InfeasibleError, NoPlanInTimeError) as error:
+        late = isinstance(error, NoPlanInTimeError)
         return RobustReport(
             cost_usd_per_hour=cost,
             price_low_usd_per_hour=low,
@@ -60,6 +64,7 @@ def robust_report(
             protected_usd_per_hour=None,
             premium_usd_per_hour=None,
             protected=(),
+            status=(Termination.LIMIT if late else Termination.INFEASIBLE).value,
             reason=str(error),
         )
     return RobustReport(
@@ -69,6 +74,7 @@ def robust_report(
         protected_usd_per_hour=safe.cost_usd_per_hour,
         premium_usd_per_hour=safe.cost_usd_per_hour - cost,
         protected=mix_of(safe),
+        status=safe.report.status,
     )
 
 

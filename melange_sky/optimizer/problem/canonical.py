@@ -14,6 +14,7 @@ import numpy as np
 
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.names.accelerators import names_of
+from melange_sky.optimizer.deadline import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints, InstanceGroup
     from melange_sky.names.limits import LimitKey
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.question import Demand, Problem
 
 MAX_SPARE = 6
@@ -158,11 +160,20 @@ def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
     )
 
 
-def canonical_form(problem: Problem) -> Canonical:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unserved:
+    """Buckets (i, j) of one model that no option serves, and in words why."""
+
+    model: str
+    buckets: tuple[tuple[int, int], ...]
+    text: str
+
+
+def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
     """Sort a problem into columns and buckets.
 
     Raises InputError for figures that no plan can be made of, InfeasibleError for a bucket that no
-    option serves at all.
+    option serves at all (its causes are `Unserved`), TimeUpError.
     """
     demands = tuple(sorted(problem.demands, key=lambda demand: demand.name))
     _check(problem)
@@ -173,15 +184,18 @@ def canonical_form(problem: Problem) -> Canonical:
         )
         for d, demand in enumerate(demands)
     )
-    columns = [
-        _column(d, capacity, buckets[d], problem.constraints)
-        for d, demand in enumerate(demands)
-        for capacity in sorted(demand.options, key=lambda c: c.option.name)
-    ]
+    columns: list[Column] = []
+    for d, demand in enumerate(demands):
+        deadline.check()
+        columns += [
+            _column(d, capacity, buckets[d], problem.constraints)
+            for capacity in sorted(demand.options, key=lambda c: c.option.name)
+        ]
     canonical = Canonical(demands=demands, buckets=buckets, columns=tuple(columns))
-    unserved = [text for d in range(len(demands)) for text in _unserved(canonical, d)]
+    unserved = [cause for d in range(len(demands)) if (cause := _unserved(canonical, d))]
     if unserved:
-        raise InfeasibleError("; ".join(unserved))
+        raise InfeasibleError("; ".join(cause.text for cause in unserved), causes=unserved)
+    deadline.check()
     return _of_sane_size(canonical)
 
 
@@ -253,21 +267,21 @@ def _check(problem: Problem) -> None:
         raise InputError(*problems)
 
 
-def _unserved(canonical: Canonical, d: int) -> list[str]:
-    """Return one sentence for the buckets of a demand that no option serves, with the reasons."""
+def _unserved(canonical: Canonical, d: int) -> Unserved | None:
+    """Return the buckets of a demand that no option serves, with the reasons, None where all are."""
     columns = [canonical.columns[k] for k in canonical.of_demand(d)]
     demand, buckets = canonical.demands[d], canonical.buckets[d]
     bad = [b for b, _ in enumerate(buckets) if all(column.loads[b] is None for column in columns)]
     if not bad:
-        return []
+        return None
     who = f"model '{demand.name[:80]}': " if len(canonical.demands) > 1 else ""
-    if not columns:
-        return [f"{who}there is no option to choose from (no offer matches the resources)"]
-    named = ", ".join(
-        f"({demand.workload.label(buckets[b].i, buckets[b].j)})" for b in bad[:MAX_NAMED]
-    )
+    labels = [f"({demand.workload.label(buckets[b].i, buckets[b].j)})" for b in bad[:MAX_NAMED]]
     more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-    return [f"{who}no option serves {named}{more}: {_reasons(columns, buckets, bad)}"]
+    text = f"no option serves {', '.join(labels)}{more}: {_reasons(columns, buckets, bad)}"
+    if not columns:
+        text = "there is no option to choose from (no offer matches the resources)"
+    places = tuple((buckets[b].i, buckets[b].j) for b in bad)
+    return Unserved(model=demand.name, buckets=places, text=who + text)
 
 
 def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int]) -> str:

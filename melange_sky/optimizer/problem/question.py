@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
 from melange_sky.constraints import Constraints
+from melange_sky.optimizer.deadline import NEVER, Deadline
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -58,7 +60,12 @@ class StayClose:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolveOptions:
-    """How to solve.
+    """How to solve, and how long.
+
+    `time_limit_s` holds for one whole answer, whatever it takes beyond the search: simplest fleet,
+    shares, alternatives, the reasons for having none. It counts from `started`; `deadline` is when
+    it ends, and may be set to end several answers at the same moment. Where fleets were found, the
+    search for a cheaper one stops after `search_fraction` of the time, so that the rest has some.
 
     `assignment` "fractional" splits a bucket's rate freely; "sliced" hands out 1/`slice_factor` of
     it at a time, as Mélange does (arXiv 2404.14527, §5.3). `mip_gap` 0 asks for a proven optimum
@@ -67,7 +74,6 @@ class SolveOptions:
     more plans, each with other instances. `solver` None takes HiGHS, or CBC where it is missing.
     `known_usd_per_hour` is the cost of a fleet believed to serve: options that no fleet as cheap can
     hold are left out; where none as cheap is found, all are looked at, so that it alters no result.
-    `stop_at_s` is a reading of `time.perf_counter` past which no solve goes on, whatever its own limit.
     """
 
     assignment: Literal["fractional", "sliced"] = "fractional"
@@ -79,8 +85,13 @@ class SolveOptions:
     stay_close: StayClose | None = None
     robustness: Robustness | None = None
     solver: Literal["highs", "cbc"] | None = None
-    stop_at_s: float | None = None
     known_usd_per_hour: float | None = None
+    deadline: Deadline = NEVER
+    search_fraction: float = 0.9
+
+    def started(self) -> SolveOptions:
+        """Return the options with the time running: a deadline already set stays if it is sooner."""
+        return replace(self, deadline=self.deadline.within(self.time_limit_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +103,22 @@ class Alternative:
     differs: str
 
 
+class Step(Enum):
+    """What follows the search for the least cost, and is left where time runs out."""
+
+    SIMPLEST = "look for the simplest mix of that cost"
+    SHARES = "spread the load evenly"
+    ALTERNATIVES = "look for all the other mixes"
+    CHECK = "check again that it stands every loss of instances"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
     """The fleet: allocations per demand in the problem's order, by option name within each.
 
     `cost_usd_per_hour` bills instances beyond fixed capacity. `optimum_usd_per_hour` is the least
-    cost where another objective was asked for, else the same.
+    cost where another objective was asked for, else the same. `unfinished` are the steps that the
+    time did not suffice for.
     """
 
     allocations: tuple[tuple[Allocation, ...], ...]
@@ -105,3 +126,4 @@ class Solution:
     cost_usd_per_hour: float
     optimum_usd_per_hour: float
     alternatives: tuple[Alternative, ...] = ()
+    unfinished: tuple[Step, ...] = ()

@@ -13,8 +13,10 @@ import highspy
 import numpy as np
 
 from melange_sky.optimizer.program.linear import GE, LE
+from melange_sky.optimizer.program.termination import Termination
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.program.linear import Linear
 
 _SMALL = 1500
@@ -63,14 +65,18 @@ def _greet_unseen() -> None:
 
 
 def solve_by_highs(
-    linear: Linear, mip_gap: float, limit_s: float
-) -> tuple[str, list[float], float | None]:
-    """Return HiGHS's status (as in `Outcome`), the columns' values, and its bound of the goal."""
+    linear: Linear, mip_gap: float, deadline: Deadline
+) -> tuple[Termination, list[float], float | None]:
+    """Return how HiGHS ended, the columns' values, and its bound of the goal.
+
+    HiGHS looks at its clock between its steps, so that it may end late by one of them.
+    """
     _greet_unseen()
+    handed = as_highs(linear)
     highs = highspy.Highs()
     for name, value in (
         ("output_flag", False),
-        ("time_limit", limit_s),
+        ("time_limit", deadline.left_s),
         # HiGHS's own default gap is 1e-4, so 0 must be said.
         ("mip_rel_gap", mip_gap),
         ("mip_abs_gap", 0.0),
@@ -83,14 +89,14 @@ def solve_by_highs(
     if len(linear.names) <= _SMALL:
         for name in _COSTLY:
             highs.setOptionValue(name, False)  # unknown to some releases, which do without
-    highs.passModel(as_highs(linear))
+    highs.passModel(handed)
     highs.run()
     info = highs.getInfo()
-    status = _status(highs.getModelStatus(), info)
-    if status not in ("optimal", "feasible"):
-        return status, [], None
+    termination = _termination(highs.getModelStatus(), info)
+    if not termination.has_solution:
+        return termination, [], None
     bound = float(info.mip_dual_bound) if linear.is_whole() else None
-    return status, list(highs.getSolution().col_value), bound
+    return termination, list(highs.getSolution().col_value), bound
 
 
 def as_highs(linear: Linear) -> Any:
@@ -116,12 +122,14 @@ def as_highs(linear: Linear) -> Any:
     return lp
 
 
-def _status(model_status: Any, info: Any) -> str:
-    """Return how far it got. At a time limit a solution counts only where it is feasible."""
+def _termination(model_status: Any, info: Any) -> Termination:
+    """Return how far it got. At a limit a solution counts only where it is feasible."""
     kinds = highspy.HighsModelStatus
     if model_status == kinds.kOptimal:
-        return "optimal"
+        return Termination.OPTIMAL
     if model_status in (kinds.kInfeasible, kinds.kUnboundedOrInfeasible, kinds.kUnbounded):
-        return "infeasible"
-    found = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
-    return "feasible" if found else "unknown"
+        return Termination.INFEASIBLE
+    if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
+        return Termination.FEASIBLE
+    late = model_status == kinds.kTimeLimit
+    return Termination.LIMIT if late else Termination.GAVE_UP

@@ -44,7 +44,8 @@ class IntegerProgram:
         return 1.0 - self.problem.headroom
 
     def row(self, terms: Terms, sense: int, bound: float, name: str) -> None:
-        """Add Σ coefficient × variable (sense) bound."""
+        """Add Σ coefficient × variable (sense) bound. Raises TimeUpError past the deadline."""
+        self.options.deadline.check()
         self.lp.row(terms, sense, bound, name)
 
     def cost_terms(self) -> Terms:

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import pulp
 
+from melange_sky.optimizer.program.termination import Termination
+
 if TYPE_CHECKING:
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.program.linear import Linear, Terms
 
 
@@ -36,20 +39,24 @@ def as_pulp(linear: Linear) -> tuple[pulp.LpProblem, list[pulp.LpVariable]]:
     return lp, variables
 
 
-def solve_by_cbc(linear: Linear, mip_gap: float, limit_s: float) -> tuple[str, list[float]]:
-    """Return CBC's status (as in `Outcome`) and the columns' values."""
+def solve_by_cbc(
+    linear: Linear, mip_gap: float, deadline: Deadline
+) -> tuple[Termination, list[float]]:
+    """Return how CBC ended and the columns' values."""
     lp, variables = as_pulp(linear)
     # The CBC that PuLP ships, by the class that PuLP 4 keeps.
     path = pulp.PULP_CBC_CMD.pulp_cbc_path
+    # CBC takes 0 for no limit at all.
+    limit_s = None if math.isinf(deadline.left_s) else max(deadline.left_s, 0.01)
     lp.solve(pulp.COIN_CMD(path=path, msg=False, timeLimit=limit_s, gapRel=mip_gap, threads=1))
     # LpStatus says Optimal at a time limit whatever the gap; only sol_status tells.
     match lp.sol_status:
         case pulp.LpSolutionOptimal:
-            status = "optimal"
+            termination = Termination.OPTIMAL
         case pulp.LpSolutionIntegerFeasible:
-            status = "feasible"
+            termination = Termination.FEASIBLE
         case pulp.LpSolutionInfeasible | pulp.LpSolutionUnbounded:
-            status = "infeasible"
+            termination = Termination.INFEASIBLE
         case _:
-            status = "unknown"
-    return status, [variable.varValue or 0.0 for variable in variables]
+            termination = Termination.LIMIT if deadline.passed else Termination.GAVE_UP
+    return termination, [variable.varValue or 0.0 for variable in variables]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.run import run
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.incumbent import affordable, first_options, hurried
@@ -14,6 +15,7 @@ from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram, Scenario
@@ -24,58 +26,88 @@ LOOSE_GAP = 0.03
 """With spare instances asked for, losses are first sought on fleets this near to the optimum."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cheapest:
+    """A fleet that keeps to all rules, the program that yielded it, and how far it is proven."""
+
+    program: IntegerProgram
+    outcome: Outcome
+    point: Point
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether the solver proved the least goal, to within the gap that it was given."""
+        return self.outcome.termination is Termination.OPTIMAL
+
+    @property
+    def gap(self) -> float:
+        """How far, as a fraction of it, the goal may lie above the least."""
+        return gap_of(self.outcome, self.point.goal)
+
+    def unproven(self, bound: float) -> Cheapest:
+        """Return the same fleet with no more said of it than that none is cheaper than the bound."""
+        outcome = replace(self.outcome, termination=Termination.FEASIBLE, bound=bound)
+        return replace(self, outcome=outcome)
+
+
 def find_cheapest(
     canonical: Canonical, problem: Problem, options: SolveOptions
-) -> tuple[IntegerProgram, Outcome, Point | None]:
-    """Return the program solved for its goal alone; the point is None where none was found.
+) -> Cheapest | Termination:
+    """Return the fleet of the least goal, or how the search for one ended in vain.
 
     Large problems are first solved on a few promising options: one instance that costs more than
     that whole fleet is then left out, and if time runs out that fleet is the answer, gap told.
     """
-    start = time.perf_counter()
+    unproven: Cheapest | None = None
     if options.known_usd_per_hour is not None:
-        found = _find_known(canonical, problem, options, options.known_usd_per_hour)
-        if found is not None:
-            return found
-        options = replace(options, time_limit_s=options.time_limit_s - _since(start))
+        unproven = _find_known(canonical, problem, options, options.known_usd_per_hour)
+        if unproven is not None and unproven.is_proven:
+            return unproven
+    cheapest = _find_among_all(canonical, problem, options)
+    if unproven is None:
+        return cheapest
+    if isinstance(cheapest, Termination) or unproven.point.goal < cheapest.point.goal:
+        return unproven.unproven(0.0)
+    return cheapest
+
+
+def _find_among_all(
+    canonical: Canonical, problem: Problem, options: SolveOptions
+) -> Cheapest | Termination:
+    enough = options.deadline.share(options.search_fraction)
     few = first_options(canonical, problem, options)
     if few is None:
-        return _find(canonical, problem, options)
-    program, outcome, point = _find(few, problem, hurried(options))
-    if point is None:
-        left = options.time_limit_s - (time.perf_counter() - start)
-        return _find(canonical, problem, replace(options, time_limit_s=left))
-    rest = affordable(canonical, problem, options, point.cost)
-    left = options.time_limit_s - (time.perf_counter() - start)
-    whole = _find(
-        rest, problem, replace(options, time_limit_s=left), _translate(few, rest, program)
-    )
-    if whole[2] is not None and whole[2].goal <= point.goal:
+        return _find(canonical, problem, options, enough)
+    first = _find(few, problem, hurried(options), options.deadline.share(1 / 3))
+    if isinstance(first, Termination):
+        return _find(canonical, problem, options, enough)
+    rest = affordable(canonical, problem, options, first.point.cost)
+    in_time = replace(options, deadline=enough)
+    whole = _find(rest, problem, in_time, enough, _translate(few, rest, first.program))
+    if isinstance(whole, Termination):
+        return first.unproven(0.0)
+    if whole.point.goal <= first.point.goal:
         return whole
     # The promising few's own bound says nothing of the whole; only the whole's may be told.
-    bound = whole[1].bound if whole[1].objective is not None else None
-    return program, replace(outcome, status="feasible", bound=bound or 0.0), point
+    return first.unproven(whole.outcome.bound or 0.0)
 
 
 def _find_known(
     canonical: Canonical, problem: Problem, options: SolveOptions, known: float
-) -> tuple[IntegerProgram, Outcome, Point] | None:
+) -> Cheapest | None:
     """Return the least goal among fleets of at most the known cost, None where there is none.
 
-    None too where nothing could be left out, or time ran out.
+    None too where nothing could be left out. Half of the time may go into it.
     """
     rest = affordable(canonical, problem, options, known)
     if len(rest.columns) == len(canonical.columns) or not rest.covers():
         return None
-    program, outcome, point = _find(rest, problem, options)
+    half = options.deadline.share(0.5)
+    cheapest = _find(rest, problem, replace(options, deadline=half), half)
     # Beyond the known cost, a column that was left out could be in a cheaper fleet.
-    if point is None or outcome.status != "optimal" or point.goal > known * (1 + 1e-9):
+    if isinstance(cheapest, Termination) or cheapest.point.goal > known * (1 + 1e-9):
         return None
-    return program, outcome, point
-
-
-def _since(start: float) -> float:
-    return time.perf_counter() - start
+    return cheapest
 
 
 def _translate(few: Canonical, whole: Canonical, program: IntegerProgram) -> tuple[Scenario, ...]:
@@ -99,38 +131,49 @@ def _find(
     canonical: Canonical,
     problem: Problem,
     options: SolveOptions,
+    enough: Deadline,
     scenarios: tuple[Scenario, ...] = (),
-) -> tuple[IntegerProgram, Outcome, Point | None]:
+) -> Cheapest | Termination:
     """Solve; with spare instances asked for, seek the loss that the fleet does not survive, again.
 
     Each round adds one of finitely many losses, and few of them ever matter. Each round's bound
-    holds for the whole problem, for it lacks only constraints. Where time runs out, a fleet that
-    survives every loss is still returned if one was found, with its true gap.
+    holds for the whole problem, for it lacks only constraints. Past `enough`, a fleet that survives
+    every loss is returned with its true gap; without one, any at all is sought up to the deadline.
     """
-    start = time.perf_counter()
     spare = RuleSet.of(problem, options).spare_instances
     gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
-    safe: tuple[IntegerProgram, Outcome, Point] | None = None
-    bound = 0.0
-    while True:
-        program = build_program(canonical, problem, options, scenarios=scenarios)
-        seconds_left = options.time_limit_s - (time.perf_counter() - start)
-        outcome = run(program.lp, replace(options, mip_gap=gap), seconds_left)
-        if outcome.objective is None:
-            if outcome.status == "unknown" and safe is not None:
-                return safe[0], replace(safe[1], status="feasible", bound=bound), safe[2]
-            return program, outcome, None
-        bound = max(bound, outcome.bound or 0.0)
-        point = read_point(program, outcome)
-        loss = worst_loss(canonical, problem, options, point.instances)
+    safe: Cheapest | None = None
+    bound, is_late = 0.0, False
+    while not (is_late and safe):
+        limited = replace(options, mip_gap=gap, deadline=enough)
+        try:
+            program = build_program(canonical, problem, options, scenarios=scenarios)
+            outcome = run(program.lp, _any(options) if is_late else limited)
+            if outcome.termination is Termination.LIMIT and not is_late:
+                is_late = True
+                continue
+            if outcome.objective is None:
+                return outcome.termination if safe is None else safe.unproven(bound)
+            bound = max(bound, outcome.bound or 0.0)
+            point = read_point(program, outcome)
+            loss = worst_loss(canonical, problem, options, point.instances)
+        except TimeUpError:
+            break
+        is_late = is_late or enough.passed
         if loss is not None:
             scenarios = (*scenarios, loss)
             continue
-        if safe is None or point.goal < safe[2].goal:
-            safe = program, outcome, point
-        if gap <= options.mip_gap or outcome.status == "feasible":
-            return safe[0], replace(outcome, bound=bound), safe[2]
+        if safe is None or point.goal < safe.point.goal:
+            safe = Cheapest(program=program, outcome=outcome, point=point)
+        if not is_late and (gap <= options.mip_gap or outcome.termination is Termination.FEASIBLE):
+            return replace(safe, outcome=replace(outcome, bound=bound))
         gap = options.mip_gap
+    return Termination.LIMIT if safe is None else safe.unproven(bound)
+
+
+def _any(options: SolveOptions) -> SolveOptions:
+    """Return options that take any fleet that keeps to the rules, whatever it costs."""
+    return replace(options, mip_gap=1e6, within_fraction=0.0, alternatives=0)
 
 
 def gap_of(outcome: Outcome, goal: float) -> float:
@@ -138,7 +181,9 @@ def gap_of(outcome: Outcome, goal: float) -> float:
 
     A solver that tells no bound has proven nothing but that no cost is below 0: a gap of 1.
     """
-    if goal <= 0 or (outcome.status == "optimal" and outcome.bound == outcome.objective):
+    if goal <= 0 or (
+        outcome.termination is Termination.OPTIMAL and outcome.bound == outcome.objective
+    ):
         return 0.0
     if outcome.bound is None:
         return 1.0
@@ -147,8 +192,7 @@ def gap_of(outcome: Outcome, goal: float) -> float:
 
 def is_feasible(canonical: Canonical, problem: Problem, options: SolveOptions) -> bool | None:
     """Return whether any fleet keeps to all constraints, None where time ran out."""
-    any_fleet = replace(options, mip_gap=1e6, within_fraction=0.0, alternatives=0)
-    _, outcome, point = find_cheapest(canonical, problem, any_fleet)
-    if point is not None:
+    cheapest = find_cheapest(canonical, problem, _any(options))
+    if isinstance(cheapest, Cheapest):
         return True
-    return False if outcome.status == "infeasible" else None
+    return False if cheapest is Termination.INFEASIBLE else None

@@ -21,7 +21,10 @@ _SLACK = 1e-12
 
 
 def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
-    """Return the problem without needless columns. Ties are settled by the order of the names."""
+    """Return the problem without needless columns. Ties are settled by the order of the names.
+
+    Raises TimeUpError.
+    """
     kept: list[int] = []
     for demand in range(len(canonical.demands)):
         kept += _survivors(canonical, canonical.of_demand(demand), rules)
@@ -38,6 +41,7 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
     single = rules.options.within_fraction > 0
     kept = []
     for b, index in enumerate(indices):
+        rules.options.deadline.check()
         if rules.pins(canonical, columns[b]):
             kept.append(index)
             continue

@@ -83,7 +83,7 @@ def hurried(options: SolveOptions) -> SolveOptions:
     return replace(
         options,
         mip_gap=max(0.02, options.mip_gap),
-        time_limit_s=options.time_limit_s / 3,
+        deadline=options.deadline.share(2 / 3),
         within_fraction=0.0,
         alternatives=0,
     )

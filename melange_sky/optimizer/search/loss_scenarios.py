@@ -24,7 +24,10 @@ _AFTER_LOSS = frozenset({"serve"})
 def worst_loss(
     canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Scenario | None:
-    """Return the loss of `spare` instances of one model that overloads the rest most, if any does."""
+    """Return the loss of `spare` instances of one model that overloads the rest most, if any does.
+
+    Raises TimeUpError where not every loss could be looked at.
+    """
     spare = RuleSet.of(problem, options).spare_instances
     worst: tuple[float, Scenario] | None = None
     for demand in range(len(canonical.demands)):
@@ -52,7 +55,7 @@ def shares_after_loss(
 ) -> Shares | None:
     """Return who serves what after a loss, None where nothing does.
 
-    Of the demand of the lost instances alone, its buckets numbered from 0.
+    Of the demand of the lost instances alone, its buckets numbered from 0. Raises TimeUpError.
     """
     alone, left = _after(canonical, instances, scenario)
     return peak_shares(alone, problem, options, left, _AFTER_LOSS)

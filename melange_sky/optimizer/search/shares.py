@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.integer_program import load_terms
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import SHARE_RULES
 from melange_sky.plans import Allocation
@@ -34,7 +36,10 @@ def peak_load(
     instances: list[int],
     only: frozenset[str] = SHARE_RULES,
 ) -> float | None:
-    """Return the least possible highest load ÷ instances, None where these cannot serve at all."""
+    """Return the least possible highest load ÷ instances, None where these cannot serve at all.
+
+    Raises TimeUpError.
+    """
     found = _peak_program(canonical, problem, options, instances, only)
     if found is None:
         return None
@@ -48,7 +53,10 @@ def peak_shares(
     instances: list[int],
     only: frozenset[str] = SHARE_RULES,
 ) -> Shares | None:
-    """Return shares with the least possible highest load, None where these cannot serve at all."""
+    """Return shares with the least possible highest load, None where these cannot serve at all.
+
+    Raises TimeUpError.
+    """
     found = _peak_program(canonical, problem, options, instances, only)
     if found is None:
         return None
@@ -63,6 +71,7 @@ def spread(
     """Return the shares that make the highest load fraction least; of those, the cheapest loads.
 
     So no replica is full while another idles. None where these instances cannot serve at all.
+    Raises TimeUpError.
     """
     found = _peak_program(canonical, problem, options, instances, SHARE_RULES)
     if found is None:
@@ -79,8 +88,8 @@ def spread(
         for b, value in enumerate(column.loads)
         if value is not None
     ]
-    second = run(lp, options, options.time_limit_s)
-    best = second if second.status == "optimal" else outcome
+    second = run(lp, options)
+    best = second if second.termination is Termination.OPTIMAL else outcome
     return _in_whole(used, read_shares(program, best.values))
 
 
@@ -98,7 +107,7 @@ def _peak_program(
 ) -> tuple[IntegerProgram, list[int], Outcome | None] | None:
     """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use.
 
-    None where these cannot serve; no outcome where there is nothing to serve.
+    None where these cannot serve; no outcome where there is nothing to serve. Raises TimeUpError.
     """
     used = [k for k, count in enumerate(instances) if count > 0]
     small = canonical.keep(used)
@@ -112,8 +121,10 @@ def _peak_program(
     for k, terms in enumerate(loads):
         program.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")
     program.lp.goal = [(peak, 1.0)]
-    outcome = run(program.lp, options, options.time_limit_s)
-    return (program, used, outcome) if outcome.status == "optimal" else None
+    outcome = run(program.lp, options)
+    if outcome.termination in (Termination.LIMIT, Termination.FEASIBLE):
+        raise TimeUpError
+    return (program, used, outcome) if outcome.termination is Termination.OPTIMAL else None
 
 
 def read_shares(program: IntegerProgram, values: Sequence[float]) -> Shares:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
+from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import worth_a_look
@@ -15,40 +17,52 @@ from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import COST_TIE, Point, make_point, read_point
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.program.integer_program import IntegerProgram, Scenario
     from melange_sky.optimizer.program.linear import Terms
-    from melange_sky.optimizer.program.run import Outcome
+    from melange_sky.optimizer.search.cheapest import Cheapest
 
 
-def settle_ties(
-    program: IntegerProgram, outcome: Outcome, cheapest: Point, seconds: float
-) -> tuple[IntegerProgram, Point]:
-    """Return the simplest fleet of (nearly) the least goal, and the program that yielded it."""
-    if outcome.status != "optimal":
-        return program, cheapest
-    start = time.perf_counter()
-    while True:
-        point = simplest(program, cheapest, seconds - (time.perf_counter() - start))
-        loss = worst_loss(program.canonical, program.problem, program.options, point.instances)
-        if loss is None:
-            return program, point
-        program = build_program(
-            program.canonical,
-            program.problem,
-            program.options,
-            scenarios=(*program.scenarios, loss),
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """The chosen point and the program that yielded it; `in_time` unless time ran out before."""
+
+    program: IntegerProgram
+    point: Point
+    in_time: bool = True
 
 
-def simplest(program: IntegerProgram, best: Point, seconds: float) -> Point:
-    """Return the simplest point whose goal is at most `within_fraction` above the best's."""
+def settle_ties(cheapest: Cheapest, deadline: Deadline) -> Settled:
+    """Return the simplest fleet of (nearly) the least goal; the cheapest itself where time runs out."""
+    best, scenarios = cheapest.point, cheapest.program.scenarios
+    options = replace(cheapest.program.options, deadline=deadline)
+    unsettled = replace(cheapest.program, options=options)
+    if not cheapest.is_proven:
+        return Settled(program=unsettled, point=best, in_time=False)
+    try:
+        while True:
+            program = replace(unsettled, scenarios=scenarios)
+            point = simplest(program, best)
+            loss = worst_loss(program.canonical, program.problem, options, point.instances)
+            if loss is None:
+                return Settled(program=program, point=point)
+            scenarios = (*scenarios, loss)
+    except TimeUpError:
+        return Settled(program=unsettled, point=best, in_time=False)
+
+
+def simplest(program: IntegerProgram, best: Point) -> Point:
+    """Return the simplest point whose goal is at most `within_fraction` above the best's.
+
+    Raises TimeUpError.
+    """
     options = program.options
     band = best.goal * options.within_fraction + COST_TIE * max(1.0, best.goal)
     most = best.goal + band
-    start = time.perf_counter()
-    if seconds <= 0 or (options.mip_gap > 0 and not options.within_fraction):
+    if options.mip_gap > 0 and not options.within_fraction:
         return best
+    options.deadline.check()
     kept = set(worth_a_look(program.canonical, program.problem, options, most))
     used = {k for k, count in enumerate(best.instances) if count}
     if kept <= used and len(used) == 1:
@@ -63,27 +77,28 @@ def simplest(program: IntegerProgram, best: Point, seconds: float) -> Point:
             return best
     part = build_program(small, program.problem, options, scenarios=scenarios)
     if fleets is not None:
-        found = _first_that_serves(part, fleets, seconds - (time.perf_counter() - start))
+        found = _first_that_serves(part, fleets)
         return best if found is None else _in_whole(program, found, sorted(kept))
     _ask_for_simplest(part, best, most)
-    outcome = run(part.lp, options, seconds - (time.perf_counter() - start))
+    outcome = run(part.lp, options)
+    if outcome.termination is Termination.LIMIT:
+        raise TimeUpError
     if outcome.objective is None:
         return best
     point = _in_whole(program, read_point(part, outcome), sorted(kept))
     return point if point.goal <= most and point.rank() < best.rank() else best
 
 
-def _first_that_serves(
-    part: IntegerProgram, fleets: list[list[int]], seconds: float
-) -> Point | None:
+def _first_that_serves(part: IntegerProgram, fleets: list[list[int]]) -> Point | None:
     """Return the first of these fleets that keeps to all of the program's constraints."""
-    start = time.perf_counter()
     for x in part.x:
         part.lp.whole[x] = False  # both bounds hold it
     for instances in fleets:
         for x, count in zip(part.x, instances, strict=True):
             part.lp.lower[x] = part.lp.upper[x] = float(count)
-        outcome = run(part.lp, part.options, seconds - (time.perf_counter() - start))
+        outcome = run(part.lp, part.options)
+        if outcome.termination is Termination.LIMIT:
+            raise TimeUpError
         if outcome.objective is not None:
             return read_point(part, outcome)
     return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import InstanceGroup
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.planner.replay_loop.replan import (
     AcceleratorCount,
     Deratings,
@@ -100,7 +100,7 @@ def _ease_deratings(search: EaseSearch, deratings: Sequence[Deratings]) -> None:
         eased = [{kind: f**middle for kind, f in factors.items()} for factors in deratings]
         try:
             candidate = search.replanner.plan(eased)
-        except InfeasibleError:  # in the time that there was
+        except (InfeasibleError, NoPlanInTimeError):
             low = middle
             continue
         if not search.saves(candidate) or search.accepts(candidate, eased):
@@ -121,7 +121,7 @@ def _one_move(search: EaseSearch, first: ModelPlan) -> bool:
         groups = tuple(_group(candidates[name], n) for name, n in counts.items() if n > 0)
         try:
             plan = search.replanner.plan(underated, minimum=groups)
-        except InfeasibleError:
+        except (InfeasibleError, NoPlanInTimeError):
             continue
         if search.saves(plan) and search.accepts(plan, underated):
             return True

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
 from melange_sky.planner.replay_loop.replan import (
     AcceleratorCount,
@@ -119,6 +119,9 @@ def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
                 plan = _another_fleet(plan, state, failing)
             except InfeasibleError as error:
                 reason = f"no fleet is left: {error}"
+            except NoPlanInTimeError as error:
+                late = f"the search for a fleet that holds was cut short: {error}"
+                return _cut_short(_with_record(plan, state, simulations, late))
         if reason is not None:
             return _with_record(plan, state, simulations, reason)
     raise AssertionError("the loop ends by itself")
@@ -292,6 +295,18 @@ def _verification(
         high=verdict.interval[1],
         premium_usd_per_hour=premium_usd_per_hour,
         rounds=tuple(rounds),
+    )
+
+
+def _cut_short(plan: Plan) -> Plan:
+    """Return the plan, said to be the last one that there was time for."""
+    return replace(
+        plan,
+        models=tuple(
+            replace(model, verification=replace(model.verification, cut_short=True))
+            for model in plan.models
+            if model.verification is not None
+        ),
     )
 
 

@@ -49,7 +49,7 @@ class Replanner:
     def plan(self, deratings: Sequence[Deratings], minimum: tuple[InstanceGroup, ...] = ()) -> Plan:
         """Plan with derated capacities, one mapping per model, and `minimum` besides the plan's own.
 
-        Raises InfeasibleError.
+        Raises InfeasibleError, NoPlanInTimeError.
         """
         demands = tuple(
             Demand(
