@@ -132,6 +132,12 @@ def simulation_table(simulation: Simulation, *, width: int | None = None) -> str
     return text_of(print_simulation, simulation, width=width)
 
 
+def print_simulations(console: Printer, simulations: Sequence[Simulation]) -> None:
+    """Print the replay of each model."""
+    for simulation in simulations:
+        print_simulation(console, simulation)
+
+
 def print_simulation(console: Printer, simulation: Simulation) -> None:
     """Print the verdict, latencies, how each option did and where the SLO breaks."""
     verdict, plan = simulation.verdict, simulation.plan
