@@ -17,7 +17,7 @@ class Severity(str, Enum):
     WARN = "warn"
 
 
-class Touches(str, Enum):
+class FlagScope(str, Enum):
     """What a flag speaks of."""
 
     ON_DEMAND = "on_demand"
@@ -31,7 +31,7 @@ class Flag:
 
     code: str
     severity: Severity
-    touches: Touches
+    touches: FlagScope
     message: str
 
 
@@ -72,7 +72,7 @@ class Offer:
 
     def blocked(self, use_spot: bool) -> tuple[Flag, ...]:
         """Return the flags that keep this offer's price (spot or on demand) out of a plan."""
-        touches = {Touches.ROW, Touches.SPOT if use_spot else Touches.ON_DEMAND}
+        touches = {FlagScope.ROW, FlagScope.SPOT if use_spot else FlagScope.ON_DEMAND}
         return tuple(f for f in self.flags if f.severity is Severity.BLOCK and f.touches in touches)
 
     def price(self, use_spot: bool) -> float | None:

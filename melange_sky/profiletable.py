@@ -21,7 +21,7 @@ import numpy as np
 
 from melange_sky.capacity_search import (
     REAL_SEARCH,
-    Measured,
+    MeasuredRate,
     SearchOptions,
     SearchResult,
     rate_from_probes,
@@ -107,15 +107,15 @@ class MeasuredCell:
     measured_at: str
     probes: tuple[KeptProbe, ...] = ()
 
-    def known(self, slo: SLO, options: SearchOptions | None = None) -> Measured:
+    def known(self, slo: SLO, options: SearchOptions | None = None) -> MeasuredRate:
         """Return the answer with what tells how sure it is."""
         found = self.answer(slo, options)
         lasted = [_turnovers(p.log) for p in self.probes if len(p.log)]
-        return Measured(
+        return MeasuredRate(
             rate_rps=found.max_rate_rps,
             low_rps=found.low_rps,
             high_rps=found.high_rps,
-            turnovers=max(lasted, default=Measured(rate_rps=None).turnovers),
+            turnovers=max(lasted, default=MeasuredRate(rate_rps=None).turnovers),
         )
 
     def settled(self, slo: SLO, options: SearchOptions | None = None) -> SearchResult | None:

@@ -81,6 +81,17 @@ def api_url(source: str, default: str) -> str:
     return os.environ.get(f"MELANGE_SKY_{source.upper()}_URL") or default
 
 
+def hub_endpoint() -> str | None:
+    """Return the address of the Hugging Face Hub that HF_ENDPOINT names, None for its own."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def hub_is_off() -> bool:
+    """Return whether HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids the Hub."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
+
+
 def gcp_api_key() -> str | None:
     """Return the key for GCP's price list, None where there is none."""
     return os.environ.get("MELANGE_SKY_GCP_API_KEY") or os.environ.get("GOOGLE_API_KEY") or None

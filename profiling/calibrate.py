@@ -36,7 +36,13 @@ from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import engine_generation
 from melange_sky.profiles.constants import parse_generation
 from melange_sky.slo import SLO
-from melange_sky.steps import Generation, Load, ReplicaModel, capacity_estimate, replica_model
+from melange_sky.steps import (
+    Generation,
+    ReplicaModel,
+    RequestSizes,
+    capacity_estimate,
+    replica_model,
+)
 from melange_sky.steps.estimate import held_sequences, rate_at
 
 HERE = Path(__file__).resolve().parent
@@ -154,7 +160,7 @@ def melange_margins(
 ) -> np.ndarray[Any, Any]:
     """Return, per size, log tokens per dollar of the table's winner over the best other one."""
     sizes = np.array([row[:2] for row in table], dtype=np.float64)
-    load = Load(input_tokens=sizes[:, 0], output_tokens=sizes[:, 1])
+    load = RequestSizes(input_tokens=sizes[:, 0], output_tokens=sizes[:, 1])
     values = []
     for name, price in MELANGE_PRICES.items():
         replica = melange_replica(name, generation)
@@ -192,7 +198,9 @@ def melange_slo_margins(generation: Generation) -> np.ndarray[Any, Any]:
     facts = ((0.04, "A100-80GB", 4), (0.1, "A10G", 2), (0.12, "A10G", 2), (0.16, "A10G", 2))
     for limit_s, winner, count in facts:
         sizes = np.array([25.0, 100.0, 250.0, 500.0][:count])
-        load = Load(input_tokens=np.repeat(sizes, count), output_tokens=np.tile(sizes, count))
+        load = RequestSizes(
+            input_tokens=np.repeat(sizes, count), output_tokens=np.tile(sizes, count)
+        )
         slo = SLO(tpot_s=limit_s, attainment=0.5)
         values = [
             np.log(

@@ -23,7 +23,7 @@ from melange_sky.profiles.simulated import simulated_cell
 from melange_sky.slo import SLO
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
-from melange_sky.steps import Load, Misfit, capacity_estimate
+from melange_sky.steps import Misfit, RequestSizes, capacity_estimate
 
 FILE = Path(__file__).parent / "estimates.json"
 
@@ -46,7 +46,7 @@ def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, 
     assert not isinstance(replica, Misfit)
     slo = SLO(**table["slo"])
     inputs, outputs = np.array(sizes, dtype=np.float64).T
-    load = Load(input_tokens=inputs, output_tokens=outputs)
+    load = RequestSizes(input_tokens=inputs, output_tokens=outputs)
     shipped = shipped_table(replica, slo)
     assert shipped is not None, (
         f"the table of {table['accelerator']} is of an older model: write it anew"

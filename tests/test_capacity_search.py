@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from melange_sky.capacity_search import (
     Probe,
     ProbeAborted,
+    ProbeVerdict,
     SearchOptions,
-    Verdict,
     find_max_rate,
     judge,
 )
@@ -148,7 +148,7 @@ def test_short_probe_above_capacity_does_not_pass() -> None:
     slo = SLO(ttft_s=60.0)
     probe = judge(log, slo, SearchOptions(), rate_rps=20.0, seed=3)
     assert probe.attainment == 1.0
-    assert probe.verdict is not Verdict.PASS
+    assert probe.verdict is not ProbeVerdict.PASS
     result = find_max_rate(Queue(0.1), slo, SearchOptions(start_rps=20.0))
     assert result.max_rate_rps is not None
     assert 9.0 <= result.max_rate_rps <= 10.0 / 0.9
@@ -159,7 +159,7 @@ def test_a_burst_into_an_empty_batch_does_not_pass() -> None:
     arrival = np.arange(80) * 1e-3
     log = make_log(arrival, arrival + 0.01, arrival + 5.0)
     probe = judge(log, SLO(tpot_s=1.0), SearchOptions(), rate_rps=1000.0, seed=0)
-    assert probe.verdict is Verdict.UNRESOLVED
+    assert probe.verdict is ProbeVerdict.UNRESOLVED
     assert "latencies" in probe.reason
 
 
@@ -213,7 +213,7 @@ def test_void_probes_never_become_a_bound() -> None:
     assert not result.resolved
     assert result.high_rps is None
     assert "client was late" in result.reason
-    assert [p.verdict for p in result.probes].count(Verdict.ABORTED) == 3
+    assert [p.verdict for p in result.probes].count(ProbeVerdict.ABORTED) == 3
 
 
 def test_errors_count_as_misses() -> None:
@@ -304,6 +304,6 @@ def test_it_always_ends(coin: float, start: float | None, attainment: float, gar
     result = find_max_rate(Coin(), SLO(ttft_s=1.0, attainment=attainment), options)
     assert 1 <= len(result.probes) <= 12
     assert result.reason
-    rates = [p.rate_rps for p in result.probes if p.verdict is Verdict.PASS]
+    rates = [p.rate_rps for p in result.probes if p.verdict is ProbeVerdict.PASS]
     assert result.low_rps == (max(rates) if rates else None)
     assert all(isinstance(p, Probe) and 0 < p.rate_rps <= 1e4 for p in result.probes)

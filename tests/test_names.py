@@ -241,7 +241,7 @@ def test_limit_keys_are_read_once(text: str, key: LimitKey, unit: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("H100:2", "a limit counts GPUs of an accelerator over all counts: leave ':N' away"),
+        ("H100:2", "a limit counts GPUs of an accelerator over all counts: leave out ':N'"),
         ("awss/us-east-1", "unknown cloud 'awss' (did you mean 'aws'?)"),
         ("aws/a/b", "'aws/a/b': write CLOUD or CLOUD/REGION; zones are left to SkyPilot"),
         ("aws/", "'aws/': '' is not a region's name"),

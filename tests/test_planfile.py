@@ -11,7 +11,7 @@ from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.errors import InputError
 from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
-from melange_sky.plans import PlanWarning, SolverReport
+from melange_sky.plans import Baseline, PlanWarning, SolverReport
 from tests.factories import make_model_plan, make_plan
 
 
@@ -20,6 +20,21 @@ def test_round_trip_loses_nothing(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")
     assert load_plan(tmp_path) == plan
     assert load_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_baseline_that_is_not_known_is_null_in_the_file(tmp_path: Path) -> None:
+    late = Baseline(
+        accelerator="H100",
+        feasible=None,
+        reason="not known: no answer within the time limit of 1 s",
+        instances=None,
+        cost_usd_per_hour=None,
+        saving_fraction=None,
+    )
+    plan = make_plan(baselines=(late,))
+    (tmp_path / "plan.json").write_text(dump_plan(plan), encoding="utf-8")
+    assert plan_document(plan)["baselines"][0]["feasible"] is None
+    assert load_plan(tmp_path).models[0].baselines == (late,)
 
 
 def test_listed_models_round_trip(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from melange_sky.capacity_search import SearchOptions, Verdict, find_max_rate, rate_from_probes
+from melange_sky.capacity_search import ProbeVerdict, SearchOptions, find_max_rate, rate_from_probes
 from melange_sky.errors import InputError
 from melange_sky.profiletable import (
     KeptProbe,
@@ -156,7 +156,7 @@ def test_one_verdict_per_rate_and_nothing_kept() -> None:
     slo = SLO(ttft_s=0.5)
     kept = [(5.0, mm1(5.0, 20, 1)), (5.0, mm1(5.0, 5000, 2)), (19.5, mm1(19.5, 5000, 3))]
     result = rate_from_probes(kept, slo, SearchOptions())
-    assert [p.verdict for p in result.probes] == [Verdict.PASS, Verdict.FAIL]
+    assert [p.verdict for p in result.probes] == [ProbeVerdict.PASS, ProbeVerdict.FAIL]
     assert result.max_rate_rps is not None
     assert 5.0 < result.max_rate_rps < 19.5
     assert not result.resolved

@@ -12,7 +12,7 @@ from melange_sky import settings
 from melange_sky.errors import InputError
 
 PACKAGE = Path(melange_sky.__file__).parent
-APART = {"settings.py", "profiler/job.py", "profiler/vllm_bench.py"}
+APART = {"settings.py", "profiler/job.py", "profiler/bench.py"}
 """The settings, the job's own protocol, and a child that inherits the environment whole."""
 
 

@@ -1,25 +1,25 @@
 """Find the highest open-loop Poisson rate at which a target still meets its SLO.
 
-One search for real and simulated targets. `find_max_rate` sends the probes; `judge` says what one
+One search for real and simulated targets. `find_max_rate` sends the probes; `probe_verdict` says what one
 probe means; `rate_from_probes` answers another SLO from probes that were kept; `choose_size` says
 which request size to measure next and when enough is known.
 """
 
 from __future__ import annotations
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     REAL_SEARCH,
     Probe,
+    ProbeVerdict,
     SearchOptions,
-    Verdict,
     judge,
     surely_fails,
 )
 from melange_sky.capacity_search.search import ProbeAborted, SearchResult, Target, find_max_rate
 from melange_sky.capacity_search.sizes import (
-    Choice,
-    Demand,
-    Measured,
+    MeasuredRate,
+    NextSize,
+    SizeDemand,
     choose_size,
     even_demand,
     inferred_rates,
@@ -38,16 +38,16 @@ from melange_sky.capacity_search.surface import (
 __all__ = [
     "FARTHEST_SD",
     "REAL_SEARCH",
-    "Choice",
-    "Demand",
-    "Measured",
+    "MeasuredRate",
+    "NextSize",
     "Probe",
     "ProbeAborted",
+    "ProbeVerdict",
     "RatioPoint",
     "SearchOptions",
     "SearchResult",
+    "SizeDemand",
     "Target",
-    "Verdict",
     "choose_size",
     "even_demand",
     "find_max_rate",

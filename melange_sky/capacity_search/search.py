@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     Probe,
+    ProbeVerdict,
     SearchOptions,
-    Verdict,
     crossing_rps,
     judge,
 )
@@ -80,10 +80,11 @@ class _Search:
         rate = self._clamp(self.options.start_rps or self.options.ceiling_rps)
         while True:
             probe = self._measure(rate)
-            if probe.verdict is Verdict.ABORTED:
+            if probe.verdict is ProbeVerdict.ABORTED:
                 return f"probes at {rate:.4g} req/s were void: {probe.reason}"
-            passed = probe.verdict is Verdict.PASS or (
-                probe.verdict is Verdict.UNRESOLVED and probe.leans_to_pass(self.slo, self.options)
+            passed = probe.verdict is ProbeVerdict.PASS or (
+                probe.verdict is ProbeVerdict.UNRESOLVED
+                and probe.leans_to_pass(self.slo, self.options)
             )
             self._narrow(rate, passed)
             ended = self._ended(probe, passed) or self._hopeless(probe)
@@ -114,7 +115,7 @@ class _Search:
                 rate_rps=rate,
                 requests=_IDLE_REQUESTS,
                 seed=options.seed + len(self.probes),
-                verdict=Verdict.ABORTED,
+                verdict=ProbeVerdict.ABORTED,
                 reason=str(void),
             )
         else:
@@ -122,7 +123,7 @@ class _Search:
                 log, self.slo, options, rate_rps=rate, seed=options.seed + len(self.probes)
             )
         self.probes.append(idle)
-        if idle.verdict is not Verdict.FAIL or idle.attainment != 0.0:
+        if idle.verdict is not ProbeVerdict.FAIL or idle.attainment != 0.0:
             return None
         self.high = rate
         return f"even {rate:.4g} req/s fails: {idle.reason}"
@@ -206,7 +207,7 @@ class _Search:
                     rate_rps=rate,
                     requests=requests,
                     seed=seed,
-                    verdict=Verdict.ABORTED,
+                    verdict=ProbeVerdict.ABORTED,
                     reason=str(void),
                 )
             else:
@@ -214,11 +215,11 @@ class _Search:
             self.probes.append(probe)
             self.sizes[rate] = requests
             spent = len(self.probes) >= options.max_probes
-            if probe.verdict is Verdict.ABORTED:
+            if probe.verdict is ProbeVerdict.ABORTED:
                 if aborts > options.max_aborts or spent:
                     return probe
                 continue
-            if probe.verdict is not Verdict.UNRESOLVED or spent:
+            if probe.verdict is not ProbeVerdict.UNRESOLVED or spent:
                 return probe
             larger = self._larger(probe, requests)
             if larger <= requests:
@@ -254,12 +255,12 @@ class _Search:
         if not self.options.crossing or self.low is None or self.high is None:
             return self.low
         # The last probe of a rate had the most requests.
-        last = {p.rate_rps: p for p in self.probes if p.verdict is not Verdict.ABORTED}
+        last = {p.rate_rps: p for p in self.probes if p.verdict is not ProbeVerdict.ABORTED}
         return crossing_rps(last[self.low], last[self.high], self.slo)
 
     def result(self, reason: str) -> SearchResult:
-        passes = [p.rate_rps for p in self.probes if p.verdict is Verdict.PASS]
-        fails = [p.rate_rps for p in self.probes if p.verdict is Verdict.FAIL]
+        passes = [p.rate_rps for p in self.probes if p.verdict is ProbeVerdict.PASS]
+        fails = [p.rate_rps for p in self.probes if p.verdict is ProbeVerdict.FAIL]
         served = [p.served_rps for p in self.probes if p.served_rps]
         low, high = max(passes, default=None), min(fails, default=None)
         if self.low is None and self.high is not None and not reason.startswith("even"):

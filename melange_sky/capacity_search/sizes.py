@@ -26,7 +26,7 @@ from melange_sky.capacity_search.surface import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.capacity_search.judge import SearchOptions
+    from melange_sky.capacity_search.probe_verdict import SearchOptions
     from melange_sky.slo import SLO
 
     Floats = NDArray[np.float64]
@@ -38,7 +38,7 @@ _PROBES = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class SizeDemand:
     """The sizes that a plan asks for, with the share of requests and the estimated rate of each.
 
     `guesses_rps` need only have the right shape; `scaled` is False where they have no scale at all, so
@@ -62,7 +62,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class MeasuredRate:
     """A measured rate, None where no rate meets the SLO, with the bounds that surely hold.
 
     `turnovers`: how many answers' length the longest probe lasted.
@@ -86,7 +86,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class NextSize:
     """`size` to measure next, None where none is worth it; `guess_rps` and its `sd` (of the log).
 
     `expected_error`: the fraction by which the cost may be off, nine times in ten.
@@ -99,11 +99,11 @@ class Choice:
 
 
 def choose_size(
-    demand: Demand,
-    measured: Mapping[tuple[int, int], Measured],
+    demand: SizeDemand,
+    measured: Mapping[tuple[int, int], MeasuredRate],
     slo: SLO,
     skipped: Collection[tuple[int, int]] = (),
-) -> Choice:
+) -> NextSize:
     """Return the size to measure next given what is measured, or none once the bound is met.
 
     Sizes that are `skipped` cannot be measured, but count in the error.
@@ -118,7 +118,7 @@ def choose_size(
     error = _SURE * float(np.sqrt(variance))
     enough = error <= demand.error_bound and len(measured) >= min(_LEAST_SIZES, len(demand.sizes))
     if not open_sizes or enough:
-        return Choice(size=None, guess_rps=None, sd=0.0, expected_error=error)
+        return NextSize(size=None, guess_rps=None, sd=0.0, expected_error=error)
     spread = np.diag(surface.covariance)
     noise = np.array(
         [
@@ -129,16 +129,16 @@ def choose_size(
     gain = cost_with**2 / (spread + noise**2)
     worth = [gain[k] / cell_seconds(float(rates[k]), demand.sizes[k], slo) for k in open_sizes]
     best = open_sizes[int(np.argmax(worth))]
-    told = demand.scaled or any(found.rate_rps for found in measured.values())
-    return Choice(
+    has_scale = demand.scaled or any(found.rate_rps for found in measured.values())
+    return NextSize(
         size=demand.sizes[best],
-        guess_rps=float(rates[best]) if told else None,
+        guess_rps=float(rates[best]) if has_scale else None,
         sd=float(surface.sd[best]),
         expected_error=error,
     )
 
 
-def search_near(options: SearchOptions, choice: Choice) -> SearchOptions:
+def search_near(options: SearchOptions, choice: NextSize) -> SearchOptions:
     """Return the search's options for a chosen size: start at its guess, step as it is unsure."""
     if choice.guess_rps is None:
         return options
@@ -147,7 +147,7 @@ def search_near(options: SearchOptions, choice: Choice) -> SearchOptions:
     return replace(options, start_rps=start, growth=growth)
 
 
-def demand_surface(demand: Demand, measured: Mapping[tuple[int, int], Measured]) -> Surface:
+def demand_surface(demand: SizeDemand, measured: Mapping[tuple[int, int], MeasuredRate]) -> Surface:
     """Return the ratios of all sizes of the demand; measured sizes outside of it are left out."""
     guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
     points = [
@@ -159,7 +159,7 @@ def demand_surface(demand: Demand, measured: Mapping[tuple[int, int], Measured])
 
 
 def predicted_rates(
-    demand: Demand, measured: Mapping[tuple[int, int], Measured]
+    demand: SizeDemand, measured: Mapping[tuple[int, int], MeasuredRate]
 ) -> tuple[float | None, ...]:
     """Return each size's rate: as measured, else the estimate corrected by the surface."""
     surface = demand_surface(demand, measured)
@@ -171,7 +171,7 @@ def predicted_rates(
 
 
 def inferred_rates(
-    demand: Demand, measured: Mapping[tuple[int, int], Measured]
+    demand: SizeDemand, measured: Mapping[tuple[int, int], MeasuredRate]
 ) -> dict[tuple[int, int], float]:
     """Return the rates of the sizes that are not measured but known well enough by those that are.
 
@@ -191,7 +191,7 @@ def inferred_rates(
 
 
 def plan_sizes(
-    demand: Demand, slo: SLO, known: Mapping[tuple[int, int], Measured]
+    demand: SizeDemand, slo: SLO, known: Mapping[tuple[int, int], MeasuredRate]
 ) -> tuple[list[tuple[int, int]], float]:
     """Return what would still be measured if the guesses had the right shape, and the error left.
 
@@ -205,7 +205,9 @@ def plan_sizes(
             return order, choice.expected_error
         order.append(choice.size)
         rate = choice.guess_rps or demand.guesses_rps[demand.sizes.index(choice.size)]
-        measured[choice.size] = Measured(rate_rps=rate, low_rps=0.92 * rate, high_rps=1.08 * rate)
+        measured[choice.size] = MeasuredRate(
+            rate_rps=rate, low_rps=0.92 * rate, high_rps=1.08 * rate
+        )
 
 
 def cell_seconds(rate_rps: float, size: tuple[int, int], slo: SLO) -> float:
@@ -222,7 +224,9 @@ def _answer_s(size: tuple[int, int], slo: SLO) -> float:
     return size[1] * (slo.tpot_s or _UNKNOWN_TPOT_S) + (slo.ttft_s or 0.0) / 4
 
 
-def _shares(demand: Demand, measured: Mapping[tuple[int, int], Measured], rates: Floats) -> Floats:
+def _shares(
+    demand: SizeDemand, measured: Mapping[tuple[int, int], MeasuredRate], rates: Floats
+) -> Floats:
     """Return each size's share of the cost, 0 where it was measured to be unservable."""
     out = [size in measured and measured[size].rate_rps is None for size in demand.sizes]
     cost = np.where(out, 0.0, np.asarray(demand.weights) / rates)
@@ -231,13 +235,13 @@ def _shares(demand: Demand, measured: Mapping[tuple[int, int], Measured], rates:
     return share
 
 
-def even_demand(sizes: Sequence[tuple[int, int]], error_bound: float) -> Demand:
+def even_demand(sizes: Sequence[tuple[int, int]], error_bound: float) -> SizeDemand:
     """Return a demand of sizes of which nothing is known: all alike, rates by a request's work.
 
     A prompt token counts a tenth of an output token: prefill is that much cheaper on GPUs.
     """
     work = [i / 10 + o for i, o in sizes]
-    return Demand(
+    return SizeDemand(
         sizes=tuple(sizes),
         weights=tuple(1.0 / w for w in work),
         guesses_rps=tuple(1.0 / w for w in work),

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     Probe,
+    ProbeVerdict,
     SearchOptions,
-    Verdict,
     crossing_rps,
     judge,
 )
@@ -31,7 +31,7 @@ def rate_from_probes(
     """
     longest = _longest(kept)
     probes = [judge(longest[r], slo, options, rate_rps=r, seed=0) for r in sorted(longest)]
-    high = next((p for p in probes if p.verdict is Verdict.FAIL), None)
+    high = next((p for p in probes if p.verdict is ProbeVerdict.FAIL), None)
     passes = [
         p
         for p in probes
@@ -77,7 +77,7 @@ def _between(
     result: SearchResult, low: Probe, high: Probe, slo: SLO, options: SearchOptions
 ) -> SearchResult:
     if high.rate_rps / low.rate_rps <= 1 + options.tolerance:
-        sure = low.verdict is Verdict.PASS and high.verdict is Verdict.FAIL
+        sure = low.verdict is ProbeVerdict.PASS and high.verdict is ProbeVerdict.FAIL
         rate = crossing_rps(low, high, slo) if options.crossing else low.rate_rps
         return replace(result, max_rate_rps=rate, reason="bounds within tolerance", resolved=sure)
     rate = crossing_rps(low, high, slo)
@@ -89,6 +89,6 @@ def _rate(probe: Probe) -> float:
 
 
 def _passes(probe: Probe, slo: SLO, options: SearchOptions) -> bool:
-    return probe.verdict is Verdict.PASS or (
-        probe.verdict is Verdict.UNRESOLVED and probe.leans_to_pass(slo, options)
+    return probe.verdict is ProbeVerdict.PASS or (
+        probe.verdict is ProbeVerdict.UNRESOLVED and probe.leans_to_pass(slo, options)
     )

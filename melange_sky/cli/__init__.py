@@ -32,7 +32,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "melange_sky.cli.capacity:capacity",
         "Show how many requests each option sustains.",
     ),
-    "explain": ("melange_sky.cli.explain:explain", "Say why a plan is what it is."),
+    "models": ("melange_sky.cli.models:models", "Show, list and fetch models."),
+    "explain": ("melange_sky.cli.explain:explain", "Explain a plan."),
     "sweep": ("melange_sky.cli.explain:sweep", "Plan over a range of rates and SLOs."),
     "simulate": ("melange_sky.cli.simulate:simulate", "Replay requests through a planned fleet."),
     "compare": ("melange_sky.cli.compare:compare", "Compare verified fleets at equal attainment."),
@@ -80,7 +81,7 @@ def _exists(name: str) -> bool:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="melange-sky")
-@click.option("-v", "--verbose", count=True, help="Log what happens to stderr; twice for more.")
+@click.option("-v", "--verbose", count=True, help="Log progress to stderr; repeat for more detail.")
 def cli(verbose: int) -> None:
     """Plan the cheapest mix of cloud GPUs that serves an LLM within its SLO.
 

@@ -94,7 +94,7 @@ def estimating() -> Iterator[Callable[[int, int], None]]:
         if bar is None:
             if done >= total or not sys.stderr or not sys.stderr.isatty():
                 return
-            label = "simulating capacities (kept for the next time)"
+            label = "simulating capacities (cached for next time)"
             bar = click.progressbar(length=total, label=label, file=sys.stderr, show_pos=True)
             bar.render_progress()
         if total != bar.length or done < bar.pos:  # the next model's
@@ -120,7 +120,7 @@ jobs_option = click.option(
     type=click.IntRange(min=1, max=64),
     default=None,
     metavar="N",
-    help="Replays side by side; default: all cores, at most 8. Changes no result.",
+    help="Replays to run in parallel; default: all cores, at most 8. Does not change the result.",
 )
 
 

@@ -27,7 +27,7 @@ from melange_sky.cli.objectives import (
 @time_limit_option("Seconds for each solve.")
 @format_option
 def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
-    """Say why PLAN.json is what it is: per size, what binds, what each rule costs.
+    """Explain PLAN.json: who serves each size and why, what binds, what each rule costs.
 
     Everything is computed from the plan alone; no prices are read.
     """

@@ -41,7 +41,7 @@ _MOST_KEY_BYTES = 64 * 1024
     "--sky",
     "from_sky",
     is_flag=True,
-    help="Find the replicas by `sky serve status`, every 10 s; they are called directly.",
+    help="Find replicas with `sky serve status` every 10 s and call them directly.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -54,12 +54,12 @@ _MOST_KEY_BYTES = 64 * 1024
 @click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
-    help=f"Keys that clients must show, one per line (else {CLIENT_KEYS}).",
+    help=f"File of API keys that clients must send, one per line (default: {CLIENT_KEYS}).",
 )
 @click.option(
     "--replica-key-file",
     type=click.Path(path_type=Path),
-    help="The key that replicas demand (else the variable of the plan's engine).",
+    help="File of the API key for the replicas (default: the variable of the plan's engine).",
 )
 @click.option("--no-key", is_flag=True, help="Listen beyond loopback without an API key.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM).")
@@ -98,7 +98,7 @@ _MOST_KEY_BYTES = 64 * 1024
     type=click.FloatRange(0, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds that a request waits at most.",
+    help="Longest time that a request waits, in seconds.",
 )
 @click.option(
     "--drain",
@@ -125,7 +125,10 @@ _MOST_KEY_BYTES = 64 * 1024
     help="Largest request body in bytes.",
 )
 @click.option(
-    "--seed", type=int, default=None, help="Fix the router's first phase (for comparisons)."
+    "--seed",
+    type=int,
+    default=None,
+    help="Seed of the router's first phase, for reproducible comparisons.",
 )
 def gateway(plan: Path, host: str, port: int, seed: int | None, **asked: Any) -> None:
     """Serve one OpenAI-compatible endpoint over the replicas of PLAN (plan.json or its folder).
@@ -186,7 +189,9 @@ def _credentials(plan: Path, asked: dict[str, Any]) -> Credentials:
         asked["replica_key_file"], _replica_key_variable(plan), "--replica-key-file"
     )
     if len(replicas) > 1:
-        raise InputError("--replica-key-file: holds several keys; replicas are shown one")
+        raise InputError(
+            "--replica-key-file: contains several keys; exactly one is sent to replicas"
+        )
     ca = asked["replica_ca"]
     if ca is not None and not ca.is_file():
         raise InputError(f"--replica-ca: {ca}: no such file")
@@ -214,7 +219,7 @@ def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
             raise InputError(f"{flag}: {path}: cannot be read ({type(error).__name__})") from error
     keys = [line.strip() for line in text.splitlines() if line.strip()]
     if path is not None and not keys:
-        raise InputError(f"{flag}: {path}: holds no key")
+        raise InputError(f"{flag}: {path}: contains no key")
     if any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
         raise InputError(f"{flag} or {variable}: a key must be printable ASCII without spaces")
     return keys
@@ -224,8 +229,7 @@ def _check_exposure(host: str, credentials: Credentials, no_key: bool) -> None:
     if credentials.clients or no_key or _is_loopback(host):
         return
     raise InputError(
-        f"--host {host[:80]} can be reached by others: demand an API key ({CLIENT_KEYS} or "
-        "--api-key-file), or say --no-key"
+        f"--host {host[:80]} can be reached by others: require an API key ({CLIENT_KEYS} or --api-key-file), or pass --no-key"
     )
 
 

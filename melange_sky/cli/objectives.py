@@ -16,13 +16,13 @@ within_option = click.option(
     type=Fraction(),
     default=0.0,
     metavar="PERCENT",
-    help="The simplest mix (fewest types, then instances) at most so much dearer, such as 3%.",
+    help="Take the simplest mix (fewest types, then instances) that costs at most this much more, such as 3%.",
 )
 alternatives_option = click.option(
     "--alternatives",
     type=click.IntRange(min=0, max=50),
     default=0,
-    help="Show so many other good mixes and what differs.",
+    help="Show this many alternative mixes and how they differ.",
 )
 throughput_error_option = click.option(
     "--throughput-error",
@@ -36,7 +36,7 @@ error_budget_option = click.option(
     type=click.IntRange(min=0),
     default=None,
     metavar="N",
-    help="At most so many sizes per option are off at once (default: all).",
+    help="At most this many sizes per option are off at once (default: all).",
 )
 price_error_option = click.option(
     "--price-error",
@@ -53,14 +53,14 @@ _OPTIONS = (
         "--stay-close",
         type=click.Path(path_type=Path),
         metavar="PLAN.json",
-        help="Change little against this running plan.",
+        help="Prefer few changes to this running plan.",
     ),
     click.option(
         "--switch-cost",
         type=NumberRange(min=0, max=1e6),
         default=None,
         metavar="USD",
-        help="$/h that each started or stopped instance counts with --stay-close.",
+        help="With --stay-close: $/h charged for each instance started or stopped.",
     ),
     throughput_error_option,
     error_budget_option,

@@ -48,9 +48,7 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
-@click.option(
-    "--allow-flagged", is_flag=True, help="Plan with prices that a sanity rule keeps out."
-)
+@click.option("--allow-flagged", is_flag=True, help="Use prices that a sanity rule keeps out.")
 @objective_options
 @verify_options
 def plan(spec: Path, output: Path | None, output_format: str, force: bool, **flags: Any) -> None:
@@ -122,7 +120,7 @@ def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
         click.echo(verification_text(model), nl=False)
     if folder is not None and not is_deployable(planned):
         click.echo(
-            f"\nWrote {folder}/plan.json; its options are names without offers, so no service"
+            f"\nWrote {folder}/plan.json; its options have no offers, so there are no services"
         )
     elif folder is not None:
         click.echo(

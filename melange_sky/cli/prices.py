@@ -134,7 +134,7 @@ def refresh(
 @format_option
 @offline_option
 def check(infra: str, deadline_s: float, output_format: str, offline: bool) -> None:
-    """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
+    """Compare these prices with gpuhunt's catalog, which is collected independently of SkyPilot's.
 
     Shows those over 15 % apart. Needs the extra `melange-sky[gpuhunt]`.
     """
@@ -160,7 +160,7 @@ def snapshots(output_format: str) -> None:
         return
     click.echo(report.snapshots_text(manifests), nl=False)
     if not manifests:
-        click.echo("nothing was ever fetched", err=True)
+        click.echo("no prices have been fetched yet", err=True)
 
 
 @prices.command()
@@ -169,12 +169,12 @@ def snapshots(output_format: str) -> None:
 @click.option(
     "--plan",
     type=click.Path(path_type=Path),
-    help="What a saved plan costs now, and the cheapest mix now.",
+    help="Show what a saved plan costs now, and the cheapest mix now.",
 )
 @click.option(
     "--spec",
     type=click.Path(path_type=Path),
-    help="With --plan: plan this spec anew, so that its limits hold.",
+    help="With --plan: replan this spec under its own limits.",
 )
 @accelerators_option
 @infra_option

@@ -27,8 +27,14 @@ def profile() -> None:
 @click.option("--accelerator", required=True, help="What the server runs on, such as A10G:1.")
 @click.option("--input", "inputs", required=True, help="Prompt sizes in tokens: 64,256,1024.")
 @click.option("--output", "outputs", required=True, help="Output sizes in tokens: 16,64.")
-@click.option("--tpot-ms", type=float, help="Most milliseconds per output token after the first.")
-@click.option("--ttft-ms", type=float, help="Most milliseconds to the first token.")
+@click.option(
+    "--tpot-ms",
+    type=float,
+    help="Limit of the time per output token after the first, in milliseconds.",
+)
+@click.option(
+    "--ttft-ms", type=float, help="Limit of the time to the first token, in milliseconds."
+)
 @click.option(
     "--attainment",
     type=float,
@@ -54,7 +60,7 @@ def profile() -> None:
 @click.option(
     "--max-minutes",
     type=click.FloatRange(min=0, min_open=True),
-    help="Stop after so long; what is measured stays.",
+    help="Stop after this many minutes; results so far are kept.",
 )
 @click.option(
     "--tolerance",
@@ -66,7 +72,7 @@ def profile() -> None:
 @click.option(
     "--error-bound",
     type=click.FloatRange(min=0.001, max=1),
-    help="Choose among the sizes: measure until the others are known so well, as a fraction.",
+    help="Measure only some sizes, until the rest are known within this fraction.",
 )
 @click.option(
     "--max-requests",
@@ -99,7 +105,7 @@ def profile() -> None:
     type=click.FloatRange(min=1),
     default=25.0,
     show_default=True,
-    help="A probe in which this client was later than that is void.",
+    help="Discard a probe if this client sent a request later than this.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--revision", help="Revision of the weights, kept with the table.")
@@ -139,7 +145,7 @@ def run(output_format: str, **flags: Any) -> None:
         click.echo(measured_text(measured), nl=False)
         click.echo(f"table: {measured.report.path}", err=True)
     if not measured.meets_slo:
-        raise SloMissedError("no measured size meets the SLO at any rate; the reasons stand above")
+        raise SloMissedError("no measured size meets the SLO at any rate; see the reasons above")
 
 
 def _progress() -> Progress:

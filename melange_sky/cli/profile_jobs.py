@@ -29,21 +29,22 @@ _out = click.option(
 @click.option("--dry-run", is_flag=True, help="Show jobs, cost and YAMLs; launch nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @_managed
-@click.option("--max-minutes", type=click.FloatRange(min=1), help="Hard end of each job.")
 @click.option(
-    "--max-usd", type=click.FloatRange(min=0), help="Most that all jobs may cost together."
+    "--max-minutes", type=click.FloatRange(min=1), help="Hard time limit of each job, in minutes."
+)
+@click.option(
+    "--max-usd", type=click.FloatRange(min=0), help="Most that all jobs together may cost, in USD."
 )
 @click.option(
     "--error-bound",
     type=click.FloatRange(min=0.001, max=1),
     default=0.05,
     show_default=True,
-    help="Plan-cost error left to interpolation.",
+    help="Plan-cost error that interpolation may leave.",
 )
 @click.option(
     "--bucket",
-    help="What keeps tables between restarts: s3://name/folder, or the full "
-    "path of a folder that every node shares.",
+    help="Where tables survive restarts: s3://name/folder, or the full path of a folder that every node shares.",
 )
 @click.option(
     "--tolerance",
@@ -58,7 +59,7 @@ _out = click.option(
 @click.option(
     "--max-lateness-ms",
     type=click.FloatRange(min=1),
-    help="A probe whose client was later than that is void, as in `profile run`.",
+    help="Discard a probe if its client sent a request later than this, as in `profile run`.",
 )
 @click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
 @_accelerators
@@ -106,7 +107,7 @@ def _launch(preview: JobsPreview, options: LaunchOptions, *, detach: bool) -> No
         if not detach:
             follow_jobs(api, names, out=options.out, tell=_tell)
     except KeyboardInterrupt:
-        if click.confirm("\nTear the jobs down? (no: they go on by themselves)", err=True):
+        if click.confirm("\nCancel the jobs? (no: they continue on their own)", err=True):
             stop_jobs(api, names, _tell)
         raise
 
@@ -130,7 +131,7 @@ def status(spec: Path, output_format: str, clusters: bool) -> None:
         return
     click.echo(report.job_states_text(states), nl=False)
     if not states:
-        click.echo(f"SkyPilot knows no profiling jobs of {spec}", err=True)
+        click.echo(f"SkyPilot has no profiling jobs for {spec}", err=True)
 
 
 @click.command()

@@ -26,7 +26,7 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
 @backends_option
 def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None:
-    """Bring the services of PLAN-FOLDER up on SkyServe, or change the running ones to it.
+    """Bring up the services of PLAN-FOLDER on SkyServe, or update the running ones to match.
 
     What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
     Secrets (HF_TOKEN, the engine's API key) are read from the environment.
@@ -85,7 +85,7 @@ def down(folder: Path, yes: bool) -> None:
 
     running = find_running(folder)
     if not running.names:
-        click.echo("nothing of this plan runs", err=True)
+        click.echo("no service of this plan is running", err=True)
         return
     if not yes:
         click.confirm(f"Take down {', '.join(running.names)}?", abort=True, err=True)

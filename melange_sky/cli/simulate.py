@@ -69,14 +69,14 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
     "outages_per_hour",
     type=NumberRange(min=0, max=3600),
     default=0.0,
-    help="Failures per replica and hour; spot replicas are interrupted besides as the plan's spot policy says.",
+    help="Failures per replica and hour; spot replicas are also interrupted as the plan's spot policy says.",
 )
 @click.option(
     "--outage-s",
     type=_POSITIVE,
     default=300.0,
     show_default=True,
-    help="Seconds until a replacement serves: failure noticed, machine and engine started.",
+    help="Seconds until a replacement serves: detection, machine and engine start.",
 )
 @click.option(
     "--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several."
@@ -84,7 +84,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 @jobs_option
 @format_option
 def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
-    """Replay traffic through the planned fleet and say whether the SLO holds.
+    """Replay traffic through the planned fleet and report whether the SLO holds.
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
     where the SLO is missed. The fleet starts and ends empty: requests within one slow request (the 99th

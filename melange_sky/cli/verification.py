@@ -14,7 +14,7 @@ _OPTIONS = (
     click.option(
         "--verify",
         is_flag=True,
-        help="Replay the plan and plan again until the SLO holds, or say why it cannot.",
+        help="Replay the plan and replan until the SLO holds, or explain why it cannot.",
     ),
     click.option(
         "--verify-trace",

@@ -20,7 +20,7 @@ from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
 def init(file: Path, force: bool) -> None:
     """Write a commented starter spec to FILE (default: spec.yaml)."""
     if file.exists() and not force:
-        raise InputError(f"{file}: is there already; choose another name or give --force")
+        raise InputError(f"{file}: already exists; choose another name or pass --force")
     write_text(file, starter_text())
     click.echo(f"wrote {file}; now: melange-sky plan {file}", err=True)
 

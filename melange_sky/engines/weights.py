@@ -74,8 +74,8 @@ class WeightTable:
             )
         if form.name not in self.online and not own_config:
             raise InputError(
-                f"--quantization: {form.name} needs a checkpoint whose weights are kept so (give its own name "
-                f"and config.json); 16-bit weights are made smaller by {', '.join(sorted(self.online))}"
+                f"--quantization: {form.name} needs a checkpoint stored in that form (give its own name "
+                f"and config.json); 16-bit weights can be quantized while loading with {', '.join(sorted(self.online))}"
             )
         return dataclasses.replace(
             model,

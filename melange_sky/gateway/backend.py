@@ -98,7 +98,7 @@ class Backend:
             self._cooldown_s = max(settings.breaker_s, longer)
             self._open_until_s = now_s + self._cooldown_s
             self._on_trial = True
-            log.warning("%r failed %d times, left alone for a while", self, self._failures)
+            log.warning("%r failed %d times, not used for a while", self, self._failures)
 
     def succeeded(self) -> None:
         """Take in a request that went well."""
@@ -164,7 +164,7 @@ def parse_backend(plan: str, option: str, text: str) -> Backend:
         raise InputError(f"{where}: must be http://HOST[:PORT] or https://HOST[:PORT]")
     if url.user or url.password or url.query_string or url.fragment:
         raise InputError(
-            f"{where}: must have no user, password, query or fragment; keys are given apart"
+            f"{where}: must have no user, password, query or fragment; pass keys separately"
         )
     return Backend(plan, option, url, int(count))
 

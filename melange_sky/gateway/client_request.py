@@ -17,7 +17,7 @@ _MOST_TOKENS = 1 << 31
 _MODEL_SHOWN = 100
 
 
-class Endpoint(str, Enum):
+class ApiPath(str, Enum):
     """The two calls that are routed; the value is the path on the replica."""
 
     CHAT = "/v1/chat/completions"
@@ -58,7 +58,7 @@ class ClientRequest:
     then asked for token counts, which the client does not get to see.
     """
 
-    endpoint: Endpoint
+    endpoint: ApiPath
     model: str | None
     stream: bool
     max_tokens: int | None
@@ -78,7 +78,7 @@ class ClientRequest:
         return self.body[:end] + b',"stream_options":{"include_usage":true}}'
 
 
-def parse_request(endpoint: Endpoint, body: bytes) -> ClientRequest:
+def parse_request(endpoint: ApiPath, body: bytes) -> ClientRequest:
     """Read a request body. Raises Refusal (400) where the gateway cannot make sense of it."""
     document = _document(body)
     options = document.get("stream_options")
@@ -132,8 +132,8 @@ def _count(document: dict[str, Any], key: str) -> int | None:
     return value
 
 
-def _max_tokens(endpoint: Endpoint, document: dict[str, Any]) -> int | None:
-    if endpoint is Endpoint.TEXT:
+def _max_tokens(endpoint: ApiPath, document: dict[str, Any]) -> int | None:
+    if endpoint is ApiPath.TEXT:
         given = _count(document, "max_tokens")
         return COMPLETION_DEFAULT_TOKENS if given is None else given
     newer = _count(document, "max_completion_tokens")

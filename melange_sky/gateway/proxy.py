@@ -13,7 +13,7 @@ from aiohttp import web
 from melange_sky.gateway.client_request import Refusal
 from melange_sky.gateway.dispatch import Size
 from melange_sky.gateway.stream import EventStream, Usage
-from melange_sky.gateway.upstream import Answer, AttemptError, OpenStream
+from melange_sky.gateway.upstream import AttemptError, OpenStream, ReplicaAnswer
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Proxy:
                 lease = await self._lease(service, running)
                 with self._dispatcher.held(lease):
                     result = await self._attempt(lease, running)
-                    if isinstance(result, Answer):
+                    if isinstance(result, ReplicaAnswer):
                         return self._whole(result, lease, running)
                     if isinstance(result, OpenStream):
                         return await self._stream(web_request, result, lease, running)
@@ -114,7 +114,9 @@ class Proxy:
                 raise
             raise _as_refusal(running.last_error) from None
 
-    async def _attempt(self, lease: Lease, running: RunningRequest) -> Answer | OpenStream | None:
+    async def _attempt(
+        self, lease: Lease, running: RunningRequest
+    ) -> ReplicaAnswer | OpenStream | None:
         """Ask one replica; None where another may be tried. Raises Refusal where none may."""
         loop, backend = asyncio.get_running_loop(), lease.backend
         if running.attempts == 0:
@@ -136,7 +138,7 @@ class Proxy:
             if not error.retry or running.attempts >= self._settings.attempts:
                 raise _as_refusal(error) from error
             return None
-        if isinstance(result, Answer):
+        if isinstance(result, ReplicaAnswer):
             backend.succeeded()
         running.first_byte_s = loop.time()
         return result
@@ -154,7 +156,7 @@ class Proxy:
         if not lease.backend.healthy(now_s):
             lease.service.refresh_health(now_s)
 
-    def _whole(self, answer: Answer, lease: Lease, running: RunningRequest) -> web.Response:
+    def _whole(self, answer: ReplicaAnswer, lease: Lease, running: RunningRequest) -> web.Response:
         if answer.status == 200:
             usage = Usage()
             usage.read(answer.body)

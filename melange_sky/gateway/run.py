@@ -23,7 +23,7 @@ from melange_sky.gateway.dispatch import Dispatcher
 from melange_sky.gateway.metrics import Metrics
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
-from melange_sky.gateway.server import Front, Server
+from melange_sky.gateway.server import Front, GatewayServer
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.upstream import Upstream
 
@@ -85,7 +85,7 @@ class Gateway:
         )
         await self._probe([b for _, backends in prepared.values() for b in backends])
         self.fleet.load(prepared)
-        self._runner = web.ServerRunner(Server(self.front, settings), shutdown_timeout=5.0)
+        self._runner = web.ServerRunner(GatewayServer(self.front, settings), shutdown_timeout=5.0)
         await self._runner.setup()
         site = web.TCPSite(
             self._runner, listen.host, listen.port, ssl_context=listen.tls, backlog=1024
@@ -184,7 +184,7 @@ class Gateway:
         try:
             found = await _in_thread(self._sources.discover)
         except MelangeError as error:
-            log.warning("backends not looked up: %s", error)
+            log.warning("backends could not be looked up: %s", error)
             return
         if found != self._last_found:
             self.reload()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from melange_sky.gateway.client_request import Endpoint, Refusal, parse_request, shown
+from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request, shown
 from melange_sky.gateway.upstream import forwarded_headers
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_POSTS = {endpoint.value: endpoint for endpoint in Endpoint}
+_POSTS = {endpoint.value: endpoint for endpoint in ApiPath}
 _GETS = ("/health", "/metrics", "/v1/models")
 
 
@@ -80,7 +80,7 @@ class Front:
         if not good:
             message, code = {
                 404: ("no such path", "not_found"),
-                405: ("this path has another method", "method_not_allowed"),
+                405: ("this path does not allow the method", "method_not_allowed"),
             }[status]
             raise Refusal(status, message, code)
 
@@ -88,7 +88,7 @@ class Front:
         if not self._keys.accept(request.headers.get("Authorization")):
             raise Refusal(401, "a valid API key is needed (Authorization: Bearer)", "invalid_key")
 
-    async def _complete(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
+    async def _complete(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
         self._authorize(request)
         if self.draining:
             raise Refusal(503, "the gateway is shutting down", "draining", retry_after_s=1)
@@ -98,7 +98,7 @@ class Front:
         finally:
             self.accepted -= 1
 
-    async def _serve(self, request: web.BaseRequest, endpoint: Endpoint) -> web.StreamResponse:
+    async def _serve(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
         parsed = parse_request(endpoint, await self._body(request))
         service = self._fleet.find(parsed.model)
         if service is None:
@@ -205,7 +205,7 @@ class Handler(web.RequestHandler):
         """Answer in OpenAI's form. aiohttp would log and send back the line, which may hold a key."""
         log.info("a request that is not HTTP: %s", type(exc).__name__)
         if request.writer.output_size > 0:
-            raise ConnectionError("an answer is on its way already")
+            raise ConnectionError("an answer has already begun")
         refusal = Refusal(status, "the request is not valid HTTP", "invalid_http")
         response = web.Response(
             status=status, body=refusal.body(), headers={"Content-Type": "application/json"}
@@ -214,7 +214,7 @@ class Handler(web.RequestHandler):
         return response
 
 
-class Server(web.Server):
+class GatewayServer(web.Server):
     """aiohttp's low-level server with limits on connections, headers and bodies."""
 
     def __init__(self, front: Front, settings: Settings) -> None:

@@ -10,11 +10,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
-from melange_sky.gateway.client_request import Endpoint
+from melange_sky.gateway.client_request import ApiPath
 
 if TYPE_CHECKING:
     from melange_sky.gateway.client_request import ClientRequest
@@ -49,11 +50,12 @@ class TokenCounter:
 
     async def count(self, request: ClientRequest) -> tuple[int, int]:
         """Return (prompt tokens of the request, bytes of text they were estimated from, 0 if exact)."""
-        texts, ids, marks = _parts(request)
+        prompt = _parts(request)
+        texts, ids, marks = prompt.texts, prompt.ids, prompt.marks
         if self._tokenizer is None:
             size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
             return max(1, ids + marks + round(size / self.bytes_per_token)), size
-        if self._template is not None and request.endpoint is Endpoint.CHAT:
+        if self._template is not None and request.endpoint is ApiPath.CHAT:
             try:
                 texts, marks = [self._template(request.document)], 0
             except Exception as error:  # noqa: BLE001 -- the template is the model's own program
@@ -77,9 +79,18 @@ class TokenCounter:
         self.bytes_per_token += _LEARN * (seen - self.bytes_per_token)
 
 
-def _parts(request: ClientRequest) -> tuple[list[str], int, int]:
-    """Return (texts, number of token ids, tokens of marks) of a request's prompt, whatever its form."""
-    if request.endpoint is Endpoint.TEXT:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prompt:
+    """A prompt to count: its texts, how many token ids it has, and tokens of the marks between."""
+
+    texts: list[str]
+    ids: int = 0
+    marks: int = 0
+
+
+def _parts(request: ClientRequest) -> _Prompt:
+    """Return the prompt of a request, whatever its form."""
+    if request.endpoint is ApiPath.TEXT:
         return _prompt_parts(request.document.get("prompt"))
     texts: list[str] = []
     marks = 0
@@ -101,19 +112,19 @@ def _parts(request: ClientRequest) -> tuple[list[str], int, int]:
             texts.append(json.dumps(message["tool_calls"]))
     if request.document.get("tools"):
         texts.append(json.dumps(request.document["tools"]))
-    return texts, 0, marks
+    return _Prompt(texts=texts, marks=marks)
 
 
-def _prompt_parts(prompt: Any) -> tuple[list[str], int, int]:
+def _prompt_parts(prompt: Any) -> _Prompt:
     """A prompt is a text, token ids, or a list of either."""
     if isinstance(prompt, str):
-        return [prompt], 0, 0
+        return _Prompt(texts=[prompt])
     if not isinstance(prompt, list):
-        return [], 0, 0
+        return _Prompt(texts=[])
     texts = [part for part in prompt if isinstance(part, str)]
     ids = sum(isinstance(part, int) for part in prompt)
     ids += sum(len(part) for part in prompt if isinstance(part, list))
-    return texts, ids, 0
+    return _Prompt(texts=texts, ids=ids)
 
 
 def _load_tokenizer(path: Path) -> Any:

@@ -40,14 +40,14 @@ class AttemptError(Exception):
         retry: bool = True,
         blame: bool = True,
         gone: bool = False,
-        answer: Answer | None = None,
+        answer: ReplicaAnswer | None = None,
     ) -> None:
         self.kind, self.retry, self.blame, self.gone, self.answer = kind, retry, blame, gone, answer
         super().__init__(kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReplicaAnswer:
     """A whole answer of a replica."""
 
     status: int
@@ -58,7 +58,7 @@ class Answer:
     def retry_after_s(self) -> int | None:
         """Return what the replica said in Retry-After, if it is a number of seconds up to an hour.
 
-        >>> [Answer(429, "", b"", text).retry_after_s() for text in ("7", "0", "soon", None)]
+        >>> [ReplicaAnswer(429, "", b"", text).retry_after_s() for text in ("7", "0", "soon", None)]
         [7, None, None, None]
         """
         text = self.retry_after or ""
@@ -114,7 +114,7 @@ class Upstream:
 
     async def send(
         self, backend: Backend, request: ClientRequest, headers: dict[str, str]
-    ) -> Answer | OpenStream:
+    ) -> ReplicaAnswer | OpenStream:
         """Send a request and return its answer, or its stream as soon as the first byte is there.
 
         Raises AttemptError.
@@ -142,7 +142,7 @@ class Upstream:
 
     async def _exchange(
         self, backend: Backend, request: ClientRequest, headers: dict[str, str]
-    ) -> Answer | OpenStream:
+    ) -> ReplicaAnswer | OpenStream:
         if self._authorization is not None:
             headers = headers | {"Authorization": self._authorization}
         sent = request.upstream_body()
@@ -166,13 +166,13 @@ class Upstream:
                 return OpenStream(response, content_type, first)
             text = await response.read()
             retry_after = response.headers.get("Retry-After")
-            return _judge(Answer(response.status, content_type, text, retry_after))
+            return _judge(ReplicaAnswer(response.status, content_type, text, retry_after))
         finally:
             if not handed_over:
                 response.close() if not response.content.at_eof() else response.release()
 
 
-def _judge(answer: Answer) -> Answer:
+def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
     """Return an answer that is for the client; raise AttemptError for one that is not."""
     status = answer.status
     if status in (401, 403):

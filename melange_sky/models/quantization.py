@@ -111,7 +111,7 @@ def quantized(
         )
     bits = known[method] if bits is None else bits
     if not 1 <= bits <= 16:
-        raise InputError(f"quantization '{method}': {bits:g} bits per weight cannot be")
+        raise InputError(f"quantization '{method}': {bits:g} bits per weight is impossible")
     per_weight = (bits + (_GROUP_OVERHEAD_BITS if bits < 8 else 0.0)) / 8
     average = linear_fraction * per_weight + (1 - linear_fraction) * 2.0
     return WeightFormat(

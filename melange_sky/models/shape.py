@@ -23,7 +23,10 @@ class ModelShape:
     4 × heads × head_dim × layers). `fp8_compute` True where matrix products run in fp8.
     `dtype` names how the weights are kept, for people. `checkpoint_bytes` is what a replica downloads
     (None: its weights as they are held), more where the engine makes them smaller while it loads them.
-    `needs_bf16` True where a GPU without bfloat16 (before Ampere) is refused.
+    `needs_bf16` True where a GPU without bfloat16 (before Ampere) is refused. `full_kv_fraction` is the
+    share of the cache that grows without end where layers do not weigh alike (None: that of the layers).
+    `state_bytes_per_sequence` are held by linear layers whatever the length of a sequence.
+    `split_units` are (size, unit) pairs: each GPU of a group needs whole units of every size.
     """
 
     name: str
@@ -51,6 +54,9 @@ class ModelShape:
     dtype: str = "bfloat16"
     checkpoint_bytes: float | None = None
     needs_bf16: bool = False
+    full_kv_fraction: float | None = None
+    state_bytes_per_sequence: int = 0
+    split_units: tuple[tuple[int, int], ...] = ()
 
     @property
     def weight_bytes(self) -> float:
@@ -65,10 +71,17 @@ class ModelShape:
     def splits_over(self, tensor_parallel: int) -> bool:
         """Return whether engines can split the attention heads over so many GPUs.
 
-        Each GPU gets as many query heads, and whole key-value heads or copies of one.
+        Each GPU gets as many query heads, whole key-value heads or copies of one, and whole units of
+        what its quantization keeps together.
         """
-        return self.heads % tensor_parallel == 0 and (
+        if tensor_parallel == 1:
+            return True
+        heads_split = self.heads % tensor_parallel == 0 and (
             self.kv_heads % tensor_parallel == 0 or tensor_parallel % self.kv_heads == 0
+        )
+        return heads_split and all(
+            size % tensor_parallel == 0 and size // tensor_parallel % unit == 0
+            for size, unit in self.split_units
         )
 
     @property
@@ -85,7 +98,9 @@ class ModelShape:
 
     @property
     def full_attention_fraction(self) -> float:
-        """Fraction of layers whose attention reads the whole context."""
+        """Fraction of the cache, in layers, whose attention reads the whole context."""
+        if self.full_kv_fraction is not None:
+            return self.full_kv_fraction
         if self.sliding_window is None:
             return 1.0
         return 0.0 if self.sliding_layers is None else 1.0 - self.sliding_layers / self.layers

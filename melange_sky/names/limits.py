@@ -84,7 +84,7 @@ def read_limit_key(text: str) -> LimitKey:
         return LimitKey(kind=LimitKind.REGION, name=str(read_infra(text)))
     accelerator, colon, _ = text.partition(":")
     if colon and same_name(accelerator, accelerator_names()):
-        raise InputError("a limit counts GPUs of an accelerator over all counts: leave ':N' away")
+        raise InputError("a limit counts GPUs of an accelerator over all counts: leave out ':N'")
     if canonical_accelerator(text) in accelerator_names():
         accelerator_name(text)  # raises with the right spelling
     if _INSTANCE_TYPE.match(text) and _LOOKS_SOLD.search(text):

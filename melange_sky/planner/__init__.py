@@ -8,5 +8,6 @@ What they share: `plan_spec` is the order of the steps of a plan. The steps are 
 optimizer's problem: prices, models, capacities) with `options` and `constraints`, `sensitivity` (what
 the error of estimates does to the cost) and `notes` (what a reader must know); `request` says what a
 caller asks beyond the spec. `melange_config` plans Mélange's own JSON. `replay_loop/` replays a plan
-and plans again until it holds. `comparison`, `sweep`, `observed` and `profiling` are jobs of their own.
+and plans again until it holds. `comparison`, `sweep`, `observed` and `profiling` (with `job_document`)
+are jobs of their own.
 """

@@ -17,9 +17,9 @@ from melange_sky.planner.observed import ObservedTraffic, observed_traffic
 from melange_sky.rendering import file_name, service_name
 from melange_sky.skyserve import (
     Action,
-    Change,
     LiveService,
     Rollout,
+    ServiceChange,
     ServiceState,
     Wanted,
     compare,
@@ -28,7 +28,7 @@ from melange_sky.skyserve import (
     take_down,
 )
 from melange_sky.skyserve.client import SkyServe
-from melange_sky.skyserve.rollout import Server
+from melange_sky.skyserve.rollout import RolloutTarget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 _FILE_LIMIT = 1_000_000
 
 
-class ServiceHost(Server, Protocol):
+class ServiceHost(RolloutTarget, Protocol):
     """SkyServe as `apply` needs it: a rollout's server that also knows how it keeps a document."""
 
     def normal(self, wanted: Wanted, live: LiveService | None) -> dict[str, Any]: ...
@@ -63,7 +63,7 @@ class Deployment:
             log.debug("%s: %s, %d ready", service.name, service.status, service.ready)
         return live
 
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self) -> tuple[ServiceChange, ...]:
         """Return what stands between the running services and the plan's, costs at its prices."""
         live = self.services()
         by_name = {service.name: service for service in live}
@@ -73,7 +73,9 @@ class Deployment:
             log.debug("%s: %s %s", change.name, change.action.value, change.reason)
         return changes
 
-    def apply(self, changes: Sequence[Change], tell: Callable[[str], None] | None = None) -> None:
+    def apply(
+        self, changes: Sequence[ServiceChange], tell: Callable[[str], None] | None = None
+    ) -> None:
         """Carry the changes out; `tell` hears of every step. Raises MelangeError where one fails."""
         roll_out(self.server, changes, _rollout(tell))
 
@@ -118,7 +120,7 @@ def open_deployment(folder: Path) -> Deployment:
     return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets))
 
 
-def is_settled(changes: Sequence[Change]) -> bool:
+def is_settled(changes: Sequence[ServiceChange]) -> bool:
     """Return whether there is nothing to change."""
     return all(change.action is Action.KEEP for change in changes)
 
@@ -152,7 +154,7 @@ class Running:
     """The running services that a plan made, by name."""
 
     names: tuple[str, ...]
-    server: Server
+    server: RolloutTarget
 
     def stop(self, tell: Callable[[str], None] | None = None) -> None:
         """Take them down and wait until SkyServe has forgotten them; `tell` hears of each."""
@@ -178,7 +180,7 @@ def find_running(folder: Path) -> Running:
 
 
 def _rollout(tell: Callable[[str], None] | None) -> Rollout:
-    return Rollout(tell=tell or log.info, clock=time.monotonic, sleep=time.sleep)
+    return Rollout(report=tell or log.info, clock=time.monotonic, sleep=time.sleep)
 
 
 def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:

@@ -165,7 +165,7 @@ def answer_capacity(
         log.debug("%s: %s", label, replica.reason or replica.settings)
     if all(replica.settings is None for replica in best.values()):
         reasons = dict.fromkeys(replica.reason or "does not fit" for replica in best.values())
-        raise InfeasibleError("no asked option fits: " + "; ".join(reasons))
+        raise InfeasibleError("none of the options fits: " + "; ".join(reasons))
     return CapacityAnswer(
         options=question.options,
         query=question.query,

@@ -56,7 +56,7 @@ def compare_fleets(spec: Spec, request: ComparisonRequest) -> tuple[Contender, .
 
     Raises InputError for a spec of several models.
     """
-    if spec.multi:
+    if spec.lists_models:
         raise InputError(f"{spec.path}: compare takes a spec of one model")
     contenders = []
     for rate_rps in request.rates_rps:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
+from melange_sky.constraints import Constraints
 from melange_sky.optimizer import rules_of
 
 if TYPE_CHECKING:
-    from melange_sky.spec import FixedCapacity, Spec
+    from melange_sky.spec import Spec
 
 
 def constraints_of(spec: Spec) -> Constraints:
@@ -20,41 +20,17 @@ def constraints_of(spec: Spec) -> Constraints:
     return Constraints(
         limits=tuple(sorted(resources.limits, key=lambda limit: limit[0].name)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
-        fixed=tuple(sorted(map(_group, resources.fixed), key=repr)),
-        minimum=tuple(sorted(map(_group, resources.minimum), key=repr)),
+        fixed=tuple(sorted(resources.fixed, key=repr)),
+        minimum=tuple(sorted(resources.minimum, key=repr)),
         spare=redundancy.spare,
         # a model with any rate has one replica anyway
         min_replicas=redundancy.min_replicas if redundancy.min_replicas > 1 else 0,
         max_share_per_region=redundancy.max_share_per_region,
         max_share_per_cloud=redundancy.max_share_per_cloud,
-        spot=_spot(spec),
+        spot=resources.spot,
         max_option_types=resources.max_option_types,
         # a model with any rate runs on one option anyway
         min_option_types=resources.min_option_types if resources.min_option_types > 1 else 0,
-    )
-
-
-def _group(fixed: FixedCapacity) -> InstanceGroup:
-    return InstanceGroup(
-        accelerator=fixed.accelerator,
-        accelerator_count=fixed.count,
-        cloud=fixed.infra.cloud if fixed.infra else None,
-        region=fixed.infra.region if fixed.infra else None,
-        instances=fixed.instances,
-    )
-
-
-def _spot(spec: Spec) -> SpotPolicy | None:
-    policy = spec.resources.spot
-    if policy is None:
-        return None
-    default = SpotPolicy()
-    return SpotPolicy(
-        max_fraction=policy.max_fraction,
-        interruption_rate=default.interruption_rate
-        if policy.interruption_rate is None
-        else policy.interruption_rate,
-        recovery_s=default.recovery_s if policy.recovery_s is None else policy.recovery_s,
     )
 
 

@@ -21,7 +21,7 @@ from melange_sky.resources import profiling_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.capacity_search import Demand
+    from melange_sky.capacity_search import SizeDemand
     from melange_sky.plans import ModelPlan
 
 
@@ -50,7 +50,7 @@ class JobWork:
     """What one job has to do: sizes to measure of those asked for, and for how long at most."""
 
     name: str
-    demand: Demand
+    demand: SizeDemand
     sizes: tuple[tuple[int, int], ...]
     measured: int
     minutes: float

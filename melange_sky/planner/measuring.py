@@ -153,7 +153,7 @@ def _check_context(sizes: Sequence[Size], context_tokens: int | None, server: st
     if too_long:
         raise InputError(
             f"{server} takes at most {context_tokens} tokens; "
-            f"{too_long[0][0]} + {too_long[0][1]} is more: leave such sizes out"
+            f"{too_long[0][0]} + {too_long[0][1]} exceeds that: leave such sizes out"
         )
 
 

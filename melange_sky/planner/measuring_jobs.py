@@ -208,7 +208,7 @@ def collect_jobs(
     states = api.states(job_prefixes(source))
     if not states:
         raise MelangeError(
-            f"SkyPilot knows no profiling jobs of {source_name(source)}; launch them with: "
+            f"SkyPilot has no profiling jobs for {source_name(source)}; launch them with: "
             f"melange-sky profile launch {source_name(source)}"
         )
     folder = out or settings.profiles_dir()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.offers import Touches
+from melange_sky.offers import FlagScope
 from melange_sky.optimizer import Step, least_cost
 from melange_sky.plans import AlternativeMix, PlanWarning
 
@@ -42,9 +42,9 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
     doubts = {}
     for allocation in allocations:
         option = allocation.candidate.option
-        price = Touches.SPOT if option.use_spot else Touches.ON_DEMAND
+        price = FlagScope.SPOT if option.use_spot else FlagScope.ON_DEMAND
         for flag in option.offer.flags if option.offer else ():
-            if flag.touches in (price, Touches.ROW):
+            if flag.touches in (price, FlagScope.ROW):
                 assert option.offer is not None
                 where = f"{option.offer.cloud}/{option.offer.region} {option.offer.instance_type}"
                 doubts[flag.code, where] = PlanWarning(
@@ -71,14 +71,14 @@ def objective_notes(
             PlanWarning(
                 code="simplest",
                 message=f"the simplest mix within {solve.within_fraction * 100:.4g} % of the least cost: "
-                f"${dearer:,.2f}/h dearer than the cheapest",
+                f"${dearer:,.2f}/h more than the cheapest",
             )
         )
     if solve.stay_close is not None:
         notes.append(
             PlanWarning(
                 code="stay-close",
-                message=f"instances that stay were preferred: ${dearer:,.2f}/h dearer than the cheapest",
+                message=f"running instances were preferred: ${dearer:,.2f}/h more than the cheapest",
             )
         )
     if request.price_error > 0:

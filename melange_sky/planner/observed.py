@@ -139,7 +139,7 @@ def _verdict(
     if unplanned:
         return (
             True,
-            f"replan: sizes were seen that the plan does not know ({', '.join(unplanned[:3])})",
+            f"replan: the traffic has sizes that the plan does not cover ({', '.join(unplanned[:3])})",
         )
     least = None if cheapest is None else cheapest.cost_usd_per_hour
     if cheapest is not None and cheapest.termination is Termination.LIMIT:

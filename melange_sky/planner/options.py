@@ -157,9 +157,7 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
         rejected.add("closed-cloud", rules.closed_clouds[offer.cloud], offer)
         return True
     if gpu_of(offer) not in accelerator_table():
-        rejected.add(
-            "unknown-accelerator", f"no figures for accelerator {offer.accelerator}", offer
-        )
+        rejected.add("unknown-accelerator", f"no data for accelerator {offer.accelerator}", offer)
         return True
     blocking = offer.blocked(use_spot)
     if any(flag.code == "price-missing" for flag in blocking):

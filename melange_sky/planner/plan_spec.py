@@ -68,11 +68,11 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         created_at=created_at(),
         models=_model_plans(spec, prepared, solution, context),
         solver=solution.report,
-        lists_models=spec.multi,
+        lists_models=spec.lists_models,
         headroom=spec.headroom,
         constraints=problem.constraints,
         price_snapshot=prepared.snapshot,
-        warnings=shared if spec.multi else shared + prepared.warnings[0],
+        warnings=shared if spec.lists_models else shared + prepared.warnings[0],
         alternatives=alternative_mixes(solution),
         sensitivity=context.band,
     )
@@ -90,7 +90,7 @@ def _model_plans(
             allocations=solution.allocations[k],
             baselines=context.baselines[k],
             candidates=prepared.problem.demands[k].options,
-            warnings=prepared.warnings[k] if spec.multi else (),
+            warnings=prepared.warnings[k] if spec.lists_models else (),
             model_shape=prepared.shapes[k],
             engine=spec.engine,
             engine_generation=engine_named(spec.engine.name).generation,
@@ -143,8 +143,7 @@ def _cost_context(
         except TimeUpError:
             warning = PlanWarning(
                 code="time-limit",
-                message="no time was left to tell what the error of the estimates does to the cost; "
-                "raise --time-limit",
+                message="no time was left to compute the cost range over the estimates' error; raise --time-limit",
             )
             return _CostContext(baselines=singles.result(), band=None, warnings=(warning,))
         return _CostContext(baselines=singles.result(), band=band)

@@ -74,9 +74,7 @@ class PlanOptions:
         if self.verify_trace is not None and not self.verify:
             raise InputError("--verify-trace needs --verify")
         if self.refresh and self.prices().forbids_network:
-            raise InputError(
-                "--refresh needs the network, but offline was asked for; drop one of them"
-            )
+            raise InputError("--refresh needs the network and cannot be combined with --offline")
 
     def prices(self, hooks: Hooks = NO_HOOKS) -> OfferQuery:
         """Which prices to plan with."""

@@ -110,7 +110,7 @@ def _prepare_model(
     if not options:
         reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
         raise InfeasibleError(
-            f"{served.name}: the model fits on no requested accelerator: {reasons}"
+            f"{served.name}: the model fits on none of the accelerators: {reasons}"
         )
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
     warnings += notes
@@ -165,7 +165,7 @@ def _engine_notes(spec: Spec) -> list[PlanWarning]:
     flags = engine.flags.unmodelled_in(spec.engine.args)
     if flags:
         notes.append(
-            f"engine.args: estimates do not know what {', '.join(flags)} changes; only measuring tells"
+            f"engine.args: estimates do not account for {', '.join(flags)} changes; only measuring tells"
         )
     return [PlanWarning(code="engine", message=note) for note in notes]
 

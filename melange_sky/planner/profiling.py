@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.capacity_search import Demand, Measured, plan_sizes
+from melange_sky.capacity_search import MeasuredRate, SizeDemand, plan_sizes
 from melange_sky.capacity_search.sizes import cell_seconds
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError, did_you_mean
@@ -167,7 +167,7 @@ def _work(
 ) -> JobWork:
     demand = job_demand(plan, candidate, options.error_bound)
     grid = GridOptions(slo=plan.slo, demand=demand)
-    known: dict[tuple[int, int], Measured] = {}
+    known: dict[tuple[int, int], MeasuredRate] = {}
     for table in tables:
         if _answers(table.provenance, plan, candidate):
             known |= {
@@ -190,7 +190,7 @@ def _work(
     )
 
 
-def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -> Demand:
+def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -> SizeDemand:
     """Return the sizes that the plan asks of an option, with their rates of requests and estimates.
 
     Sizes that the option is thought unable to serve are left out: nothing is planned on them.
@@ -208,7 +208,7 @@ def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -
             weights[size] = weights.get(size, 0.0) + workload.rates_rps[i][j]
             guesses[size] = rate
     sizes = tuple(sorted(weights, key=lambda size: (size[0] / 10 + size[1], size)))
-    return Demand(
+    return SizeDemand(
         sizes=sizes,
         weights=tuple(weights[s] for s in sizes),
         guesses_rps=tuple(guesses[s] for s in sizes),

@@ -110,7 +110,7 @@ def _chosen(planned: Plan, options: SimulateOptions) -> tuple[ModelPlan, ...]:
         return named
     if options.trace is not None and len(planned.models) > 1:
         raise InputError(
-            "the plan has several models: say with --model whose requests the trace holds"
+            "the plan has several models: name the one that the trace is for with --model"
         )
     return planned.models
 

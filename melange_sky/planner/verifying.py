@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Plan
     from melange_sky.spec import Spec, SpecSource
 
-NO_ENGINE = "Mélange's config says nothing of the engine: nothing to replay"
+NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing to replay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ def _scale(spec: Spec, trace: Path | None) -> float:
     """Return the factor that brings a trace to the spec's rate."""
     if trace is None:
         return 1.0
-    if spec.multi:
+    if spec.lists_models:
         raise InputError(
             "--verify-trace holds one model's requests, but the spec has several models"
         )

@@ -121,7 +121,9 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
     if result.manifest is not None:
         chain.manifest = result.manifest
     if result.store_problem is not None:
-        chain.warn("prices-not-stored", f"today's prices could not be kept: {result.store_problem}")
+        chain.warn(
+            "prices-not-stored", f"today's prices could not be saved: {result.store_problem}"
+        )
         chain.in_memory = _in_memory(chain, result)
         chain.ids.append("unstored")
 
@@ -188,7 +190,7 @@ def _choose_local(chain: Chain, chosen: dict[str, Chosen]) -> None:
         except SourceUnavailableError as error:
             chain.warn(
                 "local-catalog-refused",
-                f"the modified SkyPilot catalog of {cloud} is left aside: {error}",
+                f"the modified SkyPilot catalog of {cloud} is ignored: {error}",
             )
             continue
         if local is not None:
@@ -217,7 +219,8 @@ def _stored(chain: Chain, cloud: str) -> tuple[Entry, Table] | None:
             )
             return entry, table
     chain.warn(
-        "table-damaged", f"the stored prices of {cloud} are unreadable; refresh to mend them"
+        "table-damaged",
+        f"the stored prices of {cloud} are unreadable; run `melange-sky prices refresh`",
     )
     return None
 
@@ -234,7 +237,7 @@ def embedded(chain: Chain, chosen: Mapping[str, Chosen]) -> list[Offer]:
         chain.warn(
             "embedded-prices",
             f"prices of {clouds} come from the snapshot shipped with melange-sky (as of {span});"
-            " nothing newer is at hand",
+            " nothing newer is available",
         )
         chain.ids.append(snapshot)
     return used

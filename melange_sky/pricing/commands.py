@@ -105,11 +105,11 @@ def require_prices(result: RefreshResult) -> None:
     """Raise SourceUnavailableError where nothing came, or what came could not be kept."""
     if result.store_problem is not None:
         raise SourceUnavailableError(
-            f"prices were fetched and could not be kept: {result.store_problem}"
+            f"prices were fetched but could not be saved: {result.store_problem}"
         )
     if not result.any_good:
         raise SourceUnavailableError(
-            "no prices could be fetched; what was fetched before stays (`prices list` shows it)"
+            "no prices could be fetched; earlier prices are kept (`prices list` shows them)"
         )
 
 
@@ -125,7 +125,7 @@ class PriceCheck:
 def check_prices(
     *, infra: str = "", deadline_s: float = CHECK_DEADLINE_S, offline: bool = False
 ) -> PriceCheck:
-    """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
+    """Compare these prices with gpuhunt's catalog, which is collected independently of SkyPilot's.
 
     Raises InputError where the network is forbidden or gpuhunt is not installed.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from melange_sky.offers import Offer
 
 DISAGREES_FRACTION = 0.15
-"""Prices further apart than this fraction of gpuhunt's are told."""
+"""Prices further apart than this fraction of gpuhunt's are reported."""
 
 PROVIDERS = {
     "aws": "aws",
@@ -95,11 +95,11 @@ def fetch_gpuhunt(clouds: Iterable[str], deadline_s: float) -> tuple[SecondPrice
         )
     except subprocess.TimeoutExpired:
         raise SourceUnavailableError(
-            f"gpuhunt's catalogs were not there within {deadline_s:g} s"
+            f"gpuhunt's catalogs did not load within {deadline_s:g} s"
         ) from None
     if done.returncode != 0:
         last = done.stderr.strip().rpartition("\n")[2][:200]
-        raise SourceUnavailableError(f"gpuhunt's catalogs could not be had: {last}")
+        raise SourceUnavailableError(f"gpuhunt's catalogs could not be loaded: {last}")
     return tuple(_second_price(json.loads(line), names) for line in done.stdout.splitlines())
 
 

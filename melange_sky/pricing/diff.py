@@ -21,7 +21,7 @@ Key = tuple[str, str, str, str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class PriceChange:
     """One price that moved, USD per hour of the instance; None where there was or is none.
 
     `price` is on_demand or spot; `flags` are the rules that keep the new price out of plans.
@@ -51,7 +51,7 @@ class Difference:
 
     before: str
     after: str
-    changes: tuple[Change, ...]
+    changes: tuple[PriceChange, ...]
     clouds_added: tuple[str, ...] = ()
     clouds_removed: tuple[str, ...] = ()
 
@@ -98,7 +98,7 @@ def _newest(store: Store) -> Manifest:
     newest = store.newest()
     if newest is None:
         raise SourceUnavailableError(
-            "nothing was ever fetched: run `melange-sky prices refresh` first"
+            "no prices have been fetched yet: run `melange-sky prices refresh` first"
         )
     return newest
 
@@ -157,13 +157,13 @@ def _key(offer: Offer) -> Key:
     )
 
 
-def _order(change: Change) -> tuple[float, str, str, str, str]:
+def _order(change: PriceChange) -> tuple[float, str, str, str, str]:
     moved = change.change_fraction
     size = math.inf if moved is None else -abs(moved)
     return (size, change.cloud, change.region, change.instance_type, change.price)
 
 
-def _changes(key: Key, was: Offer | None, now: Offer | None) -> list[Change]:
+def _changes(key: Key, was: Offer | None, now: Offer | None) -> list[PriceChange]:
     cloud, region, instance_type, accelerator, count = key
     rows = []
     for price, use_spot in (("on_demand", False), ("spot", True)):
@@ -171,7 +171,7 @@ def _changes(key: Key, was: Offer | None, now: Offer | None) -> list[Change]:
         after = now.price(use_spot) if now else None
         if before != after:
             rows.append(
-                Change(
+                PriceChange(
                     cloud=cloud,
                     region=region,
                     instance_type=instance_type,

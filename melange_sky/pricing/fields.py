@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from melange_sky.offers import Flag, Severity, Touches
+from melange_sky.offers import Flag, FlagScope, Severity
 
 _EMPTY = frozenset({"", "nan", "none", "null", "n/a", "na"})
 
@@ -25,7 +25,7 @@ def read_number(text: str | None) -> float | None:
     return value if math.isfinite(value) and "_" not in text and text.isascii() else None
 
 
-def read_price(text: str | None, touches: Touches) -> tuple[float | None, Flag | None]:
+def read_price(text: str | None, touches: FlagScope) -> tuple[float | None, Flag | None]:
     """Return a positive price in USD per hour, or None and the flag that says why not.
 
     An empty spot price is normal (no spot is sold) and carries no flag.
@@ -33,10 +33,10 @@ def read_price(text: str | None, touches: Touches) -> tuple[float | None, Flag |
     value = read_number(text)
     if value is not None and value > 0:
         return value, None
-    kind = "spot" if touches is Touches.SPOT else "on-demand"
+    kind = "spot" if touches is FlagScope.SPOT else "on-demand"
     stripped = (text or "").strip().casefold()
     if stripped in _EMPTY:
-        if touches is Touches.SPOT:
+        if touches is FlagScope.SPOT:
             return None, None
         return None, _block(
             "price-missing", touches, "no on-demand price: not sold on demand, or unknown"
@@ -48,5 +48,5 @@ def read_price(text: str | None, touches: Touches) -> tuple[float | None, Flag |
     return None, _block("price-negative", touches, f"the {kind} price is negative")
 
 
-def _block(code: str, touches: Touches, message: str) -> Flag:
+def _block(code: str, touches: FlagScope, message: str) -> Flag:
     return Flag(code=code, severity=Severity.BLOCK, touches=touches, message=message)

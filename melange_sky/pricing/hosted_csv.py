@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.offers import Flag, Offer, Touches
+from melange_sky.offers import Flag, FlagScope, Offer
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.gcp_hosts import Host, hosts_for, is_gpu_host
 from melange_sky.pricing.sanity import check_offers, make_flag
@@ -66,7 +66,7 @@ class _Group:
         self.spot = _least(self.spot, row.spot)
         for flag in row.flags:
             if flag.code.startswith("price-"):
-                kept = self.spot_flags if flag.touches is Touches.SPOT else self.price_flags
+                kept = self.spot_flags if flag.touches is FlagScope.SPOT else self.price_flags
             else:
                 kept = self.other_flags
             if flag not in kept:
@@ -232,8 +232,8 @@ class Reader:
         name = name.strip()
         if not name or name.startswith("tpu-"):
             return None
-        price, price_flag = read_price(price_text, Touches.ON_DEMAND)
-        spot, spot_flag = read_price(spot_text, Touches.SPOT)
+        price, price_flag = read_price(price_text, FlagScope.ON_DEMAND)
+        spot, spot_flag = read_price(spot_text, FlagScope.SPOT)
         count = read_number(count_text)
         flags = () if price_flag is None else (price_flag,)
         return CatalogRow(
@@ -288,7 +288,7 @@ def _joined(part: CatalogRow, host: Host) -> CatalogRow:
     flags = part.flags
     if part.price is not None and part.spot is not None and part.spot > part.price:
         message = f"the GPU part's spot {part.spot:g} is above its on demand {part.price:g} $/h"
-        flags = (*flags, make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
+        flags = (*flags, make_flag("spot-above-on-demand", FlagScope.ON_DEMAND, message))
     return CatalogRow(
         instance_type=host.instance_type,
         name=part.name,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.offers import Flag, Offer, Touches
+from melange_sky.offers import Flag, FlagScope, Offer
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.sanity import check_offers
 from melange_sky.resources import catalogs_dir
@@ -92,8 +92,8 @@ def _offer(cells: dict[str, str], where: str, default_source: str) -> Offer:
         if not (cells.get(key) or "").strip():
             raise InputError(f"{where}: '{key}' is empty")
     cloud = cells["cloud"].strip().casefold()
-    price, price_flag = read_price(cells.get("price_usd_per_hour"), Touches.ON_DEMAND)
-    spot, spot_flag = read_price(cells.get("spot_usd_per_hour"), Touches.SPOT)
+    price, price_flag = read_price(cells.get("price_usd_per_hour"), FlagScope.ON_DEMAND)
+    spot, spot_flag = read_price(cells.get("spot_usd_per_hour"), FlagScope.SPOT)
     flags: tuple[Flag, ...] = tuple(flag for flag in (price_flag, spot_flag) if flag is not None)
     count = read_number(cells.get("accelerator_count"))
     return Offer(

@@ -37,7 +37,7 @@ _BAD_DATA = (ValueError, TypeError, ArithmeticError, LookupError, csv.Error)
 ASKED_DEADLINE_S = 40.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
 SHRUNK_FRACTION = 0.5
-"""A file with fewer offers than this fraction of the last one's is told."""
+"""A file with fewer offers than this fraction of the last one's is reported."""
 
 UNASKED_DEADLINE_S = 15.0
 """The same when a plan refreshes by itself: it has cached prices to fall back on."""

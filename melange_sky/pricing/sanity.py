@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from melange_sky.names.clouds import HOSTED_CLOUDS, MARKETPLACES
-from melange_sky.offers import Flag, Offer, Severity, Touches
+from melange_sky.offers import Flag, FlagScope, Offer, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,7 +49,7 @@ AUCTION_CLOUDS = {"mithril": "an auction's floor, not an on-demand price"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class SanityRule:
     """One rule as documented: code, severity, what it touches and what it means."""
 
     code: str
@@ -58,75 +58,75 @@ class Rule:
     meaning: str
 
 
-RULES: tuple[Rule, ...] = (
-    Rule(
+RULES: tuple[SanityRule, ...] = (
+    SanityRule(
         code="price-missing",
         severity=Severity.BLOCK,
         touches="on_demand",
         meaning="the on-demand price is empty: not sold on demand, or unknown",
     ),
-    Rule(
+    SanityRule(
         code="price-unreadable",
         severity=Severity.BLOCK,
         touches="on_demand or spot",
         meaning="the cell is not a finite number",
     ),
-    Rule(
+    SanityRule(
         code="price-zero",
         severity=Severity.BLOCK,
         touches="on_demand or spot",
         meaning="the price is zero",
     ),
-    Rule(
+    SanityRule(
         code="price-negative",
         severity=Severity.BLOCK,
         touches="on_demand or spot",
         meaning="the price is below zero",
     ),
-    Rule(
+    SanityRule(
         code="impossible-count",
         severity=Severity.BLOCK,
         touches="row",
         meaning="no instance has that many GPUs: not a power of two up to 16 nor a known fraction"
         " (marketplaces and own infrastructure: any whole number up to 16)",
     ),
-    Rule(
+    SanityRule(
         code="below-region-median",
         severity=Severity.BLOCK,
         touches="on_demand",
         meaning="less than 0.6 × the median of the same instance type over the cloud's regions",
     ),
-    Rule(
+    SanityRule(
         code="spot-above-on-demand",
         severity=Severity.BLOCK,
         touches="on_demand",
         meaning="spot is dearer than on demand, so the on-demand price is in doubt",
     ),
-    Rule(
+    SanityRule(
         code="not-on-demand",
         severity=Severity.BLOCK,
         touches="on_demand",
         meaning="known not to be purchasable on demand at the listed price",
     ),
-    Rule(
+    SanityRule(
         code="no-region",
         severity=Severity.BLOCK,
         touches="row",
         meaning="the catalog names no region: currently not offered",
     ),
-    Rule(
+    SanityRule(
         code="spot-equals-on-demand",
         severity=Severity.WARN,
         touches="spot",
         meaning="spot equals on demand: no real spot price, which is dropped",
     ),
-    Rule(
+    SanityRule(
         code="price-per-gpu-falls",
         severity=Severity.WARN,
         touches="on_demand",
         meaning="a GPU costs over 2 % less here than in a smaller instance of the region",
     ),
-    Rule(
+    SanityRule(
         code="source-old",
         severity=Severity.WARN,
         touches="row",
@@ -137,7 +137,7 @@ RULES: tuple[Rule, ...] = (
 _BY_CODE = {rule.code: rule for rule in RULES}
 
 
-def make_flag(code: str, touches: Touches, message: str) -> Flag:
+def make_flag(code: str, touches: FlagScope, message: str) -> Flag:
     """Return a flag of a documented rule."""
     return Flag(code=code, severity=_BY_CODE[code].severity, touches=touches, message=message)
 
@@ -174,25 +174,25 @@ def _check_alone(offer: Offer) -> Offer:
     price, spot = offer.price_usd_per_hour, offer.spot_usd_per_hour
     if not possible_count(offer.cloud, offer.accelerator_count):
         message = f"no {offer.cloud} instance has {offer.accelerator_count:g} GPUs"
-        flags.append(make_flag("impossible-count", Touches.ROW, message))
+        flags.append(make_flag("impossible-count", FlagScope.ROW, message))
     if not offer.region and offer.cloud in HOSTED_CLOUDS:
-        flags.append(make_flag("no-region", Touches.ROW, "no region: currently not offered"))
+        flags.append(make_flag("no-region", FlagScope.ROW, "no region: currently not offered"))
     reason = NOT_ON_DEMAND.get((offer.cloud, offer.instance_type)) or AUCTION_CLOUDS.get(
         offer.cloud
     )
     if reason and price is not None:
         flags.append(
-            make_flag("not-on-demand", Touches.ON_DEMAND, f"{offer.instance_type}: {reason}")
+            make_flag("not-on-demand", FlagScope.ON_DEMAND, f"{offer.instance_type}: {reason}")
         )
     if price is not None and spot is not None:
         if math.isclose(spot, price, rel_tol=SAME_PRICE):
             message = f"spot equals on demand ({price:g} $/h): no real spot price"
-            flags.append(make_flag("spot-equals-on-demand", Touches.SPOT, message))
+            flags.append(make_flag("spot-equals-on-demand", FlagScope.SPOT, message))
             spot = None
         elif spot > price:
             message = f"spot {spot:g} is above on demand {price:g} $/h"
             if all(flag.code != "spot-above-on-demand" for flag in offer.flags):
-                flags.append(make_flag("spot-above-on-demand", Touches.ON_DEMAND, message))
+                flags.append(make_flag("spot-above-on-demand", FlagScope.ON_DEMAND, message))
     if not flags:
         return offer
     return replace(offer, spot_usd_per_hour=spot, flags=(*offer.flags, *flags))
@@ -215,7 +215,7 @@ def _find_below_median(offers: list[Offer], flags: dict[int, list[Flag]]) -> Non
                     f"{price:g} $/h is {price / middle:.2f} × the median {middle:g} of"
                     f" {offers[i].instance_type} over {len(rows)} regions"
                 )
-                flags[i].append(make_flag("below-region-median", Touches.ON_DEMAND, message))
+                flags[i].append(make_flag("below-region-median", FlagScope.ON_DEMAND, message))
 
 
 def _find_falling(offers: list[Offer], flags: dict[int, list[Flag]]) -> None:
@@ -239,7 +239,7 @@ def _find_falling(offers: list[Offer], flags: dict[int, list[Flag]]) -> None:
             smaller = min((p for c, p in cheapest.items() if c < count), default=0.0)
             if each < smaller * (1 - FALLING_TOLERANCE):
                 message = f"{each:g} $/h per GPU, {smaller:g} in a smaller instance of the region"
-                flags[i].append(make_flag("price-per-gpu-falls", Touches.ON_DEMAND, message))
+                flags[i].append(make_flag("price-per-gpu-falls", FlagScope.ON_DEMAND, message))
 
 
 def age_days(as_of: str | None, now: datetime) -> float | None:
@@ -260,4 +260,4 @@ def age_flag(as_of: str | None, now: datetime) -> Flag | None:
     days = age_days(as_of, now)
     if days is None or days <= OLD_AFTER_DAYS:
         return None
-    return make_flag("source-old", Touches.ROW, f"last known true {days:.0f} days ago ({as_of})")
+    return make_flag("source-old", FlagScope.ROW, f"last known true {days:.0f} days ago ({as_of})")

@@ -152,7 +152,9 @@ class Store:
 
     def _span(self) -> str:
         ids = self.ids()
-        return f"the store holds {ids[0]} to {ids[-1]}" if ids else "nothing was ever fetched"
+        return (
+            f"the store holds {ids[0]} to {ids[-1]}" if ids else "no prices have been fetched yet"
+        )
 
     def table(self, entry: Entry) -> Table | None:
         """Return the table of an entry, None where it is gone, damaged or of another version."""

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.offers import Commitment, Flag, Offer, Severity, Touches
+from melange_sky.offers import Commitment, Flag, FlagScope, Offer, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -145,7 +145,7 @@ def _indices(values: list[str], wanted: frozenset[str]) -> frozenset[int]:
 
 def _flags(rows: list[list[str]]) -> tuple[Flag, ...]:
     return tuple(
-        Flag(code=code, severity=Severity(severity), touches=Touches(touches), message=message)
+        Flag(code=code, severity=Severity(severity), touches=FlagScope(touches), message=message)
         for code, severity, touches, message in rows
     )
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from melange_sky.capacity_search import (
     REAL_SEARCH,
-    Choice,
-    Demand,
-    Measured,
+    MeasuredRate,
+    NextSize,
+    ProbeVerdict,
     SearchOptions,
-    Verdict,
+    SizeDemand,
     choose_size,
     even_demand,
     find_max_rate,
@@ -57,7 +57,7 @@ class GridOptions:
     """
 
     slo: SLO
-    demand: Demand | None = None
+    demand: SizeDemand | None = None
     search: SearchOptions = REAL_SEARCH
     style: PromptStyle = field(default_factory=PromptStyle)
     arrivals_s: tuple[float, ...] = ()
@@ -153,7 +153,7 @@ class _GridRun:
     measured: list[Size] = field(default_factory=list)
     void: dict[Size, str] = field(default_factory=dict)
 
-    def measure(self) -> Choice:
+    def measure(self) -> NextSize:
         """Measure size after size; return the last choice, with a size only where time ran out."""
         while True:
             choice = next_choice(self.table, self.wanted, self.options, self.void)
@@ -175,7 +175,7 @@ class _GridRun:
             else:
                 self._keep(choice.size, cell)
 
-    def _cell(self, size: Size, choice: Choice) -> _Cell:
+    def _cell(self, size: Size, choice: NextSize) -> _Cell:
         options = self.options
         search = search_near(options.search, choice)
         target = EndpointTarget(
@@ -201,7 +201,7 @@ class _GridRun:
         if self.progress.on_done is not None:
             self.progress.on_done(cell)
 
-    def report(self, last: Choice) -> GridReport:
+    def report(self, last: NextSize) -> GridReport:
         """Return how the run ended; SourceUnavailableError where nothing at all was measured."""
         if self.void and not (self.measured or self.kept):
             size, why = next(iter(self.void.items()))
@@ -243,7 +243,7 @@ def _inferred(table: ProfileTable, left: Sequence[Size], options: GridOptions) -
 
 def answers(
     table: ProfileTable, sizes: Sequence[Size], options: GridOptions
-) -> dict[Size, Measured]:
+) -> dict[Size, MeasuredRate]:
     """Return what the table says of those sizes that it answers."""
     return {s: measured_of(table, s, options) for s in sizes if is_answered(table, s, options)}
 
@@ -253,7 +253,7 @@ def next_choice(
     wanted: Sequence[Size],
     options: GridOptions,
     skipped: Collection[Size] = (),
-) -> Choice:
+) -> NextSize:
     """Return what to measure next given a table, none once it says enough or all else is skipped.
 
     Without a demand that is the next size in order, with a guess from the measured ones.
@@ -264,15 +264,15 @@ def next_choice(
         return choose_size(options.demand, answered, options.slo, skipped)
     todo = [size for size in wanted if size not in answered and size not in skipped]
     if not todo:
-        return Choice(size=None, guess_rps=None, sd=0.0, expected_error=0.0)
+        return NextSize(size=None, guess_rps=None, sd=0.0, expected_error=0.0)
     if not any(found.rate_rps for found in answered.values()):
-        return Choice(size=todo[0], guess_rps=None, sd=0.0, expected_error=1.0)
+        return NextSize(size=todo[0], guess_rps=None, sd=0.0, expected_error=1.0)
     guesses = dict(zip(asked.sizes, predicted_rates(asked, answered), strict=True))
     # What is known of no estimate but a request's work is right by a third at best.
-    return Choice(size=todo[0], guess_rps=guesses[todo[0]], sd=_WORK_SD, expected_error=1.0)
+    return NextSize(size=todo[0], guess_rps=guesses[todo[0]], sd=_WORK_SD, expected_error=1.0)
 
 
-def measured_of(table: ProfileTable, size: Size, options: GridOptions) -> Measured:
+def measured_of(table: ProfileTable, size: Size, options: GridOptions) -> MeasuredRate:
     """Return what the table says of a size that it answers."""
     cell = table.cell(*size)
     assert cell is not None
@@ -301,7 +301,7 @@ def _measure_cell(work: _Cell, table: ProfileTable) -> MeasuredCell | str:
     size = (target.input_tokens, target.output_tokens)
     old = table.cell(*size)
     result = find_max_rate(target, slo, work.search)
-    if result.max_rate_rps is None and result.probes[-1].verdict is Verdict.ABORTED:
+    if result.max_rate_rps is None and result.probes[-1].verdict is ProbeVerdict.ABORTED:
         return f"{result.reason}; measure from a less busy machine, or allow more with --max-lateness-ms"
     probes = [
         KeptProbe(

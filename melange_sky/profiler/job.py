@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from melange_sky import settings
-from melange_sky.capacity_search import REAL_SEARCH, Demand
+from melange_sky.capacity_search import REAL_SEARCH, SizeDemand
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, ServerPages
 from melange_sky.profiler.grid import (
@@ -117,10 +117,10 @@ def _measure(
     return measure_grid(endpoint, demand.sizes, made, folder, options, progress)
 
 
-def demand_from(task: dict[str, Any]) -> Demand:
+def demand_from(task: dict[str, Any]) -> SizeDemand:
     """Return what the plan asks for: sizes with weights and estimates, and the error bound."""
     told = task["demand"]
-    return Demand(
+    return SizeDemand(
         sizes=tuple((int(i), int(o)) for i, o in told["sizes"]),
         weights=tuple(map(float, told["weights"])),
         guesses_rps=tuple(map(float, told["guesses_rps"])),

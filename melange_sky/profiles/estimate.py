@@ -14,7 +14,7 @@ from melange_sky.capacities import CapacityCell
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.shipped import shipped_table
-from melange_sky.steps import Load, Misfit, ReplicaModel, knee_batch, kv_pool, replica_model
+from melange_sky.steps import Misfit, ReplicaModel, RequestSizes, knee_batch, kv_pool, replica_model
 from melange_sky.steps.memory import GIB
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Unfit:
 
 
 def tensor_group(
-    query: CapacityQuery, key: GroupKey, sizes: Load, generation: Generation
+    query: CapacityQuery, key: GroupKey, sizes: RequestSizes, generation: Generation
 ) -> TensorGroup | Unfit:
     """Return one group as it would run for these sizes, or why it cannot."""
     name, tensor_parallel = key
@@ -135,11 +135,13 @@ def _out_of_memory(
     return Unfit(reason=f"{text}; {' or '.join(ways)} would fit" if ways else text)
 
 
-def _servable(sizes: Load, longest: int) -> Load:
+def _servable(sizes: RequestSizes, longest: int) -> RequestSizes:
     """The sizes that fit into `max_model_len`, whatever their traffic; all where none does."""
     fits = sizes.input_tokens + sizes.output_tokens <= longest
     keep = fits if fits.any() else np.ones_like(fits)
-    return Load(input_tokens=sizes.input_tokens[keep], output_tokens=sizes.output_tokens[keep])
+    return RequestSizes(
+        input_tokens=sizes.input_tokens[keep], output_tokens=sizes.output_tokens[keep]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +154,7 @@ class GroupEstimates:
 
     query: CapacityQuery
     group: TensorGroup
-    sizes: Load
+    sizes: RequestSizes
     analytic: Estimate
 
     def settled(self) -> list[CapacityCell | None]:

@@ -35,9 +35,9 @@ from melange_sky.profiles.estimate import (
 from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 from melange_sky.steps import (
-    Load,
     Misfit,
     ReplicaModel,
+    RequestSizes,
     capacity_estimate,
     capacity_estimates,
     kv_pool,
@@ -222,7 +222,7 @@ def _group_cells(
 
 
 def _estimates(
-    query: CapacityQuery, groups: Mapping[GroupKey, TensorGroup | Unfit], sizes: Load
+    query: CapacityQuery, groups: Mapping[GroupKey, TensorGroup | Unfit], sizes: RequestSizes
 ) -> dict[GroupKey, GroupEstimates]:
     fitting = {key: group for key, group in groups.items() if isinstance(group, TensorGroup)}
     replicas = [group.replica for group in fitting.values()]
@@ -245,10 +245,10 @@ def _settings_of(shape: ReplicaShape, group: TensorGroup, generation: Generation
     )
 
 
-def _sizes(query: CapacityQuery) -> Load:
+def _sizes(query: CapacityQuery) -> RequestSizes:
     """All buckets, row by row, in whole tokens; sizes below one token count as one."""
     flat = (
         np.array(m, dtype=np.float64).reshape(-1) for m in (query.input_sizes, query.output_sizes)
     )
     inputs, outputs = (np.maximum(np.round(sizes), 1.0) for sizes in flat)
-    return Load(input_tokens=inputs, output_tokens=outputs)
+    return RequestSizes(input_tokens=inputs, output_tokens=outputs)

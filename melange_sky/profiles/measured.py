@@ -15,7 +15,7 @@ from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
 from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 from melange_sky.settings import PROFILE_SUFFIX, profiles_dir
-from melange_sky.steps import Load, capacity_estimate
+from melange_sky.steps import RequestSizes, capacity_estimate
 
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
@@ -207,7 +207,7 @@ def _analytic_rates(
 ) -> list[float]:
     """Return the closed-form estimates of a replica of so many groups, one per size."""
     inputs, outputs = np.asarray(sizes, dtype=np.float64).reshape(-1, 2).T
-    load = Load(input_tokens=inputs, output_tokens=outputs)
+    load = RequestSizes(input_tokens=inputs, output_tokens=outputs)
     rates: list[float] = (
         data_parallel * capacity_estimate(group, load, query.slo).rate_rps
     ).tolist()

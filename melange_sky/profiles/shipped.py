@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.slo import SLO
-    from melange_sky.steps import Load, ReplicaModel
+    from melange_sky.steps import ReplicaModel, RequestSizes
 
 FILE = "estimates.json"
 
@@ -42,7 +42,7 @@ class ShippedTable:
     input_tokens: list[int]
     output_tokens: list[int]
 
-    def ratio(self, load: Load) -> NDArray[np.float64]:
+    def ratio(self, load: RequestSizes) -> NDArray[np.float64]:
         """Return simulated ÷ analytic rate for each size of `load`.
 
         0 where all sizes around miss the SLO. NaN where the table cannot tell: outside its sizes, and

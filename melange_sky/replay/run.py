@@ -56,7 +56,7 @@ def replay(plan: ModelPlan, engine_of: EngineOf, stream: RequestStream, how: Rep
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     outages = how.outages + _drawn_outages(plan, end_s, how)
     rules = FleetRules(policy=how.policy, outages=outages)
-    return simulate_planned_fleet(options, (table, state), stream, rules)
+    return simulate_planned_fleet(options, table, state, stream, rules)
 
 
 def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:

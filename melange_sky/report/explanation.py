@@ -40,14 +40,13 @@ def explanation_text(reasons: Reasons) -> str:
     lines = ["Who serves what, and why ($ per million tokens on each option, when full):"]
     for bucket in explanation.buckets:
         lines += _bucket_lines(bucket, several)
-    lines.append("How full (load ÷ the room that headroom leaves):")
+    lines.append("Utilization (load ÷ the capacity that headroom leaves):")
     lines += [
         f"  {o.instances} x {o.option}: {o.fill_fraction:.1%}{' (full)' if o.binds else ''}"
         for o in explanation.options
     ]
     lines.append(
-        f"Cost ${explanation.cost_usd_per_hour:.3f}/h; were instances divisible and nothing forbidden, "
-        f"${explanation.bound_usd_per_hour:.3f}/h"
+        f"Cost ${explanation.cost_usd_per_hour:.3f}/h; lower bound with divisible instances and no rules: ${explanation.bound_usd_per_hour:.3f}/h"
     )
     if explanation.rules:
         lines.append("What each rule costs (by solving again with whole instances):")
@@ -76,7 +75,7 @@ def _bucket_lines(bucket: BucketReason, several: bool) -> list[str]:
 
 def _money(saved: float | None) -> str:
     if saved is None:
-        return "not known in the time limit"
+        return "unknown: no answer within the time limit"
     return f"saves ${saved:.3f}/h" if saved > 1e-6 else "saves nothing"
 
 
@@ -89,12 +88,12 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
     if robust.status == Termination.LIMIT.value:
         return [*lines, f"What bearing the throughput error costs is not known: {robust.reason}"]
     if robust.protected_usd_per_hour is None:
-        return [*lines, f"No fleet bears the throughput error: {robust.reason}"]
+        return [*lines, f"No fleet withstands the throughput error: {robust.reason}"]
     mix = ", ".join(f"{n} x {name}" for name, n in robust.protected)
     return [
         *lines,
         (
-            f"Bearing the throughput error costs ${robust.protected_usd_per_hour:.3f}/h, a premium of "
+            f"Withstanding the throughput error costs ${robust.protected_usd_per_hour:.3f}/h, a premium of "
             f"${robust.premium_usd_per_hour:.3f}/h: {mix}"
         ),
     ]

@@ -69,7 +69,7 @@ def preview_text(preview: Preview) -> str:
     lines.append(
         f"{len(taken)} jobs: about ${sum(j.usd for j in taken):.2f}, at most "
         f"${sum(j.limit_usd for j in taken):.2f}{budget}"
-        " (minutes are estimates, prices as planned; a jobs controller comes on top)"
+        " (minutes are estimates, prices as planned; the jobs controller is extra)"
     )
     return "".join(f"{line}\n" for line in lines)
 

@@ -88,8 +88,7 @@ def _show_fixed(console: Printer, plan: ModelPlan) -> None:
     what = ", ".join(f"{a.fixed_instances} × {_accelerators(a)}" for a in paid)
     whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
     console.print(
-        f"Counted as paid for already (resources.fixed): {escape(what)}; at these prices all "
-        f"together cost ${whole:,.3f}/h"
+        f"Already paid for (resources.fixed): {escape(what)}; at these prices the whole fleet costs ${whole:,.3f}/h"
     )
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from melange_sky.pricing.commands import PriceCheck
-    from melange_sky.pricing.diff import Change, Difference
+    from melange_sky.pricing.diff import Difference, PriceChange
     from melange_sky.pricing.refresh import RefreshResult
     from melange_sky.pricing.store import Entry, Manifest
 
@@ -74,7 +74,7 @@ def difference_document(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _change_row(change: Change) -> dict[str, Any]:
+def _change_row(change: PriceChange) -> dict[str, Any]:
     return {
         "cloud": change.cloud,
         "region": change.region,
@@ -103,10 +103,10 @@ def difference_text(difference: Difference) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _change_line(change: Change) -> str:
+def _change_line(change: PriceChange) -> str:
     name = f"{change.accelerator}:{change.accelerator_count:g}"
     kind = "spot" if change.price == "spot" else "on demand"
-    flags = f"  kept out: {' '.join(change.flags)}" if change.flags else ""
+    flags = f"  excluded: {' '.join(change.flags)}" if change.flags else ""
     return (
         f"{name:<16}{change.cloud}/{change.region} {change.instance_type}, {kind}: "
         f"{_money(change.before_usd_per_hour)} -> {_money(change.after_usd_per_hour)} $/h"

@@ -154,7 +154,7 @@ def _mix_lines(repricing: Repricing) -> list[str]:
     if repricing.late is not None:
         return [f"the cheapest mix now is not known: {repricing.late}; raise it with --time-limit"]
     if best is None:
-        return ["the plan's options cannot serve it at today's offers; plan it anew"]
+        return ["the plan's options cannot serve it at today's offers; plan again"]
     if saving is not None and saving <= 1e-6:
         return ["no other mix is cheaper now"]
     by = "" if saving is None else f", {saving:.4f} $/h less"
@@ -172,6 +172,4 @@ def repricing_note(repricing: Repricing) -> str:
     """Return what the cheapest mix was chosen from, where that is not everything."""
     if repricing.weighs_all:
         return ""
-    return (
-        "(of the options that the plan weighed, under its rules; --spec SPEC weighs all offers)\n"
-    )
+    return "(among the options that the plan considered, under its rules; --spec SPEC considers all offers)\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.skyserve import Change, ServiceState
+    from melange_sky.skyserve import ServiceChange, ServiceState
 
 
 class Bucket(Protocol):
@@ -31,17 +31,17 @@ class Traffic(Protocol):
     def verdict(self) -> str: ...
 
 
-def changes_text(changes: Sequence[Change]) -> str:
+def changes_text(changes: Sequence[ServiceChange]) -> str:
     """Return one line per service, before and after, and what all cost together."""
     lines = [_change_line(change) for change in changes]
     before = [c.cost_before_usd_per_hour for c in changes]
     whole = None if None in before else sum(cost for cost in before if cost is not None)
     after = sum(c.cost_after_usd_per_hour for c in changes)
-    lines.append(f"together {_usd(whole)} → {_usd(after)}, at the plan's prices")
+    lines.append(f"total {_usd(whole)} → {_usd(after)}, at the plan's prices")
     return "\n".join(lines) + "\n"
 
 
-def _change_line(change: Change) -> str:
+def _change_line(change: ServiceChange) -> str:
     cost = f"{_usd(change.cost_before_usd_per_hour)} → {_usd(change.cost_after_usd_per_hour)}"
     why = f"  ({change.reason})" if change.reason else ""
     return f"{change.action.value:8} {change.name}: {change.before} → {change.after}, {cost}{why}"

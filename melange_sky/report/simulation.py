@@ -161,7 +161,7 @@ def print_simulation(console: Printer, simulation: Simulation) -> None:
 def _headline(verdict: Verdict, cost_usd_per_hour: float) -> str:
     low, high = verdict.interval
     word = "met" if verdict.met else "MISSED"
-    sure = "" if verdict.surely else ", but not surely: the interval holds the target"
+    sure = "" if verdict.surely else ", but not certainly: the interval contains the target"
     price = verdict.cost_usd_per_million_tokens
     each = f" of each of {verdict.replications} replications" if verdict.replications > 1 else ""
     per_token = "" if price is None else f", ${price:.3g} per million tokens (in + out)"

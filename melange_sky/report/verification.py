@@ -23,10 +23,7 @@ def verification_text(plan: ModelPlan) -> str:
         before = plan.cost_usd_per_hour - found.premium_usd_per_hour
         share = found.premium_usd_per_hour / before if before > 0 else 0.0
         fleets = {(one.fleet, one.cost_usd_per_hour) for one in found.rounds}
-        text += (
-            f"That costs ${found.premium_usd_per_hour:,.3f}/h ({share:.0%}) more than the plan before "
-            f"any replay, which missed; {len(fleets)} fleets were replayed.\n"
-        )
+        text += f"That costs ${found.premium_usd_per_hour:,.3f}/h ({share:.0%}) more than the plan before replay, which missed; {len(fleets)} fleets were replayed.\n"
     return text + (f"Why: {found.reason}\n" if found.reason else "")
 
 

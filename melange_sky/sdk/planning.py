@@ -85,6 +85,7 @@ def plan(
     Raises:
         InputError: The spec or an option is wrong; every problem with its key.
         InfeasibleError: No fleet serves it; the message names what cannot be served.
+        NoPlanInTimeError: No plan was found within `time_limit_s`; none is proven impossible.
         SourceUnavailableError: No prices can be had.
     """
     options = PlanOptions(
@@ -137,7 +138,7 @@ def verify(
         The plan that holds, or the last one tried: each model's `verification` says which, and why.
 
     Raises:
-        InputError, InfeasibleError, SourceUnavailableError: As `plan` does.
+        InputError, InfeasibleError, NoPlanInTimeError, SourceUnavailableError: As `plan` does.
     """
     return plan(
         spec,

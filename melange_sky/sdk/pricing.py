@@ -204,7 +204,11 @@ def diff_prices(
 
 
 def diff_plan(
-    plan: AnyPath, *, spec: AnyPath | None = None, offers: AnyPath | None = None
+    plan: AnyPath,
+    *,
+    spec: AnyPath | None = None,
+    offers: AnyPath | None = None,
+    time_limit_s: float = 30.0,
 ) -> PlanPrices:
     """Return what a saved plan costs at the newest prices at hand, and the cheapest mix now.
 
@@ -213,6 +217,7 @@ def diff_plan(
         spec: Plan this spec anew over all offers, so that its limits hold; None weighs the plan's own
             options.
         offers: CSV of your own offers.
+        time_limit_s: Seconds for finding the cheapest mix now.
 
     Returns:
         Each allocation then and now, and the cheapest mix; costs are USD per hour.
@@ -220,5 +225,7 @@ def diff_plan(
     Raises:
         InputError: There is no plan, or its prices were given by a Mélange config.
     """
-    moved = reprice_plan(Path(plan), spec=path_of(spec), offers=path_of(offers))
+    moved = reprice_plan(
+        Path(plan), spec=path_of(spec), offers=path_of(offers), time_limit_s=time_limit_s
+    )
     return as_result(PlanPrices, moved)

@@ -113,6 +113,7 @@ def compare(
     seed: int = 0,
     jobs: int | None = None,
     offline: bool = False,
+    time_limit_s: float = 30.0,
 ) -> Comparison:
     """Compare the mix, Mélange's sliced mix and each accelerator alone, all verified by replay.
 
@@ -124,6 +125,7 @@ def compare(
         seed: Of the replays.
         jobs: Replays side by side; None for all cores, at most 8. Changes no result.
         offline: Open no socket at all.
+        time_limit_s: Seconds for planning, for each fleet.
 
     Returns:
         A `Contender` per rate and kind of fleet; its cost is None, with the reason, where none holds.
@@ -139,5 +141,6 @@ def compare(
         seed=seed,
         jobs=jobs,
         offline=offline,
+        time_limit_s=time_limit_s,
     )
     return Comparison(compare_source(source_of(spec), options))

@@ -14,7 +14,7 @@ from melange_sky.planner.apply import (
 from melange_sky.report.services import changes_text, states_text, traffic_text
 from melange_sky.sdk.arguments import path_of
 from melange_sky.sdk.results import Shown, as_result
-from melange_sky.skyserve import Change
+from melange_sky.skyserve import ServiceChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from melange_sky.sdk.arguments import AnyPath
 
 
-class Changes(Shown, tuple[Change, ...]):
+class Changes(Shown, tuple[ServiceChange, ...]):
     """One change per service; printed a line each, with what all cost together."""
 
     __slots__ = ()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,6 +54,37 @@ def predict_like(replica: ReplicaModel, seen: RequestLog) -> RequestLog:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    """What the constants are fitted on: probes and the logarithms of their medians (NaN: none).
+
+    `log_medians` has shape (probes × 2), TTFT and TPOT in seconds; `centre` is the first guess, to
+    which priors pull.
+    """
+
+    base: ReplicaModel
+    probes: Sequence[RequestLog]
+    log_medians: Floats
+    centre: Floats
+
+    def residuals(self, z: Floats) -> Floats:
+        """Return log(simulated ÷ measured) of both medians over the noise, then the priors."""
+        replica = _with(self.base, z)
+        simulated = [median_latencies(predict_like(replica, probe)) for probe in self.probes]
+        gaps = np.nan_to_num((np.log(np.array(simulated)) - self.log_medians).reshape(-1)) / NOISE
+        return np.concatenate([gaps, (z - self.centre) / PRIOR_WIDTH])
+
+    def step(self, z: Floats, error: Floats, jacobian: Floats) -> tuple[Floats, Floats] | None:
+        """Return the first damped step that lowers the error by a thousandth, None for none."""
+        for damping in _DAMPINGS:
+            normal = jacobian.T @ jacobian + damping * np.eye(len(z))
+            trial = z - np.clip(np.linalg.solve(normal, jacobian.T @ error), -1.5, 1.5)
+            residuals = self.residuals(trial)
+            if float(residuals @ residuals) < 0.999 * float(error @ error):
+                return trial, residuals
+        return None
+
+
 def fit_replica(
     start: ReplicaModel, probes: Sequence[RequestLog], rounds: int = 25
 ) -> ReplicaModel:
@@ -68,16 +100,17 @@ def fit_replica(
         raise ValueError("no probe has a completed request to fit on")
     base = dataclasses.replace(start, costs=start.costs._replace(weights_s=0.0))
     medians = np.array([median_latencies(p) for p in usable])
-    seen = np.log(np.where(medians > 0, medians, np.nan))
-    centre = _first_guess(usable, np.exp(seen))
-    z, error = centre, _residuals(base, centre, centre, (usable, seen))
+    log_medians = np.log(np.where(medians > 0, medians, np.nan))
+    centre = _first_guess(usable, np.exp(log_medians))
+    fit = _Fit(base=base, probes=usable, log_medians=log_medians, centre=centre)
+    z, error = centre, fit.residuals(centre)
     for _ in range(rounds):
         jacobian = np.empty((len(error), len(z)))
         for k in range(len(z)):
             moved = z.copy()
             moved[k] += _STEP
-            jacobian[:, k] = (_residuals(base, moved, centre, (usable, seen)) - error) / _STEP
-        better = _try_steps(base, (z, error, jacobian), centre, (usable, seen))
+            jacobian[:, k] = (fit.residuals(moved) - error) / _STEP
+        better = fit.step(z, error, jacobian)
         if better is None:
             break
         z, error = better
@@ -94,35 +127,7 @@ def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:
     return guess
 
 
-def _try_steps(
-    base: ReplicaModel,
-    at: tuple[Floats, Floats, Floats],
-    centre: Floats,
-    data: tuple[Sequence[RequestLog], Floats],
-) -> tuple[Floats, Floats] | None:
-    """Return the first damped step that lowers the error by a thousandth, None for none."""
-    z, error, jacobian = at
-    for damping in _DAMPINGS:
-        normal = jacobian.T @ jacobian + damping * np.eye(len(z))
-        trial = z - np.clip(np.linalg.solve(normal, jacobian.T @ error), -1.5, 1.5)
-        found = _residuals(base, trial, centre, data)
-        if float(found @ found) < 0.999 * float(error @ error):
-            return trial, found
-    return None
-
-
 def _with(base: ReplicaModel, z: Floats) -> ReplicaModel:
     *costs, request_s = np.exp(z).tolist()
     fitted = base.costs._replace(**dict(zip(FITTED, costs, strict=True)))
     return dataclasses.replace(base, costs=fitted, request_s=request_s)
-
-
-def _residuals(
-    base: ReplicaModel, z: Floats, centre: Floats, data: tuple[Sequence[RequestLog], Floats]
-) -> Floats:
-    """Return log(simulated ÷ seen) of both medians over the noise, then the priors."""
-    probes, seen = data
-    replica = _with(base, z)
-    simulated = np.log(np.array([median_latencies(predict_like(replica, p)) for p in probes]))
-    gaps = np.nan_to_num((simulated - seen).reshape(-1)) / NOISE
-    return np.concatenate([gaps, (z - centre) / PRIOR_WIDTH])

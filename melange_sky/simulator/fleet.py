@@ -80,13 +80,14 @@ class FleetRun:
 
 def simulate_planned_fleet(
     options: Sequence[FleetOption],
-    routing: tuple[RoutingTable, RoutingState],
+    table: RoutingTable,
+    routing: RoutingState,
     stream: RequestStream,
     rules: FleetRules | None = None,
 ) -> FleetRun:
-    """Serve `stream` on the options' replicas, in the order in which `routing` numbers them.
+    """Serve `stream` on the options' replicas, in the order in which `table` numbers them.
 
-    The routing state is not changed. Same arguments, same result, bit for bit.
+    `routing`, the policy's state, is not changed. Same arguments, same result, bit for bit.
     """
     from melange_sky.simulator import dispatch, kernel
 
@@ -99,7 +100,7 @@ def simulate_planned_fleet(
     book = _book(options, len(stream), end_s, rules)
     latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
     limits = (POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
-    dispatch.run(state, _arrays(routing[0]), _arrays(routing[1]), book, latest, limits)
+    dispatch.run(state, _arrays(table), _arrays(routing), book, latest, limits)
     return _result(options, state, book, stream)
 
 

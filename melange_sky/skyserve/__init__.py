@@ -5,16 +5,23 @@
 
 from __future__ import annotations
 
-from melange_sky.skyserve.changes import Action, Change, LiveReplica, LiveService, Wanted, compare
+from melange_sky.skyserve.changes import (
+    Action,
+    LiveReplica,
+    LiveService,
+    ServiceChange,
+    Wanted,
+    compare,
+)
 from melange_sky.skyserve.rollout import Rollout, roll_out, take_down
 from melange_sky.skyserve.states import ServiceState, service_states
 
 __all__ = [
     "Action",
-    "Change",
     "LiveReplica",
     "LiveService",
     "Rollout",
+    "ServiceChange",
     "ServiceState",
     "Wanted",
     "compare",

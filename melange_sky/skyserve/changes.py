@@ -100,7 +100,7 @@ class Action(str, Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ServiceChange:
     """One service before and after. Costs are USD per hour at the plan's prices, None if unknown."""
 
     name: str
@@ -123,7 +123,7 @@ def compare(
     live: Iterable[LiveService],
     normal: Mapping[str, dict[str, Any]],
     prices: Mapping[tuple[str, str], float],
-) -> tuple[Change, ...]:
+) -> tuple[ServiceChange, ...]:
     """Return one change per service, in the order of `wanted`, then the services to stop by name.
 
     `normal` holds each wanted document as SkyPilot would keep it; `prices` what one replica of
@@ -151,10 +151,10 @@ def compare(
     return tuple(changes)
 
 
-def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any]) -> Change:
+def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any]) -> ServiceChange:
     cost = wanted.replicas * wanted.price_usd_per_hour
     if live is None:
-        return Change(
+        return ServiceChange(
             name=wanted.name,
             action=Action.START,
             before=0,
@@ -173,7 +173,7 @@ def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any])
     why = [f"{', '.join(differing)} changed"] if differing else []
     if live.fleet != wanted.fleet:
         why.append(f"moves from {_home(live.fleet)} to {_home(wanted.fleet)}")
-    return Change(
+    return ServiceChange(
         name=wanted.name,
         action=_action(before, wanted.replicas, bool(why), live, normal),
         before=before,
@@ -200,8 +200,8 @@ def _action(
     return Action.KEEP if same else Action.ADJUST
 
 
-def _stop(live: LiveService, price: float | None, reason: str) -> Change:
-    return Change(
+def _stop(live: LiveService, price: float | None, reason: str) -> ServiceChange:
+    return ServiceChange(
         name=live.name,
         action=Action.STOP,
         before=live.target,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.errors import MelangeError
-from melange_sky.skyserve.changes import Action, Change, LiveService, Wanted
+from melange_sky.skyserve.changes import Action, LiveService, ServiceChange, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _DEAD = {"FAILED", "CONTROLLER_FAILED", "FAILED_CLEANUP"}
 
 
-class Server(Protocol):
+class RolloutTarget(Protocol):
     """What a rollout asks of SkyServe."""
 
     def services(self) -> tuple[LiveService, ...]: ...
@@ -30,9 +30,9 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """How a rollout waits: `tell` is shown each event, `clock` and `sleep` are seconds."""
+    """How a rollout waits: `report` is shown each event, `clock` and `sleep` are seconds."""
 
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
     clock: Callable[[], float]
     sleep: Callable[[float], None]
     poll_s: float = 5.0
@@ -40,7 +40,7 @@ class Rollout:
     """Time to provision a node, on top of the service's own start-up delay."""
 
 
-def roll_out(server: Server, changes: Sequence[Change], rollout: Rollout) -> None:
+def roll_out(server: RolloutTarget, changes: Sequence[ServiceChange], rollout: Rollout) -> None:
     """Carry the changes out. Raises MelangeError where a service fails or does not get ready."""
     growing = [c for c in changes if not c.lowers]
     for change in growing:
@@ -51,10 +51,10 @@ def roll_out(server: Server, changes: Sequence[Change], rollout: Rollout) -> Non
             _apply(server, change, rollout)
 
 
-def take_down(server: Server, names: Sequence[str], rollout: Rollout) -> None:
+def take_down(server: RolloutTarget, names: Sequence[str], rollout: Rollout) -> None:
     """Stop services and wait until SkyServe has forgotten them."""
     for name in names:
-        rollout.tell(f"{name}: stopping")
+        rollout.report(f"{name}: stopping")
         server.stop(name)
     until = rollout.clock() + rollout.grace_s
     while left := sorted({s.name for s in server.services()} & set(names)):
@@ -63,41 +63,41 @@ def take_down(server: Server, names: Sequence[str], rollout: Rollout) -> None:
         rollout.sleep(rollout.poll_s)
 
 
-def _apply(server: Server, change: Change, rollout: Rollout) -> None:
+def _apply(server: RolloutTarget, change: ServiceChange, rollout: Rollout) -> None:
     live = {service.name: service for service in server.services()}.get(change.name)
     wanted = change.wanted
     if wanted is None:
         if live is not None:
-            rollout.tell(f"{change.name}: stopping {change.before}")
+            rollout.report(f"{change.name}: stopping {change.before}")
             server.stop(change.name)
     elif live is None:
-        rollout.tell(f"{change.name}: starting {wanted.replicas}")
+        rollout.report(f"{change.name}: starting {wanted.replicas}")
         server.start(wanted)
     elif change.action is not Action.KEEP:
-        rollout.tell(f"{change.name}: {change.before} → {wanted.replicas} replicas")
+        rollout.report(f"{change.name}: {change.before} → {wanted.replicas} replicas")
         server.update(wanted, live)
 
 
-def _wait_ready(server: Server, wanted: Sequence[Wanted], rollout: Rollout) -> None:
+def _wait_ready(server: RolloutTarget, wanted: Sequence[Wanted], rollout: Rollout) -> None:
     if not wanted:
         return
     delays = [w.document["service"]["readiness_probe"]["initial_delay_seconds"] for w in wanted]
     until = rollout.clock() + rollout.grace_s + max(delays)
-    told: dict[str, tuple[int, int]] = {}
+    states: dict[str, tuple[int, int]] = {}
     while True:
         live = {service.name: service for service in server.services()}
         for w in wanted:
             _check(w.name, live.get(w.name))
             state = (live[w.name].ready, w.replicas)
-            if told.get(w.name) != state:
-                told[w.name] = state
-                rollout.tell(f"{w.name}: {state[0]} of {state[1]} ready")
-        ready = all(ready >= replicas for ready, replicas in told.values())
+            if states.get(w.name) != state:
+                states[w.name] = state
+                rollout.report(f"{w.name}: {state[0]} of {state[1]} ready")
+        ready = all(ready >= replicas for ready, replicas in states.values())
         # SkyServe's load balancer hears of ready replicas up to 20 s later than its controller.
         if ready and all(server.answers(live[w.name]) for w in wanted):
             return
         if rollout.clock() > until:
-            late = ", ".join(name for name, (ready, asked) in told.items() if ready < asked)
+            late = ", ".join(name for name, (ready, wanted) in states.items() if ready < wanted)
             raise MelangeError(
                 f"not ready in time: {late}; nothing was shrunk or stopped. Look at "
                 f"`sky serve status` and `sky serve logs`, then apply again"
@@ -107,7 +107,7 @@ def _wait_ready(server: Server, wanted: Sequence[Wanted], rollout: Rollout) -> N
 
 def _check(name: str, service: LiveService | None) -> None:
     if service is None:
-        raise MelangeError(f"{name}: is gone; apply again")
+        raise MelangeError(f"{name}: has disappeared; apply again")
     failed = [r for r in service.replicas if r.status.startswith("FAILED")]
     if service.status in _DEAD or (failed and service.ready == 0 and len(failed) >= service.target):
         raise MelangeError(

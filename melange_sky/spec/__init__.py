@@ -12,19 +12,16 @@ from melange_sky.spec.mapping import DICT_PATH
 from melange_sky.spec.traces import read_trace
 from melange_sky.spec.values import (
     AcceleratorChoice,
-    FixedCapacity,
     MelangeConfig,
     Redundancy,
     Resources,
     ServedModel,
     Spec,
-    SpotPolicy,
 )
 
 __all__ = [
     "DICT_PATH",
     "AcceleratorChoice",
-    "FixedCapacity",
     "Histogram",
     "HistogramBuilder",
     "MelangeConfig",
@@ -33,7 +30,6 @@ __all__ = [
     "ServedModel",
     "Spec",
     "SpecSource",
-    "SpotPolicy",
     "build_histogram",
     "histogram_yaml",
     "load_own_spec",

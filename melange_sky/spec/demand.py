@@ -55,8 +55,8 @@ def read_workload(
     """
     sources = [key for key in ("distribution", "trace", "histogram") if key in given]
     if len(sources) != 1:
-        told = f"only one of {_SOURCES} can be given, not {' and '.join(sources)}"
-        place.add(told if sources else f"one of {_SOURCES} is missing")
+        text = f"only one of {_SOURCES} can be given, not {' and '.join(sources)}"
+        place.add(text if sources else f"one of {_SOURCES} is missing")
     if "grid" in given and "trace" not in given:
         (place / "grid").add("applies to a trace; a histogram or distribution has its own edges")
     grid = _grid(section, place / "grid")
@@ -73,7 +73,7 @@ def read_workload(
         if rate_rps is None:
             place.add("rate_rps is missing: the trace spans no time to take it from")
         elif rate_rps > MOST_RPS:
-            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s cannot be meant")
+            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s is implausible")
             return None
     return None if rate_rps is None else to_workload(histogram, rate_rps)
 
@@ -124,15 +124,15 @@ def _histogram(
 def _is_there(path: Path, what: str, place: Place) -> bool:
     """Return whether a path leads anywhere; where not, that is the spec's mistake and noted.
 
-    What is wrong inside the file is told with the file's own lines.
+    What is wrong inside the file is reported with the file's own lines.
     """
     try:
         if path.exists():  # False too for a name that no file can have
             return True
-        told = f"no such {what} file"
+        text = f"no such {what} file"
     except OSError as error:  # a name too long, a folder that is closed
-        told = f"{error.strerror}: {what} file"
-    place.add(f"{told} '{clip(str(path))}'")
+        text = f"{error.strerror}: {what} file"
+    place.add(f"{text} '{clip(str(path))}'")
     return False
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from melange_sky.constraints import InstanceGroup, SpotPolicy
 from melange_sky.engines import (
     DEFAULT_ENGINE,
     EngineChoice,
@@ -34,17 +35,16 @@ from melange_sky.spec.schema import (
     ResourcesSection,
     SloSection,
     SpecSection,
+    SpotSection,
     WorkloadSection,
 )
 from melange_sky.spec.validators import known_keys
 from melange_sky.spec.values import (
-    FixedCapacity,
     MelangeConfig,
     Redundancy,
     Resources,
     ServedModel,
     Spec,
-    SpotPolicy,
 )
 from melange_sky.spec.yaml_source import KeyPath
 
@@ -115,8 +115,8 @@ class _Reader:
         resources = self._resources(raw.get("resources"))
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))
-        multi = raw.get("models") is not None
-        models = self._models(raw) if multi else [self._served(raw, ())]
+        lists_models = raw.get("models") is not None
+        models = self._models(raw) if lists_models else [self._served(raw, ())]
         if (
             top is None
             or resources is None
@@ -128,7 +128,7 @@ class _Reader:
         return Spec(
             name=top.name,
             models=tuple(m for m in models if m is not None),
-            multi=multi,
+            lists_models=lists_models,
             path=self.path,
             resources=resources,
             redundancy=Redundancy(**asdict(redundancy)),
@@ -162,7 +162,7 @@ class _Reader:
     def _models(self, raw: dict[str, Any]) -> list[ServedModel | None]:
         for key in _SERVED_KEYS:
             if raw.get(key) is not None:
-                self.problems.add((key,), "belongs into each entry of models, not beside it")
+                self.problems.add((key,), "belongs in each entry of models, not beside them")
         entries = raw["models"]
         if not isinstance(entries, list):
             return [None]
@@ -263,11 +263,11 @@ class _Reader:
         minimum = self._fixed(section.minimum, (*at, "minimum"))
         for key, listed in (("accelerators", section.accelerators), ("infra", section.infra)):
             if listed is not None and not listed:
-                self.problems.add((*at, key), "must not be empty; leave it away to allow all")
+                self.problems.add((*at, key), "must not be empty; leave it out to allow all")
         if section.spot is not None and raw.get("use_spot") is False:
             self.problems.add(
                 (*at, "spot"),
-                "mixes spot instances in, which use_spot: false rules out; take one of the two away",
+                "mixes spot instances in, which use_spot: false rules out; remove one of the two",
             )
         most_types = section.max_option_types
         if most_types is not None and section.min_option_types > most_types:
@@ -276,7 +276,7 @@ class _Reader:
                 f"is {section.min_option_types}, above max_option_types {most_types}",
             )
         if keys is not None and len(set(keys)) < len(keys):
-            self.problems.add((*at, "limits"), "limits one thing twice under two spellings")
+            self.problems.add((*at, "limits"), "limits the same thing twice under two spellings")
         if (
             accelerators is None
             or infra is None
@@ -295,12 +295,12 @@ class _Reader:
             minimum=minimum,
             max_option_types=section.max_option_types,
             min_option_types=section.min_option_types,
-            spot=None if section.spot is None else SpotPolicy(**asdict(section.spot)),
+            spot=None if section.spot is None else _spot_policy(section.spot),
         )
 
     def _fixed(
         self, sections: Sequence[FixedSection], at: KeyPath
-    ) -> tuple[FixedCapacity, ...] | None:
+    ) -> tuple[InstanceGroup, ...] | None:
         found = []
         for i, section in enumerate(sections):
             here = (*at, i)
@@ -315,10 +315,11 @@ class _Reader:
                 self.problems.add((*here, "infra"), str(error))
                 continue
             found.append(
-                FixedCapacity(
+                InstanceGroup(
                     accelerator=choice.name,
-                    count=choice.count or 1,
-                    infra=place,
+                    accelerator_count=choice.count or 1,
+                    cloud=None if place is None else place.cloud,
+                    region=None if place is None else place.region,
                     instances=section.instances,
                 )
             )
@@ -344,3 +345,8 @@ class _Reader:
         for problem in choice_problems(engine, choice):
             self.problems.add((*at, *problem.path), problem.what)
         return choice
+
+
+def _spot_policy(section: SpotSection) -> SpotPolicy:
+    """Return the policy; what the section leaves open is the policy's own default."""
+    return SpotPolicy(**{key: v for key, v in asdict(section).items() if v is not None})

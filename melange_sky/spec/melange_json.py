@@ -54,8 +54,8 @@ def _check_shape(
 ) -> bool:
     if shape[1] and len(rows) == shape[0] and all(len(row) == shape[1] for row in rows):
         return True
-    told = f"{shape[0]} × {shape[1]}" if shape[1] else "at least 1 × 1"
-    problems.add(at, f"must be {told} numbers, as workload_distribution's first row says")
+    expected = f"{shape[0]} × {shape[1]}" if shape[1] else "at least 1 × 1"
+    problems.add(at, f"must be {expected} numbers, as workload_distribution's first row says")
     return False
 
 

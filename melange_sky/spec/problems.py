@@ -162,10 +162,10 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind in bounds:
         words, key = bounds[kind]
         given, bound = detail["input"], context[key]
-        told = f"must be {words} {bound:g}"
+        text = f"must be {words} {bound:g}"
         if kind == "less_than_equal" and bound <= 1 < given <= 100:
-            told += f"; it is a fraction: {given:g} % is {given / 100:g}"
-        return told
+            text += f"; it is a fraction: {given:g} % is {given / 100:g}"
+        return text
     if kind in {"too_short", "string_too_short"}:
         return "must not be empty"
     if kind in {"too_long", "string_too_long"}:

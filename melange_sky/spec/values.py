@@ -10,6 +10,7 @@ from melange_sky.engines import EngineChoice
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from melange_sky.constraints import InstanceGroup, SpotPolicy
     from melange_sky.names.clouds import Infra
     from melange_sky.names.limits import LimitKey
     from melange_sky.slo import SLO
@@ -28,37 +29,11 @@ class AcceleratorChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedCapacity:
-    """So many instances with exactly `count` × `accelerator` on `infra` (None: anywhere).
-
-    In `Resources.fixed` they are paid already or must stay as they are; in `Resources.minimum` the
-    plan has at least as many.
-    """
-
-    accelerator: str
-    count: int
-    infra: Infra | None
-    instances: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpotPolicy:
-    """How far a plan may rest on spot instances.
-
-    `max_fraction` of the served rate on spot at most; `interruption_rate` interruptions per instance
-    and hour; `recovery_s` seconds until an interrupted instance serves again.
-    """
-
-    max_fraction: float = 1.0
-    interruption_rate: float | None = None
-    recovery_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What may be rented. Empty `accelerators` or `infra` mean: all that are known.
 
-    `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
+    `fixed` instances are paid already or must stay as they are; of `minimum` the plan has at least as
+    many.     `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
     `cloud/region` or an instance type (most instances of it). Each model runs on at least
     `min_option_types` and at most `max_option_types` options (None: no limit).
     """
@@ -68,8 +43,8 @@ class Resources:
     use_spot: bool = False
     limits: tuple[tuple[LimitKey, int], ...] = ()
     budget_usd_per_hour: float | None = None
-    fixed: tuple[FixedCapacity, ...] = ()
-    minimum: tuple[FixedCapacity, ...] = ()
+    fixed: tuple[InstanceGroup, ...] = ()
+    minimum: tuple[InstanceGroup, ...] = ()
     max_option_types: int | None = None
     min_option_types: int = 1
     spot: SpotPolicy | None = None
@@ -102,11 +77,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A checked spec. `multi` tells whether it was written with `models:`; `path` is its file."""
+    """A checked spec. `lists_models` tells whether it was written with `models:`; `path` is its file."""
 
     name: str
     models: tuple[ServedModel, ...]
-    multi: bool
+    lists_models: bool
     path: Path
     resources: Resources = field(default_factory=Resources)
     redundancy: Redundancy = field(default_factory=Redundancy)

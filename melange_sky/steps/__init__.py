@@ -1,6 +1,6 @@
 """The engine model: how long a step of a replica takes and what its KV cache holds."""
 
-from melange_sky.steps.estimate import Estimate, Load, capacity_estimate, capacity_estimates
+from melange_sky.steps.estimate import Estimate, RequestSizes, capacity_estimate, capacity_estimates
 from melange_sky.steps.generation import Efficiency, ErrorBand, Generation, Overheads, Schedule
 from melange_sky.steps.memory import KvPool, Misfit, kv_pool, usable_bytes
 from melange_sky.steps.replica import ReplicaModel, replica_model
@@ -13,10 +13,10 @@ __all__ = [
     "Estimate",
     "Generation",
     "KvPool",
-    "Load",
     "Misfit",
     "Overheads",
     "ReplicaModel",
+    "RequestSizes",
     "Schedule",
     "StepCosts",
     "capacity_estimate",

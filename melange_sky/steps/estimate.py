@@ -39,7 +39,7 @@ _HALVINGS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class RequestSizes:
     """Request sizes in tokens, each of shape (cells,)."""
 
     input_tokens: Floats
@@ -58,13 +58,13 @@ class Estimate:
     ttft_floor_s: Floats
 
 
-def capacity_estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
+def capacity_estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
     """Return the estimated highest rate of each cell within the SLO."""
     return capacity_estimates((replica,), load, slo)[0]
 
 
 def capacity_estimates(
-    replicas: Sequence[ReplicaModel], load: Load, slo: SLO
+    replicas: Sequence[ReplicaModel], load: RequestSizes, slo: SLO
 ) -> tuple[Estimate, ...]:
     """Return the estimates of several replicas on the same cells, all computed at once."""
     found: dict[int, Estimate] = {}
@@ -101,7 +101,7 @@ def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
     )
 
 
-def _estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
+def _estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
     """Return the estimates of stacked replicas, shapes (replicas × cells)."""
     z = NormalDist().inv_cdf(min(max(slo.attainment, 0.001), 0.9999))
     high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
@@ -109,9 +109,9 @@ def _estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        good = _holds(replica, load, slo, (middle, z))
+        good = _holds(replica, load, slo, middle, z)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
-    possible = _holds(replica, load, slo, (np.full_like(low, 1e-6), 0.0))
+    possible = _holds(replica, load, slo, np.full_like(low, 1e-6), 0.0)
     batch = np.where(possible, low, 0.0)
     return Estimate(
         rate_rps=np.where(possible, rate_at(replica, load, batch), 0.0),
@@ -121,7 +121,7 @@ def _estimate(replica: ReplicaModel, load: Load, slo: SLO) -> Estimate:
     )
 
 
-def held_sequences(replica: ReplicaModel, load: Load) -> Floats:
+def held_sequences(replica: ReplicaModel, load: RequestSizes) -> Floats:
     """Sequences that the KV cache holds at the mean context that they reach."""
     context = np.maximum(load.input_tokens + load.output_tokens / 2, replica.reserve_tokens)
     per_sequence = context + replica.pool.block_tokens / 2
@@ -137,14 +137,14 @@ def _reads(costs: StepCosts, context: Floats) -> Floats:
     return reads
 
 
-def decode_step_s(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+def decode_step_s(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """d(n): a step that only decodes."""
     costs = replica.costs
     per_sequence = costs.sequence_s + _reads(costs, load.input_tokens + load.output_tokens / 2)
     return costs.fixed_s + batch * per_sequence + products_s(costs, np.maximum(batch, 1.0))
 
 
-def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """P(n): what one prefill adds over the decoding steps that would have run anyway."""
     costs, prompt = replica.costs, load.input_tokens
     pairs = prompt * np.minimum(prompt, 2 * costs.window) / 2 * costs.pair_s
@@ -161,7 +161,7 @@ def _prefill(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
     return alone
 
 
-def rate_at(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+def rate_at(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     decode = decode_step_s(replica, load, batch)
     prefill = _prefill(replica, load, batch)
     rate: Floats = batch / (
@@ -170,7 +170,7 @@ def rate_at(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
     return rate
 
 
-def _first_token(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
+def _first_token(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """Time to the first token without queueing: half a step in progress, then its own prefill."""
     decode = np.where(batch > 0, decode_step_s(replica, load, np.maximum(batch, 1.0)), 0.0)
     steps = np.ceil(load.input_tokens / replica.budget_tokens) if replica.chunked else 1.0
@@ -179,10 +179,9 @@ def _first_token(replica: ReplicaModel, load: Load, batch: Floats) -> Floats:
 
 
 def _holds(
-    replica: ReplicaModel, load: Load, slo: SLO, at: tuple[Floats, float]
+    replica: ReplicaModel, load: RequestSizes, slo: SLO, batch: Floats, z: float
 ) -> NDArray[np.bool_]:
     """Whether `batch` requests in service leave the SLO met at its attainment (z its quantile)."""
-    batch, z = at
     peak = np.maximum(batch + z * np.sqrt(batch), 0.0)
     good = peak <= np.minimum(held_sequences(replica, load), replica.max_num_seqs)
     rate = rate_at(replica, load, batch)

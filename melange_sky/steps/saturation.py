@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.steps.estimate import Load, decode_step_s, held_sequences, rate_at, round_batch
+from melange_sky.steps.estimate import (
+    RequestSizes,
+    decode_step_s,
+    held_sequences,
+    rate_at,
+    round_batch,
+)
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO
@@ -18,14 +24,16 @@ GAIN = 0.9
 _LADDER = np.array(sorted({float(n) for n in np.round(np.geomspace(1, 1024, 200))}))
 
 
-def knee_batch(replica: ReplicaModel, load: Load, slo: SLO) -> int:
+def knee_batch(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> int:
     """Return the most sequences worth running at once, the largest over the sizes of `load`.
 
     Per size: at most what the KV cache holds; with a TPOT limit, at most the batch whose pure decode
     step is that long (more could only be served outside the SLO); without one, the batch that reaches
     90 % of the highest throughput. It depends on option, model, SLO and sizes, never on rates.
     """
-    cells = Load(input_tokens=load.input_tokens[:, None], output_tokens=load.output_tokens[:, None])
+    cells = RequestSizes(
+        input_tokens=load.input_tokens[:, None], output_tokens=load.output_tokens[:, None]
+    )
     held = held_sequences(replica, cells)
     if slo.tpot_s is not None:
         good = decode_step_s(replica, cells, _LADDER) <= slo.tpot_s

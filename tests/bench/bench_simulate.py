@@ -87,7 +87,7 @@ def timed(plan: ModelPlan, count: int) -> tuple[float, RequestStream, FleetRun]:
     stream = sample_stream(plan.workload, traffic, np.random.default_rng(1))
     state = routing_state(table, plan, random.Random(1))
     began = time.process_time()
-    run = simulate_planned_fleet(options, (table, state), stream)
+    run = simulate_planned_fleet(options, table, state, stream)
     return time.process_time() - began, stream, run
 
 

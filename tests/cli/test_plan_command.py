@@ -141,7 +141,7 @@ def test_melange_papers_rate_figure(tmp_path: Path) -> None:
     told = answer.stdout.splitlines()[-1]
     assert (
         told
-        == f"Wrote {tmp_path}/out/plan.json; its options are names without offers, so no service"
+        == f"Wrote {tmp_path}/out/plan.json; its options have no offers, so there are no services"
     )
     assert [p.name for p in (tmp_path / "out").glob("*.yaml")] == []
 

@@ -16,38 +16,38 @@ from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.gateway import Keys, Secret, Settings
 from melange_sky.gateway.backend import Backend, parse_backend
-from melange_sky.gateway.client_request import ClientRequest, Endpoint, Refusal, parse_request
+from melange_sky.gateway.client_request import ApiPath, ClientRequest, Refusal, parse_request
 from melange_sky.gateway.pool import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
 from tests.factories import make_model_plan
 
 
-def ask(endpoint: Endpoint = Endpoint.TEXT, **body: object) -> ClientRequest:
+def ask(endpoint: ApiPath = ApiPath.TEXT, **body: object) -> ClientRequest:
     return parse_request(endpoint, json.dumps(body).encode())
 
 
 def test_the_body_sent_on_is_the_clients_own_plus_one_key() -> None:
     text = b' {"model": "m" , "stream":true, "n": 1, "odd": "\\u00e9}"} \n'
-    sent = parse_request(Endpoint.CHAT, text).upstream_body()
+    sent = parse_request(ApiPath.CHAT, text).upstream_body()
     assert sent.startswith(b' {"model": "m" , "stream":true, "n": 1, "odd": "\\u00e9}"')
     assert json.loads(sent) == json.loads(text) | {"stream_options": {"include_usage": True}}
     for own in (b'{"stream":false}', b'{"stream":true,"stream_options":{}}', b"{}"):
-        assert parse_request(Endpoint.CHAT, own).upstream_body() == own
+        assert parse_request(ApiPath.CHAT, own).upstream_body() == own
 
 
 def test_max_tokens_in_all_its_forms() -> None:
     assert ask(prompt="x").max_tokens == 16
     assert ask(prompt="x", max_tokens=5).max_tokens == 5
-    assert ask(Endpoint.CHAT).max_tokens is None
-    assert ask(Endpoint.CHAT, max_tokens=5, max_completion_tokens=7).max_tokens == 7
-    assert ask(Endpoint.CHAT, max_tokens=0, n=3).choices == 3
+    assert ask(ApiPath.CHAT).max_tokens is None
+    assert ask(ApiPath.CHAT, max_tokens=5, max_completion_tokens=7).max_tokens == 7
+    assert ask(ApiPath.CHAT, max_tokens=0, n=3).choices == 3
 
 
 @given(st.binary(max_size=200))
 def test_no_body_breaks_the_parser(body: bytes) -> None:
     try:
-        parse_request(Endpoint.CHAT, body)
+        parse_request(ApiPath.CHAT, body)
     except Refusal as refusal:
         assert refusal.status == 400
         assert json.loads(refusal.body())["error"]["type"] == "invalid_request_error"
@@ -131,8 +131,8 @@ def test_chat_parts_tools_and_nonsense_are_counted() -> None:
         "nonsense",
         {"role": "assistant", "content": None, "tool_calls": [{"id": "abcd"}]},
     ]
-    assert 31 < count(TokenCounter(), ask(Endpoint.CHAT, messages=messages)) < 45
-    assert count(TokenCounter(), ask(Endpoint.CHAT, messages="no")) == 1
+    assert 31 < count(TokenCounter(), ask(ApiPath.CHAT, messages=messages)) < 45
+    assert count(TokenCounter(), ask(ApiPath.CHAT, messages="no")) == 1
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -160,10 +160,10 @@ def test_a_tokenizer_counts_exactly_template_included(tmp_path: Path) -> None:
     config = {"chat_template": template, "bos_token": {"content": "<s>"}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     exact = TokenCounter(tmp_path)
-    chat = ask(Endpoint.CHAT, messages=[{"role": "user", "content": "w1 w2"}])
+    chat = ask(ApiPath.CHAT, messages=[{"role": "user", "content": "w1 w2"}])
     # <s> user w1 w2 w9 w1
     assert count(exact, chat) == 6
-    broken = ask(Endpoint.CHAT, messages=3)
+    broken = ask(ApiPath.CHAT, messages=3)
     assert count(exact, broken) == 1
 
 
@@ -171,7 +171,7 @@ def test_a_template_that_misbehaves_falls_back(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     evil = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": evil}))
-    chat = ask(Endpoint.CHAT, messages=[{"role": "user", "content": "w1 w2"}])
+    chat = ask(ApiPath.CHAT, messages=[{"role": "user", "content": "w1 w2"}])
     assert count(TokenCounter(tmp_path), chat) == 2 + 4
 
 

@@ -201,7 +201,7 @@ def test_explain_reads_a_plan_and_nothing_else(tmp_path: Path) -> None:
     )
     assert shown.exit_code == 0
     assert "the mix saves 36.2% against the best single accelerator" in shown.stdout
-    assert "Bearing the throughput error costs $" in shown.stdout
+    assert "Withstanding the throughput error costs $" in shown.stdout
     document = json.loads(
         CliRunner().invoke(explain_command, [str(file), "--format", "json"]).stdout
     )

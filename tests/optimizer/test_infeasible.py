@@ -277,6 +277,5 @@ def test_an_option_that_serves_none_of_the_requests_is_no_option_type() -> None:
     with pytest.raises(InfeasibleError) as caught:
         optimize(problem)
     assert str(caught.value) == (
-        "at least 2 option types cannot hold while the rate is served; "
-        "it would do to ask for at least 1 option type"
+        "at least 2 option types cannot hold while the rate is served; it is enough to ask for at least 1 option type"
     )

@@ -55,6 +55,15 @@ def test_verdict(rows: list[tuple[float, float, float]], pays: bool, told: str) 
     assert told in found.verdict
 
 
+def test_no_time_is_no_reason_to_replan() -> None:
+    at_once = SolveOptions(time_limit_s=1e-6)
+    verdict = judge_traffic(plan_of_two(), seen((9.0, 50, 20)), at_once)
+    assert (verdict.pays, verdict.least_usd_per_hour) == (False, None)
+    assert verdict.verdict == (
+        "not known: there was no time to find what the traffic that was seen needs"
+    )
+
+
 def test_seen_rates_land_in_the_plans_buckets() -> None:
     found = judge_traffic(
         plan_of_two(), seen((1.0, 10, 50), (2.0, 99, 51), (4.0, 100, 1)), SolveOptions()

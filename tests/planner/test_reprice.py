@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from melange_sky.constraints import Constraints
-from melange_sky.offers import Flag, Offer, Severity, Touches
+from melange_sky.offers import Flag, FlagScope, Offer, Severity
+from melange_sky.optimizer import SolveOptions
 from melange_sky.planner.reprice import reprice
 from tests.factories import make_model_plan, make_plan
 
@@ -51,9 +52,22 @@ def test_what_is_no_longer_sold_has_no_cost_now() -> None:
     assert reprice(make_plan(), []).best_usd_per_hour is None
 
 
+def test_a_mix_that_was_not_found_in_time_is_not_called_impossible() -> None:
+    late = reprice(make_plan(), _offers(), SolveOptions(time_limit_s=1e-6))
+    assert (late.best_usd_per_hour, late.best) == (None, ())
+    assert late.late == (
+        "no plan was found within the time limit of 1e-06 s (none is proven impossible)"
+    )
+    gone = reprice(make_plan(), [])
+    assert (gone.best_usd_per_hour, gone.late) == (None, None)
+
+
 def test_a_blocked_price_is_not_a_bargain() -> None:
     flag = Flag(
-        code="below-median", severity=Severity.BLOCK, touches=Touches.ON_DEMAND, message="too cheap"
+        code="below-median",
+        severity=Severity.BLOCK,
+        touches=FlagScope.ON_DEMAND,
+        message="too cheap",
     )
     cheap = [replace(o, price_usd_per_hour=0.01, flags=(flag,)) for o in _offers()]
     result = reprice(make_plan(), cheap)

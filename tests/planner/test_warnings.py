@@ -151,7 +151,7 @@ def test_another_engines_estimates_and_tables_are_told(
             "engine: no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the "
             "nearest engine, and how far that is off only measuring tells (melange-sky profile launch)"
         ),
-        "engine.args: estimates do not know what --mem-fraction-static changes; only measuring tells",
+        "engine.args: estimates do not account for --mem-fraction-static changes; only measuring tells",
     ]
     model = plan.models[0]
     assert (model.engine.name, model.engine_generation) == ("sglang", "vllm")

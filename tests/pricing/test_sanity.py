@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from melange_sky.offers import Offer, Severity, Touches
+from melange_sky.offers import FlagScope, Offer, Severity
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.pricing.hosted_csv import parse_catalog
 from melange_sky.pricing.sanity import RULES, check_offers, possible_count
@@ -94,8 +94,8 @@ def test_azure_zero_and_aws_absent_prices_are_unknown_not_free():
     zero = azure["eastus", "Standard_NC40ads_H100_v5"]
     assert (zero.price_usd_per_hour, zero.spot_usd_per_hour) == (None, None)
     assert {(f.code, f.touches) for f in zero.flags} == {
-        ("price-zero", Touches.ON_DEMAND),
-        ("price-zero", Touches.SPOT),
+        ("price-zero", FlagScope.ON_DEMAND),
+        ("price-zero", FlagScope.SPOT),
     }
     absent = parse("aws", aws("p5e.48xlarge,H200,8,,25.1,us-east-2,use2-az1"))
     offer = absent["us-east-2", "p5e.48xlarge"]

@@ -12,10 +12,10 @@ import numpy as np
 
 from melange_sky.capacity_search import (
     REAL_SEARCH,
-    Choice,
-    Demand,
-    Measured,
+    MeasuredRate,
+    NextSize,
     SearchOptions,
+    SizeDemand,
     choose_size,
     find_max_rate,
     predicted_rates,
@@ -27,7 +27,7 @@ from melange_sky.profiler.prompts import poisson_offsets
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.simulator import RequestStream, simulate_replica
 from melange_sky.slo import SLO, RequestLog
-from melange_sky.steps import Load, ReplicaModel, capacity_estimate
+from melange_sky.steps import ReplicaModel, RequestSizes, capacity_estimate
 
 INPUTS = (25, 100, 250, 500, 1000, 1250, 1500, 1750, 2000, 2500)
 OUTPUTS = (25, 100, 250, 500, 1000, 1500)
@@ -75,7 +75,7 @@ def target(replica: ReplicaModel, size: tuple[int, int]) -> Timed:
 def guesses(believed: ReplicaModel) -> np.ndarray:
     """Return the analytic estimates of an engine for all sizes."""
     inputs, outputs = np.array(SIZES, float).T
-    load = Load(input_tokens=inputs, output_tokens=outputs)
+    load = RequestSizes(input_tokens=inputs, output_tokens=outputs)
     return capacity_estimate(believed, load, LIMITS).rate_rps
 
 
@@ -132,7 +132,7 @@ class Profile:
     """What a profile found and what it cost."""
 
     rates: np.ndarray
-    measured: dict[tuple[int, int], Measured]
+    measured: dict[tuple[int, int], MeasuredRate]
     seconds: float
     expected_error: float
 
@@ -142,17 +142,17 @@ def profile(
     believed: np.ndarray,
     bound: float = 0.05,
     search: SearchOptions = REAL_SEARCH,
-    on_choice: Callable[[Choice], None] | None = None,
+    on_choice: Callable[[NextSize], None] | None = None,
 ) -> Profile:
     """Measure sizes of `replica` until the cost is known within `bound`, as a job does."""
     known = believed > 0
-    demand = Demand(
+    demand = SizeDemand(
         sizes=tuple(s for s, k in zip(SIZES, known, strict=True) if k),
         weights=tuple(weights()[known]),
         guesses_rps=tuple(believed[known]),
         error_bound=bound,
     )
-    measured: dict[tuple[int, int], Measured] = {}
+    measured: dict[tuple[int, int], MeasuredRate] = {}
     seconds = 0.0
     while True:
         choice = choose_size(demand, measured, LIMITS)
@@ -165,7 +165,7 @@ def profile(
         timed.stop = surely_fails(LIMITS, options)
         found = find_max_rate(timed, LIMITS, options)
         seconds += timed.seconds
-        measured[choice.size] = Measured(
+        measured[choice.size] = MeasuredRate(
             rate_rps=found.max_rate_rps,
             low_rps=found.low_rps,
             high_rps=found.high_rps,

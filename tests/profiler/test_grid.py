@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from melange_sky.capacity_search import Demand, SearchOptions, find_max_rate
+from melange_sky.capacity_search import SearchOptions, SizeDemand, find_max_rate
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.planner.measuring import Measurement
 from melange_sky.profiler import (
@@ -296,7 +296,7 @@ def test_what_the_measured_sizes_do_not_tell_is_reported_unmeasured(tmp_path: Pa
     sizes = (*near, (200, 10), (105, 105), (205, 105), (9000, 9000))
     made = Provenance(model="known", accelerator="A10G", accelerator_count=1)
     write_table(ProfileTable(provenance=made, cells=tuple(cells)), table_path(tmp_path, made))
-    demand = Demand(
+    demand = SizeDemand(
         sizes=sizes, weights=(1.0,) * 7 + (0.01,), guesses_rps=(1.0,) * 8, error_bound=0.5
     )
     dead = Endpoint(url="http://127.0.0.1:9", model="known", timeout_s=1)

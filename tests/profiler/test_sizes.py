@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from melange_sky.capacity_search import (
     REAL_SEARCH,
-    Choice,
-    Demand,
-    Measured,
+    MeasuredRate,
+    NextSize,
     RatioPoint,
+    SizeDemand,
     choose_size,
     even_demand,
     inferred_rates,
@@ -30,9 +30,9 @@ SIZES = tuple((i, o) for i in (25, 100, 400, 1600) for o in (25, 100, 400))
 LIMITS = SLO(tpot_s=0.1, ttft_s=2.0)
 
 
-def demand(bound: float = 0.05) -> Demand:
+def demand(bound: float = 0.05) -> SizeDemand:
     guesses = tuple(100.0 / (i / 10 + o) for i, o in SIZES)
-    return Demand(
+    return SizeDemand(
         sizes=SIZES,
         weights=tuple(np.linspace(1, 3, len(SIZES))),
         guesses_rps=guesses,
@@ -40,7 +40,7 @@ def demand(bound: float = 0.05) -> Demand:
     )
 
 
-def follow(asked: Demand, ratio, known: dict | None = None) -> tuple[list, dict, float]:
+def follow(asked: SizeDemand, ratio, known: dict | None = None) -> tuple[list, dict, float]:
     """Measure exactly guess × ratio until enough is known; return order, what is known, error."""
     measured = dict(known or {})
     order = []
@@ -51,10 +51,12 @@ def follow(asked: Demand, ratio, known: dict | None = None) -> tuple[list, dict,
         assert choice.size not in measured
         order.append(choice.size)
         rate = asked.guesses_rps[asked.sizes.index(choice.size)] * ratio(*choice.size)
-        measured[choice.size] = Measured(rate_rps=rate, low_rps=rate * 0.95, high_rps=rate * 1.05)
+        measured[choice.size] = MeasuredRate(
+            rate_rps=rate, low_rps=rate * 0.95, high_rps=rate * 1.05
+        )
 
 
-def true_cost(asked: Demand, ratio) -> float:
+def true_cost(asked: SizeDemand, ratio) -> float:
     rates = [g * ratio(*s) for s, g in zip(asked.sizes, asked.guesses_rps, strict=True)]
     return float((np.array(asked.weights) / rates).sum())
 
@@ -89,32 +91,32 @@ def test_an_interrupted_profile_makes_the_same_choices() -> None:
 
 def test_sizes_that_nothing_serves_are_measured_once_and_weigh_nothing() -> None:
     asked = demand()
-    measured = {SIZES[-1]: Measured(rate_rps=None)}
+    measured = {SIZES[-1]: MeasuredRate(rate_rps=None)}
     order, _, error = follow(asked, lambda i, o: 1.0, measured)
     assert SIZES[-1] not in order
     assert error <= 0.05 or len(order) == len(SIZES) - 1
     assert predicted_rates(asked, measured)[-1] is None
-    none = {size: Measured(rate_rps=None) for size in SIZES}
-    assert choose_size(asked, none, LIMITS) == Choice(
+    none = {size: MeasuredRate(rate_rps=None) for size in SIZES}
+    assert choose_size(asked, none, LIMITS) == NextSize(
         size=None, guess_rps=None, sd=0.0, expected_error=0.0
     )
 
 
 def test_nothing_is_inferred_far_away_or_beyond_what_nothing_serves() -> None:
     sizes = ((100, 100), (100, 110), (110, 100), (110, 110), (105, 105), (130, 130), (9000, 9000))
-    asked = Demand(sizes=sizes, weights=(1.0,) * 7, guesses_rps=(1.0,) * 7)
-    near = {s: Measured(rate_rps=2.0, low_rps=1.95, high_rps=2.05) for s in sizes[:4]}
+    asked = SizeDemand(sizes=sizes, weights=(1.0,) * 7, guesses_rps=(1.0,) * 7)
+    near = {s: MeasuredRate(rate_rps=2.0, low_rps=1.95, high_rps=2.05) for s in sizes[:4]}
     assert inferred_rates(asked, near) == pytest.approx({(105, 105): 2.0, (130, 130): 2.0}, rel=0.1)
-    limited = near | {(130, 130): Measured(rate_rps=None)}
+    limited = near | {(130, 130): MeasuredRate(rate_rps=None)}
     assert set(inferred_rates(asked, limited)) == {(105, 105)}
-    assert set(inferred_rates(asked, near | {(105, 105): Measured(rate_rps=None)})) == set()
+    assert set(inferred_rates(asked, near | {(105, 105): MeasuredRate(rate_rps=None)})) == set()
     assert inferred_rates(asked, {}) == {}
 
 
 def test_skipped_sizes_are_not_asked_for_again_but_count_in_the_error() -> None:
     asked = demand(0.001)
     skipped = {SIZES[0], SIZES[-1]}
-    measured = {s: Measured(rate_rps=1.0) for s in SIZES if s not in skipped}
+    measured = {s: MeasuredRate(rate_rps=1.0) for s in SIZES if s not in skipped}
     assert choose_size(asked, measured, LIMITS).size in skipped
     ended = choose_size(asked, measured, LIMITS, skipped)
     assert ended.size is None
@@ -130,7 +132,7 @@ def test_where_traffic_is_there_is_measured() -> None:
     # to be far off, it is.
     assert choice.size is not None
     far = {
-        s: Measured(rate_rps=g * 1.5 ** (k % 3), low_rps=g, high_rps=3 * g)
+        s: MeasuredRate(rate_rps=g * 1.5 ** (k % 3), low_rps=g, high_rps=3 * g)
         for k, (s, g) in enumerate(zip(SIZES, asked.guesses_rps, strict=True))
         if k != 4
     }
@@ -166,11 +168,13 @@ def test_roughness_is_told_by_leaving_points_out() -> None:
 
 
 def test_the_search_starts_at_the_guess_and_steps_as_it_is_unsure() -> None:
-    unsure = search_near(REAL_SEARCH, Choice(size=(1, 1), guess_rps=3.0, sd=1.0, expected_error=1))
-    sure = search_near(REAL_SEARCH, Choice(size=(1, 1), guess_rps=9e9, sd=0.01, expected_error=1))
+    unsure = search_near(
+        REAL_SEARCH, NextSize(size=(1, 1), guess_rps=3.0, sd=1.0, expected_error=1)
+    )
+    sure = search_near(REAL_SEARCH, NextSize(size=(1, 1), guess_rps=9e9, sd=0.01, expected_error=1))
     assert (unsure.start_rps, unsure.growth) == (3.0, 2.0)
     assert (sure.start_rps, sure.growth) == (REAL_SEARCH.ceiling_rps, 1 + REAL_SEARCH.tolerance)
-    nothing = Choice(size=(1, 1), guess_rps=None, sd=0.0, expected_error=1)
+    nothing = NextSize(size=(1, 1), guess_rps=None, sd=0.0, expected_error=1)
     assert search_near(REAL_SEARCH, nothing) is REAL_SEARCH
 
 
@@ -187,7 +191,7 @@ def test_guesses_without_a_scale_start_no_search() -> None:
     first = choose_size(asked, {}, LIMITS)
     assert first.size is not None
     assert first.guess_rps is None
-    second = choose_size(asked, {first.size: Measured(rate_rps=50.0)}, LIMITS)
+    second = choose_size(asked, {first.size: MeasuredRate(rate_rps=50.0)}, LIMITS)
     assert second.guess_rps is not None
     assert 5.0 < second.guess_rps < 500.0
 

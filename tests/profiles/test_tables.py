@@ -27,7 +27,7 @@ from melange_sky.profiletable import (
 )
 from melange_sky.resources import profiling_dir
 from melange_sky.slo import SLO, RequestLog
-from melange_sky.steps import Load
+from melange_sky.steps import RequestSizes
 from tests.factories import make_measured
 from tests.scripts import script
 
@@ -242,7 +242,7 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
     """What the tables cannot tell of them was simulated beforehand: run profiling/points.py."""
     sizes = script("points").sizes_of_distributions()
     inputs, outputs = np.array(sizes, dtype=float).T
-    load = Load(input_tokens=inputs, output_tokens=outputs)
+    load = RequestSizes(input_tokens=inputs, output_tokens=outputs)
     open_sizes = 0
     document = read_document(profiling_dir() / "estimates.json")
     for table in document["tables"].values():

@@ -39,6 +39,15 @@ def test_the_saving_is_as_honest_as_the_baseline() -> None:
     assert "No single accelerator can serve this alone." in told(_baseline(None, None, "TTFT"))
 
 
+def test_a_baseline_without_an_answer_leaves_the_saving_open() -> None:
+    late = replace(_baseline(None, None, "not known: no answer"), feasible=None, instances=None)
+    text = plan_table(make_plan(baselines=(late,)), width=200)
+    assert "Which single accelerator serves this alone is not known: raise --time-limit." in text
+    assert "not known: no answer" in text
+    text = plan_table(make_plan(baselines=(late, _baseline(10.0, 0.2))), width=200)
+    assert "the mix saves at most 20.0%." in text
+
+
 def test_every_price_and_capacity_has_its_origin() -> None:
     text = plan_table(make_plan(), width=200)
     assert "[1] price from embedded, as of 2026-09-01" in text
@@ -52,8 +61,7 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
     each = allocation.candidate.option.price_usd_per_hour
     assert f"Total ${each:,.3f}/h" in text
     assert (
-        f"Counted as paid for already (resources.fixed): 2 × A10G:1; at these prices all together "
-        f"cost ${3 * each:,.3f}/h\n"
+        f"Already paid for (resources.fixed): 2 × A10G:1; at these prices the whole fleet costs ${3 * each:,.3f}/h\n"
     ) in text
     assert "paid for already" not in plan_table(make_plan(), width=200)
 

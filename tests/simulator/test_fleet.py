@@ -65,7 +65,7 @@ def run(
 ) -> FleetRun:
     table = routing_table(plan)
     state = routing_state(table, plan, random.Random(1))
-    return simulate_planned_fleet(options_of(plan, **over), (table, state), stream, rules)
+    return simulate_planned_fleet(options_of(plan, **over), table, state, stream, rules)
 
 
 def poisson(rate: float, count: int, seed: int = 1) -> np.ndarray:

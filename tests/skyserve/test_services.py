@@ -119,7 +119,7 @@ def apply(server: MemoryServe, rows: list[Wanted]) -> list[Action]:
         server,
         changes,
         Rollout(
-            tell=lambda text: None, clock=server.clock, sleep=server.sleep, poll_s=1, grace_s=60
+            report=lambda text: None, clock=server.clock, sleep=server.sleep, poll_s=1, grace_s=60
         ),
     )
     return [change.action for change in changes]
@@ -170,7 +170,9 @@ def test_an_interrupted_rollout_is_finished_by_the_next() -> None:
     changes = compare(goal, server.services(), {w.name: w.document for w in goal}, PRICES)
     with pytest.raises(KeyboardInterrupt):
         roll_out(
-            server, changes, Rollout(tell=lambda text: None, clock=server.clock, sleep=interrupted)
+            server,
+            changes,
+            Rollout(report=lambda text: None, clock=server.clock, sleep=interrupted),
         )
     assert apply(server, goal) == [Action.SHRINK, Action.KEEP]
     assert {s.name: s.target for s in server.services()} == {"chat-small": 1, "chat-large": 2}
@@ -306,7 +308,7 @@ def test_down_waits_until_all_are_gone() -> None:
     take_down(
         server,
         ["chat-small", "chat-large"],
-        Rollout(tell=lambda text: None, clock=server.clock, sleep=server.sleep),
+        Rollout(report=lambda text: None, clock=server.clock, sleep=server.sleep),
     )
     assert server.services() == ()
 

@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
+from melange_sky.constraints import InstanceGroup, SpotPolicy
 from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.names.clouds import Infra
 from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.spec import (
     AcceleratorChoice,
-    FixedCapacity,
     MelangeConfig,
     Redundancy,
     Spec,
-    SpotPolicy,
     load_spec,
 )
 
@@ -71,7 +70,7 @@ def test_example_is_the_interfaces_spec() -> None:
     assert isinstance(spec, Spec)
     assert spec.models[0].workload.rate_rps == pytest.approx(16)
     assert spec.models[0].slo.ttft_s == 2.0
-    assert not spec.multi
+    assert not spec.lists_models
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -116,11 +115,16 @@ def test_resources_are_canonical(tmp_path: Path) -> None:
         (LimitKind.REGION, "aws/us-east-1", 5),
         (LimitKind.INSTANCE_TYPE, "g5.xlarge", 3),
     ]
-    place = Infra(cloud="gcp", region="us-central1")
     assert found.fixed == (
-        FixedCapacity(accelerator="A100-80GB", count=1, infra=place, instances=2),
+        InstanceGroup(
+            accelerator="A100-80GB",
+            accelerator_count=1,
+            cloud="gcp",
+            region="us-central1",
+            instances=2,
+        ),
     )
-    assert found.minimum[0].infra is None
+    assert found.minimum == (InstanceGroup(accelerator="L4", accelerator_count=1, instances=1),)
     assert found.spot == SpotPolicy(max_fraction=0.3, interruption_rate=0.05, recovery_s=300)
     assert spec.redundancy.max_share_per_cloud == 0.6
 
@@ -142,7 +146,7 @@ def test_what_a_cloud_lists_apart_may_be_asked_for(tmp_path: Path) -> None:
         ("A100-80GB-SXM", 2),
     ]
     assert found.limits == ((LimitKey.of("H200-SXM"), 4),)
-    assert found.fixed == (FixedCapacity(accelerator="H100-SXM", count=8, infra=None, instances=1),)
+    assert found.fixed == (InstanceGroup(accelerator="H100-SXM", accelerator_count=8, instances=1),)
 
 
 def test_several_models(tmp_path: Path) -> None:
@@ -150,7 +154,7 @@ def test_several_models(tmp_path: Path) -> None:
     entries = [{**one, "name": "a"}, {**one, "name": "b", "model": "mistralai/Mistral-7B-v0.1"}]
     spec = load_spec(write(tmp_path, {"name": "fleet", "models": entries}))
     assert isinstance(spec, Spec)
-    assert spec.multi
+    assert spec.lists_models
     assert [m.name for m in spec.models] == ["a", "b"]
 
 
@@ -224,8 +228,7 @@ def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
     mix = {"max_fraction": 0.3}
     (told,) = problems(tmp_path, base(resources={"use_spot": False, "spot": mix}))
     assert told.endswith(
-        "resources.spot: mixes spot instances in, which use_spot: false rules out; take one of the "
-        "two away"
+        "resources.spot: mixes spot instances in, which use_spot: false rules out; remove one of the two"
     )
     for resources in ({"spot": mix}, {"use_spot": True, "spot": mix}):
         assert load(tmp_path, resources=resources).resources.spot is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import MelangeError, NoPlanInTimeError
@@ -68,7 +69,9 @@ def _report(cheapest: Cheapest, options: SolveOptions, seconds: float) -> Solver
 
 def _alternatives(settled: Settled, options: SolveOptions) -> tuple[tuple[Alternative, ...], bool]:
     """Return the alternatives found, and whether there was time for all that were asked for."""
-    more = find_alternatives(settled.program, settled.point, options)
+    # Half of what is left: a plan's baselines come after them.
+    half = replace(options, deadline=options.deadline.share(0.5))
+    more = find_alternatives(settled.program, settled.point, half)
     alternatives: list[Alternative] = []
     while True:
         try:

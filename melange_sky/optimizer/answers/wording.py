@@ -21,7 +21,7 @@ def conflict_text(conflict: Conflict) -> str:
     if not names:
         return "no fleet serves the rate, even with every constraint left out"
     ways = ", or to ".join(help_.text for help_ in conflict.helps)
-    helps = f"; it would do to {ways}" if ways else ""
+    helps = f"; it is enough to {ways}" if ways else ""
     alone = len(names) == 1
     if conflict.is_minimal:
         clash = "cannot hold while the rate is served" if alone else "cannot hold together"

@@ -289,7 +289,7 @@ def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int])
     for column in columns:
         cell = column.capacity.cells[buckets[bad[0]].i][buckets[bad[0]].j]
         option = column.capacity.option
-        accelerators = by_reason.setdefault(cell.reason or "its capacity there is not known", [])
+        accelerators = by_reason.setdefault(cell.reason or "its capacity there is unknown", [])
         label = f"{option.accelerator}:{option.accelerator_count}"
         if label not in accelerators:
             accelerators.append(label)

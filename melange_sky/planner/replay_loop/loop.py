@@ -113,7 +113,7 @@ def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
         reason = _tighten_all(state, simulations, failing)
         state.record(simulations, state.deratings)
         if reason is None and number + 1 == loop.max_rounds:
-            reason = f"not there after {loop.max_rounds} rounds"
+            reason = f"no fleet holds after {loop.max_rounds} rounds"
         if reason is None:
             try:
                 plan = _another_fleet(plan, state, failing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from melange_sky.offers import Commitment, Offer, Touches
+from melange_sky.offers import Commitment, FlagScope, Offer
 from melange_sky.pricing.sanity import check_offers, make_flag
 
 
@@ -29,7 +29,7 @@ class _Prices:
 
 
 @dataclass(slots=True, kw_only=True)
-class Sheet:
+class PriceAccumulator:
     """Collects prices in USD per hour of the instance; the lowest of several for one thing stays."""
 
     cloud: str
@@ -66,10 +66,10 @@ class Sheet:
                 zero = "on_demand" in row.bad
                 code = "price-zero" if zero else "price-missing"
                 message = "the on-demand price is not above zero" if zero else "not sold on demand"
-                flags.append(make_flag(code, Touches.ON_DEMAND, message))
+                flags.append(make_flag(code, FlagScope.ON_DEMAND, message))
             if row.spot is None and "spot" in row.bad:
                 message = "the spot price is not above zero"
-                flags.append(make_flag("price-zero", Touches.SPOT, message))
+                flags.append(make_flag("price-zero", FlagScope.SPOT, message))
             offers.append(
                 Offer(
                     cloud=self.cloud,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from melange_sky.pricing.apis.accumulator import Machine, Sheet
+from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator
 from melange_sky.pricing.fields import read_number
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
@@ -108,7 +108,7 @@ class AwsBulk:
         known = index.get("regions") if isinstance(index, dict) else None
         if not isinstance(known, dict):
             raise FetchError("AWS's index has no regions")
-        sheet = Sheet(cloud=self.cloud, machines=dict(MACHINES))
+        sheet = PriceAccumulator(cloud=self.cloud, machines=dict(MACHINES))
         regions = [r for r in self.regions if isinstance(known.get(r), dict)]
         if not regions:
             raise FetchError("AWS's index names none of the regions asked for")
@@ -120,7 +120,9 @@ class AwsBulk:
         )
         return sheet.offers()
 
-    async def _region(self, http: Http, until: float, region: str, path: str, sheet: Sheet) -> None:
+    async def _region(
+        self, http: Http, until: float, region: str, path: str, sheet: PriceAccumulator
+    ) -> None:
         url = urljoin(self.url, path)
         if urlsplit(url).hostname != urlsplit(self.url).hostname or not path.endswith(".json"):
             raise FetchError("AWS's index points elsewhere")
@@ -128,7 +130,9 @@ class AwsBulk:
         await read_offer_file(lines, region, sheet)
 
 
-async def read_offer_file(lines: AsyncIterator[bytes], region: str, sheet: Sheet) -> None:
+async def read_offer_file(
+    lines: AsyncIterator[bytes], region: str, sheet: PriceAccumulator
+) -> None:
     """Take the GPU rows of one region's offer file in, line by line."""
     at: dict[str, int] | None = None
     async for line in lines:
@@ -151,7 +155,7 @@ def _columns(line: str) -> dict[str, int]:
     return header
 
 
-def _read_row(row: list[str], at: dict[str, int], region: str, sheet: Sheet) -> None:
+def _read_row(row: list[str], at: dict[str, int], region: str, sheet: PriceAccumulator) -> None:
     if len(row) < len(at):
         return
     kind = row[at["Instance Type"]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, number, text
+from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
 
@@ -72,11 +72,11 @@ class AzureRetail:
 
     async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
         """Return the offers of every GPU size."""
-        sheet = Sheet(cloud=self.cloud, machines=dict(MACHINES))
+        sheet = PriceAccumulator(cloud=self.cloud, machines=dict(MACHINES))
         await asyncio.gather(*(self._size(http, until, size, sheet) for size in MACHINES))
         return sheet.offers()
 
-    async def _size(self, http: Http, until: float, size: str, sheet: Sheet) -> None:
+    async def _size(self, http: Http, until: float, size: str, sheet: PriceAccumulator) -> None:
         conditions = f"serviceName eq 'Virtual Machines' and armSkuName eq '{size}'"
         if self.regions:
             names = " or ".join(f"armRegionName eq '{region}'" for region in self.regions)
@@ -104,7 +104,7 @@ class AzureRetail:
         return following
 
 
-def read_item(item: dict[str, Any], sheet: Sheet) -> None:
+def read_item(item: dict[str, Any], sheet: PriceAccumulator) -> None:
     """Take one item in: Linux on shared hosts, by its type and name suffixes."""
     product, sku = text(item.get("productName")), text(item.get("skuName"))
     if any(word in product for word in ("Windows", "CloudServices", "Cloud Services", "Dedicated")):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from melange_sky.errors import SourceUnavailableError
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, text
+from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, text
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url, gcp_api_key
 
@@ -156,9 +156,9 @@ def _unit_price(sku: Mapping[str, Any]) -> float | None:
         return None
 
 
-def sum_parts(parts: Parts) -> Sheet:
+def sum_parts(parts: Parts) -> PriceAccumulator:
     """Add the parts of every machine in every region where all of them are priced."""
-    sheet = Sheet(cloud="gcp")
+    sheet = PriceAccumulator(cloud="gcp")
     regions = defaultdict(set)
     for part, usage, region in parts:
         regions[usage].add((region, part))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, number, text
+from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
 
@@ -77,14 +77,14 @@ class RunPod:
         rows = data.get("gpuTypes") if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise FetchError("RunPod's answer has no gpuTypes")
-        sheet = Sheet(cloud=self.cloud)
+        sheet = PriceAccumulator(cloud=self.cloud)
         for row in rows:
             if isinstance(row, dict):
                 read_gpu_type(row, sheet)
         return sheet.offers()
 
 
-def read_gpu_type(row: dict[str, Any], sheet: Sheet) -> None:
+def read_gpu_type(row: dict[str, Any], sheet: PriceAccumulator) -> None:
     """Take one GPU type in: the price of n GPUs is n times that of one."""
     price = number(row.get("securePrice"))
     gpu_id = text(row.get("id"))

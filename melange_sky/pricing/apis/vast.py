@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.pricing.apis.accumulator import Machine, Sheet, number, text
+from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
 
@@ -77,7 +77,7 @@ class Vast:
 
     async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
         """Return the cheapest machine of each shape and country."""
-        sheet = Sheet(cloud=self.cloud)
+        sheet = PriceAccumulator(cloud=self.cloud)
         pages = await asyncio.gather(*(self._search(http, until, gpu) for gpu in GPUS))
         for machine in (machine for page in pages for machine in page):
             if isinstance(machine, dict):
@@ -100,7 +100,7 @@ class Vast:
         return machines
 
 
-def read_machine(row: dict[str, Any], sheet: Sheet) -> None:
+def read_machine(row: dict[str, Any], sheet: PriceAccumulator) -> None:
     """Take one machine in. Its instance type is SkyPilot's: GPUs, name, cores and MiB of memory."""
     gpu, count = text(row.get("gpu_name")), number(row.get("num_gpus"))
     price = number(row.get("dph_total"))

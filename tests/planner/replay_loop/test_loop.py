@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import NoPlanInTimeError
+from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import dump_plan, load_plan
 from melange_sky.planner.plan_spec import plan_loaded
 from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
@@ -154,7 +155,7 @@ def test_a_fleet_that_holds_survives_easing_that_finds_none_in_time(
     """A solver that runs out of time while capacity is given back has not made the plan infeasible."""
 
     def late(*_: object, **__: object) -> Plan:
-        raise InfeasibleError("no fleet was found within the time limit of 1 s")
+        raise NoPlanInTimeError(1.0)
 
     spec = spec_of(tmp_path)
     first = planned(spec)
@@ -192,10 +193,24 @@ def test_the_loop_says_when_limits_leave_no_fleet(tmp_path: Path) -> None:
     assert plan.verification.rounds[-1].low < 0.95
 
 
+def test_the_loop_does_not_take_a_time_out_for_the_last_fleet(tmp_path: Path) -> None:
+    first = planned(spec_of(tmp_path))
+    at_once = dataclasses.replace(REQUEST, solve=SolveOptions(time_limit_s=1e-6))
+    plan = plan_verified(first, at_once, LoopRequest(simulation=BURSTY))
+    (model,) = plan.models
+    assert model.allocations == first.models[0].allocations
+    assert model.verification is not None
+    assert (model.verification.holds, model.verification.cut_short) == (False, True)
+    assert model.verification.reason == (
+        "the search for a fleet that holds was cut short: no plan was found within the time limit "
+        "of 1e-06 s (none is proven impossible)"
+    )
+
+
 def test_rounds_are_bounded(tmp_path: Path) -> None:
     plan = verified(spec_of(tmp_path), LoopRequest(simulation=BURSTY, max_rounds=1))
     assert plan.verification is not None
-    assert plan.verification.reason == "not there after 1 rounds"
+    assert plan.verification.reason == "no fleet holds after 1 rounds"
     assert len(plan.verification.rounds) == 1
 
 

@@ -39,7 +39,7 @@ _EARLY_CONFIDENCE = 0.9973
 _EARLY_REQUESTS = 16
 
 
-class Verdict(str, Enum):
+class ProbeVerdict(str, Enum):
     """What one probe says of its rate. An aborted probe says nothing and never becomes a bound."""
 
     PASS = "pass"
@@ -127,7 +127,7 @@ class Probe:
     rate_rps: float
     requests: int
     seed: int
-    verdict: Verdict
+    verdict: ProbeVerdict
     reason: str
     judged: int = 0
     attainment: float | None = None
@@ -154,7 +154,11 @@ def judge(
 ) -> Probe:
     """Judge what one probe saw against an SLO. Pure: stored probes can be judged anew."""
     probe = Probe(
-        rate_rps=rate_rps, requests=len(log), seed=seed, verdict=Verdict.UNRESOLVED, reason="empty"
+        rate_rps=rate_rps,
+        requests=len(log),
+        seed=seed,
+        verdict=ProbeVerdict.UNRESOLVED,
+        reason="empty",
     )
     if not len(log):
         return probe
@@ -186,7 +190,7 @@ def judge(
 def _without_answers(probe: Probe) -> Probe:
     return replace(
         probe,
-        verdict=Verdict.FAIL,
+        verdict=ProbeVerdict.FAIL,
         reason="no request completed",
         attainment=0.0,
         interval=(0.0, 0.0),
@@ -253,12 +257,14 @@ def _decide(
     if high < slo.attainment:
         return replace(
             probe,
-            verdict=Verdict.FAIL,
+            verdict=ProbeVerdict.FAIL,
             reason=f"attainment {probe.attainment:.3f} below {slo.attainment:g}",
         )
     if slope_low > limit:
         return replace(
-            probe, verdict=Verdict.FAIL, reason=f"served {probe.served_fraction:.2f} of offered"
+            probe,
+            verdict=ProbeVerdict.FAIL,
+            reason=f"served {probe.served_fraction:.2f} of offered",
         )
     if probe.turnovers < options.turnovers:
         return replace(probe, reason=f"lasted only {probe.turnovers:.1f} end-to-end latencies")
@@ -266,7 +272,7 @@ def _decide(
         return replace(probe, reason="latency still growing")
     if not sure:
         return replace(probe, reason=f"attainment {low:.3f} to {high:.3f} straddles the limit")
-    return replace(probe, verdict=Verdict.PASS, reason="meets the SLO")
+    return replace(probe, verdict=ProbeVerdict.PASS, reason="meets the SLO")
 
 
 def _steady_window(

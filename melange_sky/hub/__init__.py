@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: the few small files that say what a model is, fetched once and kept."""

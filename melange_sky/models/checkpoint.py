@@ -1,0 +1,84 @@
+"""One checkpoint of a model as it was read: its files, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from melange_sky.models.config import shape_of
+from melange_sky.models.layers import LayerList
+from melange_sky.models.names_check import name_warning
+from melange_sky.models.reading.read import read_layers
+from melange_sky.models.shape import ModelShape
+from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
+from melange_sky.models.weights.sections import read_scheme
+from melange_sky.models.weights.tensors import TensorTotals, check_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The files of a checkpoint that say what it is.
+
+    `revision` is the commit they are of, None for the user's own file. `side_file` holds its
+    `hf_quant_config.json`, `tensors` the bytes that its weight files hold, `files` the SHA-256 of
+    each file read.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    where: str
+    revision: str | None = None
+    side_file: Mapping[str, Any] | None = None
+    tensors: TensorTotals | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    gated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadModel:
+    """A checkpoint understood: its layers, the formats of its weights, and their bytes."""
+
+    checkpoint: Checkpoint
+    layers: LayerList
+    scheme: Scheme
+    sizes: WeightSizes
+    warnings: tuple[str, ...]
+
+    @property
+    def file_bytes(self) -> float:
+        """Bytes of the checkpoint's files: their own where they were seen, else as counted."""
+        seen = self.checkpoint.tensors
+        return self.sizes.file_bytes if seen is None else float(seen.total_bytes)
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes that the planner works with."""
+        return shape_of(self.checkpoint.name, self.layers, self.scheme)
+
+
+def read_model(checkpoint: Checkpoint) -> ReadModel:
+    """Return what a checkpoint is. Raises InputError, one line, where it cannot be sized."""
+    measured = checkpoint.tensors is not None
+    layers = read_layers(checkpoint.config, checkpoint.where, measured=measured)
+    scheme = read_scheme(checkpoint.config, checkpoint.side_file, checkpoint.where)
+    sizes = weight_sizes(layers, scheme)
+    if checkpoint.tensors is not None:
+        check_bytes(checkpoint.name, sizes.file_bytes, sizes.resident_bytes, checkpoint.tensors)
+    warnings = list(layers.warnings)
+    if checkpoint.tensors is None:
+        told = name_warning(checkpoint.name, layers.parameters)
+        if told is not None:
+            warnings.append(told)
+    return ReadModel(
+        checkpoint=checkpoint,
+        layers=layers,
+        scheme=scheme,
+        sizes=sizes,
+        warnings=tuple(warnings),
+    )
+
+
+def shape_from_checkpoint(checkpoint: Checkpoint) -> ModelShape:
+    """Return the sizes that the planner works with. Raises InputError where it cannot be sized."""
+    return read_model(checkpoint).shape

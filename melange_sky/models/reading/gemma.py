@@ -1,0 +1,195 @@
+"""Gemma 3n and Gemma 4: layers that share keys, sizes by kind of layer, embeddings per layer."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from melange_sky.errors import InputError
+from melange_sky.models.fields import Fields
+from melange_sky.models.layers import Layer, Matrix, norm
+from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
+from melange_sky.models.reading.decoder import Decoder, read_outside
+from melange_sky.models.reading.family import Family, is_on
+from melange_sky.models.reading.feed_forward import Dense, dense
+from melange_sky.models.reading.mixers import Core, Mixed, read_core
+from melange_sky.models.reading.patterns import Mixer, mixers
+from melange_sky.models.reading.widths import Fed, expert_count, read_dense, read_experts
+
+
+def read_gemma4(fields: Fields, family: Family) -> Decoder:
+    """Read Gemma 4: full layers have a head size and key heads of their own, values may be the keys."""
+    core = read_core(fields, family)
+    kinds = mixers(fields, family, core.layers)
+    count = expert_count(fields, family)
+    shared_from = core.layers - _shared_layers(fields, core)
+    layers = []
+    for number, kind in enumerate(kinds):
+        own = number < shared_from
+        sizes = _own_sizes(fields, core, kind, number)
+        attention, attending = _gemma4_attention(kind, own, fields, family, sizes)
+        fed, feeding = _gemma4_dense(own, fields, family, core, number)
+        beside = 4 * core.hidden
+        routed: tuple[Matrix, ...] = ()
+        if count:
+            fed, routed = read_experts(fields, family, core, count)
+            beside += 3 * core.hidden + core.hidden + count
+        layers.append(
+            Layer(
+                attention=attention,
+                feed_forward=fed,
+                matrices=(
+                    *attending,
+                    *feeding,
+                    *routed,
+                    norm("norms", beside),
+                    *_per_layer_inputs(fields, core),
+                ),
+            )
+        )
+    decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
+    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.outside += _per_layer_embeddings(fields, core)
+    return decoder
+
+
+def _shared_layers(fields: Fields, core: Core) -> int:
+    shared = fields.maybe("num_kv_shared_layers") or 0
+    if shared > core.layers:
+        raise InputError(
+            f"{fields.where}: 'num_kv_shared_layers' is {shared} of {core.layers} layers"
+        )
+    return shared
+
+
+def _own_sizes(fields: Fields, core: Core, kind: Mixer, number: int) -> Core:
+    """Return the head sizes of one layer: those of full layers, or what the file says of this one."""
+    head_dim, kv_heads = core.head_dim, core.kv_heads
+    fields.read.update(("global_head_dim", "num_global_key_value_heads"))
+    if kind == "full":
+        head_dim = fields.maybe("global_head_dim") or head_dim
+        if fields.flag("attention_k_eq_v"):
+            kv_heads = fields.maybe("num_global_key_value_heads") or kv_heads
+    listed = fields.section("per_layer_config")
+    if listed is not None:
+        for name in (str(number), f"{number:02d}", f"{number:03d}"):
+            entry = listed.section(name)
+            if entry is not None:
+                head_dim = entry.maybe("head_dim") or head_dim
+                kv_heads = entry.maybe("num_key_value_heads") or kv_heads
+    return dataclasses.replace(core, head_dim=head_dim, kv_heads=kv_heads)
+
+
+def _gemma4_attention(kind: Mixer, own: bool, fields: Fields, family: Family, core: Core) -> Mixed:
+    keys_as_values = kind == "full" and fields.flag("attention_k_eq_v")
+    traits = AttentionTraits(
+        qkv_bias=is_on(fields, family.qkv_bias),
+        o_bias=is_on(fields, family.o_bias),
+        head_norm="head",
+        values_are_keys=keys_as_values,
+        own_keys=own,
+    )
+    heads = Heads(
+        hidden=core.hidden, heads=core.heads, kv_heads=core.kv_heads, head_dim=core.head_dim
+    )
+    if kind == "sliding":
+        return grouped(heads, traits, "sliding", fields.whole("sliding_window"))
+    return grouped(heads, traits)
+
+
+def _gemma4_dense(own: bool, fields: Fields, family: Family, core: Core, number: int) -> Fed:
+    if not own and fields.flag("use_double_wide_mlp"):
+        width = 2 * fields.whole("intermediate_size")
+        return dense(Dense(hidden=core.hidden, width=width))
+    return read_dense(fields, family, core, number)
+
+
+def _per_layer_inputs(fields: Fields, core: Core) -> tuple[Matrix, ...]:
+    width = fields.maybe("hidden_size_per_layer_input")
+    if width is None:
+        return ()
+    return (
+        Matrix(name="per_layer_input_gate", part="adapter", outputs=width, inputs=core.hidden),
+        Matrix(name="per_layer_projection", part="adapter", outputs=core.hidden, inputs=width),
+        norm("post_per_layer_input_norm", core.hidden),
+    )
+
+
+def _per_layer_embeddings(fields: Fields, core: Core) -> list[Matrix]:
+    width = fields.maybe("hidden_size_per_layer_input")
+    fields.read.add("vocab_size_per_layer_input")
+    if width is None:
+        return []
+    total = core.layers * width
+    rows = fields.maybe("vocab_size_per_layer_input") or core.vocabulary
+    return [
+        Matrix(
+            name="model.language_model.embed_tokens_per_layer",
+            part="embedding",
+            outputs=rows,
+            inputs=total,
+            linear=False,
+        ),
+        Matrix(
+            name="model.language_model.per_layer_model_projection",
+            part="adapter",
+            outputs=total,
+            inputs=core.hidden,
+            extra=width,
+        ),
+    ]
+
+
+def read_gemma3n(fields: Fields, family: Family) -> Decoder:
+    """Read Gemma 3n: alternating updates, low-rank residuals, and keys shared by the last layers."""
+    core = read_core(fields, family)
+    kinds = mixers(fields, family, core.layers)
+    shared_from = core.layers - _shared_layers(fields, core)
+    streams, rank = fields.whole("altup_num_inputs", 4), fields.whole("laurel_rank", 64)
+    hidden = core.hidden
+    beside = 4 * hidden + (hidden if fields.flag("altup_correct_scale", True) else 0)
+    beside += streams * streams + streams**3 + hidden + hidden
+    layers = []
+    for number, kind in enumerate(kinds):
+        traits = AttentionTraits(head_norm="head", own_keys=number < shared_from)
+        window = fields.whole("sliding_window") if kind == "sliding" else None
+        heads = Heads(
+            hidden=hidden, heads=core.heads, kv_heads=core.kv_heads, head_dim=core.head_dim
+        )
+        attention, attending = grouped(heads, traits, "sliding" if window else "full", window)
+        fed, feeding = read_dense(fields, family, core, number)
+        layers.append(
+            Layer(
+                attention=attention,
+                feed_forward=fed,
+                matrices=(
+                    *attending,
+                    *feeding,
+                    Matrix(
+                        name="altup.modality_router",
+                        part="adapter",
+                        outputs=streams,
+                        inputs=hidden,
+                        linear=False,
+                    ),
+                    Matrix(name="laurel.linear_left", part="adapter", outputs=rank, inputs=hidden),
+                    Matrix(name="laurel.linear_right", part="adapter", outputs=hidden, inputs=rank),
+                    norm("norms", beside),
+                    *_per_layer_inputs(fields, core),
+                ),
+            )
+        )
+    decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
+    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.outside += _per_layer_embeddings(fields, core)
+    decoder.outside += [
+        Matrix(
+            name=f"model.language_model.altup_{way}_projections.0",
+            part="adapter",
+            outputs=hidden,
+            inputs=hidden,
+            copies=streams - 1,
+        )
+        for way in ("", "unembed")
+        if streams > 1
+    ]
+    return decoder

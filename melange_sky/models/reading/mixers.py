@@ -1,0 +1,210 @@
+"""The attention of one layer of a config, as its family builds it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from melange_sky.errors import InputError
+from melange_sky.models.fields import ALIASES, Fields
+from melange_sky.models.layers import Attention, AttentionKind, Matrix
+from melange_sky.models.reading.attention import (
+    AttentionTraits,
+    Heads,
+    Indexer,
+    Latent,
+    grouped,
+    latent,
+    with_block_index,
+)
+from melange_sky.models.reading.family import Family, is_on
+from melange_sky.models.reading.patterns import Mixer
+
+Mixed = tuple[Attention, tuple[Matrix, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Core:
+    """The sizes that every decoder has."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+
+
+def read_core(fields: Fields, family: Family) -> Core:
+    """Read the sizes that every decoder has; raise InputError that names what is missing."""
+    hidden, layers = fields.whole("hidden_size"), fields.layers()
+    heads = _heads(fields)
+    vocabulary = fields.whole("vocab_size")
+    kv_heads = _kv_heads(fields, family, heads)
+    head_dim = fields.maybe("head_dim") or max(1, hidden // heads)
+    if heads % kv_heads:
+        raise InputError(
+            f"{fields.where}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
+        )
+    return Core(
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+    )
+
+
+def _heads(fields: Fields) -> int:
+    if isinstance(fields.raw.get("num_attention_heads"), list):  # OpenELM-like configs
+        raise InputError(
+            f"{fields.where}: 'num_attention_heads' differs from layer to layer, which is not read"
+        )
+    return fields.whole("num_attention_heads")
+
+
+def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
+    """Return the key-value heads as engines count them: Falcon's new form ignores `multi_query`."""
+    if "multi_query" in fields.raw or "multi_query" in fields.defaults:
+        fields.read.update(("new_decoder_architecture", *ALIASES["num_key_value_heads"]))
+        if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
+            return 1
+    if (nested := fields.section("attn_config")) is not None:
+        return nested.maybe("kv_n_heads") or heads
+    if family.types[0] == "chatglm" and not fields.flag("multi_query_attention"):
+        return heads
+    return fields.maybe("num_key_value_heads") or heads
+
+
+def mix(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Mixed:
+    """Return the attention of layer `number` with its weights."""
+    if kind == "linear":
+        from melange_sky.models.reading.states import read_linear
+
+        return read_linear(fields, family, core)
+    if family.attention == "latent":
+        return _latent(fields, family, core, number)
+    return _grouped(kind, fields, family, core, number)
+
+
+def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Mixed:
+    window = None
+    if kind == "sliding":
+        window = fields.whole("sliding_window")
+    elif kind == "chunked":
+        window = fields.whole("attention_chunk_size")
+    heads = _layer_heads(kind, fields, core, number)
+    head_norm = family.head_norm
+    if family.head_norm_field is not None and not fields.flag(family.head_norm_field):
+        head_norm = "none"
+    gate = family.gate
+    if family.gate_field is not None and not fields.flag(family.gate_field):
+        gate = "none"
+    traits = AttentionTraits(
+        module=family.module,
+        qkv_bias=is_on(fields, family.qkv_bias),
+        o_bias=is_on(fields, family.o_bias),
+        head_norm=head_norm,
+        gate=gate,
+        sinks=family.sinks or _sinks(fields, kind),
+    )
+    name: AttentionKind = "full"
+    if window is not None:
+        name = "chunked" if kind == "chunked" else "sliding"
+    mixed = grouped(heads, traits, name, window)
+    if family.block_index:
+        index = _block_index(fields, core, number)
+        if index is not None:
+            return with_block_index(mixed, core.hidden, *index)
+    return mixed
+
+
+def _block_index(fields: Fields, core: Core, number: int) -> tuple[int, int] | None:
+    """Return (heads, head size) of the index of a layer that attends to chosen blocks (MiniMax-M3)."""
+    section = fields.section("sparse_attention_config")
+    if section is not None:
+        section.read.update(section.raw)
+        flags = section.wholes("sparse_attention_freq", core.layers) or [1] * core.layers
+        if not section.flag("use_sparse_attention", True) or not flags[number]:
+            return None
+        return section.whole("sparse_num_index_heads"), section.whole("sparse_index_dim")
+    types = fields.words("layer_types", core.layers)
+    if types is None or types[number] != "minimax_m3_sparse":
+        return None
+    return fields.whole("index_n_heads"), fields.whole("index_head_dim")
+
+
+def _sinks(fields: Fields, kind: Mixer) -> bool:
+    key = "add_swa_attention_sink_bias" if kind == "sliding" else "add_full_attention_sink_bias"
+    return fields.flag(key)
+
+
+def _layer_heads(kind: Mixer, fields: Fields, core: Core, number: int) -> Heads:
+    """Return a layer's heads where sliding layers, or single ones, have sizes of their own."""
+    heads, kv_heads, head_dim = core.heads, core.kv_heads, core.head_dim
+    value_dim = fields.maybe("v_head_dim")
+    listed = fields.wholes("num_attention_heads_per_layer", core.layers)
+    if listed is not None:
+        heads = max(1, listed[number])
+    if kind == "sliding":
+        heads = fields.maybe("swa_num_attention_heads") or (
+            fields.maybe("num_sliding_attention_heads") or heads
+        )
+        kv_heads = fields.maybe("swa_num_key_value_heads") or kv_heads
+        head_dim = fields.maybe("swa_head_dim") or head_dim
+        value_dim = fields.maybe("swa_v_head_dim") or value_dim
+        other = fields.section("attention_other_setting")
+        if other is not None:
+            other.read.update(other.raw)
+            heads = other.maybe("num_attention_heads") or heads
+            kv_heads = other.maybe("num_key_value_heads") or kv_heads
+            head_dim = other.maybe("head_dim") or head_dim
+    if heads % kv_heads:
+        raise InputError(
+            f"{fields.where}: {heads} heads of layer {number} are not a multiple of its {kv_heads} key-value heads"
+        )
+    return Heads(
+        hidden=core.hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim
+    )
+
+
+def _latent(fields: Fields, family: Family, core: Core, number: int) -> Mixed:
+    fields.read.update(("qk_head_dim", "head_dim", "num_key_value_heads"))
+    sizes = Latent(
+        hidden=core.hidden,
+        heads=core.heads,
+        latent=fields.whole("kv_lora_rank"),
+        rope=fields.whole("qk_rope_head_dim"),
+        nope=fields.whole("qk_nope_head_dim"),
+        value=fields.whole(
+            "v_head_dim", core.hidden // core.heads if family.types[0] == "minicpm3" else None
+        ),
+        query_rank=fields.maybe("q_lora_rank"),
+        bias=fields.flag("attention_bias"),
+        gate="width" if fields.flag("mla_use_output_gate") else family.gate,
+        module=family.module,
+    )
+    return latent(sizes, _indexer(fields, core, number))
+
+
+def _indexer(fields: Fields, core: Core, number: int) -> Indexer | None:
+    top = fields.maybe("index_topk")
+    heads, head_dim = fields.maybe("index_n_heads"), fields.maybe("index_head_dim")
+    if top is None or heads is None or head_dim is None:
+        return None
+    if _shares_index(fields, core, number):
+        return None
+    return Indexer(heads=heads, head_dim=head_dim, top_tokens=top)
+
+
+def _shares_index(fields: Fields, core: Core, number: int) -> bool:
+    """Return whether a layer uses the choice of an earlier one (GLM-5.2) and has no indexer."""
+    types = fields.words("indexer_types", core.layers)
+    if types is not None:
+        return types[number] == "shared"
+    pattern = fields.text("index_topk_pattern")
+    if pattern:
+        return pattern[number % len(pattern)] == "S"
+    frequency = fields.maybe("index_topk_freq") or 1
+    offset = fields.maybe("index_skip_topk_offset") or 2
+    return max(number - offset + 1, 0) % frequency != 0

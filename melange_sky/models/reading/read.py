@@ -1,0 +1,353 @@
+"""From a `config.json` to the list of layers of its model, or one line that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from melange_sky.errors import InputError
+from melange_sky.models.fields import Fields, shown
+from melange_sky.models.layers import Layer, LayerList, Matrix, Tower
+from melange_sky.models.reading import registry, wrappers
+from melange_sky.models.reading.closed_world import unread
+from melange_sky.models.reading.context import context_tokens
+from melange_sky.models.reading.decoder import Decoder
+from melange_sky.models.reading.family import Family
+from melange_sky.models.reading.refusals import what_it_is
+from melange_sky.models.reading.wrappers import Wrapper
+from melange_sky.resources import catalogs_dir
+
+STATED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "intermediate_size",
+    "num_experts",
+    "num_experts_per_tok",
+    "moe_intermediate_size",
+    "kv_lora_rank",
+    "q_lora_rank",
+    "layer_types",
+    "max_position_embeddings",
+    "n_shared_experts",
+)
+"""Sizes that a config states at its top; only in a nested section do class defaults stand in for them."""
+
+ANSWERED = frozenset({"quantization_config", "compression_config", "architectures", "model_type"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """Which family and wrapper a config belongs to."""
+
+    family: Family
+    wrapper: Wrapper | None
+    architecture: str
+    model_type: str
+
+
+def read_layers(config: object, where: str = "config.json", *, measured: bool = False) -> LayerList:
+    """Return the layers of the model that `config` describes.
+
+    `measured`: the tensors of the checkpoint are at hand and will be held against the result, so that
+    a field which is not read warns instead of refusing. Raises InputError, always one line, that names
+    the field or says what the config is.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(
+            f"{where}: not a JSON object; give the config.json of a Hugging Face model"
+        )
+    try:
+        return _read(config, where, measured)
+    except RecursionError as error:
+        raise InputError(f"{where}: nested too deeply to be a model's config") from error
+
+
+def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
+    chosen = _choose(config, where)
+    outer = _within(config, chosen.wrapper, where)
+    text = _text_fields(outer, chosen, where)
+    decoder = registry.reader_of(chosen.family)(text, chosen.family)
+    if chosen.wrapper is not None and "tie_word_embeddings" not in text.raw:
+        _tie_as_outside(decoder, outer, text)
+    context, assumed = context_tokens(text, outer.raw)
+    built, tower_warnings = _towers(outer, chosen.wrapper, decoder.core.hidden)
+    notes = [*decoder.assumptions, *([assumed] if assumed else [])]
+    if text.assumed:
+        notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
+    warnings = [*tower_warnings, *_closed(text, outer, chosen, measured)]
+    return LayerList(
+        architecture=chosen.architecture,
+        model_type=chosen.model_type,
+        hidden_size=decoder.core.hidden,
+        vocabulary=decoder.core.vocabulary,
+        layers=tuple(unbounded(layer, context) for layer in decoder.layers),
+        outside=tuple(decoder.outside),
+        towers=built,
+        extra_heads=tuple(decoder.extra_heads),
+        prefix=_prefix(chosen),
+        tied=decoder.tied,
+        context_tokens=context,
+        assumptions=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def unbounded(layer: Layer, context: int) -> Layer:
+    """Return a layer whose window is never shorter than the context as one with full attention."""
+    attention = layer.attention
+    if attention.kind != "sliding" or attention.window is None or attention.window < context:
+        return layer
+    full = dataclasses.replace(
+        attention,
+        kind="full",
+        kv_values=attention.kv_values + attention.window_values,
+        window_values=0,
+        window=None,
+    )
+    return dataclasses.replace(layer, attention=full)
+
+
+def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
+    """Return the family of a config: by its architecture, which engines go by, else by its type."""
+    name = _architecture(config, where)
+    raw_type = config.get("model_type")
+    if raw_type is not None and not isinstance(raw_type, str):
+        raise InputError(f"{where}: 'model_type' must be a text")
+    model_type = raw_type or ""
+    wrapper = wrappers.BY_ARCHITECTURE.get(name) or (
+        wrappers.BY_TYPE.get(model_type) if not name else None
+    )
+    if wrapper is not None and _has_sections(config, wrapper):
+        return _Chosen(
+            family=_text_family(config, wrapper, where),
+            wrapper=wrapper,
+            architecture=name or wrapper.architectures[0],
+            model_type=model_type,
+        )
+    if name not in registry.BY_ARCHITECTURE or config.get("is_encoder_decoder") is True:
+        kind = what_it_is(config)
+        if kind is not None:
+            raise InputError(f"{where}: this is {kind}")
+    family = registry.BY_ARCHITECTURE.get(name)
+    by_type = registry.BY_TYPE.get(model_type)
+    if family is not None and by_type is not None and name in by_type.architectures:
+        family = by_type  # one architecture of several families: the type tells
+    if family is None and not name:
+        family = by_type or (registry.BY_TYPE["llama"] if not model_type else None)
+    if family is None:
+        raise InputError(f"{where}: {_unknown(name, model_type)}")
+    if family.reader == "decoder" and by_type is not None and by_type is not family and not name:
+        family = by_type
+    return _Chosen(
+        family=family,
+        wrapper=None,
+        architecture=name or (family.architectures[0] if family.architectures else ""),
+        model_type=model_type or family.types[0],
+    )
+
+
+def _architecture(config: Mapping[str, Any], where: str) -> str:
+    names = config.get("architectures")
+    if names is None or names == []:
+        return ""
+    if not isinstance(names, list) or not isinstance(names[0], str):
+        raise InputError(f"{where}: 'architectures' must be a list of texts")
+    return names[0]
+
+
+def _unknown(name: str, model_type: str) -> str:
+    told = f"architecture '{shown(name, 60)}'" if name else f"model type '{shown(model_type, 60)}'"
+    return f"{told} is not among the models that are read, so that it cannot be sized"
+
+
+def _has_sections(config: Mapping[str, Any], wrapper: Wrapper) -> bool:
+    if wrapper.within is not None:
+        return isinstance(config.get(wrapper.within), Mapping)
+    keys = (wrapper.text.rstrip("|"), wrapper.vision_section)
+    return any(isinstance(config.get(key), Mapping) for key in keys)
+
+
+def _within(config: Mapping[str, Any], wrapper: Wrapper | None, where: str) -> Fields:
+    if wrapper is None or wrapper.within is None:
+        return Fields(config, where)
+    section = config.get(wrapper.within)
+    assert isinstance(section, Mapping)
+    return Fields(section, f"{where}: {wrapper.within}")
+
+
+def _text_section(outer: Mapping[str, Any], wrapper: Wrapper) -> Mapping[str, Any] | None:
+    section = outer.get(wrapper.text.rstrip("|"))
+    return section if isinstance(section, Mapping) else None
+
+
+def _text_family(config: Mapping[str, Any], wrapper: Wrapper, where: str) -> Family:
+    outer = config[wrapper.within] if wrapper.within else config
+    section = _text_section(outer, wrapper)
+    stated = section.get("model_type") if section is not None else None
+    name = _architecture(section, where) if section is not None else ""
+    if isinstance(stated, str) and stated and stated in registry.BY_TYPE:
+        return registry.BY_TYPE[stated]
+    if name and name in registry.BY_ARCHITECTURE:
+        return registry.BY_ARCHITECTURE[name]
+    if wrapper.text_type is not None and (
+        not isinstance(stated, str) or not stated or _is_own(stated, wrapper)
+    ):
+        return registry.BY_TYPE[wrapper.text_type]
+    raise InputError(
+        f"{where}: the language model in '{wrapper.text.rstrip('|')}' is a '{shown(stated or name)}', which is "
+        "not among the models that are read"
+    )
+
+
+def _is_own(stated: str, wrapper: Wrapper) -> bool:
+    return any(stated.startswith(name) for name in wrapper.types)
+
+
+def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
+    if chosen.wrapper is None:
+        defaults = dict(class_defaults(chosen.model_type))
+        for key in STATED:
+            defaults.pop(key, None)
+        return Fields(outer.raw, where, defaults)
+    section = _text_section(outer.raw, chosen.wrapper)
+    if section is None and not chosen.wrapper.text.endswith("|"):
+        raise InputError(f"{outer.where}: '{chosen.wrapper.text}' must be a mapping")
+    if section is None:
+        flat = {
+            key: value
+            for key, value in outer.raw.items()
+            if key not in (chosen.wrapper.vision_section, "audio_config")
+        }
+        defaults = dict(class_defaults(chosen.family.types[0]))
+        for key in STATED:
+            defaults.pop(key, None)
+        return Fields(flat, outer.where, defaults)
+    stated = section.get("model_type")
+    kind = stated if isinstance(stated, str) and stated else chosen.wrapper.text_type or ""
+    return Fields(
+        section, f"{outer.where}: {chosen.wrapper.text.rstrip('|')}", class_defaults(kind)
+    )
+
+
+def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> None:
+    """Follow the outer config where the section does not say whether the head is the embedding."""
+    outer.read.add("tie_word_embeddings")
+    stated = outer.raw.get("tie_word_embeddings")
+    if not isinstance(stated, bool) or stated == decoder.tied:
+        return
+    if stated:
+        decoder.outside = [m for m in decoder.outside if m.part != "head"]
+    else:
+        decoder.outside.append(
+            Matrix(
+                name="lm_head",
+                part="head",
+                outputs=decoder.core.vocabulary,
+                inputs=decoder.core.hidden,
+            )
+        )
+    decoder.tied = stated
+
+
+def _towers(
+    outer: Fields, wrapper: Wrapper | None, hidden: int
+) -> tuple[tuple[Tower, ...], list[str]]:
+    if wrapper is None:
+        return (), []
+    from melange_sky.models.reading import towers
+
+    built, warnings = [], []
+    for kind, key, name in (
+        ("vision", wrapper.vision_section, wrapper.vision),
+        ("audio", "audio_config", wrapper.audio),
+    ):
+        section = outer.raw.get(key)
+        outer.read.add(key)
+        if name is not None and section is None and kind == "vision":
+            warnings.append(f"no '{key}': only the language model is counted")
+        if name is None or section is None:
+            continue
+        if not isinstance(section, Mapping):
+            raise InputError(f"{outer.where}: '{key}' must be a mapping")
+        stated = section.get("model_type")
+        type_name = stated if isinstance(stated, str) else ""
+        defaults = class_defaults(type_name) or class_defaults(_section_type(wrapper, kind))
+        fields = Fields(section, f"{outer.where}: {key}", defaults)
+        reader: towers.Reader = getattr(towers, name)
+        matrices = reader(fields, outer, hidden)
+        built.append(Tower(kind=kind, matrices=matrices))
+    for kind, values in wrapper.fixed:
+        built.append(towers.fixed(kind, f"{kind}_tower", values))
+        warnings.append(
+            f"the {kind} encoder's size is its makers' figure, not read from the config"
+        )
+    for key in wrapper.left_out:
+        outer.read.add(key)
+    outer.read.add(wrapper.text.rstrip("|"))
+    return tuple(built), warnings
+
+
+def _section_type(wrapper: Wrapper, kind: str) -> str:
+    return _SECTION_TYPES.get(wrapper.types[0], f"{wrapper.types[0]}_{kind}")
+
+
+_SECTION_TYPES = {
+    "gemma3": "siglip_vision_model",
+    "paligemma": "siglip_vision_model",
+    "llava": "clip_vision_model",
+    "llava_next": "clip_vision_model",
+    "mistral3": "pixtral",
+    "llama4": "llama4_vision_model",
+    "idefics3": "idefics3_vision",
+    "lfm2_vl": "siglip2_vision_model",
+    "cohere2_vision": "siglip_vision_model",
+    "internvl_chat": "intern_vit_6b",
+    "minimax_m3_vl": "minimax_m3_vl_vision",
+    "step3p7": "step3p5_vision",
+}
+
+
+def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> list[str]:
+    """Refuse fields that were not read where they may change the structure; tell of the others."""
+    passed = {*ANSWERED, *chosen.family.read_only}
+    structural, other = unread(text, passed)
+    if chosen.wrapper is not None and outer.raw is not text.raw and "|" not in chosen.wrapper.text:
+        more = unread(outer, {*passed, *text.read})
+        structural += more[0]
+        other += more[1]
+    if structural and not measured:
+        names = ", ".join(f"'{name}'" for name in structural[:4])
+        raise InputError(
+            f"{text.where}: {names} may change the model's structure and is not read "
+            f"for {chosen.model_type or chosen.architecture}"
+        )
+    warnings = []
+    if structural:
+        warnings.append(f"not read: {', '.join(structural[:8])}")
+    if other:
+        warnings.append(f"unknown fields, taken to change no size: {', '.join(other[:8])}")
+    return warnings
+
+
+def _prefix(chosen: _Chosen) -> str:
+    if chosen.wrapper is not None and chosen.family.prefix == "model.layers.{i}.":
+        return "model.language_model.layers.{i}."
+    return chosen.family.prefix
+
+
+@lru_cache(maxsize=1)
+def _defaults() -> dict[str, dict[str, Any]]:
+    document = json.loads((catalogs_dir() / "config_defaults.json").read_text(encoding="utf-8"))
+    defaults: dict[str, dict[str, Any]] = document["defaults"]
+    return defaults
+
+
+def class_defaults(model_type: str) -> Mapping[str, Any]:
+    """Return the defaults of the `transformers` class of a model type, empty where there is none."""
+    return _defaults().get(model_type, {})

@@ -1,0 +1,446 @@
+"""Vision and audio encoders of models that take more than text, each as its checkpoints hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from melange_sky.models.fields import Fields
+from melange_sky.models.layers import Matrix, Tower
+from melange_sky.models.reading.vit import (
+    Vit,
+    projection,
+    projector_norm,
+    side,
+    two_layers,
+    vit,
+)
+
+Reader = Callable[[Fields, Fields, int], tuple[Matrix, ...]]
+"""(vision section, outer config, width of the language model) → weights."""
+
+
+def _depth(vision: Fields) -> int:
+    return vision.maybe("depth") or vision.layers()
+
+
+def _patch(vision: Fields, frames: int = 1) -> int:
+    patch = side(vision, "patch_size", 14)
+    channels = vision.maybe("in_channels") or vision.maybe("num_channels") or 3
+    return channels * frames * patch * patch
+
+
+def _grid(vision: Fields, extra: int = 0) -> int:
+    count = side(vision, "image_size", 224) // side(vision, "patch_size", 14)
+    return count * count + extra
+
+
+def clip_or_siglip(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read a CLIP, SigLIP or SigLIP 2 tower without its projector."""
+    hidden, kind = vision.whole("hidden_size"), vision.text("model_type")
+    width = vision.whole("intermediate_size")
+    clip = "clip" in kind and "siglip" not in kind
+    patches = vision.maybe("num_patches") or _grid(vision)
+    beside = 2 * hidden + (hidden + 2 * hidden if clip else 0)
+    if vision.flag("vision_use_head", False) and not clip:
+        attention = 4 * hidden * hidden + 4 * hidden
+        beside += hidden + attention + 2 * hidden + 2 * hidden * width + width + hidden
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=width,
+        patch_values=_patch(vision),
+        positions=patches + (1 if clip else 0),
+        patch_bias=not clip,
+        beside=beside,
+    )
+    return vit(sizes, "vision_tower")
+
+
+def pixtral(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read a Pixtral tower without its projector."""
+    hidden = vision.whole("hidden_size")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=_patch(vision),
+        gated=True,
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias=False,
+        patch_bias=False,
+        norm_values=1,
+        beside=hidden,
+    )
+    return vit(sizes, "vision_tower")
+
+
+def _plain_tower(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    reader = pixtral if "pixtral" in vision.text("model_type") else clip_or_siglip
+    return reader(vision, outer, text)
+
+
+def llava(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read a LLaVA-like tower: two matrices join it to the language model."""
+    hidden = vision.whole("hidden_size")
+    bias = outer.flag("multimodal_projector_bias", True)
+    joined = two_layers("multi_modal_projector", hidden, text, text, bias)
+    return (*_plain_tower(vision, outer, text), *joined)
+
+
+def mistral3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Mistral Small 3 and its kin: a Pixtral whose patches are merged."""
+    hidden, merge = vision.whole("hidden_size"), outer.maybe("spatial_merge_size") or 2
+    bias = outer.flag("multimodal_projector_bias", False)
+    return (
+        *pixtral(vision, outer, text),
+        projector_norm("multi_modal_projector", hidden),
+        projection("multi_modal_projector.merging_layer", hidden, hidden * merge**2, False),
+        *two_layers("multi_modal_projector", hidden, text, text, bias),
+    )
+
+
+def gemma3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Gemma 3: a SigLIP and one matrix."""
+    hidden = vision.whole("hidden_size")
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projection("multi_modal_projector.mm_input_projection", hidden, text, False),
+        projector_norm("multi_modal_projector", hidden),
+    )
+
+
+def paligemma(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of PaliGemma."""
+    hidden = vision.whole("hidden_size")
+    width = vision.maybe("projection_dim") or text
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projection("multi_modal_projector.linear", width, hidden),
+    )
+
+
+def gemma4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Gemma 4."""
+    hidden = vision.whole("hidden_size")
+    head_dim = vision.maybe("head_dim") or hidden // vision.whole("num_attention_heads")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=_patch(vision),
+        positions=2 * vision.whole("position_embedding_size", 10240),
+        gated=True,
+        qkv_bias=False,
+        o_bias=False,
+        mlp_bias=False,
+        patch_bias=False,
+        norms=4,
+        norm_values=1,
+        layer_extra=2 * head_dim,
+    )
+    joined = projection("embed_vision.embedding_projection", text, hidden, False)
+    return (*vit(sizes, "vision_tower"), joined)
+
+
+def qwen2_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Qwen2-VL."""
+    hidden = vision.whole("embed_dim", 1280)
+    merge = vision.whole("spatial_merge_size", 2) ** 2
+    ratio = vision.number("mlp_ratio", 4.0)
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=int(hidden * ratio),
+        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        patch_bias=False,
+        beside=2 * hidden,
+    )
+    outputs = vision.maybe("hidden_size") or text
+    joined = two_layers("visual.merger", hidden * merge, hidden * merge, outputs)
+    return (*vit(sizes, "visual"), *joined)
+
+
+def qwen2_5_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Qwen2.5-VL and of EXAONE 4.5."""
+    hidden = vision.whole("hidden_size")
+    merge = vision.whole("spatial_merge_size", 2) ** 2
+    heads = vision.whole("num_heads", 16)
+    grouped = vision.maybe("num_key_value_heads")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        gated=True,
+        patch_bias=False,
+        norm_values=1,
+        beside=hidden,
+        kv_width=None if grouped is None else hidden // heads * grouped,
+    )
+    outputs = vision.maybe("out_hidden_size") or text
+    joined = two_layers("visual.merger", hidden * merge, hidden * merge, outputs)
+    return (*vit(sizes, "visual"), *joined)
+
+
+def qwen3_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Qwen3-VL and Qwen3.5: deep features are merged once for each listed layer."""
+    hidden = vision.whole("hidden_size")
+    merged = hidden * vision.whole("spatial_merge_size", 2) ** 2
+    outputs = vision.maybe("out_hidden_size") or text
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        positions=vision.maybe("num_position_embeddings") or 0,
+        beside=2 * hidden,
+    )
+    matrices = [*vit(sizes, "visual"), *two_layers("visual.merger", merged, merged, outputs)]
+    for _ in vision.wholes("deepstack_visual_indexes") or []:
+        matrices += two_layers("visual.deepstack_merger", merged, merged, outputs)
+        matrices.append(projector_norm("visual.deepstack_merger", 2 * merged))
+    return tuple(matrices)
+
+
+def glm4v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of GLM-4.1V, 4.5V and GLM-OCR: its merger is a gated feed-forward of its own."""
+    hidden, outputs = vision.whole("hidden_size"), vision.whole("out_hidden_size", text)
+    stated, ocr = vision.whole("intermediate_size"), "ocr" in vision.text("model_type")
+    merge = vision.whole("spatial_merge_size", 2) ** 2
+    bias = vision.flag("attention_bias")
+    inner = outputs * 3 if ocr else stated
+    head = hidden // vision.whole("num_heads")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=stated if ocr else outputs,
+        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        positions=0 if ocr else _grid(vision),
+        gated=True,
+        qkv_bias=bias,
+        o_bias=bias,
+        mlp_bias=bias and ocr,
+        norm_values=1,
+        layer_extra=2 * head if ocr else 0,
+        beside=hidden if ocr else 2 * hidden,
+    )
+    return (
+        *vit(sizes, "visual"),
+        projection("visual.downsample", outputs, hidden * merge),
+        projection("visual.merger.proj", outputs, outputs, False),
+        projector_norm("visual.merger", 2 * outputs),
+        projection("visual.merger.gate_proj", inner, outputs, False),
+        projection("visual.merger.up_proj", inner, outputs, False),
+        projection("visual.merger.down_proj", outputs, inner, False),
+    )
+
+
+def llama4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Llama 4."""
+    hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=width,
+        patch_values=_patch(vision),
+        positions=_grid(vision, 1),
+        patch_bias=False,
+        beside=hidden + 4 * hidden,
+    )
+    inner, outputs = vision.whole("projector_input_dim"), vision.whole("projector_output_dim")
+    return (
+        *vit(sizes, "vision_model"),
+        projection("vision_model.vision_adapter.fc1", inner, width, False),
+        projection("vision_model.vision_adapter.fc2", outputs, inner, False),
+        projection(
+            "multi_modal_projector.linear_1", text, vision.whole("vision_output_dim"), False
+        ),
+    )
+
+
+def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the InternViT of InternVL: layer scales, and patches merged four by four."""
+    hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
+    head_norms = vision.flag("use_qk_norm") or vision.flag("qk_normalization")
+    remote = vision.flag("qkv_bias", False)
+    rms = "rms" in vision.text("norm_type")
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=width,
+        patch_values=_patch(vision),
+        positions=_grid(vision, 1),
+        qkv_bias=vision.flag("attention_bias") or remote,
+        norm_values=1 if rms else 2,
+        layer_extra=2 * hidden + (2 * hidden if head_norms else 0),
+        beside=hidden,
+    )
+    merged = 4 * hidden
+    return (
+        *vit(sizes, "vision_model"),
+        projector_norm("mlp1", 2 * merged),
+        *two_layers("mlp1", merged, text, text),
+    )
+
+
+def idefics3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Idefics 3 and SmolVLM."""
+    hidden = vision.whole("hidden_size")
+    merge = (outer.maybe("scale_factor") or 2) ** 2
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projection("connector.modality_projection", text, hidden * merge, False),
+    )
+
+
+def lfm2_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of LFM2-VL."""
+    merged = vision.whole("hidden_size") * (outer.maybe("downsample_factor") or 2) ** 2
+    inner = outer.maybe("projector_hidden_size") or text
+    normed = outer.flag("projector_use_layernorm", True)
+    return (
+        *clip_or_siglip(vision, outer, text),
+        *((projector_norm("multi_modal_projector", 2 * merged),) if normed else ()),
+        *two_layers(
+            "multi_modal_projector", merged, inner, text, outer.flag("projector_bias", True)
+        ),
+    )
+
+
+def cohere2_vision(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Command A Vision."""
+    merged = vision.whole("hidden_size") * (outer.maybe("downsample_factor") or 2) ** 2
+    inner = outer.maybe("alignment_intermediate_size") or 36864
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projection("multi_modal_projector.linear_1", inner, merged),
+        projection("multi_modal_projector.linear_2", text, inner // 2),
+    )
+
+
+def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the MoonViT of Kimi-VL and Kimi K2.5."""
+    hidden = vision.maybe("vt_hidden_size") or vision.whole("hidden_size")
+    layers = vision.maybe("vt_num_hidden_layers") or _depth(vision)
+    width = vision.maybe("vt_intermediate_size") or vision.whole("intermediate_size")
+    rows = vision.maybe("init_pos_emb_height") or vision.whole("pos_emb_height", 64)
+    columns = vision.maybe("init_pos_emb_width") or vision.whole("pos_emb_width", 64)
+    merge = vision.wholes("merge_kernel_size") or [2, 2]
+    merged = hidden * max(1, merge[0]) * max(1, merge[-1])
+    sizes = Vit(
+        hidden=hidden,
+        layers=layers,
+        width=width,
+        patch_values=_patch(vision),
+        positions=rows * columns,
+        qkv_bias=vision.flag("attn_bias", True),
+        o_bias=vision.flag("attn_bias", True),
+        mlp_bias=vision.flag("linear_bias", True),
+        patch_bias=vision.flag("patch_embed_proj_bias", True),
+        norm_values=1 if vision.text("norm_type") == "rmsnorm" else 2,
+        query_width=vision.maybe("qkv_hidden_size"),
+        beside=2 * hidden,
+    )
+    return (
+        *vit(sizes, "vision_tower"),
+        projector_norm("mm_projector", 2 * hidden),
+        *two_layers("mm_projector", merged, merged, text),
+    )
+
+
+def minimax_m3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of MiniMax-M3: a CLIP of two frames, and patches merged four by four."""
+    hidden = vision.whole("hidden_size")
+    section = vision.section("img_token_compression_config")
+    frames, merge = 2, 2
+    if section is not None:
+        section.read.update(section.raw)
+        frames = section.whole("temporal_patch_size", 2)
+        merge = section.whole("spatial_merge_size", 2)
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=_patch(vision, frames),
+        patch_bias=False,
+        beside=2 * hidden,
+    )
+    inner = outer.maybe("projector_hidden_size") or text
+    return (
+        *vit(sizes, "vision_tower"),
+        *two_layers("multi_modal_projector", hidden, inner, text),
+        *two_layers("patch_merge_mlp", text * merge**2, inner, text),
+    )
+
+
+def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the perception encoder of Step-3.7: layer scales and two strided convolutions."""
+    hidden = vision.whole("hidden_size")
+    width = vision.maybe("intermediate_size") or int(hidden * vision.number("mlp_ratio", 5.8334))
+    sizes = Vit(
+        hidden=hidden,
+        layers=_depth(vision),
+        width=width,
+        patch_values=_patch(vision),
+        positions=vision.maybe("max_position_embeddings") or _grid(vision),
+        patch_bias=False,
+        layer_extra=2 * hidden,
+        beside=2 * hidden,
+    )
+    return (
+        *vit(sizes, "vision_model"),
+        projection("vision_model.downsampler1", 2 * hidden, 9 * hidden),
+        projection("vision_model.downsampler2", 4 * hidden, 18 * hidden),
+        projection("multi_modal_projector", text, 4 * hidden, outer.flag("projector_bias")),
+    )
+
+
+def paddle_ocr(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of PaddleOCR-VL."""
+    merged = vision.whole("hidden_size") * vision.whole("spatial_merge_size", 2) ** 2
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projector_norm("mlp_AR", 2 * vision.whole("hidden_size")),
+        *two_layers("mlp_AR", merged, merged, text),
+    )
+
+
+def whisper_encoder(audio: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the audio encoder of Qwen2.5-Omni: Whisper's, and one projection."""
+    hidden, width = audio.whole("d_model"), audio.whole("encoder_ffn_dim")
+    layers = audio.maybe("encoder_layers") or audio.layers()
+    bins = audio.whole("num_mel_bins", 128)
+    sizes = Vit(
+        hidden=hidden,
+        layers=layers,
+        width=width,
+        patch_values=3 * bins,
+        layer_extra=-hidden,
+        beside=3 * hidden * hidden + hidden + 2 * hidden + 2 * text,
+    )
+    outputs = audio.maybe("output_dim") or text
+    return (*vit(sizes, "audio_tower"), projection("audio_tower.proj", outputs, hidden))
+
+
+def omni_audio(audio: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the audio encoder of Qwen3-Omni: three convolutions in two dimensions before its layers."""
+    hidden, width = audio.whole("d_model"), audio.whole("encoder_ffn_dim")
+    inner = audio.whole("downsample_hidden_size", 480)
+    bins = audio.whole("num_mel_bins", 128)
+    outputs = audio.maybe("output_dim") or text
+    sizes = Vit(
+        hidden=hidden,
+        layers=audio.maybe("encoder_layers") or audio.layers(),
+        width=width,
+        patch_values=inner * -(-bins // 8),
+        patch_bias=False,
+        beside=2 * hidden + 9 * inner * (1 + 2 * inner) + 3 * inner,
+    )
+    return (*vit(sizes, "audio_tower"), *two_layers("audio_tower", hidden, hidden, outputs))
+
+
+def fixed(kind: str, name: str, values: int) -> Tower:
+    """Return an encoder whose size its makers state, as no field of the config gives it."""
+    matrix = Matrix(name=name, part="tower", inputs=values, linear=False)
+    return Tower(kind=kind, matrices=(matrix,), estimated=True)

@@ -1,0 +1,122 @@
+"""A vision transformer and the parts that join it to a language model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from melange_sky.models.fields import Fields
+from melange_sky.models.layers import Matrix, norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vit:
+    """Sizes of a vision transformer (Dosovitskiy et al., arXiv 2010.11929).
+
+    `patch_values` are the values of one patch, `positions` rows of a learned table, `beside` values of
+    class tokens and norms outside of the layers, `layer_extra` those within a layer beyond its norms.
+    `kv_width` narrower than `hidden` where keys are grouped.
+    """
+
+    hidden: int
+    layers: int
+    width: int
+    patch_values: int
+    positions: int = 0
+    gated: bool = False
+    qkv_bias: bool = True
+    o_bias: bool = True
+    mlp_bias: bool = True
+    patch_bias: bool = True
+    norms: int = 2
+    norm_values: int = 2
+    layer_extra: int = 0
+    beside: int = 0
+    kv_width: int | None = None
+    query_width: int | None = None
+
+
+def vit(sizes: Vit, name: str) -> tuple[Matrix, ...]:
+    """Return the weights of a vision transformer; `copies` stand for its equal layers."""
+    hidden, layers = sizes.hidden, sizes.layers
+    query_width = sizes.query_width or hidden
+    kv_width = query_width if sizes.kv_width is None else sizes.kv_width
+
+    def each(part: str, outputs: int, inputs: int, bias: bool) -> Matrix:
+        return Matrix(
+            name=f"{name}.layers.0.{part}",
+            part="tower",
+            outputs=outputs,
+            inputs=inputs,
+            copies=layers,
+            extra=outputs if bias else 0,
+        )
+
+    matrices = [
+        Matrix(
+            name=f"{name}.patch_embed",
+            part="tower",
+            outputs=hidden,
+            inputs=sizes.patch_values,
+            extra=hidden if sizes.patch_bias else 0,
+            linear=False,
+        ),
+        each("attn.q_proj", query_width, hidden, sizes.qkv_bias),
+        each("attn.k_proj", kv_width, hidden, sizes.qkv_bias),
+        each("attn.v_proj", kv_width, hidden, sizes.qkv_bias),
+        each("attn.proj", hidden, query_width, sizes.o_bias),
+        each("mlp.fc1", sizes.width, hidden, sizes.mlp_bias),
+        each("mlp.fc2", hidden, sizes.width, sizes.mlp_bias),
+    ]
+    if sizes.gated:
+        matrices.append(each("mlp.gate_proj", sizes.width, hidden, sizes.mlp_bias))
+    in_layer = sizes.norms * sizes.norm_values * hidden + sizes.layer_extra
+    matrices.append(
+        Matrix(
+            name=f"{name}.layers.0.norms",
+            part="tower",
+            inputs=in_layer,
+            copies=layers,
+            linear=False,
+        )
+    )
+    outside = sizes.positions * hidden + sizes.beside
+    if outside:
+        matrices.append(
+            Matrix(name=f"{name}.embeddings", part="tower", inputs=outside, linear=False)
+        )
+    return tuple(matrices)
+
+
+def projection(name: str, outputs: int, inputs: int, bias: bool = True) -> Matrix:
+    """Return one matrix between a tower and the language model."""
+    return Matrix(
+        name=name,
+        part="projector",
+        outputs=outputs,
+        inputs=inputs,
+        extra=outputs if bias else 0,
+    )
+
+
+def two_layers(
+    name: str, inputs: int, inner: int, outputs: int, bias: bool = True
+) -> tuple[Matrix, ...]:
+    """Return a projector of two matrices."""
+    return (
+        projection(f"{name}.linear_1", inner, inputs, bias),
+        projection(f"{name}.linear_2", outputs, inner, bias),
+    )
+
+
+def projector_norm(name: str, values: int) -> Matrix:
+    """Return a norm of a projector."""
+    return norm(f"{name}.norm", values)
+
+
+def side(fields: Fields, key: str, default: int | None = None) -> int:
+    """Return a length that may be written as a pair, such as `image_size: [448, 448]`."""
+    value = fields.get(key)
+    if isinstance(value, (list, tuple)) and value:
+        first = value[0]
+        return Fields({key: first}, fields.where).whole(key)
+    return fields.whole(key, default)

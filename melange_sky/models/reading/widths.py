@@ -1,0 +1,154 @@
+"""The feed-forward of one layer of a config, as its family builds it."""
+
+from __future__ import annotations
+
+from melange_sky.errors import InputError
+from melange_sky.models.fields import Fields
+from melange_sky.models.layers import FeedForward, Matrix
+from melange_sky.models.reading.family import ExpertTraits, Family, is_on
+from melange_sky.models.reading.feed_forward import Dense, Experts, dense, experts
+from melange_sky.models.reading.mixers import Core
+
+Fed = tuple[FeedForward, tuple[Matrix, ...]]
+
+
+def read_dense(fields: Fields, family: Family, core: Core, number: int = 0) -> Fed:
+    """Return the dense feed-forward of a layer with its weights."""
+    width = _dense_width(fields, family, core, number)
+    traits = family.experts
+    return dense(
+        Dense(
+            hidden=core.hidden,
+            width=width,
+            gated=family.gated,
+            bias=is_on(fields, family.mlp_bias),
+            module=family.mlp_module if traits is None else traits.dense_module,
+        )
+    )
+
+
+def _dense_width(fields: Fields, family: Family, core: Core, number: int) -> int:
+    traits = family.experts
+    key = "intermediate_size" if traits is None else traits.dense_width
+    if traits is not None and traits.dense_first is not None:
+        width = fields.maybe(traits.dense_first)
+        if width is not None:
+            return width
+    listed = fields.get(key)
+    if isinstance(listed, list):
+        widths = fields.wholes(key, core.layers) or []
+        return max(1, widths[number])
+    if family.types[0] == "lfm2":
+        return _lfm2_width(fields)
+    if fields.maybe("expansion_ratio") is not None:
+        return core.hidden * fields.whole("expansion_ratio")
+    return fields.whole(key, None if family.gated else 4 * core.hidden)
+
+
+def _lfm2_width(fields: Fields) -> int:
+    """LFM2 shrinks its stated width to two thirds, rounded up to a multiple."""
+    width = fields.maybe("block_ff_dim") or fields.whole("intermediate_size")
+    if not fields.flag("block_auto_adjust_ff_dim", True):
+        return width
+    width = int(2 * width / 3)
+    width = int(fields.number("block_ffn_dim_multiplier", 1.0) * width)
+    multiple = fields.whole("block_multiple_of", 256)
+    return multiple * -(-width // multiple)
+
+
+def expert_count(fields: Fields, family: Family) -> int:
+    """Return how many experts a config states, 0 where it is dense."""
+    if family.experts is None:
+        return 0
+    section = fields.section("ffn_config")
+    if section is not None:
+        return section.maybe("moe_num_experts") or 0
+    if fields.raw.get("enable_moe_block") is False:
+        fields.read.add("enable_moe_block")
+        fields.read.update(("num_experts", "top_k_experts", "moe_intermediate_size"))
+        return 0
+    value = fields.get("num_experts")
+    if isinstance(value, list) and value:  # Ernie-VL: text and vision experts
+        return max(fields.wholes("num_experts") or [0])
+    count = fields.maybe("num_experts") or 0
+    if count > 100_000:
+        raise InputError(f"{fields.where}: 'num_experts' is {count}; no model has so many")
+    return 0 if count == 1 else count
+
+
+def read_experts(fields: Fields, family: Family, core: Core, count: int) -> Fed:
+    """Return the mixture of experts of a layer with its weights."""
+    traits = family.experts or ExpertTraits()
+    per_token = _per_token(fields)
+    if per_token > count:
+        raise InputError(f"{fields.where}: {per_token} experts per token of {count} experts")
+    width = _expert_width(fields, traits)
+    latent = fields.maybe("moe_latent_size") or fields.maybe("routed_expert_hidden_size")
+    idle = fields.maybe("zero_expert_num") or 0
+    router_extra = (core.hidden if traits.norm else 0) + (
+        count if is_on(fields, traits.router_bias) else 0
+    )
+    return experts(
+        Experts(
+            hidden=core.hidden,
+            count=count,
+            per_token=per_token,
+            width=width,
+            gated=family.gated,
+            bias=traits.bias,
+            shared_width=_shared_width(fields, traits, width),
+            shared_gate=traits.shared_gate,
+            shared_module=traits.shared_module,
+            router_outputs=count + idle,
+            router_extra=router_extra + (idle if traits.router_bias else 0),
+            latent=latent,
+            latent_norm=fields.flag("latent_moe_use_norm"),
+            module=traits.module,
+            experts_module=traits.experts_module,
+        )
+    )
+
+
+def _per_token(fields: Fields) -> int:
+    section = fields.section("ffn_config")
+    if section is not None:
+        return section.whole("moe_top_k")
+    value = fields.get("num_experts_per_tok")
+    if isinstance(value, list) and value:
+        return max(1, *(fields.wholes("num_experts_per_tok") or [1]))
+    return fields.whole("num_experts_per_tok")
+
+
+def _expert_width(fields: Fields, traits: ExpertTraits) -> int:
+    section = fields.section("ffn_config")
+    if section is not None:
+        return section.whole("ffn_hidden_size")
+    value = fields.get(traits.width)
+    if isinstance(value, list) and value:
+        return max(1, *(fields.wholes(traits.width) or [1]))
+    width = fields.maybe(traits.width)
+    return width if width is not None else fields.whole(traits.dense_width)
+
+
+def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
+    if traits.shared_width is not None:
+        stated = fields.maybe(traits.shared_width)
+        if stated is not None or traits.shared_width in fields.raw:
+            shared = fields.get("n_shared_experts")
+            fields.read.add(traits.shared_width)
+            many = (
+                shared if isinstance(shared, int) and traits.shared_width.startswith("moe_") else 1
+            )
+            return (stated or 0) * max(1, int(many))
+    if traits.always_shared:
+        return width
+    value = fields.get("n_shared_experts")
+    if isinstance(value, list) and value:
+        value = max(fields.wholes("n_shared_experts") or [0])
+    if value is None or value == 0:
+        return 0
+    return width * (
+        value
+        if isinstance(value, int) and not isinstance(value, bool)
+        else fields.whole("n_shared_experts")
+    )
