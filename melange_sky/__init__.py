@@ -1,3 +1,85 @@
-"""melange_sky: the cheapest mix of cloud GPUs that serves an LLM within its SLO."""
+"""melange_sky: the cheapest mix of cloud GPUs that serves an LLM within its SLO.
 
-__version__ = "0.1.0"
+    import melange_sky
+    planned = melange_sky.plan("chat.yaml")     # a spec file, or the same as a dict
+    print(planned)
+    melange_sky.write(planned, "chat-plan")
+
+Everything that the command line does is a function here: plan, verify, load, render, write, table,
+simulate, explain, sweep, compare, capacity, prices, profile, apply, status, down and their like; see
+`help(melange_sky.plan)`. Importing the package loads none of it: each is loaded when first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.sdk import __all__ as _functions
+from melange_sky.version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from melange_sky.sdk import (
+        apply,
+        capacity,
+        check_prices,
+        collect_profile,
+        compare,
+        diff_plan,
+        diff_prices,
+        down,
+        explain,
+        launch_profile,
+        load,
+        plan,
+        price_snapshots,
+        prices,
+        profile,
+        profile_status,
+        refresh_prices,
+        render,
+        simulate,
+        status,
+        sweep,
+        table,
+        verify,
+        write,
+    )
+
+__all__ = [
+    "apply",
+    "capacity",
+    "check_prices",
+    "collect_profile",
+    "compare",
+    "diff_plan",
+    "diff_prices",
+    "down",
+    "explain",
+    "launch_profile",
+    "load",
+    "plan",
+    "price_snapshots",
+    "prices",
+    "profile",
+    "profile_status",
+    "refresh_prices",
+    "render",
+    "simulate",
+    "status",
+    "sweep",
+    "table",
+    "verify",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _functions:
+        from melange_sky import sdk
+
+        return getattr(sdk, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_functions})

@@ -1,13 +1,13 @@
 """Find the highest open-loop Poisson rate at which a target still meets its SLO.
 
-One search for real and simulated targets. `find_max_rate` sends the probes; `judge` says what one
+One search for real and simulated targets. `find_max_rate` sends the probes; `probe_verdict` says what one
 probe means; `rate_from_probes` answers another SLO from probes that were kept; `choose_size` says
 which request size to measure next and when enough is known.
 """
 
 from __future__ import annotations
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     REAL_SEARCH,
     Probe,
     ProbeVerdict,

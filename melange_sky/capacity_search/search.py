@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     Probe,
     ProbeVerdict,
     SearchOptions,

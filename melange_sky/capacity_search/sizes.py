@@ -26,7 +26,7 @@ from melange_sky.capacity_search.surface import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from melange_sky.capacity_search.judge import SearchOptions
+    from melange_sky.capacity_search.probe_verdict import SearchOptions
     from melange_sky.slo import SLO
 
     Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.capacity_search.judge import (
+from melange_sky.capacity_search.probe_verdict import (
     Probe,
     ProbeVerdict,
     SearchOptions,

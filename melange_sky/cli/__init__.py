@@ -16,8 +16,8 @@ import sys
 
 import click
 
-from melange_sky import __version__
 from melange_sky.errors import MelangeError, NoPlanInTimeError
+from melange_sky.version import __version__
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": (

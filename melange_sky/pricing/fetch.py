@@ -20,7 +20,6 @@ from typing import IO, TYPE_CHECKING, Any, Generic, TypeVar
 
 import aiohttp
 
-from melange_sky import __version__
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.pricing.http_errors import (
     ATTEMPTS,
@@ -37,6 +36,7 @@ from melange_sky.pricing.http_errors import (
     too_large,
 )
 from melange_sky.pricing.resolver import DaemonResolver
+from melange_sky.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

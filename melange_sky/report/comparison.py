@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report.terminal import plain_console
+from melange_sky.report.page import Printer, text_of
 
 COLUMNS = (
     "rate_rps",
@@ -75,8 +75,11 @@ def comparison_csv(rows: Sequence[Row]) -> str:
 
 def comparison_table(rows: Sequence[Row], *, width: int | None = None) -> str:
     """Return the rows as text: what each fleet costs on paper, and once it holds in replay."""
-    buffer = io.StringIO()
-    console = plain_console(buffer, width)
+    return text_of(print_comparison, rows, width=width)
+
+
+def print_comparison(console: Printer, rows: Sequence[Row]) -> None:
+    """Print a table of the rows."""
     table = Table(box=None, pad_edge=False, header_style="")
     for name in (
         "req/s",
@@ -92,7 +95,6 @@ def comparison_table(rows: Sequence[Row], *, width: int | None = None) -> str:
     for row in rows:
         table.add_row(*(escape(text) for text in _cells(row, rows)))
     console.print(table)
-    return buffer.getvalue()
 
 
 def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:

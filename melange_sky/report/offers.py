@@ -29,6 +29,9 @@ COLUMNS = (
     "flags",
 )
 _HEADER = ("ACCELERATOR", "CLOUD", "REGION", "INSTANCE TYPE", "$/h", "SPOT $/h", "AS OF", "FLAGS")
+RIGHT = (4, 5)
+"""Columns of `offers_rows` that hold prices."""
+
 MOST_SOURCES = 20
 
 
@@ -84,7 +87,12 @@ def offers_csv(offers: Sequence[Offer]) -> str:
 
 def offers_table(offers: Sequence[Offer]) -> str:
     """Return the offers in aligned columns; plain text is faster than rich for thousands of rows."""
-    return aligned([_HEADER, *map(_cells, offers)], right=(4, 5))
+    return aligned(offers_rows(offers), right=RIGHT)
+
+
+def offers_rows(offers: Sequence[Offer]) -> list[tuple[str, ...]]:
+    """Return a header and a row of cells per offer, for people."""
+    return [_HEADER, *map(_cells, offers)]
 
 
 def _cells(offer: Offer) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -10,12 +9,10 @@ from rich.table import Table
 
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.planfile import allocation_origin
-from melange_sky.report.terminal import plain_console
+from melange_sky.report.page import Printer, html_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.console import Console
 
     from melange_sky.plans import (
         Allocation,
@@ -33,8 +30,16 @@ REASON_LENGTH = 150
 
 def plan_table(plan: Plan, *, width: int | None = None) -> str:
     """Return the plan as text for a terminal of `width` columns."""
-    buffer = io.StringIO()
-    console = plain_console(buffer, width)
+    return text_of(print_plan, plan, width=width)
+
+
+def plan_html(plan: Plan) -> str:
+    """Return the plan as HTML for a notebook."""
+    return html_of(print_plan, plan)
+
+
+def print_plan(console: Printer, plan: Plan) -> None:
+    """Print what to run, what it costs, and what each accelerator alone would cost."""
     for model in plan.models:
         _show_model(console, plan, model)
     if plan.lists_models:
@@ -44,10 +49,9 @@ def plan_table(plan: Plan, *, width: int | None = None) -> str:
         _show_band_and_alternatives(console, plan)
     console.print()
     _show_warnings(console, plan.warnings)
-    return buffer.getvalue()
 
 
-def _show_model(console: Console, plan: Plan, model: ModelPlan) -> None:
+def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
     console.print(
         f"{escape(model.name)}: {escape(model.model)} at {model.workload.rate_rps:g} req/s ({escape(model.workload.source)})"
     )
@@ -70,13 +74,13 @@ def _show_model(console: Console, plan: Plan, model: ModelPlan) -> None:
         console.print(_honest_saving(model))
 
 
-def _show_band_and_alternatives(console: Console, plan: Plan) -> None:
+def _show_band_and_alternatives(console: Printer, plan: Plan) -> None:
     if plan.sensitivity is not None:
         _show_sensitivity(console, plan.sensitivity)
     _show_alternatives(console, plan.alternatives)
 
 
-def _show_fixed(console: Console, plan: ModelPlan) -> None:
+def _show_fixed(console: Printer, plan: ModelPlan) -> None:
     """Say what the total leaves out: instances that the spec calls paid for already."""
     paid = [a for a in plan.allocations if a.fixed_instances]
     if not paid:
@@ -174,7 +178,7 @@ def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[st
     )
 
 
-def _show_sensitivity(console: Console, band: Sensitivity) -> None:
+def _show_sensitivity(console: Printer, band: Sensitivity) -> None:
     ends = [
         "no plan" if cost is None else f"${cost:,.2f}/h"
         for cost in (band.low_usd_per_hour, band.high_usd_per_hour)
@@ -195,7 +199,7 @@ def _show_sensitivity(console: Console, band: Sensitivity) -> None:
         console.print(f"  {escape(band.command or '')}", soft_wrap=True)
 
 
-def _show_alternatives(console: Console, mixes: Sequence[AlternativeMix]) -> None:
+def _show_alternatives(console: Printer, mixes: Sequence[AlternativeMix]) -> None:
     for mix in mixes:
         console.print(f"Or ${mix.cost_usd_per_hour:,.3f}/h: {mix.differs}", markup=False)
 
@@ -255,6 +259,6 @@ def _honest_saving(plan: ModelPlan) -> str:
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
 
 
-def _show_warnings(console: Console, warnings: Sequence[PlanWarning]) -> None:
+def _show_warnings(console: Printer, warnings: Sequence[PlanWarning]) -> None:
     for warning in warnings:
         console.print(f"warning [{escape(warning.code)}]: {escape(warning.message)}", markup=False)

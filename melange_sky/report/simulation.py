@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.report.terminal import plain_console
+from melange_sky.report.page import Printer, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,8 +129,17 @@ def _over_time(simulation: Simulation) -> dict[str, Any]:
 
 def simulation_table(simulation: Simulation, *, width: int | None = None) -> str:
     """Return a plan's replay as text for a terminal of `width` columns."""
-    buffer = io.StringIO()
-    console = plain_console(buffer, width)
+    return text_of(print_simulation, simulation, width=width)
+
+
+def print_simulations(console: Printer, simulations: Sequence[Simulation]) -> None:
+    """Print the replay of each model."""
+    for simulation in simulations:
+        print_simulation(console, simulation)
+
+
+def print_simulation(console: Printer, simulation: Simulation) -> None:
+    """Print the verdict, latencies, how each option did and where the SLO breaks."""
     verdict, plan = simulation.verdict, simulation.plan
     console.print(f"{escape(plan.name)}: {escape(plan.model)}, {escape(simulation.traffic)}")
     console.print(_headline(verdict, plan.cost_usd_per_hour) + "\n")
@@ -148,7 +156,6 @@ def simulation_table(simulation: Simulation, *, width: int | None = None) -> str
         )
     for note in simulation.notes:
         console.print(f"note: {escape(note)}")
-    return buffer.getvalue()
 
 
 def _headline(verdict: Verdict, cost_usd_per_hour: float) -> str:

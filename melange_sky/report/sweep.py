@@ -28,6 +28,10 @@ COLUMNS = (
 )
 
 
+RIGHT = (0, 1, 3, 6)
+"""Columns of `sweep_rows` that hold numbers."""
+
+
 def sweep_csv(points: Sequence[SweepPoint]) -> str:
     """Return a row per point with the columns `COLUMNS`; an empty cell is unknown."""
     buffer = io.StringIO()
@@ -63,7 +67,7 @@ def sweep_rows(points: Sequence[SweepPoint]) -> list[tuple[str, ...]]:
 
 def sweep_table(points: Sequence[SweepPoint]) -> str:
     """Return the points in aligned columns; where there is no plan, the reason in place of the mix."""
-    return aligned(sweep_rows(points), right=(0, 1, 3, 6))
+    return aligned(sweep_rows(points), right=RIGHT)
 
 
 def _cells(p: SweepPoint) -> tuple[str, ...]:

@@ -15,7 +15,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import melange_sky
 from melange_sky.routing import policy, skyserve
 from melange_sky.simulator import state as c
 from melange_sky.simulator.compiled import compiled
@@ -249,7 +248,7 @@ def _dependencies() -> int:
 
     numba's cache watches a function's own file only; a closed-over constant is part of its key.
     """
-    package = Path(melange_sky.__file__).parent
+    package = Path(__file__).parents[1]
     files = [package / "routing" / name for name in ("policy.py", "skyserve.py")]
     files += [package / "simulator" / name for name in ("kernel.py", "state.py")]
     stamps = [(f.stat().st_mtime_ns, f.stat().st_size) for f in files]

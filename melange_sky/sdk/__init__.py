@@ -1,0 +1,93 @@
+"""`sky.melange`: what the command line does, from Python.
+
+    import sky
+    planned = sky.melange.plan("chat.yaml")
+    sky.melange.write(planned, "chat-plan")
+
+SkyPilot finds this module through the entry point `sky.client_sdks`; it works without SkyPilot too, as
+`melange_sky` itself. Options have the names and defaults of the command line's flags. Results print as
+tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
+
+A function's module is imported when the function is first used, so that importing this one is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from melange_sky.sdk.answering import capacity, explain, sweep
+    from melange_sky.sdk.measuring import (
+        collect_profile,
+        launch_profile,
+        profile,
+        profile_status,
+    )
+    from melange_sky.sdk.planning import load, plan, render, table, verify, write
+    from melange_sky.sdk.pricing import (
+        check_prices,
+        diff_plan,
+        diff_prices,
+        price_snapshots,
+        prices,
+        refresh_prices,
+    )
+    from melange_sky.sdk.replaying import compare, simulate
+    from melange_sky.sdk.services import apply, down, status
+
+_MODULES = {
+    "answering": ("capacity", "explain", "sweep"),
+    "measuring": ("collect_profile", "launch_profile", "profile", "profile_status"),
+    "planning": ("load", "plan", "render", "table", "verify", "write"),
+    "pricing": (
+        "check_prices",
+        "diff_plan",
+        "diff_prices",
+        "price_snapshots",
+        "prices",
+        "refresh_prices",
+    ),
+    "replaying": ("compare", "simulate"),
+    "services": ("apply", "down", "status"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "apply",
+    "capacity",
+    "check_prices",
+    "collect_profile",
+    "compare",
+    "diff_plan",
+    "diff_prices",
+    "down",
+    "explain",
+    "launch_profile",
+    "load",
+    "plan",
+    "price_snapshots",
+    "prices",
+    "profile",
+    "profile_status",
+    "refresh_prices",
+    "render",
+    "simulate",
+    "status",
+    "sweep",
+    "table",
+    "verify",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    function = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = function  # the next access finds it at once
+    return function
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

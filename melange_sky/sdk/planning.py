@@ -1,0 +1,217 @@
+"""Plan a spec, verify it by replay, read, render and write plans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from melange_sky.planfile import load_plan
+from melange_sky.planner.planning import PlanOptions, plan_source, write_plan
+from melange_sky.plans import Plan
+from melange_sky.rendering import render_services
+from melange_sky.report.plan_table import plan_html, plan_table
+from melange_sky.report.terminal import terminal_width
+from melange_sky.report.verification import verification_text
+from melange_sky.sdk.arguments import path_of, plan_of, source_of
+from melange_sky.sdk.results import Shown, as_result
+
+if TYPE_CHECKING:
+    from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
+
+
+class PlanResult(Shown, Plan):
+    """A `Plan` that prints as its table, verification included."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        verdicts = "".join(map(verification_text, self.models))
+        return plan_table(self, width=terminal_width()) + verdicts
+
+    def _repr_html_(self) -> str:
+        return plan_html(self)
+
+
+def plan(
+    spec: AnySpec,
+    *,
+    offline: bool = False,
+    refresh: bool = False,
+    time_limit_s: float = 30.0,
+    assignment: Literal["fractional", "sliced"] = "fractional",
+    offers: AnyPath | None = None,
+    allow_flagged: bool = False,
+    within_fraction: float = 0.0,
+    alternatives: int = 0,
+    stay_close: AnyPath | None = None,
+    switch_cost: float | None = None,
+    throughput_error: float = 0.0,
+    error_budget: int | None = None,
+    price_error: float = 0.0,
+    verify: bool = False,
+    verify_trace: AnyPath | None = None,
+    burstiness: float = 1.0,
+    seed: int = 0,
+    jobs: int | None = None,
+) -> PlanResult:
+    """Plan the cheapest mix of GPUs for a spec; writes nothing (see `write`).
+
+    Args:
+        spec: A spec file, the same as a dict (paths in it begin at the working directory), or a
+            Mélange JSON config.
+        offline: Open no socket at all.
+        refresh: Pull today's prices first.
+        time_limit_s: Seconds for the solver.
+        assignment: "fractional" splits a request size freely over options, "sliced" as Mélange does.
+        offers: CSV of your own offers.
+        allow_flagged: Plan with prices that a sanity rule keeps out.
+        within_fraction: Take the simplest mix at most so much dearer, as a fraction of the cost.
+        alternatives: So many other good mixes beside the plan.
+        stay_close: plan.json of a running plan, to change little against; needs `switch_cost`.
+        switch_cost: USD per hour that each started or stopped instance counts then.
+        throughput_error: Plan for capacities lower by this fraction.
+        error_budget: At most so many sizes per option are off at once; None for all.
+        price_error: Show the cost range if prices move by this fraction.
+        verify: Replay the plan and plan again until the SLO holds, or say why it cannot.
+        verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
+        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
+        seed: Of the replay.
+        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+
+    Returns:
+        The plan. One that was replayed and misses its SLO is returned too: see each model's
+        `verification.holds`.
+
+    Raises:
+        InputError: The spec or an option is wrong; every problem with its key.
+        InfeasibleError: No fleet serves it; the message names what cannot be served.
+        NoPlanInTimeError: No plan was found within `time_limit_s`; none is proven impossible.
+        SourceUnavailableError: No prices can be had.
+    """
+    options = PlanOptions(
+        offline=offline,
+        refresh=refresh,
+        time_limit_s=time_limit_s,
+        assignment=assignment,
+        offers=path_of(offers),
+        allow_flagged=allow_flagged,
+        within_fraction=within_fraction,
+        alternatives=alternatives,
+        stay_close=path_of(stay_close),
+        switch_cost=switch_cost,
+        throughput_error=throughput_error,
+        error_budget=error_budget,
+        price_error=price_error,
+        verify=verify,
+        verify_trace=path_of(verify_trace),
+        burstiness=burstiness,
+        seed=seed,
+        jobs=jobs,
+    )
+    return as_result(PlanResult, plan_source(source_of(spec), options))
+
+
+def verify(
+    spec: AnySpec,
+    *,
+    verify_trace: AnyPath | None = None,
+    burstiness: float = 1.0,
+    seed: int = 0,
+    jobs: int | None = None,
+    offline: bool = False,
+    offers: AnyPath | None = None,
+    time_limit_s: float = 30.0,
+) -> PlanResult:
+    """Plan a spec, replay it and plan again until its SLO holds: `plan` with `verify=True`.
+
+    Args:
+        spec: A spec file, or the same as a dict.
+        verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
+        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
+        seed: Of the replay.
+        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+        offline: Open no socket at all.
+        offers: CSV of your own offers.
+        time_limit_s: Seconds for the solver, each time.
+
+    Returns:
+        The plan that holds, or the last one tried: each model's `verification` says which, and why.
+
+    Raises:
+        InputError, InfeasibleError, NoPlanInTimeError, SourceUnavailableError: As `plan` does.
+    """
+    return plan(
+        spec,
+        verify=True,
+        verify_trace=verify_trace,
+        burstiness=burstiness,
+        seed=seed,
+        jobs=jobs,
+        offline=offline,
+        offers=offers,
+        time_limit_s=time_limit_s,
+    )
+
+
+def load(plan_json: AnyPath) -> PlanResult:
+    """Read a saved plan back.
+
+    Args:
+        plan_json: A plan.json, or the folder that holds one.
+
+    Returns:
+        The plan, as it was written.
+
+    Raises:
+        InputError: There is no plan, or it is damaged.
+    """
+    return as_result(PlanResult, load_plan(Path(plan_json)))
+
+
+def render(planned: AnyPlan) -> dict[str, str]:
+    """Return the SkyServe services of a plan.
+
+    Args:
+        planned: A plan, or the plan.json or folder of one.
+
+    Returns:
+        YAML text by file name, one per option in use.
+
+    Raises:
+        InputError: There is no plan, or it is damaged.
+    """
+    return render_services(plan_of(planned))
+
+
+def write(planned: AnyPlan, folder: AnyPath, *, force: bool = False) -> Path:
+    """Write plan.json, services and gateway task as one folder, all or nothing.
+
+    Args:
+        planned: A plan, or the plan.json or folder of one.
+        folder: Where to write; an earlier plan's unedited folder is replaced.
+        force: Replace a folder that holds foreign or edited files.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: The folder holds foreign or edited files, or cannot be written.
+    """
+    target = Path(folder)
+    write_plan(plan_of(planned), target, force=force)
+    return target
+
+
+def table(planned: AnyPlan) -> str:
+    """Return a plan as a table for people.
+
+    Args:
+        planned: A plan, or the plan.json or folder of one.
+
+    Returns:
+        Plain text of 118 columns.
+
+    Raises:
+        InputError: There is no plan, or it is damaged.
+    """
+    return plan_table(plan_of(planned))

@@ -1,0 +1,128 @@
+"""The command line's options and Python's parameters: the same names, the same defaults."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+
+import click
+import pytest
+
+import melange_sky
+from melange_sky.cli import COMMANDS, cli
+
+SHOWN = frozenset({"output_format", "output"})
+"""How a command prints and where it writes: Python has the result itself."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A command and the functions that do the same. `flags` and `names` are only on one side, and why."""
+
+    command: str
+    functions: tuple[str, ...]
+    flags: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+    other_words: dict[str, str] = field(default_factory=dict)
+
+
+NO_FETCH = frozenset(
+    {"offline"}
+)  # these commands never fetch; scripts may give the flag all the same
+ASKS = frozenset({"yes"})  # Python does not ask
+TELLS = frozenset({"on_event"})  # the command line prints events
+
+PAIRS = (
+    Pair("plan", ("plan",), flags=frozenset({"force"})),  # of `write`, which `plan` calls
+    Pair("render", ("write",)),
+    Pair("simulate", ("simulate",)),
+    Pair("explain", ("explain",)),
+    Pair("sweep", ("sweep",)),
+    Pair("compare", ("compare",)),
+    Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships
+    Pair("prices list", ("prices",), flags=NO_FETCH),
+    Pair("prices refresh", ("refresh_prices",)),
+    Pair("prices check", ("check_prices",)),
+    Pair("prices snapshots", ("price_snapshots",)),
+    Pair("prices diff", ("diff_prices", "diff_plan"), flags=NO_FETCH),
+    Pair("profile run", ("profile",), other_words={"bench_command": "vllm"}),
+    Pair("profile launch", ("launch_profile",), flags=ASKS),
+    Pair("profile status", ("profile_status",)),
+    Pair("profile collect", ("collect_profile",)),
+    Pair("apply", ("apply",), flags=ASKS, names=TELLS),
+    Pair("status", ("status",)),
+    Pair("down", ("down",), flags=ASKS, names=TELLS),
+)
+ONLY_FILES = {"verify", "load", "render", "table"}
+"""Functions that stand for a flag of `plan`, or for reading and showing what commands write."""
+ONLY_COMMANDS = {"init", "workload", "gateway"}
+"""A starter spec, a trace's histogram, and a server: no results to compute with."""
+
+
+def command_of(path: str) -> click.Command:
+    context, command = click.Context(cli), cli
+    for word in path.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(context, word)
+        assert found is not None
+        command = found
+    return command
+
+
+def options_of(pair: Pair) -> dict[str, click.Option]:
+    options = [p for p in command_of(pair.command).params if isinstance(p, click.Option)]
+    return {str(p.name): p for p in options if p.name not in {*SHOWN, *pair.flags}}
+
+
+def parameters_of(pair: Pair) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters, and those of several functions together."""
+    found: dict[str, inspect.Parameter] = {}
+    for name in pair.functions:
+        for parameter in inspect.signature(getattr(melange_sky, name)).parameters.values():
+            if (
+                parameter.kind is inspect.Parameter.KEYWORD_ONLY
+                and parameter.name not in pair.names
+            ):
+                found.setdefault(parameter.name, parameter)
+    if "diff_plan" in pair.functions:  # its plan is an argument there, a flag here
+        found["plan"] = inspect.Parameter("plan", inspect.Parameter.KEYWORD_ONLY, default=None)
+    return found
+
+
+def test_every_command_and_every_function_has_its_other_side() -> None:
+    commands = {pair.command.split()[0] for pair in PAIRS}
+    assert commands | ONLY_COMMANDS == set(COMMANDS)
+    for group in ("prices", "profile"):
+        held = command_of(group)
+        assert isinstance(held, click.Group)
+        here = {pair.command for pair in PAIRS if pair.command.startswith(group + " ")}
+        assert {f"{group} {name}" for name in held.commands} == here
+    functions = {name for pair in PAIRS for name in pair.functions}
+    assert functions | ONLY_FILES == set(melange_sky.__all__)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.command)
+def test_options_have_the_parameters_names_and_defaults(pair: Pair) -> None:
+    options, parameters = options_of(pair), parameters_of(pair)
+    assert set(options) == set(parameters)
+    for name, option in options.items():
+        default = parameters[name].default
+        if option.required:
+            assert default is inspect.Parameter.empty, name
+        else:
+            given = () if option.multiple and option.default is None else option.default
+            assert default == given and type(default) is type(given), name
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.command)
+def test_a_parameter_is_its_flag_with_a_unit_at_most(pair: Pair) -> None:
+    for name, option in options_of(pair).items():
+        flag = next(text for text in option.opts if text.startswith("--"))
+        words = pair.other_words.get(name) or name
+        assert words.startswith(flag.removeprefix("--").replace("-", "_")), name
+
+
+def test_verify_takes_what_plan_takes() -> None:
+    plan = inspect.signature(melange_sky.plan).parameters
+    for name, parameter in inspect.signature(melange_sky.verify).parameters.items():
+        assert plan[name].default == parameter.default
