@@ -90,10 +90,16 @@ def cli(verbose: int) -> None:
     4 prices or a network source unavailable, 5 ran but missed its SLO,
     6 no plan within the time limit, 1 anything unexpected.
     """
+    _log_to_stderr(verbose)
+
+
+def _log_to_stderr(verbose: int) -> None:
+    """Log the package's own steps; of libraries, whose lines may hold addresses with keys, errors alone."""
     level = {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(levelname)s %(name)s: %(message)s"
+        stream=sys.stderr, level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("melange_sky").setLevel(level)
 
 
 def main(arguments: list[str] | None = None) -> None:

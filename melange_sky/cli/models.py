@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ from melange_sky.settings import home_dir, is_offline
 
 if TYPE_CHECKING:
     from melange_sky.models import Checkpoint
+
+
+log = logging.getLogger(__name__)
 
 
 @click.group()
@@ -51,6 +55,7 @@ def list_models(output_format: str) -> None:
     from melange_sky.models import known_models
 
     kept = ModelStore(home_dir()).kept()
+    log.info("%d models shipped, %d kept in %s", len(known_models()), len(kept), home_dir())
     if output_format == "json":
         rows = [{"model": name, "revision": None, "source": "shipped"} for name in known_models()]
         rows += [
@@ -77,6 +82,7 @@ def pull(model: str, offline: bool) -> None:
     from melange_sky.models.document import model_text
 
     reference = parse_reference(model)
+    log.info("asking the Hub for %s", reference)
     kept = pull_model(reference, home_dir(), offline=is_offline(offline))
     click.echo(
         f"{kept.repo}: kept {', '.join(sorted(kept.files))} of commit {kept.commit}", err=True
@@ -92,8 +98,10 @@ def _checkpoint(model: str, offline: bool) -> Checkpoint:
     if model.endswith(".json") or path.exists():
         from melange_sky.models.config_file import read_local
 
+        log.info("%s: a file of yours", path)
         return read_local(path)
     if known_name(model) is not None:
+        log.info("%s: shipped, no network is used", model)
         return shipped_checkpoint(model)
     from melange_sky.hub.reference import is_reference, parse_reference
 
@@ -101,4 +109,5 @@ def _checkpoint(model: str, offline: bool) -> Checkpoint:
         return shipped_checkpoint(model)  # which says what is known
     from melange_sky.hub.models import load_checkpoint
 
+    log.info("%s: a model of the Hub, looked for in %s first", model, home_dir())
     return load_checkpoint(parse_reference(model), home_dir(), offline=offline)

@@ -7,6 +7,7 @@ Reading needs pydantic and writing does not: `melange_sky.planfile.read` is impo
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from melange_sky.planfile.write import allocation_origin, dump_plan, plan_docume
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
 
+log = logging.getLogger(__name__)
+
 __all__ = ["allocation_origin", "dump_plan", "load_plan", "parse_plan", "plan_document"]
 
 
@@ -22,7 +25,9 @@ def load_plan(path: Path) -> Plan:
     """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
     from melange_sky.planfile import read
 
-    return read.load_plan(path)
+    plan = read.load_plan(path)
+    log.info("read plan %s of %s from %s", plan.name, plan.created_at, path)
+    return plan
 
 
 def parse_plan(document: object, where: str) -> Plan:

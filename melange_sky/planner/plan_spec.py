@@ -28,6 +28,7 @@ from melange_sky.planner.notes import alternative_mixes, objective_notes, price_
 from melange_sky.planner.prepare import PreparedProblem, prepare_problem
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.sensitivity import cost_band
+from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
 
@@ -59,7 +60,9 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     prepared = prepare_problem(spec, request)
     request = request.started()
     problem = prepared.problem
+    log_dominated(problem, request.solve)
     solution = _optimum(prepared, request.solve)
+    log_solution(solution)
     context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
     notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
     shared = prepared.shared_warnings + context.warnings + notes

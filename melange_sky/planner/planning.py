@@ -126,14 +126,7 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
         planned = plan_and_verify(source, request, replayed, hooks)
     else:
         planned = plan_spec(source, request)
-    log.info(
-        "%s: $%.4f/h, %s, gap %.3g, %.2f s in the solver",
-        planned.name,
-        planned.cost_usd_per_hour,
-        planned.solver.status,
-        planned.solver.mip_gap,
-        planned.solver.solve_seconds,
-    )
+    log.info("%s: $%.4f/h", planned.name, planned.cost_usd_per_hour)
     return planned
 
 

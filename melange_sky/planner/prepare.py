@@ -13,6 +13,7 @@ from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
 from melange_sky.profiles import CapacityQuery
@@ -61,12 +62,15 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         regions=needs_every_region(spec),
     )
     offers, rejected = usable_offers(book.offers, spec.resources, rules)
+    log_offers(book, offers, rejected)
     if not offers:
         raise _no_offer(spec, rejected)
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
     shared += _engine_notes(spec)
     shared += _limits_of_nothing(spec, book.offers)
     rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
+    for demand, _, _ in rows:
+        log_options(demand)
     return PreparedProblem(
         problem=Problem(
             demands=tuple(demand for demand, _, _ in rows),

@@ -8,6 +8,7 @@ some regions only stands for those, never for the whole cloud.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,8 @@ from melange_sky.settings import catalog_addresses
 
 if TYPE_CHECKING:
     from melange_sky.pricing.refresh import RefreshResult
+
+log = logging.getLogger(__name__)
 
 STALE_AFTER = timedelta(hours=7)
 """Older than this, prices are fetched anew where the network is allowed (SkyPilot's own period)."""
@@ -60,6 +63,7 @@ def find_snapshot(chain: Chain) -> None:
         return
     chain.manifest = chain.store.newest()
     if query.forbids_network:
+        log.info("offline: no price source is asked, what is kept is used")
         return
     asked = query.refresh or bool(query.sources)
     wanted = [c for c in (query.clouds or HOSTED_CLOUDS) if c in HOSTED_CLOUDS]
@@ -70,6 +74,8 @@ def find_snapshot(chain: Chain) -> None:
         due = [c for c in due if c not in own]
     if due or query.sources:
         _refresh(chain, tuple(due), asked)
+    else:
+        log.info("cached prices are young enough: no price source is asked")
 
 
 def _is_stale(chain: Chain, cloud: str) -> bool:
@@ -107,6 +113,7 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
     )
 
     query = chain.query
+    log.info("asking for prices of %s", ", ".join((*clouds, *query.sources)))
     options = RefreshOptions(
         clouds=clouds,
         named=bool(query.clouds),
@@ -115,6 +122,7 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
     )
     with query.progress() if query.progress else nullcontext() as on_event:
         result = refresh(chain.store, replace(options, on_event=on_event))
+    log_refresh(result)
     chain.failed = result.failed
     for cloud, counts in result.shrunk.items():
         chain.warn("catalog-shrunk", f"the catalog of {cloud} has shrunk: {counts}")
@@ -126,6 +134,19 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
         )
         chain.in_memory = _in_memory(chain, result)
         chain.ids.append("unstored")
+
+
+def log_refresh(result: RefreshResult) -> None:
+    """Say per cloud what was fetched, found unchanged, failed or is not hosted."""
+    for cloud, pulled in result.pulled.items():
+        state = "unchanged" if cloud in result.unchanged else "fetched"
+        log.info("%s: %s, %d offers, %s", cloud, state, pulled.entry.offers, pulled.entry.label)
+    for cloud, reason in result.failed.items():
+        log.info("%s: failed, %s", cloud, reason)
+    if result.absent:
+        log.debug("not hosted: %s", ", ".join(result.absent))
+    if result.manifest is not None:
+        log.info("kept as snapshot %s", result.manifest.id)
 
 
 def _in_memory(chain: Chain, result: RefreshResult) -> dict[str, tuple[Entry, Table]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
-from melange_sky.pricing.chain import by_reason
+from melange_sky.pricing.chain import by_reason, log_refresh
 from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.store import Store
@@ -82,7 +82,10 @@ def refresh_prices(
             deadline_s=deadline_s,
             on_event=on_event,
         )
-        return refresh(Store(), options)
+        log.info("asking for prices of %s", ", ".join((*options.clouds, *sources)) or "all clouds")
+        result = refresh(Store(), options)
+    log_refresh(result)
+    return result
 
 
 def refresh_warnings(result: RefreshResult) -> tuple[str, ...]:

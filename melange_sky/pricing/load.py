@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import UNHOSTED_CLOUDS, check_clouds
 from melange_sky.offers import Offer
 from melange_sky.pricing.chain import (
     Chain,
+    Chosen,
     by_reason,
     choose,
     embedded,
@@ -22,6 +25,11 @@ from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.sanity import age_flag
 from melange_sky.pricing.select import Selection
 from melange_sky.pricing.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 
 def load_offers(query: OfferQuery) -> OfferBook:
@@ -44,6 +52,7 @@ def load_offers(query: OfferQuery) -> OfferBook:
     selection = Selection(infra=query.infra, accelerators=query.accelerators)
     listed = [*embedded(chain, tables), *other_regions(chain, tables)]
     offers = selection.of(tables, listed, own)
+    _log_sources(chain, tables, len(offers))
     for sentence in selection.missing:
         chain.warn("no-region", sentence)
     if own:
@@ -56,6 +65,14 @@ def load_offers(query: OfferQuery) -> OfferBook:
         warnings=tuple(chain.warnings),
         own_clouds=tuple(sorted({offer.cloud for offer in own})),
     )
+
+
+def _log_sources(chain: Chain, tables: Mapping[str, Chosen], count: int) -> None:
+    for cloud, chosen in sorted(tables.items()):
+        log.info("prices of %s: %s, as of %s", cloud, chosen.source, chosen.as_of)
+    log.info("%d offers match; snapshot %s", count, "+".join(chain.ids) or "none")
+    for warning in chain.warnings:
+        log.debug("[%s] %s", warning.code, warning.message)
 
 
 def _nothing_known(chain: Chain) -> str:

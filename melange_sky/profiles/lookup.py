@@ -7,6 +7,7 @@ simulation; the user's measured tables go over all of them, per replica.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.profiletable import MeasuredCell
     from melange_sky.steps import Generation
+
+log = logging.getLogger(__name__)
 
 LARGEST_TOKENS = 10_000_000
 
@@ -210,6 +213,14 @@ def _group_cells(
     }
     left = [key for key in settled if key not in cells]
     count.add(len(sizes.input_tokens) * (len(keys) - len(left)))
+    log.info(
+        "capacities of %d GPU groups: %d from tables, formulas and the cache, %d to simulate",
+        len(keys),
+        len(keys) - len(left),
+        len(left),
+    )
+    for accelerator, tensor_parallel in left:
+        log.debug("to simulate: %s in tensor parallel %d", accelerator, tensor_parallel)
     if left:
         # Groups are independent, and the compiled simulator lets other threads run.
         with ThreadPoolExecutor(max_workers=min(len(left), os.cpu_count() or 1, 8)) as pool:

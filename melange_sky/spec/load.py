@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -51,6 +52,8 @@ from melange_sky.spec.yaml_source import KeyPath
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+log = logging.getLogger(__name__)
+
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
 
@@ -99,6 +102,9 @@ def load_spec(source: SpecSource) -> Spec | MelangeConfig:
     spec = reader.spec(document.value)
     problems.raise_if_any()
     assert spec is not None
+    log.info("read %s: %d models, %s", path, len(spec.models), spec.name)
+    for served in spec.models:
+        log.debug("%s: %s at %g req/s", served.name, served.model, served.workload.rate_rps)
     return spec
 
 

@@ -200,6 +200,7 @@ def histogram_of_trace(
         raise InputError(f"{path}: the trace holds no request")
     if builder.empty_outputs:
         log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
+    log.info("%s: %d requests, %s req/s", path, builder.requests, builder.rate_rps)
     return builder.histogram(f"trace {path.name}")
 
 

@@ -10,6 +10,7 @@ the verdict.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,8 @@ from melange_sky.plans import ModelPlan, Plan, Verification, VerificationRound
 if TYPE_CHECKING:
     from melange_sky.planner.request import PlanRequest
     from melange_sky.replay import Simulation, Verdict
+
+log = logging.getLogger(__name__)
 
 MAX_ROUNDS = 12
 LARGEST_FACTOR = 8
@@ -66,6 +69,10 @@ class _LoopState:
         """Add what was replayed as a round of each model."""
         for k, simulation in enumerate(simulations):
             self.rounds[k].append(_round(simulation, deratings[k]))
+            one = self.rounds[k][-1]
+            log.info(
+                "round %d: %s, attainment %.4f", len(self.rounds[k]), one.fleet, one.attainment
+            )
             if self.request.on_round is not None:
                 self.request.on_round(self.rounds[k][-1])
 
