@@ -19,7 +19,7 @@ from melange_sky.planner.profiling import (
     profiling_jobs,
     within_budget,
 )
-from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiler.sky_collect import merge, read_log
 from melange_sky.profiler.skyjobs import JobState, SkyJobs
@@ -209,7 +209,7 @@ def collect_jobs(
     if not states:
         raise MelangeError(
             f"SkyPilot has no profiling jobs for {source_name(source)}; launch them with: "
-            f"melange-sky profile launch {source_name(source)}"
+            f"{launching(source)}"
         )
     folder = out or settings.profiles_dir()
     return tuple(collect_job(api, name, state, folder) for name, state in states.items())

@@ -5,7 +5,6 @@ Each step lives elsewhere and can be used alone.
 
 from __future__ import annotations
 
-import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
@@ -26,11 +25,11 @@ from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
 from melange_sky.planner.prepare import PreparedProblem, prepare_problem
-from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import cost_band
 from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
-from melange_sky.spec import DICT_PATH, MelangeConfig, Spec, load_spec
+from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
     from melange_sky.plans import Baseline, Sensitivity
@@ -116,9 +115,7 @@ def _measure_command(spec: Spec, request: PlanRequest) -> str | None:
     """Return the command that measures the spec's accelerators; None where no band is asked for."""
     if not request.sensitivity:
         return None
-    if spec.path == DICT_PATH:  # a spec given as a mapping has no file to name
-        return "melange_sky.launch_profile(spec)"
-    return f"melange-sky profile launch {shlex.quote(str(spec.path))}"
+    return launching(spec.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

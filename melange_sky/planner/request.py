@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import SolveOptions
 from melange_sky.pricing import OfferQuery
+from melange_sky.spec import DICT_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from melange_sky.spec import SpecSource
 
 
 SEARCH_FRACTION = 0.7
@@ -34,3 +39,10 @@ class PlanRequest:
         """Return the request with the time for all solving running: plan, baselines, cost band."""
         solve = replace(self.solve.started(), search_fraction=SEARCH_FRACTION)
         return replace(self, solve=solve)
+
+
+def launching(spec: SpecSource) -> str:
+    """Return what launches the measuring jobs of a spec; one given as a mapping has no file to name."""
+    if isinstance(spec, Mapping) or spec == DICT_PATH:
+        return "melange_sky.launch_profile(spec)"
+    return f"melange-sky profile launch {shlex.quote(str(spec))}"

@@ -261,4 +261,4 @@ def _honest_saving(plan: ModelPlan) -> str:
 
 def _show_warnings(console: Printer, warnings: Sequence[PlanWarning]) -> None:
     for warning in warnings:
-        console.print(f"warning [{escape(warning.code)}]: {escape(warning.message)}", markup=False)
+        console.print(f"warning [{warning.code}]: {warning.message}", markup=False)
