@@ -55,8 +55,8 @@ PAIRS = (
 )
 ONLY_FILES = {"verify", "load", "render", "table"}
 """Functions that stand for a flag of `plan`, or for reading and showing what commands write."""
-ONLY_COMMANDS = {"init", "workload", "gateway"}
-"""A starter spec, a trace's histogram, and a server: no results to compute with."""
+ONLY_COMMANDS = {"init", "workload", "models", "gateway"}
+"""A starter spec, a trace's histogram, what a model is, and a server: none of them a step of planning."""
 
 
 def command_of(path: str) -> click.Command:

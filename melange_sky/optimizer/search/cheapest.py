@@ -136,14 +136,12 @@ def _find(
 ) -> Cheapest | Termination:
     """Solve; with spare instances asked for, seek the loss that the fleet does not survive, again.
 
-    Each round adds one of finitely many losses, and few of them ever matter. Each round's bound
-    holds for the whole problem, for it lacks only constraints. Past `enough`, a fleet that survives
-    every loss is returned with its true gap; without one, any at all is sought up to the deadline.
+    Each round adds one of finitely many losses; its bound holds for the whole problem. Past `enough`,
+    a fleet that survives every loss is returned with its true gap, else any is sought to the deadline.
     """
     spare = RuleSet.of(problem, options).spare_instances
     gap = max(options.mip_gap, LOOSE_GAP) if spare else options.mip_gap
-    safe: Cheapest | None = None
-    bound, is_late = 0.0, False
+    safe, bound, is_late = None, 0.0, False
     while not (is_late and safe):
         limited = replace(options, mip_gap=gap, deadline=enough)
         try:
