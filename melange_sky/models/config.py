@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from melange_sky.errors import InputError
-from melange_sky.models.layers import NO_FEED_FORWARD, LayerList
+from melange_sky.models.layers import NO_FEED_FORWARD, Attention, LayerList
 from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
@@ -40,13 +40,7 @@ def shape_from_config(
 
 def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
     """Return one figure per model from its layers and the formats of its weights."""
-    caching = [
-        layer.attention
-        for layer in model.layers
-        if layer.attention.kv_values or layer.attention.window_values
-    ]
-    if not caching:
-        raise InputError(f"{name}: no layer keeps a KV cache, which is not planned")
+    caching = _caching(name, model)
     sizes = weight_sizes(model, scheme)
     parameters = model.resident_parameters
     towers = sum(tower.parameters for tower in model.towers)
@@ -83,6 +77,18 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         notes=_notes(model),
     )
     return _with_full_fraction(shape, model)
+
+
+def _caching(name: str, model: LayerList) -> list[Attention]:
+    """Return the attentions that keep keys and values; a model without any is refused."""
+    caching = [
+        layer.attention
+        for layer in model.layers
+        if layer.attention.kv_values or layer.attention.window_values
+    ]
+    if not caching:
+        raise InputError(f"{name}: no layer keeps a KV cache, which is not planned")
+    return caching
 
 
 def _notes(model: LayerList) -> tuple[str, ...]:

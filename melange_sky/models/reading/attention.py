@@ -7,6 +7,7 @@ the output, sinks.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,16 +61,7 @@ def grouped(
     value_width, out_width = heads.kv_heads * heads.values, heads.heads * heads.values
     gated = width if traits.gate == "query" else 0
     bias = 1 if traits.qkv_bias else 0
-
-    def part(name: str, outputs: int, inputs: int, extra: int = 0) -> Matrix:
-        return Matrix(
-            name=f"{traits.module}.{name}",
-            part="attention",
-            outputs=outputs,
-            inputs=inputs,
-            extra=extra,
-        )
-
+    part = functools.partial(_projection, traits.module)
     matrices = [part("q_proj", width + gated, source, bias * (width + gated))]
     if traits.own_keys:
         matrices.append(part("k_proj", kv_width, source, bias * kv_width))
@@ -95,6 +87,12 @@ def grouped(
         pair_flops=2 * heads.heads * (heads.head_dim + heads.values),
     )
     return attention, tuple(matrices)
+
+
+def _projection(module: str, name: str, outputs: int, inputs: int, extra: int = 0) -> Matrix:
+    return Matrix(
+        name=f"{module}.{name}", part="attention", outputs=outputs, inputs=inputs, extra=extra
+    )
 
 
 def _head_norms(heads: Heads, traits: AttentionTraits) -> int:
@@ -149,28 +147,11 @@ def latent(sizes: Latent, indexer: Indexer | None = None) -> tuple[Attention, tu
 
     Only the latent and the rotary part of the key are cached, once for all heads.
     """
-    query = sizes.heads * (sizes.nope + sizes.rope)
     bias = 1 if sizes.bias else 0
-
-    def part(name: str, outputs: int, inputs: int, extra: int = 0) -> Matrix:
-        return Matrix(
-            name=f"{sizes.module}.{name}",
-            part="attention",
-            outputs=outputs,
-            inputs=inputs,
-            extra=extra,
-        )
-
-    rank = sizes.query_rank
-    if rank is None:
-        matrices = [part("q_proj", query, sizes.hidden)]
-    else:
-        matrices = [
-            part("q_a_proj", rank, sizes.hidden, bias * rank + rank),
-            part("q_b_proj", query, rank),
-        ]
+    part = functools.partial(_projection, sizes.module)
     compressed = sizes.latent + sizes.rope
-    matrices += [
+    matrices = [
+        *_latent_queries(sizes),
         part("kv_a_proj_with_mqa", compressed, sizes.hidden, bias * compressed + sizes.latent),
         part("kv_b_proj", sizes.heads * (sizes.nope + sizes.value), sizes.latent),
         part("o_proj", sizes.hidden, sizes.heads * sizes.value, bias * sizes.hidden),
@@ -192,6 +173,19 @@ def latent(sizes: Latent, indexer: Indexer | None = None) -> tuple[Attention, tu
     if indexer is None:
         return attention, tuple(matrices)
     return _indexed(attention, indexer), (*matrices, *_indexer(sizes, indexer))
+
+
+def _latent_queries(sizes: Latent) -> list[Matrix]:
+    """Return the projection of the queries: one matrix, or two with a norm between them."""
+    width = sizes.heads * (sizes.nope + sizes.rope)
+    rank = sizes.query_rank
+    if rank is None:
+        return [_projection(sizes.module, "q_proj", width, sizes.hidden)]
+    beside = 2 * rank if sizes.bias else rank
+    return [
+        _projection(sizes.module, "q_a_proj", rank, sizes.hidden, beside),
+        _projection(sizes.module, "q_b_proj", width, rank),
+    ]
 
 
 def _indexed(attention: Attention, indexer: Indexer) -> Attention:

@@ -104,53 +104,55 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
     calling = _calling_layers(fields, core)
     blocks = fields.whole("num_mem_blocks", 1)
     rank, width = fields.whole("adapter_rank", 128), fields.whole("intermediate_size")
-    attention, shared = _zamba2_attention(fields, core)
+    attention, attending = _zamba2_attention(fields, core)
     layers = []
     for number in range(core.layers):
-        state, matrices = mix("linear", fields, family, core, number)
-        norms = norms_of(fields, family, core.hidden)
+        state, mixing = mix("linear", fields, family, core, number)
+        matrices = (*mixing, *norms_of(fields, family, core.hidden))
+        mixed: Attention = state
         if number in calling:
-            both: Attention = dataclasses.replace(
-                attention, kind="hybrid", state_bytes=state.state_bytes
-            )
-            adapters = [
-                Matrix(name="linear", part="adapter", outputs=core.hidden, inputs=core.hidden),
-                Matrix(name="adapter.0", part="adapter", outputs=rank, inputs=core.hidden),
-                Matrix(name="adapter.1", part="adapter", outputs=2 * width, inputs=rank),
-            ]
-            if fields.flag("use_shared_attention_adapter"):
-                inner = 2 * core.hidden
-                adapters += [
-                    Matrix(
-                        name=f"adapter.{way}",
-                        part="adapter",
-                        outputs=inner,
-                        inputs=rank,
-                        copies=2 * 3 // 2,
-                    )
-                    for way in ("attention_in", "attention_out")
-                ]
-            layer = Layer(
-                attention=both,
-                feed_forward=NO_FEED_FORWARD,
-                matrices=(*matrices, *norms, *adapters),
-            )
-        else:
-            layer = Layer(
-                attention=state, feed_forward=NO_FEED_FORWARD, matrices=(*matrices, *norms)
-            )
-        layers.append(layer)
+            mixed = dataclasses.replace(attention, kind="hybrid", state_bytes=state.state_bytes)
+            matrices += _zamba2_adapters(fields, core.hidden, rank, width)
+        layers.append(Layer(attention=mixed, feed_forward=NO_FEED_FORWARD, matrices=matrices))
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
     decoder.tied = fields.flag("tie_word_embeddings", True)
-    feeding = dense(
-        Dense(hidden=core.hidden, width=width, module="shared_transformer.feed_forward")
-    )
     for block in range(blocks):
-        for matrix in (*shared, *feeding[1], norm("shared_transformer.norms", 3 * core.hidden)):
-            decoder.outside.append(
-                dataclasses.replace(matrix, name=f"model.blocks.{block}.{matrix.name}")
-            )
+        decoder.outside += _zamba2_block(block, attending, core.hidden, width)
     return decoder
+
+
+def _zamba2_adapters(fields: Fields, hidden: int, rank: int, width: int) -> tuple[Matrix, ...]:
+    """Return what a layer holds of its own to call a shared block."""
+    adapters = (
+        Matrix(name="linear", part="adapter", outputs=hidden, inputs=hidden),
+        Matrix(name="adapter.0", part="adapter", outputs=rank, inputs=hidden),
+        Matrix(name="adapter.1", part="adapter", outputs=2 * width, inputs=rank),
+    )
+    if not fields.flag("use_shared_attention_adapter"):
+        return adapters
+    attending = (
+        Matrix(
+            name=f"adapter.{way}",
+            part="adapter",
+            outputs=2 * hidden,
+            inputs=rank,
+            copies=2 * 3 // 2,
+        )
+        for way in ("attention_in", "attention_out")
+    )
+    return (*adapters, *attending)
+
+
+def _zamba2_block(
+    number: int, attending: tuple[Matrix, ...], hidden: int, width: int
+) -> list[Matrix]:
+    """Return the weights of one shared block, whose attention has those of `attending`."""
+    _, feeding = dense(Dense(hidden=hidden, width=width, module="shared_transformer.feed_forward"))
+    norms = norm("shared_transformer.norms", 3 * hidden)
+    return [
+        dataclasses.replace(matrix, name=f"model.blocks.{number}.{matrix.name}")
+        for matrix in (*attending, *feeding, norms)
+    ]
 
 
 def _calling_layers(fields: Fields, core: Core) -> set[int]:

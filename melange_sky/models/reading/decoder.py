@@ -122,36 +122,7 @@ def norms_of(fields: Fields, family: Family, hidden: int) -> tuple[Matrix, ...]:
 def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
     """Return what stands outside of the layers: embeddings, last norm, output head."""
     embedding_width = fields.maybe("word_embed_proj_dim") or core.hidden
-    outside = [
-        Matrix(
-            name="model.embed_tokens",
-            part="embedding",
-            outputs=core.vocabulary,
-            inputs=embedding_width,
-            linear=False,
-        )
-    ]
-    if embedding_width != core.hidden:  # OPT-350m projects a narrower embedding in and out
-        outside += [
-            Matrix(
-                name=f"model.project_{way}",
-                part="adapter",
-                outputs=core.hidden,
-                inputs=embedding_width,
-            )
-            for way in ("in", "out")
-        ]
-    if family.positions is not None:
-        positions = fields.whole("max_position_embeddings") + family.positions
-        outside.append(
-            Matrix(
-                name="model.embed_positions",
-                part="embedding",
-                outputs=positions,
-                inputs=core.hidden,
-                linear=False,
-            )
-        )
+    outside = _embeddings(fields, family, core, embedding_width)
     if family.embedding_norm:
         outside.append(norm("model.embedding_norm", family.norm_values * core.hidden))
     if family.final_norm and family.norm_values:
@@ -168,6 +139,41 @@ def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
             )
         )
     return outside
+
+
+def _embeddings(fields: Fields, family: Family, core: Core, width: int) -> list[Matrix]:
+    """Return the embedding of tokens, `width` wide, and that of positions where they are learned."""
+    embeddings = [
+        Matrix(
+            name="model.embed_tokens",
+            part="embedding",
+            outputs=core.vocabulary,
+            inputs=width,
+            linear=False,
+        )
+    ]
+    if width != core.hidden:  # OPT-350m projects a narrower embedding in and out
+        embeddings += [
+            Matrix(
+                name=f"model.project_{way}",
+                part="adapter",
+                outputs=core.hidden,
+                inputs=width,
+            )
+            for way in ("in", "out")
+        ]
+    if family.positions is not None:
+        positions = fields.whole("max_position_embeddings") + family.positions
+        embeddings.append(
+            Matrix(
+                name="model.embed_positions",
+                part="embedding",
+                outputs=positions,
+                inputs=core.hidden,
+                linear=False,
+            )
+        )
+    return embeddings
 
 
 def read_extra_heads(

@@ -98,21 +98,7 @@ def experts(sizes: Experts) -> tuple[FeedForward, tuple[Matrix, ...]]:
         *_projections(routed, "experts", sizes.count),
     ]
     if sizes.latent is not None:
-        matrices += [
-            Matrix(
-                name=f"{module}.fc1_latent_proj",
-                part="mlp",
-                outputs=sizes.latent,
-                inputs=sizes.hidden,
-                extra=sizes.latent if sizes.latent_norm else 0,
-            ),
-            Matrix(
-                name=f"{module}.fc2_latent_proj",
-                part="mlp",
-                outputs=sizes.hidden,
-                inputs=sizes.latent,
-            ),
-        ]
+        matrices += _latent_projections(sizes, sizes.latent)
     if sizes.shared_width:
         matrices += _shared(sizes)
     feed_forward = FeedForward(
@@ -123,6 +109,25 @@ def experts(sizes: Experts) -> tuple[FeedForward, tuple[Matrix, ...]]:
         shared_width=sizes.shared_width,
     )
     return feed_forward, tuple(matrices)
+
+
+def _latent_projections(sizes: Experts, latent: int) -> list[Matrix]:
+    """Return what leads into the narrower state of the experts and out of it."""
+    return [
+        Matrix(
+            name=f"{sizes.module}.fc1_latent_proj",
+            part="mlp",
+            outputs=latent,
+            inputs=sizes.hidden,
+            extra=latent if sizes.latent_norm else 0,
+        ),
+        Matrix(
+            name=f"{sizes.module}.fc2_latent_proj",
+            part="mlp",
+            outputs=sizes.hidden,
+            inputs=latent,
+        ),
+    ]
 
 
 def _shared(sizes: Experts) -> list[Matrix]:

@@ -144,44 +144,58 @@ def read_gemma3n(fields: Fields, family: Family) -> Decoder:
     core = read_core(fields, family)
     kinds = mixers(fields, family, core.layers)
     shared_from = core.layers - _shared_layers(fields, core)
-    streams, rank = fields.whole("altup_num_inputs", 4), fields.whole("laurel_rank", 64)
-    hidden = core.hidden
-    beside = 4 * hidden + (hidden if fields.flag("altup_correct_scale", True) else 0)
-    beside += streams * streams + streams**3 + hidden + hidden
+    streams = fields.whole("altup_num_inputs", 4)
+    residuals = _gemma3n_residuals(fields, core.hidden, streams)
     layers = []
     for number, kind in enumerate(kinds):
-        traits = AttentionTraits(head_norm="head", own_keys=number < shared_from)
-        window = fields.whole("sliding_window") if kind == "sliding" else None
-        heads = Heads(
-            hidden=hidden, heads=core.heads, kv_heads=core.kv_heads, head_dim=core.head_dim
-        )
-        attention, attending = grouped(heads, traits, "sliding" if window else "full", window)
+        attention, attending = _gemma3n_attention(kind, number < shared_from, fields, core)
         fed, feeding = read_dense(fields, family, core, number)
+        per_layer = _per_layer_inputs(fields, core)
         layers.append(
             Layer(
                 attention=attention,
                 feed_forward=fed,
-                matrices=(
-                    *attending,
-                    *feeding,
-                    Matrix(
-                        name="altup.modality_router",
-                        part="adapter",
-                        outputs=streams,
-                        inputs=hidden,
-                        linear=False,
-                    ),
-                    Matrix(name="laurel.linear_left", part="adapter", outputs=rank, inputs=hidden),
-                    Matrix(name="laurel.linear_right", part="adapter", outputs=hidden, inputs=rank),
-                    norm("norms", beside),
-                    *_per_layer_inputs(fields, core),
-                ),
+                matrices=(*attending, *feeding, *residuals, *per_layer),
             )
         )
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
     decoder.tied = fields.flag("tie_word_embeddings")
     decoder.outside += _per_layer_embeddings(fields, core)
-    decoder.outside += [
+    decoder.outside += _stream_projections(core.hidden, streams)
+    return decoder
+
+
+def _gemma3n_attention(kind: Mixer, own: bool, fields: Fields, core: Core) -> Mixed:
+    traits = AttentionTraits(head_norm="head", own_keys=own)
+    window = fields.whole("sliding_window") if kind == "sliding" else None
+    heads = Heads(
+        hidden=core.hidden, heads=core.heads, kv_heads=core.kv_heads, head_dim=core.head_dim
+    )
+    return grouped(heads, traits, "sliding" if window else "full", window)
+
+
+def _gemma3n_residuals(fields: Fields, hidden: int, streams: int) -> tuple[Matrix, ...]:
+    """Return what a layer holds for its `streams` of state and its low-rank residual, with its norms."""
+    rank = fields.whole("laurel_rank", 64)
+    beside = 4 * hidden + (hidden if fields.flag("altup_correct_scale", True) else 0)
+    beside += streams * streams + streams**3 + hidden + hidden
+    return (
+        Matrix(
+            name="altup.modality_router",
+            part="adapter",
+            outputs=streams,
+            inputs=hidden,
+            linear=False,
+        ),
+        Matrix(name="laurel.linear_left", part="adapter", outputs=rank, inputs=hidden),
+        Matrix(name="laurel.linear_right", part="adapter", outputs=hidden, inputs=rank),
+        norm("norms", beside),
+    )
+
+
+def _stream_projections(hidden: int, streams: int) -> list[Matrix]:
+    """Return what leads from the embedding to the further streams of state, and back."""
+    return [
         Matrix(
             name=f"model.language_model.altup_{way}_projections.0",
             part="adapter",
@@ -192,4 +206,3 @@ def read_gemma3n(fields: Fields, family: Family) -> Decoder:
         for way in ("", "unembed")
         if streams > 1
     ]
-    return decoder

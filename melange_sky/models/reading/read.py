@@ -279,8 +279,7 @@ def _towers(
         type_name = stated if isinstance(stated, str) else ""
         defaults = class_defaults(type_name) or class_defaults(_section_type(wrapper, kind))
         fields = Fields(section, f"{outer.where}: {key}", defaults)
-        reader: towers.Reader = getattr(towers, name)
-        matrices = reader(fields, outer, hidden)
+        matrices = towers.READERS[name](fields, outer, hidden)
         built.append(Tower(kind=kind, matrices=matrices))
     for kind, values in wrapper.fixed:
         built.append(towers.fixed(kind, f"{kind}_tower", values))

@@ -10,9 +10,10 @@ from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.families_dense import DENSE
 from melange_sky.models.reading.families_experts import EXPERTS
 from melange_sky.models.reading.families_hybrid import HYBRID
+from melange_sky.models.reading.families_ungated import UNGATED
 from melange_sky.models.reading.family import Family
 
-FAMILIES: tuple[Family, ...] = (*DENSE, *EXPERTS, *HYBRID)
+FAMILIES: tuple[Family, ...] = (*DENSE, *UNGATED, *EXPERTS, *HYBRID)
 
 BY_TYPE: dict[str, Family] = {name: family for family in FAMILIES for name in family.types}
 BY_ARCHITECTURE: dict[str, Family] = {

@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Matrix, Tower
+from melange_sky.models.reading import towers_clip
 from melange_sky.models.reading.vit import (
     Vit,
+    depth,
+    grid,
+    patch_values,
     projection,
     projector_norm,
-    side,
     two_layers,
     vit,
 )
@@ -19,116 +22,15 @@ Reader = Callable[[Fields, Fields, int], tuple[Matrix, ...]]
 """(vision section, outer config, width of the language model) → weights."""
 
 
-def _depth(vision: Fields) -> int:
-    return vision.maybe("depth") or vision.layers()
-
-
-def _patch(vision: Fields, frames: int = 1) -> int:
-    patch = side(vision, "patch_size", 14)
-    channels = vision.maybe("in_channels") or vision.maybe("num_channels") or 3
-    return channels * frames * patch * patch
-
-
-def _grid(vision: Fields, extra: int = 0) -> int:
-    count = side(vision, "image_size", 224) // side(vision, "patch_size", 14)
-    return count * count + extra
-
-
-def clip_or_siglip(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read a CLIP, SigLIP or SigLIP 2 tower without its projector."""
-    hidden, kind = vision.whole("hidden_size"), vision.text("model_type")
-    width = vision.whole("intermediate_size")
-    clip = "clip" in kind and "siglip" not in kind
-    patches = vision.maybe("num_patches") or _grid(vision)
-    beside = 2 * hidden + (hidden + 2 * hidden if clip else 0)
-    if vision.flag("vision_use_head", False) and not clip:
-        attention = 4 * hidden * hidden + 4 * hidden
-        beside += hidden + attention + 2 * hidden + 2 * hidden * width + width + hidden
-    sizes = Vit(
-        hidden=hidden,
-        layers=_depth(vision),
-        width=width,
-        patch_values=_patch(vision),
-        positions=patches + (1 if clip else 0),
-        patch_bias=not clip,
-        beside=beside,
-    )
-    return vit(sizes, "vision_tower")
-
-
-def pixtral(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read a Pixtral tower without its projector."""
-    hidden = vision.whole("hidden_size")
-    sizes = Vit(
-        hidden=hidden,
-        layers=_depth(vision),
-        width=vision.whole("intermediate_size"),
-        patch_values=_patch(vision),
-        gated=True,
-        qkv_bias=False,
-        o_bias=False,
-        mlp_bias=False,
-        patch_bias=False,
-        norm_values=1,
-        beside=hidden,
-    )
-    return vit(sizes, "vision_tower")
-
-
-def _plain_tower(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    reader = pixtral if "pixtral" in vision.text("model_type") else clip_or_siglip
-    return reader(vision, outer, text)
-
-
-def llava(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read a LLaVA-like tower: two matrices join it to the language model."""
-    hidden = vision.whole("hidden_size")
-    bias = outer.flag("multimodal_projector_bias", True)
-    joined = two_layers("multi_modal_projector", hidden, text, text, bias)
-    return (*_plain_tower(vision, outer, text), *joined)
-
-
-def mistral3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of Mistral Small 3 and its kin: a Pixtral whose patches are merged."""
-    hidden, merge = vision.whole("hidden_size"), outer.maybe("spatial_merge_size") or 2
-    bias = outer.flag("multimodal_projector_bias", False)
-    return (
-        *pixtral(vision, outer, text),
-        projector_norm("multi_modal_projector", hidden),
-        projection("multi_modal_projector.merging_layer", hidden, hidden * merge**2, False),
-        *two_layers("multi_modal_projector", hidden, text, text, bias),
-    )
-
-
-def gemma3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of Gemma 3: a SigLIP and one matrix."""
-    hidden = vision.whole("hidden_size")
-    return (
-        *clip_or_siglip(vision, outer, text),
-        projection("multi_modal_projector.mm_input_projection", hidden, text, False),
-        projector_norm("multi_modal_projector", hidden),
-    )
-
-
-def paligemma(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of PaliGemma."""
-    hidden = vision.whole("hidden_size")
-    width = vision.maybe("projection_dim") or text
-    return (
-        *clip_or_siglip(vision, outer, text),
-        projection("multi_modal_projector.linear", width, hidden),
-    )
-
-
 def gemma4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of Gemma 4."""
     hidden = vision.whole("hidden_size")
     head_dim = vision.maybe("head_dim") or hidden // vision.whole("num_attention_heads")
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=vision.whole("intermediate_size"),
-        patch_values=_patch(vision),
+        patch_values=patch_values(vision),
         positions=2 * vision.whole("position_embedding_size", 10240),
         gated=True,
         qkv_bias=False,
@@ -150,9 +52,9 @@ def qwen2_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     ratio = vision.number("mlp_ratio", 4.0)
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=int(hidden * ratio),
-        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        patch_values=patch_values(vision, vision.whole("temporal_patch_size", 2)),
         patch_bias=False,
         beside=2 * hidden,
     )
@@ -169,9 +71,9 @@ def qwen2_5_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     grouped = vision.maybe("num_key_value_heads")
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=vision.whole("intermediate_size"),
-        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        patch_values=patch_values(vision, vision.whole("temporal_patch_size", 2)),
         gated=True,
         patch_bias=False,
         norm_values=1,
@@ -190,9 +92,9 @@ def qwen3_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     outputs = vision.maybe("out_hidden_size") or text
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=vision.whole("intermediate_size"),
-        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
+        patch_values=patch_values(vision, vision.whole("temporal_patch_size", 2)),
         positions=vision.maybe("num_position_embeddings") or 0,
         beside=2 * hidden,
     )
@@ -213,10 +115,10 @@ def glm4v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     head = hidden // vision.whole("num_heads")
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=stated if ocr else outputs,
-        patch_values=_patch(vision, vision.whole("temporal_patch_size", 2)),
-        positions=0 if ocr else _grid(vision),
+        patch_values=patch_values(vision, vision.whole("temporal_patch_size", 2)),
+        positions=0 if ocr else grid(vision),
         gated=True,
         qkv_bias=bias,
         o_bias=bias,
@@ -241,10 +143,10 @@ def llama4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=width,
-        patch_values=_patch(vision),
-        positions=_grid(vision, 1),
+        patch_values=patch_values(vision),
+        positions=grid(vision, 1),
         patch_bias=False,
         beside=hidden + 4 * hidden,
     )
@@ -267,10 +169,10 @@ def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     rms = "rms" in vision.text("norm_type")
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=width,
-        patch_values=_patch(vision),
-        positions=_grid(vision, 1),
+        patch_values=patch_values(vision),
+        positions=grid(vision, 1),
         qkv_bias=vision.flag("attention_bias") or remote,
         norm_values=1 if rms else 2,
         layer_extra=2 * hidden + (2 * hidden if head_norms else 0),
@@ -284,45 +186,10 @@ def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     )
 
 
-def idefics3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of Idefics 3 and SmolVLM."""
-    hidden = vision.whole("hidden_size")
-    merge = (outer.maybe("scale_factor") or 2) ** 2
-    return (
-        *clip_or_siglip(vision, outer, text),
-        projection("connector.modality_projection", text, hidden * merge, False),
-    )
-
-
-def lfm2_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of LFM2-VL."""
-    merged = vision.whole("hidden_size") * (outer.maybe("downsample_factor") or 2) ** 2
-    inner = outer.maybe("projector_hidden_size") or text
-    normed = outer.flag("projector_use_layernorm", True)
-    return (
-        *clip_or_siglip(vision, outer, text),
-        *((projector_norm("multi_modal_projector", 2 * merged),) if normed else ()),
-        *two_layers(
-            "multi_modal_projector", merged, inner, text, outer.flag("projector_bias", True)
-        ),
-    )
-
-
-def cohere2_vision(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of Command A Vision."""
-    merged = vision.whole("hidden_size") * (outer.maybe("downsample_factor") or 2) ** 2
-    inner = outer.maybe("alignment_intermediate_size") or 36864
-    return (
-        *clip_or_siglip(vision, outer, text),
-        projection("multi_modal_projector.linear_1", inner, merged),
-        projection("multi_modal_projector.linear_2", text, inner // 2),
-    )
-
-
 def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the MoonViT of Kimi-VL and Kimi K2.5."""
     hidden = vision.maybe("vt_hidden_size") or vision.whole("hidden_size")
-    layers = vision.maybe("vt_num_hidden_layers") or _depth(vision)
+    layers = vision.maybe("vt_num_hidden_layers") or depth(vision)
     width = vision.maybe("vt_intermediate_size") or vision.whole("intermediate_size")
     rows = vision.maybe("init_pos_emb_height") or vision.whole("pos_emb_height", 64)
     columns = vision.maybe("init_pos_emb_width") or vision.whole("pos_emb_width", 64)
@@ -332,7 +199,7 @@ def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         hidden=hidden,
         layers=layers,
         width=width,
-        patch_values=_patch(vision),
+        patch_values=patch_values(vision),
         positions=rows * columns,
         qkv_bias=vision.flag("attn_bias", True),
         o_bias=vision.flag("attn_bias", True),
@@ -360,9 +227,9 @@ def minimax_m3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         merge = section.whole("spatial_merge_size", 2)
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=vision.whole("intermediate_size"),
-        patch_values=_patch(vision, frames),
+        patch_values=patch_values(vision, frames),
         patch_bias=False,
         beside=2 * hidden,
     )
@@ -380,10 +247,10 @@ def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     width = vision.maybe("intermediate_size") or int(hidden * vision.number("mlp_ratio", 5.8334))
     sizes = Vit(
         hidden=hidden,
-        layers=_depth(vision),
+        layers=depth(vision),
         width=width,
-        patch_values=_patch(vision),
-        positions=vision.maybe("max_position_embeddings") or _grid(vision),
+        patch_values=patch_values(vision),
+        positions=vision.maybe("max_position_embeddings") or grid(vision),
         patch_bias=False,
         layer_extra=2 * hidden,
         beside=2 * hidden,
@@ -393,16 +260,6 @@ def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         projection("vision_model.downsampler1", 2 * hidden, 9 * hidden),
         projection("vision_model.downsampler2", 4 * hidden, 18 * hidden),
         projection("multi_modal_projector", text, 4 * hidden, outer.flag("projector_bias")),
-    )
-
-
-def paddle_ocr(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the tower of PaddleOCR-VL."""
-    merged = vision.whole("hidden_size") * vision.whole("spatial_merge_size", 2) ** 2
-    return (
-        *clip_or_siglip(vision, outer, text),
-        projector_norm("mlp_AR", 2 * vision.whole("hidden_size")),
-        *two_layers("mlp_AR", merged, merged, text),
     )
 
 
@@ -444,3 +301,28 @@ def fixed(kind: str, name: str, values: int) -> Tower:
     """Return an encoder whose size its makers state, as no field of the config gives it."""
     matrix = Matrix(name=name, part="tower", inputs=values, linear=False)
     return Tower(kind=kind, matrices=(matrix,), estimated=True)
+
+
+READERS: dict[str, Reader] = {
+    "llava": towers_clip.llava,
+    "mistral3": towers_clip.mistral3,
+    "gemma3": towers_clip.gemma3,
+    "paligemma": towers_clip.paligemma,
+    "idefics3": towers_clip.idefics3,
+    "lfm2_vl": towers_clip.lfm2_vl,
+    "cohere2_vision": towers_clip.cohere2_vision,
+    "paddle_ocr": towers_clip.paddle_ocr,
+    "gemma4": gemma4,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "glm4v": glm4v,
+    "llama4": llama4,
+    "internvl": internvl,
+    "moonvit": moonvit,
+    "minimax_m3": minimax_m3,
+    "step": step,
+    "whisper_encoder": whisper_encoder,
+    "omni_audio": omni_audio,
+}
+"""Name that a wrapper gives → what reads the encoder."""

@@ -37,7 +37,34 @@ class Vit:
 
 def vit(sizes: Vit, name: str) -> tuple[Matrix, ...]:
     """Return the weights of a vision transformer; `copies` stand for its equal layers."""
-    hidden, layers = sizes.hidden, sizes.layers
+    hidden = sizes.hidden
+    embedding = Matrix(
+        name=f"{name}.patch_embed",
+        part="tower",
+        outputs=hidden,
+        inputs=sizes.patch_values,
+        extra=hidden if sizes.patch_bias else 0,
+        linear=False,
+    )
+    norms = Matrix(
+        name=f"{name}.layers.0.norms",
+        part="tower",
+        inputs=sizes.norms * sizes.norm_values * hidden + sizes.layer_extra,
+        copies=sizes.layers,
+        linear=False,
+    )
+    matrices = [embedding, *_projections(sizes, name), norms]
+    outside = sizes.positions * hidden + sizes.beside
+    if outside:
+        matrices.append(
+            Matrix(name=f"{name}.embeddings", part="tower", inputs=outside, linear=False)
+        )
+    return tuple(matrices)
+
+
+def _projections(sizes: Vit, name: str) -> list[Matrix]:
+    """Return the matrices of attention and feed-forward of all layers."""
+    hidden = sizes.hidden
     query_width = sizes.query_width or hidden
     kv_width = query_width if sizes.kv_width is None else sizes.kv_width
 
@@ -47,19 +74,11 @@ def vit(sizes: Vit, name: str) -> tuple[Matrix, ...]:
             part="tower",
             outputs=outputs,
             inputs=inputs,
-            copies=layers,
+            copies=sizes.layers,
             extra=outputs if bias else 0,
         )
 
     matrices = [
-        Matrix(
-            name=f"{name}.patch_embed",
-            part="tower",
-            outputs=hidden,
-            inputs=sizes.patch_values,
-            extra=hidden if sizes.patch_bias else 0,
-            linear=False,
-        ),
         each("attn.q_proj", query_width, hidden, sizes.qkv_bias),
         each("attn.k_proj", kv_width, hidden, sizes.qkv_bias),
         each("attn.v_proj", kv_width, hidden, sizes.qkv_bias),
@@ -69,22 +88,7 @@ def vit(sizes: Vit, name: str) -> tuple[Matrix, ...]:
     ]
     if sizes.gated:
         matrices.append(each("mlp.gate_proj", sizes.width, hidden, sizes.mlp_bias))
-    in_layer = sizes.norms * sizes.norm_values * hidden + sizes.layer_extra
-    matrices.append(
-        Matrix(
-            name=f"{name}.layers.0.norms",
-            part="tower",
-            inputs=in_layer,
-            copies=layers,
-            linear=False,
-        )
-    )
-    outside = sizes.positions * hidden + sizes.beside
-    if outside:
-        matrices.append(
-            Matrix(name=f"{name}.embeddings", part="tower", inputs=outside, linear=False)
-        )
-    return tuple(matrices)
+    return matrices
 
 
 def projection(name: str, outputs: int, inputs: int, bias: bool = True) -> Matrix:
@@ -120,3 +124,21 @@ def side(fields: Fields, key: str, default: int | None = None) -> int:
         first = value[0]
         return Fields({key: first}, fields.where).whole(key)
     return fields.whole(key, default)
+
+
+def depth(vision: Fields) -> int:
+    """Return how many layers a tower has, under either name of the field."""
+    return vision.maybe("depth") or vision.layers()
+
+
+def patch_values(vision: Fields, frames: int = 1) -> int:
+    """Return the values of one patch over `frames` frames."""
+    patch = side(vision, "patch_size", 14)
+    channels = vision.maybe("in_channels") or vision.maybe("num_channels") or 3
+    return channels * frames * patch * patch
+
+
+def grid(vision: Fields, extra: int = 0) -> int:
+    """Return how many patches an image has, and `extra` positions."""
+    count = side(vision, "image_size", 224) // side(vision, "patch_size", 14)
+    return count * count + extra
