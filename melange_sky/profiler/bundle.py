@@ -11,6 +11,8 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # What `melange_sky.profiler.job` imports, nothing else; a test runs it from the bundle alone.
 _PARTS = (
     "__init__.py",
+    "sdk/__init__.py",
+    "version.py",
     "errors.py",
     "settings.py",
     "slo.py",

@@ -193,7 +193,7 @@ def test_a_conflict_carries_its_constraints_as_data() -> None:
         optimize(help_.clause.dropped(limited()))
     assert str(error) == (
         "the limit of 1 H100 GPUs and the limit of 1 instances on gcp/us-central1 cannot hold "
-        "together; it would do to raise the limit to 2 H100 GPUs, or to raise the limit to "
+        "together; it is enough to raise the limit to 2 H100 GPUs, or to raise the limit to "
         "2 instances on gcp/us-central1"
     )
     noted = error.noting(["a note", "another"])
