@@ -49,6 +49,8 @@ def print_plan(console: Printer, plan: Plan) -> None:
         _show_band_and_alternatives(console, plan)
     console.print()
     _show_warnings(console, plan.warnings)
+    for model in plan.models:
+        _show_warnings(console, model.warnings, f"{model.name}: " if plan.lists_models else "")
 
 
 def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
@@ -259,6 +261,6 @@ def _honest_saving(plan: ModelPlan) -> str:
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
 
 
-def _show_warnings(console: Printer, warnings: Sequence[PlanWarning]) -> None:
+def _show_warnings(console: Printer, warnings: Sequence[PlanWarning], where: str = "") -> None:
     for warning in warnings:
-        console.print(f"warning [{warning.code}]: {warning.message}", markup=False)
+        console.print(f"warning [{warning.code}]: {where}{warning.message}", markup=False)

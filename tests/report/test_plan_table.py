@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from melange_sky.planner.comparison import Contender
-from melange_sky.plans import Baseline, Sensitivity, SolverReport
+from melange_sky.plans import Baseline, PlanWarning, Sensitivity, SolverReport
 from melange_sky.report.comparison import comparison_figure
 from melange_sky.report.plan_table import plan_table
 from tests.factories import make_engine, make_model_plan, make_plan
@@ -46,6 +46,22 @@ def test_a_baseline_without_an_answer_leaves_the_saving_open() -> None:
     assert "not known: no answer" in text
     text = plan_table(make_plan(baselines=(late, _baseline(10.0, 0.2))), width=200)
     assert "the mix saves at most 20.0%." in text
+
+
+def test_warnings_of_one_of_several_models_bear_its_name() -> None:
+    chat, code = (
+        make_model_plan(name=name, warnings=(PlanWarning(code="workload", message=f"odd {name}"),))
+        for name in ("chat", "code")
+    )
+    shared = (PlanWarning(code="prices", message="old"),)
+    text = plan_table(make_plan(models=(chat, code), lists_models=True, warnings=shared), width=200)
+    assert text.splitlines()[-3:] == [
+        "warning [prices]: old",
+        "warning [workload]: chat: odd chat",
+        "warning [workload]: code: odd code",
+    ]
+    text = plan_table(make_plan(models=(chat,), warnings=shared), width=200)
+    assert text.splitlines()[-2:] == ["warning [prices]: old", "warning [workload]: odd chat"]
 
 
 def test_every_price_and_capacity_has_its_origin() -> None:
