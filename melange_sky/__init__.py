@@ -6,8 +6,8 @@
     melange_sky.write(planned, "chat-plan")
 
 Everything that the command line does is a function here: plan, verify, load, render, write, table,
-simulate, explain, sweep, compare, capacity, prices, profile, apply, status, down and their like; see
-`help(melange_sky.plan)`. Importing the package loads none of it: each is loaded when first used.
+simulate, explain, sweep, compare, capacity, prices, profile, apply, status, down, serve, show_model and
+their like; see `help(melange_sky.plan)`. Importing the package loads none of it: each is loaded when first used.
 """
 
 from __future__ import annotations
@@ -28,19 +28,25 @@ if TYPE_CHECKING:
         diff_prices,
         down,
         explain,
+        init,
         launch_profile,
+        list_models,
         load,
         plan,
         price_snapshots,
         prices,
         profile,
         profile_status,
+        pull_model,
         refresh_prices,
         render,
+        serve,
+        show_model,
         simulate,
         status,
         sweep,
         table,
+        trace_workload,
         verify,
         write,
     )
@@ -55,19 +61,25 @@ __all__ = [
     "diff_prices",
     "down",
     "explain",
+    "init",
     "launch_profile",
+    "list_models",
     "load",
     "plan",
     "price_snapshots",
     "prices",
     "profile",
     "profile_status",
+    "pull_model",
     "refresh_prices",
     "render",
+    "serve",
+    "show_model",
     "simulate",
     "status",
     "sweep",
     "table",
+    "trace_workload",
     "verify",
     "write",
 ]

@@ -201,6 +201,11 @@ class Plan:
         return sum(model.cost_usd_per_hour for model in self.models)
 
     @property
+    def is_deployable(self) -> bool:
+        """Whether there is any service to run: the options of a Mélange config are names without offers."""
+        return any(a.candidate.option.offer for m in self.models for a in m.allocations)
+
+    @property
     def group_name(self) -> str | None:
         """The name that the services of all listed models share; None where the spec lists none."""
         return self.name if self.lists_models else None

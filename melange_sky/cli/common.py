@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
 
-    from melange_sky.planner.replay_loop.replay import ReplayProgress
+    from melange_sky.planner.hooks import Event, ReplayProgress
     from melange_sky.plans import PlanWarning
-    from melange_sky.pricing.refresh import Event
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -16,7 +16,6 @@ from melange_sky.cli.common import (
     replay_bar,
     time_limit_option,
 )
-from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,13 +61,14 @@ def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -
     compared at equal attainment.
     """
     from melange_sky.planner.hooks import Hooks
+    from melange_sky.planner.output_files import make_folder
     from melange_sky.planner.verifying import CompareOptions, compare_source
     from melange_sky.report.comparison import comparison_rows, comparison_table
     from melange_sky.report.terminal import terminal_width
 
     options = CompareOptions(**flags)
     if output is not None:
-        _make_folder(output)
+        make_folder(output)
     with replay_bar() as show:
         hooks = Hooks(replaying=show, on_contender=_show_contender)
         contenders = compare_source(spec, options, hooks)
@@ -86,16 +86,9 @@ def _show_contender(one: Contender) -> None:
     click.echo(contender_text(one), err=True)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
-
-
 def _write(folder: Path, contenders: Sequence[Contender]) -> None:
+    from melange_sky.planner.output_files import write_text
     from melange_sky.report.comparison import comparison_csv, comparison_figure
-    from melange_sky.spec.files import write_text
 
     write_text(folder / "compare.csv", comparison_csv(contenders))
     write_text(folder / "compare.svg", comparison_figure(contenders))

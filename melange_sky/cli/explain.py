@@ -31,8 +31,8 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
 
     Everything is computed from the plan alone; no prices are read.
     """
-    from melange_sky.planfile import load_plan
     from melange_sky.planner.explaining import ExplainOptions, explain_plan
+    from melange_sky.planner.plan_files import load_plan
     from melange_sky.report.explanation import explanation_document, explanation_text
 
     reasons = explain_plan(load_plan(plan_file), ExplainOptions(**flags))
@@ -74,9 +74,9 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
 )
 def sweep(spec: Path, output: Path | None, output_format: str, **flags: Any) -> None:
     """Plan SPEC at every rate, TPOT limit and price given: cost and mix at each point."""
+    from melange_sky.planner.output_files import write_text
     from melange_sky.planner.sweep import SweepOptions, sweep_source
     from melange_sky.report.sweep import sweep_csv, sweep_json
-    from melange_sky.spec.files import write_text
 
     points = sweep_source(spec, SweepOptions(**flags))
     text = sweep_json(points) if output_format == "json" else sweep_csv(points)

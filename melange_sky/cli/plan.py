@@ -56,11 +56,12 @@ def plan(spec: Path, output: Path | None, output_format: str, force: bool, **fla
 
     SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
-    from melange_sky.planner.planning import PlanOptions, is_deployable, missed_reasons, write_plan
+    from melange_sky.planner.plan_files import write_plan
+    from melange_sky.planner.planning import PlanOptions, missed_reasons
 
     planned = _planned(spec, PlanOptions(**flags))
     folder = None
-    if is_deployable(planned) or output is not None:
+    if planned.is_deployable or output is not None:
         folder = output or Path(f"{planned.name}-plan")
         write_plan(planned, folder, force=force)
     _show(planned, folder, output_format)
@@ -96,8 +97,7 @@ def _show_round(one: VerificationRound) -> None:
 @click.option("--force", is_flag=True, help="Replace a folder that holds foreign or edited files.")
 def render(plan_file: Path, output: Path, force: bool) -> None:
     """Write the files of a saved plan; nothing else is read."""
-    from melange_sky.planfile import load_plan
-    from melange_sky.planner.planning import write_plan
+    from melange_sky.planner.plan_files import load_plan, write_plan
 
     write_plan(load_plan(plan_file), output, force=force)
     click.echo(f"wrote {output}", err=True)
@@ -105,12 +105,11 @@ def render(plan_file: Path, output: Path, force: bool) -> None:
 
 def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
     if output_format == "json":
-        from melange_sky.planfile import dump_plan
+        from melange_sky.planner.plan_files import dump_plan
 
         click.echo(dump_plan(planned), nl=False)
         return
-    from melange_sky.planner.planning import is_deployable
-    from melange_sky.rendering import controller_note, launch_command
+    from melange_sky.report.next_steps import next_steps_text
     from melange_sky.report.plan_table import plan_table
     from melange_sky.report.terminal import terminal_width
     from melange_sky.report.verification import verification_text
@@ -118,17 +117,5 @@ def _show(planned: Plan, folder: Path | None, output_format: str) -> None:
     click.echo(plan_table(planned, width=terminal_width()), nl=False)
     for model in planned.models:
         click.echo(verification_text(model), nl=False)
-    if folder is not None and not is_deployable(planned):
-        click.echo(
-            f"\nWrote {folder}/plan.json; its options have no offers, so there are no services"
-        )
-    elif folder is not None:
-        click.echo(
-            f"\nWrote {folder}/plan.json and one service per line here; bring them up with "
-            f"`melange-sky apply {folder}`, or:"
-        )
-        for model in planned.models:
-            for allocation in model.allocations:
-                if allocation.candidate.option.offer is not None:
-                    click.echo(f"  {launch_command(model, allocation, f'{folder}/')}")
-        click.echo(controller_note())
+    if folder is not None:
+        click.echo(f"\n{next_steps_text(planned, folder)}", nl=False)

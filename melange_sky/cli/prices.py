@@ -16,7 +16,7 @@ from melange_sky.cli.common import (
     time_limit_option,
 )
 from melange_sky.errors import InputError
-from melange_sky.pricing import commands as work
+from melange_sky.planner import prices as work
 
 if TYPE_CHECKING:
     from melange_sky.planner.reprice import PlanDifference
@@ -210,9 +210,10 @@ def diff(
     if plan is not None:
         if before is not None:
             raise InputError("--plan compares with the newest prices; give no snapshots with it")
+        from melange_sky.planner.plan_files import load_plan
         from melange_sky.planner.reprice import diff_plan
 
-        moved_plan = diff_plan(plan, spec=spec, offers=offers, time_limit_s=time_limit_s)
+        moved_plan = diff_plan(load_plan(plan), spec=spec, offers=offers, time_limit_s=time_limit_s)
         _show_plan(moved_plan, output_format)
         return
     if spec is not None or offers is not None:

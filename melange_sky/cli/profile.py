@@ -13,7 +13,7 @@ from melange_sky.engines import BENCH_TOOLS, DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.profiler import Progress
+    from melange_sky.planner.measuring import Progress
 
 
 @click.group()
@@ -150,19 +150,13 @@ def run(output_format: str, **flags: Any) -> None:
 
 def _progress() -> Progress:
     """Return callbacks that show each size on stderr."""
-    from melange_sky.profiler import Progress
+    from melange_sky.planner.measuring import Progress
+    from melange_sky.report.measuring import size_done_text, size_text
 
-    def on_cell(size: tuple[int, int], done: int, total: int) -> None:
-        click.echo(f"[{done + 1}/{total}] input {size[0]}, output {size[1]} …", err=True)
-
-    def on_done(cell: Any) -> None:
-        rate = "none" if cell.max_rate_rps is None else f"{cell.max_rate_rps:.4g} req/s"
-        click.echo(
-            f"    {rate} after {len(cell.probes)} probes, {cell.seconds:.0f} s: {cell.reason}",
-            err=True,
-        )
-
-    return Progress(on_cell=on_cell, on_done=on_done)
+    return Progress(
+        on_cell=lambda size, done, total: click.echo(size_text(size, done, total), err=True),
+        on_done=lambda cell: click.echo(size_done_text(cell), err=True),
+    )
 
 
 for command in (launch, status, collect):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from melange_sky.pricing.refresh import Event
+    from melange_sky.planner.hooks import Event
 
 _MARKS = {"fetched": ("✓", "green"), "unchanged": ("=", "cyan"), "failed": ("✗", "red")}
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from melange_sky.planner.replay_loop.replay import ReplayProgress
+    from melange_sky.planner.hooks import ReplayProgress
 
 
 class ReplayBar:

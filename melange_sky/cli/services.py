@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -62,18 +61,13 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
 def status(folder: Path, backends: Path | None, observed: Path | None, output_format: str) -> None:
     """Show the planned services of PLAN-FOLDER against the live ones."""
     from melange_sky.planner.apply import deployment_status
-    from melange_sky.report.services import states_document, states_text, traffic_text
+    from melange_sky.report.services import status_document, status_text
 
     standing = deployment_status(folder, backends=backends, observed=observed)
     if output_format == "json":
-        document: dict[str, object] = {"services": states_document(standing.services)}
-        if standing.traffic is not None:
-            document["traffic"] = asdict(standing.traffic)
-        echo_json(document)
-        return
-    click.echo(states_text(standing.services), nl=False)
-    if standing.traffic is not None:
-        click.echo(traffic_text(standing.traffic), nl=False)
+        echo_json(status_document(standing))
+    else:
+        click.echo(status_text(standing), nl=False)
 
 
 @click.command()

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from melange_sky.cli.common import NumberRange, echo_json, format_option, jobs_option, replay_bar
 from melange_sky.errors import SloMissedError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from melange_sky.plans import Plan
-    from melange_sky.replay import Simulation
 
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
@@ -91,26 +85,21 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
     percentile of end-to-end time) of either end are not judged. Same seed, same bytes. The first run
     compiles the simulator, which takes some 20 seconds once.
     """
-    from melange_sky.planfile import load_plan
     from melange_sky.planner import simulating as work
     from melange_sky.planner.hooks import Hooks
+    from melange_sky.planner.plan_files import load_plan
+    from melange_sky.report.simulation import simulation_table, simulations_document
+    from melange_sky.report.terminal import terminal_width
 
     planned = load_plan(plan_file)
     options = work.SimulateOptions(**flags)
     with replay_bar() as show:
         simulations = work.simulate_models(planned, options, Hooks(replaying=show))
-    _show(simulations, planned, output_format)
+    if output_format == "json":
+        echo_json(simulations_document(simulations, planned))
+    else:
+        for simulation in simulations:
+            click.echo(simulation_table(simulation, width=terminal_width()))
     missed = [work.missed_text(s) for s in simulations if not s.verdict.met]
     if missed:
         raise SloMissedError("; ".join(missed))
-
-
-def _show(simulations: Sequence[Simulation], planned: Plan, output_format: str) -> None:
-    from melange_sky.report.simulation import simulation_table, simulations_document
-    from melange_sky.report.terminal import terminal_width
-
-    if output_format == "json":
-        echo_json(simulations_document(simulations, planned))
-        return
-    for simulation in simulations:
-        click.echo(simulation_table(simulation, width=terminal_width()))

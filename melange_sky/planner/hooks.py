@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from melange_sky.planner.replay_loop.replay import ReplayProgress
     from melange_sky.plans import VerificationRound
     from melange_sky.pricing.query import RefreshDisplay
+    from melange_sky.pricing.refresh import Event
+
+__all__ = ["NO_HOOKS", "Event", "Hooks", "ReplayProgress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

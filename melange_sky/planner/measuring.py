@@ -19,6 +19,7 @@ from melange_sky.planner.figures import slo_of, token_sizes
 from melange_sky.profiler import (
     Endpoint,
     GridOptions,
+    Progress,
     PromptStyle,
     ServerPages,
     check_endpoint,
@@ -33,9 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from melange_sky.profiler import GridReport, Progress
+    from melange_sky.profiler import GridReport
     from melange_sky.profiler.bench import CrossCheck
     from melange_sky.slo import SLO
+
+__all__ = ["MeasureOptions", "Measurement", "Progress", "measure_endpoint"]
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Plan a spec, verify it by replay where asked, write it: what `plan` does."""
+"""Plan a spec, and verify it by replay where asked: what `plan` does."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Robustness, SolveOptions, StayClose
-from melange_sky.planfile import dump_plan, load_plan
+from melange_sky.planfile import load_plan
 from melange_sky.planner.figures import one_of, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
-from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,21 +148,3 @@ def missed_reasons(planned: Plan) -> tuple[str, ...]:
         if model.verification is not None and not model.verification.holds
     ]
     return tuple(dict.fromkeys(reasons))
-
-
-def write_plan(planned: Plan, folder: Path, *, force: bool = False) -> None:
-    """Write plan.json, services and gateway task as one folder, all or nothing.
-
-    Raises InputError where the folder holds foreign or edited files and `force` is False.
-    """
-    files = {"plan.json": dump_plan(planned), **render_services(planned)}
-    if len(files) > 1:
-        files[GATEWAY_FILE] = render_gateway(planned)
-    write_folder(folder, files, force=force)
-    log.info("wrote %d files to %s", len(files), folder)
-    log.debug("written: %s", ", ".join(sorted(files)))
-
-
-def is_deployable(planned: Plan) -> bool:
-    """Return whether the plan has any service to run: a Mélange config's options are but names."""
-    return any(a.candidate.option.offer for m in planned.models for a in m.allocations)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.planfile import load_plan
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.offers import Offer
     from melange_sky.plans import Allocation, Plan, PlanWarning
+    from melange_sky.spec import SpecSource
 
 Shape = tuple[str, str, str, float]
 Mix = tuple[tuple[str, "DeploymentOption", int], ...]
@@ -113,9 +113,9 @@ class PlanDifference:
 
 
 def diff_plan(
-    plan_json: Path,
+    planned: Plan,
     *,
-    spec: Path | None = None,
+    spec: SpecSource | None = None,
     offers: Path | None = None,
     time_limit_s: float = 30.0,
 ) -> PlanDifference:
@@ -124,7 +124,6 @@ def diff_plan(
     With `spec` that is planned anew over all offers, so that its limits hold. Opens no socket.
     Raises InputError for a plan whose prices were given by a Mélange config.
     """
-    planned = load_plan(plan_json)
     clouds = _clouds(planned)
     query = OfferQuery(
         infra=tuple((c, None) for c in clouds if c in CLOUDS),
@@ -150,7 +149,7 @@ def diff_plan(
 
 
 def _anew(
-    spec: Path, prices: OfferQuery, solve: SolveOptions
+    spec: SpecSource, prices: OfferQuery, solve: SolveOptions
 ) -> tuple[float | None, tuple[MixPart, ...], str | None]:
     """Return the cost and mix of a new plan, or why none was found in time."""
     try:

@@ -1,7 +1,4 @@
-"""Prices people can trust: fetched, checked, dated, kept. Start at `load.load_offers`.
-
-`commands` holds what `melange-sky prices` does.
-"""
+"""Prices people can trust: fetched, checked, dated, kept. Start at `load.load_offers`."""
 
 from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from melange_sky.offers import Offer
+    from melange_sky.pricing.query import OfferBook
 
 DISAGREES_FRACTION = 0.15
 """Prices further apart than this fraction of gpuhunt's are reported."""
@@ -72,6 +73,15 @@ class Disagreement:
     def difference_fraction(self) -> float:
         """Ours ÷ theirs − 1."""
         return self.ours_usd_per_hour / self.theirs_usd_per_hour - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceCheck:
+    """How many prices a second catalog knows too, and those on which it disagrees."""
+
+    compared: int
+    disagreements: tuple[Disagreement, ...]
+    book: OfferBook
 
 
 def fetch_gpuhunt(clouds: Iterable[str], deadline_s: float) -> tuple[SecondPrice, ...]:

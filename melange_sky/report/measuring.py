@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
     from melange_sky.profiler import GridReport
     from melange_sky.profiler.bench import CrossCheck
+    from melange_sky.profiletable import MeasuredCell
     from melange_sky.slo import SLO
 
 Size = tuple[int, int]
@@ -85,6 +86,17 @@ def _inferred_row(size: Size, rate: float) -> dict[str, Any]:
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3
+
+
+def size_text(size: Size, done: int, total: int) -> str:
+    """Return which size is measured now, in a line; `done` of `total` are."""
+    return f"[{done + 1}/{total}] input {size[0]}, output {size[1]} …"
+
+
+def size_done_text(cell: MeasuredCell) -> str:
+    """Return what came of one size, in a line."""
+    rate = "none" if cell.max_rate_rps is None else f"{cell.max_rate_rps:.4g} req/s"
+    return f"    {rate} after {len(cell.probes)} probes, {cell.seconds:.0f} s: {cell.reason}"
 
 
 def measured_text(measured: Measured) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from melange_sky.pricing.commands import PriceCheck
+    from melange_sky.pricing.cross_check import PriceCheck
     from melange_sky.pricing.diff import Difference, PriceChange
     from melange_sky.pricing.refresh import RefreshResult
     from melange_sky.pricing.store import Entry, Manifest

@@ -28,7 +28,22 @@ class Traffic(Protocol):
     @property
     def buckets(self) -> Sequence[Bucket]: ...
     @property
+    def cost_usd_per_hour(self) -> float: ...
+    @property
+    def least_usd_per_hour(self) -> float | None: ...
+    @property
+    def replan(self) -> bool: ...
+    @property
     def verdict(self) -> str: ...
+
+
+class Standing(Protocol):
+    """How a plan's services stand, see `planner.apply.DeploymentStatus`."""
+
+    @property
+    def services(self) -> Sequence[ServiceState]: ...
+    @property
+    def traffic(self) -> Traffic | None: ...
 
 
 def changes_text(changes: Sequence[ServiceChange]) -> str:
@@ -63,9 +78,31 @@ def states_text(states: Sequence[ServiceState]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def states_document(states: Sequence[ServiceState]) -> list[dict[str, Any]]:
-    """Return the services for `status --format json`."""
-    return [asdict(state) for state in states]
+def status_document(standing: Standing) -> dict[str, Any]:
+    """Return the services, and the traffic where it was observed, for `status --format json`."""
+    document: dict[str, Any] = {"services": [asdict(state) for state in standing.services]}
+    if standing.traffic is not None:
+        document["traffic"] = _traffic_document(standing.traffic)
+    return document
+
+
+def _traffic_document(traffic: Traffic) -> dict[str, Any]:
+    return {
+        "buckets": [
+            {"bucket": b.bucket, "planned_rps": b.planned_rps, "seen_rps": b.seen_rps}
+            for b in traffic.buckets
+        ],
+        "cost_usd_per_hour": traffic.cost_usd_per_hour,
+        "least_usd_per_hour": traffic.least_usd_per_hour,
+        "replan": traffic.replan,
+        "verdict": traffic.verdict,
+    }
+
+
+def status_text(standing: Standing) -> str:
+    """Return each planned service as it stands, and the traffic where it was observed."""
+    traffic = "" if standing.traffic is None else traffic_text(standing.traffic)
+    return states_text(standing.services) + traffic
 
 
 def traffic_text(traffic: Traffic) -> str:

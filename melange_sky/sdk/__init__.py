@@ -35,6 +35,14 @@ if TYPE_CHECKING:
     )
     from melange_sky.sdk.replaying import compare, simulate
     from melange_sky.sdk.services import apply, down, status
+    from melange_sky.sdk.serving import serve
+    from melange_sky.sdk.starting import (
+        init,
+        list_models,
+        pull_model,
+        show_model,
+        trace_workload,
+    )
 
 _MODULES = {
     "answering": ("capacity", "explain", "sweep"),
@@ -50,6 +58,8 @@ _MODULES = {
     ),
     "replaying": ("compare", "simulate"),
     "services": ("apply", "down", "status"),
+    "serving": ("serve",),
+    "starting": ("init", "list_models", "pull_model", "show_model", "trace_workload"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -63,19 +73,25 @@ __all__ = [
     "diff_prices",
     "down",
     "explain",
+    "init",
     "launch_profile",
+    "list_models",
     "load",
     "plan",
     "price_snapshots",
     "prices",
     "profile",
     "profile_status",
+    "pull_model",
     "refresh_prices",
     "render",
+    "serve",
+    "show_model",
     "simulate",
     "status",
     "sweep",
     "table",
+    "trace_workload",
     "verify",
     "write",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from melange_sky.planfile import load_plan
+from melange_sky.planner.plan_files import load_plan
 from melange_sky.plans import Plan
 
 AnyPath = str | os.PathLike[str]

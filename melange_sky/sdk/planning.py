@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from melange_sky.planfile import load_plan
-from melange_sky.planner.planning import PlanOptions, plan_source, write_plan
+from melange_sky.planner.plan_files import load_plan, render_services, write_plan
+from melange_sky.planner.planning import PlanOptions, plan_source
 from melange_sky.plans import Plan
-from melange_sky.rendering import render_services
 from melange_sky.report.plan_table import plan_html, plan_table
 from melange_sky.report.terminal import terminal_width
 from melange_sky.report.verification import verification_text

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melange_sky.planner import prices as work
 from melange_sky.planner.reprice import PlanDifference
 from melange_sky.planner.reprice import diff_plan as reprice_plan
-from melange_sky.pricing import commands
+from melange_sky.pricing.cross_check import PriceCheck
 from melange_sky.pricing.diff import Difference
 from melange_sky.pricing.query import OfferBook
 from melange_sky.pricing.refresh import RefreshResult
@@ -16,13 +16,13 @@ from melange_sky.report import offers as show_offers
 from melange_sky.report import price_changes as show_changes
 from melange_sky.report.page import rows_html
 from melange_sky.report.repricing import repricing_note, repricing_text
-from melange_sky.sdk.arguments import path_of
+from melange_sky.sdk.arguments import path_of, plan_of, source_of
 from melange_sky.sdk.results import Shown, as_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.sdk.arguments import AnyPath
+    from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
 
 class Prices(Shown, OfferBook):
@@ -43,11 +43,11 @@ class Refreshed(Shown, RefreshResult):
     __slots__ = ()
 
     def __str__(self) -> str:
-        warnings = "".join(f"{line}\n" for line in commands.refresh_warnings(self))
+        warnings = "".join(f"{line}\n" for line in work.refresh_warnings(self))
         return warnings + show_changes.refresh_text(self)
 
 
-class Checked(Shown, commands.PriceCheck):
+class Checked(Shown, PriceCheck):
     """Prices on which a second catalog disagrees; printed a line each."""
 
     __slots__ = ()
@@ -105,7 +105,7 @@ def prices(
         InputError: A cloud, region, accelerator or snapshot is unknown, or the CSV unreadable.
         SourceUnavailableError: No source has any offer of what was asked for.
     """
-    book = commands.list_prices(
+    book = work.list_prices(
         accelerators=accelerators, infra=infra, offers=path_of(offers), as_of=as_of
     )
     return as_result(Prices, book)
@@ -115,7 +115,7 @@ def refresh_prices(
     *,
     infra: str = "",
     sources: Sequence[str] = (),
-    deadline_s: float = commands.REFRESH_DEADLINE_S,
+    deadline_s: float = work.REFRESH_DEADLINE_S,
     offline: bool = False,
 ) -> Refreshed:
     """Pull prices now; ends within a minute whatever a server does.
@@ -133,17 +133,17 @@ def refresh_prices(
         InputError: A cloud or source is unknown, or the network is forbidden.
         SourceUnavailableError: Nothing came, or what came could not be kept.
     """
-    result = commands.refresh_prices(
+    result = work.refresh_prices(
         infra=infra, sources=tuple(sources), deadline_s=deadline_s, offline=offline
     )
-    commands.require_prices(result)
+    work.require_prices(result)
     return as_result(Refreshed, result)
 
 
 def check_prices(
     *,
     infra: str = "",
-    deadline_s: float = commands.CHECK_DEADLINE_S,
+    deadline_s: float = work.CHECK_DEADLINE_S,
     offline: bool = False,
 ) -> Checked:
     """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
@@ -160,7 +160,7 @@ def check_prices(
         InputError: gpuhunt (extra `melange-sky[gpuhunt]`) is not installed, or the network forbidden.
         SourceUnavailableError: Nothing came by the deadline.
     """
-    check = commands.check_prices(infra=infra, deadline_s=deadline_s, offline=offline)
+    check = work.check_prices(infra=infra, deadline_s=deadline_s, offline=offline)
     return as_result(Checked, check)
 
 
@@ -170,7 +170,7 @@ def price_snapshots() -> Snapshots:
     Returns:
         A `Manifest` per snapshot; none where nothing was ever fetched.
     """
-    return Snapshots(commands.price_snapshots())
+    return Snapshots(work.price_snapshots())
 
 
 def diff_prices(
@@ -197,25 +197,25 @@ def diff_prices(
         InputError: A snapshot, cloud, region or accelerator is unknown.
         SourceUnavailableError: There are not two snapshots to compare.
     """
-    moved = commands.diff_prices(
+    moved = work.diff_prices(
         before, after, accelerators=accelerators, infra=infra, min_change=min_change
     )
     return as_result(PriceDifference, moved)
 
 
 def diff_plan(
-    plan: AnyPath,
+    plan: AnyPlan,
     *,
-    spec: AnyPath | None = None,
+    spec: AnySpec | None = None,
     offers: AnyPath | None = None,
     time_limit_s: float = 30.0,
 ) -> PlanPrices:
     """Return what a saved plan costs at the newest prices at hand, and the cheapest mix now.
 
     Args:
-        plan: The plan.json, or its folder.
-        spec: Plan this spec anew over all offers, so that its limits hold; None weighs the plan's own
-            options.
+        plan: A plan, or the plan.json or folder of one.
+        spec: A spec file or the same as a dict, planned anew over all offers so that its limits hold;
+            None weighs the plan's own options.
         offers: CSV of your own offers.
         time_limit_s: Seconds for finding the cheapest mix now.
 
@@ -226,6 +226,9 @@ def diff_plan(
         InputError: There is no plan, or its prices were given by a Mélange config.
     """
     moved = reprice_plan(
-        Path(plan), spec=path_of(spec), offers=path_of(offers), time_limit_s=time_limit_s
+        plan_of(plan),
+        spec=None if spec is None else source_of(spec),
+        offers=path_of(offers),
+        time_limit_s=time_limit_s,
     )
     return as_result(PlanPrices, moved)

@@ -11,7 +11,7 @@ from melange_sky.planner.apply import (
     find_running,
     open_deployment,
 )
-from melange_sky.report.services import changes_text, states_text, traffic_text
+from melange_sky.report.services import changes_text, status_text
 from melange_sky.sdk.arguments import path_of
 from melange_sky.sdk.results import Shown, as_result
 from melange_sky.skyserve import ServiceChange
@@ -37,8 +37,7 @@ class Status(Shown, DeploymentStatus):
     __slots__ = ()
 
     def __str__(self) -> str:
-        traffic = "" if self.traffic is None else traffic_text(self.traffic)
-        return states_text(self.services) + traffic
+        return status_text(self)
 
 
 def apply(

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from melange_sky.cli.gateway import replica_urls
 from melange_sky.engines import EngineChoice
 from melange_sky.planfile import dump_plan
+from melange_sky.planner.backends import replica_urls
 from melange_sky.skyserve import LiveReplica, LiveService
 from tests.gateway.bed import MODEL, split_plan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.cli.observed import ObservedFile
+from melange_sky.planner.observed_file import ObservedFile
 from tests.factories import make_plan
 from tests.gateway.bed import FAST, MODEL, REPLICA_KEY, bed, run, split_plan, together
 from tests.gateway.replica import Replica

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from melange_sky.cli.observed import ObservedFile
 from melange_sky.errors import InputError
+from melange_sky.planner.observed_file import ObservedFile
 from tests.cli.runner import ROOT, melange_sky
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,88 @@ def test_prices(tmp_path: Path) -> None:
     planned = melange_sky.write(melange_sky.plan(SPEC, offline=True), tmp_path / "out")
     moved = melange_sky.diff_plan(planned)
     assert moved.change_fraction == pytest.approx(0) and "no other mix is cheaper now" in str(moved)
+
+
+def test_diff_plan_takes_a_plan_and_a_spec_as_a_dict() -> None:
+    planned = melange_sky.plan(SPEC, offline=True)
+    anew = melange_sky.diff_plan(planned, spec=SPEC)
+    assert anew.weighs_all and anew.cheapest_usd_per_hour == pytest.approx(
+        planned.cost_usd_per_hour
+    )
+
+
+def test_init_writes_what_plan_takes(tmp_path: Path) -> None:
+    file = melange_sky.init(tmp_path / "spec.yaml")
+    assert melange_sky.plan(file, offline=True).name == "chat"
+    with pytest.raises(InputError, match="already exists"):
+        melange_sky.init(str(file))
+    assert melange_sky.init(file, force=True) == file
+
+
+def test_a_traces_workload_goes_into_a_dict(tmp_path: Path) -> None:
+    rows = "".join(f"{k},{100 + k},50\n" for k in range(50))
+    trace = tmp_path / "trace.csv"
+    trace.write_text(f"arrival_s,input_tokens,output_tokens\n{rows}")
+    counted = melange_sky.trace_workload(trace, input_edges=[0, 120, 1000], output_edges="0,200")
+    assert str(counted).startswith("# Derived by: melange-sky workload trace.csv\nworkload:\n")
+    assert counted.histogram.rate_rps == pytest.approx(1.0)
+    (model,) = melange_sky.plan({**SPEC, "workload": counted.section}, offline=True).models
+    assert model.workload.rate_rps == pytest.approx(1.0)
+    assert model.workload.input_sizes[0][0] == pytest.approx(110.0)
+    with pytest.raises(InputError, match="--input-edges: must rise strictly"):
+        melange_sky.trace_workload(trace, input_edges=[5, 1])
+
+
+def test_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path))
+    assert LLAMA in {known.model for known in melange_sky.list_models()}
+    assert f"{LLAMA}\n" in str(melange_sky.list_models())
+    model = melange_sky.show_model(LLAMA)
+    assert model.layers.parameters == 8_030_261_248
+    assert "parameters" in str(model) and "8.03 B" in model._repr_html_()
+    with pytest.raises(SourceUnavailableError, match="the network is forbidden"):
+        melange_sky.pull_model("org/other", offline=True)
+    with pytest.raises(InputError, match="is not the id of a model"):
+        melange_sky.pull_model("other", offline=True)
+
+
+SERVE = """
+import json, signal, sys, threading, urllib.request
+import melange_sky
+
+def ask(listening):
+    def get():
+        with urllib.request.urlopen(f"{listening.url}/health") as answer:
+            print(json.dumps([answer.status, listening.models, listening.unserved]), flush=True)
+        signal.raise_signal(signal.SIGTERM)
+    threading.Thread(target=get, daemon=True).start()
+
+plan = melange_sky.load(sys.argv[1])
+melange_sky.serve(plan, backends=[f"a10g={sys.argv[2]}"], port=0, on_start=ask)
+"""
+
+
+def test_serve_takes_requests_until_it_is_ended(folder: Path, start_server: StartServer) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE, str(folder), start_server()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status, models, unserved = json.loads(done.stdout)
+    assert status == 200 and models == [make_plan().models[0].model]
+    assert unserved == [[make_plan().models[0].name, "a100"]]
+
+
+def test_serve_refuses_what_the_command_refuses(folder: Path) -> None:
+    with pytest.raises(InputError, match="no backend: give --backend"):
+        melange_sky.serve(folder)
+    with pytest.raises(InputError, match="--port: 70000 must lie between 0 and 65535"):
+        melange_sky.serve(folder, backends=["a10g=http://127.0.0.1:9"], port=70000)
+    with pytest.raises(InputError, match="require an API key"):
+        melange_sky.serve(folder, backends=["a10g=http://127.0.0.1:9"], host="0.0.0.0")
 
 
 def test_profile(start_server: StartServer, tmp_path: Path) -> None:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-
-if TYPE_CHECKING:
-    from melange_sky.spec.histogram import HistogramBuilder
+from melange_sky.planner.output_files import write_text
+from melange_sky.spec.histogram import HistogramBuilder, histogram_yaml
 
 
 class ObservedFile:
@@ -22,7 +17,7 @@ class ObservedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Check that the folder is there, so that the mistake is told at the start."""
+        """Check that the folder is there, so that a mistake shows at the start."""
         if not path.parent.is_dir() or path.is_dir():
             raise InputError(f"--observed: cannot write {path}: not a file in an existing folder")
         self._path = path
@@ -31,8 +26,6 @@ class ObservedFile:
 
     def add(self, model: str, arrival_s: float, input_tokens: int, output_tokens: int) -> None:
         """Count one request; the first of a model starts its histogram."""
-        from melange_sky.spec.histogram import HistogramBuilder
-
         with self._lock:
             builder = self._builders.get(model)
             if builder is None:
@@ -41,8 +34,6 @@ class ObservedFile:
 
     def write(self) -> None:
         """Write each model's file, whole or not at all. Raises InputError where it cannot."""
-        from melange_sky.spec.histogram import histogram_yaml
-
         with self._lock:
             texts = {
                 name: histogram_yaml(builder.histogram("observed by the gateway"))
@@ -52,20 +43,4 @@ class ObservedFile:
             path = self._path
             if len(texts) > 1:
                 path = path.with_name(f"{path.stem}-{name}{path.suffix}")
-            _replace(path, text)
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=".observed-", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        os.replace(temporary, path)  # noqa: PTH105 -- both are the same call
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+            write_text(path, text)

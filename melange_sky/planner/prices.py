@@ -1,10 +1,9 @@
-"""What the `prices` commands do, for the command line and Python alike."""
+"""List, refresh, check and compare instance prices: what `prices` does (of a plan: `reprice`)."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
@@ -17,7 +16,7 @@ from melange_sky.pricing.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from melange_sky.pricing.cross_check import Disagreement
+    from melange_sky.pricing.cross_check import PriceCheck
     from melange_sky.pricing.diff import Difference
     from melange_sky.pricing.query import RefreshDisplay
     from melange_sky.pricing.refresh import RefreshResult
@@ -89,7 +88,7 @@ def refresh_prices(
 
 
 def refresh_warnings(result: RefreshResult) -> tuple[str, ...]:
-    """Return what a refresh must say beside its prices, a sentence each."""
+    """Return what a refresh must say besides its prices, a sentence each."""
     lines = [
         f"warning: no new prices of {', '.join(clouds)}: {reason}"
         for clouds, reason in by_reason(result.failed)
@@ -116,15 +115,6 @@ def require_prices(result: RefreshResult) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceCheck:
-    """How many prices a second catalog knows too, and those on which it disagrees."""
-
-    compared: int
-    disagreements: tuple[Disagreement, ...]
-    book: OfferBook
-
-
 def check_prices(
     *, infra: str = "", deadline_s: float = CHECK_DEADLINE_S, offline: bool = False
 ) -> PriceCheck:
@@ -135,7 +125,7 @@ def check_prices(
     query = OfferQuery(infra=split_infra(infra), offline=True)
     if OfferQuery(offline=offline).forbids_network:
         raise InputError("the second catalog needs the network, which --offline forbids")
-    from melange_sky.pricing.cross_check import compare_prices, fetch_gpuhunt
+    from melange_sky.pricing.cross_check import PriceCheck, compare_prices, fetch_gpuhunt
 
     book = load_offers(query)
     second = fetch_gpuhunt({offer.cloud for offer in book.offers}, deadline_s)

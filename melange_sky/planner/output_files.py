@@ -1,4 +1,4 @@
-"""Write one text file whole or not at all."""
+"""Write what a command was asked to write: one text file whole or not at all, a folder for several."""
 
 from __future__ import annotations
 
@@ -28,6 +28,14 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     log.info("wrote %s, %d characters", path, len(text))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, its parents too, unless it is there; InputError where that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
 
 
 def _umask() -> int:

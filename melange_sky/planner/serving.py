@@ -1,0 +1,169 @@
+"""Serve one OpenAI-compatible endpoint over a plan's replicas: what `gateway` does."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InputError
+from melange_sky.gateway import Gateway, Listen, Settings, Sources, run_gateway
+from melange_sky.planfile import load_plan
+from melange_sky.planner.backends import backend_lines, backend_urls, joined, replica_urls
+from melange_sky.planner.figures import within
+from melange_sky.planner.gateway_keys import read_certificate, read_credentials, require_key
+from melange_sky.planner.observed_file import ObservedFile
+from melange_sky.plans import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from melange_sky.skyserve import LiveService
+
+log = logging.getLogger(__name__)
+
+SKY_EVERY_S = 10.0
+"""Asking SkyPilot's API server costs a second of its work each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """Where replicas are, who may call, how long requests wait: the flags of `gateway`, by their names.
+
+    Times are in seconds, `body_bytes` is the largest request body. Raises InputError where one makes
+    no sense.
+    """
+
+    backends: Sequence[str] = ()
+    backends_file: Path | None = None
+    from_sky: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_key_file: Path | None = None
+    replica_key_file: Path | None = None
+    no_key: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    replica_ca: Path | None = None
+    tokenizer: Path | None = None
+    observed: Path | None = None
+    gateways: int = 1
+    queue_length: int = 256
+    queue_wait_s: float = 10.0
+    drain_s: float = 120.0
+    first_byte_s: float = 60.0
+    body_bytes: int = 4 * 1024 * 1024
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        within("--port", self.port, 0, 65535)
+        within("--gateways", self.gateways, 1, 1000)
+        within("--queue", self.queue_length, 0, 100_000)
+        within("--queue-wait", self.queue_wait_s, 0, 3600)
+        within("--drain", self.drain_s, 0, 86400)
+        within("--first-byte", self.first_byte_s, 0.1, 86400)
+        within("--body-limit", self.body_bytes, 1024, float("inf"))
+        if not self.backends and self.backends_file is None and not self.from_sky:
+            raise InputError("no backend: give --backend OPTION=URL, --backends-file or --sky")
+
+    def limits(self) -> Settings:
+        """The gateway's limits; what is no flag keeps its default."""
+        defaults = Settings()
+        return Settings(
+            gateways=self.gateways,
+            queue_length=self.queue_length,
+            queue_wait_s=self.queue_wait_s,
+            drain_s=self.drain_s,
+            first_byte_s=self.first_byte_s,
+            body_bytes=self.body_bytes,
+            watch_every_s=SKY_EVERY_S if self.from_sky else defaults.watch_every_s,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """A gateway that takes requests: its address, its models, and (model, option) without a backend."""
+
+    url: str
+    models: tuple[str, ...]
+    unserved: tuple[tuple[str, str], ...]
+
+
+def serve_plan(
+    plan: Path | Plan,
+    options: ServeOptions,
+    on_start: Callable[[Listening], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; `on_start` is called once requests are taken.
+
+    A plan given as a file is read again when it changes. Raises InputError for a plan, backend, key,
+    certificate or address that cannot be used.
+    """
+    replica_variable = engine_named(_read(plan).models[0].engine.name).key_variable
+    credentials = read_credentials(
+        options.api_key_file, options.replica_key_file, options.replica_ca, replica_variable
+    )
+    require_key(options.host, credentials, no_key=options.no_key)
+    sources = _sources(plan, options)
+    tls = read_certificate(options.tls_cert, options.tls_key)
+    listen = Listen(host=options.host, port=options.port, tls=tls)
+    limits, rng = options.limits(), random.Random(options.seed)
+
+    def announce(port: int, running: Gateway) -> None:
+        listening = _listening(listen, port, running)
+        log.info("listening on %s for %s", listening.url, ", ".join(listening.models))
+        if on_start is not None:
+            on_start(listening)
+
+    run_gateway(lambda: Gateway(sources, limits, credentials, rng), listen, announce)
+
+
+def _read(plan: Path | Plan) -> Plan:
+    return plan if isinstance(plan, Plan) else load_plan(plan)
+
+
+def _listening(listen: Listen, port: int, running: Gateway) -> Listening:
+    scheme = "http" if listen.tls is None else "https"
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    unserved = []
+    for name, service in running.fleet.services.items():
+        served = {backend.option for backend in service.backends}
+        options = [a.candidate.option.name for a in service.plan.allocations]
+        unserved += [(name, option) for option in options if option not in served]
+    return Listening(
+        url=f"{scheme}://{host}:{port}",
+        models=tuple(running.fleet.by_model),
+        unserved=tuple(unserved),
+    )
+
+
+def _sources(plan: Path | Plan, options: ServeOptions) -> Sources:
+    live = _sky_services() if options.from_sky else tuple
+    file = options.backends_file
+    read: list[Plan] = []
+
+    def load() -> Plan:
+        read[:] = [_read(plan)]
+        return read[0]
+
+    def discover() -> dict[str, list[str]]:
+        lines = [] if file is None else backend_lines(file)
+        return joined(backend_urls([*options.backends, *lines]), replica_urls(read[0], live()))
+
+    return Sources(
+        load_plan=load,
+        discover=discover,
+        watch=() if isinstance(plan, Plan) else (plan / "plan.json" if plan.is_dir() else plan,),
+        tokenizer=options.tokenizer,
+        observed=None if options.observed is None else ObservedFile(options.observed),
+    )
+
+
+def _sky_services() -> Callable[[], Sequence[LiveService]]:
+    """Return what asks SkyServe which services run."""
+    from melange_sky.skyserve.client import SkyServe
+
+    return SkyServe({}).services

@@ -1,0 +1,70 @@
+"""A starter spec, and a trace as a spec's workload: what `init` and `workload` do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.errors import InputError
+from melange_sky.planner.output_files import write_text
+from melange_sky.spec.histogram import histogram_yaml
+from melange_sky.spec.starter import starter_text
+from melange_sky.spec.traces import histogram_of_trace, parse_edges
+from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from melange_sky.spec.histogram import Histogram
+
+
+def write_starter(file: Path, *, force: bool = False) -> None:
+    """Write a commented starter spec; InputError where `file` is there and `force` is False."""
+    if file.exists() and not force:
+        raise InputError(f"{file}: already exists; choose another name or pass --force")
+    write_text(file, starter_text())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceWorkload:
+    """A trace's requests on a grid of sizes, with its mean rate; `trace` is its file's name."""
+
+    histogram: Histogram
+    trace: str
+
+    @property
+    def yaml(self) -> str:
+        """The `workload:` section that a spec can use as it stands."""
+        return histogram_yaml(self.histogram, f"Derived by: melange-sky workload {self.trace}")
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """What stands under `workload` in a spec, for one that is a dict."""
+        import yaml
+
+        document: dict[str, Any] = yaml.safe_load(self.yaml)["workload"]
+        return document
+
+
+def count_trace(
+    trace: Path,
+    *,
+    input_edges: str | Sequence[int] | None = None,
+    output_edges: str | Sequence[int] | None = None,
+) -> TraceWorkload:
+    """Count a trace's requests by size, in one pass; edges None for the usual grid.
+
+    Raises InputError for a trace that cannot be read and for edges that do not rise.
+    """
+    histogram = histogram_of_trace(
+        trace,
+        _edges(input_edges, "--input-edges") or DEFAULT_INPUT_EDGES,
+        _edges(output_edges, "--output-edges") or DEFAULT_OUTPUT_EDGES,
+    )
+    return TraceWorkload(histogram=histogram, trace=trace.name)
+
+
+def _edges(edges: str | Sequence[int] | None, flag: str) -> tuple[int, ...] | None:
+    text = edges if edges is None or isinstance(edges, str) else ",".join(map(str, edges))
+    return parse_edges(text, flag)
