@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from melange_sky.planfile import dump_plan
@@ -68,6 +69,7 @@ def plan_text(folder: Path, seed: int) -> str:
     return json.dumps(document)
 
 
+@pytest.mark.timeout(600)  # a hundred plans, on a machine that may be busy
 def test_shuffled_specs_planned_at_once_give_one_plan_to_the_byte(tmp_path: Path) -> None:
     first = plan_text(tmp_path, 0)
     with ThreadPoolExecutor(2) as pool:  # solves overlap and finish in any order
