@@ -72,3 +72,7 @@ class Constraints:
     spot: SpotPolicy | None = None
     max_option_types: int | None = None
     min_option_types: int = 0
+
+    def available_fraction(self, *, use_spot: bool) -> float:
+        """Return the fraction of an instance's capacity that interruptions leave."""
+        return self.spot.availability_fraction if use_spot and self.spot is not None else 1.0

@@ -129,7 +129,7 @@ def choose_size(
     gain = cost_with**2 / (spread + noise**2)
     worth = [gain[k] / cell_seconds(float(rates[k]), demand.sizes[k], slo) for k in open_sizes]
     best = open_sizes[int(np.argmax(worth))]
-    has_scale = demand.scaled or any(found.rate_rps for found in measured.values())
+    has_scale = demand.scaled or any(rate.rate_rps for rate in measured.values())
     return NextSize(
         size=demand.sizes[best],
         guess_rps=float(rates[best]) if has_scale else None,
@@ -151,9 +151,9 @@ def demand_surface(demand: SizeDemand, measured: Mapping[tuple[int, int], Measur
     """Return the ratios of all sizes of the demand; measured sizes outside of it are left out."""
     guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
     points = [
-        RatioPoint(size=size, log_ratio=float(np.log(found.rate_rps / guesses[size])), sd=found.sd)
-        for size, found in measured.items()
-        if size in guesses and found.rate_rps
+        RatioPoint(size=size, log_ratio=float(np.log(rate.rate_rps / guesses[size])), sd=rate.sd)
+        for size, rate in measured.items()
+        if size in guesses and rate.rate_rps
     ]
     return ratio_surface(points, demand.sizes)
 
@@ -178,7 +178,7 @@ def inferred_rates(
     None of a size that is as large as a measured one that serves nothing.
     """
     spread = demand_surface(demand, measured).sd
-    unservable = [size for size, found in measured.items() if found.rate_rps is None]
+    unservable = [size for size, rate in measured.items() if rate.rate_rps is None]
     rates = predicted_rates(demand, measured)
     return {
         size: rate

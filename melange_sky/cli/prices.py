@@ -140,12 +140,12 @@ def check(infra: str, deadline_s: float, output_format: str, offline: bool) -> N
     """
     from melange_sky.report import price_changes as report
 
-    found = work.check_prices(infra=infra, deadline_s=deadline_s, offline=offline)
-    echo_warnings(found.book.warnings)
+    checked = work.check_prices(infra=infra, deadline_s=deadline_s, offline=offline)
+    echo_warnings(checked.book.warnings)
     if output_format == "json":
-        echo_json(report.check_document(found))
+        echo_json(report.check_document(checked))
     else:
-        click.echo(report.check_text(found), nl=False)
+        click.echo(report.check_text(checked), nl=False)
 
 
 @prices.command()

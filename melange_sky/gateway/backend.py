@@ -169,10 +169,10 @@ def parse_backend(plan: str, option: str, text: str) -> Backend:
     return Backend(plan, option, url, int(count))
 
 
-def parse_backends(plan: str, found: Mapping[str, Sequence[str]]) -> list[Backend]:
+def parse_backends(plan: str, urls_by_option: Mapping[str, Sequence[str]]) -> list[Backend]:
     """Read all backends of a plan; the same URL twice counts once."""
     backends: dict[tuple[str, str, str, int], Backend] = {}
-    for option, texts in found.items():
+    for option, texts in urls_by_option.items():
         for text in texts:
             backend = parse_backend(plan, option, text)
             backends.setdefault(backend.key, backend)

@@ -70,11 +70,11 @@ class Dispatcher:
         Raises Refusal: 429 with Retry-After where the queue is full or the wait too long, 503 where no
         replica that was not yet `tried` is healthy.
         """
-        found = self._try(service, size, tried)
-        if found == policy.FULL:
-            found = await self._queue(service, size, tried)
-        if isinstance(found, Lease):
-            return found
+        place = self._try(service, size, tried)
+        if place == policy.FULL:
+            place = await self._queue(service, size, tried)
+        if isinstance(place, Lease):
+            return place
         raise Refusal(
             503,
             "no healthy replica serves this model now",

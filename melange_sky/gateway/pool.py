@@ -95,12 +95,12 @@ class Service:
             longest = size.input_tokens + (size.max_tokens or 1)
             if waiting.future.done() or longest >= full.get(kind, longest + 1):
                 continue
-            found = waiting.attempt()
-            if found == policy.FULL:
+            place = waiting.attempt()
+            if place == policy.FULL:
                 full[kind] = longest
             else:
                 self.waiting.remove(waiting)
-                waiting.future.set_result(found)
+                waiting.future.set_result(place)
 
 
 class Fleet:
@@ -121,14 +121,14 @@ class Fleet:
         return [b for service in self.services.values() for b in service.backends]
 
     def prepare(
-        self, plan: Plan, found: Mapping[str, Sequence[str]]
+        self, plan: Plan, urls_by_option: Mapping[str, Sequence[str]]
     ) -> dict[str, tuple[ModelPlan, list[Backend]]]:
         """Check a plan and its backends and pair them; known backends are kept. Changes nothing.
 
         Raises InputError where a backend's option is not in the plan.
         """
         known = {backend.key: backend for backend in self.backends}
-        split = _split(plan.models, found)
+        split = _split(plan.models, urls_by_option)
         return {
             each.name: (
                 each,
@@ -162,7 +162,7 @@ class Fleet:
 
 
 def _split(
-    plans: Sequence[ModelPlan], found: Mapping[str, Sequence[str]]
+    plans: Sequence[ModelPlan], urls_by_option: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, list[str]]]:
     """Sort URLs by plan and option: keys are OPTION, or PLAN/OPTION."""
     names: dict[str, list[tuple[str, str]]] = {}
@@ -172,7 +172,7 @@ def _split(
             names.setdefault(option, []).append((plan.name, option))
             names.setdefault(f"{plan.name}/{option}", []).append((plan.name, option))
     split: dict[str, dict[str, list[str]]] = {plan.name: {} for plan in plans}
-    for key, urls in found.items():
+    for key, urls in urls_by_option.items():
         places = names.get(key, [])
         if not places:
             raise InputError(

@@ -63,7 +63,7 @@ class Gateway:
         self._stopping = asyncio.Event()
         self._reload_asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._last_found: object = None
+        self._last_urls: object = None
 
     async def start(self, listen: Listen) -> int:
         """Load plan and backends, probe them, listen. Returns the port.
@@ -71,9 +71,9 @@ class Gateway:
         Raises InputError for a bad plan or backend, and where the address cannot be had.
         """
         plan = await _in_thread(self._sources.load_plan)
-        found = await _in_thread(self._sources.discover)
-        prepared = self.fleet.prepare(plan, found)
-        self._last_found = found
+        urls_by_option = await _in_thread(self._sources.discover)
+        prepared = self.fleet.prepare(plan, urls_by_option)
+        self._last_urls = urls_by_option
         settings = self._settings
         self.upstream = Upstream(settings, self._credentials.replicas, self._credentials.replica_ca)
         dispatcher = Dispatcher(settings, self.metrics)
@@ -182,11 +182,11 @@ class Gateway:
             self.reload()
             return
         try:
-            found = await _in_thread(self._sources.discover)
+            urls_by_option = await _in_thread(self._sources.discover)
         except MelangeError as error:
             log.warning("backends could not be looked up: %s", error)
             return
-        if found != self._last_found:
+        if urls_by_option != self._last_urls:
             self.reload()
 
     async def _reloads(self) -> None:
@@ -207,10 +207,10 @@ class Gateway:
 
     async def _reload(self) -> None:
         plan = await _in_thread(self._sources.load_plan)
-        found = await _in_thread(self._sources.discover)
-        self._last_found = found
+        urls_by_option = await _in_thread(self._sources.discover)
+        self._last_urls = urls_by_option
         known = set(map(id, self.fleet.backends))
-        prepared = self.fleet.prepare(plan, found)
+        prepared = self.fleet.prepare(plan, urls_by_option)
         # New backends are probed before the old ones go, so that no moment is without any.
         fresh = [b for _, backends in prepared.values() for b in backends if id(b) not in known]
         await self._probe(fresh)

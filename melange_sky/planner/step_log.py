@@ -9,8 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.problem.canonical import canonical_form
-from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.registry import RuleSet, checked_form
 from melange_sky.optimizer.search.dominance import drop_dominated
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def log_dominated(problem: Problem, options: SolveOptions) -> None:
         return
     solve = options.started()
     try:
-        whole = canonical_form(problem, solve.deadline)
+        whole = checked_form(problem, solve.deadline)
         needed = drop_dominated(whole, RuleSet.of(problem, solve))
     except TimeUpError:
         log.info("no time to say which options are dominated")

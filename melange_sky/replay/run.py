@@ -68,7 +68,7 @@ def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
         ],
         [a.rate_rps / a.instances for a in plan.allocations],
     )
-    found = []
+    options = []
     for allocation, weight in zip(plan.allocations, weights, strict=True):
         option = allocation.candidate.option
         if option.engine is None or plan.model_shape is None:
@@ -76,7 +76,7 @@ def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
                 f"{plan.name}: the plan does not say which model and engine it serves, so there is "
                 "nothing to replay (plans from Mélange's JSON config hold throughputs only)"
             )
-        found.append(
+        options.append(
             FleetOption(
                 name=option.name,
                 engine=engine_of(plan, allocation).with_max_num_seqs(option.engine.max_num_seqs),
@@ -85,7 +85,7 @@ def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
                 weight=weight,
             )
         )
-    return found
+    return options
 
 
 def interruptions_per_hour(plan: ModelPlan, allocation: Allocation) -> float:
@@ -99,7 +99,7 @@ def interruptions_per_hour(plan: ModelPlan, allocation: Allocation) -> float:
 def _drawn_outages(plan: ModelPlan, end_s: float, how: Replay) -> tuple[Outage, ...]:
     """Draw outages of each replica as a Poisson process; none begins while one lasts."""
     rng = np.random.default_rng([how.seed, 1, how.replication])
-    found: list[Outage] = []
+    outages: list[Outage] = []
     first = 0
     for allocation in plan.allocations:
         on_spot = interruptions_per_hour(plan, allocation)
@@ -111,6 +111,6 @@ def _drawn_outages(plan: ModelPlan, end_s: float, how: Replay) -> tuple[Outage, 
             at = float(rng.exponential(3600.0 / per_hour))
             while at < end_s:
                 lasts_s = recovery_s if rng.random() * per_hour < on_spot else how.outage_s
-                found.append(Outage(replica=replica, start_s=at, end_s=at + lasts_s))
+                outages.append(Outage(replica=replica, start_s=at, end_s=at + lasts_s))
                 at += lasts_s + float(rng.exponential(3600.0 / per_hour))
-    return tuple(found)
+    return tuple(outages)

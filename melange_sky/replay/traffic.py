@@ -70,8 +70,8 @@ def _arrivals(rate_rps: float, traffic: Traffic, rng: np.random.Generator) -> ND
         gaps = rng.gamma(shape, 1.0 / (shape * rate_rps), size=count)
         times.append(last + np.cumsum(gaps))
         last = float(times[-1][-1])
-    found = np.concatenate(times)
-    return found[found < traffic.duration_s]
+    arrivals_s = np.concatenate(times)
+    return arrivals_s[arrivals_s < traffic.duration_s]
 
 
 def _sizes(

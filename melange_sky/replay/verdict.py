@@ -222,19 +222,19 @@ def _options(
 ) -> tuple[OptionVerdict, ...]:
     late = _missed(judged, replace(slo, tpot_s=None))
     slow = _missed(judged, replace(slo, ttft_s=None))
-    found = []
+    verdicts = []
     for k, name in enumerate(judged.options):
-        mine = judged.option == k
-        count = int(mine.sum())
-        found.append(
+        of_option = judged.option == k
+        count = int(of_option.sum())
+        verdicts.append(
             OptionVerdict(
                 option=name,
                 requests=int((run.log.option == k).sum()),
-                attainment=float(good[mine].mean()) if count else None,
-                interval=attainment_interval(good[mine]),
+                attainment=float(good[of_option].mean()) if count else None,
+                interval=attainment_interval(good[of_option]),
                 utilization=float(run.busy_fraction[k]),
-                ttft_missed=float(late[mine].mean()) if count else None,
-                tpot_missed=float(slow[mine].mean()) if count else None,
+                ttft_missed=float(late[of_option].mean()) if count else None,
+                tpot_missed=float(slow[of_option].mean()) if count else None,
                 preemptions=int(run.preemptions[k]),
                 queue_mean=_mean(run.waiting[:, k]),
                 queue_peak=_peak(run.waiting[:, k]),
@@ -242,7 +242,7 @@ def _options(
                 kv_used_peak=_peak(run.kv_used[:, k]),
             )
         )
-    return tuple(found)
+    return tuple(verdicts)
 
 
 def _missed(log: RequestLog, slo: SLO) -> NDArray[np.bool_]:
@@ -263,20 +263,20 @@ def _buckets(
     """Attainment per bucket; requests beyond the grid count in the outermost one."""
     rows = _bucket_of(workload.input_edges, judged.input_tokens)
     columns = _bucket_of(workload.output_edges, judged.output_tokens)
-    found = []
+    verdicts = []
     width = len(workload.output_edges) - 1
     keys = rows * width + columns
     for key in np.unique(keys):
-        mine = good[keys == key]
-        found.append(
+        in_bucket = good[keys == key]
+        verdicts.append(
             BucketVerdict(
                 bucket=(int(key) // width, int(key) % width),
-                requests=len(mine),
-                attainment=float(mine.mean()),
-                interval=attainment_interval(mine),
+                requests=len(in_bucket),
+                attainment=float(in_bucket.mean()),
+                interval=attainment_interval(in_bucket),
             )
         )
-    return tuple(found)
+    return tuple(verdicts)
 
 
 def _bucket_of(edges: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.int64]:

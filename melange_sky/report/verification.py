@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 def verification_text(plan: ModelPlan) -> str:
     """Return what the replay said of a plan, one paragraph for people; empty where none ran."""
-    found = plan.verification
-    if found is None:
+    verified = plan.verification
+    if verified is None:
         return ""
-    word = "Holds in replay" if found.holds else "Does NOT hold in replay"
+    word = "Holds in replay" if verified.holds else "Does NOT hold in replay"
     text = (
-        f"{word}: {found.attainment:.2%} of {found.requests} requests within the SLO "
-        f"(95 % interval {found.low:.2%} to {found.high:.2%}, target {plan.slo.attainment:.4g}); "
-        f"{found.traffic}.\n"
+        f"{word}: {verified.attainment:.2%} of {verified.requests} requests within the SLO "
+        f"(95 % interval {verified.low:.2%} to {verified.high:.2%}, target {plan.slo.attainment:.4g}); "
+        f"{verified.traffic}.\n"
     )
-    if found.premium_usd_per_hour:
-        before = plan.cost_usd_per_hour - found.premium_usd_per_hour
-        share = found.premium_usd_per_hour / before if before > 0 else 0.0
-        fleets = {(one.fleet, one.cost_usd_per_hour) for one in found.rounds}
-        text += f"That costs ${found.premium_usd_per_hour:,.3f}/h ({share:.0%}) more than the plan before replay, which missed; {len(fleets)} fleets were replayed.\n"
-    return text + (f"Why: {found.reason}\n" if found.reason else "")
+    if verified.premium_usd_per_hour:
+        before = plan.cost_usd_per_hour - verified.premium_usd_per_hour
+        share = verified.premium_usd_per_hour / before if before > 0 else 0.0
+        fleets = {(one.fleet, one.cost_usd_per_hour) for one in verified.rounds}
+        text += f"That costs ${verified.premium_usd_per_hour:,.3f}/h ({share:.0%}) more than the plan before replay, which missed; {len(fleets)} fleets were replayed.\n"
+    return text + (f"Why: {verified.reason}\n" if verified.reason else "")
 
 
 def round_text(one: VerificationRound) -> str:

@@ -96,10 +96,13 @@ class Router:
 
         Load and health belong to replicas and are carried over by whoever knows which is which.
         """
-        mine, his = self.table, old.table
-        if mine.input_edges != his.input_edges or mine.output_edges != his.output_edges:
+        table, old_table = self.table, old.table
+        if (
+            table.input_edges != old_table.input_edges
+            or table.output_edges != old_table.output_edges
+        ):
             return
         for at in range(len(self.state.seen)):
             self.state.seen[at] = old.state.seen[at]
         for c in range(len(self.state.fresh)):
-            policy.refresh(mine, self.state, c)
+            policy.refresh(table, self.state, c)

@@ -27,12 +27,11 @@ from melange_sky.optimizer import (
     optimize,
     sweep_rates,
 )
-from melange_sky.optimizer.answers import optimum
 from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.rules.base import Rule
 from melange_sky.optimizer.rules.registry import RULES, RuleSet
-from melange_sky.optimizer.search import cheapest, incumbent, simplest
+from melange_sky.optimizer.search import cheapest, dominance, incumbent, simplest
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.equal_cost import simpler_fleets
@@ -103,7 +102,7 @@ Pruning = Callable[[pytest.MonkeyPatch], None]
 
 
 def no_dominance(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(optimum, "drop_dominated", lambda canonical, _: canonical.placed())
+    patch.setattr(dominance, "drop_dominated", lambda canonical, _: canonical.placed())
 
 
 def wider_bounds(patch: pytest.MonkeyPatch) -> None:

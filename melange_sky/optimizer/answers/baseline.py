@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.lowest_cost import least_cost
 from melange_sky.optimizer.answers.optimum import optimize
-from melange_sky.optimizer.problem.canonical import matches
 from melange_sky.optimizer.problem.question import Problem, SolveOptions
 from melange_sky.optimizer.program.termination import Termination
+from melange_sky.optimizer.rules.registry import constraints_among
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import Baseline
 
 if TYPE_CHECKING:
-    from melange_sky.capacities import OptionCapacity
-    from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer.problem.question import Demand
 
 
@@ -52,15 +50,13 @@ def baselines(
 def _baseline(
     problem: Problem, demand: Demand, accelerator: str, plan_cost: float, options: SolveOptions
 ) -> Baseline:
-    mine = tuple(c for c in demand.options if c.option.accelerator == accelerator)
-    rules = problem.constraints
-    missing = [p for p in rules.minimum if p.instances > 0 and not _has(mine, p)]
-    if missing:
-        reason = f"the minimum of {missing[0].label()} is of another accelerator"
-        return _none(accelerator, reason, feasible=False)
-    # What is paid for of other accelerators serves nothing here.
-    rules = replace(rules, fixed=tuple(p for p in rules.fixed if _has(mine, p)))
-    alone = replace(problem, demands=(replace(demand, options=mine),), constraints=rules)
+    candidates = tuple(c for c in demand.options if c.option.accelerator == accelerator)
+    try:
+        constraints = constraints_among(problem.constraints, [c.option for c in candidates])
+    except InfeasibleError as error:
+        return _none(accelerator, str(error), feasible=False)
+    demands = (replace(demand, options=candidates),)
+    alone = replace(problem, demands=demands, constraints=constraints)
     least = least_cost(alone, options, settle=True)
     if least.termination is Termination.INFEASIBLE:
         return _none(accelerator, _why_none(alone, options), feasible=False)
@@ -75,11 +71,6 @@ def _baseline(
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
     )
-
-
-def _has(options: tuple[OptionCapacity, ...], group: InstanceGroup) -> bool:
-    """Return whether an instance of any of the options is one of the group's."""
-    return any(matches(capacity.option, group) for capacity in options)
 
 
 def _none(accelerator: str, reason: str, *, feasible: bool | None) -> Baseline:

@@ -185,11 +185,10 @@ def _why(choices: list[Choice], fleet: set[str]) -> str:
 
 
 def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
-    spot = problem.constraints.spot
     rows = []
     for allocation in plan.allocations:
         option = allocation.candidate.option
-        derate = spot.availability_fraction if spot and option.use_spot else 1.0
+        derate = problem.constraints.available_fraction(use_spot=option.use_spot)
         fill = allocation.load_fraction / ((1 - problem.headroom) * derate)
         rows.append(
             FullOption(

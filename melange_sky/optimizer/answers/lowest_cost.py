@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import find_cheapest
-from melange_sky.optimizer.search.dominance import drop_dominated
+from melange_sky.optimizer.search.dominance import needed_form
 from melange_sky.optimizer.search.simplest import settle_ties
 
 if TYPE_CHECKING:
@@ -40,8 +38,7 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
     """
     options = options.started()
     try:
-        canonical = canonical_form(problem, options.deadline)
-        canonical = drop_dominated(canonical, RuleSet.of(problem, options))
+        canonical = needed_form(problem, options)
     except InfeasibleError:
         return LeastCost(termination=Termination.INFEASIBLE)
     except TimeUpError:

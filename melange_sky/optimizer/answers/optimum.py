@@ -11,12 +11,10 @@ from melange_sky.optimizer.answers.alternatives import find_alternatives
 from melange_sky.optimizer.answers.conflict import find_conflict
 from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.question import Alternative, Solution, SolveOptions, Step
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
-from melange_sky.optimizer.search.dominance import drop_dominated
+from melange_sky.optimizer.search.dominance import needed_form
 from melange_sky.optimizer.search.simplest import settle_ties
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
@@ -85,8 +83,7 @@ def _alternatives(settled: Settled, options: SolveOptions) -> tuple[tuple[Altern
 def _cheapest(problem: Problem, options: SolveOptions) -> Cheapest:
     late = NoPlanInTimeError(options.time_limit_s)
     try:
-        canonical = canonical_form(problem, options.deadline)
-        canonical = drop_dominated(canonical, RuleSet.of(problem, options))
+        canonical = needed_form(problem, options)
     except TimeUpError:
         raise late from None
     cheapest = find_cheapest(canonical, problem, options)

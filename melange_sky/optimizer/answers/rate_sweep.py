@@ -183,8 +183,8 @@ def _point(
     )
     counts = {
         (demand.name, a.candidate.option.name): a.instances
-        for demand, mine in zip(problem.demands, solution.allocations, strict=True)
-        for a in mine
+        for demand, chosen in zip(problem.demands, solution.allocations, strict=True)
+        for a in chosen
     }
     return point, counts
 

@@ -82,13 +82,13 @@ def other_fleets(
     problem: Problem, options: SolveOptions, alternatives: int, within_fraction: float
 ) -> tuple[OtherFleet, ...]:
     """Return the simplest fleet within the band, where one is asked for, then the alternatives."""
-    found: list[OtherFleet] = []
+    fleets: list[OtherFleet] = []
     if within_fraction > 0:
         simple = optimize(problem, replace(options, within_fraction=within_fraction))
         dearer = simple.cost_usd_per_hour - simple.optimum_usd_per_hour
         mix = mix_of(simple)
         text = ", ".join(f"{n} x {name}" for name, n in mix)
-        found.append(
+        fleets.append(
             OtherFleet(
                 kind="simplest",
                 mix=mix,
@@ -98,24 +98,26 @@ def other_fleets(
         )
     if alternatives > 0:
         solution = optimize(problem, replace(options, alternatives=alternatives))
-        found += [
+        fleets += [
             OtherFleet(
                 kind="alternative",
                 mix=tuple(
                     (a.candidate.option.name, a.instances)
-                    for mine in other.allocations
-                    for a in mine
+                    for allocations in other.allocations
+                    for a in allocations
                 ),
                 cost_usd_per_hour=other.cost_usd_per_hour,
                 differs=other.differs,
             )
             for other in solution.alternatives
         ]
-    return tuple(found)
+    return tuple(fleets)
 
 
 def mix_of(solution: Solution) -> Mix:
     """Return a solution's option names and instances."""
     return tuple(
-        (a.candidate.option.name, a.instances) for mine in solution.allocations for a in mine
+        (a.candidate.option.name, a.instances)
+        for allocations in solution.allocations
+        for a in allocations
     )

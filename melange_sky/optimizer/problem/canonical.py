@@ -13,22 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.names.accelerators import names_of
 from melange_sky.optimizer.deadline import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from melange_sky.capacities import DeploymentOption, OptionCapacity
-    from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.constraints import Constraints
     from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.question import Demand, Problem
 
-MAX_SPARE = 6
-"""Every way to lose so many instances is tried, which grows fast."""
 MAX_NAMED = 4
 """How many buckets or reasons a message names before it says how many more there are."""
 
@@ -119,9 +116,9 @@ class Canonical:
     def covers(self) -> bool:
         """Return whether every bucket has a column that can serve it."""
         return all(
-            any(self.columns[k].loads[b] is not None for k in mine)
+            any(self.columns[k].loads[b] is not None for k in candidates)
             for d, buckets in enumerate(self.buckets)
-            for mine in [self.of_demand(d)]
+            for candidates in [self.of_demand(d)]
             for b in range(len(buckets))
         )
 
@@ -144,22 +141,6 @@ class Canonical:
         )
 
 
-def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
-    """Return whether an instance of `option` is one of the group's."""
-    offer = option.offer
-    if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
-        return False
-    if group.accelerator_count not in (None, option.accelerator_count):
-        return False
-    if offer is None:
-        return (group.cloud, group.region, group.instance_type) == (None, None, None)
-    return (
-        group.cloud in (None, offer.cloud)
-        and group.region in (None, offer.region)
-        and group.instance_type in (None, offer.instance_type)
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unserved:
     """Buckets (i, j) of one model that no option serves, and in words why."""
@@ -170,13 +151,12 @@ class Unserved:
 
 
 def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
-    """Sort a problem into columns and buckets.
+    """Sort a problem, whose figures were looked at, into columns and buckets.
 
-    Raises InputError for figures that no plan can be made of, InfeasibleError for a bucket that no
-    option serves at all (its causes are `Unserved`), TimeUpError.
+    Raises InputError for a rate beyond any fleet, InfeasibleError for a bucket that no option serves
+    at all (its causes are `Unserved`), TimeUpError.
     """
     demands = tuple(sorted(problem.demands, key=lambda demand: demand.name))
-    _check(problem)
     buckets = tuple(
         tuple(
             Bucket(demand=d, i=i, j=j, rate_rps=demand.workload.rates_rps[i][j])
@@ -202,8 +182,9 @@ def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
 def _of_sane_size(canonical: Canonical) -> Canonical:
     """Refuse a problem of absurd size; leave out what a column could serve only with one."""
     for d, demand in enumerate(canonical.demands):
-        mine = [canonical.columns[k].loads for k in canonical.of_demand(d)]
-        least = sum(min(v for v in loads if v is not None) for loads in zip(*mine, strict=True))
+        by_option = [canonical.columns[k].loads for k in canonical.of_demand(d)]
+        by_bucket = zip(*by_option, strict=True)
+        least = sum(min(v for v in loads if v is not None) for loads in by_bucket)
         if not least <= MOST_INSTANCES:
             raise InputError(
                 f"model '{demand.name[:80]}': {demand.workload.rate_rps:g} req/s would take over "
@@ -222,9 +203,7 @@ def _of_sane_size(canonical: Canonical) -> Canonical:
 def _column(
     demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
 ) -> Column:
-    derate = 1.0
-    if capacity.option.use_spot and constraints.spot is not None:
-        derate = constraints.spot.availability_fraction
+    derate = constraints.available_fraction(use_spot=capacity.option.use_spot)
     loads: list[float | None] = []
     for bucket in buckets:
         rate = capacity.rate(bucket.i, bucket.j)
@@ -234,37 +213,22 @@ def _column(
     return Column(demand=demand, capacity=capacity, loads=tuple(loads))
 
 
-def _check(problem: Problem) -> None:
-    problems: list[str] = []
+def figure_problems(problem: Problem) -> Iterator[str]:
+    """Yield what makes a plan impossible whatever the rules: names given twice, absurd figures."""
     names = [demand.name for demand in problem.demands]
     if len(set(names)) != len(names):
-        problems.append("two models of one problem have the same name")
+        yield "two models of one problem have the same name"
     if not 0 <= problem.headroom < 1:
-        problems.append(f"headroom must be at least 0 and below 1, not {problem.headroom:g}")
-    if problem.constraints.spare > MAX_SPARE:
-        problems.append(f"spare must be at most {MAX_SPARE}, not {problem.constraints.spare}")
+        yield f"headroom must be at least 0 and below 1, not {problem.headroom:g}"
     for demand in problem.demands:
         options = [capacity.option for capacity in demand.options]
         if len({option.name for option in options}) != len(options):
-            problems.append(f"model '{demand.name[:80]}' has two options of the same name")
-        problems += [
-            f"option '{option.name[:80]}' has no usable price"
-            for option in options
-            if not (math.isfinite(option.price_usd_per_hour) and option.price_usd_per_hour > 0)
-        ]
+            yield f"model '{demand.name[:80]}' has two options of the same name"
+        for option in options:
+            if not (math.isfinite(option.price_usd_per_hour) and option.price_usd_per_hour > 0):
+                yield f"option '{option.name[:80]}' has no usable price"
         if not math.isfinite(demand.workload.rate_rps):
-            problems.append(f"model '{demand.name[:80]}' has a rate that is not finite")
-    groups = [("fixed", p) for p in problem.constraints.fixed]
-    groups += [("minimum", p) for p in problem.constraints.minimum]
-    candidates = [capacity.option for demand in problem.demands for capacity in demand.options]
-    problems += [
-        f"{kind}: no candidate option is one of {group.label()}; "
-        "check accelerators and infra, or take it out"
-        for kind, group in groups
-        if group.instances > 0 and not any(matches(option, group) for option in candidates)
-    ]
-    if problems:
-        raise InputError(*problems)
+            yield f"model '{demand.name[:80]}' has a rate that is not finite"
 
 
 def _unserved(canonical: Canonical, d: int) -> Unserved | None:

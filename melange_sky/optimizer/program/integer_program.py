@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.program.linear import EQ, GE, Linear
+from melange_sky.optimizer.program.linear import EQ, Linear
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.canonical import Canonical
@@ -85,37 +85,3 @@ def require_service(program: IntegerProgram, y: dict[tuple[int, int], int], name
         by_bucket.setdefault(b, []).append((share, 1.0))
     for b, terms in sorted(by_bucket.items()):
         program.row(terms, EQ, program.slices, f"{name}_{b}")
-
-
-def load_terms(program: IntegerProgram, y: dict[tuple[int, int], int], k: int, name: str) -> Terms:
-    """Return the load on column k in instances, protected against wrong capacities where asked.
-
-    A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
-    errors the row gains Γ × z_k + Σ_b q_bk with z_k + q_bk ≥ e / (1 − e) × load_bk × y_bk
-    (Bertsimas & Sim 2004, eq. 8: the dual of the worst choice of Γ buckets).
-    """
-    column = program.canonical.columns[k]
-    start = program.offsets[column.demand]
-    loads = [
-        (start + b, y[start + b, k], load / program.slices)
-        for b, load in enumerate(column.loads)
-        if load is not None
-    ]
-    robust = program.options.robustness
-    if robust is None:
-        return [(share, load) for _, share, load in loads]
-    error = robust.throughput_error
-    if robust.budget is None or robust.budget >= len(loads):
-        return [(share, load / (1 - error)) for _, share, load in loads]
-    worst = program.lp.add(f"z_{name}_{k}")
-    terms = [(share, load) for _, share, load in loads] + [(worst, float(robust.budget))]
-    for b, share, load in loads:
-        own = program.lp.add(f"q_{name}_{b}_{k}")
-        terms.append((own, 1.0))
-        program.row(
-            [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
-            GE,
-            0,
-            f"{name}_protects_bucket_{b}_option_{k}",
-        )
-    return terms

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from melange_sky.capacities import DeploymentOption
     from melange_sky.constraints import Constraints
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
@@ -102,6 +103,19 @@ class Rule(ABC):
     @abstractmethod
     def of(cls, problem: Problem, options: SolveOptions) -> Rule | None:
         """Return the rule as the problem or the options ask for it, None where they do not."""
+
+    @classmethod
+    def input_problems(cls, problem: Problem) -> Iterable[str]:
+        """Return what makes no sense in how a problem asks for the rule, a sentence each."""
+        return ()
+
+    @classmethod
+    def among(cls, constraints: Constraints, options: Sequence[DeploymentOption]) -> Constraints:
+        """Return constraints as they are to be kept by a fleet of only these options.
+
+        Raises InfeasibleError where no such fleet can keep the rule.
+        """
+        return constraints
 
     @abstractmethod
     def add_rows(self, program: IntegerProgram) -> None:

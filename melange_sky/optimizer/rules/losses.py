@@ -6,22 +6,21 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.program.integer_program import (
-    load_terms,
-    require_service,
-    share_variables,
-)
+from melange_sky.optimizer.program.integer_program import require_service, share_variables
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.base import Clause, Rule
 from melange_sky.optimizer.rules.serving import Load, unserved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.rules.base import FinishedFleet
+
+MAX_SPARE = 6
+"""Every way to lose so many instances is tried, which grows fast."""
 
 _AFTER_LOSS = 2e-5
 """What the check lets pass after a loss, as a fraction: the search takes 1e-5 for rounding."""
@@ -52,6 +51,12 @@ class Spare(Rule):
         spare = problem.constraints.spare
         return cls(spare=spare) if spare > 0 else None
 
+    @classmethod
+    def input_problems(cls, problem: Problem) -> Iterable[str]:
+        """Return that the losses are too many to try."""
+        if problem.constraints.spare > MAX_SPARE:
+            yield f"spare must be at most {MAX_SPARE}, not {problem.constraints.spare}"
+
     def add_rows(self, program: IntegerProgram) -> None:
         """Add e_kn, the cuts by cost, and s and its rows for every scenario of the program."""
         there = {
@@ -61,13 +66,14 @@ class Spare(Rule):
         }
         for demand in range(len(program.canonical.demands)):
             self._cost_after_loss(program, demand, there)
+        load = Load.of(program.problem, program.options)
         for s, scenario in enumerate(program.scenarios):
             lost = dict(scenario)
             demand = program.canonical.columns[scenario[0][0]].demand
             shares = share_variables(program, f"s{s}", demand)
             require_service(program, shares, f"after_loss_{s}_serve_bucket")
             for k in program.canonical.of_demand(demand):
-                terms = load_terms(program, shares, k, f"after_loss_{s}_load")
+                terms = load.terms(program, shares, k, f"after_loss_{s}_load")
                 terms.append((program.x[k], -program.usable))
                 terms += [(there[k, n], program.usable) for n in range(1, lost.get(k, 0) + 1)]
                 program.row(terms, LE, 0, f"after_loss_{s}_load_fits_option_{k}")

@@ -6,8 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.errors import InputError
+from melange_sky.optimizer.deadline import NEVER
+from melange_sky.optimizer.problem.canonical import canonical_form, figure_problems
 from melange_sky.optimizer.problem.question import Problem, SolveOptions
-from melange_sky.optimizer.rules.instances import Fixed, Limits, Minimum, MinReplicas
+from melange_sky.optimizer.rules.groups import Fixed, Minimum
+from melange_sky.optimizer.rules.instances import Limits, MinReplicas
 from melange_sky.optimizer.rules.losses import Spare
 from melange_sky.optimizer.rules.money import Budget, StayCloseToFleet
 from melange_sky.optimizer.rules.option_types import MaxOptionTypes, MinOptionTypes
@@ -17,7 +21,9 @@ from melange_sky.optimizer.rules.serving import Load, Serve
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from melange_sky.capacities import DeploymentOption
     from melange_sky.constraints import Constraints
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.rules.base import Clause, FinishedFleet, Rule
 
@@ -157,6 +163,29 @@ class RuleSet:
     def goal_beyond_cost(self, canonical: Canonical, instances: Sequence[int]) -> float:
         """Return what the goal counts beside the cost of these instances."""
         return sum(rule.goal_beyond_cost(canonical, instances) for rule in self.rules)
+
+
+def checked_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
+    """Return a problem in canonical form, its figures looked at by the rules too.
+
+    Raises InputError with everything that makes no sense, else as `canonical_form` does.
+    """
+    problems = [*figure_problems(problem)]
+    for rule in RULES:
+        problems += rule.input_problems(problem)
+    if problems:
+        raise InputError(*problems)
+    return canonical_form(problem, deadline)
+
+
+def constraints_among(constraints: Constraints, options: Sequence[DeploymentOption]) -> Constraints:
+    """Return constraints as they are to be kept by a fleet of only these options.
+
+    Raises InfeasibleError where no such fleet can keep some rule.
+    """
+    for rule in RULES:
+        constraints = rule.among(constraints, options)
+    return constraints
 
 
 def rules_of(constraints: Constraints) -> RuleSet:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.program.integer_program import load_terms, require_service
-from melange_sky.optimizer.program.linear import LE
+from melange_sky.optimizer.program.integer_program import require_service
+from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.base import TOLERANCE, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import (
         Demand,
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
         SolveOptions,
     )
     from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.program.linear import Terms
     from melange_sky.optimizer.rules.base import Clause, FinishedFleet
     from melange_sky.plans import Allocation
     from melange_sky.workload import Matrix
@@ -62,7 +62,7 @@ class Load(Rule):
     """Σ_b load_bk × y_bk (+ protection) ≤ (1 − headroom) × x_k for every column k.
 
     `usable` is 1 − headroom. With `robustness` the load counts as it would be where capacities are
-    wrong: see `load_terms`.
+    wrong: see `terms`.
     """
 
     name = "load"
@@ -79,9 +79,44 @@ class Load(Rule):
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row per column."""
         for k in range(len(program.x)):
-            terms = load_terms(program, program.y, k, "load")
+            terms = self.terms(program, program.y, k, "load")
             terms.append((program.x[k], -self.usable))
             program.row(terms, LE, 0, f"load_fits_option_{k}")
+
+    def terms(
+        self, program: IntegerProgram, y: dict[tuple[int, int], int], k: int, name: str
+    ) -> Terms:
+        """Return the load on column k in instances, protected against wrong capacities where asked.
+
+        A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
+        errors the row gains Γ × z_k + Σ_b q_bk with z_k + q_bk ≥ e / (1 − e) × load_bk × y_bk
+        (Bertsimas & Sim 2004, eq. 8: the dual of the worst choice of Γ buckets).
+        """
+        column = program.canonical.columns[k]
+        start = program.offsets[column.demand]
+        loads = [
+            (start + b, y[start + b, k], load / program.slices)
+            for b, load in enumerate(column.loads)
+            if load is not None
+        ]
+        terms: Terms = [(share, load) for _, share, load in loads]
+        if self.robustness is None:
+            return terms
+        error, budget = self.robustness.throughput_error, self.robustness.budget
+        if budget is None or budget >= len(loads):
+            return [(share, load / (1 - error)) for share, load in terms]
+        worst = program.lp.add(f"z_{name}_{k}")
+        terms.append((worst, float(budget)))
+        for b, share, load in loads:
+            own = program.lp.add(f"q_{name}_{b}_{k}")
+            terms.append((own, 1.0))
+            program.row(
+                [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
+                GE,
+                0,
+                f"{name}_protects_bucket_{b}_option_{k}",
+            )
+        return terms
 
     def clauses(self, canonical: Canonical, bounds: Sequence[int]) -> list[Clause]:
         """Return none: capacity is what it is."""
@@ -110,7 +145,9 @@ class Load(Rule):
                     yield f"option '{name}' cannot serve bucket ({i}, {j})"
                     return
                 served_rps = shares[i][j] * demand.workload.rates_rps[i][j]
-                loads.append(served_rps / (raw * derate_of(problem, candidate)))
+                use_spot = candidate.option.use_spot
+                derate = problem.constraints.available_fraction(use_spot=use_spot)
+                loads.append(served_rps / (raw * derate))
         load, room = self.protected(loads), allocation.instances * self.usable
         if load > room * (1 + tolerance) + tolerance:
             yield f"option '{name}' carries {load:.9f} where {room:.9f} is room"
@@ -146,9 +183,3 @@ def unserved(demand: Demand, shares: Iterable[Matrix]) -> Iterator[str]:
             wanted = 1.0 if rate_rps > 0 else 0.0
             if abs(served - wanted) > TOLERANCE:
                 yield f"bucket ({i}, {j}) is served {served:.9f} times, not {wanted}"
-
-
-def derate_of(problem: Problem, candidate: OptionCapacity) -> float:
-    """Return the fraction of an option's capacity that interruptions leave."""
-    spot = problem.constraints.spot
-    return spot.availability_fraction if spot is not None and candidate.option.use_spot else 1.0

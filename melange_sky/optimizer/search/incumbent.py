@@ -31,20 +31,20 @@ def first_options(
         return None
     kept: set[int] = set()
     for demand in range(len(canonical.demands)):
-        mine = canonical.of_demand(demand)
-        kept |= _promising(canonical, mine)
+        of_demand = canonical.of_demand(demand)
+        kept |= _promising(canonical, of_demand)
         for b in range(len(canonical.buckets[demand])):
-            able = [k for k in mine if canonical.columns[k].loads[b] is not None]
+            able = [k for k in of_demand if canonical.columns[k].loads[b] is not None]
             kept.add(min(able, key=lambda k: _bucket_price(canonical.columns[k], b)))
     return canonical.keep(kept) if len(kept) < len(canonical.columns) else None
 
 
-def _promising(canonical: Canonical, mine: list[int]) -> set[int]:
+def _promising(canonical: Canonical, of_demand: list[int]) -> set[int]:
     """Return the best by score: some on demand and some spot, from several regions each."""
     kept: set[int] = set()
     for use_spot in (False, True):
         of_region: dict[str | None, int] = {}
-        kind = [k for k in mine if canonical.columns[k].use_spot == use_spot]
+        kind = [k for k in of_demand if canonical.columns[k].use_spot == use_spot]
         count = 0
         for k in sorted(kind, key=lambda k: _score(canonical.columns[k])):
             region = canonical.columns[k].region

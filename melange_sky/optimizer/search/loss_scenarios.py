@@ -31,10 +31,10 @@ def worst_loss(
     spare = RuleSet.of(problem, options).spare_instances
     worst: tuple[float, Scenario] | None = None
     for demand in range(len(canonical.demands)):
-        mine = canonical.of_demand(demand)
+        of_demand = canonical.of_demand(demand)
         if spare == 0 or not canonical.buckets[demand]:
             continue
-        counts = {k: instances[k] for k in mine if instances[k]}
+        counts = {k: instances[k] for k in of_demand if instances[k]}
         for scenario in _losses(counts, spare):
             alone, remaining = _after(canonical, instances, scenario)
             peak = peak_load(alone, problem, options, remaining, _AFTER_LOSS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.integer_program import load_terms
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import SHARE_RULES
+from melange_sky.optimizer.rules.serving import Load
 from melange_sky.plans import Allocation
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def peak_load(
 
     Raises TimeUpError.
     """
-    found = _peak_program(canonical, problem, options, instances, only)
-    if found is None:
+    solved = _peak_program(canonical, problem, options, instances, only)
+    if solved is None:
         return None
-    return 0.0 if found[2] is None else found[2].objective
+    return 0.0 if solved[2] is None else solved[2].objective
 
 
 def peak_shares(
@@ -57,10 +57,10 @@ def peak_shares(
 
     Raises TimeUpError.
     """
-    found = _peak_program(canonical, problem, options, instances, only)
-    if found is None:
+    solved = _peak_program(canonical, problem, options, instances, only)
+    if solved is None:
         return None
-    program, used, outcome = found
+    program, used, outcome = solved
     values = () if outcome is None else outcome.values
     return _in_whole(used, read_shares(program, values)) if values else {}
 
@@ -73,10 +73,10 @@ def spread(
     So no replica is full while another idles. None where these instances cannot serve at all.
     Raises TimeUpError.
     """
-    found = _peak_program(canonical, problem, options, instances, SHARE_RULES)
-    if found is None:
+    solved = _peak_program(canonical, problem, options, instances, SHARE_RULES)
+    if solved is None:
         return None
-    program, used, outcome = found
+    program, used, outcome = solved
     if outcome is None:
         return {}
     lp, columns = program.lp, program.canonical.columns
@@ -116,7 +116,8 @@ def _peak_program(
     program = build_program(small, problem, options, only=only)
     if not program.y:
         return program, used, None
-    loads = [load_terms(program, program.y, k, "peak") for k in range(len(used))]
+    rule = Load.of(problem, options)
+    loads = [rule.terms(program, program.y, k, "peak") for k in range(len(used))]
     peak = program.lp.add("peak")
     for k, terms in enumerate(loads):
         program.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")

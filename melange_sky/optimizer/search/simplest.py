@@ -71,14 +71,14 @@ def simplest(program: IntegerProgram, best: Point) -> Point:
     small, scenarios = _keep(program, sorted(kept))
     fleets = None
     if not options.within_fraction and RuleSet.of(program.problem, options).goal_is_cost:
-        mine = [best.instances[k] for k in sorted(kept)]
-        fleets = simpler_fleets(small, program.problem, best.cost, mine)
+        own_instances = [best.instances[k] for k in sorted(kept)]
+        fleets = simpler_fleets(small, program.problem, best.cost, own_instances)
         if fleets == []:
             return best
     part = build_program(small, program.problem, options, scenarios=scenarios)
     if fleets is not None:
-        found = _first_that_serves(part, fleets)
-        return best if found is None else _in_whole(program, found, sorted(kept))
+        point = _first_that_serves(part, fleets)
+        return best if point is None else _in_whole(program, point, sorted(kept))
     _ask_for_simplest(part, best, most)
     outcome = run(part.lp, options)
     if outcome.termination is Termination.LIMIT:
