@@ -94,18 +94,21 @@ class _Search:
 
     def _hopeless(self, probe: Probe) -> str | None:
         """Once two rates failed, see by a few lone requests whether any can pass."""
-        options, seen = self.options, [p.median_e2e_s for p in self.probes if p.median_e2e_s]
+        options, answer_times_s = (
+            self.options,
+            [p.median_e2e_s for p in self.probes if p.median_e2e_s],
+        )
         saturated = probe.served_rps is not None and probe.served_rps < 0.5 * probe.rate_rps
         if (
             self.idle_tried
             or self.low is not None
             or saturated
-            or not seen
+            or not answer_times_s
             or len(self.outcomes) < 2
         ):
             return None
         self.idle_tried = True
-        rate = self._clamp(_IDLE_IN_FLIGHT / min(seen))
+        rate = self._clamp(_IDLE_IN_FLIGHT / min(answer_times_s))
         if self.high is not None and rate >= self.high:
             return None
         try:
@@ -172,8 +175,12 @@ class _Search:
         """Return the lowest rate worth trying, where almost no request meets another in flight."""
         if self.options.floor_rps is not None:
             return self.options.floor_rps
-        seen = [p.median_e2e_s for p in [*self.probes, probe] if p.median_e2e_s]
-        return min(0.05, 1 - self.slo.attainment + 1e-3) / min(seen) if seen else math.inf
+        answer_times_s = [p.median_e2e_s for p in [*self.probes, probe] if p.median_e2e_s]
+        return (
+            min(0.05, 1 - self.slo.attainment + 1e-3) / min(answer_times_s)
+            if answer_times_s
+            else math.inf
+        )
 
     def _clamp(self, rate: float) -> float:
         floor = self.options.floor_rps or 0.0

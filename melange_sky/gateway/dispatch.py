@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class RequestSize:
     """What is known of a request's size: prompt tokens, and the longest output asked for.
 
     `estimated_from_bytes` is 0 where a tokenizer counted. `max_tokens` None where none was given.
@@ -49,7 +49,7 @@ class Lease:
 class Waiting:
     """A request in the queue: `attempt` asks the policy again, `future` gets what it said."""
 
-    size: Size
+    size: RequestSize
     tried: Sequence[Backend]
     attempt: Callable[[], Lease | int]
     future: asyncio.Future[Lease | int]
@@ -64,7 +64,7 @@ class Dispatcher:
         self._finished_per_s = 0.0
         self._last_finish_s: float | None = None
 
-    async def lease(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease:
+    async def lease(self, service: Service, size: RequestSize, tried: Sequence[Backend]) -> Lease:
         """Return a place at the replica that the policy chooses; waits while all are full.
 
         Raises Refusal: 429 with Retry-After where the queue is full or the wait too long, 503 where no
@@ -82,7 +82,7 @@ class Dispatcher:
             retry_after_s=math.ceil(self._settings.probe_every_s),
         )
 
-    def _try(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease | int:
+    def _try(self, service: Service, size: RequestSize, tried: Sequence[Backend]) -> Lease | int:
         router = service.router
         request_class = router.class_of(size.input_tokens, size.max_tokens)
         avoid = [slot for backend in tried for slot in backend.slots]
@@ -95,7 +95,9 @@ class Dispatcher:
         self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
         return Lease(service, backend, slot - backend.slots[0], need, request_class, router)
 
-    async def _queue(self, service: Service, size: Size, tried: Sequence[Backend]) -> Lease | int:
+    async def _queue(
+        self, service: Service, size: RequestSize, tried: Sequence[Backend]
+    ) -> Lease | int:
         """Wait for a place; places are handed over in order of arrival (see `Service.wake`)."""
         if len(service.waiting) >= self._settings.queue_length:
             raise self._overloaded(service)

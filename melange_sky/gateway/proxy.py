@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from melange_sky.gateway.client_request import Refusal
-from melange_sky.gateway.dispatch import Size
+from melange_sky.gateway.dispatch import RequestSize
 from melange_sky.gateway.stream import EventStream, Usage
 from melange_sky.gateway.upstream import AttemptError, OpenStream, ReplicaAnswer
 from melange_sky.routing import policy
@@ -44,7 +44,7 @@ class RunningRequest:
     task: asyncio.Task[object] | None
     arrival_s: float
     request: ClientRequest
-    size: Size
+    size: RequestSize
     headers: dict[str, str]
     first_byte_s: float | None = None
     blocked_since_s: float | None = None
@@ -89,7 +89,7 @@ class Proxy:
             task=asyncio.current_task(),
             arrival_s=arrival_s,
             request=request,
-            size=Size(tokens, request.max_tokens, request.choices, estimated_from),
+            size=RequestSize(tokens, request.max_tokens, request.choices, estimated_from),
             headers=headers,
         )
         self.under_way.add(running)

@@ -29,7 +29,7 @@ class KnownModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PulledModel:
+class FetchedModel:
     """A model as it was read, and the files of one commit that are kept now."""
 
     read: ReadModel
@@ -59,7 +59,7 @@ def list_models() -> tuple[KnownModel, ...]:
     return (*shipped, *fetched)
 
 
-def pull_model(model: str, *, offline: bool = False) -> PulledModel:
+def pull_model(model: str, *, offline: bool = False) -> FetchedModel:
     """Fetch from the Hub what says what a model is (`ORG/NAME[@REVISION]`) and keep it.
 
     Raises InputError for what is no id, SourceUnavailableError where the Hub cannot be asked.
@@ -70,7 +70,7 @@ def pull_model(model: str, *, offline: bool = False) -> PulledModel:
     reference = parse_reference(model)
     log.info("asking the Hub for %s", reference)
     kept = pull(reference, home_dir(), offline=is_offline(offline))
-    return PulledModel(
+    return FetchedModel(
         read=read_model(as_checkpoint(kept)), commit=kept.commit, files=tuple(sorted(kept.files))
     )
 

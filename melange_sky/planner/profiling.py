@@ -86,18 +86,18 @@ def profiling_jobs(
     )
 
 
-def _kinds(best: Mapping[str, object], asked: Sequence[str]) -> list[str]:
+def _kinds(best: Mapping[str, object], names: Sequence[str]) -> list[str]:
     """Return the kinds to measure: each accelerator once, or what was asked, spelled as known."""
-    if not asked:
+    if not names:
         return sorted(key for key in best if ":" not in key)
     folded = {key.casefold(): key for key in best}
-    unknown = [word for word in asked if word.casefold() not in folded]
+    unknown = [word for word in names if word.casefold() not in folded]
     if unknown:
         raise InputError(
             f"--accelerators: {unknown[0][:80]} is no candidate that can serve this workload"
             f"{did_you_mean(unknown[0], best)}; there are: {', '.join(sorted(best))}"
         )
-    return sorted({folded[word.casefold()] for word in asked})
+    return sorted({folded[word.casefold()] for word in names})
 
 
 def _cost_alone(plan: ModelPlan, candidate: OptionCapacity) -> float | None:

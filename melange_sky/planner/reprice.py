@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from melange_sky.spec import SpecSource
 
 Shape = tuple[str, str, str, float]
-Mix = tuple[tuple[str, "DeploymentOption", int], ...]
+OptionMix = tuple[tuple[str, "DeploymentOption", int], ...]
 """Model name, option, instances."""
 
 
@@ -58,7 +58,7 @@ class Repriced:
     now_usd_per_hour: float | None
     allocations: tuple[RepricedAllocation, ...]
     best_usd_per_hour: float | None
-    best: Mix = ()
+    best: OptionMix = ()
     late: str | None = None
 
     @property
@@ -166,7 +166,7 @@ def _clouds(planned: Plan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(offer.cloud for offer in offers if offer is not None))
 
 
-def _mix_of(planned: Plan) -> Mix:
+def _mix_of(planned: Plan) -> OptionMix:
     return tuple(
         (model.name, a.candidate.option, a.instances)
         for model in planned.models
@@ -174,7 +174,7 @@ def _mix_of(planned: Plan) -> Mix:
     )
 
 
-def _parts(mix: Mix) -> tuple[MixPart, ...]:
+def _parts(mix: OptionMix) -> tuple[MixPart, ...]:
     return tuple(
         MixPart(
             model=model,
@@ -250,7 +250,7 @@ def _best(
     planned: Plan,
     by_shape: Mapping[Shape, Sequence[Offer]],
     solve: SolveOptions,
-) -> tuple[float | None, Mix, str | None]:
+) -> tuple[float | None, OptionMix, str | None]:
     """Return the cheapest mix and its cost, or none, and where time ran out the reason."""
     demands = []
     for model in planned.models:

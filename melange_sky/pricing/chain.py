@@ -65,15 +65,15 @@ def find_snapshot(chain: Chain) -> None:
     if query.forbids_network:
         log.info("offline: no price source is asked, what is kept is used")
         return
-    asked = query.refresh or bool(query.sources)
+    is_forced = query.refresh or bool(query.sources)
     wanted = [c for c in (query.clouds or HOSTED_CLOUDS) if c in HOSTED_CLOUDS]
-    due = [c for c in wanted if asked or _is_stale(chain, c)]
-    if due and not asked:
+    due = [c for c in wanted if is_forced or _is_stale(chain, c)]
+    if due and not is_forced:
         # the user's own file wins over whatever could be fetched
         own = modified_clouds(catalog_addresses().schema, tuple(due))
         due = [c for c in due if c not in own]
     if due or query.sources:
-        _refresh(chain, tuple(due), asked)
+        _refresh(chain, tuple(due), is_forced)
     else:
         log.info("cached prices are young enough: no price source is asked")
 
@@ -102,7 +102,7 @@ def _age(entry: Entry, now: datetime) -> timedelta:
     return now - moment_of(entry.checked_at)
 
 
-def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
+def _refresh(chain: Chain, clouds: tuple[str, ...], is_forced: bool) -> None:
     # asyncio and aiohttp are not wanted where nothing is fetched
     from melange_sky.pricing.apis.sources import find_apis
     from melange_sky.pricing.refresh import (
@@ -118,7 +118,7 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], asked: bool) -> None:
         clouds=clouds,
         named=bool(query.clouds),
         apis=find_apis(query.sources, query.infra),
-        deadline_s=ASKED_DEADLINE_S if asked else UNASKED_DEADLINE_S,
+        deadline_s=ASKED_DEADLINE_S if is_forced else UNASKED_DEADLINE_S,
     )
     with query.progress() if query.progress else nullcontext() as on_event:
         result = refresh(chain.store, replace(options, on_event=on_event))
@@ -249,8 +249,12 @@ def _stored(chain: Chain, cloud: str) -> tuple[Entry, Table] | None:
 def embedded(chain: Chain, chosen: Mapping[str, Chosen]) -> list[Offer]:
     """The embedded offers of the clouds that no better source covers, with a warning."""
     offers, snapshot = read_embedded()
-    asked = set(chain.query.clouds)
-    used = [o for o in offers if o.cloud not in chosen and (not asked or o.cloud in asked)]
+    wanted_clouds = set(chain.query.clouds)
+    used = [
+        o
+        for o in offers
+        if o.cloud not in chosen and (not wanted_clouds or o.cloud in wanted_clouds)
+    ]
     if used:
         clouds = ", ".join(sorted({o.cloud for o in used}))
         dates = [o.as_of for o in used if o.as_of]

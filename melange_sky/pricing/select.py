@@ -70,7 +70,7 @@ class Selection:
         return [*offers, *(o for o in own if self._matches(o, pairs))]
 
     def _asks(self, cloud: str) -> bool:
-        return not self.infra or any(cloud == asked for asked, _ in self.infra)
+        return not self.infra or any(cloud == wanted for wanted, _ in self.infra)
 
     def _matches(self, offer: Offer, pairs: frozenset[tuple[str, float | None]] | None) -> bool:
         regions = regions_of(self.infra, offer.cloud)

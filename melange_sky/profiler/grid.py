@@ -101,10 +101,10 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
 
 def identity_of(provenance: Provenance) -> dict[str, object]:
     """Return what must be equal for two measurements to be of the same thing."""
-    told = {"gpu_name", "gpu_driver", "cloud", "region", "instance_type", "created_at"}
+    incidental = {"gpu_name", "gpu_driver", "cloud", "region", "instance_type", "created_at"}
     if provenance.is_poisson:
-        told.add("arrivals")  # tables from before there was a choice keep their names
-    return {key: value for key, value in asdict(provenance).items() if key not in told}
+        incidental.add("arrivals")  # tables from before there was a choice keep their names
+    return {key: value for key, value in asdict(provenance).items() if key not in incidental}
 
 
 def measure_grid(
@@ -258,8 +258,8 @@ def next_choice(
 
     Without a demand that is the next size in order, with a guess from the measured ones.
     """
-    asked = options.demand or even_demand(wanted, 1.0)
-    answered = answers(table, asked.sizes, options)
+    demand = options.demand or even_demand(wanted, 1.0)
+    answered = answers(table, demand.sizes, options)
     if options.demand is not None:
         return choose_size(options.demand, answered, options.slo, skipped)
     todo = [size for size in wanted if size not in answered and size not in skipped]
@@ -267,7 +267,7 @@ def next_choice(
         return NextSize(size=None, guess_rps=None, sd=0.0, expected_error=0.0)
     if not any(found.rate_rps for found in answered.values()):
         return NextSize(size=todo[0], guess_rps=None, sd=0.0, expected_error=1.0)
-    guesses = dict(zip(asked.sizes, predicted_rates(asked, answered), strict=True))
+    guesses = dict(zip(demand.sizes, predicted_rates(demand, answered), strict=True))
     # What is known of no estimate but a request's work is right by a third at best.
     return NextSize(size=todo[0], guess_rps=guesses[todo[0]], sd=_WORK_SD, expected_error=1.0)
 

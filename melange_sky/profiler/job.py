@@ -119,12 +119,12 @@ def _measure(
 
 def demand_from(task: dict[str, Any]) -> SizeDemand:
     """Return what the plan asks for: sizes with weights and estimates, and the error bound."""
-    told = task["demand"]
+    demand = task["demand"]
     return SizeDemand(
-        sizes=tuple((int(i), int(o)) for i, o in told["sizes"]),
-        weights=tuple(map(float, told["weights"])),
-        guesses_rps=tuple(map(float, told["guesses_rps"])),
-        error_bound=float(told["error_bound"]),
+        sizes=tuple((int(i), int(o)) for i, o in demand["sizes"]),
+        weights=tuple(map(float, demand["weights"])),
+        guesses_rps=tuple(map(float, demand["guesses_rps"])),
+        error_bound=float(demand["error_bound"]),
     )
 
 

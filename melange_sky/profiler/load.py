@@ -40,7 +40,7 @@ _MOST_SETTLE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class LoadToSend:
     """What to send: bodies with their due times (seconds from the start) and sizes in tokens.
 
     After `give_up_after` failures in a row that are no timeouts, the rest is not sent.
@@ -75,7 +75,7 @@ class LoadOutcome:
 @dataclass(slots=True, kw_only=True)
 class _Run:
     endpoint: Endpoint
-    load: Load
+    load: LoadToSend
     session: aiohttp.ClientSession
     start_s: float
     records: list[RequestRecord | None]
@@ -86,7 +86,7 @@ class _Run:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, endpoint: Endpoint, load: Load, session: aiohttp.ClientSession) -> _Run:
+    def of(cls, endpoint: Endpoint, load: LoadToSend, session: aiohttp.ClientSession) -> _Run:
         """Return a run that is about to start."""
         count = len(load.bodies)
         return cls(
@@ -163,7 +163,7 @@ class _Run:
 
 
 async def run_load(
-    endpoint: Endpoint, load: Load, stop: Callable[[RequestLog], bool] | None = None
+    endpoint: Endpoint, load: LoadToSend, stop: Callable[[RequestLog], bool] | None = None
 ) -> LoadOutcome:
     """Send the load and wait until every request has ended, each bounded by the timeout.
 
@@ -234,7 +234,7 @@ def _settle_s(run: _Run) -> float:
     return min(max(float(np.median(ends)) if ends else 0.0, _LEAST_SETTLE_S), _MOST_SETTLE_S)
 
 
-def _unsent(load: Load, index: int) -> RequestRecord:
+def _unsent(load: LoadToSend, index: int) -> RequestRecord:
     return RequestRecord(
         arrival_s=float(load.due_s[index]),
         input_tokens=load.input_tokens,

@@ -32,7 +32,7 @@ class ServerMetrics:
 
     def take(self, page: str) -> None:
         """Read one page."""
-        seen: dict[str, float] = {}
+        totals: dict[str, float] = {}
         for line in page.splitlines():
             name = line.partition("{")[0].partition(" ")[0]
             short = self.names.get(name)
@@ -42,9 +42,9 @@ class ServerMetrics:
                 value = float(line.rpartition(" ")[2])
             except ValueError:
                 continue
-            old = seen.get(short, 0.0)
-            seen[short] = max(old, value) if short == "kv_use" else old + value
-        for short, value in seen.items():
+            old = totals.get(short, 0.0)
+            totals[short] = max(old, value) if short == "kv_use" else old + value
+        for short, value in totals.items():
             self.samples.setdefault(short, []).append(value)
 
     def summary(self) -> dict[str, float] | None:

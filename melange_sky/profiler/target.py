@@ -16,7 +16,7 @@ import numpy as np
 from melange_sky.capacity_search import ProbeAborted
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.profiler.endpoint import Endpoint, http_problem, shorten
-from melange_sky.profiler.load import TIMED_OUT, Load, LoadOutcome, run_load
+from melange_sky.profiler.load import TIMED_OUT, LoadOutcome, LoadToSend, run_load
 from melange_sky.profiler.metrics import read_bounded
 from melange_sky.profiler.prompts import (
     PromptStyle,
@@ -74,7 +74,7 @@ class EndpointTarget:
         if self.deadline_s is not None and time.monotonic() > self.deadline_s:
             raise OutOfTime("the time budget is spent")
         sizes = (self.input_tokens, self.output_tokens)
-        load = Load(
+        load = LoadToSend(
             bodies=request_bodies(self.endpoint.model, sizes, requests, self.style, seed),
             due_s=self._due(rate_rps, requests, seed),
             input_tokens=self.input_tokens,
@@ -161,7 +161,7 @@ async def _check(endpoint: Endpoint, style: PromptStyle) -> ServerFacts:
         models = await _get_json(session, endpoint, "/v1/models")
         facts = _facts(endpoint, models)
         version = await _version(session, endpoint)
-    load = Load(
+    load = LoadToSend(
         bodies=request_bodies(endpoint.model, (16, 2), 1, style, seed=0),
         due_s=np.zeros(1),
         input_tokens=16,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from melange_sky.profiles import CapacityQuery, ReplicaCapacity
 
 
-class Limits(Protocol):
+class LimitsView(Protocol):
     """The limits as they were given, see `planner.capacity.CapacityOptions`."""
 
     @property
@@ -21,7 +21,7 @@ class Limits(Protocol):
     def ttft_ms(self) -> float | None: ...
 
 
-class Row(Protocol):
+class OptionView(Protocol):
     """One option, see `planner.capacity.OptionCapacities`."""
 
     @property
@@ -32,15 +32,15 @@ class Row(Protocol):
     def offer(self) -> Offer | None: ...
 
 
-class Answer(Protocol):
+class CapacityView(Protocol):
     """What each option carries, see `planner.capacity.CapacityAnswer`."""
 
     @property
-    def options(self) -> Limits: ...
+    def options(self) -> LimitsView: ...
     @property
     def query(self) -> CapacityQuery: ...
     @property
-    def rows(self) -> Sequence[Row]: ...
+    def rows(self) -> Sequence[OptionView]: ...
 
 
 Paint = Callable[[str, float], str]
@@ -50,7 +50,7 @@ _MARKS = {"measured": "m", "given": "g", "interpolated": "i", "estimated": "e"}
 _WIDTH = 22
 
 
-def capacity_document(answer: Answer) -> dict[str, Any]:
+def capacity_document(answer: CapacityView) -> dict[str, Any]:
     """Return the command's JSON; matrices have rows input, columns output tokens."""
     query = answer.query
     return {
@@ -69,7 +69,7 @@ def capacity_document(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _option(row: Row, query: CapacityQuery) -> dict[str, Any]:
+def _option(row: OptionView, query: CapacityQuery) -> dict[str, Any]:
     replica, offer = row.replica, row.offer
     cells, settings = replica.cells, replica.settings
     return {
@@ -91,7 +91,7 @@ def _option(row: Row, query: CapacityQuery) -> dict[str, Any]:
     }
 
 
-def usd_per_million_tokens(row: Row, query: CapacityQuery) -> list[list[float | None]]:
+def usd_per_million_tokens(row: OptionView, query: CapacityQuery) -> list[list[float | None]]:
     """Return what a million tokens, input and output, cost in each cell; None where unknown."""
     price = None if row.offer is None else row.offer.price_usd_per_hour
     return [
@@ -107,7 +107,7 @@ def usd_per_million_tokens(row: Row, query: CapacityQuery) -> list[list[float | 
     ]
 
 
-def capacity_text(answer: Answer, paint: Paint | None = None) -> str:
+def capacity_text(answer: CapacityView, paint: Paint | None = None) -> str:
     """Return one matrix per option, rows input and columns output tokens, and the reasons below."""
     query = answer.query
     lines = [
@@ -123,7 +123,7 @@ def capacity_text(answer: Answer, paint: Paint | None = None) -> str:
 
 
 def _option_lines(
-    row: Row,
+    row: OptionView,
     query: CapacityQuery,
     reasons: dict[str, str],
     shade: Callable[[str, float], str] | None,
@@ -161,7 +161,7 @@ def _cell(
     return text if shade is None else shade(text, cell.max_rate_rps)
 
 
-def _scaled(paint: Paint, answer: Answer) -> Callable[[str, float], str] | None:
+def _scaled(paint: Paint, answer: CapacityView) -> Callable[[str, float], str] | None:
     """Return `paint` by rate, on a logarithmic scale over all options; None where all are equal."""
     rates = [
         cell.max_rate_rps

@@ -29,7 +29,7 @@ COLUMNS = (
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8a5aab", "#c78b1f", "#4d4d4d", "#1a9a96", "#b0569b")
 
 
-class Row(Protocol):
+class ContenderView(Protocol):
     """One fleet at one rate, see `planner.comparison.Contender`."""
 
     @property
@@ -52,19 +52,19 @@ class Row(Protocol):
     def late(self) -> bool: ...
 
 
-def contender_text(row: Row) -> str:
+def contender_text(row: ContenderView) -> str:
     """Return one fleet at one rate in a line."""
     none = "no fleet found in time" if row.late else "no fleet holds"
     cost = none if row.usd_per_hour is None else f"${row.usd_per_hour:,.3f}/h"
     return f"{row.rate_rps:g} req/s, {row.kind}: {cost}"
 
 
-def comparison_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def comparison_rows(rows: Sequence[ContenderView]) -> list[dict[str, Any]]:
     """Return the rows as mappings with the columns `COLUMNS`."""
     return [{name: getattr(row, name) for name in COLUMNS} for row in rows]
 
 
-def comparison_csv(rows: Sequence[Row]) -> str:
+def comparison_csv(rows: Sequence[ContenderView]) -> str:
     """Return the rows as CSV; an empty cell is unknown."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=COLUMNS, lineterminator="\n")
@@ -73,12 +73,12 @@ def comparison_csv(rows: Sequence[Row]) -> str:
     return buffer.getvalue()
 
 
-def comparison_table(rows: Sequence[Row], *, width: int | None = None) -> str:
+def comparison_table(rows: Sequence[ContenderView], *, width: int | None = None) -> str:
     """Return the rows as text: what each fleet costs on paper, and once it holds in replay."""
     return text_of(print_comparison, rows, width=width)
 
 
-def print_comparison(console: Printer, rows: Sequence[Row]) -> None:
+def print_comparison(console: Printer, rows: Sequence[ContenderView]) -> None:
     """Print a table of the rows."""
     table = Table(box=None, pad_edge=False, header_style="")
     for name in (
@@ -97,7 +97,7 @@ def print_comparison(console: Printer, rows: Sequence[Row]) -> None:
     console.print(table)
 
 
-def _cells(row: Row, rows: Sequence[Row]) -> tuple[str, ...]:
+def _cells(row: ContenderView, rows: Sequence[ContenderView]) -> tuple[str, ...]:
     mix = next((r for r in rows if r.rate_rps == row.rate_rps and r.kind == "mix"), None)
     saves = "-"
     if mix is not None and mix.usd_per_hour is not None and row.usd_per_hour:
@@ -131,7 +131,7 @@ class _Scale:
         return self.start + share * (self.end - self.start)
 
 
-def comparison_figure(rows: Sequence[Row]) -> str:
+def comparison_figure(rows: Sequence[ContenderView]) -> str:
     """Return an SVG of what a request per second costs over the rate, a line per kind of fleet.
 
     The rate's axis is logarithmic: what matters is how the fleets compare from few requests to many.

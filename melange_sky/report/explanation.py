@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.answers.explanation import BucketReason
 
 
-class Reasons(Protocol):
+class ReasonsView(Protocol):
     """Why a plan is what it is, see `planner.explaining.PlanReasons`."""
 
     @property
@@ -25,7 +25,7 @@ class Reasons(Protocol):
     def robustness(self) -> RobustReport | None: ...
 
 
-def explanation_document(reasons: Reasons) -> dict[str, Any]:
+def explanation_document(reasons: ReasonsView) -> dict[str, Any]:
     """Return the reasons for `explain --format json`."""
     return asdict(reasons.explanation) | {
         "others": [asdict(other) for other in reasons.others],
@@ -33,7 +33,7 @@ def explanation_document(reasons: Reasons) -> dict[str, Any]:
     }
 
 
-def explanation_text(reasons: Reasons) -> str:
+def explanation_text(reasons: ReasonsView) -> str:
     """Return the reasons for people: per size, what is full, what each rule costs."""
     explanation = reasons.explanation
     several = len({b.model for b in explanation.buckets}) > 1

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from melange_sky.profiler.skyjobs import JobState
 
 
-class Job(Protocol):
+class JobView(Protocol):
     """One accelerator to measure, see `planner.profiling.ProfilingJob`."""
 
     @property
@@ -44,20 +44,20 @@ class Job(Protocol):
     def document(self) -> Mapping[str, Any]: ...
 
 
-class Preview(Protocol):
+class JobsView(Protocol):
     """The jobs of a spec, see `planner.measuring_jobs.JobsPreview`."""
 
     @property
-    def jobs(self) -> Sequence[Job]: ...
+    def jobs(self) -> Sequence[JobView]: ...
     @property
-    def taken(self) -> Sequence[Job]: ...
+    def taken(self) -> Sequence[JobView]: ...
     @property
-    def left(self) -> Sequence[Job]: ...
+    def left(self) -> Sequence[JobView]: ...
     @property
     def max_usd(self) -> float | None: ...
 
 
-def preview_text(preview: Preview) -> str:
+def preview_text(preview: JobsView) -> str:
     """Return what would be measured, where, how long and for how much."""
     header = (
         f"{'accelerator':<16} {'instance':<34} {'$/h':>8} {'sizes':>6} {'known':>6} {'minutes':>8} "
@@ -74,7 +74,7 @@ def preview_text(preview: Preview) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _line(job: Job, left: bool) -> str:
+def _line(job: JobView, left: bool) -> str:
     where = f"{job.infra} {job.instance_type}{' spot' if job.use_spot else ''}"
     note = "" if job.sizes else "  nothing to measure"
     note = "  over --max-usd" if left else note
@@ -84,7 +84,7 @@ def _line(job: Job, left: bool) -> str:
     )
 
 
-def preview_document(preview: Preview) -> list[dict[str, Any]]:
+def preview_document(preview: JobsView) -> list[dict[str, Any]]:
     """Return the preview for `--format json`."""
     return [
         {
@@ -107,7 +107,7 @@ def preview_document(preview: Preview) -> list[dict[str, Any]]:
     ]
 
 
-def job_yaml(job: Job) -> str:
+def job_yaml(job: JobView) -> str:
     """Return a job's YAML, the packed profiler in it cut short."""
     head, mark, rest = job.document["run"].partition("bundle='")
     packed, end, script = rest.partition("'")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Size = tuple[int, int]
 
 
-class Measured(Protocol):
+class MeasurementView(Protocol):
     """What was measured, see `planner.measuring.Measurement`."""
 
     @property
@@ -29,7 +29,7 @@ class Measured(Protocol):
     def check(self) -> CrossCheck | None: ...
 
 
-def _answers(measured: Measured) -> list[tuple[Size, SearchResult | None]]:
+def _answers(measured: MeasurementView) -> list[tuple[Size, SearchResult | None]]:
     report = measured.report
     answers = []
     for size in measured.sizes:
@@ -39,7 +39,7 @@ def _answers(measured: Measured) -> list[tuple[Size, SearchResult | None]]:
     return answers
 
 
-def measured_document(measured: Measured) -> dict[str, Any]:
+def measured_document(measured: MeasurementView) -> dict[str, Any]:
     """Return what `profile run --format json` prints."""
     report, slo = measured.report, measured.slo
     provenance = report.table.provenance
@@ -99,7 +99,7 @@ def size_done_text(cell: MeasuredCell) -> str:
     return f"    {rate} after {len(cell.probes)} probes, {cell.seconds:.0f} s: {cell.reason}"
 
 
-def measured_text(measured: Measured) -> str:
+def measured_text(measured: MeasurementView) -> str:
     """Return the measured sizes as a table, with their bounds."""
     report, slo = measured.report, measured.slo
     limits = [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["list_document", "list_text", "model_document", "model_text", "pulled_note"]
 
 
-class Known(Protocol):
+class KnownModelView(Protocol):
     """A model that needs no network, see `planner.models.KnownModel`."""
 
     @property
@@ -25,8 +25,8 @@ class Known(Protocol):
     def commit(self) -> str | None: ...
 
 
-class Pulled(Protocol):
-    """A model that was fetched, see `planner.models.PulledModel`."""
+class FetchedModelView(Protocol):
+    """A model that was fetched, see `planner.models.FetchedModel`."""
 
     @property
     def read(self) -> ReadModel: ...
@@ -36,7 +36,7 @@ class Pulled(Protocol):
     def files(self) -> Sequence[str]: ...
 
 
-def list_text(models: Sequence[Known]) -> str:
+def list_text(models: Sequence[KnownModelView]) -> str:
     """Return a model a line."""
     lines = [
         m.model
@@ -47,7 +47,7 @@ def list_text(models: Sequence[Known]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def list_document(models: Sequence[Known]) -> list[dict[str, Any]]:
+def list_document(models: Sequence[KnownModelView]) -> list[dict[str, Any]]:
     """Return the models for `models list --format json`; `revision` is the commit that is kept."""
     return [
         {
@@ -59,7 +59,7 @@ def list_document(models: Sequence[Known]) -> list[dict[str, Any]]:
     ]
 
 
-def pulled_note(pulled: Pulled) -> str:
+def pulled_note(pulled: FetchedModelView) -> str:
     """Return which files of which commit are kept now, in a sentence."""
     name = pulled.read.checkpoint.name
     return f"{name}: kept {', '.join(pulled.files)} of commit {pulled.commit}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Allocation, Plan
 
 
-class Row(Protocol):
+class AllocationView(Protocol):
     """One allocation at today's price, see `planner.reprice.RepricedAllocation`."""
 
     @property
@@ -27,7 +27,7 @@ class Row(Protocol):
     def reason(self) -> str | None: ...
 
 
-class Part(Protocol):
+class MixPartView(Protocol):
     """One option of the cheapest mix, see `planner.reprice.MixPart`."""
 
     @property
@@ -42,7 +42,7 @@ class Part(Protocol):
     def price_usd_per_hour(self) -> float: ...
 
 
-class Costs(Protocol):
+class CostsView(Protocol):
     """The plan then and now, see `planner.reprice.Repriced`."""
 
     @property
@@ -50,22 +50,22 @@ class Costs(Protocol):
     @property
     def now_usd_per_hour(self) -> float | None: ...
     @property
-    def allocations(self) -> Sequence[Row]: ...
+    def allocations(self) -> Sequence[AllocationView]: ...
 
 
-class Repricing(Protocol):
+class RepricingView(Protocol):
     """See `planner.reprice.PlanDifference`."""
 
     @property
     def planned(self) -> Plan: ...
     @property
-    def repriced(self) -> Costs: ...
+    def repriced(self) -> CostsView: ...
     @property
     def snapshot(self) -> str | None: ...
     @property
     def cheapest_usd_per_hour(self) -> float | None: ...
     @property
-    def cheapest(self) -> Sequence[Part]: ...
+    def cheapest(self) -> Sequence[MixPartView]: ...
     @property
     def late(self) -> str | None: ...
     @property
@@ -76,7 +76,7 @@ class Repricing(Protocol):
     def saving_usd_per_hour(self) -> float | None: ...
 
 
-def repricing_document(repricing: Repricing) -> dict[str, Any]:
+def repricing_document(repricing: RepricingView) -> dict[str, Any]:
     """Return a plan at today's prices for `--format json`."""
     return {
         "name": repricing.planned.name,
@@ -94,7 +94,7 @@ def repricing_document(repricing: Repricing) -> dict[str, Any]:
     }
 
 
-def _allocation_row(row: Row) -> dict[str, Any]:
+def _allocation_row(row: AllocationView) -> dict[str, Any]:
     option = row.allocation.candidate.option
     offer = option.offer
     return {
@@ -111,7 +111,7 @@ def _allocation_row(row: Row) -> dict[str, Any]:
     }
 
 
-def _part_row(part: Part) -> dict[str, Any]:
+def _part_row(part: MixPartView) -> dict[str, Any]:
     return {
         "model": part.model,
         "option": part.option,
@@ -121,7 +121,7 @@ def _part_row(part: Part) -> dict[str, Any]:
     }
 
 
-def repricing_text(repricing: Repricing) -> str:
+def repricing_text(repricing: RepricingView) -> str:
     """Return each allocation then and now, the whole, and the cheapest mix now."""
     planned, repriced = repricing.planned, repricing.repriced
     now = repriced.now_usd_per_hour
@@ -138,7 +138,7 @@ def repricing_text(repricing: Repricing) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _allocation_line(row: Row) -> str:
+def _allocation_line(row: AllocationView) -> str:
     option, moved = row.allocation.candidate.option, row.now_usd_per_hour
     place = f"{option.offer.cloud}/{option.offer.region}" if option.offer else "None/None"
     change = None if moved is None else moved / row.planned_usd_per_hour - 1
@@ -149,7 +149,7 @@ def _allocation_line(row: Row) -> str:
     )
 
 
-def _mix_lines(repricing: Repricing) -> list[str]:
+def _mix_lines(repricing: RepricingView) -> list[str]:
     best, saving = repricing.cheapest_usd_per_hour, repricing.saving_usd_per_hour
     if repricing.late is not None:
         return [f"the cheapest mix now is not known: {repricing.late}; raise it with --time-limit"]
@@ -168,7 +168,7 @@ def _mix_lines(repricing: Repricing) -> list[str]:
     ]
 
 
-def repricing_note(repricing: Repricing) -> str:
+def repricing_note(repricing: RepricingView) -> str:
     """Return what the cheapest mix was chosen from, where that is not everything."""
     if repricing.weighs_all:
         return ""

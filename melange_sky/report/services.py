@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from melange_sky.skyserve import ServiceChange, ServiceState
 
 
-class Bucket(Protocol):
+class BucketView(Protocol):
     """One bucket's traffic, see `planner.observed.BucketTraffic`."""
 
     @property
@@ -22,11 +22,11 @@ class Bucket(Protocol):
     def seen_rps(self) -> float: ...
 
 
-class Traffic(Protocol):
+class TrafficView(Protocol):
     """Seen against planned traffic, see `planner.observed.ObservedTraffic`."""
 
     @property
-    def buckets(self) -> Sequence[Bucket]: ...
+    def buckets(self) -> Sequence[BucketView]: ...
     @property
     def cost_usd_per_hour(self) -> float: ...
     @property
@@ -37,13 +37,13 @@ class Traffic(Protocol):
     def verdict(self) -> str: ...
 
 
-class Standing(Protocol):
+class StatusView(Protocol):
     """How a plan's services stand, see `planner.apply.DeploymentStatus`."""
 
     @property
     def services(self) -> Sequence[ServiceState]: ...
     @property
-    def traffic(self) -> Traffic | None: ...
+    def traffic(self) -> TrafficView | None: ...
 
 
 def changes_text(changes: Sequence[ServiceChange]) -> str:
@@ -78,7 +78,7 @@ def states_text(states: Sequence[ServiceState]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def status_document(standing: Standing) -> dict[str, Any]:
+def status_document(standing: StatusView) -> dict[str, Any]:
     """Return the services, and the traffic where it was observed, for `status --format json`."""
     document: dict[str, Any] = {"services": [asdict(state) for state in standing.services]}
     if standing.traffic is not None:
@@ -86,7 +86,7 @@ def status_document(standing: Standing) -> dict[str, Any]:
     return document
 
 
-def _traffic_document(traffic: Traffic) -> dict[str, Any]:
+def _traffic_document(traffic: TrafficView) -> dict[str, Any]:
     return {
         "buckets": [
             {"bucket": b.bucket, "planned_rps": b.planned_rps, "seen_rps": b.seen_rps}
@@ -99,13 +99,13 @@ def _traffic_document(traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def status_text(standing: Standing) -> str:
+def status_text(standing: StatusView) -> str:
     """Return each planned service as it stands, and the traffic where it was observed."""
     traffic = "" if standing.traffic is None else traffic_text(standing.traffic)
     return states_text(standing.services) + traffic
 
 
-def traffic_text(traffic: Traffic) -> str:
+def traffic_text(traffic: TrafficView) -> str:
     """Return planned and seen rates bucket by bucket, and the verdict."""
     lines = [
         f"{b.bucket}: planned {b.planned_rps:.3g}, seen {b.seen_rps:.3g} req/s"

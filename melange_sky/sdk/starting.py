@@ -35,7 +35,7 @@ class Model(Shown, ReadModel):
         return f"{model_text(self)}\n"
 
 
-class Pulled(Shown, work.PulledModel):
+class Fetched(Shown, work.FetchedModel):
     """A fetched model as it was `read`, and the `files` of its `commit`; printed in lines."""
 
     __slots__ = ()
@@ -120,7 +120,7 @@ def list_models() -> KnownModels:
     return KnownModels(work.list_models())
 
 
-def pull_model(model: str, *, offline: bool = False) -> Pulled:
+def pull_model(model: str, *, offline: bool = False) -> Fetched:
     """Fetch what says what a model is from the Hub and keep it, so that plans need no network.
 
     Args:
@@ -134,4 +134,4 @@ def pull_model(model: str, *, offline: bool = False) -> Pulled:
         InputError: It is no id, or what was fetched cannot be read.
         SourceUnavailableError: The Hub cannot be asked, or refuses.
     """
-    return as_result(Pulled, work.pull_model(model, offline=offline))
+    return as_result(Fetched, work.pull_model(model, offline=offline))

@@ -17,7 +17,7 @@ import pytest
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.profiler.endpoint import Endpoint, ServerPages
-from melange_sky.profiler.load import Load, LoadOutcome, run_load
+from melange_sky.profiler.load import LoadOutcome, LoadToSend, run_load
 from melange_sky.profiler.metrics import until_idle
 from melange_sky.profiler.prompts import (
     PromptStyle,
@@ -32,7 +32,7 @@ PAGES = ServerPages.of(DEFAULT_ENGINE)
 
 def send(url: str, rate: float, count: int, sizes=(20, 32), style=None, **more: Any) -> LoadOutcome:
     endpoint = Endpoint(url=url, model="known", timeout_s=more.pop("timeout_s", 20.0), pages=PAGES)
-    load = Load(
+    load = LoadToSend(
         bodies=request_bodies("known", sizes, count, style or PromptStyle(), seed=1),
         due_s=poisson_offsets(rate, count, 1),
         input_tokens=sizes[0],
@@ -129,7 +129,7 @@ def test_a_load_is_ended_early_where_enough_is_seen(start_server: StartServer) -
     """What was answered before the first request under way is kept, the rest is given up."""
     url = start_server(ttft=0.3, itl=0.0, slots=1)
     endpoint = Endpoint(url=url, model="known", timeout_s=60.0)
-    load = Load(
+    load = LoadToSend(
         bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
         due_s=poisson_offsets(100.0, 400, 1),
         input_tokens=20,
@@ -152,7 +152,7 @@ def test_a_load_is_ended_early_where_enough_is_seen(start_server: StartServer) -
 def test_an_ended_load_leaves_an_idle_server(start_server: StartServer) -> None:
     """A server goes on with answers that nobody reads: the next probe must not meet them."""
     url = start_server(ttft=0.9, itl=0.0)
-    load = Load(
+    load = LoadToSend(
         bodies=request_bodies("known", (20, 1), 400, PromptStyle(), seed=1),
         due_s=poisson_offsets(40.0, 400, 1),
         input_tokens=20,

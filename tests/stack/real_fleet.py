@@ -25,7 +25,7 @@ import numpy as np
 from melange_sky.gateway import Credentials, Gateway, Keys, Listen, Secret, Settings, Sources
 from melange_sky.plans import Allocation, ModelPlan, Plan
 from melange_sky.profiler import Endpoint, PromptStyle
-from melange_sky.profiler.load import Load, LoadOutcome, run_load
+from melange_sky.profiler.load import LoadOutcome, LoadToSend, run_load
 from melange_sky.profiler.prompts import request_bodies
 from melange_sky.replay import Replay, replay
 from melange_sky.simulator import RequestStream, fit_replica
@@ -223,7 +223,9 @@ async def _measure(plan: Plan, urls: Mapping[str, str], trace: RequestStream) ->
         here = trace.input_tokens == size[0]
         bodies = request_bodies("tiny", size, int(here.sum()), PromptStyle(), seed=3)
         due_s = trace.arrival_s[here] + 0.5
-        loads.append(Load(bodies=bodies, due_s=due_s, input_tokens=size[0], output_tokens=size[1]))
+        loads.append(
+            LoadToSend(bodies=bodies, due_s=due_s, input_tokens=size[0], output_tokens=size[1])
+        )
     try:
         return list(await asyncio.gather(*(run_load(endpoint, load) for load in loads)))
     finally:

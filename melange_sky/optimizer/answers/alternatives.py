@@ -30,10 +30,10 @@ def find_alternatives(
     So none is an earlier one with something idle added. Raises TimeUpError where there was no time
     for the next.
     """
-    scenarios, seen = program.scenarios, [chosen]
-    while len(seen) <= options.alternatives:
+    scenarios, points = program.scenarios, [chosen]
+    while len(points) <= options.alternatives:
         other = build_program(program.canonical, program.problem, options, scenarios=scenarios)
-        _shut_out(other, seen)
+        _shut_out(other, points)
         outcome = run(other.lp, options)
         if outcome.termination is Termination.LIMIT:
             raise TimeUpError
@@ -44,7 +44,7 @@ def find_alternatives(
         if loss is not None:
             scenarios = (*scenarios, loss)
             continue
-        seen.append(point)
+        points.append(point)
         yield Alternative(
             allocations=allocate(other, point).by_demand,
             cost_usd_per_hour=point.cost,
@@ -52,14 +52,14 @@ def find_alternatives(
         )
 
 
-def _shut_out(program: IntegerProgram, seen: list[Point]) -> None:
-    """Add Σ_{k in S} used_k ≤ |S| − 1 for each set S seen, with x_k ≤ bound_k × used_k."""
+def _shut_out(program: IntegerProgram, points: list[Point]) -> None:
+    """Add Σ_{k in S} used_k ≤ |S| − 1 for the options S of each point, with x_k ≤ bound_k × used_k."""
     used = []
     for k, x in enumerate(program.x):
         u = program.lp.add(f"u_{k}", 0.0, 1.0, whole=True)
         program.row([(x, 1.0), (u, -float(program.bounds[k]))], LE, 0, f"used_{k}")
         used.append(u)
-    for n, point in enumerate(seen):
+    for n, point in enumerate(points):
         inside = [k for k, count in enumerate(point.instances) if count]
         terms = [(used[k], 1.0) for k in inside]
         program.row(terms, LE, len(inside) - 1, f"unlike_fleet_{n}")

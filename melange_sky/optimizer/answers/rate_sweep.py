@@ -71,7 +71,7 @@ def sweep_rates(
     order = sorted(range(len(rates_rps)), key=lambda n: -rates_rps[n])
     for p, step in enumerate(steps):
         priced = problem if step is None else at_prices(problem, step)
-        last: tuple[float, Counts] | None = None
+        last: tuple[float, InstanceCounts] | None = None
         for n in order:
             here = at_rate(priced, rates_rps[n])
             known = [
@@ -87,20 +87,24 @@ def sweep_rates(
     return tuple(points[p, n] for p in range(len(steps)) for n in range(len(rates_rps)))
 
 
-Counts = dict[tuple[str, str], int]
+InstanceCounts = dict[tuple[str, str], int]
 """Instances by (demand name, option name)."""
 
-Fleets = dict[int, tuple[float, Counts]]
+Fleets = dict[int, tuple[float, InstanceCounts]]
 """By the rate's place on its axis: the rate in requests per second, and a fleet that serves it."""
 
 
-def _all_there(problem: Problem, counts: Counts) -> bool:
+def _all_there(problem: Problem, counts: InstanceCounts) -> bool:
     """Return whether the problem has every option of a fleet: else its cost is not known here."""
     return counts.keys() <= {(d.name, c.option.name) for d in problem.demands for c in d.options}
 
 
 def _cost_at(
-    problem: Problem, options: SolveOptions, rate_rps: float, counts: Counts, wanted_rps: float
+    problem: Problem,
+    options: SolveOptions,
+    rate_rps: float,
+    counts: InstanceCounts,
+    wanted_rps: float,
 ) -> float:
     """Return the cost of a fleet at the problem's prices, cut down to the rate that is wanted.
 
@@ -153,7 +157,7 @@ def _point(
     rate_rps: float,
     tpot_s: float | None,
     prices: str | None,
-) -> tuple[SweepPoint, Counts]:
+) -> tuple[SweepPoint, InstanceCounts]:
     options = options.started()
     try:
         solution = optimize(problem, options)

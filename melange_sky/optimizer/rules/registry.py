@@ -62,8 +62,8 @@ class RuleSet:
     @classmethod
     def of(cls, problem: Problem, options: SolveOptions) -> RuleSet:
         """Return the rules of a problem, in the registry's order."""
-        asked = [rule.of(problem, options) for rule in RULES]
-        rules = tuple(rule for rule in asked if rule is not None)
+        by_kind = [rule.of(problem, options) for rule in RULES]
+        rules = tuple(rule for rule in by_kind if rule is not None)
         return cls(problem=problem, options=options, rules=rules)
 
     def clauses(self, canonical: Canonical) -> list[Clause]:
@@ -86,9 +86,9 @@ class RuleSet:
         for rule in self.rules:
             usable *= rule.usable_fraction
         spare = max(rule.spare_instances for rule in self.rules)
-        asked = max(rule.least_instances for rule in self.rules)
+        least = max(rule.least_instances for rule in self.rules)
         return [
-            max(math.ceil(sum(v for v in column.loads if v) / usable - _ROUNDING) + spare, asked)
+            max(math.ceil(sum(v for v in column.loads if v) / usable - _ROUNDING) + spare, least)
             for column in canonical.columns
         ]
 
