@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from melange_sky.plans import Allocation, ModelPlan
 from melange_sky.routing import SKYSERVE_POLICIES, Router, policy, skyserve_weights
-from melange_sky.routing.table import PRIOR_REQUESTS, RoutingState, RoutingTable
+from melange_sky.routing.first_state import PRIOR_REQUESTS
+from melange_sky.routing.table import RoutingState, RoutingTable
 from tests.factories import make_capacity, make_engine, make_model_plan, make_option, make_workload
 
 

@@ -1,8 +1,8 @@
 """One OpenAI-compatible endpoint over the planned mix.
 
 `run` is its life, `server` the HTTP side, `proxy` a request's way, `dispatch` the choice of a replica
-(by the core's `routing`), `fleet` plan and backends as they are now. It keeps nothing that a second
-gateway would need.
+(by the core's `routing`), `pool` plan and backends as they are now, `service` one model of them. It
+keeps nothing that a second gateway would need.
 """
 
 from melange_sky.gateway.run import Credentials, Gateway, Listen, run_gateway

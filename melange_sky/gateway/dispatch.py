@@ -5,54 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from melange_sky.gateway.client_request import Refusal
+from melange_sky.gateway.service import Lease, Waiting
 from melange_sky.routing import policy
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
     from melange_sky.gateway.metrics import Metrics
-    from melange_sky.gateway.pool import Service
+    from melange_sky.gateway.service import RequestSize, Service
     from melange_sky.gateway.settings import Settings
-    from melange_sky.routing import Router
-
-
-@dataclass(frozen=True, slots=True)
-class RequestSize:
-    """What is known of a request's size: prompt tokens, and the longest output asked for.
-
-    `estimated_from_bytes` is 0 where a tokenizer counted. `max_tokens` None where none was given.
-    """
-
-    input_tokens: int
-    max_tokens: int | None
-    choices: int
-    estimated_from_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A place at a replica, held while a request is there."""
-
-    service: Service
-    backend: Backend
-    offset: int
-    need: float
-    request_class: int
-    router: Router
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Waiting:
-    """A request in the queue: `attempt` asks the policy again, `future` gets what it said."""
-
-    size: RequestSize
-    tried: Sequence[Backend]
-    attempt: Callable[[], Lease | int]
-    future: asyncio.Future[Lease | int]
 
 
 class Dispatcher:

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from melange_sky.gateway.client_request import Refusal
-from melange_sky.gateway.dispatch import RequestSize
+from melange_sky.gateway.service import RequestSize
 from melange_sky.gateway.stream import EventStream, Usage
 from melange_sky.gateway.upstream import AttemptError, OpenStream, ReplicaAnswer
 from melange_sky.routing import policy
@@ -19,9 +19,9 @@ from melange_sky.routing import policy
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
     from melange_sky.gateway.client_request import ClientRequest
-    from melange_sky.gateway.dispatch import Dispatcher, Lease
+    from melange_sky.gateway.dispatch import Dispatcher
     from melange_sky.gateway.metrics import Metrics
-    from melange_sky.gateway.pool import Service
+    from melange_sky.gateway.service import Lease, Service
     from melange_sky.gateway.settings import ObservedSink, Settings
     from melange_sky.gateway.upstream import Upstream
 

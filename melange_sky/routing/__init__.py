@@ -4,6 +4,7 @@ Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python ca
 `policy` work on plain sequences, lists here or arrays in compiled code, so that both run one source.
 """
 
+from melange_sky.routing.first_state import routing_state
 from melange_sky.routing.router import Router
 from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
 from melange_sky.routing.table import (
@@ -11,7 +12,6 @@ from melange_sky.routing.table import (
     QUEUE_WAIT_S,
     RoutingState,
     RoutingTable,
-    routing_state,
     routing_table,
 )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.routing import policy
-from melange_sky.routing.table import FULL_LOAD, routing_state, routing_table
+from melange_sky.routing.first_state import routing_state
+from melange_sky.routing.table import FULL_LOAD, routing_table
 
 if TYPE_CHECKING:
     import random

@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    import random
     from collections.abc import Sequence
 
     from melange_sky.plans import ModelPlan
@@ -30,8 +29,6 @@ FULL_LOAD = 4.0
 """A replica that holds this many times what its capacity allows takes no more (see `need`)."""
 QUEUE_LENGTH, QUEUE_WAIT_S = 256, 10.0
 """How many requests wait, and how long, while all replicas that could serve them are full."""
-PRIOR_REQUESTS = 20.0
-"""How many requests the plan's own output lengths count for, beside those seen."""
 
 
 class Vector(Protocol[Value]):
@@ -136,52 +133,3 @@ def _stay_s(slo: SLO, output_tokens: float) -> float:
     ttft_s = DEFAULT_TTFT_S if slo.ttft_s is None else slo.ttft_s
     tpot_s = DEFAULT_TPOT_S if slo.tpot_s is None else slo.tpot_s
     return ttft_s + tpot_s * max(output_tokens - 1, 0)
-
-
-def routing_state(table: RoutingTable, plan: ModelPlan, rng: random.Random) -> RoutingState:
-    """Return the state before the first request: all replicas healthy and idle.
-
-    Output lengths start from the plan's workload. Credits start at random phases, so that several
-    gateways with the same plan do not send their first requests to the same option.
-    """
-    from melange_sky.routing.policy import refresh  # policy names the types of this module
-
-    classes, options = table.inputs * (table.outputs + 1), table.options
-    state = RoutingState(
-        load=[0.0] * table.replicas,
-        in_flight=[0] * table.replicas,
-        healthy=[1] * table.replicas,
-        option_load=[0.0] * options,
-        option_healthy=[table.first[k + 1] - table.first[k] for k in range(options)],
-        cursor=[0] * options,
-        usable=[0] * options,
-        seen=_prior(table, plan),
-        fresh=[0] * classes,
-        mix=[0.0] * (classes * options),
-        fit=[0] * (classes * options),
-        cost=[0.0] * (classes * options),
-        credit=[0.0] * (classes * options),
-        turn=[0],
-    )
-    for c in range(classes):
-        refresh(table, state, c)
-        phases = [state.mix[c * options + k] * rng.uniform(-0.5, 0.5) for k in range(options)]
-        middle = sum(phases) / options
-        for k in range(options):
-            state.credit[c * options + k] = (
-                phases[k] - middle if state.mix[c * options + k] else 0.0
-            )
-    return state
-
-
-def _prior(table: RoutingTable, plan: ModelPlan) -> list[float]:
-    """Return the plan's output lengths per class (C × O), cut where `max_tokens` cuts them."""
-    seen: list[float] = []
-    for row in plan.workload.rates_rps:
-        total = sum(row)
-        chance = [rate / total for rate in row] if total > 0 else [1 / len(row)] * len(row)
-        for most in range(table.outputs + 1):
-            last = min(most, table.outputs - 1)
-            cut = [*chance[:last], sum(chance[last:])]
-            seen += [PRIOR_REQUESTS * p for p in cut] + [0.0] * (table.outputs - last - 1)
-    return seen

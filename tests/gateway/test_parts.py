@@ -17,7 +17,7 @@ from melange_sky.errors import InputError
 from melange_sky.gateway import Keys, Secret, Settings
 from melange_sky.gateway.backend import Backend, parse_backend
 from melange_sky.gateway.client_request import ApiPath, ClientRequest, Refusal, parse_request
-from melange_sky.gateway.pool import served_names
+from melange_sky.gateway.service import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
 from tests.factories import make_model_plan

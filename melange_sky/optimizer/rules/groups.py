@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -23,25 +24,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fixed(Rule):
-    """f_pk ≤ x_k over all paid groups p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
+class _GroupRule(Rule):
+    """A rule about groups of instances: it names options, and keeps those that it names."""
 
-    name = "fixed"
-    changes_goal = True
     names_options = True
 
     groups: tuple[InstanceGroup, ...]
 
+    @staticmethod
+    @abstractmethod
+    def asked_for(constraints: Constraints) -> tuple[InstanceGroup, ...]:
+        """Return the groups that constraints hold for the rule."""
+
     @classmethod
-    def of(cls, problem: Problem, options: SolveOptions) -> Fixed | None:
-        """Return the rule where any capacity is paid for."""
-        groups = problem.constraints.fixed
+    def of(cls, problem: Problem, options: SolveOptions) -> _GroupRule | None:
+        """Return the rule where any group is asked for."""
+        groups = cls.asked_for(problem.constraints)
         return cls(groups=groups) if groups else None
 
     @classmethod
     def input_problems(cls, problem: Problem) -> Iterable[str]:
-        """Return each group that no option is one of."""
-        return _unmatched(cls.name, problem.constraints.fixed, problem)
+        """Yield each group that no option is one of."""
+        options = [capacity.option for demand in problem.demands for capacity in demand.options]
+        for group in cls.asked_for(problem.constraints):
+            if group.instances > 0 and not _any_of(options, group):
+                yield (
+                    f"{cls.name}: no candidate option is one of {group.label()}; "
+                    "check accelerators and infra, or take it out"
+                )
+
+    def pins(self, column: Column, demand_name: str) -> bool:
+        """Return whether the column is one of any group."""
+        return any(matches(column.capacity.option, group) for group in self.groups)
+
+    @property
+    def tells_places_apart(self) -> bool:
+        """True: a group may be one of a place."""
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed(_GroupRule):
+    """f_pk ≤ x_k over all paid groups p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
+
+    name = "fixed"
+    changes_goal = True
+
+    @staticmethod
+    def asked_for(constraints: Constraints) -> tuple[InstanceGroup, ...]:
+        """Return what is paid for."""
+        return constraints.fixed
 
     @classmethod
     def among(cls, constraints: Constraints, options: Sequence[DeploymentOption]) -> Constraints:
@@ -87,15 +119,6 @@ class Fixed(Rule):
 
     def may_replace(self, column: Column, other: Column, copies: float) -> bool:
         """Return True: paid columns are pinned, and paying for the other only makes it cheaper."""
-        return True
-
-    def pins(self, column: Column, demand_name: str) -> bool:
-        """Return whether any group pays for the column."""
-        return any(matches(column.capacity.option, group) for group in self.groups)
-
-    @property
-    def tells_places_apart(self) -> bool:
-        """True: what is paid for stands somewhere."""
         return True
 
 
@@ -145,26 +168,17 @@ class _Payments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Minimum(Rule):
+class Minimum(_GroupRule):
     """Σ_k x_k ≥ instances_p over the columns that match group p."""
 
     name = "minimum"
     weight = 3
     counts_instances = True
-    names_options = True
 
-    groups: tuple[InstanceGroup, ...]
-
-    @classmethod
-    def of(cls, problem: Problem, options: SolveOptions) -> Minimum | None:
-        """Return the rule where a minimum is asked for."""
-        groups = problem.constraints.minimum
-        return cls(groups=groups) if groups else None
-
-    @classmethod
-    def input_problems(cls, problem: Problem) -> Iterable[str]:
-        """Return each group that no option is one of."""
-        return _unmatched(cls.name, problem.constraints.minimum, problem)
+    @staticmethod
+    def asked_for(constraints: Constraints) -> tuple[InstanceGroup, ...]:
+        """Return the minimums."""
+        return constraints.minimum
 
     @classmethod
     def among(cls, constraints: Constraints, options: Sequence[DeploymentOption]) -> Constraints:
@@ -218,15 +232,6 @@ class Minimum(Rule):
         """The largest minimum."""
         return max(group.instances for group in self.groups)
 
-    def pins(self, column: Column, demand_name: str) -> bool:
-        """Return whether any minimum is of this column."""
-        return any(matches(column.capacity.option, group) for group in self.groups)
-
-    @property
-    def tells_places_apart(self) -> bool:
-        """True: a minimum may be one of a place."""
-        return True
-
 
 def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
     """Return whether an instance of `option` is one of the group's."""
@@ -254,13 +259,3 @@ def _matching(program: IntegerProgram, group: InstanceGroup) -> list[int]:
 
 def _any_of(options: Iterable[DeploymentOption], group: InstanceGroup) -> bool:
     return any(matches(option, group) for option in options)
-
-
-def _unmatched(kind: str, groups: Iterable[InstanceGroup], problem: Problem) -> Iterator[str]:
-    options = [capacity.option for demand in problem.demands for capacity in demand.options]
-    for group in groups:
-        if group.instances > 0 and not _any_of(options, group):
-            yield (
-                f"{kind}: no candidate option is one of {group.label()}; "
-                "check accelerators and infra, or take it out"
-            )
