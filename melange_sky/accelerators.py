@@ -5,8 +5,16 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from melange_sky.resources import catalogs_dir
+
+Links = Literal["nvlink", "pcie-peer", "pcie"]
+"""What joins the GPUs of a group: NVLink or Infinity Fabric, PCIe with peer access, PCIe through the
+host."""
+
+_NVLINK_GBPS = 100.0
+"""Interconnects from here on are NVLink or Infinity Fabric; below, PCIe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +25,8 @@ class AcceleratorSpec:
     fp16 tensor rate without sparsity; `fp8_tflops` None where the chip has no fp8; `has_bf16` False
     before Ampere; `interconnect_gbps` GB/s per GPU between the GPUs of an instance (NVLink, else
     PCIe), one direction. `usable_gib` is what a program sees of the memory (driver and ECC take the
-    rest). `source` says where the figures come from.
+    rest). `links` is how the card is usually linked; an instance type may say otherwise. `source` says
+    where the figures come from.
     """
 
     name: str
@@ -29,6 +38,7 @@ class AcceleratorSpec:
     interconnect_gbps: float
     source: str
     usable_gib: float = 0.0
+    links: Links = "pcie"
 
 
 @lru_cache(maxsize=1)
@@ -50,4 +60,5 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
         interconnect_gbps=float(row["interconnect_gbps"]),
         source=row["source"],
         usable_gib=float(row["usable_gib"]),
+        links="nvlink" if float(row["interconnect_gbps"]) >= _NVLINK_GBPS else "pcie",
     )

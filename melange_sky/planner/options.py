@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
 from melange_sky.capacities import DeploymentOption, OptionCapacity
 from melange_sky.names.accelerators import names_of
 from melange_sky.offers import accelerator_spec_text, gpu_of
+from melange_sky.planner.pcie_splits import Gpus, left_out_splits, over_pcie_splits
 from melange_sky.plans import PlanWarning
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
+    group_links,
     replica_capacities,
     sensible_splits,
     table_notes,
 )
+from melange_sky.topology import topology_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -219,14 +223,24 @@ def option_name(planned: PlannedOffer, tensor_parallel: int) -> str:
 
 
 def build_options(
-    model: ModelShape, offers: Sequence[PlannedOffer], query: CapacityQuery
+    model: ModelShape,
+    offers: Sequence[PlannedOffer],
+    query: CapacityQuery,
+    *,
+    over_pcie: bool = False,
 ) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
     """Return every option with its capacities: each offer × each sensible (tp, dp) split.
 
-    Accelerators on which the model does not fit come back as warnings with the memory missing, and
-    profile tables that need a word as warnings too.
+    Tensor parallelism over PCIe beyond two GPUs only with `over_pcie`. Accelerators on which the model
+    does not fit come back as warnings with the memory missing, splits left out and profile tables that
+    need a word as warnings too.
     """
-    shapes = _shapes(model, offers, query.generation)
+    shapes, fits = _shapes(model, offers, query.generation)
+    slow = {} if over_pcie else over_pcie_splits({gpus: shapes[gpus] for gpus in fits})
+    shapes = {
+        gpus: tuple(shape for shape in group if shape not in slow.get(gpus, ()))
+        for gpus, group in shapes.items()
+    }
     flat = [shape for group in shapes.values() for shape in group]
     replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
     options = [
@@ -236,26 +250,41 @@ def build_options(
         if replicas[shape].settings is not None
     ]
     notes = [PlanWarning(code="profile", message=text) for text in table_notes(query, flat)]
-    return tuple(options), [*_misfits(shapes, replicas), *notes]
+    left_out = {gpus: group for gpus, group in slow.items() if not shapes[gpus]}
+    kept = {gpus: group for gpus, group in shapes.items() if group}
+    warnings = [*left_out_splits(left_out), *_misfits(kept, replicas), *notes]
+    return tuple(options), warnings
 
 
 def _shapes(
     model: ModelShape, offers: Sequence[PlannedOffer], generation: str
-) -> dict[tuple[str, int], tuple[ReplicaShape, ...]]:
+) -> tuple[dict[Gpus, tuple[ReplicaShape, ...]], set[Gpus]]:
+    """Return the splits of each kind of instance, and the kinds on which the model fits."""
     table = accelerator_table()
-    shapes = {}
-    for name, count in sorted({_gpus(planned.offer) for planned in offers}):
-        splits = sensible_splits(model, table[name], count, generation) or ((count, 1),)
-        shapes[name, count] = tuple(
-            ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
-            for tp, dp in splits
+    shapes, fits = {}, set()
+    offer_of = {_gpus(planned.offer): planned.offer for planned in offers}
+    for gpus, offer in sorted(offer_of.items(), key=itemgetter(0)):
+        name, count, _ = gpus
+        splits = sensible_splits(model, table[name], count, generation)
+        if splits:
+            fits.add(gpus)
+        shapes[gpus] = tuple(
+            ReplicaShape(
+                accelerator=name,
+                tensor_parallel=tp,
+                data_parallel=dp,
+                links=group_links(offer, name, tp),
+            )
+            for tp, dp in splits or ((count, 1),)
         )
-    return shapes
+    return shapes, fits
 
 
-def _gpus(offer: Offer) -> tuple[str, int]:
-    """Return an instance's very GPU (the one whose figures count) and how many it has."""
-    return gpu_of(offer), int(offer.accelerator_count)
+def _gpus(offer: Offer) -> Gpus:
+    """Return an instance's very GPU (the one whose figures count), how many it has, and their links."""
+    name = gpu_of(offer)
+    topology = topology_of(offer.cloud, offer.instance_type, accelerator_table()[name])
+    return name, int(offer.accelerator_count), topology.links
 
 
 def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
@@ -276,12 +305,12 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
 
 
 def _misfits(
-    shapes: Mapping[tuple[str, int], tuple[ReplicaShape, ...]],
+    shapes: Mapping[Gpus, tuple[ReplicaShape, ...]],
     replicas: Mapping[ReplicaShape, ReplicaCapacity],
 ) -> list[PlanWarning]:
-    model_fits = {name for (name, _), group in shapes.items() if _any_fits(group, replicas)}
+    model_fits = {name for (name, _, _), group in shapes.items() if _any_fits(group, replicas)}
     rows, small = [], []
-    for (name, count), group in shapes.items():
+    for (name, count, _), group in shapes.items():
         if _any_fits(group, replicas):
             continue
         text = accelerator_spec_text(name, count)

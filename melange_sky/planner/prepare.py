@@ -110,9 +110,12 @@ def _prepare_model(
         engine_args=spec.engine.args,
         max_model_len=engine.longest_admitted(spec.engine.args),
     )
-    options, notes = build_options(shape, offers, query)
+    options, notes = build_options(
+        shape, offers, query, over_pcie=spec.resources.pcie_tensor_parallel
+    )
     if not options:
-        reasons = "; ".join(w.message for w in notes if w.code == "does-not-fit") or "no option"
+        why = ("does-not-fit", "pcie-tensor-parallel")
+        reasons = "; ".join(w.message for w in notes if w.code in why) or "no option"
         raise InfeasibleError(
             f"{served.name}: the model fits on none of the accelerators: {reasons}"
         )

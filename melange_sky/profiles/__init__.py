@@ -8,7 +8,7 @@ from melange_sky.profiles.lookup import (
     tables_to_ship,
 )
 from melange_sky.profiles.measured import is_of, is_usable, table_notes
-from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
+from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape, group_links
 from melange_sky.profiles.shipped import write_table
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "engine_generation",
     "engine_generations",
     "engine_replica",
+    "group_links",
     "is_of",
     "is_usable",
     "replica_capacities",

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -16,11 +16,12 @@ from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.shipped import shipped_table
 from melange_sky.steps import Misfit, ReplicaModel, RequestSizes, knee_batch, kv_pool, replica_model
 from melange_sky.steps.memory import GIB
+from melange_sky.topology import linked
 
 if TYPE_CHECKING:
-    from melange_sky.accelerators import AcceleratorSpec
+    from melange_sky.accelerators import AcceleratorSpec, Links
     from melange_sky.models import ModelShape
-    from melange_sky.profiles.query import CapacityQuery
+    from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.slo import SLO
     from melange_sky.steps import ErrorBand, Estimate, Generation
 
@@ -29,8 +30,14 @@ NO_TRAFFIC = "no traffic"
 
 _SPLITS = (1, 2, 4, 8, 16)
 
-GroupKey = tuple[str, int]
-"""(accelerator, tensor parallel) of one group."""
+GroupKey = tuple[str, int, str]
+"""(accelerator, tensor parallel, links) of one group."""
+
+
+def group_key(shape: ReplicaShape) -> GroupKey:
+    """Return the group of a replica: how one GPU is linked makes no difference."""
+    links = shape.links if shape.tensor_parallel > 1 else None
+    return shape.accelerator, shape.tensor_parallel, links or ""
 
 
 @dataclass(slots=True)
@@ -77,8 +84,9 @@ def tensor_group(
     query: CapacityQuery, key: GroupKey, sizes: RequestSizes, generation: Generation
 ) -> TensorGroup | Unfit:
     """Return one group as it would run for these sizes, or why it cannot."""
-    name, tensor_parallel = key
-    accelerator, model = find_accelerator(name), query.model
+    name, tensor_parallel, links = key
+    accelerator = linked(find_accelerator(name), cast("Links", links) if links else None)
+    model = query.model
     where = f"{tensor_parallel} × {accelerator.name}"
     unable = query.engine.misfit(model, accelerator)
     if unable is not None:

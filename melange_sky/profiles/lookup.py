@@ -30,6 +30,7 @@ from melange_sky.profiles.estimate import (
     GroupKey,
     TensorGroup,
     Unfit,
+    group_key,
     replica_cell,
     tensor_group,
 )
@@ -44,6 +45,7 @@ from melange_sky.steps import (
     kv_pool,
     replica_model,
 )
+from melange_sky.topology import linked
 
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape
@@ -59,7 +61,7 @@ def engine_replica(
     model: ModelShape, shape: ReplicaShape, generation: str = DEFAULT_ENGINE.generation
 ) -> ReplicaModel | Misfit:
     """Return one tensor-parallel group of the replica for the simulator, or what keeps the model from fitting."""
-    accelerator = find_accelerator(shape.accelerator)
+    accelerator = linked(find_accelerator(shape.accelerator), shape.links)
     return replica_model(model, accelerator, shape.tensor_parallel, engine_generation(generation))
 
 
@@ -99,7 +101,7 @@ def replica_capacities(
     tables = measured_tables() if query.measured else ()
     capacities = []
     for shape in shapes:
-        group_cells = estimates[shape.accelerator, shape.tensor_parallel]
+        group_cells = estimates[group_key(shape)]
         if isinstance(group_cells, Unfit):
             capacities.append(_unfit(query, shape, group_cells.reason))
             continue
@@ -154,7 +156,7 @@ def tables_to_ship(
     sizes, tables = _sizes(query), {}
     estimates = _group_cells(exact, shapes, generation)
     for shape in shapes:
-        group_cells = estimates[shape.accelerator, shape.tensor_parallel]
+        group_cells = estimates[group_key(shape)]
         if isinstance(group_cells, Unfit):
             continue
         group = group_cells.group
@@ -201,7 +203,7 @@ def _group_cells(
     query: CapacityQuery, shapes: Sequence[ReplicaShape], generation: Generation
 ) -> dict[GroupKey, _GroupCells | Unfit]:
     """Return what each tensor-parallel group carries, or why the model does not fit on it."""
-    keys = sorted({(shape.accelerator, shape.tensor_parallel) for shape in shapes})
+    keys = sorted({group_key(shape) for shape in shapes})
     count, sizes = CellCount.of(query, len(keys)), _sizes(query)
     groups = {key: tensor_group(query, key, sizes, generation) for key in keys}
     estimates = _estimates(query, groups, sizes)
@@ -219,7 +221,7 @@ def _group_cells(
         len(keys) - len(left),
         len(left),
     )
-    for accelerator, tensor_parallel in left:
+    for accelerator, tensor_parallel, _ in left:
         log.debug("to simulate: %s in tensor parallel %d", accelerator, tensor_parallel)
     if left:
         # Groups are independent, and the compiled simulator lets other threads run.

@@ -7,37 +7,55 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE
+from melange_sky.names.accelerators import find_accelerator
+from melange_sky.topology import topology_of
 
 if TYPE_CHECKING:
+    from melange_sky.accelerators import Links
     from melange_sky.capacities import CapacityCell, DeploymentOption, EngineSettings
     from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
+    from melange_sky.offers import Offer
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaShape:
-    """One replica: so many GPUs of an accelerator, split into tensor- and data-parallel groups."""
+    """One replica: so many GPUs of an accelerator, split into tensor- and data-parallel groups.
+
+    `links` is how the GPUs of a tensor-parallel group reach each other, None as the card usually is.
+    """
 
     accelerator: str
     tensor_parallel: int
     data_parallel: int = 1
+    links: Links | None = None
 
     @classmethod
     def of(cls, option: DeploymentOption) -> ReplicaShape:
         """Return the replica that an option runs: its very GPU, in tensor parallel where nothing is set."""
         engine = option.engine
+        split = option.accelerator_count if engine is None else engine.tensor_parallel
         return cls(
             accelerator=option.gpu,
-            tensor_parallel=option.accelerator_count if engine is None else engine.tensor_parallel,
+            tensor_parallel=split,
             data_parallel=1 if engine is None else engine.data_parallel,
+            links=group_links(option.offer, option.gpu, split),
         )
 
     @property
     def gpus(self) -> int:
         """GPUs of the replica."""
         return self.tensor_parallel * self.data_parallel
+
+
+def group_links(offer: Offer | None, gpu: str, gpus: int) -> Links | None:
+    """Return how a group of so many GPUs of an offer's instance type is linked; None for one GPU."""
+    if offer is None or gpus == 1:
+        return None
+    topology = topology_of(offer.cloud, offer.instance_type, find_accelerator(gpu))
+    return topology.within(gpus)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -289,6 +289,7 @@ class _Reader:
             max_option_types=section.max_option_types,
             min_option_types=section.min_option_types,
             spot=None if section.spot is None else _spot_policy(section.spot),
+            pcie_tensor_parallel=section.pcie_tensor_parallel,
         )
 
     def _contradictions(

@@ -94,6 +94,7 @@ class ResourcesSection:
     max_option_types: Annotated[int, bounds(ge=1, le=1000)] | None = None
     min_option_types: Annotated[int, bounds(ge=1, le=1000)] = 1
     spot: SpotSection | None = None
+    pcie_tensor_parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

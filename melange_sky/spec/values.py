@@ -36,6 +36,7 @@ class Resources:
     many.     `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
     `cloud/region` or an instance type (most instances of it). Each model runs on at least
     `min_option_types` and at most `max_option_types` options (None: no limit).
+    `pcie_tensor_parallel` lets in tensor parallelism over PCIe on more than two GPUs.
     """
 
     accelerators: tuple[AcceleratorChoice, ...] = ()
@@ -48,6 +49,7 @@ class Resources:
     max_option_types: int | None = None
     min_option_types: int = 1
     spot: SpotPolicy | None = None
+    pcie_tensor_parallel: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

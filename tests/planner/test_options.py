@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
+from melange_sky.models import find_model
 from melange_sky.names.clouds import Infra
 from melange_sky.planner.options import (
     OfferRules,
@@ -135,3 +138,32 @@ def test_an_h100_is_as_fast_as_the_one_that_is_sold() -> None:
     assert [option.option.figures for option in options] == [None, "H100-PCIe", "H100-NVL"]
     assert {option.option.accelerator for option in options} == {"H100"}
     assert rates[1] < rates[0]
+
+
+def test_tensor_parallelism_over_pcie_beyond_two_gpus_needs_the_switch() -> None:
+    offers = [
+        make_offer(accelerator="L40S", accelerator_count=n, instance_type=f"g6e.{n}x")
+        for n in (4, 8)
+    ]
+    planned, _ = usable_offers(offers, ANY, OfferRules())
+    query = dataclasses.replace(_query(), model=find_model("meta-llama/Llama-3.1-70B"))
+    options, warnings = build_options(query.model, planned, query)
+    assert options == ()
+    (left_out,) = (w for w in warnings if w.code == "pcie-tensor-parallel")
+    assert "L40S:4 (tp 4), L40S:8 (tp 4)" in left_out.message
+    assert "resources.pcie_tensor_parallel: true" in left_out.message
+    options, warnings = build_options(query.model, planned, query, over_pcie=True)
+    splits = sorted(o.option.engine.tensor_parallel for o in options if o.option.engine)
+    assert splits == [4, 4, 8]
+    assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]
+
+
+def test_a_model_that_fits_two_pcie_gpus_is_split_no_further_unasked() -> None:
+    planned, _ = usable_offers(
+        [make_offer(accelerator="L40S", accelerator_count=8, instance_type="g6e.48xlarge")],
+        ANY,
+        OfferRules(),
+    )
+    options, warnings = build_options(LLAMA_8B, planned, _query())
+    assert sorted(o.option.engine.tensor_parallel for o in options if o.option.engine) == [1, 2]
+    assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]
