@@ -3,6 +3,7 @@
     python profiling/calibrate.py fit --data ../shared/data          # all generations, some minutes
     python profiling/calibrate.py fit --data ../shared/data --only vllm-0.5
     python profiling/calibrate.py check FILE.csv                     # any set in the two formats
+    python profiling/calibrate.py ledger [MY.csv]                    # every published run at hand
     python profiling/calibrate.py leave-out --data ../shared/data    # accelerators left out in turn
 
 Three constants per accelerator and generation (bandwidth, compute, attention; each a fraction of the
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ledger import counted, profile_runs, read_ledger
+from ledger_report import class_of, judge, table
 from measured_sets import (
     MELANGE_PRICES,
     Row,
@@ -341,12 +344,21 @@ def check(path: Path, engine: str | None) -> None:
         print(*key, json.dumps(summary(ratios(mine, generation))))
 
 
+def ledger(file: Path | None) -> None:
+    """Print error and coverage over the ledger's runs (and those of a file), by class and source."""
+    own = profile_runs(file) if file and file.is_dir() else []
+    runs = counted([*read_ledger([file] if file and not own else []), *own])
+    judged = judge(runs)
+    print("\n".join(table(judged, class_of)), end="\n\n")
+    print("\n".join(table(judged, lambda run: f"{run.source[:36]} {run.version}")))
+
+
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["fit", "leave-out", "check"])
+    parser.add_argument("command", choices=["fit", "leave-out", "check", "ledger"])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--only")
@@ -357,6 +369,8 @@ def main() -> None:
         fit(given.data, given.only, given.evaluations)
     elif given.command == "leave-out":
         leave_out(given.data, given.evaluations)
+    elif given.command == "ledger":
+        ledger(given.file)
     elif given.file is None:
         parser.error("check needs a FILE.csv")
     else:
