@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -141,6 +142,32 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ByteCheck:
+    """Bytes that a config was read as, held against what the checkpoint's own files hold."""
+
+    name: str
+    read_bytes: int
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where the sizes of a model were read.
+
+    `kind`: "shipped" with the project, "hub", or a "file" of the user's at `path`. `revision` is the
+    commit of the Hub that replicas run too, None where none is known. `files` holds the SHA-256 of
+    each file that was read; `checks` what these were held against.
+    """
+
+    id: str
+    kind: str
+    revision: str | None = None
+    path: str | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    checks: tuple[ByteCheck, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
     """One model's part of a plan: its traffic, and all that replaying, routing and rendering it need.
 
@@ -158,6 +185,7 @@ class ModelPlan:
     candidates: tuple[OptionCapacity, ...] = ()
     warnings: tuple[PlanWarning, ...] = ()
     model_shape: ModelShape | None = None
+    model_source: ModelSource | None = None
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_generation: str | None = None
     spot: SpotPolicy | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import echo_json, estimating
+from melange_sky.cli.common import echo_json, estimating, offline_option
 from melange_sky.engines import DEFAULT_ENGINE
 
 _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
@@ -16,7 +16,9 @@ _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
 
 @click.command()
 @click.option(
-    "--model", required=True, help="Hugging Face id of a known model, or path of a config.json."
+    "--model",
+    required=True,
+    help="Hugging Face id, with @REVISION or not, or path of a config.json.",
 )
 @click.option(
     "--accelerators", required=True, help="Such as L4,A10G:2,H100 (a bare name: one GPU)."
@@ -41,6 +43,7 @@ _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
 @click.option("--quantization", help="As the engine's flag: fp8, awq, gptq, …")
 @click.option("--dtype", help="As the engine's flag.")
 @click.option("--kv-cache-dtype", help="As the engine's flag.")
+@offline_option
 @click.option(
     "--format",
     "output_format",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from melange_sky.engines.command import Replica, ServeCommand
     from melange_sky.engines.flags import FlagTable
     from melange_sky.engines.weights import WeightTable
-    from melange_sky.models import ModelShape
+    from melange_sky.models import ModelShape, StoredCache
 
 KEY_HINT = "give it as a secret: sky serve up --secret {}"
 LISTENS = "replicas listen where SkyServe probes them"
@@ -120,14 +120,20 @@ class Engine(ABC):
         check_choice(self, replica.choice)
 
     def held(
-        self, model: ModelShape, args: Sequence[str], *, own_config: bool = False
+        self,
+        model: ModelShape,
+        args: Sequence[str],
+        *,
+        own_config: bool = False,
+        stored_cache: StoredCache | None = None,
     ) -> ModelShape:
         """Return the model as the engine would hold it under `args` (`--flag value` or `--flag=value`).
 
         Reads the flags of quantisation, dtype, KV cache dtype and longest request; the last one of
         each counts. Anything else is left to the engine. `own_config`: the model's sizes come from the
-        user's own config.json, beside which another file may say how the weights are quantised. Raises
-        InputError for a value that cannot be or that the engine refuses.
+        user's own config.json, beside which another file may say how the weights are quantised.
+        `stored_cache`: the KV cache that the checkpoint asks for, which holds where no flag says otherwise.
+        Raises InputError for a value that cannot be or that the engine refuses.
         """
         flags, weights = self.flags, self.weights
         if model.dtype in weights.unservable:
@@ -139,7 +145,8 @@ class Engine(ABC):
             model = weights.with_dtype(model, given[flags.dtype])
         if flags.quantization in given:
             model = weights.with_quantization(model, given[flags.quantization], own_config)
-        if flags.kv_dtype in given:
+        model = weights.with_stored_cache(model, stored_cache, self.title)
+        if given.get(flags.kv_dtype, "auto") != "auto":
             model = weights.with_kv_dtype(model, given[flags.kv_dtype])
         if model.dtype in weights.need_bf16 and not model.needs_bf16:
             model = dataclasses.replace(model, needs_bf16=True)
@@ -178,6 +185,12 @@ class Engine(ABC):
         """Return why the engine cannot run the model's form on such a GPU, None where it can."""
         if model.needs_bf16 and not accelerator.has_bf16:
             return f"{accelerator.name} has no bfloat16, which {model.dtype} needs in {self.title}"
+        if (
+            self.weights.small_cache_needs_bf16
+            and model.kv_dtype_bytes < 2
+            and not accelerator.has_bf16
+        ):
+            return f"{accelerator.name} is too old for a KV cache of 8 bits or less in {self.title}"
         if model.dtype in self.weights.need_fp8 and accelerator.fp8_tflops is None:
             return f"{accelerator.name} has no fp8, which {model.dtype} needs in {self.title}"
         return None

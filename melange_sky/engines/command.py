@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.engines.choice import EngineChoice
+    from melange_sky.engines.flags import FlagTable
     from melange_sky.models import ModelShape
 
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 class Replica:
     """What to start: `model` (its name, untrusted text) as `option` runs it, listening on `port`.
 
-    `shape` None: its sizes are not known.
+    `shape` None: its sizes are not known. `revision` is the commit of the model to run, None for its
+    branch as it is then; `served_name` what clients call it, None where that is `model`.
     """
 
     model: str
@@ -24,6 +26,15 @@ class Replica:
     option: DeploymentOption
     shape: ModelShape | None
     port: int
+    revision: str | None = None
+    served_name: str | None = None
+
+    def checkpoint_flags(self, flags: FlagTable) -> list[tuple[str, str]]:
+        """Return what says which commit is run and under which name, where the user's flags do not."""
+        found = flags.pins(self.revision, self.choice.args)
+        if self.served_name is not None and not flags.served_names(self.choice.args):
+            found.append((flags.served_name, self.served_name))
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

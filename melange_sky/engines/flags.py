@@ -15,7 +15,9 @@ class FlagTable:
 
     `refused`: flag → why a user cannot give it. `unmodelled`: flags that change what a replica
     carries, as no estimate knows. `spellings`: other names of a flag → its name here. `length`,
-    `quantization`, `dtype`, `kv_dtype` and `served_name` are the names of flags that plans read;
+    `quantization`, `dtype`, `kv_dtype`, `served_name`, `revision` and `tokenizer` are the names of flags
+    that plans read; `tokenizer_revision` pins a tokenizer of its own, None where `revision` holds for it
+    too; with a flag of `elsewhere` the revision would be looked for in another repository.
     `scaling`: how flags begin that stretch a model's context. `prefixes` tells whether the server
     takes the beginning of a flag for the flag.
     """
@@ -28,6 +30,10 @@ class FlagTable:
     dtype: str = "--dtype"
     kv_dtype: str = "--kv-cache-dtype"
     served_name: str = "--served-model-name"
+    revision: str = "--revision"
+    tokenizer: str = "--tokenizer"
+    tokenizer_revision: str | None = None
+    elsewhere: frozenset[str] = frozenset()
     scaling: tuple[str, ...] = ()
     prefixes: bool = False
 
@@ -44,7 +50,8 @@ class FlagTable:
         return self._completed(flag) if self.prefixes and flag.startswith("--") else flag
 
     def _completed(self, flag: str) -> str:
-        known = {*self.refused, *self.unmodelled, self.length, self.served_name, *self.form}
+        read = {self.length, self.served_name, self.revision, self.tokenizer, *self.elsewhere}
+        known = {*self.refused, *self.unmodelled, *read, *self.form}
         if flag in known:
             return flag
         longer = [name for name in {*known, *self.spellings} if name.startswith(flag)]
@@ -84,6 +91,22 @@ class FlagTable:
                     break
                 names.append(word)
         return names
+
+    def pins(self, revision: str | None, args: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the flags that pin the model's commit, none where `args` say what is run.
+
+        A tokenizer of another repository is left at what it is there.
+        """
+        given = {self.name_of(word) for word in args if word.startswith("-")}
+        if revision is None or self.revision in given or given & self.elsewhere:
+            return []
+        pins = [(self.revision, revision)]
+        if self.tokenizer in given:
+            if self.tokenizer_revision is None:
+                return []
+            if self.tokenizer_revision not in given:
+                pins.append((self.tokenizer_revision, "main"))
+        return pins
 
     def scales_context(self, args: Sequence[str]) -> bool:
         """Return whether `args` stretch the model's context."""

@@ -81,6 +81,7 @@ FLAGS = FlagTable(
         "--ep": "--ep-size",
     },
     length="--context-length",
+    tokenizer="--tokenizer-path",
     scaling=("--json-model-override-args",),
     prefixes=True,
 )
@@ -135,6 +136,9 @@ WEIGHTS = WeightTable(
             "modelopt_mxfp8",
         }
     ),
+    # `configure_kv_cache_dtype` asks ModelOpt's configs for it and no other's.
+    stored_caches=frozenset({("modelopt", "fp8"), ("modelopt_fp4", "fp8")}),
+    latent_caches=frozenset({"modelopt", "modelopt_fp4"}),
 )
 
 _TOKENS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
@@ -200,6 +204,7 @@ def _derived_flags(replica: Replica) -> Iterator[tuple[str, ...]]:
     yield "--host", "0.0.0.0"
     yield "--port", str(replica.port)
     yield ("--enable-metrics",)
+    yield from replica.checkpoint_flags(FLAGS)
     settings = replica.option.engine
     if settings is None:
         yield "--tp-size", str(replica.option.accelerator_count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from melange_sky.engines.base import (
     KEY_HINT,
@@ -20,10 +20,8 @@ from melange_sky.engines.weights import WeightTable
 from melange_sky.errors import InputError
 from melange_sky.models.quantization import FP8_METHODS, METHOD_BITS
 
-if TYPE_CHECKING:
-    from melange_sky.capacities import DeploymentOption
-
 KEY_VARIABLE = "VLLM_API_KEY"
+MODELOPT = ("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed")
 
 FLAGS = FlagTable(
     refused={
@@ -65,6 +63,8 @@ FLAGS = FlagTable(
         "-ep": "--enable-expert-parallel",
     },
     length="--max-model-len",
+    tokenizer_revision="--tokenizer-revision",
+    elsewhere=frozenset({"--hf-config-path"}),
     scaling=("--hf-overrides", "--hf-config-path", "--rope-"),
 )
 
@@ -106,7 +106,19 @@ WEIGHTS = WeightTable(
         "fp8_inc": 1.0,
         "fp8_per_token_head": 1.0,
         "int8_per_token_head": 1.0,
+        "nvfp4": 4.5 / 8,
     },
+    # `resolve_kv_cache_dtype_string` for ModelOpt; attention layers for compressed-tensors, but not
+    # those of a latent, whose cache keeps 16 bits.
+    stored_caches=frozenset(
+        {
+            *((method, form) for method in MODELOPT for form in ("fp8", "nvfp4")),
+            ("compressed-tensors", "fp8"),
+        }
+    ),
+    latent_caches=frozenset(MODELOPT),
+    # Triton's attention needs compute capability 8.9 for fp8, FlashInfer's 8.0.
+    small_cache_needs_bf16=True,
 )
 
 
@@ -178,7 +190,7 @@ class Vllm(Engine):
     def serve_command(self, replica: Replica) -> ServeCommand:
         """Return `vllm serve MODEL` with what follows from the option, then the user's flags."""
         self.check(replica)
-        derived = _derived_flags(replica.option, replica.port)
+        derived = _derived_flags(replica)
         return ServeCommand(
             program=("vllm", "serve", replica.model),
             flags=(*derived, *self.flags.lines(replica.choice.args)),
@@ -199,10 +211,12 @@ class Vllm(Engine):
         return tokens
 
 
-def _derived_flags(option: DeploymentOption, port: int) -> Iterator[tuple[str, str]]:
-    """Yield the flags that follow from the option."""
+def _derived_flags(replica: Replica) -> Iterator[tuple[str, str]]:
+    """Yield the flags that follow from the option and its checkpoint."""
+    option = replica.option
     yield "--host", "0.0.0.0"
-    yield "--port", str(port)
+    yield "--port", str(replica.port)
+    yield from replica.checkpoint_flags(FLAGS)
     settings = option.engine
     if settings is None:
         yield "--tensor-parallel-size", str(option.accelerator_count)

@@ -11,7 +11,11 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.quantization import PLAIN_BYTES, are_alike, plain, quantized
 
 if TYPE_CHECKING:
-    from melange_sky.models import ModelShape
+    from melange_sky.models import ModelShape, StoredCache
+
+
+STORED_BYTES = {"fp8": 1.0, "nvfp4": 4.5 / 8}
+"""Form of a KV cache → bytes per value; NVFP4 keeps a scale of 8 bits per 16 values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +27,10 @@ class WeightTable:
     the others need one kept so. `experts_only` leave all but routed experts in 16 bits. `need_bf16`
     and `need_fp8`: those refused on GPUs without bfloat16 (before Ampere) or fp8 (before Ada).
     `kv_bytes`: name of a KV cache dtype → bytes per value. `unservable`: checkpoints' names of
-    methods that the engine does not serve.
+    methods that the engine does not serve. `stored_caches`: (method, form) of the KV caches that
+    checkpoints ask for and get where no flag says otherwise; `latent_caches` those methods whose word
+    also holds where a latent is cached. `small_cache_needs_bf16`: whether a cache below 16 bits is
+    refused on GPUs without bfloat16.
     """
 
     bits: Mapping[str, float]
@@ -34,6 +41,25 @@ class WeightTable:
     need_fp8: frozenset[str] = frozenset()
     kv_bytes: Mapping[str, float]
     unservable: frozenset[str] = frozenset()
+    stored_caches: frozenset[tuple[str, str]] = frozenset()
+    latent_caches: frozenset[str] = frozenset()
+    small_cache_needs_bf16: bool = False
+
+    def with_stored_cache(
+        self, model: ModelShape, stored: StoredCache | None, engine: str
+    ) -> ModelShape:
+        """Return the model with the KV cache that its checkpoint asks for, as far as the engine heeds it."""
+        if stored is None:
+            return model
+        if (stored.method, stored.form) not in self.stored_caches:
+            if stored.form != "other":
+                return model
+            raise InputError(
+                f"{engine} cannot serve this checkpoint, whose KV cache scheme is none that it reads"
+            )
+        if stored.latent and stored.method not in self.latent_caches:
+            return model
+        return dataclasses.replace(model, kv_dtype_bytes=STORED_BYTES[stored.form])
 
     def with_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
         """Return the model in a plain dtype; a quantised checkpoint keeps its weights in any."""

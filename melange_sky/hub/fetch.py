@@ -122,6 +122,21 @@ class _Fetcher:
                 self._left()
         return bytes(data)
 
+    def needs_token(self, name: str) -> bool:
+        """Return whether a file is kept from those who show no token, so that replicas need one too."""
+        from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if get_token() is None:
+            return False
+        endpoint = hub_endpoint()
+        url = hf_hub_url(self.reference.repo, name, revision=self.commit, endpoint=endpoint)
+        try:
+            get_hf_file_metadata(url, token=False, timeout=self._left(), endpoint=endpoint)
+        except HfHubHTTPError:
+            return True
+        return False
+
     def part(self, name: str, first: int, last: int) -> bytes | None:
         """Fetch bytes `first` … `last` of a file, None where it is absent."""
         return self._fetch(name, last - first + 1, optional=True, part=(first, last))
@@ -153,12 +168,14 @@ def _fetch_all(fetcher: _Fetcher) -> KeptModel:
             parsed(fetcher.reference.repo, name, data)
             fetcher.files[name] = data
     totals = _totals(fetcher)
+    gated = fetcher.needs_token(CONFIG)
     assert fetcher.commit is not None
     return KeptModel(
         repo=fetcher.reference.repo,
         commit=fetcher.commit,
         files=fetcher.files,
         totals=None if totals is None else totals_document(totals),
+        gated=gated,
     )
 
 

@@ -19,6 +19,10 @@ class ModelReference:
     repo: str
     revision: str = "main"
 
+    def __str__(self) -> str:
+        """The id as people write it."""
+        return self.repo if self.revision == "main" else f"{self.repo}@{self.revision}"
+
 
 def parse_reference(text: str) -> ModelReference:
     """Read `org/name` or `org/name@revision`; raise InputError for anything else.

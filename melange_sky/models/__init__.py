@@ -1,6 +1,12 @@
 """Models: their layers and sizes, the known ones, and `config.json`."""
 
-from melange_sky.models.checkpoint import Checkpoint, ReadModel, read_model, shape_from_checkpoint
+from melange_sky.models.checkpoint import (
+    Checkpoint,
+    ReadModel,
+    StoredCache,
+    read_model,
+    shape_from_checkpoint,
+)
 from melange_sky.models.config import shape_from_config
 from melange_sky.models.config_file import load_model
 from melange_sky.models.layers import LayerList
@@ -13,6 +19,7 @@ __all__ = [
     "LayerList",
     "ModelShape",
     "ReadModel",
+    "StoredCache",
     "find_model",
     "known_models",
     "known_name",

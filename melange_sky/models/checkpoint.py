@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
-from melange_sky.models.weights.tensors import TensorTotals, check_bytes
+from melange_sky.models.weights.tensors import TensorTotals, check_bytes, nearest_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,18 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredCache:
+    """A KV cache that a checkpoint asks for: `form` as in `Scheme.kv_cache`, by a `method` of quantization.
+
+    `latent` True where attention caches a compressed latent.
+    """
+
+    form: str
+    method: str
+    latent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadModel:
     """A checkpoint understood: its layers, the formats of its weights, and their bytes."""
 
@@ -52,9 +65,32 @@ class ReadModel:
         return self.sizes.file_bytes if seen is None else float(seen.total_bytes)
 
     @property
+    def counted_bytes(self) -> float:
+        """Bytes that the config was read as: those of all files, or of what is loaded, as its files have."""
+        seen = self.checkpoint.tensors
+        counts = (self.sizes.file_bytes, self.sizes.resident_bytes)
+        return counts[0] if seen is None else nearest_count(counts, seen)
+
+    @property
     def shape(self) -> ModelShape:
-        """The sizes that the planner works with."""
-        return shape_of(self.checkpoint.name, self.layers, self.scheme)
+        """The sizes that the planner works with, by the bytes of the checkpoint's files where seen."""
+        shape = shape_of(self.checkpoint.name, self.layers, self.scheme)
+        seen = self.checkpoint.tensors
+        if seen is not None:
+            shape = dataclasses.replace(
+                shape,
+                weight_dtype_bytes=shape.weight_dtype_bytes * seen.total_bytes / self.counted_bytes,
+                checkpoint_bytes=float(seen.total_bytes),
+            )
+        return dataclasses.replace(shape, gated=self.checkpoint.gated)
+
+    @property
+    def stored_cache(self) -> StoredCache | None:
+        """The KV cache that the checkpoint asks for, None where it asks for none."""
+        if self.scheme.kv_cache is None:
+            return None
+        latent = any(layer.attention.kind in ("latent", "sparse") for layer in self.layers.layers)
+        return StoredCache(form=self.scheme.kv_cache, method=self.scheme.method, latent=latent)
 
 
 def read_model(checkpoint: Checkpoint) -> ReadModel:

@@ -61,7 +61,8 @@ def _quantization(read: ReadModel) -> dict[str, Any] | None:
         "method": scheme.method,
         "read_from": scheme.section,
         "formats": sorted(name for name in read.sizes.by_format if name != scheme.dtype),
-        "kv_cache_fp8": scheme.kv_float8,
+        "kv_cache": scheme.kv_cache,
+        "kv_cache_fp8": scheme.kv_cache == "fp8",
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from functools import lru_cache
 from typing import Any
@@ -61,5 +60,4 @@ def find_model(name: str) -> ModelShape:
 
     Raises InputError that says how to give a file.
     """
-    checkpoint = shipped_checkpoint(name)
-    return dataclasses.replace(read_model(checkpoint).shape, gated=checkpoint.gated)
+    return read_model(shipped_checkpoint(name)).shape

@@ -19,6 +19,7 @@ from melange_sky.capacities import (
 from melange_sky.constraints import Constraints
 from melange_sky.engines import DEFAULT_ENGINE, EngineChoice, engine_named
 from melange_sky.errors import InputError
+from melange_sky.hub.reference import COMMIT
 from melange_sky.models import ModelShape
 from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
@@ -28,6 +29,7 @@ from melange_sky.plans import (
     AlternativeMix,
     Baseline,
     ModelPlan,
+    ModelSource,
     Plan,
     PlanWarning,
     Sensitivity,
@@ -139,6 +141,7 @@ class _Plan(_Solved):
     engine_generation: str | None = None
     price_snapshot: str | None = None
     model_shape: ModelShape | None = None
+    model_source: ModelSource | None = None
     candidates: list[_Candidate]
 
 
@@ -244,11 +247,19 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         baselines=document.baselines,
         candidates=tuple(candidates.values()),
         model_shape=document.model_shape,
+        model_source=_checked(document.model_source, where),
         engine=_engine_choice(document.engine, where),
         engine_generation=document.engine_generation,
         spot=document.constraints.spot,
         verification=document.verification,
     )
+
+
+def _checked(source: ModelSource | None, where: str) -> ModelSource | None:
+    """Return the source; its revision becomes a word of a command, so it must be a commit."""
+    if source is not None and source.revision is not None and not COMMIT.fullmatch(source.revision):
+        raise InputError(f"{where}: model_source.revision: must be a commit of 40 hex digits")
+    return source
 
 
 def _engine_choice(document: _EngineChoice, where: str) -> EngineChoice:

@@ -112,6 +112,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "engine_generation": model.engine_generation,
         "price_snapshot": plan.price_snapshot,
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
+        "model_source": asdict(model.model_source) if model.model_source else None,
         "candidates": [_candidate_document(candidate) for candidate in model.candidates],
     }
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import InfeasibleError, InputError, MelangeError, did_you_mean
-from melange_sky.models import load_model
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
 from melange_sky.planner.figures import slo_of, token_sizes
+from melange_sky.planner.model_files import load_typed
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import (
     CapacityQuery,
@@ -26,6 +26,7 @@ from melange_sky.profiles import (
     tables_to_ship,
     write_table,
 )
+from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,7 @@ class CapacityOptions:
     quantization: str | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None
+    offline: bool = False
 
     @property
     def engine_args(self) -> tuple[str, ...]:
@@ -219,12 +221,8 @@ def _engine(name: str) -> tuple[Engine, str]:
 
 def _model(options: CapacityOptions, engine: Engine) -> ModelShape:
     """Return the model as the flags let the engine hold it."""
-    path = Path(options.model)
-    is_file = options.model.endswith(".json") or (
-        path.exists() and (path.is_file() or (path / "config.json").is_file())
-    )
-    model = load_model(options.model, path if is_file else None)
-    return engine.held(model, options.engine_args, own_config=is_file)
+    loaded = load_typed(options.model, offline=is_offline(options.offline))
+    return loaded.held(engine, options.engine_args)
 
 
 def _shapes(

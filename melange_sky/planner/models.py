@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.models import known_models, known_name, read_model, shipped_checkpoint
+from melange_sky.models import known_models, read_model
+from melange_sky.planner.model_files import load_typed
 from melange_sky.settings import home_dir, is_offline
 
 if TYPE_CHECKING:
-    from melange_sky.models import Checkpoint, ReadModel
+    from melange_sky.models import ReadModel
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def show_model(model: str, *, offline: bool = False) -> ReadModel:
     A file and a shipped model need no network. Raises InputError for a model that cannot be read,
     SourceUnavailableError where it would have to be fetched and cannot be.
     """
-    return read_model(_checkpoint(model, offline=is_offline(offline)))
+    return load_typed(model, offline=is_offline(offline)).read
 
 
 def list_models() -> tuple[KnownModel, ...]:
@@ -73,24 +73,3 @@ def pull_model(model: str, *, offline: bool = False) -> FetchedModel:
     return FetchedModel(
         read=read_model(as_checkpoint(kept)), commit=kept.commit, files=tuple(sorted(kept.files))
     )
-
-
-def _checkpoint(model: str, *, offline: bool) -> Checkpoint:
-    """Return the files of a model."""
-    path = Path(model)
-    if model.endswith(".json") or path.exists():
-        from melange_sky.models.config_file import read_local
-
-        log.info("%s: a file of yours", path)
-        return read_local(path)
-    if known_name(model) is not None:
-        log.info("%s: shipped, no network is used", model)
-        return shipped_checkpoint(model)
-    from melange_sky.hub.reference import is_reference, parse_reference
-
-    if not is_reference(model):
-        return shipped_checkpoint(model)  # which says what is known
-    from melange_sky.hub.models import load_checkpoint
-
-    log.info("%s: a model of the Hub, looked for in %s first", model, home_dir())
-    return load_checkpoint(parse_reference(model), home_dir(), offline=offline)

@@ -94,6 +94,7 @@ def _model_plans(
             candidates=prepared.problem.demands[k].options,
             warnings=prepared.warnings[k] if spec.lists_models else (),
             model_shape=prepared.shapes[k],
+            model_source=prepared.sources[k],
             engine=spec.engine,
             engine_generation=engine_named(spec.engine.name).generation,
             spot=prepared.problem.constraints.spot,

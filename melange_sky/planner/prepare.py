@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
-from melange_sky.errors import InfeasibleError, InputError, did_you_mean
-from melange_sky.models import load_model
+from melange_sky.errors import InfeasibleError, did_you_mean
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
+from melange_sky.planner.checkpoints import spec_model
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.step_log import log_offers, log_options
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
     from melange_sky.planner.request import PlanRequest
+    from melange_sky.plans import ModelSource
     from melange_sky.pricing import OfferQuery
     from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
 
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
 class PreparedProblem:
     """The optimizer's problem, and what else a plan holds of each served model.
 
-    `shapes` and `warnings` are by model, in the order of the problem's demands.
+    `shapes`, `sources` and `warnings` are by model, in the order of the problem's demands.
     """
 
     problem: Problem
     shapes: tuple[ModelShape, ...]
+    sources: tuple[ModelSource, ...]
     warnings: tuple[tuple[PlanWarning, ...], ...]
     shared_warnings: tuple[PlanWarning, ...]
     snapshot: str | None
@@ -53,6 +55,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
 
     Raises InputError, InfeasibleError where no offer or option is left, SourceUnavailableError.
     """
+    models = [spec_model(served, spec, request) for served in spec.models]
     book = load_offers(_offer_query(spec, request))
     closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
     rules = OfferRules(
@@ -68,17 +71,21 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
     shared += _engine_notes(spec)
     shared += _limits_of_nothing(spec, book.offers)
-    rows = [_prepare_model(served, spec, offers, request) for served in spec.models]
-    for demand, _, _ in rows:
+    rows = [
+        _prepare_model(served, spec, offers, request, shape)
+        for served, (shape, _) in zip(spec.models, models, strict=True)
+    ]
+    for demand, _ in rows:
         log_options(demand)
     return PreparedProblem(
         problem=Problem(
-            demands=tuple(demand for demand, _, _ in rows),
+            demands=tuple(demand for demand, _ in rows),
             headroom=spec.headroom,
             constraints=constraints_of(spec),
         ),
-        shapes=tuple(shape for _, shape, _ in rows),
-        warnings=tuple(tuple(warnings) for _, _, warnings in rows),
+        shapes=tuple(shape for shape, _ in models),
+        sources=tuple(source for _, source in models),
+        warnings=tuple(tuple(warnings) for _, warnings in rows),
         shared_warnings=tuple(shared),
         snapshot=book.snapshot,
     )
@@ -93,9 +100,12 @@ def _offer_query(spec: Spec, request: PlanRequest) -> OfferQuery:
 
 
 def _prepare_model(
-    served: ServedModel, spec: Spec, offers: Sequence[PlannedOffer], request: PlanRequest
-) -> tuple[Demand, ModelShape, list[PlanWarning]]:
-    shape = _as_served(load_model(served.model, served.model_config), served, spec)
+    served: ServedModel,
+    spec: Spec,
+    offers: Sequence[PlannedOffer],
+    request: PlanRequest,
+    shape: ModelShape,
+) -> tuple[Demand, list[PlanWarning]]:
     workload, engine = served.workload, engine_named(spec.engine.name)
     query = CapacityQuery(
         model=shape,
@@ -124,7 +134,7 @@ def _prepare_model(
         PlanWarning(code="model", message=f"{served.model}: {text}") for text in shape.notes
     ]
     warnings += notes
-    return Demand(name=served.name, workload=workload, options=options), shape, warnings
+    return Demand(name=served.name, workload=workload, options=options), warnings
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
@@ -156,16 +166,6 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
         for key, _ in spec.resources.limits
         if key.kind is LimitKind.INSTANCE_TYPE and key.name not in sold
     ]
-
-
-def _as_served(checkpoint: ModelShape, served: ServedModel, spec: Spec) -> ModelShape:
-    own, engine = served.model_config is not None, engine_named(spec.engine.name)
-    try:
-        return engine.held(checkpoint, spec.engine.args, own_config=own)
-    except InputError as error:
-        raise InputError(
-            *(f"{spec.path}: engine.args: {text}" for text in error.problems)
-        ) from error
 
 
 def _engine_notes(spec: Spec) -> list[PlanWarning]:

@@ -104,11 +104,18 @@ def is_of(made: Provenance, model: str, shape: ReplicaShape) -> bool:
         (made.data_parallel, shape.data_parallel),
     )
     return (
-        made.model.casefold().rpartition("/")[2] == model.casefold().rpartition("/")[2]
+        _is_same(made.model.casefold(), model.casefold())
         and made.accelerator.casefold() == shape.accelerator.casefold()
         and made.accelerator_count == shape.gpus
         and all(given in (None, wanted) for given, wanted in splits)
     )
+
+
+def _is_same(first: str, second: str) -> bool:
+    """Return whether two names mean one checkpoint; the organisation may be left out of one."""
+    if "/" in first and "/" in second:
+        return first == second
+    return first.rpartition("/")[2] == second.rpartition("/")[2]
 
 
 def is_usable(made: Provenance, engine: Engine, engine_args: Sequence[str]) -> bool:

@@ -110,7 +110,12 @@ def service_document(
 def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:
     """Return the command that every replica of an option runs; all texts of the plan in it are checked."""
     replica = Replica(
-        model=plan.model, choice=plan.engine, option=option, shape=plan.model_shape, port=PORT
+        model=plan.model,
+        choice=plan.engine,
+        option=option,
+        shape=plan.model_shape,
+        port=PORT,
+        revision=None if plan.model_source is None else plan.model_source.revision,
     )
     return engine_named(plan.engine.name).serve_command(replica)
 

@@ -152,11 +152,12 @@ def capacity(
     quantization: str | None = None,
     dtype: str | None = None,
     kv_cache_dtype: str | None = None,
+    offline: bool = False,
 ) -> Capacities:
     """Return the highest request rate of each option at exactly the given request sizes.
 
     Args:
-        model: Hugging Face id of a known model, or path of a config.json.
+        model: Hugging Face id, with @revision or not, or path of a config.json.
         accelerators: "L4,A10G:2,H100" or a list of such names; a bare name is one GPU.
         inputs: Input tokens, "25,100,1000" or a list.
         outputs: Output tokens, in the same form.
@@ -167,6 +168,7 @@ def capacity(
         quantization: As the engine's flag.
         dtype: As the engine's flag.
         kv_cache_dtype: As the engine's flag.
+        offline: Open no socket at all: the model must be shipped, kept or a file.
 
     Returns:
         A row per option: its best split, the cells with rate, origin and reason, the cheapest offer.
@@ -174,6 +176,7 @@ def capacity(
     Raises:
         InputError: A model, accelerator, size or flag is unknown or makes no sense.
         InfeasibleError: No option fits the model.
+        SourceUnavailableError: The model must be fetched, and the Hub is out of reach.
     """
     options = CapacityOptions(
         model=model,
@@ -187,5 +190,6 @@ def capacity(
         quantization=quantization,
         dtype=dtype,
         kv_cache_dtype=kv_cache_dtype,
+        offline=offline,
     )
     return as_result(Capacities, answer_capacity(ask_capacity(options)))

@@ -12,6 +12,7 @@ from melange_sky.spec.mapping import DICT_PATH
 from melange_sky.spec.traces import read_trace
 from melange_sky.spec.values import (
     AcceleratorChoice,
+    CheckpointChoice,
     MelangeConfig,
     Redundancy,
     Resources,
@@ -22,6 +23,7 @@ from melange_sky.spec.values import (
 __all__ = [
     "DICT_PATH",
     "AcceleratorChoice",
+    "CheckpointChoice",
     "Histogram",
     "HistogramBuilder",
     "MelangeConfig",

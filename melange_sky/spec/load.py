@@ -15,14 +15,13 @@ from melange_sky.engines import (
     EngineChoice,
     choice_problems,
     engine_named,
-    model_problem,
 )
 from melange_sky.errors import InputError, clip, did_you_mean
-from melange_sky.models import find_model
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
+from melange_sky.spec.checkpoints import read_checkpoints
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
 from melange_sky.spec.mapping import DICT_PATH, document_of
@@ -57,7 +56,6 @@ log = logging.getLogger(__name__)
 NAME = re.compile(r"[a-zA-Z]([-_.a-zA-Z0-9]*[a-zA-Z0-9])?\Z")
 MAX_NAME = 40
 
-_MODEL = re.compile(r"[^\x00-\x1f\x7f]+\Z")
 _SERVED_KEYS = ("model", "model_config", "slo", "workload")
 
 T = TypeVar("T")
@@ -190,15 +188,13 @@ class _Reader:
         return served
 
     def _served(self, raw: dict[str, Any], at: KeyPath) -> ServedModel | None:
-        model = raw.get("model")
-        if model is None:
+        checkpoints = None
+        if raw.get("model") is None:
             self._missing(raw, "model", at)
-        elif isinstance(model, str) and not _MODEL.match(model):
-            self.problems.add((*at, "model"), "must be a model's name without control characters")
-        elif isinstance(model, str) and (problem := model_problem(model)) is not None:
-            self.problems.add((*at, "model"), problem)
-        elif isinstance(model, str) and raw.get("model_config") is None:
-            self._known_model(model, (*at, "model"))
+        else:
+            own_config = raw.get("model_config") is not None
+            place = Place(self.problems, (*at, "model"))
+            checkpoints = read_checkpoints(raw["model"], place, own_config=own_config)
         config_path = self._config_path(raw.get("model_config"), (*at, "model_config"))
         slo = self._slo(raw, at)
         workload = None
@@ -212,27 +208,21 @@ class _Reader:
                     section, given, self.path.parent, Place(self.problems, (*at, "workload"))
                 )
         name = raw.get("name")
-        if (
-            not isinstance(model, str)
-            or not isinstance(name, str)
-            or slo is None
-            or workload is None
-        ):
+        if not isinstance(name, str) or checkpoints is None or slo is None or workload is None:
             return None
         return ServedModel(
-            name=name, model=model, model_config=config_path, slo=slo, workload=workload
+            name=name,
+            model=checkpoints[0].name,
+            model_config=config_path,
+            slo=slo,
+            workload=workload,
+            checkpoints=checkpoints,
         )
 
     def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:
         top_level = known_keys(SpecSection, ())
         near = did_you_mean(key, [str(k) for k in raw if k not in top_level])
         self.problems.add(at, f"{key} is missing{' ' + near.strip() if near else ''}")
-
-    def _known_model(self, model: str, at: KeyPath) -> None:
-        try:
-            find_model(model)
-        except InputError as error:
-            self.problems.add(at, "; ".join(error.problems))
 
     def _config_path(self, text: Any, at: KeyPath) -> Path | None:
         if not isinstance(text, str) or not text:

@@ -70,11 +70,17 @@ class Problems:
         """Note one problem at `path`, shown with its line."""
         self._note(self.document.line(path) or 0, path, what)
 
-    def _note(self, line: int, path: KeyPath, what: str) -> None:
-        """Note a problem on a line, 0 for none: a spec given as a dict has no lines."""
+    def where(self, path: KeyPath) -> str:
+        """Return file, line and key of a path, as its problems begin."""
+        return self._where(self.document.line(path) or 0, path)
+
+    def _where(self, line: int, path: KeyPath) -> str:
+        """Line 0 stands for none: a spec given as a dict has no lines."""
         where = f"{self.file}:{line}" if line else str(self.file)
-        key = f"{path_text(path)}: " if path else ""
-        self._found.append((line, f"{where}: {key}{what}"))
+        return f"{where}: {path_text(path)}" if path else where
+
+    def _note(self, line: int, path: KeyPath, what: str) -> None:
+        self._found.append((line, f"{self._where(line, path)}: {what}"))
 
     def foreign(self, message: str) -> None:
         """Note a problem of another file that the spec names, already told in full."""
@@ -128,6 +134,11 @@ class Place:
 
     def __truediv__(self, key: str | int) -> Place:
         return Place(self.problems, (*self.at, key))
+
+    @property
+    def text(self) -> str:
+        """File, line and key, as problems here begin."""
+        return self.problems.where(self.at)
 
     def add(self, what: str) -> None:
         """Note one problem here."""

@@ -119,7 +119,7 @@ class ModelSection:
     """The four keys that say what is served; `name` is the spec's own where there is one model."""
 
     name: Text
-    model: Text | None = None
+    model: Any = None
     slo: Any = None
     workload: Any = None
     model_config: Text | None = None
@@ -130,7 +130,7 @@ class SpecSection:
     """The top level. Sections stay raw here and are validated one by one."""
 
     name: Text
-    model: Text | None = None
+    model: Any = None
     model_config: Text | None = None
     slo: Any = None
     workload: Any = None

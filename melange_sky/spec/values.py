@@ -67,14 +67,30 @@ class Redundancy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointChoice:
+    """One checkpoint that `model` names; `where` is its place in the spec: file, line and key.
+
+    `revision` is a branch, a tag or a commit of it, None where the spec leaves it open.
+    """
+
+    name: str
+    revision: str | None = None
+    where: str = "model"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """One model with its SLO and workload; `model_config` is a `config.json` for an unknown model."""
+    """One model with its SLO and workload; `model_config` is a `config.json` for an unknown model.
+
+    `checkpoints` are of one model; `model`, the name of the first, is the one that clients use.
+    """
 
     name: str
     model: str
     model_config: Path | None
     slo: SLO
     workload: Workload
+    checkpoints: tuple[CheckpointChoice, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -135,7 +135,7 @@ def test_what_a_cloud_lists_apart_has_the_figures_of_its_accelerator():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--model": "meta-llama/Lama-3.1-8B"}, "did you mean"),
+        ({"--model": "Lama-3.1-8B"}, "did you mean"),
         ({"--model": "nowhere/config.json"}, "cannot be read"),
         ({"--accelerators": "H1000"}, "unknown accelerator 'H1000'"),
         ({"--accelerators": "A100-SXM4-80GB"}, "name for it is 'A100-80GB'"),

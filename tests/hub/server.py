@@ -15,7 +15,11 @@ LATER = "b" * 40
 
 @dataclass
 class Answer:
-    """What a file's address answers. `drip_s` between single bytes; `endless`: no length, no end."""
+    """What a file's address answers.
+
+    `drip_s` between single bytes; `endless`: no length, no end; `token`: who does not show it is told
+    that the model is gated.
+    """
 
     body: bytes = b""
     status: int = 200
@@ -25,6 +29,7 @@ class Answer:
     endless: bool = False
     ranges: bool = True
     commit: str | None = COMMIT
+    token: str | None = None
 
 
 class HubServer:
@@ -88,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, body: bool) -> None:
         self.hub.seen.append((self.command, self.path, dict(self.headers)))
         answer = self.hub.answers.get(self.path) or self._missing()
+        if answer.token and answer.token not in self.headers.get("Authorization", ""):
+            answer = Answer(status=401, headers={"X-Error-Code": "GatedRepo"})
         data, status = answer.body, answer.status
         span = self.headers.get("Range")
         if span and answer.ranges and status == 200:

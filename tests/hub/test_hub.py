@@ -54,17 +54,6 @@ FILES = {"config.json": json.dumps(CONFIG).encode(), "model.safetensors": weight
 REFERENCE = ModelReference(REPO)
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    server = HubServer()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")
-    yield server
-    server.close()
-
-
 def refusal(kind, tmp_path, reference=REFERENCE) -> str:
     with pytest.raises(kind) as refused:
         read_model(load_checkpoint(reference, tmp_path, offline=False))
@@ -150,15 +139,39 @@ def test_a_token_goes_to_the_hub_alone(hub, tmp_path, monkeypatch):
             ),
         )
         pull(REFERENCE, tmp_path, offline=False)
-        assert all(
-            "hf_secret_of_mine" in h.get("authorization", "") for _, _, h in map(_lower, hub.seen)
-        )
+        bare = [
+            (verb, path)
+            for verb, path, headers in map(_lower, hub.seen)
+            if "hf_secret_of_mine" not in headers.get("authorization", "")
+        ]
+        assert bare == [("HEAD", f"/{REPO}/resolve/{COMMIT}/config.json")]  # is it free to all?
         assert other.seen
         assert all("authorization" not in h for _, _, h in map(_lower, other.seen))
     finally:
         other.close()
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert b"hf_secret_of_mine" not in kept
+
+
+def test_what_none_but_a_token_opens_is_remembered_as_gated(hub, tmp_path, monkeypatch):
+    hub.put(REPO, FILES)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret_of_mine")
+    assert not pull(REFERENCE, tmp_path, offline=False).gated
+    hub.answers[f"/{REPO}/resolve/{COMMIT}/config.json"].token = "hf_secret_of_mine"
+    assert pull(REFERENCE, tmp_path, offline=False).gated
+    checkpoint = load_checkpoint(REFERENCE, tmp_path, offline=True)
+    assert checkpoint.gated
+    assert read_model(checkpoint).shape.gated
+
+
+def test_the_bytes_of_the_files_size_the_weights(hub, tmp_path):
+    within = int(2 * 138_048 * 1.02)
+    index = {"metadata": {"total_size": within}, "weight_map": {}}
+    files = {**FILES, "model.safetensors.index.json": json.dumps(index).encode()}
+    hub.put(REPO, files)
+    shape = read_model(load_checkpoint(REFERENCE, tmp_path, offline=False)).shape
+    assert shape.weight_bytes == pytest.approx(within)
+    assert shape.download_bytes == within
 
 
 def _lower(seen):

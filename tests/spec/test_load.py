@@ -159,8 +159,8 @@ def test_several_models(tmp_path: Path) -> None:
 
 
 def test_unknown_model_is_told_with_a_suggestion(tmp_path: Path) -> None:
-    told = problems(tmp_path, base(model="meta-llama/Llama-3.1-8B-Instrct"))
-    assert "did you mean 'meta-llama/Llama-3.1-8B-Instruct'?" in told[0]
+    told = problems(tmp_path, base(model="Llama-3.1-8B-Instrct"))
+    assert "did you mean 'Llama-3.1-8B-Instruct'?" in told[0]
     config = tmp_path / "config.json"
     config.write_text("{}")
     assert (
@@ -168,6 +168,46 @@ def test_unknown_model_is_told_with_a_suggestion(tmp_path: Path) -> None:
     )
     told = problems(tmp_path, base(model="my/own", model_config="absent.json"))
     assert any("model_config: no file at 'absent.json'" in t for t in told)
+
+
+def test_a_model_is_an_id_of_the_hub_a_revision_of_it_or_several_checkpoints(
+    tmp_path: Path,
+) -> None:
+    found = load(tmp_path, model="llama-3.1-8b-instruct").models[0]
+    assert found.model == "meta-llama/Llama-3.1-8B-Instruct"
+    names = ["org/m@refs/pr/1", "org/m-FP8"]
+    served = load(tmp_path, model=names).models[0]
+    assert served.model == "org/m"
+    assert [(c.name, c.revision) for c in served.checkpoints] == [
+        ("org/m", "refs/pr/1"),
+        ("org/m-FP8", None),
+    ]
+    assert served.checkpoints[1].where.endswith("spec.yaml:4: model[1]")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ([], "2: model: must not be empty"),
+        (5, "2: model: must be a model's id as text (put it in quotes)"),
+        ([["org/m"]], "3: model[0]: must be a model's id as text (put it in quotes)"),
+        (["org/m", "org/M"], "2: model: names 'org/m' twice"),
+        ("org/m@", "2: model: 'org/m@': '' is not a revision"),
+        ("org/m@../../etc", "2: model: 'org/m@../../etc': '../../etc' is not a revision"),
+        ("org/m/x", "2: model: unknown model 'org/m/x'"),
+        ("org/m" + "x" * 600, "2: model: must be at most 500 long"),
+        ("--help", "2: model: must not be empty or start with '-'"),
+    ],
+)
+def test_what_is_no_model_is_told_at_its_place(tmp_path: Path, given: Any, told: str) -> None:
+    (line,) = problems(tmp_path, base(model=given))
+    assert line.startswith(f"{tmp_path / 'spec.yaml'}:{told}")
+
+
+def test_a_file_of_sizes_is_of_one_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (line,) = problems(tmp_path, base(model=["org/a", "org/b"], model_config="config.json"))
+    assert line.endswith("names several checkpoints, but model_config is the config.json of one")
 
 
 def test_every_problem_at_once_with_line_and_suggestion(tmp_path: Path) -> None:

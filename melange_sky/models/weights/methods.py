@@ -53,7 +53,6 @@ def _fp8(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
         default=form,
         by_part=by_part,
         ignored=ignored,
-        kv_float8=False,
     )
 
 
@@ -81,8 +80,7 @@ def _modelopt(fields: Fields, config: Section, method: str, dtype: str) -> Schem
     nested = fields.section("quantization")
     inner = fields if nested is None or not nested.raw.get("quant_algo") else nested
     algorithm = inner.text("quant_algo").upper()
-    kv = inner.raw.get("kv_cache_quant_algo") or fields.raw.get("kv_cache_scheme")
-    common = {"ignored": _ignored(inner), "kv_float8": _is_float8_cache(kv)}
+    common = {"ignored": _ignored(inner), "kv_cache": _modelopt_cache(inner, fields)}
     if algorithm == "MIXED_PRECISION":
         rules = _layer_rules(inner)
         if not rules:
@@ -94,10 +92,32 @@ def _modelopt(fields: Fields, config: Section, method: str, dtype: str) -> Schem
     return _scheme(inner, name, dtype, default=form, parts=_ALL_LINEAR, **common)
 
 
-def _is_float8_cache(value: object) -> bool:
+def _modelopt_cache(inner: Fields, outer: Fields) -> str | None:
+    """Return the KV cache that ModelOpt's section asks for; engines pass over one that they do not know."""
+    places = [
+        (part, key) for key in ("kv_cache_scheme", "kv_cache_quant_algo") for part in (inner, outer)
+    ]
+    value = next((part.raw[key] for part, key in places if part.raw.get(key)), None)
     if isinstance(value, Mapping):
-        return value.get("num_bits") == 8
-    return isinstance(value, str) and value.upper() == "FP8"
+        bits = value.get("num_bits") if value.get("type") == "float" else None
+        if bits == 8 and value.get("dynamic") is False:
+            return "fp8"
+        return "nvfp4" if bits == 4 else None
+    return {"FP8": "fp8", "NVFP4": "nvfp4"}.get(str(value).upper())
+
+
+def _compressed_cache(scheme: object) -> str | None:
+    """Return the KV cache of compressed-tensors: engines take symmetric 8-bit floats alone."""
+    if scheme is None:
+        return None
+    taken = (
+        isinstance(scheme, Mapping)
+        and scheme.get("type") == "float"
+        and scheme.get("num_bits") == 8
+        and scheme.get("strategy") in ("tensor", "attn_head")
+        and bool(scheme.get("symmetric"))
+    )
+    return "fp8" if taken else "other"
 
 
 def _algorithm(fields: Fields, key: str, algorithm: str) -> tuple[WeightFormat, str]:
@@ -151,7 +171,7 @@ def _compressed_tensors(fields: Fields, config: Section, method: str, dtype: str
         parts=_ALL_LINEAR if default is not None else frozenset(),
         rules=tuple(guarded),
         ignored=ignored,
-        kv_float8=_is_float8_cache(fields.raw.get("kv_cache_scheme")),
+        kv_cache=_compressed_cache(fields.raw.get("kv_cache_scheme")),
     )
 
 

@@ -21,7 +21,8 @@ class Scheme:
 
     `method` is the engines' name of it, "" for plain weights of `value_bytes` each. `rules` give formats to
     listed modules before `default` applies to the others among `parts`; `ignored` modules stay plain.
-    `by_part` gives single parts a format of their own.
+    `by_part` gives single parts a format of their own. `kv_cache` is the form in which the checkpoint asks
+    for its KV cache to be held ("fp8", "nvfp4"; "other" for one that engines do not read), None for none.
     """
 
     method: str = ""
@@ -32,7 +33,7 @@ class Scheme:
     by_part: Mapping[Part, WeightFormat] = field(default_factory=dict)
     rules: tuple[tuple[Names, WeightFormat | None], ...] = ()
     ignored: Names = field(default_factory=lambda: Names(()))
-    kv_float8: bool = False
+    kv_cache: str | None = None
     section: str = ""
 
     def format_of(self, name: str, matrix: Matrix) -> WeightFormat | None:

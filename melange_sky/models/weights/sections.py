@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from melange_sky.errors import InputError, did_you_mean
@@ -36,7 +37,11 @@ def read_scheme(config: Section, side_file: Section | None, where: str) -> Schem
             f"{where}: {name}.quant_method: unknown quantization '{shown(method)}'{did_you_mean(method, known)}; "
             f"known: {', '.join(known)}"
         )
-    return reader(fields, config, method, dtype)
+    scheme = reader(fields, config, method, dtype)
+    nested = name.partition(".")[0] in _NESTED
+    if nested and scheme.method.startswith("modelopt"):
+        return dataclasses.replace(scheme, kv_cache=None)  # engines look for it on top alone
+    return scheme
 
 
 def _dtype(config: Section, where: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,13 +119,18 @@ def totals_of_index(index: Mapping[str, Any], where: str) -> TensorTotals | None
     return TensorTotals(total_bytes=size)
 
 
+def nearest_count(counts: Iterable[float], totals: TensorTotals) -> float:
+    """Return the count that lies nearest to the bytes of the files."""
+    return min(counts, key=lambda counted: abs(counted - totals.total_bytes))
+
+
 def check_bytes(name: str, file_bytes: float, resident_bytes: float, totals: TensorTotals) -> None:
     """Refuse a reading that differs from the checkpoint's own bytes by more than `TOLERANCE`.
 
     Extra heads may have been left out of the files, so that either count may agree.
     """
     actual = totals.total_bytes
-    nearest = min((file_bytes, resident_bytes), key=lambda counted: abs(counted - actual))
+    nearest = nearest_count((file_bytes, resident_bytes), totals)
     if abs(nearest - actual) > TOLERANCE * actual:
         raise InputError(
             f"{name}: its config reads as {nearest / 1e9:.4g} GB of weights where its files hold "
