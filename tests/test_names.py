@@ -216,7 +216,7 @@ def test_clouds_are_one_list_with_one_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "key", "unit"),
+    ("text", "key", "words"),
     [
         ("h100", LimitKey(kind=LimitKind.ACCELERATOR, name="H100"), "H100 GPUs"),
         ("h100-sxm", LimitKey(kind=LimitKind.ACCELERATOR, name="H100-SXM"), "H100-SXM GPUs"),
@@ -233,9 +233,10 @@ def test_clouds_are_one_list_with_one_answer() -> None:
         ),
     ],
 )
-def test_limit_keys_are_read_once(text: str, key: LimitKey, unit: str) -> None:
+def test_limit_keys_are_read_once(text: str, key: LimitKey, words: str) -> None:
     assert read_limit_key(text) == key == LimitKey.of(str(key))
-    assert key.unit == unit
+    assert key.counted(2) == f"2 {words}"
+    assert key.counted(1) == f"1 {words}".replace("GPUs", "GPU").replace("instances", "instance")
 
 
 @pytest.mark.parametrize(

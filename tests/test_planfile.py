@@ -26,7 +26,7 @@ def test_a_baseline_that_is_not_known_is_null_in_the_file(tmp_path: Path) -> Non
     late = Baseline(
         accelerator="H100",
         feasible=None,
-        reason="not known: no answer within the time limit of 1 s",
+        reason="unknown: no answer within the time limit of 1 s",
         instances=None,
         cost_usd_per_hour=None,
         saving_fraction=None,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=NumberRange(min=0.01, max=1000),
     default=1.0,
     show_default=True,
-    help="Of sampled arrivals: squared variation of the gaps, 1 Poisson.",
+    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(

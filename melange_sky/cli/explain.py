@@ -53,8 +53,8 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
     "prices",
     multiple=True,
     metavar="[ACCELERATOR=]FACTORS",
-    help="Price factors, in the same form: of every price (0.8,1,1.2), or of one accelerator's alone"
-    " (H100=0.5:2:x2). May be given again; each value is a step of its own.",
+    help="Price factors in the same form, for every price (0.8,1,1.2) or for one accelerator"
+    " (H100=0.5:2:x2). Repeatable; each value is planned separately.",
 )
 @click.option(
     "--as-of", metavar="DATE|ID", help="Prices of that date or snapshot (see `prices snapshots`)."

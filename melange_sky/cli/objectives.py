@@ -36,7 +36,7 @@ error_budget_option = click.option(
     type=click.IntRange(min=0),
     default=None,
     metavar="N",
-    help="At most this many sizes per option are off at once (default: all).",
+    help="How many sizes per option may be wrong at once (default: all).",
 )
 price_error_option = click.option(
     "--price-error",

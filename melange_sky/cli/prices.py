@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from melange_sky.planner.reprice import PlanDifference
 
 accelerators_option = click.option(
-    "--accelerators", default="", metavar="A,B:N", help="Only these (NAME or NAME:COUNT)."
+    "--accelerators",
+    default="",
+    metavar="A,B:N",
+    help="Only these accelerators (NAME or NAME:COUNT).",
 )
 infra_option = click.option(
     "--infra", default="", metavar="CLOUD[/REGION],…", help="Only these clouds or regions."
@@ -84,7 +87,7 @@ def list_(
     "sources",
     multiple=True,
     metavar="NAME",
-    help="Also ask a provider's own API: aws, azure, gcp, runpod, vast (repeat for more).",
+    help="Also fetch from a provider's own API: aws, azure, gcp, runpod, vast. Repeatable.",
 )
 @click.option(
     "--deadline",
@@ -183,7 +186,7 @@ def snapshots(output_format: str) -> None:
     "--min-change",
     type=click.FloatRange(0, 1),
     default=0.0,
-    help="Only prices that moved by this fraction.",
+    help="Only prices that moved by at least this fraction.",
 )
 @time_limit_option("With --plan: seconds for finding the cheapest mix now.")
 @format_option

@@ -27,7 +27,7 @@ _out = click.option(
 @click.command()
 @_spec
 @click.option("--dry-run", is_flag=True, help="Show jobs, cost and YAMLs; launch nothing.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Launch without confirmation.")
 @_managed
 @click.option(
     "--max-minutes", type=click.FloatRange(min=1), help="Hard time limit of each job, in minutes."
@@ -72,7 +72,7 @@ def launch(
 ) -> None:
     """Measure each accelerator that SPEC may use and that lacks measurements, one job per kind.
 
-    Shows what is measured, where, how long and for how much, and asks before it launches.
+    Shows what is measured, where, how long and for how much, and launches after you confirm.
     """
     from melange_sky.planner.measuring_jobs import LaunchOptions, preview_jobs
     from melange_sky.report import jobs as report

@@ -16,7 +16,7 @@ backends_option = click.option(
     type=click.Path(path_type=Path),
     help="Write OPTION=URL*REPLICAS lines here, as `gateway --backends-file` reads them.",
 )
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 
 
 @click.command()

@@ -49,7 +49,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
     type=NumberRange(min=0.01, max=1000),
     default=1.0,
     show_default=True,
-    help="Squared coefficient of variation of the gaps: 1 Poisson, above 1 bursty.",
+    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
 )
 @click.option(
     "--policy",

@@ -58,17 +58,19 @@ class LimitKey:
             return cls(kind=LimitKind.REGION, name=name)
         return cls(kind=LimitKind.INSTANCE_TYPE, name=name)
 
-    @property
-    def unit(self) -> str:
-        """What is counted, in words.
+    def counted(self, number: int) -> str:
+        """Return so many of what is counted, in words.
 
-        >>> LimitKey.of("H100").unit, LimitKey.of("aws").unit, LimitKey.of("g5.xlarge").unit
-        ('H100 GPUs', 'instances on aws', 'instances of g5.xlarge')
+        >>> LimitKey.of("H100").counted(2), LimitKey.of("aws").counted(1)
+        ('2 H100 GPUs', '1 instance on aws')
+        >>> LimitKey.of("g5.xlarge").counted(3)
+        '3 instances of g5.xlarge'
         """
+        plural = "" if number == 1 else "s"
         if self.kind is LimitKind.ACCELERATOR:
-            return f"{self.name} GPUs"
+            return f"{number} {self.name} GPU{plural}"
         where = "of" if self.kind is LimitKind.INSTANCE_TYPE else "on"
-        return f"instances {where} {self.name}"
+        return f"{number} instance{plural} {where} {self.name}"
 
 
 def read_limit_key(text: str) -> LimitKey:

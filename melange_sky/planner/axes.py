@@ -60,7 +60,7 @@ def parse_prices(text: str) -> tuple[PriceStep, ...]:
     """
     name, equals, factors = text.rpartition("=")
     if equals and not name:
-        raise InputError(f"--prices: '{text[:40]}' names no accelerator before '='")
+        raise InputError(f"--prices: '{text[:40]}' has no accelerator before '='")
     values = parse_axis(factors, "--prices")
     return tuple(PriceStep(factor=value, accelerator=name or None) for value in values)
 

@@ -167,7 +167,7 @@ def answer_capacity(
         log.debug("%s: %s", label, replica.reason or replica.settings)
     if all(replica.settings is None for replica in best.values()):
         reasons = dict.fromkeys(replica.reason or "does not fit" for replica in best.values())
-        raise InfeasibleError("none of the options fits: " + "; ".join(reasons))
+        raise InfeasibleError("no option fits: " + "; ".join(reasons))
     return CapacityAnswer(
         options=question.options,
         query=question.query,
@@ -250,7 +250,7 @@ def _accelerator(word: str) -> tuple[str, str, int]:
     name = find_accelerator(name).name
     gpus = int(count or 1)
     if count is not None and count != gpus:
-        raise InputError(f"--accelerators: {word[:60]}: a part of a GPU cannot hold a replica")
+        raise InputError(f"--accelerators: {word[:60]}: a replica needs whole GPUs")
     if gpus > MOST_GPUS:
         raise InputError(f"--accelerators: {word[:60]}: at most {MOST_GPUS} GPUs in one replica")
     return (name if count is None else f"{name}:{gpus}"), name, gpus

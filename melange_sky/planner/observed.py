@@ -135,7 +135,7 @@ def _verdict(
     plan: Plan, cheapest: LeastCost | None, unplanned: tuple[str, ...], any_seen: bool
 ) -> tuple[bool, str]:
     if not any_seen:
-        return False, "no traffic was seen yet"
+        return False, "no traffic has been observed yet"
     if unplanned:
         return (
             True,
@@ -143,12 +143,24 @@ def _verdict(
         )
     least = None if cheapest is None else cheapest.cost_usd_per_hour
     if cheapest is not None and cheapest.termination is Termination.LIMIT:
-        return False, "not known: there was no time to find what the traffic that was seen needs"
+        return (
+            False,
+            "unknown: the time limit was reached before the cost of the observed traffic was found",
+        )
     if least is None:
-        return True, "replan: no fleet of the plan's options serves what was seen within its limits"
+        return (
+            True,
+            "replan: no fleet of the plan's options serves the observed traffic within its limits",
+        )
     now = plan.cost_usd_per_hour
     if least > now * (1 + 1e-9):
-        return True, f"replan: what was seen needs ${least:,.2f}/h, the plan has ${now:,.2f}/h"
+        return (
+            True,
+            f"replan: the observed traffic needs ${least:,.2f}/h, the plan costs ${now:,.2f}/h",
+        )
     if least < now * (1 - WORTH_FRACTION):
-        return True, f"replan: ${least:,.2f}/h serves what was seen, the plan pays ${now:,.2f}/h"
-    return False, "the plan still fits what was seen"
+        return (
+            True,
+            f"replan: ${least:,.2f}/h would serve the observed traffic, the plan costs ${now:,.2f}/h",
+        )
+    return False, "the plan still fits the observed traffic"

@@ -45,7 +45,7 @@ Size = tuple[int, int]
 
 _WORK_SD = 0.3
 _NO_TIME = "budget spent"
-_TOO_FAR = "its rate matters little, and the measured sizes do not tell it"
+_TOO_FAR = "its rate matters little and cannot be inferred from the measured sizes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.optimizer import Explanation, OtherFleet, RobustReport
-    from melange_sky.optimizer.answers.explanation import BucketReason
+    from melange_sky.optimizer.answers.explanation import BucketReason, RulePrice
 
 
 class ReasonsView(Protocol):
@@ -37,23 +37,20 @@ def explanation_text(reasons: ReasonsView) -> str:
     """Return the reasons for people: per size, what is full, what each rule costs."""
     explanation = reasons.explanation
     several = len({b.model for b in explanation.buckets}) > 1
-    lines = ["Who serves what, and why ($ per million tokens on each option, when full):"]
+    lines = ["Who serves what, and why ($ per million tokens of each option at full load):"]
     for bucket in explanation.buckets:
         lines += _bucket_lines(bucket, several)
-    lines.append("Utilization (load ÷ the capacity that headroom leaves):")
+    lines.append("Utilization (load ÷ capacity after headroom):")
     lines += [
         f"  {o.instances} x {o.option}: {o.fill_fraction:.1%}{' (full)' if o.binds else ''}"
         for o in explanation.options
     ]
     lines.append(
-        f"Cost ${explanation.cost_usd_per_hour:.3f}/h; lower bound with divisible instances and no rules: ${explanation.bound_usd_per_hour:.3f}/h"
+        f"Cost ${explanation.cost_usd_per_hour:.3f}/h; lower bound (fractional instances, no rules): ${explanation.bound_usd_per_hour:.3f}/h"
     )
     if explanation.rules:
-        lines.append("What each rule costs (by solving again with whole instances):")
-    lines += [
-        f"  {r.rule}: {_money(r.saved_without_usd_per_hour)} without it; {_money(r.saved_by_step_usd_per_hour)} were one to {r.step}"
-        for r in explanation.rules
-    ]
+        lines.append("What each rule costs (solved again without it):")
+    lines += [f"  {rule.rule}: {_price_text(rule)}" for rule in explanation.rules]
     lines += [*explanation.savings, *_robust_lines(reasons.robustness)]
     lines += [f"  {other.kind}: {other.differs}" for other in reasons.others]
     return "".join(f"{line}\n" for line in lines)
@@ -73,9 +70,16 @@ def _bucket_lines(bucket: BucketReason, several: bool) -> list[str]:
     return lines
 
 
+def _price_text(rule: RulePrice) -> str:
+    saved = (rule.saved_without_usd_per_hour, rule.saved_by_step_usd_per_hour)
+    if saved == (None, None):
+        return "unknown (time limit reached)"
+    return f"{_money(saved[0])} if dropped; {_money(saved[1])} if you {rule.step}"
+
+
 def _money(saved: float | None) -> str:
     if saved is None:
-        return "unknown: no answer within the time limit"
+        return "unknown (time limit reached)"
     return f"saves ${saved:.3f}/h" if saved > 1e-6 else "saves nothing"
 
 
@@ -83,10 +87,13 @@ def _robust_lines(robust: RobustReport | None) -> list[str]:
     if robust is None:
         return []
     lines = [
-        f"This fleet costs ${robust.price_low_usd_per_hour:.3f} to ${robust.price_high_usd_per_hour:.3f}/h over the price error."
+        f"Within the price error this fleet costs ${robust.price_low_usd_per_hour:.3f} to ${robust.price_high_usd_per_hour:.3f}/h."
     ]
     if robust.status == Termination.LIMIT.value:
-        return [*lines, f"What bearing the throughput error costs is not known: {robust.reason}"]
+        return [
+            *lines,
+            f"The cost of withstanding the throughput error is unknown: {robust.reason}",
+        ]
     if robust.protected_usd_per_hour is None:
         return [*lines, f"No fleet withstands the throughput error: {robust.reason}"]
     mix = ", ".join(f"{n} x {name}" for name, n in robust.protected)

@@ -115,7 +115,7 @@ def measured_text(measured: MeasurementView) -> str:
     ]
     if report.expected_error is not None:
         lines.append(
-            f"rates of these sizes taken together are known within {report.expected_error:.1%} (9 in 10)"
+            f"together, the rates of these sizes are known within {report.expected_error:.1%} (9 in 10)"
         )
     if measured.check is not None:
         lines.append(measured.check.as_text())

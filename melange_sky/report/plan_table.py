@@ -116,7 +116,7 @@ def _slo_text(plan: ModelPlan) -> str:
 
 def _solver_text(solver: SolverReport, *, replayed: bool) -> str:
     if replayed and not solver.is_optimal:
-        return "the cheapest found with replay, not proven the cheapest"
+        return "the cheapest found with replay, not proven optimal"
     if solver.is_optimal:
         return f"optimal, gap {solver.mip_gap:.2%}, solved in {solver.solve_seconds:.2f} s"
     return (
@@ -246,7 +246,9 @@ def _honest_saving(plan: ModelPlan) -> str:
     )
     if best is None:
         if any(b.feasible is None for b in plan.baselines):
-            return "Which single accelerator serves this alone is not known: raise --time-limit."
+            return (
+                "Whether a single accelerator can serve this alone is unknown: raise --time-limit."
+            )
         return "No single accelerator can serve this alone."
     saving = best.saving_fraction or 0.0
     if saving > 1e-6:
@@ -255,8 +257,8 @@ def _honest_saving(plan: ModelPlan) -> str:
         return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
     if saving < -1e-6:
         return (
-            f"{escape(best.accelerator)} alone costs less than this plan, which was not proven the"
-            " cheapest in time: raise --time-limit."
+            f"{escape(best.accelerator)} alone costs less than this plan, which was not proven"
+            " optimal in time: raise --time-limit."
         )
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
 

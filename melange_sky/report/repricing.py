@@ -152,7 +152,7 @@ def _allocation_line(row: AllocationView) -> str:
 def _mix_lines(repricing: RepricingView) -> list[str]:
     best, saving = repricing.cheapest_usd_per_hour, repricing.saving_usd_per_hour
     if repricing.late is not None:
-        return [f"the cheapest mix now is not known: {repricing.late}; raise it with --time-limit"]
+        return [f"the cheapest mix now is unknown: {repricing.late}; raise it with --time-limit"]
     if best is None:
         return ["the plan's options cannot serve it at today's offers; plan again"]
     if saving is not None and saving <= 1e-6:

@@ -139,7 +139,7 @@ def test_what_a_cloud_lists_apart_has_the_figures_of_its_accelerator():
         ({"--model": "nowhere/config.json"}, "cannot be read"),
         ({"--accelerators": "H1000"}, "unknown accelerator 'H1000'"),
         ({"--accelerators": "A100-SXM4-80GB"}, "name for it is 'A100-80GB'"),
-        ({"--accelerators": "H100:0.5"}, "a part of a GPU"),
+        ({"--accelerators": "H100:0.5"}, "a replica needs whole GPUs"),
         ({"--accelerators": "H100:-1"}, "--accelerators"),
         ({"--input": "ten"}, "--input: 'ten' is not a number of tokens"),
         ({"--output": "0"}, "--output: '0'"),

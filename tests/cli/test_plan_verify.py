@@ -70,7 +70,7 @@ def test_a_plan_that_replay_changed_tells_of_its_own_fleet(
     assert len(notes) == 1
     assert notes[0].endswith(f"costs ${cost * 0.9:,.2f}/h to ${cost * 1.1:,.2f}/h")
     assert (plan["alternatives"], plan["status"]) == ([], "feasible")
-    assert "the cheapest found with replay, not proven the cheapest" in out
+    assert "the cheapest found with replay, not proven optimal" in out
     rounds = plan["verification"]["rounds"]
     fleets = {(one["fleet"], one["cost_usd_per_hour"]) for one in rounds}
     assert f"; {len(fleets)} fleets were replayed." in out

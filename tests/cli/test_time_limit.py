@@ -107,7 +107,7 @@ def test_prices_diff_does_not_say_that_nothing_serves(
         code, out, _ = call(capsys, *ask, *more)
         assert code == 0
         last = out.splitlines()[-1]
-        assert last == f"the cheapest mix now is not known: {LATE}; raise it with --time-limit"
+        assert last == f"the cheapest mix now is unknown: {LATE}; raise it with --time-limit"
     document = json.loads(call(capsys, *ask, "--format", "json")[1])
     assert document["cheapest_now_usd_per_hour"] is None
     assert document["cheapest_reason"] == LATE

@@ -135,18 +135,18 @@ CASES: dict[str, Case] = {
     "minimum": Case(
         constraints=Constraints(minimum=(InstanceGroup(accelerator="L4", instances=2),)),
         right=holding(l4=2),
-        wrong=((holding(), "1 instances are there of the minimum of 2 x L4"),),
+        wrong=((holding(), "the fleet has 1 instances of the minimum of 2 x L4"),),
     ),
     "min_replicas": Case(
         constraints=Constraints(min_replicas=3),
-        wrong=((holding(l4=0, on_l4=0.0), "model 'chat' has 2 replicas where 3 are asked for"),),
+        wrong=((holding(l4=0, on_l4=0.0), "model 'chat' has 2 replicas where 3 are required"),),
     ),
     "region_share": Case(
         constraints=Constraints(max_share_per_region=0.85),
         wrong=(
             (
                 holding(on_l4=0.1),
-                "model 'chat' has 0.925000000 of its rate on aws/us-east-1 where 0.85 may be",
+                "model 'chat' has 0.925000000 of its rate on aws/us-east-1 where at most 0.85 is allowed",
             ),
         ),
     ),
@@ -155,7 +155,7 @@ CASES: dict[str, Case] = {
         wrong=(
             (
                 holding(on_l4=0.1),
-                "model 'chat' has 0.925000000 of its rate on aws where 0.85 may be",
+                "model 'chat' has 0.925000000 of its rate on aws where at most 0.85 is allowed",
             ),
         ),
     ),
@@ -164,7 +164,7 @@ CASES: dict[str, Case] = {
         wrong=(
             (
                 holding(on_l4=1 / 3),
-                "model 'chat' has 0.250000000 of its rate on spot where 0.2 may be",
+                "model 'chat' has 0.250000000 of its rate on spot where at most 0.2 is allowed",
             ),
         ),
     ),
@@ -192,14 +192,14 @@ CASES: dict[str, Case] = {
     "max_option_types": Case(
         constraints=Constraints(max_option_types=1),
         right=holding(l4=0, on_l4=0.0),
-        wrong=((holding(), "model 'chat' runs on 2 option types where 1 may be"),),
+        wrong=((holding(), "model 'chat' runs on 2 option types where at most 1 are allowed"),),
     ),
     "min_option_types": Case(
         constraints=Constraints(min_option_types=2),
         wrong=(
             (
                 holding(l4=0, on_l4=0.0),
-                "model 'chat' runs on 1 option type where 2 are asked for",
+                "model 'chat' runs on 1 option type where 2 are required",
             ),
         ),
     ),
@@ -294,6 +294,6 @@ def test_a_solver_that_is_wrong_is_not_believed(monkeypatch: pytest.MonkeyPatch)
         optimize(problem)
     assert str(caught.value) == (
         "option 'a' carries 4.000000000 where 3.000000000 is room; "
-        "model 'chat' has 3 replicas where 4 are asked for; "
+        "model 'chat' has 3 replicas where 4 are required; "
         "$3.000000/h is billed, not $4.000000/h"
     )

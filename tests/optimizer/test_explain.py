@@ -75,7 +75,7 @@ def test_what_serves_where_is_told_with_its_reason() -> None:
         b for b in reasons.buckets if any(c.option == "A10G" and c.share for c in b.choices)
     ]
     assert served_by_a10g
-    assert all("room is worth more elsewhere" in b.why for b in served_by_a10g)
+    assert all("capacity is worth more for other sizes" in b.why for b in served_by_a10g)
     assert (
         reasons.savings[0] == "the mix saves 36.2% against the best single accelerator, A100-80GB"
     )
@@ -85,7 +85,7 @@ def test_one_type_that_is_optimal_is_said_to_be() -> None:
     problem = Problem(
         demands=(demand([[1.0]], option("a", 1.0, [[2.0]]), option("b", 9.0, [[2.0]])),)
     )
-    assert explain(planned(problem)).savings[0] == "a alone is the optimum: no mix is cheaper"
+    assert explain(planned(problem)).savings[0] == "a alone is optimal: no mix is cheaper"
 
 
 def test_the_price_of_a_limit_is_what_solving_without_it_saves() -> None:
@@ -124,7 +124,7 @@ def test_the_price_of_option_types_is_what_fewer_or_more_of_them_save() -> None:
     (rule,) = explain(planned(more)).rules
     assert (rule.rule, rule.step) == (
         "at least 3 option types",
-        "ask for at least 2 option types",
+        "require only 2 option types",
     )
     assert rule.saved_by_step_usd_per_hour == pytest.approx(9.0)
     assert rule.binds
@@ -139,7 +139,7 @@ def test_the_step_of_a_share_is_a_tenth_and_of_a_limit_an_instance() -> None:
     )
     steps = {rule.rule: rule.step for rule in explain(planned(problem)).rules}
     assert steps == {
-        "a share per cloud of at most 0.6": "allow a share per cloud of 0.7",
+        "a share per cloud of at most 0.6": "raise the share per cloud to 0.7",
         "the limit of 8 A GPUs": "raise the limit to 12 A GPUs",
     }
 

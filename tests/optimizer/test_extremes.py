@@ -80,7 +80,7 @@ def test_a_baseline_that_is_not_proven_says_how_much_less_it_may_be() -> None:
 
     assert _doubt(0.0, SolveOptions()) is None
     assert _doubt(0.125, SolveOptions()) == (
-        "not proven its cheapest at the time limit: may be up to 12.5% less"
+        "not proven optimal within the time limit: may cost up to 12.5% less"
     )
     proven = baselines(shipped_config(), (4.68,))
     assert all(b.feasible and b.reason is None for b in proven[0])

@@ -95,7 +95,7 @@ def test_the_plan_is_explained(folder: Path) -> None:
     assert {
         "the limit of 2 H100 GPUs",
         "the limit of 4 instances on aws/us-east-1",
-        "1 spare",
+        "1 spare instance",
         "a share per region of at most 0.7",
         "a share on spot of at most 0.3",
         "the budget of $40/h",
@@ -201,7 +201,7 @@ def test_as_many_option_types_as_asked_for_are_planned_and_priced(
 def test_one_option_type_against_a_share_per_region_is_the_conflict_that_is_told(
     tmp_path: Path,
 ) -> None:
-    clash = "a share per region of at most 0.5 and at most 1 option type cannot hold together"
+    clash = "a share per region of at most 0.5 and at most 1 option type cannot be met together"
     with pytest.raises(InfeasibleError, match=clash):
         plan_types(tmp_path, "max_option_types: 1", "max_share_per_region: 0.5")
     assert plan_types(tmp_path, "max_option_types: 2", "max_share_per_region: 0.5").exit_code == 0

@@ -44,12 +44,12 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
     "no option at all": (
         Problem(demands=(demand([[1.0]]),)),
         SolveOptions(),
-        ["there is no option to choose from"],
+        ["no option to choose from"],
     ),
     "an accelerator's limit": (
         two_places(constraints=Constraints(limits=at_most(("H100", 0)))),
         SolveOptions(),
-        ["the limit of 0 H100 GPUs cannot hold", "raise the limit to 1 H100 GPUs"],
+        ["the limit of 0 H100 GPUs cannot be met", "raise the limit to 1 H100 GPU"],
     ),
     "an accelerator's limit, which counts what clouds list apart": (
         Problem(
@@ -57,18 +57,18 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
             constraints=Constraints(limits=at_most(("H100", 1))),
         ),
         SolveOptions(),
-        ["the limit of 1 H100 GPUs cannot hold", "raise the limit to 2 H100 GPUs"],
+        ["the limit of 1 H100 GPU cannot be met", "raise the limit to 2 H100 GPUs"],
     ),
     "a cloud's limit": (
         two_places(constraints=Constraints(limits=at_most(("aws", 0), ("gcp", 9)))),
         SolveOptions(),
-        ["the limit of 0 instances on aws cannot hold", "raise the limit to 1 instances on aws"],
+        ["the limit of 0 instances on aws cannot be met", "raise the limit to 1 instance on aws"],
     ),
     "two limits together": (
         two_places(constraints=Constraints(limits=at_most(("H100", 1), ("gcp/us-central1", 1)))),
         SolveOptions(),
         [
-            "the limit of 1 H100 GPUs and the limit of 1 instances on gcp/us-central1 cannot hold together",
+            "the limit of 1 H100 GPU and the limit of 1 instance on gcp/us-central1 cannot be met together",
             "raise the limit to 2 H100 GPUs",
             "raise the limit to 2 instances on gcp/us-central1",
         ],
@@ -82,7 +82,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         two_places(constraints=Constraints(budget_usd_per_hour=15.0)),
         SolveOptions(),
         [
-            "the budget of $15/h cannot hold while the rate is served",
+            "the budget of $15/h cannot be met at this rate",
             "raise the budget to $16.00/h",
         ],
     ),
@@ -95,7 +95,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         ),
         SolveOptions(),
         [
-            "the minimum of 3 x H100 and the limit of 2 instances on aws cannot hold together",
+            "the minimum of 3 x H100 and the limit of 2 instances on aws cannot be met together",
             "lower the minimum to 2",
             "raise the limit to 3 instances on aws",
         ],
@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         SolveOptions(),
         [
             "at least 4 replicas",
-            "ask for at least 3 replicas",
+            "lower min_replicas to 3",
             "raise the limit to 2 instances on gcp",
         ],
     ),
@@ -113,20 +113,20 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         two_places(constraints=Constraints(limits=at_most(("H100", 1)), spare=1)),
         SolveOptions(),
         [
-            "1 spare and the limit of 1 H100 GPUs cannot hold together",
-            "ask for 0 spare",
+            "1 spare instance and the limit of 1 H100 GPU cannot be met together",
+            "lower spare to 0",
             "to 2 H100",
         ],
     ),
     "a share per region with one region": (
         two_places(constraints=Constraints(max_share_per_region=0.2)),
         SolveOptions(),
-        ["a share per region of at most 0.2", "allow a share per region of 0.5"],
+        ["a share per region of at most 0.2", "raise the share per region to 0.5"],
     ),
     "a share per cloud": (
         two_places(constraints=Constraints(max_share_per_cloud=0.4)),
         SolveOptions(),
-        ["a share per cloud of at most 0.4 cannot hold", "allow a share per cloud of 0.5"],
+        ["a share per cloud of at most 0.4 cannot be met", "raise the share per cloud to 0.5"],
     ),
     "only spot where spot is bounded": (
         Problem(
@@ -136,7 +136,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
             constraints=Constraints(spot=SpotPolicy(max_fraction=0.3)),
         ),
         SolveOptions(),
-        ["a share on spot of at most 0.3 cannot hold", "allow a share on spot of 1"],
+        ["a share on spot of at most 0.3 cannot be met", "raise the share on spot to 1"],
     ),
     "protection against wrong capacities": (
         two_places(constraints=Constraints(limits=at_most(("H100", 2), ("A10G", 0)))),
@@ -147,16 +147,16 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
         two_places(constraints=Constraints(min_option_types=3)),
         SolveOptions(),
         [
-            "at least 3 option types cannot hold while the rate is served",
-            "ask for at least 2 option types",
+            "at least 3 option types cannot be met at this rate",
+            "require only 2 option types",
         ],
     ),
     "one option type against a share per region": (
         two_places(constraints=Constraints(max_option_types=1, max_share_per_region=0.5)),
         SolveOptions(),
         [
-            "a share per region of at most 0.5 and at most 1 option type cannot hold together",
-            "allow a share per region of 1",
+            "a share per region of at most 0.5 and at most 1 option type cannot be met together",
+            "raise the share per region to 1",
             "allow 2 option types",
         ],
     ),
@@ -173,7 +173,7 @@ CASES: dict[str, tuple[Problem, SolveOptions, list[str]]] = {
             constraints=Constraints(limits=at_most(("H100", 2))),
         ),
         SolveOptions(),
-        ["the limit of 2 H100 GPUs cannot hold", "raise the limit to 3 H100 GPUs"],
+        ["the limit of 2 H100 GPUs cannot be met", "raise the limit to 3 H100 GPUs"],
     ),
 }
 
@@ -277,5 +277,5 @@ def test_an_option_that_serves_none_of_the_requests_is_no_option_type() -> None:
     with pytest.raises(InfeasibleError) as caught:
         optimize(problem)
     assert str(caught.value) == (
-        "at least 2 option types cannot hold while the rate is served; it is enough to ask for at least 1 option type"
+        "at least 2 option types cannot be met at this rate; to make it possible, require only 1 option type"
     )

@@ -122,7 +122,7 @@ def test_a_baseline_that_got_no_time_is_neither_feasible_nor_infeasible() -> Non
         ("A100-80GB", None, None, None),
         ("A10G", None, None, None),
     ]
-    assert {b.reason for b in rows} == {"not known: no answer within the time limit of 1e-06 s"}
+    assert {b.reason for b in rows} == {"unknown: no answer within the time limit of 1e-06 s"}
 
 
 def test_a_point_of_a_sweep_without_time_says_so() -> None:
@@ -185,15 +185,15 @@ def test_a_conflict_carries_its_constraints_as_data() -> None:
     assert error.conflict.is_minimal
     assert error.causes == error.conflict.clauses
     assert [cause.text for cause in error.causes] == [
-        "the limit of 1 H100 GPUs",
-        "the limit of 1 instances on gcp/us-central1",
+        "the limit of 1 H100 GPU",
+        "the limit of 1 instance on gcp/us-central1",
     ]
     for help_ in error.conflict.helps:
         assert help_.clause in error.conflict.clauses
         optimize(help_.clause.dropped(limited()))
     assert str(error) == (
-        "the limit of 1 H100 GPUs and the limit of 1 instances on gcp/us-central1 cannot hold "
-        "together; it is enough to raise the limit to 2 H100 GPUs, or to raise the limit to "
+        "the limit of 1 H100 GPU and the limit of 1 instance on gcp/us-central1 cannot be met "
+        "together; to make it possible, raise the limit to 2 H100 GPUs, or raise the limit to "
         "2 instances on gcp/us-central1"
     )
     noted = error.noting(["a note", "another"])
@@ -208,13 +208,13 @@ def test_a_conflict_that_there_was_no_time_to_reduce_claims_no_clash() -> None:
     assert (conflict.is_minimal, conflict.helps) == (False, ())
     assert len(conflict.clauses) == len(RuleSet.of(problem, options).clauses(canonical)) == 4
     assert conflict_text(conflict) == (
-        "no fleet keeps to all of at least 2 replicas, the limit of 1 H100 GPUs, the limit of "
-        "1 instances on gcp/us-central1 and the budget of $1000/h (there was no time to find which "
-        "of them clash)"
+        "no fleet meets all of at least 2 replicas, the limit of 1 H100 GPU, the limit of "
+        "1 instance on gcp/us-central1 and the budget of $1000/h (no time was left to find which "
+        "of them conflict)"
     )
     alone = replace(conflict, clauses=conflict.clauses[1:2])
     assert conflict_text(alone) == (
-        "no fleet keeps to the limit of 1 H100 GPUs (there was no time to see whether there is one "
+        "no fleet meets the limit of 1 H100 GPU (no time was left to check whether one exists "
         "without it)"
     )
 
@@ -292,4 +292,4 @@ def test_one_deadline_ends_plan_alternatives_and_baselines() -> None:
     assert len(rows) == 8
     for row in rows:
         assert row.feasible is not False, row
-        assert row.feasible or row.reason == "not known: no answer within the time limit of 5 s"
+        assert row.feasible or row.reason == "unknown: no answer within the time limit of 5 s"

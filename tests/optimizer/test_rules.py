@@ -342,7 +342,7 @@ def test_the_clauses_go_from_light_to_heavy() -> None:
     assert texts == [
         "a share per region of at most 0.7",
         "at least 2 replicas",
-        "1 spare",
+        "1 spare instance",
         "at most 3 option types",
         "at least 2 option types",
         "the minimum of 1 x A",

@@ -140,7 +140,7 @@ def test_an_accelerator_alone_goes_without_what_is_paid_for_of_another() -> None
     asked = Constraints(minimum=(InstanceGroup(accelerator="A10G", instances=1),))
     alone = by_name(replace(problem, constraints=asked))
     assert alone["A10G"].feasible
-    assert alone["A100-80GB"].reason == "the minimum of 1 x A10G is of another accelerator"
+    assert alone["A100-80GB"].reason == "the minimum of 1 x A10G needs another accelerator"
 
 
 def by_name(problem: Problem) -> dict[str, Baseline]:

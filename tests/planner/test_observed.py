@@ -43,7 +43,7 @@ def seen(*rows: tuple[float, float, float]) -> Workload:
     [
         ([(0.0, 50, 20)], False, "no traffic"),
         ([(3.0, 50, 20), (3.0, 90, 50)], False, "still fits"),
-        ([(3.0, 50, 20)], True, "$1.00/h serves"),
+        ([(3.0, 50, 20)], True, "$1.00/h would serve"),
         ([(9.0, 50, 20)], True, "needs $3.00/h"),
         ([(5.0, 50, 20), (4.0, 50, 80)], True, "needs $"),
         ([(7.5, 5000, 20)], False, "still fits"),
@@ -60,7 +60,7 @@ def test_no_time_is_no_reason_to_replan() -> None:
     verdict = judge_traffic(plan_of_two(), seen((9.0, 50, 20)), at_once)
     assert (verdict.pays, verdict.least_usd_per_hour) == (False, None)
     assert verdict.verdict == (
-        "not known: there was no time to find what the traffic that was seen needs"
+        "unknown: the time limit was reached before the cost of the observed traffic was found"
     )
 
 

@@ -40,10 +40,12 @@ def test_the_saving_is_as_honest_as_the_baseline() -> None:
 
 
 def test_a_baseline_without_an_answer_leaves_the_saving_open() -> None:
-    late = replace(_baseline(None, None, "not known: no answer"), feasible=None, instances=None)
+    late = replace(_baseline(None, None, "unknown: no answer"), feasible=None, instances=None)
     text = plan_table(make_plan(baselines=(late,)), width=200)
-    assert "Which single accelerator serves this alone is not known: raise --time-limit." in text
-    assert "not known: no answer" in text
+    assert (
+        "Whether a single accelerator can serve this alone is unknown: raise --time-limit." in text
+    )
+    assert "unknown: no answer" in text
     text = plan_table(make_plan(baselines=(late, _baseline(10.0, 0.2))), width=200)
     assert "the mix saves at most 20.0%." in text
 

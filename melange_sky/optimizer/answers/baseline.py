@@ -88,7 +88,7 @@ def _doubt(gap: float, options: SolveOptions) -> str | None:
     """Say where the cost is not proven least, so that the saving against it may be less."""
     if gap <= max(options.mip_gap, COST_TIE):
         return None
-    return f"not proven its cheapest at the time limit: may be up to {gap:.1%} less"
+    return f"not proven optimal within the time limit: may cost up to {gap:.1%} less"
 
 
 def _why_none(alone: Problem, options: SolveOptions) -> str:
@@ -99,12 +99,10 @@ def _why_none(alone: Problem, options: SolveOptions) -> str:
         return str(error)
     except NoPlanInTimeError:
         pass
-    return (
-        "no fleet of it alone keeps to all rules (there was no time to find which are in its way)"
-    )
+    return "no fleet of it alone meets all rules (no time was left to find which rules conflict)"
 
 
 def _not_known(termination: Termination, options: SolveOptions) -> str:
     if termination is Termination.LIMIT:
-        return f"not known: no answer within the time limit of {options.time_limit_s:g} s"
-    return "not known: the solver gave up"
+        return f"unknown: no answer within the time limit of {options.time_limit_s:g} s"
+    return "unknown: the solver gave up"

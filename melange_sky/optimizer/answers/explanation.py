@@ -172,16 +172,16 @@ def _why(choices: list[Choice], fleet: set[str]) -> str:
         return "the only option that can serve it within the SLO"
     cheapest = able[0]
     if [c.option for c in serving] == [cheapest.option]:
-        return "the cheapest option for it"
+        return "the cheapest option"
     rented = [c for c in able if c.option in fleet]
     if cheapest.option in fleet:
-        return f"{cheapest.option} is cheapest for it, but its room is worth more elsewhere"
+        return f"{cheapest.option} is the cheapest, but its capacity is worth more for other sizes"
     if serving[0].option == rented[0].option and len(serving) == 1:
         return (
-            f"the cheapest of the fleet; {cheapest.option} would be cheaper by the token, "
-            "but another whole instance would not pay"
+            f"the cheapest in the fleet; {cheapest.option} would cost less per token, "
+            "but another whole instance of it does not pay"
         )
-    return "fills room that the fleet has anyway; another whole instance would not pay"
+    return "uses spare capacity of the fleet; another whole instance does not pay"
 
 
 def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
@@ -205,19 +205,20 @@ def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
 def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...]:
     """Return what each constraint costs: one step looser, and left out, by solving again."""
     base = least_cost(problem, options).cost_usd_per_hour
-    if base is None:
-        return ()
+
+    def saved_by(looser: Problem) -> float | None:
+        cost = None if base is None else least_cost(looser, options).cost_usd_per_hour
+        return None if base is None or cost is None else max(0.0, base - cost)
+
     rows = []
     for clause in RuleSet.of(problem, options).clauses(canonical_form(problem)):
         steps = min(clause.steps, clause.priced_step)
-        looser = least_cost(clause.relaxed(problem, steps), options).cost_usd_per_hour
-        without = least_cost(clause.dropped(problem), options).cost_usd_per_hour
-        saved = None if without is None else max(0.0, base - without)
+        saved = saved_by(clause.dropped(problem))
         rows.append(
             RulePrice(
                 rule=clause.text,
                 step=clause.remedy(steps),
-                saved_by_step_usd_per_hour=None if looser is None else max(0.0, base - looser),
+                saved_by_step_usd_per_hour=saved_by(clause.relaxed(problem, steps)),
                 saved_without_usd_per_hour=saved,
                 binds=saved is not None and saved > 1e-6,
             )
@@ -240,7 +241,7 @@ def _savings(plan: ModelPlan, several: bool) -> list[str]:
     best = min(priced, key=lambda row: (row[0], row[1].accelerator))[1]
     used = {a.candidate.option.accelerator for a in plan.allocations}
     if used == {best.accelerator}:
-        lines.append(f"{who}{best.accelerator} alone is the optimum: no mix is cheaper")
+        lines.append(f"{who}{best.accelerator} alone is optimal: no mix is cheaper")
     else:
         lines.append(
             f"{who}the mix saves {best.saving_fraction or 0:.1%} against the best single accelerator, {best.accelerator}"

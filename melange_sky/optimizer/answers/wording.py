@@ -19,15 +19,15 @@ def conflict_text(conflict: Conflict) -> str:
     """Return a conflict as one line, which claims no more than was seen in the time."""
     names = [clause.text for clause in conflict.clauses]
     if not names:
-        return "no fleet serves the rate, even with every constraint left out"
-    ways = ", or to ".join(help_.text for help_ in conflict.helps)
-    helps = f"; it is enough to {ways}" if ways else ""
+        return "no fleet serves the rate, even without any constraint"
+    ways = ", or ".join(help_.text for help_ in conflict.helps)
+    helps = f"; to make it possible, {ways}" if ways else ""
     alone = len(names) == 1
     if conflict.is_minimal:
-        clash = "cannot hold while the rate is served" if alone else "cannot hold together"
+        clash = "cannot be met at this rate" if alone else "cannot be met together"
         return f"{' and '.join(names)} {clash}{helps}"
     if alone:
-        doubt = "there was no time to see whether there is one without it"
-        return f"no fleet keeps to {names[0]} ({doubt}){helps}"
-    doubt = "there was no time to find which of them clash"
-    return f"no fleet keeps to all of {', '.join(names[:-1])} and {names[-1]} ({doubt}){helps}"
+        doubt = "no time was left to check whether one exists without it"
+        return f"no fleet meets {names[0]} ({doubt}){helps}"
+    doubt = "no time was left to find which of them conflict"
+    return f"no fleet meets all of {', '.join(names[:-1])} and {names[-1]} ({doubt}){helps}"

@@ -243,7 +243,7 @@ def _unserved(canonical: Canonical, d: int) -> Unserved | None:
     more = f" and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
     text = f"no option serves {', '.join(labels)}{more}: {_reasons(columns, buckets, bad)}"
     if not columns:
-        text = "there is no option to choose from (no offer matches the resources)"
+        text = "no option to choose from (no offer matches the resources)"
     places = tuple((buckets[b].i, buckets[b].j) for b in bad)
     return Unserved(model=demand.name, buckets=places, text=who + text)
 

@@ -109,7 +109,7 @@ class Step(Enum):
     SIMPLEST = "look for the simplest mix of that cost"
     SHARES = "spread the load evenly"
     ALTERNATIVES = "look for all the other mixes"
-    CHECK = "check again that it stands every loss of instances"
+    CHECK = "check again that it survives every loss of instances"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

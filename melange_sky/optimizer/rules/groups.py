@@ -50,7 +50,7 @@ class _GroupRule(Rule):
             if group.instances > 0 and not _any_of(options, group):
                 yield (
                     f"{cls.name}: no candidate option is one of {group.label()}; "
-                    "check accelerators and infra, or take it out"
+                    "check accelerators and infra, or remove it"
                 )
 
     def pins(self, column: Column, demand_name: str) -> bool:
@@ -185,7 +185,7 @@ class Minimum(_GroupRule):
         """Return the constraints; InfeasibleError for a minimum of other options."""
         for group in constraints.minimum:
             if group.instances > 0 and not _any_of(options, group):
-                raise InfeasibleError(f"the minimum of {group.label()} is of another accelerator")
+                raise InfeasibleError(f"the minimum of {group.label()} needs another accelerator")
         return constraints
 
     def add_rows(self, program: IntegerProgram) -> None:
@@ -221,7 +221,7 @@ class Minimum(_GroupRule):
                 if matches(allocation.candidate.option, group)
             )
             if there < group.instances:
-                yield f"{there} instances are there of the minimum of {group.label()}"
+                yield f"the fleet has {there} instances of the minimum of {group.label()}"
 
     def may_replace(self, column: Column, other: Column, copies: float) -> bool:
         """Return True: the columns of a minimum are pinned."""

@@ -61,10 +61,10 @@ class Limits(Rule):
             return replace(constraints, limits=tuple(limits))
 
         return Clause(
-            text=f"the limit of {limit} {key.unit}",
+            text=f"the limit of {key.counted(limit)}",
             steps=max(1, 2 * most),
             loosen=loosen,
-            remedy=lambda step: f"raise the limit to {limit + step} {key.unit}",
+            remedy=lambda step: f"raise the limit to {key.counted(limit + step)}",
             priced_step=min((u for u in units if u > 0), default=1),
         )
 
@@ -124,7 +124,7 @@ class MinReplicas(Rule):
                 text=f"at least {least} replicas",
                 steps=least,
                 loosen=lambda constraints, step: replace(constraints, min_replicas=least - step),
-                remedy=lambda step: f"ask for at least {least - step} replicas",
+                remedy=lambda step: f"lower min_replicas to {least - step}",
             )
         ]
 
@@ -133,7 +133,7 @@ class MinReplicas(Rule):
         for demand, allocations in zip(fleet.demands, fleet.allocations, strict=True):
             replicas = sum(a.instances for a in allocations if can_serve(a, demand))
             if replicas < self.least:
-                yield f"model '{demand.name}' has {replicas} replicas where {self.least} are asked for"
+                yield f"model '{demand.name}' has {replicas} replicas where {self.least} are required"
 
     def may_replace(self, column: Column, other: Column, copies: float) -> bool:
         """Return True: one instance becomes at least one."""

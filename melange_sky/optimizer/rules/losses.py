@@ -105,10 +105,10 @@ class Spare(Rule):
         spare = self.spare
         return [
             Clause(
-                text=f"{spare} spare",
+                text=f"{spare} spare instance{'' if spare == 1 else 's'}",
                 steps=spare,
                 loosen=lambda constraints, step: replace(constraints, spare=spare - step),
-                remedy=lambda step: f"ask for {spare - step} spare",
+                remedy=lambda step: f"lower spare to {spare - step}",
             )
         ]
 

@@ -78,7 +78,7 @@ class MaxOptionTypes(Rule):
         for demand, allocations in zip(fleet.demands, fleet.allocations, strict=True):
             used = {a.candidate.option.name for a in allocations if a.instances > 0}
             if len(used) > self.most:
-                yield f"model '{demand.name}' runs on {types(len(used))} where {self.most} may be"
+                yield f"model '{demand.name}' runs on {types(len(used))} where at most {self.most} are allowed"
 
     def may_replace(self, column: Column, other: Column, copies: float) -> bool:
         """Return True: all of one type becomes all of one other."""
@@ -125,7 +125,7 @@ class MinOptionTypes(Rule):
                 loosen=lambda constraints, step: replace(
                     constraints, min_option_types=least - step
                 ),
-                remedy=lambda step: f"ask for at least {types(least - step)}",
+                remedy=lambda step: f"require only {types(least - step)}",
             )
         ]
 
@@ -140,7 +140,7 @@ class MinOptionTypes(Rule):
             if len(used) < self.least:
                 yield (
                     f"model '{demand.name}' runs on {types(len(used))} "
-                    f"where {self.least} are asked for"
+                    f"where {self.least} are required"
                 )
 
     def may_replace(self, column: Column, other: Column, copies: float) -> bool:

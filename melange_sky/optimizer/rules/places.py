@@ -24,7 +24,7 @@ _SHARE_STEPS = 1000
 """Shares are loosened in thousandths."""
 
 _PRICED_STEP = 100
-"""The price of a share is told for a tenth more of it."""
+"""The price of a share is that of a tenth more of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Share(Rule):
                 text=f"a share {where} of at most {most:g}",
                 steps=steps,
                 loosen=lambda constraints, step: self.change(constraints, at(step)),
-                remedy=lambda step: f"allow a share {where} of {at(step):.3g}",
+                remedy=lambda step: f"raise the share {where} to {at(step):.3g}",
                 priced_step=_PRICED_STEP,
             )
         ]
@@ -104,7 +104,7 @@ class _Share(Rule):
                 if share > self.most + TOLERANCE:
                     yield (
                         f"model '{demand.name}' has {share:.9f} of its rate on {label} "
-                        f"where {self.most:g} may be"
+                        f"where at most {self.most:g} is allowed"
                     )
 
 

@@ -162,7 +162,7 @@ def _judged(
     notes: tuple[str, ...] = (),
 ) -> Simulation:
     if not any(len(run.log) for run in runs):
-        raise InputError("no request falls into so short a time: give a longer --duration")
+        raise InputError("the duration is too short for a single request; use a longer --duration")
     verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
     if request.on_progress is not None:
         request.on_progress(
@@ -172,7 +172,7 @@ def _judged(
         notes += (
             (
                 f"too short for its slowest requests, which take longer than the {verdict.warmup_s:.0f} s "
-                "left out at each end; give a longer --duration"
+                "left out at each end; use a longer --duration"
             ),
         )
     if verdict.half_width > request.ci:
