@@ -136,6 +136,11 @@ def echo_warnings(warnings: Iterable[PlanWarning]) -> None:
         click.echo(f"warning: {warning.message}", err=True)
 
 
+def echo_event(text: str) -> None:
+    """Show a step of long work on stderr."""
+    click.echo(text, err=True)
+
+
 def echo_json(document: Any) -> None:
     """Print one JSON document to stdout and nothing else. NaN is refused: unknown is null."""
     click.echo(json.dumps(document, indent=2, allow_nan=False))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, offline_option
+from melange_sky.cli.common import echo_event, echo_json, format_option, offline_option
 
 if TYPE_CHECKING:
     from melange_sky.planner.measuring_jobs import JobsPreview, LaunchOptions
@@ -103,17 +103,13 @@ def _launch(preview: JobsPreview, options: LaunchOptions, *, detach: bool) -> No
     api = jobs_api(clusters=options.clusters)
     names = [job.name for job in preview.taken]
     try:
-        launch_jobs(api, preview.taken, _tell)
+        launch_jobs(api, preview.taken, echo_event)
         if not detach:
-            follow_jobs(api, names, out=options.out, tell=_tell)
+            follow_jobs(api, names, out=options.out, on_event=echo_event)
     except KeyboardInterrupt:
         if click.confirm("\nCancel the jobs? (no: they continue on their own)", err=True):
-            stop_jobs(api, names, _tell)
+            stop_jobs(api, names, echo_event)
         raise
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
 
 
 @click.command()

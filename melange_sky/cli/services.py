@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option
+from melange_sky.cli.common import echo_event, echo_json, format_option
 
 folder_argument = click.argument(
     "folder", metavar="PLAN-FOLDER", type=click.Path(path_type=Path, exists=False)
@@ -43,7 +43,7 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
         click.echo("nothing to change", err=True)
     elif not yes:
         click.confirm("Apply these changes?", abort=True, err=True)
-    deployment.apply(changes, _tell)
+    deployment.apply(changes, echo_event)
     if backends is not None:
         deployment.write_backends(backends, deployment.services())
     click.echo("all services are ready", err=True)
@@ -83,9 +83,5 @@ def down(folder: Path, yes: bool) -> None:
         return
     if not yes:
         click.confirm(f"Take down {', '.join(running.names)}?", abort=True, err=True)
-    running.stop(_tell)
+    running.stop(echo_event)
     click.echo("all down", err=True)
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)

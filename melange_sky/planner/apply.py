@@ -74,10 +74,10 @@ class Deployment:
         return changes
 
     def apply(
-        self, changes: Sequence[ServiceChange], tell: Callable[[str], None] | None = None
+        self, changes: Sequence[ServiceChange], on_event: Callable[[str], None] | None = None
     ) -> None:
-        """Carry the changes out; `tell` hears of every step. Raises MelangeError where one fails."""
-        roll_out(self.server, changes, _rollout(tell))
+        """Carry the changes out; `on_event` gets a sentence at each step. Raises MelangeError where one fails."""
+        roll_out(self.server, changes, _rollout(on_event))
 
     def states(self, services: Sequence[LiveService]) -> tuple[ServiceState, ...]:
         """Return how each planned service stands among those that run."""
@@ -156,15 +156,15 @@ class Running:
     names: tuple[str, ...]
     server: RolloutTarget
 
-    def stop(self, tell: Callable[[str], None] | None = None) -> None:
-        """Take them down and wait until SkyServe has forgotten them; `tell` hears of each."""
-        take_down(self.server, self.names, _rollout(tell))
+    def stop(self, on_event: Callable[[str], None] | None = None) -> None:
+        """Take them down and wait until SkyServe has forgotten them; `on_event` gets a sentence for each."""
+        take_down(self.server, self.names, _rollout(on_event))
 
 
 def find_running(folder: Path) -> Running:
     """Return what runs of the plan in `folder`; of its files only plan.json is read.
 
-    Raises InputError for a folder without a plan, SourceUnavailableError where SkyPilot cannot tell.
+    Raises InputError for a folder without a plan, SourceUnavailableError where SkyPilot cannot say.
     """
     planned = load_plan(folder)
     plans, group = {model.name for model in planned.models}, planned.group_name
@@ -179,8 +179,8 @@ def find_running(folder: Path) -> Running:
     return Running(names=names, server=server)
 
 
-def _rollout(tell: Callable[[str], None] | None) -> Rollout:
-    return Rollout(report=tell or log.info, clock=time.monotonic, sleep=time.sleep)
+def _rollout(on_event: Callable[[str], None] | None) -> Rollout:
+    return Rollout(report=on_event or log.info, clock=time.monotonic, sleep=time.sleep)
 
 
 def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:

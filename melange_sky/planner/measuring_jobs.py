@@ -132,12 +132,12 @@ def jobs_api(*, clusters: bool) -> SkyJobs:
 
 
 def launch_jobs(
-    api: SkyJobs, jobs: Sequence[ProfilingJob], tell: Callable[[str], None] = log.info
+    api: SkyJobs, jobs: Sequence[ProfilingJob], on_event: Callable[[str], None] = log.info
 ) -> None:
     """Submit the jobs; returns when SkyPilot has taken all of them over."""
     for job in jobs:
         api.launch(job.name, job.document)
-        tell(f"{job.name}: launched")
+        on_event(f"{job.name}: launched")
 
 
 def follow_jobs(
@@ -145,9 +145,9 @@ def follow_jobs(
     names: Sequence[str],
     *,
     out: Path | None = None,
-    tell: Callable[[str], None] = log.info,
+    on_event: Callable[[str], None] = log.info,
 ) -> None:
-    """Collect results until every job has ended; `tell` hears of what is new.
+    """Collect results until every job has ended; `on_event` gets each new line.
 
     Raises MelangeError naming those that did not succeed.
     """
@@ -161,7 +161,7 @@ def follow_jobs(
                 continue
             line = collect_job(api, name, state, out or settings.profiles_dir())
             if shown.get(name) != line:
-                tell(line)
+                on_event(line)
                 shown[name] = line
             if state.ended:
                 open_names.remove(name)
@@ -174,12 +174,14 @@ def follow_jobs(
         )
 
 
-def stop_jobs(api: SkyJobs, names: Sequence[str], tell: Callable[[str], None] = log.info) -> None:
-    """Tear the jobs down; `tell` hears of those that SkyPilot does not stop."""
+def stop_jobs(
+    api: SkyJobs, names: Sequence[str], on_event: Callable[[str], None] = log.info
+) -> None:
+    """Tear the jobs down; `on_event` gets a line for each that SkyPilot does not stop."""
     for name in names:
         refusal = _refusal(api, name)
         if refusal is not None:
-            tell(refusal)
+            on_event(refusal)
 
 
 def _refusal(api: SkyJobs, name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Ask why a plan is what it is, what other points would cost, and what a GPU carries."""
+"""Why a plan is what it is, what other points would cost, and what a GPU carries."""
 
 from __future__ import annotations
 
@@ -71,11 +71,11 @@ def explain(
 
     Args:
         plan: A plan, or the plan.json or folder of one. Nothing else is read.
-        alternatives: Show so many other good mixes.
-        within_fraction: Show the simplest mix at most so much dearer, as a fraction of the cost.
+        alternatives: How many other good mixes to show.
+        within_fraction: Show the simplest mix that costs at most this fraction more.
         throughput_error: Show what capacities lower by this fraction would do.
         price_error: Show the cost range if prices move by this fraction.
-        error_budget: At most so many sizes per option are off at once; None for all.
+        error_budget: How many sizes per option may be wrong at once; None for all.
         time_limit_s: Seconds for each solve.
 
     Returns:
@@ -111,10 +111,8 @@ def sweep(
     Args:
         spec: A spec file, or the same as a dict.
         rates: Requests per second, as numbers or text: "1,4,16", "1:128:x2", "10:100:+10".
-        tpot_ms: Limits of the time per output token in milliseconds, in the same form; None for the
-            spec's own.
-        prices: Price factors in the same form, of every price ("0.8,1,1.2") or of one accelerator's
-            ("H100=0.5:2:x2"); each text's values are steps of their own.
+        tpot_ms: TPOT limits in milliseconds, in the same form; None for the spec's own.
+        prices: Price factors in the same form, for every price or for one accelerator ("H100=0.5,2").
         as_of: Prices of that date or snapshot.
         offline: Open no socket at all.
         offers: CSV of your own offers.

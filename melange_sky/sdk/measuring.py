@@ -99,15 +99,15 @@ def profile(
         out: Folder of the profile tables; None for the profile store.
         api_key_env: Environment variable that holds the server's key.
         timeout_s: Seconds that one request may take.
-        max_minutes: Stop after so long; what is measured stays.
+        max_minutes: Stop after this many minutes; results so far are kept.
         tolerance: How closely the highest rate is bracketed, as a fraction.
-        error_bound: Choose among the sizes: measure until the others are known so well, as a fraction.
+        error_bound: Measure only some sizes, until the rest are known within this fraction.
         max_requests: Most requests of one probe.
         prompts: "ids" (token ids give exact sizes) or "words".
         prefix_share: Fraction of each prompt that all requests have in common.
         arrivals: A trace whose gaps are used, scaled to each rate; None for Poisson.
-        max_lateness_ms: A probe whose client was later than that is void.
-        seed: Of arrivals and prompts.
+        max_lateness_ms: Discard a probe if this client sent a request later than this.
+        seed: Seed of arrivals and prompts.
         revision: Revision of the weights, kept with the table.
         engine: What serves, kept with the table.
         engine_flags: The server's flags, kept with the table.
@@ -117,7 +117,7 @@ def profile(
         tokenizer: Folder or model id of its tokenizer.
 
     Returns:
-        The measured sizes with their bounds, the table's path, and the other client's word.
+        The measured sizes with their bounds, the table's path, and what the other client saw.
 
     Raises:
         InputError: An option makes no sense.
@@ -183,13 +183,13 @@ def launch_profile(
         dry_run: Return the jobs and launch nothing.
         detach: Do not wait for the results.
         clusters: One cluster per job in place of managed jobs.
-        max_minutes: Hard end of each job.
+        max_minutes: Hard time limit of each job.
         max_usd: Most that all jobs may cost together, in USD.
         error_bound: Plan-cost error left to interpolation, as a fraction.
         bucket: What keeps tables between restarts: "s3://name/folder", or a shared folder's path.
         tolerance: How closely the highest rate is bracketed, as a fraction.
         max_requests: Most requests of one probe.
-        max_lateness_ms: A probe whose client was later than that is void.
+        max_lateness_ms: Discard a probe if this client sent a request later than this.
         offers: CSV of your own offers.
         accelerators: Only these, "A10G,A100-80GB:2"; None for each accelerator once.
         out: Folder of the profile tables; None for the profile store.

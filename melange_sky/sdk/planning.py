@@ -64,18 +64,18 @@ def plan(
         assignment: "fractional" splits a request size freely over options, "sliced" as Mélange does.
         offers: CSV of your own offers.
         allow_flagged: Plan with prices that a sanity rule keeps out.
-        within_fraction: Take the simplest mix at most so much dearer, as a fraction of the cost.
-        alternatives: So many other good mixes beside the plan.
+        within_fraction: Take the simplest mix that costs at most this fraction more.
+        alternatives: How many other good mixes to add.
         stay_close: plan.json of a running plan, to change little against; needs `switch_cost`.
         switch_cost: USD per hour that each started or stopped instance counts then.
         throughput_error: Plan for capacities lower by this fraction.
-        error_budget: At most so many sizes per option are off at once; None for all.
+        error_budget: How many sizes per option may be wrong at once; None for all.
         price_error: Show the cost range if prices move by this fraction.
         verify: Replay the plan and plan again until the SLO holds, or say why it cannot.
         verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
-        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
-        seed: Of the replay.
-        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        seed: Seed of the replay.
+        jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
 
     Returns:
         The plan. One that was replayed and misses its SLO is returned too: see each model's
@@ -126,9 +126,9 @@ def verify(
     Args:
         spec: A spec file, or the same as a dict.
         verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
-        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
-        seed: Of the replay.
-        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        seed: Seed of the replay.
+        jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
         offline: Open no socket at all.
         offers: CSV of your own offers.
         time_limit_s: Seconds for the solver, each time.

@@ -103,7 +103,7 @@ def prices(
 
     Raises:
         InputError: A cloud, region, accelerator or snapshot is unknown, or the CSV unreadable.
-        SourceUnavailableError: No source has any offer of what was asked for.
+        SourceUnavailableError: No source has any such offer.
     """
     book = work.list_prices(
         accelerators=accelerators, infra=infra, offers=path_of(offers), as_of=as_of
@@ -122,7 +122,7 @@ def refresh_prices(
 
     Args:
         infra: Only these clouds or regions, "aws,gcp/us-central1"; empty for all.
-        sources: Provider APIs to ask too: "aws", "azure", "gcp", "runpod", "vast".
+        sources: Provider APIs to fetch from too: "aws", "azure", "gcp", "runpod", "vast".
         deadline_s: Seconds that one file may take.
         offline: Open no socket: refused, as a refresh needs the network.
 
@@ -146,7 +146,7 @@ def check_prices(
     deadline_s: float = work.CHECK_DEADLINE_S,
     offline: bool = False,
 ) -> Checked:
-    """Compare the prices at hand with gpuhunt's, a catalog collected apart from SkyPilot's.
+    """Compare the prices at hand with gpuhunt's, a catalog collected independently of SkyPilot's.
 
     Args:
         infra: Only these clouds or regions; empty for all.

@@ -72,15 +72,15 @@ def simulate(
         trace: CSV trace to replay; None samples the plan's workload.
         rate_scale: Multiplies the rate; a trace's gaps are divided by it.
         duration_s: Seconds of traffic; a trace is cut there.
-        seed: Of arrivals, sizes and outages.
+        seed: Seed of arrivals, sizes and outages.
         ci: Half width of the attainment's interval to reach by running longer.
-        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
         policy: The gateway's own routing, or SkyServe's "round_robin", "least_load",
             "instance_aware_least_load".
         outages_per_hour: Failures per replica and hour.
         outage_s: Seconds until a replacement serves.
         model_name: Replay only this model of a plan of several.
-        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+        jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
 
     Returns:
         A `Simulation` per model; a missed SLO is no error (see `met` and each `verdict`).
@@ -121,9 +121,9 @@ def compare(
         spec: A spec file of one model, or the same as a dict.
         rates: Requests per second to compare at, as numbers or "1,4,16"; None for the spec's rate.
         trace: CSV trace to replay, scaled to each rate; None samples the workload.
-        burstiness: Squared variation of sampled arrivals' gaps, 1 Poisson.
-        seed: Of the replays.
-        jobs: Replays side by side; None for all cores, at most 8. Changes no result.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        seed: Seed of the replays.
+        jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
         offline: Open no socket at all.
         time_limit_s: Seconds for planning, for each fleet.
 

@@ -63,7 +63,7 @@ def apply(
 
     Raises:
         InputError: The folder holds no plan with services.
-        SourceUnavailableError: SkyPilot is not installed, or cannot tell what runs.
+        SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
         MelangeError: A service fails or does not get ready; nothing is shrunk then.
     """
     deployment = open_deployment(Path(folder))
@@ -91,7 +91,7 @@ def status(
 
     Raises:
         InputError: The folder holds no plan with services, or a file cannot be read or written.
-        SourceUnavailableError: SkyPilot is not installed, or cannot tell what runs.
+        SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
     """
     standing = deployment_status(
         Path(folder), backends=path_of(backends), observed=path_of(observed)
@@ -111,7 +111,7 @@ def down(folder: AnyPath, *, on_event: Callable[[str], None] | None = None) -> t
 
     Raises:
         InputError: The folder holds no plan.
-        SourceUnavailableError: SkyPilot is not installed, or cannot tell what runs.
+        SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
         MelangeError: A service is still there after a while.
     """
     running = find_running(Path(folder))

@@ -66,7 +66,7 @@ def serve(
         drain_s: Seconds that requests in flight get at the end.
         first_byte_s: Seconds to wait for a stream's first byte before trying elsewhere.
         body_bytes: Largest request body.
-        seed: Of the router's first phase.
+        seed: Seed of the router's first phase.
         on_start: Called with address and models once requests are taken; None logs them.
 
     Returns:

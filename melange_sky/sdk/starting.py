@@ -106,7 +106,7 @@ def show_model(model: str, *, offline: bool = False) -> Model:
 
     Raises:
         InputError: The model is unknown or cannot be read right; the message names the field.
-        SourceUnavailableError: It is not kept here and the Hub cannot be asked.
+        SourceUnavailableError: It is not kept here and the Hub cannot be reached.
     """
     return as_result(Model, work.show_model(model, offline=offline))
 
@@ -132,6 +132,6 @@ def pull_model(model: str, *, offline: bool = False) -> Fetched:
 
     Raises:
         InputError: It is no id, or what was fetched cannot be read.
-        SourceUnavailableError: The Hub cannot be asked, or refuses.
+        SourceUnavailableError: The Hub cannot be reached, or refuses.
     """
     return as_result(Fetched, work.pull_model(model, offline=offline))

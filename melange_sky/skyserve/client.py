@@ -34,7 +34,7 @@ class SkyServe:
     def services(self) -> tuple[LiveService, ...]:
         """Return all services that run, none where no controller does.
 
-        Raises SourceUnavailableError where SkyPilot cannot tell.
+        Raises SourceUnavailableError where SkyPilot cannot say.
         """
         try:
             return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
@@ -42,7 +42,7 @@ class SkyServe:
             return ()
         except Exception as error:  # whatever the SDK or its server has met
             raise SourceUnavailableError(
-                f"SkyPilot cannot tell which services run: {_one_line(error)}"
+                f"SkyPilot cannot say which services run: {_one_line(error)}"
             ) from error
 
     def answers(self, service: LiveService) -> bool:

@@ -59,7 +59,7 @@ def take_down(server: RolloutTarget, names: Sequence[str], rollout: Rollout) -> 
     until = rollout.clock() + rollout.grace_s
     while left := sorted({s.name for s in server.services()} & set(names)):
         if rollout.clock() > until:
-            raise MelangeError(f"still there after {rollout.grace_s:g} s: {', '.join(left)}")
+            raise MelangeError(f"still running after {rollout.grace_s:g} s: {', '.join(left)}")
         rollout.sleep(rollout.poll_s)
 
 

@@ -333,4 +333,4 @@ def test_a_skypilot_that_cannot_be_reached_is_one_line_and_exit_4(tmp_path: Path
     answer = melange_sky("status", folder, **nobody)
     assert answer.returncode == 4, answer.stderr
     (line,) = answer.stderr.splitlines()
-    assert line.startswith("error: SkyPilot cannot tell which services run: ")
+    assert line.startswith("error: SkyPilot cannot say which services run: ")
