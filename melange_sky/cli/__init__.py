@@ -1,7 +1,8 @@
 """The command line: parse, call, print; nothing else.
 
-Each command lives in its own module and is imported only when it is asked for, so that `plan` pays
-for nothing that it does not use.
+`common`, `objectives` and `verification` hold options that several commands share, `progress` and
+`replay_bar` what moves on a terminal. A command's module is imported only when the command is called,
+so that `plan` pays for nothing that it does not use.
 """
 
 from __future__ import annotations

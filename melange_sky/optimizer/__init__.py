@@ -1,5 +1,8 @@
 """Which instances, how many, and who serves what: exact, with reasons.
 
+`problem/` is what is to be solved, `program/` the rows and the solvers, `rules/` what a fleet keeps,
+`search/` the way to whole instances, `answers/` what comes out. Imports run back along that line only.
+
 Pure functions of their input and one clock: no file, network or global state. The clock is an
 argument (`SolveOptions.deadline`) and decides one thing, when to stop; an answer that it cut short
 says so (`Termination`, a gap, `Solution.unfinished`, `Conflict.is_minimal`).

@@ -8,7 +8,9 @@ SkyPilot finds this module through the entry point `sky.client_sdks`; it works w
 `melange_sky` itself. Options have the names and defaults of the command line's flags. Results print as
 tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
 
-A function's module is imported when the function is first used, so that importing this one is quick.
+`planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`,
+`pricing`, `measuring`, `services`, `serving` and `starting` hold the functions, `results` makes what they
+return print, `arguments` says what they take. A function's module is imported when the function is first used, so that importing this one is quick.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is told: the optimum, the least cost, baselines, conflicts, reasons, sweeps."""
+"""What comes out: the optimum, the least cost, baselines, conflicts, reasons, sweeps."""

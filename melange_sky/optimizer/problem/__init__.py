@@ -1,1 +1,1 @@
-"""What is asked: the problem in its own words, and in canonical form."""
+"""What is to be solved: the problem in its own words, and in canonical form."""
