@@ -13,7 +13,7 @@ from melange_sky.capacities import (
     Origin,
 )
 from melange_sky.constraints import Constraints
-from melange_sky.models import ModelShape
+from melange_sky.models import find_model
 from melange_sky.offers import Offer
 from melange_sky.plans import Allocation, Baseline, ModelPlan, Plan, PlanWarning, SolverReport
 from melange_sky.profiletable import MeasuredCell
@@ -119,20 +119,7 @@ def make_workload(rates: list[list[float]] | None = None, **over: Any) -> Worklo
     return Workload(**(values | over))
 
 
-LLAMA_8B = ModelShape(
-    name="meta-llama/Llama-3.1-8B-Instruct",
-    layers=32,
-    hidden_size=4096,
-    heads=32,
-    kv_heads=8,
-    head_dim=128,
-    vocabulary=128256,
-    parameters=8030261248,
-    active_parameters=8030261248,
-    kv_values_per_token=65536,
-    context_tokens=131072,
-    gated=True,
-)
+LLAMA_8B = find_model("meta-llama/Llama-3.1-8B-Instruct")
 
 
 def make_model_plan(**over: Any) -> ModelPlan:

@@ -225,13 +225,13 @@ def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None
     """Return the share of a GPU that weights and KV cache take, as the plan counted them.
 
     The server's fraction leaves activations and CUDA graphs out, the planned utilisation holds them:
-    (weights ÷ tp + cached tokens × bytes per token ÷ min(tp, KV heads)) ÷ memory. None where the plan
-    does not say so much; the server then chooses by itself.
+    (weights + cached tokens, in sequences of the longest length) ÷ memory, on each GPU. None where the
+    plan does not say so much; the server then chooses by itself.
     """
     shape, gpu = replica.shape, accelerator_table().get(replica.option.gpu)
     if shape is None or gpu is None or settings.kv_cache_tokens is None:
         return None
     tp = settings.tensor_parallel
-    weights = shape.weight_bytes / tp
-    cache = settings.kv_cache_tokens * shape.kv_bytes_per_token / min(tp, shape.kv_heads)
+    weights, longest = shape.weight_bytes_per_gpu(tp), settings.max_model_len
+    cache = settings.kv_cache_tokens / longest * shape.kv_bytes(longest, tp)
     return max(0.01, int((weights + cache) / (gpu.usable_gib * 2.0**30) * 1000) / 1000)

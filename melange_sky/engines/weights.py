@@ -73,8 +73,7 @@ class WeightTable:
             return model
         form = plain(dtype, "--dtype")
         return dataclasses.replace(
-            model,
-            weight_dtype_bytes=form.bytes_per_parameter,
+            model.in_bytes(form.bytes_per_parameter, form.bytes_per_parameter),
             dtype=form.name,
             kv_dtype_bytes=form.bytes_per_parameter,
             checkpoint_bytes=model.download_bytes,
@@ -83,13 +82,8 @@ class WeightTable:
 
     def with_quantization(self, model: ModelShape, method: str, own_config: bool) -> ModelShape:
         """Return the model with its weights quantised; InputError where the engine would refuse."""
-        fraction = (
-            model.expert_parameters / model.parameters
-            if method in self.experts_only
-            else linear_fraction(model)
-        )
         try:
-            form = quantized(method, fraction, known=self.bits, fp8=self.fp8)
+            form = quantized(method, 1.0, known=self.bits, fp8=self.fp8)
         except InputError as error:
             raise InputError(f"--quantization: {error}") from error
         if model.dtype not in PLAIN_BYTES:
@@ -104,8 +98,7 @@ class WeightTable:
                 f"and config.json); 16-bit weights can be quantized while loading with {', '.join(sorted(self.online))}"
             )
         return dataclasses.replace(
-            model,
-            weight_dtype_bytes=form.bytes_per_parameter,
+            model.in_bytes(form.bytes_per_parameter, experts_only=method in self.experts_only),
             dtype=form.name,
             fp8_compute=form.fp8_compute,
             checkpoint_bytes=model.download_bytes if form.name in self.online else None,
@@ -119,10 +112,3 @@ class WeightTable:
                 f"known: {', '.join(sorted(self.kv_bytes))}"
             )
         return dataclasses.replace(model, kv_dtype_bytes=self.kv_bytes[dtype])
-
-
-def linear_fraction(model: ModelShape) -> float:
-    """Return the fraction of a model's parameters that lie in its linear layers."""
-    embedding = model.vocabulary * model.hidden_size
-    left = embedding * (2 if model.lookup_parameters else 1)
-    return max(0.0, 1.0 - left / model.parameters)

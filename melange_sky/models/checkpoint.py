@@ -78,8 +78,7 @@ class ReadModel:
         seen = self.checkpoint.tensors
         if seen is not None:
             shape = dataclasses.replace(
-                shape,
-                weight_dtype_bytes=shape.weight_dtype_bytes * seen.total_bytes / self.counted_bytes,
+                shape.scaled(seen.total_bytes / self.counted_bytes),
                 checkpoint_bytes=float(seen.total_bytes),
             )
         return dataclasses.replace(shape, gated=self.checkpoint.gated)

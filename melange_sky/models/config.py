@@ -1,25 +1,29 @@
-"""From a Hugging Face `config.json` to the sizes that the planner works with today.
+"""From a Hugging Face `config.json` to the sizes that the planner works with.
 
-The list of layers (`read_layers`) says what a model is; here it is summed up for those steps of the
-planner that still take one figure per model.
+The list of layers (`read_layers`) says what a model is; here its layers are gathered by kind, each
+with the bytes of its weights in the formats of the checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melange_sky.errors import InputError
-from melange_sky.models.layers import NO_FEED_FORWARD, Attention, LayerList
+from melange_sky.models.layers import Attention, Layer, LayerList, Matrix
 from melange_sky.models.reading.read import read_layers
-from melange_sky.models.shape import ModelShape
-from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
+from melange_sky.models.shape import LayerGroup, ModelShape, Weights
+from melange_sky.models.weights.scheme import DECODER_PARTS, Scheme, matrix_bytes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
 from melange_sky.models.weights.splits import split_units
 
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
 """Model types that engines refuse in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
+
+_WHOLE = ("q_a_proj", "kv_a_proj_with_mqa", "wq_a", "wkv")
+_KEY_VALUES = ("k_proj", "v_proj")
+"""Last words of the names of weights that tensor parallelism does not split as it splits the others."""
 
 
 def shape_from_config(
@@ -39,67 +43,138 @@ def shape_from_config(
 
 
 def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
-    """Return one figure per model from its layers and the formats of its weights."""
-    caching = _caching(name, model)
-    sizes = weight_sizes(model, scheme)
-    parameters = model.resident_parameters
-    towers = sum(tower.parameters for tower in model.towers)
-    window, sliding_layers = _window(model)
-    routed = model.expert_layer
-    mixed = NO_FEED_FORWARD if routed is None else routed.feed_forward
-    shape = ModelShape(
+    """Return the sizes of a model from its layers and the formats of its weights."""
+    groups = layer_groups(model, scheme)
+    caching = [group for group in groups if group.caches]
+    if not caching:
+        raise InputError(f"{name}: no layer keeps a KV cache, which is not planned")
+    outside = [(matrix.name, matrix) for matrix in model.outside]
+    towers = [(matrix.name, matrix) for tower in model.towers for matrix in tower.matrices]
+    return ModelShape(
         name=name,
-        layers=len(model.layers),
+        groups=groups,
+        head=_weights([row for row in outside if not model.is_lookup(row[1])], scheme),
+        lookup=_weights([row for row in outside if model.is_lookup(row[1])], scheme),
+        towers=_weights(towers, scheme),
         hidden_size=model.hidden_size,
-        heads=max(attention.heads for attention in caching),
-        kv_heads=min(attention.kv_heads for attention in caching),
-        head_dim=_head_dim(model),
+        heads=max(group.heads for group in caching),
+        kv_heads=min(group.kv_heads for group in caching),
         vocabulary=model.vocabulary,
-        parameters=parameters,
-        active_parameters=model.active_parameters + towers,
-        kv_values_per_token=_kv_values(model),
-        weight_dtype_bytes=_bytes_per_parameter(scheme, sizes, parameters),
-        kv_dtype_bytes=2.0,
         context_tokens=model.context_tokens,
-        sliding_window=window,
-        sliding_layers=sliding_layers,
-        experts=mixed.experts or None,
-        experts_per_token=mixed.experts_per_token or None,
-        lookup_parameters=model.lookup_parameters + towers,
-        expert_parameters=model.expert_parameters,
-        attention_flops_per_pair=sum(a.pair_flops for a in caching),
-        fp8_compute=_is_float8(scheme),
+        fp8_compute=scheme.default is not None and scheme.default.float8,
         dtype=_form(scheme),
         needs_bf16=model.model_type in NO_FLOAT16,
-        checkpoint_bytes=_checkpoint_bytes(scheme, sizes, parameters),
-        state_bytes_per_sequence=model.state_bytes_per_sequence,
+        checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
         notes=_notes(model),
     )
-    return _with_full_fraction(shape, model)
 
 
-def _caching(name: str, model: LayerList) -> list[Attention]:
-    """Return the attentions that keep keys and values; a model without any is refused."""
-    caching = [
-        layer.attention
-        for layer in model.layers
-        if layer.attention.kv_values or layer.attention.window_values
-    ]
-    if not caching:
-        raise InputError(f"{name}: no layer keeps a KV cache, which is not planned")
-    return caching
+def layer_groups(model: LayerList, scheme: Scheme) -> tuple[LayerGroup, ...]:
+    """Return the layers of a model by kinds, in order of first appearance.
+
+    Layers are of one kind where they cache and compute alike and hold weights of the same bytes.
+    """
+    counts: dict[LayerGroup, int] = {}
+    known: dict[int, LayerGroup] = {}
+    for number, layer in enumerate(model.layers):
+        group = None if scheme.method else known.get(id(layer))
+        if group is None:
+            group = known[id(layer)] = _group(
+                layer, model.prefix.replace("{i}", str(number)), scheme
+            )
+        counts[group] = counts.get(group, 0) + 1
+    return tuple(dataclasses.replace(group, count=count) for group, count in counts.items())
+
+
+def _group(layer: Layer, prefix: str, scheme: Scheme) -> LayerGroup:
+    attention, fed = layer.attention, layer.feed_forward
+    named = [(prefix + matrix.name, matrix) for matrix in layer.matrices]
+    expert_rows = [row for row in named if row[1].part == "experts"]
+    dense = [row for row in named if row[1].part != "experts"]
+    mixers = int(attention.kind != "none") + int(fed.kind != "none")
+    return LayerGroup(
+        count=1,
+        heads=attention.heads,
+        kv_heads=attention.kv_heads if _caches(attention) else 0,
+        kv_values=attention.kv_values,
+        window_values=attention.window_values,
+        window=attention.window if attention.window_values else None,
+        chunked=attention.kind == "chunked",
+        selected=attention.selected,
+        latent=_is_latent(attention),
+        fixed_bytes=attention.fixed_bytes,
+        state_bytes=attention.state_bytes,
+        pair_flops=attention.pair_flops if _caches(attention) else 0,
+        decode_flops=_decode_flops(attention),
+        routed=fed.experts,
+        experts_per_token=fed.experts_per_token,
+        dense=_weights(dense, scheme),
+        experts=_weights(expert_rows, scheme),
+        whole=_linear(m for _, m in dense if _is_whole(m)),
+        key_values=_linear(
+            m for _, m in dense if m.part == "attention" and _last(m) in _KEY_VALUES
+        ),
+        mixers=mixers,
+    )
+
+
+def _caches(attention: Attention) -> bool:
+    return bool(attention.kv_values or attention.window_values)
+
+
+def _is_latent(attention: Attention) -> bool:
+    return attention.kv_heads == 1 and attention.kv_values == attention.head_dim
+
+
+def _decode_flops(attention: Attention) -> int:
+    """Return the work of a decoding token on one cached token.
+
+    Absorbed latents are used as keys and as values by every head (DeepSeek-V2, arXiv 2405.04434, §2.1).
+    """
+    if not _caches(attention):
+        return 0
+    if _is_latent(attention):
+        return 4 * attention.heads * attention.head_dim
+    return attention.pair_flops
+
+
+def _is_whole(matrix: Matrix) -> bool:
+    return matrix.part == "attention" and (_last(matrix) in _WHOLE or ".indexer." in matrix.name)
+
+
+def _last(matrix: Matrix) -> str:
+    return matrix.name.rpartition(".")[2]
+
+
+def _linear(matrices: Iterable[Matrix]) -> int:
+    return sum(m.weights for m in matrices if _is_linear(m))
+
+
+def _is_linear(matrix: Matrix) -> bool:
+    return matrix.linear and matrix.part in DECODER_PARTS
+
+
+def _weights(rows: Iterable[tuple[str, Matrix]], scheme: Scheme) -> Weights:
+    """Return weights, named as in the checkpoint, with the bytes that an engine holds them in."""
+    linear = plain = 0
+    linear_bytes = plain_bytes = 0.0
+    value_bytes = scheme.value_bytes if scheme.method else 2.0
+    for name, matrix in rows:
+        size = matrix_bytes(scheme.format_of(name, matrix), matrix, value_bytes)
+        if not _is_linear(matrix):
+            plain, plain_bytes = plain + matrix.values, plain_bytes + size
+            continue
+        beside = matrix.values - matrix.weights
+        linear, plain = linear + matrix.weights, plain + beside
+        linear_bytes += size - beside * value_bytes
+        plain_bytes += beside * value_bytes
+    return Weights(linear=linear, plain=plain, linear_bytes=linear_bytes, plain_bytes=plain_bytes)
 
 
 def _notes(model: LayerList) -> tuple[str, ...]:
-    """Return what the sums leave out, one sentence each."""
+    """Return what is not planned, one sentence each."""
     notes = list(model.warnings)
-    if model.state_bytes_per_sequence:
-        state = model.state_bytes_per_sequence / 2**20
-        notes.append(
-            f"linear layers keep {state:,.0f} MiB of state per sequence, which estimates do not count: "
-            "fewer requests may run at once; measure it"
-        )
     if model.towers:
         kinds = " and ".join(dict.fromkeys(tower.kind for tower in model.towers))
         notes.append(f"the {kinds} input of requests is not planned, only their text")
@@ -112,54 +187,8 @@ def _form(scheme: Scheme) -> str:
     return "bfloat16" if scheme.dtype in ("float32", "float") else scheme.dtype
 
 
-def _is_float8(scheme: Scheme) -> bool:
-    return scheme.default is not None and scheme.default.float8
-
-
-def _bytes_per_parameter(scheme: Scheme, sizes: WeightSizes, parameters: int) -> float:
-    if not scheme.method:
-        return 2.0
-    return sizes.resident_bytes / parameters
-
-
-def _checkpoint_bytes(scheme: Scheme, sizes: WeightSizes, parameters: int) -> float | None:
+def _checkpoint_bytes(model: LayerList, scheme: Scheme) -> float | None:
     """Return what a replica downloads where that differs from what it holds."""
     if scheme.value_bytes > 2.0:
-        return scheme.value_bytes * parameters
-    return sizes.file_bytes if scheme.method else None
-
-
-def _head_dim(model: LayerList) -> int:
-    dims = [a.head_dim for a in (layer.attention for layer in model.layers) if a.head_dim]
-    return dims[0] if dims else 1
-
-
-def _kv_values(model: LayerList) -> int:
-    """Return the values that a token adds before any window is full, rounded up to whole ones."""
-    grown = sum(
-        a.kv_values + a.window_values + a.fixed_bytes / 2
-        for a in (layer.attention for layer in model.layers)
-    )
-    return -int(-grown // 1)
-
-
-def _window(model: LayerList) -> tuple[int | None, int | None]:
-    """Return the longest window and how many layers keep one (None: all)."""
-    windows = [
-        layer.attention.window
-        for layer in model.layers
-        if layer.attention.window is not None and layer.attention.window_values
-    ]
-    if not windows:
-        return None, None
-    return max(windows), None if len(windows) == len(model.layers) else len(windows)
-
-
-def _with_full_fraction(shape: ModelShape, model: LayerList) -> ModelShape:
-    """State which share of the cache grows without end where the layers do not weigh alike."""
-    if shape.sliding_window is None or not shape.kv_values_per_token:
-        return shape
-    grown = model.kv_bytes_per_token / 2 / shape.kv_values_per_token
-    if abs(grown - shape.full_attention_fraction) < 1e-9:
-        return shape
-    return dataclasses.replace(shape, full_kv_fraction=grown)
+        return scheme.value_bytes * model.resident_parameters
+    return weight_sizes(model, scheme).file_bytes if scheme.method else None

@@ -71,6 +71,7 @@ class Attention:
     compressed over tokens), `window_values` for the last `window` tokens only. `fixed_bytes` per token
     have a type of their own (the index keys of sparse attention). `state_bytes` are held per
     sequence, whatever its length. `pair_flops` is the work of one query token on one key token.
+    `selected`: a query attends to no more than so many cached tokens, whichever they are.
     """
 
     kind: AttentionKind
@@ -83,6 +84,7 @@ class Attention:
     fixed_bytes: float = 0.0
     state_bytes: int = 0
     pair_flops: int = 0
+    selected: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,15 +207,15 @@ class LayerList:
         """The first layer with routed experts, None where the model is dense."""
         return next((layer for layer in self.layers if layer.feed_forward.experts), None)
 
-    @property
-    def lookup_parameters(self) -> int:
-        """Parameters of input embeddings of which a step reads single rows."""
-        tables = count(m for m in self.outside if m.part == "embedding")
-        return 0 if self.tied and not self._has_head else tables
+    def is_lookup(self, matrix: Matrix) -> bool:
+        """Return whether a step reads single rows of a weight outside the layers.
 
-    @property
-    def _has_head(self) -> bool:
-        return any(m.part == "head" for m in self.outside)
+        An input embedding that is the output head too is read as a whole.
+        """
+        if matrix.part != "embedding":
+            return False
+        shared = self.tied and not any(m.part == "head" for m in self.outside)
+        return not (shared and matrix.inputs == self.hidden_size)
 
     @property
     def kv_values_per_token(self) -> float:

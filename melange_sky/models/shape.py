@@ -1,69 +1,221 @@
-"""What a served model is: the sizes that decide its memory and its work per token."""
+"""What a served model is: the sizes that decide its memory and its work per token.
+
+A model is its layers by kinds (`LayerGroup`) and the weights outside of them; every figure of the
+model is a sum over these.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """Some weights: parameters, and the bytes that they are held in.
+
+    `linear` are those that quantization may make smaller, the matrices of the layers; `plain` those
+    that it leaves alone: norms, biases, routers, embeddings, the output head.
+    """
+
+    linear: int = 0
+    plain: int = 0
+    linear_bytes: float = 0.0
+    plain_bytes: float = 0.0
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.linear + self.plain
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of all of them."""
+        return self.linear_bytes + self.plain_bytes
+
+    def in_bytes(self, linear: float | None, plain: float | None = None) -> Weights:
+        """Return the same parameters in so many bytes each; None leaves them as they are."""
+        return dataclasses.replace(
+            self,
+            linear_bytes=self.linear_bytes if linear is None else self.linear * linear,
+            plain_bytes=self.plain_bytes if plain is None else self.plain * plain,
+        )
+
+    def scaled(self, factor: float) -> Weights:
+        """Return the same parameters in so many times the bytes."""
+        return dataclasses.replace(
+            self,
+            linear_bytes=self.linear_bytes * factor,
+            plain_bytes=self.plain_bytes * factor,
+        )
+
+
+NO_WEIGHTS = Weights()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerGroup:
+    """`count` layers alike; every other figure is of one of them.
+
+    Of each token a layer caches `kv_values` without end (a fraction where tokens are compressed),
+    `window_values` of the last `window` tokens (`chunked`: of the chunk of so many tokens that it is
+    in), and `fixed_bytes` whatever the type of the cache. `selected`: no more cached tokens than these
+    are read for one query. `state_bytes` are held for each sequence. `kv_heads` limits how far
+    tensor parallelism splits the cache (1: not at all). `pair_flops` is the work of one query token on
+    one key token, `decode_flops` that of a decoding token where it differs (absorbed latents).
+
+    `dense` are the weights that every token passes, shared experts included; `experts` all the routed
+    ones, `experts_per_token` of `routed` for a token. Among the dense ones, each GPU of a
+    tensor-parallel group holds `whole` weights itself and `key_values` once for each key-value head.
+    """
+
+    count: int
+    heads: int = 0
+    kv_heads: int = 0
+    kv_values: float = 0.0
+    window_values: int = 0
+    window: int | None = None
+    chunked: bool = False
+    selected: int | None = None
+    latent: bool = False
+    fixed_bytes: float = 0.0
+    state_bytes: int = 0
+    pair_flops: int = 0
+    decode_flops: int = 0
+    routed: int = 0
+    experts_per_token: int = 0
+    dense: Weights = NO_WEIGHTS
+    experts: Weights = NO_WEIGHTS
+    whole: int = 0
+    key_values: int = 0
+    mixers: int = 2
+
+    @property
+    def caches(self) -> bool:
+        """Whether the layer keeps keys and values."""
+        return bool(self.kv_values or self.window_values)
+
+    def kv_split(self, tensor_parallel: int) -> int:
+        """Return into how many parts a tensor-parallel group of so many GPUs splits the cache."""
+        return min(tensor_parallel, max(self.kv_heads, 1))
+
+    @property
+    def active_experts(self) -> float:
+        """Parameters of routed experts that one token passes."""
+        if not self.routed:
+            return 0.0
+        return self.experts.parameters * self.experts_per_token / self.routed
+
+    def kv_bytes(self, tokens: float, value_bytes: float) -> float:
+        """Return the bytes that one layer caches of a sequence of so many tokens, its state apart."""
+        grown = (self.kv_values * value_bytes + self.fixed_bytes) * tokens
+        return grown + self.window_values * value_bytes * min(tokens, self.window or 0)
+
+    def dense_bytes(self, tensor_parallel: int) -> float:
+        """Return the bytes of one layer's dense weights on each GPU of a tensor-parallel group."""
+        each = self.dense.linear_bytes / self.dense.linear if self.dense.linear else 0.0
+        whole, key_values = self.whole * each, self.key_values * each
+        split = self.dense.bytes - whole - key_values
+        return split / tensor_parallel + whole + key_values / self.kv_split(tensor_parallel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """Sizes of one decoder-only transformer, read from its Hugging Face `config.json`.
+    """Sizes of one decoder-only model, read from its Hugging Face `config.json`.
 
-    `parameters` is the total count, `active_parameters` those that one token passes (equal for dense
-    models); both include embeddings, counted once where they are tied.
-    `kv_values_per_token` counts the cached numbers per token over all layers (for MLA the compressed
-    latent), to be multiplied by `kv_dtype_bytes`. `kv_heads` limits how far tensor parallelism can
-    split the cache. `sliding_window` None where attention is full; `sliding_layers` how many layers
-    keep that window (None: all). `context_tokens` is the longest input + output. `gated` True where
-    Hugging Face asks for a token.
+    `head` are the weights outside the layers that every step reads (output head, last norm, a tied
+    embedding), `lookup` those of which a step reads single rows, `towers` the encoders of images or
+    sound. `heads` and `kv_heads` limit how far tensor parallelism splits the attention.
+    `kv_dtype_bytes` per cached value. `context_tokens` is the longest input + output. `gated` True
+    where Hugging Face asks for a token.
 
-    `lookup_parameters` are rows of an input embedding that no step reads as a whole (0 where it is
-    tied to the output); `expert_parameters` lie in routed experts, of which a token passes a few.
-    `attention_flops_per_pair` is the work of one query token on one key token over all layers (None:
-    4 × heads × head_dim × layers). `fp8_compute` True where matrix products run in fp8.
-    `dtype` names how the weights are kept, for people. `checkpoint_bytes` is what a replica downloads
-    (None: its weights as they are held), more where the engine makes them smaller while it loads them.
-    `needs_bf16` True where a GPU without bfloat16 (before Ampere) is refused. `full_kv_fraction` is the
-    share of the cache that grows without end where layers do not weigh alike (None: that of the layers).
-    `state_bytes_per_sequence` are held by linear layers whatever the length of a sequence.
-    `split_units` are (size, unit) pairs: each GPU of a group needs whole units of every size.
-    `notes` say what a reader must know of how the model was read.
+    `fp8_compute` True where matrix products run in fp8. `dtype` names how the weights are kept, for
+    people. `checkpoint_bytes` is what a replica downloads (None: its weights as they are held), more
+    where the engine makes them smaller while it loads them. `needs_bf16` True where a GPU without
+    bfloat16 (before Ampere) is refused. `split_units` are (size, unit) pairs: each GPU of a group needs
+    whole units of every size. `notes` say what a reader must know of how the model was read.
     """
 
     name: str
-    layers: int
+    groups: tuple[LayerGroup, ...]
+    head: Weights
+    lookup: Weights = NO_WEIGHTS
+    towers: Weights = NO_WEIGHTS
     hidden_size: int
     heads: int
     kv_heads: int
-    head_dim: int
     vocabulary: int
-    parameters: int
-    active_parameters: int
-    kv_values_per_token: int
-    weight_dtype_bytes: float = 2.0
     kv_dtype_bytes: float = 2.0
     context_tokens: int
-    sliding_window: int | None = None
-    experts: int | None = None
-    experts_per_token: int | None = None
     gated: bool = False
-    lookup_parameters: int = 0
-    expert_parameters: int = 0
-    sliding_layers: int | None = None
-    attention_flops_per_pair: int | None = None
     fp8_compute: bool = False
     dtype: str = "bfloat16"
     checkpoint_bytes: float | None = None
     needs_bf16: bool = False
-    full_kv_fraction: float | None = None
-    state_bytes_per_sequence: int = 0
     split_units: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+
+    def total(self, figure: Callable[[LayerGroup], float]) -> float:
+        """Return a figure of single layers summed over all of them."""
+        return sum(group.count * figure(group) for group in self.groups)
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return sum(group.count for group in self.groups)
+
+    @property
+    def _outside(self) -> tuple[Weights, ...]:
+        return self.head, self.lookup, self.towers
+
+    @property
+    def parameters(self) -> int:
+        """All parameters that an engine loads."""
+        layers = self.total(lambda g: g.dense.parameters + g.experts.parameters)
+        return int(layers) + sum(weights.parameters for weights in self._outside)
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token of text passes, embeddings included as the makers count them."""
+        layers = self.total(lambda g: g.dense.parameters + g.active_experts)
+        return int(layers) + self.head.parameters + self.lookup.parameters
+
+    @property
+    def expert_parameters(self) -> int:
+        """Parameters of all routed experts."""
+        return int(self.total(lambda g: g.experts.parameters))
+
+    @property
+    def experts(self) -> int | None:
+        """Routed experts of the first layer that has some, None where the model is dense."""
+        return next((group.routed for group in self.groups if group.routed), None)
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters that quantization may make smaller."""
+        return int(self.total(lambda g: g.dense.linear + g.experts.linear))
 
     @property
     def weight_bytes(self) -> float:
         """Bytes of all weights."""
-        return self.parameters * self.weight_dtype_bytes
+        layers = self.total(lambda g: g.dense.bytes + g.experts.bytes)
+        return layers + sum(weights.bytes for weights in self._outside)
+
+    @property
+    def weight_dtype_bytes(self) -> float:
+        """Bytes of a parameter, on average over all of them."""
+        return self.weight_bytes / self.parameters
+
+    def weight_bytes_per_gpu(self, tensor_parallel: int) -> float:
+        """Return the bytes of weights that each GPU of a tensor-parallel group holds.
+
+        Compressing projections of latent attention are held whole by each, projections of keys and
+        values once for each of their heads; norms and routers, which are as well, weigh nothing.
+        """
+        dense = self.total(lambda g: g.dense_bytes(tensor_parallel))
+        split = self.total(lambda g: g.experts.bytes) + sum(w.bytes for w in self._outside)
+        return dense + split / tensor_parallel
 
     @property
     def download_bytes(self) -> float:
@@ -88,21 +240,55 @@ class ModelShape:
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Bytes of KV cache that one token of context takes, over all layers and GPUs."""
-        return self.kv_values_per_token * self.kv_dtype_bytes
+        """Bytes that each token of a long sequence adds to the cache, beyond every window."""
+        return self.total(lambda g: g.kv_values * self.kv_dtype_bytes + g.fixed_bytes)
 
     @property
-    def pair_flops(self) -> int:
-        """FLOPs of one query token attending to one key token, over all layers."""
-        if self.attention_flops_per_pair is not None:
-            return self.attention_flops_per_pair
-        return 4 * self.heads * self.head_dim * self.layers
+    def state_bytes_per_sequence(self) -> int:
+        """Bytes that linear layers hold for each sequence, whatever its length."""
+        return int(self.total(lambda g: g.state_bytes))
 
-    @property
-    def full_attention_fraction(self) -> float:
-        """Fraction of the cache, in layers, whose attention reads the whole context."""
-        if self.full_kv_fraction is not None:
-            return self.full_kv_fraction
-        if self.sliding_window is None:
-            return 1.0
-        return 0.0 if self.sliding_layers is None else 1.0 - self.sliding_layers / self.layers
+    def kv_bytes(self, tokens: float, tensor_parallel: int = 1) -> float:
+        """Return the bytes that a sequence of so many tokens holds on each GPU, state included."""
+        return self.total(
+            lambda g: (
+                g.kv_bytes(tokens, self.kv_dtype_bytes) / g.kv_split(tensor_parallel)
+                + g.state_bytes / tensor_parallel
+            )
+        )
+
+    def in_bytes(
+        self, linear: float | None, plain: float | None = None, *, experts_only: bool = False
+    ) -> ModelShape:
+        """Return the model with its weights held in so many bytes each.
+
+        `linear` for those that quantization may make smaller (`experts_only`: of routed experts
+        alone), `plain` for the others; None leaves them as they are.
+        """
+        dense = None if experts_only else linear
+        return self._with_weights(
+            dense=lambda weights: weights.in_bytes(dense, plain),
+            experts=lambda weights: weights.in_bytes(linear, plain),
+        )
+
+    def scaled(self, factor: float) -> ModelShape:
+        """Return the model with all its weights in so many times the bytes."""
+        return self._with_weights(
+            dense=lambda weights: weights.scaled(factor),
+            experts=lambda weights: weights.scaled(factor),
+        )
+
+    def _with_weights(
+        self, dense: Callable[[Weights], Weights], experts: Callable[[Weights], Weights]
+    ) -> ModelShape:
+        groups = tuple(
+            dataclasses.replace(group, dense=dense(group.dense), experts=experts(group.experts))
+            for group in self.groups
+        )
+        return dataclasses.replace(
+            self,
+            groups=groups,
+            head=dense(self.head),
+            lookup=dense(self.lookup),
+            towers=dense(self.towers),
+        )

@@ -23,6 +23,7 @@ from melange_sky.hub.reference import COMMIT
 from melange_sky.models import ModelShape
 from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
+from melange_sky.planfile.earlier import with_groups
 from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
@@ -60,6 +61,7 @@ def _with_limit_keys(document: Any) -> Any:
 
 
 _Constraints = Annotated[Constraints, BeforeValidator(_with_limit_keys)]
+_ModelShape = Annotated[ModelShape, BeforeValidator(with_groups)]
 
 
 class _Document(BaseModel):
@@ -140,7 +142,7 @@ class _Plan(_Solved):
     engine: _EngineChoice = _EngineChoice()
     engine_generation: str | None = None
     price_snapshot: str | None = None
-    model_shape: ModelShape | None = None
+    model_shape: _ModelShape | None = None
     model_source: ModelSource | None = None
     candidates: list[_Candidate]
 

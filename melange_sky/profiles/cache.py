@@ -12,15 +12,18 @@ import json
 import os
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from melange_sky.capacities import CapacityCell
 from melange_sky.settings import estimates_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from melange_sky.slo import SLO
     from melange_sky.steps import ReplicaModel
 
+_APART = ("costs", "pool")
 VERSION = 1
 """Raise it when the simulator or the search changes what they answer."""
 
@@ -34,14 +37,27 @@ def fingerprint(replica: ReplicaModel, slo: SLO | None, with_limit: bool = True)
     Without `with_limit` the most sequences are left out, for tables that serve any limit.
     """
     content = replica if with_limit else replace(replica, max_num_seqs=0)
-    costs = [f"{float(x):.9g}" for x in content.costs]
-    # A field that keeps its default says nothing, so that a new one leaves what is known in place.
-    rest = [
-        (field.name, getattr(content, field.name))
-        for field in fields(content)
-        if field.name != "costs" and getattr(content, field.name) != field.default
-    ]
+    costs = [f"{float(x):.9g}" for x in _numbers(content.costs)]
+    rest = [*_said(content.pool), *(row for row in _said(content) if row[0] not in _APART)]
     return hashlib.sha256(repr((VERSION, costs, rest, slo)).encode()).hexdigest()[:32]
+
+
+def _numbers(costs: Any) -> Iterator[float]:
+    """Yield the numbers of step costs, those of their windows last."""
+    for part in costs:
+        if isinstance(part, tuple):
+            yield from _numbers(part)
+        else:
+            yield part
+
+
+def _said(record: Any) -> list[tuple[str, object]]:
+    """Return the fields of a record that differ from their defaults.
+
+    A field that keeps its default says nothing, so that a new one leaves what is known in place.
+    """
+    named = [(field.name, getattr(record, field.name), field.default) for field in fields(record)]
+    return [(name, value) for name, value, default in named if value != default]
 
 
 class EstimateCache:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -98,14 +97,13 @@ def tensor_group(
     replica = replica_model(model, accelerator, tensor_parallel, generation)
     if isinstance(replica, Misfit):
         return _out_of_memory(model, accelerator, tensor_parallel, generation, replica)
-    if query.max_model_len is not None and replica.pool.tokens < query.max_model_len:
+    held = replica.pool.longest_tokens
+    if query.max_model_len is not None and held < query.max_model_len:
         return Unfit(
-            reason=f"the KV cache of {where} holds {replica.pool.tokens} tokens, "
+            reason=f"the KV cache of {where} holds {held} tokens, "
             f"{query.engine.flags.length} asks for {query.max_model_len}"
         )
-    longest = query.max_model_len or min(
-        query.longest_request_tokens, model.context_tokens, replica.pool.tokens
-    )
+    longest = query.max_model_len or min(query.longest_request_tokens, model.context_tokens, held)
     sequences = knee_batch(replica, _servable(sizes, longest), query.slo)
     return TensorGroup(
         replica=replica.with_max_num_seqs(sequences),
@@ -136,8 +134,8 @@ def _out_of_memory(
     if (more := next((tp for tp in splits if fits(model, tp)), None)) is not None:
         ways.append(f"{more} × {accelerator.name}")
     for dtype, size in (("fp8", 1.0), ("4-bit (AWQ or GPTQ)", 0.55)):
-        smaller = dataclasses.replace(model, weight_dtype_bytes=size)
-        if size < model.weight_dtype_bytes and fits(smaller, tensor_parallel):
+        smaller = model.in_bytes(size)
+        if smaller.weight_bytes < model.weight_bytes and fits(smaller, tensor_parallel):
             ways.append(f"{dtype} weights")
             break
     return Unfit(reason=f"{text}; {' or '.join(ways)} would fit" if ways else text)
@@ -226,7 +224,7 @@ class GroupEstimates:
             return f"{total} tokens exceed the model's context of {context}"
         if total <= longest:
             return None
-        if longest == self.group.replica.pool.tokens:
+        if longest == self.group.replica.pool.longest_tokens:
             return f"{total} tokens exceed the {longest} that fit into the KV cache"
         return f"{total} tokens exceed max_model_len {longest}"
 

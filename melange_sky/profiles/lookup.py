@@ -253,7 +253,7 @@ def _settings_of(shape: ReplicaShape, group: TensorGroup, generation: Generation
         max_model_len=group.max_model_len,
         max_num_seqs=group.replica.max_num_seqs,
         gpu_memory_utilization=generation.schedule.gpu_memory_utilization,
-        kv_cache_tokens=group.replica.pool.tokens,
+        kv_cache_tokens=group.replica.pool.tokens_at(group.max_model_len),
         dtype=None,
     )
 

@@ -41,7 +41,7 @@ def simulated_cell(
     alone = target.probe(1.0, 1, 0)
     if not alone.ok[0]:
         return CapacityCell.unserved(
-            f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.tokens}"
+            f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.longest_tokens}"
         )
     reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo)
     if reason is not None:

@@ -174,10 +174,11 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
             s.request[request, c.STATE] = c.REFUSED
     whole = s.whole[engine]
     whole[c.FREE] = whole[c.POOL]
-    for column in (c.DECODING, c.HEAP, c.WAITING, c.RUNNING, c.CONTEXT, c.OUTSTANDING):
+    for column in (c.DECODING, c.HEAP, c.WAITING, c.RUNNING, c.CONTEXT, c.OUTSTANDING, c.GROWING):
         whole[column] = 0
     for column in (c.RUN_HEAD, c.RUN_TAIL, c.PREFILL, c.WAIT_HEAD, c.WAIT_TAIL):
         whole[column] = c.NONE
+    s.real[engine, c.READ], s.real[engine, c.GROWTH] = 0.0, 0.0
     s.residues[engine, :] = 0
 
 

@@ -130,4 +130,8 @@ def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:
 def _with(base: ReplicaModel, z: Floats) -> ReplicaModel:
     *costs, request_s = np.exp(z).tolist()
     fitted = base.costs._replace(**dict(zip(FITTED, costs, strict=True)))
+    if base.costs.kv_token_s > 0:  # layers with a window read at the rate of the others
+        share = fitted.kv_token_s / base.costs.kv_token_s
+        windows = [w._replace(kv_token_s=w.kv_token_s * share) for w in fitted.windows]
+        fitted = fitted._replace(windows=tuple(windows))
     return dataclasses.replace(base, costs=fitted, request_s=request_s)

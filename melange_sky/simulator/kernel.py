@@ -1,9 +1,9 @@
 """Move replicas from event to event. Everything here is compiled; import it only to simulate.
 
-Between events (an arrival, a prefill step, the end of a sequence, a full KV cache) a replica only
-decodes: its steps then form an arithmetic series in the context read, summed in closed form. A
-sequence that starts to decode at step s with o tokens to go ends at step s + o, so a heap of those
-numbers replaces per-step work on sequences.
+Between events (an arrival, a prefill step, the end of a sequence, one that outgrows a window, a full KV
+cache) a replica only decodes: its steps then form an arithmetic series in the context read, summed in
+closed form. A sequence that starts to decode at step s with o tokens to go ends at step s + o, so a
+heap of those numbers replaces per-step work on sequences.
 """
 
 from __future__ import annotations
@@ -25,16 +25,33 @@ def _blocks(s: FleetState, r: int, tokens: int) -> int:
 
 
 @compiled
-def _admission_blocks(s: FleetState, r: int, request: int) -> int:
-    """Blocks taken on admission: the prompt, or with a reservation everything up to the last token."""
+def _held(s: FleetState, r: int, tokens: int, prefill: int) -> int:
+    """Parts that a sequence of so many tokens holds; `prefill` 1 while its prompt is computed."""
+    blocks = _blocks(s, r, tokens)
+    held = s.whole[r, c.FIXED_PARTS] + blocks * s.whole[r, c.GROWN_PARTS]
+    held += prefill * s.whole[r, c.PREFILL_PARTS]
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        cap = s.whole[r, at + c.CAP + prefill]
+        held += min(blocks, cap) * s.whole[r, at + c.PARTS]
+    return held
+
+
+@compiled
+def _admission_parts(s: FleetState, r: int, request: int) -> int:
+    """Parts taken on admission: the prompt, or with a reservation everything up to the last token."""
     prompt = s.request[request, c.INPUT] + s.request[request, c.GENERATED]
     if s.whole[r, c.RESERVE] > 0:
-        return _blocks(
-            s,
-            r,
-            max(s.request[request, c.INPUT] + s.request[request, c.OUTPUT], s.whole[r, c.RESERVE]),
-        )
-    return _blocks(s, r, prompt)
+        whole = s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
+        return _held(s, r, max(whole, s.whole[r, c.RESERVE]), 1)
+    return _held(s, r, prompt, 1)
+
+
+@compiled
+def _largest_parts(s: FleetState, r: int, request: int) -> int:
+    """The most that a request ever holds: at its end, or where it is computed anew near its end."""
+    whole = s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
+    return _held(s, r, max(whole, s.whole[r, c.RESERVE]), 1)
 
 
 @compiled
@@ -74,7 +91,7 @@ def _heap_pop(s: FleetState, r: int) -> None:
 @compiled
 def _is_stale(s: FleetState, key: int, request: int) -> bool:
     """Whether a heap entry belongs to a decode that was preempted meanwhile."""
-    return s.request[request, c.STATE] != c.IN_DECODE or s.request[request, c.FINISH] != key
+    return s.request[request, c.STATE] != c.IN_DECODE or s.request[request, c.EVENT] != key
 
 
 @compiled
@@ -100,8 +117,8 @@ def _heap_push(s: FleetState, r: int, key: int, request: int) -> None:
 
 
 @compiled
-def _next_end(s: FleetState, r: int) -> int:
-    """Return the step at which the next decoding sequence ends, −1 for none."""
+def _next_event(s: FleetState, r: int) -> int:
+    """Return the step at which the next decoding sequence ends or outgrows a window, −1 for none."""
     while s.whole[r, c.HEAP] > 0:
         key = s.heap_key[r, 0]
         if not _is_stale(s, key, s.heap_request[r, 0]):
@@ -133,9 +150,7 @@ def submit(s: FleetState, r: int, request: int) -> None:
         s.request[request, c.PREFILLED],
         s.request[request, c.FINISH],
     ) = r, 0, 0, c.NONE
-    needed = _blocks(
-        s, r, max(s.request[request, c.INPUT] + s.request[request, c.OUTPUT], s.whole[r, c.RESERVE])
-    )
+    needed = _largest_parts(s, r, request)
     if needed > s.whole[r, c.POOL] - s.whole[r, c.WATERMARK] or s.request[request, c.OUTPUT] < 1:
         s.request[request, c.STATE] = c.REFUSED
         s.finished[s.ended[0]] = request
@@ -163,7 +178,7 @@ def _admit(s: FleetState, r: int) -> int:
     if s.whole[r, c.WAIT_HEAD] == c.NONE:
         s.whole[r, c.WAIT_TAIL] = c.NONE
     s.whole[r, c.WAITING] -= 1
-    s.whole[r, c.FREE] -= _admission_blocks(s, r, request)
+    s.whole[r, c.FREE] -= _admission_parts(s, r, request)
     s.request[request, c.STATE], s.request[request, c.PREFILLED] = c.IN_PREFILL, 0
     s.request[request, c.PREVIOUS], s.request[request, c.NEXT] = s.whole[r, c.RUN_TAIL], c.NONE
     if s.whole[r, c.RUN_TAIL] == c.NONE:
@@ -181,7 +196,7 @@ def _admit(s: FleetState, r: int) -> int:
 def _can_admit(s: FleetState, r: int) -> bool:
     if s.whole[r, c.WAIT_HEAD] == c.NONE or s.whole[r, c.RUNNING] >= s.whole[r, c.MAX_SEQUENCES]:
         return False
-    left = s.whole[r, c.FREE] - _admission_blocks(s, r, s.whole[r, c.WAIT_HEAD])
+    left = s.whole[r, c.FREE] - _admission_parts(s, r, s.whole[r, c.WAIT_HEAD])
     return left >= s.whole[r, c.WATERMARK] or (left >= 0 and s.whole[r, c.RUNNING] == 0)
 
 
@@ -200,15 +215,109 @@ def _may_prefill(s: FleetState, r: int) -> bool:
 
 
 @compiled
+def _windows_s(s: FleetState, r: int, context: int) -> float:
+    """Seconds that layers with a window read for a sequence that attends to so many tokens."""
+    seconds = 0.0
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        window = s.whole[r, at + c.TOKENS]
+        seen = min(context, window)
+        if s.whole[r, at + c.IN_CHUNKS] == 1:
+            seen = (context - 1) % window + 1
+        seconds += seen * s.real[r, c.WINDOW_REAL + 2 * number + c.WINDOW_KV]
+    return seconds
+
+
+@compiled
+def _windows_growth_s(s: FleetState, r: int, context: int) -> float:
+    """How much longer that takes with one token more, the end of a chunk apart."""
+    seconds = 0.0
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        if context < s.whole[r, at + c.TOKENS] or s.whole[r, at + c.IN_CHUNKS] == 1:
+            seconds += s.real[r, c.WINDOW_REAL + 2 * number + c.WINDOW_KV]
+    return seconds
+
+
+@compiled
+def _windows_parts(s: FleetState, r: int, context: int) -> int:
+    """Parts that a sequence of so many tokens takes for its windows with its next block."""
+    parts = 0
+    blocks = _blocks(s, r, context)
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        if blocks < s.whole[r, at + c.CAP]:
+            parts += s.whole[r, at + c.PARTS]
+    return parts
+
+
+@compiled
+def _last_block(s: FleetState, r: int, at: int) -> int:
+    """Tokens of a sequence that has taken the last block that a window's layers ever hold."""
+    return (s.whole[r, at + c.CAP] - 1) * s.whole[r, c.BLOCK] + 1
+
+
+@compiled
+def _next_bend(s: FleetState, r: int, context: int) -> int:
+    """Return the next context at which a sequence outgrows a window, in what it reads or holds."""
+    bend = 1 << 60
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        window = s.whole[r, at + c.TOKENS]
+        reads = window - 1  # the token of the step itself is read as well
+        if s.whole[r, at + c.IN_CHUNKS] == 1:
+            reads = (context // window + 1) * window
+        if reads > context:
+            bend = min(bend, reads)
+        holds = _last_block(s, r, at)
+        if holds > context:
+            bend = min(bend, holds)
+    return bend
+
+
+@compiled
+def _count(s: FleetState, r: int, context: int, sign: int) -> None:
+    """Count what a decoding sequence of so many tokens reads and takes, in (1) or out (−1)."""
+    read_s = (context + 1) * s.real[r, c.PER_KV_TOKEN]
+    growth_s = s.real[r, c.PER_KV_TOKEN]
+    parts = s.whole[r, c.GROWN_PARTS]
+    if s.whole[r, c.WINDOWS] > 0:
+        read_s += _windows_s(s, r, context + 1)
+        growth_s += _windows_growth_s(s, r, context + 1)
+        parts += _windows_parts(s, r, context)
+    s.real[r, c.READ] += sign * read_s
+    s.real[r, c.GROWTH] += sign * growth_s
+    if s.whole[r, c.RESERVE] == 0:
+        s.whole[r, c.GROWING] += sign * parts
+        s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] += sign * parts
+
+
+@compiled
+def _schedule(s: FleetState, r: int, request: int, context: int) -> None:
+    """Put a decoding sequence of so many tokens into the heap, at its end or its next bend."""
+    event = s.request[request, c.FINISH]
+    if s.whole[r, c.WINDOWS] > 0:
+        event = min(event, s.whole[r, c.STEP] + _next_bend(s, r, context) - context)
+    s.request[request, c.EVENT] = event
+    _heap_push(s, r, event, request)
+
+
+@compiled
+def _context(s: FleetState, r: int, request: int) -> int:
+    """Tokens of a decoding sequence in the cache."""
+    decoded = s.whole[r, c.STEP] - s.request[request, c.START_STEP]
+    return s.request[request, c.START_CONTEXT] + decoded
+
+
+@compiled
 def _leave_decode(s: FleetState, r: int, request: int) -> int:
     """Take a request out of the decoding counts and return its context."""
-    context = (
-        s.request[request, c.START_CONTEXT] + s.whole[r, c.STEP] - s.request[request, c.START_STEP]
-    )
+    context = _context(s, r, request)
     s.whole[r, c.CONTEXT] -= context
     s.whole[r, c.DECODING] -= 1
-    if s.whole[r, c.RESERVE] == 0:
-        s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] -= 1
+    _count(s, r, context, -1)
+    if s.whole[r, c.DECODING] == 0:  # nothing is left of what rounding left
+        s.real[r, c.READ], s.real[r, c.GROWTH] = 0.0, 0.0
     return context
 
 
@@ -217,12 +326,12 @@ def _preempt(s: FleetState, r: int) -> None:
     """Send the last admitted request back to the head of the queue, to be computed again."""
     request = s.whole[r, c.RUN_TAIL]
     if s.request[request, c.STATE] == c.IN_DECODE:
-        s.whole[r, c.FREE] += _blocks(s, r, _leave_decode(s, r, request))
+        s.whole[r, c.FREE] += _held(s, r, _leave_decode(s, r, request), 0)
         s.request[request, c.GENERATED] = s.request[request, c.OUTPUT] - (
             s.request[request, c.FINISH] - s.whole[r, c.STEP]
         )
     else:
-        s.whole[r, c.FREE] += _admission_blocks(s, r, request)
+        s.whole[r, c.FREE] += _admission_parts(s, r, request)
         if s.whole[r, c.PREFILL] == request:
             s.whole[r, c.PREFILL] = c.NONE
     _unlink_running(s, r, request)
@@ -256,19 +365,44 @@ def _end(s: FleetState, r: int, request: int, blocks: int) -> None:
 
 
 @compiled
-def _end_due(s: FleetState, r: int) -> None:
-    """Finish all decoding sequences whose last step has run."""
+def _meet_events(s: FleetState, r: int) -> None:
+    """Finish all decoding sequences whose last step has run; let others pass their windows' ends."""
     while True:
-        key = _next_end(s, r)
+        key = _next_event(s, r)
         if key == c.NONE or key > s.whole[r, c.STEP]:
             return
         request = s.heap_request[r, 0]
         _heap_pop(s, r)
+        if s.whole[r, c.WINDOWS] > 0:
+            _bend(s, r, _context(s, r, request))
+        if key < s.request[request, c.FINISH]:
+            _schedule(s, r, request, _context(s, r, request))
+            continue
         context = _leave_decode(s, r, request)
         if s.whole[r, c.RESERVE] > 0:
-            _end(s, r, request, _admission_blocks(s, r, request))
+            _end(s, r, request, _admission_parts(s, r, request))
         else:
-            _end(s, r, request, _blocks(s, r, context))
+            _end(s, r, request, _held(s, r, context, 0))
+
+
+@compiled
+def _bend(s: FleetState, r: int, context: int) -> None:
+    """A decoding sequence has come to so many tokens: count less for each window that it now outgrows."""
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        window, kv_s = (
+            s.whole[r, at + c.TOKENS],
+            s.real[r, c.WINDOW_REAL + 2 * number + c.WINDOW_KV],
+        )
+        if s.whole[r, at + c.IN_CHUNKS] == 1:
+            if context % window == 0:  # the next token begins a chunk
+                s.real[r, c.READ] -= window * kv_s
+        elif context + 1 == window:
+            s.real[r, c.GROWTH] -= kv_s
+        if s.whole[r, c.RESERVE] == 0 and context == _last_block(s, r, at):
+            parts = s.whole[r, at + c.PARTS]
+            s.whole[r, c.GROWING] -= parts
+            s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] -= parts
 
 
 @compiled
@@ -280,9 +414,11 @@ def _prefilled(s: FleetState, r: int, request: int) -> None:
         s.times[request, c.FIRST] = s.real[r, c.CLOCK]
     if s.request[request, c.GENERATED] >= s.request[request, c.OUTPUT]:
         s.request[request, c.GENERATED] = s.request[request, c.OUTPUT] - 1
-        blocks = _admission_blocks(s, r, request)
-        _end(s, r, request, blocks)
+        _end(s, r, request, _admission_parts(s, r, request))
         return
+    if s.whole[r, c.RESERVE] == 0 and s.whole[r, c.PREFILL_PARTS] + s.whole[r, c.WINDOWS] > 0:
+        # what was in flight lies behind the windows now
+        s.whole[r, c.FREE] += _held(s, r, context, 1) - _held(s, r, context, 0)
     (
         s.request[request, c.STATE],
         s.request[request, c.START_CONTEXT],
@@ -293,18 +429,17 @@ def _prefilled(s: FleetState, r: int, request: int) -> None:
     )
     s.whole[r, c.DECODING] += 1
     s.whole[r, c.CONTEXT] += context
-    if s.whole[r, c.RESERVE] == 0:
-        s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] += 1
-    _heap_push(s, r, s.request[request, c.FINISH], request)
+    _count(s, r, context, 1)
+    _schedule(s, r, request, context)
 
 
 @compiled
-def _blocks_for_steps(s: FleetState, r: int, steps: int) -> int:
-    """New blocks that the decoding sequences need over the next `steps` steps."""
+def _parts_for_steps(s: FleetState, r: int, steps: int) -> int:
+    """New parts that the decoding sequences need over the next `steps` steps, no window outgrown."""
     if s.whole[r, c.RESERVE] > 0:
         return 0
     block = s.whole[r, c.BLOCK]
-    needed = steps // block * s.whole[r, c.DECODING]
+    needed = steps // block * s.whole[r, c.GROWING]
     for ahead in range(steps % block):
         needed += s.residues[r, (-(s.whole[r, c.STEP] + ahead)) % block]
     return needed
@@ -313,11 +448,11 @@ def _blocks_for_steps(s: FleetState, r: int, steps: int) -> int:
 @compiled
 def _steps_that_fit(s: FleetState, r: int, wanted: int) -> int:
     """Return how many of the `wanted` decode steps the free blocks allow."""
-    if _blocks_for_steps(s, r, wanted) <= s.whole[r, c.FREE]:
+    if _parts_for_steps(s, r, wanted) <= s.whole[r, c.FREE]:
         return wanted
     block = s.whole[r, c.BLOCK]
-    steps = s.whole[r, c.FREE] // s.whole[r, c.DECODING] * block
-    left = s.whole[r, c.FREE] - steps // block * s.whole[r, c.DECODING]
+    steps = s.whole[r, c.FREE] // s.whole[r, c.GROWING] * block
+    left = s.whole[r, c.FREE] - steps // block * s.whole[r, c.GROWING]
     while True:
         left -= s.residues[r, (-(s.whole[r, c.STEP] + steps)) % block]
         if left < 0:
@@ -336,32 +471,36 @@ def _products(s: FleetState, r: int, tokens: int) -> float:
 
 
 @compiled
-def _read(s: FleetState, r: int, context: float, sequences: float) -> float:
-    """KV tokens read, the windowed layers cut at the window of every sequence."""
-    seen = min(context, sequences * s.real[r, c.WINDOW])
-    full = s.real[r, c.FULL]
-    return full * context + (1.0 - full) * seen
+def _pairs(tokens: int, window: int, chunked: int) -> float:
+    """(query, key) pairs of a prompt of so many tokens within a window or chunks."""
+    if chunked == 1:
+        left = tokens % window
+        return tokens // window * (window * (window + 1) / 2.0) + left * (left + 1) / 2.0
+    inside = min(tokens, window)
+    return inside * (inside + 1) / 2.0 + (tokens - inside) * float(window)
 
 
 @compiled
-def _chunk_pairs(s: FleetState, r: int, done: int, chunk: int) -> float:
-    """(query, key) pairs of a prefill chunk after `done` tokens."""
-    keys = done + (chunk + 1) / 2.0
-    full = s.real[r, c.FULL]
-    return chunk * (full * keys + (1.0 - full) * min(keys, s.real[r, c.WINDOW]))
+def _chunk_s(s: FleetState, r: int, done: int, chunk: int) -> float:
+    """Attention of a prefill chunk after `done` tokens, in seconds."""
+    seconds = chunk * (done + (chunk + 1) / 2.0) * s.real[r, c.PER_PAIR]
+    for number in range(s.whole[r, c.WINDOWS]):
+        at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
+        window, chunked = s.whole[r, at + c.TOKENS], s.whole[r, at + c.IN_CHUNKS]
+        pairs = _pairs(done + chunk, window, chunked) - _pairs(done, window, chunked)
+        seconds += pairs * s.real[r, c.WINDOW_REAL + 2 * number + c.WINDOW_PAIR]
+    return seconds
 
 
 @compiled
-def _step_s(s: FleetState, r: int, sequences: int, tokens: int, pairs: float) -> float:
+def _step_s(s: FleetState, r: int, sequences: int, tokens: int, prefill_s: float) -> float:
     """One step: the decoding sequences and the prefill tokens beside them, if any."""
-    decoding = s.whole[r, c.DECODING]
-    read = _read(s, r, s.whole[r, c.CONTEXT] + decoding, decoding)
     return (
         s.real[r, c.FIXED]
         + sequences * s.real[r, c.PER_SEQUENCE]
         + _products(s, r, tokens)
-        + read * s.real[r, c.PER_KV_TOKEN]
-        + pairs * s.real[r, c.PER_PAIR]
+        + s.real[r, c.READ]
+        + prefill_s
     )
 
 
@@ -374,30 +513,28 @@ def _pass(s: FleetState, r: int, seconds: float, steps: int) -> None:
 
 @compiled
 def _decode(s: FleetState, r: int, until: float) -> None:
-    """Decode until a sequence ends, the blocks run out, or a step would start at `until` or later."""
+    """Decode until a sequence's event, the blocks run out, or a step would start at `until` or later."""
     # Room is made before the step runs; what was sent back is looked at again only after it.
-    while _blocks_for_steps(s, r, 1) > s.whole[r, c.FREE]:
+    while _parts_for_steps(s, r, 1) > s.whole[r, c.FREE]:
         _preempt(s, r)
-    wanted = _next_end(s, r) - s.whole[r, c.STEP]
+    wanted = _next_event(s, r) - s.whole[r, c.STEP]
     if s.whole[r, c.WAIT_STEPS] > 0:  # look at the queue again when its patience ends
         patience = s.whole[r, c.LAST_PREFILL] + s.whole[r, c.WAIT_STEPS] - s.whole[r, c.STEP]
         wanted = min(wanted, patience) if patience > 0 else wanted
     steps = _steps_that_fit(s, r, wanted)
     sequences = s.whole[r, c.DECODING]
     first = _step_s(s, r, sequences, sequences, 0.0)
-    grows = sequences * s.real[r, c.FULL]
-    if s.whole[r, c.CONTEXT] < sequences * s.real[r, c.WINDOW]:
-        grows = float(sequences)
-    slope = grows * s.real[r, c.PER_KV_TOKEN]
+    slope = s.real[r, c.GROWTH]
     left = until - s.real[r, c.CLOCK]
     if steps * first + slope * steps * (steps - 1) / 2.0 > left:
         steps = min(steps, _steps_until(first, slope, left))
     seconds = steps * first + slope * steps * (steps - 1) / 2.0
-    s.whole[r, c.FREE] -= _blocks_for_steps(s, r, steps)
+    s.whole[r, c.FREE] -= _parts_for_steps(s, r, steps)
     s.whole[r, c.STEP] += steps
     s.whole[r, c.CONTEXT] += sequences * steps
+    s.real[r, c.READ] += slope * steps
     _pass(s, r, seconds, steps)
-    _end_due(s, r)
+    _meet_events(s, r)
 
 
 @compiled
@@ -418,13 +555,13 @@ def _steps_until(first: float, slope: float, seconds: float) -> int:
 def _chunked_step(s: FleetState, r: int) -> None:
     """One step that carries prefill chunks beside the decoding sequences (today's schedulers)."""
     preempted = False
-    while _blocks_for_steps(s, r, 1) > s.whole[r, c.FREE]:
+    while _parts_for_steps(s, r, 1) > s.whole[r, c.FREE]:
         _preempt(s, r)
         preempted = True
-    needed = _blocks_for_steps(s, r, 1)
+    needed = _parts_for_steps(s, r, 1)
     s.whole[r, c.FREE] -= needed
     budget = s.whole[r, c.BUDGET] - s.whole[r, c.DECODING]
-    tokens, prefilling, pairs = 0, 0, 0.0
+    tokens, prefilling, prefill_s = 0, 0, 0.0
     request = s.whole[r, c.PREFILL]
     while budget > 0:
         if request == c.NONE:
@@ -437,19 +574,20 @@ def _chunked_step(s: FleetState, r: int) -> None:
             - s.request[request, c.PREFILLED],
             budget,
         )
-        pairs += _chunk_pairs(s, r, s.request[request, c.PREFILLED], chunk)
+        prefill_s += _chunk_s(s, r, s.request[request, c.PREFILLED], chunk)
         s.request[request, c.PREFILLED] += chunk
         budget -= chunk
         tokens += chunk
         prefilling += 1
         request = s.request[request, c.NEXT]
     decoding = s.whole[r, c.DECODING]
-    seconds = _step_s(s, r, decoding + prefilling, decoding + tokens, pairs)
+    seconds = _step_s(s, r, decoding + prefilling, decoding + tokens, prefill_s)
     _pass(s, r, seconds, 1)
     if decoding > 0:
         s.whole[r, c.STEP] += 1
         s.whole[r, c.CONTEXT] += decoding
-        _end_due(s, r)
+        s.real[r, c.READ] += s.real[r, c.GROWTH]
+        _meet_events(s, r)
     _complete_prefills(s, r)
 
 
@@ -473,14 +611,14 @@ def _complete_prefills(s: FleetState, r: int) -> None:
 def _prefill_step(s: FleetState, r: int) -> None:
     """One step of whole prompts only; decoding stands still (schedulers before chunked prefill)."""
     s.whole[r, c.LAST_PREFILL] = s.whole[r, c.STEP]
-    tokens, prefilling, pairs = 0, 0, 0.0
+    tokens, prefilling, prefill_s = 0, 0, 0.0
     while _can_admit(s, r):
         head = s.request[s.whole[r, c.WAIT_HEAD]]
         prompt = head[c.INPUT] + head[c.GENERATED]
         if tokens > 0 and tokens + prompt > s.whole[r, c.BUDGET]:
             break
         request = _admit(s, r)
-        pairs += _chunk_pairs(s, r, 0, prompt)
+        prefill_s += _chunk_s(s, r, 0, prompt)
         s.request[request, c.PREFILLED] = prompt
         tokens += prompt
         prefilling += 1
@@ -488,7 +626,7 @@ def _prefill_step(s: FleetState, r: int) -> None:
         s.real[r, c.FIXED]
         + prefilling * s.real[r, c.PER_SEQUENCE]
         + _products(s, r, tokens)
-        + pairs * s.real[r, c.PER_PAIR]
+        + prefill_s
     )
     _pass(s, r, seconds, 1)
     _complete_prefills(s, r)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-# Columns of `real` (replicas × 9): seconds, and the linear terms of a step.
-CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, WINDOW, FULL, BUSY, RATIO = range(9)
+# Columns of `real` (replicas × 9): the linear terms of a step, and seconds that move. READ is what the
+# next step spends on the KV cache, GROWTH how much more the one after it does.
+CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, READ, GROWTH, BUSY, RATIO = range(9)
 
-# Columns of `whole` (replicas × 26). Limits first, then what moves.
+# Columns of `whole` (replicas × 31). Limits first, then what moves. The cache is counted in parts of blocks.
 (
     BUDGET,
     MAX_SEQUENCES,
@@ -49,9 +50,21 @@ CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, WINDOW, FULL, BUSY, RATIO = 
     SERVED,
     WAIT_STEPS,
     LAST_PREFILL,
-) = range(26)
+    GROWN_PARTS,
+    FIXED_PARTS,
+    PREFILL_PARTS,
+    WINDOWS,
+    GROWING,
+) = range(31)
 
-# Columns of `times` (requests × 3) and of `request` (requests × 11).
+# Further columns for each window, of `whole` five from WINDOW_WHOLE on and of `real` two from WINDOW_REAL
+# on: layers that forget what lies further back than so many tokens. (No arrays of their own: what a
+# compiled function takes costs time on every call.)
+WINDOW_REAL, WINDOW_WHOLE, WINDOW_COLUMNS = 9, 31, 5
+TOKENS, IN_CHUNKS, PARTS, CAP, PREFILL_CAP = range(5)
+WINDOW_KV, WINDOW_PAIR = range(2)
+
+# Columns of `times` (requests × 3) and of `request` (requests × 12).
 ARRIVAL, FIRST, LAST = range(3)
 (
     INPUT,
@@ -65,7 +78,8 @@ ARRIVAL, FIRST, LAST = range(3)
     PREVIOUS,
     STATE,
     REPLICA,
-) = range(11)
+    EVENT,
+) = range(12)
 
 NEW, IN_QUEUE, IN_PREFILL, IN_DECODE, DONE, REFUSED = range(6)
 NONE = -1
@@ -74,10 +88,10 @@ NONE = -1
 class FleetState(NamedTuple):
     """Everything that moves. Shapes: R replicas, N requests, T distinct step tables.
 
-    `residues` (R × block): decoding sequences by (context − step) modulo the block size: exactly one
-    class needs a new block at each step. `heap_key`, `heap_request` (R × room): decoding sequences by
-    the step at which they end. `finished` lists requests in the order they ended, `ended` [0] how
-    many.
+    `residues` (R × block): parts that decoding sequences take with a new block, by (context − step)
+    modulo the block size: exactly one class needs them at each step. `heap_key`, `heap_request`
+    (R × room): decoding sequences by the step at which they end or outgrow a window. `finished` lists
+    requests in the order they ended, `ended` [0] how many.
     """
 
     real: Floats
@@ -101,15 +115,16 @@ def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens:
     room = 2 * max((r.max_num_seqs for r in replicas), default=1) + 16
     block = max((r.pool.block_tokens for r in replicas), default=1)
     count = len(replicas)
+    windows = max((len(_windows(replica)) for replica in kinds), default=0)
     state = FleetState(
-        real=np.zeros((count, 9)),
-        whole=np.zeros((count, 26), dtype=np.int64),
+        real=np.zeros((count, WINDOW_REAL + 2 * windows)),
+        whole=np.zeros((count, WINDOW_WHOLE + WINDOW_COLUMNS * windows), dtype=np.int64),
         residues=np.zeros((count, block), dtype=np.int64),
         heap_key=np.zeros((count, room), dtype=np.int64),
         heap_request=np.zeros((count, room), dtype=np.int64),
         tables=np.stack([products_table(r.costs, tokens) for r in kinds]),
         times=np.full((requests, 3), np.nan),
-        request=np.full((requests, 11), NONE, dtype=np.int64),
+        request=np.full((requests, 12), NONE, dtype=np.int64),
         finished=np.zeros(max(requests, 1), dtype=np.int64),
         ended=np.zeros(1, dtype=np.int64),
     )
@@ -124,8 +139,6 @@ def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int
     state.real[index, PER_SEQUENCE] = costs.sequence_s
     state.real[index, PER_KV_TOKEN] = costs.kv_token_s
     state.real[index, PER_PAIR] = costs.pair_s
-    state.real[index, WINDOW] = costs.window
-    state.real[index, FULL] = costs.full_fraction
     state.real[index, RATIO] = replica.waiting_ratio
     whole = state.whole[index]
     whole[WAIT_STEPS] = replica.wait_steps
@@ -133,9 +146,38 @@ def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int
     whole[MAX_SEQUENCES] = min(replica.max_num_seqs, replica.budget_tokens)
     whole[CHUNKED] = int(replica.chunked)
     whole[BLOCK] = replica.pool.block_tokens
-    whole[POOL] = whole[FREE] = replica.pool.blocks
+    whole[POOL] = whole[FREE] = replica.pool.parts
+    whole[GROWN_PARTS] = replica.pool.grown
+    whole[FIXED_PARTS] = replica.pool.fixed
+    whole[PREFILL_PARTS] = replica.pool.prefill
+    whole[WINDOWS] = len(_windows(replica))
     whole[WATERMARK] = replica.watermark_blocks
     whole[RESERVE] = replica.reserve_tokens
     whole[TABLE] = table
     for column in (RUN_HEAD, RUN_TAIL, PREFILL, WAIT_HEAD, WAIT_TAIL):
         whole[column] = NONE
+    _set_windows(state.real[index, WINDOW_REAL:], whole[WINDOW_WHOLE:], replica)
+
+
+def _windows(replica: ReplicaModel) -> list[tuple[int, bool]]:
+    """Return (tokens, chunked) of every window that a replica reads or keeps."""
+    read = [(window.tokens, window.chunked) for window in replica.costs.windows]
+    kept = [(window.tokens, window.chunked) for window in replica.pool.windows]
+    return sorted({*read, *kept})
+
+
+def _set_windows(real: Floats, whole: Whole, replica: ReplicaModel) -> None:
+    """Fill in the columns of every window; those that are only read take no parts."""
+    places = {key: at for at, key in enumerate(_windows(replica))}
+    costs, blocks = real.reshape(-1, 2), whole.reshape(-1, WINDOW_COLUMNS)
+    for key, at in places.items():
+        blocks[at, TOKENS], blocks[at, IN_CHUNKS] = key
+    for read in replica.costs.windows:
+        at = places[read.tokens, read.chunked]
+        costs[at, WINDOW_KV] += read.kv_token_s
+        costs[at, WINDOW_PAIR] += read.pair_s
+    for kept in replica.pool.windows:
+        row = blocks[places[kept.tokens, kept.chunked]]
+        row[PARTS] += kept.parts
+        row[CAP] = max(row[CAP], kept.cap)
+        row[PREFILL_CAP] = max(row[PREFILL_CAP], kept.prefill_cap)

@@ -2,12 +2,14 @@
 
 from melange_sky.steps.estimate import Estimate, RequestSizes, capacity_estimate, capacity_estimates
 from melange_sky.steps.generation import Efficiency, ErrorBand, Generation, Overheads, Schedule
-from melange_sky.steps.memory import KvPool, Misfit, kv_pool, usable_bytes
+from melange_sky.steps.memory import Misfit, kv_pool, layout_of, usable_bytes
+from melange_sky.steps.pool import BlockLayout, KvPool, WindowBlocks, block_layout
 from melange_sky.steps.replica import ReplicaModel, replica_model
 from melange_sky.steps.saturation import knee_batch
-from melange_sky.steps.times import StepCosts, products_table, step_costs, step_seconds
+from melange_sky.steps.times import StepCosts, WindowCosts, products_table, step_costs
 
 __all__ = [
+    "BlockLayout",
     "Efficiency",
     "ErrorBand",
     "Estimate",
@@ -19,13 +21,16 @@ __all__ = [
     "RequestSizes",
     "Schedule",
     "StepCosts",
+    "WindowBlocks",
+    "WindowCosts",
+    "block_layout",
     "capacity_estimate",
     "capacity_estimates",
     "knee_batch",
     "kv_pool",
+    "layout_of",
     "products_table",
     "replica_model",
     "step_costs",
-    "step_seconds",
     "usable_bytes",
 ]

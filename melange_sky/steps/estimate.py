@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from melange_sky.steps.memory import KvPool
-from melange_sky.steps.times import StepCosts, products_s
+from melange_sky.steps.pool import KvPool, WindowBlocks
+from melange_sky.steps.times import StepCosts, WindowCosts, pairs_s, products_s, read_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _HALVINGS = 40
+_SMALL_BLOCK = 16
+"""Blocks of more tokens are so long that many sequences hold a single one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +86,51 @@ def capacity_estimates(
 
 def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
     """Return replicas of one kind of batching as one whose figures are columns (replicas × 1)."""
-
-    def column(figures: Iterable[float]) -> Any:
-        return np.array(list(figures), dtype=np.float64)[:, None]
-
     return dataclasses.replace(
         replicas[0],
-        costs=StepCosts(*map(column, zip(*(r.costs for r in replicas), strict=True))),
-        pool=KvPool(
-            blocks=column(r.pool.blocks for r in replicas),
-            block_tokens=column(r.pool.block_tokens for r in replicas),
+        costs=_stacked_costs([r.costs for r in replicas]),
+        pool=_stacked_pools([r.pool for r in replicas]),
+        budget_tokens=_column(r.budget_tokens for r in replicas),
+        max_num_seqs=_column(r.max_num_seqs for r in replicas),
+        reserve_tokens=_column(r.reserve_tokens for r in replicas),
+    )
+
+
+def _column(figures: Iterable[float]) -> Any:
+    return np.array(list(figures), dtype=np.float64)[:, None]
+
+
+def _stacked_costs(costs: Sequence[StepCosts]) -> StepCosts:
+    most = max(len(c.windows) for c in costs)
+    none = WindowCosts(tokens=1, kv_token_s=0.0, pair_s=0.0)
+    rows = [(*c.windows, *[none] * (most - len(c.windows))) for c in costs]
+    windows = tuple(
+        WindowCosts(*(_column(figures) for figures in zip(*column, strict=True)))
+        for column in zip(*rows, strict=True)
+    )
+    scalars = [_column(figures) for figures in zip(*(c[:-1] for c in costs), strict=True)]
+    return StepCosts._make([*scalars, windows])
+
+
+def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:
+    most = max(len(pool.windows) for pool in pools)
+    none = WindowBlocks(tokens=1, parts=0, cap=0, prefill_cap=0)
+    rows = [(*pool.windows, *[none] * (most - len(pool.windows))) for pool in pools]
+    return KvPool(
+        blocks=_column(p.blocks for p in pools),
+        block_tokens=_column(p.block_tokens for p in pools),
+        scale=_column(p.scale for p in pools),
+        grown=_column(p.grown for p in pools),
+        windows=tuple(
+            WindowBlocks(
+                tokens=_column(w.tokens for w in column),
+                parts=_column(w.parts for w in column),
+                cap=_column(w.cap for w in column),
+                prefill_cap=_column(w.prefill_cap for w in column),
+            )
+            for column in zip(*rows, strict=True)
         ),
-        budget_tokens=column(r.budget_tokens for r in replicas),
-        max_num_seqs=column(r.max_num_seqs for r in replicas),
-        reserve_tokens=column(r.reserve_tokens for r in replicas),
+        fixed=_column(p.fixed for p in pools),
     )
 
 
@@ -123,32 +156,28 @@ def _estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
 
 def held_sequences(replica: ReplicaModel, load: RequestSizes) -> Floats:
     """Sequences that the KV cache holds at the mean context that they reach."""
+    pool = replica.pool
     context = np.maximum(load.input_tokens + load.output_tokens / 2, replica.reserve_tokens)
-    per_sequence = context + replica.pool.block_tokens / 2
-    held: Floats = replica.pool.tokens / per_sequence
+    blocks: Floats = (context + pool.block_tokens / 2) / pool.block_tokens
+    blocks = np.maximum(blocks, np.where(pool.block_tokens > _SMALL_BLOCK, 1.0, 0.0))
+    parts = pool.grown * blocks + pool.fixed
+    for window in pool.windows:
+        parts = parts + window.parts * np.minimum(blocks, window.cap)
+    held: Floats = pool.blocks * pool.scale / parts
     return held
-
-
-def _reads(costs: StepCosts, context: Floats) -> Floats:
-    seen = np.minimum(context, costs.window)
-    reads: Floats = costs.kv_token_s * (
-        costs.full_fraction * context + (1 - costs.full_fraction) * seen
-    )
-    return reads
 
 
 def decode_step_s(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """d(n): a step that only decodes."""
     costs = replica.costs
-    per_sequence = costs.sequence_s + _reads(costs, load.input_tokens + load.output_tokens / 2)
+    per_sequence = costs.sequence_s + read_s(costs, load.input_tokens + load.output_tokens / 2)
     return costs.fixed_s + batch * per_sequence + products_s(costs, np.maximum(batch, 1.0))
 
 
 def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """P(n): what one prefill adds over the decoding steps that would have run anyway."""
     costs, prompt = replica.costs, load.input_tokens
-    pairs = prompt * np.minimum(prompt, 2 * costs.window) / 2 * costs.pair_s
-    own: Floats = costs.sequence_s + pairs
+    own: Floats = costs.sequence_s + pairs_s(costs, prompt)
     together = np.maximum(1.0, replica.budget_tokens / 2)
     if replica.chunked:
         # A step full of prefill carries the decoding along; its share of that step's extra products.

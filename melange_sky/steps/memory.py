@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.steps.pool import BlockLayout, KvPool, block_layout, whole_layout
+
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
@@ -19,17 +21,8 @@ ACTIVATION_VALUES = 10.0
 two wide feed-forward halves (3.5 × hidden each on Llama shapes) and the product: about 10."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KvPool:
-    """The KV cache of one replica: `blocks` of `block_tokens` tokens."""
-
-    blocks: int
-    block_tokens: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the cache holds."""
-        return self.blocks * self.block_tokens
+SHORTEST_TOKENS = 512
+"""The sequence that a cache must hold to be one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +42,27 @@ def usable_bytes(accelerator: AcceleratorSpec) -> float:
     return accelerator.usable_gib * GIB
 
 
+def layout_of(
+    model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
+) -> BlockLayout:
+    """Return the blocks that an engine of this generation keeps the model's cache in.
+
+    Engines before chunked prefill kept every token of every layer.
+    """
+    schedule = generation.schedule
+    if not schedule.chunked:
+        return whole_layout(model, tensor_parallel, schedule.block_tokens)
+    budget = schedule.budget(large_memory(accelerator), model.context_tokens)
+    return block_layout(model, tensor_parallel, schedule.block_tokens, budget)
+
+
 def kv_pool(
     model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
 ) -> KvPool | Misfit:
     """Return the KV cache that is left beside weights and activations, or what is missing.
 
-    As engines count: utilisation × device memory − weights − peak of the profiling pass. At least one
-    block per 16 sequences' worth (1 % of nothing) is no cache, so fewer than 32 blocks is a misfit.
+    As engines count: utilisation × device memory − weights − peak of the profiling pass. A cache that
+    cannot hold one sequence of 512 tokens is none: that is a misfit.
     """
     schedule = generation.schedule
     large = large_memory(accelerator)
@@ -64,11 +71,12 @@ def kv_pool(
         schedule.budget(large, model.context_tokens) * ACTIVATION_VALUES * model.hidden_size * 2.0
     )
     logits = schedule.sequences(large) * model.vocabulary * 4.0 / tensor_parallel
-    per_gpu = share - RUNTIME_BYTES - activations - logits - model.weight_bytes / tensor_parallel
-    per_block = (
-        model.kv_bytes_per_token / min(tensor_parallel, model.kv_heads) * schedule.block_tokens
-    )
-    blocks = int(per_gpu // per_block)
-    if blocks < 32:
-        return Misfit(missing_bytes=(32 * per_block - per_gpu) * tensor_parallel)
-    return KvPool(blocks=blocks, block_tokens=schedule.block_tokens)
+    weights = model.weight_bytes_per_gpu(tensor_parallel)
+    per_gpu = share - RUNTIME_BYTES - activations - logits - weights
+    layout = layout_of(model, accelerator, tensor_parallel, generation)
+    blocks = int(per_gpu // layout.block_bytes)
+    fewest = -(-layout.rule.held(SHORTEST_TOKENS) // layout.rule.scale)
+    if blocks < fewest:
+        missing = (fewest * layout.block_bytes - per_gpu) * tensor_parallel
+        return Misfit(missing_bytes=missing)
+    return layout.pool(blocks)

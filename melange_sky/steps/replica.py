@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.steps.memory import KvPool, Misfit, kv_pool, large_memory
+from melange_sky.steps.memory import Misfit, kv_pool, large_memory
+from melange_sky.steps.pool import KvPool
 from melange_sky.steps.times import StepCosts, step_costs
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def replica_model(
         chunked=schedule.chunked,
         budget_tokens=schedule.budget(large, model.context_tokens),
         max_num_seqs=schedule.sequences(large),
-        watermark_blocks=int(pool.blocks * schedule.watermark_fraction),
+        watermark_blocks=int(pool.parts * schedule.watermark_fraction),
         reserve_tokens=schedule.reserve_tokens,
         wait_steps=schedule.wait_steps,
         waiting_ratio=schedule.waiting_ratio,

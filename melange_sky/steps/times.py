@@ -6,7 +6,7 @@ A step costs, in seconds (all terms divided by tensor parallelism where the work
   + sequences × per_sequence  scheduling, sampling, detokenising
   + max(weights read ÷ bandwidth, 2 × parameters × tokens ÷ tensor rate)      the matrix products
   + tokens × per_token_link   all-reduce volume
-  + KV tokens read ÷ bandwidth, for decoding sequences
+  + KV tokens read ÷ bandwidth, for decoding sequences, by the windows of the layers
   + (query, key) pairs × FLOPs per pair ÷ (tensor rate × attention), for prefill attention
 
 The roofline of the products is Williams et al., CACM 52(4), 2009; reading weights once per step and
@@ -23,10 +23,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
+    from melange_sky.models.shape import LayerGroup
     from melange_sky.steps.generation import Generation
 
     Floats = NDArray[np.float64]
@@ -35,12 +38,26 @@ NVLINK_GBPS = 100.0
 """Interconnects from here on are NVLink or Infinity Fabric; below, PCIe."""
 
 
+class WindowCosts(NamedTuple):
+    """What layers of one window cost: seconds per KV token read, and per (query, key) pair.
+
+    A decoding sequence makes them read its last `tokens` tokens at most; `chunked`: those of the chunk
+    of so many tokens that it is in.
+    """
+
+    tokens: int
+    kv_token_s: float
+    pair_s: float
+    chunked: bool = False
+
+
 class StepCosts(NamedTuple):
-    """The coefficients of a step's time, in seconds (a tuple, so that compiled code takes it).
+    """The coefficients of a step's time, in seconds.
 
     `weights_s` reads the weights that every step needs, `experts_s` all routed experts,
-    `expert_miss` = 1 − k/E the chance that a token passes an expert by. `window` in tokens (a very
-    large number where attention is full), `full_fraction` of the layers that attend to everything.
+    `expert_miss` = 1 − k/E the chance that a token passes an expert by. `sequence_s` holds reading and
+    writing the state of linear layers. `kv_token_s` and `pair_s` are those of layers that attend to the
+    whole context, `windows` those of the others.
     """
 
     fixed_s: float
@@ -52,26 +69,7 @@ class StepCosts(NamedTuple):
     token_link_s: float
     kv_token_s: float
     pair_s: float
-    window: float
-    full_fraction: float
-
-
-def step_seconds(
-    costs: StepCosts, sequences: float, tokens: float, context_tokens: float, pairs: float
-) -> float:
-    """Return the time of one step.
-
-    `sequences` in the step, `tokens` computed (one per decoding sequence + prefill), `context_tokens`
-    the KV tokens that the decoding sequences read (already cut to windows), `pairs` the
-    (query, key) pairs of prefill attention.
-    """
-    return (
-        costs.fixed_s
-        + sequences * costs.sequence_s
-        + float(products_s(costs, np.array([tokens]))[0])
-        + context_tokens * costs.kv_token_s
-        + pairs * costs.pair_s
-    )
+    windows: tuple[WindowCosts, ...] = ()
 
 
 def products_s(costs: StepCosts, tokens: Floats) -> Floats:
@@ -122,25 +120,84 @@ def step_costs(
     """Return the step coefficients of one replica of `model` on `tensor_parallel` GPUs."""
     rates = _rates(model, accelerator, generation)
     overheads = generation.overheads
-    dense = model.parameters - model.expert_parameters - model.lookup_parameters
-    scale = model.weight_dtype_bytes / tensor_parallel / rates.weights
-    active = model.active_parameters - model.lookup_parameters
-    kv_split = min(tensor_parallel, model.kv_heads)
+    dense_bytes = model.total(lambda g: g.dense_bytes(tensor_parallel))
+    expert_bytes = model.total(lambda g: g.experts.bytes) / tensor_parallel
+    active = model.active_parameters - model.lookup.parameters
+    state_bytes = model.state_bytes_per_sequence / tensor_parallel
     latency, volume = _link(model, accelerator, tensor_parallel, generation)
-    routed = model.experts or 1
+    reads = _reads(model, tensor_parallel, rates)
+    endless = reads.pop(_ENDLESS, (0.0, 0.0))
     return StepCosts(
-        fixed_s=overheads.step_s + model.layers * overheads.layer_s + latency,
-        sequence_s=overheads.sequence_s + model.vocabulary * overheads.vocabulary_s,
-        weights_s=dense * scale,
-        experts_s=model.expert_parameters * scale,
-        expert_miss=1.0 - (model.experts_per_token or routed) / routed,
+        fixed_s=overheads.step_s + _mixers(model) / 2 * overheads.layer_s + latency,
+        sequence_s=overheads.sequence_s
+        + model.vocabulary * overheads.vocabulary_s
+        + 2.0 * state_bytes / rates.kv,
+        weights_s=(dense_bytes + model.head.bytes / tensor_parallel) / rates.weights,
+        experts_s=expert_bytes / rates.weights,
+        expert_miss=_expert_miss(model),
         token_flops_s=2.0 * active / tensor_parallel / rates.flops,
         token_link_s=volume / rates.link,
-        kv_token_s=model.kv_bytes_per_token / kv_split / rates.kv,
-        pair_s=model.pair_flops / min(tensor_parallel, model.heads) / rates.pairs,
-        window=float(model.sliding_window or 2**40),
-        full_fraction=model.full_attention_fraction,
+        kv_token_s=endless[0],
+        pair_s=endless[1],
+        windows=tuple(
+            WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=kv_s, pair_s=pair_s)
+            for (tokens, chunked), (kv_s, pair_s) in sorted(reads.items())
+        ),
     )
+
+
+def _expert_miss(model: ModelShape) -> float:
+    """Return the chance that a token passes a routed expert by, over all expert weights."""
+    weights = model.total(lambda g: g.experts.bytes)
+    if not weights:
+        return 0.0
+    passed = model.total(
+        lambda g: g.experts.bytes * g.experts_per_token / g.routed if g.routed else 0.0
+    )
+    return 1.0 - passed / weights
+
+
+def _mixers(model: ModelShape) -> float:
+    """Return the attentions and feed-forwards of all layers: each ends in an all-reduce."""
+    return model.total(lambda g: g.mixers)
+
+
+Window = tuple[int, bool]
+"""Tokens of a window, and whether they are a chunk."""
+
+_ENDLESS: Window = (0, False)
+"""Stands for the layers that attend to the whole context."""
+
+
+def _reads(
+    model: ModelShape, tensor_parallel: int, rates: _Rates
+) -> dict[Window, tuple[float, float]]:
+    """Return (seconds per KV token, seconds per pair) by window.
+
+    A token is read once, whatever the heads that attend to it: absorbed latents once for all of them,
+    whose work may then take longer than the reading.
+    """
+    found: dict[Window, tuple[float, float]] = {}
+    for group in model.groups:
+        per_pair = group.count / min(tensor_parallel, max(group.heads, 1)) / rates.pairs
+        for window, size, share in _attended(group, model.kv_dtype_bytes):
+            read = group.count * size / group.kv_split(tensor_parallel) / rates.kv
+            kv_s = max(read, share * group.decode_flops * per_pair)
+            before = found.get(window, (0.0, 0.0))
+            found[window] = (before[0] + kv_s, before[1] + share * group.pair_flops * per_pair)
+    return found
+
+
+def _attended(group: LayerGroup, value_bytes: float) -> Iterator[tuple[Window, float, float]]:
+    """Yield (window, bytes read per token, fraction of the pairs) for each part of a layer's cache."""
+    if group.window is not None and group.window_values:
+        yield (group.window, group.chunked), group.window_values * value_bytes, 1.0
+    if group.fixed_bytes:
+        yield _ENDLESS, group.fixed_bytes, 0.0
+    if group.kv_values:
+        window = _ENDLESS if group.selected is None else (group.selected, False)
+        share = min(1.0, group.kv_values / group.window_values) if group.window_values else 1.0
+        yield window, group.kv_values * value_bytes, share
 
 
 def _link(
@@ -156,17 +213,33 @@ def _link(
     overheads = generation.overheads
     nvlink = accelerator.interconnect_gbps >= NVLINK_GBPS
     one = overheads.allreduce_nvlink_s if nvlink else overheads.allreduce_pcie_s
-    count = 2 * model.layers
+    count = _mixers(model)
     ring = 2.0 * (tensor_parallel - 1) / tensor_parallel
     return count * one * math.log2(tensor_parallel), count * ring * model.hidden_size * 2.0
 
 
-def windowed(costs: StepCosts, context_tokens: float) -> float:
-    """Return the KV tokens that one sequence of `context_tokens` makes a step read.
+def read_s(costs: StepCosts, context_tokens: Floats) -> Floats:
+    """Return the seconds that reading the cache of sequences of so many tokens takes, same shape.
 
-    >>> costs = StepCosts(0, 0, 0, 0, 0, 0, 0, 0, 0, 4096.0, 0.5)
-    >>> windowed(costs, 8192.0)
-    6144.0
+    >>> costs = StepCosts(0, 0, 0, 0, 0, 0, 0, 1.0, 0, (WindowCosts(4096, 1.0, 0),))
+    >>> read_s(costs, np.array([8192.0])).tolist()
+    [12288.0]
     """
-    seen = min(context_tokens, costs.window)
-    return costs.full_fraction * context_tokens + (1.0 - costs.full_fraction) * seen
+    seconds: Floats = costs.kv_token_s * context_tokens
+    for window in costs.windows:
+        seen = np.minimum(context_tokens, window.tokens)
+        # of a chunk half on average, once the first is over
+        passed = np.logical_and(window.chunked, context_tokens > window.tokens)
+        seconds = seconds + window.kv_token_s * np.where(passed, window.tokens / 2, seen)
+    return seconds
+
+
+def pairs_s(costs: StepCosts, prompt_tokens: Floats) -> Floats:
+    """Return the seconds of attention of whole prompts of so many tokens, same shape."""
+    seconds: Floats = costs.pair_s * prompt_tokens * prompt_tokens / 2
+    for window in costs.windows:
+        inside = np.minimum(prompt_tokens, window.tokens)
+        beyond = prompt_tokens - inside
+        reach = np.where(window.chunked, window.tokens / 2, window.tokens)
+        seconds = seconds + window.pair_s * (inside * inside / 2 + beyond * reach)
+    return seconds

@@ -9,10 +9,7 @@ from melange_sky.models import shape_from_config
 from tests.cli.runner import melange_sky
 from tests.models.test_cases import HYBRID
 
-STATE = (
-    "linear layers keep 75 MiB of state per sequence, which estimates do not count: fewer requests"
-    " may run at once; measure it"
-)
+NOTE = "no 'vision_config': only the language model is counted"
 SPEC = """\
 name: hybrid
 model: own/hybrid
@@ -25,8 +22,10 @@ resources: {accelerators: ["H100:1"], infra: [lambda]}
 """
 
 
-def test_the_state_of_linear_layers_is_noted() -> None:
-    assert STATE in shape_from_config("hybrid", HYBRID).notes
+def test_the_state_of_linear_layers_is_counted_and_needs_no_note() -> None:
+    shape = shape_from_config("hybrid", HYBRID)
+    assert shape.notes == (NOTE,)
+    assert shape.state_bytes_per_sequence == 48 * 2 * (3 * 10240 + 48 * 128 * 128)
     plain = {key: value for key, value in HYBRID["text_config"].items() if "linear" not in key}
     plain |= {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "layer_types": None}
     assert shape_from_config("dense", plain | {"attn_output_gate": None}).notes == ()
@@ -38,7 +37,7 @@ def test_capacity_and_plan_say_it(tmp_path: Path) -> None:
     home = {"MELANGE_SKY_HOME": str(tmp_path / "home"), "MELANGE_SKY_OFFLINE": "1"}
     asked = ["--accelerators", "H100", "--input", "100", "--output", "10"]
     shown = melange_sky("capacity", "--model", "config.json", *asked, cwd=tmp_path, **home)
-    assert f"warning: {STATE}" in shown.stderr, shown.stderr
+    assert f"warning: {NOTE}" in shown.stderr, shown.stderr
     planned = melange_sky("plan", "spec.yaml", "--format", "json", cwd=tmp_path, **home)
     warnings = json.loads(planned.stdout)["warnings"]
-    assert {"code": "model", "message": f"own/hybrid: {STATE}"} in warnings
+    assert {"code": "model", "message": f"own/hybrid: {NOTE}"} in warnings

@@ -22,8 +22,6 @@ TRUE = ReplicaModel(
         token_link_s=0.0,
         kv_token_s=4e-7,
         pair_s=0.0,
-        window=2.0**40,
-        full_fraction=1.0,
     ),
     pool=KvPool(blocks=4000, block_tokens=16),
     chunked=True,

@@ -38,8 +38,6 @@ def engine(sequences: int = 256, fixed_s: float = 0.01, blocks: int = 100_000) -
         token_link_s=0.0,
         kv_token_s=0.0,
         pair_s=0.0,
-        window=2.0**40,
-        full_fraction=1.0,
     )
     return ReplicaModel(
         costs=costs,

@@ -32,8 +32,6 @@ NOTHING = StepCosts(
     token_link_s=0.0,
     kv_token_s=0.0,
     pair_s=0.0,
-    window=2.0**40,
-    full_fraction=1.0,
 )
 
 

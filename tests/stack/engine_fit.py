@@ -30,8 +30,6 @@ START = ReplicaModel(
         token_link_s=0.0,
         kv_token_s=1e-7,
         pair_s=0.0,
-        window=2.0**40,
-        full_fraction=1.0,
     ),
     # The limits are the server's flags: 64 MiB of 512 B per token (2 layers × K, V × 32 × float32).
     pool=KvPool(blocks=8192, block_tokens=16),

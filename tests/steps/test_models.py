@@ -158,6 +158,10 @@ def test_a_multimodal_config_is_planned_by_its_language_part():
 
 def test_alternating_windows():
     gemma = find_model("google/gemma-2-9b")
-    assert (gemma.sliding_window, gemma.full_attention_fraction) == (4096, 0.5)
-    assert find_model("mistralai/Mistral-7B-v0.1").full_attention_fraction == 0.0
-    assert find_model("mistralai/Mistral-7B-v0.3").full_attention_fraction == 1.0
+    assert sorted((group.window or 0, group.count) for group in gemma.groups) == [
+        (0, 21),
+        (4096, 21),
+    ]
+    assert gemma.kv_bytes(4096 + 100) - gemma.kv_bytes(4096) == gemma.kv_bytes(100) / 2
+    assert [g.window for g in find_model("mistralai/Mistral-7B-v0.1").groups] == [4096]
+    assert [g.window for g in find_model("mistralai/Mistral-7B-v0.3").groups] == [None]

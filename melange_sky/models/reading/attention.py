@@ -189,7 +189,12 @@ def _latent_queries(sizes: Latent) -> list[Matrix]:
 
 
 def _indexed(attention: Attention, indexer: Indexer) -> Attention:
-    return dataclasses.replace(attention, kind="sparse", fixed_bytes=float(indexer.bytes_per_token))
+    return dataclasses.replace(
+        attention,
+        kind="sparse",
+        fixed_bytes=float(indexer.bytes_per_token),
+        selected=indexer.top_tokens,
+    )
 
 
 def _indexer(sizes: Latent, indexer: Indexer) -> tuple[Matrix, ...]:

@@ -66,7 +66,7 @@ def weight_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
     experts = extra = 0.0
     for name, matrix in model.all_matrices():
         chosen = scheme.format_of(name, matrix)
-        size = _size(chosen, matrix, scheme.value_bytes)
+        size = matrix_bytes(chosen, matrix, scheme.value_bytes)
         label = scheme.dtype if chosen is None else chosen.name
         by_format[label] = by_format.get(label, 0.0) + size
         if name.startswith("mtp."):
@@ -92,8 +92,8 @@ def _plain_sizes(model: LayerList, scheme: Scheme) -> WeightSizes:
     )
 
 
-def _size(chosen: WeightFormat | None, matrix: Matrix, value_bytes: float) -> float:
-    """Return the bytes of one weight with what stands beside it."""
+def matrix_bytes(chosen: WeightFormat | None, matrix: Matrix, value_bytes: float) -> float:
+    """Return the bytes of one weight with what stands beside it; plain values take `value_bytes`."""
     beside = matrix.copies * matrix.extra * value_bytes
     if chosen is None:
         return matrix.weights * value_bytes + beside
