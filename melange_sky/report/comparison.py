@@ -74,7 +74,7 @@ def comparison_csv(rows: Sequence[ContenderView]) -> str:
 
 
 def comparison_table(rows: Sequence[ContenderView], *, width: int | None = None) -> str:
-    """Return the rows as text: what each fleet costs on paper, and once it holds in replay."""
+    """Return the rows as text: what each fleet costs as planned, and once it holds in replay."""
     return text_of(print_comparison, rows, width=width)
 
 
@@ -84,13 +84,13 @@ def print_comparison(console: Printer, rows: Sequence[ContenderView]) -> None:
     for name in (
         "req/s",
         "fleet",
-        "paper $/h",
+        "planned $/h",
         "verified $/h",
         "the mix saves",
         "within SLO",
         "instances or reason",
     ):
-        right = name in {"req/s", "paper $/h", "verified $/h", "the mix saves", "within SLO"}
+        right = name in {"req/s", "planned $/h", "verified $/h", "the mix saves", "within SLO"}
         table.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(text) for text in _cells(row, rows)))

@@ -40,7 +40,9 @@ def plan_html(plan: Plan) -> str:
 
 def print_plan(console: Printer, plan: Plan) -> None:
     """Print what to run, what it costs, and what each accelerator alone would cost."""
-    for model in plan.models:
+    for number, model in enumerate(plan.models):
+        if number:
+            console.print()
         _show_model(console, plan, model)
     if plan.lists_models:
         replayed = any(model.verification for model in plan.models)

@@ -208,7 +208,7 @@ def test_a_conflict_that_there_was_no_time_to_reduce_claims_no_clash() -> None:
     assert (conflict.is_minimal, conflict.helps) == (False, ())
     assert len(conflict.clauses) == len(RuleSet.of(problem, options).clauses(canonical)) == 4
     assert conflict_text(conflict) == (
-        "no fleet meets all of at least 2 replicas, the limit of 1 H100 GPU, the limit of "
+        "no fleet meets all of these: at least 2 replicas, the limit of 1 H100 GPU, the limit of "
         "1 instance on gcp/us-central1 and the budget of $1000/h (no time was left to find which "
         "of them conflict)"
     )

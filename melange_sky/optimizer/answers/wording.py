@@ -30,4 +30,4 @@ def conflict_text(conflict: Conflict) -> str:
         doubt = "no time was left to check whether one exists without it"
         return f"no fleet meets {names[0]} ({doubt}){helps}"
     doubt = "no time was left to find which of them conflict"
-    return f"no fleet meets all of {', '.join(names[:-1])} and {names[-1]} ({doubt}){helps}"
+    return f"no fleet meets all of these: {', '.join(names[:-1])} and {names[-1]} ({doubt}){helps}"
