@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
+from melange_sky.parallelism import Parallelism
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,7 +65,9 @@ class EngineSettings:
 
     Never derived from the plan's rate or shares, so that two plans with the same option differ in
     `replicas` only. `max_num_seqs` sits at the option's knee; `max_model_len` is the grid's longest
-    request, at most the model's context and at most what the KV cache holds.
+    request, at most the model's context and at most what the KV cache holds. `max_num_seqs` and
+    `kv_cache_tokens` are of one engine, of which there are `data_parallel`. `expert_parallel` True where
+    the routed experts are spread over all of them, `nodes` the instances of one replica.
     """
 
     tensor_parallel: int
@@ -74,6 +77,20 @@ class EngineSettings:
     gpu_memory_utilization: float = 0.92
     kv_cache_tokens: int | None = None
     dtype: str | None = None
+    pipeline_parallel: int = 1
+    expert_parallel: bool = False
+    nodes: int = 1
+
+    @property
+    def split(self) -> Parallelism:
+        """How the replica's GPUs share the model."""
+        return Parallelism(
+            tensor=self.tensor_parallel,
+            pipeline=self.pipeline_parallel,
+            data=self.data_parallel,
+            experts_spread=self.expert_parallel,
+            nodes=self.nodes,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +98,8 @@ class DeploymentOption:
     """One way to run one replica: accelerator × count × parallelism on one priced offer.
 
     `name` is unique within a plan and stable between plans. `accelerator_count` is whole GPUs per
-    instance = tensor_parallel × data_parallel. `price_usd_per_hour` is what one instance is billed.
+    instance that a cloud sells; a replica takes `nodes` of these, one unless its engine says more. A plan
+    counts replicas and calls them instances. `price_usd_per_hour` is what one of them is billed, all nodes together.
     `offer` is None only for a Mélange JSON config, whose names are free labels. `fallbacks` are the
     same instance type in other regions where it may run too, at prices that the plan does not count on.
     `figures` names the very GPU in the accelerator table where SkyPilot's name covers several (its
@@ -108,21 +126,39 @@ class DeploymentOption:
         """The offer of every region where it may run, that of the plan first."""
         return () if self.offer is None else (self.offer, *self.fallbacks)
 
+    @property
+    def nodes(self) -> int:
+        """Instances of the cloud that one replica takes."""
+        return 1 if self.engine is None else self.engine.nodes
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica, over all its nodes."""
+        return self.accelerator_count * self.nodes
+
+    @property
+    def accelerators(self) -> str:
+        """Accelerator and count of an instance, and how many of these a replica takes where several."""
+        one = f"{self.accelerator}:{self.accelerator_count}"
+        return one if self.nodes == 1 else f"{self.nodes} nodes of {one}"
+
     def units(self, key: LimitKey) -> int:
-        """Return what one instance counts against a limit: its GPUs, one instance, or nothing."""
+        """Return what one replica counts against a limit: its GPUs, its instances, or nothing."""
         if key.kind is LimitKind.ACCELERATOR:
-            return self.accelerator_count if self.accelerator in names_of(key.name) else 0
+            return self.gpus if self.accelerator in names_of(key.name) else 0
         if self.offer is None:
             return 0
         if key.kind is LimitKind.CLOUD:
-            return int(self.offer.cloud == key.name)
-        if key.kind is LimitKind.REGION:
-            return int(f"{self.offer.cloud}/{self.offer.region}" == key.name)
-        return int(self.offer.instance_type == key.name)
+            counts = self.offer.cloud == key.name
+        elif key.kind is LimitKind.REGION:
+            counts = f"{self.offer.cloud}/{self.offer.region}" == key.name
+        else:
+            counts = self.offer.instance_type == key.name
+        return self.nodes if counts else 0
 
     def price_in(self, place: Offer) -> float:
-        """Return what an instance costs per hour in one of its places."""
-        return place.price(self.use_spot) or 0.0
+        """Return what a replica costs per hour in one of its places."""
+        return self.nodes * (place.price(self.use_spot) or 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -53,6 +53,8 @@ class Provenance:
     accelerator_count: int
     tensor_parallel: int | None = None
     data_parallel: int | None = None
+    pipeline_parallel: int | None = None
+    expert_parallel: bool | None = None
     revision: str | None = None
     engine: str | None = None
     engine_version: str | None = None

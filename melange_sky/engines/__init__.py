@@ -16,6 +16,7 @@ from melange_sky.engines.choice import (
     model_problem,
 )
 from melange_sky.engines.command import Replica, ServeCommand
+from melange_sky.engines.servers import INSTALL as INSTALL_BALANCER
 from melange_sky.engines.sglang import Sglang
 from melange_sky.engines.vllm import Vllm
 from melange_sky.errors import InputError, did_you_mean
@@ -57,6 +58,7 @@ __all__ = [
     "BENCH_TOOLS",
     "DEFAULT_ENGINE",
     "ENGINES",
+    "INSTALL_BALANCER",
     "BenchLoad",
     "BenchResult",
     "BenchTool",

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.engines.servers import Servers, one_port
+
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.engines.choice import EngineChoice
@@ -42,11 +44,13 @@ class ServeCommand:
     """The words that start a server: `program` with the model, then each flag with its values.
 
     `ending` is fixed shell text after the flags, for what only the replica's environment knows.
+    `servers` says that several are started, each on GPUs of its own, and how they share one port.
     """
 
     program: tuple[str, ...]
     flags: tuple[tuple[str, ...], ...]
     ending: str = ""
+    servers: Servers | None = None
 
     @property
     def flag_words(self) -> tuple[str, ...]:
@@ -58,4 +62,5 @@ class ServeCommand:
         lines = [shlex.join(self.program), *map(shlex.join, self.flags)]
         if self.ending:
             lines.append(self.ending)
-        return " \\\n  ".join(lines) + "\n"
+        one = " \\\n  ".join(lines)
+        return f"{one}\n" if self.servers is None else one_port(one, self.servers)

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "SGLANG_API_KEY"
 
+NODE_RANK = (
+    '--node-rank "$SKYPILOT_NODE_RANK" '
+    '--dist-init-addr "$(echo "$SKYPILOT_NODE_IPS" | head -n 1):20000"'
+)
+"""What each node of a replica over several adds; the first one answers requests."""
+
 _MODEL = "the spec's model says what is served"
 _SPLIT_ROLES = "a replica answers whole requests by itself"
 
@@ -40,6 +46,8 @@ FLAGS = FlagTable(
         "--dwdp-size": PLANNED,
         "--enable-dp-attention": PLANNED,
         "--nnodes": PLANNED,
+        "--node-rank": PLANNED,
+        "--dist-init-addr": PLANNED,
         "--disaggregation-mode": _SPLIT_ROLES,
         "--encoder-only": _SPLIT_ROLES,
     },
@@ -79,6 +87,7 @@ FLAGS = FlagTable(
         "--moe-data-parallel-size": "--moe-dp-size",
         "--expert-parallel-size": "--ep-size",
         "--ep": "--ep-size",
+        "--nccl-init-addr": "--dist-init-addr",
     },
     length="--context-length",
     tokenizer="--tokenizer-path",
@@ -178,10 +187,13 @@ class Sglang(Engine):
         The server reads its key from the command line alone, so the shell adds it where one is set.
         """
         self.check(replica)
+        ending = f'${{{KEY_VARIABLE}:+"--api-key=${KEY_VARIABLE}"}}'
+        if replica.option.nodes > 1:
+            ending = f"{NODE_RANK} {ending}"
         return ServeCommand(
             program=("python3", "-m", "sglang.launch_server", "--model-path", replica.model),
             flags=(*_derived_flags(replica), *self.flags.lines(replica.choice.args)),
-            ending=f'${{{KEY_VARIABLE}:+"--api-key=${KEY_VARIABLE}"}}',
+            ending=ending,
         )
 
     def tokens(self, text: str) -> int | None:
@@ -209,16 +221,37 @@ def _derived_flags(replica: Replica) -> Iterator[tuple[str, ...]]:
     if settings is None:
         yield "--tp-size", str(replica.option.accelerator_count)
         return
-    yield "--tp-size", str(settings.tensor_parallel)
-    if settings.data_parallel > 1:
-        yield "--dp-size", str(settings.data_parallel)
+    yield from _split_flags(settings)
     yield "--context-length", str(settings.max_model_len)
-    yield "--max-running-requests", str(settings.max_num_seqs)
+    shared = settings.data_parallel if settings.expert_parallel else 1
+    yield "--max-running-requests", str(settings.max_num_seqs * shared)
     share = _static_fraction(replica, settings)
     if share is not None:
         yield "--mem-fraction-static", f"{share:g}"
     if settings.dtype is not None:
         yield "--dtype", settings.dtype
+
+
+def _split_flags(settings: EngineSettings) -> Iterator[tuple[str, ...]]:
+    """Yield how the GPUs share the model.
+
+    Of engines that share the experts the tensor group is all GPUs, attention being copied within it;
+    the most running requests are then those of all engines. Other copies are replicas of their own.
+    """
+    if settings.expert_parallel:
+        gpus = settings.tensor_parallel * settings.data_parallel
+        yield "--tp-size", str(gpus)
+        yield "--ep-size", str(gpus)
+        if settings.data_parallel > 1:
+            yield "--attn-dp-size", str(settings.data_parallel)
+    else:
+        yield "--tp-size", str(settings.tensor_parallel)
+        if settings.data_parallel > 1:
+            yield "--dp-size", str(settings.data_parallel)
+    if settings.pipeline_parallel > 1:
+        yield "--pp-size", str(settings.pipeline_parallel)
+    if settings.nodes > 1:
+        yield "--nnodes", str(settings.nodes)
 
 
 def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None:

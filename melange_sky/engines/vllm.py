@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from melange_sky.engines.base import (
     KEY_HINT,
@@ -16,12 +16,23 @@ from melange_sky.engines.base import (
 )
 from melange_sky.engines.command import Replica, ServeCommand
 from melange_sky.engines.flags import FlagTable
+from melange_sky.engines.servers import Servers
 from melange_sky.engines.weights import WeightTable
 from melange_sky.errors import InputError
 from melange_sky.models.quantization import FP8_METHODS, METHOD_BITS
 
+if TYPE_CHECKING:
+    from melange_sky.capacities import EngineSettings
+
 KEY_VARIABLE = "VLLM_API_KEY"
 MODELOPT = ("modelopt", "modelopt_fp4", "modelopt_mxfp8", "modelopt_mixed")
+
+NODE_RANK = (
+    '--node-rank "$SKYPILOT_NODE_RANK" '
+    '--master-addr "$(echo "$SKYPILOT_NODE_IPS" | head -n 1)" '
+    '$([ "$SKYPILOT_NODE_RANK" = 0 ] || echo --headless)'
+)
+"""What each node of a replica over several adds: the first one answers requests, the others work for it."""
 
 FLAGS = FlagTable(
     refused={
@@ -35,6 +46,18 @@ FLAGS = FlagTable(
         "--pipeline-parallel-size": PLANNED,
         "--prefill-context-parallel-size": PLANNED,
         "--decode-context-parallel-size": PLANNED,
+        "--nnodes": PLANNED,
+        "--node-rank": PLANNED,
+        "--master-addr": PLANNED,
+        "--headless": PLANNED,
+        "--data-parallel-size-local": PLANNED,
+        "--data-parallel-rank": PLANNED,
+        "--data-parallel-start-rank": PLANNED,
+        "--data-parallel-address": PLANNED,
+        "--data-parallel-backend": PLANNED,
+        "--data-parallel-hybrid-lb": PLANNED,
+        "--data-parallel-external-lb": PLANNED,
+        "--data-parallel-multi-port-external-lb": PLANNED,
     },
     unmodelled=frozenset(
         {
@@ -61,6 +84,15 @@ FLAGS = FlagTable(
         "-dcp": "--decode-context-parallel-size",
         "-sc": "--speculative-config",
         "-ep": "--enable-expert-parallel",
+        "-n": "--nnodes",
+        "-r": "--node-rank",
+        "-dpn": "--data-parallel-rank",
+        "-dpr": "--data-parallel-start-rank",
+        "-dpl": "--data-parallel-size-local",
+        "-dpa": "--data-parallel-address",
+        "-dpb": "--data-parallel-backend",
+        "-dph": "--data-parallel-hybrid-lb",
+        "-dpe": "--data-parallel-external-lb",
     },
     length="--max-model-len",
     tokenizer_revision="--tokenizer-revision",
@@ -188,12 +220,35 @@ class Vllm(Engine):
     bench = VllmBench()
 
     def serve_command(self, replica: Replica) -> ServeCommand:
-        """Return `vllm serve MODEL` with what follows from the option, then the user's flags."""
+        """Return `vllm serve MODEL` with what follows from the option, then the user's flags.
+
+        Engines of a dense model are independent within one server. Those of a mixture of experts share
+        the experts, so that copies of it are servers of their own.
+        """
         self.check(replica)
-        derived = _derived_flags(replica)
+        servers, ending = self._servers(replica), ""
+        if servers is not None:
+            ending = f'--port "{servers.own_port}"'
+        elif replica.option.nodes > 1:
+            ending = NODE_RANK
         return ServeCommand(
             program=("vllm", "serve", replica.model),
-            flags=(*derived, *self.flags.lines(replica.choice.args)),
+            flags=(*_derived_flags(replica, servers), *self.flags.lines(replica.choice.args)),
+            ending=ending,
+            servers=servers,
+        )
+
+    def _servers(self, replica: Replica) -> Servers | None:
+        settings, shape = replica.option.engine, replica.shape
+        if settings is None or settings.data_parallel == 1 or settings.expert_parallel:
+            return None
+        if shape is None or not shape.experts:
+            return None
+        return Servers(
+            count=settings.data_parallel,
+            gpus=settings.split.engine_gpus,
+            port=replica.port,
+            health_path=self.health_path,
         )
 
     def tokens(self, text: str) -> int | None:
@@ -211,21 +266,33 @@ class Vllm(Engine):
         return tokens
 
 
-def _derived_flags(replica: Replica) -> Iterator[tuple[str, str]]:
+def _derived_flags(replica: Replica, servers: Servers | None) -> Iterator[tuple[str, ...]]:
     """Yield the flags that follow from the option and its checkpoint."""
-    option = replica.option
-    yield "--host", "0.0.0.0"
-    yield "--port", str(replica.port)
+    if servers is None:
+        yield "--host", "0.0.0.0"
+        yield "--port", str(replica.port)
+    else:
+        yield "--host", "127.0.0.1"
     yield from replica.checkpoint_flags(FLAGS)
-    settings = option.engine
+    settings = replica.option.engine
     if settings is None:
-        yield "--tensor-parallel-size", str(option.accelerator_count)
+        yield "--tensor-parallel-size", str(replica.option.accelerator_count)
         return
-    yield "--tensor-parallel-size", str(settings.tensor_parallel)
-    if settings.data_parallel > 1:
-        yield "--data-parallel-size", str(settings.data_parallel)
+    yield from _split_flags(settings, servers)
     yield "--max-model-len", str(settings.max_model_len)
     yield "--max-num-seqs", str(settings.max_num_seqs)
     yield "--gpu-memory-utilization", f"{settings.gpu_memory_utilization:g}"
     if settings.dtype is not None:
         yield "--dtype", settings.dtype
+
+
+def _split_flags(settings: EngineSettings, servers: Servers | None) -> Iterator[tuple[str, ...]]:
+    yield "--tensor-parallel-size", str(settings.tensor_parallel)
+    if settings.pipeline_parallel > 1:
+        yield "--pipeline-parallel-size", str(settings.pipeline_parallel)
+    if settings.data_parallel > 1 and servers is None:
+        yield "--data-parallel-size", str(settings.data_parallel)
+    if settings.expert_parallel:
+        yield ("--enable-expert-parallel",)
+    if settings.nodes > 1:
+        yield "--nnodes", str(settings.nodes)

@@ -149,6 +149,7 @@ def _option_fields(option: DeploymentOption) -> dict[str, Any]:
     return {
         "option": option.name,
         "accelerator": accelerator_spec_text(option.accelerator, option.accelerator_count),
+        "nodes": option.nodes,
         "price_usd_per_hour": option.price_usd_per_hour,
         "use_spot": option.use_spot,
         "cloud": offer.cloud if offer else None,

@@ -119,6 +119,8 @@ def _provenance(plan: ModelPlan, candidate: OptionCapacity) -> dict[str, Any]:
         accelerator_count=option.accelerator_count,
         tensor_parallel=settings.tensor_parallel if settings else None,
         data_parallel=settings.data_parallel if settings else None,
+        pipeline_parallel=settings.pipeline_parallel if settings else None,
+        expert_parallel=settings.expert_parallel if settings else None,
         revision=None if plan.model_source is None else plan.model_source.revision,
         engine=plan.engine.name,
         cloud=option.offer.cloud,

@@ -66,7 +66,7 @@ def profiling_jobs(
 
     Of an accelerator's counts, splits and offers the one that serves the workload cheapest by the
     estimates is measured, with the sizes that no table answers yet; a job without such sizes is
-    returned with none, so that the caller can say so.
+    returned with none, so that the caller can say so. Replicas over several nodes are not measured.
     """
     if options.bucket is not None and not _BUCKET.fullmatch(options.bucket):
         raise InputError(
@@ -76,7 +76,7 @@ def profiling_jobs(
     for candidate in plan.candidates:
         option = candidate.option
         worth = _cost_alone(plan, candidate)
-        if option.offer is None or worth is None:
+        if option.offer is None or option.nodes > 1 or worth is None:
             continue
         for key in (option.gpu, f"{option.gpu}:{option.accelerator_count}"):
             if key not in best or (worth, option.name) < best[key][:2]:

@@ -243,7 +243,9 @@ def _price_in(
     if blocked:
         return None, f"{blocked[0].code}: {blocked[0].message}"
     price = same[0].price(option.use_spot)
-    return price, None if price is not None else "no longer sold this way"
+    if price is None:
+        return None, "no longer sold this way"
+    return option.nodes * price, None
 
 
 def _best(
@@ -293,4 +295,5 @@ def _today(
     if not usable:
         return None
     price, _, offer = min(usable, key=lambda row: row[:2])
+    price = option.nodes * price
     return replace(candidate, option=replace(option, offer=offer, price_usd_per_hour=price))

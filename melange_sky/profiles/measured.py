@@ -103,11 +103,14 @@ def is_of(made: Provenance, model: str, shape: ReplicaShape) -> bool:
         (made.tensor_parallel, shape.tensor_parallel),
         (made.data_parallel, shape.data_parallel),
     )
+    # tables that say nothing of the other two ways are from before plans knew them
+    others = (made.pipeline_parallel or 1, bool(made.expert_parallel), 1)
     return (
         _is_same(made.model.casefold(), model.casefold())
         and made.accelerator.casefold() == shape.accelerator.casefold()
         and made.accelerator_count == shape.gpus
         and all(given in (None, wanted) for given, wanted in splits)
+        and others == (shape.pipeline_parallel, shape.expert_parallel, shape.nodes)
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.names.accelerators import find_accelerator
+from melange_sky.parallelism import Parallelism
 from melange_sky.topology import topology_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaShape:
-    """One replica: so many GPUs of an accelerator, split into tensor- and data-parallel groups.
+    """One replica: so many GPUs of an accelerator and how they share the model, see `Parallelism`.
 
     `links` is how the GPUs of a tensor-parallel group reach each other, None as the card usually is.
     """
@@ -31,23 +32,48 @@ class ReplicaShape:
     tensor_parallel: int
     data_parallel: int = 1
     links: Links | None = None
+    pipeline_parallel: int = 1
+    expert_parallel: bool = False
+    nodes: int = 1
+
+    @classmethod
+    def split_as(
+        cls, accelerator: str, split: Parallelism, links: Links | None = None
+    ) -> ReplicaShape:
+        """Return the replica of an accelerator whose GPUs are split so."""
+        return cls(
+            accelerator=accelerator,
+            tensor_parallel=split.tensor,
+            data_parallel=split.data,
+            links=links,
+            pipeline_parallel=split.pipeline,
+            expert_parallel=split.experts_spread,
+            nodes=split.nodes,
+        )
 
     @classmethod
     def of(cls, option: DeploymentOption) -> ReplicaShape:
         """Return the replica that an option runs: its very GPU, in tensor parallel where nothing is set."""
         engine = option.engine
-        split = option.accelerator_count if engine is None else engine.tensor_parallel
-        return cls(
-            accelerator=option.gpu,
-            tensor_parallel=split,
-            data_parallel=1 if engine is None else engine.data_parallel,
-            links=group_links(option.offer, option.gpu, split),
+        split = Parallelism(tensor=option.accelerator_count) if engine is None else engine.split
+        links = group_links(option.offer, option.gpu, split.tensor)
+        return cls.split_as(option.gpu, split, links)
+
+    @property
+    def split(self) -> Parallelism:
+        """How the GPUs share the model."""
+        return Parallelism(
+            tensor=self.tensor_parallel,
+            pipeline=self.pipeline_parallel,
+            data=self.data_parallel,
+            experts_spread=self.expert_parallel,
+            nodes=self.nodes,
         )
 
     @property
     def gpus(self) -> int:
-        """GPUs of the replica."""
-        return self.tensor_parallel * self.data_parallel
+        """GPUs of the replica, over all its nodes."""
+        return self.split.gpus
 
 
 def group_links(offer: Offer | None, gpu: str, gpus: int) -> Links | None:

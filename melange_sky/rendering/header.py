@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacities import weakest
 from melange_sky.engines import engine_named
-from melange_sky.offers import accelerator_spec_text
 from melange_sky.rendering.clouds import controller_note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from melange_sky.capacities import DeploymentOption
     from melange_sky.offers import Offer
@@ -33,12 +32,12 @@ def _lines(
     option = allocation.candidate.option
     offer = option.offer
     assert offer is not None
-    what = accelerator_spec_text(option.accelerator, option.accelerator_count)
+    what = option.accelerators
     yield f"{allocation.instances} x {_say(what)} of plan {_say(plan.name)}, made {_say(created_at)}"
     yield f"Model:    {_say(plan.model)}"
     yield (
         f"Instance: {_place(offer)}, {_say(offer.instance_type)}, {_kind(option.use_spot)}, "
-        f"${option.price_usd_per_hour:.4g}/h each, ${allocation.cost_usd_per_hour:.4g}/h in all"
+        f"${option.price_usd_per_hour:.4g}/h {_each(option)}, ${allocation.cost_usd_per_hour:.4g}/h in all"
     )
     if allocation.fixed_instances:
         yield (
@@ -65,14 +64,16 @@ def _other_prices(option: DeploymentOption) -> Iterator[str]:
             f"at most ${option.price_in(dearest):.4g}/h ({_place(dearest)})"
         )
     if option.use_spot:
-        price = _dearest_on_demand(option.places)
+        price = _dearest_on_demand(option)
         cost = "its price not known here" if price is None else f"at most ${price:.4g}/h"
         yield f"Spot:     while spot is short, an on-demand instance stands in, {cost}"
 
 
-def _dearest_on_demand(offers: Iterable[Offer]) -> float | None:
-    prices = [offer.price_usd_per_hour for offer in offers]
-    return None if None in prices else max(price for price in prices if price is not None)
+def _dearest_on_demand(option: DeploymentOption) -> float | None:
+    prices = [offer.price_usd_per_hour for offer in option.places]
+    if None in prices:
+        return None
+    return option.nodes * max(price for price in prices if price is not None)
 
 
 def _origin(allocation: Allocation) -> str:
@@ -84,6 +85,10 @@ def _origin(allocation: Allocation) -> str:
         if cell.origin is not None and allocation.shares[i][j] > 0
     )
     return "unknown" if origin is None else origin.value
+
+
+def _each(option: DeploymentOption) -> str:
+    return "each" if option.nodes == 1 else f"per replica of {option.nodes} instances"
 
 
 def _kind(use_spot: bool) -> str:

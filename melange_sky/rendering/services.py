@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from melange_sky.engines import Replica, engine_named
+from melange_sky.engines import INSTALL_BALANCER, Replica, engine_named
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.rendering import sizing
@@ -101,10 +101,22 @@ def service_document(
     document["envs"] = dict(plan.engine.env)
     document["secrets"] |= dict.fromkeys(required_secrets(plan))
     document["setup"] = _setup(plan.engine, document["setup"])
+    if command.servers is not None:
+        document["setup"] += INSTALL_BALANCER
     document["run"] += command.as_shell()
     if not document["envs"]:
         del document["envs"]
-    return document
+    return document if option.nodes == 1 else _over_nodes(document, option.nodes)
+
+
+def _over_nodes(document: dict[str, Any], nodes: int) -> dict[str, Any]:
+    """Return the service with so many nodes per replica, said before the resources of each.
+
+    One node is SkyPilot's default and left unsaid, so that running replicas stay what they are.
+    """
+    rows = list(document.items())
+    at = list(document).index("resources")
+    return dict([*rows[:at], ("num_nodes", nodes), *rows[at:]])
 
 
 def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:

@@ -100,9 +100,11 @@ def _accelerators(allocation: Allocation) -> str:
     """Return accelerator and count, with the split where there can be several."""
     option = allocation.candidate.option
     text = accelerator_spec_text(option.accelerator, option.accelerator_count)
-    if option.engine is None or option.accelerator_count == 1:
+    if option.nodes > 1:
+        text = f"{option.nodes} nodes of {text}"
+    if option.engine is None or option.gpus == 1:
         return text
-    return f"{text} tp{option.engine.tensor_parallel}"
+    return f"{text} {option.engine.split.label}"
 
 
 def _slo_text(plan: ModelPlan) -> str:

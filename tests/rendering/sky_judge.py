@@ -40,12 +40,13 @@ def judge(text: str) -> dict[str, Any]:
     config = task.to_yaml_config()
     return {
         "name": task.name,
+        "num_nodes": task.num_nodes,
         "cloud": str(best.cloud).lower(),
         "region": best.region,
         "instance_type": best.instance_type,
         "accelerators": best.accelerators,
         "use_spot": best.use_spot,
-        "price_usd_per_hour": hourly,
+        "price_usd_per_hour": task.num_nodes * hourly,
         "disk_size": best.disk_size,
         "resources_ports": best.ports,
         "service_ports": task.service.ports,

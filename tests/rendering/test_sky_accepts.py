@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from melange_sky.engines import ENGINES, EngineChoice, Replica
+from melange_sky.models import find_model
 from melange_sky.plans import Allocation, ModelPlan, Plan
 from melange_sky.rendering import render_services, service_name, unservable_clouds
 from tests.factories import make_capacity, make_engine, make_offer, make_option, make_plan
@@ -116,6 +117,13 @@ PLAN = plan_of(
     allocate(A10G, 4, name="spot", use_spot=True),
     allocate(A10G, 4, name="spot-spread", use_spot=True, fallbacks=(DEARER,)),
     allocate(BIG, 1, engine=make_engine(tensor_parallel=2, data_parallel=4)),
+    allocate(
+        BIG,
+        1,
+        name="two-nodes",
+        price_usd_per_hour=2 * 55.04,
+        engine=make_engine(tensor_parallel=8, pipeline_parallel=2, nodes=2),
+    ),
     allocate(GCP, 1),
     allocate(LAMBDA, 5),
     allocate(RUNPOD, 1),
@@ -132,6 +140,18 @@ OTHERS = {
     if name != MODEL.engine.name
 }
 """A plan for every other engine: its own template is read by SkyPilot too."""
+MOE = find_model("mistralai/Mixtral-8x7B-Instruct-v0.1")
+SPLITS = {
+    "servers": make_engine(tensor_parallel=2, data_parallel=4),
+    "spread": make_engine(tensor_parallel=1, data_parallel=8, expert_parallel=True),
+}
+"""Ways to run a mixture of experts on eight GPUs."""
+MIXED = plan_of(
+    *(allocate(BIG, 1, name=name, engine=engine) for name, engine in SPLITS.items()),
+    name="mixed",
+    model="mistralai/Mixtral-8x7B-Instruct-v0.1",
+    model_shape=MOE,
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +162,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "clouds": ["aws", "gcp", "lambda", "runpod", "azure"],
         "files": {
             name: text
-            for plan in (PLAN, *OTHERS.values())
+            for plan in (PLAN, MIXED, *OTHERS.values())
             for name, text in render_services(plan).items()
         },
     }
@@ -187,12 +207,13 @@ def test_dry_run_chooses_what_was_planned(verdicts: dict[str, Any], index: int) 
     assert got["region"] in [
         offer.region
         for offer in (option.offer, *option.fallbacks)
-        if offer.price(option.use_spot) == option.price_usd_per_hour
+        if option.price_in(offer) == option.price_usd_per_hour
     ]
     assert got["instance_type"] == option.offer.instance_type
     assert got["accelerators"] == {option.accelerator: option.accelerator_count}
     assert got["price_usd_per_hour"] == pytest.approx(option.price_usd_per_hour, rel=1e-9)
     assert got["use_spot"] == option.use_spot
+    assert got["num_nodes"] == option.nodes
 
 
 @pytest.mark.parametrize("index", range(len(MODEL.allocations)))
@@ -232,8 +253,22 @@ def test_the_template_of_every_engine_is_a_service(verdicts: dict[str, Any], eng
     )
 
 
-def replica_of(model: ModelPlan) -> Replica:
-    option = model.allocations[0].candidate.option
+@pytest.mark.parametrize("index", range(len(SPLITS)))
+def test_the_ways_of_a_mixture_of_experts_are_services(
+    verdicts: dict[str, Any], index: int
+) -> None:
+    model = MIXED.models[0]
+    allocation = model.allocations[index]
+    got = verdicts[f"{service_name(model, allocation)}.sky.yaml"]
+    assert got["instance_type"] == "p5.48xlarge" and got["num_nodes"] == 1
+    command = ENGINES[model.engine.name].serve_command(replica_of(model, index))
+    assert got["run"].rstrip().endswith(command.as_shell().rstrip())
+    assert ("install haproxy" in got["setup"]) == (command.servers is not None)
+    assert (command.servers is not None) == (allocation.candidate.option.name == "servers")
+
+
+def replica_of(model: ModelPlan, index: int = 0) -> Replica:
+    option = model.allocations[index].candidate.option
     return Replica(
         model=model.model, choice=model.engine, option=option, shape=model.model_shape, port=8000
     )

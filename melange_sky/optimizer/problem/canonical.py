@@ -72,8 +72,8 @@ class Column:
 
     @property
     def gpus(self) -> int:
-        """GPUs per instance."""
-        return self.capacity.option.accelerator_count
+        """GPUs per instance of the option."""
+        return self.capacity.option.gpus
 
     @property
     def cloud(self) -> str | None:
@@ -254,7 +254,7 @@ def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int])
         cell = column.capacity.cells[buckets[bad[0]].i][buckets[bad[0]].j]
         option = column.capacity.option
         accelerators = by_reason.setdefault(cell.reason or "its capacity there is unknown", [])
-        label = f"{option.accelerator}:{option.accelerator_count}"
+        label = option.accelerators
         if label not in accelerators:
             accelerators.append(label)
     parts = [f"{', '.join(names[:8])} ({reason})" for reason, names in sorted(by_reason.items())]

@@ -234,8 +234,13 @@ class Minimum(_GroupRule):
 
 
 def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
-    """Return whether an instance of `option` is one of the group's."""
+    """Return whether an instance of `option` is one of the group's.
+
+    A group counts single instances of a cloud; a replica over several is none of them.
+    """
     offer = option.offer
+    if option.nodes > 1:
+        return False
     if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
         return False
     if group.accelerator_count not in (None, option.accelerator_count):

@@ -1,0 +1,59 @@
+"""How the GPUs of one replica share a model.
+
+Four ways, which multiply: tensor parallelism splits every layer over GPUs (Shoeybi et al., arXiv
+1909.08053), pipeline parallelism gives ranges of layers to stages that work in turn (Narayanan et al.,
+arXiv 2104.04473), data parallelism runs several engines that share the requests, and expert
+parallelism spreads the routed experts of those engines over all their GPUs, so that attention is
+copied and the experts are not; the engines then step together (Rajbhandari et al., arXiv 2201.05596).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Parallelism:
+    """One split of a replica's GPUs.
+
+    `tensor` GPUs per stage, `pipeline` stages per engine, `data` engines. `experts_spread` True where
+    each routed expert lies whole on one of all GPUs. `nodes` instances hold the replica, as many GPUs on
+    each; a tensor group never leaves an instance.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    data: int = 1
+    experts_spread: bool = False
+    nodes: int = 1
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the replica, over all its nodes."""
+        return self.tensor * self.pipeline * self.data
+
+    @property
+    def engine_gpus(self) -> int:
+        """GPUs of one engine."""
+        return self.tensor * self.pipeline
+
+    @property
+    def step_together(self) -> bool:
+        """Whether the engines wait for each other in every step."""
+        return self.experts_spread and self.data > 1
+
+    @property
+    def label(self) -> str:
+        """The split in the field's short words, data parallelism left to the count of GPUs.
+
+        >>> Parallelism(tensor=8, pipeline=2, nodes=2).label
+        'tp8 pp2'
+        >>> Parallelism(tensor=1, data=8, experts_spread=True).label
+        'tp1 ep8'
+        """
+        words = [f"tp{self.tensor}"]
+        if self.pipeline > 1:
+            words.append(f"pp{self.pipeline}")
+        if self.experts_spread:
+            words.append(f"ep{self.tensor * self.data}")
+        return " ".join(words)
