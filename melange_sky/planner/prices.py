@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
-from melange_sky.pricing.chain import by_reason, log_refresh
 from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery
+from melange_sky.pricing.refresh_notes import by_reason, log_refresh
 from melange_sky.pricing.store import Store
 
 if TYPE_CHECKING:

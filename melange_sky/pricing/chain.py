@@ -21,6 +21,7 @@ from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing.own_csv import read_embedded
 from melange_sky.pricing.query import OfferQuery
+from melange_sky.pricing.refresh_notes import by_reason, log_refresh
 from melange_sky.pricing.sky_local import modified_clouds, read_modified
 from melange_sky.pricing.store import Entry, Manifest, Store
 from melange_sky.pricing.tables import Rows, Table
@@ -134,19 +135,6 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], is_forced: bool) -> None:
         )
         chain.in_memory = _in_memory(chain, result)
         chain.ids.append("unstored")
-
-
-def log_refresh(result: RefreshResult) -> None:
-    """Say per cloud what was fetched, found unchanged, failed or is not hosted."""
-    for cloud, pulled in result.pulled.items():
-        state = "unchanged" if cloud in result.unchanged else "fetched"
-        log.info("%s: %s, %d offers, %s", cloud, state, pulled.entry.offers, pulled.entry.label)
-    for cloud, reason in result.failed.items():
-        log.info("%s: failed, %s", cloud, reason)
-    if result.absent:
-        log.debug("not hosted: %s", ", ".join(result.absent))
-    if result.manifest is not None:
-        log.info("kept as snapshot %s", result.manifest.id)
 
 
 def _in_memory(chain: Chain, result: RefreshResult) -> dict[str, tuple[Entry, Table]]:
@@ -323,14 +311,6 @@ def _warn_failed(chain: Chain, chosen: Mapping[str, Chosen]) -> None:
         kept = [f"{cloud} of {chosen[cloud].as_of}" for cloud in clouds if cloud in chosen]
         rest = f"; last good prices are used: {', '.join(kept)}" if kept else ""
         chain.warn("fetch-failed", f"no new prices of {', '.join(clouds)}: {reason}{rest}")
-
-
-def by_reason(failed: Mapping[str, str]) -> list[tuple[list[str], str]]:
-    """Group failed clouds by the reason that they share, so that one outage is one line."""
-    groups: dict[str, list[str]] = {}
-    for cloud, reason in failed.items():
-        groups.setdefault(reason, []).append(cloud)
-    return [(clouds, reason) for reason, clouds in groups.items()]
 
 
 def _warn_old(chain: Chain, old: Mapping[str, timedelta]) -> None:
