@@ -16,6 +16,8 @@ host."""
 _NVLINK_GBPS = 100.0
 """Interconnects from here on are NVLink or Infinity Fabric; below, PCIe."""
 
+_LEAST_FLOAT32 = 16.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AcceleratorSpec:
@@ -25,8 +27,9 @@ class AcceleratorSpec:
     fp16 tensor rate without sparsity; `fp8_tflops` None where the chip has no fp8; `has_bf16` False
     before Ampere; `interconnect_gbps` GB/s per GPU between the GPUs of an instance (NVLink, else
     PCIe), one direction. `usable_gib` is what a program sees of the memory (driver and ECC take the
-    rest). `links` is how the card is usually linked; an instance type may say otherwise. `source` says
-    where the figures come from.
+    rest). `links` is how the card is usually linked; an instance type may say otherwise. `fp32_tflops` is
+    the float32 rate outside of the tensor cores, None where it is not known. `source` says where the
+    figures come from.
     """
 
     name: str
@@ -39,6 +42,13 @@ class AcceleratorSpec:
     source: str
     usable_gib: float = 0.0
     links: Links = "pcie"
+    fp32_tflops: float | None = None
+
+    @property
+    def float32_tflops(self) -> float:
+        """The float32 rate; where it is not known, the least share of the dense rate among those that are."""
+        least = self.dense_tflops / _LEAST_FLOAT32
+        return least if self.fp32_tflops is None else self.fp32_tflops
 
 
 @lru_cache(maxsize=1)
@@ -60,5 +70,6 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
         interconnect_gbps=float(row["interconnect_gbps"]),
         source=row["source"],
         usable_gib=float(row["usable_gib"]),
+        fp32_tflops=float(row["fp32_tflops"]) if row["fp32_tflops"] else None,
         links="nvlink" if float(row["interconnect_gbps"]) >= _NVLINK_GBPS else "pcie",
     )

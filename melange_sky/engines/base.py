@@ -185,6 +185,11 @@ class Engine(ABC):
         """Return why the engine cannot run the model's form on such a GPU, None where it can."""
         if model.needs_bf16 and not accelerator.has_bf16:
             return f"{accelerator.name} has no bfloat16, which {model.dtype} needs in {self.title}"
+        if not accelerator.has_bf16 and self.weights.lacks_float16(model):
+            return (
+                f"{accelerator.name} has no bfloat16, and {model.name[:80]} is numerically unstable in "
+                f"float16 ({self.title})"
+            )
         if (
             self.weights.small_cache_needs_bf16
             and model.kv_dtype_bytes < 2

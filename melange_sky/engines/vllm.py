@@ -151,6 +151,7 @@ WEIGHTS = WeightTable(
     latent_caches=frozenset(MODELOPT),
     # Triton's attention needs compute capability 8.9 for fp8, FlashInfer's 8.0.
     small_cache_needs_bf16=True,
+    falls_to_float32=True,
 )
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.models.quantization import PLAIN_BYTES, are_alike, plain, quantized
+from melange_sky.models.quantization import are_alike, plain, quantized
 
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape, StoredCache
 
+
+_FLOAT16 = ("float16", "half")
 
 STORED_BYTES = {"fp8": 1.0, "nvfp4": 4.5 / 8}
 """Form of a KV cache → bytes per value; NVFP4 keeps a scale of 8 bits per 16 values."""
@@ -30,7 +32,8 @@ class WeightTable:
     methods that the engine does not serve. `stored_caches`: (method, form) of the KV caches that
     checkpoints ask for and get where no flag says otherwise; `latent_caches` those methods whose word
     also holds where a latent is cached. `small_cache_needs_bf16`: whether a cache below 16 bits is
-    refused on GPUs without bfloat16.
+    refused on GPUs without bfloat16. `falls_to_float32`: whether a model that float16 does not suit is
+    refused in it, and served in float32 where there is no bfloat16.
     """
 
     bits: Mapping[str, float]
@@ -44,6 +47,7 @@ class WeightTable:
     stored_caches: frozenset[tuple[str, str]] = frozenset()
     latent_caches: frozenset[str] = frozenset()
     small_cache_needs_bf16: bool = False
+    falls_to_float32: bool = False
 
     def with_stored_cache(
         self, model: ModelShape, stored: StoredCache | None, engine: str
@@ -63,21 +67,20 @@ class WeightTable:
 
     def with_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
         """Return the model in a plain dtype; a quantised checkpoint keeps its weights in any."""
-        if dtype == "auto" or model.dtype not in (
-            "bfloat16",
-            "float16",
-            "half",
-            "float32",
-            "float",
-        ):
-            return model
         form = plain(dtype, "--dtype")
-        return dataclasses.replace(
-            model.in_bytes(form.bytes_per_parameter, form.bytes_per_parameter),
-            dtype=form.name,
-            kv_dtype_bytes=form.bytes_per_parameter,
-            checkpoint_bytes=model.download_bytes,
-            needs_bf16=form.name == "bfloat16",
+        if form.name in _FLOAT16 and model.no_float16 and self.falls_to_float32:
+            raise InputError(
+                f"--dtype: {dtype} is refused for this model, which is numerically unstable in it; "
+                "leave it out, or give bfloat16 or float32"
+            )
+        if form.name == "auto" or not model.is_plain:
+            return model
+        return dataclasses.replace(model.in_plain(form.name), needs_bf16=form.name == "bfloat16")
+
+    def lacks_float16(self, model: ModelShape) -> bool:
+        """Return whether a GPU without bfloat16 cannot serve the model in any type."""
+        return model.no_float16 and (
+            not self.falls_to_float32 if model.dtype == "bfloat16" else not model.is_plain
         )
 
     def with_quantization(self, model: ModelShape, method: str, own_config: bool) -> ModelShape:
@@ -86,7 +89,7 @@ class WeightTable:
             form = quantized(method, 1.0, known=self.bits, fp8=self.fp8)
         except InputError as error:
             raise InputError(f"--quantization: {error}") from error
-        if model.dtype not in PLAIN_BYTES:
+        if not model.is_plain:
             if are_alike(model.dtype, form.name):
                 return model  # the checkpoint says it already, and in more detail
             raise InputError(

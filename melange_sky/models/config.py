@@ -19,7 +19,7 @@ from melange_sky.models.weights.sections import read_scheme
 from melange_sky.models.weights.splits import split_units
 
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
-"""Model types that engines refuse in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
+"""Model types that are numerically unstable in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
 
 _WHOLE = ("q_a_proj", "kv_a_proj_with_mqa", "wq_a", "wkv")
 _KEY_VALUES = ("k_proj", "v_proj")
@@ -63,7 +63,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         context_tokens=model.context_tokens,
         fp8_compute=scheme.default is not None and scheme.default.float8,
         dtype=_form(scheme),
-        needs_bf16=model.model_type in NO_FLOAT16,
+        no_float16=model.model_type in NO_FLOAT16,
         checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
         notes=_notes(model),

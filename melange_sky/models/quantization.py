@@ -7,17 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
-
-PLAIN_BYTES = {
-    "bfloat16": 2.0,
-    "float16": 2.0,
-    "half": 2.0,
-    "float32": 4.0,
-    "float": 4.0,
-    "auto": 2.0,
-}
-"""Bytes per parameter of `torch_dtype` / `--dtype`. float32 checkpoints are served in 16 bits by
-`--dtype auto`, so `auto` is 2."""
+from melange_sky.models.shape import PLAIN_BYTES
 
 METHOD_BITS = {
     "fp8": 8.0,

@@ -10,6 +10,17 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+PLAIN_BYTES = {
+    "bfloat16": 2.0,
+    "float16": 2.0,
+    "half": 2.0,
+    "float32": 4.0,
+    "float": 4.0,
+    "auto": 2.0,
+}
+"""Bytes per parameter of `torch_dtype` / `--dtype`. float32 checkpoints are served in 16 bits by
+`--dtype auto`, so `auto` is 2."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
@@ -133,7 +144,7 @@ class ModelShape:
     `fp8_compute` True where matrix products run in fp8. `dtype` names how the weights are kept, for
     people. `checkpoint_bytes` is what a replica downloads (None: its weights as they are held), more
     where the engine makes them smaller while it loads them. `needs_bf16` True where a GPU without
-    bfloat16 (before Ampere) is refused. `split_units` are (size, unit) pairs: each GPU of a group needs
+    bfloat16 (before Ampere) is refused, `no_float16` where the model is numerically unstable in float16. `split_units` are (size, unit) pairs: each GPU of a group needs
     whole units of every size. `notes` say what a reader must know of how the model was read.
     """
 
@@ -153,8 +164,43 @@ class ModelShape:
     dtype: str = "bfloat16"
     checkpoint_bytes: float | None = None
     needs_bf16: bool = False
+    no_float16: bool = False
     split_units: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its weights are not quantized."""
+        return self.dtype in PLAIN_BYTES
+
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of a value that is computed with."""
+        return PLAIN_BYTES.get(self.dtype, 2.0)
+
+    def in_plain(self, dtype: str) -> ModelShape:
+        """Return the model with weights, cache and computing in a plain type, one of `PLAIN_BYTES`."""
+        size = PLAIN_BYTES[dtype]
+        return dataclasses.replace(
+            self.in_bytes(size, size),
+            dtype=dtype,
+            kv_dtype_bytes=size,
+            checkpoint_bytes=self.download_bytes,
+        )
+
+    def on(self, has_bf16: bool) -> ModelShape:
+        """Return the model as a GPU with or without bfloat16 holds it where nothing else is asked for.
+
+        Without, engines take float16, and float32 for a model that float16 does not suit; a smaller KV
+        cache stays as it is.
+        """
+        if has_bf16 or self.dtype != "bfloat16":
+            return self
+        if not self.no_float16:
+            return dataclasses.replace(self, dtype="float16")
+        whole = self.in_plain("float32")
+        smaller = self.kv_dtype_bytes < PLAIN_BYTES["bfloat16"]
+        return dataclasses.replace(whole, kv_dtype_bytes=self.kv_dtype_bytes) if smaller else whole
 
     def total(self, figure: Callable[[LayerGroup], float]) -> float:
         """Return a figure of single layers summed over all of them."""

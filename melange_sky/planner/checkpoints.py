@@ -31,10 +31,18 @@ def spec_model(
     try:
         shape = loaded.held(engine_named(spec.engine.name), spec.engine.args)
     except InputError as error:
-        raise InputError(
-            *(f"{spec.path}: engine.args: {text}" for text in error.problems)
-        ) from error
+        problems = (f"{_where(spec, text)}: {text}" for text in error.problems)
+        raise InputError(*problems) from error
     return shape, loaded.source
+
+
+def _where(spec: Spec, problem: str) -> str:
+    """Return file, line and key of the engine's argument that a problem begins with."""
+    flags, flag = engine_named(spec.engine.name).flags, problem.partition(":")[0]
+    named = [i for i, word in enumerate(spec.engine.args) if flags.name_of(word) == flag]
+    if named and named[-1] < len(spec.engine_args_at):
+        return spec.engine_args_at[named[-1]]
+    return f"{spec.path}: engine.args"
 
 
 def _loaded(served: ServedModel, spec: Spec, request: PlanRequest) -> LoadedModel:

@@ -96,6 +96,7 @@ def tensor_group(
         )
     replica = replica_model(model, accelerator, tensor_parallel, generation)
     if isinstance(replica, Misfit):
+        model = model.on(accelerator.has_bf16)
         return _out_of_memory(model, accelerator, tensor_parallel, generation, replica)
     held = replica.pool.longest_tokens
     if query.max_model_len is not None and held < query.max_model_len:
@@ -133,7 +134,8 @@ def _out_of_memory(
     splits = (tp for tp in _SPLITS if tp > tensor_parallel and model.splits_over(tp))
     if (more := next((tp for tp in splits if fits(model, tp)), None)) is not None:
         ways.append(f"{more} × {accelerator.name}")
-    for dtype, size in (("fp8", 1.0), ("4-bit (AWQ or GPTQ)", 0.55)):
+    smaller_forms = (("fp8", 1.0), ("4-bit (AWQ or GPTQ)", 0.55))
+    for dtype, size in smaller_forms if model.value_bytes <= 2.0 else ():
         smaller = model.in_bytes(size)
         if smaller.weight_bytes < model.weight_bytes and fits(smaller, tensor_parallel):
             ways.append(f"{dtype} weights")

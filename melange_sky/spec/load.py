@@ -138,6 +138,9 @@ class _Reader:
             redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
             engine=engine,
+            engine_args_at=tuple(
+                self.problems.where(("engine", "args", i)) for i in range(len(engine.args))
+            ),
         )
 
     def _section(self, kind: type[T], raw: Any, at: KeyPath) -> T | None:

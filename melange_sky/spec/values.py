@@ -95,7 +95,10 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A checked spec. `lists_models` tells whether it was written with `models:`; `path` is its file."""
+    """A checked spec. `lists_models` tells whether it was written with `models:`; `path` is its file.
+
+    `engine_args_at` gives file, line and key of each of the engine's arguments.
+    """
 
     name: str
     models: tuple[ServedModel, ...]
@@ -105,6 +108,7 @@ class Spec:
     redundancy: Redundancy = field(default_factory=Redundancy)
     headroom: float = 0.1
     engine: EngineChoice = field(default_factory=EngineChoice)
+    engine_args_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

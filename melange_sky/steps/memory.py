@@ -64,12 +64,11 @@ def kv_pool(
     As engines count: utilisation × device memory − weights − peak of the profiling pass. A cache that
     cannot hold one sequence of 512 tokens is none: that is a misfit.
     """
-    schedule = generation.schedule
+    schedule, model = generation.schedule, model.on(accelerator.has_bf16)
     large = large_memory(accelerator)
     share = usable_bytes(accelerator) * schedule.gpu_memory_utilization
-    activations = (
-        schedule.budget(large, model.context_tokens) * ACTIVATION_VALUES * model.hidden_size * 2.0
-    )
+    batched = schedule.budget(large, model.context_tokens) * model.hidden_size
+    activations = batched * ACTIVATION_VALUES * model.value_bytes
     logits = schedule.sequences(large) * model.vocabulary * 4.0 / tensor_parallel
     weights = model.weight_bytes_per_gpu(tensor_parallel)
     per_gpu = share - RUNTIME_BYTES - activations - logits - weights

@@ -102,14 +102,16 @@ class _Rates:
 def _rates(model: ModelShape, accelerator: AcceleratorSpec, generation: Generation) -> _Rates:
     efficiency = generation.efficiency(accelerator.name)
     bandwidth = accelerator.bandwidth_gbps * 1e9
-    tflops = accelerator.dense_tflops
-    if model.fp8_compute and accelerator.fp8_tflops is not None:
+    dense = tflops = accelerator.dense_tflops
+    if model.value_bytes > 2.0:
+        dense = tflops = accelerator.float32_tflops
+    elif model.fp8_compute and accelerator.fp8_tflops is not None:
         tflops = accelerator.fp8_tflops
     return _Rates(
         weights=bandwidth * efficiency.bandwidth,
         kv=bandwidth * efficiency.attention,
         flops=tflops * 1e12 * efficiency.compute,
-        pairs=accelerator.dense_tflops * 1e12 * efficiency.compute * efficiency.attention,
+        pairs=dense * 1e12 * efficiency.compute * efficiency.attention,
         link=accelerator.interconnect_gbps * 1e9 * generation.overheads.interconnect,
     )
 
@@ -118,6 +120,7 @@ def step_costs(
     model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
 ) -> StepCosts:
     """Return the step coefficients of one replica of `model` on `tensor_parallel` GPUs."""
+    model = model.on(accelerator.has_bf16)
     rates = _rates(model, accelerator, generation)
     overheads = generation.overheads
     dense_bytes = model.total(lambda g: g.dense_bytes(tensor_parallel))
@@ -215,7 +218,9 @@ def _link(
     one = overheads.allreduce_nvlink_s if nvlink else overheads.allreduce_pcie_s
     count = _mixers(model)
     ring = 2.0 * (tensor_parallel - 1) / tensor_parallel
-    return count * one * math.log2(tensor_parallel), count * ring * model.hidden_size * 2.0
+    return count * one * math.log2(
+        tensor_parallel
+    ), count * ring * model.hidden_size * model.value_bytes
 
 
 def read_s(costs: StepCosts, context_tokens: Floats) -> Floats:

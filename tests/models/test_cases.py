@@ -395,9 +395,9 @@ def test_blocks_of_experts_are_refined_but_groups_are_not():
     assert [tp for tp in (2, 4, 8) if awq.splits_over(tp)] == [2]
 
 
-def test_a_family_that_vllm_refuses_in_float16_needs_bfloat16():
-    assert find_model("google/gemma-2-9b").needs_bf16
-    assert not find_model("meta-llama/Llama-3.1-8B").needs_bf16
+def test_a_family_that_vllm_refuses_in_float16_is_told_apart():
+    assert find_model("google/gemma-2-9b").no_float16
+    assert not find_model("meta-llama/Llama-3.1-8B").no_float16
 
 
 @pytest.mark.parametrize(
