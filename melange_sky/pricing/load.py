@@ -14,7 +14,6 @@ from melange_sky.offers import Offer
 from melange_sky.pricing.chain import (
     Chain,
     Chosen,
-    by_reason,
     choose,
     embedded,
     find_snapshot,
@@ -22,6 +21,7 @@ from melange_sky.pricing.chain import (
 )
 from melange_sky.pricing.own_csv import read_own_csv
 from melange_sky.pricing.query import OfferBook, OfferQuery
+from melange_sky.pricing.refresh_notes import by_reason
 from melange_sky.pricing.sanity import age_flag
 from melange_sky.pricing.select import Selection
 from melange_sky.pricing.store import Store
