@@ -168,6 +168,24 @@ class ModelSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RateSummary:
+    """The rate that a model is planned at against what its traffic brings.
+
+    `quantile` is the fraction of the time in which the rate stays at or under the planned one, `peak_rps`
+    that of the busiest five minutes; None without a trace. `dispersion` is by seconds ("1", "10", "60",
+    "300"): variance ÷ mean of the counts, None where the trace is too short. `rule` says who chose.
+    """
+
+    rule: str
+    mean_rps: float
+    planned_rps: float
+    peak_rps: float | None = None
+    quantile: float | None = None
+    dispersion: Mapping[str, float | None] = field(default_factory=dict)
+    burstiness: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
     """One model's part of a plan: its traffic, and all that replaying, routing and rendering it need.
 
@@ -190,6 +208,7 @@ class ModelPlan:
     engine_generation: str | None = None
     spot: SpotPolicy | None = None
     verification: Verification | None = None
+    rate_profile: RateSummary | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:

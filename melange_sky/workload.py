@@ -7,7 +7,11 @@ arXiv 2404.14527, §5.1: "request size buckets").
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from pathlib import Path
+
+from melange_sky.rates import RateProfile
 
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
@@ -27,6 +31,39 @@ def bucket_index(edges: tuple[int, ...], tokens: float) -> int | None:
     if tokens > edges[-1]:
         return None
     return max(0, bisect.bisect_left(edges, tokens) - 1)
+
+
+class RateRule(Enum):
+    """Which rate a workload is planned at: a number that was given, one of its trace's own rates, or the
+    least one at which the SLO holds over the trace (or over bursts), which planning has yet to find.
+    """
+
+    GIVEN = "given"
+    MEAN = "mean"
+    P95 = "p95"
+    PEAK = "peak"
+    HOLDS = "holds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrivals:
+    """How requests arrive over time, and by which `rule` the rate to plan at is chosen.
+
+    `mean_rps` is the true mean, whatever rate is planned. `trace` is the file that the requests come
+    from and `profile` its rate over time. `burstiness` is the squared coefficient of variation of the
+    times between arrivals where no trace tells it.
+    """
+
+    mean_rps: float
+    rule: RateRule
+    trace: Path | None = None
+    profile: RateProfile | None = None
+    burstiness: float = 1.0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether planning has yet to find the rate."""
+        return self.rule is RateRule.HOLDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +86,8 @@ class Workload:
     Shapes: `input_edges` (I + 1), `output_edges` (O + 1), all matrices (I × O).
     `rates_rps` in requests per second; `input_sizes`, `output_sizes` in tokens: the mean size of the
     bucket's requests where known, else its upper edges. A bucket is planned at these sizes.
+
+    `arrivals` say how the rate moves, None where nothing is known but a rate.
     """
 
     input_edges: tuple[int, ...]
@@ -59,11 +98,19 @@ class Workload:
     source: str = "inline"
     coverage: Coverage | None = None
     warnings: tuple[str, ...] = field(default=())
+    arrivals: Arrivals | None = None
 
     @property
     def rate_rps(self) -> float:
         """Total request rate."""
         return sum(map(sum, self.rates_rps))
+
+    def at_rate(self, rate_rps: float) -> Workload:
+        """Return the same mix of sizes at another total rate."""
+        factor = rate_rps / self.rate_rps
+        return replace(
+            self, rates_rps=tuple(tuple(rate * factor for rate in row) for row in self.rates_rps)
+        )
 
     def buckets(self) -> list[tuple[int, int]]:
         """Return (input index, output index) of every bucket with a positive rate, row by row."""

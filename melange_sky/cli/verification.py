@@ -20,14 +20,14 @@ _OPTIONS = (
         "--verify-trace",
         type=click.Path(path_type=Path),
         metavar="CSV",
-        help="Replay this trace, scaled to the spec's rate; default: sample the workload.",
+        help="Replay this trace, scaled to the spec's rate; default: the spec's own trace, "
+        "or a sample of its workload.",
     ),
     click.option(
         "--burstiness",
         type=NumberRange(min=0.01, max=1000),
-        default=1.0,
-        show_default=True,
-        help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
+        help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty "
+        "(default: the spec's workload.burstiness).",
     ),
     click.option(
         "--seed",

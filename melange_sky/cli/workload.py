@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from melange_sky.cli.common import echo_json
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), default=Path("spec.yaml"))
@@ -30,19 +32,30 @@ def init(file: Path, force: bool) -> None:
 )
 @click.option("--input-edges", metavar="0,25,…", help="Bucket edges of input tokens.")
 @click.option("--output-edges", metavar="0,25,…", help="Bucket edges of output tokens.")
-def workload(trace: Path, output: Path | None, **edges: Any) -> None:
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["yaml", "json"]),
+    default="yaml",
+    show_default=True,
+    help="On stdout: the section itself, or what the trace holds (rate over time, sizes).",
+)
+def workload(trace: Path, output: Path | None, output_format: str, **edges: Any) -> None:
     """Turn a request trace into a `workload:` section that a spec can use.
 
     Reads Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens as a
-    stream. The sizes written are the means of each bucket's requests.
+    stream. The sizes written are the means of each bucket's requests; its rate over time is shown too,
+    and lost in the section: a spec that names the trace itself is planned by it.
     """
     from melange_sky.planner.output_files import write_text
     from melange_sky.planner.workloads import count_trace
-    from melange_sky.report.workload import histogram_note
+    from melange_sky.report.workload import histogram_note, workload_document
 
     counted = count_trace(trace, **edges)
-    if output is None:
-        click.echo(counted.yaml, nl=False)
-    else:
+    if output is not None:
         write_text(output, counted.yaml)
+    if output_format == "json":
+        echo_json(workload_document(counted.histogram))
+    elif output is None:
+        click.echo(counted.yaml, nl=False)
     click.echo(histogram_note(counted.histogram), err=True)

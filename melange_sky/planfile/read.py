@@ -33,6 +33,7 @@ from melange_sky.plans import (
     ModelSource,
     Plan,
     PlanWarning,
+    RateSummary,
     Sensitivity,
     SolverReport,
     Verification,
@@ -138,6 +139,7 @@ class _Plan(_Solved):
     sensitivity: Sensitivity | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
+    rate_profile: RateSummary | None = None
     warnings: tuple[PlanWarning, ...] = ()
     engine: _EngineChoice = _EngineChoice()
     engine_generation: str | None = None
@@ -254,6 +256,7 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         engine_generation=document.engine_generation,
         spot=document.constraints.spot,
         verification=document.verification,
+        rate_profile=document.rate_profile,
     )
 
 

@@ -96,6 +96,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "headroom": plan.headroom,
         "constraints": _constraints_document(plan.constraints),
         "workload": _workload_document(model.workload),
+        "rate_profile": asdict(model.rate_profile) if model.rate_profile else None,
         "allocations": [_allocation_document(allocation) for allocation in model.allocations],
         "baselines": [asdict(baseline) for baseline in model.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,

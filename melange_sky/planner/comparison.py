@@ -80,9 +80,7 @@ def _accelerators(spec: Spec, request: ComparisonRequest) -> Sequence[str]:
 
 def _at_rate(spec: Spec, rate_rps: float) -> Spec:
     served = spec.models[0]
-    factor = rate_rps / served.workload.rate_rps
-    rates = tuple(tuple(r * factor for r in row) for row in served.workload.rates_rps)
-    workload = replace(served.workload, rates_rps=rates)
+    workload = replace(served.workload.at_rate(rate_rps), arrivals=None)
     return replace(spec, models=(replace(served, workload=workload),))
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.offers import FlagScope
 from melange_sky.optimizer import Step, least_cost
-from melange_sky.plans import AlternativeMix, PlanWarning
+from melange_sky.plans import AlternativeMix, PlanWarning, RateSummary
+from melange_sky.rates import DISPERSION_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer import Problem, Robustness, Solution, SolveOptions
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import Allocation
+    from melange_sky.workload import Workload
 
 
 OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error", "time-limit"})
@@ -51,6 +53,55 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
                     code=flag.code, message=f"price of {where}: {flag.message}"
                 )
     return tuple(doubts.values())
+
+
+def rate_summary(workload: Workload) -> RateSummary | None:
+    """Return the planned rate against what the traffic brings, None where no more than a rate is known."""
+    arrivals = workload.arrivals
+    if arrivals is None:
+        return None
+    profile, planned = arrivals.profile, workload.rate_rps
+    if profile is None:
+        return RateSummary(
+            rule=arrivals.rule.value,
+            mean_rps=arrivals.mean_rps,
+            planned_rps=planned,
+            burstiness=arrivals.burstiness,
+        )
+    return RateSummary(
+        rule=arrivals.rule.value,
+        mean_rps=arrivals.mean_rps,
+        planned_rps=planned,
+        peak_rps=profile.peak_rps,
+        quantile=profile.fraction_under(planned),
+        dispersion=dict(zip(map(str, DISPERSION_S), profile.dispersion, strict=True)),
+        burstiness=profile.burst_dispersion,
+    )
+
+
+def rate_text(summary: RateSummary) -> str:
+    """Return at which rate a model is planned, and what its traffic brings."""
+    text = f"planned at {summary.planned_rps:.3g} req/s (mean {summary.mean_rps:.3g}"
+    if summary.peak_rps is not None:
+        text += f", busiest five minutes {summary.peak_rps:.3g}"
+    return text + f", burstiness {summary.burstiness:.3g})"
+
+
+def rate_notes(workload: Workload) -> tuple[PlanWarning, ...]:
+    """Return a word on a rate that its own trace exceeds, as the spec asks for."""
+    summary = rate_summary(workload)
+    if summary is None or workload.arrivals is None or workload.arrivals.is_open:
+        return ()
+    if summary.peak_rps is None or summary.planned_rps >= summary.peak_rps:
+        return ()
+    return (
+        PlanWarning(
+            code="rate",
+            message=f"{rate_text(summary)} as workload.rate says: the trace is above that rate for "
+            f"{1 - (summary.quantile or 0.0):.1%} of the time; leave workload.rate out to plan at the "
+            "least rate that holds over the trace",
+        ),
+    )
 
 
 def objective_notes(

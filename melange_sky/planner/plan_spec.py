@@ -23,7 +23,7 @@ from melange_sky.optimizer import (
 )
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
-from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes
+from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes, rate_summary
 from melange_sky.planner.prepare import PreparedProblem, prepare_problem
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import cost_band
@@ -98,6 +98,7 @@ def _model_plans(
             engine=spec.engine,
             engine_generation=engine_named(spec.engine.name).generation,
             spot=prepared.problem.constraints.spot,
+            rate_profile=rate_summary(served.workload),
         )
         for k, served in enumerate(spec.models)
     )

@@ -11,9 +11,10 @@ from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
 from melange_sky.planner.figures import one_of, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.plan_spec import plan_loaded, plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
+from melange_sky.spec import MelangeConfig, load_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ class PlanOptions:
     price_error: float = 0.0
     verify: bool = False
     verify_trace: Path | None = None
-    burstiness: float = 1.0
+    burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
 
@@ -124,9 +125,21 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
         )
         planned = plan_and_verify(source, request, replayed, hooks)
     else:
-        planned = plan_spec(source, request)
+        planned = _plan(source, request, options.seed)
     log.info("%s: $%.4f/h", planned.name, planned.cost_usd_per_hour)
     return planned
+
+
+def _plan(source: SpecSource, request: PlanRequest, seed: int) -> Plan:
+    """Plan; where a spec leaves its rate to be found over a trace or bursts, by simulating those."""
+    spec = load_spec(source)
+    if isinstance(spec, MelangeConfig):
+        return plan_spec(source, request)
+    if not any(s.workload.arrivals and s.workload.arrivals.is_open for s in spec.models):
+        return plan_loaded(spec, request)
+    from melange_sky.planner.rate_over_time import plan_over_time
+
+    return plan_over_time(spec, request, seed)
 
 
 def _stay_close(running: Path | None, switch_usd_per_hour: float | None) -> StayClose | None:

@@ -12,6 +12,7 @@ from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.checkpoints import spec_model
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
+from melange_sky.planner.notes import rate_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
@@ -130,6 +131,7 @@ def _prepare_model(
             f"{served.name}: the model fits on none of the accelerators: {reasons}"
         )
     warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
+    warnings += rate_notes(workload)
     warnings += [
         PlanWarning(code="model", message=f"{served.model}: {text}") for text in shape.notes
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
@@ -11,7 +11,7 @@ from melange_sky.planner.axes import parse_rates
 from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
 from melange_sky.planner.figures import side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.rate_over_time import plan_over_time
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
 from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
 from melange_sky.planner.request import PlanRequest
@@ -37,19 +37,28 @@ class ReplayOptions:
     """
 
     trace: Path | None = None
-    burstiness: float = 1.0
+    burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
 
     def __post_init__(self) -> None:
-        within("--burstiness", self.burstiness, 0.01, 1000)
+        if self.burstiness is not None:
+            within("--burstiness", self.burstiness, 0.01, 1000)
+
+    def of(self, spec: Spec) -> ReplayOptions:
+        """Return the options with what they leave open taken from the spec: its trace, its burstiness."""
+        arrivals = [s.workload.arrivals for s in spec.models]
+        given = self.trace is not None or self.burstiness is not None
+        if given or spec.lists_models or arrivals[0] is None:
+            return self
+        return replace(self, trace=arrivals[0].trace, burstiness=arrivals[0].burstiness)
 
     def simulation(self, hooks: Hooks, rate_scale: float = 1.0) -> SimulationRequest:
-        """What is replayed, a trace with its rate times `rate_scale`."""
+        """What is replayed, at a rate times `rate_scale`."""
         return SimulationRequest(
             trace=self.trace,
             rate_scale=rate_scale,
-            burstiness=self.burstiness,
+            burstiness=1.0 if self.burstiness is None else self.burstiness,
             how=Replay(seed=self.seed),
             jobs=side_by_side(self.jobs),
             on_progress=hooks.replaying,
@@ -61,20 +70,29 @@ def plan_and_verify(
 ) -> Plan:
     """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
     spec = load_own_spec(source, NO_ENGINE)
-    simulation = options.simulation(hooks, _scale(spec, options.trace))
+    options = options.of(spec)
+    first = plan_over_time(spec, request, options.seed)
+    simulation = options.simulation(hooks, _scale(spec, first, options.trace))
     loop = LoopRequest(simulation=simulation, on_round=hooks.on_round)
-    return plan_verified(plan_loaded(spec, request), request, loop)
+    return plan_verified(first, request, loop)
 
 
-def _scale(spec: Spec, trace: Path | None) -> float:
-    """Return the factor that brings a trace to the spec's rate."""
+def _scale(spec: Spec, planned: Plan, trace: Path | None) -> float:
+    """Return the factor that brings a trace, or the planned workload's sample, to the true mean rate."""
     if trace is None:
-        return 1.0
+        if spec.lists_models:
+            return 1.0
+        summary, model = planned.models[0].rate_profile, planned.models[0]
+        return 1.0 if summary is None else summary.mean_rps / model.workload.rate_rps
     if spec.lists_models:
         raise InputError(
             "--verify-trace holds one model's requests, but the spec has several models"
         )
-    return spec.models[0].workload.rate_rps / rate_of_trace(trace)
+    arrivals = spec.models[0].workload.arrivals
+    mean_rps = spec.models[0].workload.rate_rps if arrivals is None else arrivals.mean_rps
+    if arrivals is not None and arrivals.trace == trace:
+        return 1.0
+    return mean_rps / rate_of_trace(trace)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ def plan(
     price_error: float = 0.0,
     verify: bool = False,
     verify_trace: AnyPath | None = None,
-    burstiness: float = 1.0,
+    burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
 ) -> PlanResult:
@@ -72,8 +72,8 @@ def plan(
         error_budget: How many sizes per option may be wrong at once; None for all.
         price_error: Show the cost range if prices move by this fraction.
         verify: Replay the plan and plan again until the SLO holds, or say why it cannot.
-        verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
-        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        verify_trace: CSV trace to replay, scaled to the spec's rate; None for the spec's own.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
 
@@ -114,7 +114,7 @@ def verify(
     spec: AnySpec,
     *,
     verify_trace: AnyPath | None = None,
-    burstiness: float = 1.0,
+    burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
     offline: bool = False,
@@ -125,8 +125,8 @@ def verify(
 
     Args:
         spec: A spec file, or the same as a dict.
-        verify_trace: CSV trace to replay, scaled to the spec's rate; None samples the workload.
-        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        verify_trace: CSV trace to replay, scaled to the spec's rate; None for the spec's own.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
         offline: Open no socket at all.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,14 @@ from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.traces import edges_problem, histogram_of_trace
-from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage, Workload
+from melange_sky.workload import (
+    DEFAULT_INPUT_EDGES,
+    DEFAULT_OUTPUT_EDGES,
+    Arrivals,
+    Coverage,
+    RateRule,
+    Workload,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,20 +69,83 @@ def read_workload(
     grid = _grid(section, place / "grid")
     if "rate_rps" not in given and "trace" not in given:
         place.add("rate_rps is missing")
-    if len(sources) != 1 or grid is None:
+    if not _check_rate_keys(section, given, place) or len(sources) != 1 or grid is None:
         return None
     histogram = _histogram(section, grid, folder, place)
     if histogram is None:
         return None
-    rate_rps = section.rate_rps
-    if rate_rps is None and section.trace is not None and "rate_rps" not in given:
-        rate_rps = histogram.rate_rps
-        if rate_rps is None:
-            place.add("rate_rps is missing: the trace spans no time to take it from")
-        elif rate_rps > MOST_RPS:
-            place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s is implausible")
+    found = _rate(section, given, histogram, place)
+    if found is None:
+        return None
+    rule, rate_rps = found
+    workload = to_workload(histogram, rate_rps)
+    if section.trace is None and section.burstiness is None:
+        return workload
+    is_own = section.trace is not None and "rate_rps" not in given
+    arrivals = Arrivals(
+        mean_rps=histogram.rate_rps or rate_rps if is_own else rate_rps,
+        rule=rule,
+        trace=folder / section.trace if is_own and section.trace else None,
+        profile=histogram.rate_profile if is_own else None,
+        burstiness=1.0 if section.burstiness is None else section.burstiness,
+    )
+    return replace(workload, arrivals=arrivals)
+
+
+def _check_rate_keys(section: WorkloadSection, given: set[str], place: Place) -> bool:
+    """Note what is wrong with the keys that say at which rate to plan; return whether all is well."""
+    good = True
+    if "rate" in given:
+        if "trace" not in given:
+            (place / "rate").add("needs a trace; without one give rate_rps")
+            good = False
+        if "rate_rps" in given:
+            (place / "rate").add("cannot be combined with rate_rps; give one of them")
+            good = False
+        if not _is_rate(section.rate):
+            (place / "rate").add(
+                f"must be mean, p95, peak or a number of req/s above 0 and at most {MOST_RPS:g}"
+            )
+            good = False
+    if "burstiness" in given and "trace" in given and "rate_rps" not in given:
+        (place / "burstiness").add("is read from the trace; give it only without a trace")
+        good = False
+    return good
+
+
+def _is_rate(value: object) -> bool:
+    if isinstance(value, str):
+        return value in (RateRule.MEAN.value, RateRule.P95.value, RateRule.PEAK.value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MOST_RPS
+
+
+def _rate(
+    section: WorkloadSection, given: set[str], histogram: Histogram, place: Place
+) -> tuple[RateRule, float] | None:
+    """Return by which rule the workload is planned and its rate; None with the problem noted.
+
+    Where planning has yet to find the rate that holds over a trace, it is that of the busiest window.
+    """
+    if "rate_rps" in given:
+        if section.rate_rps is None:
             return None
-    return None if rate_rps is None else to_workload(histogram, rate_rps)
+        bursty = section.burstiness is not None and section.burstiness != 1.0
+        return (RateRule.HOLDS if bursty else RateRule.GIVEN), section.rate_rps
+    if not isinstance(section.rate, str) and section.rate is not None:
+        return RateRule.GIVEN, float(section.rate)
+    profile = histogram.rate_profile
+    if profile is None or histogram.rate_rps is None:
+        place.add("rate_rps is missing: the trace spans no time to take it from")
+        return None
+    rule = RateRule.HOLDS if section.rate is None else RateRule(section.rate)
+    rate_rps = {
+        RateRule.MEAN: histogram.rate_rps,
+        RateRule.P95: profile.quantile_rps(0.95),
+    }.get(rule, profile.peak_rps)
+    if rate_rps > MOST_RPS:
+        place.add(f"rate_rps is missing: the trace's own {rate_rps:.3g} req/s is implausible")
+        return None
+    return rule, rate_rps
 
 
 def _grid(section: WorkloadSection, place: Place) -> tuple[tuple[int, ...], tuple[int, ...]] | None:

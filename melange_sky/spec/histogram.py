@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from melange_sky.rates import RateCounter, RateProfile
 from melange_sky.workload import (
     DEFAULT_INPUT_EDGES,
     DEFAULT_OUTPUT_EDGES,
@@ -15,14 +18,67 @@ from melange_sky.workload import (
     Workload,
 )
 
+MOST_LISTED = 1 << 17
+"""Tokens of the longest requests that are counted in a list."""
+
 OptionalMatrix = tuple[tuple["float | None", ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenQuantiles:
+    """Tokens per request at which half, 95 and 99 % of the requests are covered, and the most."""
+
+    p50: int
+    p95: int
+    p99: int
+    longest: int
+
+
+@dataclass(slots=True)
+class TokenCounts:
+    """Requests by their tokens: four bytes per size up to `MOST_LISTED`, the few beyond by name."""
+
+    listed: array[int] = field(default_factory=lambda: array("I"))
+    beyond: Counter[int] = field(default_factory=Counter)
+
+    def add(self, tokens: int) -> None:
+        """Count one request."""
+        if tokens > MOST_LISTED:
+            self.beyond[tokens] += 1
+            return
+        if tokens >= len(self.listed):
+            self.listed.frombytes(bytes(4 * (tokens + 1 - len(self.listed))))
+        self.listed[tokens] += 1
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield tokens and requests, by rising tokens."""
+        yield from ((tokens, count) for tokens, count in enumerate(self.listed) if count)
+        yield from sorted(self.beyond.items())
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a request, 0 of none."""
+        return max(self.beyond, default=max(0, len(self.listed) - 1))
+
+    def quantiles(self) -> TokenQuantiles | None:
+        """Return the quantiles, None of no request."""
+        total = sum(self.listed) + self.beyond.total()
+        found: list[int] = []
+        seen = 0
+        for tokens, count in self.pairs():
+            seen += count
+            while len(found) < 3 and seen >= (0.5, 0.95, 0.99)[len(found)] * total:
+                found.append(tokens)
+        if not total:
+            return None
+        return TokenQuantiles(p50=found[0], p95=found[1], p99=found[2], longest=self.longest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Histogram:
     """Relative frequencies on a grid, shapes (I × O); sizes are mean tokens, None where unknown.
 
-    `rate_rps` is the mean rate observed, None where no time is known.
+    `rate_rps` is the mean rate observed and `rate_profile` how it moves, None where no time is known.
     """
 
     input_edges: tuple[int, ...]
@@ -33,6 +89,9 @@ class Histogram:
     coverage: Coverage | None = None
     source: str = "inline histogram"
     rate_rps: float | None = None
+    rate_profile: RateProfile | None = None
+    input_quantiles: TokenQuantiles | None = None
+    output_quantiles: TokenQuantiles | None = None
 
 
 @dataclass(slots=True)
@@ -44,10 +103,9 @@ class HistogramBuilder:
     requests: int = 0
     beyond: int = 0
     empty_outputs: int = 0
-    longest_input: int = 0
-    longest_output: int = 0
-    first_s: float | None = None
-    last_s: float | None = None
+    inputs: TokenCounts = field(default_factory=TokenCounts)
+    outputs: TokenCounts = field(default_factory=TokenCounts)
+    rates: RateCounter = field(default_factory=RateCounter)
     counts: list[list[int]] = field(default_factory=list)
     input_sums: list[list[int]] = field(default_factory=list)
     output_sums: list[list[int]] = field(default_factory=list)
@@ -69,21 +127,19 @@ class HistogramBuilder:
         self.counts[i][j] += 1
         self.input_sums[i][j] += input_tokens
         self.output_sums[i][j] += output_tokens
-        self.longest_input = max(self.longest_input, input_tokens)
-        self.longest_output = max(self.longest_output, output_tokens)
+        self.inputs.add(input_tokens)
+        self.outputs.add(output_tokens)
         self.empty_outputs += output_tokens == 0
         if arrival_s is not None:
-            self.first_s = arrival_s if self.first_s is None else min(self.first_s, arrival_s)
-            self.last_s = arrival_s if self.last_s is None else max(self.last_s, arrival_s)
+            self.rates.add(arrival_s)
 
     @property
     def rate_rps(self) -> float | None:
         """Mean rate over the time observed, None where it spans no time."""
-        if self.first_s is None or self.last_s is None or self.last_s <= self.first_s:
-            return None
-        return (self.requests - 1) / (self.last_s - self.first_s)
+        span_s = self.rates.last_s - self.rates.first_s
+        return (self.requests - 1) / span_s if span_s > 0 else None
 
-    def histogram(self, source: str) -> Histogram:
+    def histogram(self, source: str, *, is_wall_clock: bool = False) -> Histogram:
         """Return the relative frequencies with the mean size of each bucket's requests."""
         total = max(self.requests, 1)
         return Histogram(
@@ -95,11 +151,14 @@ class HistogramBuilder:
             coverage=Coverage(
                 requests=self.requests,
                 beyond_fraction=self.beyond / total,
-                longest_input_tokens=self.longest_input,
-                longest_output_tokens=self.longest_output,
+                longest_input_tokens=self.inputs.longest,
+                longest_output_tokens=self.outputs.longest,
             ),
             source=source,
             rate_rps=self.rate_rps,
+            rate_profile=self.rates.profile(is_wall_clock=is_wall_clock),
+            input_quantiles=self.inputs.quantiles(),
+            output_quantiles=self.outputs.quantiles(),
         )
 
 

@@ -16,6 +16,7 @@ MOST_RPS = 1e6
 Positive = Annotated[float, bounds(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, bounds(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, bounds(gt=0, le=MOST_RPS, allow_inf_nan=False)]
+Burstiness = Annotated[float, bounds(ge=0.01, le=1000, allow_inf_nan=False)]
 Fraction = Annotated[float, bounds(gt=0, le=1, allow_inf_nan=False)]
 Share = Annotated[float, bounds(ge=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, bounds(min_length=1, max_length=500)]
@@ -62,6 +63,8 @@ class GridSection:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSection:
     rate_rps: Rate | None = None
+    rate: Any = None  # a number or a word; `demand` says which words
+    burstiness: Burstiness | None = None
     distribution: Text | None = None
     trace: Text | None = None
     histogram: HistogramSection | None = None

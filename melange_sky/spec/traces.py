@@ -140,6 +140,13 @@ def _layout(header: str, path: Path) -> tuple[Callable[[str], float], tuple[int,
     raise InputError(f"{path}: line 1: no known trace header; readable are {FORMATS}")
 
 
+def has_wall_clock(path: Path) -> bool:
+    """Return whether a readable trace's times are dates, so that hours and weekdays mean something."""
+    with _open(path) as file:
+        first = file.readline(MAX_LINE)
+    return not first.lstrip().startswith("{") and isinstance(_layout(first, path)[0], _WallClock)
+
+
 class _WallClock:
     """Reads ``YYYY-MM-DD HH:MM:SS.fffffff`` in seconds, any zone suffix left away.
 
@@ -201,7 +208,7 @@ def histogram_of_trace(
     if builder.empty_outputs:
         log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
     log.info("%s: %d requests, %s req/s", path, builder.requests, builder.rate_rps)
-    return builder.histogram(f"trace {path.name}")
+    return builder.histogram(f"trace {path.name}", is_wall_clock=has_wall_clock(path))
 
 
 def edges_problem(edges: Sequence[int]) -> str | None:

@@ -214,7 +214,7 @@ def test_trace_in_a_spec_with_its_own_grid_and_rate(tmp_path: Path) -> None:
     loaded = load_spec(path)
     assert isinstance(loaded, Spec)
     found = loaded.models[0].workload
-    assert found.rate_rps == pytest.approx(2 / 4.5)
+    assert found.rate_rps == pytest.approx(2 / 4.5)  # one window: its mean is its peak
     assert found.input_sizes == ((385.0,), (879.0,))
 
 

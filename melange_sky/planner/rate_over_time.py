@@ -1,0 +1,245 @@
+"""The rate to plan at, so that the SLO holds over a whole trace: neither its mean nor its peak.
+
+A fleet that is sized for a rate holds more than its target below it and less above. With the miss
+curve m(ρ), the fraction of requests that miss their limits when the rate is ρ times the planned one,
+the least sufficient rate r solves
+
+    Σ over windows w of  requests_w × m(rate_w ÷ r)  ≤  (1 − target) × all requests.
+
+The curve is simulated on a planned fleet with arrivals as bursty as the trace's own within its
+windows, so that queues inside a window are in it; what one window leaves to the next is not, so the
+trace is replayed through the plan at the end, and the rate raised until that replay holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.errors import InfeasibleError
+from melange_sky.planner.notes import rate_text
+from melange_sky.planner.plan_spec import plan_loaded
+from melange_sky.planner.replay_loop.replan import fleet_key
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
+from melange_sky.plans import PlanWarning
+from melange_sky.replay import Replay
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.planner.request import PlanRequest
+    from melange_sky.plans import ModelPlan, Plan
+    from melange_sky.replay import Verdict
+    from melange_sky.spec import ServedModel, Spec
+    from melange_sky.workload import Arrivals
+
+    Floats = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+RATIOS = (0.4, 0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.8, 2.2, 2.8, 3.6)
+"""Rates, in planned ones, at which the miss curve is simulated."""
+
+HOPELESS = 0.9
+"""A miss fraction from which on no higher rate is simulated."""
+
+CURVE_S, CURVE_REQUESTS = 300.0, 6_000
+"""How long a point of the curve is simulated: the replay of the trace is what decides."""
+
+FIRST_RAISE = 1.1
+LARGEST_RAISE = 8.0
+BISECTIONS = 40
+BISECTIONS_BY_REPLAY = 4
+SEARCHED = 10.0
+"""Rates from the mean ÷ 10 to the busiest window's × 10 are searched."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MissCurve:
+    """m(ρ): `ratios` of the planned rate and the fraction that misses there, shapes (points,)."""
+
+    ratios: Floats
+    missed: Floats
+
+    def at(self, ratios: Floats) -> Floats:
+        """Return the fractions at `ratios`, of any shape; beyond the last point all miss."""
+        shown: Floats = np.interp(ratios, self.ratios, self.missed)
+        return np.where(ratios > self.ratios[-1], 1.0, shown)
+
+
+def plan_over_time(spec: Spec, request: PlanRequest, seed: int = 0) -> Plan:
+    """Plan a spec at rates that hold over its traces and bursts, where it does not give them itself.
+
+    Raises what `plan_loaded` raises; InfeasibleError too where no fleet holds over the trace.
+    """
+    if not is_open(spec):
+        return plan_loaded(spec, request)
+    search = _Search(spec=spec, request=replace(request, sensitivity=False), seed=seed)
+    first = plan_loaded(spec, search.request)
+    search.request = replace(search.request, prices=replace(request.prices, refresh=False))
+    rates = [_least_rate(m, s, seed) for m, s in _pairs(first, spec)]
+    low: float | None = None
+    high = 1.0
+    while not search.holds(_scaled(spec, rates, high)):
+        if high > LARGEST_RAISE:
+            raise InfeasibleError(_too_bursty(spec, max(rates) * high))
+        low, high = high, high * (FIRST_RAISE if low is None else (high / low) ** 2)
+    for _ in range(BISECTIONS_BY_REPLAY):
+        if low is None:
+            break
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if search.holds(_scaled(spec, rates, middle)) else (middle, high)
+    final = _scaled(spec, rates, high)
+    last = replace(request, prices=search.request.prices)
+    return _noted(plan_loaded(final, last), search.verdicts(final))
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """Plans and replays at rates tried, each fleet once."""
+
+    spec: Spec
+    request: PlanRequest
+    seed: int
+    judged: dict[object, list[Verdict | None]] = field(default_factory=dict)
+
+    def verdicts(self, spec: Spec) -> list[Verdict | None]:
+        """Return how the fleet planned at the rates of `spec` does in replay, by model."""
+        plan = plan_loaded(spec, self.request)
+        key = fleet_key(plan), tuple(a.shares for m in plan.models for a in m.allocations)
+        if key not in self.judged:
+            self.judged[key] = [_verdict(m, s, self.seed) for m, s in _pairs(plan, spec)]
+        return self.judged[key]
+
+    def holds(self, spec: Spec) -> bool:
+        """Return whether every model's target holds in replay."""
+        verdicts = self.verdicts(spec)
+        held = all(v is None or v.met for v in verdicts)
+        rates = [f"{s.workload.rate_rps:.4g}" for s in spec.models]
+        log.info("planned at %s req/s: %s", ", ".join(rates), "holds" if held else "missed")
+        return held
+
+
+def _scaled(spec: Spec, rates_rps: Sequence[float], factor: float) -> Spec:
+    """Return the spec at these rates, those that planning is to find times `factor`."""
+    models = tuple(
+        replace(s, workload=s.workload.at_rate(rate * (factor if _open(s) else 1.0)))
+        for s, rate in zip(spec.models, rates_rps, strict=True)
+    )
+    return replace(spec, models=models)
+
+
+def _too_bursty(spec: Spec, rate_rps: float) -> str:
+    return (
+        f"{spec.path}: no fleet holds the SLO over this traffic, up to one planned for {rate_rps:.3g} "
+        "req/s; its bursts are too short to absorb within these limits: loosen slo, or choose the rate "
+        "yourself (workload.rate)"
+    )
+
+
+def is_open(spec: Spec) -> bool:
+    """Return whether the rate of any model has yet to be found."""
+    return any(_open(served) is not None for served in spec.models)
+
+
+def _open(served: ServedModel) -> Arrivals | None:
+    """Return the arrivals over which a rate must hold, None where the rate is given."""
+    arrivals = served.workload.arrivals
+    return arrivals if arrivals is not None and arrivals.is_open else None
+
+
+def _noted(plan: Plan, verdicts: list[Verdict | None]) -> Plan:
+    """Return the plan with what its replay showed, by model."""
+    models, shared = [], list(plan.warnings)
+    for model, verdict in zip(plan.models, verdicts, strict=True):
+        if verdict is None or model.rate_profile is None:
+            models.append(model)
+            continue
+        note = PlanWarning(
+            code="rate",
+            message=f"{rate_text(model.rate_profile)}: the least rate found at which "
+            f"{verdict.attainment:.2%} of {verdict.judged:,} replayed requests meet the SLO "
+            f"(target {verdict.target:.0%})",
+        )
+        if plan.lists_models:
+            models.append(replace(model, warnings=(note, *model.warnings)))
+        else:
+            models.append(model)
+            shared.insert(0, note)
+    return replace(plan, models=tuple(models), warnings=tuple(shared))
+
+
+def _pairs(plan: Plan, spec: Spec) -> zip[tuple[ModelPlan, ServedModel]]:
+    return zip(plan.models, spec.models, strict=True)
+
+
+def _least_rate(model: ModelPlan, served: ServedModel, seed: int) -> float:
+    """Return the least rate that the miss curve of the model's fleet lets hold over its traffic."""
+    arrivals = _open(served)
+    if arrivals is None:
+        return served.workload.rate_rps
+    rates, requests = _windows(arrivals)
+    curve = miss_curve(model, burstiness_of(arrivals), seed)
+    allowed = (1 - served.slo.attainment) * float(requests.sum())
+
+    def holds(rate_rps: float) -> bool:
+        return float((requests * curve.at(rates / rate_rps)).sum()) <= allowed
+
+    low, high = arrivals.mean_rps / SEARCHED, float(rates.max()) * SEARCHED
+    if not holds(high):
+        return float(rates.max())
+    for _ in range(BISECTIONS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _windows(arrivals: Arrivals) -> tuple[Floats, Floats]:
+    """Return each window's rate and requests; traffic without a trace is one window."""
+    profile = arrivals.profile
+    if profile is None:
+        return np.array([arrivals.mean_rps]), np.array([1.0])
+    return np.array(profile.rates_rps), np.array(profile.counts, dtype=np.float64)
+
+
+def burstiness_of(arrivals: Arrivals) -> float:
+    """Return the squared variation of gaps to simulate with: of a trace, that within its windows."""
+    profile = arrivals.profile
+    return arrivals.burstiness if profile is None else profile.burst_dispersion
+
+
+def miss_curve(model: ModelPlan, burstiness: float, seed: int) -> MissCurve:
+    """Simulate the fleet of a model at rates around its planned one; the curve never falls."""
+    missed: list[float] = []
+    for ratio in RATIOS:
+        rate_rps = model.workload.rate_rps * ratio
+        request = SimulationRequest(
+            rate_scale=ratio,
+            burstiness=burstiness,
+            duration_s=max(CURVE_S, CURVE_REQUESTS / rate_rps),
+            how=Replay(seed=seed),
+        )
+        missed.append(1.0 - simulate_plan(model, request).verdict.attainment)
+        if missed[-1] > HOPELESS:
+            break
+    ratios = np.array([0.0, *RATIOS[: len(missed)]])
+    return MissCurve(ratios=ratios, missed=np.maximum.accumulate([missed[0], *missed]))
+
+
+def _verdict(model: ModelPlan, served: ServedModel, seed: int) -> Verdict | None:
+    """Replay what a model's rate was found for; None where the rate was given."""
+    arrivals = _open(served)
+    if arrivals is None:
+        return None
+    request = SimulationRequest(trace=arrivals.trace, how=Replay(seed=seed))
+    if arrivals.trace is None:
+        scale = arrivals.mean_rps / served.workload.rate_rps
+        request = replace(
+            request, rate_scale=scale, burstiness=arrivals.burstiness, until_sure=True
+        )
+    return simulate_plan(model, request).verdict
