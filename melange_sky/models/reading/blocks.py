@@ -158,7 +158,7 @@ def _zamba2_block(
 def _calling_layers(fields: Fields, core: Core) -> set[int]:
     numbers = fields.wholes("hybrid_layer_ids")
     words = fields.words("layers_block_type") or fields.words("layer_types")
-    if numbers is None and words is not None:
+    if words is not None:
         numbers = [i for i, word in enumerate(words[: core.layers]) if word == "hybrid"]
     if numbers is None:
         raise InputError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from melange_sky.models.fields import Fields, shown
 
@@ -31,11 +31,22 @@ _HARMLESS = (
     r"norm|use_hard|gate$|layer_use|group|multimodal|capacity|renorm|impl|quant)|use_(moe_router|routing)_bias|"
     r"scoring_func|^use_(qk_norm|gemma_norm)|cache_dtype|norm_type|norm_before|norm_after|swiglu_|short_conv|"
     r"use_(sliding_window|bidirectional)|max_window_layers|sliding_window_pattern|full_attention_interval|hidden_act|"
-    r"attention_chunk_size|^position_|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
+    r"attention_chunk_size|seconds|^position_|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
     r"output_gate_type|mtp_use_dedicated|mamba_(chunk|dt_(max|min|init|scale)|norm|proj_bias|conv_bias|expand|hidden_act|"
     r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$"
 )
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
+
+_SIZES = re.compile(
+    r"(hidden|embed|model|intermediate)_(size|dim)$|(num|n)_(hidden_)?layers$|^(depth|layers|width|n_embd|d_model)$"
+)
+_SHAPING_WORDS = re.compile(
+    r"pattern|schedule|(layer|block|attn|mlp|ffn|mixer|moe)s?_(block_)?types?$"
+)
+_SHAPING_FACTORS = re.compile(
+    r"^(mlp|ffn|ffw|expansion|expand|hidden|intermediate)[a-z_]*(ratio|mult|multiplier|factor)$|^expand$"
+)
+"""Words and factors that decide sizes, whatever else their names look like."""
 
 
 def is_harmless(name: str) -> bool:
@@ -52,15 +63,31 @@ def unread(fields: Fields, passed: Iterable[str] = ()) -> tuple[list[str], list[
     allowed = {*fields.read, *passed}
     for key, value in fields.raw.items():
         name = str(key)
-        if name in allowed or _is_idle(value) or is_harmless(name):
+        if name in allowed or _is_idle(value):
             continue
-        if isinstance(value, (str, float)):
+        if _is_shaping(name.lower(), value):
+            structural.append(shown(name))
+        elif is_harmless(name):
+            continue
+        elif isinstance(value, (str, float)):
             other.append(shown(name))
         elif re.search(_STRUCTURE, name.lower()):
             structural.append(shown(name))
         else:
             other.append(shown(name))
     return structural, other
+
+
+def _is_shaping(name: str, value: object) -> bool:
+    """Return whether a field holds a whole part of a model, or a word or factor that shapes one."""
+    if isinstance(value, Mapping):
+        return any(
+            isinstance(size, int) and size > 1 and _SIZES.search(str(key))
+            for key, size in value.items()
+        )
+    if isinstance(value, str):
+        return bool(_SHAPING_WORDS.search(name))
+    return isinstance(value, float) and bool(_SHAPING_FACTORS.search(name))
 
 
 def _is_idle(value: object) -> bool:

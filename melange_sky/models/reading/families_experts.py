@@ -253,6 +253,7 @@ EXPERTS: tuple[Family, ...] = (
         architectures=("LagunaForCausalLM",),
         head_norm="head",
         gate="head",
+        gate_field="gating",
         experts=ExpertTraits(shared_width="shared_expert_intermediate_size", router_bias=True),
     ),
     Family(

@@ -41,7 +41,7 @@ def read_core(fields: Fields, family: Family) -> Core:
     vocabulary = fields.whole("vocab_size")
     kv_heads = _kv_heads(fields, family, heads)
     head_dim = fields.maybe("head_dim") or max(1, hidden // heads)
-    if heads % kv_heads:
+    if heads % kv_heads and family.attention != "latent":  # which caches no heads
         raise InputError(
             f"{fields.where}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
         )
@@ -69,6 +69,8 @@ def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
         fields.read.update(("new_decoder_architecture", *ALIASES["num_key_value_heads"]))
         if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
             return 1
+        if family.types[0] == "gpt_bigcode":
+            return heads
     if (nested := fields.section("attn_config")) is not None:
         return nested.maybe("kv_n_heads") or heads
     if family.types[0] == "chatglm" and not fields.flag("multi_query_attention"):
@@ -98,8 +100,12 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
     if family.head_norm_field is not None and not fields.flag(family.head_norm_field):
         head_norm = "none"
     gate = family.gate
-    if family.gate_field is not None and not fields.flag(family.gate_field):
-        gate = "none"
+    if family.gate_field is not None and fields.get(family.gate_field) not in (
+        None,
+        True,
+        "per-head",
+    ):
+        gate = "width"
     traits = AttentionTraits(
         module=family.module,
         qkv_bias=is_on(fields, family.qkv_bias),

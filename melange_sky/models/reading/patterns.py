@@ -215,6 +215,7 @@ def sparse_layers(fields: Fields, layers: int) -> list[bool]:
     stated = _stated_sparse(fields, layers)
     if stated is not None:
         fields.read.update(("first_k_dense_replace", "num_dense_layers", "moe_layer_freq"))
+        fields.read.add("interleave_moe_layer_step")
         return stated
     first_dense = min(
         layers, fields.maybe("first_k_dense_replace") or fields.maybe("num_dense_layers") or 0

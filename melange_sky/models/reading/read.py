@@ -73,11 +73,10 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     outer = _within(config, chosen.wrapper, where)
     text = _text_fields(outer, chosen, where)
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
-    if chosen.wrapper is not None and "tie_word_embeddings" not in text.raw:
-        _tie_as_outside(decoder, outer, text)
+    contradicted = _tie_as_outside(decoder, outer, text) if chosen.wrapper is not None else None
     context, assumed = context_tokens(text, outer.raw)
     built, tower_warnings = _towers(outer, chosen.wrapper, decoder.core.hidden)
-    notes = [*decoder.assumptions, *([assumed] if assumed else [])]
+    notes = [*decoder.assumptions, *(note for note in (assumed, contradicted) if note)]
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
     warnings = [*tower_warnings, *_closed(text, outer, chosen, measured)]
@@ -235,12 +234,24 @@ def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
     )
 
 
-def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> None:
-    """Follow the outer config where the section does not say whether the head is the embedding."""
+def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> str | None:
+    """Follow the outer config in whether the head is the embedding; return what it contradicts.
+
+    `transformers` up to 4 goes by the section where both say it, from 5 on by the outer config.
+    """
     outer.read.add("tie_word_embeddings")
     stated = outer.raw.get("tie_word_embeddings")
     if not isinstance(stated, bool) or stated == decoder.tied:
-        return
+        return None
+    own = text.raw.get("tie_word_embeddings")
+    note = None
+    if isinstance(own, bool) and outer.raw is not text.raw:
+        version = str(outer.raw.get("transformers_version", ""))
+        outside = version.split(".")[0].isdigit() and int(version.split(".")[0][:4]) >= 5
+        taken = "the outer one" if outside else "its section's"
+        note = f"'tie_word_embeddings' is stated twice and differs: {taken} is taken"
+        if not outside:
+            return note
     if stated:
         decoder.outside = [m for m in decoder.outside if m.part != "head"]
     else:
@@ -253,6 +264,7 @@ def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> None:
             )
         )
     decoder.tied = stated
+    return note
 
 
 def _towers(
