@@ -476,3 +476,38 @@ def test_what_cannot_be_sized_is_refused_in_one_line(config, message):
 def test_an_unknown_harmless_field_only_warns():
     layers = read_layers({**LLAMA_70B, "flavour": "vanilla"})
     assert layers.warnings == ("unknown fields, taken to change no size: flavour",)
+
+
+TIED_TWICE = {
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": False,
+    "text_config": {
+        **LLAMA_70B,
+        "model_type": "qwen3_vl_text",
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+@pytest.mark.parametrize(("version", "tied"), [("4.57.1", True), ("5.2.0", False), (None, True)])
+def test_a_head_stated_twice_is_as_the_writer_took_it(version, tied):
+    layers = read_layers({**TIED_TWICE, "transformers_version": version})
+    assert layers.tied is tied
+    assert any("'tie_word_embeddings' is stated twice" in text for text in layers.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        ({"vision_config": {"hidden_size": 1792, "num_hidden_layers": 63}}, "vision_config"),
+        ({"audio_encoder_params": {"d_model": 512, "encoder_layers": 6}}, "audio_encoder_params"),
+        ({"layer_pattern": "MMAM"}, "layer_pattern"),
+        ({"ffn_expansion_ratio": 2.67}, "ffn_expansion_ratio"),
+        ({"mixer_type": "hyena"}, "mixer_type"),
+    ],
+)
+def test_what_shapes_a_model_and_is_not_read_is_refused(more, field):
+    with pytest.raises(InputError, match=f"'{field}' may change the model's structure"):
+        read_layers({**LLAMA_70B, **more})

@@ -34,3 +34,15 @@ def test_a_family_needs_its_sizes(family):
             continue
         with pytest.raises(InputError, match="'hidden_size'"):
             read_layers(less)
+
+
+VARIED = json.loads((Path(__file__).parent / "varied.json").read_text(encoding="utf-8"))["models"]
+
+
+@pytest.mark.parametrize("model", VARIED, ids=lambda m: m["architecture"])
+def test_odd_sizes_are_counted_as_the_class_makes_them(model):
+    layers = read_layers(model["config"])
+    assert layers.resident_parameters == pytest.approx(model["parameters"], rel=2e-3)
+    if "kv_values" in model:
+        windows = sum(layer.attention.window_values for layer in layers.layers)
+        assert layers.kv_values_per_token + windows == model["kv_values"]

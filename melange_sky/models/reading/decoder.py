@@ -123,6 +123,8 @@ def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
     """Return what stands outside of the layers: embeddings, last norm, output head."""
     embedding_width = fields.maybe("word_embed_proj_dim") or core.hidden
     outside = _embeddings(fields, family, core, embedding_width)
+    if family.extra_words is not None:
+        outside.append(_added_words(fields, family.extra_words, core))
     if family.embedding_norm:
         outside.append(norm("model.embedding_norm", family.norm_values * core.hidden))
     if family.final_norm and family.norm_values:
@@ -139,6 +141,17 @@ def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
             )
         )
     return outside
+
+
+def _added_words(fields: Fields, key: str, core: Core) -> Matrix:
+    """Return the embedding of words that have no output."""
+    return Matrix(
+        name="model.embed_tokens.new_embedding",
+        part="embedding",
+        outputs=fields.whole(key, 128),
+        inputs=core.hidden,
+        linear=False,
+    )
 
 
 def _embeddings(fields: Fields, family: Family, core: Core, width: int) -> list[Matrix]:

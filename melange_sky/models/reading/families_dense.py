@@ -92,7 +92,7 @@ DENSE: tuple[Family, ...] = (
         norms_field=("use_post_norm", 4),
     ),
     Family(
-        types=("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"),
+        types=("qwen2", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"),
         architectures=("Qwen2ForCausalLM",),
         qkv_bias=True,
         window="qwen",
@@ -144,7 +144,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("gemma3_text",),
-        architectures=("Gemma3ForCausalLM",),
+        architectures=("Gemma3ForCausalLM", "Rnj1ForCausalLM"),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         head_norm="head",

@@ -21,8 +21,9 @@ Reader = Literal[
     "deepseek_v4",
     "longcat",
     "zamba2",
+    "molmo",
 ]
-AttentionForm = Literal["grouped", "latent"]
+AttentionForm = Literal["grouped", "latent", "factored"]
 LinearForm = Literal["none", "delta_net", "mamba1", "mamba2", "kda", "lightning", "short_conv"]
 WindowRule = Literal["field", "qwen", "alternate", "pattern", "mimo", "chunks", "ignored"]
 
@@ -57,7 +58,7 @@ class Family:
 
     `norm_values` are the values of a norm per hidden unit (2 with a bias, 0 for none at all), `norms`
     how many such norms a layer has. `positions` is what a learned position table has beyond the
-    context, None where there is none. `required` names fields without which a config of the family
+    context, None where there is none. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
     cannot be sized, beyond those of every decoder.
     """
 
@@ -87,6 +88,7 @@ class Family:
     experts: ExpertTraits | None = None
     shared_dense: str | None = None
     extra_per_layer: int = 0
+    extra_words: str | None = None
     all_linear: bool = False
     extra_heads: Literal["last", "first", "none"] = "last"
     extra_heads_copies: bool = False

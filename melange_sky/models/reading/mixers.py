@@ -84,8 +84,10 @@ def mix(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) ->
         from melange_sky.models.reading.states import read_linear
 
         return read_linear(fields, family, core)
-    if family.attention == "latent":
+    if family.attention == "latent" and not _is_grouped_after_all(fields):
         return _latent(fields, family, core, number)
+    if family.attention == "factored":
+        return _factored(fields, core)
     return _grouped(kind, fields, family, core, number)
 
 
@@ -95,7 +97,7 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
         window = fields.whole("sliding_window")
     elif kind == "chunked":
         window = fields.whole("attention_chunk_size")
-    heads = _layer_heads(kind, fields, core, number)
+    heads = _layer_heads(kind, fields, family, core, number)
     head_norm = family.head_norm
     if family.head_norm_field is not None and not fields.flag(family.head_norm_field):
         head_norm = "none"
@@ -145,10 +147,10 @@ def _sinks(fields: Fields, kind: Mixer) -> bool:
     return fields.flag(key)
 
 
-def _layer_heads(kind: Mixer, fields: Fields, core: Core, number: int) -> Heads:
+def _layer_heads(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Heads:
     """Return a layer's heads where sliding layers, or single ones, have sizes of their own."""
     heads, kv_heads, head_dim = core.heads, core.kv_heads, core.head_dim
-    value_dim = fields.maybe("v_head_dim")
+    value_dim = None if family.attention == "latent" else fields.maybe("v_head_dim")
     listed = fields.wholes("num_attention_heads_per_layer", core.layers)
     if listed is not None:
         heads = max(1, listed[number])
@@ -172,6 +174,31 @@ def _layer_heads(kind: Mixer, fields: Fields, core: Core, number: int) -> Heads:
     return Heads(
         hidden=core.hidden, heads=heads, kv_heads=kv_heads, head_dim=head_dim, value_dim=value_dim
     )
+
+
+def _is_grouped_after_all(fields: Fields) -> bool:
+    """Return whether a config of a family with latent attention has plain heads (DeepSeek-VL2 Tiny)."""
+    if fields.raw.get("use_mla") is not False and fields.raw.get("kv_lora_rank", 1) is not None:
+        return False
+    fields.read.update(("use_mla", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim"))
+    fields.read.update(("qk_rope_head_dim", "v_head_dim"))
+    return True
+
+
+def _factored(fields: Fields, core: Core) -> Mixed:
+    """Return the attention of Step-3: one key head, and queries through a narrower state."""
+    rank = fields.maybe("share_q_dim") or core.head_dim
+    heads = Heads(hidden=core.hidden, heads=core.heads, kv_heads=1, head_dim=core.head_dim)
+    attention, matrices = grouped(heads, AttentionTraits())
+    queries = (
+        Matrix(
+            name="self_attn.q_proj", part="attention", outputs=rank, inputs=core.hidden, extra=rank
+        ),
+        Matrix(
+            name="self_attn.wq", part="attention", outputs=core.heads * core.head_dim, inputs=rank
+        ),
+    )
+    return attention, (*queries, *matrices[1:])
 
 
 def _latent(fields: Fields, family: Family, core: Core, number: int) -> Mixed:

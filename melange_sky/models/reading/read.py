@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
-from melange_sky.models.layers import Layer, LayerList, Matrix, Tower
+from melange_sky.models.layers import Layer, LayerList, Matrix
 from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.decoder import Decoder
+from melange_sky.models.reading.defaults import class_defaults
+from melange_sky.models.reading.encoders import read_towers
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.refusals import what_it_is
-from melange_sky.models.reading.wrappers import Wrapper
-from melange_sky.resources import catalogs_dir
+from melange_sky.models.reading.wrapper import Wrapper
 
 STATED = (
     "hidden_size",
@@ -75,7 +74,7 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
     contradicted = _tie_as_outside(decoder, outer, text) if chosen.wrapper is not None else None
     context, assumed = context_tokens(text, outer.raw)
-    built, tower_warnings = _towers(outer, chosen.wrapper, decoder.core.hidden)
+    built, tower_warnings = read_towers(outer, chosen.wrapper, decoder.core.hidden)
     notes = [*decoder.assumptions, *(note for note in (assumed, contradicted) if note)]
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
@@ -166,6 +165,8 @@ def _unknown(name: str, model_type: str) -> str:
 
 
 def _has_sections(config: Mapping[str, Any], wrapper: Wrapper) -> bool:
+    if wrapper.always:
+        return True
     if wrapper.within is not None:
         return isinstance(config.get(wrapper.within), Mapping)
     keys = (wrapper.text.rstrip("|"), wrapper.vision_section)
@@ -194,14 +195,27 @@ def _text_family(config: Mapping[str, Any], wrapper: Wrapper, where: str) -> Fam
         return registry.BY_TYPE[stated]
     if name and name in registry.BY_ARCHITECTURE:
         return registry.BY_ARCHITECTURE[name]
-    if wrapper.text_type is not None and (
-        not isinstance(stated, str) or not stated or _is_own(stated, wrapper)
-    ):
-        return registry.BY_TYPE[wrapper.text_type]
+    own = wrapper.text_type or _text_type_by_field(outer, wrapper, where)
+    if own is not None and (not isinstance(stated, str) or not stated or _is_own(stated, wrapper)):
+        return registry.BY_TYPE[own]
     raise InputError(
         f"{where}: the language model in '{wrapper.text.rstrip('|')}' is a '{shown(stated or name)}', which is "
         "not among the models that are read"
     )
+
+
+def _text_type_by_field(outer: Mapping[str, Any], wrapper: Wrapper, where: str) -> str | None:
+    """Return the family of a flat language model that one field decides, such as its version."""
+    if wrapper.text_type_by is None:
+        return None
+    key, families = wrapper.text_type_by
+    stated = str(outer.get(key, ""))[:20]
+    known = dict(families)
+    if stated not in known:
+        raise InputError(
+            f"{where}: '{key}' holds '{shown(stated)}', which is not read; known: {', '.join(known)}"
+        )
+    return known[stated]
 
 
 def _is_own(stated: str, wrapper: Wrapper) -> bool:
@@ -267,66 +281,11 @@ def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> str | None
     return note
 
 
-def _towers(
-    outer: Fields, wrapper: Wrapper | None, hidden: int
-) -> tuple[tuple[Tower, ...], list[str]]:
-    if wrapper is None:
-        return (), []
-    from melange_sky.models.reading import towers
-
-    built, warnings = [], []
-    for kind, key, name in (
-        ("vision", wrapper.vision_section, wrapper.vision),
-        ("audio", "audio_config", wrapper.audio),
-    ):
-        section = outer.raw.get(key)
-        outer.read.add(key)
-        if name is not None and section is None and kind == "vision":
-            warnings.append(f"no '{key}': only the language model is counted")
-        if name is None or section is None:
-            continue
-        if not isinstance(section, Mapping):
-            raise InputError(f"{outer.where}: '{key}' must be a mapping")
-        stated = section.get("model_type")
-        type_name = stated if isinstance(stated, str) else ""
-        defaults = class_defaults(type_name) or class_defaults(_section_type(wrapper, kind))
-        fields = Fields(section, f"{outer.where}: {key}", defaults)
-        matrices = towers.READERS[name](fields, outer, hidden)
-        built.append(Tower(kind=kind, matrices=matrices))
-    for kind, values in wrapper.fixed:
-        built.append(towers.fixed(kind, f"{kind}_tower", values))
-        warnings.append(
-            f"the {kind} encoder's size is its makers' figure, not read from the config"
-        )
-    for key in wrapper.left_out:
-        outer.read.add(key)
-    outer.read.add(wrapper.text.rstrip("|"))
-    return tuple(built), warnings
-
-
-def _section_type(wrapper: Wrapper, kind: str) -> str:
-    return _SECTION_TYPES.get(wrapper.types[0], f"{wrapper.types[0]}_{kind}")
-
-
-_SECTION_TYPES = {
-    "gemma3": "siglip_vision_model",
-    "paligemma": "siglip_vision_model",
-    "llava": "clip_vision_model",
-    "llava_next": "clip_vision_model",
-    "mistral3": "pixtral",
-    "llama4": "llama4_vision_model",
-    "idefics3": "idefics3_vision",
-    "lfm2_vl": "siglip2_vision_model",
-    "cohere2_vision": "siglip_vision_model",
-    "internvl_chat": "intern_vit_6b",
-    "minimax_m3_vl": "minimax_m3_vl_vision",
-    "step3p7": "step3p5_vision",
-}
-
-
 def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> list[str]:
     """Refuse fields that were not read where they may change the structure; tell of the others."""
     passed = {*ANSWERED, *chosen.family.read_only}
+    if chosen.wrapper is not None and "|" in chosen.wrapper.text:
+        passed |= outer.read
     structural, other = unread(text, passed)
     if chosen.wrapper is not None and outer.raw is not text.raw and "|" not in chosen.wrapper.text:
         more = unread(outer, {*passed, *text.read})
@@ -350,15 +309,3 @@ def _prefix(chosen: _Chosen) -> str:
     if chosen.wrapper is not None and chosen.family.prefix == "model.layers.{i}.":
         return "model.language_model.layers.{i}."
     return chosen.family.prefix
-
-
-@lru_cache(maxsize=1)
-def _defaults() -> dict[str, dict[str, Any]]:
-    document = json.loads((catalogs_dir() / "config_defaults.json").read_text(encoding="utf-8"))
-    defaults: dict[str, dict[str, Any]] = document["defaults"]
-    return defaults
-
-
-def class_defaults(model_type: str) -> Mapping[str, Any]:
-    """Return the defaults of the `transformers` class of a model type, empty where there is none."""
-    return _defaults().get(model_type, {})

@@ -148,7 +148,7 @@ VISION = frozenset(
     ]
 )
 STATES = frozenset(
-    ["mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv7", "xlstm", "recurrent_gemma", "zamba"]
+    ["mamba", "mamba2", "falcon_mamba", "rwkv", "rwkv5", "rwkv6", "rwkv6qwen2", "rwkv7", "xlstm"]
 )
 DRAFTS = ("eagle", "mtp", "dspark", "dflash", "medusa", "mlp_speculator", "speculator", "assistant")
 _SUFFIXES = (

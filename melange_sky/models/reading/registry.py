@@ -10,10 +10,11 @@ from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.families_dense import DENSE
 from melange_sky.models.reading.families_experts import EXPERTS
 from melange_sky.models.reading.families_hybrid import HYBRID
+from melange_sky.models.reading.families_others import OTHERS
 from melange_sky.models.reading.families_ungated import UNGATED
 from melange_sky.models.reading.family import Family
 
-FAMILIES: tuple[Family, ...] = (*DENSE, *UNGATED, *EXPERTS, *HYBRID)
+FAMILIES: tuple[Family, ...] = (*DENSE, *UNGATED, *EXPERTS, *HYBRID, *OTHERS)
 
 BY_TYPE: dict[str, Family] = {name: family for family in FAMILIES for name in family.types}
 BY_ARCHITECTURE: dict[str, Family] = {
@@ -30,6 +31,7 @@ READERS: dict[str, str] = {
     "deepseek_v4": "compressed:read_deepseek_v4",
     "longcat": "blocks:read_longcat",
     "zamba2": "blocks:read_zamba2",
+    "molmo": "molmo:read_molmo",
 }
 """Reader → where it is: each is imported when a config needs it."""
 

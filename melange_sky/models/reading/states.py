@@ -96,6 +96,8 @@ def read_mamba2(fields: Fields, core: Core) -> Mixed:
     if inner is None:
         expanded = first("expand", "mamba_expand", default=2) * core.hidden
         inner = heads * head_dim if _is_size(head_dim) else expanded
+        if fields.has("mamba_headdim"):  # Zamba2 derives it, whatever the file states
+            inner, head_dim = expanded, None
     if not _is_size(head_dim):
         head_dim = max(1, inner // heads)
     sizes = Mamba2(

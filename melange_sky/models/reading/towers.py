@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Matrix, Tower
-from melange_sky.models.reading import towers_clip
+from melange_sky.models.reading import towers_clip, towers_deep, towers_tables
 from melange_sky.models.reading.vit import (
     Vit,
     depth,
@@ -191,6 +191,7 @@ def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     hidden = vision.maybe("vt_hidden_size") or vision.whole("hidden_size")
     layers = vision.maybe("vt_num_hidden_layers") or depth(vision)
     width = vision.maybe("vt_intermediate_size") or vision.whole("intermediate_size")
+    outer.read.add("projection_hidden_size")
     rows = vision.maybe("init_pos_emb_height") or vision.whole("pos_emb_height", 64)
     columns = vision.maybe("init_pos_emb_width") or vision.whole("pos_emb_width", 64)
     merge = vision.wholes("merge_kernel_size") or [2, 2]
@@ -312,6 +313,28 @@ READERS: dict[str, Reader] = {
     "lfm2_vl": towers_clip.lfm2_vl,
     "cohere2_vision": towers_clip.cohere2_vision,
     "paddle_ocr": towers_clip.paddle_ocr,
+    "keye": towers_clip.keye,
+    "aya_vision": towers_clip.aya_vision,
+    "vip_llava": towers_clip.vip_llava,
+    "video_llama3": towers_clip.video_llama3,
+    "ovis": towers_tables.ovis,
+    "minicpm_v": towers_tables.minicpm_v,
+    "minicpm_v_merged": towers_tables.minicpm_v_merged,
+    "minicpm_o_audio": towers_tables.minicpm_o_audio,
+    "idefics2": towers_tables.idefics2,
+    "aria": towers_tables.aria,
+    "glm4v_eva": towers_tables.glm4v_eva,
+    "step3": towers_tables.step3,
+    "ernie_vl": towers_tables.ernie_vl,
+    "radio": towers_tables.perception,
+    "phi3_v": towers_deep.phi3_v,
+    "phi4_mm": towers_deep.phi4_mm,
+    "molmo": towers_deep.molmo,
+    "molmo2": towers_deep.molmo2,
+    "deepseek_vl2": towers_deep.deepseek_vl2,
+    "deepseek_ocr": towers_deep.deepseek_ocr,
+    "dots_ocr": towers_deep.dots_ocr,
+    "nvlm": towers_deep.nvlm,
     "gemma4": gemma4,
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,

@@ -145,3 +145,47 @@ def paddle_ocr(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         projector_norm("mlp_AR", 2 * vision.whole("hidden_size")),
         *two_layers("mlp_AR", merged, merged, text),
     )
+
+
+def aya_vision(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Aya Vision: the first matrix feeds a gate."""
+    merged = vision.whole("hidden_size") * (outer.maybe("downsample_factor") or 2) ** 2
+    inner = outer.maybe("alignment_intermediate_size") or text
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projector_norm("multi_modal_projector", 2 * merged),
+        projection("multi_modal_projector.linear_1", inner, merged),
+        projection("multi_modal_projector.linear_2", text, inner // 2),
+    )
+
+
+def vip_llava(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of ViP-LLaVA, which joins several layers of its CLIP."""
+    chosen = outer.items("vision_feature_layers") or [0] * 5
+    sources = len(chosen) * vision.whole("hidden_size")
+    return (
+        *clip_or_siglip(vision, outer, text),
+        projector_norm("multi_modal_projector", 2 * sources),
+        *two_layers("multi_modal_projector", sources, text, text),
+    )
+
+
+def video_llama3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of VideoLLaMA 3: a SigLIP whose positions are rotary."""
+    hidden = vision.whole("hidden_size")
+    sizes = Vit(
+        hidden=hidden,
+        layers=depth(vision),
+        width=vision.whole("intermediate_size"),
+        patch_values=patch_values(vision),
+        beside=2 * hidden,
+    )
+    return (*vit(sizes, "vision_model"), *two_layers("projector", hidden, text, text))
+
+
+def keye(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the tower of Keye-VL: a SigLIP with a second table of positions, for packed images."""
+    hidden = vision.whole("hidden_size")
+    headless = Fields({**vision.raw, "vision_use_head": False}, vision.where, vision.defaults)
+    packed = Matrix(name="visual.packing", part="tower", inputs=32768 * hidden, linear=False)
+    return (*paddle_ocr(headless, outer, text), packed)

@@ -125,7 +125,7 @@ def _expert_width(fields: Fields, traits: ExpertTraits) -> int:
         return section.whole("ffn_hidden_size")
     value = fields.get(traits.width)
     if isinstance(value, list) and value:
-        return max(1, *(fields.wholes(traits.width) or [1]))
+        return max(1, (fields.wholes(traits.width) or [1])[0])
     width = fields.maybe(traits.width)
     return width if width is not None else fields.whole(traits.dense_width)
 

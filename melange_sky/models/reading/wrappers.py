@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wrapper:
-    """A kind of multimodal config.
-
-    `text` names the section of the language model ("" where its fields stand at the top), `within` a
-    section that holds all the others. `text_type` is the language model's family where its section
-    does not say it. `left_out` are sections of the checkpoint that engines do not load.
-    """
-
-    types: tuple[str, ...]
-    architectures: tuple[str, ...]
-    text: str = "text_config"
-    within: str | None = None
-    vision: str | None = None
-    vision_section: str = "vision_config"
-    audio: str | None = None
-    text_type: str | None = None
-    left_out: tuple[str, ...] = ()
-    fixed: tuple[tuple[str, int], ...] = ()
-
+from melange_sky.models.reading.wrapper import Wrapper
+from melange_sky.models.reading.wrappers_others import OTHERS
 
 WRAPPERS: tuple[Wrapper, ...] = (
+    *OTHERS,
     Wrapper(
         types=("gemma3",),
         architectures=("Gemma3ForConditionalGeneration",),
@@ -192,7 +172,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
     ),
     Wrapper(
         types=("kimi_k25",),
-        architectures=("KimiK25ForConditionalGeneration",),
+        architectures=("KimiK25ForConditionalGeneration", "Kimi_K25ForConditionalGeneration"),
         vision="moonvit",
         text_type="deepseek_v3",
     ),

@@ -1,0 +1,28 @@
+"""A config that wraps a language model: what stands where in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrapper:
+    """A kind of multimodal config.
+
+    `text` names the section of the language model ("" where its fields stand at the top), `within` a
+    section that holds all the others. `text_type` is the language model's family where its section
+    does not say it. `left_out` are sections of the checkpoint that engines do not load.
+    """
+
+    types: tuple[str, ...]
+    architectures: tuple[str, ...]
+    text: str = "text_config"
+    within: str | None = None
+    vision: str | None = None
+    vision_section: str = "vision_config"
+    audio: str | None = None
+    text_type: str | None = None
+    text_type_by: tuple[str, tuple[tuple[str, str], ...]] | None = None
+    left_out: tuple[str, ...] = ()
+    fixed: tuple[tuple[str, int], ...] = ()
+    always: bool = False
