@@ -98,17 +98,14 @@ def launch(
 
 def _launch(preview: JobsPreview, options: LaunchOptions, *, detach: bool) -> None:
     """Launch, then follow until every job has ended, collecting as results come."""
-    from melange_sky.planner.measuring_jobs import follow_jobs, jobs_api, launch_jobs, stop_jobs
+    from melange_sky.planner.measuring_jobs import jobs_api, run_jobs, stop_jobs
 
     api = jobs_api(clusters=options.clusters)
-    names = [job.name for job in preview.taken]
     try:
-        launch_jobs(api, preview.taken, echo_event)
-        if not detach:
-            follow_jobs(api, names, out=options.out, on_event=echo_event)
+        run_jobs(api, preview.taken, detach=detach, out=options.out, on_event=echo_event)
     except KeyboardInterrupt:
         if click.confirm("\nCancel the jobs? (no: they continue on their own)", err=True):
-            stop_jobs(api, names, echo_event)
+            stop_jobs(api, [job.name for job in preview.taken], echo_event)
         raise
 
 

@@ -131,6 +131,23 @@ def jobs_api(*, clusters: bool) -> SkyJobs:
     return SkyJobs(managed=not clusters, secrets=secrets)
 
 
+def run_jobs(
+    api: SkyJobs,
+    jobs: Sequence[ProfilingJob],
+    *,
+    detach: bool = False,
+    out: Path | None = None,
+    on_event: Callable[[str], None] = log.info,
+) -> None:
+    """Launch the jobs; unless detached, collect results until every one has ended.
+
+    Raises MelangeError naming those that did not succeed.
+    """
+    launch_jobs(api, jobs, on_event)
+    if not detach:
+        follow_jobs(api, [job.name for job in jobs], out=out, on_event=on_event)
+
+
 def launch_jobs(
     api: SkyJobs, jobs: Sequence[ProfilingJob], on_event: Callable[[str], None] = log.info
 ) -> None:

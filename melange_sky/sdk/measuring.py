@@ -223,9 +223,7 @@ def launch_profile(
     preview.require_any()
     if preview.taken:
         api = work.jobs_api(clusters=clusters)
-        work.launch_jobs(api, preview.taken)
-        if not detach:
-            work.follow_jobs(api, [job.name for job in preview.taken], out=options.out)
+        work.run_jobs(api, preview.taken, detach=detach, out=options.out)
     return preview
 
 

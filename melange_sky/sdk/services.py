@@ -31,6 +31,15 @@ class Changes(Shown, tuple[ServiceChange, ...]):
         return changes_text(self)
 
 
+class Stopped(Shown, tuple[str, ...]):
+    """The names of the services that were taken down; printed a line each."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "".join(f"{name}\n" for name in self)
+
+
 class Status(Shown, DeploymentStatus):
     """The planned services as they stand, and the traffic where it was observed; printed a line each."""
 
@@ -99,7 +108,7 @@ def status(
     return as_result(Status, standing)
 
 
-def down(folder: AnyPath, *, on_event: Callable[[str], None] | None = None) -> tuple[str, ...]:
+def down(folder: AnyPath, *, on_event: Callable[[str], None] | None = None) -> Stopped:
     """Take all running services of a folder's plan down, without asking.
 
     Args:
@@ -117,4 +126,4 @@ def down(folder: AnyPath, *, on_event: Callable[[str], None] | None = None) -> t
     running = find_running(Path(folder))
     if running.names:
         running.stop(on_event)
-    return running.names
+    return Stopped(running.names)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.program.integer_program import IntegerProgram, share_variables
 from melange_sky.optimizer.program.linear import Linear
 from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.serving import Serve
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.canonical import Canonical
@@ -55,7 +56,7 @@ def build_program(
         x=[lp.add(f"x_{k}", 0.0, bound, whole=only is None) for k, bound in enumerate(bounds)],
         y={},
     )
-    if only is None or "serve" in only:
+    if only is None or Serve.name in only:
         program.y.update(share_variables(program, "y"))
     for rule in rules.rules:
         if only is None or rule.name in only:

@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.serving import Serve
 from melange_sky.optimizer.search.shares import TOLERANCE, peak_load, peak_shares
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.program.integer_program import Scenario
     from melange_sky.optimizer.search.shares import Shares
 
-_AFTER_LOSS = frozenset({"serve"})
+_AFTER_LOSS = frozenset({Serve.name})
 """What must hold after a loss; shares per region or cloud are a rule for the whole fleet."""
 
 
