@@ -71,7 +71,8 @@ class Attention:
     compressed over tokens), `window_values` for the last `window` tokens only. `fixed_bytes` per token
     have a type of their own (the index keys of sparse attention). `state_bytes` are held per
     sequence, whatever its length. `pair_flops` is the work of one query token on one key token.
-    `selected`: a query attends to no more than so many cached tokens, whichever they are.
+    `selected`: a query attends to no more than so many cached tokens, chosen by an index whose work on
+    one key token is `index_flops`.
     """
 
     kind: AttentionKind
@@ -85,6 +86,7 @@ class Attention:
     state_bytes: int = 0
     pair_flops: int = 0
     selected: int | None = None
+    index_flops: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

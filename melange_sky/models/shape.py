@@ -74,7 +74,8 @@ class LayerGroup:
     in), and `fixed_bytes` whatever the type of the cache. `selected`: no more cached tokens than these
     are read for one query. `state_bytes` are held for each sequence. `kv_heads` limits how far
     tensor parallelism splits the cache (1: not at all). `pair_flops` is the work of one query token on
-    one key token, `decode_flops` that of a decoding token where it differs (absorbed latents).
+    one key token, `decode_flops` that of a decoding token where it differs (absorbed latents),
+    `index_flops` that of the index which chooses them.
 
     `dense` are the weights that every token passes, shared experts included; `experts` all the routed
     ones, `experts_per_token` of `routed` for a token. Among the dense ones, each GPU of a
@@ -94,6 +95,7 @@ class LayerGroup:
     state_bytes: int = 0
     pair_flops: int = 0
     decode_flops: int = 0
+    index_flops: int = 0
     routed: int = 0
     experts_per_token: int = 0
     dense: Weights = NO_WEIGHTS

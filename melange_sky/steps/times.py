@@ -183,24 +183,36 @@ def _reads(
     found: dict[Window, tuple[float, float]] = {}
     for group in model.groups:
         per_pair = group.count / min(tensor_parallel, max(group.heads, 1)) / rates.pairs
-        for window, size, share in _attended(group, model.kv_dtype_bytes):
-            read = group.count * size / group.kv_split(tensor_parallel) / rates.kv
-            kv_s = max(read, share * group.decode_flops * per_pair)
-            before = found.get(window, (0.0, 0.0))
-            found[window] = (before[0] + kv_s, before[1] + share * group.pair_flops * per_pair)
+        for part in _attended(group, model.kv_dtype_bytes):
+            read = group.count * part.token_bytes / group.kv_split(tensor_parallel) / rates.kv
+            kv_s = max(read, part.decode_flops * per_pair)
+            before = found.get(part.window, (0.0, 0.0))
+            found[part.window] = before[0] + kv_s, before[1] + part.pair_flops * per_pair
     return found
 
 
-def _attended(group: LayerGroup, value_bytes: float) -> Iterator[tuple[Window, float, float]]:
-    """Yield (window, bytes read per token, fraction of the pairs) for each part of a layer's cache."""
+class _Attended(NamedTuple):
+    """A part of a layer's cache: bytes read per token, work of a prompt's and a decoding token on one."""
+
+    window: Window
+    token_bytes: float
+    pair_flops: float
+    decode_flops: float
+
+
+def _attended(group: LayerGroup, value_bytes: float) -> Iterator[_Attended]:
+    """Yield the parts of a layer's cache: its window, its index, and what it caches without end."""
+    pair, decode = float(group.pair_flops), float(group.decode_flops)
     if group.window is not None and group.window_values:
-        yield (group.window, group.chunked), group.window_values * value_bytes, 1.0
+        window = group.window, group.chunked
+        yield _Attended(window, group.window_values * value_bytes, pair, decode)
     if group.fixed_bytes:
-        yield _ENDLESS, group.fixed_bytes, 0.0
+        work = float(group.index_flops)
+        yield _Attended(_ENDLESS, group.fixed_bytes, work, work)
     if group.kv_values:
         window = _ENDLESS if group.selected is None else (group.selected, False)
         share = min(1.0, group.kv_values / group.window_values) if group.window_values else 1.0
-        yield window, group.kv_values * value_bytes, share
+        yield _Attended(window, group.kv_values * value_bytes, share * pair, share * decode)
 
 
 def _link(

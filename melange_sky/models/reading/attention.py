@@ -129,12 +129,14 @@ class Latent:
 class Indexer:
     """The indexer of sparse attention (DeepSeek-V3.2): which tokens each query attends to.
 
-    Its keys are cached in 8 bits with a 4-byte scale each, whatever the type of the cache.
+    Its keys are cached in 8 bits with a 4-byte scale each, whatever the type of the cache. `shared`: it
+    is that of an earlier layer.
     """
 
     heads: int
     head_dim: int
     top_tokens: int
+    shared: bool = False
 
     @property
     def bytes_per_token(self) -> int:
@@ -172,6 +174,8 @@ def latent(sizes: Latent, indexer: Indexer | None = None) -> tuple[Attention, tu
     )
     if indexer is None:
         return attention, tuple(matrices)
+    if indexer.shared:
+        return dataclasses.replace(attention, selected=indexer.top_tokens), tuple(matrices)
     return _indexed(attention, indexer), (*matrices, *_indexer(sizes, indexer))
 
 
@@ -194,6 +198,7 @@ def _indexed(attention: Attention, indexer: Indexer) -> Attention:
         kind="sparse",
         fixed_bytes=float(indexer.bytes_per_token),
         selected=indexer.top_tokens,
+        index_flops=2 * indexer.heads * indexer.head_dim,
     )
 
 
@@ -220,11 +225,21 @@ def _indexer(sizes: Latent, indexer: Indexer) -> tuple[Matrix, ...]:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockIndex:
+    """Sizes of an index of blocks of keys. `selected`: tokens of the blocks that it chooses, if known."""
+
+    heads: int
+    head_dim: int
+    selected: int | None = None
+
+
 def with_block_index(
-    mixed: tuple[Attention, tuple[Matrix, ...]], hidden: int, heads: int, head_dim: int
+    mixed: tuple[Attention, tuple[Matrix, ...]], hidden: int, sizes: BlockIndex
 ) -> tuple[Attention, tuple[Matrix, ...]]:
     """Add the index by which grouped attention chooses blocks of keys; its keys are cached in 16 bits."""
     attention, matrices = mixed
+    heads, head_dim = sizes.heads, sizes.head_dim
     index = (
         Matrix(
             name="self_attn.index_q_proj", part="attention", outputs=heads * head_dim, inputs=hidden
@@ -237,5 +252,11 @@ def with_block_index(
             extra=2 * head_dim,
         ),
     )
-    chosen = dataclasses.replace(attention, kind="sparse", fixed_bytes=2.0 * head_dim)
+    chosen = dataclasses.replace(
+        attention,
+        kind="sparse",
+        fixed_bytes=2.0 * head_dim,
+        selected=sizes.selected,
+        index_flops=2 * heads * head_dim,
+    )
     return chosen, (*matrices, *index)

@@ -9,6 +9,7 @@ from melange_sky.models.fields import ALIASES, Fields
 from melange_sky.models.layers import Attention, AttentionKind, Matrix
 from melange_sky.models.reading.attention import (
     AttentionTraits,
+    BlockIndex,
     Heads,
     Indexer,
     Latent,
@@ -123,23 +124,28 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
     if family.block_index:
         index = _block_index(fields, core, number)
         if index is not None:
-            return with_block_index(mixed, core.hidden, *index)
+            return with_block_index(mixed, core.hidden, index)
     return mixed
 
 
-def _block_index(fields: Fields, core: Core, number: int) -> tuple[int, int] | None:
-    """Return (heads, head size) of the index of a layer that attends to chosen blocks (MiniMax-M3)."""
+def _block_index(fields: Fields, core: Core, number: int) -> BlockIndex | None:
+    """Return the index of a layer that attends to chosen blocks (MiniMax-M3)."""
     section = fields.section("sparse_attention_config")
     if section is not None:
         section.read.update(section.raw)
         flags = section.wholes("sparse_attention_freq", core.layers) or [1] * core.layers
         if not section.flag("use_sparse_attention", True) or not flags[number]:
             return None
-        return section.whole("sparse_num_index_heads"), section.whole("sparse_index_dim")
+        chosen, size = section.maybe("sparse_topk_blocks"), section.maybe("sparse_block_size")
+        return BlockIndex(
+            heads=section.whole("sparse_num_index_heads"),
+            head_dim=section.whole("sparse_index_dim"),
+            selected=None if chosen is None or size is None else chosen * size,
+        )
     types = fields.words("layer_types", core.layers)
     if types is None or types[number] != "minimax_m3_sparse":
         return None
-    return fields.whole("index_n_heads"), fields.whole("index_head_dim")
+    return BlockIndex(heads=fields.whole("index_n_heads"), head_dim=fields.whole("index_head_dim"))
 
 
 def _sinks(fields: Fields, kind: Mixer) -> bool:
@@ -225,9 +231,8 @@ def _indexer(fields: Fields, core: Core, number: int) -> Indexer | None:
     heads, head_dim = fields.maybe("index_n_heads"), fields.maybe("index_head_dim")
     if top is None or heads is None or head_dim is None:
         return None
-    if _shares_index(fields, core, number):
-        return None
-    return Indexer(heads=heads, head_dim=head_dim, top_tokens=top)
+    shared = _shares_index(fields, core, number)
+    return Indexer(heads=heads, head_dim=head_dim, top_tokens=top, shared=shared)
 
 
 def _shares_index(fields: Fields, core: Core, number: int) -> bool:
