@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from melange_sky.engines.base import Engine
+    from melange_sky.engines.flags import FlagTable
 
 DEFAULT_NAME = "vllm"
 
@@ -51,7 +51,16 @@ class ChoiceProblem:
         return f"{path}: {self.what}"
 
 
-def choice_problems(engine: Engine, choice: EngineChoice) -> Iterator[ChoiceProblem]:
+class CheckedEngine(Protocol):
+    """What of an engine decides which texts it can carry, see `engines.base.Engine`."""
+
+    @property
+    def default_version(self) -> str: ...
+    @property
+    def flags(self) -> FlagTable: ...
+
+
+def choice_problems(engine: CheckedEngine, choice: EngineChoice) -> Iterator[ChoiceProblem]:
     """Yield everything in a choice that no service of this engine can carry."""
     if choice.version is not None and not _VERSION.fullmatch(choice.version):
         what = f"must be a version such as {engine.default_version}"
@@ -68,7 +77,7 @@ def choice_problems(engine: Engine, choice: EngineChoice) -> Iterator[ChoiceProb
             yield ChoiceProblem(path=path, what=problem)
 
 
-def check_choice(engine: Engine, choice: EngineChoice) -> None:
+def check_choice(engine: CheckedEngine, choice: EngineChoice) -> None:
     """Raise InputError with every problem of a choice."""
     problems = [str(problem) for problem in choice_problems(engine, choice)]
     if problems:
