@@ -129,6 +129,7 @@ def measure_endpoint(options: MeasureOptions, progress: Progress | None = None) 
     """
     endpoint, grid, sizes = options.endpoint, _grid_options(options), options.sizes
     provenance = _provenance(options)
+    log.info("%d sizes to measure at %s, SLO %s", len(sizes), endpoint.shown, options.slo)
     facts = check_endpoint(endpoint, grid.style)
     log.info("%s serves %s, engine version %s", endpoint.shown, options.model, facts.version)
     _check_context(sizes, facts.context_tokens, endpoint.shown)

@@ -211,7 +211,8 @@ def _refusal(api: SkyJobs, name: str) -> str | None:
 
 def job_states(source: SpecSource, *, clusters: bool = False) -> dict[str, JobState]:
     """Return the newest state of each of the spec's jobs, by job name; asks SkyPilot alone."""
-    states = jobs_api(clusters=clusters).states(job_prefixes(source))
+    prefixes = job_prefixes(source)
+    states = jobs_api(clusters=clusters).states(prefixes)
     log.info("SkyPilot knows %d profiling jobs of %s", len(states), source_name(source))
     return states
 
@@ -223,8 +224,9 @@ def collect_jobs(
 
     Raises MelangeError where SkyPilot knows no job of the spec.
     """
+    prefixes = job_prefixes(source)
     api = jobs_api(clusters=clusters)
-    states = api.states(job_prefixes(source))
+    states = api.states(prefixes)
     if not states:
         raise MelangeError(
             f"SkyPilot has no profiling jobs for {source_name(source)}; launch them with: "
@@ -237,7 +239,9 @@ def collect_jobs(
 def job_prefixes(source: SpecSource) -> tuple[str, ...]:
     """Return how the names of the spec's jobs start; the plan may have changed since they began."""
     loaded = load_own_spec(source, "a Mélange config names no accelerators that could be measured")
-    return tuple(job_prefix(served.name) for served in loaded.models)
+    prefixes = tuple(job_prefix(served.name) for served in loaded.models)
+    log.info("the spec's jobs have names that start with %s", ", ".join(prefixes))
+    return prefixes
 
 
 def collect_job(api: SkyJobs, name: str, state: JobState, folder: Path) -> str:

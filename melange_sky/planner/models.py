@@ -68,7 +68,7 @@ def pull_model(model: str, *, offline: bool = False) -> FetchedModel:
     from melange_sky.hub.reference import parse_reference
 
     reference = parse_reference(model)
-    log.info("asking the Hub for %s", reference)
+    log.info("%s: to be fetched from the Hub and kept in %s", reference, home_dir())
     kept = pull(reference, home_dir(), offline=is_offline(offline))
     return FetchedModel(
         read=read_model(as_checkpoint(kept)), commit=kept.commit, files=tuple(sorted(kept.files))

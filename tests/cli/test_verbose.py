@@ -53,13 +53,25 @@ CALLS: dict[str, list[str]] = {
     "simulate": ["simulate", "chat-plan/plan.json", "--duration", "60", "--format", "json"],
     "compare": ["compare", "spec.yaml", "--rates", "1", "--offline", "--format", "json"],
     "profile": ["profile", "launch", "spec.yaml", "--dry-run", "--offline", "--format", "json"],
+    "models list": ["models", "list", "--format", "json"],
+    "models pull": ["models", "pull", "org/other", "--offline"],
+    "profile run": [
+        *("profile", "run", "--url", "http://127.0.0.1:9", "--model", "m"),
+        *("--accelerator", "A10G:1", "--input", "10", "--output", "10"),
+    ],
+    "profile status": ["profile", "status", "spec.yaml"],
+    "profile collect": ["profile", "collect", "spec.yaml"],
     "gateway": ["gateway", "chat-plan", "--backend", "none=http://127.0.0.1:9"],
     "apply": ["apply", "chat-plan", "--dry-run"],
     "status": ["status", "chat-plan", "--format", "json"],
     "down": ["down", "chat-plan", "-y"],
 }
-REFUSED = {"gateway": 2, "apply": 4, "status": 4, "down": 4}
-"""These log what they read before they end: a backend of no option, no SkyPilot."""
+REFUSED = {
+    "gateway": 2,
+    **dict.fromkeys(("apply", "status", "down", "profile status", "profile collect"), 4),
+    **dict.fromkeys(("models pull", "profile run"), 4),
+}
+"""These log what they read before they end: a backend of no option, no SkyPilot, no network."""
 
 
 @pytest.fixture
