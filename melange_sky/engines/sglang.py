@@ -259,10 +259,13 @@ def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None
 
     The server's fraction leaves activations and CUDA graphs out, the planned utilisation holds them:
     (weights + cached tokens, in sequences of the longest length) ÷ memory, on each GPU. None where the
-    plan does not say so much; the server then chooses by itself.
+    plan does not say so much, and for layers with windows or states, which the server gives pools of
+    their own; it then chooses by itself.
     """
     shape, gpu = replica.shape, accelerator_table().get(replica.option.gpu)
     if shape is None or gpu is None or settings.kv_cache_tokens is None:
+        return None
+    if any(group.window or group.state_bytes for group in shape.groups):
         return None
     tp = settings.tensor_parallel
     weights, longest = shape.weight_bytes_per_gpu(tp), settings.max_model_len

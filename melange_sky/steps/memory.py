@@ -21,6 +21,9 @@ ACTIVATION_VALUES = 10.0
 two wide feed-forward halves (3.5 × hidden each on Llama shapes) and the product: about 10."""
 
 
+STEPS_IN_FLIGHT = 2
+"""Engines schedule the next step while one runs; until both are settled no window gives up their tokens."""
+
 SHORTEST_TOKENS = 512
 """The sequence that a cache must hold to be one."""
 
@@ -53,7 +56,7 @@ def layout_of(
     if not schedule.chunked:
         return whole_layout(model, tensor_parallel, schedule.block_tokens)
     budget = schedule.budget(large_memory(accelerator), model.context_tokens)
-    return block_layout(model, tensor_parallel, schedule.block_tokens, budget)
+    return block_layout(model, tensor_parallel, schedule.block_tokens, STEPS_IN_FLIGHT * budget)
 
 
 def kv_pool(

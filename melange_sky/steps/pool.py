@@ -202,7 +202,8 @@ def block_layout(
 ) -> BlockLayout:
     """Return the blocks of a model on each GPU of a tensor-parallel group.
 
-    `block_tokens` is the engine's own block size, `in_flight_tokens` what one step computes at most.
+    `block_tokens` is the engine's own block size, `in_flight_tokens` what the steps that are not yet
+    settled compute at most.
     """
     caches = _caches(model, tensor_parallel)
     tally = _Tally(block_tokens=block_tokens, in_flight=in_flight_tokens)

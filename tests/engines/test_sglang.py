@@ -18,7 +18,7 @@ from melange_sky.errors import InputError
 from melange_sky.models import find_model, shape_from_config
 from melange_sky.rendering import service_document
 from tests.engines.test_engines import replica
-from tests.factories import make_model_plan, make_offer
+from tests.factories import make_engine, make_model_plan, make_offer, make_option
 from tests.rendering.test_sky_accepts import allocate
 
 SGLANG = ENGINES["sglang"]
@@ -217,3 +217,10 @@ def test_the_replica_runs_the_command_and_shows_the_key_where_one_is_set(
     assert record.read_text(encoding="utf-8").split("\0")[:-1] == words
     assert document["secrets"]["SGLANG_API_KEY"] == ""
     assert "requirement=sglang==0.5.23 pinned=no\n" in document["setup"]
+
+
+def test_a_hybrid_is_left_to_the_servers_own_split_of_the_memory() -> None:
+    shape = find_model("Qwen/Qwen3.5-27B")
+    option = make_option(accelerator="H100", engine=make_engine(kv_cache_tokens=100_000))
+    flags = [flag for flag, *_ in SGLANG.serve_command(replica(option=option, shape=shape)).flags]
+    assert "--mem-fraction-static" not in flags
