@@ -1,4 +1,4 @@
-"""What a fleet must keep to beside serving its rate: limits, budget, reservations, redundancy, spot."""
+"""What a fleet must keep to besides serving its rate: limits, budget, reservations, redundancy, spot."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SpotPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
-    """What a fleet must keep to beside serving its rate. The defaults ask for nothing.
+    """What a fleet must keep to besides serving its rate. The defaults ask for nothing.
 
     `limits` maps an accelerator to its most GPUs over all counts, and a cloud, region or instance
     type to its most instances. `fixed` is capacity already paid for: it costs nothing and so is

@@ -18,7 +18,7 @@ from typing import Protocol
 
 
 class MelangeError(Exception):
-    """Base of all errors that are told to the user as one line.
+    """Base of all errors that the user sees as one line.
 
     The message says what is wrong, where (file, key, line) and what to do.
     """

@@ -183,7 +183,7 @@ def parse_table(lines: Sequence[str], where: str, path: Path | None = None) -> P
             raise ValueError(f"its first line does not say schema {SCHEMA}")
         provenance = _provenance(head["provenance"])
         cells = []
-        for number, line in enumerate(lines[1:], start=2):  # noqa: B007 - told in the message
+        for number, line in enumerate(lines[1:], start=2):  # noqa: B007 - named in the message
             cells.append(_cell(json.loads(line)))
     except _DAMAGE as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)[:200]
@@ -202,18 +202,18 @@ def table_text(table: ProfileTable) -> str:
 
 
 def write_table(table: ProfileTable, path: Path) -> None:
-    """Write a table as a whole: to a file beside, flushed to disk, then put in place."""
-    beside = path.with_name(path.name + f".{os.getpid()}.tmp")
+    """Write a table as a whole: to a temporary file, flushed to disk, then put in place."""
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(table_text(table))
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

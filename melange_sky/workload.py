@@ -70,7 +70,7 @@ class Arrivals:
 class Coverage:
     """How much of the source fell on the grid. `beyond_fraction` lay past the last edges.
 
-    Such requests are planned in the outermost bucket at their true mean size and told as a warning.
+    Such requests are planned in the outermost bucket at their true mean size and reported as a warning.
     """
 
     requests: int | None

@@ -7,7 +7,7 @@ log(measured ÷ estimated) over the logarithms of input and output tokens,
 
     log ratio = b₀ + b₁ ln input + b₂ ln output + rest,     rest ~ GP(0, amplitude² × Matérn 5/2)
 
-with wide normal priors on b. How rough the rest is, is told by the measurements themselves: the
+with wide normal priors on b. How rough the rest is, is learnt from the measurements themselves: the
 amplitude is the one under which each measured size is best predicted by the others (leave-one-out).
 """
 

@@ -1,4 +1,4 @@
-"""What the gateway is told: limits, times, keys. Everything has a default that suits LLM serving."""
+"""The gateway's settings: limits, times, keys. Everything has a default that suits LLM serving."""
 
 from __future__ import annotations
 

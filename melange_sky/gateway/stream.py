@@ -13,7 +13,7 @@ _MOST_HELD = 256 * 1024
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts as the replica told them; None where it did not."""
+    """Token counts as the replica reported them; None where it did not."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None

@@ -1,7 +1,7 @@
 """`plan.json`: the plan on disk, written and read back without loss.
 
 The document holds all that rendering, simulating, explaining and reporting need. Every number's
-origin stands beside it: price (source, as-of), capacity (origin per cell), solver (status, gap).
+origin stands next to it: price (source, as-of), capacity (origin per cell), solver (status, gap).
 Reading needs pydantic and writing does not: `melange_sky.planfile.read` is imported when used.
 """
 

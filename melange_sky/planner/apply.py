@@ -106,7 +106,7 @@ class Deployment:
 
 
 def open_deployment(folder: Path) -> Deployment:
-    """Return the deployment of a plan folder (or of a plan.json with its services beside it).
+    """Return the deployment of a plan folder (or of a plan.json with its services next to it).
 
     Secrets that the services name are taken from the environment. Raises InputError for a folder
     that holds no plan or no service, SourceUnavailableError where SkyPilot is not installed.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def constraints_of(spec: Spec) -> Constraints:
-    """Return what the fleet must keep to beside serving its rate.
+    """Return what the fleet must keep to besides serving its rate.
 
     Sorted: the order in which a spec names its rules must not decide between equal fleets.
     """

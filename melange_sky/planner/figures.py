@@ -69,5 +69,5 @@ def within(flag: str, number: float, low: float, high: float) -> float:
 
 
 def side_by_side(jobs: int | None) -> int:
-    """Return how many replays run side by side: as many as asked for, else all cores up to 8."""
+    """Return how many replays run in parallel: `jobs`, else all cores up to 8."""
     return jobs or min(os.cpu_count() or 1, MOST_JOBS)

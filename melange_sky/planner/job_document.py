@@ -87,7 +87,7 @@ def job_document(
 def _task(
     plan: ModelPlan, candidate: OptionCapacity, work: JobWork, options: JobOptions
 ) -> dict[str, Any]:
-    """Return what the job is told, as `profiler.job` reads it."""
+    """Return the task of a job, as `profiler.job` reads it."""
     engine = engine_named(plan.engine.name)
     folder, _ = _kept_in(options.bucket, work.name)
     task: dict[str, Any] = {

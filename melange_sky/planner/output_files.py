@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside `path` and move into place; raises InputError where that is not possible."""
+    """Write a temporary file next to `path` and move it into place; raises InputError where that is not possible."""
     try:
         mode = path.stat().st_mode & 0o777 if path.is_file() else 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")

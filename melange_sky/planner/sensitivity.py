@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 BAND_GAP = 1e-3
-"""The band's ends are solved to a thousandth: far finer than the error that they tell of."""
+"""The band's ends are solved to a thousandth: far finer than the error that they show."""
 
 
 def cost_band(

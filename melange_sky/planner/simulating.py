@@ -80,7 +80,7 @@ def simulate_models(
 ) -> tuple[Simulation, ...]:
     """Replay each model of a plan, or the one named, and judge it. Same seed, same result.
 
-    Raises InputError for an unknown model, and for a trace beside several models.
+    Raises InputError for an unknown model, and for a trace with several models.
     """
     request = options.request(hooks)
     simulations = []

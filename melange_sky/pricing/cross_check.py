@@ -1,4 +1,4 @@
-"""Our prices beside gpuhunt's: a second catalog, collected apart from SkyPilot's (extra `gpuhunt`).
+"""Our prices against gpuhunt's: a second catalog, collected independently of SkyPilot's (extra `gpuhunt`).
 
 gpuhunt fetches without timeouts, so it runs in a process of its own that is ended at a deadline.
 """

@@ -4,7 +4,7 @@
     <home>/prices/tables/aws-<hash>.json                   one table per distinct content
 
 A manifest says, per cloud, where and when its rows were fetched and which table holds them. Files
-are written beside and renamed, never changed after; the newest manifest by its number is the current
+are written to temporary files and renamed, never changed after; the newest manifest by its number is the current
 one, so a clock that goes backwards cannot hide a newer pull. Kept are the newest 30 manifests and
 the last of each day for 90 days; tables that no manifest names are removed.
 """
@@ -305,17 +305,17 @@ def _end_of(text: str) -> str:
 
 
 def _write(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that a reader sees the whole file or none."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """Write to a temporary file and rename it, so that a reader sees the whole file or none."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise
 
 

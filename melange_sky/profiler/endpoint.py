@@ -1,4 +1,4 @@
-"""The endpoint under load, what its streamed answers say, and what to tell where they say nonsense."""
+"""The endpoint under load, what its streamed answers say, and what to report where they make no sense."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerPages:
-    """What a server tells of itself beside its answers, and where.
+    """What a server says of itself besides its answers, and where.
 
     `metrics`: name on its Prometheus page → `running`, `waiting`, `kv_use` or `preemptions`.
     """

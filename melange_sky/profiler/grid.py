@@ -123,7 +123,7 @@ def measure_grid(
     """
     path = table_path(folder, provenance)
     table = _open_table(path, provenance)
-    write_table(table, path)  # an unwritable folder is told before any load
+    write_table(table, path)  # an unwritable folder shows before any load
     wanted = tuple(dict.fromkeys(sizes))
     run = _GridRun(
         endpoint=endpoint,

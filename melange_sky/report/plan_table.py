@@ -211,7 +211,7 @@ def _show_alternatives(console: Printer, mixes: Sequence[AlternativeMix]) -> Non
 
 
 def _short(reason: str, length: int = REASON_LENGTH) -> str:
-    """Cut a reason that would fill the table, after a whole cause; `explain` and plan.json tell all.
+    """Cut a reason that would fill the table, after a whole cause; `explain` and plan.json have it whole.
 
     >>> _short("A does not fit; B is slow", 16)
     'A does not fit; …'

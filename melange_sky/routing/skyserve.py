@@ -71,7 +71,7 @@ SKYSERVE_POLICIES: dict[str, Policy] = {
 def skyserve_weights(
     accelerators: Sequence[tuple[str, int]], rates_rps: Sequence[float]
 ) -> list[float]:
-    """Return the weight that SkyServe would use per option, were it told each option's rate.
+    """Return the weight that SkyServe would use per option, if it knew each option's rate.
 
     `accelerators` are (name, count). The first option of a name gives the weight of all its counts;
     a name that is no valid key counts 1.0.

@@ -57,7 +57,7 @@ class LiveService:
 
     @property
     def target(self) -> int:
-        """Return how many replicas it is told to keep."""
+        """Return how many replicas it is set to keep."""
         policy = self.document.get("service", {}).get("replica_policy", {})
         return int(policy.get("min_replicas", 0))
 

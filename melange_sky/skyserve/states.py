@@ -1,4 +1,4 @@
-"""Planned services beside live ones. Pure: data in, data out."""
+"""Planned services against live ones. Pure: data in, data out."""
 
 from __future__ import annotations
 

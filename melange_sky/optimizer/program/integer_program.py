@@ -22,7 +22,7 @@ class IntegerProgram:
 
     Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
     `bounds` are the most instances that any best fleet uses. `scenarios` are the losses that the
-    fleet is held to survive. `extra_goal` is what the objective counts beside the cost.
+    fleet is held to survive. `extra_goal` is what the objective counts besides the cost.
     """
 
     lp: Linear

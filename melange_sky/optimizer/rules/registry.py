@@ -161,7 +161,7 @@ class RuleSet:
         return [rule for rule in self.rules if not rule.may_replace(column, rival, copies)]
 
     def goal_beyond_cost(self, canonical: Canonical, instances: Sequence[int]) -> float:
-        """Return what the goal counts beside the cost of these instances."""
+        """Return what the goal counts besides the cost of these instances."""
         return sum(rule.goal_beyond_cost(canonical, instances) for rule in self.rules)
 
 

@@ -56,7 +56,7 @@ def find_cheapest(
     """Return the fleet of the least goal, or how the search for one ended in vain.
 
     Large problems are first solved on a few promising options: one instance that costs more than
-    that whole fleet is then left out, and if time runs out that fleet is the answer, gap told.
+    that whole fleet is then left out, and if time runs out that fleet is the answer, with its gap.
     """
     unproven: Cheapest | None = None
     if options.known_usd_per_hour is not None:
@@ -88,7 +88,7 @@ def _find_among_all(
         return first.unproven(0.0)
     if whole.point.goal <= first.point.goal:
         return whole
-    # The promising few's own bound says nothing of the whole; only the whole's may be told.
+    # The promising few's own bound says nothing of the whole; only the whole's may be stated.
     return first.unproven(whole.outcome.bound or 0.0)
 
 

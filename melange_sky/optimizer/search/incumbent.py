@@ -79,7 +79,7 @@ def affordable(
 
 
 def hurried(options: SolveOptions) -> SolveOptions:
-    """Return options for the first look: near enough, soon, nothing beside the cost."""
+    """Return options for the first look: near enough, soon, nothing besides the cost."""
     return replace(
         options,
         mip_gap=max(0.02, options.mip_gap),

@@ -111,7 +111,7 @@ class AwsBulk:
         sheet = PriceAccumulator(cloud=self.cloud, machines=dict(MACHINES))
         regions = [r for r in self.regions if isinstance(known.get(r), dict)]
         if not regions:
-            raise FetchError("AWS's index names none of the regions asked for")
+            raise FetchError("AWS's index has none of the requested regions")
         await asyncio.gather(
             *(
                 self._region(http, until, r, str(known[r].get("currentVersionUrl")), sheet)
