@@ -103,7 +103,8 @@ class DeploymentOption:
     `offer` is None only for a Mélange JSON config, whose names are free labels. `fallbacks` are the
     same instance type in other regions where it may run too, at prices that the plan does not count on.
     `figures` names the very GPU in the accelerator table where SkyPilot's name covers several (its
-    "H100" is SXM, PCIe or NVL); None: `accelerator` itself.
+    "H100" is SXM, PCIe or NVL); None: `accelerator` itself. `form` names the form in which the option holds
+    the model where there are several (`plans.ModelForm`); None: the first.
     """
 
     name: str
@@ -115,6 +116,7 @@ class DeploymentOption:
     engine: EngineSettings | None = None
     fallbacks: tuple[Offer, ...] = ()
     figures: str | None = None
+    form: str | None = None
 
     @property
     def gpu(self) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, SpotPolicy
-from melange_sky.engines import EngineChoice
+from melange_sky.engines import EngineChoice, engine_named
+from melange_sky.models import ModelShape  # known while it runs, so that plan.json can be checked
 
 if TYPE_CHECKING:
-    from melange_sky.capacities import OptionCapacity
-    from melange_sky.models import ModelShape
+    from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix, Workload
 
@@ -186,10 +186,26 @@ class RateSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelForm:
+    """One form in which a model may be held: a checkpoint of it, and what the engine makes of that.
+
+    `name` is the end of its options' names. `quantization` is the value of the engine's flag that it
+    adds, None for the weights as the checkpoint keeps them; `shape` are the sizes that follow.
+    """
+
+    name: str
+    checkpoint: str
+    quantization: str | None
+    shape: ModelShape
+    source: ModelSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
     """One model's part of a plan: its traffic, and all that replaying, routing and rendering it need.
 
-    `candidates` are the options that were weighed, chosen or not. `spot` is the policy of the plan's
+    `candidates` are the options that were weighed, chosen or not. `model` is its name for clients, whichever
+    of its `forms` serves; options without one hold it as `model_shape` and `model_source` say. `spot` is the policy of the plan's
     constraints, by which its spot replicas are interrupted in replay. `warnings` are about this model
     alone.
     """
@@ -204,6 +220,7 @@ class ModelPlan:
     warnings: tuple[PlanWarning, ...] = ()
     model_shape: ModelShape | None = None
     model_source: ModelSource | None = None
+    forms: tuple[ModelForm, ...] = ()
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_generation: str | None = None
     spot: SpotPolicy | None = None
@@ -215,10 +232,40 @@ class ModelPlan:
         """What the instances of this model are billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
 
+    def form_of(self, option: DeploymentOption) -> ModelForm | None:
+        """Return the form in which an option holds the model, None for the first."""
+        return next((form for form in self.forms if form.name == option.form), None)
+
+    def shape_of(self, option: DeploymentOption) -> ModelShape | None:
+        """Return the model's sizes as an option holds it, None where they are not known."""
+        form = self.form_of(option)
+        return self.model_shape if form is None else form.shape
+
+    def source_of(self, option: DeploymentOption) -> ModelSource | None:
+        """Return where the sizes of the checkpoint were read that an option runs, None where not known."""
+        form = self.form_of(option)
+        return self.model_source if form is None else form.source
+
+    def checkpoint_of(self, option: DeploymentOption) -> str:
+        """Return the name of the checkpoint that an option runs."""
+        form = self.form_of(option)
+        return self.model if form is None else form.checkpoint
+
+    def engine_for(self, option: DeploymentOption) -> EngineChoice:
+        """Return the engine with what an option's form adds to its arguments."""
+        form = self.form_of(option)
+        if form is None or form.quantization is None:
+            return self.engine
+        flag = engine_named(self.engine.name).flags.quantization
+        return replace(self.engine, args=(*self.engine.args, flag, form.quantization))
+
     def fleet_text(self) -> str:
         """Return what runs, such as ``3 × A10G:1 + 1 × H100:1``."""
         options = [(a.instances, a.candidate.option) for a in self.allocations]
-        return " + ".join(f"{n} × {o.accelerator}:{o.accelerator_count}" for n, o in options)
+        return " + ".join(
+            f"{n} × {o.accelerator}:{o.accelerator_count}" + (f" {o.form}" if o.form else "")
+            for n, o in options
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

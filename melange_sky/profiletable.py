@@ -42,6 +42,7 @@ _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, Re
 class Provenance:
     """What was measured, on what. None where unknown.
 
+    `weight_bytes` are those that the engine holds, which tell two quantizations of one name apart;
     `accelerator` without count; `engine_flags` as on the command line, secrets left out;
     `gpu_name` and `gpu_driver` as the machine itself reports them; `prefix_share` is the fraction of
     each prompt that all requests have in common (0: nothing can be answered from a prefix cache);
@@ -56,6 +57,7 @@ class Provenance:
     pipeline_parallel: int | None = None
     expert_parallel: bool | None = None
     revision: str | None = None
+    weight_bytes: int | None = None
     engine: str | None = None
     engine_version: str | None = None
     engine_flags: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
+    ModelForm,
     ModelPlan,
     ModelSource,
     Plan,
@@ -86,6 +87,7 @@ class _Candidate(_Document):
     offer: Offer | None
     fallbacks: tuple[Offer, ...] = ()
     figures: str | None = None
+    form: str | None = None
     engine: EngineSettings | None
     max_rate_rps: MaybeRows
     origin: list[list[Origin | None]]
@@ -146,6 +148,7 @@ class _Plan(_Solved):
     price_snapshot: str | None = None
     model_shape: _ModelShape | None = None
     model_source: ModelSource | None = None
+    forms: tuple[ModelForm, ...] = ()
     candidates: list[_Candidate]
 
 
@@ -251,7 +254,8 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         baselines=document.baselines,
         candidates=tuple(candidates.values()),
         model_shape=document.model_shape,
-        model_source=_checked(document.model_source, where),
+        model_source=_checked(document.model_source, f"{where}: model_source"),
+        forms=_forms(document, where),
         engine=_engine_choice(document.engine, where),
         engine_generation=document.engine_generation,
         spot=document.constraints.spot,
@@ -260,10 +264,22 @@ def _model(document: _Plan, where: str) -> ModelPlan:
     )
 
 
+def _forms(document: _Plan, where: str) -> tuple[ModelForm, ...]:
+    """Return the forms; every candidate's must be among them."""
+    for form in document.forms:
+        _checked(form.source, f"{where}: forms.{form.name[:60]}.source")
+    known = {form.name for form in document.forms}
+    for candidate in document.candidates:
+        if candidate.form is not None and candidate.form not in known:
+            named = f"{where}: candidates.{candidate.option[:60]}"
+            raise InputError(f"{named}.form: '{candidate.form[:60]}' is not among the forms")
+    return document.forms
+
+
 def _checked(source: ModelSource | None, where: str) -> ModelSource | None:
     """Return the source; its revision becomes a word of a command, so it must be a commit."""
     if source is not None and source.revision is not None and not COMMIT.fullmatch(source.revision):
-        raise InputError(f"{where}: model_source.revision: must be a commit of 40 hex digits")
+        raise InputError(f"{where}.revision: must be a commit of 40 hex digits")
     return source
 
 
@@ -319,6 +335,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         offer=document.offer,
         fallbacks=document.fallbacks,
         figures=document.figures,
+        form=document.form,
         engine=document.engine,
     )
     return OptionCapacity(option=option, cells=cells)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.capacities import Origin, weakest
 from melange_sky.constraints import Constraints
+from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.plans import SCHEMA_VERSION, Allocation, ModelPlan, Plan, SolverReport
 
@@ -97,7 +98,9 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "constraints": _constraints_document(plan.constraints),
         "workload": _workload_document(model.workload),
         "rate_profile": asdict(model.rate_profile) if model.rate_profile else None,
-        "allocations": [_allocation_document(allocation) for allocation in model.allocations],
+        "allocations": [
+            _allocation_document(model, allocation) for allocation in model.allocations
+        ],
         "baselines": [asdict(baseline) for baseline in model.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
@@ -114,6 +117,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "price_snapshot": plan.price_snapshot,
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
         "model_source": asdict(model.model_source) if model.model_source else None,
+        "forms": [asdict(form) for form in model.forms],
         "candidates": [_candidate_document(candidate) for candidate in model.candidates],
     }
 
@@ -161,11 +165,12 @@ def _option_fields(option: DeploymentOption) -> dict[str, Any]:
     }
 
 
-def _allocation_document(allocation: Allocation) -> dict[str, Any]:
+def _allocation_document(model: ModelPlan, allocation: Allocation) -> dict[str, Any]:
     origin = allocation_origin(allocation)
     engine = allocation.candidate.option.engine
     return {
         **_option_fields(allocation.candidate.option),
+        **_form_fields(model, allocation.candidate.option),
         "instances": allocation.instances,
         "replicas": allocation.instances,
         "fixed_instances": allocation.fixed_instances,
@@ -176,6 +181,13 @@ def _allocation_document(allocation: Allocation) -> dict[str, Any]:
         "engine": _flat(engine) if engine else None,
         "shares": _rows(allocation.shares),
     }
+
+
+def _form_fields(model: ModelPlan, option: DeploymentOption) -> dict[str, Any]:
+    choice = model.engine_for(option)
+    flag = engine_named(choice.name).flags.quantization
+    given = engine_named(choice.name).flags.values(choice.args, (flag,))
+    return {"checkpoint": model.checkpoint_of(option), "quantization": given.get(flag)}
 
 
 def allocation_origin(allocation: Allocation) -> Origin | None:
@@ -213,6 +225,7 @@ def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
         "accelerator_count": option.accelerator_count,
         "offer": _offer_document(option.offer) if option.offer else None,
         "figures": option.figures,
+        "form": option.form,
         "fallbacks": [_offer_document(offer) for offer in option.fallbacks],
         "engine": _flat(option.engine) if option.engine else None,
         "max_rate_rps": column("max_rate_rps"),

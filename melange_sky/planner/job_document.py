@@ -97,7 +97,7 @@ def _task(
         "demand": asdict(work.demand),
         "provenance": _provenance(plan, candidate),
         "budget_s": round(work.limit_minutes * 60),
-        "ready_s": initial_delay_s(plan),
+        "ready_s": initial_delay_s(plan, candidate.option),
         "timeout_s": 600.0,
         "folder": folder,
         "search": dict(options.search),
@@ -113,15 +113,17 @@ def _provenance(plan: ModelPlan, candidate: OptionCapacity) -> dict[str, Any]:
     """Return what is known beforehand of what the job measures."""
     option, settings = candidate.option, candidate.option.engine
     assert option.offer is not None
+    source, shape = plan.source_of(option), plan.shape_of(option)
     made = Provenance(
-        model=plan.model,
+        model=plan.checkpoint_of(option),
         accelerator=option.gpu,
         accelerator_count=option.accelerator_count,
         tensor_parallel=settings.tensor_parallel if settings else None,
         data_parallel=settings.data_parallel if settings else None,
         pipeline_parallel=settings.pipeline_parallel if settings else None,
         expert_parallel=settings.expert_parallel if settings else None,
-        revision=None if plan.model_source is None else plan.model_source.revision,
+        revision=None if source is None else source.revision,
+        weight_bytes=None if shape is None else round(shape.weight_bytes),
         engine=plan.engine.name,
         cloud=option.offer.cloud,
         region=option.offer.region,

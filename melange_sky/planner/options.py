@@ -201,11 +201,12 @@ def _merge_regions(offers: Iterable[Offer], use_spot: bool) -> list[PlannedOffer
     return merged
 
 
-def option_name(planned: PlannedOffer, tensor_parallel: int) -> str:
+def option_name(planned: PlannedOffer, tensor_parallel: int, form: str | None = None) -> str:
     """Return a name that is unique in a plan and the same in the next one.
 
     It says accelerator, count, cloud, instance type, the region where the plan counts on it (else a
-    price move between regions would rename the service), and the split where that can vary.
+    price move between regions would rename the service), the split where that can vary, and the form of
+    the model where there are several.
     """
     offer = planned.offer
     parts = [
@@ -219,6 +220,7 @@ def option_name(planned: PlannedOffer, tensor_parallel: int) -> str:
         parts.append(f"tp{tensor_parallel}")
     if planned.use_spot:
         parts.append("spot")
+    parts.append(form or "")
     return "-".join(part for part in parts if part).lower().replace("/", "-").replace(" ", "-")
 
 
@@ -228,12 +230,13 @@ def build_options(
     query: CapacityQuery,
     *,
     over_pcie: bool = False,
+    form: str | None = None,
 ) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
     """Return every option with its capacities: each offer × each sensible (tp, dp) split.
 
     Tensor parallelism over PCIe beyond two GPUs only with `over_pcie`. Accelerators on which the model
     does not fit come back as warnings with the memory missing, splits left out and profile tables that
-    need a word as warnings too.
+    need a word as warnings too. `form` names the form of the model where there are several.
     """
     shapes, fits = _shapes(model, offers, query.generation)
     slow = {} if over_pcie else over_pcie_splits({gpus: shapes[gpus] for gpus in fits})
@@ -244,7 +247,7 @@ def build_options(
     flat = [shape for group in shapes.values() for shape in group]
     replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
     options = [
-        _option(planned, replicas[shape])
+        _option(planned, replicas[shape], form)
         for planned in offers
         for shape in shapes[_gpus(planned.offer)]
         if replicas[shape].settings is not None
@@ -287,9 +290,9 @@ def _gpus(offer: Offer) -> Gpus:
     return name, int(offer.accelerator_count), topology.links
 
 
-def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
+def _option(planned: PlannedOffer, replica: ReplicaCapacity, form: str | None) -> OptionCapacity:
     option = DeploymentOption(
-        name=option_name(planned, replica.shape.tensor_parallel),
+        name=option_name(planned, replica.shape.tensor_parallel, form),
         accelerator=planned.offer.accelerator,
         accelerator_count=int(planned.offer.accelerator_count),
         price_usd_per_hour=planned.price_usd_per_hour,
@@ -300,6 +303,7 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity) -> OptionCapacity:
         figures=None
         if replica.shape.accelerator == planned.offer.accelerator
         else replica.shape.accelerator,
+        form=form,
     )
     return OptionCapacity(option=option, cells=replica.cells)
 

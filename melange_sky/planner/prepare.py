@@ -10,7 +10,7 @@ from melange_sky.errors import InfeasibleError, did_you_mean
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
-from melange_sky.planner.checkpoints import spec_model
+from melange_sky.planner.checkpoints import spec_forms
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.notes import rate_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
@@ -23,10 +23,10 @@ from melange_sky.rendering import unservable_clouds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from melange_sky.models import ModelShape
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.offers import Offer
     from melange_sky.planner.request import PlanRequest
-    from melange_sky.plans import ModelSource
+    from melange_sky.plans import ModelForm
     from melange_sky.pricing import OfferQuery
     from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
 
@@ -35,12 +35,11 @@ if TYPE_CHECKING:
 class PreparedProblem:
     """The optimizer's problem, and what else a plan holds of each served model.
 
-    `shapes`, `sources` and `warnings` are by model, in the order of the problem's demands.
+    `forms` and `warnings` are by model, in the order of the problem's demands.
     """
 
     problem: Problem
-    shapes: tuple[ModelShape, ...]
-    sources: tuple[ModelSource, ...]
+    forms: tuple[tuple[ModelForm, ...], ...]
     warnings: tuple[tuple[PlanWarning, ...], ...]
     shared_warnings: tuple[PlanWarning, ...]
     snapshot: str | None
@@ -56,7 +55,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
 
     Raises InputError, InfeasibleError where no offer or option is left, SourceUnavailableError.
     """
-    models = [spec_model(served, spec, request) for served in spec.models]
+    models = [spec_forms(served, spec, request) for served in spec.models]
     book = load_offers(_offer_query(spec, request))
     closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
     rules = OfferRules(
@@ -73,8 +72,8 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     shared += _engine_notes(spec)
     shared += _limits_of_nothing(spec, book.offers)
     rows = [
-        _prepare_model(served, spec, offers, request, shape)
-        for served, (shape, _) in zip(spec.models, models, strict=True)
+        _prepare_model(served, spec, offers, request, forms)
+        for served, (forms, _) in zip(spec.models, models, strict=True)
     ]
     for demand, _ in rows:
         log_options(demand)
@@ -84,9 +83,11 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
             headroom=spec.headroom,
             constraints=constraints_of(spec),
         ),
-        shapes=tuple(shape for shape, _ in models),
-        sources=tuple(source for _, source in models),
-        warnings=tuple(tuple(warnings) for _, warnings in rows),
+        forms=tuple(forms for forms, _ in models),
+        warnings=tuple(
+            (*of_forms, *warnings)
+            for (_, of_forms), (_, warnings) in zip(models, rows, strict=True)
+        ),
         shared_warnings=tuple(shared),
         snapshot=book.snapshot,
     )
@@ -105,11 +106,45 @@ def _prepare_model(
     spec: Spec,
     offers: Sequence[PlannedOffer],
     request: PlanRequest,
-    shape: ModelShape,
+    forms: Sequence[ModelForm],
 ) -> tuple[Demand, list[PlanWarning]]:
-    workload, engine = served.workload, engine_named(spec.engine.name)
-    query = CapacityQuery(
-        model=shape,
+    options: list[OptionCapacity] = []
+    notes: list[PlanWarning] = []
+    for form in forms:
+        of_form, told = build_options(
+            form.shape,
+            offers,
+            capacity_query(served, spec, request, form),
+            over_pcie=spec.resources.pcie_tensor_parallel,
+            form=form.name or None,
+        )
+        options += of_form
+        notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]
+    if not options:
+        why = ("does-not-fit", "pcie-tensor-parallel")
+        reasons = "; ".join(w.message for w in notes if w.code in why) or "no option"
+        raise InfeasibleError(
+            f"{served.name}: the model fits on none of the accelerators: {reasons}"
+        )
+    warnings = [PlanWarning(code="workload", message=text) for text in served.workload.warnings]
+    warnings += rate_notes(served.workload)
+    warnings += [
+        PlanWarning(code="model", message=f"{served.model}: {text}")
+        for text in forms[0].shape.notes
+    ]
+    demand = Demand(name=served.name, workload=served.workload, options=tuple(options))
+    return demand, [*warnings, *notes]
+
+
+def capacity_query(
+    served: ServedModel, spec: Spec, request: PlanRequest, form: ModelForm
+) -> CapacityQuery:
+    """Return what is asked of the capacities of a model in one form."""
+    workload, engine, args = served.workload, engine_named(spec.engine.name), spec.engine.args
+    if form.quantization is not None:
+        args = (*args, engine.flags.quantization, form.quantization)
+    return CapacityQuery(
+        model=form.shape,
         slo=served.slo,
         input_sizes=workload.input_sizes,
         output_sizes=workload.output_sizes,
@@ -118,25 +153,13 @@ def _prepare_model(
         engine=engine,
         generation=engine.generation,
         progress=request.progress,
-        engine_args=spec.engine.args,
-        max_model_len=engine.longest_admitted(spec.engine.args),
+        engine_args=args,
+        max_model_len=engine.longest_admitted(args),
     )
-    options, notes = build_options(
-        shape, offers, query, over_pcie=spec.resources.pcie_tensor_parallel
-    )
-    if not options:
-        why = ("does-not-fit", "pcie-tensor-parallel")
-        reasons = "; ".join(w.message for w in notes if w.code in why) or "no option"
-        raise InfeasibleError(
-            f"{served.name}: the model fits on none of the accelerators: {reasons}"
-        )
-    warnings = [PlanWarning(code="workload", message=text) for text in workload.warnings]
-    warnings += rate_notes(workload)
-    warnings += [
-        PlanWarning(code="model", message=f"{served.model}: {text}") for text in shape.notes
-    ]
-    warnings += notes
-    return Demand(name=served.name, workload=workload, options=options), warnings
+
+
+def _of_form(note: PlanWarning, form: ModelForm) -> PlanWarning:
+    return replace(note, message=f"{form.name or form.shape.dtype}: {note.message}")
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:

@@ -14,7 +14,7 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.planner.job_document import JobOptions, JobWork, job_document
 from melange_sky.profiler import GridOptions
 from melange_sky.profiler.grid import is_answered, measured_of
-from melange_sky.profiles import ReplicaShape, is_of, is_usable
+from melange_sky.profiles import ReplicaShape, has_weights, is_of, is_usable
 from melange_sky.profiletable import ProfileTable, Provenance
 from melange_sky.rendering.sizing import initial_delay_s
 
@@ -177,7 +177,7 @@ def _work(
             }
     todo, expected_error = plan_sizes(demand, plan.slo, known)
     guesses = dict(zip(demand.sizes, demand.guesses_rps, strict=True))
-    setup_s = float(initial_delay_s(plan))
+    setup_s = float(initial_delay_s(plan, candidate.option))
     minutes = (setup_s + sum(cell_seconds(guesses[size], size, plan.slo) for size in todo)) / 60
     return JobWork(
         name=_job_name(plan, candidate),
@@ -219,8 +219,13 @@ def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -
 def _answers(made: Provenance, plan: ModelPlan, candidate: OptionCapacity) -> bool:
     """Return whether plans would take a table's rates for this candidate."""
     shape = ReplicaShape.of(candidate.option)
-    engine = engine_named(plan.engine.name)
-    return is_of(made, plan.model, shape) and is_usable(made, engine, plan.engine.args)
+    choice, model = plan.engine_for(candidate.option), plan.shape_of(candidate.option)
+    engine = engine_named(choice.name)
+    return (
+        is_of(made, plan.checkpoint_of(candidate.option), shape)
+        and is_usable(made, engine, choice.args)
+        and has_weights(made, model)
+    )
 
 
 def job_prefix(plan_name: str) -> str:
@@ -234,5 +239,6 @@ def job_prefix(plan_name: str) -> str:
 
 def _job_name(plan: ModelPlan, candidate: OptionCapacity) -> str:
     option = candidate.option
-    kind = re.sub(r"[^a-z0-9]+", "-", f"{option.gpu}-{option.accelerator_count}".lower())
+    parts = [option.gpu, str(option.accelerator_count), option.form or ""]
+    kind = re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower())
     return job_prefix(plan.name) + kind.strip("-")

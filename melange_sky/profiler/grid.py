@@ -102,6 +102,7 @@ def table_path(folder: Path, provenance: Provenance) -> Path:
 def identity_of(provenance: Provenance) -> dict[str, object]:
     """Return what must be equal for two measurements to be of the same thing."""
     incidental = {"gpu_name", "gpu_driver", "cloud", "region", "instance_type", "created_at"}
+    incidental.add("weight_bytes")  # counted, not measured: model, revision and flags decide
     if provenance.is_poisson:
         incidental.add("arrivals")  # tables from before there was a choice keep their names
     return {key: value for key, value in asdict(provenance).items() if key not in incidental}

@@ -7,7 +7,7 @@ from melange_sky.profiles.lookup import (
     sensible_splits,
     tables_to_ship,
 )
-from melange_sky.profiles.measured import is_of, is_usable, table_notes
+from melange_sky.profiles.measured import has_weights, is_of, is_usable, table_notes
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape, group_links
 from melange_sky.profiles.shipped import write_table
 
@@ -19,6 +19,7 @@ __all__ = [
     "engine_generations",
     "engine_replica",
     "group_links",
+    "has_weights",
     "is_of",
     "is_usable",
     "replica_capacities",

@@ -20,11 +20,14 @@ from melange_sky.steps import RequestSizes, capacity_estimate
 if TYPE_CHECKING:
     from melange_sky.capacity_search import SearchResult
     from melange_sky.engines import Engine
+    from melange_sky.models import ModelShape
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance
     from melange_sky.steps import ReplicaModel
 
 _SURE = 1.645
+SAME_WEIGHTS = 0.05
+"""Weights are the same ones within this fraction of their bytes: they are counted, not weighed."""
 
 
 def measured_tables(folder: Path | None = None) -> tuple[ProfileTable, ...]:
@@ -50,8 +53,10 @@ def matching(
     found: dict[tuple[int, int], MeasuredCell] = {}
     for table in tables:
         made = table.provenance
-        if is_of(made, query.model.name, shape) and is_usable(
-            made, query.engine, query.engine_args
+        if (
+            is_of(made, query.model.name, shape)
+            and is_usable(made, query.engine, query.engine_args)
+            and has_weights(made, query.model)
         ):
             for cell in table.cells:
                 key = (cell.input_tokens, cell.output_tokens)
@@ -88,6 +93,11 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
             notes.add(
                 f"profile tables {what} measured with {flags[:120]} are left out: the model is planned in "
                 "another form (engine.args of the spec and --engine-flags of the profile differ)"
+            )
+        elif not has_weights(made, query.model):
+            notes.add(
+                f"profile tables {what} measured with {(made.weight_bytes or 0) / 1e9:.3g} GB of weights are left "
+                f"out: the model is planned with {query.model.weight_bytes / 1e9:.3g} GB"
             )
         elif made.prefix_share:
             notes.add(
@@ -132,6 +142,13 @@ def is_usable(made: Provenance, engine: Engine, engine_args: Sequence[str]) -> b
         and made.engine in (None, engine.name)
         and engine.form(made.engine_flags) == engine.form(engine_args)
     )
+
+
+def has_weights(made: Provenance, model: ModelShape | None) -> bool:
+    """Return whether a table is of weights as large as the model's, as far as both are known."""
+    if made.weight_bytes is None or model is None:
+        return True
+    return abs(made.weight_bytes / model.weight_bytes - 1) <= SAME_WEIGHTS
 
 
 def _title(made: Provenance) -> str:

@@ -34,7 +34,7 @@ def _lines(
     assert offer is not None
     what = option.accelerators
     yield f"{allocation.instances} x {_say(what)} of plan {_say(plan.name)}, made {_say(created_at)}"
-    yield f"Model:    {_say(plan.model)}"
+    yield f"Model:    {_say(plan.model)}{_held(plan, option)}"
     yield (
         f"Instance: {_place(offer)}, {_say(offer.instance_type)}, {_kind(option.use_spot)}, "
         f"${option.price_usd_per_hour:.4g}/h {_each(option)}, ${allocation.cost_usd_per_hour:.4g}/h in all"
@@ -54,6 +54,17 @@ def _lines(
     yield f"To demand a key from clients, set {key} and add --secret {key} to both."
     yield controller_note()
     yield ""
+
+
+def _held(plan: ModelPlan, option: DeploymentOption) -> str:
+    """Return which checkpoint and quantization an option runs where the plan chose among several."""
+    form = plan.form_of(option)
+    if form is None:
+        return ""
+    words = [] if form.checkpoint == plan.model else [f"as {form.checkpoint}"]
+    if form.quantization is not None:
+        words.append(f"weights quantized to {form.quantization}")
+    return _say(f", {' with '.join(words)}")
 
 
 def _other_prices(option: DeploymentOption) -> Iterator[str]:

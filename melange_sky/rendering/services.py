@@ -62,7 +62,15 @@ def launch_command(plan: ModelPlan, allocation: Allocation, folder: str = "") ->
     """Return the shell command that brings the service up, with the secrets that it needs."""
     name = service_name(plan, allocation)
     return shlex.join(
-        ["sky", "serve", "up", "-n", name, folder + file_name(name), *_secret_flags(plan)]
+        [
+            "sky",
+            "serve",
+            "up",
+            "-n",
+            name,
+            folder + file_name(name),
+            *_secret_flags(plan, allocation),
+        ]
     )
 
 
@@ -70,17 +78,19 @@ def update_command(plan: ModelPlan, allocation: Allocation, folder: str = "") ->
     """Return the shell command that changes the running service to this file."""
     name = service_name(plan, allocation)
     return shlex.join(
-        ["sky", "serve", "update", name, folder + file_name(name), *_secret_flags(plan)]
+        ["sky", "serve", "update", name, folder + file_name(name), *_secret_flags(plan, allocation)]
     )
 
 
-def required_secrets(plan: ModelPlan) -> tuple[str, ...]:
-    """Return the names of secrets without which the services cannot start."""
-    return (GATED_SECRET,) if plan.model_shape is not None and plan.model_shape.gated else ()
+def required_secrets(plan: ModelPlan, option: DeploymentOption) -> tuple[str, ...]:
+    """Return the names of secrets without which an option's service cannot start."""
+    shape = plan.shape_of(option)
+    return (GATED_SECRET,) if shape is not None and shape.gated else ()
 
 
-def _secret_flags(plan: ModelPlan) -> list[str]:
-    return [word for name in required_secrets(plan) for word in ("--secret", name)]
+def _secret_flags(plan: ModelPlan, allocation: Allocation) -> list[str]:
+    names = required_secrets(plan, allocation.candidate.option)
+    return [word for name in names for word in ("--secret", name)]
 
 
 def service_document(
@@ -92,6 +102,7 @@ def service_document(
     """
     option = allocation.candidate.option
     command = serve_command(plan, option)
+    secrets = required_secrets(plan, option)
     document = copy.deepcopy(service_skeleton(engine_named(plan.engine.name).template))
     document["name"] = service_name(plan, allocation)
     mark = {"plan": plan.name, "option": option.name}
@@ -99,7 +110,7 @@ def service_document(
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
     document["envs"] = dict(plan.engine.env)
-    document["secrets"] |= dict.fromkeys(required_secrets(plan))
+    document["secrets"] |= dict.fromkeys(secrets)
     document["setup"] = _setup(plan.engine, document["setup"])
     if command.servers is not None:
         document["setup"] += INSTALL_BALANCER
@@ -121,13 +132,15 @@ def _over_nodes(document: dict[str, Any], nodes: int) -> dict[str, Any]:
 
 def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:
     """Return the command that every replica of an option runs; all texts of the plan in it are checked."""
+    source, checkpoint = plan.source_of(option), plan.checkpoint_of(option)
     replica = Replica(
-        model=plan.model,
-        choice=plan.engine,
+        model=checkpoint,
+        choice=plan.engine_for(option),
         option=option,
-        shape=plan.model_shape,
+        shape=plan.shape_of(option),
         port=PORT,
-        revision=None if plan.model_source is None else plan.model_source.revision,
+        revision=None if source is None else source.revision,
+        served_name=None if checkpoint == plan.model else plan.model,
     )
     return engine_named(plan.engine.name).serve_command(replica)
 
@@ -153,7 +166,9 @@ def _setup(choice: EngineChoice, skeleton: str) -> str:
 
 
 def _service(section: dict[str, Any], plan: ModelPlan, allocation: Allocation) -> dict[str, Any]:
-    section["readiness_probe"]["initial_delay_seconds"] = sizing.initial_delay_s(plan)
+    section["readiness_probe"]["initial_delay_seconds"] = sizing.initial_delay_s(
+        plan, allocation.candidate.option
+    )
     section["load_balancer"]["stream_timeout_seconds"] = sizing.stream_timeout_s(plan)
     section["replicas"] = allocation.instances
     if not allocation.candidate.option.use_spot:
@@ -181,7 +196,7 @@ def _resources(
     name = offer.catalog_accelerator or option.accelerator
     section["accelerators"] = accelerator_spec_text(name, option.accelerator_count)
     section["use_spot"] = option.use_spot
-    section["disk_size"] = sizing.disk_gb(plan)
+    section["disk_size"] = sizing.disk_gb(plan, option)
     if offer.cloud in VIRTUAL_INSTANCES:
         # Their instance types only spell out what was asked for, and their disks are not ours to size.
         del section["instance_type"], section["disk_size"]

@@ -10,6 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from melange_sky.capacities import DeploymentOption
     from melange_sky.plans import ModelPlan
 
 _GB = 1e9
@@ -33,23 +34,24 @@ SLOW_TOKEN_S = 0.25
 """Time per output token assumed for the stream time-out where the SLO sets none."""
 
 
-def download_bytes(plan: ModelPlan) -> float:
-    """Return the bytes that a replica downloads."""
-    return UNKNOWN_MODEL_BYTES if plan.model_shape is None else plan.model_shape.download_bytes
+def download_bytes(plan: ModelPlan, option: DeploymentOption) -> float:
+    """Return the bytes that a replica of an option downloads."""
+    shape = plan.shape_of(option)
+    return UNKNOWN_MODEL_BYTES if shape is None else shape.download_bytes
 
 
-def disk_gb(plan: ModelPlan) -> int:
+def disk_gb(plan: ModelPlan, option: DeploymentOption) -> int:
     """Return the boot disk in GB: 1.2 × weights + system, in steps of 50, at least 100."""
-    needed = 1.2 * download_bytes(plan) / _GB + SYSTEM_DISK_GB
+    needed = 1.2 * download_bytes(plan, option) / _GB + SYSTEM_DISK_GB
     return max(100, 50 * math.ceil(needed / 50))
 
 
-def initial_delay_s(plan: ModelPlan) -> int:
+def initial_delay_s(plan: ModelPlan, option: DeploymentOption) -> int:
     """Return how long SkyServe waits for the first healthy answer, in whole minutes.
 
     Install and warm-up + weights ÷ download rate + weights ÷ load rate.
     """
-    size = download_bytes(plan)
+    size = download_bytes(plan, option)
     delay = INSTALL_AND_WARM_UP_S + size / DOWNLOAD_BYTES_PER_S + size / LOAD_BYTES_PER_S
     return 60 * math.ceil(delay / 60)
 

@@ -71,7 +71,7 @@ def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
     options = []
     for allocation, weight in zip(plan.allocations, weights, strict=True):
         option = allocation.candidate.option
-        if option.engine is None or plan.model_shape is None:
+        if option.engine is None or plan.shape_of(option) is None:
             raise InputError(
                 f"{plan.name}: the plan does not say which model and engine it serves, so there is "
                 "nothing to replay (plans from Mélange's JSON config hold throughputs only)"

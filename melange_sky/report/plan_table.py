@@ -97,14 +97,14 @@ def _show_fixed(console: Printer, plan: ModelPlan) -> None:
 
 
 def _accelerators(allocation: Allocation) -> str:
-    """Return accelerator and count, with the split where there can be several."""
+    """Return accelerator and count, with the split and the model's form where there can be several."""
     option = allocation.candidate.option
     text = accelerator_spec_text(option.accelerator, option.accelerator_count)
     if option.nodes > 1:
         text = f"{option.nodes} nodes of {text}"
-    if option.engine is None or option.gpus == 1:
-        return text
-    return f"{text} {option.engine.split.label}"
+    if option.engine is not None and option.gpus > 1:
+        text = f"{text} {option.engine.split.label}"
+    return text if option.form is None else f"{text} {option.form}"
 
 
 def _slo_text(plan: ModelPlan) -> str:

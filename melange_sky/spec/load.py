@@ -10,12 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from melange_sky.constraints import InstanceGroup, SpotPolicy
-from melange_sky.engines import (
-    DEFAULT_ENGINE,
-    EngineChoice,
-    choice_problems,
-    engine_named,
-)
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
@@ -24,6 +18,7 @@ from melange_sky.spec import yaml_source
 from melange_sky.spec.checkpoints import read_checkpoints
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.demand import read_workload
+from melange_sky.spec.engine import EngineKeys, read_engine
 from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.problems import Place, Problems
@@ -137,11 +132,18 @@ class _Reader:
             resources=resources,
             redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
-            engine=engine,
+            engine=engine.choice,
+            quantizations=engine.quantizations,
+            quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),
             engine_args_at=tuple(
-                self.problems.where(("engine", "args", i)) for i in range(len(engine.args))
+                self.problems.where(("engine", "args", i)) for i in range(engine.own_args)
             ),
         )
+
+    def _where_given(self, section: Any, *at: str) -> str | None:
+        """Return the place of a section's key, None where it is not given."""
+        given = isinstance(section, dict) and section.get(at[-1]) is not None
+        return self.problems.where(at) if given else None
 
     def _section(self, kind: type[T], raw: Any, at: KeyPath) -> T | None:
         return self.problems.section(kind, {} if raw is None else raw, at)
@@ -331,26 +333,9 @@ class _Reader:
             )
         return tuple(found) if len(found) == len(sections) else None
 
-    def _engine(self, raw: Any) -> EngineChoice | None:
-        at: KeyPath = ("engine",)
-        section = self._section(EngineSection, raw, at)
-        if section is None:
-            return None
-        choice = EngineChoice(
-            name=section.name or DEFAULT_ENGINE.name,
-            version=section.version,
-            args=tuple(section.args),
-            env=tuple(sorted(section.env.items())),
-            setup=section.setup,
-        )
-        try:
-            engine = engine_named(choice.name)
-        except InputError as error:
-            self.problems.add((*at, "name"), str(error))
-            return None
-        for problem in choice_problems(engine, choice):
-            self.problems.add((*at, *problem.path), problem.what)
-        return choice
+    def _engine(self, raw: Any) -> EngineKeys | None:
+        section = self._section(EngineSection, raw, ("engine",))
+        return None if section is None else read_engine(section, Place(self.problems, ("engine",)))
 
 
 def _spot_policy(section: SpotSection) -> SpotPolicy:

@@ -112,6 +112,7 @@ class RedundancySection:
 class EngineSection:
     name: Text | None = None
     version: Text | None = None
+    quantization: Texts | None = None
     args: list[Text] = field(default_factory=list)
     env: dict[str, Annotated[str, bounds(max_length=2000)]] = field(default_factory=dict)
     setup: Script | None = None

@@ -98,6 +98,8 @@ class Spec:
     """A checked spec. `lists_models` tells whether it was written with `models:`; `path` is its file.
 
     `engine_args_at` gives file, line and key of each of the engine's arguments.
+    `quantizations` are to be chosen among, None for weights as they are stored; `quantization_where` is
+    the place of the key that says so, None where the spec has none.
     """
 
     name: str
@@ -109,6 +111,8 @@ class Spec:
     headroom: float = 0.1
     engine: EngineChoice = field(default_factory=EngineChoice)
     engine_args_at: tuple[str, ...] = ()
+    quantizations: tuple[str | None, ...] = (None,)
+    quantization_where: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

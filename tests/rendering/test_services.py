@@ -88,7 +88,9 @@ def test_header_tells_price_source_and_command() -> None:
     assert "$1.006/h each, $3.018/h in all" in head
     assert launch_command(*_first(plan)) in head
     assert launch_command(*_first(plan)).endswith("--secret HF_TOKEN")
-    assert required_secrets(plan.models[0]) == ("HF_TOKEN",)
+    assert required_secrets(plan.models[0], plan.models[0].allocations[0].candidate.option) == (
+        "HF_TOKEN",
+    )
 
 
 def test_spot_has_an_on_demand_bridge_and_tells_its_price() -> None:

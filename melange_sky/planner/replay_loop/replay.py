@@ -199,10 +199,11 @@ def _outages_text(plan: ModelPlan, how: Replay) -> str:
 def engine_of(plan: ModelPlan, allocation: Allocation) -> ReplicaModel:
     """Return the engine of an allocation's replicas from the engine model's step times."""
     option = allocation.candidate.option
-    assert option.engine is not None and plan.model_shape is not None
+    model = plan.shape_of(option)
+    assert option.engine is not None and model is not None
     shape = ReplicaShape.of(option)
     generation = plan.engine_generation or engine_named(plan.engine.name).generation
-    replica = engine_replica(plan.model_shape, shape, generation)
+    replica = engine_replica(model, shape, generation)
     if isinstance(replica, Misfit):
         raise InputError(
             f"{plan.name}: {plan.model} does not fit on {option.name} any more; plan again"
