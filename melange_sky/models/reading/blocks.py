@@ -8,10 +8,11 @@ from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Attention, Layer, Matrix, norm
 from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
+from melange_sky.models.reading.core import Core, Mixed, read_core
 from melange_sky.models.reading.decoder import Decoder, norms_of, read_outside
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.feed_forward import Dense, dense
-from melange_sky.models.reading.mixers import Core, Mixed, mix, read_core
+from melange_sky.models.reading.mixers import mix
 from melange_sky.models.reading.widths import Fed, expert_count, read_dense, read_experts
 
 

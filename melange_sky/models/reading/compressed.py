@@ -5,9 +5,9 @@ from __future__ import annotations
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import Attention, Layer, Matrix, norm
+from melange_sky.models.reading.core import Core, Mixed, read_core
 from melange_sky.models.reading.decoder import Decoder, read_extra_heads, read_outside
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.mixers import Core, Mixed, read_core
 from melange_sky.models.reading.widths import expert_count, read_experts
 
 _RATES = {

@@ -12,8 +12,9 @@ from melange_sky.models.layers import (
     Matrix,
     norm,
 )
+from melange_sky.models.reading.core import Core, read_core
 from melange_sky.models.reading.family import Family, is_on
-from melange_sky.models.reading.mixers import Core, mix, read_core
+from melange_sky.models.reading.mixers import mix
 from melange_sky.models.reading.patterns import Mixer, mixers, sparse_layers
 from melange_sky.models.reading.widths import expert_count, read_dense, read_experts
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from melange_sky.errors import InputError
-from melange_sky.models.fields import ALIASES, Fields
-from melange_sky.models.layers import Attention, AttentionKind, Matrix
+from melange_sky.models.fields import Fields
+from melange_sky.models.layers import AttentionKind, Matrix
 from melange_sky.models.reading.attention import (
     AttentionTraits,
     BlockIndex,
@@ -17,73 +15,15 @@ from melange_sky.models.reading.attention import (
     latent,
     with_block_index,
 )
+from melange_sky.models.reading.core import Core, Mixed
 from melange_sky.models.reading.family import Family, is_on
 from melange_sky.models.reading.patterns import Mixer
-
-Mixed = tuple[Attention, tuple[Matrix, ...]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Core:
-    """The sizes that every decoder has."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary: int
-
-
-def read_core(fields: Fields, family: Family) -> Core:
-    """Read the sizes that every decoder has; raise InputError that names what is missing."""
-    hidden, layers = fields.whole("hidden_size"), fields.layers()
-    heads = _heads(fields)
-    vocabulary = fields.whole("vocab_size")
-    kv_heads = _kv_heads(fields, family, heads)
-    head_dim = fields.maybe("head_dim") or max(1, hidden // heads)
-    if heads % kv_heads and family.attention != "latent":  # which caches no heads
-        raise InputError(
-            f"{fields.where}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
-        )
-    return Core(
-        hidden=hidden,
-        layers=layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocabulary=vocabulary,
-    )
-
-
-def _heads(fields: Fields) -> int:
-    if isinstance(fields.raw.get("num_attention_heads"), list):  # OpenELM-like configs
-        raise InputError(
-            f"{fields.where}: 'num_attention_heads' differs from layer to layer, which is not read"
-        )
-    return fields.whole("num_attention_heads")
-
-
-def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
-    """Return the key-value heads as engines count them: Falcon's new form ignores `multi_query`."""
-    if "multi_query" in fields.raw or "multi_query" in fields.defaults:
-        fields.read.update(("new_decoder_architecture", *ALIASES["num_key_value_heads"]))
-        if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
-            return 1
-        if family.types[0] == "gpt_bigcode":
-            return heads
-    if (nested := fields.section("attn_config")) is not None:
-        return nested.maybe("kv_n_heads") or heads
-    if family.types[0] == "chatglm" and not fields.flag("multi_query_attention"):
-        return heads
-    return fields.maybe("num_key_value_heads") or heads
+from melange_sky.models.reading.states import read_linear
 
 
 def mix(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Mixed:
     """Return the attention of layer `number` with its weights."""
     if kind == "linear":
-        from melange_sky.models.reading.states import read_linear
-
         return read_linear(fields, family, core)
     if family.attention == "latent" and not _is_grouped_after_all(fields):
         return _latent(fields, family, core, number)

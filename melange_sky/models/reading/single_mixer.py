@@ -7,6 +7,7 @@ import dataclasses
 from melange_sky.errors import InputError
 from melange_sky.models.fields import MOST_LAYERS, Fields, shown
 from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Layer, Matrix
+from melange_sky.models.reading.core import Core, read_core
 from melange_sky.models.reading.decoder import (
     Decoder,
     norms_of,
@@ -14,7 +15,7 @@ from melange_sky.models.reading.decoder import (
     read_outside,
 )
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.mixers import Core, mix, read_core
+from melange_sky.models.reading.mixers import mix
 from melange_sky.models.reading.states import read_mamba2
 from melange_sky.models.reading.widths import expert_count, read_dense, read_experts
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields
+from melange_sky.models.reading.core import Core, Mixed
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.mixers import Core, Mixed
 from melange_sky.models.reading.recurrent import (
     STATE_BYTES,
     DeltaNet,

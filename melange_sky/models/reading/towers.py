@@ -161,31 +161,6 @@ def llama4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     )
 
 
-def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the InternViT of InternVL: layer scales, and patches merged four by four."""
-    hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
-    head_norms = vision.flag("use_qk_norm") or vision.flag("qk_normalization")
-    remote = vision.flag("qkv_bias", False)
-    rms = "rms" in vision.text("norm_type")
-    sizes = Vit(
-        hidden=hidden,
-        layers=depth(vision),
-        width=width,
-        patch_values=patch_values(vision),
-        positions=grid(vision, 1),
-        qkv_bias=vision.flag("attention_bias") or remote,
-        norm_values=1 if rms else 2,
-        layer_extra=2 * hidden + (2 * hidden if head_norms else 0),
-        beside=hidden,
-    )
-    merged = 4 * hidden
-    return (
-        *vit(sizes, "vision_model"),
-        projector_norm("mlp1", 2 * merged),
-        *two_layers("mlp1", merged, text, text),
-    )
-
-
 def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the MoonViT of Kimi-VL and Kimi K2.5."""
     hidden = vision.maybe("vt_hidden_size") or vision.whole("hidden_size")
@@ -341,7 +316,7 @@ READERS: dict[str, Reader] = {
     "qwen3_vl": qwen3_vl,
     "glm4v": glm4v,
     "llama4": llama4,
-    "internvl": internvl,
+    "internvl": towers_clip.internvl,
     "moonvit": moonvit,
     "minimax_m3": minimax_m3,
     "step": step,

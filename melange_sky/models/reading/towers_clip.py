@@ -1,4 +1,4 @@
-"""Models that see through a plain CLIP, SigLIP or Pixtral: the encoder, and what joins it to the text."""
+"""Models that see through a plain CLIP, SigLIP, Pixtral or InternViT: the encoder, and what joins it to the text."""
 
 from __future__ import annotations
 
@@ -189,3 +189,28 @@ def keye(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     headless = Fields({**vision.raw, "vision_use_head": False}, vision.where, vision.defaults)
     packed = Matrix(name="visual.packing", part="tower", inputs=32768 * hidden, linear=False)
     return (*paddle_ocr(headless, outer, text), packed)
+
+
+def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the InternViT of InternVL: layer scales, and patches merged four by four."""
+    hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
+    head_norms = vision.flag("use_qk_norm") or vision.flag("qk_normalization")
+    remote = vision.flag("qkv_bias", False)
+    rms = "rms" in vision.text("norm_type")
+    sizes = Vit(
+        hidden=hidden,
+        layers=depth(vision),
+        width=width,
+        patch_values=patch_values(vision),
+        positions=grid(vision, 1),
+        qkv_bias=vision.flag("attention_bias") or remote,
+        norm_values=1 if rms else 2,
+        layer_extra=2 * hidden + (2 * hidden if head_norms else 0),
+        beside=hidden,
+    )
+    merged = 4 * hidden
+    return (
+        *vit(sizes, "vision_model"),
+        projector_norm("mlp1", 2 * merged),
+        *two_layers("mlp1", merged, text, text),
+    )

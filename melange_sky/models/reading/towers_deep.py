@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Matrix
+from melange_sky.models.reading.towers_clip import internvl
 from melange_sky.models.reading.vit import Vit, projection, two_layers, vit
 
 CLIP_LARGE = Vit(
@@ -205,8 +206,6 @@ def dots_ocr(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 def nvlm(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the InternViT of NVLM-D, joined through the width of the language model."""
-    from melange_sky.models.reading.towers import internvl
-
     section = outer.section("llm_config") or outer.section("text_config")
     inner = 4 * text if section is None else section.whole("intermediate_size")
     tower = [m for m in internvl(vision, outer, text) if not m.name.startswith("mlp1")]

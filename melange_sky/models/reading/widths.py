@@ -5,9 +5,9 @@ from __future__ import annotations
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import FeedForward, Matrix
+from melange_sky.models.reading.core import Core
 from melange_sky.models.reading.family import ExpertTraits, Family, is_on
 from melange_sky.models.reading.feed_forward import Dense, Experts, dense, experts
-from melange_sky.models.reading.mixers import Core
 
 Fed = tuple[FeedForward, tuple[Matrix, ...]]
 
