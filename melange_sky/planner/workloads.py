@@ -10,7 +10,6 @@ from melange_sky.planner.output_files import write_text
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.traces import histogram_of_trace, parse_edges
-from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,14 +52,14 @@ def count_trace(
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
 ) -> TraceWorkload:
-    """Count a trace's requests by size, in one pass; edges None for the usual grid.
+    """Count a trace's requests by size, in one pass; edges None for those that fit it.
 
     Raises InputError for a trace that cannot be read and for edges that do not rise.
     """
     histogram = histogram_of_trace(
         trace,
-        _edges(input_edges, "--input-edges") or DEFAULT_INPUT_EDGES,
-        _edges(output_edges, "--output-edges") or DEFAULT_OUTPUT_EDGES,
+        _edges(input_edges, "--input-edges"),
+        _edges(output_edges, "--output-edges"),
     )
     return TraceWorkload(histogram=histogram, trace=trace.name)
 

@@ -9,7 +9,7 @@ from melange_sky.rates import DISPERSION_S, WINDOW_S
 if TYPE_CHECKING:
     from melange_sky.rates import RateProfile
     from melange_sky.spec import Histogram
-    from melange_sky.spec.histogram import TokenQuantiles
+    from melange_sky.spec.token_counts import TokenQuantiles
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 

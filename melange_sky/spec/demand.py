@@ -15,8 +15,6 @@ from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.traces import edges_problem, histogram_of_trace
 from melange_sky.workload import (
-    DEFAULT_INPUT_EDGES,
-    DEFAULT_OUTPUT_EDGES,
     Arrivals,
     Coverage,
     RateRule,
@@ -29,6 +27,9 @@ if TYPE_CHECKING:
 WEIGHT_TOLERANCE = 0.001
 
 _SOURCES = "distribution, trace and histogram"
+
+Grid = tuple["tuple[int, ...] | None", "tuple[int, ...] | None"]
+"""Edges of input and output buckets that were given."""
 
 
 def shipped_distributions() -> dict[str, Path]:
@@ -148,19 +149,19 @@ def _rate(
     return rule, rate_rps
 
 
-def _grid(section: WorkloadSection, place: Place) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+def _grid(section: WorkloadSection, place: Place) -> Grid | None:
+    """Return the user's edges, None where left to the trace; None in all where one is wrong."""
     given = section.grid
-    edges = []
-    for key, default in (
-        ("input_edges", DEFAULT_INPUT_EDGES),
-        ("output_edges", DEFAULT_OUTPUT_EDGES),
-    ):
-        own = getattr(given, key) if given is not None else None
-        good = own is None or _check_edges(own, place / key)
-        edges.append((tuple(own) if own is not None else default) if good else None)
-    if edges[0] is None or edges[1] is None:
+    inputs = None if given is None else given.input_edges
+    outputs = None if given is None else given.output_edges
+    good = inputs is None or _check_edges(inputs, place / "input_edges")
+    good &= outputs is None or _check_edges(outputs, place / "output_edges")
+    if not good:
         return None
-    return edges[0], edges[1]
+    return (
+        None if inputs is None else tuple(inputs),
+        None if outputs is None else tuple(outputs),
+    )
 
 
 def _check_edges(edges: Sequence[int], place: Place) -> bool:
@@ -172,7 +173,7 @@ def _check_edges(edges: Sequence[int], place: Place) -> bool:
 
 def _histogram(
     section: WorkloadSection,
-    grid: tuple[tuple[int, ...], tuple[int, ...]],
+    grid: Grid,
     folder: Path,
     place: Place,
 ) -> Histogram | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import bisect
-from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from melange_sky.rates import RateCounter, RateProfile
+from melange_sky.spec.token_counts import TokenCounts, TokenQuantiles
 from melange_sky.workload import (
     DEFAULT_INPUT_EDGES,
     DEFAULT_OUTPUT_EDGES,
@@ -18,60 +17,7 @@ from melange_sky.workload import (
     Workload,
 )
 
-MOST_LISTED = 1 << 17
-"""Tokens of the longest requests that are counted in a list."""
-
 OptionalMatrix = tuple[tuple["float | None", ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenQuantiles:
-    """Tokens per request at which half, 95 and 99 % of the requests are covered, and the most."""
-
-    p50: int
-    p95: int
-    p99: int
-    longest: int
-
-
-@dataclass(slots=True)
-class TokenCounts:
-    """Requests by their tokens: four bytes per size up to `MOST_LISTED`, the few beyond by name."""
-
-    listed: array[int] = field(default_factory=lambda: array("I"))
-    beyond: Counter[int] = field(default_factory=Counter)
-
-    def add(self, tokens: int) -> None:
-        """Count one request."""
-        if tokens > MOST_LISTED:
-            self.beyond[tokens] += 1
-            return
-        if tokens >= len(self.listed):
-            self.listed.frombytes(bytes(4 * (tokens + 1 - len(self.listed))))
-        self.listed[tokens] += 1
-
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """Yield tokens and requests, by rising tokens."""
-        yield from ((tokens, count) for tokens, count in enumerate(self.listed) if count)
-        yield from sorted(self.beyond.items())
-
-    @property
-    def longest(self) -> int:
-        """Most tokens of a request, 0 of none."""
-        return max(self.beyond, default=max(0, len(self.listed) - 1))
-
-    def quantiles(self) -> TokenQuantiles | None:
-        """Return the quantiles, None of no request."""
-        total = sum(self.listed) + self.beyond.total()
-        found: list[int] = []
-        seen = 0
-        for tokens, count in self.pairs():
-            seen += count
-            while len(found) < 3 and seen >= (0.5, 0.95, 0.99)[len(found)] * total:
-                found.append(tokens)
-        if not total:
-            return None
-        return TokenQuantiles(p50=found[0], p95=found[1], p99=found[2], longest=self.longest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +79,33 @@ class HistogramBuilder:
         if arrival_s is not None:
             self.rates.add(arrival_s)
 
+    def on(self, input_edges: tuple[int, ...], output_edges: tuple[int, ...]) -> HistogramBuilder:
+        """Return the same counts on a coarser grid, whose edges are among this one's.
+
+        The last edges must hold every request.
+        """
+        coarse = HistogramBuilder(
+            input_edges=input_edges,
+            output_edges=output_edges,
+            requests=self.requests,
+            beyond=self.beyond,
+            empty_outputs=self.empty_outputs,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            rates=self.rates,
+        )
+        rows, columns = (
+            _places(self.input_edges, input_edges),
+            _places(self.output_edges, output_edges),
+        )
+        for name in ("counts", "input_sums", "output_sums"):
+            fine, table = getattr(self, name), getattr(coarse, name)
+            for i, row in enumerate(fine):
+                for j, value in enumerate(row):
+                    if value:
+                        table[rows[i]][columns[j]] += value
+        return coarse
+
     @property
     def rate_rps(self) -> float | None:
         """Mean rate over the time observed, None where it spans no time."""
@@ -160,6 +133,11 @@ class HistogramBuilder:
             input_quantiles=self.inputs.quantiles(),
             output_quantiles=self.outputs.quantiles(),
         )
+
+
+def _places(fine: Sequence[int], coarse: Sequence[int]) -> list[int]:
+    """Return, for each bucket between `fine` edges, which one between `coarse` edges holds it."""
+    return [min(bisect.bisect_left(coarse, high), len(coarse) - 1) - 1 for high in fine[1:]]
 
 
 def _means(sums: list[list[int]], counts: list[list[int]]) -> OptionalMatrix:

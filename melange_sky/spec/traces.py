@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from melange_sky.errors import InputError, clip
+from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
 from melange_sky.spec.histogram import Histogram, HistogramBuilder
 
 log = logging.getLogger(__name__)
@@ -197,10 +198,17 @@ def _why(error: BaseException) -> str:
 
 
 def histogram_of_trace(
-    path: Path, input_edges: tuple[int, ...], output_edges: tuple[int, ...]
+    path: Path,
+    input_edges: tuple[int, ...] | None = None,
+    output_edges: tuple[int, ...] | None = None,
 ) -> Histogram:
-    """Count a trace on a grid in one pass; raises InputError for an unreadable or empty one."""
-    builder = HistogramBuilder(input_edges=input_edges, output_edges=output_edges)
+    """Count a trace on a grid in one pass; edges None are chosen to fit its requests.
+
+    Raises InputError for an unreadable or empty trace.
+    """
+    builder = HistogramBuilder(
+        input_edges=input_edges or FINE_EDGES, output_edges=output_edges or FINE_EDGES
+    )
     for arrival_s, input_tokens, output_tokens in read_trace(path):
         builder.add(arrival_s, input_tokens, output_tokens)
     if not builder.requests:
@@ -208,6 +216,10 @@ def histogram_of_trace(
     if builder.empty_outputs:
         log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
     log.info("%s: %d requests, %s req/s", path, builder.requests, builder.rate_rps)
+    builder = builder.on(
+        input_edges or fitting_edges(builder.inputs, INPUT_LEVELS),
+        output_edges or fitting_edges(builder.outputs, OUTPUT_LEVELS),
+    )
     return builder.histogram(f"trace {path.name}", is_wall_clock=has_wall_clock(path))
 
 

@@ -173,9 +173,15 @@ def test_counts_too_small_for_the_model_are_one_line(tmp_path: Path) -> None:
     assert any("T4:4: " in text and "GiB missing" in text for text in told)
 
 
+DEFAULT_GRID = {
+    "input_edges": [0, 25, 100, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000],
+    "output_edges": [0, 25, 100, 250, 500, 1000, 2000],
+}
+
+
 def test_requests_beyond_the_grid_are_named_where_no_plan_is_found(tmp_path: Path) -> None:
     (tmp_path / "trace.csv").write_text(
         "arrival_s,input_tokens,output_tokens\n0,374,44\n2,90000,4\n3,30,5000\n", encoding="utf-8"
     )
     with pytest.raises(InfeasibleError, match=r"note: 66\.67% of the requests .* widen the grid"):
-        _plan(tmp_path, workload={"trace": "trace.csv"})
+        _plan(tmp_path, workload={"trace": "trace.csv", "grid": DEFAULT_GRID})

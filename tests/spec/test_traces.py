@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import random
 import tracemalloc
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from melange_sky.errors import InputError
 from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
+from melange_sky.spec.traces import histogram_of_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 AZURE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
@@ -202,6 +205,36 @@ def test_the_azure_distribution_is_what_the_command_derives(
     shipped["histogram"].pop("source")
     assert derived == shipped
     assert "19366 requests, 5.53 req/s; 100.00% on the grid" in told.err
+
+
+def test_a_grid_fits_the_trace_to_its_longest_request(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    path = tmp_path / "long.csv"
+    rows = [
+        f"{k},{int(rng.lognormvariate(9.4, 0.8))},{int(rng.lognormvariate(5, 1)) + 1}\n"
+        for k in range(4000)
+    ]
+    path.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(rows))
+    histogram = histogram_of_trace(path)
+    coverage = histogram.coverage
+    assert coverage is not None
+    assert coverage.beyond_fraction == 0.0
+    assert coverage.longest_input_tokens is not None
+    assert coverage.longest_input_tokens <= histogram.input_edges[-1]
+    assert histogram.input_edges[-1] < 2 * coverage.longest_input_tokens
+    assert len(histogram.input_edges) <= 11
+    assert len(histogram.output_edges) <= 7
+    assert max(map(sum, histogram.weights)) < 0.3, "no bucket holds most of the requests"
+    assert math.isclose(sum(map(sum, histogram.weights)), 1.0)
+
+
+def test_a_fitted_grid_counts_as_the_same_grid_given(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    path = tmp_path / "t.csv"
+    rows = [f"{k},{rng.randint(0, 5000)},{rng.randint(1, 900)}\n" for k in range(3000)]
+    path.write_text("arrival_s,input_tokens,output_tokens\n" + "".join(rows))
+    fitted = histogram_of_trace(path)
+    assert histogram_of_trace(path, fitted.input_edges, fitted.output_edges) == fitted
 
 
 def test_trace_in_a_spec_with_its_own_grid_and_rate(tmp_path: Path) -> None:
