@@ -190,7 +190,9 @@ def _totals(fetcher: _Fetcher) -> TensorTotals | None:
         return None
     (length,) = struct.unpack("<Q", start)
     if not 2 <= length <= HEADER_BYTES:
-        raise InputError(f"{repo}: {WEIGHTS} states a header of {length} bytes, which cannot be")
+        raise InputError(
+            f"{repo}: {WEIGHTS} states a header of {length} bytes, which is impossible"
+        )
     header = fetcher.part(WEIGHTS, 8, 7 + length)
     if header is None or len(header) < length:
         raise InputError(f"{repo}: {WEIGHTS} ends within its header")

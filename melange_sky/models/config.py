@@ -47,7 +47,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
     groups = layer_groups(model, scheme)
     caching = [group for group in groups if group.caches]
     if not caching:
-        raise InputError(f"{name}: no layer keeps a KV cache, which is not planned")
+        raise InputError(f"{name}: no layer keeps a KV cache; such models are not planned")
     outside = [(matrix.name, matrix) for matrix in model.outside]
     towers = [(matrix.name, matrix) for tower in model.towers for matrix in tower.matrices]
     return ModelShape(

@@ -92,7 +92,9 @@ def _header(weights: Path) -> TensorTotals:
             start = stream.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
             if not 2 <= length <= min(MAX_FILE_BYTES, weights.stat().st_size):
-                raise InputError(f"{weights}: states a header of {length} bytes, which cannot be")
+                raise InputError(
+                    f"{weights}: states a header of {length} bytes, which is impossible"
+                )
             header = json.loads(stream.read(length))
     except OSError as error:
         raise InputError(f"{weights}: cannot be read: {error.strerror or error}") from error

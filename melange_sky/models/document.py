@@ -82,12 +82,14 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
         ("weights", f"{document['weight_bytes'] / 1e9:.2f} GB{_formats(document)}"),
         (
             "KV cache",
-            f"{document['kv_bytes_per_token'] / 1024:.4g} KiB a token beyond every window, 16 bits",
+            f"{document['kv_bytes_per_token'] / 1024:.4g} KiB per token beyond every window, 16 bits",
         ),
         ("context", f"{document['context_tokens']} tokens"),
     ]
     if document["state_bytes_per_sequence"]:
-        rows.append(("state", f"{document['state_bytes_per_sequence'] / 2**20:.1f} MiB a sequence"))
+        rows.append(
+            ("state", f"{document['state_bytes_per_sequence'] / 2**20:.1f} MiB per sequence")
+        )
     rows += [
         (kind, _billions(document[kind]["parameters"]))
         for kind in ("vision", "audio")

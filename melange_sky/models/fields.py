@@ -139,7 +139,7 @@ class Fields:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise InputError(f"{self.where}: '{key}' must be a text")
+            raise InputError(f"{self.where}: '{key}' must be text")
         return value
 
     def items(self, key: str, length: int | None = None) -> list[Any] | None:
@@ -167,7 +167,7 @@ class Fields:
         """Return a list of strings."""
         values = self.items(key, length)
         if values is not None and not all(isinstance(value, str) for value in values):
-            raise InputError(f"{self.where}: '{key}' must be a list of texts")
+            raise InputError(f"{self.where}: '{key}' must be a list of strings")
         return values
 
     def section(self, key: str, defaults: Mapping[str, Any] | None = None) -> Fields | None:
@@ -197,5 +197,5 @@ def shown(value: object, most: int = 40) -> str:
 def one_of(fields: Fields, key: str, value: str, known: Sequence[str]) -> InputError:
     """Return the error for a word that is not among those known."""
     return InputError(
-        f"{fields.where}: '{key}' holds '{shown(value)}', which is not read; known: {', '.join(known)}"
+        f"{fields.where}: '{key}' holds '{shown(value)}', which is not supported; known: {', '.join(known)}"
     )

@@ -61,7 +61,7 @@ def test_a_folder_with_a_side_file_and_tensors(tmp_path):
         f"{tmp_path / 'config.json'}: LlamaForCausalLM",
         "parameters    70.55 B, active 70.55 B",
         "weights       72.66 GB (4.2 bfloat16, 68.5 fp8)",
-        "KV cache      320 KiB a token beyond every window, 16 bits",
+        "KV cache      320 KiB per token beyond every window, 16 bits",
         "context       131072 tokens",
         "quantization  modelopt",
         "layers        80 × full attention + dense",

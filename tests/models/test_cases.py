@@ -433,19 +433,19 @@ def test_a_family_that_vllm_refuses_in_float16_is_told_apart():
         ),
         (
             {**LLAMA_70B, "architectures": ["SomethingNewForCausalLM"]},
-            "architecture 'SomethingNewForCausalLM' is not among the models that are read, so that it cannot be sized",
+            "architecture 'SomethingNewForCausalLM' is not a supported model, so it cannot be sized",
         ),
         (
             {**LLAMA_70B, "model_type": "brand_new"},
-            "model type 'brand_new' is not among the models that are read, so that it cannot be sized",
+            "model type 'brand_new' is not a supported model, so it cannot be sized",
         ),
         (
             {**LLAMA_70B, "num_memory_layers": 3},
-            "'num_memory_layers' may change the model's structure and is not read for llama",
+            "'num_memory_layers' may change the model's structure and is not supported for llama",
         ),
         (
             {**LLAMA_70B, "layer_types": ["full_attention"] * 79 + ["retention"]},
-            "'layer_types' holds 'retention', a kind of layer that is not read",
+            "'layer_types' holds 'retention', an unsupported kind of layer",
         ),
         (
             {**LLAMA_70B, "layer_types": ["full_attention"]},
@@ -475,7 +475,7 @@ def test_what_cannot_be_sized_is_refused_in_one_line(config, message):
 
 def test_an_unknown_harmless_field_only_warns():
     layers = read_layers({**LLAMA_70B, "flavour": "vanilla"})
-    assert layers.warnings == ("unknown fields, taken to change no size: flavour",)
+    assert layers.warnings == ("unknown fields, assumed to change no size: flavour",)
 
 
 TIED_TWICE = {

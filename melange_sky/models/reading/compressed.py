@@ -70,7 +70,7 @@ def _rates(fields: Fields, layers: int) -> list[int]:
     unknown = next((word for word in words if word not in _RATES), None)
     if unknown is not None:
         raise InputError(
-            f"{fields.where}: 'layer_types' holds '{shown(unknown)}', a kind of layer that is not read"
+            f"{fields.where}: 'layer_types' holds '{shown(unknown)}', an unsupported kind of layer"
         )
     return [_RATES[word] for word in words]
 

@@ -41,7 +41,7 @@ def context_tokens(fields: Fields, outer: Mapping[str, Any]) -> tuple[int, str |
     if not longest:
         return (
             DEFAULT_TOKENS,
-            f"context of {DEFAULT_TOKENS} tokens, taken where none is stated",
+            f"context of {DEFAULT_TOKENS} tokens, assumed as none is stated",
         )
     model_type = str(outer.get("model_type", ""))
     factor = 1.0 if "gemma3" in model_type else _factor(outer)

@@ -49,7 +49,7 @@ def read_core(fields: Fields, family: Family) -> Core:
 def _heads(fields: Fields) -> int:
     if isinstance(fields.raw.get("num_attention_heads"), list):  # OpenELM-like configs
         raise InputError(
-            f"{fields.where}: 'num_attention_heads' differs from layer to layer, which is not read"
+            f"{fields.where}: 'num_attention_heads' differs from layer to layer, which is not supported"
         )
     return fields.whole("num_attention_heads")
 

@@ -42,9 +42,7 @@ def read_towers(
         built.append(Tower(kind=kind, matrices=matrices))
     for kind, values in wrapper.fixed:
         built.append(towers.fixed(kind, f"{kind}_tower", values))
-        warnings.append(
-            f"the {kind} encoder's size is its makers' figure, not read from the config"
-        )
+        warnings.append(f"the {kind} encoder's size is its makers' figure, not in the config")
     for key in wrapper.left_out:
         outer.read.add(key)
     outer.read.add(wrapper.text.rstrip("|"))

@@ -86,7 +86,7 @@ def _stated(fields: Fields, layers: int) -> list[Mixer] | None:
         unknown = next((word for word in words if word not in WORDS), None)
         if unknown is not None:
             raise InputError(
-                f"{fields.where}: '{key}' holds '{shown(unknown)}', a kind of layer that is not read"
+                f"{fields.where}: '{key}' holds '{shown(unknown)}', an unsupported kind of layer"
             )
         return [WORDS[word] for word in words]
     return _numbered(fields, layers)
@@ -245,7 +245,7 @@ def _stated_sparse(fields: Fields, layers: int) -> list[bool] | None:
         unknown = next((kind for kind in kinds if kind not in ("dense", "sparse")), None)
         if unknown is not None:
             raise InputError(
-                f"{fields.where}: 'mlp_layer_types' holds '{shown(unknown)}', which is not read"
+                f"{fields.where}: 'mlp_layer_types' holds '{shown(unknown)}', which is not supported"
             )
         return [kind == "sparse" for kind in kinds]
     for key in ("moe_layer_freq", "is_moe_layer"):

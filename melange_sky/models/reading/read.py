@@ -54,7 +54,7 @@ def read_layers(config: object, where: str = "config.json", *, measured: bool = 
     """Return the layers of the model that `config` describes.
 
     `measured`: the tensors of the checkpoint are at hand and will be held against the result, so that
-    a field which is not read warns instead of refusing. Raises InputError, always one line, that names
+    a field which is not supported warns instead of refusing. Raises InputError, always one line, that names
     the field or says what the config is.
     """
     if not isinstance(config, Mapping):
@@ -116,7 +116,7 @@ def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
     name = _architecture(config, where)
     raw_type = config.get("model_type")
     if raw_type is not None and not isinstance(raw_type, str):
-        raise InputError(f"{where}: 'model_type' must be a text")
+        raise InputError(f"{where}: 'model_type' must be text")
     model_type = raw_type or ""
     wrapper = wrappers.BY_ARCHITECTURE.get(name) or (
         wrappers.BY_TYPE.get(model_type) if not name else None
@@ -155,13 +155,13 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
     if names is None or names == []:
         return ""
     if not isinstance(names, list) or not isinstance(names[0], str):
-        raise InputError(f"{where}: 'architectures' must be a list of texts")
+        raise InputError(f"{where}: 'architectures' must be a list of strings")
     return names[0]
 
 
 def _unknown(name: str, model_type: str) -> str:
     told = f"architecture '{shown(name, 60)}'" if name else f"model type '{shown(model_type, 60)}'"
-    return f"{told} is not among the models that are read, so that it cannot be sized"
+    return f"{told} is not a supported model, so it cannot be sized"
 
 
 def _has_sections(config: Mapping[str, Any], wrapper: Wrapper) -> bool:
@@ -213,7 +213,7 @@ def _text_type_by_field(outer: Mapping[str, Any], wrapper: Wrapper, where: str) 
     known = dict(families)
     if stated not in known:
         raise InputError(
-            f"{where}: '{key}' holds '{shown(stated)}', which is not read; known: {', '.join(known)}"
+            f"{where}: '{key}' holds '{shown(stated)}', which is not supported; known: {', '.join(known)}"
         )
     return known[stated]
 
@@ -299,9 +299,9 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> lis
         )
     warnings = []
     if structural:
-        warnings.append(f"not read: {', '.join(structural[:8])}")
+        warnings.append(f"unsupported fields: {', '.join(structural[:8])}")
     if other:
-        warnings.append(f"unknown fields, taken to change no size: {', '.join(other[:8])}")
+        warnings.append(f"unknown fields, assumed to change no size: {', '.join(other[:8])}")
     return warnings
 
 

@@ -75,7 +75,7 @@ def _kinds(fields: Fields, *keys: str) -> list[str] | None:
         unknown = next((word for word in words if word not in table), None)
         if unknown is not None:
             raise InputError(
-                f"{fields.where}: '{key}' holds '{shown(unknown)}', a kind of layer that is not read"
+                f"{fields.where}: '{key}' holds '{shown(unknown)}', an unsupported kind of layer"
             )
         return [table[word] for word in words]
     return None

@@ -43,7 +43,7 @@ def _state_bytes(fields: Fields) -> int:
     word = fields.text("mamba_ssm_dtype") or fields.text("mamba_ssm_cache_dtype") or "auto"
     if word not in STATE_BYTES:
         raise InputError(
-            f"{fields.where}: 'mamba_ssm_dtype' holds '{word[:40]}', which is not read"
+            f"{fields.where}: 'mamba_ssm_dtype' holds '{word[:40]}', which is not supported"
         )
     return STATE_BYTES[word]
 

@@ -67,7 +67,7 @@ def ovis(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         tower = aimv2(backbone)
     else:
         raise InputError(
-            f"{backbone.where}: 'model_type' holds '{shown(kind)}', an encoder that is not read"
+            f"{backbone.where}: 'model_type' holds '{shown(kind)}', an unsupported encoder"
         )
     merged = backbone.whole("hidden_size") * stride * stride
     return (*tower, *_visual_words(merged, words, outer.maybe("hidden_size") or text))

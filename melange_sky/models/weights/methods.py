@@ -181,7 +181,7 @@ def _group_format(group: Fields, outer_format: str) -> WeightFormat | None:
         return None
     bits = weights.number("num_bits", 8.0)
     if not 1 <= bits <= 16:
-        raise InputError(f"{weights.where}: 'num_bits' is {bits:g}, which cannot be")
+        raise InputError(f"{weights.where}: 'num_bits' is {bits:g}, which is impossible")
     kind = group.text("format") or outer_format
     size = weights.raw.get("group_size")
     width = size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else None
@@ -322,7 +322,7 @@ def _quark_format(section: Fields | None) -> WeightFormat | None:
         "uint4": formats.integers(4, width, True),
     }
     if kind not in known:
-        raise InputError(f"{weight.where}: 'dtype' holds '{shown(kind)}', which is not read")
+        raise InputError(f"{weight.where}: 'dtype' holds '{shown(kind)}', which is not supported")
     return known[kind]
 
 

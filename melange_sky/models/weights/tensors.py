@@ -88,7 +88,7 @@ def totals_of_header(header: Mapping[str, Any], where: str) -> TensorTotals:
         total += size
         parameters += values
     if total > 2**53:
-        raise InputError(f"{where}: its tensors would have {total:.3g} bytes, which cannot be")
+        raise InputError(f"{where}: its tensors would have {total:.3g} bytes, which is impossible")
     return TensorTotals(total_bytes=int(total), by_part=by_part, parameters=int(parameters))
 
 
