@@ -294,7 +294,7 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> lis
     if structural and not measured:
         names = ", ".join(f"'{name}'" for name in structural[:4])
         raise InputError(
-            f"{text.where}: {names} may change the model's structure and is not read "
+            f"{text.where}: {names} may change the model's structure and is not supported "
             f"for {chosen.model_type or chosen.architecture}"
         )
     warnings = []
