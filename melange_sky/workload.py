@@ -80,6 +80,19 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Images in prompts: how many a request has on average, and of how many tokens one is."""
+
+    per_request: float
+    tokens: int
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that they add to the mean prompt."""
+        return round(self.per_request * self.tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """Request rates per bucket.
 
@@ -87,7 +100,8 @@ class Workload:
     `rates_rps` in requests per second; `input_sizes`, `output_sizes` in tokens: the mean size of the
     bucket's requests where known, else its upper edges. A bucket is planned at these sizes.
 
-    `arrivals` say how the rate moves, None where nothing is known but a rate.
+    `arrivals` say how the rate moves, None where nothing is known but a rate. Input tokens are of text
+    alone, as gateways count them; `images` come on top, None where there are none.
     """
 
     input_edges: tuple[int, ...]
@@ -99,6 +113,19 @@ class Workload:
     coverage: Coverage | None = None
     warnings: tuple[str, ...] = field(default=())
     arrivals: Arrivals | None = None
+    images: Images | None = None
+
+    def as_prompts(self) -> Workload:
+        """Return the workload as engines see it: every input size and edge with its images' tokens."""
+        if self.images is None:
+            return self
+        more = self.images.prompt_tokens
+        return replace(
+            self,
+            input_edges=tuple(edge + more for edge in self.input_edges),
+            input_sizes=tuple(tuple(size + more for size in row) for row in self.input_sizes),
+            images=None,
+        )
 
     @property
     def rate_rps(self) -> float:

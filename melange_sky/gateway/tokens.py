@@ -49,12 +49,16 @@ class TokenCounter:
         return self._tokenizer is not None
 
     async def count(self, request: ClientRequest) -> tuple[int, int]:
-        """Return (prompt tokens of the request, bytes of text they were estimated from, 0 if exact)."""
+        """Return (prompt tokens of the request's text, bytes that they were estimated from).
+
+        The bytes are 0 where the count is exact, or where a replica's count would not be of text alone.
+        """
         prompt = _parts(request)
         texts, ids, marks = prompt.texts, prompt.ids, prompt.marks
         if self._tokenizer is None:
             size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-            return max(1, ids + marks + round(size / self.bytes_per_token)), size
+            count = max(1, ids + marks + round(size / self.bytes_per_token))
+            return count, 0 if prompt.seen else size  # replicas' counts hold images, too
         if self._template is not None and request.endpoint is ApiPath.CHAT:
             try:
                 texts, marks = [self._template(request.document)], 0
@@ -81,11 +85,15 @@ class TokenCounter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prompt:
-    """A prompt to count: its texts, how many token ids it has, and tokens of the marks between."""
+    """A prompt to count: its texts, how many token ids it has, and tokens of the marks between.
+
+    `seen`: it has parts that are no text, which are not counted.
+    """
 
     texts: list[str]
     ids: int = 0
     marks: int = 0
+    seen: bool = False
 
 
 def _parts(request: ClientRequest) -> _Prompt:
@@ -93,7 +101,7 @@ def _parts(request: ClientRequest) -> _Prompt:
     if request.endpoint is ApiPath.TEXT:
         return _prompt_parts(request.document.get("prompt"))
     texts: list[str] = []
-    marks = 0
+    marks, seen = 0, False
     messages = request.document.get("messages")
     for message in messages if isinstance(messages, list) else ():
         marks += MESSAGE_TOKENS
@@ -108,11 +116,12 @@ def _parts(request: ClientRequest) -> _Prompt:
                 for part in content
                 if isinstance(part, dict) and isinstance(part.get("text"), str)
             ]
+            seen |= any(isinstance(p, dict) and not isinstance(p.get("text"), str) for p in content)
         if message.get("tool_calls"):
             texts.append(json.dumps(message["tool_calls"]))
     if request.document.get("tools"):
         texts.append(json.dumps(request.document["tools"]))
-    return _Prompt(texts=texts, marks=marks)
+    return _Prompt(texts=texts, marks=marks, seen=seen)
 
 
 def _prompt_parts(prompt: Any) -> _Prompt:

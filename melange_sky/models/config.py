@@ -66,6 +66,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         no_float16=model.model_type in NO_FLOAT16,
         checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
+        inputs=tuple(dict.fromkeys(tower.kind for tower in model.towers)),
         notes=_notes(model),
     )
 
@@ -177,9 +178,21 @@ def _notes(model: LayerList) -> tuple[str, ...]:
     """Return what is not planned, one sentence each."""
     notes = list(model.warnings)
     if model.towers:
-        kinds = " and ".join(dict.fromkeys(tower.kind for tower in model.towers))
-        notes.append(f"the {kinds} input of requests is not planned, only their text")
+        notes.append(_unplanned(dict.fromkeys(tower.kind for tower in model.towers)))
     return tuple(notes)
+
+
+def _unplanned(kinds: Iterable[str]) -> str:
+    return f"the {' and '.join(kinds)} input of requests is not planned, only their text"
+
+
+def with_images(shape: ModelShape, tokens: int) -> ModelShape:
+    """Return a model whose requests have images of so many tokens, which are planned then."""
+    left = [kind for kind in shape.inputs if kind != "vision"]
+    notes = [note for note in shape.notes if note != _unplanned(shape.inputs)]
+    if left:
+        notes.append(_unplanned(left))
+    return dataclasses.replace(shape, image_tokens=tokens, notes=tuple(notes))
 
 
 def _form(scheme: Scheme) -> str:

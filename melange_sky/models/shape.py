@@ -147,7 +147,8 @@ class ModelShape:
     people. `checkpoint_bytes` is what a replica downloads (None: its weights as they are held), more
     where the engine makes them smaller while it loads them. `needs_bf16` True where a GPU without
     bfloat16 (before Ampere) is refused, `no_float16` where the model is numerically unstable in float16. `split_units` are (size, unit) pairs: each GPU of a group needs
-    whole units of every size. `notes` say what a reader must know of how the model was read.
+    whole units of every size. `inputs` names what it takes beside text, `image_tokens` is the size of
+    the images that are planned (0: none). `notes` say what a reader must know of how the model was read.
     """
 
     name: str
@@ -168,6 +169,8 @@ class ModelShape:
     needs_bf16: bool = False
     no_float16: bool = False
     split_units: tuple[tuple[int, int], ...] = ()
+    inputs: tuple[str, ...] = ()
+    image_tokens: int = 0
     notes: tuple[str, ...] = ()
 
     @property

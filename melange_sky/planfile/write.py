@@ -142,6 +142,7 @@ def _workload_document(workload: Workload) -> dict[str, Any]:
         "source": workload.source,
         "coverage": asdict(workload.coverage) if workload.coverage else None,
         "warnings": list(workload.warnings),
+        "images": asdict(workload.images) if workload.images else None,
     }
 
 

@@ -10,6 +10,7 @@ from melange_sky.engines import engine_named
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.hub.reference import COMMIT
 from melange_sky.models import known_name
+from melange_sky.models.config import with_images
 from melange_sky.planner.model_files import LoadedModel, load_file, load_named
 from melange_sky.plans import ModelForm, PlanWarning
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from melange_sky.models import ModelShape
     from melange_sky.planner.request import PlanRequest
     from melange_sky.spec import CheckpointChoice, ServedModel, Spec
 
@@ -41,6 +43,7 @@ def spec_forms(
                 warnings.append(PlanWarning(code="form", message=text))
                 continue
             forms.append(_form(form_name(label, word), choice, model, word, spec))
+    forms = [replace(form, shape=_seeing(form.shape, served)) for form in forms]
     return tuple(forms), tuple(warnings)
 
 
@@ -59,6 +62,19 @@ def _form(
     return ModelForm(
         name=name, checkpoint=choice.name, quantization=word, shape=shape, source=model.source
     )
+
+
+def _seeing(shape: ModelShape, served: ServedModel) -> ModelShape:
+    """Return a model with the images that its workload asks for; refuse them where it sees none."""
+    images = served.workload.images
+    if images is None:
+        return shape
+    if "vision" not in shape.inputs:
+        raise InputError(
+            f"{served.images_at}: {served.model[:80]} takes no images: its config describes no vision "
+            "encoder; leave images out"
+        )
+    return with_images(shape, images.tokens)
 
 
 def _where(spec: Spec, problem: str) -> str:

@@ -133,7 +133,7 @@ def _prepare_model(
         for text in forms[0].shape.notes
     ]
     demand = Demand(name=served.name, workload=served.workload, options=tuple(options))
-    return demand, [*warnings, *notes]
+    return demand, [*warnings, *_image_notes(served), *notes]
 
 
 def capacity_query(
@@ -141,15 +141,16 @@ def capacity_query(
 ) -> CapacityQuery:
     """Return what is asked of the capacities of a model in one form."""
     workload, engine, args = served.workload, engine_named(spec.engine.name), spec.engine.args
+    prompts = workload.as_prompts()
     if form.quantization is not None:
         args = (*args, engine.flags.quantization, form.quantization)
     return CapacityQuery(
         model=form.shape,
         slo=served.slo,
-        input_sizes=workload.input_sizes,
+        input_sizes=prompts.input_sizes,
         output_sizes=workload.output_sizes,
         needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
-        longest_request_tokens=workload.input_edges[-1] + workload.output_edges[-1],
+        longest_request_tokens=prompts.input_edges[-1] + workload.output_edges[-1],
         engine=engine,
         generation=engine.generation,
         progress=request.progress,
@@ -160,6 +161,19 @@ def capacity_query(
 
 def _of_form(note: PlanWarning, form: ModelForm) -> PlanWarning:
     return replace(note, message=f"{form.name or form.shape.dtype}: {note.message}")
+
+
+def _image_notes(served: ServedModel) -> list[PlanWarning]:
+    """Say how images are planned, and what of them is not."""
+    images = served.workload.images
+    if images is None:
+        return []
+    message = (
+        f"{served.model}: every prompt is planned with {images.prompt_tokens} tokens of images beside its text "
+        f"({images.per_request:g} × {images.tokens}); buckets are those of the text, which is what the gateway "
+        "counts; the encoder's own time is not counted"
+    )
+    return [PlanWarning(code="images", message=message)]
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:

@@ -195,7 +195,7 @@ def job_demand(plan: ModelPlan, candidate: OptionCapacity, error_bound: float) -
 
     Sizes that the option is thought unable to serve are left out: nothing is planned on them.
     """
-    workload = plan.workload
+    workload = plan.workload.as_prompts()
     weights: dict[tuple[int, int], float] = {}
     guesses: dict[tuple[int, int], float] = {}
     for i, j in workload.buckets():

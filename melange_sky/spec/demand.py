@@ -17,6 +17,7 @@ from melange_sky.spec.traces import edges_problem, histogram_of_trace
 from melange_sky.workload import (
     Arrivals,
     Coverage,
+    Images,
     RateRule,
     Workload,
 )
@@ -80,6 +81,8 @@ def read_workload(
         return None
     rule, rate_rps = found
     workload = to_workload(histogram, rate_rps)
+    if section.images is not None:
+        workload = replace(workload, images=Images(**asdict(section.images)))
     if section.trace is None and section.burstiness is None:
         return workload
     is_own = section.trace is not None and "rate_rps" not in given

@@ -222,6 +222,7 @@ class _Reader:
             slo=slo,
             workload=workload,
             checkpoints=checkpoints,
+            images_at=self.problems.where((*at, "workload", "images")),
         )
 
     def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:

@@ -61,6 +61,12 @@ class GridSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesSection:
+    per_request: Annotated[float, bounds(gt=0, le=1000, allow_inf_nan=False)]
+    tokens: Annotated[int, bounds(ge=1, le=1_000_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSection:
     rate_rps: Rate | None = None
     rate: Any = None  # a number or a word; `demand` says which words
@@ -69,6 +75,7 @@ class WorkloadSection:
     trace: Text | None = None
     histogram: HistogramSection | None = None
     grid: GridSection | None = None
+    images: ImagesSection | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

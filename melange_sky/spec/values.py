@@ -83,6 +83,7 @@ class ServedModel:
     """One model with its SLO and workload; `model_config` is a `config.json` for an unknown model.
 
     `checkpoints` are of one model; `model`, the name of the first, is the one that clients use.
+    `images_at` is file, line and key of its workload's images.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ServedModel:
     slo: SLO
     workload: Workload
     checkpoints: tuple[CheckpointChoice, ...]
+    images_at: str = "workload.images"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

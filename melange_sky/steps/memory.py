@@ -72,6 +72,11 @@ def kv_pool(
     share = usable_bytes(accelerator) * schedule.gpu_memory_utilization
     batched = schedule.budget(large, model.context_tokens) * model.hidden_size
     activations = batched * ACTIVATION_VALUES * model.value_bytes
+    if (
+        model.image_tokens
+    ):  # engines keep what the encoder made of a step's images, or of one larger
+        seen = max(schedule.budget(large, model.context_tokens), model.image_tokens)
+        activations += seen * model.hidden_size * model.value_bytes
     logits = schedule.sequences(large) * model.vocabulary * 4.0 / tensor_parallel
     weights = model.weight_bytes_per_gpu(tensor_parallel)
     per_gpu = share - RUNTIME_BYTES - activations - logits - weights

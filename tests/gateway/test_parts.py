@@ -281,3 +281,12 @@ def test_names_that_replicas_serve() -> None:
     assert names() == [make_model_plan().model]
     assert names("--served-model-name", "a", "b", "--dtype", "half") == ["a", "b"]
     assert names("--served_model_name=c") == ["c"]
+
+
+def test_a_request_with_images_teaches_nothing_of_text() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+    content = [{"type": "text", "text": "abcd" * 10}, picture]
+    request = ask(ApiPath.CHAT, messages=[{"role": "user", "content": content}])
+    tokens, size = asyncio.run(TokenCounter().count(request))
+    assert tokens == 10 + 4  # the text and the marks of a message: the picture is no text
+    assert size == 0

@@ -76,10 +76,20 @@ class SimulationRequest:
 def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
     """Replay one model of a plan and judge it. Same arguments, same result, whatever the `jobs`.
 
+    Images add their tokens to every prompt; requests are routed and judged by their text, as planned.
     Raises InputError for an unreadable trace or a plan that says nothing of its engines.
     """
+    images = plan.workload.images
+    if images is None:
+        return _simulated(plan, request)
+    seen = replace(plan, workload=plan.workload.as_prompts())
+    return replace(_simulated(seen, request, images.prompt_tokens), plan=plan)
+
+
+def _simulated(plan: ModelPlan, request: SimulationRequest, image_tokens: int = 0) -> Simulation:
+    """Replay a plan whose workload counts whole prompts; a trace's requests gain their images."""
     if request.trace is not None:
-        return _traced(plan, request, request.trace)
+        return _traced(plan, request, request.trace, image_tokens)
     rate_rps = plan.workload.rate_rps * request.rate_scale
     first = QUICK_REQUESTS if request.until_sure else FIRST_REQUESTS
     duration_s = request.duration_s or max(
@@ -140,8 +150,12 @@ def _traffic_text(
     )
 
 
-def _traced(plan: ModelPlan, request: SimulationRequest, trace: Path) -> Simulation:
+def _traced(
+    plan: ModelPlan, request: SimulationRequest, trace: Path, image_tokens: int
+) -> Simulation:
     stream, without_output = scaled_trace(read_trace(trace), request.rate_scale, request.duration_s)
+    if image_tokens:
+        stream = replace(stream, input_tokens=stream.input_tokens + image_tokens)
     if not len(stream):
         raise InputError(f"{trace}: the trace holds no request")
     notes: tuple[str, ...] = ()
