@@ -9,6 +9,7 @@ copied and the experts are not; the engines then step together (Rajbhandari et a
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -38,9 +39,26 @@ class Parallelism:
         return self.tensor * self.pipeline
 
     @property
+    def simulated_engines(self) -> int:
+        """Like engines that the replica is simulated as: a pipeline works on a batch for each stage."""
+        return self.data * self.pipeline
+
+    @property
+    def one_engine(self) -> Parallelism:
+        """The split on which the speed of one engine depends: how many copies there are does not count."""
+        return self if self.step_together else dataclasses.replace(self, data=1)
+
+    @property
     def step_together(self) -> bool:
         """Whether the engines wait for each other in every step."""
         return self.experts_spread and self.data > 1
+
+    @property
+    def linked_gpus(self) -> int:
+        """GPUs of one instance that exchange data in every layer."""
+        if not self.experts_spread:
+            return self.tensor
+        return self.tensor * self.data // self.nodes
 
     @property
     def label(self) -> str:

@@ -11,7 +11,6 @@ import click
 from melange_sky.cli.common import (
     estimating,
     format_option,
-    offers_option,
     offline_option,
     refresh_progress,
     replay_bar,
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     default="fractional",
     show_default=True,
 )
-@offers_option
+@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
 @click.option("--allow-flagged", is_flag=True, help="Use prices that a sanity rule keeps out.")
 @objective_options
 @verify_options

@@ -21,6 +21,9 @@ from melange_sky.models.weights.splits import split_units
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
 """Model types that are numerically unstable in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
 
+_NO_STAGES = frozenset({"gemma3n", "gemma3n_text", "zamba2"})
+"""Model types whose layers share weights or caches with distant ones, so that engines run no pipelines of them."""
+
 _WHOLE = ("q_a_proj", "kv_a_proj_with_mqa", "wq_a", "wkv")
 _KEY_VALUES = ("k_proj", "v_proj")
 """Last words of the names of weights that tensor parallelism does not split as it splits the others."""
@@ -67,6 +70,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
         inputs=tuple(dict.fromkeys(tower.kind for tower in model.towers)),
+        in_stages=model.model_type not in _NO_STAGES,
         notes=_notes(model),
     )
 

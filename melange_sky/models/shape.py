@@ -10,6 +10,9 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from melange_sky.models.split_units import SplitUnit, split_problem
+from melange_sky.parallelism import Parallelism
+
 PLAIN_BYTES = {
     "bfloat16": 2.0,
     "float16": 2.0,
@@ -146,9 +149,11 @@ class ModelShape:
     `fp8_compute` True where matrix products run in fp8. `dtype` names how the weights are kept, for
     people. `checkpoint_bytes` is what a replica downloads (None: its weights as they are held), more
     where the engine makes them smaller while it loads them. `needs_bf16` True where a GPU without
-    bfloat16 (before Ampere) is refused, `no_float16` where the model is numerically unstable in float16. `split_units` are (size, unit) pairs: each GPU of a group needs
-    whole units of every size. `inputs` names what it takes beside text, `image_tokens` is the size of
-    the images that are planned (0: none). `notes` say what a reader must know of how the model was read.
+    bfloat16 (before Ampere) is refused, `no_float16` where the model is numerically unstable in float16.
+    `split_units` are what each GPU of a tensor group needs whole units of; `in_stages` False where no
+    pipeline can cut between the layers. `inputs` names what it takes beside text, `image_tokens` is the
+    size of the images that are planned (0: none). `notes` say what a reader must know of how the model
+    was read.
     """
 
     name: str
@@ -168,7 +173,8 @@ class ModelShape:
     checkpoint_bytes: float | None = None
     needs_bf16: bool = False
     no_float16: bool = False
-    split_units: tuple[tuple[int, int], ...] = ()
+    split_units: tuple[SplitUnit, ...] = ()
+    in_stages: bool = True
     inputs: tuple[str, ...] = ()
     image_tokens: int = 0
     notes: tuple[str, ...] = ()
@@ -274,20 +280,16 @@ class ModelShape:
         return self.weight_bytes if self.checkpoint_bytes is None else self.checkpoint_bytes
 
     def splits_over(self, tensor_parallel: int) -> bool:
-        """Return whether engines can split the attention heads over so many GPUs.
+        """Return whether engines can split the model over so many GPUs."""
+        return self.split_problem(Parallelism(tensor=tensor_parallel)) is None
 
-        Each GPU gets as many query heads, whole key-value heads or copies of one, and whole units of
-        what its quantization keeps together.
+    def split_problem(self, split: Parallelism) -> str | None:
+        """Return what a split would tear, in words with numbers; None where engines take it.
+
+        Each GPU of a tensor group gets as many query heads, whole key-value heads or copies of one,
+        and whole units of what its quantization keeps together; experts that are spread stay whole.
         """
-        if tensor_parallel == 1:
-            return True
-        heads_split = self.heads % tensor_parallel == 0 and (
-            self.kv_heads % tensor_parallel == 0 or tensor_parallel % self.kv_heads == 0
-        )
-        return heads_split and all(
-            size % tensor_parallel == 0 and size // tensor_parallel % unit == 0
-            for size, unit in self.split_units
-        )
+        return split_problem(self, split)
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -13,6 +13,7 @@ from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import InfeasibleError, InputError, MelangeError, did_you_mean
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
+from melange_sky.parallelism import Parallelism
 from melange_sky.planner.figures import slo_of, token_sizes
 from melange_sky.planner.model_files import load_typed
 from melange_sky.pricing import OfferQuery, load_offers
@@ -20,6 +21,7 @@ from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
     engine_generations,
+    nearest_split,
     replica_capacities,
     sensible_splits,
     table_notes,
@@ -194,7 +196,7 @@ def write_estimates(
         [int(row[0]) for row in query.input_sizes],
         [int(size) for size in query.output_sizes[0]],
     )
-    engines = [shape for shape in question.all_shapes if shape.data_parallel == 1]
+    engines = [s for s in question.all_shapes if s.split == Parallelism(tensor=s.tensor_parallel)]
     tables = tables_to_ship(query, engines)
     try:
         write_table(path, command, grid, tables)
@@ -235,8 +237,7 @@ def _shapes(
         label, name, gpus = _accelerator(word.strip())
         splits = sensible_splits(model, find_accelerator(name), gpus, generation)
         shapes[label] = [
-            ReplicaShape(accelerator=name, tensor_parallel=tp, data_parallel=dp)
-            for tp, dp in splits or ((gpus, 1),)
+            ReplicaShape.split_as(name, split) for split in splits or (nearest_split(model, gpus),)
         ]
     return shapes
 

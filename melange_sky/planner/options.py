@@ -4,30 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
 from melange_sky.capacities import DeploymentOption, OptionCapacity
 from melange_sky.names.accelerators import names_of
 from melange_sky.offers import accelerator_spec_text, gpu_of
-from melange_sky.planner.pcie_splits import Gpus, left_out_splits, over_pcie_splits
+from melange_sky.planner.instance_splits import SplitRules, instance_splits, misfit_notes
 from melange_sky.plans import PlanWarning
-from melange_sky.profiles import (
-    CapacityQuery,
-    ReplicaShape,
-    group_links,
-    replica_capacities,
-    sensible_splits,
-    table_notes,
-)
-from melange_sky.topology import topology_of
+from melange_sky.profiles import CapacityQuery, replica_capacities, table_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
+    from melange_sky.parallelism import Parallelism
     from melange_sky.profiles import ReplicaCapacity
     from melange_sky.spec import Resources
 
@@ -201,7 +192,7 @@ def _merge_regions(offers: Iterable[Offer], use_spot: bool) -> list[PlannedOffer
     return merged
 
 
-def option_name(planned: PlannedOffer, tensor_parallel: int, form: str | None = None) -> str:
+def option_name(planned: PlannedOffer, split: Parallelism, form: str | None = None) -> str:
     """Return a name that is unique in a plan and the same in the next one.
 
     It says accelerator, count, cloud, instance type, the region where the plan counts on it (else a
@@ -216,8 +207,10 @@ def option_name(planned: PlannedOffer, tensor_parallel: int, form: str | None = 
         offer.region if planned.pinned else "",
         offer.instance_type,
     ]
-    if offer.accelerator_count > 1:
-        parts.append(f"tp{tensor_parallel}")
+    if offer.accelerator_count > 1 or split.nodes > 1:
+        parts.append(split.label)
+    if split.nodes > 1:
+        parts.append(f"{split.nodes}nodes")
     if planned.use_spot:
         parts.append("spot")
     parts.append(form or "")
@@ -225,77 +218,39 @@ def option_name(planned: PlannedOffer, tensor_parallel: int, form: str | None = 
 
 
 def build_options(
-    model: ModelShape,
     offers: Sequence[PlannedOffer],
     query: CapacityQuery,
+    rules: SplitRules | None = None,
     *,
-    over_pcie: bool = False,
     form: str | None = None,
 ) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
-    """Return every option with its capacities: each offer × each sensible (tp, dp) split.
+    """Return every option with its capacities: each offer × each sensible split.
 
-    Tensor parallelism over PCIe beyond two GPUs only with `over_pcie`. Accelerators on which the model
-    does not fit come back as warnings with the memory missing, splits left out and profile tables that
-    need a word as warnings too. `form` names the form of the model where there are several.
+    Accelerators on which the model does not fit come back as warnings with the memory missing, splits
+    left out and profile tables that need a word as warnings too. `form` names the form of the model
+    where there are several.
     """
-    shapes, fits = _shapes(model, offers, query.generation)
-    slow = {} if over_pcie else over_pcie_splits({gpus: shapes[gpus] for gpus in fits})
-    shapes = {
-        gpus: tuple(shape for shape in group if shape not in slow.get(gpus, ()))
-        for gpus, group in shapes.items()
-    }
-    flat = [shape for group in shapes.values() for shape in group]
+    rules = rules or SplitRules()
+    splits = instance_splits(query, (planned.offer for planned in offers), rules)
+    flat = splits.flat
     replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
     options = [
         _option(planned, replicas[shape], form)
         for planned in offers
-        for shape in shapes[_gpus(planned.offer)]
+        for shape in splits.of(planned.offer)
         if replicas[shape].settings is not None
     ]
     notes = [PlanWarning(code="profile", message=text) for text in table_notes(query, flat)]
-    left_out = {gpus: group for gpus, group in slow.items() if not shapes[gpus]}
-    kept = {gpus: group for gpus, group in shapes.items() if group}
-    warnings = [*left_out_splits(left_out), *_misfits(kept, replicas), *notes]
-    return tuple(options), warnings
-
-
-def _shapes(
-    model: ModelShape, offers: Sequence[PlannedOffer], generation: str
-) -> tuple[dict[Gpus, tuple[ReplicaShape, ...]], set[Gpus]]:
-    """Return the splits of each kind of instance, and the kinds on which the model fits."""
-    table = accelerator_table()
-    shapes, fits = {}, set()
-    offer_of = {_gpus(planned.offer): planned.offer for planned in offers}
-    for gpus, offer in sorted(offer_of.items(), key=itemgetter(0)):
-        name, count, _ = gpus
-        splits = sensible_splits(model, table[name], count, generation)
-        if splits:
-            fits.add(gpus)
-        shapes[gpus] = tuple(
-            ReplicaShape(
-                accelerator=name,
-                tensor_parallel=tp,
-                data_parallel=dp,
-                links=group_links(offer, name, tp),
-            )
-            for tp, dp in splits or ((count, 1),)
-        )
-    return shapes, fits
-
-
-def _gpus(offer: Offer) -> Gpus:
-    """Return an instance's very GPU (the one whose figures count), how many it has, and their links."""
-    name = gpu_of(offer)
-    topology = topology_of(offer.cloud, offer.instance_type, accelerator_table()[name])
-    return name, int(offer.accelerator_count), topology.links
+    return tuple(options), [*misfit_notes(query, splits, replicas, rules), *notes]
 
 
 def _option(planned: PlannedOffer, replica: ReplicaCapacity, form: str | None) -> OptionCapacity:
+    split = replica.shape.split
     option = DeploymentOption(
-        name=option_name(planned, replica.shape.tensor_parallel, form),
+        name=option_name(planned, split, form),
         accelerator=planned.offer.accelerator,
         accelerator_count=int(planned.offer.accelerator_count),
-        price_usd_per_hour=planned.price_usd_per_hour,
+        price_usd_per_hour=split.nodes * planned.price_usd_per_hour,
         use_spot=planned.use_spot,
         offer=planned.offer,
         fallbacks=planned.fallbacks,
@@ -306,30 +261,3 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity, form: str | None) -
         form=form,
     )
     return OptionCapacity(option=option, cells=replica.cells)
-
-
-def _misfits(
-    shapes: Mapping[Gpus, tuple[ReplicaShape, ...]],
-    replicas: Mapping[ReplicaShape, ReplicaCapacity],
-) -> list[PlanWarning]:
-    model_fits = {name for (name, _, _), group in shapes.items() if _any_fits(group, replicas)}
-    rows, small = [], []
-    for (name, count, _), group in shapes.items():
-        if _any_fits(group, replicas):
-            continue
-        text = accelerator_spec_text(name, count)
-        if name in model_fits:
-            small.append(text)
-            continue
-        reason = replicas[group[0]].reason or "the model does not fit"
-        rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}"))
-    if small:
-        message = f"too small for the model, so left out: {', '.join(small)}"
-        rows.append(PlanWarning(code="does-not-fit", message=message))
-    return rows
-
-
-def _any_fits(
-    group: tuple[ReplicaShape, ...], replicas: Mapping[ReplicaShape, ReplicaCapacity]
-) -> bool:
-    return any(replicas[shape].settings is not None for shape in group)

@@ -20,12 +20,12 @@ Gpus = tuple[str, int, InstanceLinks]
 def over_pcie_splits(
     shapes: Mapping[Gpus, tuple[ReplicaShape, ...]],
 ) -> dict[Gpus, tuple[ReplicaShape, ...]]:
-    """Return the splits whose tensor-parallel groups span more PCIe cards than is taken unasked."""
+    """Return the splits that exchange data in every layer over more PCIe cards than is taken unasked."""
     slow = {
         gpus: tuple(
             shape
             for shape in group
-            if shape.tensor_parallel > PCIE_GPUS and shape.links in ("pcie", "pcie-peer")
+            if shape.split.linked_gpus > PCIE_GPUS and shape.links in ("pcie", "pcie-peer")
         )
         for gpus, group in shapes.items()
     }

@@ -12,6 +12,7 @@ from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.checkpoints import spec_forms
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
+from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.step_log import log_offers, log_options
@@ -110,14 +111,12 @@ def _prepare_model(
 ) -> tuple[Demand, list[PlanWarning]]:
     options: list[OptionCapacity] = []
     notes: list[PlanWarning] = []
+    rules = SplitRules(
+        over_pcie=spec.resources.pcie_tensor_parallel, nodes=spec.resources.max_nodes_per_replica
+    )
     for form in forms:
-        of_form, told = build_options(
-            form.shape,
-            offers,
-            capacity_query(served, spec, request, form),
-            over_pcie=spec.resources.pcie_tensor_parallel,
-            form=form.name or None,
-        )
+        query = capacity_query(served, spec, request, form)
+        of_form, told = build_options(offers, query, rules, form=form.name or None)
         options += of_form
         notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]
     if not options:

@@ -1,15 +1,11 @@
 """Capacity tables and estimates behind one question: what does this replica carry?"""
 
 from melange_sky.profiles.constants import engine_generation, engine_generations
-from melange_sky.profiles.lookup import (
-    engine_replica,
-    replica_capacities,
-    sensible_splits,
-    tables_to_ship,
-)
+from melange_sky.profiles.lookup import engine_replica, replica_capacities, tables_to_ship
 from melange_sky.profiles.measured import has_weights, is_of, is_usable, table_notes
-from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape, group_links
+from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 from melange_sky.profiles.shipped import write_table
+from melange_sky.profiles.splits import nearest_split, sensible_splits
 
 __all__ = [
     "CapacityQuery",
@@ -18,10 +14,10 @@ __all__ = [
     "engine_generation",
     "engine_generations",
     "engine_replica",
-    "group_links",
     "has_weights",
     "is_of",
     "is_usable",
+    "nearest_split",
     "replica_capacities",
     "sensible_splits",
     "table_notes",

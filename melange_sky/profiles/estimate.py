@@ -1,4 +1,4 @@
-"""Estimated rates of one tensor-parallel group: shipped, kept from earlier, or simulated now."""
+"""Estimated rates of the GPUs that work together: shipped, kept from earlier, or simulated now."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ import numpy as np
 
 from melange_sky.capacities import CapacityCell
 from melange_sky.names.accelerators import find_accelerator
+from melange_sky.parallelism import Parallelism
 from melange_sky.profiles.cache import EstimateCache
+from melange_sky.profiles.misfits import out_of_memory, torn
 from melange_sky.profiles.shipped import shipped_table
-from melange_sky.steps import Misfit, ReplicaModel, RequestSizes, knee_batch, kv_pool, replica_model
-from melange_sky.steps.memory import GIB
+from melange_sky.steps import (
+    Misfit,
+    ReplicaModel,
+    RequestSizes,
+    knee_batch,
+    split_band,
+    split_replica,
+)
 from melange_sky.topology import linked
 
 if TYPE_CHECKING:
-    from melange_sky.accelerators import AcceleratorSpec, Links
-    from melange_sky.models import ModelShape
+    from melange_sky.accelerators import Links
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.slo import SLO
     from melange_sky.steps import ErrorBand, Estimate, Generation
@@ -27,16 +34,14 @@ if TYPE_CHECKING:
 NO_TRAFFIC = "no traffic"
 """The reason of a cell that nothing asks for."""
 
-_SPLITS = (1, 2, 4, 8, 16)
-
-GroupKey = tuple[str, int, str]
-"""(accelerator, tensor parallel, links) of one group."""
+GroupKey = tuple[str, Parallelism, str]
+"""(accelerator, split without copies, links) of the GPUs that work together."""
 
 
 def group_key(shape: ReplicaShape) -> GroupKey:
-    """Return the group of a replica: how one GPU is linked makes no difference."""
-    links = shape.links if shape.tensor_parallel > 1 else None
-    return shape.accelerator, shape.tensor_parallel, links or ""
+    """Return the group of a replica: how a GPU is linked that works alone makes no difference."""
+    split = shape.split.one_engine
+    return shape.accelerator, split, (shape.links if split.gpus > 1 else None) or ""
 
 
 @dataclass(slots=True)
@@ -61,10 +66,11 @@ class CellCount:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorGroup:
-    """The GPUs of a replica that run one copy of the model; `band` is the error of its estimates.
+class Group:
+    """The GPUs of a replica that work together, as one of the like engines that they are simulated as.
 
-    A replica with data parallelism d is d such groups that share its requests evenly.
+    A replica is `Parallelism.simulated_engines` of these, copies included, which share its requests
+    evenly. `band` is the error of the estimates.
     """
 
     replica: ReplicaModel
@@ -74,30 +80,26 @@ class TensorGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """A tensor-parallel group on which the model cannot run; `reason` says why and what would fit."""
+    """A group on which the model cannot run; `reason` says why and what would fit."""
 
     reason: str
 
 
-def tensor_group(
+def gpu_group(
     query: CapacityQuery, key: GroupKey, sizes: RequestSizes, generation: Generation
-) -> TensorGroup | Unfit:
+) -> Group | Unfit:
     """Return one group as it would run for these sizes, or why it cannot."""
-    name, tensor_parallel, links = key
+    name, split, links = key
     accelerator = linked(find_accelerator(name), cast("Links", links) if links else None)
     model = query.model
-    where = f"{tensor_parallel} × {accelerator.name}"
-    unable = query.engine.misfit(model, accelerator)
+    unable = query.engine.misfit(model, accelerator) or torn(model, accelerator, split)
     if unable is not None:
         return Unfit(reason=unable)
-    if not model.splits_over(tensor_parallel):
-        return Unfit(
-            reason=f"{model.heads} heads ({model.kv_heads} for keys and values) cannot be split over {where}"
-        )
-    replica = replica_model(model, accelerator, tensor_parallel, generation)
+    replica = split_replica(model, accelerator, split, generation)
     if isinstance(replica, Misfit):
         model = model.on(accelerator.has_bf16)
-        return _out_of_memory(model, accelerator, tensor_parallel, generation, replica)
+        return Unfit(reason=out_of_memory(model, accelerator, split, generation, replica))
+    where = f"{split.gpus} × {accelerator.name}"
     held = replica.pool.longest_tokens
     if query.max_model_len is not None and held < query.max_model_len:
         return Unfit(
@@ -106,41 +108,11 @@ def tensor_group(
         )
     longest = query.max_model_len or min(query.longest_request_tokens, model.context_tokens, held)
     sequences = knee_batch(replica, _servable(sizes, longest), query.slo)
-    return TensorGroup(
+    return Group(
         replica=replica.with_max_num_seqs(sequences),
         max_model_len=max(1, longest),
-        band=generation.error_band(accelerator.name),
+        band=split_band(generation.error_band(accelerator.name), split),
     )
-
-
-def _out_of_memory(
-    model: ModelShape,
-    accelerator: AcceleratorSpec,
-    tensor_parallel: int,
-    generation: Generation,
-    misfit: Misfit,
-) -> Unfit:
-    """Say how much memory is missing and which split or dtype would fit."""
-
-    def fits(model: ModelShape, split: int) -> bool:
-        return not isinstance(kv_pool(model, accelerator, split, generation), Misfit)
-
-    where = f"{tensor_parallel} × {accelerator.name}"
-    text = (
-        f"{model.name[:80]} ({model.weight_bytes / GIB:.1f} GiB of weights) does not fit on {where}: "
-        f"{misfit.missing_bytes / GIB:.1f} GiB missing"
-    )
-    ways = []
-    splits = (tp for tp in _SPLITS if tp > tensor_parallel and model.splits_over(tp))
-    if (more := next((tp for tp in splits if fits(model, tp)), None)) is not None:
-        ways.append(f"{more} × {accelerator.name}")
-    smaller_forms = (("fp8", 1.0), ("4-bit (AWQ or GPTQ)", 0.55))
-    for dtype, size in smaller_forms if model.value_bytes <= 2.0 else ():
-        smaller = model.in_bytes(size)
-        if smaller.weight_bytes < model.weight_bytes and fits(smaller, tensor_parallel):
-            ways.append(f"{dtype} weights")
-            break
-    return Unfit(reason=f"{text}; {' or '.join(ways)} would fit" if ways else text)
 
 
 def _servable(sizes: RequestSizes, longest: int) -> RequestSizes:
@@ -161,7 +133,7 @@ class GroupEstimates:
     """
 
     query: CapacityQuery
-    group: TensorGroup
+    group: Group
     sizes: RequestSizes
     analytic: Estimate
 
@@ -232,23 +204,28 @@ class GroupEstimates:
 
     def _slo_reason(self, at: int) -> str:
         ttft_s, tpot_s = self.analytic.ttft_floor_s[at], self.analytic.tpot_floor_s[at]
-        reason = missed_alone(float(ttft_s), float(tpot_s), self.query.slo)
+        waits = self.group.replica.prompt_token_s > 0
+        reason = missed_alone(float(ttft_s), float(tpot_s), self.query.slo, waits=waits)
         return reason or "the SLO is not met at any rate"
 
 
-def replica_cell(cell: CapacityCell, group: TensorGroup, data_parallel: int) -> CapacityCell:
-    """Return a group's cell as that of a replica of so many groups, with the band of its error."""
+def replica_cell(cell: CapacityCell, group: Group, engines: int) -> CapacityCell:
+    """Return a group's cell as that of a replica of so many engines, with the band of its error."""
     if cell.max_rate_rps is None:
         return cell
-    rate = cell.max_rate_rps * data_parallel
+    rate = cell.max_rate_rps * engines
     low_rps, high_rps = rate * group.band.low, rate * group.band.high
     return replace(cell, max_rate_rps=rate, low_rps=low_rps, high_rps=high_rps)
 
 
-def missed_alone(ttft_s: float, tpot_s: float, slo: SLO) -> str | None:
-    """Say which limit a request misses even alone on the replica, None for none (NaN: no TPOT)."""
+def missed_alone(ttft_s: float, tpot_s: float, slo: SLO, *, waits: bool = False) -> str | None:
+    """Say which limit a request misses even alone on the replica, None for none (NaN: no TPOT).
+
+    `waits` where the time to the first token counts waiting for other batches.
+    """
     if slo.tpot_s is not None and tpot_s > slo.tpot_s:
         return f"TPOT is {tpot_s * 1e3:.1f} ms even alone, the limit is {slo.tpot_s * 1e3:g} ms"
     if slo.ttft_s is not None and ttft_s > slo.ttft_s:
-        return f"TTFT is {ttft_s * 1e3:.0f} ms even alone, the limit is {slo.ttft_s * 1e3:g} ms"
+        how = "between other batches" if waits else "even alone"
+        return f"TTFT is {ttft_s * 1e3:.0f} ms {how}, the limit is {slo.ttft_s * 1e3:g} ms"
     return None

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.accelerators import AcceleratorSpec
 from melange_sky.capacities import CapacityCell, EngineSettings
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
@@ -26,13 +25,13 @@ from melange_sky.profiles.constants import engine_generation
 from melange_sky.profiles.estimate import (
     NO_TRAFFIC,
     CellCount,
+    Group,
     GroupEstimates,
     GroupKey,
-    TensorGroup,
     Unfit,
+    gpu_group,
     group_key,
     replica_cell,
-    tensor_group,
 )
 from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
@@ -42,8 +41,7 @@ from melange_sky.steps import (
     RequestSizes,
     capacity_estimate,
     capacity_estimates,
-    kv_pool,
-    replica_model,
+    split_replica,
 )
 from melange_sky.topology import linked
 
@@ -60,32 +58,12 @@ LARGEST_TOKENS = 10_000_000
 def engine_replica(
     model: ModelShape, shape: ReplicaShape, generation: str = DEFAULT_ENGINE.generation
 ) -> ReplicaModel | Misfit:
-    """Return one tensor-parallel group of the replica for the simulator, or what keeps the model from fitting."""
-    accelerator = linked(find_accelerator(shape.accelerator), shape.links)
-    return replica_model(model, accelerator, shape.tensor_parallel, engine_generation(generation))
+    """Return one of the engines that the replica is simulated as, or what keeps the model from fitting.
 
-
-def sensible_splits(
-    model: ModelShape,
-    accelerator: AcceleratorSpec,
-    count: int,
-    generation: str = DEFAULT_ENGINE.generation,
-) -> tuple[tuple[int, int], ...]:
-    """Return (tensor parallel, data parallel) with product `count`, smallest tensor split first.
-
-    Only splits that divide the heads and on which the model fits. Routed experts are not copied:
-    engines spread them over all GPUs of a data-parallel group, whose engines then wait for each other in
-    every layer, which the engine model does not know.
+    A replica is `shape.split.simulated_engines` of them.
     """
-    figures = engine_generation(generation)
-    return tuple(
-        (tp, count // tp)
-        for tp in range(1, count + 1)
-        if count % tp == 0
-        and (model.experts is None or tp == count)
-        and model.splits_over(tp)
-        and not isinstance(kv_pool(model, accelerator, tp, figures), Misfit)
-    )
+    accelerator = linked(find_accelerator(shape.accelerator), shape.links)
+    return split_replica(model, accelerator, shape.split, engine_generation(generation))
 
 
 def replica_capacities(
@@ -129,7 +107,7 @@ def _replica_cells(
     measured: Sequence[MeasuredCell],
 ) -> tuple[tuple[CapacityCell, ...], ...]:
     """Return the cells of a replica, shape (I × O): measured ones over estimates."""
-    group, copies = estimates.group, shape.data_parallel
+    group, copies = estimates.group, shape.split.simulated_engines
     rates = MeasuredRates.of(measured, query, group.replica, copies) if measured else None
     of_group = iter(estimates.cells)
     rows = []
@@ -193,19 +171,19 @@ def _check(query: CapacityQuery) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _GroupCells:
-    """One tensor-parallel group and its estimated cell per bucket, row by row."""
+    """One group and its estimated cell per bucket, row by row."""
 
-    group: TensorGroup
+    group: Group
     cells: tuple[CapacityCell, ...]
 
 
 def _group_cells(
     query: CapacityQuery, shapes: Sequence[ReplicaShape], generation: Generation
 ) -> dict[GroupKey, _GroupCells | Unfit]:
-    """Return what each tensor-parallel group carries, or why the model does not fit on it."""
+    """Return what each group carries, or why the model does not fit on it."""
     keys = sorted({group_key(shape) for shape in shapes})
     count, sizes = CellCount.of(query, len(keys)), _sizes(query)
-    groups = {key: tensor_group(query, key, sizes, generation) for key in keys}
+    groups = {key: gpu_group(query, key, sizes, generation) for key in keys}
     estimates = _estimates(query, groups, sizes)
     settled = {key: estimate.settled() for key, estimate in estimates.items()}
     cells = {
@@ -221,8 +199,8 @@ def _group_cells(
         len(keys) - len(left),
         len(left),
     )
-    for accelerator, tensor_parallel, _ in left:
-        log.debug("to simulate: %s in tensor parallel %d", accelerator, tensor_parallel)
+    for accelerator, split, _ in left:
+        log.debug("to simulate: %s in %s", accelerator, split.label)
     if left:
         # Groups are independent, and the compiled simulator lets other threads run.
         with ThreadPoolExecutor(max_workers=min(len(left), os.cpu_count() or 1, 8)) as pool:
@@ -235,9 +213,9 @@ def _group_cells(
 
 
 def _estimates(
-    query: CapacityQuery, groups: Mapping[GroupKey, TensorGroup | Unfit], sizes: RequestSizes
+    query: CapacityQuery, groups: Mapping[GroupKey, Group | Unfit], sizes: RequestSizes
 ) -> dict[GroupKey, GroupEstimates]:
-    fitting = {key: group for key, group in groups.items() if isinstance(group, TensorGroup)}
+    fitting = {key: group for key, group in groups.items() if isinstance(group, Group)}
     replicas = [group.replica for group in fitting.values()]
     analytic = capacity_estimates(replicas, sizes, query.slo)
     return {
@@ -246,15 +224,20 @@ def _estimates(
     }
 
 
-def _settings_of(shape: ReplicaShape, group: TensorGroup, generation: Generation) -> EngineSettings:
+def _settings_of(shape: ReplicaShape, group: Group, generation: Generation) -> EngineSettings:
+    """Return how each engine is started: what is simulated of a pipeline is one of its batches."""
+    pipeline = shape.pipeline_parallel
     return EngineSettings(
         tensor_parallel=shape.tensor_parallel,
         data_parallel=shape.data_parallel,
         max_model_len=group.max_model_len,
-        max_num_seqs=group.replica.max_num_seqs,
+        max_num_seqs=group.replica.max_num_seqs * pipeline,
         gpu_memory_utilization=generation.schedule.gpu_memory_utilization,
-        kv_cache_tokens=group.replica.pool.tokens_at(group.max_model_len),
+        kv_cache_tokens=group.replica.pool.tokens_at(group.max_model_len) * pipeline,
         dtype=None,
+        pipeline_parallel=pipeline,
+        expert_parallel=shape.expert_parallel,
+        nodes=shape.nodes,
     )
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class ReplicaShape:
     """One replica: so many GPUs of an accelerator and how they share the model, see `Parallelism`.
 
-    `links` is how the GPUs of a tensor-parallel group reach each other, None as the card usually is.
+    `links` is how the GPUs reach each other that exchange data in every layer, None as the card's
+    usually do.
     """
 
     accelerator: str
@@ -38,14 +39,14 @@ class ReplicaShape:
 
     @classmethod
     def split_as(
-        cls, accelerator: str, split: Parallelism, links: Links | None = None
+        cls, accelerator: str, split: Parallelism, offer: Offer | None = None
     ) -> ReplicaShape:
-        """Return the replica of an accelerator whose GPUs are split so."""
+        """Return the replica of an accelerator whose GPUs are split so, linked as an offer's are."""
         return cls(
             accelerator=accelerator,
             tensor_parallel=split.tensor,
             data_parallel=split.data,
-            links=links,
+            links=group_links(offer, accelerator, split.linked_gpus),
             pipeline_parallel=split.pipeline,
             expert_parallel=split.experts_spread,
             nodes=split.nodes,
@@ -56,8 +57,7 @@ class ReplicaShape:
         """Return the replica that an option runs: its very GPU, in tensor parallel where nothing is set."""
         engine = option.engine
         split = Parallelism(tensor=option.accelerator_count) if engine is None else engine.split
-        links = group_links(option.offer, option.gpu, split.tensor)
-        return cls.split_as(option.gpu, split, links)
+        return cls.split_as(option.gpu, split, option.offer)
 
     @property
     def split(self) -> Parallelism:

@@ -43,7 +43,8 @@ def simulated_cell(
         return CapacityCell.unserved(
             f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.longest_tokens}"
         )
-    reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo)
+    waits = replica.prompt_token_s > 0
+    reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo, waits=waits)
     if reason is not None:
         return CapacityCell.unserved(reason)
     start = guess_rps if guess_rps > LOWEST_RPS else 0.2 / float(alone.e2e_s[0])

@@ -79,8 +79,10 @@ def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:
         options.append(
             FleetOption(
                 name=option.name,
-                engine=engine_of(plan, allocation).with_max_num_seqs(option.engine.max_num_seqs),
-                engines_per_replica=option.engine.data_parallel,
+                engine=engine_of(plan, allocation).with_max_num_seqs(
+                    max(1, option.engine.max_num_seqs // option.engine.pipeline_parallel)
+                ),
+                engines_per_replica=option.engine.split.simulated_engines,
                 replicas=allocation.instances,
                 weight=weight,
             )
@@ -93,7 +95,8 @@ def interruptions_per_hour(plan: ModelPlan, allocation: Allocation) -> float:
     spot = plan.spot
     if spot is None or not allocation.candidate.option.use_spot:
         return 0.0
-    return spot.interruption_rate
+    # a replica is lost with any of its instances
+    return spot.interruption_rate * allocation.candidate.option.nodes
 
 
 def _drawn_outages(plan: ModelPlan, end_s: float, how: Replay) -> tuple[Outage, ...]:

@@ -482,8 +482,9 @@ def _pairs(tokens: int, window: int, chunked: int) -> float:
 
 @compiled
 def _chunk_s(s: FleetState, r: int, done: int, chunk: int) -> float:
-    """Attention of a prefill chunk after `done` tokens, in seconds."""
+    """Attention of a prefill chunk after `done` tokens, and what waits for it, in seconds."""
     seconds = chunk * (done + (chunk + 1) / 2.0) * s.real[r, c.PER_PAIR]
+    seconds += chunk * s.real[r, c.PER_PROMPT_TOKEN]
     for number in range(s.whole[r, c.WINDOWS]):
         at = c.WINDOW_WHOLE + number * c.WINDOW_COLUMNS
         window, chunked = s.whole[r, at + c.TOKENS], s.whole[r, at + c.IN_CHUNKS]

@@ -286,6 +286,7 @@ class _Reader:
             min_option_types=section.min_option_types,
             spot=None if section.spot is None else _spot_policy(section.spot),
             pcie_tensor_parallel=section.pcie_tensor_parallel,
+            max_nodes_per_replica=section.max_nodes_per_replica,
         )
 
     def _contradictions(

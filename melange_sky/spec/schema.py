@@ -105,6 +105,7 @@ class ResourcesSection:
     min_option_types: Annotated[int, bounds(ge=1, le=1000)] = 1
     spot: SpotSection | None = None
     pcie_tensor_parallel: bool = False
+    max_nodes_per_replica: Annotated[int, bounds(ge=1, le=16)] = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,7 +36,8 @@ class Resources:
     many.     `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
     `cloud/region` or an instance type (most instances of it). Each model runs on at least
     `min_option_types` and at most `max_option_types` options (None: no limit).
-    `pcie_tensor_parallel` lets in tensor parallelism over PCIe on more than two GPUs.
+    `pcie_tensor_parallel` lets in tensor parallelism over PCIe on more than two GPUs,
+    `max_nodes_per_replica` replicas over several instances.
     """
 
     accelerators: tuple[AcceleratorChoice, ...] = ()
@@ -50,6 +51,7 @@ class Resources:
     min_option_types: int = 1
     spot: SpotPolicy | None = None
     pcie_tensor_parallel: bool = False
+    max_nodes_per_replica: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

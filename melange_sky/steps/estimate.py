@@ -93,6 +93,7 @@ def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
         budget_tokens=_column(r.budget_tokens for r in replicas),
         max_num_seqs=_column(r.max_num_seqs for r in replicas),
         reserve_tokens=_column(r.reserve_tokens for r in replicas),
+        prompt_token_s=_column(r.prompt_token_s for r in replicas),
     )
 
 
@@ -177,7 +178,7 @@ def decode_step_s(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> F
 def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """P(n): what one prefill adds over the decoding steps that would have run anyway."""
     costs, prompt = replica.costs, load.input_tokens
-    own: Floats = costs.sequence_s + pairs_s(costs, prompt)
+    own: Floats = costs.sequence_s + pairs_s(costs, prompt) + prompt * replica.prompt_token_s
     together = np.maximum(1.0, replica.budget_tokens / 2)
     if replica.chunked:
         # A step full of prefill carries the decoding along; its share of that step's extra products.

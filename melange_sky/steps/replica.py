@@ -22,7 +22,8 @@ class ReplicaModel:
 
     A replica with data parallelism d is d such engines that share its requests evenly. `request_s` is
     the time that a request spends outside the engine's steps (HTTP, tokenising, network), which its
-    client sees in TTFT; open-loop simulations add it, data sheets do not know it.
+    client sees in TTFT; open-loop simulations add it, data sheets do not know it. `prompt_token_s` is
+    what each token of a prompt costs besides its products, where other engines wait for it.
     """
 
     costs: StepCosts
@@ -35,6 +36,7 @@ class ReplicaModel:
     wait_steps: int = 0
     waiting_ratio: float = 0.0
     request_s: float = 0.0
+    prompt_token_s: float = 0.0
 
     def with_max_num_seqs(self, sequences: int) -> ReplicaModel:
         """Return the same engine with `--max-num-seqs` set."""
@@ -48,10 +50,22 @@ def replica_model(
     pool = kv_pool(model, accelerator, tensor_parallel, generation)
     if isinstance(pool, Misfit):
         return pool
+    costs = step_costs(model, accelerator, tensor_parallel, generation)
+    return replica_of(costs, pool, model, accelerator, generation)
+
+
+def replica_of(
+    costs: StepCosts,
+    pool: KvPool,
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    generation: Generation,
+) -> ReplicaModel:
+    """Return the engine with such steps and such a cache, and the generation's default limits."""
     schedule = generation.schedule
     large = large_memory(accelerator)
     return ReplicaModel(
-        costs=step_costs(model, accelerator, tensor_parallel, generation),
+        costs=costs,
         pool=pool,
         chunked=schedule.chunked,
         budget_tokens=schedule.budget(large, model.context_tokens),

@@ -8,6 +8,8 @@ import pytest
 
 from melange_sky.models import find_model
 from melange_sky.names.clouds import Infra
+from melange_sky.parallelism import Parallelism
+from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.options import (
     OfferRules,
     PlannedOffer,
@@ -23,6 +25,7 @@ from melange_sky.spec import AcceleratorChoice, Resources
 from tests.factories import LLAMA_8B, make_offer
 
 ANY = Resources()
+ONE = Parallelism()
 
 
 def test_one_region_stands_for_an_instance_type_and_a_price_move_keeps_the_name() -> None:
@@ -38,13 +41,13 @@ def test_one_region_stands_for_an_instance_type_and_a_price_move_keeps_the_name(
     west_dearer = make_offer(region="us-west-2", price_usd_per_hour=1.2)
     (moved,), _ = usable_offers([east, west_dearer], ANY, OfferRules())
     assert moved.offer.region == "us-east-1"
-    assert option_name(planned, 1) == option_name(moved, 1) == "a10g-1-aws-g5.xlarge"
+    assert option_name(planned, ONE) == option_name(moved, ONE) == "a10g-1-aws-g5.xlarge"
 
 
 def test_where_places_matter_each_region_is_an_option_of_its_own_name() -> None:
     offers = [make_offer(region="us-east-1"), make_offer(region="us-west-2")]
     planned, _ = usable_offers(offers, ANY, OfferRules(regions=True))
-    assert [option_name(p, 1) for p in planned] == [
+    assert [option_name(p, ONE) for p in planned] == [
         "a10g-1-aws-us-east-1-g5.xlarge",
         "a10g-1-aws-us-west-2-g5.xlarge",
     ]
@@ -68,7 +71,7 @@ def test_what_a_cloud_lists_apart_is_planned_under_its_own_name(
     planned, warnings = usable_offers(offers, Resources(accelerators=choices), OfferRules())
     assert warnings == []
     assert sorted(p.offer.accelerator for p in planned) == found
-    options, _ = build_options(LLAMA_8B, planned, _query())
+    options, _ = build_options(planned, _query())
     assert {o.option.accelerator: o.option.figures for o in options} == {
         name: "H100-PCIe" if name == "H100" else name.removesuffix("-SXM") for name in found
     }
@@ -131,9 +134,7 @@ def test_an_h100_is_as_fast_as_the_one_that_is_sold() -> None:
     sxm = make_offer(accelerator="H100", instance_type="p5.4xlarge")
     pcie = make_offer(accelerator="H100", cloud="lambda", instance_type="gpu_1x_h100_pcie")
     nvl = make_offer(accelerator="H100", cloud="azure", instance_type="Standard_NC40ads_H100_v5")
-    options, _ = build_options(
-        LLAMA_8B, [PlannedOffer(offer=o) for o in (sxm, pcie, nvl)], _query()
-    )
+    options, _ = build_options([PlannedOffer(offer=o) for o in (sxm, pcie, nvl)], _query())
     rates = [option.cells[0][0].max_rate_rps or 0.0 for option in options]
     assert [option.option.figures for option in options] == [None, "H100-PCIe", "H100-NVL"]
     assert {option.option.accelerator for option in options} == {"H100"}
@@ -141,20 +142,39 @@ def test_an_h100_is_as_fast_as_the_one_that_is_sold() -> None:
 
 
 def test_tensor_parallelism_over_pcie_beyond_two_gpus_needs_the_switch() -> None:
+    """Four cards hold the model in one tensor group or in stages of one or two: asked, both are weighed."""
     offers = [
         make_offer(accelerator="L40S", accelerator_count=n, instance_type=f"g6e.{n}x")
         for n in (4, 8)
     ]
     planned, _ = usable_offers(offers, ANY, OfferRules())
     query = dataclasses.replace(_query(), model=find_model("meta-llama/Llama-3.1-70B"))
-    options, warnings = build_options(query.model, planned, query)
+    options, _ = build_options(planned, query)
+    splits = [o.option.engine.split for o in options if o.option.engine]
+    assert {split.tensor for split in splits} == {1, 2}
+    assert all(split.pipeline > 1 for split in splits)
+    options, _ = build_options(planned, query, SplitRules(over_pcie=True))
+    whole = [o.option.engine.split for o in options if o.option.engine]
+    assert sorted(s.tensor for s in whole if s.pipeline == 1) == [4, 4, 8]
+    assert len(whole) == len(splits) + 3
+
+
+def test_what_only_tensor_groups_over_pcie_hold_says_so() -> None:
+    """No pipeline of this family runs, so that four cards are left out, and why is told."""
+    gemma = find_model("meta-llama/Llama-3.1-70B")
+    planned, _ = usable_offers(
+        [make_offer(accelerator="L40S", accelerator_count=4, instance_type="g6e.12xlarge")],
+        ANY,
+        OfferRules(),
+    )
+    query = dataclasses.replace(_query(), model=dataclasses.replace(gemma, in_stages=False))
+    options, warnings = build_options(planned, query)
     assert options == ()
     (left_out,) = (w for w in warnings if w.code == "pcie-tensor-parallel")
-    assert "L40S:4 (tp 4), L40S:8 (tp 4)" in left_out.message
+    assert "L40S:4 (tp 4)" in left_out.message
     assert "resources.pcie_tensor_parallel: true" in left_out.message
-    options, warnings = build_options(query.model, planned, query, over_pcie=True)
-    splits = sorted(o.option.engine.tensor_parallel for o in options if o.option.engine)
-    assert splits == [4, 4, 8]
+    options, warnings = build_options(planned, query, SplitRules(over_pcie=True))
+    assert len(options) == 1
     assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]
 
 
@@ -164,6 +184,6 @@ def test_a_model_that_fits_two_pcie_gpus_is_split_no_further_unasked() -> None:
         ANY,
         OfferRules(),
     )
-    options, warnings = build_options(LLAMA_8B, planned, _query())
+    options, warnings = build_options(planned, _query())
     assert sorted(o.option.engine.tensor_parallel for o in options if o.option.engine) == [1, 2]
     assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]

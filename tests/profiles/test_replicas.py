@@ -78,30 +78,34 @@ def test_data_parallel_copies_carry_as_many_times_more():
     assert double.cells[0][0].max_rate_rps == pytest.approx(2 * single.cells[0][0].max_rate_rps)
 
 
+def plain(model, accelerator, count):
+    """Return (tensor, data) of the splits without stages and spread experts."""
+    splits = sensible_splits(model, find_accelerator(accelerator), count)
+    return tuple((s.tensor, s.data) for s in splits if s.pipeline == 1 and not s.experts_spread)
+
+
 def test_splits_fit_and_divide_the_heads_smallest_first():
     big = find_model("meta-llama/Llama-3.1-70B-Instruct")
-    assert sensible_splits(big, find_accelerator("A100-80GB"), 8) == ((2, 4), (4, 2), (8, 1))
+    assert plain(big, "A100-80GB", 8) == ((2, 4), (4, 2), (8, 1))
     assert sensible_splits(LLAMA, find_accelerator("T4"), 1) == ()
     qwen = find_model("Qwen/Qwen2.5-7B")  # 28 heads: 8 does not divide them
-    assert sensible_splits(qwen, find_accelerator("A100"), 8) == ((1, 8), (2, 4), (4, 2))
+    assert plain(qwen, "A100", 8) == ((1, 8), (2, 4), (4, 2))
 
 
 def test_a_split_gives_each_gpu_whole_heads_for_keys_and_values():
     """40 heads divide by 5, their 8 heads for keys and values do not: vLLM refuses it."""
     qwen = find_model("Qwen/Qwen2.5-32B-Instruct")
     assert (qwen.heads, qwen.kv_heads) == (40, 8)
-    assert sensible_splits(qwen, find_accelerator("A100-80GB"), 5) == ((1, 5),)
-    assert sensible_splits(qwen, find_accelerator("A40"), 5) == ()
+    assert plain(qwen, "A100-80GB", 5) == ((1, 5),)
+    assert plain(qwen, "A40", 5) == ()
     (refused,) = replica_capacities(
         query(qwen), [ReplicaShape(accelerator="A40", tensor_parallel=5)]
     )
     assert refused.settings is None
-    assert refused.reason == "40 heads (8 for keys and values) cannot be split over 5 × A40"
-
-
-def test_routed_experts_are_split_and_never_copied():
-    mixtral = find_model("mistralai/Mixtral-8x7B-v0.1")
-    assert sensible_splits(mixtral, find_accelerator("H100"), 8) == ((8, 1),)
+    assert refused.reason == (
+        "Qwen/Qwen2.5-32B-Instruct cannot be split over 5 × A40: "
+        "8 key-value heads can neither be shared nor copied evenly by 5 GPUs"
+    )
 
 
 @pytest.mark.parametrize("args", [["--dtype", "bfloat16"], ["-q", "mxfp4"]])

@@ -7,7 +7,10 @@ Blocks of 8-bit experts are refined where they would be torn, groups of integer 
 
 from __future__ import annotations
 
-from melange_sky.models.layers import LayerList, Matrix
+from collections.abc import Iterator
+
+from melange_sky.models.layers import Layer, LayerList, Matrix
+from melange_sky.models.split_units import SplitUnit
 from melange_sky.models.weights.formats import WeightFormat
 from melange_sky.models.weights.scheme import Scheme
 
@@ -15,37 +18,47 @@ _ROWS = ("o_proj", "down_proj", "out_proj")
 _COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
-def split_units(model: LayerList, scheme: Scheme) -> tuple[tuple[int, int], ...]:
-    """Return (size, unit) pairs: each GPU must get a whole number of units of every size."""
-    units: dict[tuple[int, int], None] = {}
+def split_units(model: LayerList, scheme: Scheme) -> tuple[SplitUnit, ...]:
+    """Return what each GPU must get whole units of; the first of each kind stands for all."""
+    units: dict[tuple[int, int, bool, int | None], SplitUnit] = {}
     done: set[int] = set()
     for number, layer in enumerate(model.layers):
         if not scheme.method and id(layer) in done:
             continue
         done.add(id(layer))
-        if layer.attention.kind == "linear" and layer.attention.heads:
-            units[(layer.attention.heads, 1)] = None
-            if layer.attention.kv_heads:
-                units[(layer.attention.kv_heads, 1)] = None
         prefix = model.prefix.replace("{i}", str(number))
-        for matrix in layer.matrices:
-            for unit in _units_of(prefix + matrix.name, matrix, scheme, layer.attention.kv_heads):
-                units[unit] = None
-    return tuple(units)
+        for unit in _units_of_layer(layer, prefix, scheme):
+            units.setdefault((unit.size, unit.unit, unit.expert, unit.parts), unit)
+    return tuple(units.values())
 
 
-def _units_of(name: str, matrix: Matrix, scheme: Scheme, kv_heads: int) -> list[tuple[int, int]]:
+def _units_of_layer(layer: Layer, prefix: str, scheme: Scheme) -> Iterator[SplitUnit]:
+    attention = layer.attention
+    if attention.kind == "linear" and attention.heads:
+        yield SplitUnit(what="heads of linear attention", size=attention.heads)
+        if attention.kv_heads:
+            yield SplitUnit(what="key heads of linear attention", size=attention.kv_heads)
+    for matrix in layer.matrices:
+        unit = _unit_of(prefix + matrix.name, matrix, scheme, attention.kv_heads)
+        if unit is not None:
+            yield unit
+
+
+def _unit_of(name: str, matrix: Matrix, scheme: Scheme, kv_heads: int) -> SplitUnit | None:
     last = matrix.name.rpartition(".")[2]
     if matrix.part not in ("attention", "mlp", "experts", "shared_experts"):
-        return []
-    chosen = scheme.format_of(name, matrix)
+        return None
+    chosen, expert = scheme.format_of(name, matrix), matrix.part == "experts"
+    block = 1 if chosen is None else chosen.block
+    kept = "block" if block > 1 else "group"
     if last in _ROWS:
-        return [(matrix.inputs, _group(chosen, matrix))]
-    if last in _COLUMNS and chosen is not None and chosen.block > 1 and matrix.part != "experts":
-        if last in ("k_proj", "v_proj") and kv_heads <= 1:
-            return []
-        return [(matrix.outputs, chosen.block)]
-    return []
+        what, unit = f"inputs of {matrix.name}", _group(chosen, matrix)
+        return SplitUnit(what=what, size=matrix.inputs, unit=unit, kept=kept, expert=expert)
+    if last in _COLUMNS and block > 1 and not expert:
+        parts = max(kv_heads, 1) if last in ("k_proj", "v_proj") else None
+        what = f"outputs of {matrix.name}"
+        return SplitUnit(what=what, size=matrix.outputs, unit=block, kept=kept, parts=parts)
+    return None
 
 
 def _group(chosen: WeightFormat | None, matrix: Matrix) -> int:

@@ -1,0 +1,86 @@
+"""Which splits of an instance's GPUs are worth weighing, and why others are not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from melange_sky.engines import DEFAULT_ENGINE
+from melange_sky.parallelism import Parallelism
+from melange_sky.profiles.constants import engine_generation
+from melange_sky.steps import holds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from melange_sky.accelerators import AcceleratorSpec
+    from melange_sky.models import ModelShape
+    from melange_sky.steps import Generation
+
+
+def sensible_splits(
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    count: int,
+    generation: str = DEFAULT_ENGINE.generation,
+    nodes: int = 1,
+) -> tuple[Parallelism, ...]:
+    """Return the splits of `nodes` instances with `count` GPUs each, smallest tensor group first.
+
+    Only those that tear nothing and on which the model fits. Pipelines only of tensor groups that do
+    not hold the model by themselves: else as many copies of the group do the same work on the same GPUs
+    and wait for nobody. (A pipeline leaves more room for the cache than copies; so does a larger tensor
+    group.) Over several nodes only what needs all of them: one pipeline, or experts spread over all.
+    """
+    return tuple(splits_of(model, accelerator, count, engine_generation(generation), nodes))
+
+
+def splits_of(
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    count: int,
+    generation: Generation,
+    nodes: int = 1,
+) -> Iterator[Parallelism]:
+    """Yield the splits of `sensible_splits` under a generation's figures."""
+    for tensor in _divisors(count):
+        for split in _of_tensor_groups(model, accelerator, generation, tensor, (count, nodes)):
+            if model.split_problem(split) is None and holds(model, accelerator, split, generation):
+                yield split
+
+
+def nearest_split(model: ModelShape, count: int) -> Parallelism:
+    """Return the split of an instance that says best why none is sensible: one that tears nothing."""
+    whole, stages = Parallelism(tensor=count), Parallelism(pipeline=count)
+    torn = model.split_problem(whole) is not None and model.split_problem(stages) is None
+    return stages if torn else whole
+
+
+def _of_tensor_groups(
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    generation: Generation,
+    tensor: int,
+    machine: tuple[int, int],
+) -> Iterator[Parallelism]:
+    """Yield the splits into tensor groups of one size on (GPUs per node, nodes), fit or not."""
+    count, nodes = machine
+    group = Parallelism(tensor=tensor)
+    if holds(model, accelerator, group, generation):
+        if nodes == 1:
+            yield dataclasses.replace(group, data=count // tensor)
+    elif nodes == 1:
+        for stages in _divisors(count // tensor)[1:]:
+            yield dataclasses.replace(group, pipeline=stages, data=count // tensor // stages)
+    else:
+        yield dataclasses.replace(group, pipeline=nodes * count // tensor, nodes=nodes)
+    engines = nodes * count // tensor
+    if not model.experts or model.experts % (tensor * engines) or tensor * engines == 1:
+        return
+    if engines > 1 or model.split_problem(group) is not None:
+        # in one tensor group whole experts do the same work as split ones, which may be torn
+        yield Parallelism(tensor=tensor, data=engines, experts_spread=True, nodes=nodes)
+
+
+def _divisors(number: int) -> list[int]:
+    return [k for k in range(1, number + 1) if number % k == 0]
