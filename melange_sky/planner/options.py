@@ -146,7 +146,7 @@ def _is_wanted(offer: Offer, resources: Resources) -> bool:
 
 def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejections) -> bool:
     if not float(offer.accelerator_count).is_integer():  # NaN, too, where a cell is unreadable
-        rejected.add("fractional-gpu", "a part of a GPU cannot hold a replica", offer)
+        rejected.add("fractional-gpu", "a replica needs whole GPUs", offer)
         return True
     if offer.cloud in rules.closed_clouds:
         rejected.add("closed-cloud", rules.closed_clouds[offer.cloud], offer)
@@ -160,7 +160,7 @@ def _reject(offer: Offer, use_spot: bool, rules: OfferRules, rejected: _Rejectio
         return True
     if offer.accelerator_count < 1 or (blocking and not rules.allow_flagged):
         code = blocking[0].code if blocking else "impossible-count"
-        rejected.add("flagged-price", f"price kept out ({code})", offer)
+        rejected.add("flagged-price", f"price excluded ({code})", offer)
         return True
     price = offer.price(use_spot)
     if price is None or price <= 0:

@@ -48,7 +48,7 @@ def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> Non
         more = f" and {len(foreign) - 3} more" if len(foreign) > 3 else ""
         raise InputError(
             f"folder '{_short(shown)}' holds files that no plan wrote or that were edited since: "
-            f"{', '.join(map(_short, foreign[:3]))}{more}; choose another folder, or add --force"
+            f"{', '.join(map(_short, foreign[:3]))}{more}; choose another folder or pass --force"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))

@@ -76,8 +76,8 @@ def _other_prices(option: DeploymentOption) -> Iterator[str]:
         )
     if option.use_spot:
         price = _dearest_on_demand(option)
-        cost = "its price not known here" if price is None else f"at most ${price:.4g}/h"
-        yield f"Spot:     while spot is short, an on-demand instance stands in, {cost}"
+        cost = "price unknown" if price is None else f"at most ${price:.4g}/h"
+        yield f"Spot:     while spot is unavailable, an on-demand instance stands in, {cost}"
 
 
 def _dearest_on_demand(option: DeploymentOption) -> float | None:

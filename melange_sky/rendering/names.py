@@ -28,7 +28,7 @@ def service_name(plan: ModelPlan, allocation: Allocation) -> str:
     if len(plan.name) > _LONGEST_PLAN_NAME or not SERVICE_NAME_PATTERN.fullmatch(plan.name):
         raise InputError(
             f"the plan's name must start with a letter, hold only letters, digits, '-', '_' and '.', "
-            f"and have at most {_LONGEST_PLAN_NAME} characters, for it names SkyServe services"
+            f"and have at most {_LONGEST_PLAN_NAME} characters, as it names SkyServe services"
         )
     return f"{plan.name}-{_slug(allocation.candidate.option.name)}"
 

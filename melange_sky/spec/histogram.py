@@ -173,7 +173,7 @@ def to_workload(histogram: Histogram, rate_rps: float) -> Workload:
             f"{coverage.beyond_fraction:.2%} of the requests of {histogram.source} lie beyond the "
             f"grid ({histogram.input_edges[-1]} input, {histogram.output_edges[-1]} output tokens"
             f"{_longest(coverage)}): they are planned in the outermost bucket at its mean size, and "
-            "replicas refuse requests longer than the grid in all; widen the grid to plan them apart"
+            "replicas refuse requests longer than the grid allows in all; widen the grid to plan them separately"
         )
     return Workload(
         input_edges=histogram.input_edges,

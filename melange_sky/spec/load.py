@@ -171,7 +171,7 @@ class _Reader:
     def _models(self, raw: dict[str, Any]) -> list[ServedModel | None]:
         for key in _SERVED_KEYS:
             if raw.get(key) is not None:
-                self.problems.add((key,), "belongs in each entry of models, not beside them")
+                self.problems.add((key,), "belongs in each entry of models, not at the top level")
         entries = raw["models"]
         if not isinstance(entries, list):
             return [None]
@@ -235,7 +235,7 @@ class _Reader:
             return None
         found = self.path.parent / text
         if "\0" in text or not found.exists():
-            self.problems.add(at, f"no file at '{clip(text, 200)}' (seen from the spec's folder)")
+            self.problems.add(at, f"no file at '{clip(text, 200)}' (relative to the spec's folder)")
         return found
 
     def _slo(self, raw: dict[str, Any], at: KeyPath) -> SLO | None:
@@ -299,7 +299,7 @@ class _Reader:
         if section.spot is not None and raw.get("use_spot") is False:
             self.problems.add(
                 (*at, "spot"),
-                "mixes spot instances in, which use_spot: false rules out; remove one of the two",
+                "mixes in spot instances, which use_spot: false rules out; remove one of the two",
             )
         most_types = section.max_option_types
         if most_types is not None and section.min_option_types > most_types:

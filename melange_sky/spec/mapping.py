@@ -58,7 +58,7 @@ class _Copier:
         """Return what an array or a number of numpy holds; note anything else."""
         if hasattr(value, "tolist"):
             return self.copy(value.tolist(), at)
-        self._note(at, f"a value of type {clip(type(value).__name__)} has no place in a spec")
+        self._note(at, f"a value of type {clip(type(value).__name__)} is not allowed in a spec")
         return None
 
     def _note(self, at: KeyPath, what: str) -> None:

@@ -138,7 +138,7 @@ def _layout(header: str, path: Path) -> tuple[Callable[[str], float], tuple[int,
             time_at, input_at, output_at = (names.index(column) for column in columns)
             stamp = _WallClock() if kind == "azure" else float
             return stamp, (time_at, input_at, output_at)
-    raise InputError(f"{path}: line 1: no known trace header; readable are {FORMATS}")
+    raise InputError(f"{path}: line 1: unknown trace header; supported: {FORMATS}")
 
 
 def has_wall_clock(path: Path) -> bool:

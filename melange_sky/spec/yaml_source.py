@@ -92,9 +92,9 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError:  # a NUL, or half of a surrogate pair
-        raise InputError(f"{clip(str(path), 200)}: no file can have this name") from None
+        raise InputError(f"{clip(str(path), 200)}: is not a possible file name") from None
     if len(data) > max_bytes:
-        raise InputError(f"{path}: larger than {max_bytes >> 10} KiB, which no spec is")
+        raise InputError(f"{path}: larger than {max_bytes >> 10} KiB, too large for a spec")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -140,7 +140,7 @@ class _Builder:
         stack: list[_Node] = []
         for event in events:
             if isinstance(event, yaml.DocumentStartEvent) and root is not None:
-                raise self.refuse(event, "one document expected, but another begins")
+                raise self.refuse(event, "holds more than one document")
             if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
                 stack.pop().close(stack[-1:])
                 continue

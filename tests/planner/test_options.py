@@ -115,7 +115,7 @@ def test_no_flag_is_allowed_that_leaves_no_gpu(count: int, allow_flagged: bool) 
     assert warnings == [
         PlanWarning(
             code="flagged-price",
-            message="price kept out (impossible-count): aws/us-east-1 g5.xlarge",
+            message="price excluded (impossible-count): aws/us-east-1 g5.xlarge",
         )
     ]
 

@@ -87,7 +87,7 @@ def test_a_melange_config_may_be_a_dict_too() -> None:
         ({"modle": "x"}, "<dict>: modle: unknown key 'modle' (did you mean 'model'?)"),
         (
             {"engine": {"args": {1}}},
-            "<dict>: engine.args: a value of type set has no place in a spec",
+            "<dict>: engine.args: a value of type set is not allowed in a spec",
         ),
         ({3: 4}, "<dict>: ['3']: a key must be plain text"),
         ({"model_config": "no.json"}, "<dict>: model_config: no file at 'no.json'"),

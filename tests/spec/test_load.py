@@ -268,7 +268,7 @@ def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
     mix = {"max_fraction": 0.3}
     (told,) = problems(tmp_path, base(resources={"use_spot": False, "spot": mix}))
     assert told.endswith(
-        "resources.spot: mixes spot instances in, which use_spot: false rules out; remove one of the two"
+        "resources.spot: mixes in spot instances, which use_spot: false rules out; remove one of the two"
     )
     for resources in ({"spot": mix}, {"use_spot": True, "spot": mix}):
         assert load(tmp_path, resources=resources).resources.spot is not None
@@ -422,7 +422,7 @@ def test_a_path_that_leads_nowhere_is_told_with_its_key(
 def test_a_spec_of_a_name_that_no_file_can_have(name: str, shown: str) -> None:
     with pytest.raises(InputError) as caught:
         load_spec(Path(name))
-    assert caught.value.problems == (f"{shown}: no file can have this name",)
+    assert caught.value.problems == (f"{shown}: is not a possible file name",)
 
 
 def test_bad_models(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_bad_models(tmp_path: Path) -> None:
         ("just text", "must be a mapping"),
         ("a: [", "not valid YAML"),
         ("a: !!python/object/apply:os.system ['true']", "tags are not supported"),
-        ("a: 1\n---\nb: 2\n", "one document expected"),
+        ("a: 1\n---\nb: 2\n", "holds more than one document"),
         ("a: &a [*a]", "refers to itself"),
         ("&a a: {b: *a}", "unknown key"),
         ("a: *nowhere", "has no anchor"),

@@ -80,7 +80,7 @@ def test_clock_goes_on_over_midnight_and_zones(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "the trace is empty"),
-        ("a,b,c\n1,2,3\n", "line 1: no known trace header"),
+        ("a,b,c\n1,2,3\n", "line 1: unknown trace header"),
         (azure_text() + "2023-11-16 18:15:46\n", "line 5: fewer columns"),
         (azure_text() + "yesterday,1,2\n", "line 5: a time or token count is not a number"),
         (azure_text() + "2023-11-16 25:00:00,1,2\n", "line 5: not a time of day"),
