@@ -118,6 +118,7 @@ WEIGHTS = WeightTable(
         }
     ),
     experts_only=frozenset({"experts_int8", "int8_per_channel_weight_only"}),
+    unservable=frozenset({"bitsandbytes"}),  # its loader went with the version that is rendered
     need_bf16=frozenset(
         {
             "fbgemm_fp8",

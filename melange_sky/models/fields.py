@@ -191,7 +191,7 @@ class Fields:
 
 def shown(value: object, most: int = 40) -> str:
     """Return untrusted text cut to a length that fits one line."""
-    return str(value)[:most].replace("\n", " ").replace("\r", " ")
+    return "".join(c if c.isprintable() else " " for c in str(value)[:most])
 
 
 def one_of(fields: Fields, key: str, value: str, known: Sequence[str]) -> InputError:

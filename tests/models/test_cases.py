@@ -6,6 +6,7 @@ import copy
 
 import pytest
 
+from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.models import Checkpoint, find_model, read_layers, read_model, shape_from_config
 
@@ -511,3 +512,48 @@ def test_a_head_stated_twice_is_as_the_writer_took_it(version, tied):
 def test_what_shapes_a_model_and_is_not_read_is_refused(more, field):
     with pytest.raises(InputError, match=f"'{field}' may change the model's structure"):
         read_layers({**LLAMA_70B, **more})
+
+
+QWEN = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"quant_method": "awq", "bits": 3, "group_size": 128}, "engines run AWQ of 4 bits"),
+        (
+            {"quant_method": "gptq", "bits": 3, "group_size": 128},
+            "engines run GPTQ of 4 and 8 bits",
+        ),
+    ],
+)
+def test_widths_that_no_kernel_holds_are_refused(section: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        shape_from_config("m", {**QWEN, "quantization_config": section})
+
+
+def test_bitsandbytes_is_refused_by_the_engine_that_lost_it() -> None:
+    section = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    shape = shape_from_config("m", {**QWEN, "quantization_config": section})
+    with pytest.raises(
+        InputError, match="cannot serve this checkpoint, whose weights are kept as bits"
+    ):
+        engine_named("vllm").held(shape, ())
+    assert engine_named("sglang").held(shape, ()) == shape
+
+
+def test_no_escape_of_a_foreign_file_reaches_the_terminal() -> None:
+    with pytest.raises(InputError) as error:
+        shape_from_config("m", {**QWEN, "architectures": ["Foo\nbar\x1b[31m"]})
+    assert str(error.value).isprintable()

@@ -209,6 +209,15 @@ def _bits(fields: Fields, *keys: str, default: float) -> float:
     return default
 
 
+def _check_bits(fields: Fields, method: str, bits: float, known: tuple[int, ...]) -> None:
+    """Refuse widths that the engines' kernels of a method do not hold."""
+    if bits not in known:
+        raise InputError(
+            f"{fields.where}: {bits:g} bits per weight are not served: engines run {method} of "
+            f"{' and '.join(map(str, known))} bits"
+        )
+
+
 def _group(fields: Fields, *keys: str, default: int | None = 128) -> int | None:
     for key in keys:
         value = fields.raw.get(key)
@@ -221,8 +230,10 @@ def _group(fields: Fields, *keys: str, default: int | None = 128) -> int | None:
 
 
 def _awq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
+    bits = _bits(fields, "bits", "w_bit", default=4)
+    _check_bits(fields, "AWQ", bits, (4,))
     form = formats.integers(
-        _bits(fields, "bits", "w_bit", default=4),
+        bits,
         _group(fields, "group_size", "q_group_size"),
         fields.flag("zero_point", True),
     )
@@ -231,6 +242,7 @@ def _awq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
 
 def _gptq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
     bits, group = _bits(fields, "bits", default=4), _group(fields, "group_size")
+    _check_bits(fields, "GPTQ", bits, (4, 8))
     form = formats.integers(bits, group, True, order=True)
     rules: list[tuple[Names, WeightFormat | None]] = []
     for key in ("dynamic", "extra_config"):
