@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from melange_sky.engines.choice import check_choice, model_problem
 from melange_sky.errors import InputError
+from melange_sky.models.quantization import plain
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
@@ -151,6 +152,22 @@ class Engine(ABC):
         if model.dtype in weights.need_bf16 and not model.needs_bf16:
             model = dataclasses.replace(model, needs_bf16=True)
         return self._with_length(model, args)
+
+    def value_problem(self, flag: str, value: str) -> str | None:
+        """Return why no model can be held under such a value of a flag, None where some can."""
+        flags, weights = self.flags, self.weights
+        try:
+            if flag == flags.length:
+                self.tokens(value)
+            elif flag == flags.quantization:
+                weights.quantization(value)
+            elif flag == flags.dtype:
+                plain(value, "--dtype")
+            elif flag == flags.kv_dtype and value != "auto":
+                weights.check_kv_dtype(value)
+        except InputError as error:
+            return str(error)
+        return None
 
     def _with_length(self, model: ModelShape, args: Sequence[str]) -> ModelShape:
         longest = self.longest_admitted(args)

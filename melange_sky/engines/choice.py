@@ -58,6 +58,7 @@ class CheckedEngine(Protocol):
     def default_version(self) -> str: ...
     @property
     def flags(self) -> FlagTable: ...
+    def value_problem(self, flag: str, value: str) -> str | None: ...
 
 
 def choice_problems(engine: CheckedEngine, choice: EngineChoice) -> Iterator[ChoiceProblem]:
@@ -70,6 +71,9 @@ def choice_problems(engine: CheckedEngine, choice: EngineChoice) -> Iterator[Cho
         texts += [(("env", name), _name_problem(name)), (("env", name), text_problem(value))]
     for i, word in enumerate(choice.args):
         texts += [(("args", i), text_problem(word)), (("args", i), engine.flags.refusal(word))]
+    read = {engine.flags.length, *engine.flags.form}
+    for i, flag, value in engine.flags.given(choice.args, read):
+        texts.append((("args", i), engine.value_problem(flag, value)))
     if choice.setup is not None:
         texts.append((("setup",), text_problem(choice.setup)))
     for path, problem in texts:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,13 +70,15 @@ class FlagTable:
 
     def values(self, args: Sequence[str], wanted: Collection[str]) -> dict[str, str]:
         """Return the last value that `args` give to each of the wanted flags."""
-        found: dict[str, str] = {}
+        return {flag: value for _, flag, value in self.given(args, wanted)}
+
+    def given(self, args: Sequence[str], wanted: Collection[str]) -> Iterator[tuple[int, str, str]]:
+        """Yield the place, the flag and its value wherever `args` give one of the wanted flags."""
         for position, arg in enumerate(args):
             flag, (_, equals, value) = self.name_of(arg), arg.partition("=")
             if flag in wanted:
                 following = args[position + 1] if position + 1 < len(args) else ""
-                found[flag] = value if equals else following
-        return found
+                yield position, flag, value if equals else following
 
     def served_names(self, args: Sequence[str]) -> list[str]:
         """Return the names that `args` give to the model; none where they give none."""

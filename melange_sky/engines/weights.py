@@ -12,6 +12,7 @@ from melange_sky.models.quantization import are_alike, plain, quantized
 
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape, StoredCache
+    from melange_sky.models.quantization import WeightFormat
 
 
 _FLOAT16 = ("float16", "half")
@@ -85,10 +86,7 @@ class WeightTable:
 
     def with_quantization(self, model: ModelShape, method: str, own_config: bool) -> ModelShape:
         """Return the model with its weights quantised; InputError where the engine would refuse."""
-        try:
-            form = quantized(method, 1.0, known=self.bits, fp8=self.fp8)
-        except InputError as error:
-            raise InputError(f"--quantization: {error}") from error
+        form = self.quantization(method)
         if not model.is_plain:
             if are_alike(model.dtype, form.name):
                 return model  # the checkpoint says it already, and in more detail
@@ -107,11 +105,22 @@ class WeightTable:
             checkpoint_bytes=model.download_bytes if form.name in self.online else None,
         )
 
-    def with_kv_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
-        """Return the model with its KV cache in another dtype."""
+    def quantization(self, method: str) -> WeightFormat:
+        """Return what a value of the quantisation flag makes of weights; InputError where unknown."""
+        try:
+            return quantized(method, 1.0, known=self.bits, fp8=self.fp8)
+        except InputError as error:
+            raise InputError(f"--quantization: {error}") from error
+
+    def check_kv_dtype(self, dtype: str) -> None:
+        """Raise InputError where the engine knows no such KV cache dtype."""
         if dtype not in self.kv_bytes:
             raise InputError(
                 f"--kv-cache-dtype: unknown '{dtype[:40]}'{did_you_mean(dtype, self.kv_bytes)}; "
                 f"known: {', '.join(sorted(self.kv_bytes))}"
             )
+
+    def with_kv_dtype(self, model: ModelShape, dtype: str) -> ModelShape:
+        """Return the model with its KV cache in another dtype."""
+        self.check_kv_dtype(dtype)
         return dataclasses.replace(model, kv_dtype_bytes=self.kv_bytes[dtype])

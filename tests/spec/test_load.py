@@ -298,6 +298,29 @@ def test_a_spot_mix_beside_use_spot_false_is_refused(tmp_path: Path) -> None:
                 "capacities hold for no other"
             ),
         ),
+        (
+            "{args: [--seed, '1', --max-model-len=many]}",
+            "engine.args[2]: --max-model-len: 'many' is not a number of tokens",
+        ),
+        (
+            "{name: sglang, args: [--context-length]}",
+            "engine.args[0]: --context-length: '' is not a number of tokens",
+        ),
+        (
+            "{args: [--kv-cache-dtype, fp9]}",
+            (
+                "engine.args[0]: --kv-cache-dtype: unknown 'fp9' (did you mean 'fp8'?); known: auto, "
+                "bfloat16, float16, fp8, fp8_e4m3, fp8_e5m2, fp8_inc, fp8_per_token_head, "
+                "int8_per_token_head, nvfp4"
+            ),
+        ),
+        (
+            "{args: [--dtype, half2]}",
+            (
+                "engine.args[0]: --dtype: unknown dtype 'half2' (did you mean 'half'?); known: auto, "
+                "bfloat16, float, float16, float32, half"
+            ),
+        ),
     ],
 )
 def test_an_engine_that_no_service_could_start_is_told_with_its_line(
