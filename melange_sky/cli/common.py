@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -114,6 +115,25 @@ def refresh_progress() -> AbstractContextManager[Callable[[Event], None]]:
     return RefreshProgress()
 
 
+offers_option = click.option(
+    "--offers",
+    type=click.Path(path_type=Path),
+    help="A CSV of your own offers; they replace equal instances of the catalogs.",
+)
+burstiness_option = click.option(
+    "--burstiness",
+    type=NumberRange(min=0.01, max=1000),
+    default=1.0,
+    show_default=True,
+    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the replay.",
+)
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1, max=64),

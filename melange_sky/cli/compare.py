@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import (
-    NumberRange,
+    burstiness_option,
     echo_json,
     format_option,
     jobs_option,
     offline_option,
     replay_bar,
+    seed_option,
     time_limit_option,
 )
 
@@ -34,14 +35,8 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="Replay this trace, scaled to each rate; default: sample the workload.",
 )
-@click.option(
-    "--burstiness",
-    type=NumberRange(min=0.01, max=1000),
-    default=1.0,
-    show_default=True,
-    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@burstiness_option
+@seed_option
 @click.option(
     "-o",
     "--output",

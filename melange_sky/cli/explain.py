@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option, offline_option, time_limit_option
+from melange_sky.cli.common import (
+    echo_json,
+    format_option,
+    offers_option,
+    offline_option,
+    time_limit_option,
+)
 from melange_sky.cli.objectives import (
     alternatives_option,
     error_budget_option,
@@ -60,7 +66,7 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
     "--as-of", metavar="DATE|ID", help="Prices of that date or snapshot (see `prices snapshots`)."
 )
 @offline_option
-@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
+@offers_option
 @time_limit_option("Seconds for solving, for each point.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="CSV file to write (default: stdout)."

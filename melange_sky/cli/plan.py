@@ -11,6 +11,7 @@ import click
 from melange_sky.cli.common import (
     estimating,
     format_option,
+    offers_option,
     offline_option,
     refresh_progress,
     replay_bar,
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     default="fractional",
     show_default=True,
 )
-@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
+@offers_option
 @click.option("--allow-flagged", is_flag=True, help="Use prices that a sanity rule keeps out.")
 @objective_options
 @verify_options

@@ -11,6 +11,7 @@ from melange_sky.cli.common import (
     echo_json,
     echo_warnings,
     format_option,
+    offers_option,
     offline_option,
     refresh_progress,
     time_limit_option,
@@ -29,11 +30,6 @@ accelerators_option = click.option(
 )
 infra_option = click.option(
     "--infra", default="", metavar="CLOUD[/REGION],…", help="Only these clouds or regions."
-)
-offers_option = click.option(
-    "--offers",
-    type=click.Path(path_type=Path),
-    help="A CSV of your own offers; they replace equal instances of the catalogs.",
 )
 
 

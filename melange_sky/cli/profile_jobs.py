@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_event, echo_json, format_option, offline_option
+from melange_sky.cli.common import (
+    echo_event,
+    echo_json,
+    format_option,
+    offers_option,
+    offline_option,
+)
 
 if TYPE_CHECKING:
     from melange_sky.planner.measuring_jobs import JobsPreview, LaunchOptions
@@ -61,7 +67,7 @@ _out = click.option(
     type=click.FloatRange(min=1),
     help="Discard a probe if its client sent a request later than this, as in `profile run`.",
 )
-@click.option("--offers", type=click.Path(path_type=Path), help="CSV of your own offers.")
+@offers_option
 @_accelerators
 @click.option("--detach", is_flag=True, help="Do not wait; `profile collect` brings the results.")
 @_out

@@ -7,10 +7,18 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import NumberRange, echo_json, format_option, jobs_option, replay_bar
+from melange_sky.cli.common import (
+    NumberRange,
+    burstiness_option,
+    echo_json,
+    format_option,
+    jobs_option,
+    replay_bar,
+    seed_option,
+)
 from melange_sky.errors import SloMissedError
+from melange_sky.planner.figures import POLICIES
 
-POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 
 
@@ -36,7 +44,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
     metavar="S",
     help="Seconds of traffic; a trace is cut there.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@seed_option
 @click.option(
     "--ci",
     type=NumberRange(min=1e-4, max=0.5),
@@ -44,13 +52,7 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
     show_default=True,
     help="Half width of the attainment's interval to reach by running longer.",
 )
-@click.option(
-    "--burstiness",
-    type=NumberRange(min=0.01, max=1000),
-    default=1.0,
-    show_default=True,
-    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty.",
-)
+@burstiness_option
 @click.option(
     "--policy",
     type=click.Choice(POLICIES),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import NumberRange, jobs_option
+from melange_sky.cli.common import NumberRange, jobs_option, seed_option
 
 _OPTIONS = (
     click.option(
@@ -29,13 +29,7 @@ _OPTIONS = (
         help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty "
         "(default: the spec's workload.burstiness).",
     ),
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        default=0,
-        show_default=True,
-        help="Seed of the replay.",
-    ),
+    seed_option,
     jobs_option,
 )
 

@@ -12,6 +12,8 @@ LARGEST_TOKENS = 10_000_000
 MOST_SIZES = 64
 LARGEST_LIMIT_MS = 1e9
 MOST_JOBS = 8
+POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
+"""How a replay routes: the gateway's own policy, or one of SkyServe's."""
 
 
 def token_sizes(flag: str, sizes: str | Sequence[int]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
-from melange_sky.planner.figures import one_of, side_by_side, within
+from melange_sky.planner.figures import POLICIES, one_of, side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.replay import Replay
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 LARGEST = 1e9
 
 

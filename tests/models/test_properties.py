@@ -129,3 +129,9 @@ def test_no_type_is_of_two_families():
 
 def test_known_models_are_many():
     assert len(known_models()) >= 130
+
+
+def test_a_negative_number_of_shared_experts_is_refused():
+    config = next(c for c in CONFIGS if c.get("model_type") == "gpt_oss")
+    with pytest.raises(InputError, match="'n_shared_experts' must be a whole number between 1 and"):
+        read_layers({**config, "n_shared_experts": -37})

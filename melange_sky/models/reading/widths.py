@@ -134,21 +134,18 @@ def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
     if traits.shared_width is not None:
         stated = fields.maybe(traits.shared_width)
         if stated is not None or traits.shared_width in fields.raw:
-            shared = fields.get("n_shared_experts")
             fields.read.add(traits.shared_width)
-            many = (
-                shared if isinstance(shared, int) and traits.shared_width.startswith("moe_") else 1
-            )
-            return (stated or 0) * max(1, int(many))
+            per_expert = traits.shared_width.startswith("moe_")
+            many = _shared_experts(fields) if per_expert else 1
+            return (stated or 0) * max(1, many)
     if traits.always_shared:
         return width
+    return width * _shared_experts(fields)
+
+
+def _shared_experts(fields: Fields) -> int:
+    """Return how many shared experts a layer has, the most where layers differ."""
     value = fields.get("n_shared_experts")
     if isinstance(value, list) and value:
-        value = max(fields.wholes("n_shared_experts") or [0])
-    if value is None or value == 0:
-        return 0
-    return width * (
-        value
-        if isinstance(value, int) and not isinstance(value, bool)
-        else fields.whole("n_shared_experts")
-    )
+        return max(fields.wholes("n_shared_experts") or [0])
+    return fields.maybe("n_shared_experts") or 0
