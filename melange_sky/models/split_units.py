@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from melange_sky.models.shape import ModelShape
+    from collections.abc import Sequence
+
     from melange_sky.parallelism import Parallelism
 
 
@@ -43,7 +44,22 @@ class SplitUnit:
         return None
 
 
-def split_problem(model: ModelShape, split: Parallelism) -> str | None:
+class Splittable(Protocol):
+    """What of a model decides how it can be split, see `models.shape.ModelShape`."""
+
+    @property
+    def layers(self) -> int: ...
+    @property
+    def in_stages(self) -> bool: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def kv_heads(self) -> int: ...
+    @property
+    def split_units(self) -> Sequence[SplitUnit]: ...
+
+
+def split_problem(model: Splittable, split: Parallelism) -> str | None:
     """Return what a split would tear, with numbers; None where engines take it."""
     if split.pipeline > model.layers:
         return f"{model.layers} layers cannot make {split.pipeline} stages"

@@ -12,6 +12,7 @@ import numpy as np
 from melange_sky.capacities import CapacityCell
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.parallelism import Parallelism
+from melange_sky.profiles.alone import missed_alone
 from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.misfits import out_of_memory, torn
 from melange_sky.profiles.shipped import shipped_table
@@ -28,7 +29,6 @@ from melange_sky.topology import linked
 if TYPE_CHECKING:
     from melange_sky.accelerators import Links
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
-    from melange_sky.slo import SLO
     from melange_sky.steps import ErrorBand, Estimate, Generation
 
 NO_TRAFFIC = "no traffic"
@@ -216,16 +216,3 @@ def replica_cell(cell: CapacityCell, group: Group, engines: int) -> CapacityCell
     rate = cell.max_rate_rps * engines
     low_rps, high_rps = rate * group.band.low, rate * group.band.high
     return replace(cell, max_rate_rps=rate, low_rps=low_rps, high_rps=high_rps)
-
-
-def missed_alone(ttft_s: float, tpot_s: float, slo: SLO, *, waits: bool = False) -> str | None:
-    """Say which limit a request misses even alone on the replica, None for none (NaN: no TPOT).
-
-    `waits` where the time to the first token counts waiting for other batches.
-    """
-    if slo.tpot_s is not None and tpot_s > slo.tpot_s:
-        return f"TPOT is {tpot_s * 1e3:.1f} ms even alone, the limit is {slo.tpot_s * 1e3:g} ms"
-    if slo.ttft_s is not None and ttft_s > slo.ttft_s:
-        how = "between other batches" if waits else "even alone"
-        return f"TTFT is {ttft_s * 1e3:.0f} ms {how}, the limit is {slo.ttft_s * 1e3:g} ms"
-    return None

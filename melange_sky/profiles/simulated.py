@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacities import CapacityCell
 from melange_sky.capacity_search import SearchOptions, find_max_rate
-from melange_sky.profiles.estimate import missed_alone
+from melange_sky.profiles.alone import missed_alone
 from melange_sky.simulator import SimulatedTarget
 
 if TYPE_CHECKING:
