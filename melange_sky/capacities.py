@@ -144,6 +144,14 @@ class DeploymentOption:
         one = f"{self.accelerator}:{self.accelerator_count}"
         return one if self.nodes == 1 else f"{self.nodes} nodes of {one}"
 
+    @property
+    def shape(self) -> str:
+        """What a replica is, with its split and the model's form where there can be several."""
+        text = self.accelerators
+        if self.engine is not None and self.gpus > 1:
+            text = f"{text} {self.engine.split.label}"
+        return text if self.form is None else f"{text} {self.form}"
+
     def units(self, key: LimitKey) -> int:
         """Return what one replica counts against a limit: its GPUs, its instances, or nothing."""
         if key.kind is LimitKind.ACCELERATOR:

@@ -49,10 +49,27 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBaseline:
+    """The cheapest fleet of one accelerator alone that was found to hold in the plan's own replay.
+
+    `shape` is what its instances are, such as ``A10G:8 tp8``; `attainment` of its worst replay,
+    `saving_fraction` 1 − the plan's cost ÷ this one's, None where this one costs nothing.
+    """
+
+    instances: int
+    cost_usd_per_hour: float
+    attainment: float
+    saving_fraction: float | None
+    shape: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """The cheapest plan that uses one accelerator name only (over all its counts and offers).
 
-    `feasible` is None where time ran out before that was known; the `reason` says so.
+    `feasible` is None where time ran out before that was known; the `reason` says so. All but
+    `verified` is by the estimated capacities; `verified` is None where nothing was replayed, or no
+    fleet was found that holds. `shape` is what its instances are, None where there is none.
     """
 
     accelerator: str
@@ -61,6 +78,8 @@ class Baseline:
     instances: int | None
     cost_usd_per_hour: float | None
     saving_fraction: float | None
+    shape: str | None = None
+    verified: VerifiedBaseline | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +145,8 @@ class Verification:
 
     `attainment`, its interval `low` … `high` and `requests` are those of the worst replay of this
     plan; `premium_usd_per_hour` is what it costs over the plan before any replay. `reason` says why it
-    does not hold; where the search was `cut_short` by its time limit, another fleet may.
+    does not hold. Where the search was `cut_short` by its time limit, another fleet may hold, or a
+    cheaper one. `seeds` are those of the replays by which it is judged.
     """
 
     holds: bool
@@ -139,6 +159,7 @@ class Verification:
     premium_usd_per_hour: float
     rounds: tuple[VerificationRound, ...] = ()
     cut_short: bool = False
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +279,10 @@ class ModelPlan:
             return self.engine
         flag = engine_named(self.engine.name).flags.quantization
         return replace(self.engine, args=(*self.engine.args, flag, form.quantization))
+
+    def shape_text(self) -> str:
+        """Return what the instances are, such as ``A10G:8 tp8``, joined where there are several shapes."""
+        return " + ".join(dict.fromkeys(a.candidate.option.shape for a in self.allocations))
 
     def fleet_text(self) -> str:
         """Return what runs, such as ``3 × A10G:1 + 1 × H100:1``."""

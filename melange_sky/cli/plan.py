@@ -18,12 +18,12 @@ from melange_sky.cli.common import (
     time_limit_option,
 )
 from melange_sky.cli.objectives import objective_options
-from melange_sky.cli.verification import verify_options
+from melange_sky.cli.verification import telling_rounds, verify_options
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
     from melange_sky.planner.planning import PlanOptions
-    from melange_sky.plans import Plan, VerificationRound
+    from melange_sky.plans import Plan
 
 
 @click.command()
@@ -77,17 +77,11 @@ def _planned(spec: Path, options: PlanOptions) -> Plan:
     from melange_sky.planner.planning import plan_source
 
     with estimating() as advance:
-        hooks = Hooks(estimating=advance, refreshing=refresh_progress, on_round=_show_round)
+        hooks = Hooks(estimating=advance, refreshing=refresh_progress)
         if not options.verify:
             return plan_source(spec, options, hooks)
-        with replay_bar() as show:
-            return plan_source(spec, options, replace(hooks, replaying=show))
-
-
-def _show_round(one: VerificationRound) -> None:
-    from melange_sky.report.verification import round_text
-
-    click.echo(round_text(one), err=True)
+        with replay_bar() as show, telling_rounds() as tell:
+            return plan_source(spec, options, replace(hooks, replaying=show, on_round=tell))
 
 
 @click.command()

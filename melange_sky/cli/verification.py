@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from melange_sky.cli.common import NumberRange, jobs_option, seed_option
+
+if TYPE_CHECKING:
+    from melange_sky.plans import VerificationRound
+
+EVERY_S = 10.0
+"""How often progress is told where stderr is no terminal."""
 
 _OPTIONS = (
     click.option(
@@ -30,6 +40,14 @@ _OPTIONS = (
         "(default: the spec's workload.burstiness).",
     ),
     seed_option,
+    click.option(
+        "--verify-seconds",
+        type=NumberRange(min=0, min_open=True),
+        default=120.0,
+        show_default=True,
+        help="Seconds for the search by replay; the best fleet that held by then is the plan. Ctrl-C "
+        "ends it earlier.",
+    ),
     jobs_option,
 )
 
@@ -39,3 +57,31 @@ def verify_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+@contextlib.contextmanager
+def telling_rounds() -> Iterator[Callable[[VerificationRound], None]]:
+    """Tell of replayed fleets on stderr: each on a terminal, elsewhere the last one every 10 seconds."""
+    from melange_sky.report.verification import round_text
+
+    if sys.stderr.isatty():
+        yield lambda one: click.echo(round_text(one), err=True)
+        return
+    rounds: list[VerificationRound] = []
+    done = threading.Event()
+    begin = time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(EVERY_S):
+            last = f"; last {round_text(rounds[-1])}" if rounds else ""
+            seconds = time.monotonic() - begin
+            text = f"verifying for {seconds:.0f} s, {len(rounds)} fleets replayed{last}"
+            click.echo(text, err=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield rounds.append
+    finally:
+        done.set()
+        teller.join()

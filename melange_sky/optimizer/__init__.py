@@ -33,7 +33,7 @@ from melange_sky.optimizer.problem.question import (
     Step,
 )
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.registry import rules_of
+from melange_sky.optimizer.rules.registry import constraints_among, rules_of
 
 __all__ = [
     "NEVER",
@@ -59,6 +59,7 @@ __all__ = [
     "Termination",
     "TimeUpError",
     "baselines",
+    "constraints_among",
     "explain",
     "least_cost",
     "optimize",

@@ -32,7 +32,7 @@ LARGEST_USD = 1e6
 class PlanOptions:
     """How to plan beyond the spec: the flags of `plan`, by their names.
 
-    `verify_trace`, `burstiness`, `seed` and `jobs` are of the replay that `verify` asks for.
+    `verify_trace`, `burstiness`, `seed`, `jobs` and `verify_seconds` are of the replay that `verify` asks for.
     Raises InputError where options clash or make no sense.
     """
 
@@ -54,11 +54,16 @@ class PlanOptions:
     burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
+    verify_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         one_of("--assignment", self.assignment, get_args(Assignment))
-        if not 0 < self.time_limit_s < float("inf"):
-            raise InputError("--time-limit: must be a positive number of seconds")
+        for flag, seconds in (
+            ("--time-limit", self.time_limit_s),
+            ("--verify-seconds", self.verify_seconds),
+        ):
+            if not 0 < seconds < float("inf"):
+                raise InputError(f"{flag}: must be a positive number of seconds")
         for flag, share in (
             ("--within", self.within_fraction),
             ("--throughput-error", self.throughput_error),
@@ -122,6 +127,7 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
             burstiness=options.burstiness,
             seed=options.seed,
             jobs=options.jobs,
+            seconds=options.verify_seconds,
         )
         planned = plan_and_verify(source, request, replayed, hooks)
     else:

@@ -31,7 +31,7 @@ NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """Which traffic verifies a plan. `trace` None samples the workload; see `plan --help`.
+    """Which traffic verifies a plan, and for how long. `trace` None samples the workload; see `plan --help`.
 
     Raises InputError where `burstiness` makes no sense.
     """
@@ -40,6 +40,7 @@ class ReplayOptions:
     burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
+    seconds: float | None = None
 
     def __post_init__(self) -> None:
         if self.burstiness is not None:
@@ -73,7 +74,7 @@ def plan_and_verify(
     options = options.of(spec)
     first = plan_over_time(spec, request, options.seed)
     simulation = options.simulation(hooks, _scale(spec, first, options.trace))
-    loop = LoopRequest(simulation=simulation, on_round=hooks.on_round)
+    loop = LoopRequest(simulation=simulation, seconds=options.seconds, on_round=hooks.on_round)
     return plan_verified(first, request, loop)
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from melange_sky.offers import accelerator_spec_text
 from melange_sky.planfile import allocation_origin
 from melange_sky.report.page import Printer, html_of, text_of
 
@@ -74,7 +73,7 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
         console.print(f"[{number}] price from {source}", markup=False)
     console.print()
     if model.baselines:
-        console.print(_baseline_table(model.baselines))
+        console.print(_baseline_table(model))
         console.print(_honest_saving(model))
 
 
@@ -89,22 +88,11 @@ def _show_fixed(console: Printer, plan: ModelPlan) -> None:
     paid = [a for a in plan.allocations if a.fixed_instances]
     if not paid:
         return
-    what = ", ".join(f"{a.fixed_instances} × {_accelerators(a)}" for a in paid)
+    what = ", ".join(f"{a.fixed_instances} × {a.candidate.option.shape}" for a in paid)
     whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
     console.print(
         f"Already paid for (resources.fixed): {escape(what)}; at these prices the whole fleet costs ${whole:,.3f}/h"
     )
-
-
-def _accelerators(allocation: Allocation) -> str:
-    """Return accelerator and count, with the split and the model's form where there can be several."""
-    option = allocation.candidate.option
-    text = accelerator_spec_text(option.accelerator, option.accelerator_count)
-    if option.nodes > 1:
-        text = f"{option.nodes} nodes of {text}"
-    if option.engine is not None and option.gpus > 1:
-        text = f"{text} {option.engine.split.label}"
-    return text if option.form is None else f"{text} {option.form}"
 
 
 def _slo_text(plan: ModelPlan) -> str:
@@ -170,7 +158,7 @@ def _allocation_row(allocation: Allocation, sources: dict[str, int]) -> tuple[st
     origin = allocation_origin(allocation)
     return (
         f"{allocation.instances} ×",
-        _accelerators(allocation),
+        allocation.candidate.option.shape,
         offer.instance_type if offer else "-",
         (f"{offer.cloud}/{offer.region}" if offer else "-") + (" spot" if option.use_spot else ""),
         f"{option.price_usd_per_hour:,.3f}",
@@ -222,27 +210,52 @@ def _short(reason: str, length: int = REASON_LENGTH) -> str:
     return f"{causes}; …" if causes else f"{reason[:length].rstrip()} …"
 
 
-def _baseline_table(baselines: Sequence[Baseline]) -> Table:
+def _baseline_table(model: ModelPlan) -> Table:
+    """Return what each accelerator alone costs: by estimate, and where the plan was replayed, as it holds."""
+    replayed = model.verification is not None
     table = Table(box=None, pad_edge=False, header_style="")
     table.add_column("one accelerator alone")
-    table.add_column("run", justify="right")
+    table.add_column("run by estimate", justify="right")
     table.add_column("$/h", justify="right")
+    if replayed:
+        table.add_column("run by replay", justify="right")
+        table.add_column("$/h", justify="right")
     table.add_column("the plan saves", justify="right")
-    table.add_column("")
-    for baseline in baselines:
-        feasible = baseline.feasible and baseline.cost_usd_per_hour is not None
-        table.add_row(
-            escape(baseline.accelerator),
-            f"{baseline.instances} ×" if baseline.instances is not None else "-",
-            f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
-            f"{baseline.saving_fraction:.1%}" if baseline.saving_fraction is not None else "-",
-            escape(_short(baseline.reason or "")),
-        )
+    table.add_column("", overflow="fold")
+    for baseline in model.baselines:
+        table.add_row(*(escape(text) for text in _baseline_row(baseline, replayed=replayed)))
     return table
+
+
+def _baseline_row(baseline: Baseline, *, replayed: bool) -> tuple[str, ...]:
+    feasible = baseline.feasible and baseline.cost_usd_per_hour is not None
+    row: tuple[str, ...] = (
+        baseline.accelerator,
+        _run(baseline.instances, baseline.shape),
+        f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
+    )
+    saving = baseline.saving_fraction
+    if replayed:
+        one = baseline.verified
+        saving = None if one is None else one.saving_fraction
+        row += (
+            "-" if one is None else _run(one.instances, one.shape),
+            "-" if one is None else f"{one.cost_usd_per_hour:,.3f}",
+        )
+    return (*row, "-" if saving is None else f"{saving:.1%}", _short(baseline.reason or ""))
+
+
+def _run(instances: int | None, shape: str | None) -> str:
+    """Return how many of what, for a fleet of several shapes only how many."""
+    if instances is None:
+        return "-"
+    return f"{instances} × {shape}" if shape and " + " not in shape else f"{instances} ×"
 
 
 def _honest_saving(plan: ModelPlan) -> str:
     """Say the saving against the best single accelerator, also where there is none."""
+    if plan.verification is not None:
+        return _verified_saving(plan)
     best = min(
         (b for b in plan.baselines if b.cost_usd_per_hour is not None),
         key=lambda b: b.cost_usd_per_hour or 0.0,
@@ -258,13 +271,35 @@ def _honest_saving(plan: ModelPlan) -> str:
     if saving > 1e-6:
         unsure = best.reason or any(b.feasible is None for b in plan.baselines)
         at_most = "at most " if unsure else ""
-        return f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}{saving:.1%}."
+        return (
+            f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}"
+            f"{saving:.1%} by estimate; plan --verify sizes both by replay."
+        )
     if saving < -1e-6:
         return (
             f"{escape(best.accelerator)} alone costs less than this plan, which was not proven"
             " optimal in time: raise --time-limit."
         )
     return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
+
+
+def _verified_saving(plan: ModelPlan) -> str:
+    """Say the saving against the best single accelerator, both sized by the same replay."""
+    assert plan.verification is not None
+    held = [(b.verified, b.accelerator) for b in plan.baselines if b.verified is not None]
+    if not plan.verification.holds:
+        return "What the plan saves is not known: it does not hold in replay."
+    if not held:
+        return "No single accelerator was found to hold alone in replay."
+    best, name = min(held, key=lambda pair: pair[0].cost_usd_per_hour)
+    saving = best.saving_fraction or 0.0
+    if saving > 1e-6:
+        text = f"the mix saves {saving:.1%} against the best single accelerator ({escape(name)})"
+    elif saving < -1e-6:
+        text = f"{escape(name)} alone costs less, but not under all rules of the spec"
+    else:
+        text = f"one type is the cheapest here: {escape(name)} alone costs the same"
+    return f"By the same replay {text}."
 
 
 def _show_warnings(console: Printer, warnings: Sequence[PlanWarning], where: str = "") -> None:

@@ -52,6 +52,7 @@ def plan(
     burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
+    verify_seconds: float = 120.0,
 ) -> PlanResult:
     """Plan the cheapest mix of GPUs for a spec; writes nothing (see `write`).
 
@@ -76,6 +77,7 @@ def plan(
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
+        verify_seconds: Seconds for the search by replay; the best fleet that held by then is returned.
 
     Returns:
         The plan. One that was replayed and misses its SLO is returned too: see each model's
@@ -106,6 +108,7 @@ def plan(
         burstiness=burstiness,
         seed=seed,
         jobs=jobs,
+        verify_seconds=verify_seconds,
     )
     return as_result(PlanResult, plan_source(source_of(spec), options))
 
@@ -120,6 +123,7 @@ def verify(
     offline: bool = False,
     offers: AnyPath | None = None,
     time_limit_s: float = 30.0,
+    verify_seconds: float = 120.0,
 ) -> PlanResult:
     """Plan a spec, replay it and plan again until its SLO holds: `plan` with `verify=True`.
 
@@ -132,6 +136,7 @@ def verify(
         offline: Open no socket at all.
         offers: CSV of your own offers.
         time_limit_s: Seconds for the solver, each time.
+        verify_seconds: Seconds for the search by replay; the best fleet that held by then is returned.
 
     Returns:
         The plan that holds, or the last one tried: each model's `verification` says which, and why.
@@ -149,6 +154,7 @@ def verify(
         offline=offline,
         offers=offers,
         time_limit_s=time_limit_s,
+        verify_seconds=verify_seconds,
     )
 
 

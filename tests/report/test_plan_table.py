@@ -32,8 +32,12 @@ def test_the_saving_is_as_honest_as_the_baseline() -> None:
     def told(*rows: Baseline) -> str:
         return plan_table(make_plan(baselines=rows), width=200)
 
-    assert "the mix saves 20.0%." in told(_baseline(10.0, 0.2))
-    assert "the mix saves at most 20.0%." in told(_baseline(10.0, 0.2, "not proven"))
+    assert "the mix saves 20.0% by estimate; plan --verify sizes both by replay." in told(
+        _baseline(10.0, 0.2)
+    )
+    assert "the mix saves at most 20.0% by estimate; plan --verify sizes both by replay." in told(
+        _baseline(10.0, 0.2, "not proven")
+    )
     assert "H100 alone costs the same" in told(_baseline(10.0, 0.0))
     assert "H100 alone costs less than this plan" in told(_baseline(10.0, -0.25))
     assert "No single accelerator can serve this alone." in told(_baseline(None, None, "TTFT"))
@@ -47,7 +51,7 @@ def test_a_baseline_without_an_answer_leaves_the_saving_open() -> None:
     )
     assert "unknown: no answer" in text
     text = plan_table(make_plan(baselines=(late, _baseline(10.0, 0.2))), width=200)
-    assert "the mix saves at most 20.0%." in text
+    assert "the mix saves at most 20.0% by estimate; plan --verify sizes both by replay." in text
 
 
 def test_warnings_of_one_of_several_models_bear_its_name() -> None:

@@ -68,6 +68,7 @@ def _baseline(
         feasible=True,
         reason=_doubt(least.gap, options),
         instances=least.instances,
+        shape=least.shape,
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
     )

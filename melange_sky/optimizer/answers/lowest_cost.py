@@ -14,11 +14,12 @@ from melange_sky.optimizer.search.simplest import settle_ties
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
+    from melange_sky.optimizer.search.cheapest import Cheapest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeastCost:
-    """The least cost found, the gap to what is proven, and how many instances have it.
+    """The least cost found, the gap to what is proven, and how many instances of what have it.
 
     Those of the simplest fleet of that cost: fewest option types, then fewest instances. Both are
     None where `termination` says that there is no fleet, or that none was found in time.
@@ -27,6 +28,7 @@ class LeastCost:
     termination: Termination
     cost_usd_per_hour: float | None = None
     instances: int | None = None
+    shape: str | None = None
     gap: float = 0.0
 
 
@@ -51,5 +53,13 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
         termination=cheapest.outcome.termination,
         cost_usd_per_hour=point.cost,
         instances=sum(point.instances),
+        shape=_shape(cheapest, point.instances),
         gap=cheapest.gap,
     )
+
+
+def _shape(cheapest: Cheapest, instances: list[int]) -> str:
+    """Return what these instances are, by name where there are several shapes."""
+    columns = cheapest.program.canonical.columns
+    used = {c.capacity.option.shape for c, n in zip(columns, instances, strict=True) if n}
+    return " + ".join(sorted(used))

@@ -2,7 +2,8 @@
 
 The loop tightens in coarse steps and over whole accelerators, so that the first fleet that holds may be
 larger than need be. Two ways lead back: the deratings are eased together, by bisection; and single
-instances are taken out or swapped for cheaper ones while all that the plan promises on paper stands.
+instances are taken out or swapped for cheaper ones while the plan keeps to all its rules: capacities
+are taken for larger than estimated then, so that nothing but the replay says whether a fleet suffices.
 Every fleet tried is replayed on the loop's own seed; none is believed before it holds on fresh ones.
 """
 
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from melange_sky.plans import ModelPlan, Plan
 
 EASE_STEPS = 4
-MAX_REPLAYS = 16
-MAX_PLANS = 80
+MAX_REPLAYS = 100
+MAX_PLANS = 1000
+HOPELESS = 1.5
+"""A fleet whose highest load is so many times that of the cheapest one that held is not replayed."""
 LEAST_SAVING = 1e-6
 """USD per hour below which two fleets cost the same."""
 
@@ -85,7 +88,8 @@ def cheaper_fleets(search: EaseSearch, deratings: Sequence[Deratings]) -> list[P
     """
     first = search.replanner.first
     search.tried.update((fleet_key(first), fleet_key(search.cheapest)))
-    _ease_deratings(search, deratings)
+    if any(deratings):
+        _ease_deratings(search, deratings)
     if len(first.models) == 1:
         while not search.is_spent and _one_move(search, first.models[0]):
             pass
@@ -114,16 +118,19 @@ def _one_move(search: EaseSearch, first: ModelPlan) -> bool:
     cheapest = search.cheapest.models[0]
     underated: list[Deratings] = [{}]
     candidates = {c.option.name: c for c in first.candidates}
+    scale = search.replanner.largest_scale
     for counts in _moves(cheapest, first):
         if search.is_spent:
             return False
         search.plans += 1
         groups = tuple(_group(candidates[name], n) for name, n in counts.items() if n > 0)
         try:
-            plan = search.replanner.plan(underated, minimum=groups)
+            plan = search.replanner.plan(underated, minimum=groups, scale=scale)
         except (InfeasibleError, NoPlanInTimeError):
             continue
-        if search.saves(plan) and search.accepts(plan, underated):
+        if not search.saves(plan) or _peak_load(plan.models[0]) > HOPELESS * _peak_load(cheapest):
+            continue
+        if search.accepts(plan, underated):
             return True
     return False
 
@@ -143,6 +150,10 @@ def _moves(cheapest: ModelPlan, first: ModelPlan) -> Iterator[Counts]:
             if swapped >= 1 and name != a.candidate.option.name:
                 fewer = counts | {a.candidate.option.name: a.instances - 1}
                 yield fewer | {name: fewer.get(name, 0) + swapped}
+
+
+def _peak_load(plan: ModelPlan) -> float:
+    return max(a.load_fraction for a in plan.allocations)
 
 
 def _cheapest_per_accelerator(plan: ModelPlan) -> list[OptionCapacity]:

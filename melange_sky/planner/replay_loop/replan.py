@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer import Demand, Problem, baselines, optimize
+from melange_sky.optimizer import Demand, Problem, constraints_among, optimize
 from melange_sky.planner.notes import OBJECTIVE_CODES, objective_notes, price_notes
 
 if TYPE_CHECKING:
@@ -14,13 +14,16 @@ if TYPE_CHECKING:
     from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer import Solution
     from melange_sky.planner.request import PlanRequest
-    from melange_sky.plans import Plan, PlanWarning
+    from melange_sky.plans import ModelPlan, Plan, PlanWarning
 
 AcceleratorCount = tuple[str, int]
 """Accelerator and its count per instance: what is derated, on whatever offer it runs."""
 
 Deratings = Mapping[AcceleratorCount, float]
 """The factors on one model's capacities, 1 for what is not in it."""
+
+LARGEST_SCALE = 8.0
+"""By how much capacities may be taken for larger than estimated: replay has the last word."""
 
 
 def accelerator_count(candidate: OptionCapacity) -> AcceleratorCount:
@@ -46,36 +49,63 @@ class Replanner:
     first: Plan
     request: PlanRequest
 
-    def plan(self, deratings: Sequence[Deratings], minimum: tuple[InstanceGroup, ...] = ()) -> Plan:
+    @property
+    def largest_scale(self) -> float:
+        """The most that capacities may be scaled by: 1 where the plan must hold after a loss or an error
+        of the estimates, which no replay of the whole fleet shows."""
+        protected = self.first.constraints.spare or self.request.solve.robustness
+        return 1.0 if protected else LARGEST_SCALE
+
+    def plan(
+        self,
+        deratings: Sequence[Deratings],
+        minimum: tuple[InstanceGroup, ...] = (),
+        scale: float = 1.0,
+    ) -> Plan:
         """Plan with derated capacities, one mapping per model, and `minimum` besides the plan's own.
 
-        Raises InfeasibleError, NoPlanInTimeError.
+        All capacities are taken `scale` times larger to choose by; the plan tells them, and each load,
+        without it. Raises InfeasibleError, NoPlanInTimeError.
         """
+        derated = [
+            tuple(_derated(c, factors.get(accelerator_count(c), 1.0)) for c in model.candidates)
+            for model, factors in zip(self.first.models, deratings, strict=True)
+        ]
         demands = tuple(
             Demand(
                 name=model.name,
                 workload=model.workload,
-                options=tuple(
-                    _derated(c, factors.get(accelerator_count(c), 1.0)) for c in model.candidates
-                ),
+                options=tuple(_derated(c, scale) for c in options),
             )
-            for model, factors in zip(self.first.models, deratings, strict=True)
+            for model, options in zip(self.first.models, derated, strict=True)
         )
         rules = self.first.constraints
         rules = replace(rules, minimum=rules.minimum + minimum)
         problem = Problem(demands=demands, headroom=self.first.headroom, constraints=rules)
-        return self._replanned(problem, optimize(problem, self.request.solve))
+        plan = self._replanned(problem, optimize(problem, self.request.solve))
+        if scale == 1.0:
+            return plan
+        pairs = zip(plan.models, derated, strict=True)
+        return replace(plan, models=tuple(_unscaled(m, c, scale) for m, c in pairs))
 
-    def with_baselines(self, plan: Plan) -> Plan:
-        """Return a plan of these candidates with its baselines, by the capacities it was chosen by."""
-        demands = tuple(
-            Demand(name=m.name, workload=m.workload, options=m.candidates) for m in plan.models
+    def part(self, k: int) -> Replanner:
+        """Return what chooses for one of the models by itself, under the same rules."""
+        return replace(self, first=replace(self.first, models=(self.first.models[k],)))
+
+    def alone(self, accelerator: str) -> Replanner:
+        """Return what chooses among one accelerator's options for the only model, as baselines do.
+
+        Raises InfeasibleError where these cannot keep to some rule.
+        """
+        (model,) = self.first.models
+        options = tuple(c for c in model.candidates if c.option.accelerator == accelerator)
+        rules = constraints_among(self.first.constraints, [c.option for c in options])
+        model = replace(model, candidates=options, allocations=())
+        solve = replace(self.request.solve, within_fraction=0.0, stay_close=None, alternatives=0)
+        return Replanner(
+            first=replace(self.first, models=(model,), constraints=rules),
+            request=replace(self.request, solve=solve),
         )
-        problem = Problem(demands=demands, headroom=plan.headroom, constraints=plan.constraints)
-        costs = tuple(model.cost_usd_per_hour for model in plan.models)
-        singles = baselines(problem, costs, self.request.solve)
-        pairs = zip(plan.models, singles, strict=True)
-        return replace(plan, models=tuple(replace(m, baselines=b) for m, b in pairs))
 
     def _replanned(self, problem: Problem, solution: Solution) -> Plan:
         """Return the plan of another fleet, without what the first one said of its own."""
@@ -100,6 +130,20 @@ class Replanner:
             w for w in self.first.warnings if w not in stale and w.code not in OBJECTIVE_CODES
         )
         return replace(plan, warnings=notes + lasting)
+
+
+def _unscaled(model: ModelPlan, candidates: Sequence[OptionCapacity], scale: float) -> ModelPlan:
+    """Return a model's plan with the capacities before scaling, and loads by these."""
+    by_name = {c.option.name: c for c in candidates}
+    allocations = tuple(
+        replace(
+            a,
+            candidate=by_name[a.candidate.option.name],
+            load_fraction=a.load_fraction * scale,
+        )
+        for a in model.allocations
+    )
+    return replace(model, candidates=tuple(candidates), allocations=allocations)
 
 
 def _price_notes(plan: Plan) -> tuple[PlanWarning, ...]:

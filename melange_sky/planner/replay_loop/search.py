@@ -1,0 +1,237 @@
+"""What a search for fleets that hold remembers: each fleet replayed once, those that held, those sure.
+
+A fleet is replayed on the search's own seed first, the same for all (common random numbers). The
+cheapest that hold are replayed again on seeds that nothing in this search has used: only these and
+the first together are believed, for a fleet that was picked by its luck on one seed has spent it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
+from melange_sky.planner.replay_loop.replan import accelerator_count, fleet_key
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
+from melange_sky.plans import VerificationRound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from melange_sky.constraints import InstanceGroup
+    from melange_sky.planner.replay_loop.replan import AcceleratorCount, Deratings, Replanner
+    from melange_sky.plans import ModelPlan, Plan
+    from melange_sky.replay import Simulation, Verdict
+
+log = logging.getLogger(__name__)
+
+FRESH_SEEDS = 2
+LEAST_SAVING = 1e-6
+"""USD per hour below which two fleets cost the same."""
+
+
+class StopSearchError(Exception):
+    """The search has to end with what it has; `reason` says why."""
+
+    def __init__(self, reason: str, *, late: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.late = late
+
+
+@dataclass(slots=True, kw_only=True)
+class Journal:
+    """What all searches of one verification share: each fleet's replay on the common seed, the rounds by
+    model, and when to stop."""
+
+    rounds: list[list[VerificationRound]]
+    on_round: Callable[[VerificationRound], None] | None = None
+    max_rounds: int | None = None
+    ends_at_s: float | None = None
+    seconds: float | None = None
+    judged: dict[object, tuple[Simulation, ...]] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise StopSearchError where nothing more is to be replayed; the first plan always is."""
+        if not self.judged:
+            return
+        if self.ends_at_s is not None and time.monotonic() >= self.ends_at_s:
+            raise StopSearchError(
+                f"no time was left after {self.seconds:g} s (--verify-seconds)", late=True
+            )
+        count = max(map(len, self.rounds))
+        if self.max_rounds is not None and count >= self.max_rounds:
+            raise StopSearchError(f"no fleet holds after {self.max_rounds} rounds", late=False)
+
+    def record(self, k: int, one: VerificationRound) -> None:
+        """Add what was replayed as a round of model `k`."""
+        self.rounds[k].append(one)
+        log.info("round %d: %s, attainment %.4f", len(self.rounds[k]), one.fleet, one.attainment)
+        if self.on_round is not None:
+            self.on_round(one)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sure:
+    """A fleet that holds on every seed, with each model's worst replay and the seeds."""
+
+    plan: Plan
+    worst: tuple[Simulation, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def cost(self) -> float:
+        """What it costs per hour."""
+        return self.plan.cost_usd_per_hour
+
+
+@dataclass(slots=True, kw_only=True)
+class Search:
+    """Fleets of one replanner under one traffic. `models` are its models' places in the journal.
+
+    `held` are those that hold on the search's own seed, in the order found; `late` says what the
+    solver had no time for. `cheapest` is the cheapest that is sure.
+    """
+
+    replanner: Replanner
+    simulation: SimulationRequest
+    journal: Journal
+    models: tuple[int, ...]
+    held: list[Plan] = field(default_factory=list)
+    late: str | None = None
+    cheapest: Sure | None = None
+    last: tuple[Simulation, ...] = ()
+    used_seeds: int = 1
+    _tried: set[object] = field(default_factory=set)
+    _refuted: set[object] = field(default_factory=set)
+
+    @property
+    def underated(self) -> list[Deratings]:
+        """No derating of any model."""
+        return [{} for _ in self.models]
+
+    def plan(
+        self,
+        deratings: Sequence[Deratings],
+        minimum: tuple[InstanceGroup, ...] = (),
+        scale: float = 1.0,
+    ) -> Plan | None:
+        """Choose a fleet, None where there is none or none in time."""
+        try:
+            return self.replanner.plan(deratings, minimum, scale)
+        except InfeasibleError:
+            return None
+        except NoPlanInTimeError as error:
+            self.late = str(error)
+            return None
+
+    def holds(self, plan: Plan, deratings: Sequence[Deratings] | None = None) -> bool:
+        """Replay a fleet on the search's own seed, once; keep it where it holds."""
+        key = self.models, _key(plan)
+        if key not in self.journal.judged:
+            self.journal.check()
+            # Which side of the target a fleet is on, and no more.
+            request = replace(self.simulation, until_sure=True)
+            simulations = tuple(simulate_plan(model, request) for model in plan.models)
+            self.journal.judged[key] = simulations
+            for k, one in enumerate(simulations):
+                self.journal.record(
+                    self.models[k], round_of(one, deratings[k] if deratings else {})
+                )
+        self.last = self.journal.judged[key]
+        if key not in self._tried and all_hold(self.last):
+            self.held.append(plan)
+        self._tried.add(key)
+        return all_hold(self.last)
+
+    def confirm(self) -> bool:
+        """Replay those that held on fresh seeds, the cheapest first; return whether one is sure."""
+        for plan in sorted(self.held, key=lambda p: p.cost_usd_per_hour):
+            if self.cheapest is not None and plan.cost_usd_per_hour >= self.cheapest.cost:
+                break
+            key = self.models, _key(plan)
+            if key in self._refuted:
+                continue
+            self.journal.check()
+            sure = self._fresh(plan, self.journal.judged[key])
+            if sure is not None:
+                self.cheapest = sure
+                break
+            self._refuted.add(key)
+        return self.cheapest is not None
+
+    def believe(self, sure: Sure) -> None:
+        """Take over a fleet that another search is sure of, where it is cheaper."""
+        if self.cheapest is None or sure.cost < self.cheapest.cost - LEAST_SAVING:
+            self.cheapest = sure
+
+    def _fresh(self, plan: Plan, first: tuple[Simulation, ...]) -> Sure | None:
+        """Replay on seeds that nothing here has used yet; each model's worst replay counts."""
+        offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
+        self.used_seeds += FRESH_SEEDS
+        jobs = self.simulation.jobs
+        each = replace(self.simulation, jobs=max(1, jobs // FRESH_SEEDS))
+
+        def worst(model: ModelPlan) -> Simulation:
+            replays = pool.map(
+                lambda offset: simulate_plan(model, _reseeded(each, offset)), offsets
+            )
+            return min(replays, key=lambda s: s.verdict.interval[0])
+
+        with ThreadPoolExecutor(max_workers=min(max(1, jobs), FRESH_SEEDS)) as pool:
+            found = tuple(worst(model) for model in plan.models)
+        self.last = found
+        if not all_hold(found):
+            for k, one in enumerate(found):
+                self.journal.record(self.models[k], round_of(one, {}))
+            return None
+        pairs = zip(first, found, strict=True)
+        lowest = tuple(min(pair, key=lambda s: s.verdict.interval[0]) for pair in pairs)
+        seed = self.simulation.how.seed
+        return Sure(plan=plan, worst=lowest, seeds=(seed, *(seed + k for k in offsets)))
+
+
+def _key(plan: Plan) -> object:
+    """Return what a replay depends on: who runs, and who serves what."""
+    shares = tuple(
+        tuple(tuple(round(s, 6) for s in row) for row in a.shares)
+        for m in plan.models
+        for a in sorted(m.allocations, key=lambda a: a.candidate.option.name)
+    )
+    return fleet_key(plan), shares
+
+
+def holds(verdict: Verdict) -> bool:
+    """Return whether the lower end of the attainment's interval reaches the target."""
+    return verdict.interval[0] >= verdict.target
+
+
+def all_hold(simulations: Sequence[Simulation]) -> bool:
+    """Return whether every model's target holds."""
+    return all(holds(s.verdict) for s in simulations)
+
+
+def kinds_of(model: ModelPlan) -> set[AcceleratorCount]:
+    """Return the accelerators and counts among a model's candidates."""
+    return {accelerator_count(c) for c in model.candidates}
+
+
+def _reseeded(simulation: SimulationRequest, offset: int) -> SimulationRequest:
+    how = simulation.how
+    return replace(simulation, how=replace(how, seed=how.seed + offset))
+
+
+def round_of(simulation: Simulation, deratings: Deratings) -> VerificationRound:
+    """Return a replay as a round of the verification."""
+    plan, verdict = simulation.plan, simulation.verdict
+    return VerificationRound(
+        cost_usd_per_hour=plan.cost_usd_per_hour,
+        fleet=plan.fleet_text(),
+        attainment=verdict.attainment,
+        low=verdict.interval[0],
+        high=verdict.interval[1],
+        derated=tuple(sorted((f"{name}:{count}", f) for (name, count), f in deratings.items())),
+    )
