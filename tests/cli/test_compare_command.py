@@ -21,7 +21,7 @@ workload:
 resources: {accelerators: [T4, A10G, L40S], infra: [aws]}
 """
 
-pytestmark = pytest.mark.usefixtures("kept_estimates")
+pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(400)]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -19,7 +19,7 @@ workload:
 resources: {accelerators: [%s], infra: [aws]%s}
 """
 
-pytestmark = pytest.mark.usefixtures("kept_estimates")
+pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(400)]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
