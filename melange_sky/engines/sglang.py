@@ -165,8 +165,8 @@ class Sglang(Engine):
     default_version = "0.5.23"
     generation = "vllm"
     generation_note = (
-        "no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the nearest "
-        "engine, and how far that is off only measuring tells (melange-sky profile launch)"
+        "SGLang has no figures of its own yet: its replicas are estimated as those of vLLM, the nearest "
+        "engine; measure to know the error (melange-sky profile launch)"
     )
     template = "sglang.service.yaml"
     key_variable = KEY_VARIABLE

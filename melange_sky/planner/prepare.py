@@ -122,9 +122,7 @@ def _prepare_model(
     if not options:
         why = ("does-not-fit", "pcie-tensor-parallel")
         reasons = "; ".join(w.message for w in notes if w.code in why) or "no option"
-        raise InfeasibleError(
-            f"{served.name}: the model fits on none of the accelerators: {reasons}"
-        )
+        raise InfeasibleError(f"{served.name}: the model fits on no accelerator: {reasons}")
     warnings = [PlanWarning(code="workload", message=text) for text in served.workload.warnings]
     warnings += rate_notes(served.workload)
     warnings += [
@@ -199,7 +197,7 @@ def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]
         PlanWarning(
             code="limit",
             message=f"resources.limits: no instance type '{key}' is offered on the requested infra, so "
-            f"its limit binds nothing{did_you_mean(key.name, sold)}",
+            f"its limit has no effect{did_you_mean(key.name, sold)}",
         )
         for key, _ in spec.resources.limits
         if key.kind is LimitKind.INSTANCE_TYPE and key.name not in sold
@@ -213,7 +211,7 @@ def _engine_notes(spec: Spec) -> list[PlanWarning]:
     flags = engine.flags.unmodelled_in(spec.engine.args)
     if flags:
         notes.append(
-            f"engine.args: estimates do not account for {', '.join(flags)} changes; only measuring tells"
+            f"engine.args: estimates ignore {', '.join(flags)}; only measuring shows the effect"
         )
     return [PlanWarning(code="engine", message=note) for note in notes]
 

@@ -106,8 +106,8 @@ def test_an_engine_without_figures_of_its_own_takes_the_nearest_and_says_so(caps
     asked = ("--model", LLAMA, "--accelerators", "L4", *SMALL, "--tpot-ms", "60")
     own, other = (document(*asked, "--engine", engine) for engine in ("vllm", "sglang"))
     note = (
-        "no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the nearest "
-        "engine, and how far that is off only measuring tells (melange-sky profile launch)"
+        "SGLang has no figures of its own yet: its replicas are estimated as those of vLLM, the nearest "
+        "engine; measure to know the error (melange-sky profile launch)"
     )
     assert capsys.readouterr().err == f"warning: {note}\n"
     assert (own["engine"], own["generation"], own["generation_note"]) == ("vllm", "vllm", None)

@@ -148,10 +148,10 @@ def test_another_engines_estimates_and_tables_are_told(
     ]
     assert _messages(plan, "engine") == [
         (
-            "engine: no figures of SGLang exist yet: its replicas are estimated with those of vLLM, the "
-            "nearest engine, and how far that is off only measuring tells (melange-sky profile launch)"
+            "engine: SGLang has no figures of its own yet: its replicas are estimated as those of vLLM, the "
+            "nearest engine; measure to know the error (melange-sky profile launch)"
         ),
-        "engine.args: estimates do not account for --mem-fraction-static changes; only measuring tells",
+        "engine.args: estimates ignore --mem-fraction-static; only measuring shows the effect",
     ]
     model = plan.models[0]
     assert (model.engine.name, model.engine_generation) == ("sglang", "vllm")
