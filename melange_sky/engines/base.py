@@ -82,7 +82,9 @@ class Engine(ABC):
     of its package. `generation` names the constants of its estimates; `generation_note` says so where
     these are another engine's. `key_variable` holds the key that replicas demand. `metrics`: name on
     its Prometheus page → `running`, `waiting` or `kv_use` (a fraction), gauges, or `preemptions`, a
-    counter. `version_path` answers JSON with `version`; `health_path` 200 once requests are served.
+    counter. `without_code`: architectures
+    that it does not serve by code of its own → the last release that did, None where none ever did.
+    `version_path` answers JSON with `version`; `health_path` 200 once requests are served.
     """
 
     name: ClassVar[str]
@@ -100,6 +102,7 @@ class Engine(ABC):
     flags: ClassVar[FlagTable]
     weights: ClassVar[WeightTable]
     bench: ClassVar[BenchTool | None] = None
+    without_code: ClassVar[Mapping[str, str | None]] = {}
 
     @abstractmethod
     def serve_command(self, replica: Replica) -> ServeCommand:
@@ -141,6 +144,7 @@ class Engine(ABC):
             raise InputError(
                 f"{self.title} cannot serve this checkpoint, whose weights are kept as {model.dtype}"
             )
+        model = self._noted(model)
         given = flags.values(args, {*flags.form, flags.length})
         if flags.dtype in given:
             model = weights.with_dtype(model, given[flags.dtype])
@@ -168,6 +172,18 @@ class Engine(ABC):
         except InputError as error:
             return str(error)
         return None
+
+    def _noted(self, model: ModelShape) -> ModelShape:
+        """Return the model with a note where the engine has no code of its own for its architecture."""
+        if model.architecture not in self.without_code:
+            return model
+        last = self.without_code[model.architecture]
+        until = "" if last is None else f" since release {last}"
+        note = (
+            f"{self.title} {self.default_version} has no code of its own for {model.architecture}{until}: it runs "
+            "through transformers, slower than estimated, or not at all"
+        )
+        return dataclasses.replace(model, notes=(*model.notes, note))
 
     def _with_length(self, model: ModelShape, args: Sequence[str]) -> ModelShape:
         longest = self.longest_admitted(args)

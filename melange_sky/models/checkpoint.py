@@ -81,7 +81,8 @@ class ReadModel:
                 shape.scaled(seen.total_bytes / self.counted_bytes),
                 checkpoint_bytes=float(seen.total_bytes),
             )
-        return dataclasses.replace(shape, gated=self.checkpoint.gated)
+        told = tuple(text for text in self.warnings if text not in self.layers.warnings)
+        return dataclasses.replace(shape, gated=self.checkpoint.gated, notes=(*told, *shape.notes))
 
     @property
     def stored_cache(self) -> StoredCache | None:

@@ -24,6 +24,9 @@ NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
 _NO_STAGES = frozenset({"gemma3n", "gemma3n_text", "zamba2"})
 """Model types whose layers share weights or caches with distant ones, so that engines run no pipelines of them."""
 
+DOUBT = 1.5
+"""By which factor estimates may be off further where a model's structure was not read in full."""
+
 _WHOLE = ("q_a_proj", "kv_a_proj_with_mqa", "wq_a", "wkv")
 _KEY_VALUES = ("k_proj", "v_proj")
 """Last words of the names of weights that tensor parallelism does not split as it splits the others."""
@@ -69,6 +72,8 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         no_float16=model.model_type in NO_FLOAT16,
         checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
+        architecture=model.architecture,
+        doubt=DOUBT if model.doubtful else 1.0,
         inputs=tuple(dict.fromkeys(tower.kind for tower in model.towers)),
         in_stages=model.model_type not in _NO_STAGES,
         notes=_notes(model),

@@ -162,7 +162,7 @@ class LayerList:
     `outside` holds embeddings, output head and last norm; `extra_heads` the layers that predict
     further tokens, which lie in the checkpoint but are not loaded unless an engine speculates with them.
     `prefix` is how checkpoints name a layer, with `{i}` for its number. `assumptions` say what the
-    config left open; `warnings` what was not read.
+    config left open; `warnings` what was not read, `doubtful` whether that is of the structure.
     """
 
     architecture: str
@@ -178,6 +178,7 @@ class LayerList:
     context_tokens: int
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    doubtful: bool = False
 
     @property
     def parameters(self) -> int:

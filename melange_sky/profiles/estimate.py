@@ -111,7 +111,7 @@ def gpu_group(
     return Group(
         replica=replica.with_max_num_seqs(sequences),
         max_model_len=max(1, longest),
-        band=split_band(generation.error_band(accelerator.name), split),
+        band=split_band(generation.error_band(accelerator.name).wider(model.doubt), split),
     )
 
 

@@ -7,7 +7,7 @@ here knows a number of any generation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MOST_BUDGET = 32768
 """Models with a longer context were served in chunks even then."""
@@ -90,6 +90,10 @@ class ErrorBand:
     low: float
     high: float
     basis: str
+
+    def wider(self, factor: float) -> ErrorBand:
+        """Return a band whose ends lie further apart by a factor each."""
+        return replace(self, low=self.low / factor, high=self.high * factor)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

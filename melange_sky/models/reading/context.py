@@ -7,7 +7,7 @@ from typing import Any
 
 from melange_sky.models.fields import Fields
 
-_LENGTHS = (
+LENGTHS = (
     "max_position_embeddings",
     "n_positions",
     "max_seq_len",
@@ -18,7 +18,7 @@ _LENGTHS = (
     "max_seq_length",
     "seq_len",
 )
-_ALREADY_SCALED = frozenset(
+ALREADY_SCALED = frozenset(
     {"su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
 )
 DEFAULT_TOKENS = 2048
@@ -30,7 +30,7 @@ def context_tokens(fields: Fields, outer: Mapping[str, Any]) -> tuple[int, str |
     As `_get_and_verify_max_len`: a factor of the rotary embedding multiplies the length, but for the
     kinds whose length is stated scaled already.
     """
-    stated = [fields.whole(key) for key in _LENGTHS if fields.raw.get(key) is not None]
+    stated = [fields.whole(key) for key in LENGTHS if fields.raw.get(key) is not None]
     nested = fields.raw.get("attn_config")
     if not stated and not isinstance(nested, Mapping):
         default = fields.get("max_position_embeddings")
@@ -53,7 +53,7 @@ def _factor(outer: Mapping[str, Any]) -> float:
     for parameters in _rotary(outer):
         kind = parameters.get("rope_type", parameters.get("type"))
         value = parameters.get("factor")
-        if kind in _ALREADY_SCALED or kind in (None, "default", "mrope"):
+        if kind in ALREADY_SCALED or kind in (None, "default", "mrope"):
             continue
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 10**4:
             factor = float(value)

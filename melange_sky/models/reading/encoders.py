@@ -29,7 +29,7 @@ def read_towers(
         if name is not None and section is None and kind == "vision" and wrapper.always:
             section = {}
         if name is not None and section is None and kind == "vision":
-            warnings.append(f"no '{key}': only the language model is counted")
+            warnings.append(only_text(key))
         if name is None or section is None:
             continue
         if not isinstance(section, Mapping):
@@ -47,6 +47,11 @@ def read_towers(
         outer.read.add(key)
     outer.read.add(wrapper.text.rstrip("|"))
     return tuple(built), warnings
+
+
+def only_text(key: str) -> str:
+    """Return the warning where the section of the encoder is not there."""
+    return f"no '{key}': only the language model is counted"
 
 
 def _section_type(wrapper: Wrapper, kind: str) -> str:

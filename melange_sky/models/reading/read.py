@@ -15,7 +15,7 @@ from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.defaults import class_defaults
-from melange_sky.models.reading.encoders import read_towers
+from melange_sky.models.reading.encoders import only_text, read_towers
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.refusals import what_it_is
 from melange_sky.models.reading.wrapper import Wrapper
@@ -48,14 +48,17 @@ class _Chosen:
     wrapper: Wrapper | None
     architecture: str
     model_type: str
+    guessed: bool = False
+    missing: str | None = None
 
 
 def read_layers(config: object, where: str = "config.json", *, measured: bool = False) -> LayerList:
     """Return the layers of the model that `config` describes.
 
     `measured`: the tensors of the checkpoint are at hand and will be held against the result, so that
-    a field which is not supported warns instead of refusing. Raises InputError, always one line, that names
-    the field or says what the config is.
+    an architecture that is not supported is read as a plain decoder, and such a field warns instead of
+    refusing; the result is doubtful then. Raises InputError, always one line, that names the field or
+    says what the config is.
     """
     if not isinstance(config, Mapping):
         raise InputError(
@@ -68,7 +71,7 @@ def read_layers(config: object, where: str = "config.json", *, measured: bool = 
 
 
 def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
-    chosen = _choose(config, where)
+    chosen = _choose(config, where, measured)
     outer = _within(config, chosen.wrapper, where)
     text = _text_fields(outer, chosen, where)
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
@@ -78,7 +81,10 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     notes = [*decoder.assumptions, *(note for note in (assumed, contradicted) if note)]
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
-    warnings = [*tower_warnings, *_closed(text, outer, chosen, measured)]
+    if chosen.missing is not None:
+        tower_warnings.append(only_text(chosen.missing))
+    closed, unsure = _closed(text, outer, chosen, measured)
+    warnings = [*tower_warnings, *closed]
     return LayerList(
         architecture=chosen.architecture,
         model_type=chosen.model_type,
@@ -93,6 +99,7 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
         context_tokens=context,
         assumptions=tuple(notes),
         warnings=tuple(warnings),
+        doubtful=unsure or chosen.guessed,
     )
 
 
@@ -111,7 +118,7 @@ def unbounded(layer: Layer, context: int) -> Layer:
     return dataclasses.replace(layer, attention=full)
 
 
-def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
+def _choose(config: Mapping[str, Any], where: str, measured: bool) -> _Chosen:
     """Return the family of a config: by its architecture, which engines go by, else by its type."""
     name = _architecture(config, where)
     raw_type = config.get("model_type")
@@ -138,6 +145,9 @@ def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
         family = by_type  # one architecture of several families: the type tells
     if family is None and not name:
         family = by_type or (registry.BY_TYPE["llama"] if not model_type else None)
+    guessed = family is None and measured and "text_config" not in config
+    if guessed:
+        family = registry.plain_family(config)
     if family is None:
         raise InputError(f"{where}: {_unknown(name, model_type)}")
     if family.reader == "decoder" and by_type is not None and by_type is not family and not name:
@@ -147,6 +157,10 @@ def _choose(config: Mapping[str, Any], where: str) -> _Chosen:
         wrapper=None,
         architecture=name or (family.architectures[0] if family.architectures else ""),
         model_type=model_type or family.types[0],
+        guessed=guessed,
+        missing=wrapper.vision_section
+        if wrapper is not None and model_type in wrapper.types
+        else None,
     )
 
 
@@ -281,8 +295,11 @@ def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> str | None
     return note
 
 
-def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> list[str]:
-    """Refuse fields that were not read where they may change the structure; tell of the others."""
+def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tuple[list[str], bool]:
+    """Refuse fields that were not read where they may change the structure; tell of the others.
+
+    Returns warnings, and whether any of them is of the structure.
+    """
     passed = {*ANSWERED, *chosen.family.read_only}
     if chosen.wrapper is not None and "|" in chosen.wrapper.text:
         passed |= outer.read
@@ -298,11 +315,15 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> lis
             f"for {chosen.model_type or chosen.architecture}"
         )
     warnings = []
+    if chosen.guessed:
+        warnings.append(
+            f"{chosen.architecture} is not supported: read as a plain decoder, which the bytes of its files bear out"
+        )
     if structural:
         warnings.append(f"unsupported fields: {', '.join(structural[:8])}")
     if other:
         warnings.append(f"unknown fields, assumed to change no size: {', '.join(other[:8])}")
-    return warnings
+    return warnings, bool(structural)
 
 
 def _prefix(chosen: _Chosen) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
-from melange_sky.models.fields import Fields
+from melange_sky.models.fields import ALIASES, Fields
 from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.families_dense import DENSE
 from melange_sky.models.reading.families_experts import EXPERTS
 from melange_sky.models.reading.families_hybrid import HYBRID
 from melange_sky.models.reading.families_others import OTHERS
 from melange_sky.models.reading.families_ungated import UNGATED
-from melange_sky.models.reading.family import Family
+from melange_sky.models.reading.family import ExpertTraits, Family
 
 FAMILIES: tuple[Family, ...] = (*DENSE, *UNGATED, *EXPERTS, *HYBRID, *OTHERS)
 
@@ -34,6 +35,18 @@ READERS: dict[str, str] = {
     "molmo": "molmo:read_molmo",
 }
 """Reader → where it is: each is imported when a config needs it."""
+
+
+def plain_family(config: Mapping[str, Any]) -> Family:
+    """Return a plain decoder, with experts where a config counts some: for bytes to confirm or refuse."""
+    counted = any(config.get(key) for key in ("num_experts", *ALIASES["num_experts"]))
+    return Family(
+        types=("plain",),
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        experts=ExpertTraits() if counted else None,
+    )
 
 
 def reader_of(family: Family) -> Callable[[Fields, Family], Decoder]:

@@ -135,9 +135,8 @@ def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
         stated = fields.maybe(traits.shared_width)
         if stated is not None or traits.shared_width in fields.raw:
             fields.read.add(traits.shared_width)
-            per_expert = traits.shared_width.startswith("moe_")
-            many = _shared_experts(fields) if per_expert else 1
-            return (stated or 0) * max(1, many)
+            several = fields.has("n_shared_experts") and traits.shared_width.startswith("moe_")
+            return (stated or 0) * (_shared_experts(fields) or 1 if several else 1)
     if traits.always_shared:
         return width
     return width * _shared_experts(fields)

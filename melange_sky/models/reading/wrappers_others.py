@@ -66,7 +66,7 @@ OTHERS: tuple[Wrapper, ...] = (
     ),
     Wrapper(
         types=("ovis",),
-        architectures=("Ovis", "Ovis2_5Legacy"),
+        architectures=("Ovis",),
         text="llm_config",
         vision="ovis",
         vision_section="visual_tokenizer_config",
@@ -199,7 +199,7 @@ OTHERS: tuple[Wrapper, ...] = (
     ),
     Wrapper(
         types=("NemotronH_Nano_VL_V2",),
-        architectures=("NemotronH_Nano_VL_V2", "NemotronH_Nano_VL"),
+        architectures=("NemotronH_Nano_VL_V2",),
         text="llm_config",
         vision="radio",
         text_type="nemotron_h",

@@ -67,21 +67,27 @@ def spellings(name: str) -> tuple[str, ...]:
 class Names:
     """A list of module names and patterns; `contains`: a name within a module's name counts, too.
 
-    Patterns of one layer are looked up by its number, since lists of hundreds are common.
+    Patterns of one layer are looked up by its number, since lists of hundreds are common. `unreadable`
+    are those that are no text, or expressions that are wrong or could take for ever.
     """
 
     def __init__(self, patterns: Iterable[object], *, contains: bool = False) -> None:
         self._exact: set[str] = set()
         self._everywhere: list[Test] = []
         self._in_layer: dict[str, list[Test]] = {}
+        self.unreadable: list[str] = []
         for pattern in patterns:
             if isinstance(pattern, str) and 0 < len(pattern) <= _MOST_PATTERN:
                 self._add(pattern, contains)
+            elif pattern != "":
+                self.unreadable.append(str(pattern)[:_MOST_PATTERN])
 
     def _add(self, pattern: str, contains: bool) -> None:
         if pattern.startswith("re:"):
             test = _expression(pattern[3:])
-            if test is not None:
+            if test is None:
+                self.unreadable.append(pattern)
+            else:
                 self._everywhere.append(test)
             return
         core = bare(pattern)

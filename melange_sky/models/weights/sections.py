@@ -8,13 +8,36 @@ from collections.abc import Mapping
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.weights.formats import VALUE_BYTES
-from melange_sky.models.weights.methods import READERS, Section
+from melange_sky.models.weights.methods import READERS
 from melange_sky.models.weights.scheme import Scheme
+from melange_sky.models.weights.section_parts import Section
 
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 
 SPELLINGS = {"compressed_tensors": "compressed-tensors", "auto-round": "inc", "auto_round": "inc"}
 """Names of methods that engines know under another one."""
+
+_NOT_SERVED = "a method that no engine here serves from such a checkpoint"
+UNSERVED = dict.fromkeys(
+    (
+        "aqlm",
+        "bitnet",
+        "eetq",
+        "exl2",
+        "exl3",
+        "fp_quant",
+        "gguf",
+        "higgs",
+        "hqq",
+        "quanto",
+        "quip",
+        "sinq",
+        "spqr",
+        "vptq",
+    ),
+    _NOT_SERVED,
+)
+"""Methods that are known, and what is to be said of them."""
 
 
 def read_scheme(config: Section, side_file: Section | None, where: str) -> Scheme:
@@ -31,6 +54,12 @@ def read_scheme(config: Section, side_file: Section | None, where: str) -> Schem
     fields = Fields(section, f"{where}: {name}")
     method = _method(fields)
     reader = READERS.get(method)
+    if not method and {"bits", "group_size"} <= set(map(str, section)):
+        raise InputError(
+            f"{where}: {name}: no 'quant_method', as in checkpoints for MLX, which no engine here serves"
+        )
+    if reader is None and method in UNSERVED:
+        raise InputError(f"{where}: {name}.quant_method: '{method}' is {UNSERVED[method]}")
     if reader is None:
         known = sorted(READERS)
         raise InputError(
