@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test lint test-stack test-sky bench bench-stack clean
+.PHONY: plan test lint test-stack test-sky bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
@@ -31,6 +31,11 @@ bench-stack: $(STAMP)
 
 bench: $(STAMP)
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+# Every published result at hand beside what the estimates say of it.
+bench-published: $(STAMP)
+	$(BIN)/python profiling/calibrate.py ledger --rows
+	@test -d ../shared/data && $(BIN)/python profiling/calibrate.py steps || echo "no step times beside the project"
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 
 class Origin(str, Enum):
-    """How a capacity is known, best first. `GIVEN` stands for figures the user's own file states."""
+    """How a capacity is known, best first. `GIVEN` stands for figures the user's own file states.
+
+    `CALIBRATED` is an estimate whose constants were fitted on a few probes of the user's own replica.
+    """
 
     MEASURED = "measured"
     GIVEN = "given"
     INTERPOLATED = "interpolated"
+    CALIBRATED = "calibrated"
     ESTIMATED = "estimated"
 
+
+INFERRED = frozenset({Origin.CALIBRATED, Origin.ESTIMATED})
+"""Figures of the engine model, which its error bands hold for."""
 
 _RANK = {origin: rank for rank, origin in enumerate(Origin)}
 

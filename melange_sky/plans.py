@@ -299,7 +299,8 @@ class Plan:
 
     There is at least one model. `lists_models` says that the spec lists them (`models:`), be it only
     one: `plan.json` lists them too then, and their services bear the plan's name besides their own.
-    Where it does not, all warnings stand here, those of the model among them.
+    Where it does not, all warnings stand here, those of the model among them. `confidence` is the
+    probability with which each estimated capacity was taken to be reached: 0.5 for its median.
     """
 
     name: str
@@ -313,6 +314,7 @@ class Plan:
     warnings: tuple[PlanWarning, ...] = ()
     alternatives: tuple[AlternativeMix, ...] = ()
     sensitivity: Sensitivity | None = None
+    confidence: float = 0.5
 
     @property
     def cost_usd_per_hour(self) -> float:

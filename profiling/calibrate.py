@@ -22,8 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import served
+import step_check
+from bands import band_classes, left_out_gaps
+from bands import summary as left_out_summary
 from ledger import counted, profile_runs, read_ledger
-from ledger_report import class_of, judge, table
+from ledger_report import class_of, judge, row_texts, table
 from measured_sets import (
     MELANGE_PRICES,
     Row,
@@ -46,6 +50,7 @@ from melange_sky.steps import (
     capacity_estimate,
     replica_model,
 )
+from melange_sky.steps.bands import kind_of
 from melange_sky.steps.estimate import held_sequences, rate_at
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +59,21 @@ OVERHEADS = ("step_s", "layer_s", "sequence_s", "allreduce_nvlink_s", "allreduce
 EFFICIENCIES = ("bandwidth", "compute", "attention")
 NOISE = {"vllm-0.5": 0.06, "tgis": 0.12}
 """Assumed relative noise of a row, against which the priors weigh."""
+
+
+NOTES = {
+    "note": "vLLM 0.14 and later (asynchronous scheduling by default). Kernels from measured operations of "
+    "vLLM 0.24 (A100: 0.14; kernels.json), the rest fitted on the ledger. No modern run exists for A10G, L4, "
+    "A10, T4 and MI300X: measure them first.",
+    "note_sync": "vLLM 0.10 to 0.13 (scheduling before each step). As vllm, with the host part that "
+    "asynchronous scheduling hides.",
+    "band": {"low": 0.6, "high": 1.5, "basis": "no published run of this kind"},
+    "band_default": {
+        "low": 0.45,
+        "high": 1.7,
+        "basis": "no published run on this accelerator: twice the spread of leaving accelerators out",
+    },
+}
 
 
 def vector(entry: dict[str, Any]) -> np.ndarray[Any, Any]:
@@ -282,6 +302,8 @@ def fit(data: Path, only: str | None, evaluations: int) -> None:
                 entry["accelerators"]["MI300X"] = fit_apart(name, entry, rows, "MI300X")
             entry["residuals"] = residual_report(rows, parse_generation(name, entry))
             print(name, json.dumps(entry["residuals"], indent=1))
+    if only in (None, "vllm"):
+        fit_served(document["generations"])
     if only in (None, "vllm-0.2"):
         table = read_melange(data / "melange_best_accelerator.csv")
         entry = document["generations"]["vllm-0.2"]
@@ -289,6 +311,40 @@ def fit(data: Path, only: str | None, evaluations: int) -> None:
         entry["residuals"] = melange_summary(table, parse_generation("vllm-0.2", entry))
         print("vllm-0.2", json.dumps(entry["residuals"], indent=1))
     OUTPUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def fit_served(generations: dict[str, Any]) -> None:
+    """Fit today's generations on the ledger, with bands from runs left out in turn."""
+    base = {**generations["vllm"], **NOTES}
+    runs = [r for r in counted(read_ledger()) if r.engine == "vllm" and r.pp == 1]
+    runs = [r for r in runs if r.load != "batch"]
+    fitted = [r for r in runs if kind_of(r.shape) != "latent"]
+    z = served.fit(fitted, base)
+    within = served.gaps(z, runs, base)
+    left = left_out_gaps(
+        fitted,
+        lambda kept: served.fit(kept, base, z, 3),
+        lambda found, some: served.gaps(found, some, base),
+    )
+    found = served.entries(z, base)
+    latent = [at for at, run in enumerate(runs) if kind_of(run.shape) == "latent"]
+    bands = band_classes([runs[at] for at in latent], [within[latent]])
+    bands = [row for row in bands if row.get("kind") == "latent"]
+    bands += band_classes(fitted, list(left.values()))
+    constants = dict(zip(served.NAMES, np.exp(z).tolist(), strict=True))
+    residuals = {
+        "fitted": left_out_summary(served.gaps(z, fitted, base)),
+        "left_out": {name: left_out_summary(gaps) for name, gaps in left.items()},
+        "runs": len(fitted),
+    }
+    for entry in found.values():
+        entry["bands"] = bands
+        entry["residuals"] = residuals
+        entry["served"] = {name: float(f"{value:.4g}") for name, value in constants.items()}
+    generations |= found
+    print(
+        "vllm", json.dumps({"served": constants, "residuals": residuals, "bands": bands}, indent=1)
+    )
 
 
 def take(entry: dict[str, Any], name: str, fitted: dict[str, Any]) -> None:
@@ -344,11 +400,20 @@ def check(path: Path, engine: str | None) -> None:
         print(*key, json.dumps(summary(ratios(mine, generation))))
 
 
-def ledger(file: Path | None) -> None:
+def steps(path: Path) -> None:
+    """Print how far the kernel law is from steps summed from measured operations."""
+    document = json.loads(OUTPUT.read_text(encoding="utf-8"))
+    base = {**document["generations"]["vllm"], **NOTES}
+    print("\n".join(step_check.report(path, base)))
+
+
+def ledger(file: Path | None, rows: bool) -> None:
     """Print error and coverage over the ledger's runs (and those of a file), by class and source."""
     own = profile_runs(file) if file and file.is_dir() else []
     runs = counted([*read_ledger([file] if file and not own else []), *own])
     judged = judge(runs)
+    if rows:
+        print("\n".join(row_texts(judged)), end="\n\n")
     print("\n".join(table(judged, class_of)), end="\n\n")
     print("\n".join(table(judged, lambda run: f"{run.source[:36]} {run.version}")))
 
@@ -358,19 +423,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["fit", "leave-out", "check", "ledger"])
+    parser.add_argument("command", choices=["fit", "leave-out", "check", "ledger", "steps"])
     parser.add_argument("file", nargs="?", type=Path)
     parser.add_argument("--data", type=Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--only")
     parser.add_argument("--engine")
+    parser.add_argument("--rows", action="store_true", help="ledger: every run beside ours")
     parser.add_argument("--evaluations", type=int, default=25)
     given = parser.parse_args()
     if given.command == "fit":
         fit(given.data, given.only, given.evaluations)
     elif given.command == "leave-out":
         leave_out(given.data, given.evaluations)
+    elif given.command == "steps":
+        steps(given.file or given.data / "vllm_step_times_from_measured_ops.csv")
     elif given.command == "ledger":
-        ledger(given.file)
+        ledger(given.file, given.rows)
     elif given.file is None:
         parser.error("check needs a FILE.csv")
     else:

@@ -14,7 +14,14 @@ from measured_sets import Row
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import engine_generation
 from melange_sky.simulator import RequestStream, simulate_closed_loop, simulate_replica
-from melange_sky.steps import ErrorBand, Generation, ReplicaModel, replica_model
+from melange_sky.steps import (
+    ErrorBand,
+    Generation,
+    Regime,
+    ReplicaModel,
+    regime_of,
+    replica_model,
+)
 
 GENERATIONS = {("vllm", "0.5"): "vllm-0.5", ("vllm", "0.2"): "vllm-0.2", ("tgis", "2023"): "tgis"}
 """Engine and version (its first two numbers) → generation; other versions of vLLM are today's."""
@@ -43,7 +50,12 @@ class Judged:
 def generation_of(run: Run) -> Generation:
     """Return the engine generation that serves the run's version, its own flags set."""
     short = ".".join(run.version.split(".")[:2])
-    generation = engine_generation(GENERATIONS.get((run.engine, short), "vllm"))
+    name = GENERATIONS.get((run.engine, short), run.engine)
+    return own_flags(run, engine_generation(name))
+
+
+def own_flags(run: Run, generation: Generation) -> Generation:
+    """Return the generation with the run's own limits set."""
     changes: dict[str, float] = {}
     for flag, text in run.flag_values.items():
         for field in _FLAGS.get(flag, ()):
@@ -70,7 +82,9 @@ def predict(run: Run, generation: Generation) -> tuple[float, float] | None:
     elif run.load == "closed" and run.concurrency < run.requests:
         log = simulate_closed_loop(replica, run.concurrency, inputs, outputs)
     else:
-        log = simulate_replica(replica, RequestStream.of(np.zeros(len(inputs)), inputs, outputs))
+        # the API server takes them in one after the other
+        sent_s = np.arange(len(inputs)) * generation.overheads.request_s
+        log = simulate_replica(replica, RequestStream.of(sent_s, inputs, outputs))
     if not log.ok.any():
         return None
     tpot_s = log.tpot_s[log.ok & ~np.isnan(log.tpot_s)]
@@ -108,17 +122,15 @@ def judge(runs: Iterable[Run]) -> list[Judged]:
                 if rate_rps < math.inf
                 else -math.inf,
                 tpot_gap=math.log(run.tpot_s / tpot_s) if run.tpot_s else math.nan,
-                band=generation.error_band(run.accelerator),
+                band=generation.error_band(run.accelerator, run.shape, run.tp, regime(run)),
             )
         )
     return judged
 
 
-def regime(run: Run) -> str:
+def regime(run: Run) -> Regime:
     """Return what limits a run: few sequences, long prompts, or neither."""
-    if run.input_tokens >= 16000:
-        return "long context"
-    return "small batch" if run.concurrency <= 16 else "saturated"
+    return regime_of(run.input_tokens, run.concurrency)
 
 
 def class_of(run: Run) -> str:
@@ -138,6 +150,24 @@ def table(judged: Sequence[Judged], key: Callable[[Run], str]) -> list[str]:
     )
     lines = [head, *(_line(name, groups[name]) for name in sorted(groups))]
     return [*lines, _line("all", judged)]
+
+
+def row_texts(judged: Sequence[Judged]) -> list[str]:
+    """Return one line per run: what was measured beside what is said, and the band."""
+    lines = []
+    for one in judged:
+        run = one.run
+        ours = "" if math.isnan(one.rate_gap) else f"{run.rate_rps * math.exp(-one.rate_gap):.4g}"
+        band = f"{one.band.low:.2f} to {one.band.high:.2f}"
+        size = (
+            f"{run.input_tokens:.0f} + {run.output_tokens:.0f} tokens, {run.concurrency} at a time"
+        )
+        mark = " " if math.isnan(one.rate_gap) or one.inside else "*"
+        lines.append(
+            f"{mark} {run.id:14} {run.model:40} {class_of(run):42} {run.version:8} {size:38} "
+            f"measured {run.rate_rps:.4g} req/s, ours {ours} (× {band})"
+        )
+    return lines
 
 
 def _line(name: str, judged: Sequence[Judged]) -> str:

@@ -41,7 +41,11 @@ def sizes_of_distributions() -> list[tuple[int, int]]:
 
 def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, float | str]:
     """Return what simulation says of the sizes that one table cannot tell."""
-    shape = ReplicaShape(accelerator=table["accelerator"], tensor_parallel=table["tensor_parallel"])
+    shape = ReplicaShape(
+        accelerator=table["accelerator"],
+        tensor_parallel=table["tensor_parallel"],
+        links=table.get("links"),
+    )
     replica = engine_replica(find_model(table["model"]), shape, table["engine"])
     assert not isinstance(replica, Misfit)
     slo = SLO(**table["slo"])

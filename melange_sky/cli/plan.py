@@ -50,6 +50,18 @@ if TYPE_CHECKING:
 )
 @offers_option
 @click.option("--allow-flagged", is_flag=True, help="Use prices that a sanity rule keeps out.")
+@click.option(
+    "--confidence",
+    type=float,
+    default=0.5,
+    show_default=True,
+    help="Plan with capacities that estimates reach with this probability, such as 0.9.",
+)
+@click.option(
+    "--engine-generation",
+    metavar="NAME",
+    help="Constants of the estimates (default: those of the engine's version; a wrong name lists all).",
+)
 @objective_options
 @verify_options
 def plan(spec: Path, output: Path | None, output_format: str, force: bool, **flags: Any) -> None:

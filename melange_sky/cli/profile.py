@@ -13,7 +13,8 @@ from melange_sky.engines import BENCH_TOOLS, DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
-    from melange_sky.planner.measuring import Progress
+    from melange_sky.planner.measuring import MeasureOptions, Progress
+    from melange_sky.planner.quick import Point
 
 
 @click.group()
@@ -25,8 +26,13 @@ def profile() -> None:
 @click.option("--url", required=True, help="Base address of an OpenAI-compatible server.")
 @click.option("--model", required=True, help="Name under which the server serves the model.")
 @click.option("--accelerator", required=True, help="What the server runs on, such as A10G:1.")
-@click.option("--input", "inputs", required=True, help="Prompt sizes in tokens: 64,256,1024.")
-@click.option("--output", "outputs", required=True, help="Output sizes in tokens: 16,64.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Five minutes of probes that correct the estimates of this model on this GPU.",
+)
+@click.option("--input", "inputs", help="Prompt sizes in tokens: 64,256,1024.")
+@click.option("--output", "outputs", help="Output sizes in tokens: 16,64.")
 @click.option(
     "--tpot-ms",
     type=float,
@@ -130,7 +136,7 @@ def profile() -> None:
 )
 @click.option("--tokenizer", help="Folder or model id of the tokenizer of that check.")
 @format_option
-def run(output_format: str, **flags: Any) -> None:
+def run(output_format: str, quick: bool, **flags: Any) -> None:
     """Measure an endpoint that already runs: the highest rate within the SLO per request size.
 
     Sizes that were measured before are kept; a run that was interrupted goes on where it stopped.
@@ -138,6 +144,11 @@ def run(output_format: str, **flags: Any) -> None:
     from melange_sky.planner.measuring import MeasureOptions, measure_endpoint
     from melange_sky.report.measuring import measured_document, measured_text
 
+    if quick:
+        _run_quick(MeasureOptions(**flags), output_format)
+        return
+    if flags["inputs"] is None or flags["outputs"] is None:
+        raise click.UsageError("--input and --output are needed (--quick chooses sizes by itself)")
     measured = measure_endpoint(MeasureOptions(**flags), _progress())
     if output_format == "json":
         echo_json(measured_document(measured))
@@ -146,6 +157,22 @@ def run(output_format: str, **flags: Any) -> None:
         click.echo(f"table: {measured.report.path}", err=True)
     if not measured.meets_slo:
         raise SloMissedError("no measured size meets the SLO at any rate; see the reasons above")
+
+
+def _run_quick(options: MeasureOptions, output_format: str) -> None:
+    from melange_sky.planner.quick import measure_quick
+    from melange_sky.report.quick import point_text, quick_document, quick_text
+
+    def on_point(point: Point) -> None:
+        text = point_text(point.input_tokens, point.output_tokens, point.share)
+        click.echo(text, err=True)
+
+    found = measure_quick(options, on_point)
+    if output_format == "json":
+        echo_json(quick_document(found.calibration, found.path))
+    else:
+        click.echo(quick_text(found.calibration), nl=False)
+        click.echo(f"kept: {found.path}", err=True)
 
 
 def _progress() -> Progress:

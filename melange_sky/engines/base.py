@@ -79,7 +79,8 @@ class Engine(ABC):
 
     `title` is its name for people; `default_version` the release whose flags were checked: one exact
     version, so that replicas started weeks apart run the same engine. `program` is the console script
-    of its package. `generation` names the constants of its estimates; `generation_note` says so where
+    of its package. `generation` names the constants of its estimates, `generations_before` those of versions below
+    (major, minor), oldest first; `generation_note` says so where
     these are another engine's. `key_variable` holds the key that replicas demand. `metrics`: name on
     its Prometheus page → `running`, `waiting` or `kv_use` (a fraction), gauges, or `preemptions`, a
     counter. `without_code`: architectures
@@ -93,6 +94,7 @@ class Engine(ABC):
     program: ClassVar[str]
     default_version: ClassVar[str]
     generation: ClassVar[str]
+    generations_before: ClassVar[tuple[tuple[tuple[int, int], str], ...]] = ()
     generation_note: ClassVar[str | None] = None
     template: ClassVar[str]
     key_variable: ClassVar[str]
@@ -115,6 +117,16 @@ class Engine(ABC):
     def requirement(self, choice: EngineChoice) -> str:
         """Return what a package installer is asked for."""
         return f"{self.package}=={choice.version or self.default_version}"
+
+    def generation_of(self, version: str | None) -> str:
+        """Return the generation whose constants hold for a version, None for the one that is installed."""
+        numbers = (version or self.default_version).split(".")[:2]
+        if all(number.isdigit() for number in numbers):
+            found = tuple(int(number) for number in numbers)
+            for before, generation in self.generations_before:
+                if found < before:
+                    return generation
+        return self.generation
 
     def check(self, replica: Replica) -> None:
         """Raise InputError with everything in the replica's texts that no command can carry."""

@@ -253,6 +253,11 @@ class Vllm(Engine):
     program = "vllm"
     default_version = "0.33.0"
     generation = "vllm"
+    generations_before = (
+        ((0, 3), "vllm-0.2"),
+        ((0, 8), "vllm-0.5"),
+        ((0, 14), "vllm-0.11"),
+    )
     template = "service.yaml"
     key_variable = KEY_VARIABLE
     health_path = "/health"

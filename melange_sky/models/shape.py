@@ -226,6 +226,11 @@ class ModelShape:
         return sum(group.count for group in self.groups)
 
     @property
+    def mixers(self) -> float:
+        """Attentions and feed-forwards of all layers: each ends in an all-reduce."""
+        return self.total(lambda g: g.mixers)
+
+    @property
     def _outside(self) -> tuple[Weights, ...]:
         return self.head, self.lookup, self.towers
 

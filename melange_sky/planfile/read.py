@@ -139,6 +139,7 @@ class _Plan(_Solved):
     allocations: list[_Allocation]
     baselines: tuple[Baseline, ...] = ()
     sensitivity: Sensitivity | None = None
+    confidence: float = 0.5
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
@@ -158,6 +159,7 @@ class _ListedPlan(_Solved):
     models: Annotated[list[_Plan], Field(min_length=1)]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
+    confidence: float = 0.5
     alternatives: tuple[AlternativeMix, ...] = ()
     constraints: _Constraints = Constraints()
 
@@ -216,6 +218,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
         warnings=document.warnings,
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
+        confidence=document.confidence,
     )
 
 
@@ -231,6 +234,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         warnings=document.warnings,
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
+        confidence=document.confidence,
     )
 
 

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.engines import engine_named
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Problem,
@@ -24,7 +23,7 @@ from melange_sky.optimizer import (
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes, rate_summary
-from melange_sky.planner.prepare import PreparedProblem, prepare_problem
+from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_problem
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import cost_band
 from melange_sky.planner.step_log import log_dominated, log_solution
@@ -68,7 +67,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     return Plan(
         name=spec.name,
         created_at=created_at(),
-        models=_model_plans(spec, prepared, solution, context),
+        models=_model_plans(spec, prepared, solution, context, generation_of(spec, request)),
         solver=solution.report,
         lists_models=spec.lists_models,
         headroom=spec.headroom,
@@ -77,11 +76,16 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         warnings=shared if spec.lists_models else shared + prepared.warnings[0],
         alternatives=alternative_mixes(solution),
         sensitivity=context.band,
+        confidence=request.confidence,
     )
 
 
 def _model_plans(
-    spec: Spec, prepared: PreparedProblem, solution: Solution, context: _CostContext
+    spec: Spec,
+    prepared: PreparedProblem,
+    solution: Solution,
+    context: _CostContext,
+    generation: str,
 ) -> tuple[ModelPlan, ...]:
     return tuple(
         ModelPlan(
@@ -97,7 +101,7 @@ def _model_plans(
             model_source=prepared.forms[k][0].source,
             forms=tuple(form for form in prepared.forms[k] if form.name),
             engine=spec.engine,
-            engine_generation=engine_named(spec.engine.name).generation,
+            engine_generation=generation,
             spot=prepared.problem.constraints.spot,
             rate_profile=rate_summary(served.workload),
         )

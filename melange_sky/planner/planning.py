@@ -14,6 +14,7 @@ from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_loaded, plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
+from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, load_spec
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class PlanOptions:
     throughput_error: float = 0.0
     error_budget: int | None = None
     price_error: float = 0.0
+    confidence: float = 0.5
+    engine_generation: str | None = None
     verify: bool = False
     verify_trace: Path | None = None
     burstiness: float | None = None
@@ -70,6 +73,10 @@ class PlanOptions:
             ("--price-error", self.price_error),
         ):
             within(flag, share, 0.0, 100.0 if flag == "--within" else 1.0 - 1e-12)
+        if not 0.01 <= self.confidence <= 0.99:
+            raise InputError("--confidence: must lie between 0.01 and 0.99")
+        if self.engine_generation is not None:
+            engine_generation(self.engine_generation)
         if (self.stay_close is None) != (self.switch_cost is None):
             raise InputError("--stay-close PLAN.json and --switch-cost USD go together")
         if self.switch_cost is not None:
@@ -101,6 +108,8 @@ class PlanOptions:
             prices=self.prices(hooks),
             allow_flagged=self.allow_flagged,
             price_error=self.price_error,
+            confidence=self.confidence,
+            engine_generation=self.engine_generation,
             solve=SolveOptions(
                 assignment=self.assignment,
                 time_limit_s=self.time_limit_s,

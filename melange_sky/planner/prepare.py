@@ -11,6 +11,7 @@ from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.checkpoints import spec_forms
+from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
@@ -129,7 +130,11 @@ def _prepare_model(
         PlanWarning(code="model", message=f"{served.model}: {text}")
         for text in forms[0].shape.notes
     ]
-    demand = Demand(name=served.name, workload=served.workload, options=tuple(options))
+    demand = Demand(
+        name=served.name,
+        workload=served.workload,
+        options=at_confidence(options, request.confidence),
+    )
     return demand, [*warnings, *_image_notes(served), *notes]
 
 
@@ -149,7 +154,7 @@ def capacity_query(
         needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
         longest_request_tokens=prompts.input_edges[-1] + workload.output_edges[-1],
         engine=engine,
-        generation=engine.generation,
+        generation=generation_of(spec, request),
         progress=request.progress,
         engine_args=args,
         max_model_len=engine.longest_admitted(args),
@@ -171,6 +176,12 @@ def _image_notes(served: ServedModel) -> list[PlanWarning]:
         "counts; the encoder's own time is not counted"
     )
     return [PlanWarning(code="images", message=message)]
+
+
+def generation_of(spec: Spec, request: PlanRequest) -> str:
+    """Return the engine generation to estimate with: the one asked for, else that of the version rendered."""
+    engine = engine_named(spec.engine.name)
+    return request.engine_generation or engine.generation_of(spec.engine.version)
 
 
 def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:

@@ -23,7 +23,9 @@ SEARCH_FRACTION = 0.7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRequest:
-    """How to plan a spec. `price_error` is the fraction by which prices may move.
+    """How to plan a spec. `price_error` is the fraction by which prices may move, `confidence` the
+    probability with which each estimated capacity shall be reached, `engine_generation` the constants
+    of estimates (None: those of the engine's version).
 
     `progress` is called during long work (done, total).
     """
@@ -33,6 +35,8 @@ class PlanRequest:
     solve: SolveOptions = field(default_factory=SolveOptions)
     sensitivity: bool = True
     price_error: float = 0.0
+    confidence: float = 0.5
+    engine_generation: str | None = None
     progress: Callable[[int, int], None] | None = None
 
     def started(self) -> PlanRequest:

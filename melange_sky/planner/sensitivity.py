@@ -8,7 +8,7 @@ from math import inf
 from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
-from melange_sky.capacities import CapacityCell, OptionCapacity, Origin
+from melange_sky.capacities import INFERRED, CapacityCell, OptionCapacity
 from melange_sky.optimizer import (
     NEVER,
     Deadline,
@@ -85,7 +85,7 @@ def _with_advice(
 
 
 def _estimated(option: OptionCapacity) -> bool:
-    return any(cell.origin is Origin.ESTIMATED for row in option.cells for cell in row)
+    return any(cell.origin in INFERRED for row in option.cells for cell in row)
 
 
 def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
@@ -205,6 +205,6 @@ def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
 def _end(cell: CapacityCell, good: bool) -> float | None:
     """Return the rate at one end of the band: the cell's own where it is no estimate."""
     end = cell.high_rps if good else cell.low_rps
-    if cell.origin is not Origin.ESTIMATED or cell.max_rate_rps is None or end is None:
+    if cell.origin not in INFERRED or cell.max_rate_rps is None or end is None:
         return cell.max_rate_rps
     return end if end > 0 else None

@@ -10,7 +10,16 @@ from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.resources import profiling_dir
-from melange_sky.steps import Efficiency, ErrorBand, Generation, Overheads, Schedule
+from melange_sky.steps import (
+    AllReduce,
+    BandClass,
+    Efficiency,
+    ErrorBand,
+    Generation,
+    Overheads,
+    Products,
+    Schedule,
+)
 
 
 @lru_cache(maxsize=1)
@@ -39,18 +48,43 @@ def engine_generation(name: str) -> Generation:
 
 def parse_generation(name: str, entry: Mapping[str, Any]) -> Generation:
     """Turn one entry of the constants file into a Generation."""
-    figures = {key: entry[key] for key in ("schedule", "overheads", "accelerators", "default")}
+    keys = ("schedule", "overheads", "accelerators", "default", "links")
+    figures = {key: entry[key] for key in keys if key in entry}
     return Generation(
         name=name,
         schedule=Schedule(**entry["schedule"]),
         overheads=Overheads(**entry["overheads"]),
         efficiencies={
-            accelerator: Efficiency(**{k: v for k, v in figures.items() if k != "source"})
+            accelerator: _efficiency(figures)
             for accelerator, figures in entry["accelerators"].items()
         },
-        default=Efficiency(**entry["default"]),
+        default=_efficiency(entry["default"]),
         band=ErrorBand(**entry["band"]),
         band_default=ErrorBand(**entry["band_default"]),
         note=entry["note"],
         fingerprint=hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()[:16],
+        bands=tuple(
+            BandClass(
+                band=ErrorBand(low=row["low"], high=row["high"], basis=row["basis"]),
+                accelerators=tuple(row.get("accelerators", ())),
+                kind=row.get("kind"),
+                bits=row.get("bits"),
+                split=row.get("split"),
+                regime=row.get("regime"),
+            )
+            for row in entry.get("bands", ())
+        ),
+        links={
+            links: {int(gpus): AllReduce(**row) for gpus, row in rows.items()}
+            for links, rows in entry.get("links", {}).items()
+        },
     )
+
+
+def _efficiency(figures: Mapping[str, Any]) -> Efficiency:
+    values: dict[str, Any] = {
+        key: Products(**value) if isinstance(value, dict) else value
+        for key, value in figures.items()
+        if key != "source"
+    }
+    return Efficiency(**values)

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from melange_sky.capacities import CapacityCell
+from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.parallelism import Parallelism
 from melange_sky.profiles.alone import missed_alone
 from melange_sky.profiles.cache import EstimateCache
+from melange_sky.profiles.calibration import calibration_of
 from melange_sky.profiles.misfits import out_of_memory, torn
 from melange_sky.profiles.shipped import shipped_table
 from melange_sky.steps import (
+    REGIMES,
     Misfit,
     ReplicaModel,
     RequestSizes,
     knee_batch,
+    regime_of,
     split_band,
     split_replica,
 )
@@ -29,7 +32,7 @@ from melange_sky.topology import linked
 if TYPE_CHECKING:
     from melange_sky.accelerators import Links
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
-    from melange_sky.steps import ErrorBand, Estimate, Generation
+    from melange_sky.steps import ErrorBand, Estimate, Generation, Regime
 
 NO_TRAFFIC = "no traffic"
 """The reason of a cell that nothing asks for."""
@@ -70,12 +73,13 @@ class Group:
     """The GPUs of a replica that work together, as one of the like engines that they are simulated as.
 
     A replica is `Parallelism.simulated_engines` of these, copies included, which share its requests
-    evenly. `band` is the error of the estimates.
+    evenly. `bands` are the errors of its estimates by regime, `origin` how its constants are known.
     """
 
     replica: ReplicaModel
     max_model_len: int
-    band: ErrorBand
+    bands: Mapping[Regime, ErrorBand]
+    origin: Origin = Origin.ESTIMATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +111,26 @@ def gpu_group(
             f"{query.engine.flags.length} asks for {query.max_model_len}"
         )
     longest = query.max_model_len or min(query.longest_request_tokens, model.context_tokens, held)
+    is_one_group = split.gpus == split.tensor * split.data and not split.experts_spread
+    found = calibration_of(query, accelerator.name, split.tensor) if is_one_group else None
+    if found is not None:
+        replica = found.scales.applied(replica)
     sequences = knee_batch(replica, _servable(sizes, longest), query.slo)
     return Group(
         replica=replica.with_max_num_seqs(sequences),
         max_model_len=max(1, longest),
-        band=split_band(generation.error_band(accelerator.name).wider(model.doubt), split),
+        bands={
+            regime: found.band
+            if found is not None
+            else split_band(
+                generation.error_band(accelerator.name, model, split.tensor, regime).wider(
+                    model.doubt
+                ),
+                split,
+            )
+            for regime in REGIMES
+        },
+        origin=Origin.ESTIMATED if found is None else Origin.CALIBRATED,
     )
 
 
@@ -179,6 +198,20 @@ class GroupEstimates:
         cache.save()
         return tuple(cells)
 
+    def banded(self, cells: Sequence[CapacityCell]) -> tuple[CapacityCell, ...]:
+        """Return the cells with the band of each one's regime."""
+        sequences = np.minimum(self.analytic.batch, self.group.replica.max_num_seqs).tolist()
+        found = []
+        for at, cell in enumerate(cells):
+            if cell.max_rate_rps is not None:
+                band = self.group.bands[regime_of(self._size(at)[0], sequences[at])]
+                low_rps, high_rps = cell.max_rate_rps * band.low, cell.max_rate_rps * band.high
+                origin = self.group.origin
+                found.append(replace(cell, origin=origin, low_rps=low_rps, high_rps=high_rps))
+            else:
+                found.append(cell)
+        return tuple(found)
+
     def _size(self, at: int) -> tuple[int, int]:
         return int(self.sizes.input_tokens[at]), int(self.sizes.output_tokens[at])
 
@@ -209,10 +242,14 @@ class GroupEstimates:
         return reason or "the SLO is not met at any rate"
 
 
-def replica_cell(cell: CapacityCell, group: Group, engines: int) -> CapacityCell:
-    """Return a group's cell as that of a replica of so many engines, with the band of its error."""
+def replica_cell(cell: CapacityCell, engines: int) -> CapacityCell:
+    """Return a group's cell as that of a replica of so many engines."""
     if cell.max_rate_rps is None:
         return cell
-    rate = cell.max_rate_rps * engines
-    low_rps, high_rps = rate * group.band.low, rate * group.band.high
-    return replace(cell, max_rate_rps=rate, low_rps=low_rps, high_rps=high_rps)
+    low_rps, high_rps = cell.low_rps, cell.high_rps
+    return replace(
+        cell,
+        max_rate_rps=cell.max_rate_rps * engines,
+        low_rps=None if low_rps is None else low_rps * engines,
+        high_rps=None if high_rps is None else high_rps * engines,
+    )

@@ -114,7 +114,7 @@ def _replica_cells(
     for inputs, outputs in zip(query.input_sizes, query.output_sizes, strict=True):
         row = []
         for size in zip(inputs, outputs, strict=True):
-            cell = replica_cell(next(of_group), group, copies)
+            cell = replica_cell(next(of_group), copies)
             if rates and cell.reason != NO_TRAFFIC and sum(size) <= group.max_model_len:
                 cell = rates.over(cell, size)
             row.append(cell)
@@ -149,6 +149,7 @@ def tables_to_ship(
             "model": query.model.name,
             "accelerator": shape.accelerator,
             "tensor_parallel": shape.tensor_parallel,
+            **({"links": shape.links} if shape.links else {}),
             "engine": query.generation,
             "slo": dataclasses.asdict(query.slo),
             "ratios": [flat[i : i + columns] for i in range(0, len(flat), columns)],
@@ -207,7 +208,9 @@ def _group_cells(
             simulated = pool.map(lambda key: estimates[key].simulated(settled[key], count), left)
             cells.update(zip(left, simulated, strict=True))
     return {
-        key: group if isinstance(group, Unfit) else _GroupCells(group=group, cells=cells[key])
+        key: group
+        if isinstance(group, Unfit)
+        else _GroupCells(group=group, cells=estimates[key].banded(cells[key]))
         for key, group in groups.items()
     }
 

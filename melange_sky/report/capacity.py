@@ -46,7 +46,7 @@ class CapacityView(Protocol):
 Paint = Callable[[str, float], str]
 """Colours a cell's text by where its rate lies between the lowest (0) and the highest (1)."""
 
-_MARKS = {"measured": "m", "given": "g", "interpolated": "i", "estimated": "e"}
+_MARKS = {"measured": "m", "given": "g", "interpolated": "i", "calibrated": "c", "estimated": "e"}
 _WIDTH = 22
 
 
@@ -112,7 +112,7 @@ def capacity_text(answer: CapacityView, paint: Paint | None = None) -> str:
     query = answer.query
     lines = [
         f"{query.model.name} on engine {query.engine_label}: highest requests per second within the SLO",
-        "m measured, i interpolated, e estimated; $/M: US dollars per million tokens, input and output",
+        "m measured, i interpolated, c calibrated, e estimated; $/M: US dollars per million tokens, input and output",
     ]
     reasons: dict[str, str] = {}
     shade = None if paint is None else _scaled(paint, answer)

@@ -47,6 +47,8 @@ def plan(
     throughput_error: float = 0.0,
     error_budget: int | None = None,
     price_error: float = 0.0,
+    confidence: float = 0.5,
+    engine_generation: str | None = None,
     verify: bool = False,
     verify_trace: AnyPath | None = None,
     burstiness: float | None = None,
@@ -72,6 +74,8 @@ def plan(
         throughput_error: Plan for capacities lower by this fraction.
         error_budget: How many sizes per option may be wrong at once; None for all.
         price_error: Show the cost range if prices move by this fraction.
+        confidence: Plan with capacities that estimates reach with this probability, such as 0.9.
+        engine_generation: Constants of the estimates; None for those of the engine's version.
         verify: Replay the plan and plan again until the SLO holds, or say why it cannot.
         verify_trace: CSV trace to replay, scaled to the spec's rate; None for the spec's own.
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
@@ -103,6 +107,8 @@ def plan(
         throughput_error=throughput_error,
         error_budget=error_budget,
         price_error=price_error,
+        confidence=confidence,
+        engine_generation=engine_generation,
         verify=verify,
         verify_trace=path_of(verify_trace),
         burstiness=burstiness,

@@ -1,6 +1,12 @@
 """Simulate replicas of the engine model, event by event, to request records."""
 
-from melange_sky.simulator.fit import fit_replica, median_latencies, predict_like
+from melange_sky.simulator.fit import (
+    ScaleFit,
+    fit_replica,
+    fit_scales,
+    median_latencies,
+    predict_like,
+)
 from melange_sky.simulator.runs import (
     FleetSimulation,
     RequestStream,
@@ -15,8 +21,10 @@ __all__ = [
     "FleetSimulation",
     "RequestStream",
     "Router",
+    "ScaleFit",
     "SimulatedTarget",
     "fit_replica",
+    "fit_scales",
     "median_latencies",
     "predict_like",
     "simulate_closed_loop",

@@ -9,13 +9,14 @@ logarithms. Nothing but request records goes in, so any endpoint can be fitted, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.simulator.runs import RequestStream, simulate_replica
+from melange_sky.steps import Scales
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,20 +60,21 @@ class _Fit:
     """What the constants are fitted on: probes and the logarithms of their medians (NaN: none).
 
     `log_medians` has shape (probes × 2), TTFT and TPOT in seconds; `centre` is the first guess, to
-    which priors pull.
+    which priors of this `width` pull. `apply` puts constants, as logarithms, into a replica.
     """
 
-    base: ReplicaModel
+    apply: Callable[[Floats], ReplicaModel]
     probes: Sequence[RequestLog]
     log_medians: Floats
     centre: Floats
+    width: float = PRIOR_WIDTH
 
     def residuals(self, z: Floats) -> Floats:
         """Return log(simulated ÷ measured) of both medians over the noise, then the priors."""
-        replica = _with(self.base, z)
+        replica = self.apply(z)
         simulated = [median_latencies(predict_like(replica, probe)) for probe in self.probes]
         gaps = np.nan_to_num((np.log(np.array(simulated)) - self.log_medians).reshape(-1)) / NOISE
-        return np.concatenate([gaps, (z - self.centre) / PRIOR_WIDTH])
+        return np.concatenate([gaps, (z - self.centre) / self.width])
 
     def step(self, z: Floats, error: Floats, jacobian: Floats) -> tuple[Floats, Floats] | None:
         """Return the first damped step that lowers the error by a thousandth, None for none."""
@@ -102,8 +104,15 @@ def fit_replica(
     medians = np.array([median_latencies(p) for p in usable])
     log_medians = np.log(np.where(medians > 0, medians, np.nan))
     centre = _first_guess(usable, np.exp(log_medians))
-    fit = _Fit(base=base, probes=usable, log_medians=log_medians, centre=centre)
-    z, error = centre, fit.residuals(centre)
+    fit = _Fit(
+        apply=lambda z: _with(base, z), probes=usable, log_medians=log_medians, centre=centre
+    )
+    return _with(base, _minimum(fit, rounds))
+
+
+def _minimum(fit: _Fit, rounds: int) -> Floats:
+    """Return the constants where damped steps find no lower error."""
+    z, error = fit.centre, fit.residuals(fit.centre)
     for _ in range(rounds):
         jacobian = np.empty((len(error), len(z)))
         for k in range(len(z)):
@@ -114,7 +123,50 @@ def fit_replica(
         if better is None:
             break
         z, error = better
-    return _with(base, z)
+    return z
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleFit:
+    """Fitted scales, and the root mean square of what is left of log(simulated ÷ measured)."""
+
+    scales: Scales
+    rms: float
+
+
+def fit_scales(start: ReplicaModel, probes: Sequence[RequestLog], rounds: int = 12) -> ScaleFit:
+    """Fit by what factors an estimated replica's constants are off, from a few probes.
+
+    Where a probe does not feel a constant it stays as estimated. Raises ValueError where no probe has
+    a completed request.
+    """
+    usable = [p for p in probes if len(p) and p.ok.any()]
+    if not usable:
+        raise ValueError("no probe has a completed request to fit on")
+    medians = np.array([median_latencies(p) for p in usable])
+
+    def scales(z: Floats) -> Scales:
+        return Scales(**_named(z))
+
+    fit = _Fit(
+        apply=lambda z: scales(z).applied(start),
+        probes=usable,
+        log_medians=np.log(np.where(medians > 0, medians, np.nan)),
+        centre=np.zeros(4),
+        width=SCALE_WIDTH,
+    )
+    z = _minimum(fit, rounds)
+    left = fit.residuals(z)[: -len(z)] * NOISE
+    return ScaleFit(scales=scales(z), rms=float(np.sqrt(np.mean(left * left))))
+
+
+SCALE_WIDTH = 0.5
+"""Width of the priors on the logarithms of scales: estimates are rarely off by more than twice that."""
+
+
+def _named(z: Floats) -> dict[str, float]:
+    names = [field.name for field in dataclasses.fields(Scales)]
+    return dict(zip(names, np.exp(z).tolist(), strict=True))
 
 
 def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:

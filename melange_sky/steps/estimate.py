@@ -109,8 +109,12 @@ def _stacked_costs(costs: Sequence[StepCosts]) -> StepCosts:
         WindowCosts(*(_column(figures) for figures in zip(*column, strict=True)))
         for column in zip(*rows, strict=True)
     )
-    scalars = [_column(figures) for figures in zip(*(c[:-1] for c in costs), strict=True)]
-    return StepCosts._make([*scalars, windows])
+    columns: dict[str, Any] = {
+        name: _column(getattr(c, name) for c in costs)
+        for name in StepCosts._fields
+        if name != "windows"
+    }
+    return StepCosts(**columns, windows=windows)
 
 
 def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:

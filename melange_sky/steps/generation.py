@@ -7,24 +7,61 @@ here knows a number of any generation.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+from melange_sky.steps.bands import BandClass, ErrorBand, Regime
+
+if TYPE_CHECKING:
+    from melange_sky.models import ModelShape
 
 MOST_BUDGET = 32768
 """Models with a longer context were served in chunks even then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """Matrix products of one kind: fractions of memory bandwidth and of the tensor rate.
+
+    `sharpness` is how suddenly reading gives way to computing as tokens grow: with r = seconds of
+    reading, c of computing, products take (r^s + c^s)^(1/s), which is their larger for a very large s.
+    """
+
+    bandwidth: float
+    compute: float
+    sharpness: float = inf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """The three constants of one accelerator under one generation, fractions of the data sheet.
+    """The constants of one accelerator under one generation, fractions of the data sheet.
 
     `bandwidth`: of device memory when weights are read. `compute`: of the dense tensor rate in
-    matrix products. `attention`: of device memory when the KV cache is read, and of what the products
-    reach in prefill attention.
+    matrix products, `sharpness` as in `Products`. `attention`: of device memory when the KV cache is
+    read. `prefill`: of the dense tensor rate in prefill attention (None: `compute` × `attention`).
+
+    `fp8`: products of fp8 weights where the chip computes in it; `experts`, `experts_fp8`,
+    `experts_int4`: those of routed experts in 16, 8 and 4 bits (None: as the dense ones). `layer_s` and `expert_layer_s` are what starting the
+    kernels of a layer takes, and of its experts.
     """
 
     bandwidth: float
     compute: float
     attention: float
+    sharpness: float = inf
+    prefill: float | None = None
+    fp8: Products | None = None
+    experts: Products | None = None
+    experts_fp8: Products | None = None
+    experts_int4: Products | None = None
+    layer_s: float = 0.0
+    expert_layer_s: float = 0.0
+
+    @property
+    def dense(self) -> Products:
+        """Products of weights in 16 bits."""
+        return Products(bandwidth=self.bandwidth, compute=self.compute, sharpness=self.sharpness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +71,11 @@ class Overheads:
     Per step, per layer of a step, per sequence in a step, per token of vocabulary and sequence
     (sampling), and per all-reduce between 2 GPUs over NVLink or over PCIe (one more such latency per
     doubling). `interconnect` is the fraction of the link's rate that an all-reduce reaches.
+
+    `request_s`: what the API server spends on a request, one after the other. `elementwise`: fraction
+    of memory bandwidth that norms, activations and the like reach (0: not counted). `weight_only`:
+    compute of products whose weights are unpacked from fewer bits first, against plain ones.
+    `latent`: how much longer kernels take in models of latent attention. `expert_skew`: m tokens touch as many experts as m to this power would if they chose evenly.
     """
 
     step_s: float
@@ -43,6 +85,23 @@ class Overheads:
     allreduce_nvlink_s: float
     allreduce_pcie_s: float
     interconnect: float
+    request_s: float = 0.0
+    elementwise: float = 0.0
+    weight_only: float = 1.0
+    expert_skew: float = 1.0
+    latent: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllReduce:
+    """All-reduces of one group over one kind of link: latency l, and a fraction of the link's rate.
+
+    Of v bytes at w seconds a byte it takes (l^s + (v w)^s)^(1/s), s the `sharpness`.
+    """
+
+    latency_s: float
+    fraction: float
+    sharpness: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +118,9 @@ class Schedule:
 
     While something runs, waiting requests are let in only once they are `waiting_ratio` times as many
     as the running ones, or after `wait_steps` decoding steps (TGI's and TGIS' batcher; 0: at once).
+
+    `sampler_bytes`: held per token of vocabulary and sequence on every GPU when the engine tries
+    sampling with sorted probabilities to measure its peak; 0 where it does not.
     """
 
     chunked: bool
@@ -72,6 +134,7 @@ class Schedule:
     gpu_memory_utilization: float
     wait_steps: int = 0
     waiting_ratio: float = 0.0
+    sampler_bytes: float = 0.0
 
     def budget(self, large: bool, context_tokens: int) -> int:
         """Most tokens in one step."""
@@ -84,23 +147,12 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorBand:
-    """True ÷ estimated throughput lies in [low, high] for about 90 % of the data it comes from."""
-
-    low: float
-    high: float
-    basis: str
-
-    def wider(self, factor: float) -> ErrorBand:
-        """Return a band whose ends lie further apart by a factor each."""
-        return replace(self, low=self.low / factor, high=self.high * factor)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """One engine generation: schedule, overheads, and efficiency per accelerator.
 
-    An accelerator that was not measured takes `default`, and the wider `band_default`.
+    An accelerator that was not measured takes `default`; an estimate of none of the `bands` takes
+    `band`, or the wider `band_default` where its accelerator was not measured. `links` are
+    measured all-reduces by kind of link and GPUs; without them the overheads' latency and rate count.
     """
 
     name: str
@@ -112,11 +164,18 @@ class Generation:
     band_default: ErrorBand
     note: str
     fingerprint: str
+    links: Mapping[str, Mapping[int, AllReduce]] = field(default_factory=dict)
+    bands: tuple[BandClass, ...] = ()
 
     def efficiency(self, accelerator: str) -> Efficiency:
         """Return the constants of `accelerator`."""
         return self.efficiencies.get(accelerator, self.default)
 
-    def error_band(self, accelerator: str) -> ErrorBand:
-        """Return how far estimates for `accelerator` may be off."""
+    def error_band(
+        self, accelerator: str, model: ModelShape, tensor_parallel: int, regime: Regime
+    ) -> ErrorBand:
+        """Return how far such estimates may be off: of the first class that holds them."""
+        for known in self.bands:
+            if known.holds(accelerator, model, tensor_parallel, regime):
+                return known.band
         return self.band if accelerator in self.efficiencies else self.band_default

@@ -72,14 +72,16 @@ def kv_pool(
     share = usable_bytes(accelerator) * schedule.gpu_memory_utilization
     batched = schedule.budget(large, model.context_tokens) * model.hidden_size
     activations = batched * ACTIVATION_VALUES * model.value_bytes
-    if (
-        model.image_tokens
-    ):  # engines keep what the encoder made of a step's images, or of one larger
+    images = 0.0
+    if model.image_tokens:  # what the encoder made of a step's images, or of one larger, stays
         seen = max(schedule.budget(large, model.context_tokens), model.image_tokens)
-        activations += seen * model.hidden_size * model.value_bytes
+        images = seen * model.hidden_size * model.value_bytes
     logits = schedule.sequences(large) * model.vocabulary * 4.0 / tensor_parallel
+    # the sampler runs after the layers, whose memory is free again by then
+    sampling = schedule.sequences(large) * model.vocabulary * schedule.sampler_bytes
+    peak = max(activations + logits, sampling)
     weights = model.weight_bytes_per_gpu(tensor_parallel)
-    per_gpu = share - RUNTIME_BYTES - activations - logits - weights
+    per_gpu = share - RUNTIME_BYTES - peak - images - weights
     layout = layout_of(model, accelerator, tensor_parallel, generation)
     blocks = int(per_gpu // layout.block_bytes)
     fewest = -(-layout.rule.held(SHORTEST_TOKENS) // layout.rule.scale)

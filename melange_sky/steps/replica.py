@@ -74,4 +74,5 @@ def replica_of(
         reserve_tokens=schedule.reserve_tokens,
         wait_steps=schedule.wait_steps,
         waiting_ratio=schedule.waiting_ratio,
+        request_s=generation.overheads.request_s,
     )

@@ -10,16 +10,12 @@ from melange_sky.steps.estimate import (
     RequestSizes,
     decode_step_s,
     held_sequences,
-    rate_at,
     round_batch,
 )
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO
     from melange_sky.steps.replica import ReplicaModel
-
-GAIN = 0.9
-"""Without a TPOT limit the knee is where this fraction of the most throughput is reached."""
 
 _LADDER = np.array(sorted({float(n) for n in np.round(np.geomspace(1, 1024, 200))}))
 
@@ -28,19 +24,16 @@ def knee_batch(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> int:
     """Return the most sequences worth running at once, the largest over the sizes of `load`.
 
     Per size: at most what the KV cache holds; with a TPOT limit, at most the batch whose pure decode
-    step is that long (more could only be served outside the SLO); without one, the batch that reaches
-    90 % of the highest throughput. It depends on option, model, SLO and sizes, never on rates.
+    step is that long (more could only be served outside the SLO). Throughput rises with the batch, so
+    without a limit it is all that the cache holds, and a looser limit never gives less. It depends on
+    option, model, SLO and sizes, never on rates.
     """
     cells = RequestSizes(
         input_tokens=load.input_tokens[:, None], output_tokens=load.output_tokens[:, None]
     )
     held = held_sequences(replica, cells)
+    knees = held[:, 0]
     if slo.tpot_s is not None:
         good = decode_step_s(replica, cells, _LADDER) <= slo.tpot_s
-        knees = np.minimum(held[:, 0], np.where(good, _LADDER, 1.0).max(axis=1))
-    else:
-        possible = np.maximum(held, 1.0) >= _LADDER
-        rates = np.where(possible, rate_at(replica, cells, _LADDER), 0.0)
-        enough = rates >= GAIN * rates.max(axis=1, keepdims=True)
-        knees = _LADDER[enough.argmax(axis=1)]
+        knees = np.minimum(knees, np.where(good, _LADDER, 1.0).max(axis=1))
     return round_batch(min(float(knees.max(initial=1.0)), replica.max_num_seqs))

@@ -26,10 +26,10 @@ import math
 from typing import TYPE_CHECKING
 
 from melange_sky.models.shape import NO_WEIGHTS
-from melange_sky.steps.generation import ErrorBand
+from melange_sky.steps.bands import ErrorBand
 from melange_sky.steps.memory import Misfit, kv_pool
 from melange_sky.steps.replica import ReplicaModel, replica_model, replica_of
-from melange_sky.steps.times import NVLINK_GBPS, StepCosts, step_costs
+from melange_sky.steps.times import StepCosts, step_costs
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
@@ -162,7 +162,7 @@ def _one_in_turn(
     )
     share = dataclasses.replace(pool, blocks=pool.blocks // stages)
     engine = replica_of(costs, share, model, accelerator, generation)
-    return _waited_for(engine, costs.token_flops_s)
+    return _waited_for(engine, costs.token_flops_s + costs.expert_token_s)
 
 
 def _stretched(costs: StepCosts, factor: float, step_s: float) -> StepCosts:
@@ -173,6 +173,9 @@ def _stretched(costs: StepCosts, factor: float, step_s: float) -> StepCosts:
         experts_s=costs.experts_s * factor,
         token_flops_s=costs.token_flops_s * factor,
         token_link_s=costs.token_link_s * factor,
+        expert_token_s=costs.expert_token_s * factor,
+        link_s=costs.link_s * factor,
+        link_token_s=costs.link_token_s * factor,
         kv_token_s=costs.kv_token_s * factor,
         pair_s=costs.pair_s * factor,
         windows=tuple(
@@ -197,15 +200,13 @@ def _one_of_many(
         latency_s, rate = NETWORK_LATENCY_S, NETWORK_GBPS * 1e9
     else:
         latency_s, rate = _within_instance(accelerator, generation)
-    passed = model.total(lambda group: group.active_experts)
-    dense = 1.0 - passed / (model.active_parameters - model.lookup.parameters)
     shared = costs._replace(
         fixed_s=costs.fixed_s + exchanges * latency_s * math.log2(gpus),
         expert_miss=costs.expert_miss**engines,
         token_link_s=costs.token_link_s + gathered / rate,
     )
     engine = replica_of(shared, pool, model, accelerator, generation)
-    return _waited_for(engine, costs.token_flops_s * dense)
+    return _waited_for(engine, costs.token_flops_s)
 
 
 def _waited_for(engine: ReplicaModel, token_flops_s: float) -> ReplicaModel:
@@ -223,7 +224,11 @@ def _waited_for(engine: ReplicaModel, token_flops_s: float) -> ReplicaModel:
 
 def _within_instance(accelerator: AcceleratorSpec, generation: Generation) -> tuple[float, float]:
     """Return (seconds of one message, bytes/s) between two GPUs of an instance."""
-    overheads = generation.overheads
-    nvlink = accelerator.interconnect_gbps >= NVLINK_GBPS
+    rate, overheads = accelerator.interconnect_gbps * 1e9, generation.overheads
+    measured = generation.links.get(accelerator.links)
+    if measured:
+        one = measured[min(measured)]
+        return one.latency_s, rate * one.fraction
+    nvlink = accelerator.links == "nvlink"
     latency_s = overheads.allreduce_nvlink_s if nvlink else overheads.allreduce_pcie_s
-    return latency_s, accelerator.interconnect_gbps * 1e9 * overheads.interconnect
+    return latency_s, rate * overheads.interconnect

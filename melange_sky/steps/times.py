@@ -2,25 +2,36 @@
 
 A step costs, in seconds (all terms divided by tensor parallelism where the work is split):
 
-    fixed                     per step and layer, and the latency of two all-reduces per layer
+    fixed                     the host per step and layer, and starting a layer's kernels
   + sequences × per_sequence  scheduling, sampling, detokenising
-  + max(weights read ÷ bandwidth, 2 × parameters × tokens ÷ tensor rate)      the matrix products
-  + tokens × per_token_link   all-reduce volume
+  + smooth max(weights read ÷ bandwidth, 2 × parameters × tokens ÷ tensor rate)  the dense products
+  + experts touched ÷ bandwidth + 2 × active parameters × tokens ÷ tensor rate   those of experts
+  + tokens × bytes moved ÷ bandwidth                                           norms, activations
+  + smooth max(latency, bytes ÷ link rate)                                     the all-reduces
   + KV tokens read ÷ bandwidth, for decoding sequences, by the windows of the layers
   + (query, key) pairs × FLOPs per pair ÷ (tensor rate × attention), for prefill attention
 
 The roofline of the products is Williams et al., CACM 52(4), 2009; reading weights once per step and
 KV once per sequence follows Pope et al., "Efficiently Scaling Transformer Inference",
 arXiv 2211.05102, §2. Of a mixture of experts, `tokens` touch 1 − (1 − k/E)^tokens of the experts.
+Every term rises with the work and falls with bandwidth and tensor rate, so that a faster chip or
+fewer tokens never take longer.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from melange_sky.steps.kernels import (
+    all_reduce_costs,
+    elementwise_s,
+    head_s,
+    product_costs,
+    tensor_tflops,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +41,9 @@ if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
     from melange_sky.models.shape import LayerGroup
-    from melange_sky.steps.generation import Generation
+    from melange_sky.steps.generation import Efficiency, Generation
 
     Floats = NDArray[np.float64]
-
-NVLINK_GBPS = 100.0
-"""Interconnects from here on are NVLink or Infinity Fabric; below, PCIe."""
 
 
 class WindowCosts(NamedTuple):
@@ -57,7 +65,10 @@ class StepCosts(NamedTuple):
     `weights_s` reads the weights that every step needs, `experts_s` all routed experts,
     `expert_miss` = 1 − k/E the chance that a token passes an expert by. `sequence_s` holds reading and
     writing the state of linear layers. `kv_token_s` and `pair_s` are those of layers that attend to the
-    whole context, `windows` those of the others.
+    whole context, `windows` those of the others. `token_link_s` is the work of a token that only
+    moves data. `expert_token_s` computes a token's experts, beyond reading them. `link_s` is the latency of
+    all all-reduces of a step, `link_token_s` their volume for a token; see `smooth_max` for both
+    kinds of sharpness.
     """
 
     fixed_s: float
@@ -70,15 +81,37 @@ class StepCosts(NamedTuple):
     kv_token_s: float
     pair_s: float
     windows: tuple[WindowCosts, ...] = ()
+    sharpness: float = math.inf
+    expert_token_s: float = 0.0
+    expert_skew: float = 1.0
+    link_s: float = 0.0
+    link_token_s: float = 0.0
+    link_sharpness: float = 1.0
 
 
 def products_s(costs: StepCosts, tokens: Floats) -> Floats:
-    """Return the time of a step's matrix products and all-reduce volume for `tokens`, same shape."""
-    weights: Any = costs.weights_s
-    if np.any(costs.experts_s):  # the power is what takes long here
-        weights = weights + costs.experts_s * (1.0 - costs.expert_miss**tokens)
-    products: Floats = np.maximum(weights, costs.token_flops_s * tokens)
-    return products + tokens * costs.token_link_s
+    """Return the time of a step's products, element-wise work and all-reduces, same shape as `tokens`."""
+    seconds = smooth_max(costs.weights_s, costs.token_flops_s * tokens, costs.sharpness)
+    if np.any(costs.experts_s):  # the powers are what takes long here
+        touched = 1.0 - costs.expert_miss ** (tokens**costs.expert_skew)
+        seconds = seconds + costs.experts_s * touched + costs.expert_token_s * tokens
+    seconds = seconds + tokens * costs.token_link_s
+    if np.any(costs.link_s):
+        link = smooth_max(costs.link_s, costs.link_token_s * tokens, costs.link_sharpness)
+        seconds = seconds + link
+    return seconds
+
+
+def smooth_max(first: Any, second: Floats, sharpness: Any) -> Floats:
+    """Return (first^s + second^s)^(1/s): rising in both, their larger for an infinite s.
+
+    >>> smooth_max(3.0, np.array([0.0, 4.0]), 2.0).tolist()
+    [3.0, 5.0]
+    """
+    larger = np.maximum(first, second)
+    ratio = np.minimum(first, second) / np.maximum(larger, 1e-30)
+    result: Floats = larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
+    return result
 
 
 def products_table(costs: StepCosts, size: int) -> Floats:
@@ -86,67 +119,53 @@ def products_table(costs: StepCosts, size: int) -> Floats:
     return products_s(costs, np.arange(size, dtype=np.float64))
 
 
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """What one accelerator reaches under a generation: bytes/s (weights, KV), FLOP/s (matrix
-    products, prefill attention), link bytes/s.
-    """
-
-    weights: float
-    kv: float
-    flops: float
-    pairs: float
-    link: float
-
-
-def _rates(model: ModelShape, accelerator: AcceleratorSpec, generation: Generation) -> _Rates:
-    efficiency = generation.efficiency(accelerator.name)
-    bandwidth = accelerator.bandwidth_gbps * 1e9
-    dense = tflops = accelerator.dense_tflops
-    if model.value_bytes > 2.0:
-        dense = tflops = accelerator.float32_tflops
-    elif model.fp8_compute and accelerator.fp8_tflops is not None:
-        tflops = accelerator.fp8_tflops
-    return _Rates(
-        weights=bandwidth * efficiency.bandwidth,
-        kv=bandwidth * efficiency.attention,
-        flops=tflops * 1e12 * efficiency.compute,
-        pairs=dense * 1e12 * efficiency.compute * efficiency.attention,
-        link=accelerator.interconnect_gbps * 1e9 * generation.overheads.interconnect,
-    )
-
-
 def step_costs(
     model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
 ) -> StepCosts:
     """Return the step coefficients of one replica of `model` on `tensor_parallel` GPUs."""
     model = model.on(accelerator.has_bf16)
-    rates = _rates(model, accelerator, generation)
-    overheads = generation.overheads
-    dense_bytes = model.total(lambda g: g.dense_bytes(tensor_parallel))
-    expert_bytes = model.total(lambda g: g.experts.bytes) / tensor_parallel
-    active = model.active_parameters - model.lookup.parameters
+    dense, experts = product_costs(model, accelerator, tensor_parallel, generation)
+    efficiency, overheads = generation.efficiency(accelerator.name), generation.overheads
+    slower = overheads.latent if any(group.latent for group in model.groups) else 1.0
+    kv_rate = accelerator.bandwidth_gbps * 1e9 * efficiency.attention / slower
+    pair_rate = tensor_tflops(model, accelerator) * 1e12 * _prefill_efficiency(efficiency) / slower
     state_bytes = model.state_bytes_per_sequence / tensor_parallel
-    latency, volume = _link(model, accelerator, tensor_parallel, generation)
-    reads = _reads(model, tensor_parallel, rates)
+    expert_layers = model.total(lambda g: float(g.routed > 0))
+    reads = _reads(model, tensor_parallel, kv_rate, pair_rate)
     endless = reads.pop(_ENDLESS, (0.0, 0.0))
+    link = all_reduce_costs(model, accelerator, tensor_parallel, generation)
     return StepCosts(
-        fixed_s=overheads.step_s + _mixers(model) / 2 * overheads.layer_s + latency,
+        fixed_s=overheads.step_s
+        + model.mixers / 2 * (overheads.layer_s + efficiency.layer_s)
+        + expert_layers * efficiency.expert_layer_s,
         sequence_s=overheads.sequence_s
         + model.vocabulary * overheads.vocabulary_s
-        + 2.0 * state_bytes / rates.kv,
-        weights_s=(dense_bytes + model.head.bytes / tensor_parallel) / rates.weights,
-        experts_s=expert_bytes / rates.weights,
+        + head_s(model, accelerator, tensor_parallel, generation)
+        + 2.0 * state_bytes / kv_rate,
+        weights_s=dense.read_s * slower,
+        experts_s=experts.read_s * slower,
         expert_miss=_expert_miss(model),
-        token_flops_s=2.0 * active / tensor_parallel / rates.flops,
-        token_link_s=volume / rates.link,
+        token_flops_s=dense.token_s * slower,
+        token_link_s=elementwise_s(model, accelerator, tensor_parallel, overheads.elementwise),
         kv_token_s=endless[0],
         pair_s=endless[1],
         windows=tuple(
             WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=kv_s, pair_s=pair_s)
             for (tokens, chunked), (kv_s, pair_s) in sorted(reads.items())
         ),
+        sharpness=dense.sharpness,
+        expert_token_s=experts.token_s * slower,
+        expert_skew=overheads.expert_skew,
+        link_s=link.latency_s,
+        link_token_s=link.token_s,
+        link_sharpness=link.sharpness,
     )
+
+
+def _prefill_efficiency(efficiency: Efficiency) -> float:
+    if efficiency.prefill is not None:
+        return efficiency.prefill
+    return efficiency.compute * efficiency.attention
 
 
 def _expert_miss(model: ModelShape) -> float:
@@ -160,11 +179,6 @@ def _expert_miss(model: ModelShape) -> float:
     return 1.0 - passed / weights
 
 
-def _mixers(model: ModelShape) -> float:
-    """Return the attentions and feed-forwards of all layers: each ends in an all-reduce."""
-    return model.total(lambda g: g.mixers)
-
-
 Window = tuple[int, bool]
 """Tokens of a window, and whether they are a chunk."""
 
@@ -173,7 +187,7 @@ _ENDLESS: Window = (0, False)
 
 
 def _reads(
-    model: ModelShape, tensor_parallel: int, rates: _Rates
+    model: ModelShape, tensor_parallel: int, kv_rate: float, pair_rate: float
 ) -> dict[Window, tuple[float, float]]:
     """Return (seconds per KV token, seconds per pair) by window.
 
@@ -182,9 +196,9 @@ def _reads(
     """
     found: dict[Window, tuple[float, float]] = {}
     for group in model.groups:
-        per_pair = group.count / min(tensor_parallel, max(group.heads, 1)) / rates.pairs
+        per_pair = group.count / min(tensor_parallel, max(group.heads, 1)) / pair_rate
         for part in _attended(group, model.kv_dtype_bytes):
-            read = group.count * part.token_bytes / group.kv_split(tensor_parallel) / rates.kv
+            read = group.count * part.token_bytes / group.kv_split(tensor_parallel) / kv_rate
             kv_s = max(read, part.decode_flops * per_pair)
             before = found.get(part.window, (0.0, 0.0))
             found[part.window] = before[0] + kv_s, before[1] + part.pair_flops * per_pair
@@ -213,26 +227,6 @@ def _attended(group: LayerGroup, value_bytes: float) -> Iterator[_Attended]:
         window = _ENDLESS if group.selected is None else (group.selected, False)
         share = min(1.0, group.kv_values / group.window_values) if group.window_values else 1.0
         yield _Attended(window, group.kv_values * value_bytes, share * pair, share * decode)
-
-
-def _link(
-    model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
-) -> tuple[float, float]:
-    """Return (all-reduce latency per step in s, all-reduced bytes per token) of a tensor-parallel group.
-
-    Two all-reduces per layer (Shoeybi et al., arXiv 1909.08053, §3); a ring moves 2 (t − 1) / t of the
-    data over each link (Patarasuk and Yuan, JPDC 2009).
-    """
-    if tensor_parallel == 1:
-        return 0.0, 0.0
-    overheads = generation.overheads
-    nvlink = accelerator.interconnect_gbps >= NVLINK_GBPS
-    one = overheads.allreduce_nvlink_s if nvlink else overheads.allreduce_pcie_s
-    count = _mixers(model)
-    ring = 2.0 * (tensor_parallel - 1) / tensor_parallel
-    return count * one * math.log2(
-        tensor_parallel
-    ), count * ring * model.hidden_size * model.value_bytes
 
 
 def read_s(costs: StepCosts, context_tokens: Floats) -> Floats:

@@ -79,7 +79,7 @@ def test_a_plan_that_replay_changed_tells_of_its_own_fleet(
 def test_a_plan_that_cannot_hold_exits_5_and_says_why(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "spec.yaml").write_text(SPEC % ("L40S", ", limits: {L40S: 4}"))
+    (folder / "spec.yaml").write_text(SPEC % ("L40S", ", limits: {L40S: 6}"))
     code, out, err = call(capsys, "--verify", "--burstiness", "300")
     assert code == 5
     assert "Does NOT hold in replay" in out

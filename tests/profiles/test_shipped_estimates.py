@@ -18,7 +18,9 @@ def test_every_table_is_under_the_key_that_planning_looks_for() -> None:
     assert len(document["tables"]) >= 100
     for key, table in document["tables"].items():
         shape = ReplicaShape(
-            accelerator=table["accelerator"], tensor_parallel=table["tensor_parallel"]
+            accelerator=table["accelerator"],
+            tensor_parallel=table["tensor_parallel"],
+            links=table.get("links"),
         )
         replica = engine_replica(load_model(table["model"]), shape, table["engine"])
         assert not isinstance(replica, Misfit)
@@ -33,7 +35,7 @@ def test_what_changes_a_replica_changes_its_key_and_a_default_does_not() -> None
     assert not isinstance(replica, Misfit)
     slo = SLO(tpot_s=0.06)
     key = fingerprint(replica, slo)
-    assert fingerprint(replace(replica, request_s=0.0), slo) == key
+    assert fingerprint(replace(replica, waiting_ratio=0.0), slo) == key
     assert fingerprint(replace(replica, request_s=0.01), slo) != key
     assert fingerprint(replica.with_max_num_seqs(3), slo) != key
     assert fingerprint(replica, SLO(tpot_s=0.07)) != key

@@ -247,7 +247,9 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
     document = read_document(profiling_dir() / "estimates.json")
     for table in document["tables"].values():
         shape = ReplicaShape(
-            accelerator=table["accelerator"], tensor_parallel=table["tensor_parallel"]
+            accelerator=table["accelerator"],
+            tensor_parallel=table["tensor_parallel"],
+            links=table.get("links"),
         )
         replica = engine_replica(find_model(table["model"]), shape)
         slo = SLO(**table["slo"])
@@ -272,8 +274,8 @@ def test_table_and_simulation_agree_on_what_is_served(accelerator, tp):
 
 
 def test_a_size_between_one_that_is_served_and_one_that_is_not_is_simulated(home):
-    """8000 tokens in are served by one L40S within 2 s, 16000 are not: no table tells of 14000."""
-    found = cells("L40S", query([(14000, 40)]))[0]
+    """8000 tokens in are served by one L40S within 2 s, 16000 are not: no table tells of 12000."""
+    found = cells("L40S", query([(12000, 40)]))[0]
     assert found.max_rate_rps > 0 and found.origin is Origin.ESTIMATED
     assert len(list((home / "estimates").iterdir())) == 1
     assert "TTFT" in cells("L40S", query([(15900, 40)]))[0].reason

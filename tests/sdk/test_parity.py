@@ -50,7 +50,13 @@ PAIRS = (
     Pair("prices check", ("check_prices",)),
     Pair("prices snapshots", ("price_snapshots",)),
     Pair("prices diff", ("diff_prices", "diff_plan"), flags=NO_FETCH),
-    Pair("profile run", ("profile",), other_words={"bench_command": "vllm"}),
+    Pair(
+        "profile run",
+        ("profile",),
+        flags=frozenset({"quick", "inputs", "outputs"}),  # needed unless quick
+        names=frozenset({"inputs", "outputs"}),
+        other_words={"bench_command": "vllm"},
+    ),
     Pair("profile launch", ("launch_profile",), flags=ASKS),
     Pair("profile status", ("profile_status",)),
     Pair("profile collect", ("collect_profile",)),
