@@ -77,6 +77,10 @@ class PlanOptions:
             raise InputError("--confidence: must lie between 0.01 and 0.99")
         if self.engine_generation is not None:
             engine_generation(self.engine_generation)
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        """Raise InputError for options that need or rule out one another."""
         if (self.stay_close is None) != (self.switch_cost is None):
             raise InputError("--stay-close PLAN.json and --switch-cost USD go together")
         if self.switch_cost is not None:
