@@ -42,10 +42,12 @@ class SpotPolicy:
     interruption_rate: float = 0.0
     recovery_s: float = 300.0
 
-    @property
-    def availability_fraction(self) -> float:
-        """Fraction of a spot instance's capacity that can be counted on."""
-        return 1.0 / (1.0 + self.interruption_rate * self.recovery_s / 3600.0)
+    def availability_fraction(self, nodes: int = 1) -> float:
+        """Return the fraction of a replica's capacity that can be counted on.
+
+        A replica over several spot instances is lost with any of them.
+        """
+        return 1.0 / (1.0 + nodes * self.interruption_rate * self.recovery_s / 3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +75,8 @@ class Constraints:
     max_option_types: int | None = None
     min_option_types: int = 0
 
-    def available_fraction(self, *, use_spot: bool) -> float:
-        """Return the fraction of an instance's capacity that interruptions leave."""
-        return self.spot.availability_fraction if use_spot and self.spot is not None else 1.0
+    def available_fraction(self, *, use_spot: bool, nodes: int = 1) -> float:
+        """Return the fraction of a replica's capacity that interruptions of its nodes leave."""
+        if not use_spot or self.spot is None:
+            return 1.0
+        return self.spot.availability_fraction(nodes)

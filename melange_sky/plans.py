@@ -288,8 +288,7 @@ class ModelPlan:
         """Return what runs, such as ``3 × A10G:1 + 1 × H100:1``."""
         options = [(a.instances, a.candidate.option) for a in self.allocations]
         return " + ".join(
-            f"{n} × {o.accelerator}:{o.accelerator_count}" + (f" {o.form}" if o.form else "")
-            for n, o in options
+            f"{n} × {o.accelerators}" + (f" {o.form}" if o.form else "") for n, o in options
         )
 
 

@@ -43,6 +43,9 @@ _SHADES = (17, 18, 24, 30, 36, 71, 107, 143, 179, 208)
 @click.option("--quantization", help="As the engine's flag: fp8, awq, gptq, …")
 @click.option("--dtype", help="As the engine's flag.")
 @click.option("--kv-cache-dtype", help="As the engine's flag.")
+@click.option(
+    "--max-nodes", type=int, default=1, show_default=True, help="Most instances of one replica."
+)
 @offline_option
 @click.option(
     "--format",

@@ -21,7 +21,9 @@ from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
     engine_generations,
+    enough_nodes,
     nearest_split,
+    refused_splits,
     replica_capacities,
     sensible_splits,
     table_notes,
@@ -41,14 +43,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_GPUS = 64
-"""GPUs in one replica."""
+"""GPUs in one instance."""
+
+MOST_NODES = 16
+"""Instances of one replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityOptions:
     """What to ask: the flags of `capacity`, by their names; a limit that is None does not bind.
 
-    `engine` is an engine, or a generation whose constants give the estimates.
+    `engine` is an engine, or a generation whose constants give the estimates. A replica takes up to
+    `max_nodes` instances of an option.
     """
 
     model: str
@@ -62,6 +68,7 @@ class CapacityOptions:
     quantization: str | None = None
     dtype: str | None = None
     kv_cache_dtype: str | None = None
+    max_nodes: int = 1
     offline: bool = False
 
     @property
@@ -77,11 +84,22 @@ class CapacityOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OptionCapacities:
-    """One option's best split: what a replica carries, and the cheapest offer of its GPUs."""
+    """One option's best split: what a replica carries, and the cheapest offer of an instance.
+
+    `refused` are the sizes of tensor groups that no engine takes, each with the reason.
+    """
 
     label: str
     replica: ReplicaCapacity
     offer: Offer | None
+    refused: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def price_usd_per_hour(self) -> float | None:
+        """What all instances of a replica cost together, None where no price is known."""
+        if self.offer is None or self.offer.price_usd_per_hour is None:
+            return None
+        return self.replica.shape.nodes * self.offer.price_usd_per_hour
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +132,8 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
 
     Raises InputError for an unknown model, accelerator or engine and for sizes that are none.
     """
+    if not 1 <= options.max_nodes <= MOST_NODES:
+        raise InputError(f"--max-nodes: must be between 1 and {MOST_NODES}")
     inputs = token_sizes("--input", options.inputs)
     outputs = token_sizes("--output", options.outputs)
     engine, generation = _engine(options.engine)
@@ -154,7 +174,7 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
 def answer_capacity(
     question: CapacityQuestion, progress: Callable[[int, int], None] | None = None
 ) -> CapacityAnswer:
-    """Return each option's best split: the one that serves most sizes, then the most requests.
+    """Return each option's best split: the one that serves most sizes, then the most requests per node.
 
     `progress` hears of simulated cells (done, total). Raises InfeasibleError where no option fits.
     """
@@ -168,17 +188,32 @@ def answer_capacity(
     for label, replica in best.items():
         log.debug("%s: %s", label, replica.reason or replica.settings)
     if all(replica.settings is None for replica in best.values()):
-        reasons = dict.fromkeys(replica.reason or "does not fit" for replica in best.values())
+        reasons = dict.fromkeys(_why(replica, query) for replica in best.values())
         raise InfeasibleError("no option fits: " + "; ".join(reasons))
     return CapacityAnswer(
         options=question.options,
         query=question.query,
         rows=tuple(
-            OptionCapacities(label=label, replica=replica, offer=_cheapest(replica.shape))
+            OptionCapacities(
+                label=label,
+                replica=replica,
+                offer=_cheapest(replica.shape),
+                refused=refused_splits(query.model, replica.shape.gpus // replica.shape.nodes),
+            )
             for label, replica in best.items()
         ),
         warnings=question.warnings,
     )
+
+
+def _why(replica: ReplicaCapacity, query: CapacityQuery) -> str:
+    """Return why an option does not fit, and how many of its instances would."""
+    shape, reason = replica.shape, replica.reason or "does not fit"
+    accelerator = find_accelerator(shape.accelerator)
+    if query.engine.misfit(query.model, accelerator) is not None:
+        return reason
+    nodes = enough_nodes(query.model, accelerator, shape.gpus, query.generation)
+    return reason if nodes is None else f"{reason} (--max-nodes {nodes} weighs {nodes} instances)"
 
 
 def write_estimates(
@@ -235,9 +270,14 @@ def _shapes(
     shapes = {}
     for word in names.split(",") if isinstance(names, str) else names:
         label, name, gpus = _accelerator(word.strip())
-        splits = sensible_splits(model, find_accelerator(name), gpus, generation)
+        splits = [
+            split
+            for nodes in range(1, options.max_nodes + 1)
+            for split in sensible_splits(model, find_accelerator(name), gpus, generation, nodes)
+        ]
         shapes[label] = [
-            ReplicaShape.split_as(name, split) for split in splits or (nearest_split(model, gpus),)
+            ReplicaShape.split_as(name, split)
+            for split in splits or [nearest_split(model, gpus)]
         ]
     return shapes
 
@@ -253,18 +293,20 @@ def _accelerator(word: str) -> tuple[str, str, int]:
     if count is not None and count != gpus:
         raise InputError(f"--accelerators: {word[:60]}: a replica needs whole GPUs")
     if gpus > MOST_GPUS:
-        raise InputError(f"--accelerators: {word[:60]}: at most {MOST_GPUS} GPUs in one replica")
+        raise InputError(f"--accelerators: {word[:60]}: at most {MOST_GPUS} GPUs in one instance")
     return (name if count is None else f"{name}:{gpus}"), name, gpus
 
 
 def _merit(replica: ReplicaCapacity) -> tuple[int, float]:
+    nodes = replica.shape.nodes
     rates = [c.max_rate_rps for row in replica.cells for c in row if c.max_rate_rps is not None]
-    return len(rates), sum(math.log(rate) for rate in rates)
+    return len(rates), sum(math.log(rate / nodes) for rate in rates)
 
 
 def _cheapest(shape: ReplicaShape) -> Offer | None:
-    """Return the cheapest unflagged on-demand offer of the replica's GPUs that is known offline."""
-    query = OfferQuery(accelerators=(f"{shape.accelerator}:{shape.gpus}",), offline=True)
+    """Return the cheapest unflagged on-demand offer of one of the replica's instances that is known offline."""
+    each = shape.gpus // shape.nodes
+    query = OfferQuery(accelerators=(f"{shape.accelerator}:{each}",), offline=True)
     try:
         book = load_offers(query)
     except MelangeError:

@@ -10,7 +10,12 @@ from melange_sky.accelerators import accelerator_table
 from melange_sky.offers import accelerator_spec_text, gpu_of
 from melange_sky.planner.pcie_splits import Gpus, left_out_splits, over_pcie_splits
 from melange_sky.plans import PlanWarning
-from melange_sky.profiles import ReplicaShape, nearest_split, sensible_splits
+from melange_sky.profiles import (
+    ReplicaShape,
+    enough_nodes,
+    nearest_split,
+    sensible_splits,
+)
 from melange_sky.topology import topology_of
 
 if TYPE_CHECKING:
@@ -18,9 +23,6 @@ if TYPE_CHECKING:
 
     from melange_sky.offers import Offer
     from melange_sky.profiles import CapacityQuery, ReplicaCapacity
-
-MOST_NODES_TOLD = 8
-"""Instances of a replica that are still worth telling somebody whose model fits on none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +129,10 @@ def _more_nodes(query: CapacityQuery, name: str, count: int, rules: SplitRules) 
     accelerator = accelerator_table()[name]
     if query.engine.misfit(query.model, accelerator) is not None:
         return ""
-    for nodes in range(max(rules.nodes, 1) + 1, MOST_NODES_TOLD + 1):
-        if sensible_splits(query.model, accelerator, count, query.generation, nodes):
-            return (
-                f"; resources.max_nodes_per_replica: {nodes} plans it over {nodes} instances of "
-                f"{accelerator_spec_text(name, count)}"
-            )
-    return ""
+    nodes = enough_nodes(query.model, accelerator, count, query.generation, rules.nodes)
+    if nodes is None:
+        return ""
+    return (
+        f"; resources.max_nodes_per_replica: {nodes} plans it over {nodes} instances of "
+        f"{accelerator_spec_text(name, count)}"
+    )

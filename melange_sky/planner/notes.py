@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from melange_sky.capacities import Origin
 from melange_sky.offers import FlagScope
 from melange_sky.optimizer import Step, least_cost
+from melange_sky.planfile import allocation_origin
 from melange_sky.plans import AlternativeMix, PlanWarning, RateSummary
 from melange_sky.rates import DISPERSION_S
+from melange_sky.steps import NETWORK_GBPS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,6 +56,34 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
                     code=flag.code, message=f"price of {where}: {flag.message}"
                 )
     return tuple(doubts.values())
+
+
+def allocation_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
+    """Return the doubts about the prices and the step times of the chosen instances."""
+    chosen = tuple(allocations)
+    return (*price_notes(chosen), *split_notes(chosen))
+
+
+def split_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
+    """Say of which chosen options the rates rest on assumptions that no measured run stands behind."""
+    notes = {}
+    for allocation in allocations:
+        option = allocation.candidate.option
+        if option.engine is None or allocation_origin(allocation) is not Origin.ESTIMATED:
+            continue
+        split = option.engine.split
+        if split.nodes > 1:
+            what = f"replicas over several instances (at {NETWORK_GBPS:g} GB/s between them)"
+        elif split.step_together:
+            what = "engines that share spread experts"
+        elif split.pipeline > 1:
+            what = "pipeline stages"
+        else:
+            continue
+        text = f"{option.accelerators} {split.label}: step times of {what} follow from assumptions, not from measured runs"
+        tells = "; only a trial tells" if split.nodes > 1 else "; melange-sky profile launch tells"
+        notes[text] = PlanWarning(code="assumed-split", message=text + tells)
+    return tuple(notes.values())
 
 
 def rate_summary(workload: Workload) -> RateSummary | None:

@@ -22,7 +22,12 @@ from melange_sky.optimizer import (
 )
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.melange_config import plan_config
-from melange_sky.planner.notes import alternative_mixes, objective_notes, price_notes, rate_summary
+from melange_sky.planner.notes import (
+    allocation_notes,
+    alternative_mixes,
+    objective_notes,
+    rate_summary,
+)
 from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_problem
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import cost_band
@@ -62,7 +67,9 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     solution = _optimum(prepared, request.solve)
     log_solution(solution)
     context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
-    notes = objective_notes(problem, solution, request) + price_notes(chain(*solution.allocations))
+    notes = objective_notes(problem, solution, request) + allocation_notes(
+        chain(*solution.allocations)
+    )
     shared = prepared.shared_warnings + context.warnings + notes
     return Plan(
         name=spec.name,

@@ -5,7 +5,12 @@ from melange_sky.profiles.lookup import engine_replica, replica_capacities, tabl
 from melange_sky.profiles.measured import has_weights, is_of, is_usable, table_notes
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 from melange_sky.profiles.shipped import write_table
-from melange_sky.profiles.splits import nearest_split, sensible_splits
+from melange_sky.profiles.splits import (
+    enough_nodes,
+    nearest_split,
+    refused_splits,
+    sensible_splits,
+)
 
 __all__ = [
     "CapacityQuery",
@@ -14,10 +19,12 @@ __all__ = [
     "engine_generation",
     "engine_generations",
     "engine_replica",
+    "enough_nodes",
     "has_weights",
     "is_of",
     "is_usable",
     "nearest_split",
+    "refused_splits",
     "replica_capacities",
     "sensible_splits",
     "table_notes",

@@ -49,6 +49,27 @@ def splits_of(
                 yield split
 
 
+MOST_NODES_TOLD = 8
+"""Instances of one replica that are still worth telling somebody whose model fits on none."""
+
+
+def enough_nodes(
+    model: ModelShape, accelerator: AcceleratorSpec, count: int, generation: str, nodes: int = 1
+) -> int | None:
+    """Return how many instances hold a model that `nodes` of them do not, None where a few do not either."""
+    figures = engine_generation(generation)
+    more = range(nodes + 1, MOST_NODES_TOLD + 1)
+    return next((n for n in more if any(splits_of(model, accelerator, count, figures, n))), None)
+
+
+def refused_splits(model: ModelShape, count: int) -> tuple[tuple[int, str], ...]:
+    """Return (GPUs of a tensor group, why not) for each size that divides an instance and tears the model."""
+    problems = (
+        (tensor, model.split_problem(Parallelism(tensor=tensor))) for tensor in _divisors(count)
+    )
+    return tuple((tensor, problem) for tensor, problem in problems if problem is not None)
+
+
 def nearest_split(model: ModelShape, count: int) -> Parallelism:
     """Return the split of an instance that says best why none is sensible: one that tears nothing."""
     whole, stages = Parallelism(tensor=count), Parallelism(pipeline=count)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from melange_sky.capacities import CapacityCell
     from melange_sky.offers import Offer
-    from melange_sky.profiles import CapacityQuery, ReplicaCapacity
+    from melange_sky.profiles import CapacityQuery, ReplicaCapacity, ReplicaShape
 
 
 class LimitsView(Protocol):
@@ -30,6 +30,10 @@ class OptionView(Protocol):
     def replica(self) -> ReplicaCapacity: ...
     @property
     def offer(self) -> Offer | None: ...
+    @property
+    def price_usd_per_hour(self) -> float | None: ...
+    @property
+    def refused(self) -> Sequence[tuple[int, str]]: ...
 
 
 class CapacityView(Protocol):
@@ -80,20 +84,26 @@ def _option(row: OptionView, query: CapacityQuery) -> dict[str, Any]:
         "low_rps": [[c.low_rps for c in line] for line in cells],
         "high_rps": [[c.high_rps for c in line] for line in cells],
         "usd_per_million_tokens": usd_per_million_tokens(row, query),
-        "price_usd_per_hour": None if offer is None else offer.price_usd_per_hour,
+        "price_usd_per_hour": row.price_usd_per_hour,
         "price_source": None if offer is None else offer.source,
         "price_as_of": None if offer is None else offer.as_of,
         "tensor_parallel": replica.shape.tensor_parallel,
+        "pipeline_parallel": replica.shape.pipeline_parallel,
         "data_parallel": replica.shape.data_parallel,
+        "expert_parallel": replica.shape.expert_parallel,
+        "nodes": replica.shape.nodes,
         "max_num_seqs": None if settings is None else settings.max_num_seqs,
         "kv_cache_tokens": None if settings is None else settings.kv_cache_tokens,
         "reason": replica.reason,
+        "refused_splits": [
+            {"tensor_parallel": tensor, "reason": reason} for tensor, reason in row.refused
+        ],
     }
 
 
 def usd_per_million_tokens(row: OptionView, query: CapacityQuery) -> list[list[float | None]]:
     """Return what a million tokens, input and output, cost in each cell; None where unknown."""
-    price = None if row.offer is None else row.offer.price_usd_per_hour
+    price = row.price_usd_per_hour
     return [
         [
             None
@@ -128,22 +138,37 @@ def _option_lines(
     reasons: dict[str, str],
     shade: Callable[[str, float], str] | None,
 ) -> list[str]:
-    shape, offer = row.replica.shape, row.offer
+    offer = row.offer
     price = (
         "no price known"
         if offer is None
-        else f"${offer.price_usd_per_hour:.2f}/h, {offer.source}, {offer.as_of}"
+        else f"${row.price_usd_per_hour:.2f}/h, {offer.source}, {offer.as_of}"
     )
-    split = f"tp {shape.tensor_parallel} × dp {shape.data_parallel}"
-    lines = ["", f"{row.label} ({split}; {price})"]
+    lines = ["", f"{row.label} ({_split_text(row.replica.shape)}; {price})"]
     if row.replica.reason:
-        return [*lines, f"  {row.replica.reason}"]
+        lines.append(f"  {row.replica.reason}")
+    if row.refused:
+        sizes = ", ".join(str(tensor) for tensor, _ in row.refused)
+        lines.append(f"  not in tp {sizes}: {row.refused[0][1]}")
+    if row.replica.reason:
+        return lines
     lines.append(f"{'in / out':>9}" + "".join(f"{int(o):>{_WIDTH}}" for o in query.output_sizes[0]))
     costs = usd_per_million_tokens(row, query)
     for line, inputs, prices in zip(row.replica.cells, query.input_sizes, costs, strict=True):
         texts = [_cell(*pair, reasons, shade) for pair in zip(line, prices, strict=True)]
         lines.append(f"{int(inputs[0]):>9}" + "".join(texts))
     return lines
+
+
+def _split_text(shape: ReplicaShape) -> str:
+    parts = [f"tp {shape.tensor_parallel}"]
+    if shape.pipeline_parallel > 1:
+        parts.append(f"pp {shape.pipeline_parallel}")
+    parts.append(f"dp {shape.data_parallel}")
+    text = " × ".join(parts)
+    if shape.expert_parallel:
+        text += ", experts spread"
+    return text if shape.nodes == 1 else f"{text} on {shape.nodes} instances"
 
 
 def _cell(

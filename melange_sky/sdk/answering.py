@@ -150,6 +150,7 @@ def capacity(
     quantization: str | None = None,
     dtype: str | None = None,
     kv_cache_dtype: str | None = None,
+    max_nodes: int = 1,
     offline: bool = False,
 ) -> Capacities:
     """Return the highest request rate of each option at exactly the given request sizes.
@@ -166,6 +167,7 @@ def capacity(
         quantization: As the engine's flag.
         dtype: As the engine's flag.
         kv_cache_dtype: As the engine's flag.
+        max_nodes: Most instances of one replica.
         offline: Open no socket at all: the model must be shipped, kept or a file.
 
     Returns:
@@ -188,6 +190,7 @@ def capacity(
         quantization=quantization,
         dtype=dtype,
         kv_cache_dtype=kv_cache_dtype,
+        max_nodes=max_nodes,
         offline=offline,
     )
     return as_result(Capacities, answer_capacity(ask_capacity(options)))

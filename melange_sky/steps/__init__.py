@@ -15,10 +15,11 @@ from melange_sky.steps.pool import BlockLayout, KvPool, WindowBlocks, block_layo
 from melange_sky.steps.replica import ReplicaModel, replica_model
 from melange_sky.steps.saturation import knee_batch
 from melange_sky.steps.scales import Scales
-from melange_sky.steps.splits import holds, split_band, split_replica
+from melange_sky.steps.splits import NETWORK_GBPS, holds, split_band, split_replica
 from melange_sky.steps.times import StepCosts, WindowCosts, products_table, step_costs
 
 __all__ = [
+    "NETWORK_GBPS",
     "REGIMES",
     "AllReduce",
     "BandClass",

@@ -188,7 +188,9 @@ def _fills(plan: ModelPlan, problem: Problem) -> list[FullOption]:
     rows = []
     for allocation in plan.allocations:
         option = allocation.candidate.option
-        derate = problem.constraints.available_fraction(use_spot=option.use_spot)
+        derate = problem.constraints.available_fraction(
+            use_spot=option.use_spot, nodes=option.nodes
+        )
         fill = allocation.load_fraction / ((1 - problem.headroom) * derate)
         rows.append(
             FullOption(

@@ -203,7 +203,8 @@ def _of_sane_size(canonical: Canonical) -> Canonical:
 def _column(
     demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
 ) -> Column:
-    derate = constraints.available_fraction(use_spot=capacity.option.use_spot)
+    option = capacity.option
+    derate = constraints.available_fraction(use_spot=option.use_spot, nodes=option.nodes)
     loads: list[float | None] = []
     for bucket in buckets:
         rate = capacity.rate(bucket.i, bucket.j)

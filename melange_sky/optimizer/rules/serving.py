@@ -145,8 +145,10 @@ class Load(Rule):
                     yield f"option '{name}' cannot serve bucket ({i}, {j})"
                     return
                 served_rps = shares[i][j] * demand.workload.rates_rps[i][j]
-                use_spot = candidate.option.use_spot
-                derate = problem.constraints.available_fraction(use_spot=use_spot)
+                option = candidate.option
+                derate = problem.constraints.available_fraction(
+                    use_spot=option.use_spot, nodes=option.nodes
+                )
                 loads.append(served_rps / (raw * derate))
         load, room = self.protected(loads), allocation.instances * self.usable
         if load > room * (1 + tolerance) + tolerance:

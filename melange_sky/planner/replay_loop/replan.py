@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import Demand, Problem, constraints_among, optimize
-from melange_sky.planner.notes import OBJECTIVE_CODES, objective_notes, price_notes
+from melange_sky.planner.notes import OBJECTIVE_CODES, allocation_notes, objective_notes
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -124,8 +124,8 @@ class Replanner:
             sensitivity=None,
             alternatives=(),
         )
-        stale = set(_price_notes(self.first))
-        notes = objective_notes(problem, solution, self.request) + _price_notes(plan)
+        stale = set(_allocation_notes(self.first))
+        notes = objective_notes(problem, solution, self.request) + _allocation_notes(plan)
         lasting = tuple(
             w for w in self.first.warnings if w not in stale and w.code not in OBJECTIVE_CODES
         )
@@ -146,8 +146,8 @@ def _unscaled(model: ModelPlan, candidates: Sequence[OptionCapacity], scale: flo
     return replace(model, candidates=tuple(candidates), allocations=allocations)
 
 
-def _price_notes(plan: Plan) -> tuple[PlanWarning, ...]:
-    return price_notes(a for model in plan.models for a in model.allocations)
+def _allocation_notes(plan: Plan) -> tuple[PlanWarning, ...]:
+    return allocation_notes(a for model in plan.models for a in model.allocations)
 
 
 def _derated(candidate: OptionCapacity, factor: float) -> OptionCapacity:
