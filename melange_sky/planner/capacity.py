@@ -276,8 +276,7 @@ def _shapes(
             for split in sensible_splits(model, find_accelerator(name), gpus, generation, nodes)
         ]
         shapes[label] = [
-            ReplicaShape.split_as(name, split)
-            for split in splits or [nearest_split(model, gpus)]
+            ReplicaShape.split_as(name, split) for split in splits or [nearest_split(model, gpus)]
         ]
     return shapes
 

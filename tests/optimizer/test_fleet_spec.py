@@ -150,7 +150,7 @@ name: kinds
 model: meta-llama/Llama-3.1-8B-Instruct
 slo: {{tpot_ms: 60, ttft_ms: 2000}}
 workload:
-  rate_rps: 8
+  rate_rps: 24
   histogram: {{input_edges: [0, 500], output_edges: [0, 200], weights: [[1.0]]}}
 resources:
   accelerators: ["H100:1", "L40S:1", "L4:1"]

@@ -140,7 +140,7 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
 
 
 def test_a_plan_that_holds_with_no_room_is_left_as_it_is(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path)
+    spec = spec_of(tmp_path, rate_rps=12, histogram=SMALL)
     plan = verified(spec, LoopRequest(simulation=SimulationRequest(ci=0.02)))
     assert plan.verification is not None
     assert plan.verification.holds
