@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.models import find_model
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.profiles.shipped import read_document, shipped_table, write_document
@@ -46,7 +47,8 @@ def points_of(table: dict[str, Any], sizes: list[tuple[int, int]]) -> dict[str, 
         tensor_parallel=table["tensor_parallel"],
         links=table.get("links"),
     )
-    replica = engine_replica(find_model(table["model"]), shape, table["engine"])
+    model = DEFAULT_ENGINE.held(find_model(table["model"]), table.get("engine_args", ()))
+    replica = engine_replica(model, shape, table["engine"])
     assert not isinstance(replica, Misfit)
     slo = SLO(**table["slo"])
     inputs, outputs = np.array(sizes, dtype=np.float64).T

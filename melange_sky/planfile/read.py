@@ -29,6 +29,7 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
+    FormGain,
     ModelForm,
     ModelPlan,
     ModelSource,
@@ -140,6 +141,7 @@ class _Plan(_Solved):
     baselines: tuple[Baseline, ...] = ()
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
+    form_gain: FormGain | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
@@ -160,6 +162,7 @@ class _ListedPlan(_Solved):
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
+    form_gain: FormGain | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     constraints: _Constraints = Constraints()
 
@@ -219,6 +222,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
         confidence=document.confidence,
+        form_gain=document.form_gain,
     )
 
 
@@ -235,6 +239,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
         confidence=document.confidence,
+        form_gain=document.form_gain,
     )
 
 

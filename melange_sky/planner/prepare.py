@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 class PreparedProblem:
     """The optimizer's problem, and what else a plan holds of each served model.
 
-    `forms` and `warnings` are by model, in the order of the problem's demands.
+    `forms`, `queries` (what was asked of the capacities of the first form) and `warnings` are by model, in
+    the order of the problem's demands.
     """
 
     problem: Problem
     forms: tuple[tuple[ModelForm, ...], ...]
+    queries: tuple[CapacityQuery, ...]
     warnings: tuple[tuple[PlanWarning, ...], ...]
     shared_warnings: tuple[PlanWarning, ...]
     snapshot: str | None
@@ -86,6 +88,10 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
             constraints=constraints_of(spec),
         ),
         forms=tuple(forms for forms, _ in models),
+        queries=tuple(
+            capacity_query(served, spec, request, forms[0])
+            for served, (forms, _) in zip(spec.models, models, strict=True)
+        ),
         warnings=tuple(
             (*of_forms, *warnings)
             for (_, of_forms), (_, warnings) in zip(models, rows, strict=True)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 NO_TRAFFIC = "no traffic"
 """The reason of a cell that nothing asks for."""
 
+NOT_SIMULATED = "not simulated"
+"""The reason of a cell that would have to be simulated where the query forbids that."""
+
 GroupKey = tuple[str, Parallelism, str]
 """(accelerator, split without copies, links) of the GPUs that work together."""
 
@@ -186,7 +189,9 @@ class GroupEstimates:
         for at, shipped in enumerate(settled):
             size = self._size(at)
             cell = shipped or cache.get(size)
-            if cell is None:
+            if cell is None and not self.query.simulate:
+                cell = CapacityCell.unserved(NOT_SIMULATED)
+            elif cell is None:
                 # compiled code is not wanted where all is shipped or kept
                 from melange_sky.profiles.simulated import simulated_cell
 

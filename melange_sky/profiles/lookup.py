@@ -131,7 +131,7 @@ def tables_to_ship(
     """
     generation = engine_generation(query.generation)
     exact = dataclasses.replace(query, exact=True)
-    sizes, tables = _sizes(query), {}
+    sizes, tables = planning_sizes(query), {}
     estimates = _group_cells(exact, shapes, generation)
     for shape in shapes:
         group_cells = estimates[group_key(shape)]
@@ -145,8 +145,10 @@ def tables_to_ship(
             for cell, first, fit in zip(group_cells.cells, guess, fits, strict=True)
         ]
         columns = len(query.input_sizes[0])
+        held = {"engine_args": list(query.engine_args)} if query.engine_args else {}
         tables[fingerprint(group.replica, query.slo, with_limit=False)] = {
             "model": query.model.name,
+            **held,
             "accelerator": shape.accelerator,
             "tensor_parallel": shape.tensor_parallel,
             **({"links": shape.links} if shape.links else {}),
@@ -183,7 +185,7 @@ def _group_cells(
 ) -> dict[GroupKey, _GroupCells | Unfit]:
     """Return what each group carries, or why the model does not fit on it."""
     keys = sorted({group_key(shape) for shape in shapes})
-    count, sizes = CellCount.of(query, len(keys)), _sizes(query)
+    count, sizes = CellCount.of(query, len(keys)), planning_sizes(query)
     groups = {key: gpu_group(query, key, sizes, generation) for key in keys}
     estimates = _estimates(query, groups, sizes)
     settled = {key: estimate.settled() for key, estimate in estimates.items()}
@@ -244,7 +246,7 @@ def _settings_of(shape: ReplicaShape, group: Group, generation: Generation) -> E
     )
 
 
-def _sizes(query: CapacityQuery) -> RequestSizes:
+def planning_sizes(query: CapacityQuery) -> RequestSizes:
     """All buckets, row by row, in whole tokens; sizes below one token count as one."""
     flat = (
         np.array(m, dtype=np.float64).reshape(-1) for m in (query.input_sizes, query.output_sizes)

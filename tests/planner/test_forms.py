@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
 from melange_sky.gateway.service import served_names
+from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.checkpoints import form_labels, form_name
 from melange_sky.planner.plan_spec import plan_spec
@@ -39,6 +42,11 @@ LLAMA: dict[str, Any] = {
 }
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+SMALL = {
+    "rate_rps": 20,
+    "histogram": {"input_edges": [0, 1000], "output_edges": [0, 100], "weights": [[1.0]]},
+}
+FULL = PlanRequest(prices=OfferQuery(offline=True))
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 
 
@@ -68,14 +76,7 @@ def spec(folder: Path, **over: Any) -> Path:
         "name": "own",
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "slo": {"tpot_ms": 60, "ttft_ms": 2000},
-        "workload": {
-            "rate_rps": 20,
-            "histogram": {
-                "input_edges": [0, 1000],
-                "output_edges": [0, 100],
-                "weights": [[1.0]],
-            },
-        },
+        "workload": SMALL,
         "resources": {"accelerators": ["L4:1", "A100-80GB:1", "H100:1"]},
     }
     path = folder / "spec.yaml"
@@ -232,3 +233,70 @@ def test_forms_are_told_apart_whatever_the_names(
     found = [form_name(label, word) for label in labels for word in quantizations]
     assert len(set(found)) == len(found)
     assert labels[0] == ""
+
+
+def told(plan: Plan) -> list[str]:
+    return [w.message for w in plan.warnings if w.code == "quantization"]
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_the_plan_says_what_the_choice_gained(tmp_path: Path) -> None:
+    plan = plan_spec(spec(tmp_path, engine={"quantization": ["none", "fp8"]}), FULL)
+    alone = plan_spec(spec(tmp_path, engine={"quantization": "none"}), FULL)
+    gain = plan.form_gain
+    assert gain is not None
+    assert gain.without_usd_per_hour == pytest.approx(alone.cost_usd_per_hour)
+    assert gain.cost_usd_per_hour == plan.cost_usd_per_hour < alone.cost_usd_per_hour
+    (text,) = told(plan)
+    saved = alone.cost_usd_per_hour - plan.cost_usd_per_hour
+    assert f": ${saved:,.2f}/h less than with meta-llama/Llama-3.1-8B-Instruct as bfloat16" in text
+    assert parse_plan(json.loads(dump_plan(plan)), "plan.json") == plan
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_what_would_pay_is_proposed_at_a_cost_that_a_plan_can_have(tmp_path: Path) -> None:
+    plan = plan_spec(spec(tmp_path), FULL)
+    asked = plan_spec(spec(tmp_path, engine={"quantization": ["none", "fp8"]}), FULL)
+    (text,) = told(plan)
+    found = re.match(
+        r"engine\.quantization: \[none, fp8\] would plan \$([0-9.]+)/h or less instead of "
+        r"\$([0-9.]+)/h: the engine makes the weights smaller while it loads them; check first",
+        text,
+    )
+    assert found is not None
+    proposed, now = map(float, found.groups())
+    assert now == pytest.approx(plan.cost_usd_per_hour, abs=0.006)
+    assert asked.cost_usd_per_hour <= proposed + 0.006 < now
+    assert plan.form_gain is None
+
+
+@pytest.mark.usefixtures("kept_estimates", "hub_models")
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"engine": {"quantization": "none"}},
+        {"engine": {"args": ["--quantization", "fp8"]}},
+        {"model": "org/Own-8B-AWQ"},
+        {"engine": {"args": ["--dtype", "float32"]}},
+        {"workload": {**SMALL, "rate_rps": 0.1}},
+    ],
+)
+def test_nothing_is_proposed_where_it_is_chosen_impossible_or_does_not_pay(
+    tmp_path: Path, over: dict[str, Any]
+) -> None:
+    assert told(plan_spec(spec(tmp_path, **over), FULL)) == []
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_another_form_that_saves_nothing_is_not_taken(tmp_path: Path) -> None:
+    over = {"workload": {**SMALL, "rate_rps": 0.1}, "engine": {"quantization": ["none", "fp8"]}}
+    plan = plan_spec(spec(tmp_path, **over), FULL)
+    assert {a.candidate.option.form for a in plan.models[0].allocations} == {None}
+    assert told(plan) == [
+        "no other form pays here: all of the fleet holds meta-llama/Llama-3.1-8B-Instruct as bfloat16"
+    ]
+
+
+def test_a_hurried_plan_is_not_kept_waiting_for_a_proposal(tmp_path: Path) -> None:
+    hurried = replace(FULL, solve=SolveOptions(time_limit_s=5))
+    assert told(plan_spec(spec(tmp_path), hurried)) == []

@@ -251,7 +251,8 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
             tensor_parallel=table["tensor_parallel"],
             links=table.get("links"),
         )
-        replica = engine_replica(find_model(table["model"]), shape)
+        model = DEFAULT_ENGINE.held(find_model(table["model"]), table.get("engine_args", ()))
+        replica = engine_replica(model, shape)
         slo = SLO(**table["slo"])
         shipped = shipped_table(replica, slo)
         untold = np.flatnonzero(np.isnan(shipped.ratio(load)))

@@ -122,6 +122,7 @@ class Replanner:
             models=models,
             solver=solution.report,
             sensitivity=None,
+            form_gain=None,
             alternatives=(),
         )
         stale = set(_allocation_notes(self.first))
