@@ -160,9 +160,7 @@ def ask_capacity(options: CapacityOptions) -> CapacityQuestion:
     )
     shapes = _shapes(model, options, generation)
     flat = [shape for group in shapes.values() for shape in group]
-    log.info(
-        "%d options in %d splits, %d sizes", len(shapes), len(flat), len(inputs) * len(outputs)
-    )
+    log.info("%d options in %d splits", len(shapes), len(flat))
     return CapacityQuestion(
         options=options,
         query=query,

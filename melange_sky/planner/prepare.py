@@ -71,8 +71,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     if not offers:
         raise _no_offer(spec, rejected)
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
-    shared += _engine_notes(spec)
-    shared += _limits_of_nothing(spec, book.offers)
+    shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
     rows = [
         _prepare_model(served, spec, offers, request, forms)
         for served, (forms, _) in zip(spec.models, models, strict=True)

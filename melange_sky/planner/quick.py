@@ -87,11 +87,7 @@ def measure_quick(
     size = options.sizes[0] if options.inputs and options.outputs else DEFAULT_SIZE
     points = _points(replica, size, options.slo, facts.context_tokens)
     logs = list(_probes(options, replica, points, started + minutes * 60, on_point))
-    if len(logs) < LEAST_PROBES:
-        raise InputError(
-            f"only {len(logs)} of {len(points)} probes could be used in {minutes:g} min; "
-            "raise --max-minutes, or run nearer to the server"
-        )
+    _check_probes(len(logs), len(points), minutes)
     fit = fit_scales(replica, logs)
     spread = min(max(NARROWEST, 1.645 * fit.rms), WIDEST)
     calibration = Calibration(
@@ -110,6 +106,15 @@ def measure_quick(
     )
     path = save_calibration(calibration, options.out or settings.profiles_dir())
     return QuickMeasurement(calibration=calibration, fit=fit, path=path)
+
+
+def _check_probes(used: int, planned: int, minutes: float) -> None:
+    """Raise InputError where too few probes could be used."""
+    if used < LEAST_PROBES:
+        raise InputError(
+            f"only {used} of {planned} probes could be used in {minutes:g} min; "
+            "raise --max-minutes, or run nearer to the server"
+        )
 
 
 def _accelerator(text: str) -> tuple[str, int]:

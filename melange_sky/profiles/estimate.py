@@ -31,6 +31,7 @@ from melange_sky.topology import linked
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import Links
+    from melange_sky.models import ModelShape
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.steps import ErrorBand, Estimate, Generation, Regime
 
@@ -119,19 +120,23 @@ def gpu_group(
     return Group(
         replica=replica.with_max_num_seqs(sequences),
         max_model_len=max(1, longest),
-        bands={
-            regime: found.band
-            if found is not None
-            else split_band(
-                generation.error_band(accelerator.name, model, split.tensor, regime).wider(
-                    model.doubt
-                ),
-                split,
-            )
-            for regime in REGIMES
-        },
+        bands=_stated_bands(generation, accelerator.name, model, split)
+        if found is None
+        else dict.fromkeys(REGIMES, found.band),
         origin=Origin.ESTIMATED if found is None else Origin.CALIBRATED,
     )
+
+
+def _stated_bands(
+    generation: Generation, accelerator: str, model: ModelShape, split: Parallelism
+) -> dict[Regime, ErrorBand]:
+    """Return the generation's bands, wider for a model that is not read in full and for some splits."""
+
+    def band(regime: Regime) -> ErrorBand:
+        stated = generation.error_band(accelerator, model, split.tensor, regime)
+        return split_band(stated.wider(model.doubt), split)
+
+    return {regime: band(regime) for regime in REGIMES}
 
 
 def _servable(sizes: RequestSizes, longest: int) -> RequestSizes:

@@ -129,29 +129,28 @@ def step_costs(
     slower = overheads.latent if any(group.latent for group in model.groups) else 1.0
     kv_rate = accelerator.bandwidth_gbps * 1e9 * efficiency.attention / slower
     pair_rate = tensor_tflops(model, accelerator) * 1e12 * _prefill_efficiency(efficiency) / slower
-    state_bytes = model.state_bytes_per_sequence / tensor_parallel
-    expert_layers = model.total(lambda g: float(g.routed > 0))
+    state_s = 2.0 * model.state_bytes_per_sequence / tensor_parallel / kv_rate
+    layers_s = model.mixers / 2 * (overheads.layer_s + efficiency.layer_s)
+    expert_s = model.total(lambda g: float(g.routed > 0)) * efficiency.expert_layer_s
     reads = _reads(model, tensor_parallel, kv_rate, pair_rate)
-    endless = reads.pop(_ENDLESS, (0.0, 0.0))
+    kv_token_s, pair_s = reads.pop(_ENDLESS, (0.0, 0.0))
     link = all_reduce_costs(model, accelerator, tensor_parallel, generation)
     return StepCosts(
-        fixed_s=overheads.step_s
-        + model.mixers / 2 * (overheads.layer_s + efficiency.layer_s)
-        + expert_layers * efficiency.expert_layer_s,
+        fixed_s=overheads.step_s + layers_s + expert_s,
         sequence_s=overheads.sequence_s
         + model.vocabulary * overheads.vocabulary_s
         + head_s(model, accelerator, tensor_parallel, generation)
-        + 2.0 * state_bytes / kv_rate,
+        + state_s,
         weights_s=dense.read_s * slower,
         experts_s=experts.read_s * slower,
         expert_miss=_expert_miss(model),
         token_flops_s=dense.token_s * slower,
         token_link_s=elementwise_s(model, accelerator, tensor_parallel, overheads.elementwise),
-        kv_token_s=endless[0],
-        pair_s=endless[1],
+        kv_token_s=kv_token_s,
+        pair_s=pair_s,
         windows=tuple(
-            WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=kv_s, pair_s=pair_s)
-            for (tokens, chunked), (kv_s, pair_s) in sorted(reads.items())
+            WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=seconds[0], pair_s=seconds[1])
+            for (tokens, chunked), seconds in sorted(reads.items())
         ),
         sharpness=dense.sharpness,
         expert_token_s=experts.token_s * slower,

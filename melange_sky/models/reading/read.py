@@ -121,13 +121,9 @@ def unbounded(layer: Layer, context: int) -> Layer:
 def _choose(config: Mapping[str, Any], where: str, measured: bool) -> _Chosen:
     """Return the family of a config: by its architecture, which engines go by, else by its type."""
     name = _architecture(config, where)
-    raw_type = config.get("model_type")
-    if raw_type is not None and not isinstance(raw_type, str):
-        raise InputError(f"{where}: 'model_type' must be text")
-    model_type = raw_type or ""
-    wrapper = wrappers.BY_ARCHITECTURE.get(name) or (
-        wrappers.BY_TYPE.get(model_type) if not name else None
-    )
+    model_type = _model_type(config, where)
+    by_word = wrappers.BY_ARCHITECTURE.get(name)
+    wrapper = by_word or (wrappers.BY_TYPE.get(model_type) if not name else None)
     if wrapper is not None and _has_sections(config, wrapper):
         return _Chosen(
             family=_text_family(config, wrapper, where),
@@ -162,6 +158,14 @@ def _choose(config: Mapping[str, Any], where: str, measured: bool) -> _Chosen:
         if wrapper is not None and model_type in wrapper.types
         else None,
     )
+
+
+def _model_type(config: Mapping[str, Any], where: str) -> str:
+    """Return the stated type, empty where there is none."""
+    stated = config.get("model_type")
+    if stated is not None and not isinstance(stated, str):
+        raise InputError(f"{where}: 'model_type' must be text")
+    return stated or ""
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:

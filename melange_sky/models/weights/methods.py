@@ -156,7 +156,22 @@ def _gptq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
             ignored=ignored_names(fields),
         )
     _check_bits(fields, "GPTQ", bits, (4, 8))
-    form = formats.integers(bits, group, True, order=True)
+    parts = DECODER_PARTS | {"head"} if fields.flag("lm_head") else DECODER_PARTS
+    return make_scheme(
+        fields,
+        method,
+        dtype,
+        default=formats.integers(bits, group, True, order=True),
+        parts=parts,
+        rules=_gptq_rules(fields, bits, group),
+        ignored=ignored_names(fields, contains=True),
+    )
+
+
+def _gptq_rules(
+    fields: Fields, bits: float, group: int | None
+) -> tuple[tuple[Names, WeightFormat | None], ...]:
+    """Return what modules have formats of their own, None for 16 bits: GPTQModel's and AutoRound's."""
     rules: list[tuple[Names, WeightFormat | None]] = []
     for key in ("dynamic", "extra_config"):
         section = fields.section(key)
@@ -178,16 +193,7 @@ def _gptq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
                     )
                 )
                 rules.append((names_of([prefix + text.removeprefix("+:")], fields), chosen))
-    parts = DECODER_PARTS | {"head"} if fields.flag("lm_head") else DECODER_PARTS
-    return make_scheme(
-        fields,
-        method,
-        dtype,
-        default=form,
-        parts=parts,
-        rules=tuple(rules),
-        ignored=ignored_names(fields, contains=True),
-    )
+    return tuple(rules)
 
 
 def _bitsandbytes(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
