@@ -14,7 +14,7 @@ from melange_sky.resources import catalogs_dir
 
 PCIE_GPUS = 2
 """Most GPUs of a tensor-parallel group over PCIe that a plan takes unasked: beyond, all-reduces
-through the host were measured at a tenth of the link (L40S, 4 GPUs: 20 ms for 67 MB)."""
+through the host were measured at a tenth of the link (L40S, 4 GPUs: 27 ms for 67 MB)."""
 
 _PCIE_GBPS = {"A100": 32.0, "A100-80GB": 32.0, "V100": 16.0, "V100-32GB": 16.0}
 """PCIe rate of cards that exist on NVLink boards and on PCIe cards; 64 (PCIe 5) where not listed."""

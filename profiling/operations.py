@@ -325,35 +325,20 @@ def fit_links() -> dict[str, Any]:
 
 
 def all_reduces(name: str, gpus: int) -> list[tuple[float, float]]:
-    """Return (bytes, seconds) of all-reduces up to 128 MiB, as the engine chooses them.
-
-    Its own in a captured graph; NCCL's over PCIe on more than two GPUs.
-    """
+    """Return (bytes, seconds) of the engine's own all-reduces in a captured graph, up to 128 MiB."""
     import aiconfigurator_core
     import pandas
 
     system, version = CARDS[name]
     version = "0.22.0" if name == "L40S" else version
     folder = Path(aiconfigurator_core.__file__).parent / "systems" / "data" / system
-    if name == "L40S" and gpus > ENGINES_OWN_OVER_PCIE:
-        rows = pandas.read_parquet(folder / "comm" / "nccl" / "2.27.3" / "nccl_perf.parquet")
-        rows = rows[(rows.op_name == "all_reduce") & (rows.nccl_dtype == "half")]
-    else:
-        own = folder / "comm" / "vllm" / version / "custom_allreduce_perf.parquet"
-        rows = pandas.read_parquet(own)
-        rows = rows[rows.backend == "vllm_graph"]
-    rows = rows[rows.num_gpus == gpus]
+    rows = pandas.read_parquet(folder / "comm" / "vllm" / version / "custom_allreduce_perf.parquet")
+    rows = rows[(rows.num_gpus == gpus) & (rows.backend == "vllm_graph")]
     pairs = [
         (2.0 * float(n), float(ms) / 1e3)
         for n, ms in zip(rows.message_size, rows.latency, strict=True)
     ]
-    return [pair for pair in pairs if pair[0] <= MOST_BYTES]
-
-
-ENGINES_OWN_OVER_PCIE = 2
-"""Over PCIe the engine's own all-reduces are for so many GPUs; beyond, NCCL's are used."""
-
-MOST_BYTES = 2**27
+    return [pair for pair in pairs if pair[0] <= 2**27]
 
 
 def main() -> None:
