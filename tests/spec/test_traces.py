@@ -20,6 +20,7 @@ from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, r
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
 from melange_sky.spec.traces import histogram_of_trace
+from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
 
 ROOT = Path(__file__).resolve().parents[2]
 AZURE = ROOT.parent / "shared" / "data" / "azure_llm_2023_conv.csv"
@@ -197,7 +198,11 @@ def test_derived_distributions_keep_the_published_means(
 def test_the_azure_distribution_is_what_the_command_derives(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    workload.main([str(AZURE)], standalone_mode=False)
+    edges = [
+        *("--input-edges", ",".join(map(str, DEFAULT_INPUT_EDGES))),
+        *("--output-edges", ",".join(map(str, DEFAULT_OUTPUT_EDGES))),
+    ]
+    workload.main([str(AZURE), *edges], standalone_mode=False)
     told = capsys.readouterr()
     derived = yaml.safe_load(told.out)["workload"]
     shipped = yaml.safe_load(shipped_distributions()["azure-conv-2023"].read_text())["workload"]
