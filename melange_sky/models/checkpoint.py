@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from melange_sky.errors import InputError
 from melange_sky.models.config import shape_of
 from melange_sky.models.layers import LayerList
 from melange_sky.models.names_check import name_warning
@@ -97,7 +98,10 @@ def read_model(checkpoint: Checkpoint) -> ReadModel:
     """Return what a checkpoint is. Raises InputError, one line, where it cannot be sized."""
     measured = checkpoint.tensors is not None
     layers = read_layers(checkpoint.config, checkpoint.where, measured=measured)
-    scheme = read_scheme(checkpoint.config, checkpoint.side_file, checkpoint.where)
+    try:
+        scheme = read_scheme(checkpoint.config, checkpoint.side_file, checkpoint.where)
+    except RecursionError as error:
+        raise InputError(f"{checkpoint.where}: nested too deeply to be a model's config") from error
     sizes = weight_sizes(layers, scheme)
     if checkpoint.tensors is not None:
         check_bytes(checkpoint.name, sizes.file_bytes, sizes.resident_bytes, checkpoint.tensors)

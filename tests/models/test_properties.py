@@ -15,6 +15,7 @@ from melange_sky.models.layers import count
 from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.refusals import ENCODERS, SEQ_TO_SEQ, SPEECH, VISION
 from melange_sky.resources import catalogs_dir
+from tests.models.test_cases import HYBRID
 
 ENTRIES = json.loads((catalogs_dir() / "models.json").read_text(encoding="utf-8"))["models"]
 CONFIGS = [entry["config"] for entry in ENTRIES]
@@ -112,6 +113,24 @@ def test_reading_never_raises_anything_but_one_line(config, changes, inside, sid
 def test_any_document_is_refused_in_one_line(document):
     with pytest.raises(InputError):
         read_layers(document if not isinstance(document, dict) else {**document, "model_type": "?"})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rope_scaling": {"rope_type": ["linear"], "factor": 2.0}},
+        {"rope_scaling": {"type": {"a": 1}, "factor": 2.0}},
+        {"rope_scaling": {"type": "linear", "factor": float("nan")}},
+        {"mamba_ssm_dtype": "float32\nand more", "layer_types": ["linear_attention"] * 60},
+    ],
+)
+def test_what_a_long_fuzz_found_stays_one_line(change):
+    """Found by 80,000 random changes of 300 configs (keys left out, wrong types, deep nesting, NaN)."""
+    for config in (CONFIGS[0], HYBRID["text_config"]):
+        try:
+            read_layers({**config, **change})
+        except InputError as error:
+            assert "\n" not in str(error)
 
 
 def test_no_type_is_of_two_families():

@@ -31,7 +31,7 @@ _HARMLESS = (
     r"norm|use_hard|gate$|layer_use|group|multimodal|capacity|renorm|impl|quant)|use_(moe_router|routing)_bias|"
     r"scoring_func|^use_(qk_norm|gemma_norm)|cache_dtype|norm_type|norm_before|norm_after|swiglu_|short_conv|"
     r"use_(sliding_window|bidirectional)|max_window_layers|sliding_window_pattern|full_attention_interval|hidden_act|"
-    r"attention_chunk_size|seconds|^position_|^max_position_embedding$|^group_norm_size$|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
+    r"attention_chunk_size|seconds|tiles?$|tile_|dynamic_patch|downsample_ratio|^template$|resolutions|global_view|^encoder_patch_size$|pixels|^pool_type$|^position_|^max_position_embedding$|^group_norm_size$|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
     r"output_gate_type|mtp_use_dedicated|mamba_(chunk|dt_(max|min|init|scale)|norm|proj_bias|conv_bias|expand|hidden_act|"
     r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$"
 )

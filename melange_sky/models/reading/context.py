@@ -53,7 +53,7 @@ def _factor(outer: Mapping[str, Any]) -> float:
     for parameters in _rotary(outer):
         kind = parameters.get("rope_type", parameters.get("type"))
         value = parameters.get("factor")
-        if kind in ALREADY_SCALED or kind in (None, "default", "mrope"):
+        if not isinstance(kind, str) or kind in ALREADY_SCALED | {"default", "mrope"}:
             continue
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 10**4:
             factor = float(value)

@@ -316,12 +316,12 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
         names = ", ".join(f"'{name}'" for name in structural[:4])
         raise InputError(
             f"{text.where}: {names} may change the model's structure and is not supported "
-            f"for {chosen.model_type or chosen.architecture}"
+            f"for {shown(chosen.model_type or chosen.architecture, 60)}"
         )
     warnings = []
     if chosen.guessed:
         warnings.append(
-            f"{chosen.architecture} is not supported: read as a plain decoder, which the bytes of its files bear out"
+            f"{shown(chosen.architecture, 60)} is not supported: read as a plain decoder, which the bytes of its files bear out"
         )
     if structural:
         warnings.append(f"unsupported fields: {', '.join(structural[:8])}")

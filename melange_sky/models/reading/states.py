@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from melange_sky.errors import InputError
-from melange_sky.models.fields import Fields
+from melange_sky.models.fields import Fields, shown
 from melange_sky.models.reading.core import Core, Mixed
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.recurrent import (
@@ -43,7 +43,7 @@ def _state_bytes(fields: Fields) -> int:
     word = fields.text("mamba_ssm_dtype") or fields.text("mamba_ssm_cache_dtype") or "auto"
     if word not in STATE_BYTES:
         raise InputError(
-            f"{fields.where}: 'mamba_ssm_dtype' holds '{word[:40]}', which is not supported"
+            f"{fields.where}: 'mamba_ssm_dtype' holds '{shown(word)}', which is not supported"
         )
     return STATE_BYTES[word]
 

@@ -98,6 +98,7 @@ def minicpm_v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     tower = clip_or_siglip(shorter, outer, text)
     vision.read.update(shorter.read)
     queries = outer.whole("query_num", 64)
+    outer.read.update(("patch_size", "slice_config"))
     return (
         *tower,
         projection("resampler.kv_proj", text, vision.whole("hidden_size"), False),
@@ -238,7 +239,7 @@ def ernie_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     vision.read.update(("hidden_size", "mlp_ratio"))
     space = hidden * (vision.maybe("spatial_merge_size") or 2) ** 2
     time = space * (vision.maybe("temporal_merge_size") or outer.maybe("temporal_conv_size") or 2)
-    outer.read.update(("pixel_hidden_size", "spatial_conv_size"))
+    outer.read.update(("pixel_hidden_size", "spatial_conv_size", "temporal_conv_size"))
     sizes = Vit(
         hidden=hidden,
         layers=depth(vision),

@@ -80,7 +80,7 @@ class Names:
             if isinstance(pattern, str) and 0 < len(pattern) <= _MOST_PATTERN:
                 self._add(pattern, contains)
             elif pattern != "":
-                self.unreadable.append(str(pattern)[:_MOST_PATTERN])
+                self.unreadable.append(_told(pattern))
 
     def _add(self, pattern: str, contains: bool) -> None:
         if pattern.startswith("re:"):
@@ -128,6 +128,12 @@ class Names:
 
     def __bool__(self) -> bool:
         return bool(self._exact or self._everywhere or self._in_layer)
+
+
+def _told(pattern: object) -> str:
+    """Return a pattern for a message; a nested value is named by its kind."""
+    nested = isinstance(pattern, list | dict | tuple)
+    return type(pattern).__name__ if nested else str(pattern)[:_MOST_PATTERN]
 
 
 def _matches(pattern: re.Pattern[str]) -> Test:

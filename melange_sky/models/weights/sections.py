@@ -79,7 +79,9 @@ def _dtype(config: Section, where: str) -> str:
         for key in ("torch_dtype", "dtype"):
             value = section.get(key)
             if value is not None:
-                text = str(value).removeprefix("torch.")
+                if not isinstance(value, str):
+                    raise InputError(f"{where}: '{key}' must be a text such as bfloat16")
+                text = value.removeprefix("torch.")
                 if text not in VALUE_BYTES:
                     raise InputError(
                         f"{where}: unknown dtype '{shown(text)}'{did_you_mean(text, VALUE_BYTES)}; "
