@@ -11,6 +11,7 @@ import pytest
 from melange_sky.cli.capacity import capacity
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.models import find_model
+from tests.models.test_cases import AWQ_72B
 
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
@@ -125,6 +126,30 @@ def test_an_engine_without_figures_of_its_own_takes_the_nearest_and_says_so(caps
 def test_where_nothing_fits_the_memory_missing_is_told():
     with pytest.raises(InfeasibleError, match=r"GiB missing; 8 × L4 would fit"):
         run("--model", "meta-llama/Llama-3.1-70B", "--accelerators", "L4", *SMALL)
+
+
+def test_more_instances_of_a_replica_are_weighed_where_asked():
+    asked = ("--model", "deepseek-ai/DeepSeek-V3", "--accelerators", "H100:8", *SMALL)
+    with pytest.raises(InfeasibleError, match=r"\(--max-nodes 2 weighs 2 instances\)"):
+        run(*asked)
+    (option,) = document(*asked, "--max-nodes", "2")["options"]
+    assert option["nodes"] == 2
+    gpus = option["tensor_parallel"] * option["pipeline_parallel"] * option["data_parallel"]
+    assert gpus == 16
+    assert "on 2 instances" in run(*asked, "--max-nodes", "2")
+    with pytest.raises(InputError, match="--max-nodes: must be between 1 and 16"):
+        run(*asked, "--max-nodes", "0")
+
+
+def test_what_a_split_would_tear_is_told_of_each_option(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(AWQ_72B))
+    asked = ("--model", str(path), "--accelerators", "A10G:4,H100:2", *SMALL)
+    small, large = document(*asked)["options"]
+    assert (small["tensor_parallel"], small["pipeline_parallel"]) == (1, 4)
+    assert [row["tensor_parallel"] for row in small["refused_splits"]] == [2, 4]
+    assert "no whole number of groups of 128" in large["refused_splits"][0]["reason"]
+    assert "not in tp 2, 4: 29568 inputs of mlp.down_proj" in run(*asked)
 
 
 def test_what_a_cloud_lists_apart_has_the_figures_of_its_accelerator():

@@ -352,9 +352,17 @@ def test_option_types_are_bounded_from_both_sides(tmp_path: Path) -> None:
     assert (plain.max_option_types, plain.min_option_types) == (None, 1)
 
 
+def test_replicas_over_several_instances_are_asked_for(tmp_path: Path) -> None:
+    assert load(tmp_path).resources.max_nodes_per_replica == 1
+    found = load(tmp_path, resources={"max_nodes_per_replica": 2}).resources
+    assert found.max_nodes_per_replica == 2
+
+
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
+        ({"max_nodes_per_replica": 0}, "resources.max_nodes_per_replica: must be at least 1"),
+        ({"max_nodes_per_replica": 99}, "resources.max_nodes_per_replica: must be at most 16"),
         (
             {"min_option_types": 3, "max_option_types": 2},
             "resources.min_option_types: is 3, above max_option_types 2",
