@@ -193,7 +193,8 @@ def _one_of_many(
     pool = kv_pool(part, accelerator, split.tensor, generation)
     if isinstance(pool, Misfit):
         return Misfit(missing_bytes=pool.missing_bytes * engines)
-    costs = step_costs(part, accelerator, split.tensor, generation)
+    # from the whole model: a part's bytes over all its weights would pass for another format
+    costs = step_costs(model, accelerator, split.tensor, generation)
     exchanges = 2 * model.total(lambda group: int(group.routed > 0))
     gathered = exchanges * (gpus - 1) / gpus * engines * model.hidden_size * VALUE_BYTES
     if split.nodes > 1:
@@ -202,6 +203,7 @@ def _one_of_many(
         latency_s, rate = _within_instance(accelerator, generation)
     shared = costs._replace(
         fixed_s=costs.fixed_s + exchanges * latency_s * math.log2(gpus),
+        experts_s=costs.experts_s / engines,
         expert_miss=costs.expert_miss**engines,
         token_link_s=costs.token_link_s + gathered / rate,
     )
