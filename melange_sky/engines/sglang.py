@@ -265,6 +265,8 @@ def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None
     shape, gpu = replica.shape, accelerator_table().get(replica.option.gpu)
     if shape is None or gpu is None or settings.kv_cache_tokens is None:
         return None
+    if settings.pipeline_parallel > 1 or settings.expert_parallel:
+        return None  # what a GPU then holds is no tensor group's part of the model
     if any(group.window or group.state_bytes for group in shape.groups):
         return None
     tp = settings.tensor_parallel

@@ -144,6 +144,19 @@ def test_copies_of_a_mixture_of_experts_are_the_other_engines_own() -> None:
     assert command.servers is None and (told["--tp-size"], told["--dp-size"]) == ("1", "8")
 
 
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"tensor_parallel": 8, "pipeline_parallel": 2, "nodes": 2},
+        {"data_parallel": 8, "expert_parallel": True},
+    ],
+)
+def test_memory_is_left_to_the_server_where_a_gpu_holds_no_tensor_groups_part(split: Any) -> None:
+    """A share counted for the tensor group alone would be over a GPU's memory, and no server starts so."""
+    told = flags_of(list(SGLANG.serve_command(replica(MOE, 8, **split)).flag_words))
+    assert "--mem-fraction-static" not in told
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_each_node_learns_its_rank_and_the_head(tmp_path: Path, rank: int) -> None:
     shape = {"tensor_parallel": 8, "pipeline_parallel": 2, "nodes": 2}
