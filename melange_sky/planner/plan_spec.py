@@ -46,8 +46,11 @@ def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
     Raises InputError, InfeasibleError, NoPlanInTimeError or SourceUnavailableError, each with one
     clear line.
     """
-    request = request or PlanRequest()
-    spec = load_spec(source)
+    return plan_read(load_spec(source), source, request or PlanRequest())
+
+
+def plan_read(spec: Spec | MelangeConfig, source: SpecSource, request: PlanRequest) -> Plan:
+    """Plan what was read from `source`; raises what `plan_spec` does."""
     if isinstance(spec, MelangeConfig):
         name = source.stem if isinstance(source, Path) else "melange"
         return plan_config(spec, name, request)

@@ -11,7 +11,7 @@ from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
 from melange_sky.planner.figures import one_of, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.plan_spec import plan_loaded, plan_spec
+from melange_sky.planner.plan_spec import plan_read
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiles import engine_generation
@@ -152,10 +152,8 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
 def _plan(source: SpecSource, request: PlanRequest, seed: int) -> Plan:
     """Plan; where a spec leaves its rate to be found over a trace or bursts, by simulating those."""
     spec = load_spec(source)
-    if isinstance(spec, MelangeConfig):
-        return plan_spec(source, request)
-    if not any(s.workload.arrivals and s.workload.arrivals.is_open for s in spec.models):
-        return plan_loaded(spec, request)
+    if isinstance(spec, MelangeConfig) or not spec.leaves_rate_open:
+        return plan_read(spec, source, request)
     from melange_sky.planner.rate_over_time import plan_over_time
 
     return plan_over_time(spec, request, seed)

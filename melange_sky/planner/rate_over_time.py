@@ -8,7 +8,7 @@ the least sufficient rate r solves
 
 The curve is simulated on a planned fleet with arrivals as bursty as the trace's own within its
 windows, so that queues inside a window are in it; what one window leaves to the next is not, so the
-trace is replayed through the plan at the end, and the rate raised until that replay holds.
+trace is replayed through the fleet for that rate, and the rate raised until this holds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner.notes import rate_text
 from melange_sky.planner.plan_spec import plan_loaded
-from melange_sky.planner.replay_loop.replan import fleet_key
+from melange_sky.planner.replay_loop.replan import Replanner, fleet_key
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.plans import PlanWarning
 from melange_sky.replay import Replay
@@ -77,12 +77,10 @@ def plan_over_time(spec: Spec, request: PlanRequest, seed: int = 0) -> Plan:
 
     Raises what `plan_loaded` raises; InfeasibleError too where no fleet holds over the trace.
     """
-    if not is_open(spec):
+    if not spec.leaves_rate_open:
         return plan_loaded(spec, request)
-    search = _Search(spec=spec, request=replace(request, sensitivity=False), seed=seed)
-    first = plan_loaded(spec, search.request)
-    search.request = replace(search.request, prices=replace(request.prices, refresh=False))
-    rates = [_least_rate(m, s, seed) for m, s in _pairs(first, spec)]
+    search = _Search(first=_bare_plan(spec, request), request=request, spec=spec, seed=seed)
+    rates = [_least_rate(m, s, seed) for m, s in search.pairs]
     low: float | None = None
     high = 1.0
     while not search.holds(_scaled(spec, rates, high)):
@@ -94,42 +92,74 @@ def plan_over_time(spec: Spec, request: PlanRequest, seed: int = 0) -> Plan:
             break
         middle = (low * high) ** 0.5
         low, high = (low, middle) if search.holds(_scaled(spec, rates, middle)) else (middle, high)
-    final = _scaled(spec, rates, high)
-    last = replace(request, prices=search.request.prices)
-    return _noted(plan_loaded(final, last), search.verdicts(final))
+    priced = replace(request, prices=replace(request.prices, refresh=False))
+    final = _at_rates(spec, _scaled(spec, rates, high))
+    plan = plan_loaded(final, priced)
+    return _noted(
+        plan, [_verdict(m, s, seed) for m, s in zip(plan.models, spec.models, strict=True)]
+    )
+
+
+def _bare_plan(spec: Spec, request: PlanRequest) -> Plan:
+    """Plan for the mean rate without headroom, spare replicas or protection against errors.
+
+    The rate that holds is one of the traffic. What is asked for besides comes on top of it: a replay of
+    the whole fleet would take it for room to save.
+    """
+    means = [s.workload.rate_rps if (a := _open(s)) is None else a.mean_rps for s in spec.models]
+    bare = replace(spec, headroom=0.0, redundancy=replace(spec.redundancy, spare=0))
+    return plan_loaded(_at_rates(bare, means), replace(_unprotected(request), sensitivity=False))
+
+
+def _unprotected(request: PlanRequest) -> PlanRequest:
+    return replace(request, solve=replace(request.solve, robustness=None))
 
 
 @dataclass(slots=True, kw_only=True)
 class _Search:
-    """Plans and replays at rates tried, each fleet once."""
+    """Chooses fleets among the first plan's candidates and replays each once."""
 
-    spec: Spec
+    first: Plan
     request: PlanRequest
+    spec: Spec
     seed: int
-    judged: dict[object, list[Verdict | None]] = field(default_factory=dict)
+    judged: dict[object, bool] = field(default_factory=dict)
 
-    def verdicts(self, spec: Spec) -> list[Verdict | None]:
-        """Return how the fleet planned at the rates of `spec` does in replay, by model."""
-        plan = plan_loaded(spec, self.request)
+    @property
+    def pairs(self) -> zip[tuple[ModelPlan, ServedModel]]:
+        """The first plan's models, each with what the spec says of it."""
+        return zip(self.first.models, self.spec.models, strict=True)
+
+    def holds(self, rates_rps: Sequence[float]) -> bool:
+        """Return whether every model's target holds in replay of the fleet for these rates."""
+        models = tuple(
+            replace(model, workload=model.workload.at_rate(rate))
+            for model, rate in zip(self.first.models, rates_rps, strict=True)
+        )
+        replanner = Replanner(
+            first=replace(self.first, models=models), request=_unprotected(self.request)
+        )
+        plan = replanner.plan([{} for _ in models])
         key = fleet_key(plan), tuple(a.shares for m in plan.models for a in m.allocations)
         if key not in self.judged:
-            self.judged[key] = [_verdict(m, s, self.seed) for m, s in _pairs(plan, spec)]
+            pairs = zip(plan.models, self.spec.models, strict=True)
+            verdicts = [_verdict(model, served, self.seed) for model, served in pairs]
+            self.judged[key] = all(v is None or v.interval[0] >= v.target for v in verdicts)
+        told = ", ".join(f"{rate:.4g}" for rate in rates_rps)
+        log.info("planned at %s req/s: %s", told, "holds" if self.judged[key] else "missed")
         return self.judged[key]
 
-    def holds(self, spec: Spec) -> bool:
-        """Return whether every model's target holds in replay."""
-        verdicts = self.verdicts(spec)
-        held = all(v is None or v.interval[0] >= v.target for v in verdicts)
-        rates = [f"{s.workload.rate_rps:.4g}" for s in spec.models]
-        log.info("planned at %s req/s: %s", ", ".join(rates), "holds" if held else "missed")
-        return held
+
+def _scaled(spec: Spec, rates_rps: Sequence[float], factor: float) -> list[float]:
+    """Return these rates, those that planning is to find times `factor`."""
+    pairs = zip(spec.models, rates_rps, strict=True)
+    return [rate if _open(served) is None else rate * factor for served, rate in pairs]
 
 
-def _scaled(spec: Spec, rates_rps: Sequence[float], factor: float) -> Spec:
-    """Return the spec at these rates, those that planning is to find times `factor`."""
+def _at_rates(spec: Spec, rates_rps: Sequence[float]) -> Spec:
     models = tuple(
-        replace(s, workload=s.workload.at_rate(rate * (factor if _open(s) else 1.0)))
-        for s, rate in zip(spec.models, rates_rps, strict=True)
+        replace(served, workload=served.workload.at_rate(rate))
+        for served, rate in zip(spec.models, rates_rps, strict=True)
     )
     return replace(spec, models=models)
 
@@ -140,11 +170,6 @@ def _too_bursty(spec: Spec, rate_rps: float) -> str:
         "req/s; its bursts are too short to absorb within these limits: loosen slo, or choose the rate "
         "yourself (workload.rate)"
     )
-
-
-def is_open(spec: Spec) -> bool:
-    """Return whether the rate of any model has yet to be found."""
-    return any(_open(served) is not None for served in spec.models)
 
 
 def _open(served: ServedModel) -> Arrivals | None:
@@ -172,10 +197,6 @@ def _noted(plan: Plan, verdicts: list[Verdict | None]) -> Plan:
             models.append(model)
             shared.insert(0, note)
     return replace(plan, models=tuple(models), warnings=tuple(shared))
-
-
-def _pairs(plan: Plan, spec: Spec) -> zip[tuple[ModelPlan, ServedModel]]:
-    return zip(plan.models, spec.models, strict=True)
 
 
 def _least_rate(model: ModelPlan, served: ServedModel, seed: int) -> float:
@@ -238,7 +259,7 @@ def _verdict(model: ModelPlan, served: ServedModel, seed: int) -> Verdict | None
         return None
     request = SimulationRequest(trace=arrivals.trace, how=Replay(seed=seed))
     if arrivals.trace is None:
-        scale = arrivals.mean_rps / served.workload.rate_rps
+        scale = arrivals.mean_rps / model.workload.rate_rps
         request = replace(
             request, rate_scale=scale, burstiness=arrivals.burstiness, until_sure=True
         )

@@ -118,6 +118,11 @@ class Spec:
     quantizations: tuple[str | None, ...] = (None,)
     quantization_where: str | None = None
 
+    @property
+    def leaves_rate_open(self) -> bool:
+        """Whether the rate of any model has yet to be found."""
+        return any(s.workload.arrivals and s.workload.arrivals.is_open for s in self.models)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MelangeConfig:

@@ -48,11 +48,11 @@ def bursts(path: Path) -> Path:
     return write_trace(path, lambda t: 24.0 if t % 200 < 10 else 0.85, 2000.0, 24.0)
 
 
-def spec_of(folder: Path, workload: str) -> Spec:
+def spec_of(folder: Path, workload: str, extra: str = "") -> Spec:
     path = folder / "spec.yaml"
     path.write_text(
         "name: chat\nmodel: meta-llama/Llama-3.1-8B-Instruct\nslo: {tpot_ms: 50, ttft_ms: 1000}\n"
-        f"workload: {{{workload}}}\nresources: {{accelerators: [A10G, L40S], infra: [aws]}}\n"
+        f"workload: {{{workload}}}\nresources: {{accelerators: [A10G, L40S], infra: [aws]}}\n{extra}"
     )
     spec = load_spec(path)
     assert isinstance(spec, Spec)
@@ -92,6 +92,17 @@ def test_a_cheaper_fleet_of_the_same_kind_would_miss(tmp_path: Path) -> None:
     fewer = tuple(replace(a, instances=max(1, a.instances // 2)) for a in model.allocations)
     halved = replace(found, models=(replace(model, allocations=fewer),))
     assert attainment(halved, trace) < 0.95
+
+
+@pytest.mark.parametrize("extra", ["redundancy: {spare: 2}\n", "headroom: 0.4\n"])
+def test_what_is_asked_for_besides_comes_on_top_of_the_rate(tmp_path: Path, extra: str) -> None:
+    """Spare replicas and headroom are no room that a replay of the whole fleet may save."""
+    day(tmp_path / "day.csv")
+    workload = f"trace: day.csv, grid: {GRID}"
+    plain = plan_over_time(spec_of(tmp_path, workload, "headroom: 0\n"), REQUEST)
+    guarded = plan_over_time(spec_of(tmp_path, workload, extra), REQUEST)
+    assert guarded.models[0].workload.rate_rps == pytest.approx(plain.models[0].workload.rate_rps)
+    assert guarded.cost_usd_per_hour > plain.cost_usd_per_hour
 
 
 def test_short_bursts_are_planned_for(tmp_path: Path) -> None:
