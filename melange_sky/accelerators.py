@@ -25,7 +25,7 @@ class AcceleratorSpec:
 
     `memory_gib` device memory; `bandwidth_gbps` GB/s (10⁹) of device memory; `dense_tflops` bf16 or
     fp16 tensor rate without sparsity; `fp8_tflops` None where the chip has no fp8; `has_bf16` False
-    before Ampere; `interconnect_gbps` GB/s per GPU between the GPUs of an instance (NVLink, else
+    before Ampere; `capability` NVIDIA's compute capability, None for other makers; `interconnect_gbps` GB/s per GPU between the GPUs of an instance (NVLink, else
     PCIe), one direction. `usable_gib` is what a program sees of the memory (driver and ECC take the
     rest). `links` is how the card is usually linked; an instance type may say otherwise. `fp32_tflops` is
     the float32 rate outside of the tensor cores, None where it is not known. `source` says where the
@@ -43,6 +43,7 @@ class AcceleratorSpec:
     usable_gib: float = 0.0
     links: Links = "pcie"
     fp32_tflops: float | None = None
+    capability: float | None = None
 
     @property
     def float32_tflops(self) -> float:
@@ -71,5 +72,6 @@ def _spec(row: dict[str, str]) -> AcceleratorSpec:
         source=row["source"],
         usable_gib=float(row["usable_gib"]),
         fp32_tflops=float(row["fp32_tflops"]) if row["fp32_tflops"] else None,
+        capability=float(row["capability"]) if row["capability"] else None,
         links="nvlink" if float(row["interconnect_gbps"]) >= _NVLINK_GBPS else "pcie",
     )

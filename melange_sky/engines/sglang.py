@@ -270,6 +270,7 @@ def _static_fraction(replica: Replica, settings: EngineSettings) -> float | None
     if any(group.window or group.state_bytes for group in shape.groups):
         return None
     tp = settings.tensor_parallel
-    weights, longest = shape.weight_bytes_per_gpu(tp), settings.max_model_len
+    weights = shape.weight_bytes_per_gpu(tp) + shape.padding_bytes_per_gpu(tp, gpu.capability)
+    longest = settings.max_model_len
     cache = settings.kv_cache_tokens / longest * shape.kv_bytes(longest, tp)
     return max(0.01, int((weights + cache) / (gpu.usable_gib * 2.0**30) * 1000) / 1000)

@@ -99,7 +99,11 @@ class WeightTable:
                 f"and config.json); 16-bit weights can be quantized while loading with {', '.join(sorted(self.online))}"
             )
         return dataclasses.replace(
-            model.in_bytes(form.bytes_per_parameter, experts_only=method in self.experts_only),
+            model.in_bytes(
+                form.bytes_per_parameter,
+                experts_only=method in self.experts_only,
+                form=form.name,
+            ),
             dtype=form.name,
             fp8_compute=form.fp8_compute,
             checkpoint_bytes=model.download_bytes if form.name in self.online else None,

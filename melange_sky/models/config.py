@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from melange_sky.errors import InputError
+from melange_sky.models.expert_tiles import ExpertSizes
+from melange_sky.models.layer_group import LayerGroup, Weights
 from melange_sky.models.layers import Attention, Layer, LayerList, Matrix
 from melange_sky.models.reading.read import read_layers
-from melange_sky.models.shape import LayerGroup, ModelShape, Weights
+from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import DECODER_PARTS, Scheme, matrix_bytes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
 from melange_sky.models.weights.splits import split_units
@@ -122,11 +124,26 @@ def _group(layer: Layer, prefix: str, scheme: Scheme) -> LayerGroup:
         experts_per_token=fed.experts_per_token,
         dense=_weights(dense, scheme),
         experts=_weights(expert_rows, scheme),
+        expert_sizes=_expert_sizes(expert_rows, scheme),
         whole=_linear(m for _, m in dense if _is_whole(m)),
         key_values=_linear(
             m for _, m in dense if m.part == "attention" and _last(m) in _KEY_VALUES
         ),
         mixers=mixers,
+    )
+
+
+def _expert_sizes(rows: list[tuple[str, Matrix]], scheme: Scheme) -> ExpertSizes | None:
+    """Return the sizes of one expert, of the first layer of experts where they differ."""
+    rising = [row for row in rows if _last(row[1]) != "down_proj"]
+    if not rising:
+        return None
+    chosen = scheme.format_of(*rising[0])
+    return ExpertSizes(
+        form="" if chosen is None else chosen.name,
+        hidden=rising[0][1].inputs,
+        width=rising[0][1].outputs,
+        gated=len(rising) > 1,
     )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from melange_sky.models.layer_group import NO_WEIGHTS, LayerGroup, Weights
 from melange_sky.models.split_units import SplitUnit, split_problem
 from melange_sky.parallelism import Parallelism
 
@@ -23,117 +24,6 @@ PLAIN_BYTES = {
 }
 """Bytes per parameter of `torch_dtype` / `--dtype`. float32 checkpoints are served in 16 bits by
 `--dtype auto`, so `auto` is 2."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """Some weights: parameters, and the bytes that they are held in.
-
-    `linear` are those that quantization may make smaller, the matrices of the layers; `plain` those
-    that it leaves alone: norms, biases, routers, embeddings, the output head.
-    """
-
-    linear: int = 0
-    plain: int = 0
-    linear_bytes: float = 0.0
-    plain_bytes: float = 0.0
-
-    @property
-    def parameters(self) -> int:
-        """All parameters."""
-        return self.linear + self.plain
-
-    @property
-    def bytes(self) -> float:
-        """Bytes of all of them."""
-        return self.linear_bytes + self.plain_bytes
-
-    def in_bytes(self, linear: float | None, plain: float | None = None) -> Weights:
-        """Return the same parameters in so many bytes each; None leaves them as they are."""
-        return dataclasses.replace(
-            self,
-            linear_bytes=self.linear_bytes if linear is None else self.linear * linear,
-            plain_bytes=self.plain_bytes if plain is None else self.plain * plain,
-        )
-
-    def scaled(self, factor: float) -> Weights:
-        """Return the same parameters in so many times the bytes."""
-        return dataclasses.replace(
-            self,
-            linear_bytes=self.linear_bytes * factor,
-            plain_bytes=self.plain_bytes * factor,
-        )
-
-
-NO_WEIGHTS = Weights()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerGroup:
-    """`count` layers alike; every other figure is of one of them.
-
-    Of each token a layer caches `kv_values` without end (a fraction where tokens are compressed),
-    `window_values` of the last `window` tokens (`chunked`: of the chunk of so many tokens that it is
-    in), and `fixed_bytes` whatever the type of the cache. `selected`: no more cached tokens than these
-    are read for one query. `state_bytes` are held for each sequence. `kv_heads` limits how far
-    tensor parallelism splits the cache (1: not at all). `pair_flops` is the work of one query token on
-    one key token, `decode_flops` that of a decoding token where it differs (absorbed latents),
-    `index_flops` that of the index which chooses them.
-
-    `dense` are the weights that every token passes, shared experts included; `experts` all the routed
-    ones, `experts_per_token` of `routed` for a token. Among the dense ones, each GPU of a
-    tensor-parallel group holds `whole` weights itself and `key_values` once for each key-value head.
-    """
-
-    count: int
-    heads: int = 0
-    kv_heads: int = 0
-    kv_values: float = 0.0
-    window_values: int = 0
-    window: int | None = None
-    chunked: bool = False
-    selected: int | None = None
-    latent: bool = False
-    fixed_bytes: float = 0.0
-    state_bytes: int = 0
-    pair_flops: int = 0
-    decode_flops: int = 0
-    index_flops: int = 0
-    routed: int = 0
-    experts_per_token: int = 0
-    dense: Weights = NO_WEIGHTS
-    experts: Weights = NO_WEIGHTS
-    whole: int = 0
-    key_values: int = 0
-    mixers: int = 2
-
-    @property
-    def caches(self) -> bool:
-        """Whether the layer keeps keys and values."""
-        return bool(self.kv_values or self.window_values)
-
-    def kv_split(self, tensor_parallel: int) -> int:
-        """Return into how many parts a tensor-parallel group of so many GPUs splits the cache."""
-        return min(tensor_parallel, max(self.kv_heads, 1))
-
-    @property
-    def active_experts(self) -> float:
-        """Parameters of routed experts that one token passes."""
-        if not self.routed:
-            return 0.0
-        return self.experts.parameters * self.experts_per_token / self.routed
-
-    def kv_bytes(self, tokens: float, value_bytes: float) -> float:
-        """Return the bytes that one layer caches of a sequence of so many tokens, its state apart."""
-        grown = (self.kv_values * value_bytes + self.fixed_bytes) * tokens
-        return grown + self.window_values * value_bytes * min(tokens, self.window or 0)
-
-    def dense_bytes(self, tensor_parallel: int) -> float:
-        """Return the bytes of one layer's dense weights on each GPU of a tensor-parallel group."""
-        each = self.dense.linear_bytes / self.dense.linear if self.dense.linear else 0.0
-        whole, key_values = self.whole * each, self.key_values * each
-        split = self.dense.bytes - whole - key_values
-        return split / tensor_parallel + whole + key_values / self.kv_split(tensor_parallel)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,7 +163,7 @@ class ModelShape:
         return self.weight_bytes / self.parameters
 
     def weight_bytes_per_gpu(self, tensor_parallel: int) -> float:
-        """Return the bytes of weights that each GPU of a tensor-parallel group holds.
+        """Return the bytes of weights that each GPU of a tensor-parallel group has, what kernels pad apart.
 
         Compressing projections of latent attention are held whole by each, projections of keys and
         values once for each of their heads; norms and routers, which are as well, weigh nothing.
@@ -281,6 +171,10 @@ class ModelShape:
         dense = self.total(lambda g: g.dense_bytes(tensor_parallel))
         split = self.total(lambda g: g.experts.bytes) + sum(w.bytes for w in self._outside)
         return dense + split / tensor_parallel
+
+    def padding_bytes_per_gpu(self, tensor_parallel: int, capability: float | None) -> float:
+        """Return what the kernels of a GPU of such a compute capability pad experts with, on each GPU."""
+        return self.total(lambda g: g.padding_bytes(tensor_parallel, capability))
 
     @property
     def download_bytes(self) -> float:
@@ -319,18 +213,34 @@ class ModelShape:
         )
 
     def in_bytes(
-        self, linear: float | None, plain: float | None = None, *, experts_only: bool = False
+        self,
+        linear: float | None,
+        plain: float | None = None,
+        *,
+        experts_only: bool = False,
+        form: str = "",
     ) -> ModelShape:
         """Return the model with its weights held in so many bytes each.
 
         `linear` for those that quantization may make smaller (`experts_only`: of routed experts
-        alone), `plain` for the others; None leaves them as they are.
+        alone), `plain` for the others; None leaves them as they are. `form`: what the kernels of
+        experts call it.
         """
         dense = None if experts_only else linear
-        return self._with_weights(
+        held = self._with_weights(
             dense=lambda weights: weights.in_bytes(dense, plain),
             experts=lambda weights: weights.in_bytes(linear, plain),
         )
+        return held if linear is None else held._with_expert_form(form)
+
+    def _with_expert_form(self, form: str) -> ModelShape:
+        groups = tuple(
+            g
+            if g.expert_sizes is None
+            else dataclasses.replace(g, expert_sizes=dataclasses.replace(g.expert_sizes, form=form))
+            for g in self.groups
+        )
+        return dataclasses.replace(self, groups=groups)
 
     def scaled(self, factor: float) -> ModelShape:
         """Return the model with all its weights in so many times the bytes."""

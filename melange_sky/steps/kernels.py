@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
-    from melange_sky.models.shape import LayerGroup, Weights
+    from melange_sky.models.layer_group import LayerGroup, Weights
     from melange_sky.steps.generation import Generation, Products
 
 _RESIDUAL_VALUES = 8.0

@@ -81,6 +81,7 @@ def kv_pool(
     sampling = schedule.sequences(large) * model.vocabulary * schedule.sampler_bytes
     peak = max(activations + logits, sampling)
     weights = model.weight_bytes_per_gpu(tensor_parallel)
+    weights += model.padding_bytes_per_gpu(tensor_parallel, accelerator.capability)
     per_gpu = share - RUNTIME_BYTES - peak - images - weights
     layout = layout_of(model, accelerator, tensor_parallel, generation)
     blocks = int(per_gpu // layout.block_bytes)

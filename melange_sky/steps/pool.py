@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.models import ModelShape
-    from melange_sky.models.shape import LayerGroup
+    from melange_sky.models.layer_group import LayerGroup
 
 LATENT_ALIGNMENT = 128
 """Blocks of latent attention beside states come in multiples of so many tokens."""

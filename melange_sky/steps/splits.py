@@ -25,7 +25,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from melange_sky.models.shape import NO_WEIGHTS
+from melange_sky.models.layer_group import NO_WEIGHTS
 from melange_sky.steps.bands import ErrorBand
 from melange_sky.steps.memory import Misfit, kv_pool
 from melange_sky.steps.replica import ReplicaModel, replica_model, replica_of
@@ -34,7 +34,7 @@ from melange_sky.steps.times import StepCosts, step_costs
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
-    from melange_sky.models.shape import LayerGroup, Weights
+    from melange_sky.models.layer_group import LayerGroup
     from melange_sky.parallelism import Parallelism
     from melange_sky.steps.generation import Generation
 
@@ -129,15 +129,17 @@ def _most_of(group: LayerGroup, model: ModelShape, longest: int) -> int:
 def _with_spread_experts(model: ModelShape, engines: int) -> ModelShape:
     """Return the model with that part of its experts which the GPUs of one engine hold."""
 
-    def part(experts: Weights) -> Weights:
-        return dataclasses.replace(
+    def part(group: LayerGroup) -> LayerGroup:
+        experts, sizes = group.experts, group.expert_sizes
+        fewer = dataclasses.replace(
             experts,
             linear_bytes=experts.linear_bytes / engines,
             plain_bytes=experts.plain_bytes / engines,
         )
+        whole = None if sizes is None else dataclasses.replace(sizes, whole=True)
+        return dataclasses.replace(group, experts=fewer, expert_sizes=whole)
 
-    groups = tuple(dataclasses.replace(g, experts=part(g.experts)) for g in model.groups)
-    return dataclasses.replace(model, groups=groups)
+    return dataclasses.replace(model, groups=tuple(part(group) for group in model.groups))
 
 
 def _one_in_turn(

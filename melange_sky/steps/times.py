@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
-    from melange_sky.models.shape import LayerGroup
+    from melange_sky.models.layer_group import LayerGroup
     from melange_sky.steps.generation import Efficiency, Generation
 
     Floats = NDArray[np.float64]

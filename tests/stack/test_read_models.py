@@ -13,6 +13,7 @@ import pytest
 from melange_sky.engines.vllm import WITHOUT_CODE
 from melange_sky.models import read_model
 from melange_sky.models.config_file import read_local
+from melange_sky.models.expert_tiles import ExpertSizes, tile_of
 from melange_sky.models.fields import ALIASES
 from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.context import ALREADY_SCALED, LENGTHS
@@ -77,6 +78,18 @@ def test_names_of_fields_are_those_that_vllm_reads(facts: Any) -> None:
         assert set(theirs) <= {ours, *ALIASES[ours]}
     assert list(LENGTHS) == facts["lengths"]
     assert set(facts["not_multiplied"]) == ALREADY_SCALED
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability"),
+    [("MARLIN", 8.0), ("TRITON", 9.0), ("FLASHINFER_TRTLLM_MXFP4_BF16", 10.0)],
+)
+def test_sizes_of_4_bit_experts_are_rounded_as_vllm_rounds_them(
+    facts: Any, backend: str, capability: float
+) -> None:
+    tile = tile_of(ExpertSizes(form="mxfp4", hidden=2880, width=720), capability)
+    rounded = [-(-2880 // tile.hidden) * tile.hidden, -(-720 // tile.width) * tile.width]
+    assert facts["rounded"][backend] == rounded
 
 
 def test_every_method_of_a_checkpoint_is_read_or_known_not_to_be_one(facts: Any) -> None:

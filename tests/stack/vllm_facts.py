@@ -21,6 +21,20 @@ def _lists(function: Any) -> list[list[str]]:
     return found
 
 
+def _rounded() -> dict[str, list[int]]:
+    """Return what hidden size and width of gpt-oss become under each backend of MXFP4 experts."""
+    from vllm.model_executor.layers.fused_moe.oracle import mxfp4
+
+    return {
+        name: list(
+            mxfp4.mxfp4_round_up_hidden_size_and_intermediate_size(
+                getattr(mxfp4.Mxfp4MoeBackend, name), 2880, 2880 // 4
+            )
+        )
+        for name in ("MARLIN", "TRITON", "FLASHINFER_TRTLLM_MXFP4_BF16")
+    }
+
+
 def main() -> None:
     from vllm.config import model as config
     from vllm.config.quantization import ONLINE_QUANT_SHORTHAND_NAMES
@@ -41,6 +55,7 @@ def main() -> None:
         "experts_per_token": _lists(Convertor.get_num_experts_per_token)[0],
         "lengths": _lists(Convertor.derive_max_model_len_and_key)[0],
         "not_multiplied": not_multiplied,
+        "rounded": _rounded(),
         "quantization": list(QUANTIZATION_METHODS),
         "while_loading": list(ONLINE_QUANT_SHORTHAND_NAMES),
     }

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from melange_sky.models import find_model, shape_from_config
-from melange_sky.models.shape import LayerGroup, ModelShape
+from melange_sky.models.layer_group import LayerGroup
+from melange_sky.models.shape import ModelShape
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles import engine_generation
 from melange_sky.steps import KvPool, block_layout, kv_pool

@@ -2,11 +2,13 @@
 
 As engines refuse them at start: a row-parallel matrix needs whole groups of inputs on each GPU, a
 column-parallel one whole blocks of outputs (`validate_fp8_block_shape`, the groups of AWQ and GPTQ).
-Blocks of 8-bit experts are refined where they would be torn, groups of integer experts are not.
+Blocks of 8-bit experts are refined where they would be torn, groups of integer experts are not. Those
+of gpt-oss are dealt out whole, as many to each GPU but the last, and padded there.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 from melange_sky.models.layers import Layer, LayerList, Matrix
@@ -27,12 +29,13 @@ def split_units(model: LayerList, scheme: Scheme) -> tuple[SplitUnit, ...]:
             continue
         done.add(id(layer))
         prefix = model.prefix.replace("{i}", str(number))
-        for unit in _units_of_layer(layer, prefix, scheme):
+        dealt = model.model_type == "gpt_oss" and "mxfp4" in scheme.method
+        for unit in _units_of_layer(layer, prefix, scheme, dealt):
             units.setdefault((unit.size, unit.unit, unit.expert, unit.parts), unit)
     return tuple(units.values())
 
 
-def _units_of_layer(layer: Layer, prefix: str, scheme: Scheme) -> Iterator[SplitUnit]:
+def _units_of_layer(layer: Layer, prefix: str, scheme: Scheme, dealt: bool) -> Iterator[SplitUnit]:
     attention = layer.attention
     if attention.kind == "linear" and attention.heads:
         yield SplitUnit(what="heads of linear attention", size=attention.heads)
@@ -40,6 +43,8 @@ def _units_of_layer(layer: Layer, prefix: str, scheme: Scheme) -> Iterator[Split
             yield SplitUnit(what="key heads of linear attention", size=attention.kv_heads)
     for matrix in layer.matrices:
         unit = _unit_of(prefix + matrix.name, matrix, scheme, attention.kv_heads)
+        if unit is not None and unit.expert and dealt:
+            unit = dataclasses.replace(unit, unit=1)
         if unit is not None:
             yield unit
 
