@@ -30,10 +30,17 @@ from melange_sky.cli.objectives import (
 @throughput_error_option
 @price_error_option
 @error_budget_option
-@time_limit_option("Seconds for each solve.")
+@click.option(
+    "--replay/--no-replay",
+    default=True,
+    show_default=True,
+    help="Find the highest rate that the fleet, and the next cheaper one, hold.",
+)
+@click.option("--all", "everything", is_flag=True, help="Also show every size with its options.")
+@time_limit_option("Seconds for each solve, and for the replays.")
 @format_option
-def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
-    """Explain PLAN.json: who serves each size and why, what binds, what each rule costs.
+def explain(plan_file: Path, output_format: str, everything: bool, **flags: Any) -> None:
+    """Explain PLAN.json: who takes what, what binds, the fleets next to it, its highest rate, the saving.
 
     Everything is computed from the plan alone; no prices are read.
     """
@@ -45,7 +52,7 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
     if output_format == "json":
         echo_json(explanation_document(reasons))
     else:
-        click.echo(explanation_text(reasons), nl=False)
+        click.echo(explanation_text(reasons, everything=everything, coloured=True), nl=False)
 
 
 @click.command()
@@ -69,23 +76,25 @@ def explain(plan_file: Path, output_format: str, **flags: Any) -> None:
 @offers_option
 @time_limit_option("Seconds for solving, for each point.")
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="CSV file to write (default: stdout)."
+    "-o", "--output", type=click.Path(path_type=Path), help="File to write (default: stdout)."
 )
 @click.option(
     "--format",
     "output_format",
-    type=click.Choice(["csv", "json"]),
-    default="csv",
-    show_default=True,
+    type=click.Choice(["table", "csv", "json"]),
+    help="Default: a table on stdout; in a file, what its name ends in, else CSV.",
 )
-def sweep(spec: Path, output: Path | None, output_format: str, **flags: Any) -> None:
+def sweep(spec: Path, output: Path | None, output_format: str | None, **flags: Any) -> None:
     """Plan SPEC at every rate, TPOT limit and price given: cost and mix at each point."""
     from melange_sky.planner.output_files import write_text
     from melange_sky.planner.sweep import SweepOptions, sweep_source
-    from melange_sky.report.sweep import sweep_csv, sweep_json
+    from melange_sky.report.sweep import sweep_csv, sweep_json, sweep_table
 
     points = sweep_source(spec, SweepOptions(**flags))
-    text = sweep_json(points) if output_format == "json" else sweep_csv(points)
+    if output_format is None:
+        named_json = output is not None and output.suffix == ".json"
+        output_format = "table" if output is None else "json" if named_json else "csv"
+    text = {"table": sweep_table, "csv": sweep_csv, "json": sweep_json}[output_format](points)
     if output is None:
         click.echo(text, nl=False)
     else:

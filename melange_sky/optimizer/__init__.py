@@ -13,6 +13,7 @@ from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.conflict import Conflict
 from melange_sky.optimizer.answers.explanation import Explanation, explain, problem_of
 from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
+from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
 from melange_sky.optimizer.answers.robustness import (
@@ -21,6 +22,7 @@ from melange_sky.optimizer.answers.robustness import (
     other_fleets,
     robust_report,
 )
+from melange_sky.optimizer.answers.traffic_split import TakenTraffic, taken_traffic
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.optimizer.problem.question import (
     Alternative,
@@ -45,6 +47,7 @@ __all__ = [
     "Explanation",
     "InstanceGroup",
     "LeastCost",
+    "Neighbour",
     "OtherFleet",
     "PriceStep",
     "Problem",
@@ -56,16 +59,20 @@ __all__ = [
     "StayClose",
     "Step",
     "SweepPoint",
+    "TakenTraffic",
     "Termination",
     "TimeUpError",
     "baselines",
     "constraints_among",
     "explain",
     "least_cost",
+    "next_cheaper",
+    "next_simpler",
     "optimize",
     "other_fleets",
     "problem_of",
     "robust_report",
     "rules_of",
     "sweep_rates",
+    "taken_traffic",
 ]

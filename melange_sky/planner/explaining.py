@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import (
     Explanation,
@@ -17,9 +16,8 @@ from melange_sky.optimizer import (
     problem_of,
     robust_report,
 )
-
-if TYPE_CHECKING:
-    from melange_sky.plans import Plan
+from melange_sky.planner.plan_summary import PlanSummary, summarize_plan
+from melange_sky.plans import Plan
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +31,16 @@ class ExplainOptions:
     throughput_error: float = 0.0
     price_error: float = 0.0
     error_budget: int | None = None
+    replay: bool = True
     time_limit_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanReasons:
-    """The reasons, other good fleets, and what wrong figures would do where that was asked."""
+    """A summary and the reasons, other good fleets, and what wrong figures would do where that was asked."""
 
+    plan: Plan
+    summary: PlanSummary
     explanation: Explanation
     others: tuple[OtherFleet, ...] = ()
     robustness: RobustReport | None = None
@@ -63,4 +64,10 @@ def explain_plan(planned: Plan, options: ExplainOptions) -> PlanReasons:
             throughput_error=options.throughput_error, budget=options.error_budget
         )
         robust = robust_report(problem, solve, protection, options.price_error)
-    return PlanReasons(explanation=explanation, others=tuple(others), robustness=robust)
+    return PlanReasons(
+        plan=planned,
+        summary=summarize_plan(planned, solve, replay=options.replay),
+        explanation=explanation,
+        others=tuple(others),
+        robustness=robust,
+    )

@@ -6,17 +6,24 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from melange_sky.optimizer import Termination
+from melange_sky.report.plan_summary import shares_map, summary_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.optimizer import Explanation, OtherFleet, RobustReport
     from melange_sky.optimizer.answers.explanation import BucketReason, RulePrice
+    from melange_sky.plans import Plan
+    from melange_sky.report.plan_summary import SummaryView
 
 
 class ReasonsView(Protocol):
     """Why a plan is what it is, see `planner.explaining.PlanReasons`."""
 
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def summary(self) -> SummaryView: ...
     @property
     def explanation(self) -> Explanation: ...
     @property
@@ -27,16 +34,44 @@ class ReasonsView(Protocol):
 
 def explanation_document(reasons: ReasonsView) -> dict[str, Any]:
     """Return the reasons for `explain --format json`."""
+    summary: Any = reasons.summary
     return asdict(reasons.explanation) | {
+        "summary": asdict(summary),
         "others": [asdict(other) for other in reasons.others],
         "robustness": asdict(reasons.robustness) if reasons.robustness else None,
     }
 
 
-def explanation_text(reasons: ReasonsView) -> str:
-    """Return the reasons for people: per size, what is full, what each rule costs."""
-    explanation = reasons.explanation
-    several = len({b.model for b in explanation.buckets}) > 1
+def explanation_text(
+    reasons: ReasonsView, *, everything: bool = True, coloured: bool = False
+) -> str:
+    """Return the reasons for people: five lines, the map of shares, what rules and errors cost.
+
+    With `everything` also each size with its options, how full each option is, and each accelerator alone.
+    """
+    plan, explanation = reasons.plan, reasons.explanation
+    several = len(plan.models) > 1
+    parts = [summary_text(plan, reasons.summary, explanation)]
+    for model in plan.models:
+        parts.append(f"{model.name}:\n" if several else "")
+        parts[-1] += shares_map(model, coloured=coloured)
+    if explanation.rules:
+        lines = ["What each rule costs (solved again without it):"]
+        lines += [f"  {rule.rule}: {_price_text(rule)}" for rule in explanation.rules]
+        parts.append(_text(lines))
+    if reasons.robustness or reasons.others:
+        lines = [f"{other.kind}: {other.differs}" for other in reasons.others]
+        parts.append(_text([*_robust_lines(reasons.robustness), *lines]))
+    if everything:
+        parts.append(_text(_all_lines(explanation, several)))
+    return "\n".join(parts)
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _all_lines(explanation: Explanation, several: bool) -> list[str]:
     lines = ["Who serves what, and why ($ per million tokens of each option at full load):"]
     for bucket in explanation.buckets:
         lines += _bucket_lines(bucket, several)
@@ -48,12 +83,7 @@ def explanation_text(reasons: ReasonsView) -> str:
     lines.append(
         f"Cost ${explanation.cost_usd_per_hour:.3f}/h; lower bound (fractional instances, no rules): ${explanation.bound_usd_per_hour:.3f}/h"
     )
-    if explanation.rules:
-        lines.append("What each rule costs (solved again without it):")
-    lines += [f"  {rule.rule}: {_price_text(rule)}" for rule in explanation.rules]
-    lines += [*explanation.savings, *_robust_lines(reasons.robustness)]
-    lines += [f"  {other.kind}: {other.differs}" for other in reasons.others]
-    return "".join(f"{line}\n" for line in lines)
+    return [*lines, *explanation.savings]
 
 
 def _bucket_lines(bucket: BucketReason, several: bool) -> list[str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from melange_sky.planfile import allocation_origin
 from melange_sky.report.page import Printer, html_of, text_of
+from melange_sky.report.savings import saving_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +75,7 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
     console.print()
     if model.baselines:
         console.print(_baseline_table(model))
-        console.print(_honest_saving(model))
+        console.print(saving_text(model), markup=False)
 
 
 def _show_band_and_alternatives(console: Printer, plan: Plan) -> None:
@@ -257,56 +258,6 @@ def _run(instances: int | None, shape: str | None) -> str:
     if instances is None:
         return "-"
     return f"{instances} × {shape}" if shape and " + " not in shape else f"{instances} ×"
-
-
-def _honest_saving(plan: ModelPlan) -> str:
-    """Say the saving against the best single accelerator, also where there is none."""
-    if plan.verification is not None:
-        return _verified_saving(plan)
-    best = min(
-        (b for b in plan.baselines if b.cost_usd_per_hour is not None),
-        key=lambda b: b.cost_usd_per_hour or 0.0,
-        default=None,
-    )
-    if best is None:
-        if any(b.feasible is None for b in plan.baselines):
-            return (
-                "Whether a single accelerator can serve this alone is unknown: raise --time-limit."
-            )
-        return "No single accelerator can serve this alone."
-    saving = best.saving_fraction or 0.0
-    if saving > 1e-6:
-        unsure = best.reason or any(b.feasible is None for b in plan.baselines)
-        at_most = "at most " if unsure else ""
-        return (
-            f"Against the best single accelerator ({escape(best.accelerator)}) the mix saves {at_most}"
-            f"{saving:.1%} by estimate; plan --verify sizes both by replay."
-        )
-    if saving < -1e-6:
-        return (
-            f"{escape(best.accelerator)} alone costs less than this plan, which was not proven"
-            " optimal in time: raise --time-limit."
-        )
-    return f"One type is the cheapest here: {escape(best.accelerator)} alone costs the same."
-
-
-def _verified_saving(plan: ModelPlan) -> str:
-    """Say the saving against the best single accelerator, both sized by the same replay."""
-    assert plan.verification is not None
-    held = [(b.verified, b.accelerator) for b in plan.baselines if b.verified is not None]
-    if not plan.verification.holds:
-        return "What the plan saves is not known: it does not hold in replay."
-    if not held:
-        return "No single accelerator was found to hold alone in replay."
-    best, name = min(held, key=lambda pair: pair[0].cost_usd_per_hour)
-    saving = best.saving_fraction or 0.0
-    if saving > 1e-6:
-        text = f"the mix saves {saving:.1%} against the best single accelerator ({escape(name)})"
-    elif saving < -1e-6:
-        text = f"{escape(name)} alone costs less, but not under all rules of the spec"
-    else:
-        text = f"one type is the cheapest here: {escape(name)} alone costs the same"
-    return f"By the same replay {text}."
 
 
 def _show_warnings(console: Printer, warnings: Sequence[PlanWarning], where: str = "") -> None:

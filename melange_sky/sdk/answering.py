@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Reasons(Shown, PlanReasons):
-    """Why a plan is what it is: `explanation`, `others` and `robustness`, printed as sentences."""
+    """Why a plan is what it is: `summary`, `explanation`, `others` and `robustness`, printed as sentences."""
 
     __slots__ = ()
 
@@ -65,9 +65,10 @@ def explain(
     throughput_error: float = 0.0,
     price_error: float = 0.0,
     error_budget: int | None = None,
+    replay: bool = True,
     time_limit_s: float = 30.0,
 ) -> Reasons:
-    """Say why a plan is what it is: per size, what binds, what each rule costs.
+    """Say why a plan is what it is: who takes what, what binds, what is next to it, what each rule costs.
 
     Args:
         plan: A plan, or the plan.json or folder of one. Nothing else is read.
@@ -76,7 +77,8 @@ def explain(
         throughput_error: Show what capacities lower by this fraction would do.
         price_error: Show the cost range if prices move by this fraction.
         error_budget: How many sizes per option may be wrong at once; None for all.
-        time_limit_s: Seconds for each solve.
+        replay: Find the highest rate that the fleet, and the next cheaper one, hold.
+        time_limit_s: Seconds for each solve, and for the replays.
 
     Returns:
         The reasons; `explanation` holds them as data.
@@ -90,6 +92,7 @@ def explain(
         throughput_error=throughput_error,
         price_error=price_error,
         error_budget=error_budget,
+        replay=replay,
         time_limit_s=time_limit_s,
     )
     return as_result(Reasons, explain_plan(plan_of(plan), options))

@@ -70,7 +70,16 @@ def test_sweep_goes_on_with_a_status_of_its_own(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = call(
-        capsys, "sweep", "spec.yaml", "--offline", "--rate", "4,8", "--time-limit", NOW
+        capsys,
+        "sweep",
+        "spec.yaml",
+        "--offline",
+        "--rate",
+        "4,8",
+        "--time-limit",
+        NOW,
+        "--format",
+        "csv",
     )
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))

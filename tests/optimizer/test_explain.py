@@ -200,13 +200,18 @@ def test_explain_reads_a_plan_and_nothing_else(tmp_path: Path) -> None:
         catch_exceptions=False,
     )
     assert shown.exit_code == 0
-    assert "the mix saves 36.2% against the best single accelerator" in shown.stdout
+    assert shown.stdout.startswith("Who takes what  ")
+    assert "Who serves what, and why" not in shown.stdout
+    in_full = CliRunner().invoke(explain_command, [str(file), "--all"]).stdout
+    assert "Who serves what, and why" in in_full
+    assert "the mix saves 36.2% against the best single accelerator" in in_full
     assert "Withstanding the throughput error costs $" in shown.stdout
     document = json.loads(
         CliRunner().invoke(explain_command, [str(file), "--format", "json"]).stdout
     )
     assert document["cost_usd_per_hour"] == pytest.approx(4.68)
     assert len(document["buckets"]) == 4
+    assert document["summary"]["simpler"]["fleet"] == "2 × A100-80GB:1"
 
 
 SPEC = """\
@@ -241,6 +246,31 @@ def test_sweep_plans_a_real_spec_over_rates_and_slos(tmp_path: Path) -> None:
     costs = {(r["rate_rps"], r["tpot_ms"]): float(r["cost_usd_per_hour"]) for r in rows}
     assert costs["200.0", "60.0"] > costs["2.0", "60.0"]
     assert costs["200.0", "120.0"] <= costs["200.0", "60.0"]
+
+
+def test_sweep_prints_a_table_and_writes_what_the_name_of_the_file_says(tmp_path: Path) -> None:
+    spec, out = tmp_path / "small.yaml", tmp_path / "sweep.json"
+    spec.write_text(SPEC, encoding="utf-8")
+    arguments = [str(spec), "--offline", "--rate", "2,4"]
+    shown = CliRunner().invoke(sweep, arguments, catch_exceptions=False).stdout
+    header, *rows = shown.splitlines()
+    assert header.split() == [
+        "req/s",
+        "TPOT",
+        "ms",
+        "prices",
+        "$/h",
+        "mix",
+        "best",
+        "single",
+        "its",
+        "$/h",
+    ]
+    assert [row.split()[0] for row in rows] == ["2", "4"]
+    CliRunner().invoke(sweep, [*arguments, "-o", str(out)], catch_exceptions=False)
+    assert [point["rate_rps"] for point in json.loads(out.read_text(encoding="utf-8"))] == [2, 4]
+    told = CliRunner().invoke(sweep, [*arguments, "--format", "csv"], catch_exceptions=False)
+    assert told.stdout.startswith("rate_rps,tpot_ms,prices,cost_usd_per_hour")
 
 
 def test_replace_keeps_constraints_of_a_plan() -> None:

@@ -41,7 +41,7 @@ PAIRS = (
     Pair("models list", ("list_models",)),
     Pair("models pull", ("pull_model",)),
     Pair("simulate", ("simulate",)),
-    Pair("explain", ("explain",)),
+    Pair("explain", ("explain",), flags=frozenset({"everything"})),  # how much is printed
     Pair("sweep", ("sweep",)),
     Pair("compare", ("compare",)),
     Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships

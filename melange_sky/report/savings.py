@@ -1,0 +1,58 @@
+"""What a plan saves against the best single accelerator, in a sentence that says by what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from melange_sky.plans import ModelPlan
+
+
+def saving_text(plan: ModelPlan) -> str:
+    """Say the saving against the best single accelerator, also where there is none."""
+    if plan.verification is not None:
+        return _verified_saving(plan)
+    best = min(
+        (b for b in plan.baselines if b.cost_usd_per_hour is not None),
+        key=lambda b: b.cost_usd_per_hour or 0.0,
+        default=None,
+    )
+    if best is None:
+        if any(b.feasible is None for b in plan.baselines):
+            return (
+                "Whether a single accelerator can serve this alone is unknown: raise --time-limit."
+            )
+        return "No single accelerator can serve this alone."
+    saving = best.saving_fraction or 0.0
+    if saving > 1e-6:
+        unsure = best.reason or any(b.feasible is None for b in plan.baselines)
+        at_most = "at most " if unsure else ""
+        return (
+            f"Against the best single accelerator ({best.accelerator}) the mix saves {at_most}"
+            f"{saving:.1%} by estimate; plan --verify sizes both by replay."
+        )
+    if saving < -1e-6:
+        return (
+            f"{best.accelerator} alone costs less than this plan, which was not proven"
+            " optimal in time: raise --time-limit."
+        )
+    return f"One type is the cheapest here: {best.accelerator} alone costs the same."
+
+
+def _verified_saving(plan: ModelPlan) -> str:
+    """Say the saving against the best single accelerator, both sized by the same replay."""
+    assert plan.verification is not None
+    held = [(b.verified, b.accelerator) for b in plan.baselines if b.verified is not None]
+    if not plan.verification.holds:
+        return "What the plan saves is not known: it does not hold in replay."
+    if not held:
+        return "No single accelerator was found to hold alone in replay."
+    best, name = min(held, key=lambda pair: pair[0].cost_usd_per_hour)
+    saving = best.saving_fraction or 0.0
+    if saving > 1e-6:
+        text = f"the mix saves {saving:.1%} against the best single accelerator ({name})"
+    elif saving < -1e-6:
+        text = f"{name} alone costs less, but not under all rules of the spec"
+    else:
+        text = f"one type is the cheapest here: {name} alone costs the same"
+    return f"By the same replay {text}."
