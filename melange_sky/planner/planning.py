@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
-from melange_sky.planner.figures import one_of, within
+from melange_sky.planner.figures import one_of, side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_read
 from melange_sky.planner.request import PlanRequest
@@ -144,19 +144,19 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
         )
         planned = plan_and_verify(source, request, replayed, hooks)
     else:
-        planned = _plan(source, request, options.seed)
+        planned = _plan(source, request, options)
     log.info("%s: $%.4f/h", planned.name, planned.cost_usd_per_hour)
     return planned
 
 
-def _plan(source: SpecSource, request: PlanRequest, seed: int) -> Plan:
+def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Plan:
     """Plan; where a spec leaves its rate to be found over a trace or bursts, by simulating those."""
     spec = load_spec(source)
     if isinstance(spec, MelangeConfig) or not spec.leaves_rate_open:
         return plan_read(spec, source, request)
     from melange_sky.planner.rate_over_time import plan_over_time
 
-    return plan_over_time(spec, request, seed)
+    return plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
 
 
 def _stay_close(running: Path | None, switch_usd_per_hour: float | None) -> StayClose | None:

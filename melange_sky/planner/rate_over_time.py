@@ -22,7 +22,7 @@ import numpy as np
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner.notes import rate_text
 from melange_sky.planner.plan_spec import plan_loaded
-from melange_sky.planner.replay_loop.replan import Replanner, fleet_key
+from melange_sky.planner.replay_loop.replan import Replanner
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.plans import PlanWarning
 from melange_sky.replay import Replay
@@ -72,15 +72,39 @@ class MissCurve:
         return np.where(ratios > self.ratios[-1], 1.0, shown)
 
 
-def plan_over_time(spec: Spec, request: PlanRequest, seed: int = 0) -> Plan:
+def plan_over_time(
+    spec: Spec, request: PlanRequest, seed: int = 0, *, proven: bool = True, jobs: int = 1
+) -> Plan:
     """Plan a spec at rates that hold over its traces and bursts, where it does not give them itself.
+
+    A long trace is judged by windows of it, and the fleet for the rate that these let hold is `proven`
+    on the whole of it unless the caller replays it anyhow. `jobs` replays run side by side.
 
     Raises what `plan_loaded` raises; InfeasibleError too where no fleet holds over the trace.
     """
     if not spec.leaves_rate_open:
         return plan_loaded(spec, request)
-    search = _Search(first=_bare_plan(spec, request), request=request, spec=spec, seed=seed)
+    search = _Search(
+        first=_bare_plan(spec, request), request=request, spec=spec, seed=seed, jobs=jobs
+    )
     rates = [_least_rate(m, s, seed) for m, s in search.pairs]
+    factor = _least_factor(search, rates)
+    while proven and search.is_long and not search.holds(_scaled(spec, rates, factor), whole=True):
+        factor *= FIRST_RAISE
+        if factor > LARGEST_RAISE:
+            raise InfeasibleError(_too_bursty(spec, max(rates) * factor))
+    priced = replace(request, prices=replace(request.prices, refresh=False))
+    plan = plan_loaded(_at_rates(spec, _scaled(spec, rates, factor)), priced)
+    return _noted(plan, search.verdicts(plan.models, whole=proven))
+
+
+def _least_factor(search: _Search, rates: Sequence[float]) -> float:
+    """Return the least factor on `rates` found at which a fleet holds, by replays that need only tell
+    on which side of the target it is.
+
+    Raises InfeasibleError.
+    """
+    spec = search.spec
     low: float | None = None
     high = 1.0
     while not search.holds(_scaled(spec, rates, high)):
@@ -92,12 +116,7 @@ def plan_over_time(spec: Spec, request: PlanRequest, seed: int = 0) -> Plan:
             break
         middle = (low * high) ** 0.5
         low, high = (low, middle) if search.holds(_scaled(spec, rates, middle)) else (middle, high)
-    priced = replace(request, prices=replace(request.prices, refresh=False))
-    final = _at_rates(spec, _scaled(spec, rates, high))
-    plan = plan_loaded(final, priced)
-    return _noted(
-        plan, [_verdict(m, s, seed) for m, s in zip(plan.models, spec.models, strict=True)]
-    )
+    return high
 
 
 def _bare_plan(spec: Spec, request: PlanRequest) -> Plan:
@@ -123,14 +142,21 @@ class _Search:
     request: PlanRequest
     spec: Spec
     seed: int
-    judged: dict[object, bool] = field(default_factory=dict)
+    jobs: int = 1
+    judged: dict[object, Verdict | None] = field(default_factory=dict)
 
     @property
     def pairs(self) -> zip[tuple[ModelPlan, ServedModel]]:
         """The first plan's models, each with what the spec says of it."""
         return zip(self.first.models, self.spec.models, strict=True)
 
-    def holds(self, rates_rps: Sequence[float]) -> bool:
+    @property
+    def is_long(self) -> bool:
+        """Whether any trace is judged by windows."""
+        opened = [_open(served) for served in self.spec.models]
+        return any(SimulationRequest(trace=a.trace).is_long for a in opened if a is not None)
+
+    def holds(self, rates_rps: Sequence[float], *, whole: bool = False) -> bool:
         """Return whether every model's target holds in replay of the fleet for these rates."""
         models = tuple(
             replace(model, workload=model.workload.at_rate(rate))
@@ -140,13 +166,26 @@ class _Search:
             first=replace(self.first, models=models), request=_unprotected(self.request)
         )
         plan = replanner.plan([{} for _ in models])
-        key = fleet_key(plan), tuple(a.shares for m in plan.models for a in m.allocations)
-        if key not in self.judged:
-            pairs = zip(plan.models, self.spec.models, strict=True)
-            verdicts = [_verdict(model, served, self.seed) for model, served in pairs]
-            self.judged[key] = all(v is None or v.interval[0] >= v.target for v in verdicts)
+        verdicts = self.verdicts(plan.models, whole=whole)
+        held = all(v is None or v.interval[0] >= v.target for v in verdicts)
         told = ", ".join(f"{rate:.4g}" for rate in rates_rps)
-        log.info("planned at %s req/s: %s", told, "holds" if self.judged[key] else "missed")
+        log.info("planned at %s req/s: %s", told, "holds" if held else "missed")
+        return held
+
+    def verdicts(self, models: Sequence[ModelPlan], *, whole: bool) -> list[Verdict | None]:
+        """Replay fleets, each once, over what their models' rates were found for."""
+        return [
+            self._verdict(k, model, served, whole)
+            for k, (model, served) in enumerate(zip(models, self.spec.models, strict=True))
+        ]
+
+    def _verdict(
+        self, k: int, model: ModelPlan, served: ServedModel, whole: bool
+    ) -> Verdict | None:
+        fleet = tuple((a.candidate.option.name, a.instances, a.shares) for a in model.allocations)
+        key = k, whole, fleet
+        if key not in self.judged:
+            self.judged[key] = _verdict(model, served, self.seed, whole=whole, jobs=self.jobs)
         return self.judged[key]
 
 
@@ -252,12 +291,16 @@ def miss_curve(model: ModelPlan, burstiness: float, seed: int) -> MissCurve:
     return MissCurve(ratios=ratios, missed=np.maximum.accumulate([missed[0], *missed]))
 
 
-def _verdict(model: ModelPlan, served: ServedModel, seed: int) -> Verdict | None:
+def _verdict(
+    model: ModelPlan, served: ServedModel, seed: int, *, whole: bool, jobs: int
+) -> Verdict | None:
     """Replay what a model's rate was found for; None where the rate was given."""
     arrivals = _open(served)
     if arrivals is None:
         return None
-    request = SimulationRequest(trace=arrivals.trace, how=Replay(seed=seed))
+    request = SimulationRequest(
+        trace=arrivals.trace, how=Replay(seed=seed), until_sure=not whole, jobs=jobs
+    )
     if arrivals.trace is None:
         scale = arrivals.mean_rps / model.workload.rate_rps
         request = replace(

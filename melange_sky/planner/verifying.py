@@ -72,7 +72,8 @@ def plan_and_verify(
     """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
     spec = load_own_spec(source, NO_ENGINE)
     options = options.of(spec)
-    first = plan_over_time(spec, request, options.seed)
+    jobs = side_by_side(options.jobs)
+    first = plan_over_time(spec, request, options.seed, proven=False, jobs=jobs)
     simulation = options.simulation(hooks, _scale(spec, first, options.trace))
     loop = LoopRequest(simulation=simulation, seconds=options.seconds, on_round=hooks.on_round)
     return plan_verified(first, request, loop)

@@ -5,7 +5,13 @@ and measured requests end in the same log and are judged by the same `slo` code.
 """
 
 from melange_sky.replay.run import Replay, interruptions_per_hour, replay
-from melange_sky.replay.traffic import Traffic, sample_stream, scaled_trace
+from melange_sky.replay.traffic import (
+    Traffic,
+    sample_stream,
+    scaled_rows,
+    scaled_trace,
+    trace_rows,
+)
 from melange_sky.replay.verdict import (
     BucketVerdict,
     OptionVerdict,
@@ -14,8 +20,16 @@ from melange_sky.replay.verdict import (
     Verdict,
     judge_runs,
 )
+from melange_sky.replay.windows import (
+    LONG_REQUESTS,
+    STAGES,
+    interval_over_windows,
+    windows_of,
+)
 
 __all__ = [
+    "LONG_REQUESTS",
+    "STAGES",
     "BucketVerdict",
     "OptionVerdict",
     "Percentiles",
@@ -24,8 +38,12 @@ __all__ = [
     "Traffic",
     "Verdict",
     "interruptions_per_hour",
+    "interval_over_windows",
     "judge_runs",
     "replay",
     "sample_stream",
+    "scaled_rows",
     "scaled_trace",
+    "trace_rows",
+    "windows_of",
 ]

@@ -100,8 +100,19 @@ def scaled_trace(
     Requests are sorted by time; a request without an output token is sent with one. The second value
     says how many those were.
     """
+    return scaled_rows(trace_rows(requests), rate_scale, duration_s)
+
+
+def trace_rows(requests: Iterable[tuple[float, int, int]]) -> NDArray[np.void]:
+    """Return a trace's requests by time as rows of `at` (seconds), `input` and `output` (tokens)."""
     rows = np.fromiter(requests, dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
-    rows = rows[np.argsort(rows["at"], kind="stable")]
+    return rows[np.argsort(rows["at"], kind="stable")]
+
+
+def scaled_rows(
+    rows: NDArray[np.void], rate_scale: float = 1.0, duration_s: float | None = None
+) -> tuple[RequestStream, int]:
+    """Return rows of a trace as a stream: see `scaled_trace`."""
     arrival_s = (rows["at"] - rows["at"][:1].sum()) / rate_scale
     if duration_s is not None:
         count = int(np.searchsorted(arrival_s, duration_s))

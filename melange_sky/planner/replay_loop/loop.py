@@ -65,7 +65,7 @@ class _Loop:
     """One verification: the search of the whole plan, each accelerator alone, and why it ended."""
 
     search: Search
-    singles: dict[str, Sure] = field(default_factory=dict)
+    singles: dict[str, Search] = field(default_factory=dict)
     missed: tuple[Simulation, ...] = ()
     stopped: StopSearchError | None = None
     reason: str | None = None
@@ -115,7 +115,9 @@ def _verified(
     except KeyboardInterrupt:
         if not one.missed:
             raise
+        journal.is_interrupted = True
         one.stopped = StopSearchError("interrupted", late=True)
+    _settle(one)
     return _recorded(one)
 
 
@@ -123,9 +125,12 @@ def _run(one: _Loop) -> None:
     """Search every way, the surest first. Raises StopSearchError."""
     search = one.search
     first = search.replanner.first
-    search.holds(first)
-    one.missed = search.last
+    if search.holds(first, always=True):
+        one.missed = search.last
+        search.confirm()
+    one.missed = one.missed or search.last
     scale_to_hold(search)
+    search.prove()
     names = [_cheapest_first(model) for model in first.models]
     if len(names) == 1 and len(names[0]) > 1 and _seeks_least_cost(search.replanner):
         for accelerator in names[0]:
@@ -134,11 +139,29 @@ def _run(one: _Loop) -> None:
         _tighten(search)
     if _seeks_least_cost(search.replanner):
         move_to_cheaper(search)
-    if len(names) == 1 and len(names[0]) == 1 and search.cheapest is not None:
-        one.singles[names[0][0]] = search.cheapest
+    search.prove()
+    if len(names) == 1 and len(names[0]) == 1:
+        one.singles[names[0][0]] = search
+    for single in sorted(one.singles.values(), key=_cost_of):
+        single.prove()
     if search.cheapest is None and search.late is None:
         failing = [k for k, s in enumerate(one.missed) if not holds(s.verdict)] or [0]
         one.reason = why_none(search, failing[0], one.missed[failing[0]])
+
+
+def _cost_of(search: Search) -> float:
+    return float("inf") if search.cheapest is None else search.cheapest.cost
+
+
+def _settle(one: _Loop) -> None:
+    """Prove on the whole trace what windows of it made sure of, where that is not done yet."""
+    search = one.search
+    is_proven = search.proven is not None
+    if search.journal.is_interrupted and is_proven:
+        search.cheapest = search.proven
+    search.prove(once=True)
+    for single in one.singles.values():
+        single.retract()
 
 
 def _tighten(search: Search) -> None:
@@ -172,12 +195,12 @@ def _try_alone(one: _Loop, accelerator: str) -> None:
     single = single_of(one.search, accelerator)
     if single is None:
         return
+    one.singles[accelerator] = single
     try:
         search_alone(single)
     finally:
         one.search.late = one.search.late or single.late
         if single.cheapest is not None:
-            one.singles[accelerator] = single.cheapest
             whole = widened(single.cheapest, one.search.replanner)
             if whole is not None:
                 one.search.believe(whole)
@@ -210,13 +233,19 @@ def _recorded(one: _Loop) -> Plan:
         rows = tuple(
             verified(
                 replace(b, saving_fraction=_saving(cost, b.cost_usd_per_hour)),
-                one.singles.get(b.accelerator),
+                _alone(one, b.accelerator),
                 cost,
             )
             for b in before.baselines
         )
         models.append(replace(model, verification=verification, baselines=rows))
     return replace(plan, models=tuple(models))
+
+
+def _alone(one: _Loop, accelerator: str) -> Sure | None:
+    """Return the fleet of one accelerator alone that holds."""
+    single = one.singles.get(accelerator)
+    return None if single is None else single.cheapest
 
 
 def _same_fleet(plan: Plan, first: Plan) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,25 +13,33 @@ from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.replay import (
+    LONG_REQUESTS,
+    STAGES,
     Replay,
     Simulation,
     Traffic,
     interruptions_per_hour,
+    interval_over_windows,
     judge_runs,
     replay,
     sample_stream,
-    scaled_trace,
+    scaled_rows,
+    trace_rows,
+    windows_of,
 )
 from melange_sky.replay.traffic import MAX_REQUESTS
 from melange_sky.replay.verdict import WARMUP_AT_MOST
-from melange_sky.spec import HistogramBuilder, read_trace
+from melange_sky.spec import read_trace
 from melange_sky.steps import Misfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from melange_sky.plans import Allocation, ModelPlan
+    from melange_sky.simulator import RequestStream
     from melange_sky.simulator.fleet import FleetRun
     from melange_sky.steps import ReplicaModel
 
@@ -56,7 +65,7 @@ class SimulationRequest:
 
     `ci` is the half width of the attainment's interval to reach: sampled traffic is replayed again
     with other random numbers until it is reached, a trace is as long as it is; with `until_sure` also
-    no more than it takes the interval to lie on one side of the target. `duration_s` fixes the length
+    no more than it takes the interval to lie on one side of the target, and a long trace by windows. `duration_s` fixes the length
     of sampled traffic, one replication then, and cuts a trace. `rate_scale` multiplies the rate.
     `burstiness`: see `replay.Traffic`. `jobs` replications run side by side, which changes no result.
     `on_progress` gets how far a replay is after each judgement.
@@ -71,6 +80,11 @@ class SimulationRequest:
     how: Replay = field(default_factory=Replay)
     jobs: int = 1
     on_progress: Callable[[ReplayProgress], None] | None = None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the traffic is a trace that is judged by windows before it is replayed whole."""
+        return self.trace is not None and len(rows_of(self.trace)) > LONG_REQUESTS
 
 
 def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
@@ -153,7 +167,7 @@ def _traffic_text(
 def _traced(
     plan: ModelPlan, request: SimulationRequest, trace: Path, image_tokens: int
 ) -> Simulation:
-    stream, without_output = scaled_trace(read_trace(trace), request.rate_scale, request.duration_s)
+    stream, without_output = scaled_rows(rows_of(trace), request.rate_scale, request.duration_s)
     if image_tokens:
         stream = replace(stream, input_tokens=stream.input_tokens + image_tokens)
     if not len(stream):
@@ -164,8 +178,50 @@ def _traced(
     span_s = float(stream.arrival_s[-1])
     rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
     traffic = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
+    if request.until_sure and len(stream) > LONG_REQUESTS:
+        return _by_windows(plan, request, stream, traffic)
     run = replay(plan, engine_of, stream, request.how)
     return _judged(plan, request, [run], traffic, notes)
+
+
+def _by_windows(
+    plan: ModelPlan, request: SimulationRequest, stream: RequestStream, traffic: str
+) -> Simulation:
+    """Replay windows of a long trace, more of them where a few leave doubt."""
+    stages = iter(STAGES)
+    while True:
+        count = next(stages)
+        streams = windows_of(stream, count, _shift(request.how.seed))
+
+        def one(number: int, streams: list[RequestStream] = streams) -> FleetRun:
+            how = replace(request.how, replication=number)
+            return replay(plan, engine_of, streams[number], how)
+
+        with ThreadPoolExecutor(max_workers=max(request.jobs, 1)) as pool:
+            runs = list(pool.map(one, range(len(streams))))
+        simulation = _judged(plan, request, runs, f"{traffic}, {len(streams)} windows of it")
+        verdict = replace(simulation.verdict, interval=interval_over_windows(runs, plan.slo))
+        if verdict.surely or count == STAGES[-1]:
+            return replace(simulation, verdict=verdict)
+
+
+def _shift(seed: int) -> float:
+    """Return where in the order of business a seed takes its windows: the golden ratio spreads them."""
+    return (seed * 0.6180339887 + 0.5) % 1.0 - 0.5
+
+
+def rows_of(trace: Path) -> NDArray[np.void]:
+    """Return a trace's rows; a file that has not changed since is read once."""
+    try:
+        stat = trace.stat()
+    except OSError:
+        return trace_rows(read_trace(trace))  # which says what is wrong with it
+    return _rows(trace, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _rows(trace: Path, _changed_ns: int, _size: int) -> NDArray[np.void]:
+    return trace_rows(read_trace(trace))
 
 
 def _judged(
@@ -232,9 +288,7 @@ def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
 
 def rate_of_trace(trace: Path) -> float:
     """Return a trace's mean rate; InputError where it spans no time."""
-    builder = HistogramBuilder()
-    for arrival_s, input_tokens, output_tokens in read_trace(trace):
-        builder.add(arrival_s, input_tokens, output_tokens)
-    if builder.rate_rps is None:
+    at = rows_of(trace)["at"]
+    if len(at) < 2 or at[-1] <= at[0]:
         raise InputError(f"{trace}: the trace spans no time, so it cannot be scaled to a rate")
-    return builder.rate_rps
+    return (len(at) - 1) / float(at[-1] - at[0])

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FRESH_SEEDS = 2
+RESERVE = 1.5
+"""Time kept for the proof on a whole trace, in times what the last one took."""
+
 LEAST_SAVING = 1e-6
 """USD per hour below which two fleets cost the same."""
 
@@ -45,20 +48,31 @@ class StopSearchError(Exception):
 @dataclass(slots=True, kw_only=True)
 class Journal:
     """What all searches of one verification share: each fleet's replay on the common seed, the rounds by
-    model, and when to stop."""
+    model, and when to stop.
+
+    `margin` is by how much more than the target windows of a trace must show, `refuted` are fleets that
+    the whole trace spoke against.
+    """
 
     rounds: list[list[VerificationRound]]
     on_round: Callable[[VerificationRound], None] | None = None
     max_rounds: int | None = None
     ends_at_s: float | None = None
     seconds: float | None = None
+    is_interrupted: bool = False
+    reserve_s: float = 0.0
+    margin: float = 0.0
     judged: dict[object, tuple[Simulation, ...]] = field(default_factory=dict)
+    refuted: set[object] = field(default_factory=set)
 
     def check(self) -> None:
-        """Raise StopSearchError where nothing more is to be replayed; the first plan always is."""
-        if not self.judged:
-            return
-        if self.ends_at_s is not None and time.monotonic() >= self.ends_at_s:
+        """Raise StopSearchError where nothing more is to be replayed.
+
+        `reserve_s` are kept for the proof of what was found.
+        """
+        if self.is_interrupted:
+            raise StopSearchError("interrupted", late=True)
+        if self.ends_at_s is not None and time.monotonic() >= self.ends_at_s - self.reserve_s:
             raise StopSearchError(
                 f"no time was left after {self.seconds:g} s (--verify-seconds)", late=True
             )
@@ -76,11 +90,15 @@ class Journal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sure:
-    """A fleet that holds on every seed, with each model's worst replay and the seeds."""
+    """A fleet that holds on every seed, with each model's worst replay and the seeds.
+
+    `is_whole` False where these replays were of windows of a trace alone.
+    """
 
     plan: Plan
     worst: tuple[Simulation, ...]
     seeds: tuple[int, ...]
+    is_whole: bool = True
 
     @property
     def cost(self) -> float:
@@ -93,7 +111,8 @@ class Search:
     """Fleets of one replanner under one traffic. `models` are its models' places in the journal.
 
     `held` are those that hold on the search's own seed, in the order found; `late` says what the
-    solver had no time for. `cheapest` is the cheapest that is sure.
+    solver had no time for. `cheapest` is the cheapest that is sure, `proven` the cheapest that is so on
+    the whole of the traffic.
     """
 
     replanner: Replanner
@@ -103,10 +122,16 @@ class Search:
     held: list[Plan] = field(default_factory=list)
     late: str | None = None
     cheapest: Sure | None = None
+    proven: Sure | None = None
     last: tuple[Simulation, ...] = ()
     used_seeds: int = 1
     _tried: set[object] = field(default_factory=set)
     _refuted: set[object] = field(default_factory=set)
+
+    @property
+    def by_windows(self) -> bool:
+        """Whether fleets are judged by windows of a trace first."""
+        return self.simulation.is_long
 
     @property
     def underated(self) -> list[Deratings]:
@@ -128,11 +153,17 @@ class Search:
             self.late = str(error)
             return None
 
-    def holds(self, plan: Plan, deratings: Sequence[Deratings] | None = None) -> bool:
-        """Replay a fleet on the search's own seed, once; keep it where it holds."""
-        key = self.models, _key(plan)
+    def holds(
+        self, plan: Plan, deratings: Sequence[Deratings] | None = None, *, always: bool = False
+    ) -> bool:
+        """Replay a fleet on the search's own seed, once; keep it where it holds.
+
+        Raises StopSearchError where no time is left, unless it is to be replayed `always`.
+        """
+        key = self.key(plan)
         if key not in self.journal.judged:
-            self.journal.check()
+            if not always:
+                self.journal.check()
             # Which side of the target a fleet is on, and no more.
             request = replace(self.simulation, until_sure=True)
             simulations = tuple(simulate_plan(model, request) for model in plan.models)
@@ -142,18 +173,30 @@ class Search:
                     self.models[k], round_of(one, deratings[k] if deratings else {})
                 )
         self.last = self.journal.judged[key]
-        if key not in self._tried and all_hold(self.last):
+        held = self._passes(self.last)
+        if key not in self._tried and held:
             self.held.append(plan)
         self._tried.add(key)
-        return all_hold(self.last)
+        return held
+
+    def _passes(self, simulations: Sequence[Simulation]) -> bool:
+        """Return whether every model's target holds, by what windows are asked for besides."""
+        margin = self.journal.margin
+        return all(s.verdict.interval[0] >= s.verdict.target + margin for s in simulations)
+
+    def key(self, plan: Plan) -> object:
+        """Return what a replay of a fleet is known by."""
+        return self.models, _key(plan)
 
     def confirm(self) -> bool:
         """Replay those that held on fresh seeds, the cheapest first; return whether one is sure."""
         for plan in sorted(self.held, key=lambda p: p.cost_usd_per_hour):
             if self.cheapest is not None and plan.cost_usd_per_hour >= self.cheapest.cost:
                 break
-            key = self.models, _key(plan)
-            if key in self._refuted:
+            key = self.key(plan)
+            if key in self._refuted or key in self.journal.refuted:
+                continue
+            if not self._passes(self.journal.judged[key]):
                 continue
             self.journal.check()
             sure = self._fresh(plan, self.journal.judged[key])
@@ -162,6 +205,45 @@ class Search:
                 break
             self._refuted.add(key)
         return self.cheapest is not None
+
+    def prove(self, *, once: bool = False) -> None:
+        """Replay the cheapest sure fleet on the whole trace; where it misses there, go on to the next.
+
+        Does nothing where no windows were replayed. With `once` the next one is what is proven already.
+        """
+        while self.cheapest is not None and not self.cheapest.is_whole:
+            sure = self.cheapest
+            if self.key(sure.plan) not in self.journal.refuted:
+                found = self._whole(sure)
+                if found is not None:
+                    self.cheapest = self.proven = found
+                    return
+            self.cheapest = self.proven
+            if not once:
+                self.confirm()
+
+    def retract(self) -> None:
+        """Fall back on what is proven where the whole trace has spoken against the cheapest."""
+        if self.cheapest is not None and self.key(self.cheapest.plan) in self.journal.refuted:
+            self.cheapest = self.proven
+
+    def _whole(self, sure: Sure) -> Sure | None:
+        """Replay a sure fleet on the whole trace, with a fresh seed; None where it misses there."""
+        begin, seed = time.monotonic(), self.used_seeds
+        self.used_seeds += 1
+        request = _reseeded(self.simulation, seed)
+        found = tuple(simulate_plan(model, request) for model in sure.plan.models)
+        for k, one in enumerate(found):
+            self.journal.record(self.models[k], round_of(one, {}))
+        self.journal.reserve_s = RESERVE * (time.monotonic() - begin)
+        if not all_hold(found):
+            self.journal.refuted.add(self.key(sure.plan))
+            pairs = zip(sure.worst, found, strict=True)
+            lost = max(a.verdict.attainment - b.verdict.attainment for a, b in pairs)
+            self.journal.margin = max(self.journal.margin, lost)
+            return None
+        seeds = (*sure.seeds, self.simulation.how.seed + seed)
+        return replace(sure, worst=found, seeds=seeds, is_whole=True)
 
     def believe(self, sure: Sure) -> None:
         """Take over a fleet that another search is sure of, where it is cheaper."""
@@ -173,7 +255,9 @@ class Search:
         offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
         self.used_seeds += FRESH_SEEDS
         jobs = self.simulation.jobs
-        each = replace(self.simulation, jobs=max(1, jobs // FRESH_SEEDS))
+        each = replace(
+            self.simulation, jobs=max(1, jobs // FRESH_SEEDS), until_sure=self.by_windows
+        )
 
         def worst(model: ModelPlan) -> Simulation:
             replays = pool.map(
@@ -184,14 +268,15 @@ class Search:
         with ThreadPoolExecutor(max_workers=min(max(1, jobs), FRESH_SEEDS)) as pool:
             found = tuple(worst(model) for model in plan.models)
         self.last = found
-        if not all_hold(found):
+        if not self._passes(found):
             for k, one in enumerate(found):
                 self.journal.record(self.models[k], round_of(one, {}))
             return None
         pairs = zip(first, found, strict=True)
         lowest = tuple(min(pair, key=lambda s: s.verdict.interval[0]) for pair in pairs)
         seed = self.simulation.how.seed
-        return Sure(plan=plan, worst=lowest, seeds=(seed, *(seed + k for k in offsets)))
+        seeds = (seed, *(seed + k for k in offsets))
+        return Sure(plan=plan, worst=lowest, seeds=seeds, is_whole=not self.by_windows)
 
 
 def _key(plan: Plan) -> object:
