@@ -119,6 +119,21 @@ def make_workload(rates: list[list[float]] | None = None, **over: Any) -> Worklo
     return Workload(**(values | over))
 
 
+LLAMA_CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+"""The sizes of Llama-3.1-8B as a `config.json`."""
+
 LLAMA_8B = find_model("meta-llama/Llama-3.1-8B-Instruct")
 
 

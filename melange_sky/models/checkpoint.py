@@ -15,6 +15,7 @@ from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
+from melange_sky.models.weights.splits import check_groups
 from melange_sky.models.weights.tensors import TensorTotals, check_bytes, nearest_count
 
 
@@ -82,7 +83,7 @@ class ReadModel:
                 shape.scaled(seen.total_bytes / self.counted_bytes),
                 checkpoint_bytes=float(seen.total_bytes),
             )
-        told = tuple(text for text in self.warnings if text not in self.layers.warnings)
+        told = tuple(text for text in self.warnings if text not in shape.notes)
         return dataclasses.replace(shape, gated=self.checkpoint.gated, notes=(*told, *shape.notes))
 
     @property
@@ -102,10 +103,11 @@ def read_model(checkpoint: Checkpoint) -> ReadModel:
         scheme = read_scheme(checkpoint.config, checkpoint.side_file, checkpoint.where)
     except RecursionError as error:
         raise InputError(f"{checkpoint.where}: nested too deeply to be a model's config") from error
+    check_groups(checkpoint.name, layers, scheme)
     sizes = weight_sizes(layers, scheme)
     if checkpoint.tensors is not None:
         check_bytes(checkpoint.name, sizes.file_bytes, sizes.resident_bytes, checkpoint.tensors)
-    warnings = list(layers.warnings)
+    warnings = [*layers.warnings, *scheme.notes]
     if checkpoint.tensors is None:
         told = name_warning(checkpoint.name, layers.parameters)
         if told is not None:

@@ -18,7 +18,7 @@ from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import DECODER_PARTS, Scheme, matrix_bytes, weight_sizes
 from melange_sky.models.weights.sections import read_scheme
-from melange_sky.models.weights.splits import split_units
+from melange_sky.models.weights.splits import check_groups, split_units
 
 NO_FLOAT16 = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
 """Model types that are numerically unstable in float16, so that a GPU without bfloat16 serves them in no 16 bits."""
@@ -47,6 +47,7 @@ def shape_from_config(
     """
     layers = read_layers(config, where)
     scheme = read_scheme(config, side_file, where)
+    check_groups(name, layers, scheme)
     return shape_of(name, layers, scheme)
 
 
@@ -78,7 +79,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         doubt=DOUBT if model.doubtful else 1.0,
         inputs=tuple(dict.fromkeys(tower.kind for tower in model.towers)),
         in_stages=model.model_type not in _NO_STAGES,
-        notes=_notes(model),
+        notes=(*_notes(model), *scheme.notes),
     )
 
 

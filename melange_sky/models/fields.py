@@ -51,7 +51,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Fields:
     """A config or one of its sections; what was asked for is remembered.
 
-    `defaults` are those of the `transformers` class, taken for what the file leaves out. `where` names
+    `told` gathers what a reader must warn of. `defaults` are those of the `transformers` class, taken for what the file leaves out. `where` names
     the file, and the section within it.
     """
 
@@ -63,6 +63,7 @@ class Fields:
         self.defaults = defaults or {}
         self.read: set[str] = set()
         self.assumed: set[str] = set()
+        self.told: list[str] = []
 
     def get(self, key: str) -> Any:
         """Return a value under its name or an alias, else the class default, else None."""

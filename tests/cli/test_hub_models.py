@@ -20,29 +20,17 @@ from melange_sky.pricing import OfferQuery
 from melange_sky.rendering import render_services
 from melange_sky.settings import home_dir
 from tests.cli.runner import melange_sky
+from tests.factories import LLAMA_CONFIG
 from tests.hub.server import COMMIT, Answer, HubServer
 
 OWN, TOKEN = "org/Own-8B", "hf_secret_of_mine"
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 BYTES = 16_060_522_496
 
 
 def files(total: int = BYTES, **over: Any) -> dict[str, bytes]:
     index = {"metadata": {"total_size": total}, "weight_map": {}}
     return {
-        "config.json": json.dumps({**LLAMA, **over}).encode(),
+        "config.json": json.dumps({**LLAMA_CONFIG, **over}).encode(),
         "model.safetensors.index.json": json.dumps(index).encode(),
     }
 

@@ -22,21 +22,8 @@ from melange_sky.pricing import OfferQuery
 from melange_sky.profiletable import ProfileTable, Provenance, write_table
 from melange_sky.rendering import serve_command
 from melange_sky.spec import CheckpointChoice
-from tests.factories import make_measured
+from tests.factories import LLAMA_CONFIG, make_measured
 
-LLAMA: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
@@ -57,7 +44,7 @@ def hub_models(hub: Any) -> Any:
             "org/Other-8B": {"num_hidden_layers": 30},
         }.items()
     ):
-        config = json.dumps({**LLAMA, **over}).encode()
+        config = json.dumps({**LLAMA_CONFIG, **over}).encode()
         hub.put(name, {"config.json": config}, commit=f"{number:040x}")
         pull(ModelReference(name), home_dir(), offline=False)
     return hub

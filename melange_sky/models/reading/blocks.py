@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from melange_sky.errors import InputError
-from melange_sky.models.fields import Fields
+from melange_sky.models.fields import MOST_LAYERS, Fields
 from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Attention, Layer, Matrix, norm
 from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
 from melange_sky.models.reading.core import Core, Mixed, read_core
@@ -78,8 +78,11 @@ def read_longcat(fields: Fields, family: Family) -> Decoder:
     count = expert_count(fields, family)
     if not count:
         raise InputError(f"{fields.where}: no 'n_routed_experts', which LongCat-Flash has")
+    blocks = fields.maybe("num_layers") or core.layers  # `num_hidden_layers` may count attentions
+    if blocks > MOST_LAYERS:
+        raise InputError(f"{fields.where}: 'num_layers' is {blocks}; no model has so many")
     layers = []
-    for number in range(core.layers):
+    for number in range(blocks):
         for half in (0, 1):
             attention, attending = mix("full", fields, family, core, number)
             fed, feeding = read_dense(fields, family, core, number)

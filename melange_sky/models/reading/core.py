@@ -32,6 +32,11 @@ def read_core(fields: Fields, family: Family) -> Core:
     vocabulary = fields.whole("vocab_size")
     kv_heads = _kv_heads(fields, family, heads)
     head_dim = fields.maybe("head_dim") or max(1, hidden // heads)
+    if not fields.has("head_dim") and hidden % heads and family.attention == "grouped":
+        fields.told.append(
+            f"'hidden_size' ({hidden}) is not a multiple of 'num_attention_heads' ({heads}) and no 'head_dim' is "
+            f"stated: heads of {head_dim} are assumed, and engines may refuse it"
+        )
     if heads % kv_heads and family.attention != "latent":  # which caches no heads
         raise InputError(
             f"{fields.where}: num_attention_heads ({heads}) is not a multiple of num_key_value_heads ({kv_heads})"
@@ -66,4 +71,6 @@ def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
         return nested.maybe("kv_n_heads") or heads
     if family.types[0] == "chatglm" and not fields.flag("multi_query_attention"):
         return heads
-    return fields.maybe("num_key_value_heads") or heads
+    if family.attention == "latent":
+        return fields.maybe("num_key_value_heads") or heads
+    return fields.whole("num_key_value_heads", heads)

@@ -235,6 +235,7 @@ EXPERTS: tuple[Family, ...] = (
     Family(
         types=("mimo_v2_flash", "mimo_v2"),
         architectures=("MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM"),
+        qkv_bias="attention_bias",
         window="mimo",
         extra_heads="first",
         experts=_DEEPSEEK,
@@ -251,6 +252,8 @@ EXPERTS: tuple[Family, ...] = (
     Family(
         types=("laguna",),
         architectures=("LagunaForCausalLM",),
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
         head_norm="head",
         gate="head",
         gate_field="gating",

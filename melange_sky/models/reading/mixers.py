@@ -104,7 +104,8 @@ def _layer_heads(kind: Mixer, fields: Fields, family: Family, core: Core, number
         heads = fields.maybe("swa_num_attention_heads") or (
             fields.maybe("num_sliding_attention_heads") or heads
         )
-        kv_heads = fields.maybe("swa_num_key_value_heads") or kv_heads
+        few = 2 * kv_heads if family.window == "mimo" else kv_heads  # where the file leaves it out
+        kv_heads = fields.maybe("swa_num_key_value_heads") or few
         head_dim = fields.maybe("swa_head_dim") or head_dim
         value_dim = fields.maybe("swa_v_head_dim") or value_dim
         other = fields.section("attention_other_setting")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +76,16 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     text = _text_fields(outer, chosen, where)
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
     contradicted = _tie_as_outside(decoder, outer, text) if chosen.wrapper is not None else None
-    context, assumed = context_tokens(text, outer.raw)
+    context = context_tokens(text, outer)
     built, tower_warnings = read_towers(outer, chosen.wrapper, decoder.core.hidden)
-    notes = [*decoder.assumptions, *(note for note in (assumed, contradicted) if note)]
+    notes = [*decoder.assumptions, *(note for note in (contradicted,) if note)]
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
     if chosen.missing is not None:
         tower_warnings.append(only_text(chosen.missing))
     closed, unsure = _closed(text, outer, chosen, measured)
-    warnings = [*tower_warnings, *closed]
+    told = dict.fromkeys((*text.told, *outer.told))
+    warnings = [*_unnamed(config, chosen), *told, *tower_warnings, *closed]
     return LayerList(
         architecture=chosen.architecture,
         model_type=chosen.model_type,
@@ -101,6 +102,17 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
         warnings=tuple(warnings),
         doubtful=unsure or chosen.guessed,
     )
+
+
+def _unnamed(config: Mapping[str, Any], chosen: _Chosen) -> Iterator[str]:
+    """Yield what an engine would do with a config that does not say what it is."""
+    if "architectures" in config and not config["architectures"]:
+        yield (
+            f"'architectures' is empty: read as {shown(chosen.architecture, 60)}, but engines serve such a "
+            "checkpoint for embeddings, not for text"
+        )
+    if not config.get("model_type"):
+        yield "no 'model_type': engines refuse a checkpoint without one"
 
 
 def unbounded(layer: Layer, context: int) -> Layer:
@@ -169,12 +181,14 @@ def _model_type(config: Mapping[str, Any], where: str) -> str:
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:
+    """Return the first architecture that is supported, as engines choose, else the first; "" for none."""
     names = config.get("architectures")
     if names is None or names == []:
         return ""
-    if not isinstance(names, list) or not isinstance(names[0], str):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{where}: 'architectures' must be a list of strings")
-    return names[0]
+    known = (n for n in names if n in registry.BY_ARCHITECTURE or n in wrappers.BY_ARCHITECTURE)
+    return str(next(known, names[0]))
 
 
 def _unknown(name: str, model_type: str) -> str:

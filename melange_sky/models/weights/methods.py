@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from melange_sky.errors import InputError
-from melange_sky.models.fields import Fields, shown
+from melange_sky.models.fields import Fields, one_of, shown
 from melange_sky.models.weights import formats
 from melange_sky.models.weights.formats import WeightFormat
 from melange_sky.models.weights.modelopt import read_modelopt
@@ -31,7 +31,8 @@ def _fp8(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
         if len(block) != 2 or min(block) < 1:
             raise InputError(f"{fields.where}: 'weight_block_size' must be two sizes")
         form = formats.fp8_block(block[0], block[1])
-    elif method == "fbgemm_fp8":
+    _check_activations(fields, in_blocks=bool(block))
+    if not block and method == "fbgemm_fp8":
         form = formats.FP8_CHANNEL
     by_part: dict[str, WeightFormat] = {}
     if config.get("expert_dtype") == "fp4" or fields.raw.get("expert_dtype") == "fp4":
@@ -48,6 +49,17 @@ def _fp8(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
         by_part=by_part,
         ignored=ignored,
     )
+
+
+def _check_activations(fields: Fields, *, in_blocks: bool) -> None:
+    """Refuse ways to quantize activations that engines do not have, or not with blocks of weights."""
+    scheme = fields.text("activation_scheme", "dynamic")
+    if scheme not in ("dynamic", "static"):
+        raise one_of(fields, "activation_scheme", scheme, ("dynamic", "static"))
+    if in_blocks and scheme == "static":
+        raise InputError(
+            f"{fields.where}: 'activation_scheme' static is not served with a 'weight_block_size'"
+        )
 
 
 def _compressed_cache(scheme: object) -> str | None:
@@ -156,6 +168,8 @@ def _gptq(fields: Fields, config: Section, method: str, dtype: str) -> Scheme:
             ignored=ignored_names(fields),
         )
     _check_bits(fields, "GPTQ", bits, (4, 8))
+    if method != "inc" and not fields.flag("sym", True):
+        fields.told.append("'sym' is false: current engines refuse asymmetric GPTQ")
     parts = DECODER_PARTS | {"head"} if fields.flag("lm_head") else DECODER_PARTS
     return make_scheme(
         fields,

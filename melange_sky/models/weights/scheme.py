@@ -23,6 +23,7 @@ class Scheme:
     listed modules before `default` applies to the others among `parts`; `ignored` modules stay plain.
     `by_part` gives single parts a format of their own. `kv_cache` is the form in which the checkpoint asks
     for its KV cache to be held ("fp8", "nvfp4"; "other" for one that engines do not read), None for none.
+    `notes` say what a reader must know of it.
     """
 
     method: str = ""
@@ -35,6 +36,7 @@ class Scheme:
     ignored: Names = field(default_factory=lambda: Names(()))
     kv_cache: str | None = None
     section: str = ""
+    notes: tuple[str, ...] = ()
 
     def format_of(self, name: str, matrix: Matrix) -> WeightFormat | None:
         """Return the format of a module, None where its values are plain."""

@@ -36,7 +36,14 @@ def ignored_names(fields: Fields, *, contains: bool = False) -> Names:
 
 def make_scheme(fields: Fields, method: str, dtype: str, **more: Any) -> Scheme:
     value_bytes = VALUE_BYTES["bfloat16" if dtype in ("float32", "float") else dtype]
-    return Scheme(method=method, dtype=dtype, value_bytes=value_bytes, section=fields.where, **more)
+    return Scheme(
+        method=method,
+        dtype=dtype,
+        value_bytes=value_bytes,
+        section=fields.where,
+        notes=tuple(fields.told),
+        **more,
+    )
 
 
 def stated_bits(fields: Fields, *keys: str, default: float) -> float:

@@ -110,7 +110,7 @@ def _section(config: Section, side_file: Section | None, where: str) -> tuple[st
                 for key in ("quantization_config", "compression_config")
             ]
     for name, value in places:
-        if value is None:
+        if value is None or value == {}:
             continue
         if not isinstance(value, Mapping):
             raise InputError(f"{where}: '{name}' must be a mapping")

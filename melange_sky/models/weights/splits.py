@@ -11,12 +11,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from melange_sky.errors import InputError
 from melange_sky.models.layers import Layer, LayerList, Matrix
 from melange_sky.models.split_units import SplitUnit
 from melange_sky.models.weights.formats import WeightFormat
-from melange_sky.models.weights.scheme import Scheme
+from melange_sky.models.weights.scheme import DECODER_PARTS, Scheme
 
 _ROWS = ("o_proj", "down_proj", "out_proj")
+_WHOLE_GROUPS = ("awq", "auto_awq", "gptq", "auto_gptq", "compressed-tensors")
 _COLUMNS = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
@@ -33,6 +35,23 @@ def split_units(model: LayerList, scheme: Scheme) -> tuple[SplitUnit, ...]:
         for unit in _units_of_layer(layer, prefix, scheme, dealt):
             units.setdefault((unit.size, unit.unit, unit.expert, unit.parts), unit)
     return tuple(units.values())
+
+
+def check_groups(name: str, model: LayerList, scheme: Scheme) -> None:
+    """Raise InputError where a matrix has no whole number of the groups that its integers share a scale in."""
+    if not scheme.method.startswith(_WHOLE_GROUPS):
+        return
+    for full, matrix in model.all_matrices():
+        chosen = scheme.format_of(full, matrix)
+        if chosen is None or not chosen.group or matrix.part not in DECODER_PARTS:
+            continue
+        if not chosen.name.startswith("int"):
+            continue
+        if matrix.inputs > chosen.group and matrix.inputs % chosen.group:
+            raise InputError(
+                f"{name}: the {matrix.inputs} inputs of {matrix.name} are no whole number of groups of "
+                f"{chosen.group} ('group_size'), which engines refuse"
+            )
 
 
 def _units_of_layer(layer: Layer, prefix: str, scheme: Scheme, dealt: bool) -> Iterator[SplitUnit]:
