@@ -48,6 +48,13 @@ _OPTIONS = (
         help="Seconds for the search by replay; the best fleet that held by then is the plan. Ctrl-C "
         "ends it earlier.",
     ),
+    click.option(
+        "--incumbent",
+        type=click.Path(path_type=Path),
+        metavar="PLAN.json",
+        help="A plan of before, or its folder: the result is never dearer than it is today where it "
+        "holds in replay.",
+    ),
     jobs_option,
 )
 

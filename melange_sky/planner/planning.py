@@ -58,6 +58,7 @@ class PlanOptions:
     seed: int = 0
     jobs: int | None = None
     verify_seconds: float = 120.0
+    incumbent: Path | None = None
 
     def __post_init__(self) -> None:
         one_of("--assignment", self.assignment, get_args(Assignment))
@@ -132,21 +133,32 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
     A verified plan that misses its SLO is returned all the same: its models' `verification` says so.
     """
     request = options.request(hooks)
-    if options.verify:  # numpy and the simulator are not wanted where nothing is replayed
-        from melange_sky.planner.verifying import ReplayOptions, plan_and_verify
-
-        replayed = ReplayOptions(
-            trace=options.verify_trace,
-            burstiness=options.burstiness,
-            seed=options.seed,
-            jobs=options.jobs,
-            seconds=options.verify_seconds,
-        )
-        planned = plan_and_verify(source, request, replayed, hooks)
+    if options.verify or options.incumbent is not None:
+        planned = _replayed(source, request, options, hooks)
     else:
         planned = _plan(source, request, options)
     log.info("%s: $%.4f/h", planned.name, planned.cost_usd_per_hour)
     return planned
+
+
+def _replayed(source: SpecSource, request: PlanRequest, options: PlanOptions, hooks: Hooks) -> Plan:
+    """Plan with replays; numpy and the simulator are not wanted where nothing is replayed."""
+    from melange_sky.planner.verifying import (
+        ReplayOptions,
+        plan_and_verify,
+        plan_beside_incumbent,
+    )
+
+    replayed = ReplayOptions(
+        trace=options.verify_trace,
+        burstiness=options.burstiness,
+        seed=options.seed,
+        jobs=options.jobs,
+        seconds=options.verify_seconds,
+        incumbent=options.incumbent,
+    )
+    how = plan_and_verify if options.verify else plan_beside_incumbent
+    return how(source, request, replayed, hooks)
 
 
 def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Plan:

@@ -26,6 +26,7 @@ from melange_sky.planner.replay_loop.replan import Replanner
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.plans import PlanWarning
 from melange_sky.replay import Replay
+from melange_sky.spec import AcceleratorChoice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,28 +89,62 @@ def plan_over_time(
         first=_bare_plan(spec, request), request=request, spec=spec, seed=seed, jobs=jobs
     )
     rates = [_least_rate(m, s, seed) for m, s in search.pairs]
-    factor = _least_factor(search, rates)
-    while proven and search.is_long and not search.holds(_scaled(spec, rates, factor), whole=True):
-        factor *= FIRST_RAISE
-        if factor > LARGEST_RAISE:
-            raise InfeasibleError(_too_bursty(spec, max(rates) * factor))
+    factor = _least_factor(search, rates, proven=proven)
+    if factor is None and proven:
+        return _with_one_accelerator(search, max(rates) * LARGEST_RAISE)
     priced = replace(request, prices=replace(request.prices, refresh=False))
-    plan = plan_loaded(_at_rates(spec, _scaled(spec, rates, factor)), priced)
+    plan = plan_loaded(_at_rates(spec, _scaled(spec, rates, factor or 1.0)), priced)
     return _noted(plan, search.verdicts(plan.models, whole=proven))
 
 
-def _least_factor(search: _Search, rates: Sequence[float]) -> float:
-    """Return the least factor on `rates` found at which a fleet holds, by replays that need only tell
-    on which side of the target it is.
+def _least_factor(search: _Search, rates: Sequence[float], *, proven: bool) -> float | None:
+    """Return the least factor on `rates` found at which a fleet holds, None where none does."""
+    factor = _factor_by_windows(search, rates)
+    while factor is not None and proven and search.is_long:
+        if search.holds(_scaled(search.spec, rates, factor), whole=True):
+            break
+        factor = None if factor > LARGEST_RAISE else factor * FIRST_RAISE
+    return factor
 
-    Raises InfeasibleError.
+
+def _with_one_accelerator(search: _Search, rate_rps: float) -> Plan:
+    """Plan with one accelerator where the mixes that the optimizer chooses hold at no rate: the
+    cheapest of those that do alone.
+
+    Raises InfeasibleError where none does.
+    """
+    spec, first = search.spec, search.first
+    names = {c.option.accelerator for m in first.models for c in m.candidates}
+    plans = []
+    for name in sorted(names) if len(names) > 1 else ():
+        chosen = tuple(c for c in spec.resources.accelerators if c.name == name)
+        kept = replace(spec.resources, accelerators=chosen or (AcceleratorChoice(name=name),))
+        try:
+            alone = replace(spec, resources=kept)
+            plans.append(plan_over_time(alone, search.request, search.seed, jobs=search.jobs))
+        except InfeasibleError:
+            continue
+    if not plans:
+        raise InfeasibleError(_too_bursty(spec, rate_rps))
+    best = min(plans, key=lambda p: p.cost_usd_per_hour)
+    note = PlanWarning(
+        code="rate",
+        message="no mix of accelerators that the estimates ask for holds over this traffic; this is the "
+        "cheapest of one accelerator alone that does (plan --verify searches further)",
+    )
+    return replace(best, warnings=(note, *best.warnings))
+
+
+def _factor_by_windows(search: _Search, rates: Sequence[float]) -> float | None:
+    """Return the least factor on `rates` found at which a fleet holds, by replays that need only tell
+    on which side of the target it is; None where none does.
     """
     spec = search.spec
     low: float | None = None
     high = 1.0
     while not search.holds(_scaled(spec, rates, high)):
         if high > LARGEST_RAISE:
-            raise InfeasibleError(_too_bursty(spec, max(rates) * high))
+            return None
         low, high = high, high * (FIRST_RAISE if low is None else (high / low) ** 2)
     for _ in range(BISECTIONS_BY_REPLAY):
         if low is None:

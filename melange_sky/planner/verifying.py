@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, NoPlanInTimeError
 from melange_sky.optimizer import SolveOptions
+from melange_sky.planfile import load_plan
 from melange_sky.planner.axes import parse_rates
 from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
 from melange_sky.planner.figures import side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.rate_over_time import plan_over_time
+from melange_sky.planner.replay_loop.incumbent import Incumbent, check_incumbent
+from melange_sky.planner.replay_loop.keep import keep_cheaper
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
 from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
-from melange_sky.spec import load_own_spec
+from melange_sky.spec import AcceleratorChoice, load_own_spec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +44,7 @@ class ReplayOptions:
     seed: int = 0
     jobs: int | None = None
     seconds: float | None = None
+    incumbent: Path | None = None
 
     def __post_init__(self) -> None:
         if self.burstiness is not None:
@@ -72,11 +76,66 @@ def plan_and_verify(
     """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
     spec = load_own_spec(source, NO_ENGINE)
     options = options.of(spec)
-    jobs = side_by_side(options.jobs)
-    first = plan_over_time(spec, request, options.seed, proven=False, jobs=jobs)
+    incumbent = _incumbent(options.incumbent, spec)
+    first = _first_plan(spec, request, options, incumbent, proven=False)
     simulation = options.simulation(hooks, _scale(spec, first, options.trace))
-    loop = LoopRequest(simulation=simulation, seconds=options.seconds, on_round=hooks.on_round)
+    loop = LoopRequest(
+        simulation=simulation,
+        seconds=options.seconds,
+        on_round=hooks.on_round,
+        incumbent=incumbent,
+    )
     return plan_verified(first, request, loop)
+
+
+def plan_beside_incumbent(
+    source: SpecSource, request: PlanRequest, options: ReplayOptions, hooks: Hooks = NO_HOOKS
+) -> Plan:
+    """Plan by estimate; a plan of before is kept where it is cheaper today and holds in replay."""
+    spec = load_own_spec(source, NO_ENGINE)
+    options = options.of(spec)
+    incumbent = _incumbent(options.incumbent, spec)
+    assert incumbent is not None
+    first = _first_plan(spec, request, options, incumbent, proven=True)
+    simulation = options.simulation(hooks, _scale(spec, first, options.trace))
+    return keep_cheaper(first, request, incumbent, simulation)
+
+
+def _incumbent(path: Path | None, spec: Spec) -> Incumbent | None:
+    """Read a plan of before; InputError where it is of other models than the spec."""
+    if path is None:
+        return None
+    incumbent = Incumbent(path=path, saved=load_plan(path))
+    check_incumbent(incumbent, spec)
+    return incumbent
+
+
+def _first_plan(
+    spec: Spec,
+    request: PlanRequest,
+    options: ReplayOptions,
+    incumbent: Incumbent | None,
+    *,
+    proven: bool,
+) -> Plan:
+    """Plan by estimate; where time runs out, among the accelerators of the plan of before alone."""
+    jobs = side_by_side(options.jobs)
+    try:
+        return plan_over_time(spec, request, options.seed, proven=proven, jobs=jobs)
+    except NoPlanInTimeError as error:
+        if incumbent is None:
+            raise
+        narrowed = _narrowed(spec, incumbent)
+        plan = plan_over_time(narrowed, request, options.seed, proven=proven, jobs=jobs)
+        note = incumbent.note(f"its accelerators alone were looked at: {error}")
+        return replace(plan, warnings=(note, *plan.warnings))
+
+
+def _narrowed(spec: Spec, incumbent: Incumbent) -> Spec:
+    options = [a.candidate.option for m in incumbent.saved.models for a in m.allocations]
+    kinds = sorted({(o.accelerator, o.accelerator_count) for o in options})
+    choices = tuple(AcceleratorChoice(name=name, count=count) for name, count in kinds)
+    return replace(spec, resources=replace(spec.resources, accelerators=choices))
 
 
 def _scale(spec: Spec, planned: Plan, trace: Path | None) -> float:

@@ -55,6 +55,7 @@ def plan(
     seed: int = 0,
     jobs: int | None = None,
     verify_seconds: float = 120.0,
+    incumbent: AnyPath | None = None,
 ) -> PlanResult:
     """Plan the cheapest mix of GPUs for a spec; writes nothing (see `write`).
 
@@ -82,6 +83,8 @@ def plan(
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
         verify_seconds: Seconds for the search by replay; the best fleet that held by then is returned.
+        incumbent: plan.json of a plan of before: the result is never dearer than it is today where it
+            holds in replay.
 
     Returns:
         The plan. One that was replayed and misses its SLO is returned too: see each model's
@@ -115,6 +118,7 @@ def plan(
         seed=seed,
         jobs=jobs,
         verify_seconds=verify_seconds,
+        incumbent=path_of(incumbent),
     )
     return as_result(PlanResult, plan_source(source_of(spec), options))
 
@@ -130,6 +134,7 @@ def verify(
     offers: AnyPath | None = None,
     time_limit_s: float = 30.0,
     verify_seconds: float = 120.0,
+    incumbent: AnyPath | None = None,
 ) -> PlanResult:
     """Plan a spec, replay it and plan again until its SLO holds: `plan` with `verify=True`.
 
@@ -143,6 +148,8 @@ def verify(
         offers: CSV of your own offers.
         time_limit_s: Seconds for the solver, each time.
         verify_seconds: Seconds for the search by replay; the best fleet that held by then is returned.
+        incumbent: plan.json of a plan of before: the result is never dearer than it is today where it
+            holds in replay.
 
     Returns:
         The plan that holds, or the last one tried: each model's `verification` says which, and why.
@@ -161,6 +168,7 @@ def verify(
         offers=offers,
         time_limit_s=time_limit_s,
         verify_seconds=verify_seconds,
+        incumbent=incumbent,
     )
 
 

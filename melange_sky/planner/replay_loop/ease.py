@@ -123,7 +123,7 @@ def _one_move(search: EaseSearch, first: ModelPlan) -> bool:
         if search.is_spent:
             return False
         search.plans += 1
-        groups = tuple(_group(candidates[name], n) for name, n in counts.items() if n > 0)
+        groups = tuple(instance_group(candidates[name], n) for name, n in counts.items() if n > 0)
         try:
             plan = search.replanner.plan(underated, minimum=groups, scale=scale)
         except (InfeasibleError, NoPlanInTimeError):
@@ -167,7 +167,8 @@ def _price(candidate: OptionCapacity) -> float:
     return candidate.option.price_usd_per_hour
 
 
-def _group(candidate: OptionCapacity, instances: int) -> InstanceGroup:
+def instance_group(candidate: OptionCapacity, instances: int) -> InstanceGroup:
+    """Return so many instances of a candidate as a group that constraints can name."""
     option, offer = candidate.option, candidate.option.offer
     return InstanceGroup(
         accelerator=option.accelerator,

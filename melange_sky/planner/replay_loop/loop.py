@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints
 from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
+from melange_sky.planner.replay_loop.incumbent import CODE, Incumbent
+from melange_sky.planner.replay_loop.keep import try_incumbent
 from melange_sky.planner.replay_loop.proof import why_none
 from melange_sky.planner.replay_loop.replan import Replanner
 from melange_sky.planner.replay_loop.replay import SimulationRequest
@@ -38,7 +40,7 @@ from melange_sky.planner.replay_loop.singles import (
     widened,
 )
 from melange_sky.planner.replay_loop.tighten import tighten_to_hold
-from melange_sky.plans import ModelPlan, Plan, Verification, VerificationRound
+from melange_sky.plans import ModelPlan, Plan, PlanWarning, Verification, VerificationRound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,13 +53,14 @@ if TYPE_CHECKING:
 class LoopRequest:
     """What to replay in the loop, and for how long: `seconds` and `max_rounds` None set no end.
 
-    `on_round` gets every round once it is replayed.
+    `on_round` gets every round once it is replayed. An `incumbent` is replayed too, at today's prices.
     """
 
     simulation: SimulationRequest = field(default_factory=SimulationRequest)
     seconds: float | None = None
     max_rounds: int | None = None
     on_round: Callable[[VerificationRound], None] | None = None
+    incumbent: Incumbent | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +68,8 @@ class _Loop:
     """One verification: the search of the whole plan, each accelerator alone, and why it ended."""
 
     search: Search
+    incumbent: Incumbent | None = None
+    notes: list[PlanWarning] = field(default_factory=list)
     singles: dict[str, Search] = field(default_factory=dict)
     missed: tuple[Simulation, ...] = ()
     stopped: StopSearchError | None = None
@@ -94,7 +99,9 @@ def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
         for part, m in zip(parts, plan.models, strict=True)
     )
     whole = plan if unchanged else replace(_unproven(plan), sensitivity=None, alternatives=())
-    return replace(whole, models=tuple(part.models[0] for part in parts))
+    notes = [w for part in parts for w in part.warnings if w.code == CODE]
+    warnings = (*dict.fromkeys(notes), *whole.warnings)
+    return replace(whole, models=tuple(part.models[0] for part in parts), warnings=warnings)
 
 
 def _binds(rules: Constraints) -> bool:
@@ -107,7 +114,7 @@ def _verified(
     replanner: Replanner, loop: LoopRequest, journal: Journal, models: tuple[int, ...]
 ) -> Plan:
     search = Search(replanner=replanner, simulation=loop.simulation, journal=journal, models=models)
-    one = _Loop(search=search)
+    one = _Loop(search=search, incumbent=_part_of(loop.incumbent, models))
     try:
         _run(one)
     except StopSearchError as stop:
@@ -121,6 +128,13 @@ def _verified(
     return _recorded(one)
 
 
+def _part_of(incumbent: Incumbent | None, models: tuple[int, ...]) -> Incumbent | None:
+    """Return the incumbent of the models that are searched together."""
+    if incumbent is None or len(models) == len(incumbent.saved.models):
+        return incumbent
+    return incumbent.part(models[0])
+
+
 def _run(one: _Loop) -> None:
     """Search every way, the surest first. Raises StopSearchError."""
     search = one.search
@@ -129,6 +143,8 @@ def _run(one: _Loop) -> None:
         one.missed = search.last
         search.confirm()
     one.missed = one.missed or search.last
+    if one.incumbent is not None:
+        one.notes.append(try_incumbent(search, one.incumbent))
     scale_to_hold(search)
     search.prove()
     names = [_cheapest_first(model) for model in first.models]
@@ -239,7 +255,7 @@ def _recorded(one: _Loop) -> Plan:
             for b in before.baselines
         )
         models.append(replace(model, verification=verification, baselines=rows))
-    return replace(plan, models=tuple(models))
+    return replace(plan, models=tuple(models), warnings=(*one.notes, *plan.warnings))
 
 
 def _alone(one: _Loop, accelerator: str) -> Sure | None:

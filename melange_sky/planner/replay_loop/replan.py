@@ -107,6 +107,12 @@ class Replanner:
             request=replace(self.request, solve=solve),
         )
 
+    def of_models(self, models: tuple[ModelPlan, ...]) -> Plan:
+        """Return a fleet that was not chosen by solving as a plan, unproven."""
+        solver = replace(self.first.solver, status="feasible")
+        plan = replace(self.first, models=models, solver=solver, sensitivity=None, alternatives=())
+        return replace(plan, warnings=self._warnings(plan, ()))
+
     def _replanned(self, problem: Problem, solution: Solution) -> Plan:
         """Return the plan of another fleet, without what the first one said of its own."""
         models = tuple(
@@ -124,12 +130,16 @@ class Replanner:
             sensitivity=None,
             alternatives=(),
         )
+        notes = objective_notes(problem, solution, self.request)
+        return replace(plan, warnings=self._warnings(plan, notes))
+
+    def _warnings(self, plan: Plan, notes: tuple[PlanWarning, ...]) -> tuple[PlanWarning, ...]:
+        """Return notes on another fleet in place of those that held of the first one alone."""
         stale = set(_allocation_notes(self.first))
-        notes = objective_notes(problem, solution, self.request) + _allocation_notes(plan)
         lasting = tuple(
             w for w in self.first.warnings if w not in stale and w.code not in OBJECTIVE_CODES
         )
-        return replace(plan, warnings=notes + lasting)
+        return notes + _allocation_notes(plan) + lasting
 
 
 def _unscaled(model: ModelPlan, candidates: Sequence[OptionCapacity], scale: float) -> ModelPlan:

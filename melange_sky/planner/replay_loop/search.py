@@ -199,7 +199,8 @@ class Search:
             if not self._passes(self.journal.judged[key]):
                 continue
             self.journal.check()
-            sure = self._fresh(plan, self.journal.judged[key])
+            offsets = [seed - self.simulation.how.seed for seed in self._next_seeds()]
+            sure = self._fresh(plan, self.journal.judged[key], offsets)
             if sure is not None:
                 self.cheapest = sure
                 break
@@ -227,10 +228,11 @@ class Search:
         if self.cheapest is not None and self.key(self.cheapest.plan) in self.journal.refuted:
             self.cheapest = self.proven
 
-    def _whole(self, sure: Sure) -> Sure | None:
-        """Replay a sure fleet on the whole trace, with a fresh seed; None where it misses there."""
-        begin, seed = time.monotonic(), self.used_seeds
-        self.used_seeds += 1
+    def _whole(self, sure: Sure, offset: int | None = None) -> Sure | None:
+        """Replay a sure fleet on the whole trace, with a fresh seed unless one is given; None where it
+        misses there."""
+        begin, seed = time.monotonic(), self.used_seeds if offset is None else offset
+        self.used_seeds += offset is None
         request = _reseeded(self.simulation, seed)
         found = tuple(simulate_plan(model, request) for model in sure.plan.models)
         for k, one in enumerate(found):
@@ -250,10 +252,40 @@ class Search:
         if self.cheapest is None or sure.cost < self.cheapest.cost - LEAST_SAVING:
             self.cheapest = sure
 
-    def _fresh(self, plan: Plan, first: tuple[Simulation, ...]) -> Sure | None:
-        """Replay on seeds that nothing here has used yet; each model's worst replay counts."""
-        offsets = range(self.used_seeds, self.used_seeds + FRESH_SEEDS)
+    def try_known(self, plan: Plan, seeds: Sequence[int]) -> bool:
+        """Replay a fleet on the seeds on which it was seen to hold before; return whether it is sure.
+
+        The same traffic on the same seeds is the same replay: what held then holds now.
+        """
+        own = self.simulation.how.seed
+        first, *others = seeds if len(seeds) > FRESH_SEEDS else (own, *self._next_seeds())
+        request = replace(_reseeded(self.simulation, first - own), until_sure=True)
+        found = tuple(simulate_plan(model, request) for model in plan.models)
+        self.journal.judged.setdefault(self.key(plan), found)
+        for k, one in enumerate(found):
+            self.journal.record(self.models[k], round_of(one, {}))
+        if not self._passes(found):
+            return False
+        sure = self._fresh(plan, found, [seed - own for seed in others[:FRESH_SEEDS]])
+        if sure is None:
+            return False
+        if not sure.is_whole:
+            whole = self._whole(sure, *(seed - own for seed in others[FRESH_SEEDS:]))
+            if whole is None:
+                return False
+            sure = self.proven = whole
+        self.believe(replace(sure, seeds=(first, *sure.seeds[1:])))
+        return True
+
+    def _next_seeds(self) -> list[int]:
+        own, used = self.simulation.how.seed, self.used_seeds
         self.used_seeds += FRESH_SEEDS
+        return [own + k for k in range(used, used + FRESH_SEEDS)]
+
+    def _fresh(
+        self, plan: Plan, first: tuple[Simulation, ...], offsets: Sequence[int]
+    ) -> Sure | None:
+        """Replay on other seeds, so far from the search's own; each model's worst replay counts."""
         jobs = self.simulation.jobs
         each = replace(
             self.simulation, jobs=max(1, jobs // FRESH_SEEDS), until_sure=self.by_windows
