@@ -106,7 +106,16 @@ def test_limits_swept_together_are_those_swept_alone(tmp_path: Path) -> None:
     spec.write_text(SPEC, encoding="utf-8")
 
     def rows(limits: str) -> list[dict[str, str]]:
-        arguments = [str(spec), "--offline", "--rate", "5,20", "--tpot-ms", limits]
+        arguments = [
+            str(spec),
+            "--offline",
+            "--rate",
+            "5,20",
+            "--tpot-ms",
+            limits,
+            "--format",
+            "csv",
+        ]
         shown = CliRunner().invoke(sweep, arguments, catch_exceptions=False)
         return list(csv.DictReader(io.StringIO(shown.stdout)))
 
@@ -164,7 +173,18 @@ def test_wrong_price_steps_are_bad_input(text: str) -> None:
 def test_price_steps_of_a_real_spec(tmp_path: Path) -> None:
     spec = tmp_path / "small.yaml"
     spec.write_text(SPEC, encoding="utf-8")
-    arguments = [str(spec), "--offline", "--rate", "20", "--prices", "0.5,1", "--prices", "H100=2"]
+    arguments = [
+        str(spec),
+        "--offline",
+        "--rate",
+        "20",
+        "--prices",
+        "0.5,1",
+        "--prices",
+        "H100=2",
+        "--format",
+        "csv",
+    ]
     shown = CliRunner().invoke(sweep, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     rows = list(csv.DictReader(io.StringIO(shown.stdout)))
