@@ -75,6 +75,10 @@ class InfeasibleError(MelangeError):
         self.causes: tuple[Cause, ...] = tuple(causes if conflict is None else conflict.clauses)
         super().__init__(message)
 
+    def naming(self, model: str) -> InfeasibleError:
+        """Return the same error with the model in front of its message."""
+        return InfeasibleError(f"{model}: {self}", causes=self.causes, conflict=self.conflict)
+
     def noting(self, notes: Sequence[str]) -> InfeasibleError:
         """Return the same error with notes behind its message."""
         text = "; note: ".join([str(self), *notes])

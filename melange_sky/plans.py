@@ -84,12 +84,19 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverReport:
-    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (not proven; see the gap)."""
+    """How far the solver got: status `optimal` (gap within tolerance) or `feasible` (not proven; see the gap).
+
+    Of models planned apart, no fleet is cheaper than `bound_usd_per_hour`: the sum of their optima with
+    `limit_prices` (limit, USD per hour of each GPU or instance under it) on top, less prices × limits.
+    None, and no prices, where the models were planned in one program.
+    """
 
     status: str
     mip_gap: float
     solve_seconds: float
     solver: str
+    bound_usd_per_hour: float | None = None
+    limit_prices: tuple[tuple[str, float], ...] = ()
 
     @property
     def is_optimal(self) -> bool:

@@ -118,6 +118,8 @@ class _Solved(_Document):
     mip_gap: float
     solve_seconds: float
     solver: str = "unknown"
+    bound_usd_per_hour: NonNegative | None = None
+    limit_prices: dict[str, NonNegative] = {}
 
     def report(self) -> SolverReport:
         return SolverReport(
@@ -125,6 +127,8 @@ class _Solved(_Document):
             mip_gap=self.mip_gap,
             solve_seconds=self.solve_seconds,
             solver=self.solver,
+            bound_usd_per_hour=self.bound_usd_per_hour,
+            limit_prices=tuple(self.limit_prices.items()),
         )
 
 

@@ -79,6 +79,8 @@ def _solver_fields(solver: SolverReport) -> dict[str, Any]:
         "mip_gap": solver.mip_gap,
         "solve_seconds": solver.solve_seconds,
         "solver": solver.solver,
+        "bound_usd_per_hour": solver.bound_usd_per_hour,
+        "limit_prices": dict(solver.limit_prices),
     }
 
 

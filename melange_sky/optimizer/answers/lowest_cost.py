@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InfeasibleError
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
+from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.search.cheapest import find_cheapest
@@ -39,6 +40,8 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
     the one that the solver came upon.
     """
     options = options.started()
+    if len(problem.demands) > 1:
+        return _of_several(problem, options)
     try:
         canonical = needed_form(problem, options)
     except InfeasibleError:
@@ -55,6 +58,23 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
         instances=sum(point.instances),
         shape=_shape(cheapest, point.instances),
         gap=cheapest.gap,
+    )
+
+
+def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
+    try:
+        solution = optimize(problem, options)
+    except InfeasibleError:
+        return LeastCost(termination=Termination.INFEASIBLE)
+    except NoPlanInTimeError:
+        return LeastCost(termination=Termination.LIMIT)
+    allocations = [a for of_model in solution.allocations for a in of_model]
+    return LeastCost(
+        termination=Termination(solution.report.status),
+        cost_usd_per_hour=solution.optimum_usd_per_hour,
+        instances=sum(a.instances for a in allocations),
+        shape=" + ".join(sorted({a.candidate.option.shape for a in allocations})),
+        gap=solution.report.mip_gap,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.optimizer.answers.allocations import allocate
 from melange_sky.optimizer.answers.alternatives import find_alternatives
+from melange_sky.optimizer.answers.apart import plan_apart
 from melange_sky.optimizer.answers.conflict import find_conflict
 from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
@@ -32,6 +33,11 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     NoPlanInTimeError where none was found in the time, InputError for unusable figures.
     """
     options = (options or SolveOptions()).started()
+    return plan_apart(problem, options, _together) or _together(problem, options)
+
+
+def _together(problem: Problem, options: SolveOptions) -> Solution:
+    """Return the cheapest fleet by one program of all models."""
     start = options.deadline.clock()
     cheapest = _cheapest(problem, options)
     settled = settle_ties(cheapest, options.deadline)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import highspy
 import numpy as np
 
+from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.program.termination import Termination
 
@@ -97,6 +98,23 @@ def solve_by_highs(
         return termination, [], None
     bound = float(info.mip_dual_bound) if linear.is_whole() else None
     return termination, list(highs.getSolution().col_value), bound
+
+
+def solve_with_duals(linear: Linear, deadline: Deadline) -> tuple[float, list[float]]:
+    """Return the goal's least value with no column whole, and each row's dual value.
+
+    Raises TimeUpError where HiGHS found none before the deadline.
+    """
+    _greet_unseen()
+    highs = highspy.Highs()
+    for name, value in (("output_flag", False), ("time_limit", deadline.left_s), ("threads", 1)):
+        highs.setOptionValue(name, value)
+    highs.passModel(as_highs(linear))
+    highs.run()
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise TimeUpError
+    value = float(highs.getInfo().objective_function_value)
+    return value, [float(dual) for dual in highs.getSolution().row_dual]
 
 
 def as_highs(linear: Linear) -> Any:

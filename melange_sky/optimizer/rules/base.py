@@ -96,6 +96,9 @@ class Rule(ABC):
     speaks_of_shares: ClassVar[bool] = False
     """Whether its rows bind shares alone, so that it still binds once the instances are settled."""
 
+    spans_models: ClassVar[bool] = False
+    """Whether it binds the models of a problem together, so that none can be planned by itself."""
+
     weight: ClassVar[int] = 0
     """How much its user means it: where rules clash, lighter ones are tried without first."""
 
@@ -115,6 +118,11 @@ class Rule(ABC):
 
         Raises InfeasibleError where no such fleet can keep the rule.
         """
+        return constraints
+
+    @classmethod
+    def untied(cls, constraints: Constraints) -> Constraints | None:
+        """Return constraints without a rule that spans models, None where fleets are dearer without it."""
         return constraints
 
     @abstractmethod

@@ -28,6 +28,7 @@ class _GroupRule(Rule):
     """A rule about groups of instances: it names options, and keeps those that it names."""
 
     names_options = True
+    spans_models = True
 
     groups: tuple[InstanceGroup, ...]
 
@@ -80,6 +81,11 @@ class Fixed(_GroupRule):
         """Return constraints without what is paid for of other options: it serves nothing here."""
         fixed = tuple(group for group in constraints.fixed if _any_of(options, group))
         return replace(constraints, fixed=fixed)
+
+    @classmethod
+    def untied(cls, constraints: Constraints) -> Constraints | None:
+        """Return None where anything is paid for, which makes fleets cheaper."""
+        return None if constraints.fixed else constraints
 
     def add_rows(self, program: IntegerProgram) -> None:
         """Add f_pk, one row per group and one per column that any group pays for."""
@@ -187,6 +193,11 @@ class Minimum(_GroupRule):
             if group.instances > 0 and not _any_of(options, group):
                 raise InfeasibleError(f"the minimum of {group.label()} needs another accelerator")
         return constraints
+
+    @classmethod
+    def untied(cls, constraints: Constraints) -> Constraints:
+        """Return constraints without minimum."""
+        return replace(constraints, minimum=())
 
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row per group that any column matches."""

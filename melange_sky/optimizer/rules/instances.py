@@ -25,6 +25,7 @@ class Limits(Rule):
     """Σ_k units_k × x_k ≤ limit, per accelerator (GPUs), cloud, region, instance type (instances)."""
 
     name = "limits"
+    spans_models = True
     weight = 4
 
     limits: tuple[tuple[LimitKey, int], ...]
@@ -34,6 +35,11 @@ class Limits(Rule):
         """Return the rule where there are limits."""
         limits = problem.constraints.limits
         return cls(limits=limits) if limits else None
+
+    @classmethod
+    def untied(cls, constraints: Constraints) -> Constraints:
+        """Return constraints without limits."""
+        return replace(constraints, limits=())
 
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row per limit that any column counts against."""

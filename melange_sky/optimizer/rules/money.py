@@ -11,6 +11,7 @@ from melange_sky.optimizer.rules.base import TOLERANCE, Clause, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from melange_sky.constraints import Constraints
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Problem, SolveOptions, StayClose
     from melange_sky.optimizer.program.integer_program import IntegerProgram
@@ -24,6 +25,7 @@ class Budget(Rule):
     """Σ_k price_k × x_k − what is already paid ≤ budget."""
 
     name = "budget"
+    spans_models = True
     weight = 5
 
     usd_per_hour: float
@@ -34,21 +36,29 @@ class Budget(Rule):
         budget = problem.constraints.budget_usd_per_hour
         return None if budget is None else cls(usd_per_hour=budget)
 
+    @classmethod
+    def untied(cls, constraints: Constraints) -> Constraints:
+        """Return constraints without a budget."""
+        return replace(constraints, budget_usd_per_hour=None)
+
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row."""
         program.row(program.cost_terms(), LE, self.usd_per_hour + _ROUNDING, "budget")
 
     def clauses(self, canonical: Canonical, bounds: Sequence[int]) -> list[Clause]:
-        """Return the budget, which is lifted at once: how far it must rise is the least cost."""
-        return [
-            Clause(
-                text=f"the budget of ${self.usd_per_hour:g}/h",
-                steps=1,
-                loosen=lambda constraints, _: replace(constraints, budget_usd_per_hour=None),
-                remedy=lambda _: "lift the budget",
-                is_budget=True,
-            )
-        ]
+        """Return the budget as its one part."""
+        return [self.clause]
+
+    @property
+    def clause(self) -> Clause:
+        """The budget, which is lifted at once: how far it must rise is the least cost."""
+        return Clause(
+            text=f"the budget of ${self.usd_per_hour:g}/h",
+            steps=1,
+            loosen=lambda constraints, _: replace(constraints, budget_usd_per_hour=None),
+            remedy=lambda _: "lift the budget",
+            is_budget=True,
+        )
 
     def violations(self, fleet: FinishedFleet) -> Iterator[str]:
         """Yield what is billed where it is over the budget."""

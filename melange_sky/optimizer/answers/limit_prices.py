@@ -1,0 +1,233 @@
+"""Many models under shared limits: column generation over whole fleets of each model.
+
+The master program picks one known fleet per model within the limits. Its dual values are what one more
+GPU or instance under each limit is worth; each model is planned anew with those on top of its prices,
+which yields its next fleet, and a bound of every fleet's cost (Lagrange):
+
+    Σ_models least (cost + Σ_l price_l × units_l) − Σ_l price_l × limit_l
+
+(Dantzig & Wolfe, Operations Research 8(1), 1960; the prices are smoothed towards those of the best
+bound: Wentges, International Transactions in Operational Research 4(2), 1997.) The known fleets are
+then picked as wholes. All work is counted in rounds, so that the answer is the same on a busy machine
+unless its deadline passes.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
+from melange_sky.optimizer.deadline import TimeUpError
+from melange_sky.optimizer.program.linear import EQ, LE, Linear
+from melange_sky.optimizer.program.run import has_highs, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from melange_sky.names.limits import LimitKey
+    from melange_sky.optimizer.problem.question import Problem, Solution, SolveOptions
+    from melange_sky.plans import Allocation
+
+    PlanOne = Callable[[Problem, SolveOptions], Solution]
+    Limits = tuple[tuple[LimitKey, int], ...]
+    Prices = tuple[float, ...]
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 24
+CLOSE = 1e-3
+"""How near the bound and the master program come before no more fleets are looked for."""
+
+SMOOTH = 0.5
+PICK_GAP = 1e-5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounded:
+    """A fleet per model within the limits, a bound of the least cost, and the prices behind the bound.
+
+    `limit_prices`: per limit, by name, USD per hour of one more GPU or instance; no less would be saved
+    by it than the bound tells.
+    """
+
+    solutions: tuple[Solution, ...]
+    bound_usd_per_hour: float
+    limit_prices: tuple[tuple[str, float], ...]
+
+
+def plan_under_limits(
+    parts: Sequence[Problem],
+    limits: Limits,
+    alone: Sequence[Solution],
+    options: SolveOptions,
+    plan_one: PlanOne,
+) -> Bounded | None:
+    """Return fleets of the models that together keep to the limits, None where none were found.
+
+    `alone` are the fleets of the models, each by itself, at no price for the limits.
+    """
+    if options.solver == "cbc" or not has_highs():
+        return None
+    search = _Search(parts=parts, limits=limits, options=options, plan_one=plan_one)
+    search.take(alone, search.free)
+    try:
+        search.generate()
+    except (InfeasibleError, NoPlanInTimeError, TimeUpError):
+        log.info("no time was left to look for more fleets under the limits")
+    picked = search.pick()
+    if picked is None:
+        return None
+    prices = [(str(key), price) for (key, _), price in zip(limits, search.best, strict=True)]
+    return Bounded(
+        solutions=picked,
+        bound_usd_per_hour=search.bound,
+        limit_prices=tuple((name, price) for name, price in prices if price > 0),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fleet:
+    """One model's fleet: its solution at true prices, and what it counts against each limit."""
+
+    solution: Solution
+    units: tuple[int, ...]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """The fleets known per model, and the best bound with its prices."""
+
+    parts: Sequence[Problem]
+    limits: Limits
+    options: SolveOptions
+    plan_one: PlanOne
+    fleets: list[dict[tuple[tuple[str, int], ...], _Fleet]] = field(default_factory=list)
+    bound: float = 0.0
+    best: Prices = ()
+
+    def __post_init__(self) -> None:
+        self.fleets = [{} for _ in self.parts]
+        self.best = self.free
+
+    @property
+    def free(self) -> Prices:
+        """No price on any limit."""
+        return (0.0,) * len(self.limits)
+
+    def generate(self) -> None:
+        """Look for fleets that the master program could use, until it meets the bound or for so many rounds.
+
+        Raises NoPlanInTimeError.
+        """
+        self.take(self._planned(self._forbidding()), self._forbidding())
+        for _ in range(ROUNDS):
+            value, prices = self._master()
+            if value <= self.bound * (1 + CLOSE):
+                return
+            known = sum(map(len, self.fleets))
+            mixed = tuple(
+                SMOOTH * price + (1 - SMOOTH) * best
+                for price, best in zip(prices, self.best, strict=True)
+            )
+            self.take(self._planned(mixed), mixed)
+            if sum(map(len, self.fleets)) == known:
+                # Nothing new between: only the master's own prices can still tell of a fleet.
+                self.take(self._planned(prices), prices)
+                if sum(map(len, self.fleets)) == known:
+                    return
+
+    def take(self, solutions: Sequence[Solution], prices: Prices) -> None:
+        """Keep the fleets of all models at these prices on the limits, and the bound that they prove."""
+        bound = 0.0
+        for n, (part, solution) in enumerate(zip(self.parts, solutions, strict=True)):
+            bound += solution.cost_usd_per_hour * (1 - solution.report.mip_gap)
+            true = _at_true_prices(part, solution)
+            name = tuple((a.candidate.option.name, a.instances) for a in true.allocations[0])
+            self.fleets[n].setdefault(name, _Fleet(solution=true, units=self._units(true)))
+        bound -= sum(price * limit for price, (_, limit) in zip(prices, self.limits, strict=True))
+        if bound > self.bound:
+            self.bound, self.best = bound, prices
+
+    def pick(self) -> tuple[Solution, ...] | None:
+        """Return the cheapest choice of known fleets within the limits, None where there is none."""
+        program, places = self._program(whole=True)
+        options = replace(self.options, mip_gap=PICK_GAP)
+        outcome = run(program, replace(options, deadline=options.deadline.at_least(1.0)))
+        if not outcome.termination.has_solution:
+            return None
+        return tuple(
+            max(known, key=lambda place: outcome.values[place[0]])[1].solution for known in places
+        )
+
+    def _planned(self, prices: Prices) -> list[Solution]:
+        """Plan every model with these prices on top of its options' own."""
+        solutions = []
+        for n, part in enumerate(self.parts):
+            share = self.options.deadline.share(min(1.0, 2 / (len(self.parts) - n + 1)))
+            own = replace(self.options, deadline=share, known_usd_per_hour=None)
+            solutions.append(self.plan_one(_surcharged(part, self.limits, prices), own))
+        return solutions
+
+    def _forbidding(self) -> Prices:
+        """Return prices at which what is limited is used only where nothing else serves."""
+        most = max(c.option.price_usd_per_hour for p in self.parts for c in p.demands[0].options)
+        return (most,) * len(self.limits)
+
+    def _units(self, solution: Solution) -> tuple[int, ...]:
+        return tuple(
+            sum(a.instances * a.candidate.option.units(key) for a in solution.allocations[0])
+            for key, _ in self.limits
+        )
+
+    def _program(self, *, whole: bool) -> tuple[Linear, list[list[tuple[int, _Fleet]]]]:
+        """Return the master program: one fleet per model, its units within the limits."""
+        program, places = Linear(), []
+        for n, known in enumerate(self.fleets):
+            columns = [
+                (program.add(f"z_{n}_{f}", 0.0, 1.0, whole=whole), fleet)
+                for f, fleet in enumerate(known.values())
+            ]
+            program.goal += [(z, fleet.solution.cost_usd_per_hour) for z, fleet in columns]
+            program.row([(z, 1.0) for z, _ in columns], EQ, 1, f"one_fleet_of_model_{n}")
+            places.append(columns)
+        for k, (_, limit) in enumerate(self.limits):
+            terms = [(z, float(fleet.units[k])) for columns in places for z, fleet in columns]
+            if not whole:  # so that there is a solution, and prices, from the first round on
+                over = program.add(f"over_{k}")
+                program.goal.append((over, 2 * self._forbidding()[k]))
+                terms.append((over, -1.0))
+            program.row(terms, LE, limit, f"limit_{k}")
+        return program, places
+
+    def _master(self) -> tuple[float, Prices]:
+        """Return the master program's value with fleets divisible, and the limits' dual values."""
+        from melange_sky.optimizer.program.highs import solve_with_duals
+
+        program, _ = self._program(whole=False)
+        value, duals = solve_with_duals(program, self.options.deadline)
+        return value, tuple(max(0.0, -dual) for dual in duals[len(self.parts) :])
+
+
+def _surcharged(part: Problem, limits: Limits, prices: Prices) -> Problem:
+    (demand,) = part.demands
+    options = []
+    for capacity in demand.options:
+        option = capacity.option
+        more = sum(p * option.units(key) for p, (key, _) in zip(prices, limits, strict=True))
+        dearer = replace(option, price_usd_per_hour=option.price_usd_per_hour + more)
+        options.append(replace(capacity, option=dearer) if more else capacity)
+    return replace(part, demands=(replace(demand, options=tuple(options)),))
+
+
+def _at_true_prices(part: Problem, solution: Solution) -> Solution:
+    """Return a solution with the options as the problem has them, and its cost by them."""
+    by_name = {c.option.name: c for c in part.demands[0].options}
+    allocations: tuple[Allocation, ...] = tuple(
+        replace(a, candidate=by_name[a.candidate.option.name]) for a in solution.allocations[0]
+    )
+    cost = sum(a.cost_usd_per_hour for a in allocations)
+    return replace(
+        solution, allocations=(allocations,), cost_usd_per_hour=cost, optimum_usd_per_hour=cost
+    )
