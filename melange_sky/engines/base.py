@@ -85,6 +85,7 @@ class Engine(ABC):
     its Prometheus page → `running`, `waiting` or `kv_use` (a fraction), gauges, or `preemptions`, a
     counter. `without_code`: architectures
     that it does not serve by code of its own → the last release that did, None where none ever did.
+    `foreign_configs`: types of configs that it reads only by a checkpoint's own code, if `code_flag` lets it.
     `version_path` answers JSON with `version`; `health_path` 200 once requests are served.
     """
 
@@ -105,6 +106,8 @@ class Engine(ABC):
     weights: ClassVar[WeightTable]
     bench: ClassVar[BenchTool | None] = None
     without_code: ClassVar[Mapping[str, str | None]] = {}
+    foreign_configs: ClassVar[frozenset[str]] = frozenset()
+    code_flag: ClassVar[str] = "--trust-remote-code"
 
     @abstractmethod
     def serve_command(self, replica: Replica) -> ServeCommand:
@@ -156,7 +159,7 @@ class Engine(ABC):
             raise InputError(
                 f"{self.title} cannot serve this checkpoint, whose weights are kept as {model.dtype}"
             )
-        model = self._noted(model)
+        model = self._noted(model, args)
         given = flags.values(args, {*flags.form, flags.length})
         if flags.dtype in given:
             model = weights.with_dtype(model, given[flags.dtype])
@@ -185,17 +188,23 @@ class Engine(ABC):
             return str(error)
         return None
 
-    def _noted(self, model: ModelShape) -> ModelShape:
-        """Return the model with a note where the engine has no code of its own for its architecture."""
-        if model.architecture not in self.without_code:
-            return model
-        last = self.without_code[model.architecture]
-        until = "" if last is None else f" since release {last}"
-        note = (
-            f"{self.title} {self.default_version} has no code of its own for {model.architecture}{until}: it runs "
-            "through transformers, slower than estimated, or not at all"
-        )
-        return dataclasses.replace(model, notes=(*model.notes, note))
+    def _noted(self, model: ModelShape, args: Sequence[str]) -> ModelShape:
+        """Return the model with notes where the engine lacks code for its architecture or its config."""
+        notes = []
+        if model.architecture in self.without_code:
+            last = self.without_code[model.architecture]
+            until = "" if last is None else f" since release {last}"
+            notes.append(
+                f"{self.title} {self.default_version} has no code of its own for {model.architecture}{until}: it "
+                "runs through transformers, slower than estimated, or not at all"
+            )
+        allowed = self.code_flag in {self.flags.name_of(word) for word in args}
+        if model.config_type in self.foreign_configs and not allowed:
+            notes.append(
+                f"{self.title} reads this checkpoint's config only by code in its repository: give {self.code_flag} "
+                "if you trust that code, or it does not start"
+            )
+        return dataclasses.replace(model, notes=(*model.notes, *notes)) if notes else model
 
     def _with_length(self, model: ModelShape, args: Sequence[str]) -> ModelShape:
         longest = self.longest_admitted(args)

@@ -17,6 +17,7 @@ from melange_sky.engines.base import (
 from melange_sky.engines.command import Replica, ServeCommand
 from melange_sky.engines.flags import FlagTable
 from melange_sky.engines.servers import Servers
+from melange_sky.engines.vllm_models import FOREIGN_CONFIGS, WITHOUT_CODE
 from melange_sky.engines.weights import WeightTable
 from melange_sky.errors import InputError
 from melange_sky.models.quantization import FP8_METHODS, METHOD_BITS
@@ -155,52 +156,6 @@ WEIGHTS = WeightTable(
     falls_to_float32=True,
 )
 
-WITHOUT_CODE: dict[str, str | None] = {
-    "AriaTextForCausalLM": None,
-    "AyaVisionForConditionalGeneration": "0.24.0",
-    "BaiChuanForCausalLM": "0.23.0",
-    "BaichuanForCausalLM": "0.23.0",
-    "BailingHybridForCausalLM": None,
-    "BambaForCausalLM": "0.23.0",
-    "ChatGLMForCausalLM": None,
-    "CodeGenForCausalLM": None,
-    "Dots1ForCausalLM": "0.23.0",
-    "Ernie4_5_ForCausalLM": None,
-    "Gemma4UnifiedForCausalLM": None,
-    "Glm46VForConditionalGeneration": None,
-    "HeliumForCausalLM": None,
-    "Idefics2ForConditionalGeneration": None,
-    "InternLMForCausalLM": "0.23.0",
-    "Kimi_K25ForConditionalGeneration": None,
-    "LightOnOcrForConditionalGeneration": None,
-    "MPTForCausalLM": "0.28.0",
-    "MiniMaxForCausalLM": "0.23.0",
-    "MiniMaxM1ForCausalLM": "0.23.0",
-    "MiniMaxM3ForCausalLM": None,
-    "MiniMaxText01ForCausalLM": "0.23.0",
-    "MinistralForCausalLM": None,
-    "Mistral4ForCausalLM": None,
-    "MptForCausalLM": "0.28.0",
-    "NVLM_D_Model": None,
-    "Ovis2ForConditionalGeneration": None,
-    "PersimmonForCausalLM": "0.25.0",
-    "PhimoeForCausalLM": None,
-    "QWenLMHeadModel": "0.23.0",
-    "Qwen2_5OmniThinkerForConditionalGeneration": None,
-    "Qwen3OmniMoeThinkerForConditionalGeneration": None,
-    "RWForCausalLM": "0.28.0",
-    "SolarOpenForCausalLM": None,
-    "StableLMEpochForCausalLM": "0.28.0",
-    "Step3p7FlashForCausalLM": None,
-    "Step3p7ForCausalLM": None,
-    "TeleChatForCausalLM": "0.25.0",
-    "VideoLlama3ForConditionalGeneration": None,
-    "VipLlavaForConditionalGeneration": None,
-    "YiForCausalLM": None,
-    "YoutuForCausalLM": None,
-}
-"""Architectures that are read but not in its registry → the last release that had them."""
-
 
 class VllmBench(BenchTool):
     """`vllm bench serve`."""
@@ -271,6 +226,7 @@ class Vllm(Engine):
     flags = FLAGS
     weights = WEIGHTS
     without_code = WITHOUT_CODE
+    foreign_configs = FOREIGN_CONFIGS
     bench = VllmBench()
 
     def serve_command(self, replica: Replica) -> ServeCommand:

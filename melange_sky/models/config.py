@@ -76,6 +76,7 @@ def shape_of(name: str, model: LayerList, scheme: Scheme) -> ModelShape:
         checkpoint_bytes=_checkpoint_bytes(model, scheme),
         split_units=split_units(model, scheme),
         architecture=model.architecture,
+        config_type=model.model_type,
         doubt=DOUBT if model.doubtful else 1.0,
         inputs=tuple(dict.fromkeys(tower.kind for tower in model.towers)),
         in_stages=model.model_type not in _NO_STAGES,

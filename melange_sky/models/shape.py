@@ -41,7 +41,8 @@ class ModelShape:
     where the engine makes them smaller while it loads them. `needs_bf16` True where a GPU without
     bfloat16 (before Ampere) is refused, `no_float16` where the model is numerically unstable in float16.
     `split_units` are what each GPU of a tensor group needs whole units of; `in_stages` False where no
-    pipeline can cut between the layers. `architecture` is what its config calls it; `doubt` is by which
+    pipeline can cut between the layers. `architecture` is what its config calls it, `config_type` the type of
+    that config; `doubt` is by which
     factor the error of estimates is wider. `inputs` names what it takes beside text, `image_tokens` is the
     size of the images that are planned (0: none). `notes` say what a reader must know of how the model
     was read.
@@ -67,6 +68,7 @@ class ModelShape:
     split_units: tuple[SplitUnit, ...] = ()
     in_stages: bool = True
     architecture: str = ""
+    config_type: str = ""
     doubt: float = 1.0
     inputs: tuple[str, ...] = ()
     image_tokens: int = 0

@@ -92,3 +92,23 @@ def test_a_multimodal_type_without_its_encoder_says_so():
     step = {**LLAMA_70B, "model_type": "step3p7", "num_attention_groups": 8, "head_dim": 128}
     step |= {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 512}
     assert "no 'vision_config': only the language model is counted" in read_layers(step).warnings
+
+
+def test_a_config_that_only_its_own_code_reads_needs_a_flag_and_is_told():
+    """`auto_map` alone tells nothing: what the engine has a class for needs no word."""
+    engine = engine_named("vllm")
+    mapped = {**LLAMA_70B, "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    assert engine.held(read_model(checkpoint(mapped)).shape, []).notes == ()
+    own = {**mapped, "architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2"}
+    shape = read_model(checkpoint(own)).shape
+    (note,) = engine.held(shape, []).notes
+    assert "give --trust-remote-code if you trust that code" in note
+    for word in ("--trust-remote-code", "--trust_remote_code"):
+        assert engine.held(shape, [word]).notes == ()
+
+
+def test_code_of_an_unknown_model_is_never_run_and_that_is_said():
+    with pytest.raises(
+        InputError, match=r"cannot be sized; its own code \('auto_map'\) is never run"
+    ):
+        read_model(checkpoint({**NEW, "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from melange_sky.engines.vllm import WITHOUT_CODE
+from melange_sky.engines.vllm_models import FOREIGN_CONFIGS, WITHOUT_CODE
 from melange_sky.models import read_model
 from melange_sky.models.config_file import read_local
 from melange_sky.models.expert_tiles import ExpertSizes, tile_of
@@ -67,6 +67,13 @@ def test_architectures_without_code_are_those_that_are_not_in_its_registry(facts
     names = set(registry.BY_ARCHITECTURE) | set(wrappers.BY_ARCHITECTURE)
     missing = {name: facts["dropped"].get(name) for name in names - set(facts["architectures"])}
     assert missing == WITHOUT_CODE
+
+
+def test_types_of_configs_without_a_class_are_those_that_it_does_not_know(facts: Any) -> None:
+    types = set(registry.BY_TYPE) | set(wrappers.BY_TYPE)
+    inner = {"deepseek_v2_text", "glm46v_text", "molmo2_text", "step3p7_text"}  # sections of others
+    other_spellings = {"lfm2-vl", "lightonocr"}
+    assert types - set(facts["config_types"]) - inner - other_spellings == FOREIGN_CONFIGS
 
 
 def test_names_of_fields_are_those_that_vllm_reads(facts: Any) -> None:

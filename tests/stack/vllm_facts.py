@@ -36,10 +36,12 @@ def _rounded() -> dict[str, list[int]]:
 
 
 def main() -> None:
+    from transformers import CONFIG_MAPPING
     from vllm.config import model as config
     from vllm.config.quantization import ONLINE_QUANT_SHORTHAND_NAMES
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.model_executor.models import registry
+    from vllm.transformers_utils.config import _CONFIG_REGISTRY
     from vllm.transformers_utils.model_arch_config_convertor import (
         ModelArchConfigConvertorBase as Convertor,
     )
@@ -49,6 +51,7 @@ def main() -> None:
     )
     document = {
         "architectures": sorted(registry.ModelRegistry.get_supported_archs()),
+        "config_types": sorted({*CONFIG_MAPPING.keys(), *_CONFIG_REGISTRY}),
         "dropped": registry._PREVIOUSLY_SUPPORTED_MODELS,
         "kv_heads": _lists(Convertor.get_total_num_kv_heads)[0],
         "experts": _lists(Convertor.get_num_experts)[0],

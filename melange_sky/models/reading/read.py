@@ -104,6 +104,12 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     )
 
 
+def _brings_code(config: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint's own code defines its config."""
+    mapped = config.get("auto_map")
+    return isinstance(mapped, Mapping) and "AutoConfig" in mapped
+
+
 def _unnamed(config: Mapping[str, Any], chosen: _Chosen) -> Iterator[str]:
     """Yield what an engine would do with a config that does not say what it is."""
     if "architectures" in config and not config["architectures"]:
@@ -157,7 +163,7 @@ def _choose(config: Mapping[str, Any], where: str, measured: bool) -> _Chosen:
     if guessed:
         family = registry.plain_family(config)
     if family is None:
-        raise InputError(f"{where}: {_unknown(name, model_type)}")
+        raise InputError(f"{where}: {_unknown(name, model_type, config)}")
     if family.reader == "decoder" and by_type is not None and by_type is not family and not name:
         family = by_type
     return _Chosen(
@@ -191,9 +197,10 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
     return str(next(known, names[0]))
 
 
-def _unknown(name: str, model_type: str) -> str:
+def _unknown(name: str, model_type: str, config: Mapping[str, Any]) -> str:
     told = f"architecture '{shown(name, 60)}'" if name else f"model type '{shown(model_type, 60)}'"
-    return f"{told} is not a supported model, so it cannot be sized"
+    brought = "; its own code ('auto_map') is never run here" if _brings_code(config) else ""
+    return f"{told} is not a supported model, so it cannot be sized{brought}"
 
 
 def _has_sections(config: Mapping[str, Any], wrapper: Wrapper) -> bool:
