@@ -79,9 +79,9 @@ class ReadModel:
         shape = shape_of(self.checkpoint.name, self.layers, self.scheme)
         seen = self.checkpoint.tensors
         if seen is not None:
+            exact = 1.0 if self.layers.unloaded else seen.total_bytes / self.counted_bytes
             shape = dataclasses.replace(
-                shape.scaled(seen.total_bytes / self.counted_bytes),
-                checkpoint_bytes=float(seen.total_bytes),
+                shape.scaled(exact), checkpoint_bytes=float(seen.total_bytes)
             )
         told = tuple(text for text in self.warnings if text not in shape.notes)
         return dataclasses.replace(shape, gated=self.checkpoint.gated, notes=(*told, *shape.notes))
@@ -106,7 +106,12 @@ def read_model(checkpoint: Checkpoint) -> ReadModel:
     check_groups(checkpoint.name, layers, scheme)
     sizes = weight_sizes(layers, scheme)
     if checkpoint.tensors is not None:
-        check_bytes(checkpoint.name, sizes.file_bytes, sizes.resident_bytes, checkpoint.tensors)
+        check_bytes(
+            checkpoint.name,
+            (sizes.file_bytes, sizes.resident_bytes),
+            checkpoint.tensors,
+            has_unloaded=bool(layers.unloaded),
+        )
     warnings = [*layers.warnings, *scheme.notes]
     if checkpoint.tensors is None:
         told = name_warning(checkpoint.name, layers.parameters)

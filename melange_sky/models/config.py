@@ -119,6 +119,7 @@ def _group(layer: Layer, prefix: str, scheme: Scheme) -> LayerGroup:
         latent=_is_latent(attention),
         fixed_bytes=attention.fixed_bytes,
         state_bytes=attention.state_bytes,
+        state_values=attention.state_values,
         pair_flops=attention.pair_flops if _caches(attention) else 0,
         decode_flops=_decode_flops(attention),
         index_flops=attention.index_flops,

@@ -70,7 +70,7 @@ class Attention:
     `kv_values` are cached for every token however long the sequence (a fraction where the cache is
     compressed over tokens), `window_values` for the last `window` tokens only. `fixed_bytes` per token
     have a type of their own (the index keys of sparse attention). `state_bytes` are held per
-    sequence, whatever its length. `pair_flops` is the work of one query token on one key token.
+    sequence, whatever its length, `state_values` of them in 16 bits or what else the model computes in. `pair_flops` is the work of one query token on one key token.
     `selected`: a query attends to no more than so many cached tokens, chosen by an index whose work on
     one key token is `index_flops`.
     """
@@ -84,6 +84,7 @@ class Attention:
     window: int | None = None
     fixed_bytes: float = 0.0
     state_bytes: int = 0
+    state_values: int = 0
     pair_flops: int = 0
     selected: int | None = None
     index_flops: int = 0
@@ -162,7 +163,8 @@ class LayerList:
     `outside` holds embeddings, output head and last norm; `extra_heads` the layers that predict
     further tokens, which lie in the checkpoint but are not loaded unless an engine speculates with them.
     `prefix` is how checkpoints name a layer, with `{i}` for its number. `assumptions` say what the
-    config left open; `warnings` what was not read, `doubtful` whether that is of the structure.
+    config left open; `unloaded` names sections of parts that lie in the checkpoint, are not counted here
+    and are not loaded; `warnings` what was not read, `doubtful` whether that is of the structure.
     """
 
     architecture: str
@@ -177,6 +179,7 @@ class LayerList:
     tied: bool = False
     context_tokens: int
     assumptions: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     doubtful: bool = False
 

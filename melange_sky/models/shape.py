@@ -85,10 +85,16 @@ class ModelShape:
         return PLAIN_BYTES.get(self.dtype, 2.0)
 
     def in_plain(self, dtype: str) -> ModelShape:
-        """Return the model with weights, cache and computing in a plain type, one of `PLAIN_BYTES`."""
+        """Return the model with weights, cache, states and computing in a plain type, one of `PLAIN_BYTES`."""
         size = PLAIN_BYTES[dtype]
+        wider = round(size - self.value_bytes)
+        groups = tuple(
+            dataclasses.replace(g, state_bytes=g.state_bytes + wider * g.state_values)
+            for g in self.in_bytes(size, size).groups
+        )
         return dataclasses.replace(
             self.in_bytes(size, size),
+            groups=groups,
             dtype=dtype,
             kv_dtype_bytes=size,
             checkpoint_bytes=self.download_bytes,

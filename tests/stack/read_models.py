@@ -35,6 +35,7 @@ SIZES: dict[str, Any] = {
 def _config(name: str) -> Any:
     import transformers
 
+    without_head_dim = {k: v for k, v in SIZES.items() if k != "head_dim"}
     if name == "dense":
         return transformers.LlamaConfig(**SIZES, num_hidden_layers=5)
     if name == "experts":
@@ -54,24 +55,26 @@ def _config(name: str) -> Any:
             "full_attention",
         ] * 2
         return transformers.Olmo3Config(
-            **{k: v for k, v in SIZES.items() if k != "head_dim"},
+            **without_head_dim,
             num_hidden_layers=8,
             sliding_window=512,
             layer_types=kinds,
         )
     if name == "convolutions":
         return transformers.Lfm2Config(
-            **{k: v for k, v in SIZES.items() if k != "head_dim"},
+            **{**without_head_dim, "tie_word_embeddings": True},  # the engine ties them anyway
             num_hidden_layers=6,
             layer_types=["conv", "conv", "full_attention", "conv", "conv", "full_attention"],
             conv_L_cache=3,
             conv_dim=SIZES["hidden_size"],
             conv_dim_out=SIZES["hidden_size"],
+            block_dim=SIZES["hidden_size"],
+            block_ff_dim=SIZES["intermediate_size"],
             block_multiple_of=64,
         )
     if name == "states":
         return transformers.GraniteMoeHybridConfig(
-            **{k: v for k, v in SIZES.items() if k != "head_dim"},
+            **without_head_dim,
             num_hidden_layers=4,
             layer_types=["mamba", "mamba", "attention", "mamba"],
             num_local_experts=4,

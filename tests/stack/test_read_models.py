@@ -43,7 +43,9 @@ def _vllm_says(*words: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("name", ["dense", "experts", "windows", "deltas"])
+@pytest.mark.parametrize(
+    "name", ["dense", "experts", "windows", "deltas", "states", "convolutions"]
+)
 def test_weights_and_blocks_are_those_that_vllm_counts(name: str, tmp_path: Path) -> None:
     folder = tmp_path / name
     said = _vllm_says(str(ROOT / "tests/stack/read_models.py"), str(folder), name)

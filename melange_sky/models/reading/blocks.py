@@ -115,7 +115,12 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
         matrices = (*mixing, *norms_of(fields, family, core.hidden))
         mixed: Attention = state
         if number in calling:
-            mixed = dataclasses.replace(attention, kind="hybrid", state_bytes=state.state_bytes)
+            mixed = dataclasses.replace(
+                attention,
+                kind="hybrid",
+                state_bytes=state.state_bytes,
+                state_values=state.state_values,
+            )
             matrices += _zamba2_adapters(fields, core.hidden, rank, width)
         layers.append(Layer(attention=mixed, feed_forward=NO_FEED_FORWARD, matrices=matrices))
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))

@@ -43,7 +43,7 @@ def read_towers(
     for kind, values in wrapper.fixed:
         built.append(towers.fixed(kind, f"{kind}_tower", values))
         warnings.append(f"the {kind} encoder's size is its makers' figure, not in the config")
-    for key in wrapper.left_out:
+    for key in (*wrapper.left_out, *wrapper.unloaded):
         outer.read.add(key)
     outer.read.add(wrapper.text.rstrip("|"))
     return tuple(built), warnings

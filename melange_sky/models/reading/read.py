@@ -79,6 +79,9 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     context = context_tokens(text, outer)
     built, tower_warnings = read_towers(outer, chosen.wrapper, decoder.core.hidden)
     notes = [*decoder.assumptions, *(note for note in (contradicted,) if note)]
+    unloaded = _unloaded(config, chosen.wrapper)
+    if unloaded:
+        notes.append(f"in the files but not loaded, so not counted: {', '.join(unloaded)}")
     if text.assumed:
         notes.append(f"class defaults of transformers for {', '.join(sorted(text.assumed)[:12])}")
     if chosen.missing is not None:
@@ -99,9 +102,15 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
         tied=decoder.tied,
         context_tokens=context,
         assumptions=tuple(notes),
+        unloaded=unloaded,
         warnings=tuple(warnings),
         doubtful=unsure or chosen.guessed,
     )
+
+
+def _unloaded(config: Mapping[str, Any], wrapper: Wrapper | None) -> tuple[str, ...]:
+    names = () if wrapper is None else wrapper.unloaded
+    return tuple(name for name in names if config.get(name))
 
 
 def _brings_code(config: Mapping[str, Any]) -> bool:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 
 from melange_sky.models.layers import Attention, Matrix
 
-CONV_VALUE_BYTES = 2
-STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": 2}
+VALUE_BYTES = 2
+"""Bytes of a value in the 16 bits that a model computes in unless a flag says otherwise."""
+
+STATE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "auto": None}
+"""Word for the type of a state → bytes per value, None: that which the model computes in."""
 
 
 def _linear(module: str, name: str, outputs: int, inputs: int, extra: int = 0) -> Matrix:
@@ -30,13 +33,21 @@ def _beside(module: str, name: str, values: int) -> Matrix:
 
 
 def _state(
-    conv_values: int, recurrent_values: int, value_bytes: int, heads: int = 0, key_heads: int = 0
+    conv_values: int,
+    recurrent_values: int,
+    value_bytes: int | None,
+    heads: int = 0,
+    key_heads: int = 0,
 ) -> Attention:
+    """Return a state whose convolutions are kept in the model's own type, the rest in `value_bytes` each."""
+    plain = conv_values + (recurrent_values if value_bytes is None else 0)
+    fixed = 0 if value_bytes is None else recurrent_values * value_bytes
     return Attention(
         kind="linear",
         heads=heads,
         kv_heads=key_heads,
-        state_bytes=conv_values * CONV_VALUE_BYTES + recurrent_values * value_bytes,
+        state_bytes=plain * VALUE_BYTES + fixed,
+        state_values=plain,
     )
 
 
@@ -50,7 +61,7 @@ class DeltaNet:
     key_dim: int
     value_dim: int
     kernel: int
-    state_bytes: int = 4
+    state_bytes: int | None = 4
     module: str = "linear_attn"
 
 
@@ -87,7 +98,7 @@ class Mamba2:
     conv_bias: bool = True
     proj_bias: bool = False
     gated_norm: bool = True
-    state_bytes: int = 2
+    state_bytes: int | None = None
     module: str = "mamba"
 
 
@@ -119,7 +130,7 @@ class Mamba1:
     conv_bias: bool = True
     proj_bias: bool = False
     inner_norms: bool = False
-    state_bytes: int = 2
+    state_bytes: int | None = None
     module: str = "mamba"
 
 
@@ -214,4 +225,4 @@ def short_conv(
         _linear(module, "out_proj", hidden, hidden, extra * hidden),
         _beside(module, "conv", hidden * (kernel + extra)),
     )
-    return _state(hidden * (kernel - 1), 0, CONV_VALUE_BYTES), matrices
+    return _state(hidden * (kernel - 1), 0, None), matrices

@@ -117,7 +117,9 @@ def read_parallel_mixers(fields: Fields, family: Family) -> Decoder:
         attention, attending = mix("full", fields, family, core, number)
         state, keeping = read_mamba2(fields, core)
         fed, feeding = read_dense(fields, family, core, number)
-        both = dataclasses.replace(attention, kind="hybrid", state_bytes=state.state_bytes)
+        both = dataclasses.replace(
+            attention, kind="hybrid", state_bytes=state.state_bytes, state_values=state.state_values
+        )
         norms = norms_of(fields, family, core.hidden)
         layers.append(
             Layer(

@@ -39,7 +39,7 @@ def read_linear(fields: Fields, family: Family, core: Core) -> Mixed:
     return builder(fields, core)
 
 
-def _state_bytes(fields: Fields) -> int:
+def _state_bytes(fields: Fields) -> int | None:
     word = fields.text("mamba_ssm_dtype") or fields.text("mamba_ssm_cache_dtype") or "auto"
     if word not in STATE_BYTES:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Vision and audio encoders of models that take more than text, each as its checkpoints hold it."""
+"""Encoders of models that take more than text, each as its checkpoints hold it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Matrix, Tower
-from melange_sky.models.reading import towers_clip, towers_deep, towers_tables
+from melange_sky.models.reading import towers_audio, towers_clip, towers_deep, towers_tables
 from melange_sky.models.reading.vit import (
     Vit,
     depth,
@@ -239,40 +239,6 @@ def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     )
 
 
-def whisper_encoder(audio: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the audio encoder of Qwen2.5-Omni: Whisper's, and one projection."""
-    hidden, width = audio.whole("d_model"), audio.whole("encoder_ffn_dim")
-    layers = audio.maybe("encoder_layers") or audio.layers()
-    bins = audio.whole("num_mel_bins", 128)
-    sizes = Vit(
-        hidden=hidden,
-        layers=layers,
-        width=width,
-        patch_values=3 * bins,
-        layer_extra=-hidden,
-        beside=3 * hidden * hidden + hidden + 2 * hidden + 2 * text,
-    )
-    outputs = audio.maybe("output_dim") or text
-    return (*vit(sizes, "audio_tower"), projection("audio_tower.proj", outputs, hidden))
-
-
-def omni_audio(audio: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the audio encoder of Qwen3-Omni: three convolutions in two dimensions before its layers."""
-    hidden, width = audio.whole("d_model"), audio.whole("encoder_ffn_dim")
-    inner = audio.whole("downsample_hidden_size", 480)
-    bins = audio.whole("num_mel_bins", 128)
-    outputs = audio.maybe("output_dim") or text
-    sizes = Vit(
-        hidden=hidden,
-        layers=audio.maybe("encoder_layers") or audio.layers(),
-        width=width,
-        patch_values=inner * -(-bins // 8),
-        patch_bias=False,
-        beside=2 * hidden + 9 * inner * (1 + 2 * inner) + 3 * inner,
-    )
-    return (*vit(sizes, "audio_tower"), *two_layers("audio_tower", hidden, hidden, outputs))
-
-
 def fixed(kind: str, name: str, values: int) -> Tower:
     """Return an encoder whose size its makers state, as no field of the config gives it."""
     matrix = Matrix(name=name, part="tower", inputs=values, linear=False)
@@ -295,7 +261,7 @@ READERS: dict[str, Reader] = {
     "ovis": towers_tables.ovis,
     "minicpm_v": towers_tables.minicpm_v,
     "minicpm_v_merged": towers_tables.minicpm_v_merged,
-    "minicpm_o_audio": towers_tables.minicpm_o_audio,
+    "minicpm_o_audio": towers_audio.minicpm_o_audio,
     "idefics2": towers_tables.idefics2,
     "aria": towers_tables.aria,
     "glm4v_eva": towers_tables.glm4v_eva,
@@ -320,7 +286,8 @@ READERS: dict[str, Reader] = {
     "moonvit": moonvit,
     "minimax_m3": minimax_m3,
     "step": step,
-    "whisper_encoder": whisper_encoder,
-    "omni_audio": omni_audio,
+    "whisper_encoder": towers_audio.whisper_encoder,
+    "omni_audio": towers_audio.omni_audio,
+    "gemma4_audio": towers_audio.gemma4_audio,
 }
 """Name that a wrapper gives → what reads the encoder."""

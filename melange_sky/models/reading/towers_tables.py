@@ -109,25 +109,6 @@ def minicpm_v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     )
 
 
-def minicpm_o_audio(audio: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the Whisper encoder of MiniCPM-o and its projection."""
-    hidden, width = audio.whole("d_model"), audio.whole("encoder_ffn_dim")
-    layers = audio.maybe("encoder_layers") or audio.layers()
-    sizes = Vit(
-        hidden=hidden,
-        layers=layers,
-        width=width,
-        patch_values=3 * audio.whole("num_mel_bins", 80),
-        positions=audio.whole("max_source_positions", 1500),
-        layer_extra=-hidden,
-        beside=3 * hidden * hidden + hidden + 2 * hidden,
-    )
-    return (
-        *vit(sizes, "apm"),
-        *two_layers("audio_projection_layer", width // 2, text, text),
-    )
-
-
 def minicpm_v_merged(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the SigLIP of MiniCPM-V 4.6, which merges patches within the tower and behind it."""
     hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")

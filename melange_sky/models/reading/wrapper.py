@@ -11,7 +11,8 @@ class Wrapper:
 
     `text` names the section of the language model ("" where its fields stand at the top), `within` a
     section that holds all the others. `text_type` is the language model's family where its section
-    does not say it. `left_out` are sections of the checkpoint that engines do not load.
+    does not say it. `left_out` are sections that say nothing of sizes; `unloaded` those of parts that the
+    checkpoint holds and engines do not load (what speaks).
     """
 
     types: tuple[str, ...]
@@ -24,5 +25,6 @@ class Wrapper:
     text_type: str | None = None
     text_type_by: tuple[str, tuple[tuple[str, str], ...]] | None = None
     left_out: tuple[str, ...] = ()
+    unloaded: tuple[str, ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
     always: bool = False

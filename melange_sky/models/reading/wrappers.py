@@ -24,6 +24,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
         types=("gemma4", "gemma4_unified"),
         architectures=("Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"),
         vision="gemma4",
+        audio="gemma4_audio",
         text_type="gemma4_text",
     ),
     Wrapper(
@@ -99,7 +100,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
         vision="qwen2_5_vl",
         audio="whisper_encoder",
         text_type="qwen2",
-        left_out=("talker_config", "token2wav_config"),
+        unloaded=("talker_config", "token2wav_config"),
     ),
     Wrapper(
         types=("qwen3_omni_moe",),
@@ -108,7 +109,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
         vision="qwen3_vl",
         audio="omni_audio",
         text_type="qwen3_omni_moe_text",
-        left_out=("talker_config", "code2wav_config"),
+        unloaded=("talker_config", "code2wav_config"),
     ),
     Wrapper(
         types=("llama4",),

@@ -92,7 +92,7 @@ OTHERS: tuple[Wrapper, ...] = (
         vision="minicpm_v",
         audio="minicpm_o_audio",
         text_type_by=_MINICPM_V,
-        left_out=("tts_config",),
+        unloaded=("tts_config",),
     ),
     Wrapper(
         types=("minicpmv4_6", "minicpmv4_7"),

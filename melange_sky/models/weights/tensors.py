@@ -13,6 +13,9 @@ from melange_sky.errors import InputError
 TOLERANCE = 0.03
 """How far the bytes that a reader counts may lie from those of the files."""
 
+UNLOADED = 0.35
+"""How much more the files may hold where they have parts that engines do not load."""
+
 DTYPE_BYTES = {
     "F64": 8.0,
     "I64": 8.0,
@@ -124,13 +127,18 @@ def nearest_count(counts: Iterable[float], totals: TensorTotals) -> float:
     return min(counts, key=lambda counted: abs(counted - totals.total_bytes))
 
 
-def check_bytes(name: str, file_bytes: float, resident_bytes: float, totals: TensorTotals) -> None:
+def check_bytes(
+    name: str, counts: tuple[float, float], totals: TensorTotals, *, has_unloaded: bool = False
+) -> None:
     """Refuse a reading that differs from the checkpoint's own bytes by more than `TOLERANCE`.
 
-    Extra heads may have been left out of the files, so that either count may agree.
+    Extra heads may have been left out of the files, so that either of two counts may agree, with them
+    and without; `has_unloaded`: parts that engines do not load may come on top.
     """
     actual = totals.total_bytes
-    nearest = nearest_count((file_bytes, resident_bytes), totals)
+    nearest = nearest_count(counts, totals)
+    if has_unloaded and 0 <= actual - nearest <= UNLOADED * nearest:
+        return
     if abs(nearest - actual) > TOLERANCE * actual:
         raise InputError(
             f"{name}: its config reads as {nearest / 1e9:.4g} GB of weights where its files hold "
