@@ -11,6 +11,7 @@ from melange_sky.names.limits import LimitKey
 class InstanceGroup:
     """So many instances of every option that matches: already paid, or asked for as a minimum.
 
+    Single instances of a cloud are counted: a replica over several nodes takes as many.
     `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region` and
     `instance_type` narrow the match and are None where any will do.
     """

@@ -32,7 +32,8 @@ class Allocation:
 
     `shares` has shape (input buckets × output buckets); over all allocations they sum to 1 where a
     bucket has a rate, and are 0 elsewhere. `load_fraction` is load ÷ raw capacity of the instances.
-    `fixed_instances` of them are already paid for (reservations) and are not billed again.
+    `fixed_instances` are already paid for (reservations) and are not billed again: instances of the
+    cloud, of which a replica over several nodes takes as many.
     """
 
     candidate: OptionCapacity
@@ -45,7 +46,12 @@ class Allocation:
     @property
     def cost_usd_per_hour(self) -> float:
         """What the instances of this allocation are billed, beyond those already paid for."""
-        return (self.instances - self.fixed_instances) * self.candidate.option.price_usd_per_hour
+        return self.billed_replicas * self.candidate.option.price_usd_per_hour
+
+    @property
+    def billed_replicas(self) -> float:
+        """How many replicas are billed: a part of one where only some of its nodes are paid for."""
+        return self.instances - self.fixed_instances / self.candidate.option.nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

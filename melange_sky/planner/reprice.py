@@ -196,7 +196,7 @@ def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None =
     prices = [row.now_usd_per_hour for row in rows]
     now = None
     if None not in prices:
-        now = sum((row.now_usd_per_hour or 0.0) * _billed(row.allocation) for row in rows)
+        now = sum((row.now_usd_per_hour or 0.0) * row.allocation.billed_replicas for row in rows)
     best_cost, best, late = _best(planned, by_shape, solve or SolveOptions())
     return Repriced(
         planned_usd_per_hour=planned.cost_usd_per_hour,
@@ -206,10 +206,6 @@ def reprice(planned: Plan, offers: Sequence[Offer], solve: SolveOptions | None =
         best=best,
         late=late,
     )
-
-
-def _billed(allocation: Allocation) -> int:
-    return allocation.instances - allocation.fixed_instances
 
 
 def _shape(offer: Offer) -> Shape:

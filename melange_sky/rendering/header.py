@@ -41,7 +41,7 @@ def _lines(
     )
     if allocation.fixed_instances:
         yield (
-            f"Paid for: {allocation.fixed_instances} of {allocation.instances}, counted as $0: "
+            f"Paid for: {allocation.fixed_instances} of {allocation.instances * option.nodes}, counted as $0: "
             "the spec says that you have them"
         )
     yield f"Price:    {_say(offer.source)}, as of {_say(offer.as_of or 'unknown')}"

@@ -89,11 +89,18 @@ def _show_fixed(console: Printer, plan: ModelPlan) -> None:
     paid = [a for a in plan.allocations if a.fixed_instances]
     if not paid:
         return
-    what = ", ".join(f"{a.fixed_instances} × {a.candidate.option.shape}" for a in paid)
+    what = ", ".join(map(_paid_for, paid))
     whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
     console.print(
         f"Already paid for (resources.fixed): {escape(what)}; at these prices the whole fleet costs ${whole:,.3f}/h"
     )
+
+
+def _paid_for(allocation: Allocation) -> str:
+    option, paid = allocation.candidate.option, allocation.fixed_instances
+    if option.nodes == 1:
+        return f"{paid} × {option.shape}"
+    return f"{paid} of {allocation.instances * option.nodes} × {option.accelerator}:{option.accelerator_count}"
 
 
 def _slo_text(plan: ModelPlan) -> str:

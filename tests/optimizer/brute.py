@@ -156,11 +156,13 @@ def survives(
 def _units(capacity: OptionCapacity, key: str) -> int:
     option, offer = capacity.option, capacity.option.offer
     if key == option.accelerator:
-        return option.accelerator_count
-    return int(
-        offer is not None
-        and key in (offer.cloud, f"{offer.cloud}/{offer.region}", offer.instance_type)
+        return option.accelerator_count * option.nodes
+    there = offer is not None and key in (
+        offer.cloud,
+        f"{offer.cloud}/{offer.region}",
+        offer.instance_type,
     )
+    return option.nodes if there else 0
 
 
 def _allowed(
@@ -179,7 +181,7 @@ def _allowed(
     ):
         return False
     for group in constraints.minimum:
-        if sum(n for c, n in flat if _is_of(c, group)) < group.instances:
+        if sum(n * c.option.nodes for c, n in flat if _is_of(c, group)) < group.instances:
             return False
     for counts, loads in per_demand:
         types = sum(n > 0 for n in counts)
@@ -211,12 +213,15 @@ def _is_of(capacity: OptionCapacity, group: InstanceGroup) -> bool:
 def billed(flat: list[tuple[OptionCapacity, int]], constraints: Constraints) -> float:
     """The least bill: every way in which paid groups can pay for instances is tried."""
     cost = sum(c.option.price_usd_per_hour * n for c, n in flat)
-    return cost - _paid([c for c, _ in flat], [n for _, n in flat], constraints.fixed)
+    return cost - _paid(
+        [c for c, _ in flat], [n * c.option.nodes for c, n in flat], constraints.fixed
+    )
 
 
 def _paid(
     options: list[OptionCapacity], counts: list[int], groups: tuple[InstanceGroup, ...]
 ) -> float:
+    """The most that groups save; `counts` are instances, each node of a replica by itself."""
     if not groups:
         return 0.0
     group, *rest = groups
@@ -229,7 +234,8 @@ def _paid(
         for k, n in zip(mine, taken, strict=True):
             left[k] -= n
         saved = sum(
-            options[k].option.price_usd_per_hour * n for k, n in zip(mine, taken, strict=True)
+            options[k].option.price_usd_per_hour / options[k].option.nodes * n
+            for k, n in zip(mine, taken, strict=True)
         )
         best = max(best, saved + _paid(options, left, tuple(rest)))
     return best

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from melange_sky.capacities import EngineSettings, OptionCapacity
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
@@ -151,6 +152,36 @@ def test_constraint(case: str, seed: int) -> None:
     rng = random.Random(hash_of(case) + seed)
     problem = random_problem(rng, options=2 if case in ("spare", "all") else 3, buckets=2)
     agree(replace(problem, constraints=CASES[case](rng)))
+
+
+def over_nodes(problem: Problem, rng: random.Random) -> Problem:
+    """The same with replicas over one, two or three instances."""
+
+    def spread(candidate: OptionCapacity) -> OptionCapacity:
+        engine = EngineSettings(
+            tensor_parallel=1,
+            data_parallel=1,
+            max_model_len=1,
+            max_num_seqs=1,
+            nodes=rng.choice([1, 2, 2, 3]),
+        )
+        return replace(candidate, option=replace(candidate.option, engine=engine))
+
+    demands = tuple(replace(d, options=tuple(map(spread, d.options))) for d in problem.demands)
+    return replace(problem, demands=demands)
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("case", ["fixed", "minimum", "limits", "two groups"])
+def test_replicas_over_several_instances(case: str, seed: int) -> None:
+    rng = random.Random(9000 + hash_of(case) + seed)
+    problem = over_nodes(random_problem(rng, options=3, buckets=2), rng)
+    groups = Constraints(
+        fixed=tuple(InstanceGroup(accelerator=name, instances=rng.randint(1, 3)) for name in "AA"),
+        minimum=(InstanceGroup(accelerator="B", instances=rng.randint(1, 3)),),
+    )
+    asked = groups if case == "two groups" else CASES[case](rng)
+    agree(replace(problem, constraints=asked))
 
 
 @pytest.mark.parametrize("seed", range(15))

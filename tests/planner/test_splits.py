@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from melange_sky.constraints import InstanceGroup, SpotPolicy
+from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.models import find_model
 from melange_sky.names.limits import LimitKey
-from melange_sky.optimizer.rules.groups import matches
+from melange_sky.optimizer import Demand, Problem, optimize
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import split_notes
 from melange_sky.planner.options import OfferRules, build_options, usable_offers
@@ -20,6 +20,7 @@ from melange_sky.plans import Allocation, ModelPlan
 from melange_sky.profiles import CapacityQuery
 from melange_sky.replay import Replay, Traffic, replay, sample_stream
 from melange_sky.replay.run import fleet_options, interruptions_per_hour
+from melange_sky.report.plan_table import plan_table
 from melange_sky.slo import SLO, meets
 from melange_sky.spec import Resources
 from tests.factories import (
@@ -95,11 +96,42 @@ def test_limits_count_every_instance_and_gpu_of_a_replica() -> None:
     }
 
 
-def test_a_group_of_single_instances_holds_no_replica_over_several() -> None:
-    group = InstanceGroup(accelerator="H100", instances=2, accelerator_count=8)
-    one = make_option(accelerator="H100", accelerator_count=8, offer=P5)
-    assert matches(one, group)
-    assert not matches(dataclasses.replace(one, engine=TWO), group)
+@pytest.mark.parametrize(
+    ("paid", "needed", "cost"), [(1, 1, 55.04), (2, 1, 0.0), (3, 2, 55.04), (9, 1, 0.0)]
+)
+def test_what_is_paid_for_pays_for_single_instances_of_replicas(
+    paid: int, needed: int, cost: float
+) -> None:
+    option = make_option(
+        accelerator="H100", accelerator_count=8, offer=P5, engine=TWO, price_usd_per_hour=110.08
+    )
+    demand = Demand(
+        name="m",
+        workload=make_workload([[4.0 * needed]]),
+        options=(make_capacity([[4.0]], option),),
+    )
+    group = InstanceGroup(accelerator="H100", instances=paid, accelerator_count=8)
+    fleet = optimize(Problem(demands=(demand,), constraints=Constraints(fixed=(group,))))
+    ((allocation,),) = fleet.allocations
+    assert allocation.instances == needed
+    assert allocation.fixed_instances == min(paid, 2 * needed)
+    assert fleet.cost_usd_per_hour == allocation.cost_usd_per_hour == pytest.approx(cost)
+    model = plan_of(option, allocations=(allocation,))
+    plan = dataclasses.replace(make_plan(), models=(model,))
+    assert reprice(plan, [P5]).now_usd_per_hour == pytest.approx(cost)
+    text = plan_table(plan)
+    assert f"{min(paid, 2 * needed)} of {2 * needed} × H100:8" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(("asked", "replicas"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_a_minimum_counts_the_instances_of_replicas(asked: int, replicas: int) -> None:
+    option = make_option(accelerator="H100", accelerator_count=8, offer=P5, engine=TWO)
+    demand = Demand(
+        name="m", workload=make_workload([[1.0]]), options=(make_capacity([[4.0]], option),)
+    )
+    group = InstanceGroup(accelerator="H100", instances=asked, accelerator_count=8)
+    fleet = optimize(Problem(demands=(demand,), constraints=Constraints(minimum=(group,))))
+    assert [a.instances for a in fleet.allocations[0]] == [replicas]
 
 
 def plan_of(option, **over) -> ModelPlan:

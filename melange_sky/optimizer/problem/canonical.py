@@ -71,6 +71,11 @@ class Column:
         return self.capacity.option.price_usd_per_hour
 
     @property
+    def nodes(self) -> int:
+        """Instances of the cloud that each counted one takes."""
+        return self.capacity.option.nodes
+
+    @property
     def gpus(self) -> int:
         """GPUs per instance of the option."""
         return self.capacity.option.gpus

@@ -52,7 +52,8 @@ class IntegerProgram:
         """Return Σ price × (instances − instances already paid for)."""
         columns = self.canonical.columns
         terms = [(x, column.price) for x, column in zip(self.x, columns, strict=True)]
-        return terms + [(f, -columns[k].price) for (_, k), f in self.fixed.items()]
+        paid = ((f, columns[k]) for (_, k), f in self.fixed.items())
+        return terms + [(f, -column.price / column.nodes) for f, column in paid]
 
     def goal_terms(self) -> Terms:
         """Return what is made least: the cost and, where asked for, the price of changes."""

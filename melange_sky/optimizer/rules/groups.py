@@ -66,7 +66,7 @@ class _GroupRule(Rule):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed(_GroupRule):
-    """f_pk ≤ x_k over all paid groups p, Σ_k f_pk ≤ instances_p: paid instances cost nothing."""
+    """Σ_p f_pk ≤ nodes_k × x_k, Σ_k f_pk ≤ instances_p over paid groups p: paid instances cost nothing."""
 
     name = "fixed"
     changes_goal = True
@@ -100,7 +100,7 @@ class Fixed(_GroupRule):
             if terms:
                 program.row(terms, LE, group.instances, f"fixed_{p}_has")
         for k, terms in sorted(paid.items()):
-            terms = [*terms, (program.x[k], -1.0)]
+            terms = [*terms, (program.x[k], -float(program.canonical.columns[k].nodes))]
             program.row(terms, LE, 0, f"fixed_pays_only_used_option_{k}")
 
     def clauses(self, canonical: Canonical, bounds: Sequence[int]) -> list[Clause]:
@@ -111,8 +111,8 @@ class Fixed(_GroupRule):
         """Yield instances that are not billed although no group pays for them."""
         payments = _Payments(room=[group.instances for group in self.groups])
         for allocation in fleet.all_allocations():
-            name = allocation.candidate.option.name
-            if allocation.fixed_instances > allocation.instances:
+            name, nodes = allocation.candidate.option.name, allocation.candidate.option.nodes
+            if allocation.fixed_instances > allocation.instances * nodes:
                 yield f"more of '{name}' are paid for than there are"
             payers = tuple(
                 p
@@ -175,7 +175,7 @@ class _Payments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minimum(_GroupRule):
-    """Σ_k x_k ≥ instances_p over the columns that match group p."""
+    """Σ_k nodes_k × x_k ≥ instances_p over the columns that match group p."""
 
     name = "minimum"
     weight = 3
@@ -202,7 +202,10 @@ class Minimum(_GroupRule):
     def add_rows(self, program: IntegerProgram) -> None:
         """Add one row per group that any column matches."""
         for p, group in enumerate(self.groups):
-            terms = [(program.x[k], 1.0) for k in _matching(program, group)]
+            terms = [
+                (program.x[k], float(program.canonical.columns[k].nodes))
+                for k in _matching(program, group)
+            ]
             if terms:
                 program.row(terms, GE, group.instances, f"minimum_{p}")
 
@@ -227,7 +230,7 @@ class Minimum(_GroupRule):
         """Yield every minimum that the fleet falls short of."""
         for group in self.groups:
             there = sum(
-                allocation.instances
+                allocation.instances * allocation.candidate.option.nodes
                 for allocation in fleet.all_allocations()
                 if matches(allocation.candidate.option, group)
             )
@@ -245,13 +248,8 @@ class Minimum(_GroupRule):
 
 
 def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
-    """Return whether an instance of `option` is one of the group's.
-
-    A group counts single instances of a cloud; a replica over several is none of them.
-    """
+    """Return whether the instances of `option`, of which a replica may take several, are some of the group's."""
     offer = option.offer
-    if option.nodes > 1:
-        return False
     if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
         return False
     if group.accelerator_count not in (None, option.accelerator_count):

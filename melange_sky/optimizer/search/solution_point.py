@@ -22,6 +22,7 @@ COST_TIE = 1e-9
 class Point:
     """Instances and paid-for instances per column, their billed cost, and the goal's value.
 
+    Paid for are single instances of the cloud, of which a replica over several nodes takes as many.
     `shares` is what the solver left: of use where slices are whole, or where nothing spreads it better.
     `places` are the columns'.
     """
@@ -63,7 +64,7 @@ def make_point(
     """Return a point with its cost and goal."""
     rules = RuleSet.of(program.problem, program.options)
     cost = sum(
-        (count - paid) * column.price
+        (count - paid / column.nodes) * column.price
         for count, paid, column in zip(instances, fixed, program.canonical.columns, strict=True)
     )
     return Point(

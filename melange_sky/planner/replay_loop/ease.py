@@ -167,8 +167,8 @@ def _price(candidate: OptionCapacity) -> float:
     return candidate.option.price_usd_per_hour
 
 
-def instance_group(candidate: OptionCapacity, instances: int) -> InstanceGroup:
-    """Return so many instances of a candidate as a group that constraints can name."""
+def instance_group(candidate: OptionCapacity, replicas: int) -> InstanceGroup:
+    """Return the instances of so many replicas as a group that constraints can name."""
     option, offer = candidate.option, candidate.option.offer
     return InstanceGroup(
         accelerator=option.accelerator,
@@ -176,5 +176,5 @@ def instance_group(candidate: OptionCapacity, instances: int) -> InstanceGroup:
         cloud=None if offer is None else offer.cloud,
         region=None if offer is None else offer.region,
         instance_type=None if offer is None else offer.instance_type,
-        instances=instances,
+        instances=replicas * option.nodes,
     )
