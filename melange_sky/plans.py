@@ -235,6 +235,17 @@ class ModelForm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormGain:
+    """What the choice among forms of the models gained: the plan's cost, and that with the first forms alone.
+
+    `without_usd_per_hour` None: no fleet serves it with those.
+    """
+
+    cost_usd_per_hour: float
+    without_usd_per_hour: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPlan:
     """One model's part of a plan: its traffic, and all that replaying, routing and rendering it need.
 
@@ -327,6 +338,7 @@ class Plan:
     alternatives: tuple[AlternativeMix, ...] = ()
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
+    form_gain: FormGain | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:

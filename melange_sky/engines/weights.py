@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _FLOAT16 = ("float16", "half")
+_FLOAT32 = ("float32", "float")
 
 STORED_BYTES = {"fp8": 1.0, "nvfp4": 4.5 / 8}
 """Form of a KV cache → bytes per value; NVFP4 keeps a scale of 8 bits per 16 values."""
@@ -92,6 +93,11 @@ class WeightTable:
                 return model  # the checkpoint says it already, and in more detail
             raise InputError(
                 f"--quantization: {form.name} cannot serve this checkpoint, whose weights are kept as {model.dtype}"
+            )
+        if model.dtype in _FLOAT32:
+            raise InputError(
+                f"--quantization: {form.name} is computed in 16 bits, so --dtype {model.dtype} is refused "
+                "beside it; leave one of them out"
             )
         if form.name not in self.online and not own_config:
             raise InputError(

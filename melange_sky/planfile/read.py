@@ -29,6 +29,7 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
+    FormGain,
     ModelForm,
     ModelPlan,
     ModelSource,
@@ -144,6 +145,7 @@ class _Plan(_Solved):
     baselines: tuple[Baseline, ...] = ()
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
+    form_gain: FormGain | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
@@ -164,6 +166,7 @@ class _ListedPlan(_Solved):
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
+    form_gain: FormGain | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     constraints: _Constraints = Constraints()
 
@@ -223,6 +226,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
         confidence=document.confidence,
+        form_gain=document.form_gain,
     )
 
 
@@ -239,6 +243,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         alternatives=document.alternatives,
         sensitivity=document.sensitivity,
         confidence=document.confidence,
+        form_gain=document.form_gain,
     )
 
 

@@ -36,6 +36,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "models": [_one_model_document(_apart(plan, model)) for model in plan.models],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "confidence": plan.confidence,
+        "form_gain": asdict(plan.form_gain) if plan.form_gain else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "constraints": _constraints_document(plan.constraints),
         "warnings": [asdict(warning) for warning in plan.warnings],
@@ -50,6 +51,7 @@ def _apart(plan: Plan, model: ModelPlan) -> Plan:
         lists_models=False,
         constraints=Constraints(spot=model.spot),
         sensitivity=None,
+        form_gain=None,
         alternatives=(),
         warnings=(),
     )
@@ -107,6 +109,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "baselines": [asdict(baseline) for baseline in model.baselines],
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "confidence": plan.confidence,
+        "form_gain": asdict(plan.form_gain) if plan.form_gain else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "verification": asdict(model.verification) if model.verification else None,
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],

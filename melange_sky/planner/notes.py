@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from melange_sky.workload import Workload
 
 
-OBJECTIVE_CODES = frozenset({"robust", "simplest", "stay-close", "price-error", "time-limit"})
+OBJECTIVE_CODES = frozenset(
+    {"robust", "simplest", "stay-close", "price-error", "time-limit", "quantization"}
+)
 """Codes of `objective_notes`, which hold of one fleet; another one needs its own."""
 
 

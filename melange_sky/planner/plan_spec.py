@@ -21,6 +21,7 @@ from melange_sky.optimizer import (
     optimize,
 )
 from melange_sky.planner.clock import created_at
+from melange_sky.planner.form_notes import form_gain, gain_notes, preferring_first_forms
 from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import (
     allocation_notes,
@@ -29,6 +30,7 @@ from melange_sky.planner.notes import (
     rate_summary,
 )
 from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_problem
+from melange_sky.planner.proposals import proposal
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import cost_band
 from melange_sky.planner.step_log import log_dominated, log_solution
@@ -36,7 +38,7 @@ from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
-    from melange_sky.plans import Baseline, Sensitivity
+    from melange_sky.plans import Baseline, FormGain, Sensitivity
     from melange_sky.spec import SpecSource
 
 
@@ -68,12 +70,16 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     problem = prepared.problem
     log_dominated(problem, request.solve)
     solution = _optimum(prepared, request.solve)
+    solution = preferring_first_forms(prepared, solution, request.solve)
     log_solution(solution)
-    context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        forms = pool.submit(_form_notes, spec, prepared, solution, request)
+        context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
+        gain, of_forms = forms.result()
     notes = objective_notes(problem, solution, request) + allocation_notes(
         chain(*solution.allocations)
     )
-    shared = prepared.shared_warnings + context.warnings + notes
+    shared = prepared.shared_warnings + context.warnings + notes + of_forms
     return Plan(
         name=spec.name,
         created_at=created_at(),
@@ -87,7 +93,21 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         alternatives=alternative_mixes(solution),
         sensitivity=context.band,
         confidence=request.confidence,
+        form_gain=gain,
     )
+
+
+def _form_notes(
+    spec: Spec, prepared: PreparedProblem, solution: Solution, request: PlanRequest
+) -> tuple[FormGain | None, tuple[PlanWarning, ...]]:
+    """Return what the choice of forms gained, and what to say of it or of one that would pay."""
+    if not request.sensitivity:
+        return None, ()
+    gain = form_gain(prepared, solution, request.solve)
+    notes = gain_notes(prepared, solution, gain)
+    if notes or spec.quantization_where is not None:
+        return gain, notes
+    return gain, proposal(prepared, solution, request.solve, request.confidence)
 
 
 def _model_plans(

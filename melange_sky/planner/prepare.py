@@ -35,13 +35,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedProblem:
-    """The optimizer's problem, and what else a plan holds of each served model.
+    """The optimizer's problem, what it was made of, and what else a plan holds of each served model.
 
-    `forms` and `warnings` are by model, in the order of the problem's demands.
+    `offers` and `splits` are those that options were built of.
+    `forms`, `queries` (what was asked of the capacities of the first form) and `warnings` are by model, in
+    the order of the problem's demands.
     """
 
     problem: Problem
+    offers: tuple[PlannedOffer, ...]
+    splits: SplitRules
     forms: tuple[tuple[ModelForm, ...], ...]
+    queries: tuple[CapacityQuery, ...]
     warnings: tuple[tuple[PlanWarning, ...], ...]
     shared_warnings: tuple[PlanWarning, ...]
     snapshot: str | None
@@ -84,7 +89,13 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
             headroom=spec.headroom,
             constraints=constraints_of(spec),
         ),
+        offers=tuple(offers),
+        splits=_split_rules(spec),
         forms=tuple(forms for forms, _ in models),
+        queries=tuple(
+            capacity_query(served, spec, request, forms[0])
+            for served, (forms, _) in zip(spec.models, models, strict=True)
+        ),
         warnings=tuple(
             (*of_forms, *warnings)
             for (_, of_forms), (_, warnings) in zip(models, rows, strict=True)
@@ -111,9 +122,7 @@ def _prepare_model(
 ) -> tuple[Demand, list[PlanWarning]]:
     options: list[OptionCapacity] = []
     notes: list[PlanWarning] = []
-    rules = SplitRules(
-        over_pcie=spec.resources.pcie_tensor_parallel, nodes=spec.resources.max_nodes_per_replica
-    )
+    rules = _split_rules(spec)
     for form in forms:
         query = capacity_query(served, spec, request, form)
         of_form, told = build_options(offers, query, rules, form=form.name or None)
@@ -135,6 +144,12 @@ def _prepare_model(
         options=at_confidence(options, request.confidence),
     )
     return demand, [*warnings, *_image_notes(served), *notes]
+
+
+def _split_rules(spec: Spec) -> SplitRules:
+    return SplitRules(
+        over_pcie=spec.resources.pcie_tensor_parallel, nodes=spec.resources.max_nodes_per_replica
+    )
 
 
 def capacity_query(

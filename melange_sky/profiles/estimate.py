@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 NO_TRAFFIC = "no traffic"
 """The reason of a cell that nothing asks for."""
 
+NOT_SIMULATED = "not simulated"
+"""What a cell says whose rate is the closed form's, because the query forbids to simulate it."""
+
 GroupKey = tuple[str, Parallelism, str]
 """(accelerator, split without copies, links) of the GPUs that work together."""
 
@@ -191,7 +194,9 @@ class GroupEstimates:
         for at, shipped in enumerate(settled):
             size = self._size(at)
             cell = shipped or cache.get(size)
-            if cell is None:
+            if cell is None and not self.query.simulate:
+                cell = self._guessed(at)
+            elif cell is None:
                 # compiled code is not wanted where all is shipped or kept
                 from melange_sky.profiles.simulated import simulated_cell
 
@@ -203,6 +208,12 @@ class GroupEstimates:
         cache.save()
         return tuple(cells)
 
+    def _guessed(self, at: int) -> CapacityCell:
+        rate_rps = float(self.analytic.rate_rps[at])
+        if rate_rps <= 0:
+            return CapacityCell.unserved(NOT_SIMULATED)
+        return replace(CapacityCell.estimated(rate_rps), reason=NOT_SIMULATED)
+
     def banded(self, cells: Sequence[CapacityCell]) -> tuple[CapacityCell, ...]:
         """Return the cells with the band of each one's regime."""
         sequences = np.minimum(self.analytic.batch, self.group.replica.max_num_seqs).tolist()
@@ -210,9 +221,15 @@ class GroupEstimates:
         for at, cell in enumerate(cells):
             if cell.max_rate_rps is not None:
                 band = self.group.bands[regime_of(self._size(at)[0], sequences[at])]
-                low_rps, high_rps = cell.max_rate_rps * band.low, cell.max_rate_rps * band.high
-                origin = self.group.origin
-                found.append(replace(cell, origin=origin, low_rps=low_rps, high_rps=high_rps))
+                found.append(
+                    CapacityCell(
+                        max_rate_rps=cell.max_rate_rps,
+                        origin=self.group.origin,
+                        reason=cell.reason,
+                        low_rps=cell.max_rate_rps * band.low,
+                        high_rps=cell.max_rate_rps * band.high,
+                    )
+                )
             else:
                 found.append(cell)
         return tuple(found)
@@ -249,7 +266,7 @@ class GroupEstimates:
 
 def replica_cell(cell: CapacityCell, engines: int) -> CapacityCell:
     """Return a group's cell as that of a replica of so many engines."""
-    if cell.max_rate_rps is None:
+    if cell.max_rate_rps is None or engines == 1:
         return cell
     low_rps, high_rps = cell.low_rps, cell.high_rps
     return replace(

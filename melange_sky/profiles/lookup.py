@@ -145,8 +145,10 @@ def tables_to_ship(
             for cell, first, fit in zip(group_cells.cells, guess, fits, strict=True)
         ]
         columns = len(query.input_sizes[0])
+        held = {"engine_args": list(query.engine_args)} if query.engine_args else {}
         tables[fingerprint(group.replica, query.slo, with_limit=False)] = {
             "model": query.model.name,
+            **held,
             "accelerator": shape.accelerator,
             "tensor_parallel": shape.tensor_parallel,
             **({"links": shape.links} if shape.links else {}),

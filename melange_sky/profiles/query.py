@@ -92,7 +92,8 @@ class CapacityQuery:
     to compute; the others come back None with the reason "no traffic". `longest_request_tokens`:
     input + output of the longest request to admit. `progress` is called with (done, total) cells.
     `exact` simulates every size anew (or takes it from the cache) where else a shipped table would be
-    interpolated; `measured` lets the user's own tables override estimates. `engine_args` are the user's
+    interpolated; with `simulate` False the closed form guesses what no table and no earlier simulation
+    answers; `measured` lets the user's own tables override estimates. `engine_args` are the user's
     arguments of `engine`, which `model` already follows; tables measured under others do not count, nor
     those of other engines. `max_model_len` is the longest request among the arguments: every replica
     must hold it. `generation` names the constants of the estimates.
@@ -108,6 +109,7 @@ class CapacityQuery:
     generation: str = DEFAULT_ENGINE.generation
     progress: Callable[[int, int], None] | None = None
     exact: bool = False
+    simulate: bool = True
     measured: bool = True
     engine_args: tuple[str, ...] = ()
     max_model_len: int | None = None

@@ -1,10 +1,10 @@
 """Estimates that ship with the project, so that a plan needs no simulation.
 
 `profiling/estimates.json` holds, per (replica, SLO), the simulated rate over the analytic estimate on
-a grid of request sizes, made by `melange-sky capacity --write-table` (the commands are in the file).
+a grid of request sizes, as `melange-sky capacity --write-table` makes it (the commands are in the file).
 The ratio is smooth, so it is interpolated in the logarithm of both sizes and applied to the analytic
 estimate of the asked size. Where the SLO begins to be missed it is not smooth: sizes there are simulated,
-those of the shipped distributions beforehand (`profiling/points.py`). A table answers only the very
+those of the shipped distributions beforehand (`profiling/ship_estimates.py`). A table answers only the very
 replica and SLO that it was made for.
 """
 

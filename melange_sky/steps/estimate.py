@@ -155,7 +155,7 @@ def _estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
         rate_rps=np.where(possible, rate_at(replica, load, batch), 0.0),
         batch=batch,
         tpot_floor_s=decode_step_s(replica, load, alone),
-        ttft_floor_s=_first_token(replica, load, alone * 0.0),
+        ttft_floor_s=_first_token(replica, load, alone * 0.0, alone),
     )
 
 
@@ -197,16 +197,24 @@ def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats
 
 def rate_at(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     decode = decode_step_s(replica, load, batch)
-    prefill = _prefill(replica, load, batch)
+    return _rate(load, batch, decode, _prefill(replica, load, batch))
+
+
+def _rate(load: RequestSizes, batch: Floats, decode: Floats, prefill: Floats) -> Floats:
     rate: Floats = batch / (
         np.maximum(load.output_tokens - 1, 0) * decode + batch * prefill + decode
     )
     return rate
 
 
-def _first_token(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
-    """Time to the first token without queueing: half a step in progress, then its own prefill."""
-    decode = np.where(batch > 0, decode_step_s(replica, load, np.maximum(batch, 1.0)), 0.0)
+def _first_token(
+    replica: ReplicaModel, load: RequestSizes, batch: Floats, decode_s: Floats
+) -> Floats:
+    """Time to the first token without queueing: half a step in progress, then its own prefill.
+
+    `decode_s` is d(n), of no matter where nobody is served yet.
+    """
+    decode = np.where(batch > 0, decode_s, 0.0)
     steps = np.ceil(load.input_tokens / replica.budget_tokens) if replica.chunked else 1.0
     alone = replica.costs.fixed_s + products_s(replica.costs, np.ones_like(batch))
     return decode / 2 + np.maximum(decode, alone) * steps + _prefill(replica, load, batch)
@@ -218,14 +226,15 @@ def _holds(
     """Whether `batch` requests in service leave the SLO met at its attainment (z its quantile)."""
     peak = np.maximum(batch + z * np.sqrt(batch), 0.0)
     good = peak <= np.minimum(held_sequences(replica, load), replica.max_num_seqs)
-    rate = rate_at(replica, load, batch)
-    busy = rate * _prefill(replica, load, batch)
+    prefill = _prefill(replica, load, batch)
+    busy = _rate(load, batch, decode_step_s(replica, load, batch), prefill) * prefill
+    decode = decode_step_s(replica, load, np.maximum(peak, 1.0))
     if slo.tpot_s is not None:
-        tpot = decode_step_s(replica, load, np.maximum(peak, 1.0)) / np.maximum(1.0 - busy, 1e-9)
+        tpot = decode / np.maximum(1.0 - busy, 1e-9)
         good &= (tpot <= slo.tpot_s) | (load.output_tokens < 2)
     if slo.ttft_s is not None:
-        wait = _queueing(busy, _prefill(replica, load, batch), slo.attainment)
-        good &= _first_token(replica, load, peak) + wait <= slo.ttft_s
+        wait = _queueing(busy, prefill, slo.attainment)
+        good &= _first_token(replica, load, peak, decode) + wait <= slo.ttft_s
     return good
 
 

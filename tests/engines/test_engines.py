@@ -196,3 +196,13 @@ def test_gpus_without_bfloat16_are_refused_where_the_form_needs_it(engine: Engin
         f"T4 has no bfloat16, which bfloat16 needs in {engine.title}"
     )
     assert engine.misfit(held, find_accelerator("A10G")) is None
+
+
+@every_engine
+def test_no_quantization_is_made_of_weights_in_float32(engine: Engine) -> None:
+    """Engines' classes of quantizations made while loading take float16 and bfloat16 alone."""
+    model = find_model("meta-llama/Llama-3.1-8B")
+    for word in sorted(engine.weights.online):
+        with pytest.raises(InputError, match=f"{word} is computed in 16 bits, so --dtype float32"):
+            engine.held(model, ["--dtype", "float32", engine.flags.quantization, word])
+        engine.held(model, ["--dtype", "bfloat16", engine.flags.quantization, word])

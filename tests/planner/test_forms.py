@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
 from melange_sky.gateway.service import served_names
+from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.checkpoints import form_labels, form_name
 from melange_sky.planner.plan_spec import plan_spec
@@ -26,6 +29,13 @@ from tests.factories import LLAMA_CONFIG, make_measured
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+SMALL = {
+    "rate_rps": 20,
+    "histogram": {"input_edges": [0, 1000], "output_edges": [0, 100], "weights": [[1.0]]},
+}
+PAYS = {**SMALL, "rate_rps": 1}  # an L4 alone serves it in 8 bits, and cannot in 16
+PAYS_NOT = {**SMALL, "rate_rps": 5}  # one A100 serves it in 16 bits, and in 8 it serves less
+FULL = PlanRequest(prices=OfferQuery(offline=True))
 OFFLINE = PlanRequest(prices=OfferQuery(offline=True), sensitivity=False)
 
 
@@ -55,14 +65,7 @@ def spec(folder: Path, **over: Any) -> Path:
         "name": "own",
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "slo": {"tpot_ms": 60, "ttft_ms": 2000},
-        "workload": {
-            "rate_rps": 20,
-            "histogram": {
-                "input_edges": [0, 1000],
-                "output_edges": [0, 100],
-                "weights": [[1.0]],
-            },
-        },
+        "workload": SMALL,
         "resources": {"accelerators": ["L4:1", "A100-80GB:1", "H100:1"]},
     }
     path = folder / "spec.yaml"
@@ -219,3 +222,92 @@ def test_forms_are_told_apart_whatever_the_names(
     found = [form_name(label, word) for label in labels for word in quantizations]
     assert len(set(found)) == len(found)
     assert labels[0] == ""
+
+
+def told(plan: Plan) -> list[str]:
+    return [w.message for w in plan.warnings if w.code in ("quantization", "proposal")]
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_the_plan_says_what_the_choice_gained(tmp_path: Path) -> None:
+    over = {"workload": PAYS}
+    plan = plan_spec(spec(tmp_path, **over, engine={"quantization": ["none", "fp8"]}), FULL)
+    alone = plan_spec(spec(tmp_path, **over, engine={"quantization": "none"}), FULL)
+    gain = plan.form_gain
+    assert gain is not None
+    assert gain.without_usd_per_hour == pytest.approx(alone.cost_usd_per_hour)
+    assert gain.cost_usd_per_hour == plan.cost_usd_per_hour < alone.cost_usd_per_hour
+    (text,) = told(plan)
+    saved = alone.cost_usd_per_hour - plan.cost_usd_per_hour
+    assert text.startswith(
+        f"fp8 on L4: ${saved:,.2f}/h less than with meta-llama/Llama-3.1-8B-Instruct as bfloat16"
+    )
+    assert parse_plan(json.loads(dump_plan(plan)), "plan.json") == plan
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_what_would_pay_is_proposed_at_a_cost_that_a_plan_can_have(tmp_path: Path) -> None:
+    over = {"workload": PAYS}
+    plan = plan_spec(spec(tmp_path, **over), FULL)
+    asked = plan_spec(spec(tmp_path, **over, engine={"quantization": ["none", "fp8"]}), FULL)
+    (text,) = told(plan)
+    found = re.match(
+        r"engine\.quantization: \[none, fp8\] would plan \$([0-9.]+)/h or less by estimate instead of "
+        r"\$([0-9.]+)/h, with fp8 on L4, computed in fp8: vLLM makes the weights smaller while it loads "
+        r"them, or name a checkpoint that is stored so in model: \[this one, that one\]; check first",
+        text,
+    )
+    assert found is not None
+    proposed, now = map(float, found.groups())
+    assert now == pytest.approx(plan.cost_usd_per_hour, abs=0.006)
+    assert asked.cost_usd_per_hour <= proposed + 0.006 < now
+    assert plan.form_gain is None
+
+
+@pytest.mark.usefixtures("kept_estimates", "hub_models")
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"engine": {"quantization": "none"}},
+        {"engine": {"args": ["--quantization", "fp8"]}},
+        {"model": "org/Own-8B-AWQ"},
+        {"engine": {"args": ["--dtype", "float32"]}},
+        {"workload": PAYS_NOT},
+    ],
+)
+def test_nothing_is_proposed_where_it_is_chosen_impossible_or_does_not_pay(
+    tmp_path: Path, over: dict[str, Any]
+) -> None:
+    assert told(plan_spec(spec(tmp_path, **{"workload": PAYS} | over), FULL)) == []
+
+
+@pytest.mark.usefixtures("kept_estimates")
+def test_another_form_that_saves_nothing_is_not_taken(tmp_path: Path) -> None:
+    over = {"workload": {**SMALL, "rate_rps": 2}, "engine": {"quantization": ["none", "fp8"]}}
+    plan = plan_spec(spec(tmp_path, **over), FULL)
+    small = plan_spec(spec(tmp_path, **over | {"engine": {"quantization": "fp8"}}), FULL)
+    assert small.cost_usd_per_hour == pytest.approx(plan.cost_usd_per_hour)
+    assert {a.candidate.option.form for a in plan.models[0].allocations} == {None}
+    assert told(plan) == [
+        "no other form pays here: all of the fleet holds meta-llama/Llama-3.1-8B-Instruct as bfloat16"
+    ]
+
+
+def test_a_hurried_plan_is_not_kept_waiting_for_a_proposal(tmp_path: Path) -> None:
+    asked = spec(tmp_path, workload=PAYS)
+    assert told(plan_spec(asked, FULL)) != []
+    assert told(plan_spec(asked, replace(FULL, solve=SolveOptions(time_limit_s=5)))) == []
+
+
+def test_a_proposal_simulates_nothing_where_tables_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "home"))
+    over = {
+        "workload": {"rate_rps": 16, "distribution": "azure-conv-2023"},
+        "resources": {"accelerators": ["L4:1", "L40S:1", "A100-80GB:1", "H100:1"]},
+    }
+    plan = plan_spec(spec(tmp_path, **over), FULL)
+    asked = plan_spec(spec(tmp_path, **over, engine={"quantization": ["none", "fp8"]}), FULL)
+    assert bool(told(plan)) is (asked.cost_usd_per_hour <= 0.95 * plan.cost_usd_per_hour)
+    assert not (tmp_path / "home" / "estimates").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.models import load_model
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.profiles.cache import fingerprint
@@ -22,7 +23,8 @@ def test_every_table_is_under_the_key_that_planning_looks_for() -> None:
             tensor_parallel=table["tensor_parallel"],
             links=table.get("links"),
         )
-        replica = engine_replica(load_model(table["model"]), shape, table["engine"])
+        model = DEFAULT_ENGINE.held(load_model(table["model"]), table.get("engine_args", ()))
+        replica = engine_replica(model, shape, table["engine"])
         assert not isinstance(replica, Misfit)
         assert fingerprint(replica, SLO(**table["slo"]), with_limit=False) == key
 

@@ -239,8 +239,8 @@ def test_a_plan_on_the_shipped_slo_writes_no_cache(home):
 
 
 def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
-    """What the tables cannot tell of them was simulated beforehand: run profiling/points.py."""
-    sizes = script("points").sizes_of_distributions()
+    """What the tables cannot tell of them was simulated beforehand: run profiling/ship_estimates.py."""
+    sizes = script("ship_estimates").sizes_of_distributions()
     inputs, outputs = np.array(sizes, dtype=float).T
     load = RequestSizes(input_tokens=inputs, output_tokens=outputs)
     open_sizes = 0
@@ -251,7 +251,8 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
             tensor_parallel=table["tensor_parallel"],
             links=table.get("links"),
         )
-        replica = engine_replica(find_model(table["model"]), shape)
+        model = DEFAULT_ENGINE.held(find_model(table["model"]), table.get("engine_args", ()))
+        replica = engine_replica(model, shape)
         slo = SLO(**table["slo"])
         shipped = shipped_table(replica, slo)
         untold = np.flatnonzero(np.isnan(shipped.ratio(load)))
@@ -263,7 +264,9 @@ def test_plans_of_shipped_distributions_and_tables_need_no_simulation():
 @pytest.mark.parametrize(("accelerator", "tp"), [("L40S", 1), ("L4", 1), ("L4", 8), ("T4", 2)])
 def test_table_and_simulation_agree_on_what_is_served(accelerator, tp):
     """Also near the sizes at which the SLO begins to be missed, where a ratio tells nothing."""
-    sizes = [size for size in script("points").sizes_of_distributions() if sum(size) <= 17000]
+    sizes = [
+        size for size in script("ship_estimates").sizes_of_distributions() if sum(size) <= 17000
+    ]
     tabled = cells(accelerator, query(sizes), tp)
     exact = cells(accelerator, query(sizes, exact=True), tp)
     for size, told, true in zip(sizes, tabled, exact, strict=True):

@@ -103,7 +103,7 @@ def _by_new_shares(replanner: Replanner, wanted: Sequence[Wanted]) -> Plan | str
     first = replanner.first
     groups: Counter[InstanceGroup] = Counter()
     for candidate, instances in (pair for of_model in wanted for pair in of_model):
-        groups[instance_group(candidate, 0)] += instances
+        groups[instance_group(candidate, 0)] += instances * candidate.option.nodes
     narrowed = tuple(
         replace(model, candidates=tuple(c for c, _ in of_model), allocations=())
         for model, of_model in zip(first.models, wanted, strict=True)
@@ -116,8 +116,8 @@ def _by_new_shares(replanner: Replanner, wanted: Sequence[Wanted]) -> Plan | str
         return f"its fleet does not keep to the spec any more ({error})"
     except NoPlanInTimeError as error:
         return str(error)
-    instances = sum(a.instances for model in plan.models for a in model.allocations)
-    if instances != sum(groups.values()):
+    chosen = (a for model in plan.models for a in model.allocations)
+    if sum(a.instances * a.candidate.option.nodes for a in chosen) != sum(groups.values()):
         return "its fleet is far too small for this traffic, or the spec's rules ask for more"
     models = [
         replace(p, candidates=m.candidates) for p, m in zip(plan.models, first.models, strict=True)

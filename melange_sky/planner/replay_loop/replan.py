@@ -128,6 +128,7 @@ class Replanner:
             models=models,
             solver=solution.report,
             sensitivity=None,
+            form_gain=None,
             alternatives=(),
         )
         notes = objective_notes(problem, solution, self.request)
