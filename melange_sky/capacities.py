@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
-from melange_sky.parallelism import Parallelism
+from melange_sky.parallelism import Parallelism, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -91,13 +91,7 @@ class EngineSettings:
     @property
     def split(self) -> Parallelism:
         """How the replica's GPUs share the model."""
-        return Parallelism(
-            tensor=self.tensor_parallel,
-            pipeline=self.pipeline_parallel,
-            data=self.data_parallel,
-            experts_spread=self.expert_parallel,
-            nodes=self.nodes,
-        )
+        return split_of(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -75,3 +76,29 @@ class Parallelism:
         if self.experts_spread:
             words.append(f"ep{self.tensor * self.data}")
         return " ".join(words)
+
+
+class SplitFields(Protocol):
+    """A record that says in fields of its own how GPUs share a model."""
+
+    @property
+    def tensor_parallel(self) -> int: ...
+    @property
+    def pipeline_parallel(self) -> int: ...
+    @property
+    def data_parallel(self) -> int: ...
+    @property
+    def expert_parallel(self) -> bool: ...
+    @property
+    def nodes(self) -> int: ...
+
+
+def split_of(record: SplitFields) -> Parallelism:
+    """Return the split that a record says."""
+    return Parallelism(
+        tensor=record.tensor_parallel,
+        pipeline=record.pipeline_parallel,
+        data=record.data_parallel,
+        experts_spread=record.expert_parallel,
+        nodes=record.nodes,
+    )

@@ -226,25 +226,30 @@ def _as_one_line(reference: ModelReference, error: Exception) -> MelangeError:
     repo = reference.repo
     if isinstance(error, errors.GatedRepoError):
         return InputError(
-            f"{repo}: is gated: accept its licence on the Hub and set HF_TOKEN to a token of that account"
+            f"{repo}: this model is gated: accept its licence on the Hub and set HF_TOKEN to a token of that account"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return InputError(f"{repo}: has no revision '{reference.revision}'")
+        return InputError(
+            f"{repo}: this model has no revision '{reference.revision}': give a branch, a tag or a commit of it"
+        )
     if isinstance(error, errors.RepositoryNotFoundError):
         return InputError(
-            f"{repo}: is not on the Hub, or is private: check the id, and set HF_TOKEN for a private one"
+            f"{repo}: this model is not on the Hub, or is private: check the id, and set HF_TOKEN for a private one"
         )
     if isinstance(error, errors.EntryNotFoundError):
         return InputError(
-            f"{repo}: has no {CONFIG}, so that nothing says what it is (a GGUF or adapter repository?)"
+            f"{repo}: this repository has no {CONFIG}, so that nothing says what it is (a GGUF or adapter repository?): give the id of the model itself"
         )
     if isinstance(error, errors.HFValidationError):
-        return InputError(f"{repo}: is not an id that the Hub takes")
+        return InputError(f"{repo}: this is not an id that the Hub takes: org/name")
     if isinstance(error, errors.HfHubHTTPError):
         status = error.response.status_code if error.response is not None else 0
         if status in (401, 403):
             return InputError(
                 f"{repo}: the Hub refuses it (HTTP {status}): set HF_TOKEN to a token that may read it"
             )
-        return SourceUnavailableError(f"{repo}: the Hub answers HTTP {status}")
-    return SourceUnavailableError(f"{repo}: the Hub is out of reach ({type(error).__name__})")
+        return SourceUnavailableError(f"{repo}: the Hub answers HTTP {status}; try again later")
+    return SourceUnavailableError(
+        f"{repo}: the Hub is out of reach ({type(error).__name__}); check the network and HF_ENDPOINT, or "
+        "give its config.json (model_config)"
+    )

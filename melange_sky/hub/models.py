@@ -29,7 +29,7 @@ def pull(reference: ModelReference, home: Path, *, offline: bool) -> KeptModel:
     """Fetch a model's files from the Hub, whatever is kept already, and keep them."""
     if offline or hub_is_off():
         raise SourceUnavailableError(
-            f"{reference.repo}: is not kept on this machine and the network is forbidden; "
+            f"{reference.repo}: this model is not kept on this machine and the network is forbidden; "
             f"run once with it: melange-sky models pull {reference}"
         )
     from melange_sky.hub.fetch import fetch_model

@@ -113,7 +113,7 @@ def misfit_notes(
         more = _more_nodes(query, name, count, rules) if count == most[name] else ""
         rows.append(PlanWarning(code="does-not-fit", message=f"{text}: {reason}{more}"))
     if small:
-        message = f"too small for the model, so left out: {', '.join(small)}"
+        message = f"too small for the model and left out: {', '.join(small)}"
         rows.append(PlanWarning(code="does-not-fit", message=message))
     return rows
 

@@ -176,7 +176,7 @@ def capacity_query(
 
 
 def _of_form(note: PlanWarning, form: ModelForm) -> PlanWarning:
-    return replace(note, message=f"{form.name or form.shape.dtype}: {note.message}")
+    return replace(note, message=f"{note.message} (in {form.name or form.shape.dtype})")
 
 
 def _image_notes(served: ServedModel) -> list[PlanWarning]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.names.accelerators import find_accelerator
-from melange_sky.parallelism import Parallelism
+from melange_sky.parallelism import Parallelism, split_of
 from melange_sky.topology import topology_of
 
 if TYPE_CHECKING:
@@ -62,13 +62,7 @@ class ReplicaShape:
     @property
     def split(self) -> Parallelism:
         """How the GPUs share the model."""
-        return Parallelism(
-            tensor=self.tensor_parallel,
-            pipeline=self.pipeline_parallel,
-            data=self.data_parallel,
-            experts_spread=self.expert_parallel,
-            nodes=self.nodes,
-        )
+        return split_of(self)
 
     @property
     def gpus(self) -> int:

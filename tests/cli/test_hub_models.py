@@ -228,6 +228,6 @@ def test_commands_take_ids_of_the_hub(hub: HubServer, tmp_path: Path) -> None:
     assert kept.returncode == 0, kept.stderr
     absent = melange_sky("capacity", "--offline", "--model", "org/None", *sizes)
     assert (absent.returncode, absent.stdout) == (4, "")
-    assert absent.stderr.startswith("error: org/None: is not kept on this machine")
+    assert absent.stderr.startswith("error: org/None: this model is not kept on this machine")
     listed = melange_sky("models", "list", "--format", "json")
     assert {"model": OWN, "revision": COMMIT, "source": "Hub, main"} in json.loads(listed.stdout)

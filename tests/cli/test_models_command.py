@@ -100,7 +100,7 @@ def test_a_shipped_model_by_its_id(tmp_path):
         (
             "org/other",
             4,
-            "error: org/other: is not kept on this machine and the network is forbidden; run once with it: melange-sky models pull org/other\n",
+            "error: org/other: this model is not kept on this machine and the network is forbidden; run once with it: melange-sky models pull org/other\n",
         ),
     ],
 )

@@ -317,7 +317,7 @@ def test_offline_without_a_kept_model(hub, tmp_path, monkeypatch):
     with pytest.raises(SourceUnavailableError) as refused:
         load_checkpoint(REFERENCE, tmp_path, offline=True)
     told = (
-        f"{REPO}: is not kept on this machine and the network is forbidden; "
+        f"{REPO}: this model is not kept on this machine and the network is forbidden; "
         f"run once with it: melange-sky models pull {REPO}"
     )
     assert str(refused.value) == told
