@@ -123,9 +123,17 @@ def test_a_tokenizer_of_another_repository_is_not_looked_for_at_the_commit(
 @pytest.mark.parametrize(
     ("answer", "kind", "told"),
     [
-        (Answer(status=401, headers={"X-Error-Code": "GatedRepo"}), InputError, "is gated: accept"),
+        (
+            Answer(status=401, headers={"X-Error-Code": "GatedRepo"}),
+            InputError,
+            "this model is gated: accept",
+        ),
         (Answer(status=403), InputError, "the Hub refuses it (HTTP 403)"),
-        (Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}), InputError, "is not on the"),
+        (
+            Answer(status=404, headers={"X-Error-Code": "RepoNotFound"}),
+            InputError,
+            "this model is not on the",
+        ),
         (Answer(b'{"model_type": "lla'), InputError, "config.json is not JSON"),
         (Answer(length=10 * 2**30), InputError, "config.json has 10737418240 bytes"),
         (Answer(status=503), SourceUnavailableError, "the Hub answers HTTP 503"),

@@ -184,11 +184,11 @@ def _lower(seen):
     [
         (
             Answer(status=401, headers={"X-Error-Code": "RepoNotFound"}),
-            "is not on the Hub, or is private: check the id, and set HF_TOKEN for a private one",
+            "this model is not on the Hub, or is private: check the id, and set HF_TOKEN for a private one",
         ),
         (
             Answer(status=403, headers={"X-Error-Code": "GatedRepo"}),
-            "is gated: accept its licence on the Hub and set HF_TOKEN to a token of that account",
+            "this model is gated: accept its licence on the Hub and set HF_TOKEN to a token of that account",
         ),
         (
             Answer(status=403),
@@ -196,11 +196,11 @@ def _lower(seen):
         ),
         (
             Answer(status=404, headers={"X-Error-Code": "RevisionNotFound"}),
-            "has no revision 'main'",
+            "this model has no revision 'main': give a branch, a tag or a commit of it",
         ),
         (
             Answer(status=404, headers={"X-Error-Code": "EntryNotFound"}),
-            "has no config.json, so that nothing says what it is (a GGUF or adapter repository?)",
+            "this repository has no config.json, so that nothing says what it is (a GGUF or adapter repository?): give the id of the model itself",
         ),
         (Answer(b'{"model_type": "lla'), "config.json is not JSON (JSONDecodeError)"),
         (Answer(b"[1, 2]"), "config.json is not a JSON object"),
