@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,42 @@ def weakest(origins: Iterable[Origin]) -> Origin | None:
     return max(origins, key=_RANK.__getitem__, default=None)
 
 
+BEST_EFFORT = 0.0
+"""The level at which no request is counted as within its limits: the rate that saturates."""
+
+SPENT_ABOVE = (0.2, 0.8)
+"""What the levels above a target leave to other requests, as parts of the misses that it allows."""
+
+
+def levels_below(target: float) -> tuple[float, ...]:
+    """Return the attainments below a target at which requests may be served late, lowest first.
+
+    `BEST_EFFORT`, and half the target: for sizes that meet their limits alone, but barely.
+    """
+    return (BEST_EFFORT, target / 2)
+
+
+def levels_above(target: float) -> tuple[float, ...]:
+    """Return the attainments above a target at which capacities are asked for too, lowest first.
+
+    Those leave room for requests that are expected to miss. None where all must be in time.
+
+    >>> [round(level, 3) for level in levels_above(0.95)], levels_above(1.0)
+    ([0.96, 0.99], ())
+    """
+    return tuple(target + part * (1 - target) for part in SPENT_ABOVE if target < 1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityCell:
     """Highest open-loop Poisson rate of one bucket that one instance serves within the SLO.
 
     `max_rate_rps` is None where it cannot serve the bucket at all; then `reason` says why.
-    `low_rps` … `high_rps` is the error band of the figure where one is known.
+    `low_rps` … `high_rps` is the error band of the figure where one is known, that of `best_effort_rps`
+    where nothing is served within the SLO. `levels` are rates at other attainments than the target's, as
+    (attainment, rate); `BEST_EFFORT`, for sizes that miss their limits even alone, is the rate that
+    saturates the instance, all its requests counted as missed. `alone_ttft_s` is the time to the first
+    token on an idle instance, known where there are levels.
     """
 
     max_rate_rps: float | None
@@ -54,6 +85,56 @@ class CapacityCell:
     reason: str | None = None
     low_rps: float | None = None
     high_rps: float | None = None
+    levels: tuple[tuple[float, float], ...] = ()
+    alone_ttft_s: float | None = None
+
+    def at(self, attainment: float) -> float | None:
+        """Return the rate at one of the levels, None where there is none."""
+        return next((r for a, r in self.levels if math.isclose(a, attainment, abs_tol=1e-9)), None)
+
+    @property
+    def best_effort_rps(self) -> float | None:
+        """The rate that saturates the instance, None where that is not known or not wanted."""
+        return self.at(BEST_EFFORT)
+
+    def can_be_late(self, target: float) -> bool:
+        """Return whether requests may be served at an attainment below the target."""
+        return any(attainment < target for attainment, _ in self.levels)
+
+    @property
+    def largest_rps(self) -> float | None:
+        """The highest rate of all, in time or late, None where it cannot serve the bucket."""
+        rates = [rate for _, rate in self.levels]
+        return max([*rates, self.max_rate_rps or 0.0]) or None
+
+    @property
+    def banded_rps(self) -> float | None:
+        """The rate that `low_rps` … `high_rps` is the band of."""
+        return self.best_effort_rps if self.max_rate_rps is None else self.max_rate_rps
+
+    def scaled(self, factor: float) -> CapacityCell:
+        """Return the cell with every rate times `factor`; its origin stays."""
+
+        def times(rate: float | None) -> float | None:
+            return None if rate is None else rate * factor
+
+        return replace(
+            self,
+            max_rate_rps=times(self.max_rate_rps),
+            low_rps=times(self.low_rps),
+            high_rps=times(self.high_rps),
+            levels=tuple((a, rate * factor) for a, rate in self.levels),
+        )
+
+    def with_levels_of(self, estimate: CapacityCell) -> CapacityCell:
+        """Return the cell with an estimate's levels, in proportion where both are served within the SLO."""
+        ours, theirs = self.max_rate_rps, estimate.max_rate_rps
+        if ours is None or theirs is None:
+            kept = tuple(row for row in estimate.levels if row[0] == BEST_EFFORT)
+            served = () if ours is not None else kept
+            return replace(self, levels=served, alone_ttft_s=estimate.alone_ttft_s)
+        levels = tuple((a, rate * ours / theirs) for a, rate in estimate.levels)
+        return replace(self, levels=levels, alone_ttft_s=estimate.alone_ttft_s)
 
     @classmethod
     def estimated(cls, rate_rps: float) -> CapacityCell:

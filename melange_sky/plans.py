@@ -34,6 +34,9 @@ class Allocation:
     bucket has a rate, and are 0 elsewhere. `load_fraction` is load ÷ raw capacity of the instances.
     `fixed_instances` are already paid for (reservations) and are not billed again: instances of the
     cloud, of which a replica over several nodes takes as many.
+
+    `level` is the attainment at which its capacities are counted, None for the SLO's own. `late` are the
+    parts of `shares` that are served late, by the attainment that is expected of them: often 0.
     """
 
     candidate: OptionCapacity
@@ -42,6 +45,16 @@ class Allocation:
     rate_rps: float
     shares: Matrix
     fixed_instances: int = 0
+    level: float | None = None
+    late: tuple[tuple[float, Matrix], ...] = ()
+
+    def late_share(self, i: int, j: int) -> float:
+        """Return the share of bucket (i, j) that is served late."""
+        return sum(shares[i][j] for _, shares in self.late)
+
+    def missed_share(self, i: int, j: int) -> float:
+        """Return the share of bucket (i, j) that is served late and expected to miss its limits."""
+        return sum((1 - attained) * shares[i][j] for attained, shares in self.late)
 
     @property
     def cost_usd_per_hour(self) -> float:
@@ -52,6 +65,22 @@ class Allocation:
     def billed_replicas(self) -> float:
         """How many replicas are billed: a part of one where only some of its nodes are paid for."""
         return self.instances - self.fixed_instances / self.candidate.option.nodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedMiss:
+    """A size of which requests are served late: outside the SLO's limits, all of them or in part.
+
+    Bucket (`i`, `j`): so is `share` of its requests, and those expected to miss are `fraction` of all
+    requests. `alone_ttft_s` is the time to the first token of one of them on an idle replica, the
+    slowest where several options serve them.
+    """
+
+    i: int
+    j: int
+    share: float
+    fraction: float
+    alone_ttft_s: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,7 +281,7 @@ class ModelPlan:
     `candidates` are the options that were weighed, chosen or not. `model` is its name for clients, whichever
     of its `forms` serves; options without one hold it as `model_shape` and `model_source` say. `spot` is the policy of the plan's
     constraints, by which its spot replicas are interrupted in replay. `warnings` are about this model
-    alone.
+    alone. With `attainment_per_bucket` the SLO's attainment is asked of every bucket by itself.
     """
 
     name: str
@@ -271,11 +300,41 @@ class ModelPlan:
     spot: SpotPolicy | None = None
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
+    attainment_per_bucket: bool = False
 
     @property
     def cost_usd_per_hour(self) -> float:
         """What the instances of this model are billed per hour."""
         return sum(a.cost_usd_per_hour for a in self.allocations)
+
+    @property
+    def expected_misses(self) -> tuple[ExpectedMiss, ...]:
+        """The sizes that are served late, largest fraction of the requests first."""
+        rates, total = self.workload.rates_rps, self.workload.rate_rps
+        found = []
+        for i, j in self.workload.buckets():
+            late = [a for a in self.allocations if a.late_share(i, j) > 0]
+            if not late:
+                continue
+            alone = [a.candidate.cells[i][j].alone_ttft_s or 0.0 for a in late]
+            missed = sum(a.missed_share(i, j) for a in late)
+            miss = ExpectedMiss(
+                i=i,
+                j=j,
+                share=sum(a.late_share(i, j) for a in late),
+                fraction=missed * rates[i][j] / total,
+                alone_ttft_s=max(alone) or None,
+            )
+            found.append(miss)
+        return tuple(sorted(found, key=lambda miss: (-miss.fraction, miss.i, miss.j)))
+
+    @property
+    def planned_attainment(self) -> float:
+        """The fraction of all requests that meet the SLO at the capacities planned with, headroom aside."""
+        rates, total, misses = self.workload.rates_rps, self.workload.rate_rps, self.expected_misses
+        late = sum(miss.share * rates[miss.i][miss.j] / total for miss in misses)
+        level = min((a.level or self.slo.attainment for a in self.allocations), default=0.0)
+        return level * (1 - late) + late - sum(miss.fraction for miss in misses)
 
     def form_of(self, option: DeploymentOption) -> ModelForm | None:
         """Return the form in which an option holds the model, None for the first."""

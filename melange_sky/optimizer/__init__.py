@@ -11,7 +11,12 @@ says so (`Termination`, a gap, `Solution.unfinished`, `Conflict.is_minimal`).
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.conflict import Conflict
-from melange_sky.optimizer.answers.explanation import Explanation, explain, problem_of
+from melange_sky.optimizer.answers.explanation import (
+    Explanation,
+    demand_of,
+    explain,
+    problem_of,
+)
 from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
 from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
 from melange_sky.optimizer.answers.optimum import optimize
@@ -64,6 +69,7 @@ __all__ = [
     "TimeUpError",
     "baselines",
     "constraints_among",
+    "demand_of",
     "explain",
     "least_cost",
     "next_cheaper",

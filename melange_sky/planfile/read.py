@@ -79,6 +79,11 @@ class _Slo(_Document):
     attainment: Annotated[float, Field(gt=0, le=1)] = 0.95
 
 
+class _Level(_Document):
+    attainment: Annotated[float, Field(ge=0, le=1)]
+    max_rate_rps: MaybeRows
+
+
 class _Candidate(_Document):
     option: str
     accelerator_name: str
@@ -95,6 +100,13 @@ class _Candidate(_Document):
     reasons: list[list[str | None]]
     low_rps: MaybeRows | None = None
     high_rps: MaybeRows | None = None
+    levels: list[_Level] = []
+    ttft_alone_s: MaybeRows | None = None
+
+
+class _LateShares(_Document):
+    attainment: Annotated[float, Field(ge=0, le=1)]
+    shares: list[list[NonNegative]]
 
 
 class _Allocation(_Document):
@@ -104,6 +116,8 @@ class _Allocation(_Document):
     load_fraction: NonNegative
     rate_rps: NonNegative
     shares: list[list[NonNegative]]
+    level: Annotated[float, Field(gt=0, le=1)] | None = None
+    late_shares: list[_LateShares] = []
 
 
 class _EngineChoice(_Document):
@@ -138,6 +152,7 @@ class _Plan(_Solved):
     model: str
     created_at: str
     slo: _Slo
+    attainment_per_bucket: bool = True
     headroom: NonNegative = 0.0
     constraints: _Constraints = Constraints()
     workload: Workload
@@ -274,6 +289,7 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         spot=document.constraints.spot,
         verification=document.verification,
         rate_profile=document.rate_profile,
+        attainment_per_bucket=document.attainment_per_bucket,
     )
 
 
@@ -320,12 +336,16 @@ def _check_shape(rows: Any, shape: tuple[int, int], where: str) -> None:
 def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> OptionCapacity:
     unknown: MaybeRows = [[None] * shape[1] for _ in range(shape[0])]
     low, high = document.low_rps or unknown, document.high_rps or unknown
+    alone = document.ttft_alone_s or unknown
     named = f"{where}: candidates.{document.option[:60]}"
     _check_shape(document.max_rate_rps, shape, f"{named}.max_rate_rps")
     _check_shape(document.origin, shape, f"{named}.origin")
     _check_shape(document.reasons, shape, f"{named}.reasons")
     _check_shape(low, shape, f"{named}.low_rps")
     _check_shape(high, shape, f"{named}.high_rps")
+    _check_shape(alone, shape, f"{named}.ttft_alone_s")
+    for level in document.levels:
+        _check_shape(level.max_rate_rps, shape, f"{named}.levels")
     cells = tuple(
         tuple(
             CapacityCell(
@@ -334,6 +354,12 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
                 reason=document.reasons[i][j],
                 low_rps=low[i][j],
                 high_rps=high[i][j],
+                levels=tuple(
+                    (level.attainment, rate)
+                    for level in document.levels
+                    if (rate := level.max_rate_rps[i][j])
+                ),
+                alone_ttft_s=alone[i][j],
             )
             for j in range(shape[1])
         )
@@ -362,6 +388,8 @@ def _allocation(
         raise InputError(f"{named}: is not among the candidates")
     _check_shape(document.shares, shape, f"{named}.shares")
     shares: Matrix = tuple(tuple(row) for row in document.shares)
+    for part in document.late_shares:
+        _check_shape(part.shares, shape, f"{named}.late_shares")
     return Allocation(
         candidate=candidates[document.option],
         instances=document.instances,
@@ -369,4 +397,6 @@ def _allocation(
         load_fraction=document.load_fraction,
         rate_rps=document.rate_rps,
         shares=shares,
+        level=document.level,
+        late=tuple((p.attainment, tuple(map(tuple, p.shares))) for p in document.late_shares),
     )

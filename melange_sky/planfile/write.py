@@ -6,11 +6,18 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.capacities import Origin, weakest
+from melange_sky.capacities import INFERRED, Origin, weakest
 from melange_sky.constraints import Constraints
 from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plans import SCHEMA_VERSION, Allocation, ModelPlan, Plan, SolverReport
+from melange_sky.plans import (
+    SCHEMA_VERSION,
+    Allocation,
+    ExpectedMiss,
+    ModelPlan,
+    Plan,
+    SolverReport,
+)
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
@@ -99,6 +106,9 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
             "ttft_ms": _milliseconds(model.slo.ttft_s),
             "attainment": model.slo.attainment,
         },
+        "attainment_per_bucket": model.attainment_per_bucket,
+        "attainment_planned": model.planned_attainment,
+        "expected_misses": [_miss_document(model, miss) for miss in model.expected_misses],
         "headroom": plan.headroom,
         "constraints": _constraints_document(plan.constraints),
         "workload": _workload_document(model.workload),
@@ -126,6 +136,18 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "model_source": asdict(model.model_source) if model.model_source else None,
         "forms": [asdict(form) for form in model.forms],
         "candidates": [_candidate_document(candidate) for candidate in model.candidates],
+    }
+
+
+def _miss_document(model: ModelPlan, miss: ExpectedMiss) -> dict[str, Any]:
+    workload = model.workload
+    return {
+        "input_edge_tokens": workload.input_edges[miss.i + 1],
+        "output_edge_tokens": workload.output_edges[miss.j + 1],
+        "fraction": miss.fraction,
+        "share": miss.share,
+        "rate_rps": miss.fraction * workload.rate_rps,
+        "ttft_alone_s": miss.alone_ttft_s,
     }
 
 
@@ -187,7 +209,12 @@ def _allocation_document(model: ModelPlan, allocation: Allocation) -> dict[str, 
         "rate_rps": allocation.rate_rps,
         "capacity_origin": origin.value if origin else None,
         "engine": _flat(engine) if engine else None,
+        "level": allocation.level,
         "shares": _rows(allocation.shares),
+        "late_shares": [
+            {"attainment": attained, "shares": _rows(shares)}
+            for attained, shares in allocation.late
+        ],
     }
 
 
@@ -201,10 +228,12 @@ def _form_fields(model: ModelPlan, option: DeploymentOption) -> dict[str, Any]:
 def allocation_origin(allocation: Allocation) -> Origin | None:
     """Return the weakest origin among the capacities of the buckets that an allocation serves."""
     return weakest(
-        cell.origin
-        for cells, shares in zip(allocation.candidate.cells, allocation.shares, strict=True)
-        for cell, share in zip(cells, shares, strict=True)
-        if share > 0 and cell.origin is not None
+        Origin.ESTIMATED
+        if allocation.late_share(i, j) > 0 and cell.origin not in INFERRED
+        else cell.origin
+        for i, cells in enumerate(allocation.candidate.cells)
+        for j, cell in enumerate(cells)
+        if allocation.shares[i][j] > 0 and cell.origin is not None
     )
 
 
@@ -244,4 +273,14 @@ def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
     }
     if any(cell.low_rps is not None for row in candidate.cells for cell in row):
         document |= {"low_rps": column("low_rps"), "high_rps": column("high_rps")}
+    levels = sorted({a for row in candidate.cells for cell in row for a, _ in cell.levels})
+    if levels:
+        document["levels"] = [
+            {
+                "attainment": level,
+                "max_rate_rps": [[cell.at(level) for cell in row] for row in candidate.cells],
+            }
+            for level in levels
+        ]
+        document["ttft_alone_s"] = column("alone_ttft_s")
     return document

@@ -33,7 +33,8 @@ def at_confidence(
 
 def _lowered(cell: CapacityCell, z: float) -> CapacityCell:
     end = cell.low_rps if z > 0 else cell.high_rps
-    if cell.origin not in INFERRED or not cell.max_rate_rps or not end:
+    rate = cell.banded_rps
+    if cell.origin not in INFERRED or not rate or not end:
         return cell
-    factor = math.exp(abs(z) * math.log(end / cell.max_rate_rps))
-    return replace(cell, max_rate_rps=cell.max_rate_rps * factor)
+    factor = math.exp(abs(z) * math.log(end / rate))
+    return replace(cell.scaled(factor), low_rps=cell.low_rps, high_rps=cell.high_rps)

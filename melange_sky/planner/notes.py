@@ -120,6 +120,19 @@ def rate_text(summary: RateSummary) -> str:
     return text + f", burstiness {summary.burstiness:.3g})"
 
 
+def headroom_notes(headroom: float) -> tuple[PlanWarning, ...]:
+    """Return a word on a plan that keeps nothing free."""
+    if headroom > 0:
+        return ()
+    return (
+        PlanWarning(
+            code="headroom",
+            message="headroom is 0: the plan holds only if every capacity and the rate are as estimated; "
+            "leave headroom out to keep 10 % of each replica free, or size the fleet with --verify",
+        ),
+    )
+
+
 def rate_notes(workload: Workload) -> tuple[PlanWarning, ...]:
     """Return a word on a rate that its own trace exceeds, as the spec asks for."""
     summary = rate_summary(workload)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
-from melange_sky.optimizer import Demand, Problem, SolveOptions, Termination, least_cost
+from melange_sky.optimizer import Problem, SolveOptions, Termination, demand_of, least_cost
 from melange_sky.spec.demand import load_distribution
 from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
@@ -92,10 +92,8 @@ def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> Traf
     (model,) = plan.models
     rates = _in_buckets_of(model, observed)
     servable, unplanned = _split(model, rates)
-    demand = Demand(
-        name=model.name,
-        workload=replace(model.workload, rates_rps=servable),
-        options=model.candidates,
+    demand = demand_of(
+        replace(model, workload=replace(model.workload, rates_rps=servable)), model.candidates
     )
     problem = Problem(demands=(demand,), headroom=plan.headroom, constraints=plan.constraints)
     least = least_cost(problem, options) if any(map(any, servable)) else None
@@ -125,7 +123,7 @@ def _split(plan: ModelPlan, rates: Matrix) -> tuple[Matrix, tuple[str, ...]]:
     servable = [list(row) for row in rates]
     for i, row in enumerate(rates):
         for j, rate in enumerate(row):
-            if rate > 0 and all(option.rate(i, j) is None for option in plan.candidates):
+            if rate > 0 and all(c.cells[i][j].banded_rps is None for c in plan.candidates):
                 unplanned.append(plan.workload.label(i, j))
                 servable[i][j] = 0.0
     return tuple(map(tuple, servable)), tuple(unplanned)

@@ -26,6 +26,7 @@ from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.notes import (
     allocation_notes,
     alternative_mixes,
+    headroom_notes,
     objective_notes,
     rate_summary,
 )
@@ -80,6 +81,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         chain(*solution.allocations)
     )
     shared = prepared.shared_warnings + context.warnings + notes + of_forms
+    shared += headroom_notes(spec.headroom)
     return Plan(
         name=spec.name,
         created_at=created_at(),
@@ -134,6 +136,7 @@ def _model_plans(
             engine_generation=generation,
             spot=prepared.problem.constraints.spot,
             rate_profile=rate_summary(served.workload),
+            attainment_per_bucket=served.attainment_per_bucket,
         )
         for k, served in enumerate(spec.models)
     )

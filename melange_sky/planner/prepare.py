@@ -142,6 +142,7 @@ def _prepare_model(
         name=served.name,
         workload=served.workload,
         options=at_confidence(options, request.confidence),
+        target=None if served.attainment_per_bucket else served.slo.attainment,
     )
     return demand, [*warnings, *_image_notes(served), *notes]
 
@@ -172,6 +173,7 @@ def capacity_query(
         progress=request.progress,
         engine_args=args,
         max_model_len=engine.longest_admitted(args),
+        levels=not served.attainment_per_bucket,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.names.clouds import CLOUDS
-from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
+from melange_sky.optimizer import Problem, SolveOptions, demand_of, optimize
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
@@ -255,7 +255,7 @@ def _best(
         options = tuple(filter(None, (_today(c, by_shape) for c in model.candidates)))
         if not options:
             return None, (), None
-        demands.append(Demand(name=model.name, workload=model.workload, options=options))
+        demands.append(demand_of(model, options))
     problem = Problem(
         demands=tuple(demands), headroom=planned.headroom, constraints=planned.constraints
     )

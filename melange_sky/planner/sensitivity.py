@@ -8,7 +8,13 @@ from math import inf
 from operator import ge, itemgetter
 from typing import TYPE_CHECKING
 
-from melange_sky.capacities import INFERRED, CapacityCell, OptionCapacity
+from melange_sky.capacities import (
+    INFERRED,
+    CapacityCell,
+    OptionCapacity,
+    levels_above,
+    levels_below,
+)
 from melange_sky.optimizer import (
     NEVER,
     Deadline,
@@ -98,16 +104,19 @@ def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
     demands = []
     for demand in problem.demands:
         buckets = demand.workload.buckets()
+        target = demand.target
+        levels = () if target is None else (*levels_below(target), *levels_above(target))[::-1]
         contenders: list[tuple[OptionCapacity, list[float]]] = []
         for option in sorted(
             demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
         ):
             deadline.check()
             figures = [
-                rate or 0.0
+                rate
                 for i, j in buckets
                 for cell in (option.cells[i][j],)
-                for rate in (cell.max_rate_rps, cell.low_rps, cell.high_rps)
+                for end in (cell, _at_end(cell, good=True), _at_end(cell, good=False))
+                for rate in _figures(end, levels)
             ]
             if not any(
                 rival.option.gpu == option.option.gpu and all(map(ge, theirs, figures))
@@ -197,9 +206,24 @@ def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:
     return replace(option, cells=cells)
 
 
+def _figures(cell: CapacityCell, levels: Sequence[float]) -> list[float]:
+    """Return all rates that a plan may count on: at the target, and at each level or a better one.
+
+    The levels are those of a demand, highest first.
+    """
+    at_least: list[float] = []
+    for level in levels:
+        at_least.append(max(cell.at(level) or 0.0, *at_least[-1:], 0.0))
+    return [cell.max_rate_rps or 0.0, *at_least]
+
+
 def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
-    end = _end(cell, good)
-    return cell if end == cell.max_rate_rps else CapacityCell(max_rate_rps=end, origin=cell.origin)
+    rate, end = cell.banded_rps, cell.high_rps if good else cell.low_rps
+    if cell.origin not in INFERRED or not rate or end is None or end == rate:
+        return cell
+    if end <= 0:
+        return CapacityCell(max_rate_rps=None, origin=cell.origin)
+    return replace(cell.scaled(end / rate), low_rps=None, high_rps=None)
 
 
 def _end(cell: CapacityCell, good: bool) -> float | None:

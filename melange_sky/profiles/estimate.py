@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from melange_sky.capacities import CapacityCell, Origin
+from melange_sky.capacities import BEST_EFFORT, CapacityCell, Origin
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.parallelism import Parallelism
 from melange_sky.profiles.alone import missed_alone
@@ -40,6 +40,9 @@ NO_TRAFFIC = "no traffic"
 
 NOT_SIMULATED = "not simulated"
 """What a cell says whose rate is the closed form's, because the query forbids to simulate it."""
+
+WORTH_MISSING = 2.0
+"""A level below the target that carries less than this many times its rate is not worth its misses."""
 
 GroupKey = tuple[str, Parallelism, str]
 """(accelerator, split without copies, links) of the GPUs that work together."""
@@ -156,13 +159,16 @@ class GroupEstimates:
     """The estimates of one group for all sizes of a query, row by row.
 
     `analytic` is the closed-form estimate that shipped ratios correct and searches start at. Cells
-    are of the bare group: without the band, and before data parallelism multiplies them.
+    are of the bare group: without the band, and before data parallelism multiplies them. `levels` are
+    closed-form estimates at other attainments than the target's, `BEST_EFFORT` the saturated rate: cells
+    follow them in proportion.
     """
 
     query: CapacityQuery
     group: Group
     sizes: RequestSizes
     analytic: Estimate
+    levels: Mapping[float, Estimate] = field(default_factory=dict)
 
     def settled(self) -> list[CapacityCell | None]:
         """Return the cells that need no simulation, None for the others."""
@@ -215,24 +221,70 @@ class GroupEstimates:
         return replace(CapacityCell.estimated(rate_rps), reason=NOT_SIMULATED)
 
     def banded(self, cells: Sequence[CapacityCell]) -> tuple[CapacityCell, ...]:
-        """Return the cells with the band of each one's regime."""
+        """Return the cells with their levels, and the band of each one's regime."""
         sequences = np.minimum(self.analytic.batch, self.group.replica.max_num_seqs).tolist()
+        absent = self._absent()
         found = []
-        for at, cell in enumerate(cells):
-            if cell.max_rate_rps is not None:
+        for at, bare in enumerate(cells):
+            cell = bare if absent[at] else self._levelled(bare, at)
+            rate = cell.banded_rps
+            if rate is not None:
                 band = self.group.bands[regime_of(self._size(at)[0], sequences[at])]
                 found.append(
                     CapacityCell(
                         max_rate_rps=cell.max_rate_rps,
                         origin=self.group.origin,
                         reason=cell.reason,
-                        low_rps=cell.max_rate_rps * band.low,
-                        high_rps=cell.max_rate_rps * band.high,
+                        low_rps=rate * band.low,
+                        high_rps=rate * band.high,
+                        levels=cell.levels,
+                        alone_ttft_s=cell.alone_ttft_s,
                     )
                 )
             else:
                 found.append(cell)
         return tuple(found)
+
+    def _levelled(self, cell: CapacityCell, at: int) -> CapacityCell:
+        """Return a cell with its rates at other levels, by what the closed form says of their ratio.
+
+        A size that misses its limits even alone has the saturated rate, any other lower levels where these
+        carry a multiple: there its own requests stand in each other's way.
+        """
+        saturated = self.levels.get(BEST_EFFORT)
+        if saturated is None:
+            return cell
+        best_rps = float(saturated.rate_rps[at]) if saturated.batch[at] >= 1 - 1e-9 else 0.0
+        levels: tuple[tuple[float, float], ...] = ()
+        if cell.max_rate_rps is not None:
+            levels = self._in_proportion(cell.max_rate_rps, best_rps, at)
+        elif best_rps > 0:
+            levels = ((BEST_EFFORT, best_rps),)
+        alone_s = float(self.analytic.ttft_floor_s[at])
+        return replace(cell, levels=levels, alone_ttft_s=alone_s if levels else None)
+
+    def _in_proportion(
+        self, rate_rps: float, best_rps: float, at: int
+    ) -> tuple[tuple[float, float], ...]:
+        """Return the levels of a rate at the target; none where the closed form sees no rate at all."""
+        target_rps = float(self.analytic.rate_rps[at])
+        levels: list[tuple[float, float]] = []
+        largest = rate_rps
+        for attainment, estimate in sorted(self.levels.items(), reverse=True):
+            level_rps = float(estimate.rate_rps[at])
+            if attainment == BEST_EFFORT:
+                found = best_rps
+            elif min(level_rps, target_rps) > 0:
+                found = rate_rps * level_rps / target_rps
+            else:
+                continue
+            if attainment < self.query.slo.attainment:
+                found = min(found, level_rps, best_rps)
+                if found < WORTH_MISSING * largest:
+                    continue
+                largest = found
+            levels.append((attainment, found))
+        return tuple(sorted(levels))
 
     def _size(self, at: int) -> tuple[int, int]:
         return int(self.sizes.input_tokens[at]), int(self.sizes.output_tokens[at])
@@ -266,12 +318,4 @@ class GroupEstimates:
 
 def replica_cell(cell: CapacityCell, engines: int) -> CapacityCell:
     """Return a group's cell as that of a replica of so many engines."""
-    if cell.max_rate_rps is None or engines == 1:
-        return cell
-    low_rps, high_rps = cell.low_rps, cell.high_rps
-    return replace(
-        cell,
-        max_rate_rps=cell.max_rate_rps * engines,
-        low_rps=None if low_rps is None else low_rps * engines,
-        high_rps=None if high_rps is None else high_rps * engines,
-    )
+    return cell if engines == 1 else cell.scaled(engines)

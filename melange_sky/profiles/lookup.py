@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.capacities import CapacityCell, EngineSettings
+from melange_sky.capacities import (
+    BEST_EFFORT,
+    CapacityCell,
+    EngineSettings,
+    levels_above,
+    levels_below,
+)
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.names.accelerators import find_accelerator
@@ -35,6 +41,7 @@ from melange_sky.profiles.estimate import (
 )
 from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
+from melange_sky.slo import SLO
 from melange_sky.steps import (
     Misfit,
     ReplicaModel,
@@ -48,7 +55,7 @@ from melange_sky.topology import linked
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.profiletable import MeasuredCell
-    from melange_sky.steps import Generation
+    from melange_sky.steps import Estimate, Generation
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +123,7 @@ def _replica_cells(
         for size in zip(inputs, outputs, strict=True):
             cell = replica_cell(next(of_group), copies)
             if rates and cell.reason != NO_TRAFFIC and sum(size) <= group.max_model_len:
-                cell = rates.over(cell, size)
+                cell = rates.over(cell, size).with_levels_of(cell)
             row.append(cell)
         rows.append(tuple(row))
     return tuple(rows)
@@ -223,10 +230,31 @@ def _estimates(
     fitting = {key: group for key, group in groups.items() if isinstance(group, Group)}
     replicas = [group.replica for group in fitting.values()]
     analytic = capacity_estimates(replicas, sizes, query.slo)
+    levels = _levels(query, replicas, sizes)
     return {
-        key: GroupEstimates(query=query, group=group, sizes=sizes, analytic=estimate)
-        for (key, group), estimate in zip(fitting.items(), analytic, strict=True)
+        key: GroupEstimates(
+            query=query,
+            group=group,
+            sizes=sizes,
+            analytic=estimate,
+            levels={level: rows[k] for level, rows in levels.items()},
+        )
+        for k, ((key, group), estimate) in enumerate(zip(fitting.items(), analytic, strict=True))
     }
+
+
+def _levels(
+    query: CapacityQuery, replicas: Sequence[ReplicaModel], sizes: RequestSizes
+) -> dict[float, Sequence[Estimate]]:
+    """Return the closed-form estimates at the levels beside the target, where they are asked for."""
+    target = query.slo.attainment
+    above = levels_above(target) if query.levels else ()
+    asked = (*levels_below(target)[1:], *above) if above else ()
+    slos = {level: dataclasses.replace(query.slo, attainment=level) for level in asked}
+    if slos:
+        # Without limits, half of the time more than this many are in service.
+        slos[BEST_EFFORT] = SLO(attainment=0.5)
+    return {level: capacity_estimates(replicas, sizes, slo) for level, slo in slos.items()}
 
 
 def _settings_of(shape: ReplicaShape, group: Group, generation: Generation) -> EngineSettings:

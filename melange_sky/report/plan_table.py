@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
 
 REASON_LENGTH = 150
+MISSES_SHOWN = 5
 
 
 def plan_table(plan: Plan, *, width: int | None = None) -> str:
@@ -67,6 +68,7 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
         f"Total ${model.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
         f"({_solver_text(plan.solver, replayed=model.verification is not None)})"
     )
+    _show_misses(console, model)
     _show_fixed(console, model)
     if not plan.lists_models:
         _show_band_and_alternatives(console, plan)
@@ -82,6 +84,27 @@ def _show_band_and_alternatives(console: Printer, plan: Plan) -> None:
     if plan.sensitivity is not None:
         _show_sensitivity(console, plan.sensitivity, plan.confidence)
     _show_alternatives(console, plan.alternatives)
+
+
+def _show_misses(console: Printer, plan: ModelPlan) -> None:
+    """Say which sizes are expected to miss the SLO: nothing is dropped, but these are served late."""
+    misses = plan.expected_misses
+    if not misses:
+        return
+    total = sum(miss.fraction for miss in misses)
+    rate = total * plan.workload.rate_rps
+    console.print(
+        f"Expected to miss the SLO, served all the same: {total:.2%} of the requests ({rate * 3600:,.3g} an hour)"
+    )
+    for miss in misses[:MISSES_SHOWN]:
+        alone = miss.alone_ttft_s
+        ttft = "" if alone is None else f", TTFT about {alone * 1000:,.0f} ms alone"
+        part = "" if miss.share > 1 - 1e-6 else f", of which {miss.share:.0%} served late"
+        console.print(f"  {plan.workload.label(miss.i, miss.j)}: {miss.fraction:.3%}{part}{ttft}")
+    more = len(misses) - MISSES_SHOWN
+    if more > 0:
+        rest = sum(miss.fraction for miss in misses[MISSES_SHOWN:])
+        console.print(f"  and {more} more sizes: {rest:.3%}")
 
 
 def _show_fixed(console: Printer, plan: ModelPlan) -> None:
@@ -111,7 +134,8 @@ def _slo_text(plan: ModelPlan) -> str:
     ]
     if not limits:
         return "none stated"
-    return f"{plan.slo.attainment * 100:.4g} % of requests within {' and '.join(limits)}"
+    which = "of the requests of every size" if plan.attainment_per_bucket else "of requests"
+    return f"{plan.slo.attainment * 100:.4g} % {which} within {' and '.join(limits)}"
 
 
 def _solver_text(solver: SolverReport, *, replayed: bool) -> str:

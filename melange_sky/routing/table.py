@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.plans import ModelPlan
+    from melange_sky.plans import Allocation, ModelPlan
     from melange_sky.slo import SLO
 
 Value = TypeVar("Value", int, float)
@@ -104,10 +104,13 @@ def routing_table(
     workload = plan.workload
     inputs, outputs = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     cells = [(i, j) for i in range(inputs) for j in range(outputs)]
-    rates = [[a.candidate.rate(i, j) for a in plan.allocations] for i, j in cells]
-    stay_s = [_stay_s(plan.slo, workload.output_sizes[i][j]) for i, j in cells]
+    rates = [[_rate_rps(a, i, j) for a in plan.allocations] for i, j in cells]
     needs = [
-        [routers / (r * s) if r else 0.0 for r in row] for row, s in zip(rates, stay_s, strict=True)
+        [
+            routers / (r * _stay_s(plan.slo, a, i, j, workload.output_sizes[i][j])) if r else 0.0
+            for r, a in zip(row, plan.allocations, strict=True)
+        ]
+        for row, (i, j) in zip(rates, cells, strict=True)
     ]
     worst = [max((row[k] for row in needs), default=0.0) or 1.0 for k in range(len(counts))]
     engines = [a.candidate.option.engine for a in plan.allocations]
@@ -128,8 +131,25 @@ def routing_table(
     )
 
 
-def _stay_s(slo: SLO, output_tokens: float) -> float:
-    """Return how long a request stays in a replica at the edge of its SLO (module docstring)."""
+def _rate_rps(allocation: Allocation, i: int, j: int) -> float | None:
+    """Return the rate that an option serves of a bucket, None where it can, or is meant to, serve none.
+
+    The highest that is known: where only few requests of a size are in time beside others of it, that
+    says nothing of what one takes of a replica.
+    """
+    cell = allocation.candidate.cells[i][j]
+    if cell.max_rate_rps is None and not allocation.late_share(i, j):
+        return None
+    return cell.largest_rps
+
+
+def _stay_s(slo: SLO, allocation: Allocation, i: int, j: int, output_tokens: float) -> float:
+    """Return how long a request stays in a replica at the edge of its SLO (module docstring).
+
+    One that is late anyway stays for its own time to the first token where that is longer.
+    """
     ttft_s = DEFAULT_TTFT_S if slo.ttft_s is None else slo.ttft_s
     tpot_s = DEFAULT_TPOT_S if slo.tpot_s is None else slo.tpot_s
+    if allocation.late_share(i, j) > 0:
+        ttft_s = max(ttft_s, allocation.candidate.cells[i][j].alone_ttft_s or 0.0)
     return ttft_s + tpot_s * max(output_tokens - 1, 0)

@@ -219,10 +219,11 @@ class _Reader:
             name=name,
             model=checkpoints[0].name,
             model_config=config_path,
-            slo=slo,
+            slo=slo[0],
             workload=workload,
             checkpoints=checkpoints,
             images_at=self.problems.where((*at, "workload", "images")),
+            attainment_per_bucket=slo[1],
         )
 
     def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:
@@ -238,18 +239,20 @@ class _Reader:
             self.problems.add(at, f"no file at '{clip(text, 200)}' (relative to the spec's folder)")
         return found
 
-    def _slo(self, raw: dict[str, Any], at: KeyPath) -> SLO | None:
+    def _slo(self, raw: dict[str, Any], at: KeyPath) -> tuple[SLO, bool] | None:
+        """Return the SLO, and whether its attainment is asked of every bucket."""
         if raw.get("slo") is None:
             self._missing(raw, "slo", at)
             return None
         section = self._section(SloSection, raw["slo"], (*at, "slo"))
         if section is None:
             return None
-        return SLO(
+        slo = SLO(
             tpot_s=None if section.tpot_ms is None else section.tpot_ms / 1000,
             ttft_s=None if section.ttft_ms is None else section.ttft_ms / 1000,
             attainment=section.attainment,
         )
+        return slo, section.attainment_per_bucket
 
     def _resources(self, raw: Any) -> Resources | None:
         at: KeyPath = ("resources",)

@@ -33,6 +33,7 @@ class SloSection:
     tpot_ms: Positive | None = None
     ttft_ms: Positive | None = None
     attainment: Fraction = 0.95
+    attainment_per_bucket: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

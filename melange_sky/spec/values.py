@@ -85,7 +85,8 @@ class ServedModel:
     """One model with its SLO and workload; `model_config` is a `config.json` for an unknown model.
 
     `checkpoints` are of one model; `model`, the name of the first, is the one that clients use.
-    `images_at` is file, line and key of its workload's images.
+    `images_at` is file, line and key of its workload's images. With `attainment_per_bucket` the SLO's
+    attainment holds for every bucket by itself, not for all requests together.
     """
 
     name: str
@@ -95,6 +96,7 @@ class ServedModel:
     workload: Workload
     checkpoints: tuple[CheckpointChoice, ...]
     images_at: str = "workload.images"
+    attainment_per_bucket: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

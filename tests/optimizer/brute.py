@@ -27,20 +27,44 @@ class Best:
     instances: int
 
 
-def loads_of(demand: Demand, constraints: Constraints) -> list[list[float | None]]:
-    """Instances filled by each bucket's whole rate, (options × buckets), None: cannot serve."""
+Ways = list[list[list[float | None]]]
+
+
+def levels_of(demand: Demand) -> list[float | None]:
+    """The attainments at which what is served in time may be counted: the target's, and those above."""
+    if demand.target is None:
+        return [None]
+    return [None, *(demand.target + part * (1 - demand.target) for part in (0.2, 0.8))]
+
+
+def attained_by_way(demand: Demand, level: float | None) -> list[float]:
+    """The attainment of each way to serve a request: in time, then late where anything may be."""
+    if demand.target is None or level is None:
+        return [1.0 if demand.target is None else demand.target]
+    return [level, 0.0, demand.target / 2]
+
+
+def loads_of(demand: Demand, constraints: Constraints, level: float | None = None) -> Ways:
+    """Instances filled by each bucket's whole rate, (ways × options × buckets), None: cannot serve."""
     spot = constraints.spot
-    rows = []
-    for capacity in demand.options:
-        derate = 1.0
-        if spot is not None and capacity.option.use_spot:
-            derate = 1 / (1 + spot.interruption_rate * spot.recovery_s / 3600)
-        row: list[float | None] = []
-        for i, j in demand.workload.buckets():
-            rate = capacity.rate(i, j)
-            row.append(None if not rate else demand.workload.rates_rps[i][j] / (rate * derate))
-        rows.append(row)
-    return rows
+    ways: Ways = []
+    for way, attained in enumerate(attained_by_way(demand, level)):
+        rows = []
+        for capacity in demand.options:
+            derate = 1.0
+            if spot is not None and capacity.option.use_spot:
+                derate = 1 / (1 + spot.interruption_rate * spot.recovery_s / 3600)
+            row: list[float | None] = []
+            for i, j in demand.workload.buckets():
+                cell = capacity.cells[i][j]
+                told = {round(a, 9): rate for a, rate in cell.levels}
+                rate = told.get(round(attained, 9))
+                if way == 0 and level is None:
+                    rate = cell.max_rate_rps
+                row.append(None if not rate else demand.workload.rates_rps[i][j] / (rate * derate))
+            rows.append(row)
+        ways.append(rows)
+    return ways
 
 
 def serves(
@@ -49,34 +73,41 @@ def serves(
     problem: Problem,
     options: SolveOptions,
     caps: bool = True,
+    level: float | None = None,
 ) -> bool:
-    """Whether these instances can serve the demand within headroom and, if asked, share caps."""
+    """Whether these instances can serve the demand within headroom, its SLO and, if asked, share caps."""
     n, m = len(counts), len(demand.workload.buckets())
     if m == 0:
         return True
-    loads = loads_of(demand, problem.constraints)
-    rows, bounds = _rows(demand, counts, problem, options, caps)
+    ways = loads_of(demand, problem.constraints, level)
+    rows, bounds = _rows(demand, counts, problem, options, caps, level)
     if options.assignment == "sliced":
-        return _serves_sliced(loads, rows, bounds, options.slice_factor)
+        return _serves_sliced(ways, rows, bounds, options.slice_factor)
     upper = [
         (0.0, 1.0 if loads[k][b] is not None and counts[k] else 0.0)
+        for loads in ways
         for k in range(n)
         for b in range(m)
     ]
-    equal = np.zeros((m, n * m))
+    equal = np.zeros((m, len(upper)))
     for b in range(m):
         equal[b, b::m] = 1
     result = linprog(
-        np.zeros(n * m), A_ub=rows, b_ub=bounds, A_eq=equal, b_eq=np.ones(m), bounds=upper
+        np.zeros(len(upper)), A_ub=rows, b_ub=bounds, A_eq=equal, b_eq=np.ones(m), bounds=upper
     )
     return bool(result.status == 0)
 
 
 def _rows(
-    demand: Demand, counts: tuple[int, ...], problem: Problem, options: SolveOptions, caps: bool
+    demand: Demand,
+    counts: tuple[int, ...],
+    problem: Problem,
+    options: SolveOptions,
+    caps: bool,
+    level: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What shares (options × buckets, flat) keep to: rows × shares ≤ bounds."""
-    loads = loads_of(demand, problem.constraints)
+    """What shares (ways × options × buckets, flat) keep to: rows × shares ≤ bounds."""
+    ways = loads_of(demand, problem.constraints, level)
     n, m = len(counts), len(demand.workload.buckets())
     error = options.robustness.throughput_error if options.robustness else 0.0
     gamma = options.robustness.budget if options.robustness else None
@@ -84,14 +115,20 @@ def _rows(
     for k in range(n):
         wrongs = itertools.combinations(range(m), m if gamma is None else min(gamma, m))
         for wrong in wrongs:  # every choice of wrong buckets, spelled out
-            row = np.zeros(n * m)
-            for b in range(m):
-                row[k * m + b] = (loads[k][b] or 0.0) / (1 - error if b in wrong else 1)
-            rows.append(row)
+            row = np.zeros((len(ways), n, m))
+            for way, loads in enumerate(ways):
+                for b in range(m):
+                    row[way, k, b] = (loads[k][b] or 0.0) / (1 - error if b in wrong else 1)
+            rows.append(row.ravel())
             bounds.append((1 - problem.headroom) * counts[k] + TOLERANCE)
+    if demand.target is not None:
+        rates = np.array([demand.workload.rates_rps[i][j] for i, j in demand.workload.buckets()])
+        missed = np.array([1 - a for a in attained_by_way(demand, level)])
+        rows.append((missed[:, None, None] * np.tile(rates, (n, 1))[None]).ravel())
+        bounds.append((1 - demand.target) * rates.sum() + TOLERANCE)
     if caps:
         for row, bound in _share_rows(demand, problem.constraints):
-            rows.append(row)
+            rows.append(np.tile(row, len(ways)))
             bounds.append(bound + TOLERANCE)
     return np.array(rows), np.array(bounds)
 
@@ -122,24 +159,29 @@ def _share_rows(demand: Demand, constraints: Constraints) -> list[tuple[np.ndarr
     return rows
 
 
-def _serves_sliced(
-    loads: list[list[float | None]], rows: np.ndarray, bounds: np.ndarray, slices: int
-) -> bool:
-    buckets = len(loads[0])
-    able = [[k for k, row in enumerate(loads) if row[b] is not None] for b in range(buckets)]
+def _serves_sliced(ways: Ways, rows: np.ndarray, bounds: np.ndarray, slices: int) -> bool:
+    n, buckets = len(ways[0]), len(ways[0][0])
+    able = [
+        [(w, k) for w, loads in enumerate(ways) for k in range(n) if loads[k][b] is not None]
+        for b in range(buckets)
+    ]
     per_bucket = [list(itertools.combinations_with_replacement(ks, slices)) for ks in able]
     for choice in itertools.product(*per_bucket):
-        shares = np.zeros(len(loads) * buckets)
-        for b, ks in enumerate(choice):
-            for k in ks:
-                shares[k * buckets + b] += 1 / slices
-        if (rows @ shares <= bounds).all():
+        shares = np.zeros((len(ways), n, buckets))
+        for b, taken in enumerate(choice):
+            for w, k in taken:
+                shares[w, k, b] += 1 / slices
+        if (rows @ shares.ravel() <= bounds).all():
             return True
     return False
 
 
 def survives(
-    demand: Demand, counts: tuple[int, ...], problem: Problem, options: SolveOptions
+    demand: Demand,
+    counts: tuple[int, ...],
+    problem: Problem,
+    options: SolveOptions,
+    level: float | None = None,
 ) -> bool:
     """Whether any `spare` instances may be lost."""
     spare = problem.constraints.spare
@@ -148,7 +190,7 @@ def survives(
     for lost in itertools.product(*(range(c + 1) for c in counts)):
         if sum(lost) == min(spare, sum(counts)):
             left = tuple(c - n for c, n in zip(counts, lost, strict=True))
-            if not serves(demand, left, problem, options, caps=False):
+            if not serves(demand, left, problem, options, caps=False, level=level):
                 return False
     return True
 
@@ -167,7 +209,7 @@ def _units(capacity: OptionCapacity, key: str) -> int:
 
 def _allowed(
     flat: list[tuple[OptionCapacity, int]],
-    per_demand: list[tuple[tuple[int, ...], list[list[float | None]]]],
+    per_demand: list[tuple[tuple[int, ...], Ways]],
     cost: float,
     constraints: Constraints,
 ) -> bool:
@@ -183,18 +225,19 @@ def _allowed(
     for group in constraints.minimum:
         if sum(n * c.option.nodes for c, n in flat if _is_of(c, group)) < group.instances:
             return False
-    for counts, loads in per_demand:
+    for counts, ways in per_demand:
         types = sum(n > 0 for n in counts)
         if constraints.max_option_types is not None and types > constraints.max_option_types:
             return False
-        able = sum(n > 0 and any(row) for n, row in zip(counts, loads, strict=True))
-        if able < constraints.min_option_types:
+        if sum(n > 0 for n in _able(counts, ways)) < constraints.min_option_types:
             return False
     # An instance that can serve none of the buckets is no replica.
-    return all(
-        sum(n for n, row in zip(counts, loads, strict=True) if any(row)) >= constraints.min_replicas
-        for counts, loads in per_demand
-    )
+    return all(sum(_able(counts, ways)) >= constraints.min_replicas for counts, ways in per_demand)
+
+
+def _able(counts: tuple[int, ...], ways: Ways) -> list[int]:
+    """The instances of each option that can serve any bucket in any way."""
+    return [n for k, n in enumerate(counts) if any(any(loads[k]) for loads in ways)]
 
 
 def _is_of(capacity: OptionCapacity, group: InstanceGroup) -> bool:
@@ -284,8 +327,15 @@ def _fleets(
         asked = max([asked, *(n for _, _, n in options.stay_close.instances)])
     ranges = []
     for demand in problem.demands:
-        for row in loads_of(demand, constraints):
-            need = math.ceil(sum(v or 0.0 for v in row) / usable - 1e-9) + constraints.spare
+        at_all_levels = [
+            ways for level in levels_of(demand) for ways in loads_of(demand, constraints, level)
+        ]
+        for k in range(len(demand.options)):
+            most = [
+                max(v or 0.0 for v in of_bucket)
+                for of_bucket in zip(*(w[k] for w in at_all_levels), strict=True)
+            ]
+            need = math.ceil(sum(most) / usable - 1e-9) + constraints.spare
             ranges.append(range(max(need, asked) + 2))
     flat_options = [c for d in problem.demands for c in d.options]
     fleets = []
@@ -305,10 +355,16 @@ def _is_fleet(problem: Problem, options: SolveOptions, counts: tuple[int, ...]) 
     for demand in problem.demands:
         per_demand.append(counts[at : at + len(demand.options)])
         at += len(demand.options)
-    with_loads = [
-        (c, loads_of(d, constraints)) for d, c in zip(problem.demands, per_demand, strict=True)
-    ]
-    return _allowed(flat, with_loads, billed(flat, constraints), constraints) and all(
-        serves(d, c, problem, options) and survives(d, c, problem, options)
-        for d, c in zip(problem.demands, per_demand, strict=True)
-    )
+    cost = billed(flat, constraints)
+    pairs = list(zip(problem.demands, per_demand, strict=True))
+    for levels in itertools.product(*map(levels_of, problem.demands)):
+        with_loads = [
+            (c, loads_of(d, constraints, level))
+            for (d, c), level in zip(pairs, levels, strict=True)
+        ]
+        if _allowed(flat, with_loads, cost, constraints) and all(
+            serves(d, c, problem, options, level=level) and survives(d, c, problem, options, level)
+            for (d, c), level in zip(pairs, levels, strict=True)
+        ):
+            return True
+    return False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from melange_sky.capacities import EngineSettings, OptionCapacity
+from melange_sky.capacities import EngineSettings, OptionCapacity, levels_above
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
@@ -24,7 +25,7 @@ from melange_sky.optimizer import (
 from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import at_most, demand, option, placed
+from tests.optimizer.factories import at_most, demand, option, placed, with_levels
 
 PLACES = ("aws/us-east-1", "aws/us-west-2", "gcp/us-central1")
 
@@ -256,3 +257,52 @@ def test_an_option_that_wastes_more_than_the_gap_is_left_out() -> None:
 def hash_of(text: str) -> int:
     """A number of `text` that is the same in every run."""
     return sum(ord(letter) * 131**i for i, letter in enumerate(text)) % 100003
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_requests_may_be_late(seed: int) -> None:
+    rng = random.Random(5000 + seed)
+    options, buckets = rng.choice([(1, 3), (2, 2), (2, 3), (3, 2)])
+    agree(with_levels(random_problem(rng, options=options, buckets=buckets), rng))
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_requests_of_two_models_may_be_late(seed: int) -> None:
+    rng = random.Random(6000 + seed)
+    agree(with_levels(random_problem(rng, options=1, buckets=2, models=2), rng))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_requests_in_slices_may_be_late(seed: int) -> None:
+    rng = random.Random(7000 + seed)
+    problem = with_levels(random_problem(rng, options=2, buckets=2), rng)
+    sliced = SolveOptions(assignment="sliced", slice_factor=rng.choice([1, 2, 3]))
+    agree(problem, sliced)
+
+
+def test_some_of_these_problems_serve_late_and_at_every_level() -> None:
+    levels, partly, costs = set(), 0, 0
+    for seed in range(150):
+        rng = random.Random(5000 + seed)
+        options, buckets = rng.choice([(1, 3), (2, 2), (2, 3), (3, 2)])
+        problem = with_levels(random_problem(rng, options=options, buckets=buckets), rng)
+        try:
+            (mine,) = optimize(problem).allocations
+        except InfeasibleError:
+            continue
+        target = problem.demands[0].target
+        assert target is not None
+        places = [None, *levels_above(target)]
+        levels |= {places.index(a.level) for a in mine}
+        partly += any(attained > 0 for a in mine for attained, _ in a.late)
+        strict = replace(problem, demands=(replace(problem.demands[0], target=None),))
+        costs += cost_of(strict) > cost_of(problem) + 1e-9
+    assert levels == {0, 1, 2}
+    assert min(partly, costs) > 5
+
+
+def cost_of(problem: Problem) -> float:
+    try:
+        return optimize(problem).cost_usd_per_hour
+    except InfeasibleError:
+        return math.inf

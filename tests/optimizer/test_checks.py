@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from melange_sky.capacities import OptionCapacity
 from melange_sky.optimizer import (
     Constraints,
     InstanceGroup,
@@ -18,7 +19,7 @@ from melange_sky.optimizer import (
     optimize,
 )
 from melange_sky.optimizer.answers import optimum
-from melange_sky.optimizer.rules.base import FinishedFleet
+from melange_sky.optimizer.rules.base import FinishedFleet, LateShares
 from melange_sky.optimizer.rules.registry import RULES, RuleSet
 from melange_sky.plans import Allocation
 from melange_sky.workload import Matrix
@@ -62,12 +63,50 @@ def holding(
     )
 
 
-Proposal = Callable[[int, Mapping[str, int]], Mapping[str, Matrix] | None]
+def with_best_effort(capacity: OptionCapacity) -> OptionCapacity:
+    """The same capacities at every level, and twice that where all are late."""
+    cells = tuple(
+        tuple(
+            replace(
+                cell, levels=((0.0, 2 * rate), (0.92, rate)) if (rate := cell.max_rate_rps) else ()
+            )
+            for cell in row
+        )
+        for row in capacity.cells
+    )
+    return replace(capacity, cells=cells)
 
 
-def all_on_h100(_: int, lost: Mapping[str, int]) -> Mapping[str, Matrix] | None:
+LATE = replace(
+    PROBLEM,
+    demands=(
+        replace(
+            PROBLEM.demands[0],
+            options=tuple(map(with_best_effort, PROBLEM.demands[0].options)),
+            target=0.78,
+            level=0.92,
+        ),
+    ),
+)
+"""0.14 ÷ 0.92 of the requests may be late."""
+
+
+def late(part: float) -> tuple[Allocation, ...]:
+    """All on H100s but the L4's quarter of the first bucket; this part of it late there."""
+    h100, l4 = holding()
+    candidates = LATE.demands[0].options
+    return (
+        replace(h100, candidate=candidates[0], level=0.92, late=((0.0, ((part, 0.0),)),)),
+        replace(l4, candidate=candidates[1], level=0.92),
+    )
+
+
+Proposal = Callable[[int, Mapping[str, int]], Mapping[str, tuple[Matrix, LateShares]] | None]
+
+
+def all_on_h100(_: int, lost: Mapping[str, int]) -> Mapping[str, tuple[Matrix, LateShares]] | None:
     """One H100 serves both buckets: 3 ÷ 4 + 1 ÷ 2 of it are too much, two are enough."""
-    return {"h100": ((1.0, 1.0),)}
+    return {"h100": (((1.0, 1.0),), ())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +119,7 @@ class Case:
     wrong: tuple[tuple[tuple[Allocation, ...], str], ...] = ()
     goal: float = 22.0
     after_loss: Proposal = all_on_h100
+    problem: Problem = PROBLEM
 
 
 CASES: dict[str, Case] = {
@@ -101,6 +141,16 @@ CASES: dict[str, Case] = {
             (
                 (holding()[0], replace(holding()[1], shares=((0.25, 0.1),))),
                 "option 'l4' cannot serve bucket (0, 1)",
+            ),
+        ),
+    ),
+    "attainment": Case(
+        problem=LATE,
+        right=late(0.2),
+        wrong=(
+            (
+                late(0.3),
+                "model 'chat' serves 0.225000000 of its requests late where 0.152173913 may be",
             ),
         ),
     ),
@@ -210,7 +260,7 @@ def violations(
     case: Case, allocations: tuple[Allocation, ...], only: str | None = None
 ) -> list[str]:
     """What the rules of the case, or only one, say of these allocations."""
-    problem = replace(PROBLEM, constraints=case.constraints)
+    problem = replace(case.problem, constraints=case.constraints)
     fleet = FinishedFleet(
         problem=problem,
         options=case.options,
@@ -259,7 +309,7 @@ def test_a_loss_that_nothing_is_proposed_for_is_a_violation() -> None:
 
 
 def test_a_proposal_that_serves_too_little_after_a_loss_is_a_violation() -> None:
-    case = replace(CASES["spare"], after_loss=lambda *_: {"h100": ((0.5, 1.0),)})
+    case = replace(CASES["spare"], after_loss=lambda *_: {"h100": (((0.5, 1.0),), ())})
     assert violations(case, holding(h100=3))[0] == (
         "once 1 x h100 are lost, bucket (0, 0) is served 0.500000000 times, not 1.0"
     )
@@ -282,14 +332,14 @@ def test_a_solver_that_is_wrong_is_not_believed(monkeypatch: pytest.MonkeyPatch)
         demands=(demand([[4.0]], option("a", 1.0, [[1.0]])),),
         constraints=Constraints(min_replicas=4),
     )
-    settle = optimum.settle_ties
+    settle = optimum.settle_levels
 
     def one_fewer(*args: object) -> object:
         settled = settle(*args)  # type: ignore[arg-type]
         point = replace(settled.point, instances=[settled.point.instances[0] - 1])
         return replace(settled, point=point)
 
-    monkeypatch.setattr(optimum, "settle_ties", one_fewer)
+    monkeypatch.setattr(optimum, "settle_levels", one_fewer)
     with pytest.raises(RuntimeError) as caught:
         optimize(problem)
     assert str(caught.value) == (

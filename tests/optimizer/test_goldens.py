@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from melange_sky.capacities import CapacityCell
 from melange_sky.optimizer import (
     Constraints,
     InstanceGroup,
@@ -27,6 +28,13 @@ from melange_sky.optimizer.rules.registry import RULES
 from tests.optimizer.factories import at_most, demand, placed
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+
+def _levelled(cell: CapacityCell, level: float, *late: tuple[float, float]) -> CapacityCell:
+    """The cell with nine tenths of its rate at a level above, and what it carries late."""
+    return replace(cell, levels=((level, 0.9 * (cell.max_rate_rps or 0.0)), *late))
+
+
 BASE = Problem(
     demands=(
         demand(
@@ -46,6 +54,31 @@ BASE = Problem(
     headroom=0.1,
 )
 
+_H100, _L4X2 = BASE.demands[0].options
+LATE = replace(
+    BASE,
+    demands=(
+        replace(
+            BASE.demands[0],
+            target=0.95,
+            level=0.99,
+            options=(
+                replace(_H100, cells=(tuple(_levelled(c, 0.99) for c in _H100.cells[0]),)),
+                replace(
+                    _L4X2,
+                    cells=(
+                        (
+                            _levelled(_L4X2.cells[0][0], 0.99, (0.475, 4.0)),
+                            replace(_L4X2.cells[0][1], levels=((0.0, 0.5),)),
+                        ),
+                    ),
+                ),
+            ),
+        ),
+    ),
+)
+"""At the level of 99 %: the L4s serve the first bucket in time or half late, the second late alone."""
+
 CASES: dict[str, tuple[Constraints, SolveOptions]] = {
     "serve": (Constraints(), SolveOptions()),
     "load": (Constraints(), SolveOptions(assignment="sliced", slice_factor=4)),
@@ -53,6 +86,7 @@ CASES: dict[str, tuple[Constraints, SolveOptions]] = {
         Constraints(),
         SolveOptions(robustness=Robustness(throughput_error=0.2, budget=1)),
     ),
+    "attainment": (Constraints(spare=1), SolveOptions()),
     "limits": (
         Constraints(limits=at_most(("L4", 4), ("aws", 3), ("gcp/us-central1", 2))),
         SolveOptions(),
@@ -84,7 +118,7 @@ CASES: dict[str, tuple[Constraints, SolveOptions]] = {
 
 def lp_text(name: str, folder: Path) -> str:
     constraints, options = CASES[name]
-    problem = replace(BASE, constraints=constraints)
+    problem = replace(LATE if name == "attainment" else BASE, constraints=constraints)
     scenarios = (((0, 1),), ((1, 1),)) if constraints.spare else ()
     program = build_program(canonical_form(problem), problem, options, scenarios=scenarios)
     path = folder / f"{name}.lp"

@@ -37,6 +37,7 @@ from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
 from melange_sky.optimizer.search.dominance import drop_dominated
+from melange_sky.optimizer.search.levels import Levelled
 from melange_sky.optimizer.search.simplest import settle_ties
 from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
 
@@ -204,7 +205,7 @@ def test_a_conflict_carries_its_constraints_as_data() -> None:
 def test_a_conflict_that_there_was_no_time_to_reduce_claims_no_clash() -> None:
     problem, options = limited(), SolveOptions(deadline=Deadline.after(-1.0))
     canonical = canonical_form(problem)
-    conflict = find_conflict(canonical, problem, options)
+    conflict = find_conflict([Levelled(problem=problem, canonical=canonical)], options)
     assert (conflict.is_minimal, conflict.helps) == (False, ())
     assert len(conflict.clauses) == len(RuleSet.of(problem, options).clauses(canonical)) == 4
     assert conflict_text(conflict) == (

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from melange_sky.capacities import OptionCapacity
+from melange_sky.capacities import CapacityCell, OptionCapacity, levels_above, levels_below
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import (
     Constraints,
@@ -25,7 +25,14 @@ from melange_sky.optimizer import (
     optimize,
 )
 from tests.optimizer.brute import brute_force
-from tests.optimizer.factories import at_most, demand, option, placed, shipped_config
+from tests.optimizer.factories import (
+    at_most,
+    demand,
+    option,
+    placed,
+    shipped_config,
+    with_levels,
+)
 from tests.optimizer.test_brute_force import random_problem
 
 SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -257,3 +264,86 @@ def test_spot_capacity_is_derated_by_interruptions() -> None:
     (allocation,) = optimize(problem).allocations[0]
     assert allocation.instances == 6
     assert allocation.load_fraction == pytest.approx(0.5)
+
+
+late_problems = st.integers(0, 10_000).map(
+    lambda seed: with_levels(
+        random_problem(random.Random(seed), options=2, buckets=3), random.Random(seed)
+    )
+)
+
+
+def with_target(problem: Problem, target: float | None) -> Problem:
+    return replace(problem, demands=tuple(replace(d, target=target) for d in problem.demands))
+
+
+@st.composite
+def curves(draw: st.DrawFn) -> list[tuple[float, list[tuple[float, float, float]]]]:
+    """Per option a price, and per bucket (saturated rate, rate at 95 %, how fast it falls)."""
+    buckets = draw(st.integers(1, 3))
+    saturated = st.sampled_from([1.0, 2.0, 4.0])
+    cell = st.tuples(saturated, st.sampled_from([0.0, 0.1, 0.5, 0.9]), st.sampled_from([0.02, 1.0]))
+    row = st.lists(cell, min_size=buckets, max_size=buckets)
+    return [(draw(prices), draw(row)) for _ in range(draw(st.integers(1, 2)))]
+
+
+def asked_at(
+    target: float, curves: list[tuple[float, list[tuple[float, float, float]]]], rates: list[float]
+) -> Problem:
+    """The problem whose options carry less the more requests must be in time, as their curves say."""
+
+    def cell(saturated: float, part: float, fall: float) -> CapacityCell:
+        def at(attainment: float) -> float:
+            return saturated * min(1.0, part * ((1 - attainment) / 0.05) ** fall)
+
+        if not part:
+            return CapacityCell(max_rate_rps=None, levels=((0.0, saturated),))
+        above = [(a, at(a)) for a in levels_above(target)]
+        _, half = levels_below(target)
+        late = [(0.0, saturated), (half, at(half))]
+        return CapacityCell(max_rate_rps=at(target), levels=(*late, *above))
+
+    options = tuple(
+        replace(option(f"o{k}", price, [[1.0] * len(row)]), cells=(tuple(cell(*c) for c in row),))
+        for k, (price, row) in enumerate(curves)
+    )
+    demanded = demand([(rates * 3)[: len(curves[0][1])]], *options)
+    return Problem(demands=(replace(demanded, target=target),), headroom=0.1)
+
+
+@SETTINGS
+@given(
+    curves(),
+    st.lists(st.sampled_from([0.01, 0.1, 1.0, 2.0]), min_size=1, max_size=3),
+    st.sampled_from([(0.99, 0.95), (0.95, 0.9), (0.9, 0.89), (0.8, 0.5)]),
+)
+def test_a_looser_target_is_never_dearer(
+    curves: list[tuple[float, list[tuple[float, float, float]]]],
+    rates: list[float],
+    targets: tuple[float, float],
+) -> None:
+    tight, loose = (cost(asked_at(target, curves, rates)) for target in targets)
+    assert loose <= tight + SLACK
+
+
+@SETTINGS
+@given(late_problems)
+def test_all_requests_together_are_never_dearer_than_every_size_by_itself(problem: Problem) -> None:
+    assert cost(problem) <= cost(with_target(problem, None)) + SLACK
+
+
+@SETTINGS
+@given(late_problems, st.sampled_from([1.1, 1.5, 3.0]))
+def test_more_rate_is_never_cheaper_where_some_may_be_late(problem: Problem, factor: float) -> None:
+    more = tuple(tuple(r * factor for r in row) for row in problem.demands[0].workload.rates_rps)
+    workload = replace(problem.demands[0].workload, rates_rps=more)
+    busier = replace(problem, demands=(replace(problem.demands[0], workload=workload),))
+    assert cost(busier) >= cost(problem) - SLACK
+
+
+@SETTINGS
+@given(late_problems)
+def test_one_more_option_is_never_dearer_where_some_may_be_late(problem: Problem) -> None:
+    (first,) = problem.demands
+    fewer = replace(problem, demands=(replace(first, options=first.options[1:]),))
+    assert cost(problem) <= cost(fewer) + SLACK

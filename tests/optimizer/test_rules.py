@@ -35,9 +35,10 @@ from melange_sky.optimizer.search import cheapest, dominance, incumbent, simples
 from melange_sky.optimizer.search.column_bounds import worth_a_look
 from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.equal_cost import simpler_fleets
+from melange_sky.optimizer.search.levels import at_levels
 from melange_sky.planner.sensitivity import _contenders
 from tests.optimizer.brute import Best, brute_force
-from tests.optimizer.factories import at_most, demand, placed
+from tests.optimizer.factories import at_most, demand, placed, with_levels
 from tests.optimizer.test_brute_force import CASES as CONSTRAINTS
 from tests.optimizer.test_brute_force import hash_of, price_of_changes, random_problem
 
@@ -54,6 +55,7 @@ CASES: dict[str, Callable[[random.Random], Asked]] = {
             robustness=Robustness(throughput_error=0.2, budget=rng.choice([None, 0, 1, 2]))
         ),
     ),
+    "attainment": lambda _: (Constraints(), SolveOptions()),
     "stay_close": lambda rng: (
         Constraints(),
         SolveOptions(
@@ -79,6 +81,8 @@ def case(rule: str, seed: int) -> tuple[Problem, SolveOptions, Best | None]:
     """A random problem that asks for the rule, and the truth about it."""
     rng = random.Random(hash_of(rule) + 31 * seed)
     problem = random_problem(rng, options=2 if rule == "spare" else 3, buckets=2)
+    if rule == "attainment":
+        problem = with_levels(problem, rng)
     constraints, options = asked_for(rule, rng)
     problem = replace(problem, constraints=constraints)
     return problem, options, brute_force(problem, options)
@@ -218,11 +222,33 @@ def agree_on_cost(problem: Problem, options: SolveOptions, truth: Best | None) -
         assert cost == pytest.approx(truth.goal, abs=1e-7)
 
 
+@pytest.mark.parametrize("pruning", ["all on", "first look on", "dominance off"])
+@pytest.mark.parametrize("rule", [rule.name for rule in RULES if rule.name != "attainment"])
+def test_every_rule_where_some_requests_may_be_late(
+    rule: str, pruning: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    PRUNINGS[pruning](monkeypatch)
+    for seed in SEEDS:
+        agree(*late_case(rule, seed))
+
+
+@cache
+def late_case(rule: str, seed: int) -> tuple[Problem, SolveOptions, Best | None]:
+    """A random problem that asks for the rule and lets requests be late, and the truth about it."""
+    rng = random.Random(hash_of(rule) + 77 * seed)
+    problem = with_levels(random_problem(rng, options=2, buckets=2), rng)
+    constraints, options = asked_for(rule, rng)
+    problem = replace(problem, constraints=constraints)
+    return problem, options, brute_force(problem, options)
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_two_rules_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(8800 + seed)
     names = rng.sample([rule.name for rule in RULES if rule.name != "serve"], 2)
     problem = random_problem(rng, options=2 if "spare" in names else 3, buckets=2)
+    if "attainment" in names:
+        problem = with_levels(problem, rng)
     both = [asked_for(name, rng) for name in names]
     asked = [changes(c) for c, _ in both]
     problem = replace(problem, constraints=Constraints(**asked[0], **asked[1]))
@@ -271,9 +297,13 @@ def few_options() -> Iterator[None]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_every_rule_is_asked_for_by_its_case_and_has_its_golden(rule: type[Rule]) -> None:
+    found = []
     for seed in SEEDS:
         problem, options, _ = case(rule.name, seed)
-        assert any(isinstance(r, rule) for r in RuleSet.of(problem, options).rules)
+        rules = [RuleSet.of(at_level, options).rules for at_level in at_levels(problem)]
+        found.append(any(isinstance(r, rule) for of_level in rules for r in of_level))
+    # Nothing may be late where no option of a random problem has a way to serve any size late.
+    assert all(found) or (rule.name == "attainment" and any(found))
     assert (GOLDENS / f"{rule.name}.lp").is_file()
 
 
@@ -291,6 +321,7 @@ def test_rules_have_names_of_their_own_and_say_their_inequality() -> None:
 NOT_GIVEN_UP = {
     "serve": "what is to be served is the question itself",
     "load": "capacity is what it is",
+    "attainment": "the SLO is the question itself",
     "fixed": "what is paid for makes no fleet impossible",
     "stay_close": "changes have a price and no limit",
 }

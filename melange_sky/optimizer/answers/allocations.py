@@ -48,10 +48,10 @@ def _shares(program: IntegerProgram, point: Point) -> tuple[Shares, bool]:
         return point.shares, True
     used = [k for k, count in enumerate(point.instances) if count]
     alone = {canonical.columns[k].demand: k for k in used}
-    if len(alone) == len(used):
+    if len(alone) == len(used) and not any(canonical.columns[k].may_be_late for k in used):
         # One option serves all of a demand: nothing to spread, as in most small fleets.
         return {
-            (program.offsets[d] + b, k): 1.0
+            (program.offsets[d] + b, k, 0): 1.0
             for d, k in alone.items()
             for b in range(len(canonical.buckets[d]))
         }, True

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.rules.base import LateShares
     from melange_sky.optimizer.search.solution_point import Point
     from melange_sky.plans import Allocation
     from melange_sky.workload import Matrix
@@ -33,7 +34,9 @@ def check_allocations(
     canonical = program.canonical
     options = replace(program.options, deadline=program.options.deadline.at_least(_SECONDS))
 
-    def after_loss(demand: int, lost: Mapping[str, int]) -> Mapping[str, Matrix] | None:
+    def after_loss(
+        demand: int, lost: Mapping[str, int]
+    ) -> Mapping[str, tuple[Matrix, LateShares]] | None:
         scenario = tuple(
             (k, lost[canonical.columns[k].name])
             for k in canonical.of_demand(demand)

@@ -22,13 +22,15 @@ FULL = 1e-3
 class Choice:
     """One option for one bucket: its share, and USD per million tokens (input + output) when full.
 
-    `usd_per_million_tokens` is None where the option cannot serve the bucket, for `reason`.
+    `usd_per_million_tokens` is None where the option cannot serve the bucket, for `reason`. `missed_share`
+    is the part of the bucket's requests that it serves late, expected to miss their limits.
     """
 
     option: str
     share: float
     usd_per_million_tokens: float | None
     reason: str | None
+    missed_share: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +82,16 @@ class Explanation:
     savings: tuple[str, ...]
 
 
+def demand_of(model: ModelPlan, options: tuple[OptionCapacity, ...]) -> Demand:
+    """Return what a plan's model is asked to serve, with these options."""
+    target = None if model.attainment_per_bucket else model.slo.attainment
+    return Demand(name=model.name, workload=model.workload, options=options, target=target)
+
+
 def problem_of(plan: Plan) -> Problem:
     """Return the problem that a plan was made for, from the plan alone."""
     return Problem(
-        demands=tuple(
-            Demand(name=m.name, workload=m.workload, options=m.candidates) for m in plan.models
-        ),
+        demands=tuple(demand_of(m, m.candidates) for m in plan.models),
         headroom=plan.headroom,
         constraints=plan.constraints,
     )
@@ -114,9 +120,10 @@ def explain(plan: Plan, options: SolveOptions | None = None) -> Explanation:
 
 
 def _price_per_million(
-    plan: ModelPlan, headroom: float, capacity: OptionCapacity, i: int, j: int
+    plan: ModelPlan, headroom: float, capacity: OptionCapacity, i: int, j: int, *, late: bool
 ) -> float | None:
-    rate = capacity.rate(i, j)
+    cell = capacity.cells[i][j]
+    rate = cell.largest_rps if late else cell.max_rate_rps
     tokens = plan.workload.input_sizes[i][j] + plan.workload.output_sizes[i][j]
     if not rate or tokens <= 0:
         return None
@@ -125,13 +132,12 @@ def _price_per_million(
 
 
 def _divisible_cost(plan: ModelPlan, headroom: float) -> float:
+    strict = plan.attainment_per_bucket
     total = 0.0
     for i, j in plan.workload.buckets():
-        prices = [
-            c.option.price_usd_per_hour / rate
-            for c in plan.candidates
-            if (rate := c.rate(i, j)) is not None and rate > 0
-        ]
+        cells = [(c.option.price_usd_per_hour, c.cells[i][j]) for c in plan.candidates]
+        rates = [(price, c.max_rate_rps if strict else c.largest_rps) for price, c in cells]
+        prices = [price / rate for price, rate in rates if rate]
         if prices:
             total += min(prices) * plan.workload.rates_rps[i][j] / (1 - headroom)
     return total
@@ -143,14 +149,19 @@ def _bucket_reasons(plan: ModelPlan, headroom: float) -> list[BucketReason]:
 
 def _bucket_reason(plan: ModelPlan, headroom: float, i: int, j: int) -> BucketReason:
     shares = {a.candidate.option.name: a.shares[i][j] for a in plan.allocations}
+    missed = {a.candidate.option.name: a.missed_share(i, j) for a in plan.allocations}
     choices = [
         Choice(
-            option=capacity.option.name,
-            share=shares.get(capacity.option.name, 0.0),
-            usd_per_million_tokens=_price_per_million(plan, headroom, capacity, i, j),
+            option=name,
+            share=shares.get(name, 0.0),
+            usd_per_million_tokens=_price_per_million(
+                plan, headroom, capacity, i, j, late=missed.get(name, 0.0) > 0
+            ),
             reason=capacity.cells[i][j].reason,
+            missed_share=missed.get(name, 0.0),
         )
         for capacity in plan.candidates
+        for name in [capacity.option.name]
     ]
     choices.sort(
         key=lambda c: (c.usd_per_million_tokens is None, c.usd_per_million_tokens or 0.0, c.option)
@@ -168,6 +179,12 @@ def _why(choices: list[Choice], fleet: set[str]) -> str:
     """Return why the serving options serve, in one sentence."""
     able = [c for c in choices if c.usd_per_million_tokens is not None]
     serving = [c for c in able if c.share > 0]
+    late = sum(c.missed_share for c in serving)
+    if late > 0:
+        return (
+            f"{late:.0%} of its requests are expected to miss their limits, as slo.attainment allows: "
+            "to serve them in time would cost more"
+        )
     if len(able) == 1:
         return "the only option that can serve it within the SLO"
     cheapest = able[0]

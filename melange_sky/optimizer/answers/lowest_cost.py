@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.optimum import optimize
-from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.search.cheapest import find_cheapest
-from melange_sky.optimizer.search.dominance import needed_form
-from melange_sky.optimizer.search.simplest import settle_ties
+from melange_sky.optimizer.search.levels import cheapest_of, settle_levels
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.search.cheapest import Cheapest
+    from melange_sky.optimizer.program.integer_program import IntegerProgram
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +40,20 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
     if len(problem.demands) > 1:
         return _of_several(problem, options)
     try:
-        canonical = needed_form(problem, options)
+        levels = cheapest_of(problem, options)
     except InfeasibleError:
         return LeastCost(termination=Termination.INFEASIBLE)
-    except TimeUpError:
-        return LeastCost(termination=Termination.LIMIT)
-    cheapest = find_cheapest(canonical, problem, options)
-    if isinstance(cheapest, Termination):
-        return LeastCost(termination=cheapest)
-    point = settle_ties(cheapest, options.deadline).point if settle else cheapest.point
+    if isinstance(levels, Termination):
+        return LeastCost(termination=levels)
+    cheapest = levels[0].cheapest
+    settled = settle_levels(levels, options) if settle else None
+    point = cheapest.point if settled is None else settled.point
+    program = cheapest.program if settled is None else settled.program
     return LeastCost(
         termination=cheapest.outcome.termination,
         cost_usd_per_hour=point.cost,
         instances=sum(point.instances),
-        shape=_shape(cheapest, point.instances),
+        shape=_shape(program, point.instances),
         gap=cheapest.gap,
     )
 
@@ -78,8 +75,8 @@ def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
     )
 
 
-def _shape(cheapest: Cheapest, instances: list[int]) -> str:
+def _shape(program: IntegerProgram, instances: list[int]) -> str:
     """Return what these instances are, by name where there are several shapes."""
-    columns = cheapest.program.canonical.columns
+    columns = program.canonical.columns
     used = {c.capacity.option.shape for c, n in zip(columns, instances, strict=True) if n}
     return " + ".join(sorted(used))

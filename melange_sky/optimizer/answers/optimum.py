@@ -14,14 +14,14 @@ from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.question import Alternative, Solution, SolveOptions, Step
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
-from melange_sky.optimizer.search.dominance import needed_form
-from melange_sky.optimizer.search.simplest import settle_ties
+from melange_sky.optimizer.search.levels import find_cheapest_levels, levelled_forms, settle_levels
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem
+    from melange_sky.optimizer.search.cheapest import Cheapest
+    from melange_sky.optimizer.search.levels import Level
     from melange_sky.optimizer.search.simplest import Settled
 
 
@@ -39,8 +39,8 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
 def _together(problem: Problem, options: SolveOptions) -> Solution:
     """Return the cheapest fleet by one program of all models."""
     start = options.deadline.clock()
-    cheapest = _cheapest(problem, options)
-    settled = settle_ties(cheapest, options.deadline)
+    levels = _cheapest(problem, options)
+    cheapest, settled = levels[0].cheapest, settle_levels(levels, options)
     allocated = allocate(settled.program, settled.point)
     alternatives, all_found = _alternatives(settled, options)
     simplest = settled.in_time or not (cheapest.is_proven or options.within_fraction)
@@ -86,17 +86,17 @@ def _alternatives(settled: Settled, options: SolveOptions) -> tuple[tuple[Altern
             return tuple(alternatives), False
 
 
-def _cheapest(problem: Problem, options: SolveOptions) -> Cheapest:
+def _cheapest(problem: Problem, options: SolveOptions) -> tuple[Level, ...]:
     late = NoPlanInTimeError(options.time_limit_s)
     try:
-        canonical = needed_form(problem, options)
+        forms = levelled_forms(problem, options)
     except TimeUpError:
         raise late from None
-    cheapest = find_cheapest(canonical, problem, options)
-    if isinstance(cheapest, Cheapest):
+    cheapest = find_cheapest_levels(forms, options)
+    if not isinstance(cheapest, Termination):
         return cheapest
     if cheapest is Termination.INFEASIBLE:
-        raise conflict_error(find_conflict(canonical, problem, options))
+        raise conflict_error(find_conflict(forms, options))
     if cheapest is Termination.LIMIT:
         raise late
     raise MelangeError("the solver gave up: it found no plan and did not prove that there is none")

@@ -32,6 +32,9 @@ MAX_NAMED = 4
 LEAST_LOAD = 1e-6
 """No bucket counts as less of an instance: below the solver's tolerance nothing would serve it."""
 
+ROUNDING = 1e-9
+"""Two fractions of the requests so near are the same."""
+
 MOST_INSTANCES = 1e7
 """A fleet beyond this is a slip in a rate or throughput; far beyond it the solver's arithmetic ends."""
 
@@ -46,18 +49,26 @@ class Bucket:
     rate_rps: float
 
 
+Loads = tuple[float | None, ...]
+"""Instances that each bucket's whole rate fills, None where it cannot be served so."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
     """One option of one demand.
 
     `loads` holds, per bucket of the demand, the instances that its whole rate would fill at raw
-    capacity (derated on spot), None where the option cannot serve it. `place` is the column's
-    among all that were not dominated: it settles ties, whichever columns a program then holds.
+    capacity (derated on spot), None where the option cannot serve it in time. `late_loads` are the same
+    for each late way (`Demand.late_levels`), None where that is no way to serve the bucket, and `weights`
+    what a request of each way counts as missed, 0 in time. `place` is the column's among all that were
+    not dominated: it settles ties, whichever columns a program then holds.
     """
 
     demand: int
     capacity: OptionCapacity
-    loads: tuple[float | None, ...]
+    loads: Loads
+    late_loads: tuple[Loads, ...] = ()
+    weights: tuple[float, ...] = (0.0,)
     place: int = 0
 
     @property
@@ -97,9 +108,32 @@ class Column:
         """Whether its instances are spot."""
         return self.capacity.option.use_spot
 
+    @property
+    def ways(self) -> tuple[Loads, ...]:
+        """Its loads by way: in time, then late."""
+        return (self.loads, *self.late_loads)
+
+    @property
+    def may_be_late(self) -> bool:
+        """Whether it can serve any bucket late."""
+        return any(load is not None for loads in self.late_loads for load in loads)
+
+    @property
+    def least_loads(self) -> Loads:
+        """The least that each bucket fills, in whatever way."""
+        return tuple(
+            min((v for v in of_bucket if v is not None), default=None)
+            for of_bucket in zip(*self.ways, strict=True)
+        )
+
+    @property
+    def most_load(self) -> float:
+        """What all buckets fill that it can serve, each in the way that fills most."""
+        return sum(max(v or 0.0 for v in of_bucket) for of_bucket in zip(*self.ways, strict=True))
+
     def serves(self) -> bool:
         """Return whether it can serve any bucket at all."""
-        return any(load is not None for load in self.loads)
+        return any(load is not None for load in self.least_loads)
 
     def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
@@ -121,16 +155,22 @@ class Canonical:
     def covers(self) -> bool:
         """Return whether every bucket has a column that can serve it."""
         return all(
-            any(self.columns[k].loads[b] is not None for k in candidates)
+            any(loads[b] is not None for loads in candidates)
             for d, buckets in enumerate(self.buckets)
-            for candidates in [self.of_demand(d)]
+            for candidates in [[self.columns[k].least_loads for k in self.of_demand(d)]]
             for b in range(len(buckets))
         )
 
-    def loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Return the loads of columns of one demand, (columns × buckets), inf: cannot serve."""
-        rows = [self.columns[k].loads for k in indices]
-        return np.array([[np.inf if v is None else v for v in row] for row in rows])
+    def least_loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loads of columns of one demand, (columns × buckets), inf: cannot serve.
+
+        Each bucket's in the way that fills least.
+        """
+        return _matrix([self.columns[k].least_loads for k in indices])
+
+    def loads_in_time(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loads of columns of one demand, (columns × buckets), inf: not in time."""
+        return _matrix([self.columns[k].loads for k in indices])
 
     def placed(self) -> Canonical:
         """Return the same problem with its columns' places counted from 0."""
@@ -144,6 +184,10 @@ class Canonical:
             buckets=self.buckets,
             columns=tuple(self.columns[k] for k in sorted(indices)),
         )
+
+
+def _matrix(rows: list[Loads]) -> NDArray[np.float64]:
+    return np.array([[np.inf if v is None else v for v in row] for row in rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +217,7 @@ def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
     for d, demand in enumerate(demands):
         deadline.check()
         columns += [
-            _column(d, capacity, buckets[d], problem.constraints)
+            _column(d, demand, capacity, buckets[d], problem.constraints)
             for capacity in sorted(demand.options, key=lambda c: c.option.name)
         ]
     canonical = Canonical(demands=demands, buckets=buckets, columns=tuple(columns))
@@ -187,7 +231,7 @@ def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
 def _of_sane_size(canonical: Canonical) -> Canonical:
     """Refuse a problem of absurd size; leave out what a column could serve only with one."""
     for d, demand in enumerate(canonical.demands):
-        by_option = [canonical.columns[k].loads for k in canonical.of_demand(d)]
+        by_option = [canonical.columns[k].least_loads for k in canonical.of_demand(d)]
         by_bucket = zip(*by_option, strict=True)
         least = sum(min(v for v in loads if v is not None) for loads in by_bucket)
         if not least <= MOST_INSTANCES:
@@ -198,25 +242,53 @@ def _of_sane_size(canonical: Canonical) -> Canonical:
     columns = tuple(
         replace(
             column,
-            loads=tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in column.loads),
+            loads=_sane(column.loads),
+            late_loads=tuple(_sane(loads) for loads in column.late_loads),
         )
         for column in canonical.columns
     )
     return replace(canonical, columns=columns)
 
 
+def _sane(loads: Loads) -> Loads:
+    return tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in loads)
+
+
 def _column(
-    demand: int, capacity: OptionCapacity, buckets: tuple[Bucket, ...], constraints: Constraints
+    d: int,
+    demand: Demand,
+    capacity: OptionCapacity,
+    buckets: tuple[Bucket, ...],
+    constraints: Constraints,
 ) -> Column:
     option = capacity.option
     derate = constraints.available_fraction(use_spot=option.use_spot, nodes=option.nodes)
-    loads: list[float | None] = []
-    for bucket in buckets:
-        rate = capacity.rate(bucket.i, bucket.j)
-        usable = rate is not None and math.isfinite(rate) and rate > 0
-        load = bucket.rate_rps / (rate * derate) if usable and rate is not None else None
-        loads.append(None if load is None else max(load, LEAST_LOAD))
-    return Column(demand=demand, capacity=capacity, loads=tuple(loads))
+
+    def load(bucket: Bucket, rate: float | None) -> float | None:
+        if rate is None or not math.isfinite(rate) or rate <= 0:
+            return None
+        return max(bucket.rate_rps / (rate * derate), LEAST_LOAD)
+
+    ways = [
+        tuple(load(b, demand.way_rate(capacity, b.i, b.j, way)) for b in buckets)
+        for way in range(1 + len(demand.late_levels))
+    ]
+    return Column(
+        demand=d,
+        capacity=capacity,
+        loads=ways[0],
+        late_loads=tuple(_wanted(ways, way) for way in range(1, len(ways))),
+        weights=tuple(demand.way_weight(way) for way in range(len(ways))),
+    )
+
+
+def _wanted(ways: Sequence[Loads], way: int) -> Loads:
+    """Return a late way's loads where they are less than those of every way that misses less."""
+    better = [ways[0], *ways[way + 1 :]]
+    return tuple(
+        None if v is None or any(o is not None and o <= v for o in others) else v
+        for v, *others in zip(ways[way], *better, strict=True)
+    )
 
 
 def figure_problems(problem: Problem) -> Iterator[str]:
@@ -238,10 +310,25 @@ def figure_problems(problem: Problem) -> Iterator[str]:
 
 
 def _unserved(canonical: Canonical, d: int) -> Unserved | None:
-    """Return the buckets of a demand that no option serves, with the reasons, None where all are."""
+    """Return the buckets of a demand that no option serves, with the reasons, None where all are.
+
+    Where more would be late everywhere than may be, those count as unserved.
+    """
     columns = [canonical.columns[k] for k in canonical.of_demand(d)]
     demand, buckets = canonical.demands[d], canonical.buckets[d]
-    bad = [b for b, _ in enumerate(buckets) if all(column.loads[b] is None for column in columns)]
+    late = [b for b, _ in enumerate(buckets) if all(c.loads[b] is None for c in columns)]
+    bad = [b for b in late if all(column.least_loads[b] is None for column in columns)]
+    fraction = sum(
+        buckets[b].rate_rps * min((w for c in columns for w in _weights(c, b)), default=1.0)
+        for b in late
+    ) / (demand.workload.rate_rps or 1.0)
+    excess = ""
+    if not bad and fraction > demand.may_miss_fraction * (1 + ROUNDING) + ROUNDING:
+        bad = late
+        excess = (
+            f"; these are {fraction:.3g} of the requests, and slo.attainment {demand.target:g} "
+            f"leaves {demand.may_miss_fraction:.3g} to sizes that are late everywhere"
+        )
     if not bad:
         return None
     who = f"model '{demand.name[:80]}': " if len(canonical.demands) > 1 else ""
@@ -251,7 +338,13 @@ def _unserved(canonical: Canonical, d: int) -> Unserved | None:
     if not columns:
         text = "no option to choose from (no offer matches the resources)"
     places = tuple((buckets[b].i, buckets[b].j) for b in bad)
-    return Unserved(model=demand.name, buckets=places, text=who + text)
+    return Unserved(model=demand.name, buckets=places, text=who + text + excess)
+
+
+def _weights(column: Column, b: int) -> list[float]:
+    """Return what a request of a bucket counts as missed in each way that the column has to serve it."""
+    pairs = zip(column.weights, column.ways, strict=True)
+    return [weight for weight, loads in pairs if loads[b] is not None]
 
 
 def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
+from melange_sky.capacities import levels_below
 from melange_sky.constraints import Constraints
 from melange_sky.optimizer.deadline import NEVER, Deadline
 
@@ -17,11 +18,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """One served model: its request rates and the options that may serve them."""
+    """One served model: its request rates and the options that may serve them.
+
+    `target` is the fraction of all its requests that must meet their limits; None asks for it in every
+    bucket by itself, as the options' capacities hold it. `level`, above the target, is the attainment at
+    which requests are served here that are to be in time: what is left of the misses that the target
+    allows may be spent on others, served at best effort. None: at the target, where none is left.
+    """
 
     name: str
     workload: Workload
     options: tuple[OptionCapacity, ...]
+    target: float | None = None
+    level: float | None = None
+
+    @property
+    def may_miss_fraction(self) -> float:
+        """The most of its requests that may be late, where all of these miss their limits.
+
+        With f of them, and 1 − level of the others missed: f + (1 − f) × (1 − level) = 1 − target.
+        """
+        if self.target is None or self.level is None:
+            return 0.0
+        return max(0.0, (self.level - self.target) / self.level)
+
+    def rate(self, capacity: OptionCapacity, i: int, j: int) -> float | None:
+        """Return the rate at which an instance serves bucket (i, j) in time, None where it cannot."""
+        cell = capacity.cells[i][j]
+        return cell.max_rate_rps if self.level is None else cell.at(self.level)
+
+    @property
+    def late_levels(self) -> tuple[float, ...]:
+        """The attainments at which requests may be served late here: its late ways 1, 2, …"""
+        if self.target is None or self.may_miss_fraction <= 0:
+            return ()
+        return levels_below(self.target)
+
+    def way_rate(self, capacity: OptionCapacity, i: int, j: int, way: int) -> float | None:
+        """Return the rate of an instance that serves bucket (i, j) in time (way 0) or late (from 1 on)."""
+        if way == 0:
+            return self.rate(capacity, i, j)
+        return capacity.cells[i][j].at(self.late_levels[way - 1])
+
+    def way_weight(self, way: int) -> float:
+        """Return how much of `may_miss_fraction` a request takes up that is served in this way.
+
+        1 where all miss their limits, 0 in time; where a part is in time, the rest against what would
+        miss anyway: (1 − attained) − (1 − level), as a fraction of the level.
+        """
+        if way == 0 or self.level is None:
+            return 0.0
+        return 1.0 - self.late_levels[way - 1] / self.level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 Scenario = tuple[tuple[int, int], ...]
 """Instances lost at once: (column, how many of it)."""
 
+ShareKey = tuple[int, int, int]
+"""Bucket, column, and the way in which the share is served: 0 in time, from 1 on late."""
+
 
 @dataclass(slots=True, kw_only=True)
 class IntegerProgram:
-    """The program and its variables, each an index of its columns. `y[b, k]` counts slices of 1/`slices` of a bucket's rate.
+    """The program and its variables, each an index of its columns. `y[b, k, way]` counts slices of 1/`slices` of a bucket's rate.
 
     Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
     `bounds` are the most instances that any best fleet uses. `scenarios` are the losses that the
@@ -33,7 +36,7 @@ class IntegerProgram:
     bounds: list[int]
     offsets: list[int]
     x: list[int]
-    y: dict[tuple[int, int], int]
+    y: dict[ShareKey, int]
     scenarios: tuple[Scenario, ...] = ()
     fixed: dict[tuple[int, int], int] = field(default_factory=dict)
     extra_goal: Terms = field(default_factory=list)
@@ -62,27 +65,31 @@ class IntegerProgram:
 
 def share_variables(
     program: IntegerProgram, letter: str, demand: int | None = None
-) -> dict[tuple[int, int], int]:
-    """Return fresh variables for every bucket's share on every column that can serve it.
+) -> dict[ShareKey, int]:
+    """Return fresh variables for every bucket's share on every column that can serve it, in time or late.
 
     Those of one demand, or of all.
     """
     sliced, most = program.options.assignment == "sliced", float(program.slices)
     return {
-        (program.offsets[column.demand] + b, k): program.lp.add(
-            f"{letter}_{program.offsets[column.demand] + b}_{k}", 0.0, most, whole=sliced
+        (program.offsets[column.demand] + b, k, way): program.lp.add(
+            f"{letter}{f'late{way}' if way else ''}_{program.offsets[column.demand] + b}_{k}",
+            0.0,
+            most,
+            whole=sliced,
         )
         for k, column in enumerate(program.canonical.columns)
         if demand in (None, column.demand)
-        for b, load in enumerate(column.loads)
+        for way, loads in enumerate(column.ways)
+        for b, load in enumerate(loads)
         if load is not None
     }
 
 
-def require_service(program: IntegerProgram, y: dict[tuple[int, int], int], name: str) -> None:
+def require_service(program: IntegerProgram, y: dict[ShareKey, int], name: str) -> None:
     """Add Σ_k y_bk = 1 for every bucket b, for one set of share variables."""
     by_bucket: dict[int, Terms] = {}
-    for (b, _), share in y.items():
+    for (b, _, _), share in y.items():
         by_bucket.setdefault(b, []).append((share, 1.0))
     for b, terms in sorted(by_bucket.items()):
         program.row(terms, EQ, program.slices, f"{name}_{b}")

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from melange_sky.plans import Allocation
     from melange_sky.workload import Matrix
 
+LateShares = tuple[tuple[float, "Matrix"], ...]
+"""Shares that are served late, by the attainment that is expected of them."""
+
 TOLERANCE = 2e-6
 """What a check lets pass, as a fraction: more than the solver's tolerances, less than any rule means."""
 
@@ -55,8 +58,8 @@ class FinishedFleet:
     """A fleet as it would be returned, for rules to check: nouns only, nothing of the program.
 
     `goal_usd_per_hour` is what the search made least. `shares_after_loss(demand, lost)` proposes,
-    per option name, who serves what once so many instances of options (by name) are gone, None
-    where it knows of no way; whoever asks checks the proposal.
+    per option name, who serves what, and what of that late, once so many instances of options (by name)
+    are gone, None where it knows of no way; whoever asks checks the proposal.
     """
 
     problem: Problem
@@ -64,7 +67,9 @@ class FinishedFleet:
     demands: tuple[Demand, ...]
     allocations: tuple[tuple[Allocation, ...], ...]
     goal_usd_per_hour: float
-    shares_after_loss: Callable[[int, Mapping[str, int]], Mapping[str, Matrix] | None]
+    shares_after_loss: Callable[
+        [int, Mapping[str, int]], Mapping[str, tuple[Matrix, LateShares]] | None
+    ]
 
     def all_allocations(self) -> list[Allocation]:
         """Return the allocations of all demands."""
@@ -77,8 +82,12 @@ class FinishedFleet:
 
 
 def can_serve(allocation: Allocation, demand: Demand) -> bool:
-    """Return whether an allocation's option serves any request of its model at all."""
-    return any(allocation.candidate.rate(i, j) for i, j in demand.workload.buckets())
+    """Return whether an allocation's option serves any request of its model at all, be it late."""
+    return any(
+        demand.way_rate(allocation.candidate, i, j, way)
+        for i, j in demand.workload.buckets()
+        for way in range(1 + len(demand.late_levels))
+    )
 
 
 class Rule(ABC):

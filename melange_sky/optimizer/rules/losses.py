@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.program.integer_program import require_service, share_variables
 from melange_sky.optimizer.program.linear import GE, LE
+from melange_sky.optimizer.rules.attainment import Attainment
 from melange_sky.optimizer.rules.base import Clause, Rule
 from melange_sky.optimizer.rules.serving import Load, unserved
 
@@ -72,6 +73,8 @@ class Spare(Rule):
             demand = program.canonical.columns[scenario[0][0]].demand
             shares = share_variables(program, f"s{s}", demand)
             require_service(program, shares, f"after_loss_{s}_serve_bucket")
+            if (attainment := Attainment.of(program.problem, program.options)) is not None:
+                attainment.bound_late(program, shares, demand, f"after_loss_{s}_late")
             for k in program.canonical.of_demand(demand):
                 terms = load.terms(program, shares, k, f"after_loss_{s}_load")
                 terms.append((program.x[k], -program.usable))
@@ -86,11 +89,12 @@ class Spare(Rule):
     ) -> None:
         of_demand = program.canonical.of_demand(demand)
         columns = program.canonical.columns
+        least_loads = {k: columns[k].least_loads for k in of_demand}
         least = sum(
             min(
                 columns[k].price * load
                 for k in of_demand
-                if (load := columns[k].loads[b]) is not None
+                if (load := least_loads[k][b]) is not None
             )
             for b in range(len(program.canonical.buckets[demand]))
         )
@@ -126,12 +130,18 @@ class Spare(Rule):
                     yield f"model '{demand.name}' is not served once {words} are lost"
                     continue
                 left = [
-                    replace(a, instances=a.instances - lost.get(name, 0), shares=shares[name])
+                    replace(
+                        a,
+                        instances=a.instances - lost.get(name, 0),
+                        shares=shares[name][0],
+                        late=shares[name][1],
+                    )
                     for a in allocations
                     for name in [a.candidate.option.name]
                     if name in shares
                 ]
                 broken = list(unserved(demand, [a.shares for a in left]))
+                broken += Attainment().too_late(demand, left, _AFTER_LOSS)
                 for a in left:
                     broken += load.overload(fleet.problem, demand, a, _AFTER_LOSS)
                 yield from (f"once {words} are lost, {text}" for text in broken)

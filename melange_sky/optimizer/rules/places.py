@@ -61,7 +61,7 @@ class _Share(Rule):
             ):
                 terms = [
                     (y, buckets[b - program.offsets[d]].rate_rps / rate_rps)
-                    for (b, k), y in program.y.items()
+                    for (b, k, _), y in program.y.items()
                     if columns[k].demand == d and groups[k] == label
                 ]
                 if terms:
@@ -224,7 +224,7 @@ def _carried_fraction(canonical: Canonical, column: Column, usable: float) -> fl
     buckets, left, carried = canonical.buckets[column.demand], usable, 0.0
     able = [
         (load / bucket.rate_rps, load, bucket.rate_rps)
-        for bucket, load in zip(buckets, column.loads, strict=True)
+        for bucket, load in zip(buckets, column.least_loads, strict=True)
         if load is not None
     ]
     for _, load, rate_rps in sorted(able):

@@ -10,6 +10,7 @@ from melange_sky.errors import InputError
 from melange_sky.optimizer.deadline import NEVER
 from melange_sky.optimizer.problem.canonical import canonical_form, figure_problems
 from melange_sky.optimizer.problem.question import Problem, SolveOptions
+from melange_sky.optimizer.rules.attainment import Attainment
 from melange_sky.optimizer.rules.groups import Fixed, Minimum
 from melange_sky.optimizer.rules.instances import Limits, MinReplicas
 from melange_sky.optimizer.rules.losses import Spare
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 RULES: tuple[type[Rule], ...] = (
     Serve,
     Load,
+    Attainment,
     Limits,
     Fixed,
     Budget,
@@ -88,7 +90,7 @@ class RuleSet:
         spare = max(rule.spare_instances for rule in self.rules)
         least = max(rule.least_instances for rule in self.rules)
         return [
-            max(math.ceil(sum(v for v in column.loads if v) / usable - _ROUNDING) + spare, least)
+            max(math.ceil(column.most_load / usable - _ROUNDING) + spare, least)
             for column in canonical.columns
         ]
 

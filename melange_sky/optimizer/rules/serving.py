@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         Robustness,
         SolveOptions,
     )
-    from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.program.integer_program import IntegerProgram, ShareKey
     from melange_sky.optimizer.program.linear import Terms
     from melange_sky.optimizer.rules.base import Clause, FinishedFleet
     from melange_sky.plans import Allocation
@@ -83,9 +83,7 @@ class Load(Rule):
             terms.append((program.x[k], -self.usable))
             program.row(terms, LE, 0, f"load_fits_option_{k}")
 
-    def terms(
-        self, program: IntegerProgram, y: dict[tuple[int, int], int], k: int, name: str
-    ) -> Terms:
+    def terms(self, program: IntegerProgram, y: dict[ShareKey, int], k: int, name: str) -> Terms:
         """Return the load on column k in instances, protected against wrong capacities where asked.
 
         A capacity short by the fraction e makes a load 1 / (1 − e) times as large. Against any Γ such
@@ -94,12 +92,13 @@ class Load(Rule):
         """
         column = program.canonical.columns[k]
         start = program.offsets[column.demand]
-        loads = [
-            (start + b, y[start + b, k], load / program.slices)
-            for b, load in enumerate(column.loads)
-            if load is not None
-        ]
-        terms: Terms = [(share, load) for _, share, load in loads]
+        loads: dict[int, Terms] = {}
+        for way, of_way in enumerate(column.ways):
+            for b, load in enumerate(of_way):
+                if load is not None:
+                    share = y[start + b, k, way]
+                    loads.setdefault(start + b, []).append((share, load / program.slices))
+        terms: Terms = [term for of_bucket in loads.values() for term in of_bucket]
         if self.robustness is None:
             return terms
         error, budget = self.robustness.throughput_error, self.robustness.budget
@@ -107,11 +106,12 @@ class Load(Rule):
             return [(share, load / (1 - error)) for share, load in terms]
         worst = program.lp.add(f"z_{name}_{k}")
         terms.append((worst, float(budget)))
-        for b, share, load in loads:
+        for b, of_bucket in loads.items():
             own = program.lp.add(f"q_{name}_{b}_{k}")
             terms.append((own, 1.0))
+            wrong = [(share, -load * error / (1 - error)) for share, load in of_bucket]
             program.row(
-                [(worst, 1.0), (own, 1.0), (share, -load * error / (1 - error))],
+                [(worst, 1.0), (own, 1.0), *wrong],
                 GE,
                 0,
                 f"{name}_protects_bucket_{b}_option_{k}",
@@ -136,20 +136,22 @@ class Load(Rule):
         tolerance: float = TOLERANCE,
     ) -> Iterator[str]:
         """Yield what the instances of an allocation cannot carry of its shares."""
-        candidate, shares = allocation.candidate, allocation.shares
+        candidate = allocation.candidate
         name, loads = candidate.option.name, []
+        derate = problem.constraints.available_fraction(
+            use_spot=candidate.option.use_spot, nodes=candidate.option.nodes
+        )
         for i, j in demand.workload.buckets():
-            if shares[i][j] > 0:
-                raw = candidate.rate(i, j)
+            load = 0.0
+            for way, share in enumerate(_by_way(demand, allocation, i, j)):
+                if share <= 0:
+                    continue
+                raw = demand.way_rate(candidate, i, j, way)
                 if raw is None:
                     yield f"option '{name}' cannot serve bucket ({i}, {j})"
                     return
-                served_rps = shares[i][j] * demand.workload.rates_rps[i][j]
-                option = candidate.option
-                derate = problem.constraints.available_fraction(
-                    use_spot=option.use_spot, nodes=option.nodes
-                )
-                loads.append(served_rps / (raw * derate))
+                load += share * demand.workload.rates_rps[i][j] / (raw * derate)
+            loads.append(load)
         load, room = self.protected(loads), allocation.instances * self.usable
         if load > room * (1 + tolerance) + tolerance:
             yield f"option '{name}' carries {load:.9f} where {room:.9f} is room"
@@ -174,6 +176,13 @@ class Load(Rule):
     def usable_fraction(self) -> float:
         """What wrong figures may leave of an instance."""
         return 1.0 if self.robustness is None else 1 - self.robustness.throughput_error
+
+
+def _by_way(demand: Demand, allocation: Allocation, i: int, j: int) -> list[float]:
+    """Return the shares of a bucket that an allocation serves in time and in each late way."""
+    late = [sum(m[i][j] for a, m in allocation.late if a == level) for level in demand.late_levels]
+    in_time = allocation.shares[i][j] - allocation.late_share(i, j)
+    return [in_time if in_time > TOLERANCE / 10 else 0.0, *late]
 
 
 def unserved(demand: Demand, shares: Iterable[Matrix]) -> Iterator[str]:

@@ -53,6 +53,11 @@ def worth_a_look(
     return [k for k in everything if waste[k] <= room]
 
 
+def least_possible(canonical: Canonical, problem: Problem) -> float:
+    """Return a bound of every fleet's cost from below: were instances divisible."""
+    return sum(float(values.sum()) for _, _, _, values in _by_demand(canonical, problem))
+
+
 def wastes(
     canonical: Canonical, problem: Problem, most_usd_per_hour: float
 ) -> tuple[float, list[list[float]]]:
@@ -88,7 +93,7 @@ def _by_demand(
         indices = canonical.of_demand(demand)
         if not indices or not canonical.buckets[demand]:
             continue
-        loads = canonical.loads(indices) / (1 - problem.headroom)
+        loads = canonical.least_loads(indices) / (1 - problem.headroom)
         prices = np.array([canonical.columns[k].price for k in indices])
         yield indices, prices, loads, (prices[:, None] * loads).min(axis=0)
 

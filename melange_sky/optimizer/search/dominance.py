@@ -1,7 +1,7 @@
 """Options that no best plan needs are left out before the program is built.
 
 Option A makes option B needless when k instances of A carry at least what one of B does in every
-bucket, cost less (or the same at k = 1, by name), and every rule lets them take its place. Each such
+bucket, late only what B does late, cost less (or the same at k = 1, by name), and every rule lets them take its place. Each such
 exchange lowers the cost or, at the same cost, the names, so that a best plan exists without B.
 """
 
@@ -44,7 +44,8 @@ def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
 
 def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list[int]:
     columns = [canonical.columns[k] for k in indices]
-    loads = canonical.loads(indices)
+    # What one carries in time, its copies must, and what it carries at all: in time or late.
+    loads = np.hstack([canonical.loads_in_time(indices), canonical.least_loads(indices)])
     prices = np.array([column.price for column in columns])
     if not columns or not loads.size:
         return indices
@@ -71,7 +72,7 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
 def _copies(loads: NDArray[np.float64], b: int) -> NDArray[np.float64]:
     """Return, per option, how many of it do at least what one of `b` does; inf where none suffice.
 
-    `loads` has shape (options × buckets), inf where an option cannot serve.
+    `loads` has shape (options × ways of buckets), inf where an option cannot serve.
     """
     served = np.isfinite(loads[b])
     ratio = (loads[:, served] / loads[b, served]).max(axis=1)

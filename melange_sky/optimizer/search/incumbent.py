@@ -34,8 +34,14 @@ def first_options(
         of_demand = canonical.of_demand(demand)
         kept |= _promising(canonical, of_demand)
         for b in range(len(canonical.buckets[demand])):
-            able = [k for k in of_demand if canonical.columns[k].loads[b] is not None]
-            kept.add(min(able, key=lambda k: _bucket_price(canonical.columns[k], b)))
+            # The cheapest that serves it in time, and the cheapest at all where some may be late.
+            for least in (False, True):
+                priced = [
+                    (price, k)
+                    for k in of_demand
+                    if (price := _bucket_price(canonical.columns[k], b, least)) is not None
+                ]
+                kept |= {k for _, k in [min(priced)]} if priced else set()
     return canonical.keep(kept) if len(kept) < len(canonical.columns) else None
 
 
@@ -56,12 +62,13 @@ def _promising(canonical: Canonical, of_demand: list[int]) -> set[int]:
 
 
 def _score(column: Column) -> float:
-    loads = [math.inf if load is None else load for load in column.loads]
+    loads = [math.inf if load is None else load for load in column.least_loads]
     return column.price * max(sum(loads), 1.0)
 
 
-def _bucket_price(column: Column, b: int) -> float:
-    return column.price * (column.loads[b] or 0.0)
+def _bucket_price(column: Column, b: int, least: bool) -> float | None:
+    load = (column.least_loads if least else column.loads)[b]
+    return None if load is None else column.price * load
 
 
 def affordable(

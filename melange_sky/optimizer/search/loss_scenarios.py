@@ -6,6 +6,7 @@ import math
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
+from melange_sky.optimizer.rules.attainment import Attainment
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.rules.serving import Serve
 from melange_sky.optimizer.search.shares import TOLERANCE, peak_load, peak_shares
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.program.integer_program import Scenario
     from melange_sky.optimizer.search.shares import Shares
 
-_AFTER_LOSS = frozenset({Serve.name})
+_AFTER_LOSS = frozenset({Serve.name, Attainment.name})
 """What must hold after a loss; shares per region or cloud are a rule for the whole fleet."""
 
 

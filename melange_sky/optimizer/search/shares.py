@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.linear import LE
 from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.program.termination import Termination
+from melange_sky.optimizer.rules.attainment import late_terms
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import SHARE_RULES
 from melange_sky.optimizer.rules.serving import Load
@@ -18,15 +20,19 @@ if TYPE_CHECKING:
 
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
-    from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.program.integer_program import IntegerProgram, ShareKey
     from melange_sky.optimizer.program.run import Outcome
+    from melange_sky.optimizer.rules.base import LateShares
     from melange_sky.workload import Matrix
 
 TOLERANCE = 1e-6
 """Load above capacity, as a fraction of it, that is rounding and not overload."""
 
-Shares = dict[tuple[int, int], float]
-"""Share of bucket b (numbered over all demands) on column k."""
+LEAST_LATE = 1e-6
+"""A smaller late share is rounding where anything else serves its bucket."""
+
+Shares = dict["ShareKey", float]
+"""Share of bucket b (numbered over all demands) on column k, and the way in which it is served."""
 
 
 def peak_load(
@@ -68,12 +74,13 @@ def peak_shares(
 def spread(
     canonical: Canonical, problem: Problem, options: SolveOptions, instances: list[int]
 ) -> Shares | None:
-    """Return the shares that make the highest load fraction least; of those, the cheapest loads.
+    """Return the shares by which fewest requests are late; of those, the highest load fraction is least;
+    of those, the cheapest loads.
 
-    So no replica is full while another idles. None where these instances cannot serve at all.
-    Raises TimeUpError.
+    So nothing is late that these instances have room to serve, and no replica is full while another
+    idles. None where they cannot serve at all. Raises TimeUpError.
     """
-    solved = _peak_program(canonical, problem, options, instances, SHARE_RULES)
+    solved = _peak_program(canonical, problem, options, instances, SHARE_RULES, fewest_late=True)
     if solved is None:
         return None
     program, used, outcome = solved
@@ -83,9 +90,10 @@ def spread(
     # The peak is the last column of the program; its goal was the peak alone.
     lp.upper[-1] = (outcome.objective or 0.0) * (1 + TOLERANCE / 100)
     lp.goal = [
-        (program.y[program.offsets[column.demand] + b, k], value * column.price)
+        (program.y[program.offsets[column.demand] + b, k, way], value * column.price)
         for k, column in enumerate(columns)
-        for b, value in enumerate(column.loads)
+        for way, loads in enumerate(column.ways)
+        for b, value in enumerate(loads)
         if value is not None
     ]
     second = run(lp, options)
@@ -95,7 +103,7 @@ def spread(
 
 def _in_whole(used: list[int], shares: Shares) -> Shares:
     """Return shares on the columns in use as shares on all columns."""
-    return {(b, used[k]): share for (b, k), share in shares.items()}
+    return {(b, used[k], way): share for (b, k, way), share in shares.items()}
 
 
 def _peak_program(
@@ -104,10 +112,13 @@ def _peak_program(
     options: SolveOptions,
     instances: list[int],
     only: frozenset[str],
+    *,
+    fewest_late: bool = False,
 ) -> tuple[IntegerProgram, list[int], Outcome | None] | None:
     """Solve: min peak with load_k ≤ peak × instances_k, over the columns in use.
 
-    None where these cannot serve; no outcome where there is nothing to serve. Raises TimeUpError.
+    With `fewest_late` no more is late than must be with every instance as full as it may be. None where
+    these cannot serve; no outcome where there is nothing to serve. Raises TimeUpError.
     """
     used = [k for k, count in enumerate(instances) if count > 0]
     small = canonical.keep(used)
@@ -121,6 +132,8 @@ def _peak_program(
     peak = program.lp.add("peak")
     for k, terms in enumerate(loads):
         program.row([*terms, (peak, -float(instances[used[k]]))], LE, 0, f"peak_option_{k}")
+    if fewest_late and any(way for _, _, way in program.y):
+        _bound_late(program, peak)
     program.lp.goal = [(peak, 1.0)]
     outcome = run(program.lp, options)
     if outcome.termination in (Termination.LIMIT, Termination.FEASIBLE):
@@ -128,17 +141,34 @@ def _peak_program(
     return (program, used, outcome) if outcome.termination is Termination.OPTIMAL else None
 
 
+def _bound_late(program: IntegerProgram, peak: int) -> None:
+    """Let no more be late than must be where the peak is all that headroom leaves."""
+    canonical = program.canonical
+    terms = [
+        term for d in range(len(canonical.demands)) for term in late_terms(program, program.y, d)
+    ]
+    program.lp.goal, program.lp.upper[peak] = list(terms), program.usable
+    least = run(program.lp, program.options)
+    if least.termination in (Termination.LIMIT, Termination.FEASIBLE):
+        raise TimeUpError
+    program.lp.upper[peak] = math.inf
+    if least.termination is Termination.OPTIMAL:
+        rate_rps = sum(bucket.rate_rps for of_demand in canonical.buckets for bucket in of_demand)
+        room = TOLERANCE / 100 * program.slices * rate_rps
+        program.row(terms, LE, (least.objective or 0.0) + room, "no_more_late")
+
+
 def read_shares(program: IntegerProgram, values: Sequence[float]) -> Shares:
     """Return the shares that a solved program holds, cleaned of rounding: each bucket's sum to 1."""
     raw = {
         key: value / program.slices
         for key, y in program.y.items()
-        if (value := values[y]) > 1e-9 * program.slices
+        if (value := values[y]) > (LEAST_LATE if key[2] else 1e-9) * program.slices
     }
     total: dict[int, float] = {}
-    for (b, _), share in raw.items():
+    for (b, _, _), share in raw.items():
         total[b] = total.get(b, 0.0) + share
-    return {(b, k): share / total[b] for (b, k), share in raw.items()}
+    return {(b, k, way): share / total[b] for (b, k, way), share in raw.items()}
 
 
 def to_allocations(
@@ -149,40 +179,63 @@ def to_allocations(
     for k, column in enumerate(canonical.columns):
         if instances[k] == 0:
             continue
-        start = offsets[column.demand]
+        start, demand = offsets[column.demand], canonical.demands[column.demand]
         rate_rps = load = 0.0
         for b, bucket in enumerate(canonical.buckets[column.demand]):
-            share = shares.get((start + b, k), 0.0)
-            if share > 0:
-                rate_rps += share * bucket.rate_rps
-                raw = column.capacity.rate(bucket.i, bucket.j) or float("nan")
-                load += share * bucket.rate_rps / raw
+            for way in range(len(column.ways)):
+                share = shares.get((start + b, k, way), 0.0)
+                if share > 0:
+                    rate_rps += share * bucket.rate_rps
+                    raw = demand.way_rate(column.capacity, bucket.i, bucket.j, way)
+                    load += share * bucket.rate_rps / (raw or math.nan)
+        both, late_part = _matrices(canonical, k, start, shares)
         result[column.demand].append(
             Allocation(
                 candidate=column.capacity,
                 instances=instances[k],
                 load_fraction=load / instances[k],
                 rate_rps=rate_rps,
-                shares=_matrix(canonical, k, start, shares),
+                shares=both,
                 fixed_instances=fixed[k],
+                level=demand.level,
+                late=late_part,
             )
         )
     return tuple(map(tuple, result))
 
 
-def to_matrices(canonical: Canonical, demand: int, shares: Shares) -> dict[str, Matrix]:
-    """Return the shares of one demand, its buckets numbered from 0, as a matrix per option name."""
+def to_matrices(
+    canonical: Canonical, demand: int, shares: Shares
+) -> dict[str, tuple[Matrix, LateShares]]:
+    """Return the shares of one demand, its buckets numbered from 0, per option name.
+
+    All of them as a matrix, and those that are late by the attainment that is expected of them.
+    """
     return {
-        canonical.columns[k].name: _matrix(canonical, k, 0, shares)
+        canonical.columns[k].name: _matrices(canonical, k, 0, shares)
         for k in canonical.of_demand(demand)
-        if any(column == k for _, column in shares)
+        if any(column == k for _, column, _ in shares)
     }
 
 
-def _matrix(canonical: Canonical, k: int, start: int, shares: Shares) -> Matrix:
-    """Return the shares on one column as a matrix; its demand's buckets are numbered from `start`."""
-    demand = canonical.columns[k].demand
-    grid = [[0.0] * len(row) for row in canonical.demands[demand].workload.rates_rps]
-    for b, bucket in enumerate(canonical.buckets[demand]):
-        grid[bucket.i][bucket.j] = shares.get((start + b, k), 0.0)
-    return tuple(map(tuple, grid))
+def _matrices(
+    canonical: Canonical, k: int, start: int, shares: Shares
+) -> tuple[Matrix, LateShares]:
+    """Return all shares on one column, and the late ones where there are any.
+
+    Its demand's buckets are numbered from `start`.
+    """
+    d = canonical.columns[k].demand
+    demand = canonical.demands[d]
+    ways = range(len(canonical.columns[k].ways))
+    grids = [[[0.0] * len(row) for row in demand.workload.rates_rps] for _ in ways]
+    for b, bucket in enumerate(canonical.buckets[d]):
+        for way in ways:
+            grids[way][bucket.i][bucket.j] = shares.get((start + b, k, way), 0.0)
+    both = tuple(tuple(map(sum, zip(*rows, strict=True))) for rows in zip(*grids, strict=True))
+    late = tuple(
+        (attained, tuple(map(tuple, grid)))
+        for attained, grid in zip(demand.late_levels, grids[1:], strict=True)
+        if any(map(any, grid))
+    )
+    return both, late

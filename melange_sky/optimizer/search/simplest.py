@@ -116,7 +116,7 @@ def _in_whole(program: IntegerProgram, point: Point, kept: list[int]) -> Point:
     instances, fixed = [0] * len(program.x), [0] * len(program.x)
     for n, k in enumerate(kept):
         instances[k], fixed[k] = point.instances[n], point.fixed[n]
-    shares = {(b, kept[n]): share for (b, n), share in point.shares.items()}
+    shares = {(b, kept[n], way): share for (b, n, way), share in point.shares.items()}
     return make_point(program, instances, fixed, shares)
 
 

@@ -178,13 +178,17 @@ def _renewed(candidate: OptionCapacity, before: Allocation, first: ModelPlan) ->
     for i, row in enumerate(before.shares):
         for j, share in enumerate(row):
             rate_rps += share * rates[i][j]
-            load += share * rates[i][j] / (candidate.rate(i, j) or float("inf"))
+            cell = candidate.cells[i][j]
+            carried = cell.largest_rps if before.late_share(i, j) else cell.max_rate_rps
+            load += share * rates[i][j] / (carried or float("inf"))
     return Allocation(
         candidate=candidate,
         instances=before.instances,
         load_fraction=load / before.instances,
         rate_rps=rate_rps,
         shares=before.shares,
+        level=before.level,
+        late=before.late,
     )
 
 

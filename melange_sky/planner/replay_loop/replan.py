@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer import Demand, Problem, constraints_among, optimize
+from melange_sky.optimizer import Problem, constraints_among, demand_of, optimize
 from melange_sky.planner.notes import OBJECTIVE_CODES, allocation_notes, objective_notes
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ class Replanner:
             for model, factors in zip(self.first.models, deratings, strict=True)
         ]
         demands = tuple(
-            Demand(
-                name=model.name,
-                workload=model.workload,
-                options=tuple(_derated(c, scale) for c in options),
-            )
+            demand_of(model, tuple(_derated(c, scale) for c in options))
             for model, options in zip(self.first.models, derated, strict=True)
         )
         rules = self.first.constraints
@@ -164,21 +160,7 @@ def _allocation_notes(plan: Plan) -> tuple[PlanWarning, ...]:
 def _derated(candidate: OptionCapacity, factor: float) -> OptionCapacity:
     """Return the candidate with its capacities times `factor`; their origin stays."""
 
-    def scaled(rate: float | None) -> float | None:
-        return None if rate is None else rate * factor
-
     if factor == 1.0:
         return candidate
-    cells = tuple(
-        tuple(
-            replace(
-                cell,
-                max_rate_rps=scaled(cell.max_rate_rps),
-                low_rps=scaled(cell.low_rps),
-                high_rps=scaled(cell.high_rps),
-            )
-            for cell in row
-        )
-        for row in candidate.cells
-    )
+    cells = tuple(tuple(cell.scaled(factor) for cell in row) for row in candidate.cells)
     return replace(candidate, cells=cells)
