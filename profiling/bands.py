@@ -47,16 +47,19 @@ LEFT_OUT: dict[str, Callable[[Run], str]] = {
 
 def left_out_gaps(
     runs: Sequence[Run],
-    fit: Callable[[Sequence[Run]], Any],
+    fit: Callable[[Vector], Any],
     gaps: Callable[[Any, Sequence[Run]], Vector],
 ) -> dict[str, Vector]:
-    """Return, per way of leaving out, log(measured ÷ predicted) of rate and TPOT, shape (runs, 2)."""
+    """Return, per way of leaving out, log(measured ÷ predicted) of rate and TPOT, shape (runs, 2).
+
+    `fit` takes which runs are kept.
+    """
     found = {}
     for name, key in LEFT_OUT.items():
         residuals = np.full((len(runs), 2), np.nan)
         for value in sorted({key(run) for run in runs}):
             chosen = [at for at, run in enumerate(runs) if key(run) == value]
-            fitted = fit([run for run in runs if key(run) != value])
+            fitted = fit(np.array([key(run) != value for run in runs]))
             residuals[chosen] = gaps(fitted, [runs[at] for at in chosen])
         found[name] = residuals
     return found
@@ -67,7 +70,9 @@ def summary(gaps: Vector) -> dict[str, float]:
     out = {}
     for at, name in enumerate(("rate", "tpot")):
         errors = np.abs(np.expm1(-gaps[:, at]))
-        errors = errors[~np.isnan(errors)]
+        if name == "tpot":
+            errors = errors[~np.isnan(errors)]
+        errors = np.nan_to_num(errors, nan=np.inf)  # a run that we say does not fit
         out[f"{name}_median"] = round(float(np.median(errors)), 3)
         out[f"{name}_p90"] = round(float(np.percentile(errors, 90)), 3)
     return out

@@ -67,10 +67,10 @@ NOTES = {
     "A10, T4 and MI300X: measure them first.",
     "note_sync": "vLLM 0.10 to 0.13 (scheduling before each step). As vllm, with the host part that "
     "asynchronous scheduling hides.",
-    "band": {"low": 0.6, "high": 1.5, "basis": "no published run of this kind"},
+    "band": {"low": 0.55, "high": 1.7, "basis": "no published run of this kind"},
     "band_default": {
         "low": 0.45,
-        "high": 1.7,
+        "high": 1.9,
         "basis": "no published run on this accelerator: twice the spread of leaving accelerators out",
     },
 }
@@ -319,11 +319,12 @@ def fit_served(generations: dict[str, Any]) -> None:
     runs = [r for r in counted(read_ledger()) if r.engine == "vllm" and r.pp == 1]
     runs = [r for r in runs if r.load != "batch"]
     fitted = [r for r in runs if kind_of(r.shape) != "latent"]
-    z = served.fit(fitted, base)
+    around = served.fit(fitted, base)
+    z = around.at
     within = served.gaps(z, runs, base)
     left = left_out_gaps(
         fitted,
-        lambda kept: served.fit(kept, base, z, 3),
+        lambda kept: served.solve(around, kept),
         lambda found, some: served.gaps(found, some, base),
     )
     found = served.entries(z, base)

@@ -85,6 +85,16 @@ class Run:
                 values[name] = word
         return values
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of the engine's version."""
+        return tuple(int(part) for part in self.version.split(".") if part.isdigit())
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it was scheduled asynchronously: by flag, or by default since 0.14."""
+        return "--async-scheduling" in self.flag_values or self.numbers >= (0, 14)
+
     def sizes(self) -> tuple[Whole, Whole]:
         """Draw input and output tokens of every request: even quantiles in a shuffled order."""
         rng = np.random.default_rng(7)

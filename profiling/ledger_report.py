@@ -26,6 +26,9 @@ from melange_sky.steps import (
 GENERATIONS = {("vllm", "0.5"): "vllm-0.5", ("vllm", "0.2"): "vllm-0.2", ("tgis", "2023"): "tgis"}
 """Engine and version (its first two numbers) → generation; other versions of vLLM are today's."""
 
+TRITON_EXPERTS, ADA = (0, 11, 1), 8.9
+"""Releases before came without Triton's kernels of 4-bit experts: Hopper ran, and padded, as Ada."""
+
 _FLAGS = {
     "--max-num-batched-tokens": ("budget_tokens", "budget_tokens_large"),
     "--max-num-seqs": ("max_num_seqs", "max_num_seqs_large"),
@@ -51,6 +54,8 @@ def generation_of(run: Run) -> Generation:
     """Return the engine generation that serves the run's version, its own flags set."""
     short = ".".join(run.version.split(".")[:2])
     name = GENERATIONS.get((run.engine, short), run.engine)
+    if name == "vllm" and not run.is_async:
+        name = "vllm-0.11"
     return own_flags(run, engine_generation(name))
 
 
@@ -71,6 +76,8 @@ def predict(run: Run, generation: Generation) -> tuple[float, float] | None:
     if run.load == "batch" or run.engine == "tgis":
         return _as_row(run, generation).predict(generation)
     card = find_accelerator(run.accelerator)
+    if run.numbers < TRITON_EXPERTS and card.capability is not None:
+        card = dataclasses.replace(card, capability=min(card.capability, ADA))
     replica = replica_model(run.shape, card, run.tp, generation)
     if not isinstance(replica, ReplicaModel):
         return None

@@ -292,17 +292,25 @@ def fit_experts(steps: Sequence[Step], card: AcceleratorSpec, kind: str) -> dict
     return {"bandwidth": z[0], "compute": z[1], "start_s": z[2], "error": error(law, z, seconds)}
 
 
+ENGINES_OWN_OVER_PCIE = 2
+"""Over PCIe the engine's own all-reduces are for so many GPUs; beyond, NCCL's are used."""
+
+MOST_BYTES = 2**27
+
 LINKED = {"nvlink": ("A100-80GB", "H100", "H200"), "pcie-peer": ("RTXPRO6000",), "pcie": ("L40S",)}
 """Cards whose measured all-reduces stand for a kind of link. L40S: 4 and 8 GPUs meet through the host."""
 
 
-def fit_links() -> dict[str, Any]:
-    """All-reduces by kind of link and GPUs: latency, fraction of the link's rate, sharpness."""
+def fit_links(own: bool = False) -> dict[str, Any]:
+    """All-reduces by kind of link and GPUs: latency, fraction of the link's rate, sharpness.
+
+    `own`: the engine's own ones everywhere, which the estimator's sums take.
+    """
     found: dict[str, Any] = {}
     for links, names in LINKED.items():
         found[links] = {}
         for gpus in (2, 4, 8):
-            rows = [(name, *row) for name in names for row in all_reduces(name, gpus)]
+            rows = [(name, *row) for name in names for row in all_reduces(name, gpus, own)]
             ideal = np.array(
                 [b / (find_accelerator(n).interconnect_gbps * 1e9) for n, b, _ in rows]
             )
@@ -324,21 +332,30 @@ def fit_links() -> dict[str, Any]:
     return found
 
 
-def all_reduces(name: str, gpus: int) -> list[tuple[float, float]]:
-    """Return (bytes, seconds) of the engine's own all-reduces in a captured graph, up to 128 MiB."""
+def all_reduces(name: str, gpus: int, own: bool = False) -> list[tuple[float, float]]:
+    """Return (bytes, seconds) of all-reduces up to 128 MiB, as the engine chooses them.
+
+    Its `own` in a captured graph; NCCL's over PCIe without peer access on more than two GPUs.
+    """
     import aiconfigurator_core
     import pandas
 
     system, version = CARDS[name]
     version = "0.22.0" if name == "L40S" else version
     folder = Path(aiconfigurator_core.__file__).parent / "systems" / "data" / system
-    rows = pandas.read_parquet(folder / "comm" / "vllm" / version / "custom_allreduce_perf.parquet")
-    rows = rows[(rows.num_gpus == gpus) & (rows.backend == "vllm_graph")]
+    if name in LINKED["pcie"] and gpus > ENGINES_OWN_OVER_PCIE and not own:
+        rows = pandas.read_parquet(folder / "comm" / "nccl" / "2.27.3" / "nccl_perf.parquet")
+        rows = rows[(rows.op_name == "all_reduce") & (rows.nccl_dtype == "half")]
+    else:
+        file = folder / "comm" / "vllm" / version / "custom_allreduce_perf.parquet"
+        rows = pandas.read_parquet(file)
+        rows = rows[rows.backend == "vllm_graph"]
+    rows = rows[rows.num_gpus == gpus]
     pairs = [
         (2.0 * float(n), float(ms) / 1e3)
         for n, ms in zip(rows.message_size, rows.latency, strict=True)
     ]
-    return [pair for pair in pairs if pair[0] <= 2**27]
+    return [pair for pair in pairs if pair[0] <= MOST_BYTES]
 
 
 def main() -> None:
@@ -362,6 +379,7 @@ def main() -> None:
         "command": "python profiling/operations.py",
         "cards": cards,
         "links": fit_links(),
+        "links_own": {"pcie": fit_links(own=True)["pcie"]},
     }
     OUTPUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

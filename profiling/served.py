@@ -1,13 +1,18 @@
 """Fit what a served token takes beside its kernels, on the ledger's runs of today's vLLM.
 
 Kernel constants come from `kernels.json` (see operations.py). Served, kernels reach less than alone:
-cards throttle, batches are mixed, inputs differ. Twelve constants close the gap, each with a prior
-around 1 or its usual size, fitted by robust least squares on log(measured ÷ predicted) of rate and TPOT:
+cards throttle, batches are mixed, inputs differ. Fourteen constants close the gap, each with a prior
+around 1 or its usual size, fitted by the least |log(measured ÷ predicted)| of rate and TPOT:
 
     ampere, later      what dense products reach of their kernels on A100, and on cards after it
-    experts, prefill   the same for routed experts (times the above), and for prefill attention
+    experts, prefill   the same for routed experts (times the root of the above: they keep tensor cores
+                       less busy, so that less is lost), and for prefill attention
     memory             the same for reading weights and caches
     fp8, unpack, int4  experts in fp8 against their kernels; weights unpacked first; A100's 4-bit experts
+                       against its dense products (Marlin; L40S: 0.855)
+    sinks              prefill attention of heads with sinks on other cards than Hopper and B200: Triton's, which
+                       computed windows in full
+    routing_s          routing tokens to experts, per layer
     layer_s, sequence_s, request_s     the host, per layer of a step, sequence in it, and request
     overlap            the part of it that asynchronous scheduling (0.14 and later) leaves
 """
@@ -17,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ledger import Run
@@ -40,24 +45,38 @@ NAMES = (
     "sequence_s",
     "request_s",
     "overlap",
+    "sinks",
+    "routing_s",
 )
-PRIOR = (0.8, 0.5, 0.85, 0.75, 0.93, 0.75, 0.7, 1.2, 3e-5, 3e-5, 2e-3, 0.4)
-WIDTH = (0.25, 0.25, 0.25, 0.2, 0.07, 0.25, 0.25, 0.3, 0.5, 0.5, 0.7, 0.4)
-NOISE = 0.12, 0.25
+PRIOR = (0.77, 0.44, 0.85, 0.75, 0.93, 1.0, 0.7, 0.8, 3e-5, 3e-5, 2e-3, 0.4, 0.3, 2e-5)
+WIDTH = (0.25, 0.25, 0.25, 0.2, 0.07, 0.25, 0.25, 0.3, 0.5, 0.5, 0.7, 0.4, 0.5, 0.5)
+NOISE = 0.10, 0.13
 """Assumed relative noise of a run's rate and TPOT, against which the priors weigh."""
+
+ALIKE = 8.0
+"""So many runs weigh as one that is independent: those of one model on one card err alike."""
+
+SMALL_GAP, SLOPE_STEP, LARGEST_MOVE, ROUNDS = 0.5, 0.04, 0.5, 40
+"""Gaps below so many noises count by their square; step of the slopes; farthest from where they hold."""
 
 LATENT = 1.5
 """DeepSeek-R1 and V3.2 on 8 H200 (14 runs), which the fit leaves out: kernels of latent and sparse
 attention are not among the constants."""
 
-SAMPLER_BYTES = 20.0
-"""V1 measures its peak with top-p sampling too, on every GPU: logits, probabilities, a sorted copy of
-them with 8-byte indexes."""
+SAMPLER_BYTES = 15.0
+"""V1 measures its peak with top-p sampling too, on every GPU: logits, a sorted copy with 8-byte indexes,
+of which little was counted before. With `RUNTIME_ALONE_GIB` it leaves the caches that the ledger's runs
+show: 32k tokens of Qwen3-32B on one H100, 60k of gpt-oss-120b."""
+
+RUNTIME_ALONE_GIB = 0.2
 
 STEP_S = 2e-4, 1e-4
 """Scheduling a step, without and with asynchronous scheduling."""
 
 AMPERE = frozenset({"A100", "A100-80GB", "A10G", "A10", "A30", "A40", "A6000"})
+WITHOUT_SINKS = AMPERE | {"L40S", "RTXPRO6000"}
+"""Cards whose flash attention knows no sinks: Triton's kernel takes those."""
+
 AS = {
     "A100": "A100-80GB",
     "H100-MEGA": "H100",
@@ -108,9 +127,12 @@ def entries(
     accelerators = {
         name: _card(card, served, name in AMPERE) for name, card in kernels["cards"].items()
     }
+    for name in WITHOUT_SINKS & accelerators.keys():
+        accelerators[name]["sinks"] = _short(served["sinks"])
     for name, like in AS.items():
         accelerators[name] = {**accelerators[like], "source": f"as {like}"}
-    accelerators |= {name: dict(figures) for name, figures in OWN.items()}
+    for name, figures in OWN.items():
+        accelerators[name] = {**figures, "sinks": _short(served["sinks"])}
     common = {
         "accelerators": accelerators,
         "default": {**accelerators["H200"], "source": "as H200"},
@@ -124,7 +146,11 @@ def entries(
         "band": base["band"],
         "band_default": base["band_default"],
     }
-    schedule = {**base["schedule"], "sampler_bytes": SAMPLER_BYTES}
+    schedule = {
+        **base["schedule"],
+        "sampler_bytes": SAMPLER_BYTES,
+        "runtime_alone_gib": RUNTIME_ALONE_GIB,
+    }
     return {
         "vllm": {
             **common,
@@ -144,7 +170,7 @@ def entries(
 def _card(card: Mapping[str, Any], served: Mapping[str, float], ampere: bool) -> dict[str, Any]:
     compute = served["ampere" if ampere else "later"]
     memory, products, attention = served["memory"], card["products"], card["attention"]
-    experts = compute * served["experts"]
+    experts = compute**0.5 * served["experts"]
     plain = card["experts"]
     figures: dict[str, Any] = {
         **_products(products, memory, compute),
@@ -152,11 +178,16 @@ def _card(card: Mapping[str, Any], served: Mapping[str, float], ampere: bool) ->
         "prefill": _short(attention["prefill"] * served["prefill"]),
         "experts": _products(plain, memory, experts),
         "layer_s": _short(4 * products["kernel_s"] + attention["start_s"] + ELEMENTWISE_STARTS_S),
-        "expert_layer_s": _short(plain["start_s"]),
+        "expert_layer_s": _short(plain["start_s"] + served["routing_s"]),
+        "prompt_layer_s": _short(max(0.0, attention["prefill_start_s"] - attention["start_s"])),
         "source": f"operations of vLLM {card['engine_version']}, served part fitted on the ledger",
     }
-    four = card["experts_int4"] or {**plain, "compute": plain["compute"] * served["int4"]}
-    figures["experts_int4"] = _products(four, memory, experts)
+    four = card["experts_int4"]
+    if four:
+        figures["experts_int4"] = _products(four, memory, experts)
+    else:  # Marlin's kernels, which dense products of packed weights run in as well
+        marlin = {**plain, "compute": products["compute"] * served["int4"]}
+        figures["experts_int4"] = _products(marlin, memory, compute)
     if card["products_fp8"]:
         figures["fp8"] = _products(card["products_fp8"], memory, compute * served["dense_fp8"])
         eight = card["experts_fp8"]
@@ -221,37 +252,59 @@ def generations(z: Vector, base: Mapping[str, Any]) -> dict[bool, Generation]:
     }
 
 
-def is_async(run: Run) -> bool:
-    """Return whether the run was scheduled asynchronously: by flag, or by default since 0.14."""
-    numbers = [int(x) for x in run.version.split(".")[:2]]
-    return "--async-scheduling" in run.flag_values or numbers >= [0, 14]
-
-
 def gaps(z: Vector, runs: Sequence[Run], base: Mapping[str, Any]) -> Vector:
     """Return log(measured ÷ predicted) of rate and TPOT, shape (runs, 2), NaN where there is none."""
     served = generations(z, base)
     out = []
     for run in runs:
-        rate_rps, tpot_s = predict(run, own_flags(run, served[is_async(run)])) or (np.nan, np.nan)
+        rate_rps, tpot_s = predict(run, own_flags(run, served[run.is_async])) or (np.nan, np.nan)
         out.append(
             (np.log(run.rate_rps / rate_rps), np.log(run.tpot_s / tpot_s) if run.tpot_s else np.nan)
         )
     return np.array(out)
 
 
-def fit(
-    runs: Sequence[Run], base: Mapping[str, Any], start: Vector | None = None, evaluations: int = 6
-) -> Vector:
-    """Return the logarithms of the constants that fit the runs best."""
-    from scipy.optimize import least_squares
+class Slopes(NamedTuple):
+    """Gaps of all runs at some constants, shape (runs, 2), and their slopes, shape (runs, 2, constants)."""
 
-    centre, width = np.log(PRIOR), np.array(WIDTH)
+    at: Vector
+    gaps: Vector
+    slopes: Vector
 
-    def residuals(z: Vector) -> Vector:
-        found = gaps(z, runs, base)
-        rate = np.nan_to_num(found[:, 0], nan=1.0) / NOISE[0]
-        tpot = np.nan_to_num(found[:, 1]) / NOISE[1]
-        return np.concatenate([rate, tpot, (z - centre) / width])
 
-    begin = centre if start is None else start
-    return least_squares(residuals, begin, loss="soft_l1", diff_step=0.03, max_nfev=evaluations).x
+def slopes(z: Vector, runs: Sequence[Run], base: Mapping[str, Any]) -> Slopes:
+    """Return the runs' gaps and how they change with each constant."""
+    here = gaps(z, runs, base)
+    found = [
+        (gaps(z + SLOPE_STEP * unit, runs, base) - here) / SLOPE_STEP for unit in np.eye(len(z))
+    ]
+    return Slopes(at=z, gaps=here, slopes=np.nan_to_num(np.stack(found, axis=2)))
+
+
+def solve(around: Slopes, kept: Vector) -> Vector:
+    """Return the constants that fit the `kept` runs best where gaps change as told.
+
+    They minimise the sum of |gap| ÷ noise, `ALIKE` runs weighing as one, and half the squares of the
+    priors: by least squares that are weighted anew (Holland and Welsch, 1977).
+    """
+    known = ~np.isnan(around.gaps) & kept[:, None]
+    noise = np.broadcast_to(NOISE, around.gaps.shape)
+    rows = (around.slopes / noise[..., None])[known]
+    start = (around.gaps / noise)[known]
+    centre, prior = np.log(PRIOR), ALIKE * np.diag(np.array(WIDTH) ** -2.0)
+    z = around.at
+    for _ in range(ROUNDS):
+        weight = 1 / np.hypot(start + rows @ (z - around.at), SMALL_GAP)
+        weighted = rows.T * weight
+        pull = weighted @ (rows @ around.at - start) + prior @ centre
+        z = np.linalg.solve(weighted @ rows + prior, pull)
+        z = around.at + np.clip(z - around.at, -LARGEST_MOVE, LARGEST_MOVE)
+    return z
+
+
+def fit(runs: Sequence[Run], base: Mapping[str, Any], passes: int = 5) -> Slopes:
+    """Return the slopes around the logarithms of the constants that fit all runs best."""
+    around = slopes(np.log(PRIOR), runs, base)
+    for _ in range(passes):
+        around = slopes(solve(around, np.ones(len(runs), bool)), runs, base)
+    return around

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from melange_sky.models import find_model
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles.constants import parse_generation
 from melange_sky.steps import Generation
+from melange_sky.steps.generation import AllReduce
 from melange_sky.steps.times import pairs_s, products_s, read_s, step_costs
 from melange_sky.topology import linked
 
@@ -35,12 +37,20 @@ NAMES = {
 def kernels_alone(base: Mapping[str, Any]) -> Generation:
     """Return a generation whose kernels reach what they reach alone, and whose host takes no time."""
     ones = dict.fromkeys(served.NAMES, 1.0) | dict.fromkeys(
-        ("layer_s", "sequence_s", "request_s"), 1e-12
+        ("layer_s", "sequence_s", "request_s", "routing_s"), 1e-12
     )
     z = np.log([ones[name] for name in served.NAMES])
     generation = parse_generation("kernels", served.entries(z, base, dense_fp8=1.0)["vllm"])
     host = dataclasses.replace(generation.overheads, step_s=0.0, vocabulary_s=0.0, elementwise=0.8)
-    return dataclasses.replace(generation, overheads=host)
+    kernels = json.loads((served.HERE / "kernels.json").read_text(encoding="utf-8"))
+    own = {  # the sums take the engine's own all-reduces everywhere
+        links: {
+            int(gpus): AllReduce(**{k: v for k, v in row.items() if k != "median_error"})
+            for gpus, row in rows.items()
+        }
+        for links, rows in kernels["links_own"].items()
+    }
+    return dataclasses.replace(generation, overheads=host, links={**generation.links, **own})
 
 
 def step_errors(path: Path, base: Mapping[str, Any]) -> dict[tuple[str, str, str], Any]:
@@ -60,7 +70,7 @@ def step_errors(path: Path, base: Mapping[str, Any]) -> dict[tuple[str, str, str
                 ours += batch * (costs.sequence_s + read) + products_s(costs, np.array([batch]))[0]
             else:
                 ours += costs.sequence_s + products_s(costs, np.array([tokens]))[0]
-                ours += pairs_s(costs, np.array([tokens]))[0]
+                ours += costs.prompts_s + pairs_s(costs, np.array([tokens]))[0]
             group = SYSTEMS[row["system"]], row["dtype"], row["kind"]
             found.setdefault(group, []).append(ours * 1e3 / float(row["ms"]))
     return {key: np.array(values) for key, values in found.items()}

@@ -123,6 +123,7 @@ def _group(layer: Layer, prefix: str, scheme: Scheme) -> LayerGroup:
         pair_flops=attention.pair_flops if _caches(attention) else 0,
         decode_flops=_decode_flops(attention),
         index_flops=attention.index_flops,
+        sinks=attention.sinks,
         routed=fed.experts,
         experts_per_token=fed.experts_per_token,
         dense=_weights(dense, scheme),

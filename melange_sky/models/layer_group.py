@@ -62,7 +62,8 @@ class LayerGroup:
     them in the type that is computed in. `kv_heads` limits how far
     tensor parallelism splits the cache (1: not at all). `pair_flops` is the work of one query token on
     one key token, `decode_flops` that of a decoding token where it differs (absorbed latents),
-    `index_flops` that of the index which chooses them.
+    `index_flops` that of the index which chooses them. `sinks`: heads have a learned sink
+    in their softmax.
 
     `dense` are the weights that every token passes, shared experts included; `experts` all the routed
     ones, `experts_per_token` of `routed` for a token. Among the dense ones, each GPU of a
@@ -85,6 +86,7 @@ class LayerGroup:
     pair_flops: int = 0
     decode_flops: int = 0
     index_flops: int = 0
+    sinks: bool = False
     routed: int = 0
     experts_per_token: int = 0
     dense: Weights = NO_WEIGHTS

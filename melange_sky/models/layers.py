@@ -72,7 +72,7 @@ class Attention:
     have a type of their own (the index keys of sparse attention). `state_bytes` are held per
     sequence, whatever its length, `state_values` of them in 16 bits or what else the model computes in. `pair_flops` is the work of one query token on one key token.
     `selected`: a query attends to no more than so many cached tokens, chosen by an index whose work on
-    one key token is `index_flops`.
+    one key token is `index_flops`. `sinks`: each head has a learned sink in its softmax.
     """
 
     kind: AttentionKind
@@ -88,6 +88,7 @@ class Attention:
     pair_flops: int = 0
     selected: int | None = None
     index_flops: int = 0
+    sinks: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from melange_sky.accelerators import accelerator_table
 from melange_sky.offers import accelerator_spec_text, gpu_of
-from melange_sky.planner.pcie_splits import Gpus, left_out_splits, over_pcie_splits
+from melange_sky.planner.pcie_splits import (
+    Gpus,
+    left_out_splits,
+    other_splits,
+    over_pcie_splits,
+)
 from melange_sky.plans import PlanWarning
 from melange_sky.profiles import (
     ReplicaShape,
@@ -102,7 +107,12 @@ def misfit_notes(
     fits = {gpus for gpus, group in kept.items() if _any_fits(group, replicas)}
     named = {name for name, _, _ in fits}
     most = {name: max(n for other, n, _ in kept if other == name) for name, _, _ in kept}
-    rows, small = left_out_splits(left_out), []
+    missed = {
+        gpus: group
+        for gpus, group in splits.slow.items()
+        if gpus in fits and not any(_is_plain(shape) for shape in kept[gpus])
+    }
+    rows, small = [*left_out_splits(left_out), *other_splits(missed)], []
     for gpus in sorted(kept.keys() - fits):
         name, count, _ = gpus
         text = accelerator_spec_text(name, count)
@@ -116,6 +126,11 @@ def misfit_notes(
         message = f"too small for the model and left out: {', '.join(small)}"
         rows.append(PlanWarning(code="does-not-fit", message=message))
     return rows
+
+
+def _is_plain(shape: ReplicaShape) -> bool:
+    """Whether each engine is one tensor group, so that a larger group over PCIe is not missed."""
+    return shape.split.pipeline == 1 and shape.split.nodes == 1 and not shape.split.experts_spread
 
 
 def _any_fits(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import shlex
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from melange_sky.profiler import (
 from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
 from melange_sky.profiletable import POISSON, Provenance
-from melange_sky.spec.traces import trace_blocks
+from melange_sky.spec.traces import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -214,8 +213,7 @@ def _arrivals(trace: Path | None) -> tuple[float, ...]:
     """Return the arrival times of a trace, none for none; InputError before any load is sent."""
     if trace is None:
         return ()
-    blocks = (block.arrival_s.tolist() for block in trace_blocks(trace))
-    times = tuple(itertools.chain.from_iterable(blocks))
+    times = tuple(request.arrival_s for request in read_trace(trace))
     trace_offsets(times, 1.0, 1, 0)
     return times
 

@@ -36,13 +36,29 @@ def left_out_splits(left_out: Mapping[Gpus, tuple[ReplicaShape, ...]]) -> list[P
     """Say which instances are left out with them, why, and what lets them in."""
     if not left_out:
         return []
-    texts = {
-        f"{accelerator_spec_text(name, count)} (tp {min(s.tensor_parallel for s in group)})"
-        for (name, count, _), group in left_out.items()
-    }
+    texts = _texts(left_out)
     message = (
         f"needs tensor parallelism over PCIe on more than {PCIE_GPUS} GPUs, whose all-reduces take "
         f"most of each step, so left out: {', '.join(sorted(texts))}; "
         "resources.pcie_tensor_parallel: true plans with it"
     )
     return [PlanWarning(code="pcie-tensor-parallel", message=message)]
+
+
+def other_splits(missed: Mapping[Gpus, tuple[ReplicaShape, ...]]) -> list[PlanWarning]:
+    """Say which instances are planned with other splits in their place, and what lets them in."""
+    if not missed:
+        return []
+    message = (
+        f"tensor parallelism over PCIe on more than {PCIE_GPUS} GPUs is left out, other splits are "
+        f"planned instead: {', '.join(sorted(_texts(missed)))}; resources.pcie_tensor_parallel: true "
+        "plans with it"
+    )
+    return [PlanWarning(code="pcie-tensor-parallel", message=message)]
+
+
+def _texts(splits: Mapping[Gpus, tuple[ReplicaShape, ...]]) -> set[str]:
+    return {
+        f"{accelerator_spec_text(name, count)} (tp {min(s.tensor_parallel for s in group)})"
+        for (name, count, _), group in splits.items()
+    }

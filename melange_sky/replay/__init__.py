@@ -9,6 +9,7 @@ from melange_sky.replay.traffic import (
     Traffic,
     sample_stream,
     scaled_rows,
+    scaled_trace,
     trace_rows,
 )
 from melange_sky.replay.verdict import (
@@ -42,6 +43,7 @@ __all__ = [
     "replay",
     "sample_stream",
     "scaled_rows",
+    "scaled_trace",
     "trace_rows",
     "windows_of",
 ]

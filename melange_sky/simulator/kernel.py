@@ -582,6 +582,8 @@ def _chunked_step(s: FleetState, r: int) -> None:
         prefilling += 1
         request = s.request[request, c.NEXT]
     decoding = s.whole[r, c.DECODING]
+    if prefilling > 0:
+        prefill_s += s.real[r, c.PROMPTS]
     seconds = _step_s(s, r, decoding + prefilling, decoding + tokens, prefill_s)
     _pass(s, r, seconds, 1)
     if decoding > 0:
@@ -627,6 +629,7 @@ def _prefill_step(s: FleetState, r: int) -> None:
         s.real[r, c.FIXED]
         + prefilling * s.real[r, c.PER_SEQUENCE]
         + _products(s, r, tokens)
+        + s.real[r, c.PROMPTS]
         + prefill_s
     )
     _pass(s, r, seconds, 1)

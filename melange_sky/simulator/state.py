@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
-# Columns of `real` (replicas × 10): the linear terms of a step, and seconds that move. READ is what the
+# Columns of `real` (replicas × 11): the linear terms of a step, and seconds that move. READ is what the
 # next step spends on the KV cache, GROWTH how much more the one after it does.
 CLOCK, FIXED, PER_SEQUENCE, PER_KV_TOKEN, PER_PAIR, READ, GROWTH, BUSY, RATIO = range(9)
-PER_PROMPT_TOKEN = 9
+PER_PROMPT_TOKEN, PROMPTS = 9, 10
 
 # Columns of `whole` (replicas × 31). Limits first, then what moves. The cache is counted in parts of blocks.
 (
@@ -61,7 +61,7 @@ PER_PROMPT_TOKEN = 9
 # Further columns for each window, of `whole` five from WINDOW_WHOLE on and of `real` two from WINDOW_REAL
 # on: layers that forget what lies further back than so many tokens. (No arrays of their own: what a
 # compiled function takes costs time on every call.)
-WINDOW_REAL, WINDOW_WHOLE, WINDOW_COLUMNS = 10, 31, 5
+WINDOW_REAL, WINDOW_WHOLE, WINDOW_COLUMNS = 11, 31, 5
 TOKENS, IN_CHUNKS, PARTS, CAP, PREFILL_CAP = range(5)
 WINDOW_KV, WINDOW_PAIR = range(2)
 
@@ -141,6 +141,7 @@ def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int
     state.real[index, PER_KV_TOKEN] = costs.kv_token_s
     state.real[index, PER_PAIR] = costs.pair_s
     state.real[index, PER_PROMPT_TOKEN] = replica.prompt_token_s
+    state.real[index, PROMPTS] = costs.prompts_s
     state.real[index, RATIO] = replica.waiting_ratio
     whole = state.whole[index]
     whole[WAIT_STEPS] = replica.wait_steps

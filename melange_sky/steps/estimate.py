@@ -189,9 +189,11 @@ def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats
         share = np.minimum(1.0, prompt / together)
         tokens = np.maximum(prompt, together)
         extra = products_s(costs, tokens + batch) - products_s(costs, np.maximum(batch, 1.0))
+        steps = np.where(prompt > together, prompt / together, share)
+        own = own + costs.prompts_s * steps
         mixed: Floats = own + np.maximum(extra, 0.0) * np.where(prompt > together, 1.0, share)
         return mixed
-    alone: Floats = own + costs.fixed_s + products_s(costs, prompt)
+    alone: Floats = own + costs.fixed_s + costs.prompts_s + products_s(costs, prompt)
     return alone
 
 

@@ -43,7 +43,8 @@ class Efficiency:
 
     `fp8`: products of fp8 weights where the chip computes in it; `experts`, `experts_fp8`,
     `experts_int4`: those of routed experts in 16, 8 and 4 bits (None: as the dense ones). `layer_s` and `expert_layer_s` are what starting the
-    kernels of a layer takes, and of its experts.
+    kernels of a layer takes, and of its experts; `prompt_layer_s` what attention of prompts takes beyond
+    that of decoding. `sinks`: prefill attention of heads with sinks against others.
     """
 
     bandwidth: float
@@ -57,6 +58,8 @@ class Efficiency:
     experts_int4: Products | None = None
     layer_s: float = 0.0
     expert_layer_s: float = 0.0
+    prompt_layer_s: float = 0.0
+    sinks: float = 1.0
 
     @property
     def dense(self) -> Products:
@@ -120,7 +123,8 @@ class Schedule:
     as the running ones, or after `wait_steps` decoding steps (TGI's and TGIS' batcher; 0: at once).
 
     `sampler_bytes`: held per token of vocabulary and sequence on every GPU when the engine tries
-    sampling with sorted probabilities to measure its peak; 0 where it does not.
+    sampling with sorted probabilities to measure its peak; 0 where it does not. `runtime_alone_gib`:
+    what libraries hold on a GPU that shares the model with no other.
     """
 
     chunked: bool
@@ -135,6 +139,7 @@ class Schedule:
     wait_steps: int = 0
     waiting_ratio: float = 0.0
     sampler_bytes: float = 0.0
+    runtime_alone_gib: float = 0.6
 
     def budget(self, large: bool, context_tokens: int) -> int:
         """Most tokens in one step."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GIB = 2.0**30
 RUNTIME_BYTES = 0.6 * GIB
-"""CUDA context, libraries and NCCL buffers per GPU that the engine's share does not hold."""
+"""Libraries and NCCL's buffers on each GPU of a group; alone it holds what its schedule says."""
 
 ACTIVATION_VALUES = 10.0
 """Values of `hidden_size` alive per batched token at the peak of a forward pass: residual, norm, the
@@ -60,12 +60,18 @@ def layout_of(
 
 
 def kv_pool(
-    model: ModelShape, accelerator: AcceleratorSpec, tensor_parallel: int, generation: Generation
+    model: ModelShape,
+    accelerator: AcceleratorSpec,
+    tensor_parallel: int,
+    generation: Generation,
+    *,
+    alone: bool = True,
 ) -> KvPool | Misfit:
     """Return the KV cache that is left beside weights and activations, or what is missing.
 
     As engines count: utilisation × device memory − weights − peak of the profiling pass. A cache that
-    cannot hold one sequence of 512 tokens is none: that is a misfit.
+    cannot hold one sequence of 512 tokens is none: that is a misfit. `alone`: no other GPUs than those
+    of the tensor-parallel group work on the model.
     """
     schedule, model = generation.schedule, model.on(accelerator.has_bf16)
     large = large_memory(accelerator)
@@ -82,7 +88,9 @@ def kv_pool(
     peak = max(activations + logits, sampling)
     weights = model.weight_bytes_per_gpu(tensor_parallel)
     weights += model.padding_bytes_per_gpu(tensor_parallel, accelerator.capability)
-    per_gpu = share - RUNTIME_BYTES - peak - images - weights
+    single = alone and tensor_parallel == 1
+    runtime = schedule.runtime_alone_gib * GIB if single else RUNTIME_BYTES
+    per_gpu = share - runtime - peak - images - weights
     layout = layout_of(model, accelerator, tensor_parallel, generation)
     blocks = int(per_gpu // layout.block_bytes)
     fewest = -(-layout.rule.held(SHORTEST_TOKENS) // layout.rule.scale)

@@ -35,6 +35,7 @@ class Scales:
         )
         scaled = costs._replace(
             fixed_s=costs.fixed_s * self.host,
+            prompts_s=costs.prompts_s * self.host,
             sequence_s=costs.sequence_s * self.host,
             weights_s=costs.weights_s * products,
             experts_s=costs.experts_s * products,

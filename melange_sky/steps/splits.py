@@ -75,7 +75,9 @@ def holds(
 ) -> bool:
     """Return whether the GPUs of a split hold the model and a cache."""
     part = _held_by_gpus(model, split)
-    return not isinstance(kv_pool(part, accelerator, split.tensor, generation), Misfit)
+    alone = split.engine_gpus == split.tensor and not split.step_together
+    pool = kv_pool(part, accelerator, split.tensor, generation, alone=alone)
+    return not isinstance(pool, Misfit)
 
 
 def split_band(band: ErrorBand, split: Parallelism) -> ErrorBand:
@@ -146,7 +148,8 @@ def _one_in_turn(
     model: ModelShape, accelerator: AcceleratorSpec, split: Parallelism, generation: Generation
 ) -> ReplicaModel | Misfit:
     stages = split.pipeline
-    pool = kv_pool(fullest_stage(model, stages), accelerator, split.tensor, generation)
+    stage = fullest_stage(model, stages)
+    pool = kv_pool(stage, accelerator, split.tensor, generation, alone=False)
     if isinstance(pool, Misfit):
         return Misfit(missing_bytes=pool.missing_bytes * stages)
     costs = _stretched(
@@ -180,6 +183,7 @@ def _stretched(costs: StepCosts, factor: float, step_s: float) -> StepCosts:
         link_token_s=costs.link_token_s * factor,
         kv_token_s=costs.kv_token_s * factor,
         pair_s=costs.pair_s * factor,
+        prompts_s=costs.prompts_s * factor,
         windows=tuple(
             w._replace(kv_token_s=w.kv_token_s * factor, pair_s=w.pair_s * factor)
             for w in costs.windows
@@ -192,7 +196,7 @@ def _one_of_many(
 ) -> ReplicaModel | Misfit:
     engines, gpus = split.data, split.gpus
     part = _with_spread_experts(model, engines)
-    pool = kv_pool(part, accelerator, split.tensor, generation)
+    pool = kv_pool(part, accelerator, split.tensor, generation, alone=False)
     if isinstance(pool, Misfit):
         return Misfit(missing_bytes=pool.missing_bytes * engines)
     # from the whole model: a part's bytes over all its weights would pass for another format

@@ -2,7 +2,8 @@
 
 A step costs, in seconds (all terms divided by tensor parallelism where the work is split):
 
-    fixed                     the host per step and layer, and starting a layer's kernels
+    fixed                     the host per step and layer, and starting a layer's kernels, with
+                              prompts in the step those of their attention too
   + sequences × per_sequence  scheduling, sampling, detokenising
   + smooth max(weights read ÷ bandwidth, 2 × parameters × tokens ÷ tensor rate)  the dense products
   + experts touched ÷ bandwidth + 2 × active parameters × tokens ÷ tensor rate   those of experts
@@ -68,7 +69,7 @@ class StepCosts(NamedTuple):
     whole context, `windows` those of the others. `token_link_s` is the work of a token that only
     moves data. `expert_token_s` computes a token's experts, beyond reading them. `link_s` is the latency of
     all all-reduces of a step, `link_token_s` their volume for a token; see `smooth_max` for both
-    kinds of sharpness.
+    kinds of sharpness. `prompts_s` is what a step with prompts in it takes longer to start.
     """
 
     fixed_s: float
@@ -87,6 +88,7 @@ class StepCosts(NamedTuple):
     link_s: float = 0.0
     link_token_s: float = 0.0
     link_sharpness: float = 1.0
+    prompts_s: float = 0.0
 
 
 def products_s(costs: StepCosts, tokens: Floats) -> Floats:
@@ -132,7 +134,7 @@ def step_costs(
     state_s = 2.0 * model.state_bytes_per_sequence / tensor_parallel / kv_rate
     layers_s = model.mixers / 2 * (overheads.layer_s + efficiency.layer_s)
     expert_s = model.total(lambda g: float(g.routed > 0)) * efficiency.expert_layer_s
-    reads = _reads(model, tensor_parallel, kv_rate, pair_rate)
+    reads = _reads(model, tensor_parallel, kv_rate, pair_rate, efficiency.sinks)
     kv_token_s, pair_s = reads.pop(_ENDLESS, (0.0, 0.0))
     link = all_reduce_costs(model, accelerator, tensor_parallel, generation)
     return StepCosts(
@@ -158,6 +160,7 @@ def step_costs(
         link_s=link.latency_s,
         link_token_s=link.token_s,
         link_sharpness=link.sharpness,
+        prompts_s=model.total(lambda g: float(g.caches)) * efficiency.prompt_layer_s,
     )
 
 
@@ -186,7 +189,7 @@ _ENDLESS: Window = (0, False)
 
 
 def _reads(
-    model: ModelShape, tensor_parallel: int, kv_rate: float, pair_rate: float
+    model: ModelShape, tensor_parallel: int, kv_rate: float, pair_rate: float, sinks: float
 ) -> dict[Window, tuple[float, float]]:
     """Return (seconds per KV token, seconds per pair) by window.
 
@@ -196,6 +199,8 @@ def _reads(
     found: dict[Window, tuple[float, float]] = {}
     for group in model.groups:
         per_pair = group.count / min(tensor_parallel, max(group.heads, 1)) / pair_rate
+        if group.sinks:
+            per_pair /= sinks
         for part in _attended(group, model.kv_dtype_bytes):
             read = group.count * part.token_bytes / group.kv_split(tensor_parallel) / kv_rate
             kv_s = max(read, part.decode_flops * per_pair)

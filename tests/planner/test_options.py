@@ -149,7 +149,10 @@ def test_tensor_parallelism_over_pcie_beyond_two_gpus_needs_the_switch() -> None
     ]
     planned, _ = usable_offers(offers, ANY, OfferRules())
     query = dataclasses.replace(_query(), model=find_model("meta-llama/Llama-3.1-70B"))
-    options, _ = build_options(planned, query)
+    options, warnings = build_options(planned, query)
+    (told,) = (w for w in warnings if w.code == "pcie-tensor-parallel")
+    assert "other splits are planned instead: " in told.message
+    assert "resources.pcie_tensor_parallel: true plans with it" in told.message
     splits = [o.option.engine.split for o in options if o.option.engine]
     assert {split.tensor for split in splits} == {1, 2}
     assert all(split.pipeline > 1 for split in splits)

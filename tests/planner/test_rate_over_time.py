@@ -51,7 +51,7 @@ def bursts(path: Path) -> Path:
 def spec_of(folder: Path, workload: str, extra: str = "") -> Spec:
     path = folder / "spec.yaml"
     path.write_text(
-        "name: chat\nmodel: meta-llama/Llama-3.1-8B-Instruct\nslo: {tpot_ms: 50, ttft_ms: 1000}\n"
+        "name: chat\nmodel: meta-llama/Llama-3.1-8B-Instruct\nslo: {tpot_ms: 60, ttft_ms: 1000}\n"
         f"workload: {{{workload}}}\nresources: {{accelerators: [A10G, L40S], infra: [aws]}}\n{extra}"
     )
     spec = load_spec(path)

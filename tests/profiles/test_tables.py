@@ -277,8 +277,8 @@ def test_table_and_simulation_agree_on_what_is_served(accelerator, tp):
 
 
 def test_a_size_between_one_that_is_served_and_one_that_is_not_is_simulated(home):
-    """8000 tokens in are served by one L40S within 2 s, 16000 are not: no table tells of 12000."""
-    found = cells("L40S", query([(12000, 40)]))[0]
+    """8000 tokens in are served by one L40S within 2 s, 16000 are not: no table tells of 10000."""
+    found = cells("L40S", query([(10000, 40)]))[0]
     assert found.max_rate_rps > 0 and found.origin is Origin.ESTIMATED
     assert len(list((home / "estimates").iterdir())) == 1
     assert "TTFT" in cells("L40S", query([(15900, 40)]))[0].reason

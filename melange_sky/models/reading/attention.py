@@ -85,6 +85,7 @@ def grouped(
         window_values=cached if window else 0,
         window=window,
         pair_flops=2 * heads.heads * (heads.head_dim + heads.values),
+        sinks=traits.sinks,
     )
     return attention, tuple(matrices)
 

@@ -127,7 +127,7 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
     broken = simulate_plan(before, traffic).verdict
     assert not broken.met
     assert broken.surely
-    missed = broken.options[0]
+    missed = max(broken.options, key=lambda option: option.tpot_missed or 0.0)
     assert missed.tpot_missed is not None and missed.ttft_missed is not None
     assert missed.tpot_missed > 0.05 > missed.ttft_missed
 
@@ -140,7 +140,7 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
 
 
 def test_a_plan_that_holds_with_no_room_is_left_as_it_is(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, rate_rps=12, histogram=SMALL)
+    spec = spec_of(tmp_path, rate_rps=13, histogram=SMALL)
     plan = verified(spec, LoopRequest(simulation=SimulationRequest(ci=0.02)))
     assert plan.verification is not None
     assert plan.verification.holds
@@ -233,7 +233,7 @@ def test_long_answers_are_replayed_for_long_enough_or_the_doubt_is_told(tmp_path
 
 
 def test_the_loop_says_when_limits_leave_no_fleet(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, "  limits: {L40S: 2, A10G: 1}\n")
+    spec = spec_of(tmp_path, "  limits: {L40S: 3, A10G: 1}\n")
     burst = dataclasses.replace(BURSTY, burstiness=300.0)
     plan = verified(spec, LoopRequest(simulation=burst))
     assert plan.verification is not None
