@@ -10,7 +10,7 @@ from typing import Any
 from melange_sky.errors import InputError
 from melange_sky.models.config import shape_of
 from melange_sky.models.layers import LayerList
-from melange_sky.models.names_check import name_warning
+from melange_sky.models.names_check import kind_warning, name_warning
 from melange_sky.models.reading.read import read_layers
 from melange_sky.models.shape import ModelShape
 from melange_sky.models.weights.scheme import Scheme, WeightSizes, weight_sizes
@@ -113,10 +113,10 @@ def read_model(checkpoint: Checkpoint) -> ReadModel:
             has_unloaded=bool(layers.unloaded),
         )
     warnings = [*layers.warnings, *scheme.notes]
+    told = [kind_warning(checkpoint.name)]
     if checkpoint.tensors is None:
-        told = name_warning(checkpoint.name, layers.parameters)
-        if told is not None:
-            warnings.append(told)
+        told.append(name_warning(checkpoint.name, layers.parameters))
+    warnings += [text for text in told if text is not None]
     return ReadModel(
         checkpoint=checkpoint,
         layers=layers,

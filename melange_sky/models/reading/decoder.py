@@ -205,7 +205,8 @@ def read_extra_heads(
         return []
     number = 0
     for key in ("num_nextn_predict_layers", "mtp_num_hidden_layers", "num_mtp_modules"):
-        number = number or fields.maybe(key) or 0
+        if fields.has(key):  # no class default says what a checkpoint holds
+            number = number or fields.maybe(key) or 0
     if not number or number > 16:
         return []
     full = [layer for layer in layers if layer.attention.kind != "linear"] or layers

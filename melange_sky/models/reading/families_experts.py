@@ -181,6 +181,7 @@ EXPERTS: tuple[Family, ...] = (
     Family(
         types=("dots1",),
         architectures=("Dots1ForCausalLM",),
+        window="qwen",
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         head_norm="head",

@@ -159,7 +159,7 @@ def _choose(config: Mapping[str, Any], where: str, measured: bool) -> _Chosen:
             model_type=model_type,
         )
     if name not in registry.BY_ARCHITECTURE or config.get("is_encoder_decoder") is True:
-        kind = what_it_is(config)
+        kind = what_it_is(config, {*registry.BY_ARCHITECTURE, *wrappers.BY_ARCHITECTURE})
         if kind is not None:
             raise InputError(f"{where}: this is {kind}")
     family = registry.BY_ARCHITECTURE.get(name)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Container, Mapping
 from typing import Any
+
+from melange_sky.models.fields import shown
 
 ENCODERS = frozenset(
     [
@@ -169,24 +172,26 @@ _SUFFIXES = (
     ("Transformer2DModel", "diffusion model"),
     ("UNet2DConditionModel", "diffusion model"),
 )
-_DIFFUSION = ("diffusion", "llada", "dream", "unet", "flux", "bagel", "pixart")
-_GONE_BACKBONES = (
-    "LlamaModel",
-    "MistralModel",
-    "Qwen2Model",
-    "Qwen3Model",
-    "Gemma2Model",
-    "Gemma3TextModel",
+_PATTERNS = (
+    (r"RewardModel", "reward model"),
+    (r"Embed|^Col[A-Z]|SentenceTransformer", "embedding model"),
+    (r"Audio|Speech|Voice|TTS|ASR|Asr(?![a-z])", "speech model"),
+    (r"For([A-Za-z]*Segmentation|DepthEstimation|Image[A-Za-z]+|Video[A-Za-z]+)$", "vision model"),
 )
+"""What the names of architectures that are not read say, sought in this order."""
+
+_DIFFUSION = ("diffusion", "llada", "dream", "unet", "flux", "bagel", "pixart")
 
 
-def what_it_is(config: Mapping[str, Any]) -> str | None:
+def what_it_is(config: Mapping[str, Any], decoders: Container[str] = ()) -> str | None:
     """Return what a config describes in a few words where it is no decoder, else None.
+
+    `decoders`: architectures that are read, whose backbones alone are embedding models.
 
     >>> what_it_is({"architectures": ["BertModel"], "model_type": "bert"})
     'an encoder (BertModel), not a decoder-only transformer: nothing to decode'
     """
-    kind = _kind(config)
+    kind = _kind(config, decoders)
     if kind is None:
         return None
     article = "an" if kind[0] in "aeiou" else "a"
@@ -197,17 +202,17 @@ def what_it_is(config: Mapping[str, Any]) -> str | None:
 def _name(config: Mapping[str, Any]) -> str:
     architectures = config.get("architectures")
     if isinstance(architectures, list) and architectures and isinstance(architectures[0], str):
-        return str(architectures[0])[:60]
+        return shown(architectures[0], 60)
     for key in ("_class_name", "model_type"):
         if isinstance(config.get(key), str):
-            return str(config[key])[:60]
+            return shown(config[key], 60)
     return "no architecture"
 
 
-def _kind(config: Mapping[str, Any]) -> str | None:
+def _kind(config: Mapping[str, Any], decoders: Container[str]) -> str | None:
     name = _name(config)
     model_type = str(config.get("model_type", "")).lower()
-    by_name = _kind_by_name(config, name)
+    by_name = _kind_by_name(config, name, decoders)
     if by_name is not None:
         return by_name
     for known, words in (
@@ -228,7 +233,7 @@ def _kind(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _kind_by_name(config: Mapping[str, Any], name: str) -> str | None:
+def _kind_by_name(config: Mapping[str, Any], name: str, decoders: Container[str]) -> str | None:
     for suffix, words in _SUFFIXES:
         if name.endswith(suffix):
             return words
@@ -237,8 +242,15 @@ def _kind_by_name(config: Mapping[str, Any], name: str) -> str | None:
     folded = name.lower()
     if any(word in folded for word in ("eagle", "mtpmodel", "draftmodel", "medusa")):
         return "draft model"
-    if name in _GONE_BACKBONES:
+    if _is_backbone(name, decoders):
         return "embedding model without an output head"
     if any(word in folded for word in _DIFFUSION):
         return "diffusion model"
-    return None
+    return next((words for pattern, words in _PATTERNS if re.search(pattern, name)), None)
+
+
+def _is_backbone(name: str, decoders: Container[str]) -> bool:
+    """Return whether a name is that of a decoder less its output head, such as `Qwen2Model`."""
+    short = name.removesuffix("Model").removesuffix("Text")
+    endings = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+    return name.endswith("Model") and any(short + ending in decoders for ending in endings)

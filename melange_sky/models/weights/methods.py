@@ -89,6 +89,8 @@ def _compressed_tensors(fields: Fields, config: Section, method: str, dtype: str
         group = groups.section(str(name))
         if group is None:
             continue
+        if "24" in (group.text("format") or fields.text("format")):
+            raise InputError(f"{fields.where}: 'format': sparse weights are not supported")
         form = _group_format(group, fields.text("format"))
         targets = group.words("targets") or ["Linear"]
         if any(target in ("Linear", "re:.*") for target in targets):

@@ -58,6 +58,8 @@ def read_scheme(config: Section, side_file: Section | None, where: str) -> Schem
         raise InputError(
             f"{where}: {name}: no 'quant_method', as in checkpoints for MLX, which no engine here serves"
         )
+    if not method:
+        raise InputError(f"{where}: {name}: no 'quant_method': it says how weights are kept")
     if reader is None and method in UNSERVED:
         raise InputError(f"{where}: {name}.quant_method: '{method}' is {UNSERVED[method]}")
     if reader is None:
