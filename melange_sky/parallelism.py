@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 
@@ -102,3 +103,15 @@ def split_of(record: SplitFields) -> Parallelism:
         experts_spread=record.expert_parallel,
         nodes=record.nodes,
     )
+
+
+class AssumedSplits(str, Enum):
+    """Which splits are planned whose step times no measured run stands behind.
+
+    Spread experts, pipeline stages and several nodes: those that save money even at the low end of
+    what their error band adds (or that alone serve), all of them, or none.
+    """
+
+    ROBUST = "robust"
+    ALL = "all"
+    NONE = "none"

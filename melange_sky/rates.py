@@ -106,21 +106,38 @@ class RateCounter:
 
     def add(self, arrival_s: float) -> None:
         """Count one arrival."""
+        if self._reaches(arrival_s, arrival_s, arrival_s):
+            self.by_second[int((arrival_s - self.anchor_s) // 1)] += 1
+
+    def add_all(self, arrival_s: NDArray[np.float64]) -> None:
+        """Count many arrivals, which may come in any order."""
+        if not len(arrival_s):
+            return
+        earliest, latest = float(arrival_s.min()), float(arrival_s.max())
+        if self._reaches(earliest, latest, float(arrival_s[0])):
+            seconds = np.floor(arrival_s - self.anchor_s).astype(np.int64)
+            first = int(seconds.min())
+            counts = np.bincount(seconds - first).astype(np.uint32)
+            kept = np.frombuffer(self.by_second, dtype=np.uint32)
+            kept[first : first + len(counts)] += counts
+
+    def _reaches(self, earliest_s: float, latest_s: float, anchor_s: float) -> bool:
+        """Make room for arrivals between two times; return whether the span is not too long to count."""
         if not self.by_second:
-            self.anchor_s = self.first_s = self.last_s = arrival_s
-        self.first_s = min(self.first_s, arrival_s)
-        self.last_s = max(self.last_s, arrival_s)
+            self.anchor_s, self.first_s, self.last_s = anchor_s, earliest_s, latest_s
+        self.first_s = min(self.first_s, earliest_s)
+        self.last_s = max(self.last_s, latest_s)
         self.is_too_long |= self.last_s - self.first_s > MOST_SECONDS
         if self.is_too_long:
-            return
-        second = int((arrival_s - self.anchor_s) // 1)
-        if second < 0:
-            self.by_second = array("I", bytes(4 * -second)) + self.by_second
-            self.anchor_s += second
-            second = 0
+            return False
+        before = int((earliest_s - self.anchor_s) // 1)
+        if before < 0:
+            self.by_second = array("I", bytes(4 * -before)) + self.by_second
+            self.anchor_s += before
+        second = int((latest_s - self.anchor_s) // 1)
         if second >= len(self.by_second):
             self.by_second.frombytes(bytes(4 * (second + 1 - len(self.by_second))))
-        self.by_second[second] += 1
+        return True
 
     def profile(self, *, is_wall_clock: bool) -> RateProfile | None:
         """Return the profile, None where the trace spans no time or more than `MOST_SECONDS`."""

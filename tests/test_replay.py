@@ -10,13 +10,23 @@ import pytest
 from melange_sky.constraints import SpotPolicy
 from melange_sky.errors import InputError
 from melange_sky.plans import ModelPlan
-from melange_sky.replay import Replay, Traffic, replay, sample_stream, scaled_trace
+from melange_sky.replay import Replay, Traffic, replay, sample_stream, scaled_rows, trace_rows
 from melange_sky.replay.verdict import attainment_interval, judged_window, percentiles
+from melange_sky.simulator import RequestStream
 from melange_sky.simulator.fleet import FleetRun
 from melange_sky.slo import RequestLog
 from melange_sky.workload import bucket_index
 from tests.factories import make_model_plan, make_workload
 from tests.simulator.test_fleet import engine
+
+
+def scaled_trace(
+    requests: list[tuple[float, int, int]], rate_scale: float = 1.0, duration_s: float | None = None
+) -> tuple[RequestStream, int]:
+    """The stream of a trace that is given row by row."""
+    columns = np.array(requests, dtype=float).reshape(-1, 3).T
+    rows = trace_rows(columns[0], columns[1].astype(int), columns[2].astype(int))
+    return scaled_rows(rows, rate_scale, duration_s)
 
 
 def test_sampled_traffic_has_the_rate_the_buckets_and_the_sizes_asked_for() -> None:

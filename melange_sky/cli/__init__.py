@@ -89,7 +89,8 @@ def cli(verbose: int) -> None:
     \b
     Exit codes: 0 done, 2 wrong use or bad input, 3 no feasible plan,
     4 prices or a network source unavailable, 5 ran but missed its SLO,
-    6 no plan within the time limit, 1 anything unexpected.
+    6 no plan within the time limit, 130 interrupted before there was a
+    result, 1 anything unexpected.
     """
     _log_to_stderr(verbose)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import (
-    burstiness_option,
+    NumberRange,
     echo_json,
     format_option,
     jobs_option,
@@ -17,6 +17,7 @@ from melange_sky.cli.common import (
     seed_option,
     time_limit_option,
 )
+from melange_sky.cli.verification import telling_rounds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,16 +28,31 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("spec", type=click.Path(path_type=Path))
 @click.option(
-    "--rates", metavar="1,4,16", help="Requests per second to compare at; default: the spec's rate."
+    "--rates",
+    metavar="1,4,16",
+    help="Requests per second to compare at; default: the spec's own traffic.",
 )
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
     metavar="CSV",
-    help="Replay this trace, scaled to each rate; default: sample the workload.",
+    help="Replay this trace, scaled to each rate; default: the spec's own, or a sample of its workload.",
 )
-@burstiness_option
+@click.option(
+    "--burstiness",
+    type=NumberRange(min=0.01, max=1000),
+    help="Squared coefficient of variation of the gaps of sampled arrivals: 1 Poisson, above 1 bursty "
+    "(default: the spec's workload.burstiness).",
+)
 @seed_option
+@click.option(
+    "--verify-seconds",
+    type=NumberRange(min=0, min_open=True),
+    default=120.0,
+    show_default=True,
+    help="Seconds for the searches by replay at each rate; what held by then is shown. Ctrl-C ends it "
+    "earlier.",
+)
 @click.option(
     "-o",
     "--output",
@@ -64,8 +80,8 @@ def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -
     options = CompareOptions(**flags)
     if output is not None:
         make_folder(output)
-    with replay_bar() as show:
-        hooks = Hooks(replaying=show, on_contender=_show_contender)
+    with replay_bar() as show, telling_rounds() as tell:
+        hooks = Hooks(replaying=show, on_round=tell, on_contender=_show_contender)
         contenders = compare_source(spec, options, hooks)
     if output is not None:
         _write(output, contenders)

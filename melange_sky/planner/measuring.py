@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import shlex
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from melange_sky.profiler import (
 from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
 from melange_sky.profiletable import POISSON, Provenance
-from melange_sky.spec.traces import read_trace
+from melange_sky.spec.traces import trace_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,7 +214,8 @@ def _arrivals(trace: Path | None) -> tuple[float, ...]:
     """Return the arrival times of a trace, none for none; InputError before any load is sent."""
     if trace is None:
         return ()
-    times = tuple(request.arrival_s for request in read_trace(trace))
+    blocks = (block.arrival_s.tolist() for block in trace_blocks(trace))
+    times = tuple(itertools.chain.from_iterable(blocks))
     trace_offsets(times, 1.0, 1, 0)
     return times
 

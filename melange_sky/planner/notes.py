@@ -16,6 +16,7 @@ from melange_sky.steps import NETWORK_GBPS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from melange_sky.capacities import DeploymentOption
     from melange_sky.optimizer import Problem, Robustness, Solution, SolveOptions
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import Allocation
@@ -73,19 +74,25 @@ def split_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
         option = allocation.candidate.option
         if option.engine is None or allocation_origin(allocation) is not Origin.ESTIMATED:
             continue
-        split = option.engine.split
-        if split.nodes > 1:
-            what = f"replicas over several instances (at {NETWORK_GBPS:g} GB/s between them)"
-        elif split.step_together:
-            what = "engines that share spread experts"
-        elif split.pipeline > 1:
-            what = "pipeline stages"
-        else:
+        what, split = assumed_of(option), option.engine.split
+        if what is None:
             continue
         text = f"{option.accelerators} {split.label}: step times of {what} follow from assumptions, not from measured runs"
         tells = "; only a trial tells" if split.nodes > 1 else "; melange-sky profile launch tells"
         notes[text] = PlanWarning(code="assumed-split", message=text + tells)
     return tuple(notes.values())
+
+
+def assumed_of(option: DeploymentOption) -> str | None:
+    """Return of what an option's step times follow from assumptions, None where measured runs stand behind."""
+    if option.engine is None:
+        return None
+    split = option.engine.split
+    if split.nodes > 1:
+        return f"replicas over several instances (at {NETWORK_GBPS:g} GB/s between them)"
+    if split.step_together:
+        return "engines that share spread experts"
+    return "pipeline stages" if split.pipeline > 1 else None
 
 
 def rate_summary(workload: Workload) -> RateSummary | None:

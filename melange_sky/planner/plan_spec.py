@@ -6,7 +6,7 @@ Each step lives elsewhere and can be used alone.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from melange_sky.optimizer import (
     baselines,
     optimize,
 )
+from melange_sky.planner.assumed_splits import settled
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.form_notes import form_gain, gain_notes, preferring_first_forms
 from melange_sky.planner.melange_config import plan_config
@@ -68,9 +69,11 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     """
     prepared = prepare_problem(spec, request)
     request = request.started()
-    problem = prepared.problem
-    log_dominated(problem, request.solve)
+    log_dominated(prepared.problem, request.solve)
     solution = _optimum(prepared, request.solve)
+    rule = spec.resources.assumed_splits
+    problem, solution, left_out = settled(prepared.problem, solution, rule, request.solve)
+    prepared = replace(prepared, problem=problem)
     solution = preferring_first_forms(prepared, solution, request.solve)
     log_solution(solution)
     with ThreadPoolExecutor(max_workers=1) as pool:
@@ -80,7 +83,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     notes = objective_notes(problem, solution, request) + allocation_notes(
         chain(*solution.allocations)
     )
-    shared = prepared.shared_warnings + context.warnings + notes + of_forms
+    shared = prepared.shared_warnings + context.warnings + notes + left_out + of_forms
     shared += headroom_notes(spec.headroom)
     return Plan(
         name=spec.name,

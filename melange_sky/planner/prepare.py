@@ -10,6 +10,7 @@ from melange_sky.errors import InfeasibleError, did_you_mean
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
 from melange_sky.optimizer import Demand, Problem
+from melange_sky.planner.assumed_splits import without_assumed
 from melange_sky.planner.checkpoints import spec_forms
 from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
@@ -54,7 +55,7 @@ class PreparedProblem:
 
 def problem_for(spec: Spec, request: PlanRequest) -> Problem:
     """Return the optimizer's problem of an already checked spec."""
-    return prepare_problem(spec, request).problem
+    return without_assumed(prepare_problem(spec, request).problem, spec.resources.assumed_splits)
 
 
 def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:

@@ -18,6 +18,7 @@ from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.optimizer import optimize
 from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.form_notes import cost_alone, listed
+from melange_sky.planner.notes import assumed_of
 from melange_sky.planner.options import build_options
 from melange_sky.plans import PlanWarning
 from melange_sky.profiles import ReplicaShape, engine_replica, replica_capacities
@@ -102,9 +103,11 @@ def _offered(prepared: PreparedProblem, k: int, confidence: float) -> tuple[Opti
     changed = _in_form(query) if len(prepared.forms[k]) == 1 else None
     if changed is None:
         return ()
+    demand = prepared.problem.demands[k]
     found, _ = build_options(prepared.offers, changed, prepared.splits, form=PROPOSED)
+    if all(assumed_of(c.option) is None for c in demand.options):
+        found = tuple(c for c in found if assumed_of(c.option) is None)
     if any(map(_is_rough, found)):
-        demand = prepared.problem.demands[k]
         rough = [c for c in _promising(demand, [*demand.options, *found]) if _is_rough(c)]
         exact = [] if _all_shipped(query, demand) else _computed(rough, changed)
         found = (*(c for c in found if not _is_rough(c)), *exact)
@@ -156,7 +159,8 @@ def _promising(demand: Demand, options: Sequence[OptionCapacity]) -> list[Option
     for i, j in demand.workload.buckets():
         costs = []
         for at, capacity in enumerate(options):
-            rate = capacity.rate(i, j)
+            cell = capacity.cells[i][j]
+            rate = cell.max_rate_rps or cell.largest_rps
             loads[at] += demand.workload.rates_rps[i][j] / rate if rate else math.inf
             if rate:
                 costs.append((capacity.option.price_usd_per_hour / rate, at))
@@ -174,7 +178,10 @@ def _least_possible(demand: Demand, options: Sequence[OptionCapacity]) -> float:
     """Return what no fleet of these options is cheaper than: every size on its cheapest, without rounding."""
     return sum(
         demand.workload.rates_rps[i][j]
-        * min((c.option.price_usd_per_hour / r for c in options if (r := c.rate(i, j))), default=0)
+        * min(
+            (c.option.price_usd_per_hour / r for c in options if (r := c.cells[i][j].largest_rps)),
+            default=0,
+        )
         for i, j in demand.workload.buckets()
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from melange_sky.errors import InputError, NoPlanInTimeError
+from melange_sky.errors import NoPlanInTimeError
 from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import load_plan
 from melange_sky.planner.axes import parse_rates
@@ -16,8 +16,9 @@ from melange_sky.planner.rate_over_time import plan_over_time
 from melange_sky.planner.replay_loop.incumbent import Incumbent, check_incumbent
 from melange_sky.planner.replay_loop.keep import keep_cheaper
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
-from melange_sky.planner.replay_loop.replay import SimulationRequest, rate_of_trace
+from melange_sky.planner.replay_loop.replay import SimulationRequest
 from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.true_rate import scale_to_mean
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
 from melange_sky.spec import AcceleratorChoice, load_own_spec
@@ -78,7 +79,7 @@ def plan_and_verify(
     options = options.of(spec)
     incumbent = _incumbent(options.incumbent, spec)
     first = _first_plan(spec, request, options, incumbent, proven=False)
-    simulation = options.simulation(hooks, _scale(spec, first, options.trace))
+    simulation = options.simulation(hooks, scale_to_mean(spec, first, options.trace))
     loop = LoopRequest(
         simulation=simulation,
         seconds=options.seconds,
@@ -97,7 +98,7 @@ def plan_beside_incumbent(
     incumbent = _incumbent(options.incumbent, spec)
     assert incumbent is not None
     first = _first_plan(spec, request, options, incumbent, proven=True)
-    simulation = options.simulation(hooks, _scale(spec, first, options.trace))
+    simulation = options.simulation(hooks, scale_to_mean(spec, first, options.trace))
     return keep_cheaper(first, request, incumbent, simulation)
 
 
@@ -138,35 +139,21 @@ def _narrowed(spec: Spec, incumbent: Incumbent) -> Spec:
     return replace(spec, resources=replace(spec.resources, accelerators=choices))
 
 
-def _scale(spec: Spec, planned: Plan, trace: Path | None) -> float:
-    """Return the factor that brings a trace, or the planned workload's sample, to the true mean rate."""
-    if trace is None:
-        if spec.lists_models:
-            return 1.0
-        summary, model = planned.models[0].rate_profile, planned.models[0]
-        return 1.0 if summary is None else summary.mean_rps / model.workload.rate_rps
-    if spec.lists_models:
-        raise InputError(
-            "--verify-trace holds one model's requests, but the spec has several models"
-        )
-    arrivals = spec.models[0].workload.arrivals
-    mean_rps = spec.models[0].workload.rate_rps if arrivals is None else arrivals.mean_rps
-    if arrivals is not None and arrivals.trace == trace:
-        return 1.0
-    return mean_rps / rate_of_trace(trace)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
-    """At which rates to compare, and by which traffic: the flags of `compare`, by their names."""
+    """At which rates to compare, and by which traffic: the flags of `compare`, by their names.
+
+    `trace` and `burstiness` None are those of the spec.
+    """
 
     rates: str | Sequence[float] | None = None
     trace: Path | None = None
-    burstiness: float = 1.0
+    burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
     offline: bool = False
     time_limit_s: float = 30.0
+    verify_seconds: float = 120.0
 
 
 def compare_source(
@@ -179,16 +166,17 @@ def compare_source(
     spec = load_own_spec(source, NO_ENGINE)
     replayed = ReplayOptions(
         trace=options.trace, burstiness=options.burstiness, seed=options.seed, jobs=options.jobs
-    )
+    ).of(spec)
     rates = options.rates
     request = ComparisonRequest(
-        rates_rps=(spec.models[0].workload.rate_rps,) if rates is None else parse_rates(rates),
+        rates_rps=None if rates is None else parse_rates(rates),
         plan=PlanRequest(
             prices=OfferQuery(offline=options.offline),
             solve=SolveOptions(time_limit_s=options.time_limit_s),
             sensitivity=False,
         ),
-        loop=LoopRequest(simulation=replayed.simulation(hooks)),
+        loop=LoopRequest(simulation=replayed.simulation(hooks), on_round=hooks.on_round),
+        seconds=options.verify_seconds,
         on_contender=hooks.on_contender,
     )
     return compare_fleets(spec, request)

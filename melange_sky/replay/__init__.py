@@ -9,7 +9,6 @@ from melange_sky.replay.traffic import (
     Traffic,
     sample_stream,
     scaled_rows,
-    scaled_trace,
     trace_rows,
 )
 from melange_sky.replay.verdict import (
@@ -43,7 +42,6 @@ __all__ = [
     "replay",
     "sample_stream",
     "scaled_rows",
-    "scaled_trace",
     "trace_rows",
     "windows_of",
 ]

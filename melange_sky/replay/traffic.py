@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,29 +89,25 @@ def _sizes(
     return np.maximum(whole, 1)
 
 
-def scaled_trace(
-    requests: Iterable[tuple[float, int, int]],
-    rate_scale: float = 1.0,
-    duration_s: float | None = None,
-) -> tuple[RequestStream, int]:
-    """Return a trace from time 0 with its gaps divided by `rate_scale`, cut after `duration_s`.
-
-    Requests are sorted by time; a request without an output token is sent with one. The second value
-    says how many those were.
-    """
-    return scaled_rows(trace_rows(requests), rate_scale, duration_s)
-
-
-def trace_rows(requests: Iterable[tuple[float, int, int]]) -> NDArray[np.void]:
+def trace_rows(
+    arrival_s: NDArray[np.float64],
+    input_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+) -> NDArray[np.void]:
     """Return a trace's requests by time as rows of `at` (seconds), `input` and `output` (tokens)."""
-    rows = np.fromiter(requests, dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
+    rows = np.empty(len(arrival_s), dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
+    rows["at"], rows["input"], rows["output"] = arrival_s, input_tokens, output_tokens
     return rows[np.argsort(rows["at"], kind="stable")]
 
 
 def scaled_rows(
     rows: NDArray[np.void], rate_scale: float = 1.0, duration_s: float | None = None
 ) -> tuple[RequestStream, int]:
-    """Return rows of a trace as a stream: see `scaled_trace`."""
+    """Return a trace from time 0 with its gaps divided by `rate_scale`, cut after `duration_s`.
+
+    `rows` as of `trace_rows`; a request without an output token is sent with one. The second value
+    says how many those were.
+    """
     arrival_s = (rows["at"] - rows["at"][:1].sum()) / rate_scale
     if duration_s is not None:
         count = int(np.searchsorted(arrival_s, duration_s))

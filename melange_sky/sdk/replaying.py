@@ -109,23 +109,25 @@ def compare(
     *,
     rates: str | Sequence[float] | None = None,
     trace: AnyPath | None = None,
-    burstiness: float = 1.0,
+    burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
     offline: bool = False,
     time_limit_s: float = 30.0,
+    verify_seconds: float = 120.0,
 ) -> Comparison:
     """Compare the mix, Mélange's sliced mix and each accelerator alone, all verified by replay.
 
     Args:
         spec: A spec file of one model, or the same as a dict.
-        rates: Requests per second to compare at, as numbers or "1,4,16"; None for the spec's rate.
-        trace: CSV trace to replay, scaled to each rate; None samples the workload.
-        burstiness: Squared coefficient of variation of sampled arrivals' gaps; 1 is Poisson.
+        rates: Requests per second to compare at, as numbers or "1,4,16"; None for the spec's own traffic.
+        trace: CSV trace to replay, scaled to each rate; None for the spec's own, or a sample of its workload.
+        burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replays.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
         offline: Open no socket at all.
         time_limit_s: Seconds for planning, for each fleet.
+        verify_seconds: Seconds for the searches by replay at each rate.
 
     Returns:
         A `Contender` per rate and kind of fleet; its cost is None, with the reason, where none holds.
@@ -142,5 +144,6 @@ def compare(
         jobs=jobs,
         offline=offline,
         time_limit_s=time_limit_s,
+        verify_seconds=verify_seconds,
     )
     return Comparison(compare_source(source_of(spec), options))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
 from melange_sky.spec.load import SpecSource, load_own_spec, load_spec, source_name
 from melange_sky.spec.mapping import DICT_PATH
-from melange_sky.spec.traces import read_trace
+from melange_sky.spec.traces import read_trace, trace_blocks
 from melange_sky.spec.values import (
     AcceleratorChoice,
     CheckpointChoice,
@@ -38,4 +38,5 @@ __all__ = [
     "load_spec",
     "read_trace",
     "source_name",
+    "trace_blocks",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from melange_sky.rates import RateCounter, RateProfile
 from melange_sky.spec.token_counts import TokenCounts, TokenQuantiles
@@ -16,6 +18,9 @@ from melange_sky.workload import (
     Matrix,
     Workload,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 OptionalMatrix = tuple[tuple["float | None", ...], ...]
 
@@ -78,6 +83,32 @@ class HistogramBuilder:
         self.empty_outputs += output_tokens == 0
         if arrival_s is not None:
             self.rates.add(arrival_s)
+
+    def add_all(
+        self,
+        arrival_s: NDArray[np.float64],
+        input_tokens: NDArray[np.int64],
+        output_tokens: NDArray[np.int64],
+    ) -> None:
+        """Count many requests; arrays of shape (requests,)."""
+        rows, columns = len(self.counts), len(self.counts[0])
+        i = np.searchsorted(self.input_edges, input_tokens, side="left") - 1
+        j = np.searchsorted(self.output_edges, output_tokens, side="left") - 1
+        self.beyond += int(np.count_nonzero((i >= rows) | (j >= columns)))
+        places = np.clip(i, 0, rows - 1) * columns + np.clip(j, 0, columns - 1)
+        for table, weights in (
+            (self.counts, None),
+            (self.input_sums, input_tokens),
+            (self.output_sums, output_tokens),
+        ):
+            sums = np.bincount(places, weights=weights, minlength=rows * columns)
+            for place in np.flatnonzero(sums).tolist():
+                table[place // columns][place % columns] += int(sums[place])
+        self.requests += len(input_tokens)
+        self.inputs.add_all(input_tokens)
+        self.outputs.add_all(output_tokens)
+        self.empty_outputs += int(np.count_nonzero(output_tokens == 0))
+        self.rates.add_all(arrival_s)
 
     def on(self, input_edges: tuple[int, ...], output_edges: tuple[int, ...]) -> HistogramBuilder:
         """Return the same counts on a coarser grid, whose edges are among this one's.

@@ -13,6 +13,7 @@ from melange_sky.constraints import InstanceGroup, SpotPolicy
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
+from melange_sky.parallelism import AssumedSplits
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.checkpoints import read_checkpoints
@@ -266,6 +267,7 @@ class _Reader:
         keys = self._each(list(section.limits), read_limit_key, (*at, "limits"), keyed=True)
         fixed = self._fixed(section.fixed, (*at, "fixed"))
         minimum = self._fixed(section.minimum, (*at, "minimum"))
+        splits = self._assumed_splits(section.assumed_splits, (*at, "assumed_splits"))
         self._contradictions(section, raw, at)
         if keys is not None and len(set(keys)) < len(keys):
             self.problems.add((*at, "limits"), "limits the same thing twice under two spellings")
@@ -290,7 +292,16 @@ class _Reader:
             spot=None if section.spot is None else _spot_policy(section.spot),
             pcie_tensor_parallel=section.pcie_tensor_parallel,
             max_nodes_per_replica=section.max_nodes_per_replica,
+            assumed_splits=splits,
         )
+
+    def _assumed_splits(self, word: str, at: KeyPath) -> AssumedSplits:
+        known = [rule.value for rule in AssumedSplits]
+        if word in known:
+            return AssumedSplits(word)
+        hint = did_you_mean(word, known)
+        self.problems.add(at, f"must be {', '.join(known[:-1])} or {known[-1]}{hint}")
+        return AssumedSplits.ROBUST
 
     def _contradictions(
         self, section: ResourcesSection, raw: Mapping[str, Any], at: KeyPath

@@ -107,6 +107,7 @@ class ResourcesSection:
     spot: SpotSection | None = None
     pcie_tensor_parallel: bool = False
     max_nodes_per_replica: Annotated[int, bounds(ge=1, le=16)] = 1
+    assumed_splits: Text = "robust"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,12 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MOST_LISTED = 1 << 17
 """Tokens of the longest requests that are counted in a list."""
@@ -36,6 +42,15 @@ class TokenCounts:
         if tokens >= len(self.listed):
             self.listed.frombytes(bytes(4 * (tokens + 1 - len(self.listed))))
         self.listed[tokens] += 1
+
+    def add_all(self, tokens: NDArray[np.int64]) -> None:
+        """Count many requests."""
+        listed = tokens <= MOST_LISTED
+        self.beyond.update(tokens[~listed].tolist())
+        counts = np.bincount(tokens[listed]).astype(np.uint32)
+        if len(counts) > len(self.listed):
+            self.listed.frombytes(bytes(4 * (len(counts) - len(self.listed))))
+        np.frombuffer(self.listed, dtype=np.uint32)[: len(counts)] += counts
 
     def pairs(self) -> Iterator[tuple[int, int]]:
         """Yield tokens and requests, by rising tokens."""

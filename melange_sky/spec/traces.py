@@ -10,24 +10,38 @@ Formats, told apart by their first line:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
+import io
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
 
 from melange_sky.errors import InputError, clip
 from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
 from melange_sky.spec.histogram import Histogram, HistogramBuilder
+from melange_sky.spec.trace_blocks import (
+    LARGEST_TIME_S,
+    MAX_LINE,
+    MAX_TOKENS,
+    CsvLayout,
+    TraceBlock,
+    parse_csv,
+    parse_json_lines,
+)
 
 log = logging.getLogger(__name__)
 
-MAX_LINE = 1 << 16
-MAX_TOKENS = 10_000_000
+BLOCK_BYTES = 1 << 19
+BLOCK_ROWS = 1 << 15
 
 _COLUMNS = {
     ("timestamp", "contexttokens", "generatedtokens"): "azure",
@@ -46,53 +60,94 @@ class TraceRequest(NamedTuple):
 
 
 def read_trace(path: Path) -> Iterator[TraceRequest]:
-    """Yield the requests of a trace in file order.
+    """Yield the requests of a trace in file order; raises as `trace_blocks` does."""
+    for block in trace_blocks(path):
+        columns = (block.arrival_s, block.input_tokens, block.output_tokens)
+        yield from map(TraceRequest._make, zip(*(c.tolist() for c in columns), strict=True))
+
+
+def trace_blocks(path: Path) -> Iterator[TraceBlock]:
+    """Yield the requests of a trace in file order, many at a time, in memory that does not grow.
 
     Raises InputError for a missing file, an unknown format, or the first unreadable line, with its
     number.
     """
     try:
         with _open(path) as file:
-            yield from _requests(file, path)
+            yield from _blocks(file, path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such trace file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder where a trace file is expected") from None
     except gzip.BadGzipFile:
         raise InputError(f"{path}: ends in .gz but is not gzip") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or "the file is cut off"
         raise InputError(f"{path}: cannot be read ({reason})") from None
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> BinaryIO:
+    """Open a trace, unpacked."""
     if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", errors="replace", newline="")
-    return path.open("r", encoding="utf-8-sig", errors="replace", newline="")
+        return io.BufferedReader(gzip.open(path, "rb"))
+    return path.open("rb")
 
 
-def _requests(file: IO[str], path: Path) -> Iterator[TraceRequest]:
-    lines = _bounded(file, path)
-    first = next(lines, None)
-    if first is None:
+def _blocks(file: BinaryIO, path: Path) -> Iterator[TraceBlock]:
+    first = _first_line(file)
+    if not first:
         raise InputError(f"{path}: the trace is empty")
-    if first.lstrip().startswith("{"):
-        yield from _json_lines(itertools.chain([first], lines), path)
-    else:
-        yield from _csv_lines(first, lines, path)
+    if len(first) == MAX_LINE:
+        raise InputError(f"{path}: line 1: longer than {MAX_LINE} characters")
+    is_json = first.lstrip().startswith(b"{")
+    layout = None if is_json else _layout(_text(first), path)
+    number = 1 if is_json else 2
+    rest = first if is_json else b""
+    while text := rest + file.read(BLOCK_BYTES):
+        text += file.readline(MAX_LINE)
+        block = parse_json_lines(text) if layout is None else parse_csv(text, layout)
+        if block is None:
+            # A quoted cell may hold line ends: from here on every line is read by itself.
+            more = iter(lambda: file.readline(MAX_LINE), b"")
+            lines = _bounded(itertools.chain(text.splitlines(keepends=True), more), path, number)
+            if layout is None:
+                yield from _gathered(_json_lines(lines, path, number))
+            else:
+                yield from _gathered(_csv_lines(lines, path, number, layout))
+            return
+        yield block
+        number += text.count(b"\n")
+        rest = b""
 
 
-def _bounded(file: IO[str], path: Path) -> Iterator[str]:
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        if len(line) == MAX_LINE and not line.endswith("\n"):
+def _first_line(file: BinaryIO) -> bytes:
+    return file.readline(MAX_LINE).removeprefix(codecs.BOM_UTF8)
+
+
+def _gathered(rows: Iterator[TraceRequest]) -> Iterator[TraceBlock]:
+    while chunk := list(itertools.islice(rows, BLOCK_ROWS)):
+        at, given, answered = zip(*chunk, strict=True)
+        yield TraceBlock(
+            arrival_s=np.array(at, dtype=np.float64),
+            input_tokens=np.array(given, dtype=np.int64),
+            output_tokens=np.array(answered, dtype=np.int64),
+        )
+
+
+def _bounded(lines: Iterable[bytes], path: Path, number: int) -> Iterator[str]:
+    for line in lines:
+        if len(line) >= MAX_LINE:
             raise InputError(f"{path}: line {number}: longer than {MAX_LINE} characters")
-        yield line
+        yield _text(line)
+        number += 1
 
 
-def _json_lines(lines: Iterable[str], path: Path) -> Iterator[TraceRequest]:
-    for number, line in enumerate(lines, start=1):
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", errors="replace")
+
+
+def _json_lines(lines: Iterable[str], path: Path, first: int) -> Iterator[TraceRequest]:
+    for number, line in enumerate(lines, start=first):
         if not line.strip():
             continue
         try:
@@ -109,26 +164,28 @@ def _json_lines(lines: Iterable[str], path: Path) -> Iterator[TraceRequest]:
             raise InputError(f"{path}: line {number}: {_why(error)}") from None
 
 
-def _csv_lines(header: str, lines: Iterator[str], path: Path) -> Iterator[TraceRequest]:
-    stamp, (time_at, input_at, output_at) = _layout(header, path)
+def _csv_lines(
+    lines: Iterable[str], path: Path, first: int, layout: CsvLayout
+) -> Iterator[TraceRequest]:
+    stamp = _WallClock() if layout.is_wall_clock else float
     rows = csv.reader(lines, strict=True)
     while True:
         try:
             row = next(rows)
             if not row:
                 continue
-            yield _checked(stamp(row[time_at]), row[input_at], row[output_at])
+            yield _checked(stamp(row[layout.time_at]), row[layout.input_at], row[layout.output_at])
         except StopIteration:
             return
         except IndexError:
             raise InputError(
-                f"{path}: line {rows.line_num + 1}: fewer columns than the header"
+                f"{path}: line {first + rows.line_num - 1}: fewer columns than the header"
             ) from None
         except (ValueError, OverflowError, csv.Error) as error:
-            raise InputError(f"{path}: line {rows.line_num + 1}: {_why(error)}") from None
+            raise InputError(f"{path}: line {first + rows.line_num - 1}: {_why(error)}") from None
 
 
-def _layout(header: str, path: Path) -> tuple[Callable[[str], float], tuple[int, int, int]]:
+def _layout(header: str, path: Path) -> CsvLayout:
     try:
         names = [name.strip().casefold() for name in next(csv.reader([header]))]
     except (csv.Error, StopIteration):
@@ -136,16 +193,21 @@ def _layout(header: str, path: Path) -> tuple[Callable[[str], float], tuple[int,
     for columns, kind in _COLUMNS.items():
         if all(column in names for column in columns):
             time_at, input_at, output_at = (names.index(column) for column in columns)
-            stamp = _WallClock() if kind == "azure" else float
-            return stamp, (time_at, input_at, output_at)
+            return CsvLayout(
+                width=len(names),
+                time_at=time_at,
+                input_at=input_at,
+                output_at=output_at,
+                is_wall_clock=kind == "azure",
+            )
     raise InputError(f"{path}: line 1: unknown trace header; supported: {FORMATS}")
 
 
 def has_wall_clock(path: Path) -> bool:
     """Return whether a readable trace's times are dates, so that hours and weekdays mean something."""
     with _open(path) as file:
-        first = file.readline(MAX_LINE)
-    return not first.lstrip().startswith("{") and isinstance(_layout(first, path)[0], _WallClock)
+        first = _first_line(file)
+    return not first.lstrip().startswith(b"{") and _layout(_text(first), path).is_wall_clock
 
 
 class _WallClock:
@@ -172,7 +234,7 @@ class _WallClock:
 
 
 def _checked(arrival_s: float, input_tokens: Any, output_tokens: Any) -> TraceRequest:
-    if not -1e15 < arrival_s < 1e15:
+    if not -LARGEST_TIME_S < arrival_s < LARGEST_TIME_S:
         raise ValueError("the time is not a finite number")
     return TraceRequest(arrival_s, _tokens(input_tokens), _tokens(output_tokens))
 
@@ -209,8 +271,8 @@ def histogram_of_trace(
     builder = HistogramBuilder(
         input_edges=input_edges or FINE_EDGES, output_edges=output_edges or FINE_EDGES
     )
-    for arrival_s, input_tokens, output_tokens in read_trace(path):
-        builder.add(arrival_s, input_tokens, output_tokens)
+    for block in trace_blocks(path):
+        builder.add_all(block.arrival_s, block.input_tokens, block.output_tokens)
     if not builder.requests:
         raise InputError(f"{path}: the trace holds no request")
     if builder.empty_outputs:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import EngineChoice
+from melange_sky.parallelism import AssumedSplits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +34,12 @@ class Resources:
     """What may be rented. Empty `accelerators` or `infra` mean: all that are known.
 
     `fixed` instances are paid already or must stay as they are; of `minimum` the plan has at least as
-    many.     `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
+    many. `limits` keys are a canonical accelerator name (most GPUs of it over all counts), `cloud`,
     `cloud/region` or an instance type (most instances of it). Each model runs on at least
     `min_option_types` and at most `max_option_types` options (None: no limit).
     `pcie_tensor_parallel` lets in tensor parallelism over PCIe on more than two GPUs,
-    `max_nodes_per_replica` replicas over several instances.
+    `max_nodes_per_replica` replicas over several instances; `assumed_splits` says which splits without
+    a measured run behind them.
     """
 
     accelerators: tuple[AcceleratorChoice, ...] = ()
@@ -52,6 +54,7 @@ class Resources:
     spot: SpotPolicy | None = None
     pcie_tensor_parallel: bool = False
     max_nodes_per_replica: int = 1
+    assumed_splits: AssumedSplits = AssumedSplits.ROBUST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

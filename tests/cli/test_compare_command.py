@@ -16,7 +16,7 @@ name: chat
 model: meta-llama/Llama-3.1-8B-Instruct
 slo: {tpot_ms: 50, ttft_ms: 1000}
 workload:
-  rate_rps: 14
+  rate_rps: 3
   histogram: {input_edges: [0, 200, 1000], output_edges: [0, 300], weights: [[0.6], [0.4]]}
 resources: {accelerators: [T4, A10G, L40S], infra: [aws]}
 """
@@ -44,11 +44,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_fleet_is_compared_at_equal_attainment(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = call(capsys, "--rates", "4,14", "-o", "out", "--format", "json")
+    code, out, err = call(capsys, "--rates", "1,4", "-o", "out", "--format", "json")
     assert code == 0
     rows = json.loads(out)
     assert [(r["rate_rps"], r["kind"]) for r in rows] == [
-        (rate, kind) for rate in (4, 14) for kind in ("mix", "mix, sliced", "T4", "A10G", "L40S")
+        (rate, kind) for rate in (1, 4) for kind in ("mix", "mix, sliced", "T4", "A10G", "L40S")
     ]
     for row in rows:
         if row["usd_per_hour"] is not None:
@@ -57,11 +57,12 @@ def test_every_fleet_is_compared_at_equal_attainment(
             assert mix["usd_per_hour"] <= row["usd_per_hour"] or row["kind"] == "mix, sliced"
         else:
             assert row["reason"]
-    for rate in (4, 14):
+    for rate in (1, 4):
         at_rate = [r for r in rows if r["rate_rps"] == rate]
         cheapest = min(r["paper_usd_per_hour"] for r in at_rate if r["paper_usd_per_hour"])
         assert at_rate[0]["paper_usd_per_hour"] == pytest.approx(cheapest)
-    assert err.count("\n") == len(rows)
+    told = [line for line in err.splitlines() if not line.startswith("verifying for ")]
+    assert len(told) == len(rows)
 
     with (folder / "out" / "compare.csv").open() as file:
         written = list(csv.DictReader(file))

@@ -358,11 +358,23 @@ def test_replicas_over_several_instances_are_asked_for(tmp_path: Path) -> None:
     assert found.max_nodes_per_replica == 2
 
 
+def test_splits_without_a_measured_run_are_let_in_by_a_word(tmp_path: Path) -> None:
+    assert load(tmp_path).resources.assumed_splits.value == "robust"
+    for word in ("robust", "all", "none"):
+        found = load(tmp_path, resources={"assumed_splits": word}).resources
+        assert found.assumed_splits.value == word
+
+
 @pytest.mark.parametrize(
     ("resources", "words"),
     [
         ({"max_nodes_per_replica": 0}, "resources.max_nodes_per_replica: must be at least 1"),
         ({"max_nodes_per_replica": 99}, "resources.max_nodes_per_replica: must be at most 16"),
+        (
+            {"assumed_splits": "al"},
+            "resources.assumed_splits: must be robust, all or none (did you mean 'all'?)",
+        ),
+        ({"assumed_splits": True}, "resources.assumed_splits: must be text (put it in quotes)"),
         (
             {"min_option_types": 3, "max_option_types": 2},
             "resources.min_option_types: is 3, above max_option_types 2",

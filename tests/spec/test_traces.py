@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from melange_sky.cli import main
 from melange_sky.cli.workload import init, workload
 from melange_sky.errors import InputError
-from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace
+from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace, traces
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
 from melange_sky.spec.traces import histogram_of_trace
@@ -111,17 +111,86 @@ def test_unreadable_line_is_told_with_its_number(
     assert len(str(caught.value)) < 500
 
 
+HEADERS = {
+    "azure": "TIMESTAMP,ContextTokens,GeneratedTokens",
+    "burstgpt": "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type",
+    "own": "arrival_s,input_tokens,output_tokens",
+}
+ODD = ["", " 7", "7.0", "7.5", "-1", "+7", "1e3", "nan", "x", '"7"', "10000001", "1_0", "true"]
+TIMES = ["2024-05-10 10:00:00", "2024-05-10T10:00:01.25Z", "2024-05-10 10:00:02.5+00:00"]
+ODD_TIMES = ["", "1", "2024-05-10", "2024-05-10 24:00:00", "2024-05-10 10:00:00+02:00", "x"]
+
+
+def random_line(kind: str, rng: random.Random) -> str:
+    """A line of a trace, one in four of them with something odd in it."""
+    odd = rng.random() < 0.25
+    tokens = [str(rng.randint(0, 9000)) for _ in range(2)]
+    at = rng.choice(TIMES) if kind == "azure" else f"{rng.uniform(0, 1e5):.6f}"
+    if odd and rng.random() < 0.5:
+        tokens[rng.randint(0, 1)] = rng.choice(ODD)
+    elif odd:
+        at = rng.choice(ODD_TIMES if kind == "azure" else ["", "nan", "inf", "1e16", "-5", " 1"])
+    if kind == "mooncake":
+        ids = rng.choice(["", ', "hash_ids": [1, 2]', ', "x": true', ', "y": "{"'])
+        return (
+            f'{{"timestamp": {at}, "input_length": {tokens[0]}, "output_length": {tokens[1]}{ids}}}'
+        )
+    cells = [at, *tokens] if kind != "burstgpt" else [at, "GPT-4", *tokens, "9", "API log"]
+    if odd and rng.random() < 0.2:
+        cells = rng.choice([cells[:-1], [*cells, "more"], []])
+    return ",".join(cells)
+
+
+def read_or_why(path: Path) -> list[tuple[float, int, int]] | str:
+    try:
+        return [tuple(row) for row in read_trace(path)]
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("kind", ["azure", "burstgpt", "own", "mooncake"])
+def test_blocks_read_what_the_reader_by_line_does_and_refuse_what_it_refuses(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "trace"
+    for seed in range(60):
+        rng = random.Random(seed)
+        head = [HEADERS[kind]] if kind in HEADERS else []
+        lines = [random_line(kind, rng) for _ in range(rng.choice([1, 3, 40]))]
+        path.write_text(rng.choice(["\n", "\r\n"]).join([*head, *lines]) + rng.choice(["", "\n"]))
+        monkeypatch.setattr(traces, "BLOCK_BYTES", rng.choice([64, 1 << 20]))
+        by_block = read_or_why(path)
+        with monkeypatch.context() as only_lines:
+            for name in ("parse_csv", "parse_json_lines"):
+                only_lines.setattr(traces, name, lambda *_: None)
+            assert read_or_why(path) == by_block
+
+
+def test_counting_many_at_once_counts_as_one_by_one(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    rng = random.Random(5)
+    rows = [
+        (rng.uniform(-1e5, 1e5), rng.choice([0, 1, 25, 26, 9000, 200_000]), rng.randint(0, 3000))
+        for _ in range(3000)
+    ]
+    path.write_text(HEADERS["own"] + "\n" + "".join(f"{t},{i},{o}\n" for t, i, o in rows))
+    edges = (0, 25, 100, 8000), (0, 50, 1000)
+    assert histogram_of_trace(path, *edges) == build_histogram(
+        read_trace(path), "trace trace.csv", *edges
+    )
+
+
 def test_a_trace_is_never_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     with path.open("w") as file:
         file.write("arrival_s,input_tokens,output_tokens\n")
-        file.writelines(f"{k},{k % 3000},{k % 700}\n" for k in range(100_000))
+        file.writelines(f"{k},{k % 3000},{k % 700}\n" for k in range(900_000))
     tracemalloc.start()
-    histogram = build_histogram(read_trace(path), "trace")
+    histogram = histogram_of_trace(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert histogram.coverage is not None
-    assert histogram.coverage.requests == 100_000
+    assert histogram.coverage.requests == 900_000
     assert peak < path.stat().st_size / 2
 
 

@@ -121,6 +121,8 @@ class Column:
     @property
     def least_loads(self) -> Loads:
         """The least that each bucket fills, in whatever way."""
+        if not self.late_loads:
+            return self.loads
         return tuple(
             min((v for v in of_bucket if v is not None), default=None)
             for of_bucket in zip(*self.ways, strict=True)
@@ -129,6 +131,8 @@ class Column:
     @property
     def most_load(self) -> float:
         """What all buckets fill that it can serve, each in the way that fills most."""
+        if not self.late_loads:
+            return sum(v for v in self.loads if v)
         return sum(max(v or 0.0 for v in of_bucket) for of_bucket in zip(*self.ways, strict=True))
 
     def serves(self) -> bool:
@@ -167,6 +171,10 @@ class Canonical:
         Each bucket's in the way that fills least.
         """
         return _matrix([self.columns[k].least_loads for k in indices])
+
+    def loads_by_way(self, indices: Sequence[int]) -> NDArray[np.float64]:
+        """Return the loads of columns of one demand, (columns × ways × buckets), inf: not so."""
+        return np.array([_matrix(list(self.columns[k].ways)) for k in indices])
 
     def loads_in_time(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Return the loads of columns of one demand, (columns × buckets), inf: not in time."""

@@ -10,26 +10,35 @@ whose terms here are all at least 0 and do not fall with n_k. An option of which
 more than a known cost leaves above Σ π_b is in no fleet of that cost. (Lagrangian relaxation and
 reduced-cost fixing: Geoffrion, Mathematical Programming Study 2, 1974.) All other constraints only
 make fleets dearer, so the bound holds under them, except where one changes the goal.
+
+Where requests may be late, each is charged λ for what it takes of the misses that the target allows:
+π_b = min over k and ways of price_k × load_bk ÷ usable + λ × missed_b, the bound is Σ π_b − λ × allowed,
+and a late share is worth λ × missed_b less to carry. Every λ ≥ 0 gives a bound; the best one is taken.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
 
+    Floats = NDArray[np.float64]
+
 _SLACK = 1e-6
 """Relative room for what the solver's tolerances let pass."""
+
+_THIRDS = 40
+"""Steps of the search for the price of a miss, each of which leaves two thirds."""
 
 MOST_COUNTED = 10_000
 """Instances of one column beyond which nobody counts one by one; see `equal_cost.py`."""
@@ -46,16 +55,16 @@ def worth_a_look(
     if not RuleSet.of(problem, options).goal_is_cost:
         return everything
     bound, waste = 0.0, np.zeros(len(everything))
-    for indices, prices, loads, values in _by_demand(canonical, problem):
-        bound += float(values.sum())
-        waste[indices] = prices - _most_value(loads, values)
+    for part in _by_demand(canonical, problem):
+        bound += part.bound
+        waste[part.indices] = part.prices - _most_value(part.loads, part.values)
     room = _room(most_usd_per_hour, bound)
     return [k for k in everything if waste[k] <= room]
 
 
 def least_possible(canonical: Canonical, problem: Problem) -> float:
     """Return a bound of every fleet's cost from below: were instances divisible."""
-    return sum(float(values.sum()) for _, _, _, values in _by_demand(canonical, problem))
+    return sum(part.bound for part in _by_demand(canonical, problem))
 
 
 def wastes(
@@ -65,13 +74,12 @@ def wastes(
 
     Each column's list ends with the most instances that such a fleet can hold.
     """
-    bound, wasted = 0.0, [[0.0] for _ in canonical.columns]
+    wasted = [[0.0] for _ in canonical.columns]
     parts = list(_by_demand(canonical, problem))
-    for _, _, _, values in parts:
-        bound += float(values.sum())
-    room = _room(most_usd_per_hour, bound)
-    for indices, prices, loads, values in parts:
-        for k, price, load in zip(indices, prices.tolist(), loads, strict=True):
+    room = _room(most_usd_per_hour, sum(part.bound for part in parts))
+    for part in parts:
+        values = part.values
+        for k, price, load in zip(part.indices, part.prices.tolist(), part.loads, strict=True):
             count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
             able = np.flatnonzero(np.isfinite(load))
             order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
@@ -85,17 +93,66 @@ def wastes(
     return room, wasted
 
 
-def _by_demand(
-    canonical: Canonical, problem: Problem
-) -> Iterator[tuple[list[int], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield each demand's columns, their prices, their loads per usable instance, and the π."""
-    for demand in range(len(canonical.demands)):
-        indices = canonical.of_demand(demand)
-        if not indices or not canonical.buckets[demand]:
+class _Part(NamedTuple):
+    """One demand: its columns, their prices, and the loads that each bucket fills in each way.
+
+    `loads`, (columns × ways of buckets), are per usable instance, inf where a column cannot serve so;
+    `values`, (ways of buckets,), are what carrying one is worth, and `bound` the least cost of all.
+    """
+
+    indices: list[int]
+    prices: Floats
+    loads: Floats
+    values: Floats
+    bound: float
+
+
+def _by_demand(canonical: Canonical, problem: Problem) -> Iterator[_Part]:
+    for d, buckets in enumerate(canonical.buckets):
+        indices = canonical.of_demand(d)
+        if not indices or not buckets:
+            continue
+        columns = [canonical.columns[k] for k in indices]
+        prices = np.array([column.price for column in columns])
+        if any(column.may_be_late for column in columns):
+            yield _with_late(canonical, problem, d, indices, prices)
             continue
         loads = canonical.least_loads(indices) / (1 - problem.headroom)
-        prices = np.array([canonical.columns[k].price for k in indices])
-        yield indices, prices, loads, (prices[:, None] * loads).min(axis=0)
+        values = (prices[:, None] * loads).min(axis=0)
+        yield _Part(indices, prices, loads, values, float(values.sum()))
+
+
+def _with_late(
+    canonical: Canonical, problem: Problem, d: int, indices: list[int], prices: Floats
+) -> _Part:
+    """Return the part of a demand of which some requests may be late."""
+    demand, rates = canonical.demands[d], np.array([b.rate_rps for b in canonical.buckets[d]])
+    loads = canonical.loads_by_way(indices) / (1 - problem.headroom)
+    weights = np.array([demand.way_weight(way) for way in range(loads.shape[1])])
+    missed = weights[:, None] * rates
+    allowed = demand.may_miss_fraction * float(rates.sum())
+    least = (prices[:, None, None] * loads).min(axis=0)
+
+    def bound(price: float) -> float:
+        return float((least + price * missed).min(axis=0).sum()) - price * allowed
+
+    price = _best_price(bound, least, missed)
+    worth = (least + price * missed).min(axis=0)
+    values = np.maximum(worth - price * missed, 0.0)
+    flat = loads.reshape(len(indices), -1)
+    return _Part(indices, prices, flat, values.ravel(), bound(price))
+
+
+def _best_price(bound: Callable[[float], float], least: Floats, missed: Floats) -> float:
+    """Return the price of a miss whose bound is about the highest: it rises up to there, then falls."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        saved = (least[:1] - least[1:]) / missed[1:]
+    known = saved[np.isfinite(saved)]
+    low, high = 0.0, max(float(known.max(initial=0.0)), 0.0)
+    for _ in range(_THIRDS):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        low, high = (left, high) if bound(left) < bound(right) else (low, right)
+    return max((low, high, 0.0), key=bound)
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:

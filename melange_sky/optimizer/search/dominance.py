@@ -45,7 +45,9 @@ def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
 def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list[int]:
     columns = [canonical.columns[k] for k in indices]
     # What one carries in time, its copies must, and what it carries at all: in time or late.
-    loads = np.hstack([canonical.loads_in_time(indices), canonical.least_loads(indices)])
+    loads = canonical.loads_in_time(indices)
+    if any(column.may_be_late for column in columns):
+        loads = np.hstack([loads, canonical.least_loads(indices)])
     prices = np.array([column.price for column in columns])
     if not columns or not loads.size:
         return indices

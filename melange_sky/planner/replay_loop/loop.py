@@ -43,7 +43,7 @@ from melange_sky.planner.replay_loop.tighten import tighten_to_hold
 from melange_sky.plans import ModelPlan, Plan, PlanWarning, Verification, VerificationRound
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from melange_sky.planner.request import PlanRequest
     from melange_sky.replay import Simulation
@@ -54,6 +54,7 @@ class LoopRequest:
     """What to replay in the loop, and for how long: `seconds` and `max_rounds` None set no end.
 
     `on_round` gets every round once it is replayed. An `incumbent` is replayed too, at today's prices.
+    With `alone` False no accelerator is tried alone.
     """
 
     simulation: SimulationRequest = field(default_factory=SimulationRequest)
@@ -61,6 +62,20 @@ class LoopRequest:
     max_rounds: int | None = None
     on_round: Callable[[VerificationRound], None] | None = None
     incumbent: Incumbent | None = None
+    alone: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A verified plan, and of a plan of one model what each accelerator alone came to.
+
+    `singles` hold None where no fleet of it was found that holds; accelerators that were not reached are
+    not in it. `is_interrupted` True after Ctrl-C.
+    """
+
+    plan: Plan
+    singles: Mapping[str, Sure | None]
+    is_interrupted: bool
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,6 +84,7 @@ class _Loop:
 
     search: Search
     incumbent: Incumbent | None = None
+    alone: bool = True
     notes: list[PlanWarning] = field(default_factory=list)
     singles: dict[str, Search] = field(default_factory=dict)
     missed: tuple[Simulation, ...] = ()
@@ -79,9 +95,13 @@ class _Loop:
 def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
     """Return the cheapest plan found that holds in replay, with its rounds; or the first, with the reason.
 
-    `plan` must come from `request`. `verification.holds` says which it is. Models that no rule binds
-    together are searched one by one.
+    `plan` must come from `request`. `verification.holds` says which it is.
     """
+    return verify(plan, request, loop).plan
+
+
+def verify(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Verified:
+    """Verify a plan that came from `request`. Models that no rule binds together are searched one by one."""
     replanner = Replanner(first=plan, request=request)
     journal = Journal(
         rounds=[[] for _ in plan.models],
@@ -92,8 +112,16 @@ def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
     )
     if len(plan.models) == 1 or _binds(plan.constraints):
         everything = tuple(range(len(plan.models)))
-        return _verified(replanner, loop, journal, everything)
-    parts = [_verified(replanner.part(k), loop, journal, (k,)) for k in range(len(plan.models))]
+        one = _searched(replanner, loop, journal, everything)
+        return Verified(
+            plan=_recorded(one),
+            singles={name: single.cheapest for name, single in one.singles.items()},
+            is_interrupted=journal.is_interrupted,
+        )
+    parts = [
+        _recorded(_searched(replanner.part(k), loop, journal, (k,)))
+        for k in range(len(plan.models))
+    ]
     unchanged = all(
         part.models[0].allocations == m.allocations
         for part, m in zip(parts, plan.models, strict=True)
@@ -101,7 +129,8 @@ def plan_verified(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Plan:
     whole = plan if unchanged else replace(_unproven(plan), sensitivity=None, alternatives=())
     notes = [w for part in parts for w in part.warnings if w.code == CODE]
     warnings = (*dict.fromkeys(notes), *whole.warnings)
-    return replace(whole, models=tuple(part.models[0] for part in parts), warnings=warnings)
+    whole = replace(whole, models=tuple(part.models[0] for part in parts), warnings=warnings)
+    return Verified(plan=whole, singles={}, is_interrupted=journal.is_interrupted)
 
 
 def _binds(rules: Constraints) -> bool:
@@ -110,11 +139,11 @@ def _binds(rules: Constraints) -> bool:
     return any(bool(one) for one in together)
 
 
-def _verified(
+def _searched(
     replanner: Replanner, loop: LoopRequest, journal: Journal, models: tuple[int, ...]
-) -> Plan:
+) -> _Loop:
     search = Search(replanner=replanner, simulation=loop.simulation, journal=journal, models=models)
-    one = _Loop(search=search, incumbent=_part_of(loop.incumbent, models))
+    one = _Loop(search=search, incumbent=_part_of(loop.incumbent, models), alone=loop.alone)
     try:
         _run(one)
     except StopSearchError as stop:
@@ -125,7 +154,7 @@ def _verified(
         journal.is_interrupted = True
         one.stopped = StopSearchError("interrupted", late=True)
     _settle(one)
-    return _recorded(one)
+    return one
 
 
 def _part_of(incumbent: Incumbent | None, models: tuple[int, ...]) -> Incumbent | None:
@@ -148,7 +177,8 @@ def _run(one: _Loop) -> None:
     scale_to_hold(search)
     search.prove()
     names = [_cheapest_first(model) for model in first.models]
-    if len(names) == 1 and len(names[0]) > 1 and _seeks_least_cost(search.replanner):
+    tries = one.alone and len(names) == 1 and len(names[0]) > 1
+    if tries and _seeks_least_cost(search.replanner):
         for accelerator in names[0]:
             _try_alone(one, accelerator)
     if max(map(len, names)) > 1:

@@ -29,7 +29,7 @@ from melange_sky.replay import (
 )
 from melange_sky.replay.traffic import MAX_REQUESTS
 from melange_sky.replay.verdict import WARMUP_AT_MOST
-from melange_sky.spec import read_trace
+from melange_sky.spec import trace_blocks
 from melange_sky.steps import Misfit
 
 if TYPE_CHECKING:
@@ -215,13 +215,20 @@ def rows_of(trace: Path) -> NDArray[np.void]:
     try:
         stat = trace.stat()
     except OSError:
-        return trace_rows(read_trace(trace))  # which says what is wrong with it
+        return _read_rows(trace)  # which says what is wrong with it
     return _rows(trace, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=2)
 def _rows(trace: Path, _changed_ns: int, _size: int) -> NDArray[np.void]:
-    return trace_rows(read_trace(trace))
+    return _read_rows(trace)
+
+
+def _read_rows(trace: Path) -> NDArray[np.void]:
+    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in trace_blocks(trace)]
+    if not blocks:
+        return trace_rows(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    return trace_rows(*map(np.concatenate, zip(*blocks, strict=True)))
 
 
 def _judged(
