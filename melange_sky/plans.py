@@ -376,6 +376,26 @@ class ModelPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentFleet:
+    """What serves today, as the spec says (`current`), and what the plan saves against it.
+
+    `price` says whose prices these are: "given", "list" or "given and list". `judged_by` "replay" where
+    the plan was verified, by the same replay: `attainment` is its own then; else "estimate". `holds` None
+    where nothing judged it: several models.
+    """
+
+    fleet: str
+    instances: int
+    cost_usd_per_hour: float
+    price: str
+    saving_usd_per_hour: float
+    saving_fraction: float
+    judged_by: str
+    holds: bool | None
+    attainment: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The instances that serve all models of a spec, chosen together under the same constraints.
 
@@ -398,6 +418,7 @@ class Plan:
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
     form_gain: FormGain | None = None
+    current: CurrentFleet | None = None
 
     @property
     def cost_usd_per_hour(self) -> float:

@@ -29,6 +29,7 @@ from melange_sky.plans import (
     Allocation,
     AlternativeMix,
     Baseline,
+    CurrentFleet,
     FormGain,
     ModelForm,
     ModelPlan,
@@ -161,6 +162,7 @@ class _Plan(_Solved):
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
     form_gain: FormGain | None = None
+    current: CurrentFleet | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
@@ -182,6 +184,7 @@ class _ListedPlan(_Solved):
     sensitivity: Sensitivity | None = None
     confidence: float = 0.5
     form_gain: FormGain | None = None
+    current: CurrentFleet | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     constraints: _Constraints = Constraints()
 
@@ -242,6 +245,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
         sensitivity=document.sensitivity,
         confidence=document.confidence,
         form_gain=document.form_gain,
+        current=document.current,
     )
 
 
@@ -259,6 +263,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         sensitivity=document.sensitivity,
         confidence=document.confidence,
         form_gain=document.form_gain,
+        current=document.current,
     )
 
 

@@ -44,6 +44,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "confidence": plan.confidence,
         "form_gain": asdict(plan.form_gain) if plan.form_gain else None,
+        "current": asdict(plan.current) if plan.current else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "constraints": _constraints_document(plan.constraints),
         "warnings": [asdict(warning) for warning in plan.warnings],
@@ -59,6 +60,7 @@ def _apart(plan: Plan, model: ModelPlan) -> Plan:
         constraints=Constraints(spot=model.spot),
         sensitivity=None,
         form_gain=None,
+        current=None,
         alternatives=(),
         warnings=(),
     )
@@ -120,6 +122,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "confidence": plan.confidence,
         "form_gain": asdict(plan.form_gain) if plan.form_gain else None,
+        "current": asdict(plan.current) if plan.current else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "verification": asdict(model.verification) if model.verification else None,
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
+from melange_sky.planner.current_fleet import with_current
 from melange_sky.planner.figures import one_of, side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_read
@@ -164,11 +165,14 @@ def _replayed(source: SpecSource, request: PlanRequest, options: PlanOptions, ho
 def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Plan:
     """Plan; where a spec leaves its rate to be found over a trace or bursts, by simulating those."""
     spec = load_spec(source)
-    if isinstance(spec, MelangeConfig) or not spec.leaves_rate_open:
+    if isinstance(spec, MelangeConfig):
         return plan_read(spec, source, request)
+    if not spec.leaves_rate_open:
+        return with_current(plan_read(spec, source, request), spec, request)
     from melange_sky.planner.rate_over_time import plan_over_time
 
-    return plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+    planned = plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+    return with_current(planned, spec, request)
 
 
 def _stay_close(running: Path | None, switch_usd_per_hour: float | None) -> StayClose | None:

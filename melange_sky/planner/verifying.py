@@ -10,13 +10,14 @@ from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import load_plan
 from melange_sky.planner.axes import parse_rates
 from melange_sky.planner.comparison import ComparisonRequest, Contender, compare_fleets
+from melange_sky.planner.current_fleet import with_current
 from melange_sky.planner.figures import side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.rate_over_time import plan_over_time
 from melange_sky.planner.replay_loop.incumbent import Incumbent, check_incumbent
 from melange_sky.planner.replay_loop.keep import keep_cheaper
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
-from melange_sky.planner.replay_loop.replay import SimulationRequest
+from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.true_rate import scale_to_mean
 from melange_sky.pricing import OfferQuery
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from melange_sky.plans import Plan
+    from melange_sky.plans import ModelPlan, Plan
     from melange_sky.spec import Spec, SpecSource
 
 NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing to replay"
@@ -86,7 +87,13 @@ def plan_and_verify(
         on_round=hooks.on_round,
         incumbent=incumbent,
     )
-    return plan_verified(first, request, loop)
+    verified = plan_verified(first, request, loop)
+
+    def judge(fleet: ModelPlan) -> tuple[bool, float]:
+        verdict = simulate_plan(fleet, replace(simulation, on_progress=None)).verdict
+        return verdict.interval[0] >= verdict.target, verdict.attainment
+
+    return with_current(verified, spec, request, judge)
 
 
 def plan_beside_incumbent(
@@ -99,7 +106,7 @@ def plan_beside_incumbent(
     assert incumbent is not None
     first = _first_plan(spec, request, options, incumbent, proven=True)
     simulation = options.simulation(hooks, scale_to_mean(spec, first, options.trace))
-    return keep_cheaper(first, request, incumbent, simulation)
+    return with_current(keep_cheaper(first, request, incumbent, simulation), spec, request)
 
 
 def _incumbent(path: Path | None, spec: Spec) -> Incumbent | None:

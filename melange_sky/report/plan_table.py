@@ -9,7 +9,7 @@ from rich.table import Table
 
 from melange_sky.planfile import allocation_origin
 from melange_sky.report.page import Printer, html_of, text_of
-from melange_sky.report.savings import saving_text
+from melange_sky.report.savings import current_text, saving_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,8 @@ def print_plan(console: Printer, plan: Plan) -> None:
         solved = _solver_text(plan.solver, replayed=replayed)
         console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({solved})")
         _show_band_and_alternatives(console, plan)
+    if plan.current is not None:
+        console.print(current_text(plan.current), markup=False)
     console.print()
     _show_warnings(console, plan.warnings)
     for model in plan.models:

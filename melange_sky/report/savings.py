@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from melange_sky.plans import ModelPlan
+    from melange_sky.plans import CurrentFleet, ModelPlan
 
 
 def saving_text(plan: ModelPlan) -> str:
@@ -56,3 +56,18 @@ def _verified_saving(plan: ModelPlan) -> str:
     else:
         text = f"one type is the cheapest here: {name} alone costs the same"
     return f"By the same replay {text}."
+
+
+def current_text(current: CurrentFleet) -> str:
+    """Return what the plan saves against what serves today, and whether that holds."""
+    saves = current.saving_usd_per_hour
+    word = "saves" if saves >= 0 else "costs more than that by"
+    text = (
+        f"Today's {current.fleet} at ${current.cost_usd_per_hour:,.3f}/h ({current.price} price): the plan "
+        f"{word} ${abs(saves):,.3f}/h ({abs(current.saving_fraction):.1%})"
+    )
+    if current.holds is None:
+        return text + "."
+    shown = "" if current.attainment is None else f", {current.attainment:.2%} within the SLO"
+    holds = "it holds" if current.holds else "it does NOT hold"
+    return f"{text}; {holds} the SLO by {current.judged_by}{shown}."

@@ -13,6 +13,7 @@ from melange_sky.spec.traces import read_trace, trace_blocks
 from melange_sky.spec.values import (
     AcceleratorChoice,
     CheckpointChoice,
+    CurrentInstances,
     MelangeConfig,
     Redundancy,
     Resources,
@@ -24,6 +25,7 @@ __all__ = [
     "DICT_PATH",
     "AcceleratorChoice",
     "CheckpointChoice",
+    "CurrentInstances",
     "Histogram",
     "HistogramBuilder",
     "MelangeConfig",

@@ -18,6 +18,7 @@ from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.checkpoints import read_checkpoints
 from melange_sky.spec.choices import read_accelerator_choice
+from melange_sky.spec.current import read_current
 from melange_sky.spec.demand import read_workload
 from melange_sky.spec.engine import EngineKeys, read_engine
 from melange_sky.spec.mapping import DICT_PATH, document_of
@@ -115,6 +116,7 @@ class _Reader:
         resources = self._resources(raw.get("resources"))
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))
+        current = read_current(raw.get("current"), self.problems)
         lists_models = raw.get("models") is not None
         models = self._models(raw) if lists_models else [self._served(raw, ())]
         if (
@@ -122,6 +124,7 @@ class _Reader:
             or resources is None
             or redundancy is None
             or engine is None
+            or current is None
             or any(m is None for m in models)
         ):
             return None
@@ -133,6 +136,7 @@ class _Reader:
             resources=resources,
             redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
+            current=current,
             engine=engine.choice,
             quantizations=engine.quantizations,
             quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),

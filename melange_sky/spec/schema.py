@@ -87,6 +87,15 @@ class FixedSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentSection:
+    accelerators: Text
+    infra: Text | None = None
+    instances: Annotated[int, bounds(ge=1, le=10_000)]
+    usd_per_hour: Positive | None = None
+    split: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SpotSection:
     max_fraction: Share = 1.0
     interruption_rate: NotNegative | None = None
@@ -153,6 +162,7 @@ class SpecSection:
     redundancy: Any = None
     headroom: Annotated[float, bounds(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
     engine: Any = None
+    current: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

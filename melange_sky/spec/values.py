@@ -72,6 +72,22 @@ class Redundancy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentInstances:
+    """Instances that serve today: what the plan is compared with. They bind nothing.
+
+    `usd_per_hour` is what one of them costs, None for today's list price; `split` how its GPUs share the
+    model, such as ``tp4``, None for what the planner would choose. `where` is file, line and key.
+    """
+
+    choice: AcceleratorChoice
+    place: Infra | None
+    instances: int
+    usd_per_hour: float | None
+    split: str | None
+    where: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointChoice:
     """One checkpoint that `model` names; `where` is its place in the spec: file, line and key.
 
@@ -122,6 +138,7 @@ class Spec:
     engine_args_at: tuple[str, ...] = ()
     quantizations: tuple[str | None, ...] = (None,)
     quantization_where: str | None = None
+    current: tuple[CurrentInstances, ...] = ()
 
     @property
     def leaves_rate_open(self) -> bool:

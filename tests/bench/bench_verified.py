@@ -30,6 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from melange_sky.errors import MelangeError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.planning import PlanOptions, plan_source
 from melange_sky.planner.replay_loop.incumbent import Incumbent, fleet_today
@@ -276,7 +277,12 @@ def main() -> None:
         folder = Path(name)
         write_traces(folder)
         for one in given.names:
-            row = measured(one, folder, given.seconds, given.before)
+            try:
+                row = measured(one, folder, given.seconds, given.before)
+            except MelangeError as error:
+                print(f"{one} | {error}", flush=True)
+                bad = True
+                continue
             bad |= bool(row.problems)
             print(shown(row), flush=True)
     sys.exit(bad)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.planner.replay_loop.ease import instance_group
-from melange_sky.plans import Allocation, PlanWarning
+from melange_sky.plans import PlanWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.constraints import InstanceGroup
     from melange_sky.planner.replay_loop.replan import Replanner
-    from melange_sky.plans import ModelPlan, Plan
+    from melange_sky.plans import Allocation, ModelPlan, Plan
     from melange_sky.spec import Spec
 
 CODE = "incumbent"
@@ -174,21 +174,16 @@ def _same_grid(first: ModelPlan, saved: ModelPlan) -> bool:
 def _renewed(candidate: OptionCapacity, before: Allocation, first: ModelPlan) -> Allocation:
     """Return an allocation of today's candidate that serves what it served before."""
     rates = first.workload.rates_rps
-    load = rate_rps = 0.0
-    for i, row in enumerate(before.shares):
-        for j, share in enumerate(row):
-            rate_rps += share * rates[i][j]
-            cell = candidate.cells[i][j]
-            carried = cell.largest_rps if before.late_share(i, j) else cell.max_rate_rps
-            load += share * rates[i][j] / (carried or float("inf"))
-    return Allocation(
+    rate_rps = sum(
+        share * rates[i][j] for i, row in enumerate(before.shares) for j, share in enumerate(row)
+    )
+    grown = rate_rps / before.rate_rps if before.rate_rps > 0 else 1.0
+    return replace(
+        before,
         candidate=candidate,
-        instances=before.instances,
-        load_fraction=load / before.instances,
+        load_fraction=before.load_fraction * grown,
         rate_rps=rate_rps,
-        shares=before.shares,
-        level=before.level,
-        late=before.late,
+        fixed_instances=0,
     )
 
 

@@ -68,11 +68,11 @@ class Replanner:
         without it. Raises InfeasibleError, NoPlanInTimeError.
         """
         derated = [
-            tuple(_derated(c, factors.get(accelerator_count(c), 1.0)) for c in model.candidates)
+            tuple(scaled(c, factors.get(accelerator_count(c), 1.0)) for c in model.candidates)
             for model, factors in zip(self.first.models, deratings, strict=True)
         ]
         demands = tuple(
-            demand_of(model, tuple(_derated(c, scale) for c in options))
+            demand_of(model, tuple(scaled(c, scale) for c in options))
             for model, options in zip(self.first.models, derated, strict=True)
         )
         rules = self.first.constraints
@@ -106,7 +106,14 @@ class Replanner:
     def of_models(self, models: tuple[ModelPlan, ...]) -> Plan:
         """Return a fleet that was not chosen by solving as a plan, unproven."""
         solver = replace(self.first.solver, status="feasible")
-        plan = replace(self.first, models=models, solver=solver, sensitivity=None, alternatives=())
+        plan = replace(
+            self.first,
+            models=models,
+            solver=solver,
+            sensitivity=None,
+            form_gain=None,
+            alternatives=(),
+        )
         return replace(plan, warnings=self._warnings(plan, ()))
 
     def _replanned(self, problem: Problem, solution: Solution) -> Plan:
@@ -157,7 +164,7 @@ def _allocation_notes(plan: Plan) -> tuple[PlanWarning, ...]:
     return allocation_notes(a for model in plan.models for a in model.allocations)
 
 
-def _derated(candidate: OptionCapacity, factor: float) -> OptionCapacity:
+def scaled(candidate: OptionCapacity, factor: float) -> OptionCapacity:
     """Return the candidate with its capacities times `factor`; their origin stays."""
 
     if factor == 1.0:
