@@ -96,17 +96,22 @@ def _show_misses(console: Printer, plan: ModelPlan) -> None:
     total = sum(miss.fraction for miss in misses)
     rate = total * plan.workload.rate_rps
     console.print(
-        f"Expected to miss the SLO, served all the same: {total:.2%} of the requests ({rate * 3600:,.3g} an hour)"
+        f"Expected to miss the SLO, served all the same: {total:.2%} of the requests (about {_count(rate * 3600)} an hour)"
     )
     for miss in misses[:MISSES_SHOWN]:
         alone = miss.alone_ttft_s
-        ttft = "" if alone is None else f", TTFT about {alone * 1000:,.0f} ms alone"
-        part = "" if miss.share > 1 - 1e-6 else f", of which {miss.share:.0%} served late"
+        ttft = "" if alone is None else f"; alone, its TTFT is {alone * 1000:,.0f} ms"
+        part = "" if miss.share > 1 - 1e-6 else f", {miss.share:.0%} of this size"
         console.print(f"  {plan.workload.label(miss.i, miss.j)}: {miss.fraction:.3%}{part}{ttft}")
     more = len(misses) - MISSES_SHOWN
     if more > 0:
         rest = sum(miss.fraction for miss in misses[MISSES_SHOWN:])
         console.print(f"  and {more} more sizes: {rest:.3%}")
+
+
+def _count(number: float) -> str:
+    """Return a number of requests to three digits, without an exponent."""
+    return f"{float(f'{number:.3g}'):,.0f}" if number >= 1 else f"{number:.2g}"
 
 
 def _show_fixed(console: Printer, plan: ModelPlan) -> None:

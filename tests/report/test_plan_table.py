@@ -88,6 +88,17 @@ def test_what_is_paid_for_already_is_named_with_its_worth() -> None:
     assert "paid for already" not in plan_table(make_plan(), width=200)
 
 
+def test_what_is_expected_to_miss_is_told_by_size() -> None:
+    """Of 3.5 req/s, 2 are of the first size; half of them are served late, all of these miss."""
+    first, second = make_model_plan().allocations
+    half = ((0.5, 0.0), (0.0, 0.0))
+    late = replace(first, late=((0.0, half),))
+    text = plan_table(make_plan(allocations=(late, second)), width=200)
+    assert "served all the same: 28.57% of the requests (about 3,600 an hour)\n" in text
+    assert "  input 0-100, output 0-50: 28.571%, 50% of this size\n" in text
+    assert "Expected to miss" not in plan_table(make_plan(), width=200)
+
+
 def test_splits_of_one_instance_can_be_told_apart() -> None:
     allocation = make_model_plan().allocations[0]
     option = replace(
