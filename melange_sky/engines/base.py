@@ -202,7 +202,7 @@ class Engine(ABC):
         if model.config_type in self.foreign_configs and not allowed:
             notes.append(
                 f"{self.title} reads this checkpoint's config only by code in its repository: give {self.code_flag} "
-                "if you trust that code, or it does not start"
+                "(engine.args) if you trust that code, or it does not start"
             )
         return dataclasses.replace(model, notes=(*model.notes, *notes)) if notes else model
 

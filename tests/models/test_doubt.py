@@ -102,7 +102,7 @@ def test_a_config_that_only_its_own_code_reads_needs_a_flag_and_is_told():
     own = {**mapped, "architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2"}
     shape = read_model(checkpoint(own)).shape
     (note,) = engine.held(shape, []).notes
-    assert "give --trust-remote-code if you trust that code" in note
+    assert "give --trust-remote-code (engine.args) if you trust that code" in note
     for word in ("--trust-remote-code", "--trust_remote_code"):
         assert engine.held(shape, [word]).notes == ()
 

@@ -170,20 +170,26 @@ def aria(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     )
 
 
-def glm4v_eva(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the EVA-CLIP of GLM-4V-9B: one strided convolution and a gated projector."""
+def _with_class_token(vision: Fields, name: str, positions: int) -> tuple[Matrix, ...]:
+    """Return a plain tower that begins with a class token, without a norm behind its layers."""
     hidden = vision.whole("hidden_size")
-    inner = outer.whole("ffn_hidden_size")
     sizes = Vit(
         hidden=hidden,
         layers=depth(vision),
         width=vision.whole("intermediate_size"),
         patch_values=patch_values(vision),
-        positions=vision.whole("num_positions"),
+        positions=positions,
         beside=hidden,
     )
+    return vit(sizes, name)
+
+
+def glm4v_eva(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
+    """Read the EVA-CLIP of GLM-4V-9B: one strided convolution and a gated projector."""
+    hidden = vision.whole("hidden_size")
+    inner = outer.whole("ffn_hidden_size")
     return (
-        *vit(sizes, "transformer.vision"),
+        *_with_class_token(vision, "transformer.vision", vision.whole("num_positions")),
         projection("transformer.vision.conv", text, 4 * hidden),
         projection("transformer.vision.linear_proj.linear_proj", text, text, False),
         projection("transformer.vision.linear_proj.gate_proj", inner, text, False),
@@ -197,16 +203,8 @@ def step3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of Step-3: two strided convolutions before one projection."""
     hidden = vision.whole("hidden_size")
     outputs = vision.whole("output_hidden_size", 4096)
-    sizes = Vit(
-        hidden=hidden,
-        layers=depth(vision),
-        width=vision.whole("intermediate_size"),
-        patch_values=patch_values(vision),
-        positions=grid(vision, 1),
-        beside=hidden,
-    )
     return (
-        *vit(sizes, "vision_model"),
+        *_with_class_token(vision, "vision_model", grid(vision, 1)),
         projection("vit_downsampler", outputs, 4 * hidden),
         projection("vit_downsampler2", 2 * outputs, 9 * outputs),
         projection("vit_large_projector", text, 2 * outputs, outer.flag("projector_bias", True)),
