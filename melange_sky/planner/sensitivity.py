@@ -112,11 +112,12 @@ def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
         ):
             deadline.check()
             figures = [
-                rate
+                rate * factor
                 for i, j in buckets
                 for cell in (option.cells[i][j],)
-                for end in (cell, _at_end(cell, good=True), _at_end(cell, good=False))
-                for rate in _figures(end, levels)
+                for own in (_figures(cell, levels),)
+                for factor in (1.0, _times_at_end(cell, good=True), _times_at_end(cell, good=False))
+                for rate in own
             ]
             if not any(
                 rival.option.gpu == option.option.gpu and all(map(ge, theirs, figures))
@@ -217,13 +218,21 @@ def _figures(cell: CapacityCell, levels: Sequence[float]) -> list[float]:
     return [cell.max_rate_rps or 0.0, *at_least]
 
 
-def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
+def _times_at_end(cell: CapacityCell, good: bool) -> float:
+    """Return the rates at one end of the band ÷ the cell's own, 1 where it is no estimate."""
     rate, end = cell.banded_rps, cell.high_rps if good else cell.low_rps
-    if cell.origin not in INFERRED or not rate or end is None or end == rate:
+    if cell.origin not in INFERRED or not rate or end is None:
+        return 1.0
+    return max(end, 0.0) / rate
+
+
+def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
+    factor = _times_at_end(cell, good)
+    if factor == 1.0:
         return cell
-    if end <= 0:
+    if factor == 0.0:
         return CapacityCell(max_rate_rps=None, origin=cell.origin)
-    return replace(cell.scaled(end / rate), low_rps=None, high_rps=None)
+    return replace(cell.scaled(factor), low_rps=None, high_rps=None)
 
 
 def _end(cell: CapacityCell, good: bool) -> float | None:

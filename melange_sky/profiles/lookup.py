@@ -47,7 +47,7 @@ from melange_sky.steps import (
     ReplicaModel,
     RequestSizes,
     capacity_estimate,
-    capacity_estimates,
+    capacity_estimates_within,
     split_replica,
 )
 from melange_sky.topology import linked
@@ -55,7 +55,7 @@ from melange_sky.topology import linked
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.profiletable import MeasuredCell
-    from melange_sky.steps import Estimate, Generation
+    from melange_sky.steps import Generation
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +229,9 @@ def _estimates(
 ) -> dict[GroupKey, GroupEstimates]:
     fitting = {key: group for key, group in groups.items() if isinstance(group, Group)}
     replicas = [group.replica for group in fitting.values()]
-    analytic = capacity_estimates(replicas, sizes, query.slo)
-    levels = _levels(query, replicas, sizes)
+    slos = _slos_of_levels(query)
+    analytic, *others = capacity_estimates_within(replicas, sizes, (query.slo, *slos.values()))
+    levels = dict(zip(slos, others, strict=True))
     return {
         key: GroupEstimates(
             query=query,
@@ -243,10 +244,8 @@ def _estimates(
     }
 
 
-def _levels(
-    query: CapacityQuery, replicas: Sequence[ReplicaModel], sizes: RequestSizes
-) -> dict[float, Sequence[Estimate]]:
-    """Return the closed-form estimates at the levels beside the target, where they are asked for."""
+def _slos_of_levels(query: CapacityQuery) -> dict[float, SLO]:
+    """Return the SLOs of the levels beside the target, where they are asked for."""
     target = query.slo.attainment
     above = levels_above(target) if query.levels else ()
     asked = (*levels_below(target)[1:], *above) if above else ()
@@ -254,7 +253,7 @@ def _levels(
     if slos:
         # Without limits, half of the time more than this many are in service.
         slos[BEST_EFFORT] = SLO(attainment=0.5)
-    return {level: capacity_estimates(replicas, sizes, slo) for level, slo in slos.items()}
+    return slos
 
 
 def _settings_of(shape: ReplicaShape, group: Group, generation: Generation) -> EngineSettings:

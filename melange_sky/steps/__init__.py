@@ -1,7 +1,12 @@
 """The engine model: how long a step of a replica takes and what its KV cache holds."""
 
 from melange_sky.steps.bands import REGIMES, BandClass, ErrorBand, Regime, regime_of
-from melange_sky.steps.estimate import Estimate, RequestSizes, capacity_estimate, capacity_estimates
+from melange_sky.steps.estimate import (
+    Estimate,
+    RequestSizes,
+    capacity_estimate,
+    capacity_estimates_within,
+)
 from melange_sky.steps.generation import (
     AllReduce,
     Efficiency,
@@ -42,7 +47,7 @@ __all__ = [
     "WindowCosts",
     "block_layout",
     "capacity_estimate",
-    "capacity_estimates",
+    "capacity_estimates_within",
     "holds",
     "knee_batch",
     "kv_pool",

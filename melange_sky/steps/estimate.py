@@ -62,18 +62,27 @@ class Estimate:
 
 def capacity_estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
     """Return the estimated highest rate of each cell within the SLO."""
-    return capacity_estimates((replica,), load, slo)[0]
+    return capacity_estimates_within((replica,), load, (slo,))[0][0]
 
 
-def capacity_estimates(
-    replicas: Sequence[ReplicaModel], load: RequestSizes, slo: SLO
+def capacity_estimates_within(
+    replicas: Sequence[ReplicaModel], load: RequestSizes, slos: Sequence[SLO]
+) -> tuple[tuple[Estimate, ...], ...]:
+    """Return the estimates of several replicas within each of several SLOs, all computed at once."""
+    rows = [(replica, slo) for slo in slos for replica in replicas]
+    estimates, each = _estimates(rows, load), len(replicas)
+    return tuple(estimates[at * each : (at + 1) * each] for at in range(len(slos)))
+
+
+def _estimates(
+    asked: Sequence[tuple[ReplicaModel, SLO]], load: RequestSizes
 ) -> tuple[Estimate, ...]:
-    """Return the estimates of several replicas on the same cells, all computed at once."""
     found: dict[int, Estimate] = {}
     for chunked in (True, False):
-        places = [k for k, replica in enumerate(replicas) if replica.chunked is chunked]
+        places = [k for k, (replica, _) in enumerate(asked) if replica.chunked is chunked]
         if places:
-            rows = _estimate(_stacked([replicas[k] for k in places]), load, slo)
+            stacked = _stacked([asked[k][0] for k in places])
+            rows = _estimate(stacked, load, _Limits.of([asked[k][1] for k in places]))
             for row, k in enumerate(places):
                 found[k] = Estimate(
                     rate_rps=rows.rate_rps[row],
@@ -81,7 +90,30 @@ def capacity_estimates(
                     tpot_floor_s=rows.tpot_floor_s[row],
                     ttft_floor_s=rows.ttft_floor_s[row],
                 )
-    return tuple(found[k] for k in range(len(replicas)))
+    return tuple(found[k] for k in range(len(asked)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """SLOs of several rows as columns (rows × 1); limits that are not given are infinite.
+
+    `z` is the attainment's quantile of a normal distribution.
+    """
+
+    tpot_s: Floats
+    ttft_s: Floats
+    attainment: Floats
+    z: Floats
+
+    @classmethod
+    def of(cls, slos: Sequence[SLO]) -> _Limits:
+        normal = NormalDist()
+        return cls(
+            tpot_s=_column(math.inf if s.tpot_s is None else s.tpot_s for s in slos),
+            ttft_s=_column(math.inf if s.ttft_s is None else s.ttft_s for s in slos),
+            attainment=_column(s.attainment for s in slos),
+            z=_column(normal.inv_cdf(min(max(s.attainment, 0.001), 0.9999)) for s in slos),
+        )
 
 
 def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
@@ -139,17 +171,17 @@ def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:
     )
 
 
-def _estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
-    """Return the estimates of stacked replicas, shapes (replicas × cells)."""
-    z = NormalDist().inv_cdf(min(max(slo.attainment, 0.001), 0.9999))
+def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Estimate:
+    """Return the estimates of stacked replicas, shapes (rows × cells)."""
     high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
     alone = np.ones_like(high)
     low = np.zeros_like(high)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        good = _holds(replica, load, slo, middle, z)
+        good = _holds(replica, load, limits, middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
-    possible = _holds(replica, load, slo, np.full_like(low, 1e-6), 0.0)
+    lone = dataclasses.replace(limits, z=np.zeros_like(limits.z))
+    possible = _holds(replica, load, lone, np.full_like(low, 1e-6))
     batch = np.where(possible, low, 0.0)
     return Estimate(
         rate_rps=np.where(possible, rate_at(replica, load, batch), 0.0),
@@ -223,26 +255,26 @@ def _first_token(
 
 
 def _holds(
-    replica: ReplicaModel, load: RequestSizes, slo: SLO, batch: Floats, z: float
+    replica: ReplicaModel, load: RequestSizes, limits: _Limits, batch: Floats
 ) -> NDArray[np.bool_]:
-    """Whether `batch` requests in service leave the SLO met at its attainment (z its quantile)."""
-    peak = np.maximum(batch + z * np.sqrt(batch), 0.0)
-    good = peak <= np.minimum(held_sequences(replica, load), replica.max_num_seqs)
+    """Whether `batch` requests in service leave the limits met at their attainment."""
+    peak = np.maximum(batch + limits.z * np.sqrt(batch), 0.0)
+    good: NDArray[np.bool_] = peak <= np.minimum(
+        held_sequences(replica, load), replica.max_num_seqs
+    )
     prefill = _prefill(replica, load, batch)
     busy = _rate(load, batch, decode_step_s(replica, load, batch), prefill) * prefill
     decode = decode_step_s(replica, load, np.maximum(peak, 1.0))
-    if slo.tpot_s is not None:
-        tpot = decode / np.maximum(1.0 - busy, 1e-9)
-        good &= (tpot <= slo.tpot_s) | (load.output_tokens < 2)
-    if slo.ttft_s is not None:
-        wait = _queueing(busy, prefill, slo.attainment)
-        good &= _first_token(replica, load, peak, decode) + wait <= slo.ttft_s
+    tpot = decode / np.maximum(1.0 - busy, 1e-9)
+    good &= (tpot <= limits.tpot_s) | (load.output_tokens < 2)
+    wait = _queueing(busy, prefill, limits.attainment)
+    good &= _first_token(replica, load, peak, decode) + wait <= limits.ttft_s
     return good
 
 
-def _queueing(busy: Floats, service: Floats, attainment: float) -> Floats:
+def _queueing(busy: Floats, service: Floats, attainment: Floats) -> Floats:
     """Waiting time at the attainment's quantile in M/D/1, its tail taken as exponential."""
-    tail = np.log(np.maximum(busy, 1e-12) / max(1.0 - attainment, 1e-4))
+    tail = np.log(np.maximum(busy, 1e-12) / np.maximum(1.0 - attainment, 1e-4))
     mean_of_waiting = service / (2 * np.maximum(1.0 - busy, 1e-9))
     wait: Floats = np.maximum(tail, 0.0) * mean_of_waiting
     return wait
