@@ -120,7 +120,7 @@ def test_long_prefills_beside_a_tight_tpot_break_the_plan_and_the_loop_repairs_i
         "output_sizes": [[1, 300], [1, 100]],
     }
     spec = spec_of(tmp_path, accelerators="['A10G:1', 'L40S:1']", rate_rps=3, histogram=beside)
-    limits = dataclasses.replace(spec.models[0].slo, tpot_s=0.05, ttft_s=5.0)
+    limits = dataclasses.replace(spec.models[0].slo, tpot_s=0.045, ttft_s=5.0)
     spec = dataclasses.replace(spec, models=(dataclasses.replace(spec.models[0], slo=limits),))
     before, traffic = planned_model(spec), SimulationRequest(ci=0.02)
     assert all(a.load_fraction <= 1 - spec.headroom for a in before.allocations)
