@@ -102,6 +102,15 @@ def test_what_is_assumed_is_told_with_the_plan(over, told):
     assert line in model.shape.notes
 
 
+def test_a_context_that_is_not_stated_is_that_of_the_class():
+    model = read(
+        model_type="qwen2", architectures=["Qwen2ForCausalLM"], max_position_embeddings="absent"
+    )
+    assert model.shape.context_tokens == 32768
+    (line,) = model.warnings
+    assert line.startswith("no 'max_position_embeddings': a context of 32768 tokens is assumed")
+
+
 @pytest.mark.parametrize(
     ("over", "tokens"),
     [

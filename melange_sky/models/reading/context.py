@@ -8,6 +8,7 @@ from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.fields import LARGEST, Fields, shown
+from melange_sky.models.reading.defaults import class_defaults
 
 LENGTHS = (
     "max_position_embeddings",
@@ -69,10 +70,11 @@ def context_tokens(fields: Fields, outer: Fields) -> int:
         )
     longest = override or longest
     if not longest:
+        known = class_defaults(str(fields.raw.get("model_type", ""))).get("max_position_embeddings")
+        longest = known if isinstance(known, int) else DEFAULT_TOKENS
         fields.told.append(
-            f"no 'max_position_embeddings': a context of {DEFAULT_TOKENS} tokens is assumed, as engines do"
+            f"no 'max_position_embeddings': a context of {longest} tokens is assumed, as engines do"
         )
-        return DEFAULT_TOKENS
     if "gemma3" in str(outer.raw.get("model_type", "")):
         factor = 1.0
     scaled = longest * factor
