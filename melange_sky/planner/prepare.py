@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from melange_sky.capacities import OptionCapacity
+    from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import ModelForm
@@ -135,10 +136,7 @@ def _prepare_model(
         raise InfeasibleError(f"{served.name}: the model fits on no accelerator: {reasons}")
     warnings = [PlanWarning(code="workload", message=text) for text in served.workload.warnings]
     warnings += rate_notes(served.workload)
-    warnings += [
-        PlanWarning(code="model", message=f"{served.model}: {text}")
-        for text in forms[0].shape.notes
-    ]
+    warnings += _model_notes(served, forms[0].shape)
     demand = Demand(
         name=served.name,
         workload=served.workload,
@@ -180,6 +178,19 @@ def capacity_query(
 
 def _of_form(note: PlanWarning, form: ModelForm) -> PlanWarning:
     return replace(note, message=f"{note.message} (in {form.name or form.shape.dtype})")
+
+
+def _model_notes(served: ServedModel, shape: ModelShape) -> list[PlanWarning]:
+    """Return what is odd about the model, and how to plan its images where these are left out."""
+    open_images = "vision" in shape.inputs and served.workload.images is None
+    hint = "; workload.images: {per_request, tokens} plans images"
+    return [
+        PlanWarning(
+            code="model",
+            message=f"{served.model}: {text}{hint if open_images and 'only their text' in text else ''}",
+        )
+        for text in shape.notes
+    ]
 
 
 def _image_notes(served: ServedModel) -> list[PlanWarning]:

@@ -65,6 +65,19 @@ def test_images_cost_capacity_and_the_plan_says_so(tmp_path):
     assert seeing.candidates[0].option.engine.max_model_len >= 400 + 60 + 2000
 
 
+@pytest.mark.parametrize(
+    "model", [SEES, "google/gemma-4-26B-A4B", "Qwen/Qwen3.5-27B", "Qwen/Qwen3-VL-30B-A3B-Instruct"]
+)
+def test_what_sees_is_planned_for_its_text_and_says_how_to_plan_images(tmp_path, model):
+    told = [w.message for w in planned(spec_file(tmp_path, model)).warnings if w.code == "model"]
+    assert told == [
+        (
+            f"{model}: the vision input of requests is not planned, only their text; "
+            "workload.images: {per_request, tokens} plans images"
+        )
+    ]
+
+
 def test_a_plan_keeps_its_images_and_is_replayed_with_them(tmp_path):
     plan = planned(spec_file(tmp_path, images="{per_request: 2, tokens: 1000}"))
     notes = [w.message for w in plan.warnings if w.code == "images"]
