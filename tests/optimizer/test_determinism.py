@@ -32,7 +32,7 @@ SPEC: dict[str, Any] = {
     },
     "resources": {
         "accelerators": ["L4:1", "A10G:1", "H100:1"],
-        "infra": ["aws/us-east-1", "gcp", "azure/eastus"],
+        "infra": ["aws/us-east-1", "gcp/us-central1", "azure/eastus"],
         "limits": {"H100": 4, "aws": 6, "L4": 10},
         "fixed": [
             {"accelerators": "L4:1", "instances": 1},

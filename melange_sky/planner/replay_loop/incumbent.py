@@ -80,7 +80,7 @@ def fleet_today(incumbent: Incumbent, replanner: Replanner) -> Plan | str:
         if isinstance(found, str):
             return found
         wanted.append(found)
-    if _has_no_rules(first.constraints):
+    if has_no_rules(first.constraints):
         own = [_by_own_shares(m, saved, w) for (m, saved), w in zip(pairs, wanted, strict=True)]
         models = tuple(model for model in own if model is not None)
         if len(models) == len(own):
@@ -88,7 +88,7 @@ def fleet_today(incumbent: Incumbent, replanner: Replanner) -> Plan | str:
     return _by_new_shares(replanner, wanted)
 
 
-def _has_no_rules(constraints: Constraints) -> bool:
+def has_no_rules(constraints: Constraints) -> bool:
     """Return whether constraints ask for no more than that somebody serves."""
     plain = Constraints(
         spot=constraints.spot,

@@ -168,6 +168,7 @@ def _run(one: _Loop) -> None:
     """Search every way, the surest first. Raises StopSearchError."""
     search = one.search
     first = search.replanner.first
+    names = [_cheapest_first(model) for model in first.models]
     if search.holds(first, always=True):
         one.missed = search.last
         search.confirm()
@@ -175,24 +176,36 @@ def _run(one: _Loop) -> None:
     if one.incumbent is not None:
         one.notes.append(try_incumbent(search, one.incumbent))
     scale_to_hold(search)
+    if search.replanner.asks_budget and len(names[0]) > 1:
+        scale_to_hold(search, strict=True)
     search.prove()
-    names = [_cheapest_first(model) for model in first.models]
     tries = one.alone and len(names) == 1 and len(names[0]) > 1
     if tries and _seeks_least_cost(search.replanner):
         for accelerator in names[0]:
             _try_alone(one, accelerator)
     if max(map(len, names)) > 1:
         _tighten(search)
-    if _seeks_least_cost(search.replanner):
-        move_to_cheaper(search)
-    search.prove()
+    _look_nearby(search)
+    if not _has_found(search):
+        failing = [k for k, s in enumerate(one.missed) if not holds(s.verdict)] or [0]
+        one.reason = why_none(search, failing[0], one.missed[failing[0]])
+        _look_nearby(search)
     if len(names) == 1 and len(names[0]) == 1:
         one.singles[names[0][0]] = search
     for single in sorted(one.singles.values(), key=_cost_of):
         single.prove()
-    if search.cheapest is None and search.late is None:
-        failing = [k for k, s in enumerate(one.missed) if not holds(s.verdict)] or [0]
-        one.reason = why_none(search, failing[0], one.missed[failing[0]])
+
+
+def _look_nearby(search: Search) -> None:
+    """Move single instances of what was found, and prove what comes of it."""
+    if _seeks_least_cost(search.replanner):
+        move_to_cheaper(search)
+    search.prove()
+
+
+def _has_found(search: Search) -> bool:
+    """Return whether a fleet holds, or time is what there was too little of."""
+    return search.cheapest is not None or search.late is not None
 
 
 def _cost_of(search: Search) -> float:

@@ -84,6 +84,24 @@ class Replanner:
         pairs = zip(plan.models, derated, strict=True)
         return replace(plan, models=tuple(_unscaled(m, c, scale) for m, c in pairs))
 
+    @property
+    def asks_budget(self) -> bool:
+        """Whether any model's target is one over all of its requests."""
+        return not all(model.attainment_per_bucket for model in self.first.models)
+
+    def in_every_bucket(self) -> Replanner:
+        """Return what chooses fleets that meet the target in every bucket."""
+        models = tuple(replace(m, attainment_per_bucket=True) for m in self.first.models)
+        return replace(self, first=replace(self.first, models=models))
+
+    def as_asked(self, plan: Plan) -> Plan:
+        """Return a plan whose models' targets are asked for as the first plan's are."""
+        pairs = zip(plan.models, self.first.models, strict=True)
+        models = (
+            replace(m, attainment_per_bucket=asked.attainment_per_bucket) for m, asked in pairs
+        )
+        return replace(plan, models=tuple(models))
+
     def part(self, k: int) -> Replanner:
         """Return what chooses for one of the models by itself, under the same rules."""
         return replace(self, first=replace(self.first, models=(self.first.models[k],)))

@@ -143,10 +143,14 @@ class Search:
         deratings: Sequence[Deratings],
         minimum: tuple[InstanceGroup, ...] = (),
         scale: float = 1.0,
+        *,
+        strict: bool = False,
     ) -> Plan | None:
-        """Choose a fleet, None where there is none or none in time."""
+        """Choose a fleet, with `strict` one that meets the target in every bucket; None where there is
+        none or none in time."""
+        replanner = self.replanner.in_every_bucket() if strict else self.replanner
         try:
-            return self.replanner.plan(deratings, minimum, scale)
+            return self.replanner.as_asked(replanner.plan(deratings, minimum, scale))
         except InfeasibleError:
             return None
         except NoPlanInTimeError as error:

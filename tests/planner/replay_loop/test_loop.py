@@ -13,7 +13,7 @@ from melange_sky.planfile import dump_plan, load_plan
 from melange_sky.planner.plan_spec import plan_loaded
 from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
-from melange_sky.planner.replay_loop.replan import Replanner
+from melange_sky.planner.replay_loop.replan import Replanner, scaled
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan, with_policy
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import ModelPlan, Plan
@@ -283,3 +283,32 @@ def test_the_azure_trace_holds_on_the_verified_plan(tmp_path: Path) -> None:
     blind = simulate_plan(plan, with_policy(unused, "round_robin")).verdict
     if len(plan.allocations) > 1:
         assert blind.attainment < verdict.attainment
+
+
+def test_too_tight_is_a_proof_of_every_option(tmp_path: Path) -> None:
+    """No card answers within 4 ms a token; the estimates' own word on that plays no part."""
+    spec = spec_of(tmp_path, rate_rps=2, histogram=SMALL)
+    first = planned(spec)
+    (model,) = first.models
+    tight = dataclasses.replace(model, slo=dataclasses.replace(model.slo, tpot_s=0.004))
+    plan = plan_verified(dataclasses.replace(first, models=(tight,)), REQUEST, LoopRequest())
+    found = plan.models[0].verification
+    assert found is not None
+    assert not found.holds
+    assert "too tight for these accelerators" in (found.reason or "")
+    for shape in ("A10G:1", "L40S:1"):
+        assert shape in (found.reason or "")
+
+
+def test_large_fleets_that_hold_become_a_plan_not_an_excuse(tmp_path: Path) -> None:
+    """Estimates eight and more times too high leave the optimizer's fleets too small at every scale."""
+    first = planned(spec_of(tmp_path, accelerators="['L40S:1']", rate_rps=12, histogram=SMALL))
+    (model,) = first.models
+    rosy = tuple(scaled(c, 400.0) for c in model.candidates)
+    fleet = tuple(dataclasses.replace(a, candidate=rosy[0], instances=1) for a in model.allocations)
+    model = dataclasses.replace(model, candidates=rosy, allocations=fleet, baselines=())
+    plan = plan_verified(dataclasses.replace(first, models=(model,)), REQUEST, LoopRequest())
+    found = plan.models[0].verification
+    assert found is not None
+    assert found.holds, found.reason
+    assert plan.cost_usd_per_hour <= first.cost_usd_per_hour * 1.5
