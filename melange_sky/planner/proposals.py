@@ -124,7 +124,9 @@ def _in_form(query: CapacityQuery) -> CapacityQuery | None:
     except InputError:
         return None
     args = (*query.engine_args, flag, PROPOSED)
-    return replace(query, model=smaller, engine_args=args, simulate=False, progress=None)
+    return replace(
+        query, model=smaller, engine_args=args, simulate=False, levels=False, progress=None
+    )
 
 
 def _is_rough(capacity: OptionCapacity) -> bool:
@@ -193,7 +195,10 @@ def _fleet(
     most: float,
     solve: SolveOptions,
 ) -> Solution | None:
-    """Return a cheap fleet of the plan's options and the offered ones, None where it cannot pay."""
+    """Return a cheap fleet of the plan's options and the offered ones, None where it cannot pay.
+
+    Every size is served within its limits here: what may be late could only make it cheaper.
+    """
     whole = [(*d.options, *more) for d, more in zip(problem.demands, offered, strict=True)]
     plain = problem.constraints == Constraints()
     if plain:
@@ -206,7 +211,8 @@ def _fleet(
             for demand, mine, all_of in zip(problem.demands, used, whole, strict=True)
         ]
     demands = tuple(
-        replace(d, options=options) for d, options in zip(problem.demands, whole, strict=True)
+        replace(d, options=options, target=None)
+        for d, options in zip(problem.demands, whole, strict=True)
     )
     look = replace(cost_alone(solve), mip_gap=1e-3, time_limit_s=LOOK_SECONDS)
     try:
