@@ -43,7 +43,7 @@ def weakest(origins: Iterable[Origin]) -> Origin | None:
 
 
 BEST_EFFORT = 0.0
-"""The level at which no request is counted as within its limits: the rate that saturates."""
+"""The level at which no request is counted as within its limits."""
 
 SPENT_ABOVE = (0.2, 0.8)
 """What the levels above a target leave to other requests, as parts of the misses that it allows."""
@@ -75,8 +75,8 @@ class CapacityCell:
     `max_rate_rps` is None where it cannot serve the bucket at all; then `reason` says why.
     `low_rps` … `high_rps` is the error band of the figure where one is known, that of `best_effort_rps`
     where nothing is served within the SLO. `levels` are rates at other attainments than the target's, as
-    (attainment, rate); `BEST_EFFORT`, for sizes that miss their limits even alone, is the rate that
-    saturates the instance, all its requests counted as missed. `alone_ttft_s` is the time to the first
+    (attainment, rate); `BEST_EFFORT`, for sizes that miss their limits even alone or but barely, is the
+    rate at which others beside them still meet theirs, all of them counted as missed. `alone_ttft_s` is the time to the first
     token on an idle instance, known where there are levels.
     """
 
@@ -94,7 +94,7 @@ class CapacityCell:
 
     @property
     def best_effort_rps(self) -> float | None:
-        """The rate that saturates the instance, None where that is not known or not wanted."""
+        """The rate of requests that all count as missed, None where that is not known or not wanted."""
         return self.at(BEST_EFFORT)
 
     def can_be_late(self, target: float) -> bool:

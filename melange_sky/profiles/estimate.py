@@ -160,7 +160,7 @@ class GroupEstimates:
 
     `analytic` is the closed-form estimate that shipped ratios correct and searches start at. Cells
     are of the bare group: without the band, and before data parallelism multiplies them. `levels` are
-    closed-form estimates at other attainments than the target's, `BEST_EFFORT` the saturated rate: cells
+    closed-form estimates at other attainments than the target's, `BEST_EFFORT` what leaves others in time: cells
     follow them in proportion.
     """
 
@@ -248,13 +248,13 @@ class GroupEstimates:
     def _levelled(self, cell: CapacityCell, at: int) -> CapacityCell:
         """Return a cell with its rates at other levels, by what the closed form says of their ratio.
 
-        A size that misses its limits even alone has the saturated rate, any other lower levels where these
-        carry a multiple: there its own requests stand in each other's way.
+        A size that misses its limits even alone has the rate at which others beside it still meet theirs,
+        any other lower levels where these carry a multiple: there its own requests stand in each other's way.
         """
-        saturated = self.levels.get(BEST_EFFORT)
-        if saturated is None:
+        effort = self.levels.get(BEST_EFFORT)
+        if effort is None:
             return cell
-        best_rps = float(saturated.rate_rps[at]) if saturated.batch[at] >= 1 - 1e-9 else 0.0
+        best_rps = float(effort.rate_rps[at])
         levels: tuple[tuple[float, float], ...] = ()
         if cell.max_rate_rps is not None:
             levels = self._in_proportion(cell.max_rate_rps, best_rps, at)

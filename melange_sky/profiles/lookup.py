@@ -41,7 +41,6 @@ from melange_sky.profiles.estimate import (
 )
 from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
-from melange_sky.slo import SLO
 from melange_sky.steps import (
     Misfit,
     ReplicaModel,
@@ -55,6 +54,7 @@ from melange_sky.topology import linked
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.profiletable import MeasuredCell
+    from melange_sky.slo import SLO
     from melange_sky.steps import Generation
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,10 @@ def _estimates(
     fitting = {key: group for key, group in groups.items() if isinstance(group, Group)}
     replicas = [group.replica for group in fitting.values()]
     slos = _slos_of_levels(query)
-    analytic, *others = capacity_estimates_within(replicas, sizes, (query.slo, *slos.values()))
+    # The last of them are late: that others beside them wait is what is held against the limits.
+    analytic, *others = capacity_estimates_within(
+        replicas, sizes, (query.slo, *slos.values()), patient=(len(slos),) if slos else ()
+    )
     levels = dict(zip(slos, others, strict=True))
     return {
         key: GroupEstimates(
@@ -245,14 +248,13 @@ def _estimates(
 
 
 def _slos_of_levels(query: CapacityQuery) -> dict[float, SLO]:
-    """Return the SLOs of the levels beside the target, where they are asked for."""
+    """Return the SLOs of the levels beside the target, where they are asked for, best effort last."""
     target = query.slo.attainment
     above = levels_above(target) if query.levels else ()
     asked = (*levels_below(target)[1:], *above) if above else ()
     slos = {level: dataclasses.replace(query.slo, attainment=level) for level in asked}
     if slos:
-        # Without limits, half of the time more than this many are in service.
-        slos[BEST_EFFORT] = SLO(attainment=0.5)
+        slos[BEST_EFFORT] = query.slo
     return slos
 
 

@@ -26,7 +26,7 @@ from melange_sky.steps.pool import KvPool, WindowBlocks
 from melange_sky.steps.times import StepCosts, WindowCosts, pairs_s, products_s, read_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -66,23 +66,31 @@ def capacity_estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Es
 
 
 def capacity_estimates_within(
-    replicas: Sequence[ReplicaModel], load: RequestSizes, slos: Sequence[SLO]
+    replicas: Sequence[ReplicaModel],
+    load: RequestSizes,
+    slos: Sequence[SLO],
+    patient: Collection[int] = (),
 ) -> tuple[tuple[Estimate, ...], ...]:
-    """Return the estimates of several replicas within each of several SLOs, all computed at once."""
-    rows = [(replica, slo) for slo in slos for replica in replicas]
+    """Return the estimates of several replicas within each of several SLOs, all computed at once.
+
+    Of the SLOs at the places `patient` the TTFT limit is on the waiting alone, not on a request's own
+    prefill: what can be served late while others beside it meet their limits. A size whose TPOT is
+    missed even alone then has the rate of one such request at a time.
+    """
+    rows = [(r, slo, at in patient) for at, slo in enumerate(slos) for r in replicas]
     estimates, each = _estimates(rows, load), len(replicas)
     return tuple(estimates[at * each : (at + 1) * each] for at in range(len(slos)))
 
 
 def _estimates(
-    asked: Sequence[tuple[ReplicaModel, SLO]], load: RequestSizes
+    asked: Sequence[tuple[ReplicaModel, SLO, bool]], load: RequestSizes
 ) -> tuple[Estimate, ...]:
     found: dict[int, Estimate] = {}
     for chunked in (True, False):
-        places = [k for k, (replica, _) in enumerate(asked) if replica.chunked is chunked]
+        places = [k for k, (replica, _, _) in enumerate(asked) if replica.chunked is chunked]
         if places:
             stacked = _stacked([asked[k][0] for k in places])
-            rows = _estimate(stacked, load, _Limits.of([asked[k][1] for k in places]))
+            rows = _estimate(stacked, load, _Limits.of([asked[k][1:] for k in places]))
             for row, k in enumerate(places):
                 found[k] = Estimate(
                     rate_rps=rows.rate_rps[row],
@@ -97,22 +105,25 @@ def _estimates(
 class _Limits:
     """SLOs of several rows as columns (rows × 1); limits that are not given are infinite.
 
-    `z` is the attainment's quantile of a normal distribution.
+    `z` is the attainment's quantile of a normal distribution, `patient` 1 where a request's own prefill
+    is not held against the TTFT limit, else 0.
     """
 
     tpot_s: Floats
     ttft_s: Floats
     attainment: Floats
     z: Floats
+    patient: Floats
 
     @classmethod
-    def of(cls, slos: Sequence[SLO]) -> _Limits:
-        normal = NormalDist()
+    def of(cls, rows: Sequence[tuple[SLO, bool]]) -> _Limits:
+        normal, slos = NormalDist(), [slo for slo, _ in rows]
         return cls(
             tpot_s=_column(math.inf if s.tpot_s is None else s.tpot_s for s in slos),
             ttft_s=_column(math.inf if s.ttft_s is None else s.ttft_s for s in slos),
             attainment=_column(s.attainment for s in slos),
             z=_column(normal.inv_cdf(min(max(s.attainment, 0.001), 0.9999)) for s in slos),
+            patient=_column(float(patient) for _, patient in rows),
         )
 
 
@@ -176,19 +187,21 @@ def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Est
     high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
     alone = np.ones_like(high)
     low = np.zeros_like(high)
+    tpot_s = decode_step_s(replica, load, alone)
+    ttft_s = _first_token(replica, load, alone * 0.0, alone)
+    limits = dataclasses.replace(limits, ttft_s=limits.ttft_s + limits.patient * ttft_s)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         good = _holds(replica, load, limits, middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
-    lone = dataclasses.replace(limits, z=np.zeros_like(limits.z))
-    possible = _holds(replica, load, lone, np.full_like(low, 1e-6))
+    single = dataclasses.replace(limits, z=np.zeros_like(limits.z))
+    possible = _holds(replica, load, single, np.full_like(low, 1e-6))
     batch = np.where(possible, low, 0.0)
-    return Estimate(
-        rate_rps=np.where(possible, rate_at(replica, load, batch), 0.0),
-        batch=batch,
-        tpot_floor_s=decode_step_s(replica, load, alone),
-        ttft_floor_s=_first_token(replica, load, alone * 0.0, alone),
-    )
+    rate = np.where(possible, rate_at(replica, load, batch), 0.0)
+    one_by_one = 1 / (ttft_s + np.maximum(load.output_tokens - 1, 0) * tpot_s)
+    lone = (limits.patient > 0) & (rate <= 0) & (held_sequences(replica, load) >= 1)
+    rate = np.where(lone, one_by_one, rate)
+    return Estimate(rate_rps=rate, batch=batch, tpot_floor_s=tpot_s, ttft_floor_s=ttft_s)
 
 
 def held_sequences(replica: ReplicaModel, load: RequestSizes) -> Floats:

@@ -334,8 +334,8 @@ def _unserved(canonical: Canonical, d: int) -> Unserved | None:
     if not bad and fraction > demand.may_miss_fraction * (1 + ROUNDING) + ROUNDING:
         bad = late
         excess = (
-            f"; these are {fraction:.3g} of the requests, and slo.attainment {demand.target:g} "
-            f"leaves {demand.may_miss_fraction:.3g} to sizes that are late everywhere"
+            f"; they would come to {fraction:.3%} of the requests, where slo.attainment "
+            f"{demand.target:g} leaves {demand.may_miss_fraction:.3%} to sizes that are late everywhere"
         )
     if not bad:
         return None

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6
 """Load above capacity, as a fraction of it, that is rounding and not overload."""
 
-LEAST_LATE = 1e-6
-"""A smaller late share is rounding where anything else serves its bucket."""
+LEAST_LATE = 1e-7
+"""Late shares of a smaller fraction of a model's requests are rounding, where anything else serves them."""
 
 Shares = dict["ShareKey", float]
 """Share of bucket b (numbered over all demands) on column k, and the way in which it is served."""
@@ -163,12 +163,25 @@ def read_shares(program: IntegerProgram, values: Sequence[float]) -> Shares:
     raw = {
         key: value / program.slices
         for key, y in program.y.items()
-        if (value := values[y]) > (LEAST_LATE if key[2] else 1e-9) * program.slices
+        if (value := values[y]) > 1e-9 * program.slices
+    }
+    in_time = {b for b, _, way in raw if way == 0}
+    raw = {
+        (b, k, way): share
+        for (b, k, way), share in raw.items()
+        if way == 0 or b not in in_time or share > _least_late(program, b, k)
     }
     total: dict[int, float] = {}
     for (b, _, _), share in raw.items():
         total[b] = total.get(b, 0.0) + share
     return {(b, k, way): share / total[b] for (b, k, way), share in raw.items()}
+
+
+def _least_late(program: IntegerProgram, b: int, k: int) -> float:
+    """Return the share of a bucket below which being late is rounding."""
+    d = program.canonical.columns[k].demand
+    bucket = program.canonical.buckets[d][b - program.offsets[d]]
+    return LEAST_LATE * program.canonical.demands[d].workload.rate_rps / bucket.rate_rps
 
 
 def to_allocations(
