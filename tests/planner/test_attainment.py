@@ -71,7 +71,7 @@ def test_the_plan_says_what_is_late(l40s: Plan) -> None:
         "Expected to miss the SLO, served all the same: 0.01% of the requests (about 3 an hour)"
         in text
     )
-    assert "input 12000-16000, output 25-100: 0.005%, TTFT about" in text
+    assert "input 12000-16000, output 25-100: 0.005%; alone, its TTFT is " in text
 
 
 def test_the_plan_file_says_it_too_and_is_read_back(l40s: Plan) -> None:
