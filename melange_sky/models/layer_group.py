@@ -58,8 +58,8 @@ class LayerGroup:
     Of each token a layer caches `kv_values` without end (a fraction where tokens are compressed),
     `window_values` of the last `window` tokens (`chunked`: of the chunk of so many tokens that it is
     in), and `fixed_bytes` whatever the type of the cache. `selected`: no more cached tokens than these
-    are read for one query. `state_bytes` are held for each sequence, `state_values` of
-    them in the type that is computed in. `kv_heads` limits how far
+    are read for one query. `state_bytes` are held for each sequence, of them `state_values` in the type
+    that is computed in. `kv_heads` limits how far
     tensor parallelism splits the cache (1: not at all). `pair_flops` is the work of one query token on
     one key token, `decode_flops` that of a decoding token where it differs (absorbed latents),
     `index_flops` that of the index which chooses them. `sinks`: heads have a learned sink

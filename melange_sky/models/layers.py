@@ -70,7 +70,8 @@ class Attention:
     `kv_values` are cached for every token however long the sequence (a fraction where the cache is
     compressed over tokens), `window_values` for the last `window` tokens only. `fixed_bytes` per token
     have a type of their own (the index keys of sparse attention). `state_bytes` are held per
-    sequence, whatever its length, `state_values` of them in 16 bits or what else the model computes in. `pair_flops` is the work of one query token on one key token.
+    sequence, whatever its length, of them `state_values` in 16 bits or what else the model computes in.
+    `pair_flops` is the work of one query token on one key token.
     `selected`: a query attends to no more than so many cached tokens, chosen by an index whose work on
     one key token is `index_flops`. `sinks`: each head has a learned sink in its softmax.
     """
