@@ -26,9 +26,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from melange_sky.errors import InputError, clip
-from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
-from melange_sky.spec.histogram import Histogram, HistogramBuilder
-from melange_sky.spec.trace_blocks import (
+from melange_sky.spec.block_parsing import (
     LARGEST_TIME_S,
     MAX_LINE,
     MAX_TOKENS,
@@ -37,6 +35,8 @@ from melange_sky.spec.trace_blocks import (
     parse_csv,
     parse_json_lines,
 )
+from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
+from melange_sky.spec.histogram import Histogram, HistogramBuilder
 
 log = logging.getLogger(__name__)
 
