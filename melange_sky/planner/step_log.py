@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.rules.registry import RuleSet, checked_form
-from melange_sky.optimizer.search.dominance import drop_dominated
+from melange_sky.optimizer.search.levels import levelled_forms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,18 +59,23 @@ def log_dominated(problem: Problem, options: SolveOptions) -> None:
     """Say how many options no best plan needs, and which; computed only where it is logged."""
     if not log.isEnabledFor(logging.INFO):
         return
-    solve = options.started()
     try:
-        whole = checked_form(problem, solve.deadline)
-        needed = drop_dominated(whole, RuleSet.of(problem, solve))
+        forms = levelled_forms(problem, options.started())
     except TimeUpError:
         log.info("no time to say which options are dominated")
         return
-    kept = {(column.demand, column.name) for column in needed.columns}
-    dominated = [c for c in whole.columns if (c.demand, c.name) not in kept]
-    log.info("%d of %d options dominated", len(dominated), len(whole.columns))
-    for column in dominated:
-        log.debug("dominated: %s", column.name)
+    except InfeasibleError:
+        return  # the optimizer is about to say so
+    kept = {
+        (form.canonical.demands[column.demand].name, column.name)
+        for form in forms
+        for column in form.canonical.columns
+    }
+    names = sorted((d.name, c.option.name) for d in problem.demands for c in d.options)
+    dominated = [name for name in names if name not in kept]
+    log.info("%d of %d options dominated", len(dominated), len(names))
+    for _, option in dominated:
+        log.debug("dominated: %s", option)
 
 
 def log_solution(solution: Solution) -> None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from melange_sky.errors import InfeasibleError, InputError
-from melange_sky.optimizer import SolveOptions
+from melange_sky.optimizer import Constraints, SolveOptions, explain, problem_of
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.step_log import log_dominated
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.report.plan_table import plan_table
@@ -72,6 +74,20 @@ def test_the_plan_says_what_is_late(l40s: Plan) -> None:
         in text
     )
     assert "input 12000-16000, output 25-100: 0.005%; alone, its TTFT is " in text
+
+
+def test_a_plan_with_late_sizes_is_explained(l40s: Plan, caplog: pytest.LogCaptureFixture) -> None:
+    """The problem has no plan where every size must be in time, yet its rules are priced."""
+    with caplog.at_level("DEBUG"):
+        problem = problem_of(l40s)
+        log_dominated(problem, SolveOptions())
+    assert "options dominated" in caplog.text
+    bounded = replace(l40s, constraints=Constraints(budget_usd_per_hour=100.0))
+    reasons = explain(bounded)
+    assert [rule.rule for rule in reasons.rules] == ["the budget of $100/h"]
+    (late,) = [b for b in reasons.buckets if b.bucket == "input 12000-16000, output 25-100"]
+    assert late.why.startswith("100% of its requests are expected to miss their limits")
+    assert reasons.bound_usd_per_hour <= l40s.cost_usd_per_hour
 
 
 def test_the_plan_file_says_it_too_and_is_read_back(l40s: Plan) -> None:

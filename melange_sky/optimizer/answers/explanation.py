@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.answers.lowest_cost import least_cost
-from melange_sky.optimizer.problem.canonical import canonical_form
 from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
 from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.levels import levelled_forms
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
@@ -230,7 +230,8 @@ def rule_prices(problem: Problem, options: SolveOptions) -> tuple[RulePrice, ...
         return None if base is None or cost is None else max(0.0, base - cost)
 
     rows = []
-    for clause in RuleSet.of(problem, options).clauses(canonical_form(problem)):
+    canonical = levelled_forms(problem, options)[-1].canonical
+    for clause in RuleSet.of(problem, options).clauses(canonical):
         steps = min(clause.steps, clause.priced_step)
         saved = saved_by(clause.dropped(problem))
         rows.append(
