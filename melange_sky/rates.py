@@ -27,6 +27,9 @@ WINDOW_S = 300
 DISPERSION_S = (1, 10, 60, 300)
 """Seconds over which counts are compared with a Poisson stream's."""
 
+CLOCK_DIGITS = 4
+"""Digits of a second that a span is taken with: dates far from zero hold no more in a float."""
+
 FEWEST_WINDOWS = 10
 """Windows below which a variance says nothing."""
 
@@ -104,6 +107,11 @@ class RateCounter:
     last_s: float = 0.0
     is_too_long: bool = False
 
+    @property
+    def span_s(self) -> float:
+        """Seconds from the first to the last arrival."""
+        return round(self.last_s - self.first_s, CLOCK_DIGITS)
+
     def add(self, arrival_s: float) -> None:
         """Count one arrival."""
         if self._reaches(arrival_s, arrival_s, arrival_s):
@@ -141,7 +149,7 @@ class RateCounter:
 
     def profile(self, *, is_wall_clock: bool) -> RateProfile | None:
         """Return the profile, None where the trace spans no time or more than `MOST_SECONDS`."""
-        span_s = self.last_s - self.first_s
+        span_s = self.span_s
         if span_s <= 0 or self.is_too_long:
             return None
         seconds = np.frombuffer(self.by_second, dtype=np.uint32)

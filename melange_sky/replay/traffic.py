@@ -19,6 +19,10 @@ CONCENTRATION = 2.0
 
 MAX_REQUESTS = 20_000_000
 
+CLOCK_DIGITS = 4
+"""Digits of a second that a trace's times are taken with: dates far from zero hold no more in a float, and
+the same requests shall be the same traffic on any clock."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
@@ -108,7 +112,7 @@ def scaled_rows(
     `rows` as of `trace_rows`; a request without an output token is sent with one. The second value
     says how many those were.
     """
-    arrival_s = (rows["at"] - rows["at"][:1].sum()) / rate_scale
+    arrival_s = np.round(rows["at"] - rows["at"][:1].sum(), CLOCK_DIGITS) / rate_scale
     if duration_s is not None:
         count = int(np.searchsorted(arrival_s, duration_s))
         rows, arrival_s = rows[:count], arrival_s[:count]

@@ -140,7 +140,7 @@ class HistogramBuilder:
     @property
     def rate_rps(self) -> float | None:
         """Mean rate over the time observed, None where it spans no time."""
-        span_s = self.rates.last_s - self.rates.first_s
+        span_s = self.rates.span_s
         return (self.requests - 1) / span_s if span_s > 0 else None
 
     def histogram(self, source: str, *, is_wall_clock: bool = False) -> Histogram:

@@ -295,7 +295,8 @@ def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
 
 def rate_of_trace(trace: Path) -> float:
     """Return a trace's mean rate; InputError where it spans no time."""
-    at = rows_of(trace)["at"]
-    if len(at) < 2 or at[-1] <= at[0]:
+    stream, _ = scaled_rows(rows_of(trace))
+    span_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
+    if span_s <= 0:
         raise InputError(f"{trace}: the trace spans no time, so it cannot be scaled to a rate")
-    return (len(at) - 1) / float(at[-1] - at[0])
+    return (len(stream) - 1) / span_s
