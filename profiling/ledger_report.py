@@ -12,6 +12,7 @@ from ledger import Run
 from measured_sets import Row
 
 from melange_sky.names.accelerators import find_accelerator
+from melange_sky.parallelism import Parallelism
 from melange_sky.profiles import engine_generation
 from melange_sky.simulator import RequestStream, simulate_closed_loop, simulate_replica
 from melange_sky.steps import (
@@ -20,7 +21,8 @@ from melange_sky.steps import (
     Regime,
     ReplicaModel,
     regime_of,
-    replica_model,
+    split_band,
+    split_replica,
 )
 
 GENERATIONS = {("vllm", "0.5"): "vllm-0.5", ("vllm", "0.2"): "vllm-0.2", ("tgis", "2023"): "tgis"}
@@ -78,25 +80,26 @@ def predict(run: Run, generation: Generation) -> tuple[float, float] | None:
     card = find_accelerator(run.accelerator)
     if run.numbers < TRITON_EXPERTS and card.capability is not None:
         card = dataclasses.replace(card, capability=min(card.capability, ADA))
-    replica = replica_model(run.shape, card, run.tp, generation)
+    replica = split_replica(run.shape, card, split_of(run), generation)
     if not isinstance(replica, ReplicaModel):
         return None
-    inputs, outputs = run.sizes()
+    # a pipeline works on as many batches at once as it has stages: each is simulated by itself
+    inputs, outputs = (sizes[:: run.pp] for sizes in run.sizes())
     if run.load == "open":
         rng = np.random.default_rng(11)
-        arrivals = np.cumsum(rng.exponential(1 / run.rate_rps, len(inputs)))
+        arrivals = np.cumsum(rng.exponential(run.pp / run.rate_rps, len(inputs)))
         log = simulate_replica(replica, RequestStream.of(arrivals, inputs, outputs))
     elif run.load == "closed" and run.concurrency < run.requests:
-        log = simulate_closed_loop(replica, run.concurrency, inputs, outputs)
+        log = simulate_closed_loop(replica, -(-run.concurrency // run.pp), inputs, outputs)
     else:
         # the API server takes them in one after the other
-        sent_s = np.arange(len(inputs)) * generation.overheads.request_s
+        sent_s = np.arange(len(inputs)) * generation.overheads.request_s * run.pp
         log = simulate_replica(replica, RequestStream.of(sent_s, inputs, outputs))
     if not log.ok.any():
         return None
     tpot_s = log.tpot_s[log.ok & ~np.isnan(log.tpot_s)]
     seconds = float(np.nanmax(log.last_token_s[log.ok]))
-    return int(log.ok.sum()) / seconds, float(tpot_s.mean()) if len(tpot_s) else math.nan
+    return run.pp * int(log.ok.sum()) / seconds, float(tpot_s.mean()) if len(tpot_s) else math.nan
 
 
 def _as_row(run: Run, generation: Generation) -> Row:
@@ -129,10 +132,18 @@ def judge(runs: Iterable[Run]) -> list[Judged]:
                 if rate_rps < math.inf
                 else -math.inf,
                 tpot_gap=math.log(run.tpot_s / tpot_s) if run.tpot_s else math.nan,
-                band=generation.error_band(run.accelerator, run.shape, run.tp, regime(run)),
+                band=split_band(
+                    generation.error_band(run.accelerator, run.shape, run.tp, regime(run)),
+                    split_of(run),
+                ),
             )
         )
     return judged
+
+
+def split_of(run: Run) -> Parallelism:
+    """Return how the run's GPUs hold the model."""
+    return Parallelism(tensor=run.tp, pipeline=run.pp)
 
 
 def regime(run: Run) -> Regime:
@@ -143,7 +154,7 @@ def regime(run: Run) -> Regime:
 def class_of(run: Run) -> str:
     """Return card, dtype, dense or MoE, tensor parallelism and regime in a few words."""
     kind = "dense" if run.shape.experts is None else "MoE"
-    return f"{run.accelerator} {run.quantization} {kind} tp{run.tp} {regime(run)}"
+    return f"{run.accelerator} {run.quantization} {kind} {split_of(run).label} {regime(run)}"
 
 
 def table(judged: Sequence[Judged], key: Callable[[Run], str]) -> list[str]:
