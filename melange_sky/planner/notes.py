@@ -10,6 +10,7 @@ from melange_sky.offers import FlagScope
 from melange_sky.optimizer import Step, least_cost
 from melange_sky.planfile import allocation_origin
 from melange_sky.plans import AlternativeMix, PlanWarning, RateSummary
+from melange_sky.profiles import engine_generation
 from melange_sky.rates import DISPERSION_S
 from melange_sky.steps import NETWORK_GBPS
 
@@ -61,10 +62,34 @@ def price_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
     return tuple(doubts.values())
 
 
-def allocation_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:
+def allocation_notes(
+    allocations: Iterable[Allocation], generation: str | None
+) -> tuple[PlanWarning, ...]:
     """Return the doubts about the prices and the step times of the chosen instances."""
     chosen = tuple(allocations)
-    return (*price_notes(chosen), *split_notes(chosen))
+    return (*price_notes(chosen), *split_notes(chosen), *run_notes(chosen, generation))
+
+
+def run_notes(allocations: Iterable[Allocation], generation: str | None) -> tuple[PlanWarning, ...]:
+    """Say of which chosen GPUs the estimates rest on no published run of this engine."""
+    if generation is None:
+        return ()
+    known = engine_generation(generation)
+    names = sorted(
+        {
+            a.candidate.option.gpu
+            for a in allocations
+            if allocation_origin(a) is Origin.ESTIMATED
+            and not known.has_runs(a.candidate.option.gpu)
+        }
+    )
+    if not names:
+        return ()
+    message = (
+        f"no published run of today's engine on {' or '.join(names)} is known, so that the "
+        "estimates are wide there; measure first: melange-sky profile run --quick takes five minutes"
+    )
+    return (PlanWarning(code="no-published-run", message=message),)
 
 
 def split_notes(allocations: Iterable[Allocation]) -> tuple[PlanWarning, ...]:

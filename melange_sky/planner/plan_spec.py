@@ -34,9 +34,10 @@ from melange_sky.planner.notes import (
 from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_problem
 from melange_sky.planner.proposals import proposal
 from melange_sky.planner.request import PlanRequest, launching
-from melange_sky.planner.sensitivity import cost_band
+from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
 from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
+from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
 if TYPE_CHECKING:
@@ -78,10 +79,13 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     log_solution(solution)
     with ThreadPoolExecutor(max_workers=1) as pool:
         forms = pool.submit(_form_notes, spec, prepared, solution, request)
-        context = _cost_context(problem, solution, request.solve, _measure_command(spec, request))
+        asked = _Measuring(
+            command=_measure_command(spec, request), generation=generation_of(spec, request)
+        )
+        context = _cost_context(problem, solution, request.solve, asked)
         gain, of_forms = forms.result()
     notes = objective_notes(problem, solution, request) + allocation_notes(
-        chain(*solution.allocations)
+        chain(*solution.allocations), generation_of(spec, request)
     )
     shared = prepared.shared_warnings + context.warnings + notes + left_out + of_forms
     shared += headroom_notes(spec.headroom)
@@ -173,16 +177,31 @@ class _CostContext:
     warnings: tuple[PlanWarning, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measuring:
+    """The command that measures (None: nothing is to be told of it), and the engine's generation."""
+
+    command: str | None
+    generation: str
+
+    def unknown(self, problem: Problem) -> frozenset[str]:
+        """Return the GPUs on which no published run stands behind estimates."""
+        known = engine_generation(self.generation)
+        names = {o.option.gpu for demand in problem.demands for o in demand.options}
+        return frozenset(name for name in names if not known.has_runs(name))
+
+
 def _cost_context(
-    problem: Problem, solution: Solution, solve: SolveOptions, command: str | None
+    problem: Problem, solution: Solution, solve: SolveOptions, measuring: _Measuring
 ) -> _CostContext:
     """Solve for the baselines and, with a measuring `command`, for the cost band, side by side."""
     with ThreadPoolExecutor(max_workers=2) as pool:
         singles = pool.submit(baselines, problem, _costs(solution), solve)
-        if command is None:
+        if measuring.command is None:
             return _CostContext(baselines=singles.result(), band=None)
         try:
-            band = cost_band(problem, solution, solve, command=command, pool=pool)
+            advice = MeasuringAdvice(measuring.command, first=measuring.unknown(problem))
+            band = cost_band(problem, solution, solve, advice=advice, pool=pool)
         except TimeUpError:
             warning = PlanWarning(
                 code="time-limit",

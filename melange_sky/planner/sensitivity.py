@@ -37,19 +37,28 @@ BAND_GAP = 1e-3
 """The band's ends are solved to a thousandth: far finer than the error that they show."""
 
 
+@dataclass(frozen=True, slots=True)
+class MeasuringAdvice:
+    """The command that measures an accelerator, and those to measure `first` where they are planned."""
+
+    command: str | None
+    first: frozenset[str] = frozenset()
+
+
 def cost_band(
     problem: Problem,
     solution: Solution,
     options: SolveOptions,
     *,
-    command: str | None,
+    advice: MeasuringAdvice,
     pool: Executor,
 ) -> Sensitivity | None:
     """Return how the optimum's cost moves over the estimates' error band, None without estimates.
 
     All estimates at their good end give the low cost, all at their bad end the high one. The
     accelerator worth measuring is the one whose band alone moves the cost most when instances may
-    be fractions (ties go to the name); how much it moves the plan is then solved with whole ones.
+    be fractions (ties go to the name), those first that are planned without a run behind their
+    estimates; how much it moves the plan is then solved with whole ones.
     The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
     Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
@@ -67,14 +76,17 @@ def cost_band(
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
     spans = _relaxed_spans(problem, names)
-    name = max(names, key=lambda name: spans[name].usd_per_hour)
+    first = advice.first & used
+    name = max(names, key=lambda name: (name in first, spans[name].usd_per_hour))
     good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
     bad = cost(frozenset({name}), False) if name in used else None
     moves = _difference(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
     low, high = (end.result() for end in ends)
     band = Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
-    return _with_advice(band, name, spans[name].size, moves, command) if moves > 1e-6 else band
+    if moves <= 1e-6:
+        return band
+    return _with_advice(band, name, spans[name].size, moves, advice.command)
 
 
 def _with_advice(

@@ -176,6 +176,10 @@ class Generation:
         """Return the constants of `accelerator`."""
         return self.efficiencies.get(accelerator, self.default)
 
+    def has_runs(self, accelerator: str) -> bool:
+        """Return whether published runs on `accelerator` stand behind its bands."""
+        return not self.bands or any(accelerator in known.accelerators for known in self.bands)
+
     def error_band(
         self, accelerator: str, model: ModelShape, tensor_parallel: int, regime: Regime
     ) -> ErrorBand:

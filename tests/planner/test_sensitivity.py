@@ -9,18 +9,22 @@ import pytest
 
 from melange_sky.capacities import OptionCapacity, Origin
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
-from melange_sky.planner.sensitivity import cost_band
+from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
 from melange_sky.plans import Sensitivity
 from tests.factories import make_capacity, make_option, make_workload
 
 
-def _band(*options: OptionCapacity, rate: float = 10.0) -> Sensitivity | None:
+def _band(
+    *options: OptionCapacity, rate: float = 10.0, first: frozenset[str] = frozenset()
+) -> Sensitivity | None:
     problem = Problem(
         demands=(Demand(name="m", workload=make_workload([[rate]]), options=options),)
     )
     solution = optimize(problem)
     with ThreadPoolExecutor(2) as pool:
-        return cost_band(problem, solution, SolveOptions(), command="measure", pool=pool)
+        return cost_band(
+            problem, solution, SolveOptions(), advice=MeasuringAdvice("measure", first), pool=pool
+        )
 
 
 def _option(name: str, price: float, rate: float) -> OptionCapacity:
@@ -46,7 +50,9 @@ def test_the_size_that_matters_most_is_named() -> None:
     workload = make_workload([[1.0], [10.0]])
     problem = Problem(demands=(Demand(name="m", workload=workload, options=(option,)),))
     with ThreadPoolExecutor(2) as pool:
-        band = cost_band(problem, optimize(problem), SolveOptions(), command=None, pool=pool)
+        band = cost_band(
+            problem, optimize(problem), SolveOptions(), advice=MeasuringAdvice(None), pool=pool
+        )
     assert band is not None
     assert band.measure_size == "200 input, 50 output tokens"
 
@@ -75,3 +81,13 @@ def test_where_the_bad_end_serves_nothing_the_cost_is_unknown_not_zero() -> None
     assert band.high_usd_per_hour is None
     assert band.measure == "L4"
     assert band.measure_usd_per_hour is None
+
+
+def test_what_no_run_stands_behind_is_measured_first_where_it_is_planned() -> None:
+    options = _option("A10G", 4.0, 12.0), _option("L4", 1.0, 2.0)
+    measured = [
+        band.measure
+        for first in ("", "L4", "T4")
+        if (band := _band(*options, rate=14.0, first=frozenset({first}))) is not None
+    ]
+    assert measured == ["A10G", "L4", "A10G"]

@@ -179,7 +179,8 @@ def _unscaled(model: ModelPlan, candidates: Sequence[OptionCapacity], scale: flo
 
 
 def _allocation_notes(plan: Plan) -> tuple[PlanWarning, ...]:
-    return allocation_notes(a for model in plan.models for a in model.allocations)
+    (generation,) = {model.engine_generation for model in plan.models}
+    return allocation_notes((a for m in plan.models for a in m.allocations), generation)
 
 
 def scaled(candidate: OptionCapacity, factor: float) -> OptionCapacity:
