@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -49,6 +48,10 @@ SPENT_ABOVE = (0.2, 0.8)
 """What the levels above a target leave to other requests, as parts of the misses that it allows."""
 
 
+_SAME_LEVEL = 1e-9
+"""Attainments no further apart are the same one, written and read back."""
+
+
 def levels_below(target: float) -> tuple[float, ...]:
     """Return the attainments below a target at which requests may be served late, lowest first.
 
@@ -90,7 +93,10 @@ class CapacityCell:
 
     def at(self, attainment: float) -> float | None:
         """Return the rate at one of the levels, None where there is none."""
-        return next((r for a, r in self.levels if math.isclose(a, attainment, abs_tol=1e-9)), None)
+        for level, rate in self.levels:
+            if abs(level - attainment) <= _SAME_LEVEL:
+                return rate
+        return None
 
     @property
     def best_effort_rps(self) -> float | None:

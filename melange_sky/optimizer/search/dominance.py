@@ -47,7 +47,8 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
     # What one carries in time, its copies must, and what it carries at all: in time or late.
     loads = canonical.loads_in_time(indices)
     if any(column.may_be_late for column in columns):
-        loads = np.hstack([loads, canonical.least_loads(indices)])
+        least = canonical.least_loads(indices)
+        loads = np.hstack([loads, least[:, (least != loads).any(axis=0)]])
     prices = np.array([column.price for column in columns])
     if not columns or not loads.size:
         return indices
