@@ -55,7 +55,8 @@ def test_a_plan_that_replay_changed_tells_of_its_own_fleet(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Not of the cheaper one before any replay: other mixes, price range, proof."""
-    (folder / "spec.yaml").write_text(SPEC % ("A10G, L40S", ""))
+    spec = SPEC % ("A10G, L40S", "")
+    (folder / "spec.yaml").write_text(spec.replace("rate_rps: 14", "rate_rps: 4"))
     asked = ("--price-error", "0.1", "--alternatives", "1")
     assert call(capsys, *asked)[0] == 0
     before = json.loads((folder / "chat-plan" / "plan.json").read_text())
