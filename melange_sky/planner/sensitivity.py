@@ -59,7 +59,8 @@ def cost_band(
     accelerator worth measuring is the one whose band alone moves the cost most when instances may
     be fractions (ties go to the name), those first that are planned without a run behind their
     estimates; how much it moves the plan is then solved with whole ones.
-    The solves are independent and run in `pool`; HiGHS leaves Python alone while it works.
+    The solves are independent and run in `pool`; HiGHS leaves Python alone while it works. They keep
+    to the attainment level of the plan wherever a fleet serves at it.
     Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
     names = sorted({o.option.gpu for d in problem.demands for o in d.options if _estimated(o)})
@@ -67,12 +68,13 @@ def cost_band(
         return None
     options.deadline.check()
     problem = _contenders(problem, options.deadline)
+    ways = (_at_level_of(problem, solution), problem)
     gap = max(options.mip_gap, BAND_GAP)
     plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
     used = {a.candidate.option.gpu for chosen in solution.allocations for a in chosen}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
-        return pool.submit(_cost, problem, plain, moved, good)
+        return pool.submit(_cost, ways, plain, moved, good)
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
     spans = _relaxed_spans(problem, names)
@@ -87,6 +89,16 @@ def cost_band(
     if moves <= 1e-6:
         return band
     return _with_advice(band, name, spans[name].size, moves, advice.command)
+
+
+def _at_level_of(problem: Problem, solution: Solution) -> Problem:
+    """Return the problem with each model at the attainment level at which it is planned."""
+    demands = []
+    for demand, chosen in zip(problem.demands, solution.allocations, strict=True):
+        level = next((a.level for a in chosen), None)
+        target = demand.target if level is not None else None
+        demands.append(replace(demand, level=level, target=target))
+    return replace(problem, demands=tuple(demands))
 
 
 def _with_advice(
@@ -196,8 +208,20 @@ def _difference(good: float | None, bad: float | None) -> float:
 
 
 def _cost(
-    problem: Problem, options: SolveOptions, names: frozenset[str], good: bool
+    ways: Sequence[Problem], options: SolveOptions, names: frozenset[str], good: bool
 ) -> float | None:
+    """Return the least cost of the first of these problems that has a fleet, estimates at one end."""
+    for problem in ways:
+        least = least_cost(_moved(problem, names, good), options)
+        is_known = least.termination.has_solution or least.termination is Termination.INFEASIBLE
+        if not is_known or least.gap > max(options.mip_gap, 1e-9):
+            raise TimeUpError
+        if least.cost_usd_per_hour is not None:
+            return least.cost_usd_per_hour
+    return None
+
+
+def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
     demands = tuple(
         replace(
             demand,
@@ -207,11 +231,7 @@ def _cost(
         )
         for demand in problem.demands
     )
-    least = least_cost(replace(problem, demands=demands), options)
-    is_known = least.termination.has_solution or least.termination is Termination.INFEASIBLE
-    if not is_known or least.gap > max(options.mip_gap, 1e-9):
-        raise TimeUpError
-    return least.cost_usd_per_hour
+    return replace(problem, demands=demands)
 
 
 def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:

@@ -137,7 +137,7 @@ class Column:
 
     def serves(self) -> bool:
         """Return whether it can serve any bucket at all."""
-        return any(load is not None for load in self.least_loads)
+        return any(load is not None for loads in self.ways for load in loads)
 
     def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
@@ -159,10 +159,9 @@ class Canonical:
     def covers(self) -> bool:
         """Return whether every bucket has a column that can serve it."""
         return all(
-            any(loads[b] is not None for loads in candidates)
+            np.isfinite(self.least_loads(self.of_demand(d)).reshape(-1, len(buckets))).any(0).all()
             for d, buckets in enumerate(self.buckets)
-            for candidates in [[self.columns[k].least_loads for k in self.of_demand(d)]]
-            for b in range(len(buckets))
+            if buckets
         )
 
     def least_loads(self, indices: Sequence[int]) -> NDArray[np.float64]:
@@ -170,15 +169,16 @@ class Canonical:
 
         Each bucket's in the way that fills least.
         """
-        return _matrix([self.columns[k].least_loads for k in indices])
+        by_way = self.loads_by_way(indices)
+        least: NDArray[np.float64] = by_way.min(axis=1) if by_way.size else by_way
+        return least
 
     def loads_by_way(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Return the loads of columns of one demand, (columns × ways × buckets), inf: not so."""
-        return np.array([_matrix(list(self.columns[k].ways)) for k in indices])
-
-    def loads_in_time(self, indices: Sequence[int]) -> NDArray[np.float64]:
-        """Return the loads of columns of one demand, (columns × buckets), inf: not in time."""
-        return _matrix([self.columns[k].loads for k in indices])
+        if not indices:
+            return np.empty((0, 1, 0))
+        of_columns = [self.columns[k].ways for k in indices]
+        return np.stack([_matrix(list(rows)) for rows in zip(*of_columns, strict=True)], axis=1)
 
     def placed(self) -> Canonical:
         """Return the same problem with its columns' places counted from 0."""
@@ -239,23 +239,20 @@ def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
 def _of_sane_size(canonical: Canonical) -> Canonical:
     """Refuse a problem of absurd size; leave out what a column could serve only with one."""
     for d, demand in enumerate(canonical.demands):
-        by_option = [canonical.columns[k].least_loads for k in canonical.of_demand(d)]
-        by_bucket = zip(*by_option, strict=True)
-        least = sum(min(v for v in loads if v is not None) for loads in by_bucket)
-        if not least <= MOST_INSTANCES:
+        by_option = canonical.least_loads(canonical.of_demand(d))
+        if by_option.size and not float(by_option.min(axis=0).sum()) <= MOST_INSTANCES:
             raise InputError(
                 f"model '{demand.name[:80]}': {demand.workload.rate_rps:g} req/s would take over "
                 f"{MOST_INSTANCES:,.0f} instances; check its rate and the throughputs"
             )
-    columns = tuple(
-        replace(
-            column,
-            loads=_sane(column.loads),
-            late_loads=tuple(_sane(loads) for loads in column.late_loads),
-        )
-        for column in canonical.columns
-    )
-    return replace(canonical, columns=columns)
+    return replace(canonical, columns=tuple(map(_of_sane_loads, canonical.columns)))
+
+
+def _of_sane_loads(column: Column) -> Column:
+    if all(v is None or v <= 10 * MOST_INSTANCES for loads in column.ways for v in loads):
+        return column
+    late = tuple(_sane(loads) for loads in column.late_loads)
+    return replace(column, loads=_sane(column.loads), late_loads=late)
 
 
 def _sane(loads: Loads) -> Loads:
@@ -277,10 +274,10 @@ def _column(
             return None
         return max(bucket.rate_rps / (rate * derate), LEAST_LOAD)
 
-    ways = [
-        tuple(load(b, demand.way_rate(capacity, b.i, b.j, way)) for b in buckets)
-        for way in range(1 + len(demand.late_levels))
-    ]
+    cells = [capacity.cells[b.i][b.j] for b in buckets]
+    rates = [[demand.rate(capacity, b.i, b.j) for b in buckets]]
+    rates += [[cell.at(level) for cell in cells] for level in demand.late_levels]
+    ways = [tuple(map(load, buckets, of_way)) for of_way in rates]
     return Column(
         demand=d,
         capacity=capacity,

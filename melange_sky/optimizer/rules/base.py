@@ -151,7 +151,7 @@ class Rule(ABC):
         """Return whether `copies` instances of `other` may stand for each instance of `column`.
 
         All instances of the column go at once, whatever else is in the fleet. The copies carry at
-        least what one instance of the column does, in every bucket, for no higher price.
+        least what one instance of the column does, in every bucket and no later, for no higher price.
         """
 
     changes_goal: ClassVar[bool] = False

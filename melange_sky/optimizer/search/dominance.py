@@ -44,14 +44,10 @@ def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
 
 def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list[int]:
     columns = [canonical.columns[k] for k in indices]
-    # What one carries in time, its copies must, and what it carries at all: in time or late.
-    loads = canonical.loads_in_time(indices)
-    if any(column.may_be_late for column in columns):
-        least = canonical.least_loads(indices)
-        loads = np.hstack([loads, least[:, (least != loads).any(axis=0)]])
     prices = np.array([column.price for column in columns])
-    if not columns or not loads.size:
+    if not columns or not columns[0].loads:
         return indices
+    own, others = _loads(canonical, indices)
     # One large instance may be many small ones: dearer by count, which matters to a simplest plan.
     single = rules.options.within_fraction > 0
     kept = []
@@ -62,7 +58,7 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
             continue
         if not columns[b].serves():
             continue
-        copies = _copies(loads, b)
+        copies = _copies(others, own[b])
         rivals = [
             (columns[a], float(copies[a]))
             for a in np.flatnonzero(_cheaper(prices, b, copies, single)).tolist()
@@ -72,13 +68,26 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
     return kept
 
 
-def _copies(loads: NDArray[np.float64], b: int) -> NDArray[np.float64]:
-    """Return, per option, how many of it do at least what one of `b` does; inf where none suffice.
+def _loads(
+    canonical: Canonical, indices: list[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what each option fills in each way, and the least that one fills in ways no later than each.
+
+    Both of shape (options × ways of buckets), inf where an option cannot serve so.
+    """
+    by_way = canonical.loads_by_way(indices)
+    weights = np.array(canonical.columns[indices[0]].weights)
+    no_later = [by_way[:, weights <= weight].min(axis=1) for weight in weights]
+    return by_way.reshape(len(indices), -1), np.hstack(no_later)
+
+
+def _copies(loads: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, per option, how many of it do at least what fills `own`; inf where none suffice.
 
     `loads` has shape (options × ways of buckets), inf where an option cannot serve.
     """
-    served = np.isfinite(loads[b])
-    ratio = (loads[:, served] / loads[b, served]).max(axis=1)
+    served = np.isfinite(own)
+    ratio = (loads[:, served] / own[served]).max(axis=1)
     copies: NDArray[np.float64] = np.maximum(1.0, np.ceil(ratio - _SLACK))
     return copies
 
