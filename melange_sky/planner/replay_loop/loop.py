@@ -176,13 +176,13 @@ def _run(one: _Loop) -> None:
     if one.incumbent is not None:
         one.notes.append(try_incumbent(search, one.incumbent))
     scale_to_hold(search)
-    if search.replanner.asks_budget and len(names[0]) > 1:
-        scale_to_hold(search, strict=True)
     search.prove()
     tries = one.alone and len(names) == 1 and len(names[0]) > 1
     if tries and _seeks_least_cost(search.replanner):
         for accelerator in names[0]:
             _try_alone(one, accelerator)
+    if search.replanner.asks_budget and len(names[0]) > 1:
+        scale_to_hold(search, strict=True)
     if max(map(len, names)) > 1:
         _tighten(search)
     _look_nearby(search)
