@@ -10,8 +10,7 @@ from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.optimizer import Problem, demand_of, optimize
 from melange_sky.planner.prepare import prepare_problem
-from melange_sky.planner.replay_loop.ease import instance_group
-from melange_sky.planner.replay_loop.replan import scaled
+from melange_sky.planner.replay_loop.replan import instance_group, scaled
 from melange_sky.plans import CurrentFleet
 from melange_sky.spec import Redundancy, Resources
 

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.constraints import InstanceGroup
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.planner.replay_loop.replan import (
     AcceleratorCount,
@@ -22,6 +21,7 @@ from melange_sky.planner.replay_loop.replan import (
     Replanner,
     accelerator_count,
     fleet_key,
+    instance_group,
 )
 
 if TYPE_CHECKING:
@@ -165,16 +165,3 @@ def _cheapest_per_accelerator(plan: ModelPlan) -> list[OptionCapacity]:
 
 def _price(candidate: OptionCapacity) -> float:
     return candidate.option.price_usd_per_hour
-
-
-def instance_group(candidate: OptionCapacity, replicas: int) -> InstanceGroup:
-    """Return the instances of so many replicas as a group that constraints can name."""
-    option, offer = candidate.option, candidate.option.offer
-    return InstanceGroup(
-        accelerator=option.accelerator,
-        accelerator_count=option.accelerator_count,
-        cloud=None if offer is None else offer.cloud,
-        region=None if offer is None else offer.region,
-        instance_type=None if offer is None else offer.instance_type,
-        instances=replicas * option.nodes,
-    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
-from melange_sky.planner.replay_loop.ease import instance_group
+from melange_sky.planner.replay_loop.replan import instance_group
 from melange_sky.plans import PlanWarning
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.constraints import InstanceGroup
 from melange_sky.optimizer import Problem, constraints_among, demand_of, optimize
 from melange_sky.planner.notes import OBJECTIVE_CODES, allocation_notes, objective_notes
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
-    from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer import Solution
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import ModelPlan, Plan, PlanWarning
@@ -29,6 +29,19 @@ LARGEST_SCALE = 8.0
 def accelerator_count(candidate: OptionCapacity) -> AcceleratorCount:
     """Return what a candidate is derated as."""
     return candidate.option.accelerator, candidate.option.accelerator_count
+
+
+def instance_group(candidate: OptionCapacity, replicas: int) -> InstanceGroup:
+    """Return the instances of so many replicas as a group that constraints can name."""
+    option, offer = candidate.option, candidate.option.offer
+    return InstanceGroup(
+        accelerator=option.accelerator,
+        accelerator_count=option.accelerator_count,
+        cloud=None if offer is None else offer.cloud,
+        region=None if offer is None else offer.region,
+        instance_type=None if offer is None else offer.instance_type,
+        instances=replicas * option.nodes,
+    )
 
 
 def fleet_key(plan: Plan) -> tuple[tuple[tuple[str, int], ...], ...]:
