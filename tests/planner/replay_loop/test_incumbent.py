@@ -52,7 +52,7 @@ def test_each_accelerator_more_with_the_plan_before_never_costs_more(
     cost, before = float("inf"), None
     for names in ("H100:1", "H100:1 L4:1", "H100:1 L4:1 A10G:1"):
         options = PlanOptions(
-            offline=True, verify=True, verify_seconds=20, burstiness=burstiness, incumbent=before
+            offline=True, verify=True, verify_seconds=90, burstiness=burstiness, incumbent=before
         )
         plan = plan_source(spec_of(tmp_path, names), options)
         (model,) = plan.models
