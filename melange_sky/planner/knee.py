@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
+from melange_sky.optimizer import Deadline
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 
 if TYPE_CHECKING:
-    from melange_sky.optimizer import Deadline
     from melange_sky.plans import ModelPlan
     from melange_sky.replay.verdict import Verdict
 
@@ -42,15 +42,17 @@ class Knee:
     breaks: str | None
 
 
-def find_knee(plan: ModelPlan, deadline: Deadline, guess: float = 1.0) -> Knee | None:
+def find_knee(plan: ModelPlan, seconds: float, guess: float = 1.0) -> Knee | None:
     """Return the knee of one model's fleet at a steady rate of the plan's sizes.
 
-    The search begins at `guess` times the planned rate and ends, if there is time, within 3 % of it. A
-    rate holds where the lower end of its attainment's interval does. Arrivals are as bursty as those that
+    The search begins at `guess` times the planned rate and ends within 3 % of the knee, or `seconds`
+    after the first replay, which may have to wait for the simulator to be compiled. A rate holds where the lower end of its attainment's interval does. Arrivals are as bursty as those that
     were planned for. None where the plan says nothing of its engines, so that it cannot be replayed.
     """
     search = _Search(plan)
     try:
+        search.holds(guess)
+        deadline = Deadline.after(seconds)
         low, high = search.bracket(guess, deadline)
         while low and high and high / low > FINE and not deadline.passed:
             middle = (low * high) ** 0.5
@@ -73,7 +75,12 @@ class _Search:
         self.verdicts: dict[float, Verdict] = {}
 
     def holds(self, scale: float) -> bool:
-        """Return whether the fleet surely holds at so many times the planned rate."""
+        """Return whether the fleet surely holds at so many times the planned rate; each is replayed once."""
+        if scale not in self.verdicts:
+            self.verdicts[scale] = self._replayed(scale)
+        return self.verdicts[scale].interval[0] >= self.verdicts[scale].target
+
+    def _replayed(self, scale: float) -> Verdict:
         rate_rps = self.plan.workload.rate_rps * scale
         duration_s = max(SHORTEST_S, MANY_REQUESTS / rate_rps) if rate_rps > MANY_RPS else None
         profile = self.plan.rate_profile
@@ -84,8 +91,7 @@ class _Search:
             until_sure=True,
             burstiness=1.0 if profile is None else profile.burstiness,
         )
-        verdict = self.verdicts[scale] = simulate_plan(self.plan, request).verdict
-        return verdict.interval[0] >= verdict.target
+        return simulate_plan(self.plan, request).verdict
 
     def bracket(self, scale: float, deadline: Deadline) -> tuple[float | None, float | None]:
         """Return a scale near the given one that holds and the next that misses, None if not found."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer import (
-    Deadline,
     Neighbour,
     next_cheaper,
     next_simpler,
@@ -64,8 +63,8 @@ def summarize_plan(plan: Plan, options: SolveOptions, *, replay: bool) -> PlanSu
     allocations = tuple(model.allocations for model in plan.models)
     cheaper = next_cheaper(problem, plan.cost_usd_per_hour, options)
     simpler = next_simpler(problem, allocations, options)
-    deadline = Deadline.after(options.time_limit_s)
-    knees = _knees(plan, allocations, deadline.share(0.5)) if replay else ()
+    seconds = options.time_limit_s / 2
+    knees = _knees(plan, allocations, seconds) if replay else ()
     return PlanSummary(
         models=tuple(
             ModelSummary(
@@ -73,8 +72,8 @@ def summarize_plan(plan: Plan, options: SolveOptions, *, replay: bool) -> PlanSu
             )
             for k, model in enumerate(plan.models)
         ),
-        cheaper=_next_fleet(plan, cheaper, knees, deadline),
-        simpler=_next_fleet(plan, simpler, (), deadline),
+        cheaper=_next_fleet(plan, cheaper, knees, seconds),
+        simpler=_next_fleet(plan, simpler, (), seconds),
         simplest=max(map(len, allocations)) == 1,
     )
 
@@ -82,7 +81,7 @@ def summarize_plan(plan: Plan, options: SolveOptions, *, replay: bool) -> PlanSu
 def _knees(
     plan: Plan,
     allocations: Sequence[tuple[Allocation, ...]],
-    deadline: Deadline,
+    seconds: float,
     near: Sequence[Knee | None] = (),
 ) -> tuple[Knee | None, ...]:
     """Return each model's knee on other instances, looked for from those of a fleet `near` to it."""
@@ -91,13 +90,13 @@ def _knees(
         for model, knee in zip(plan.models, near or (None,) * len(plan.models), strict=True)
     ]
     return tuple(
-        find_knee(replace(model, allocations=chosen), deadline, guess)
+        find_knee(replace(model, allocations=chosen), seconds / len(plan.models), guess)
         for model, chosen, guess in zip(plan.models, allocations, guesses, strict=True)
     )
 
 
 def _next_fleet(
-    plan: Plan, neighbour: Neighbour | None, near: Sequence[Knee | None], deadline: Deadline
+    plan: Plan, neighbour: Neighbour | None, near: Sequence[Knee | None], seconds: float
 ) -> NextFleet | None:
     """Return a neighbour as it is shown, replayed where the knees of the plan `near` to it are known."""
     if neighbour is None:
@@ -106,7 +105,7 @@ def _next_fleet(
         replace(model, allocations=chosen)
         for model, chosen in zip(plan.models, neighbour.allocations, strict=True)
     ]
-    knees = _knees(plan, neighbour.allocations, deadline, near) if near else ()
+    knees = _knees(plan, neighbour.allocations, seconds, near) if near else ()
     return NextFleet(
         fleet="; ".join(
             f"{model.name}: {model.fleet_text()}" if len(models) > 1 else model.fleet_text()

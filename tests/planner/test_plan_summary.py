@@ -8,7 +8,6 @@ import pytest
 
 from melange_sky.constraints import Constraints
 from melange_sky.optimizer import (
-    Deadline,
     Problem,
     SolveOptions,
     explain,
@@ -107,7 +106,7 @@ def test_the_knee_holds_and_what_is_beyond_it_does_not() -> None:
     """Judged by other random numbers than those that it was found with."""
     model = make_plan().models[0]
     model = replace(model, workload=model.workload.at_rate(40.0))
-    knee = find_knee(model, Deadline.after(60))
+    knee = find_knee(model, 60)
     assert knee is not None and knee.holds_rps and knee.misses_rps
     assert 1 < knee.misses_rps / knee.holds_rps < 1.03
 
@@ -119,12 +118,12 @@ def test_the_knee_holds_and_what_is_beyond_it_does_not() -> None:
 
     assert attainment(knee.holds_rps * 0.95) >= model.slo.attainment
     assert attainment(knee.misses_rps * 1.1) < model.slo.attainment
-    again = find_knee(model, Deadline.after(60), guess=knee.holds_rps / model.workload.rate_rps)
+    again = find_knee(model, 60, guess=knee.holds_rps / model.workload.rate_rps)
     assert again is not None and again.holds_rps == pytest.approx(knee.holds_rps, rel=0.06)
 
 
 def test_a_search_without_time_knows_one_side_only() -> None:
-    knee = find_knee(make_plan().models[0], Deadline.after(0))
+    knee = find_knee(make_plan().models[0], 0)
     assert knee is not None
     assert (knee.holds_rps is None) != (knee.misses_rps is None)
 
