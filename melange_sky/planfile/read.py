@@ -339,6 +339,24 @@ def _check_shape(rows: Any, shape: tuple[int, int], where: str) -> None:
 
 
 def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> OptionCapacity:
+    option = DeploymentOption(
+        name=document.option,
+        accelerator=document.accelerator_name,
+        accelerator_count=document.accelerator_count,
+        price_usd_per_hour=document.price_usd_per_hour,
+        use_spot=document.use_spot,
+        offer=document.offer,
+        fallbacks=document.fallbacks,
+        figures=document.figures,
+        form=document.form,
+        engine=document.engine,
+    )
+    return OptionCapacity(option=option, cells=_cells(document, shape, where))
+
+
+def _cells(
+    document: _Candidate, shape: tuple[int, int], where: str
+) -> tuple[tuple[CapacityCell, ...], ...]:
     unknown: MaybeRows = [[None] * shape[1] for _ in range(shape[0])]
     low, high = document.low_rps or unknown, document.high_rps or unknown
     alone = document.ttft_alone_s or unknown
@@ -351,7 +369,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
     _check_shape(alone, shape, f"{named}.ttft_alone_s")
     for level in document.levels:
         _check_shape(level.max_rate_rps, shape, f"{named}.levels")
-    cells = tuple(
+    return tuple(
         tuple(
             CapacityCell(
                 max_rate_rps=document.max_rate_rps[i][j],
@@ -370,19 +388,6 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         )
         for i in range(shape[0])
     )
-    option = DeploymentOption(
-        name=document.option,
-        accelerator=document.accelerator_name,
-        accelerator_count=document.accelerator_count,
-        price_usd_per_hour=document.price_usd_per_hour,
-        use_spot=document.use_spot,
-        offer=document.offer,
-        fallbacks=document.fallbacks,
-        figures=document.figures,
-        form=document.form,
-        engine=document.engine,
-    )
-    return OptionCapacity(option=option, cells=cells)
 
 
 def _allocation(

@@ -22,6 +22,7 @@ from melange_sky.plans import (
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints
+    from melange_sky.engines import EngineChoice
     from melange_sky.offers import Offer
     from melange_sky.workload import Matrix, Workload
 
@@ -126,19 +127,23 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "verification": asdict(model.verification) if model.verification else None,
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],
-        "engine": {
-            "name": model.engine.name,
-            "version": model.engine.version,
-            "args": list(model.engine.args),
-            "env": dict(model.engine.env),
-            "setup": model.engine.setup,
-        },
+        "engine": _engine_document(model.engine),
         "engine_generation": model.engine_generation,
         "price_snapshot": plan.price_snapshot,
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
         "model_source": asdict(model.model_source) if model.model_source else None,
         "forms": [asdict(form) for form in model.forms],
         "candidates": [_candidate_document(candidate) for candidate in model.candidates],
+    }
+
+
+def _engine_document(engine: EngineChoice) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "version": engine.version,
+        "args": list(engine.args),
+        "env": dict(engine.env),
+        "setup": engine.setup,
     }
 
 

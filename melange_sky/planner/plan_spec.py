@@ -84,11 +84,8 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         )
         context = _cost_context(problem, solution, request.solve, asked)
         gain, of_forms = forms.result()
-    notes = objective_notes(problem, solution, request) + allocation_notes(
-        chain(*solution.allocations), generation_of(spec, request)
-    )
-    shared = prepared.shared_warnings + context.warnings + notes + left_out + of_forms
-    shared += headroom_notes(spec.headroom)
+    shared = prepared.shared_warnings + context.warnings
+    shared += _solution_notes(spec, problem, solution, request) + left_out + of_forms
     return Plan(
         name=spec.name,
         created_at=created_at(),
@@ -104,6 +101,16 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         confidence=request.confidence,
         form_gain=gain,
     )
+
+
+def _solution_notes(
+    spec: Spec, problem: Problem, solution: Solution, request: PlanRequest
+) -> tuple[PlanWarning, ...]:
+    """Return what to know of the fleet whatever its forms: the objective, its options, its headroom."""
+    chosen = chain(*solution.allocations)
+    notes = objective_notes(problem, solution, request)
+    notes += allocation_notes(chosen, generation_of(spec, request))
+    return notes + headroom_notes(spec.headroom)
 
 
 def _form_notes(

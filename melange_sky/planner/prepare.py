@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from melange_sky.offers import Offer
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import ModelForm
-    from melange_sky.pricing import OfferQuery
+    from melange_sky.pricing import OfferBook, OfferQuery
     from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
 
 
@@ -66,13 +66,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     """
     models = [spec_forms(served, spec, request) for served in spec.models]
     book = load_offers(_offer_query(spec, request))
-    closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
-    rules = OfferRules(
-        kinds=price_kinds(spec),
-        allow_flagged=request.allow_flagged,
-        closed_clouds=closed,
-        regions=needs_every_region(spec),
-    )
+    rules = _offer_rules(spec, request, book)
     offers, rejected = usable_offers(book.offers, spec.resources, rules)
     log_offers(book, offers, rejected)
     if not offers:
@@ -104,6 +98,16 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         ),
         shared_warnings=tuple(shared),
         snapshot=book.snapshot,
+    )
+
+
+def _offer_rules(spec: Spec, request: PlanRequest, book: OfferBook) -> OfferRules:
+    closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
+    return OfferRules(
+        kinds=price_kinds(spec),
+        allow_flagged=request.allow_flagged,
+        closed_clouds=closed,
+        regions=needs_every_region(spec),
     )
 
 

@@ -59,8 +59,8 @@ def cost_band(
     accelerator worth measuring is the one whose band alone moves the cost most when instances may
     be fractions (ties go to the name), those first that are planned without a run behind their
     estimates; how much it moves the plan is then solved with whole ones.
-    The solves are independent and run in `pool`; HiGHS leaves Python alone while it works. They keep
-    to the attainment level of the plan wherever a fleet serves at it.
+    The solves run in `pool`, for HiGHS leaves Python alone while it works, and keep to the attainment
+    level of the plan wherever a fleet serves at it.
     Raises TimeUpError where one of them is not proven in the time that `options` leave.
     """
     names = sorted({o.option.gpu for d in problem.demands for o in d.options if _estimated(o)})
@@ -69,8 +69,7 @@ def cost_band(
     options.deadline.check()
     problem = _contenders(problem, options.deadline)
     ways = (_at_level_of(problem, solution), problem)
-    gap = max(options.mip_gap, BAND_GAP)
-    plain = replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
+    plain = _plain(options)
     used = {a.candidate.option.gpu for chosen in solution.allocations for a in chosen}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
@@ -86,9 +85,12 @@ def cost_band(
     moves = _difference(good.result(), bad.result() if bad else solution.optimum_usd_per_hour)
     low, high = (end.result() for end in ends)
     band = Sensitivity(low_usd_per_hour=low, high_usd_per_hour=high)
-    if moves <= 1e-6:
-        return band
     return _with_advice(band, name, spans[name].size, moves, advice.command)
+
+
+def _plain(options: SolveOptions) -> SolveOptions:
+    gap = max(options.mip_gap, BAND_GAP)
+    return replace(options, mip_gap=gap, within_fraction=0.0, alternatives=0, stay_close=None)
 
 
 def _at_level_of(problem: Problem, solution: Solution) -> Problem:
@@ -104,7 +106,12 @@ def _at_level_of(problem: Problem, solution: Solution) -> Problem:
 def _with_advice(
     band: Sensitivity, name: str, size: str, moves_usd_per_hour: float, command: str | None
 ) -> Sensitivity:
-    """Return the band with what to measure; an infinite move (a plan may fail) has no number."""
+    """Return the band with what to measure, if that moves the cost at all.
+
+    An infinite move (a plan may fail) has no number.
+    """
+    if moves_usd_per_hour <= 1e-6:
+        return band
     return replace(
         band,
         measure=name,

@@ -35,7 +35,7 @@ from melange_sky.steps.kernels import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -150,10 +150,7 @@ def step_costs(
         token_link_s=elementwise_s(model, accelerator, tensor_parallel, overheads.elementwise),
         kv_token_s=kv_token_s,
         pair_s=pair_s,
-        windows=tuple(
-            WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=seconds[0], pair_s=seconds[1])
-            for (tokens, chunked), seconds in sorted(reads.items())
-        ),
+        windows=_window_costs(reads),
         sharpness=dense.sharpness,
         expert_token_s=experts.token_s * slower,
         expert_skew=overheads.expert_skew,
@@ -207,6 +204,13 @@ def _reads(
             before = found.get(part.window, (0.0, 0.0))
             found[part.window] = before[0] + kv_s, before[1] + part.pair_flops * per_pair
     return found
+
+
+def _window_costs(reads: Mapping[Window, tuple[float, float]]) -> tuple[WindowCosts, ...]:
+    return tuple(
+        WindowCosts(tokens=tokens, chunked=chunked, kv_token_s=seconds[0], pair_s=seconds[1])
+        for (tokens, chunked), seconds in sorted(reads.items())
+    )
 
 
 class _Attended(NamedTuple):

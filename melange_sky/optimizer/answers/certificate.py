@@ -12,7 +12,7 @@ from melange_sky.optimizer.search.loss_scenarios import shares_after_loss
 from melange_sky.optimizer.search.shares import to_matrices
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.rules.base import LateShares
@@ -31,6 +31,32 @@ def check_allocations(
     Such an error is a bug of the optimizer, never of its input. What takes a solve, as losses of
     instances do, gets a second past the deadline: False where that did not suffice for every rule.
     """
+    fleet = FinishedFleet(
+        problem=program.problem,
+        options=program.options,
+        demands=program.canonical.demands,
+        allocations=allocations,
+        goal_usd_per_hour=point.goal,
+        shares_after_loss=_after_loss(program, point),
+    )
+    broken: list[str] = []
+    is_complete = True
+    for rule in RuleSet.of(program.problem, program.options).rules:
+        try:
+            broken += rule.violations(fleet)
+        except TimeUpError:
+            is_complete = False
+    if abs(fleet.cost_usd_per_hour - point.cost) > TOLERANCE * max(1.0, point.cost):
+        broken.append(f"${fleet.cost_usd_per_hour:.6f}/h is billed, not ${point.cost:.6f}/h")
+    if broken:
+        raise RuntimeError("; ".join(broken))
+    return is_complete
+
+
+def _after_loss(
+    program: IntegerProgram, point: Point
+) -> Callable[[int, Mapping[str, int]], Mapping[str, tuple[Matrix, LateShares]] | None]:
+    """Return what proposes, for a loss of instances, who serves what of those that are left."""
     canonical = program.canonical
     options = replace(program.options, deadline=program.options.deadline.at_least(_SECONDS))
 
@@ -45,23 +71,4 @@ def check_allocations(
         shares = shares_after_loss(canonical, program.problem, options, point.instances, scenario)
         return None if shares is None else to_matrices(canonical, demand, shares)
 
-    fleet = FinishedFleet(
-        problem=program.problem,
-        options=program.options,
-        demands=canonical.demands,
-        allocations=allocations,
-        goal_usd_per_hour=point.goal,
-        shares_after_loss=after_loss,
-    )
-    broken: list[str] = []
-    is_complete = True
-    for rule in RuleSet.of(program.problem, program.options).rules:
-        try:
-            broken += rule.violations(fleet)
-        except TimeUpError:
-            is_complete = False
-    if abs(fleet.cost_usd_per_hour - point.cost) > TOLERANCE * max(1.0, point.cost):
-        broken.append(f"${fleet.cost_usd_per_hour:.6f}/h is billed, not ${point.cost:.6f}/h")
-    if broken:
-        raise RuntimeError("; ".join(broken))
-    return is_complete
+    return after_loss
