@@ -77,8 +77,7 @@ def cost_band(
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
     spans = _relaxed_spans(problem, names)
-    first = advice.first & used
-    name = max(names, key=lambda name: (name in first, spans[name].usd_per_hour))
+    name = max(names, key=lambda n: (n in advice.first & used, spans[n].usd_per_hour))
     good = cost(frozenset({name}), True)
     # A worse figure for an accelerator that the optimum does not use leaves the optimum as it is.
     bad = cost(frozenset({name}), False) if name in used else None
