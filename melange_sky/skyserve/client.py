@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from melange_sky.skyserve.changes import Wanted
+
+
+PAUSES_S = (1.0, 3.0, 8.0)
+"""Seconds to wait before SkyPilot is asked again for what its controller failed to say."""
 
 
 class SkyServe:
@@ -34,16 +39,27 @@ class SkyServe:
     def services(self) -> tuple[LiveService, ...]:
         """Return all services that run, none where no controller does.
 
+        The controller fails to answer while one of its services goes down: it is asked again.
         Raises SourceUnavailableError where SkyPilot cannot say.
         """
-        try:
-            return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
-        except self._sky.exceptions.ClusterNotUpError:
-            return ()
-        except Exception as error:  # whatever the SDK or its server has met
-            raise SourceUnavailableError(
-                f"SkyPilot cannot say which services run: {_one_line(error)}"
-            ) from error
+        pauses_s = iter(PAUSES_S)
+        while True:
+            try:
+                return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
+            except self._sky.exceptions.ClusterNotUpError:
+                return ()
+            except Exception as error:  # whatever the SDK or its server has met
+                pause_s = next(pauses_s, None) if self._may_pass(error) else None
+                if pause_s is None:
+                    raise SourceUnavailableError(
+                        f"SkyPilot cannot say which services run: {_one_line(error)}"
+                    ) from error
+            time.sleep(pause_s)
+
+    def _may_pass(self, error: Exception) -> bool:
+        """Return whether the same question may be answered in a moment: the server is there, but failed."""
+        nobody = isinstance(error, self._sky.exceptions.ApiServerConnectionError)
+        return isinstance(error, RuntimeError) and not nobody
 
     def answers(self, service: LiveService) -> bool:
         """Return False while the service's load balancer says 503, for it knows no replica yet.

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from melange_sky.errors import InputError, MelangeError
+from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.skyserve import (
     Action,
     LiveReplica,
     LiveService,
     Rollout,
     Wanted,
+    client,
     compare,
     roll_out,
     take_down,
@@ -334,3 +335,30 @@ def test_a_skypilot_that_cannot_be_reached_is_one_line_and_exit_4(tmp_path: Path
     assert answer.returncode == 4, answer.stderr
     (line,) = answer.stderr.splitlines()
     assert line.startswith("error: SkyPilot cannot say which services run: ")
+
+
+@pytest.mark.parametrize(("failures", "calls"), [(0, 1), (2, 3), (9, 4)])
+def test_a_controller_that_fails_once_is_asked_again(
+    failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does while another service goes down. The SDK is the real one but for what its server answers."""
+    import sky
+
+    asked = []
+
+    def answer(_request: str) -> list[dict[str, object]]:
+        asked.append(_request)
+        if len(asked) <= failures:
+            raise RuntimeError("Failed to fetch services")
+        return []
+
+    monkeypatch.setattr(sky.serve, "status", lambda _names: "request")
+    monkeypatch.setattr(sky, "get", answer)
+    monkeypatch.setattr(client, "PAUSES_S", (0.0, 0.0, 0.0))
+    server = client.SkyServe({})
+    if failures < 9:
+        assert server.services() == ()
+    else:
+        with pytest.raises(SourceUnavailableError, match="which services run: Failed to fetch"):
+            server.services()
+    assert len(asked) == calls
