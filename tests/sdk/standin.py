@@ -48,6 +48,7 @@ class StandIn(ModuleType):
         self.logs: dict[int, str] = {}
         self.Task = Task
         self.exceptions = SimpleNamespace(
+            ApiServerConnectionError=type("ApiServerConnectionError", (RuntimeError,), {}),
             ClusterNotUpError=type("ClusterNotUpError", (Exception,), {}),
             ResourcesUnavailableError=type("ResourcesUnavailableError", (Exception,), {}),
         )

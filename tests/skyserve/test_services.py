@@ -25,6 +25,7 @@ from melange_sky.skyserve import (
     take_down,
 )
 from tests.cli.runner import melange_sky
+from tests.sdk.standin import StandIn
 
 PRICES = {("chat", "small"): 1.0, ("chat", "large"): 4.0}
 
@@ -341,19 +342,17 @@ def test_a_skypilot_that_cannot_be_reached_is_one_line_and_exit_4(tmp_path: Path
 def test_a_controller_that_fails_once_is_asked_again(
     failures: int, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it does while another service goes down. The SDK is the real one but for what its server answers."""
-    import sky
+    """As it does while another service goes down."""
+    stand_in, asked = StandIn(), []
 
-    asked = []
-
-    def answer(_request: str) -> list[dict[str, object]]:
-        asked.append(_request)
+    def answer(request: object) -> object:
+        asked.append(request)
         if len(asked) <= failures:
             raise RuntimeError("Failed to fetch services")
-        return []
+        return request
 
-    monkeypatch.setattr(sky.serve, "status", lambda _names: "request")
-    monkeypatch.setattr(sky, "get", answer)
+    monkeypatch.setitem(sys.modules, "sky", stand_in)
+    monkeypatch.setattr(stand_in, "get", answer)
     monkeypatch.setattr(client, "PAUSES_S", (0.0, 0.0, 0.0))
     server = client.SkyServe({})
     if failures < 9:
