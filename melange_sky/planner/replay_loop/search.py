@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
-from melange_sky.planner.replay_loop.replan import accelerator_count, fleet_key
+from melange_sky.planner.replay_loop.replan import fleet_key
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.plans import VerificationRound
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from melange_sky.constraints import InstanceGroup
-    from melange_sky.planner.replay_loop.replan import AcceleratorCount, Deratings, Replanner
+    from melange_sky.planner.replay_loop.replan import Deratings, Replanner
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.replay import Simulation, Verdict
 
@@ -333,11 +333,6 @@ def holds(verdict: Verdict) -> bool:
 def all_hold(simulations: Sequence[Simulation]) -> bool:
     """Return whether every model's target holds."""
     return all(holds(s.verdict) for s in simulations)
-
-
-def kinds_of(model: ModelPlan) -> set[AcceleratorCount]:
-    """Return the accelerators and counts among a model's candidates."""
-    return {accelerator_count(c) for c in model.candidates}
 
 
 def _reseeded(simulation: SimulationRequest, offset: int) -> SimulationRequest:
