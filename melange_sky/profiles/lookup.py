@@ -52,6 +52,8 @@ from melange_sky.steps import (
 from melange_sky.topology import linked
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from melange_sky.models import ModelShape
     from melange_sky.profiletable import MeasuredCell
     from melange_sky.slo import SLO
@@ -229,11 +231,15 @@ def _estimates(
 ) -> dict[GroupKey, GroupEstimates]:
     fitting = {key: group for key, group in groups.items() if isinstance(group, Group)}
     replicas = [group.replica for group in fitting.values()]
-    slos = _slos_of_levels(query)
+    slos, wanted = _slos_of_levels(query), _wanted(query, sizes)
     # The last of them are late: that others beside them wait is what is held against the limits.
-    analytic, *others = capacity_estimates_within(
-        replicas, sizes, (query.slo, *slos.values()), patient=(len(slos),) if slos else ()
+    found = capacity_estimates_within(
+        replicas,
+        sizes.of(wanted),
+        (query.slo, *slos.values()),
+        patient=(len(slos),) if slos else (),
     )
+    analytic, *others = ([row.spread(wanted) for row in rows] for rows in found)
     levels = dict(zip(slos, others, strict=True))
     return {
         key: GroupEstimates(
@@ -245,6 +251,13 @@ def _estimates(
         )
         for k, ((key, group), estimate) in enumerate(zip(fitting.items(), analytic, strict=True))
     }
+
+
+def _wanted(query: CapacityQuery, sizes: RequestSizes) -> NDArray[np.bool_]:
+    """Return which buckets have traffic, row by row."""
+    if query.needed is None:
+        return np.ones(len(sizes.input_tokens), dtype=np.bool_)
+    return np.array([is_needed for row in query.needed for is_needed in row], dtype=np.bool_)
 
 
 def _slos_of_levels(query: CapacityQuery) -> dict[float, SLO]:

@@ -47,6 +47,12 @@ class RequestSizes:
     input_tokens: Floats
     output_tokens: Floats
 
+    def of(self, wanted: NDArray[np.bool_]) -> RequestSizes:
+        """Return only those of the cells that are wanted."""
+        return RequestSizes(
+            input_tokens=self.input_tokens[wanted], output_tokens=self.output_tokens[wanted]
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
@@ -58,6 +64,21 @@ class Estimate:
     batch: Floats
     tpot_floor_s: Floats
     ttft_floor_s: Floats
+
+    def spread(self, wanted: NDArray[np.bool_]) -> Estimate:
+        """Return the estimates of the wanted cells in their places among all, NaN in the others."""
+
+        def over_all(figures: Floats) -> Floats:
+            spread = np.full(wanted.shape, np.nan)
+            spread[wanted] = figures
+            return spread
+
+        return Estimate(
+            rate_rps=over_all(self.rate_rps),
+            batch=over_all(self.batch),
+            tpot_floor_s=over_all(self.tpot_floor_s),
+            ttft_floor_s=over_all(self.ttft_floor_s),
+        )
 
 
 def capacity_estimate(replica: ReplicaModel, load: RequestSizes, slo: SLO) -> Estimate:
@@ -184,22 +205,23 @@ def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:
 
 def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Estimate:
     """Return the estimates of stacked replicas, shapes (rows × cells)."""
-    high = np.minimum(held_sequences(replica, load), replica.max_num_seqs)
-    alone = np.ones_like(high)
-    low = np.zeros_like(high)
-    tpot_s = decode_step_s(replica, load, alone)
-    ttft_s = _first_token(replica, load, alone * 0.0, alone)
+    work = _Work.of(replica, load)
+    alone, nobody = np.ones_like(work.held), np.zeros_like(work.held)
+    products = work.products_s(alone)
+    tpot_s = work.decode_s(alone, products)
+    ttft_s = work.first_token_s(nobody, products, nobody)
     limits = dataclasses.replace(limits, ttft_s=limits.ttft_s + limits.patient * ttft_s)
+    low, high = nobody, np.minimum(work.held, replica.max_num_seqs)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        good = _holds(replica, load, limits, middle)
+        good = _holds(work, limits, middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
     single = dataclasses.replace(limits, z=np.zeros_like(limits.z))
-    possible = _holds(replica, load, single, np.full_like(low, 1e-6))
+    possible = _holds(work, single, np.full_like(low, 1e-6))
     batch = np.where(possible, low, 0.0)
-    rate = np.where(possible, rate_at(replica, load, batch), 0.0)
+    rate = np.where(possible, _rate(work, batch), 0.0)
     one_by_one = 1 / (ttft_s + np.maximum(load.output_tokens - 1, 0) * tpot_s)
-    lone = (limits.patient > 0) & (rate <= 0) & (held_sequences(replica, load) >= 1)
+    lone = (limits.patient > 0) & (rate <= 0) & (work.held >= 1)
     rate = np.where(lone, one_by_one, rate)
     return Estimate(rate_rps=rate, batch=batch, tpot_floor_s=tpot_s, ttft_floor_s=ttft_s)
 
@@ -219,69 +241,104 @@ def held_sequences(replica: ReplicaModel, load: RequestSizes) -> Floats:
 
 def decode_step_s(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """d(n): a step that only decodes."""
-    costs = replica.costs
-    per_sequence = costs.sequence_s + read_s(costs, load.input_tokens + load.output_tokens / 2)
-    return costs.fixed_s + batch * per_sequence + products_s(costs, np.maximum(batch, 1.0))
-
-
-def _prefill(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
-    """P(n): what one prefill adds over the decoding steps that would have run anyway."""
-    costs, prompt = replica.costs, load.input_tokens
-    own: Floats = costs.sequence_s + pairs_s(costs, prompt) + prompt * replica.prompt_token_s
-    together = np.maximum(1.0, replica.budget_tokens / 2)
-    if replica.chunked:
-        # A step full of prefill carries the decoding along; its share of that step's extra products.
-        share = np.minimum(1.0, prompt / together)
-        tokens = np.maximum(prompt, together)
-        extra = products_s(costs, tokens + batch) - products_s(costs, np.maximum(batch, 1.0))
-        steps = np.where(prompt > together, prompt / together, share)
-        own = own + costs.prompts_s * steps
-        mixed: Floats = own + np.maximum(extra, 0.0) * np.where(prompt > together, 1.0, share)
-        return mixed
-    alone: Floats = own + costs.fixed_s + costs.prompts_s + products_s(costs, prompt)
-    return alone
+    work = _Work.of(replica, load)
+    return work.decode_s(batch, work.products_s(batch))
 
 
 def rate_at(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
-    decode = decode_step_s(replica, load, batch)
-    return _rate(load, batch, decode, _prefill(replica, load, batch))
+    """λ(n): requests per second with n of them in service."""
+    return _rate(_Work.of(replica, load), batch)
 
 
-def _rate(load: RequestSizes, batch: Floats, decode: Floats, prefill: Floats) -> Floats:
-    rate: Floats = batch / (
-        np.maximum(load.output_tokens - 1, 0) * decode + batch * prefill + decode
-    )
-    return rate
+def _rate(work: _Work, batch: Floats) -> Floats:
+    products = work.products_s(batch)
+    return work.rate_rps(batch, work.decode_s(batch, products), work.prefill_s(batch, products))
 
 
-def _first_token(
-    replica: ReplicaModel, load: RequestSizes, batch: Floats, decode_s: Floats
-) -> Floats:
-    """Time to the first token without queueing: half a step in progress, then its own prefill.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """What requests of each size ask of a replica, whatever the number of them in service.
 
-    `decode_s` is d(n), of no matter where nobody is served yet.
+    `held` is how many the KV cache holds, `sequence_s` what each adds to a decoding step, `prompt_s` what
+    a prefill takes beside products, `tokens` those of a step that it is in, of which it answers for `share`;
+    `chunks` are the steps that it is spread over, `idle_s` what a step of one token takes.
     """
-    decode = np.where(batch > 0, decode_s, 0.0)
-    steps = np.ceil(load.input_tokens / replica.budget_tokens) if replica.chunked else 1.0
-    alone = replica.costs.fixed_s + products_s(replica.costs, np.ones_like(batch))
-    return decode / 2 + np.maximum(decode, alone) * steps + _prefill(replica, load, batch)
+
+    replica: ReplicaModel
+    load: RequestSizes
+    held: Floats
+    sequence_s: Floats
+    prompt_s: Floats
+    tokens: Floats
+    share: Floats
+    chunks: Floats
+    idle_s: Floats
+
+    @classmethod
+    def of(cls, replica: ReplicaModel, load: RequestSizes) -> _Work:
+        costs, prompt = replica.costs, load.input_tokens
+        own = costs.sequence_s + pairs_s(costs, prompt) + prompt * replica.prompt_token_s
+        together = np.maximum(1.0, replica.budget_tokens / 2)
+        is_long = prompt > together
+        share = np.minimum(1.0, prompt / together)
+        steps = np.where(is_long, prompt / together, share)
+        one = np.ones_like(prompt)
+        return cls(
+            replica=replica,
+            load=load,
+            held=held_sequences(replica, load),
+            sequence_s=costs.sequence_s + read_s(costs, prompt + load.output_tokens / 2),
+            prompt_s=own + costs.prompts_s * steps
+            if replica.chunked
+            else own + costs.fixed_s + costs.prompts_s + products_s(costs, prompt),
+            tokens=np.maximum(prompt, together),
+            share=np.where(is_long, 1.0, share),
+            chunks=np.ceil(prompt / replica.budget_tokens) if replica.chunked else one,
+            idle_s=costs.fixed_s + products_s(costs, one),
+        )
+
+    def products_s(self, batch: Floats) -> Floats:
+        """The time of the products of a step that only decodes."""
+        return products_s(self.replica.costs, np.maximum(batch, 1.0))
+
+    def decode_s(self, batch: Floats, products: Floats) -> Floats:
+        """d(n), from its products."""
+        return self.replica.costs.fixed_s + batch * self.sequence_s + products
+
+    def prefill_s(self, batch: Floats, products: Floats) -> Floats:
+        """P(n): what one prefill adds over the decoding steps that would have run anyway."""
+        if not self.replica.chunked:
+            return self.prompt_s
+        # A step full of prefill carries the decoding along; its share of that step's extra products.
+        together = products_s(self.replica.costs, self.tokens + batch)
+        mixed: Floats = self.prompt_s + np.maximum(together - products, 0.0) * self.share
+        return mixed
+
+    def rate_rps(self, batch: Floats, decode_s: Floats, prefill_s: Floats) -> Floats:
+        """λ(n)."""
+        more = np.maximum(self.load.output_tokens - 1, 0)
+        rate: Floats = batch / (more * decode_s + batch * prefill_s + decode_s)
+        return rate
+
+    def first_token_s(self, batch: Floats, products: Floats, decode_s: Floats) -> Floats:
+        """Time to the first token without queueing: half a step in progress, then its own prefill."""
+        decode = np.where(batch > 0, decode_s, 0.0)
+        steps = np.maximum(decode, self.idle_s) * self.chunks
+        return decode / 2 + steps + self.prefill_s(batch, products)
 
 
-def _holds(
-    replica: ReplicaModel, load: RequestSizes, limits: _Limits, batch: Floats
-) -> NDArray[np.bool_]:
+def _holds(work: _Work, limits: _Limits, batch: Floats) -> NDArray[np.bool_]:
     """Whether `batch` requests in service leave the limits met at their attainment."""
     peak = np.maximum(batch + limits.z * np.sqrt(batch), 0.0)
-    good: NDArray[np.bool_] = peak <= np.minimum(
-        held_sequences(replica, load), replica.max_num_seqs
-    )
-    prefill = _prefill(replica, load, batch)
-    busy = _rate(load, batch, decode_step_s(replica, load, batch), prefill) * prefill
-    decode = decode_step_s(replica, load, np.maximum(peak, 1.0))
+    good: NDArray[np.bool_] = peak <= np.minimum(work.held, work.replica.max_num_seqs)
+    products, crowded = work.products_s(batch), work.products_s(peak)
+    prefill = work.prefill_s(batch, products)
+    busy = work.rate_rps(batch, work.decode_s(batch, products), prefill) * prefill
+    decode = work.decode_s(np.maximum(peak, 1.0), crowded)
     tpot = decode / np.maximum(1.0 - busy, 1e-9)
-    good &= (tpot <= limits.tpot_s) | (load.output_tokens < 2)
+    good &= (tpot <= limits.tpot_s) | (work.load.output_tokens < 2)
     wait = _queueing(busy, prefill, limits.attainment)
-    good &= _first_token(replica, load, peak, decode) + wait <= limits.ttft_s
+    good &= work.first_token_s(peak, crowded, decode) + wait <= limits.ttft_s
     return good
 
 
