@@ -403,6 +403,9 @@ class Plan:
     one: `plan.json` lists them too then, and their services bear the plan's name besides their own.
     Where it does not, all warnings stand here, those of the model among them. `confidence` is the
     probability with which each estimated capacity was taken to be reached: 0.5 for its median.
+    `fleet_id` tells its services from those of other plans of the same name: made once, and kept by
+    every plan of the name that is written into the same folder later. Plans that differ in nothing
+    else are equal.
     """
 
     name: str
@@ -419,6 +422,7 @@ class Plan:
     confidence: float = 0.5
     form_gain: FormGain | None = None
     current: CurrentFleet | None = None
+    fleet_id: str | None = field(default=None, compare=False)
 
     @property
     def cost_usd_per_hour(self) -> float:

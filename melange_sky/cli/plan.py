@@ -76,7 +76,7 @@ def plan(spec: Path, output: Path | None, output_format: str, force: bool, **fla
     folder = None
     if planned.is_deployable or output is not None:
         folder = output or Path(f"{planned.name}-plan")
-        write_plan(planned, folder, force=force)
+        planned = write_plan(planned, folder, force=force)
     _show(planned, folder, output_format)
     reasons = missed_reasons(planned)
     if reasons:

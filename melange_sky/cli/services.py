@@ -24,7 +24,12 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmati
 @yes_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
 @backends_option
-def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None:
+@click.option(
+    "--adopt",
+    is_flag=True,
+    help="Take over services of this plan's names that another fleet or user made.",
+)
+def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None, adopt: bool) -> None:
     """Bring up the services of PLAN-FOLDER on SkyServe, or update the running ones to match.
 
     What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
@@ -33,7 +38,7 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None) -> None
     from melange_sky.planner.apply import is_settled, open_deployment
     from melange_sky.report.services import changes_text
 
-    deployment = open_deployment(folder)
+    deployment = open_deployment(folder, adopt=adopt)
     changes = deployment.changes()
     click.echo(changes_text(changes), nl=False)
     if dry_run:
@@ -78,6 +83,8 @@ def down(folder: Path, yes: bool) -> None:
     from melange_sky.planner.apply import find_running
 
     running = find_running(folder)
+    for name, maker in running.others.items():
+        click.echo(f"left alone: {name}, made by {maker}", err=True)
     if not running.names:
         click.echo("no service of this plan is running", err=True)
         return

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ["allocation_origin", "dump_plan", "load_plan", "parse_plan", "plan_document"]
+PLAN_FILE = "plan.json"
+FLEET_ID = "^[0-9a-f]{12}$"
+"""What a fleet's id looks like."""
+
+__all__ = [
+    "FLEET_ID",
+    "PLAN_FILE",
+    "allocation_origin",
+    "dump_plan",
+    "load_plan",
+    "parse_plan",
+    "plan_document",
+]
 
 
 def load_plan(path: Path) -> Plan:

@@ -23,6 +23,7 @@ from melange_sky.hub.reference import COMMIT
 from melange_sky.models import ModelShape
 from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
+from melange_sky.planfile import FLEET_ID, PLAN_FILE
 from melange_sky.planfile.earlier import with_groups
 from melange_sky.plans import (
     SCHEMA_VERSION,
@@ -49,6 +50,7 @@ MAX_BYTES = 256 * 1024 * 1024
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 MaybeRows = list[list[NonNegative | None]]
+FleetId = Annotated[str, Field(pattern=FLEET_ID)]
 
 
 def _with_limit_keys(document: Any) -> Any:
@@ -152,6 +154,7 @@ class _Plan(_Solved):
     name: str
     model: str
     created_at: str
+    fleet_id: FleetId | None = None
     slo: _Slo
     attainment_per_bucket: bool = True
     headroom: NonNegative = 0.0
@@ -179,6 +182,7 @@ class _Plan(_Solved):
 class _ListedPlan(_Solved):
     name: str
     created_at: str
+    fleet_id: FleetId | None = None
     models: Annotated[list[_Plan], Field(min_length=1)]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None
@@ -191,7 +195,7 @@ class _ListedPlan(_Solved):
 
 def load_plan(path: Path) -> Plan:
     """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
-    file = path / "plan.json" if path.is_dir() else path
+    file = path / PLAN_FILE if path.is_dir() else path
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: larger than {MAX_BYTES} bytes, not a plan")
@@ -246,6 +250,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
         confidence=document.confidence,
         form_gain=document.form_gain,
         current=document.current,
+        fleet_id=document.fleet_id,
     )
 
 
@@ -264,6 +269,7 @@ def _plan(document: _Plan, where: str) -> Plan:
         confidence=document.confidence,
         form_gain=document.form_gain,
         current=document.current,
+        fleet_id=document.fleet_id,
     )
 
 

@@ -34,9 +34,14 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     holds of all together stands on top.
     """
     if not plan.lists_models:
-        return {"schema_version": SCHEMA_VERSION, **_one_model_document(plan)}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "fleet_id": plan.fleet_id,
+            **_one_model_document(plan),
+        }
     return {
         "schema_version": SCHEMA_VERSION,
+        "fleet_id": plan.fleet_id,
         "name": plan.name,
         "created_at": plan.created_at,
         **_solver_fields(plan.solver),

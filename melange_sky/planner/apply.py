@@ -17,7 +17,9 @@ from melange_sky.planner.observed import ObservedTraffic, observed_traffic
 from melange_sky.rendering import file_name, service_name
 from melange_sky.skyserve import (
     Action,
+    Claim,
     LiveService,
+    Maker,
     Rollout,
     ServiceChange,
     ServiceState,
@@ -54,6 +56,7 @@ class Deployment:
     planned: Plan
     wanted: tuple[Wanted, ...]
     server: ServiceHost
+    adopt: bool = False
 
     def services(self) -> tuple[LiveService, ...]:
         """Return all services that run, of this plan or not."""
@@ -68,7 +71,7 @@ class Deployment:
         live = self.services()
         by_name = {service.name: service for service in live}
         normal = {w.name: self.server.normal(w, by_name.get(w.name)) for w in self.wanted}
-        changes = compare(self.wanted, live, normal, _prices(self.planned))
+        changes = compare(self.wanted, live, normal, _prices(self.planned), self._claim())
         for change in changes:
             log.debug("%s: %s %s", change.name, change.action.value, change.reason)
         return changes
@@ -77,7 +80,10 @@ class Deployment:
         self, changes: Sequence[ServiceChange], on_event: Callable[[str], None] | None = None
     ) -> None:
         """Carry the changes out; `on_event` gets a sentence at each step. Raises MelangeError where one fails."""
-        roll_out(self.server, changes, _rollout(on_event))
+        roll_out(self.server, changes, _rollout(on_event, self._claim()))
+
+    def _claim(self) -> Claim:
+        return Claim(users=self.server.users(), adopt=self.adopt)
 
     def states(self, services: Sequence[LiveService]) -> tuple[ServiceState, ...]:
         """Return how each planned service stands among those that run."""
@@ -105,10 +111,10 @@ class Deployment:
         log.info("wrote %d backends to %s", len(lines), path)
 
 
-def open_deployment(folder: Path) -> Deployment:
+def open_deployment(folder: Path, *, adopt: bool = False) -> Deployment:
     """Return the deployment of a plan folder (or of a plan.json with its services next to it).
 
-    Secrets that the services name are taken from the environment. Raises InputError for a folder
+    `adopt` lets it take over services of its names that another fleet or user made. Secrets that the services name are taken from the environment. Raises InputError for a folder
     that holds no plan or no service, SourceUnavailableError where SkyPilot is not installed.
     """
     planned = load_plan(folder)
@@ -117,7 +123,7 @@ def open_deployment(folder: Path) -> Deployment:
     secrets = settings.secrets(names)
     log.info("%s holds %d services of plan %s", folder, len(wanted), planned.name)
     log.debug("secrets set in the environment: %d of %d", len(secrets), len(names))
-    return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets))
+    return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets), adopt=adopt)
 
 
 def is_settled(changes: Sequence[ServiceChange]) -> bool:
@@ -151,14 +157,20 @@ def deployment_status(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """The running services that a plan made, by name."""
+    """The running services that a plan made, and who made them; `others` bear its name and are not its."""
 
-    names: tuple[str, ...]
+    makers: dict[str, Maker]
+    others: dict[str, Maker]
     server: RolloutTarget
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the services that the plan made."""
+        return tuple(self.makers)
 
     def stop(self, on_event: Callable[[str], None] | None = None) -> None:
         """Take them down and wait until SkyServe has forgotten them; `on_event` gets a sentence for each."""
-        take_down(self.server, self.names, _rollout(on_event))
+        take_down(self.server, self.makers, _rollout(on_event, Claim()))
 
 
 def find_running(folder: Path) -> Running:
@@ -169,18 +181,27 @@ def find_running(folder: Path) -> Running:
     planned = load_plan(folder)
     plans, group = {model.name for model in planned.models}, planned.group_name
     server = SkyServe({})
-    names = tuple(
-        s.name
-        for s in server.services()
-        if s.origin is not None
-        and (s.origin[0] in plans or (group is not None and s.fleet == group))
-    )
-    log.info("%d running services belong to plan %s", len(names), planned.name)
-    return Running(names=names, server=server)
+    services = server.services()
+    claim = Claim(users=server.users())
+    named = {
+        s.name: s.maker
+        for s in services
+        if s.maker.plan is not None
+        and (s.maker.plan in plans or (group is not None and s.maker.fleet == group))
+    }
+    makers = {
+        name: maker
+        for name, maker in named.items()
+        if maker.fleet_id == planned.fleet_id and claim.owns(maker)
+    }
+    log.info("%d running services belong to plan %s", len(makers), planned.name)
+    others = {name: maker for name, maker in named.items() if name not in makers}
+    return Running(makers=makers, others=others, server=server)
 
 
-def _rollout(on_event: Callable[[str], None] | None) -> Rollout:
-    return Rollout(report=on_event or log.info, clock=time.monotonic, sleep=time.sleep)
+def _rollout(on_event: Callable[[str], None] | None, claim: Claim) -> Rollout:
+    report = on_event or log.info
+    return Rollout(report=report, clock=time.monotonic, sleep=time.sleep, claim=claim)
 
 
 def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
@@ -201,6 +222,7 @@ def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
                     plan=model.name,
                     option=option.name,
                     fleet=planned.group_name,
+                    fleet_id=planned.fleet_id,
                     replicas=_replicas(document["service"], path),
                     price_usd_per_hour=option.price_usd_per_hour,
                     document=document,

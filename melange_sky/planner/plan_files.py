@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from melange_sky.planfile import dump_plan, load_plan
+from melange_sky.planfile import PLAN_FILE, dump_plan, load_plan
+from melange_sky.planner.fleet_ids import earlier_fleet_id, new_fleet_id
 from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
 
 if TYPE_CHECKING:
@@ -18,14 +20,18 @@ log = logging.getLogger(__name__)
 __all__ = ["dump_plan", "load_plan", "render_services", "write_plan"]
 
 
-def write_plan(planned: Plan, folder: Path, *, force: bool = False) -> None:
-    """Write plan.json, services and gateway task as one folder, all or nothing.
+def write_plan(planned: Plan, folder: Path, *, force: bool = False) -> Plan:
+    """Write plan.json, services and gateway task as one folder, all or nothing; return the plan as written.
 
+    It bears the fleet id of the folder's earlier plan of its name, whose services it thus goes on with.
     Raises InputError where the folder holds foreign or edited files and `force` is False.
     """
-    files = {"plan.json": dump_plan(planned), **render_services(planned)}
+    known = earlier_fleet_id(planned.name, folder) or planned.fleet_id
+    planned = replace(planned, fleet_id=known or new_fleet_id(planned))
+    files = {PLAN_FILE: dump_plan(planned), **render_services(planned)}
     if len(files) > 1:
         files[GATEWAY_FILE] = render_gateway(planned)
     write_folder(folder, files, force=force)
-    log.info("wrote %d files to %s", len(files), folder)
+    log.info("wrote %d files to %s, fleet %s", len(files), folder, planned.fleet_id)
     log.debug("written: %s", ", ".join(sorted(files)))
+    return planned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
 from melange_sky.errors import InputError
@@ -11,6 +11,7 @@ from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
 from melange_sky.planner.current_fleet import with_current
 from melange_sky.planner.figures import one_of, side_by_side, within
+from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_read
 from melange_sky.planner.request import PlanRequest
@@ -139,7 +140,7 @@ def plan_source(source: SpecSource, options: PlanOptions, hooks: Hooks = NO_HOOK
     else:
         planned = _plan(source, request, options)
     log.info("%s: $%.4f/h", planned.name, planned.cost_usd_per_hour)
-    return planned
+    return replace(planned, fleet_id=new_fleet_id(planned))
 
 
 def _replayed(source: SpecSource, request: PlanRequest, options: PlanOptions, hooks: Hooks) -> Plan:

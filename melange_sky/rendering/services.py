@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def _render_model(plan: Plan, model: ModelPlan) -> dict[str, str]:
             )
         commands = (launch_command(model, allocation), update_command(model, allocation))
         text = header(model, allocation, plan.created_at, commands)
-        files[name] = text + dump(service_document(model, allocation, plan.group_name))
+        mark = Mark(fleet_id=plan.fleet_id, group=plan.group_name)
+        files[name] = text + dump(service_document(model, allocation, mark))
     return files
 
 
@@ -93,20 +95,29 @@ def _secret_flags(plan: ModelPlan, allocation: Allocation) -> list[str]:
     return [word for name in names for word in ("--secret", name)]
 
 
-def service_document(
-    plan: ModelPlan, allocation: Allocation, group: str | None = None
-) -> dict[str, Any]:
-    """Return the service of one allocation as data, its keys in the skeleton's order.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Whose services these are: `fleet_id`, and the name of a plan that lists its models."""
 
-    `group` is the name of a plan that lists its models (`Plan.group_name`).
-    """
+    fleet_id: str | None = None
+    group: str | None = None
+
+    def of(self, plan: str, option: str) -> dict[str, str]:
+        """Return what stands in a service, by which `apply` and `down` know it again."""
+        mine = {"id": self.fleet_id, "fleet": self.group, "plan": plan, "option": option}
+        return {key: value for key, value in mine.items() if value is not None}
+
+
+def service_document(
+    plan: ModelPlan, allocation: Allocation, mark: Mark | None = None
+) -> dict[str, Any]:
+    """Return the service of one allocation as data, its keys in the skeleton's order."""
     option = allocation.candidate.option
     command = serve_command(plan, option)
     secrets = required_secrets(plan, option)
     document = copy.deepcopy(service_skeleton(engine_named(plan.engine.name).template))
     document["name"] = service_name(plan, allocation)
-    mark = {"plan": plan.name, "option": option.name}
-    document["_metadata"]["melange_sky"] = mark if group is None else {"fleet": group, **mark}
+    document["_metadata"]["melange_sky"] = (mark or Mark()).of(plan.name, option.name)
     document["service"] = _service(document["service"], plan, allocation)
     document["resources"] = _resources(document["resources"], plan, option)
     document["envs"] = dict(plan.engine.env)

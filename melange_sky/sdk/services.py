@@ -54,6 +54,7 @@ def apply(
     *,
     dry_run: bool = False,
     backends: AnyPath | None = None,
+    adopt: bool = False,
     on_event: Callable[[str], None] | None = None,
 ) -> Changes:
     """Bring the services of a plan folder up on SkyServe, or change the running ones to it.
@@ -65,6 +66,7 @@ def apply(
         folder: What `write` wrote.
         dry_run: Return what would change and change nothing.
         backends: File to write OPTION=URL*REPLICAS lines to, for the gateway.
+        adopt: Take over services of this plan's names that another fleet or user made.
         on_event: Called with a sentence at each step; None logs them.
 
     Returns:
@@ -75,7 +77,7 @@ def apply(
         SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
         MelangeError: A service fails or does not get ready; nothing is shrunk then.
     """
-    deployment = open_deployment(Path(folder))
+    deployment = open_deployment(Path(folder), adopt=adopt)
     changes = Changes(deployment.changes())
     if dry_run:
         return changes

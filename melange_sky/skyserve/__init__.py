@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from melange_sky.skyserve.changes import (
     Action,
+    Claim,
     LiveReplica,
     LiveService,
+    Maker,
     ServiceChange,
     Wanted,
     compare,
@@ -18,8 +20,10 @@ from melange_sky.skyserve.states import ServiceState, service_states
 
 __all__ = [
     "Action",
+    "Claim",
     "LiveReplica",
     "LiveService",
+    "Maker",
     "Rollout",
     "ServiceChange",
     "ServiceState",

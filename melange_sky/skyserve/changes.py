@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,56 @@ class Wanted:
     """One service that the plan wants: its file's data and what one replica costs now.
 
     `plan` and `option` are the names under which it is known from plan to plan; `fleet` that of the
-    plan of several models, None for a plan of one.
+    plan of several models, None for a plan of one; `fleet_id` tells it from plans of the same names,
+    None in plans of earlier versions.
     """
 
     name: str
     plan: str
     option: str
     fleet: str | None = None
+    fleet_id: str | None = None
     replicas: int
     price_usd_per_hour: float
     document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """Who made a service: the plan and option in its mark, its fleet, and its owner at SkyPilot.
+
+    All None for what is not known: a service that no plan of ours made has no plan, one of an earlier
+    version no `fleet_id`. `owner` is SkyPilot's id of the user, who is known to people as `owner_name`.
+    """
+
+    plan: str | None
+    option: str | None
+    fleet: str | None
+    fleet_id: str | None
+    owner: str | None
+    owner_name: str | None = None
+
+    def __str__(self) -> str:
+        whose = "" if self.owner is None else f" of {self.owner_name or self.owner}"
+        if self.plan is None:
+            return f"no plan{whose}"
+        fleet = "an earlier version" if self.fleet_id is None else f"fleet {self.fleet_id}"
+        return f"plan '{self.plan}' of {fleet}{whose}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """As whom a fleet is changed: SkyPilot's ids of the user, and whether to take over what others made.
+
+    Without `users` owners are not compared.
+    """
+
+    users: frozenset[str] = frozenset()
+    adopt: bool = False
+
+    def owns(self, maker: Maker) -> bool:
+        """Return whether the owner is this user, or not known."""
+        return maker.owner is None or not self.users or maker.owner in self.users
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +86,8 @@ class LiveReplica:
 class LiveService:
     """One service as SkyServe reports it; `document` is its newest version, as SkyPilot keeps it.
 
-    The document may hold secrets: it is compared and never shown.
+    The document may hold secrets: it is compared and never shown. `user` and `user_name` are those
+    who brought it up, None where SkyPilot does not say.
     """
 
     name: str
@@ -54,6 +96,8 @@ class LiveService:
     endpoint: str | None
     replicas: tuple[LiveReplica, ...]
     document: dict[str, Any] = field(repr=False)
+    user: str | None = None
+    user_name: str | None = None
 
     @property
     def target(self) -> int:
@@ -78,6 +122,20 @@ class LiveService:
         """Return the plan of several models that it is a part of, None where there is none."""
         fleet = self._mark.get("fleet")
         return None if fleet is None else str(fleet)
+
+    @property
+    def maker(self) -> Maker:
+        """Return who made it; one that was taken over belongs to whom its mark says."""
+        owner = self._mark.get("owner")
+        plan, option = self.origin or (None, None)
+        return Maker(
+            plan=plan,
+            option=option,
+            fleet=self.fleet,
+            fleet_id=None if self._mark.get("id") is None else str(self._mark["id"]),
+            owner=self.user if owner is None else str(owner),
+            owner_name=self.user_name if owner is None else None,
+        )
 
     @property
     def _mark(self) -> dict[str, Any]:
@@ -111,6 +169,8 @@ class ServiceChange:
     cost_after_usd_per_hour: float
     reason: str = ""
     wanted: Wanted | None = None
+    maker: Maker | None = None
+    """Who had made the service when it was compared, None where there was none."""
 
     @property
     def lowers(self) -> bool:
@@ -123,35 +183,56 @@ def compare(
     live: Iterable[LiveService],
     normal: Mapping[str, dict[str, Any]],
     prices: Mapping[tuple[str, str], float],
+    claim: Claim = Claim(),
 ) -> tuple[ServiceChange, ...]:
     """Return one change per service, in the order of `wanted`, then the services to stop by name.
 
     `normal` holds each wanted document as SkyPilot would keep it; `prices` what one replica of
     (plan, option) costs, for services that the plan no longer wants, a whole model's among them.
-    Services of other plans and of nobody's plan are left alone; a name taken by one of them is an
-    InputError. One that moves between plans of several models and of one is replaced: the mark that
-    tells `apply` and `down` whose it is lies where SkyServe compares, and must not tell of the old one.
+    Services of other fleets and of nobody's plan are left alone, whatever their plan's name; what this
+    plan needs of theirs is an InputError, unless `claim` takes it over. One that moves between plans
+    of several models and of one is replaced: the mark that tells `apply` and `down` whose it is lies
+    where SkyServe compares, and must not tell of the old one.
     """
-    plans = {w.plan for w in wanted}
-    fleets = {w.fleet for w in wanted} - {None}
     running = {service.name: service for service in live}
-    changes = [_to_wanted(w, running.get(w.name), normal[w.name]) for w in wanted]
+    changes = [_to_wanted(w, running.get(w.name), normal[w.name], claim) for w in wanted]
     names = {w.name for w in wanted}
     for name in sorted(set(running) - names):
-        origin = running[name].origin
-        if origin is None:
+        maker = running[name].maker
+        reason = _no_longer(maker, wanted, claim)
+        if reason is None:
             continue
-        if origin[0] in plans:
-            reason = "the plan no longer uses this option"
-        elif running[name].fleet in fleets:
-            reason = f"the plan no longer serves the model {origin[0]}"
-        else:
-            continue
-        changes.append(_stop(running[name], prices.get(origin), reason))
+        if not claim.owns(maker) and not claim.adopt:
+            raise InputError(_taken(name, maker))
+        price = prices.get((str(maker.plan), str(maker.option)))
+        changes.append(_stop(running[name], price, reason))
     return tuple(changes)
 
 
-def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any]) -> ServiceChange:
+def _no_longer(maker: Maker, wanted: Sequence[Wanted], claim: Claim) -> str | None:
+    """Return why a service that is not wanted is to stop, None where it is not this fleet's."""
+    if maker.plan is None:
+        return None
+    ids = {w.fleet_id for w in wanted}
+    if maker.fleet_id not in ids and not (claim.adopt and maker.fleet_id is None):
+        return None
+    if maker.plan in {w.plan for w in wanted}:
+        return "the plan no longer uses this option"
+    if maker.fleet in {w.fleet for w in wanted} - {None}:
+        return f"the plan no longer serves the model {maker.plan}"
+    return None
+
+
+def _taken(name: str, maker: Maker) -> str:
+    return (
+        f"service '{name}' was made by {maker}, not by this fleet; rename the plan, take it over "
+        f"with `melange-sky apply --adopt`, or take it down: sky serve down {name}"
+    )
+
+
+def _to_wanted(
+    wanted: Wanted, live: LiveService | None, normal: dict[str, Any], claim: Claim
+) -> ServiceChange:
     cost = wanted.replicas * wanted.price_usd_per_hour
     if live is None:
         return ServiceChange(
@@ -163,16 +244,11 @@ def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any])
             cost_after_usd_per_hour=cost,
             wanted=wanted,
         )
-    if live.origin != (wanted.plan, wanted.option):
-        raise InputError(
-            f"a service named '{wanted.name}' runs that this plan's option did not make; "
-            f"rename the plan, or take it down: sky serve down {wanted.name}"
-        )
+    why = _moves(wanted, live, claim)
     before = live.target
     differing = differences(live.document, normal)
-    why = [f"{', '.join(differing)} changed"] if differing else []
-    if live.fleet != wanted.fleet:
-        why.append(f"moves from {_home(live.fleet)} to {_home(wanted.fleet)}")
+    if differing:
+        why.insert(0, f"{', '.join(differing)} changed")
     return ServiceChange(
         name=wanted.name,
         action=_action(before, wanted.replicas, bool(why), live, normal),
@@ -180,9 +256,35 @@ def _to_wanted(wanted: Wanted, live: LiveService | None, normal: dict[str, Any])
         after=wanted.replicas,
         cost_before_usd_per_hour=before * wanted.price_usd_per_hour,
         cost_after_usd_per_hour=cost,
-        wanted=wanted,
+        wanted=wanted if is_made_by(live.maker, wanted, claim) else _adopted(wanted, claim),
+        maker=live.maker,
         reason=f"{', '.join(why)}: replicas are replaced one by one" if why else "",
     )
+
+
+def is_made_by(maker: Maker, wanted: Wanted, claim: Claim) -> bool:
+    """Return whether a service of the wanted one's name is that one, and this user's."""
+    made = (maker.plan, maker.option, maker.fleet_id)
+    return made == (wanted.plan, wanted.option, wanted.fleet_id) and claim.owns(maker)
+
+
+def _moves(wanted: Wanted, live: LiveService, claim: Claim) -> list[str]:
+    """Return what changes of whose it is; raises InputError where that takes an adoption."""
+    if not is_made_by(live.maker, wanted, claim):
+        if not claim.adopt:
+            raise InputError(_taken(wanted.name, live.maker))
+        return [f"taken over from {live.maker}"]
+    if live.fleet != wanted.fleet:
+        return [f"moves from {_home(live.fleet)} to {_home(wanted.fleet)}"]
+    return []
+
+
+def _adopted(wanted: Wanted, claim: Claim) -> Wanted:
+    """Return the wanted service with its new owner in its mark: SkyServe keeps who brought it up."""
+    document = copy.deepcopy(wanted.document)
+    if claim.users:
+        document["_metadata"]["melange_sky"]["owner"] = min(claim.users)
+    return replace(wanted, document=document)
 
 
 def _home(fleet: str | None) -> str:
@@ -209,6 +311,7 @@ def _stop(live: LiveService, price: float | None, reason: str) -> ServiceChange:
         cost_before_usd_per_hour=None if price is None else live.target * price,
         cost_after_usd_per_hour=0.0,
         reason=reason,
+        maker=live.maker,
     )
 
 

@@ -61,6 +61,20 @@ class SkyServe:
         nobody = isinstance(error, self._sky.exceptions.ApiServerConnectionError)
         return isinstance(error, RuntimeError) and not nobody
 
+    def users(self) -> frozenset[str]:
+        """Return SkyPilot's ids of this user: that of the login, else that of the machine's account."""
+        try:
+            login = self._sky.api_info().user
+        except Exception as error:  # whatever the SDK or its server has met
+            raise SourceUnavailableError(
+                f"SkyPilot cannot say who its user is: {_one_line(error)}"
+            ) from error
+        if login is not None:
+            return frozenset({str(login.id)})
+        from sky.utils import common_utils
+
+        return frozenset({str(common_utils.get_user_hash())})
+
     def answers(self, service: LiveService) -> bool:
         """Return False while the service's load balancer says 503, for it knows no replica yet.
 
@@ -124,16 +138,23 @@ class SkyServe:
         config["secrets"] = values
         if live is not None:
             stamps = copy.deepcopy(live.document.get("_metadata") or {})
-            config["_metadata"] = stamps | copy.deepcopy(_mark_of(config))
+            config["_metadata"] = stamps | _mark_of(config, stamps)
         try:
             return self._sky.Task.from_yaml_config(config)
         except (ValueError, TypeError) as error:
             raise InputError(f"{wanted.name}.sky.yaml: {_one_line(error)}") from error
 
 
-def _mark_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    stamps = document.get("_metadata") or {}
-    return {key: value for key, value in stamps.items() if key == "melange_sky"}
+def _mark_of(document: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the mark to write: the document's, with the owner who once took this service over."""
+    mark = (document.get("_metadata") or {}).get("melange_sky")
+    if not isinstance(mark, dict):
+        return {}
+    before = live.get("melange_sky")
+    kept = {}
+    if isinstance(before, dict) and before.get("id") == mark.get("id"):
+        kept = {key: value for key, value in before.items() if key == "owner"}
+    return {"melange_sky": {**kept, **copy.deepcopy(mark)}}
 
 
 def _service(record: Mapping[str, Any]) -> LiveService:
@@ -144,6 +165,8 @@ def _service(record: Mapping[str, Any]) -> LiveService:
         version=int(record.get("version") or 0),
         endpoint=record.get("endpoint"),
         document=document,
+        user=record.get("user_hash"),
+        user_name=record.get("user_name"),
         replicas=tuple(
             LiveReplica(
                 id=int(info["replica_id"]),

@@ -1,7 +1,8 @@
 """From the services that run to those that are wanted, without a dip in between.
 
-What grows goes first; only when all of it answers does anything shrink or stop. Each step reads the
-live state before it acts, so that an interrupted rollout is finished by running it again.
+What grows goes first. Only when all of it answers, and the gateway sends there, does anything shrink
+or stop; and only once nothing is in flight at what stops. Each step reads the live state before it
+acts, so that a rollout that ended between any two steps is finished by running it again.
 """
 
 from __future__ import annotations
@@ -10,10 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from melange_sky.errors import MelangeError
-from melange_sky.skyserve.changes import Action, LiveService, ServiceChange, Wanted
+from melange_sky.skyserve.changes import (
+    Action,
+    Claim,
+    LiveService,
+    Maker,
+    ServiceChange,
+    Wanted,
+    is_made_by,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _DEAD = {"FAILED", "CONTROLLER_FAILED", "FAILED_CLEANUP"}
 
@@ -22,6 +31,7 @@ class RolloutTarget(Protocol):
     """What a rollout asks of SkyServe."""
 
     def services(self) -> tuple[LiveService, ...]: ...
+    def users(self) -> frozenset[str]: ...
     def answers(self, service: LiveService) -> bool: ...
     def start(self, wanted: Wanted) -> None: ...
     def update(self, wanted: Wanted, live: LiveService) -> None: ...
@@ -30,7 +40,11 @@ class RolloutTarget(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """How a rollout waits: `report` is shown each event, `clock` and `sleep` are seconds."""
+    """How a rollout waits: `report` is shown each event, `clock` and `sleep` are seconds.
+
+    `switch` brings the traffic over to the services that it is given, and returns when nothing is sent
+    to, or runs at, what the plan no longer uses. It is called again by a rollout that is run again.
+    """
 
     report: Callable[[str], None]
     clock: Callable[[], float]
@@ -38,47 +52,76 @@ class Rollout:
     poll_s: float = 5.0
     grace_s: float = 900.0
     """Time to provision a node, on top of the service's own start-up delay."""
+    switch: Callable[[Sequence[LiveService]], None] | None = None
+    claim: Claim = Claim()  # noqa: RUF009 - frozen
 
 
 def roll_out(server: RolloutTarget, changes: Sequence[ServiceChange], rollout: Rollout) -> None:
     """Carry the changes out. Raises MelangeError where a service fails or does not get ready."""
     growing = [c for c in changes if not c.lowers]
+    lowering = [c for c in changes if c.lowers]
     for change in growing:
         _apply(server, change, rollout)
-    _wait_ready(server, [c.wanted for c in growing if c.wanted is not None], rollout)
-    for change in changes:
-        if change.lowers:
-            _apply(server, change, rollout)
+    _wait_ready(server, growing, rollout)
+    if rollout.switch is not None:
+        rollout.switch(server.services())
+    for change in lowering:
+        _apply(server, change, rollout)
+    _wait_ready(server, changes, rollout)
 
 
-def take_down(server: RolloutTarget, names: Sequence[str], rollout: Rollout) -> None:
-    """Stop services and wait until SkyServe has forgotten them."""
-    for name in names:
-        rollout.report(f"{name}: stopping")
-        server.stop(name)
+def take_down(server: RolloutTarget, running: Mapping[str, Maker], rollout: Rollout) -> None:
+    """Stop services, as long as they are who made them, and wait until SkyServe has forgotten them."""
+    for name, maker in running.items():
+        _stop(server, name, maker, rollout)
     until = rollout.clock() + rollout.grace_s
-    while left := sorted({s.name for s in server.services()} & set(names)):
+    while left := sorted({s.name for s in server.services()} & set(running)):
         if rollout.clock() > until:
             raise MelangeError(f"still running after {rollout.grace_s:g} s: {', '.join(left)}")
         rollout.sleep(rollout.poll_s)
 
 
 def _apply(server: RolloutTarget, change: ServiceChange, rollout: Rollout) -> None:
-    live = {service.name: service for service in server.services()}.get(change.name)
     wanted = change.wanted
     if wanted is None:
-        if live is not None:
-            rollout.report(f"{change.name}: stopping {change.before}")
-            server.stop(change.name)
-    elif live is None:
+        assert change.maker is not None
+        _stop(server, change.name, change.maker, rollout)
+        return
+    live = _named(server, change.name)
+    if live is None:
         rollout.report(f"{change.name}: starting {wanted.replicas}")
         server.start(wanted)
-    elif change.action is not Action.KEEP:
+        return
+    same = live.maker == change.maker or is_made_by(live.maker, wanted, rollout.claim)
+    if not same:
+        raise MelangeError(_not_ours(change.name, live.maker))
+    if change.action not in (Action.KEEP, Action.START):
         rollout.report(f"{change.name}: {change.before} → {wanted.replicas} replicas")
         server.update(wanted, live)
 
 
-def _wait_ready(server: RolloutTarget, wanted: Sequence[Wanted], rollout: Rollout) -> None:
+def _stop(server: RolloutTarget, name: str, maker: Maker, rollout: Rollout) -> None:
+    """Stop a service that is still that maker's: its name may be another's by now."""
+    live = _named(server, name)
+    if live is None:
+        return
+    if live.maker != maker:
+        raise MelangeError(_not_ours(name, live.maker))
+    rollout.report(f"{name}: stopping {live.target}")
+    server.stop(name)
+
+
+def _named(server: RolloutTarget, name: str) -> LiveService | None:
+    return next((service for service in server.services() if service.name == name), None)
+
+
+def _not_ours(name: str, maker: Maker) -> str:
+    return f"{name}: is now a service of {maker}, and was left alone; look at it, then apply again"
+
+
+def _wait_ready(server: RolloutTarget, changes: Sequence[ServiceChange], rollout: Rollout) -> None:
+    """Wait until every service that the changes want has all its replicas, as they are wanted."""
+    wanted = [c.wanted for c in changes if c.wanted is not None]
     if not wanted:
         return
     delays = [w.document["service"]["readiness_probe"]["initial_delay_seconds"] for w in wanted]
@@ -99,8 +142,8 @@ def _wait_ready(server: RolloutTarget, wanted: Sequence[Wanted], rollout: Rollou
         if rollout.clock() > until:
             late = ", ".join(name for name, (ready, wanted) in states.items() if ready < wanted)
             raise MelangeError(
-                f"not ready in time: {late}; nothing was shrunk or stopped. Look at "
-                f"`sky serve status` and `sky serve logs`, then apply again"
+                f"not ready in time: {late or 'a load balancer'}; nothing more was shrunk or stopped. "
+                f"Look at `sky serve status` and `sky serve logs`, then apply again"
             )
         rollout.sleep(rollout.poll_s)
 

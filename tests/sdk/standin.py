@@ -63,6 +63,9 @@ class StandIn(ModuleType):
             launch=self._launch, queue_v2=self._queue, tail_logs=self._tail, cancel=self._cancel
         )
 
+    def api_info(self) -> SimpleNamespace:
+        return SimpleNamespace(user=SimpleNamespace(id="me"))
+
     def get(self, request: Any) -> Any:
         return request
 

@@ -15,6 +15,7 @@ import pytest
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
 from melange_sky.skyserve import (
     Action,
+    Claim,
     LiveReplica,
     LiveService,
     Rollout,
@@ -80,6 +81,9 @@ class MemoryServe:
 
     def services(self) -> tuple[LiveService, ...]:
         return tuple(self.live.values())
+
+    def users(self) -> frozenset[str]:
+        return frozenset({"me"})
 
     def answers(self, service: LiveService) -> bool:
         """A load balancer hears of its first replica one look later than the controller."""
@@ -304,12 +308,122 @@ def test_other_peoples_services_are_left_alone() -> None:
         compare([wanted("small", 1)], server.services(), {"chat-small": {}}, PRICES)
 
 
+def of_id(option: str, replicas: int, fleet_id: str | None) -> Wanted:
+    mark = {"plan": "chat", "option": option} | ({} if fleet_id is None else {"id": fleet_id})
+    row = wanted(option, replicas, _metadata={"git_commit": "x", "melange_sky": mark})
+    return dataclasses.replace(row, fleet_id=fleet_id)
+
+
+def compared(rows: list[Wanted], server: MemoryServe, claim: Claim) -> tuple[Any, ...]:
+    return compare(rows, server.services(), {w.name: w.document for w in rows}, PRICES, claim)
+
+
+OURS, THEIRS = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
+ME = Claim(users=frozenset({"me"}))
+TAKING = dataclasses.replace(ME, adopt=True)
+
+
+@pytest.mark.parametrize("theirs", [THEIRS, None])
+def test_a_plan_of_the_same_name_is_another_fleet(theirs: str | None) -> None:
+    """Two specs named `chat`: neither's services are stopped or changed by the other."""
+    server = MemoryServe()
+    server.start(of_id("large", 4, theirs))
+    (start,) = compared([of_id("small", 1, OURS)], server, ME)
+    assert (start.action, start.name) == (Action.START, "chat-small")
+    with pytest.raises(InputError, match=r"'chat-large' was made by plan 'chat' of .*--adopt"):
+        compared([of_id("large", 1, OURS)], server, ME)
+
+
+def test_what_is_adopted_is_told_and_another_fleets_rest_left_alone() -> None:
+    server = MemoryServe()
+    server.start(of_id("large", 4, THEIRS))
+    server.start(of_id("small", 2, THEIRS))
+    (change,) = compared([of_id("large", 4, OURS)], server, TAKING)
+    assert change.action is Action.REPLACE
+    assert change.reason.startswith(f"taken over from plan 'chat' of fleet {THEIRS}")
+    assert change.wanted.document["_metadata"]["melange_sky"] == {
+        "plan": "chat",
+        "option": "large",
+        "id": OURS,
+        "owner": "me",
+    }
+    server.update(change.wanted, server.live["chat-large"])
+    assert [c.action for c in compared([of_id("large", 4, OURS)], server, ME)] == [Action.KEEP]
+    with pytest.raises(InputError, match="'chat-large' was made by plan 'chat' of fleet aaaa"):
+        compared([of_id("large", 4, THEIRS)], server, ME)
+
+
+def test_what_an_earlier_version_made_is_adopted_whole() -> None:
+    server = MemoryServe()
+    server.start(of_id("large", 4, None))
+    server.start(of_id("small", 2, None))
+    replace, stop = compared([of_id("small", 2, OURS)], server, TAKING)
+    assert (replace.action, stop.action, stop.name) == (Action.REPLACE, Action.STOP, "chat-large")
+
+
+@pytest.mark.parametrize("option", ["small", "large"])
+def test_another_users_service_is_not_touched(option: str) -> None:
+    """One folder, two users of a shared SkyPilot: what the other one brought up takes an adoption."""
+    server = MemoryServe()
+    server.start(of_id("small", 2, OURS))
+    mine = server.live["chat-small"]
+    server.live["chat-small"] = dataclasses.replace(mine, user="bob-1", user_name="bob")
+    with pytest.raises(InputError, match=f"by plan 'chat' of fleet {OURS} of bob, not by"):
+        compared([of_id(option, 1, OURS)], server, ME)
+    changes = compared([of_id(option, 1, OURS)], server, TAKING)
+    assert {c.name for c in changes} == {"chat-small", f"chat-{option}"}
+    assert compared([of_id("small", 2, OURS)], server, Claim(users=frozenset({"bob-1"})))
+
+
+class Swapped(MemoryServe):
+    """Between comparison and stop, somebody else's service takes the name."""
+
+    def swap(self, name: str) -> None:
+        theirs = of_id("small", 3, THEIRS).document
+        self.live[name] = dataclasses.replace(self.live[name], document=theirs)
+
+
+@pytest.mark.parametrize("how", ["apply", "down"])
+def test_a_name_that_changed_hands_is_not_stopped(how: str) -> None:
+    server = Swapped()
+    server.start(of_id("small", 2, OURS))
+    rollout = Rollout(report=lambda text: None, clock=server.clock, sleep=server.sleep, claim=ME)
+    makers = {"chat-small": server.live["chat-small"].maker}
+    changes = compared([of_id("large", 1, OURS)], server, ME)
+    assert [c.action for c in changes] == [Action.START, Action.STOP]
+    server.swap("chat-small")
+    with pytest.raises(
+        MelangeError, match="chat-small: is now a service of plan 'chat' of fleet b"
+    ):
+        if how == "apply":
+            roll_out(server, changes, rollout)
+        else:
+            take_down(server, makers, rollout)
+    assert "stop chat-small" not in server.calls and "chat-small" in server.live
+
+
+def test_a_replacement_that_shrinks_is_waited_for() -> None:
+    """1 of a new configuration wanted where 3 of the old run: not done before that one is ready."""
+    server = MemoryServe()
+    apply(server, [wanted("small", 3)])
+
+    def update(row: Wanted, live: LiveService) -> None:
+        fresh = dataclasses.replace(live, document=copy.deepcopy(row.document), version=2)
+        server.live[row.name] = fresh
+
+    server.update = update  # type: ignore[method-assign]
+    server._with = lambda service, ready: service  # type: ignore[method-assign] # never ready
+    row = wanted("small", 1, run="vllm serve --other")
+    with pytest.raises(MelangeError, match="not ready in time: chat-small"):
+        apply(server, [row])
+
+
 def test_down_waits_until_all_are_gone() -> None:
     server = MemoryServe()
     apply(server, [wanted("small", 2), wanted("large", 1)])
     take_down(
         server,
-        ["chat-small", "chat-large"],
+        {s.name: s.maker for s in server.services()},
         Rollout(report=lambda text: None, clock=server.clock, sleep=server.sleep),
     )
     assert server.services() == ()
