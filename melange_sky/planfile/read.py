@@ -25,6 +25,7 @@ from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
 from melange_sky.planfile import FLEET_ID, PLAN_FILE
 from melange_sky.planfile.earlier import with_groups
+from melange_sky.planfile.shared import with_whole_candidates
 from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
@@ -98,6 +99,7 @@ class _Candidate(_Document):
     figures: str | None = None
     form: str | None = None
     engine: EngineSettings | None
+    engines: Annotated[int, Field(ge=1)] = 1
     max_rate_rps: MaybeRows
     origin: list[list[Origin | None]]
     reasons: list[list[str | None]]
@@ -218,6 +220,7 @@ def parse_plan(document: object, where: str) -> Plan:
         raise InputError(
             f"{where}: schema_version must be {SCHEMA_VERSION}; plan again with this version"
         )
+    document = with_whole_candidates(document, where)
     try:
         if "models" in document:
             return _listed_plan(_ListedPlan.model_validate(document), where)
@@ -357,7 +360,10 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         form=document.form,
         engine=document.engine,
     )
-    return OptionCapacity(option=option, cells=_cells(document, shape, where))
+    cells = _cells(document, shape, where)
+    if document.engines > 1:
+        cells = tuple(tuple(cell.scaled(document.engines) for cell in row) for row in cells)
+    return OptionCapacity(option=option, cells=cells)
 
 
 def _cells(

@@ -10,6 +10,7 @@ from melange_sky.capacities import INFERRED, Origin, weakest
 from melange_sky.constraints import Constraints
 from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
+from melange_sky.planfile.shared import SharedParts, Writers
 from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
@@ -20,7 +21,7 @@ from melange_sky.plans import (
 )
 
 if TYPE_CHECKING:
-    from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints
     from melange_sky.engines import EngineChoice
     from melange_sky.offers import Offer
@@ -31,14 +32,25 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """Return the JSON document of a plan (shared fields are described in the README).
 
     Where the plan lists its models, each is written as a plan of its own under `models`, and what
-    holds of all together stands on top.
+    holds of all together stands on top, with what their candidates share.
     """
     if not plan.lists_models:
+        (model,) = plan.models
+        whole = [_candidate_document(candidate) for candidate in model.candidates]
         return {
             "schema_version": SCHEMA_VERSION,
             "fleet_id": plan.fleet_id,
-            **_one_model_document(plan),
+            **_one_model_document(plan, whole),
         }
+    parts = SharedParts(
+        Writers(
+            offer=_offer_document, engine=_flat, rates=_rates_document, option=_own_option_fields
+        )
+    )
+    models = [
+        _one_model_document(_apart(plan, model), parts.candidates(model.candidates))
+        for model in plan.models
+    ]
     return {
         "schema_version": SCHEMA_VERSION,
         "fleet_id": plan.fleet_id,
@@ -46,7 +58,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "created_at": plan.created_at,
         **_solver_fields(plan.solver),
         "cost_usd_per_hour": plan.cost_usd_per_hour,
-        "models": [_one_model_document(_apart(plan, model)) for model in plan.models],
+        "models": models,
         "sensitivity": asdict(plan.sensitivity) if plan.sensitivity else None,
         "confidence": plan.confidence,
         "form_gain": asdict(plan.form_gain) if plan.form_gain else None,
@@ -54,6 +66,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "constraints": _constraints_document(plan.constraints),
         "warnings": [asdict(warning) for warning in plan.warnings],
+        **parts.document(),
     }
 
 
@@ -101,7 +114,7 @@ def _solver_fields(solver: SolverReport) -> dict[str, Any]:
     }
 
 
-def _one_model_document(plan: Plan) -> dict[str, Any]:
+def _one_model_document(plan: Plan, candidates: list[dict[str, Any]]) -> dict[str, Any]:
     (model,) = plan.models
     return {
         "name": model.name,
@@ -138,7 +151,7 @@ def _one_model_document(plan: Plan) -> dict[str, Any]:
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
         "model_source": asdict(model.model_source) if model.model_source else None,
         "forms": [asdict(form) for form in model.forms],
-        "candidates": [_candidate_document(candidate) for candidate in model.candidates],
+        "candidates": candidates,
     }
 
 
@@ -263,35 +276,45 @@ def _offer_document(offer: Offer) -> dict[str, Any]:
     }
 
 
-def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
-    option = candidate.option
-
-    def column(field: str) -> list[list[Any]]:
-        return [[getattr(cell, field) for cell in row] for row in candidate.cells]
-
-    document = {
+def _own_option_fields(option: DeploymentOption) -> dict[str, Any]:
+    """Return what a candidate is, without its offers and its engine's settings."""
+    return {
         **_option_fields(option),
         "accelerator_name": option.accelerator,
         "accelerator_count": option.accelerator_count,
-        "offer": _offer_document(option.offer) if option.offer else None,
         "figures": option.figures,
         "form": option.form,
+    }
+
+
+def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
+    option = candidate.option
+    return {
+        **_own_option_fields(option),
+        "offer": _offer_document(option.offer) if option.offer else None,
         "fallbacks": [_offer_document(offer) for offer in option.fallbacks],
         "engine": _flat(option.engine) if option.engine else None,
+        **_rates_document(candidate.cells),
+    }
+
+
+def _rates_document(cells: tuple[tuple[CapacityCell, ...], ...]) -> dict[str, Any]:
+    def column(field: str) -> list[list[Any]]:
+        return [[getattr(cell, field) for cell in row] for row in cells]
+
+    document: dict[str, Any] = {
         "max_rate_rps": column("max_rate_rps"),
-        "origin": [
-            [cell.origin.value if cell.origin else None for cell in row] for row in candidate.cells
-        ],
+        "origin": [[cell.origin.value if cell.origin else None for cell in row] for row in cells],
         "reasons": column("reason"),
     }
-    if any(cell.low_rps is not None for row in candidate.cells for cell in row):
+    if any(cell.low_rps is not None for row in cells for cell in row):
         document |= {"low_rps": column("low_rps"), "high_rps": column("high_rps")}
-    levels = sorted({a for row in candidate.cells for cell in row for a, _ in cell.levels})
+    levels = sorted({a for row in cells for cell in row for a, _ in cell.levels})
     if levels:
         document["levels"] = [
             {
                 "attainment": level,
-                "max_rate_rps": [[cell.at(level) for cell in row] for row in candidate.cells],
+                "max_rate_rps": [[cell.at(level) for cell in row] for row in cells],
             }
             for level in levels
         ]
