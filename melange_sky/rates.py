@@ -9,6 +9,7 @@ Events, 1966, ch. 4).
 from __future__ import annotations
 
 import itertools
+import math
 from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -99,10 +100,13 @@ class RateProfile:
 
 @dataclass(slots=True)
 class RateCounter:
-    """Counts arrivals by the second in one pass, whatever their order: four bytes a second."""
+    """Counts arrivals by the second in one pass: four bytes a second.
+
+    Seconds begin with `anchor_s`, or with the first arrival that is counted where it is None.
+    """
 
     by_second: array[int] = field(default_factory=lambda: array("I"))
-    anchor_s: float = 0.0
+    anchor_s: float | None = None
     first_s: float = 0.0
     last_s: float = 0.0
     is_too_long: bool = False
@@ -115,7 +119,7 @@ class RateCounter:
     def add(self, arrival_s: float) -> None:
         """Count one arrival."""
         if self._reaches(arrival_s, arrival_s, arrival_s):
-            self.by_second[int((arrival_s - self.anchor_s) // 1)] += 1
+            self.by_second[self._second(arrival_s)] += 1
 
     def add_all(self, arrival_s: NDArray[np.float64]) -> None:
         """Count many arrivals, which may come in any order."""
@@ -123,7 +127,7 @@ class RateCounter:
             return
         earliest, latest = float(arrival_s.min()), float(arrival_s.max())
         if self._reaches(earliest, latest, float(arrival_s[0])):
-            seconds = np.floor(arrival_s - self.anchor_s).astype(np.int64)
+            seconds = self._seconds(arrival_s)
             first = int(seconds.min())
             counts = np.bincount(seconds - first).astype(np.uint32)
             kept = np.frombuffer(self.by_second, dtype=np.uint32)
@@ -132,20 +136,36 @@ class RateCounter:
     def _reaches(self, earliest_s: float, latest_s: float, anchor_s: float) -> bool:
         """Make room for arrivals between two times; return whether the span is not too long to count."""
         if not self.by_second:
-            self.anchor_s, self.first_s, self.last_s = anchor_s, earliest_s, latest_s
+            self.first_s, self.last_s = earliest_s, latest_s
+            if self.anchor_s is None:
+                self.anchor_s = anchor_s
         self.first_s = min(self.first_s, earliest_s)
         self.last_s = max(self.last_s, latest_s)
         self.is_too_long |= self.last_s - self.first_s > MOST_SECONDS
         if self.is_too_long:
             return False
-        before = int((earliest_s - self.anchor_s) // 1)
+        before = self._second(earliest_s)
         if before < 0:
             self.by_second = array("I", bytes(4 * -before)) + self.by_second
-            self.anchor_s += before
-        second = int((latest_s - self.anchor_s) // 1)
+            self.anchor_s = self._begin_s + before
+        second = self._second(latest_s)
         if second >= len(self.by_second):
             self.by_second.frombytes(bytes(4 * (second + 1 - len(self.by_second))))
         return True
+
+    @property
+    def _begin_s(self) -> float:
+        """When the first second that is counted begins."""
+        assert self.anchor_s is not None
+        return self.anchor_s
+
+    def _seconds(self, arrival_s: NDArray[np.float64]) -> NDArray[np.int64]:
+        since_s = arrival_s - self._begin_s
+        return np.floor(since_s.round(CLOCK_DIGITS, out=since_s), out=since_s).astype(np.int64)
+
+    def _second(self, arrival_s: float) -> int:
+        """Return in which second an arrival falls: the same on any clock, so to its digits."""
+        return math.floor(round(arrival_s - self._begin_s, CLOCK_DIGITS))
 
     def profile(self, *, is_wall_clock: bool) -> RateProfile | None:
         """Return the profile, None where the trace spans no time or more than `MOST_SECONDS`."""

@@ -16,6 +16,9 @@ from melange_sky.rates import RateProfile
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
 
+Trace = Path | tuple[Path, ...]
+"""The file of a trace, or the files that it is spread over; a name may be a pattern of names."""
+
 DEFAULT_INPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000)
 DEFAULT_OUTPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000)
 
@@ -49,14 +52,14 @@ class RateRule(Enum):
 class Arrivals:
     """How requests arrive over time, and by which `rule` the rate to plan at is chosen.
 
-    `mean_rps` is the true mean, whatever rate is planned. `trace` is the file that the requests come
-    from and `profile` its rate over time. `burstiness` is the squared coefficient of variation of the
+    `mean_rps` is the true mean, whatever rate is planned. `trace` is the file, or files, that the requests
+    come from and `profile` its rate over time. `burstiness` is the squared coefficient of variation of the
     times between arrivals where no trace tells it.
     """
 
     mean_rps: float
     rule: RateRule
-    trace: Path | None = None
+    trace: Trace | None = None
     profile: RateProfile | None = None
     burstiness: float = 1.0
 

@@ -22,7 +22,7 @@ def init(file: Path, force: bool) -> None:
 
 
 @click.command()
-@click.argument("trace", metavar="CSV", type=click.Path(path_type=Path))
+@click.argument("trace", metavar="CSV…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "output",
@@ -40,11 +40,13 @@ def init(file: Path, force: bool) -> None:
     show_default=True,
     help="On stdout: the section itself, or what the trace holds (rate over time, sizes).",
 )
-def workload(trace: Path, output: Path | None, output_format: str, **edges: Any) -> None:
+def workload(
+    trace: tuple[Path, ...], output: Path | None, output_format: str, **edges: Any
+) -> None:
     """Turn a request trace into a `workload:` section that a spec can use.
 
     Reads Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens as a
-    stream. The sizes written are the means of each bucket's requests; its rate over time is shown too,
+    stream; several files are one trace. The sizes written are the means of each bucket's requests; its rate over time is shown too,
     and lost in the section: a spec that names the trace itself is planned by it.
     """
     from melange_sky.planner.output_files import write_text

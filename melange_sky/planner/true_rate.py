@@ -8,13 +8,12 @@ from melange_sky.errors import InputError
 from melange_sky.planner.replay_loop.replay import rate_of_trace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from melange_sky.plans import Plan
     from melange_sky.spec import Spec
+    from melange_sky.workload import Trace
 
 
-def scale_to_mean(spec: Spec, planned: Plan, trace: Path | None) -> float:
+def scale_to_mean(spec: Spec, planned: Plan, trace: Trace | None) -> float:
     """Return the factor for a trace, or for the sample of the planned workload where there is none.
 
     Raises InputError for a trace with several models.

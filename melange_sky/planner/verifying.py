@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.spec import Spec, SpecSource
+    from melange_sky.workload import Trace
 
 NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing to replay"
 
@@ -41,7 +42,7 @@ class ReplayOptions:
     Raises InputError where `burstiness` makes no sense.
     """
 
-    trace: Path | None = None
+    trace: Trace | None = None
     burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None

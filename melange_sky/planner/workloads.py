@@ -9,13 +9,15 @@ from melange_sky.errors import InputError
 from melange_sky.planner.output_files import write_text
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
-from melange_sky.spec.traces import histogram_of_trace, parse_edges
+from melange_sky.spec.trace_files import files_of, histogram_of_trace
+from melange_sky.spec.traces import parse_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from melange_sky.spec.histogram import Histogram
+    from melange_sky.workload import Trace
 
 
 def write_starter(file: Path, *, force: bool = False) -> None:
@@ -27,7 +29,7 @@ def write_starter(file: Path, *, force: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TraceWorkload:
-    """A trace's requests on a grid of sizes, with its mean rate; `trace` is its file's name."""
+    """A trace's requests on a grid of sizes, with its mean rate; `trace` are its files' names."""
 
     histogram: Histogram
     trace: str
@@ -47,7 +49,7 @@ class TraceWorkload:
 
 
 def count_trace(
-    trace: Path,
+    trace: Trace,
     *,
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
@@ -61,7 +63,7 @@ def count_trace(
         _edges(input_edges, "--input-edges"),
         _edges(output_edges, "--output-edges"),
     )
-    return TraceWorkload(histogram=histogram, trace=trace.name)
+    return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files_of(trace)))
 
 
 def _edges(edges: str | Sequence[int] | None, flag: str) -> tuple[int, ...] | None:

@@ -98,10 +98,22 @@ def trace_rows(
     input_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
 ) -> NDArray[np.void]:
-    """Return a trace's requests by time as rows of `at` (seconds), `input` and `output` (tokens)."""
+    """Return a trace's requests by time as rows of `at` (seconds), `input` and `output` (tokens).
+
+    Those of one moment come by their sizes, so that the order of the rows in a file changes nothing.
+    """
     rows = np.empty(len(arrival_s), dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
     rows["at"], rows["input"], rows["output"] = arrival_s, input_tokens, output_tokens
-    return rows[np.argsort(rows["at"], kind="stable")]
+    if not len(rows):
+        return rows
+    at = np.round(rows["at"] - rows["at"].min(), CLOCK_DIGITS)
+    order = np.argsort(at, kind="stable")
+    same = np.diff(at[order]) == 0
+    is_tied = np.append(same, False) | np.append(False, same)
+    tied = order[is_tied]
+    by_size = np.lexsort((rows["output"][tied], rows["input"][tied], at[tied]))
+    order[is_tied] = tied[by_size]
+    return rows[order]
 
 
 def scaled_rows(

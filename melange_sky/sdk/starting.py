@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def init(file: AnyPath = "spec.yaml", *, force: bool = False) -> Path:
 
 
 def trace_workload(
-    trace: AnyPath,
+    trace: AnyPath | Sequence[AnyPath],
     *,
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
@@ -80,7 +81,8 @@ def trace_workload(
     """Count a request trace by size: `plan({…, "workload": trace_workload(file).section})`.
 
     Args:
-        trace: Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens.
+        trace: Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens;
+            several files are one trace.
         input_edges: Bucket edges of input tokens, "0,25,100" or a list; None for the usual ones.
         output_edges: Bucket edges of output tokens, in the same form.
 
@@ -90,7 +92,9 @@ def trace_workload(
     Raises:
         InputError: The trace cannot be read, or the edges do not rise.
     """
-    counted = count_trace(Path(trace), input_edges=input_edges, output_edges=output_edges)
+    several = [trace] if isinstance(trace, str | os.PathLike) else trace
+    paths = tuple(map(Path, several))
+    counted = count_trace(paths, input_edges=input_edges, output_edges=output_edges)
     return as_result(CountedTrace, counted)
 
 

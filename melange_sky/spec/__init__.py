@@ -9,6 +9,7 @@ from __future__ import annotations
 from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
 from melange_sky.spec.load import SpecSource, load_own_spec, load_spec, source_name
 from melange_sky.spec.mapping import DICT_PATH
+from melange_sky.spec.trace_files import blocks_of, files_of, trace_name
 from melange_sky.spec.traces import read_trace, trace_blocks
 from melange_sky.spec.values import (
     AcceleratorChoice,
@@ -34,11 +35,14 @@ __all__ = [
     "ServedModel",
     "Spec",
     "SpecSource",
+    "blocks_of",
     "build_histogram",
+    "files_of",
     "histogram_yaml",
     "load_own_spec",
     "load_spec",
     "read_trace",
     "source_name",
     "trace_blocks",
+    "trace_name",
 ]

@@ -13,12 +13,14 @@ from melange_sky.spec import yaml_source
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
-from melange_sky.spec.traces import edges_problem, histogram_of_trace
+from melange_sky.spec.trace_files import files_of, histogram_of_trace, is_pattern
+from melange_sky.spec.traces import edges_problem
 from melange_sky.workload import (
     Arrivals,
     Coverage,
     Images,
     RateRule,
+    Trace,
     Workload,
 )
 
@@ -73,8 +75,10 @@ def read_workload(
         place.add("rate_rps is missing")
     if not _check_rate_keys(section, given, place) or len(sources) != 1 or grid is None:
         return None
-    histogram = _histogram(section, grid, folder, place)
-    if histogram is None:
+    files = _trace_files(section.trace, folder, place / "trace")
+    is_sound = files is not None and bool(files) == ("trace" in given)
+    histogram = _histogram(section, grid, (folder, files or ()), place) if is_sound else None
+    if files is None or histogram is None:
         return None
     found = _rate(section, given, histogram, place)
     if found is None:
@@ -89,7 +93,7 @@ def read_workload(
     arrivals = Arrivals(
         mean_rps=histogram.rate_rps or rate_rps if is_own else rate_rps,
         rule=rule,
-        trace=folder / section.trace if is_own and section.trace else None,
+        trace=_one_or_all(files) if is_own else None,
         profile=histogram.rate_profile if is_own else None,
         burstiness=1.0 if section.burstiness is None else section.burstiness,
     )
@@ -177,22 +181,47 @@ def _check_edges(edges: Sequence[int], place: Place) -> bool:
 def _histogram(
     section: WorkloadSection,
     grid: Grid,
-    folder: Path,
+    sources: tuple[Path, tuple[Path, ...]],
     place: Place,
 ) -> Histogram | None:
+    """Return the histogram of a section; `sources` are the folder of paths, and the trace's files."""
     if section.histogram is not None:
         return _inline(section.histogram, place / "histogram", None)
+    folder, files = sources
     try:
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
-        trace = folder / Path(section.trace or "")
-        if not _is_there(trace, "trace", place / "trace"):
-            return None
-        return histogram_of_trace(trace, *grid)
+        return histogram_of_trace(files, *grid)
     except InputError as error:
         for message in error.problems:
             place.problems.foreign(message)
         return None
+
+
+def _trace_files(
+    names: Sequence[str] | None, folder: Path, place: Place
+) -> tuple[Path, ...] | None:
+    """Return the files of a trace, none for none; None with the problem noted where some are not there."""
+    if names is None:
+        return ()
+    if not names:
+        place.add("names no file")
+    good = bool(names)
+    for k, name in enumerate(names):
+        where = place if len(names) == 1 else place / k
+        good &= is_pattern(folder / name) or _is_there(folder / name, "trace", where)
+    if not good:
+        return None
+    try:
+        return files_of(tuple(folder / name for name in names))
+    except InputError as error:
+        place.add(str(error))
+        return None
+
+
+def _one_or_all(files: tuple[Path, ...]) -> Trace | None:
+    """Return a trace of one file as that, of several as all of them."""
+    return files[0] if len(files) == 1 else files or None
 
 
 def _is_there(path: Path, what: str, place: Place) -> bool:

@@ -30,6 +30,7 @@ class Histogram:
     """Relative frequencies on a grid, shapes (I × O); sizes are mean tokens, None where unknown.
 
     `rate_rps` is the mean rate observed and `rate_profile` how it moves, None where no time is known.
+    `warnings` are of its source.
     """
 
     input_edges: tuple[int, ...]
@@ -43,6 +44,7 @@ class Histogram:
     rate_profile: RateProfile | None = None
     input_quantiles: TokenQuantiles | None = None
     output_quantiles: TokenQuantiles | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -187,9 +189,13 @@ def build_histogram(
     input_edges: tuple[int, ...] = DEFAULT_INPUT_EDGES,
     output_edges: tuple[int, ...] = DEFAULT_OUTPUT_EDGES,
 ) -> Histogram:
-    """Count a stream of (arrival_s, input_tokens, output_tokens)."""
-    builder = HistogramBuilder(input_edges=input_edges, output_edges=output_edges)
-    for arrival_s, input_tokens, output_tokens in requests:
+    """Count requests, each (arrival_s, input_tokens, output_tokens), in any order."""
+    rows = list(requests)
+    first_s = min((at for at, _, _ in rows if at is not None), default=None)
+    builder = HistogramBuilder(
+        input_edges=input_edges, output_edges=output_edges, rates=RateCounter(anchor_s=first_s)
+    )
+    for arrival_s, input_tokens, output_tokens in rows:
         builder.add(arrival_s, input_tokens, output_tokens)
     return builder.histogram(source)
 
@@ -198,7 +204,7 @@ def to_workload(histogram: Histogram, rate_rps: float) -> Workload:
     """Spread `rate_rps` over the buckets by weight; unknown sizes become the upper edges."""
     total = sum(map(sum, histogram.weights))
     coverage = histogram.coverage
-    warnings = []
+    warnings = list(histogram.warnings)
     if coverage is not None and coverage.beyond_fraction > 0:
         warnings.append(
             f"{coverage.beyond_fraction:.2%} of the requests of {histogram.source} lie beyond the "

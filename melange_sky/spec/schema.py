@@ -73,7 +73,7 @@ class WorkloadSection:
     rate: Any = None  # a number or a word; `demand` says which words
     burstiness: Burstiness | None = None
     distribution: Text | None = None
-    trace: Text | None = None
+    trace: Texts | None = None  # a file, or files
     histogram: HistogramSection | None = None
     grid: GridSection | None = None
     images: ImagesSection | None = None

@@ -16,7 +16,6 @@ import gzip
 import io
 import itertools
 import json
-import logging
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
@@ -35,10 +34,6 @@ from melange_sky.spec.block_parsing import (
     parse_csv,
     parse_json_lines,
 )
-from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
-from melange_sky.spec.histogram import Histogram, HistogramBuilder
-
-log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 19
 BLOCK_ROWS = 1 << 15
@@ -257,32 +252,6 @@ def _why(error: BaseException) -> str:
     if text.startswith(("token counts", "the time", "not a")):
         return text
     return "a time or token count is not a number"
-
-
-def histogram_of_trace(
-    path: Path,
-    input_edges: tuple[int, ...] | None = None,
-    output_edges: tuple[int, ...] | None = None,
-) -> Histogram:
-    """Count a trace on a grid in one pass; edges None are chosen to fit its requests.
-
-    Raises InputError for an unreadable or empty trace.
-    """
-    builder = HistogramBuilder(
-        input_edges=input_edges or FINE_EDGES, output_edges=output_edges or FINE_EDGES
-    )
-    for block in trace_blocks(path):
-        builder.add_all(block.arrival_s, block.input_tokens, block.output_tokens)
-    if not builder.requests:
-        raise InputError(f"{path}: the trace holds no request")
-    if builder.empty_outputs:
-        log.warning("%s: %d requests have no output token", path, builder.empty_outputs)
-    log.info("%s: %d requests, %s req/s", path, builder.requests, builder.rate_rps)
-    builder = builder.on(
-        input_edges or fitting_edges(builder.inputs, INPUT_LEVELS),
-        output_edges or fitting_edges(builder.outputs, OUTPUT_LEVELS),
-    )
-    return builder.histogram(f"trace {path.name}", is_wall_clock=has_wall_clock(path))
 
 
 def edges_problem(edges: Sequence[int]) -> str | None:

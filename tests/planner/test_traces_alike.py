@@ -50,17 +50,14 @@ def mooncake(requests: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def parts_swapped(requests: list[Row]) -> str:
-    """The file as its second half before its first."""
-    half = len(requests) // 2
-    return own(requests[half:] + requests[:half])
-
-
-def planned(folder: Path, text: str) -> Plan:
-    (folder / "trace").write_text(text)
+def planned(folder: Path, *texts: str, named: list[str] | str | None = None) -> Plan:
+    """Plan from a trace in so many files, named in this order unless another is given."""
+    for k, text in enumerate(texts):
+        (folder / f"trace{k}").write_text(text)
+    trace = json.dumps(named or [f"trace{k}" for k in range(len(texts))])
     (folder / "spec.yaml").write_text(
         "name: chat\nmodel: meta-llama/Llama-3.1-8B-Instruct\nslo: {tpot_ms: 50, ttft_ms: 1000}\n"
-        "workload: {trace: trace, grid: {input_edges: [0, 200, 1000], output_edges: [0, 300]}}\n"
+        f"workload: {{trace: {trace}, grid: {{input_edges: [0, 200, 1000], output_edges: [0, 300]}}}}\n"
         "resources: {accelerators: [A10G, L40S], infra: [aws]}\n"
     )
     return plan_source(folder / "spec.yaml", PlanOptions(offline=True))
@@ -97,12 +94,39 @@ def test_the_plan_is_the_same(tmp_path: Path, told: Callable[[list[Row]], str]) 
     assert b.burstiness == pytest.approx(a.burstiness, rel=1e-6)
 
 
-def test_parts_in_another_order_are_the_same_traffic(tmp_path: Path) -> None:
-    """Seconds are counted from the first request of the file: within a second's edge rates move a little."""
+def halves(requests: list[Row]) -> tuple[list[Row], list[Row]]:
+    return requests[: len(requests) // 2], requests[len(requests) // 2 :]
+
+
+def shuffled(requests: list[Row]) -> list[Row]:
+    return random.Random(5).sample(requests, len(requests))
+
+
+@pytest.mark.parametrize(
+    ("split", "named"),
+    [
+        (lambda r: [own(halves(r)[1] + halves(r)[0])], None),
+        (lambda r: [own(shuffled(r))], None),
+        (lambda r: [own(half) for half in halves(r)], None),
+        (lambda r: [own(half) for half in halves(r)], ["trace1", "trace0"]),
+        (lambda r: [own(half) for half in halves(r)], "trace*"),
+        (lambda r: [own(r[k::3]) for k in range(3)], None),
+        (lambda r: [own(halves(r)[0]), mooncake(halves(r)[1])], None),
+    ],
+    ids=["swapped", "shuffled", "files", "files swapped", "pattern", "in turns", "two formats"],
+)
+def test_parts_in_any_order_are_the_same_traffic(
+    tmp_path: Path, split: Callable[[list[Row]], list[str]], named: list[str] | str | None
+) -> None:
     requests = rows()
-    first, other = planned(tmp_path, own(requests)), planned(tmp_path, parts_swapped(requests))
-    assert other.models[0].fleet_text() == first.models[0].fleet_text()
-    a, b = rates(first), rates(other)
-    assert b.mean_rps == pytest.approx(a.mean_rps, rel=1e-6)
-    assert b.planned_rps == pytest.approx(a.planned_rps, rel=0.02)
-    assert b.peak_rps == pytest.approx(a.peak_rps, rel=0.01)
+    first = planned(tmp_path, own(requests))
+    other = planned(tmp_path, *split(requests), named=named)
+    (a,), (b,) = first.models, other.models
+    assert b.allocations == a.allocations
+    assert b.rate_profile == a.rate_profile
+    assert b.workload.rates_rps == a.workload.rates_rps
+    assert b.workload.input_sizes == a.workload.input_sizes
+    notes = [
+        w.code for w in other.warnings if w.code != "workload"
+    ]  # files that overlap are told of
+    assert notes == [w.code for w in first.warnings]

@@ -19,7 +19,7 @@ from melange_sky.errors import InputError
 from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace, traces
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
-from melange_sky.spec.traces import histogram_of_trace
+from melange_sky.spec.trace_files import histogram_of_trace
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -29,7 +29,7 @@ from melange_sky.replay import (
 )
 from melange_sky.replay.traffic import MAX_REQUESTS
 from melange_sky.replay.verdict import WARMUP_AT_MOST
-from melange_sky.spec import trace_blocks
+from melange_sky.spec import blocks_of, files_of, trace_name
 from melange_sky.steps import Misfit
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from melange_sky.simulator import RequestStream
     from melange_sky.simulator.fleet import FleetRun
     from melange_sky.steps import ReplicaModel
+    from melange_sky.workload import Trace
 
 FIRST_REPLICATIONS = 2
 FIRST_REQUESTS = 20_000
@@ -71,7 +72,7 @@ class SimulationRequest:
     `on_progress` gets how far a replay is after each judgement.
     """
 
-    trace: Path | None = None
+    trace: Trace | None = None
     rate_scale: float = 1.0
     duration_s: float | None = None
     ci: float = 0.01
@@ -165,19 +166,19 @@ def _traffic_text(
 
 
 def _traced(
-    plan: ModelPlan, request: SimulationRequest, trace: Path, image_tokens: int
+    plan: ModelPlan, request: SimulationRequest, trace: Trace, image_tokens: int
 ) -> Simulation:
     stream, without_output = scaled_rows(rows_of(trace), request.rate_scale, request.duration_s)
     if image_tokens:
         stream = replace(stream, input_tokens=stream.input_tokens + image_tokens)
     if not len(stream):
-        raise InputError(f"{trace}: the trace holds no request")
+        raise InputError(f"{trace_name(trace)}: the trace holds no request")
     notes: tuple[str, ...] = ()
     if without_output:
         notes = (f"{without_output} requests of the trace have no output token; sent with one",)
     span_s = float(stream.arrival_s[-1])
     rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
-    traffic = f"trace {trace.name}, timing × {1 / request.rate_scale:.4g}{rate}"
+    traffic = f"trace {trace_name(trace)}, timing × {1 / request.rate_scale:.4g}{rate}"
     if request.until_sure and len(stream) > LONG_REQUESTS:
         return _by_windows(plan, request, stream, traffic)
     run = replay(plan, engine_of, stream, request.how)
@@ -210,22 +211,23 @@ def _shift(seed: int) -> float:
     return (seed * 0.6180339887 + 0.5) % 1.0 - 0.5
 
 
-def rows_of(trace: Path) -> NDArray[np.void]:
-    """Return a trace's rows; a file that has not changed since is read once."""
+def rows_of(trace: Trace) -> NDArray[np.void]:
+    """Return a trace's rows; files that have not changed since are read once."""
+    files = files_of(trace)
     try:
-        stat = trace.stat()
+        stats = [file.stat() for file in files]
     except OSError:
-        return _read_rows(trace)  # which says what is wrong with it
-    return _rows(trace, stat.st_mtime_ns, stat.st_size)
+        return _read_rows(files)  # which says what is wrong with it
+    return _rows(files, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @lru_cache(maxsize=2)
-def _rows(trace: Path, _changed_ns: int, _size: int) -> NDArray[np.void]:
-    return _read_rows(trace)
+def _rows(files: tuple[Path, ...], _changed: tuple[tuple[int, int], ...]) -> NDArray[np.void]:
+    return _read_rows(files)
 
 
-def _read_rows(trace: Path) -> NDArray[np.void]:
-    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in trace_blocks(trace)]
+def _read_rows(files: tuple[Path, ...]) -> NDArray[np.void]:
+    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in blocks_of(files)]
     if not blocks:
         return trace_rows(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     return trace_rows(*map(np.concatenate, zip(*blocks, strict=True)))
@@ -293,10 +295,12 @@ def with_policy(request: SimulationRequest, policy: str) -> SimulationRequest:
     return replace(request, how=replace(request.how, policy=policy))
 
 
-def rate_of_trace(trace: Path) -> float:
+def rate_of_trace(trace: Trace) -> float:
     """Return a trace's mean rate; InputError where it spans no time."""
     stream, _ = scaled_rows(rows_of(trace))
     span_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     if span_s <= 0:
-        raise InputError(f"{trace}: the trace spans no time, so it cannot be scaled to a rate")
+        raise InputError(
+            f"{trace_name(trace)}: the trace spans no time, so it cannot be scaled to a rate"
+        )
     return (len(stream) - 1) / span_s
