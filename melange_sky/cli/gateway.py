@@ -132,5 +132,6 @@ def gateway(plan: Path, **flags: Any) -> None:
 
 def _announce(listening: Listening) -> None:
     click.echo(f"listening on {listening.url} for {', '.join(listening.models)}", err=True)
+    click.echo(listening.open_files, err=True)
     for model, option in listening.unserved:
         click.echo(f"warning: {model}: no backend for option {option}", err=True)

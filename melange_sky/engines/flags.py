@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ class FlagTable:
     `quantization`, `dtype`, `kv_dtype`, `served_name`, `revision` and `tokenizer` are the names of flags
     that plans read; `tokenizer_revision` pins a tokenizer of its own, None where `revision` holds for it
     too; with a flag of `elsewhere` the revision would be looked for in another repository.
+    `adapters_flag` names LoRA adapters that are served by names of their own.
     `scaling`: how flags begin that stretch a model's context. `prefixes` tells whether the server
     takes the beginning of a flag for the flag.
     """
@@ -30,6 +32,7 @@ class FlagTable:
     dtype: str = "--dtype"
     kv_dtype: str = "--kv-cache-dtype"
     served_name: str = "--served-model-name"
+    adapters_flag: str | None = None
     revision: str = "--revision"
     tokenizer: str = "--tokenizer"
     tokenizer_revision: str | None = None
@@ -52,6 +55,8 @@ class FlagTable:
     def _completed(self, flag: str) -> str:
         read = {self.length, self.served_name, self.revision, self.tokenizer, *self.elsewhere}
         known = {*self.refused, *self.unmodelled, *read, *self.form}
+        if self.adapters_flag is not None:
+            known.add(self.adapters_flag)
         if flag in known:
             return flag
         longer = [name for name in {*known, *self.spellings} if name.startswith(flag)]
@@ -82,17 +87,31 @@ class FlagTable:
 
     def served_names(self, args: Sequence[str]) -> list[str]:
         """Return the names that `args` give to the model; none where they give none."""
-        names: list[str] = []
+        return self._words(args, self.served_name)
+
+    def adapters(self, args: Sequence[str]) -> list[str]:
+        """Return the names of the LoRA adapters that `args` have served beside the model.
+
+        >>> table = FlagTable(refused={}, unmodelled=frozenset(), length="-m", adapters_flag="--lora-modules")
+        >>> table.adapters(["--lora-modules", "sql=org/sql", '{"name": "law", "path": "x"}', "-q", "fp8"])
+        ['sql', 'law']
+        """
+        words = [] if self.adapters_flag is None else self._words(args, self.adapters_flag)
+        return [name for name in map(_adapter_name, words) if name]
+
+    def _words(self, args: Sequence[str], wanted: str) -> list[str]:
+        """Return the values that the last occurrence of a flag of several values has."""
+        words: list[str] = []
         for position, arg in enumerate(args):
             _, equals, value = arg.partition("=")
-            if self.name_of(arg) != self.served_name:
+            if not arg.startswith("-") or self.name_of(arg) != wanted:
                 continue
-            names = [value] if equals else []
+            words = [value] if equals else []
             for word in args[position + 1 :]:
                 if equals or word.startswith("-"):
                     break
-                names.append(word)
-        return names
+                words.append(word)
+        return words
 
     def pins(self, revision: str | None, args: Sequence[str]) -> list[tuple[str, str]]:
         """Return the flags that pin the model's commit, none where `args` say what is run.
@@ -133,3 +152,15 @@ class FlagTable:
             else:
                 lines.append((word,))
         return lines
+
+
+def _adapter_name(word: str) -> str | None:
+    """Return the name in ``NAME=PATH``, ``PATH`` or a JSON object with `name` (or `lora_name`)."""
+    if not word.startswith("{"):
+        return word.partition("=")[0]
+    try:
+        given = json.loads(word)
+    except ValueError:
+        return None
+    name = given.get("name", given.get("lora_name")) if isinstance(given, dict) else None
+    return name if isinstance(name, str) else None

@@ -90,6 +90,7 @@ FLAGS = FlagTable(
         "--nccl-init-addr": "--dist-init-addr",
     },
     length="--context-length",
+    adapters_flag="--lora-paths",
     tokenizer="--tokenizer-path",
     scaling=("--json-model-override-args",),
     prefixes=True,

@@ -96,6 +96,7 @@ FLAGS = FlagTable(
         "-dpe": "--data-parallel-external-lb",
     },
     length="--max-model-len",
+    adapters_flag="--lora-modules",
     tokenizer_revision="--tokenizer-revision",
     elsewhere=frozenset({"--hf-config-path"}),
     scaling=("--hf-overrides", "--hf-config-path", "--rope-"),

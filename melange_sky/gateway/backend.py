@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from melange_sky.errors import InputError
+from melange_sky.gateway.outliers import Ejection, Outcomes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from melange_sky.gateway.settings import Settings
 
-log = logging.getLogger(__name__)
-
 _MOST_REPLICAS = 1024
+
+
+class Probe(Enum):
+    """What a look at a backend's health said. OWN: the gateway itself could not look."""
+
+    GOOD = "good"
+    UNWILLING = "unwilling"
+    SILENT = "silent"
+    OWN = "own"
 
 
 class Backend:
     """A replica (or, with `replicas` > 1, an endpoint in front of several).
 
-    It takes requests while its last probe succeeded and its breaker is closed. The breaker opens
-    after several failures in a row, for a time that doubles up to a limit; then one more failure
-    opens it again and a success closes it.
+    It takes requests while its last probes succeeded and it is no outlier among the others.
     """
 
     __slots__ = (
-        "_cooldown_s",
         "_failed_probes",
-        "_failures",
-        "_on_trial",
-        "_open_until_s",
         "_paths",
-        "_probed",
+        "answers_probes",
+        "ejection",
         "in_flight",
         "key",
         "option",
+        "outcomes",
         "plan",
         "replicas",
+        "silent",
         "slots",
         "unstarted",
         "url",
     )
 
-    def __init__(self, plan: str, option: str, url: URL, replicas: int) -> None:
+    def __init__(self, settings: Settings, plan: str, option: str, url: URL, replicas: int) -> None:
         """Start unprobed, hence unhealthy."""
         self.plan, self.option, self.url, self.replicas = plan, option, url, replicas
         self.key = (plan, option, str(url), replicas)
@@ -54,12 +59,11 @@ class Backend:
         self._paths: dict[str, URL] = {}
         self.in_flight = 0
         self.unstarted: set[Attempt] = set()
-        self._probed = False
+        self.outcomes = Outcomes(settings.outlier_window_s)
+        self.ejection = Ejection(settings)
+        self.answers_probes = False
+        self.silent = False
         self._failed_probes = 0
-        self._failures = 0
-        self._on_trial = False
-        self._open_until_s = 0.0
-        self._cooldown_s = 0.0
 
     def __repr__(self) -> str:
         return f"<{self.option} at {self.url.origin()}>"
@@ -73,36 +77,22 @@ class Backend:
 
     def healthy(self, now_s: float) -> bool:
         """Return whether requests may be sent here."""
-        return self._probed and now_s >= self._open_until_s
+        return self.answers_probes and self.ejection.admits(now_s)
 
-    def probed(self, good: bool, settings: Settings) -> None:
+    def probed(self, result: Probe, settings: Settings) -> None:
         """Take in a probe's result; several must fail before a healthy backend is given up."""
-        if good:
-            self._failed_probes, self._probed = 0, True
+        if result is Probe.OWN:
+            return
+        if result is Probe.GOOD:
+            self._failed_probes, self.answers_probes, self.silent = 0, True, False
             return
         self._failed_probes += 1
         if self._failed_probes >= settings.probe_failures:
-            self._probed = False
+            self.answers_probes, self.silent = False, result is Probe.SILENT
 
     def unreachable(self) -> None:
         """Take in that nothing listens here: out until a probe succeeds."""
-        self._probed = False
-
-    def failed(self, now_s: float, settings: Settings) -> None:
-        """Take in a failed request."""
-        self._failures += 1
-        if now_s < self._open_until_s:
-            return
-        if self._on_trial or self._failures >= settings.breaker_failures:
-            longer = min(settings.breaker_most_s, 2 * self._cooldown_s)
-            self._cooldown_s = max(settings.breaker_s, longer)
-            self._open_until_s = now_s + self._cooldown_s
-            self._on_trial = True
-            log.warning("%r failed %d times, not used for a while", self, self._failures)
-
-    def succeeded(self) -> None:
-        """Take in a request that went well."""
-        self._failures, self._on_trial, self._cooldown_s = 0, False, 0.0
+        self.answers_probes = False
 
     def give_up_unstarted(self) -> None:
         """End all attempts that have had no byte from here, so that they are tried elsewhere."""
@@ -111,20 +101,25 @@ class Backend:
 
 
 class Attempt:
-    """A time limit on the current task until the first byte has come; then it is `done`.
+    """A time limit on the current task until an answer is there; then it is `done`.
 
     `expire` cancels the task; the task, in its handler of CancelledError, asks `expired` whether the
     cancellation is this one (then it goes on) or somebody else's (then it must end).
     """
 
-    __slots__ = ("_task", "_timer", "reason")
+    __slots__ = ("_loop", "_task", "_timer", "reason")
 
     def __init__(self, limit_s: float) -> None:
         """Start the clock for the current task."""
         self.reason: str | None = None
         self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(limit_s, self.expire, "timeout")
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(limit_s, self.expire, "timeout")
+
+    def limit(self, limit_s: float, reason: str) -> None:
+        """Set the clock anew: for what is left to come of an answer that has begun."""
+        self._timer.cancel()
+        self._timer = self._loop.call_later(limit_s, self.expire, reason)
 
     def expire(self, reason: str) -> None:
         """Cancel the task, unless the attempt is done."""
@@ -146,7 +141,7 @@ class Attempt:
         self._task = None
 
 
-def parse_backend(plan: str, option: str, text: str) -> Backend:
+def parse_backend(plan: str, option: str, text: str, settings: Settings) -> Backend:
     """Read ``URL`` or ``URL*N``; without a scheme it is http. Raises InputError where it is none."""
     address, star, count = text.strip().rpartition("*")
     if not star:
@@ -166,14 +161,16 @@ def parse_backend(plan: str, option: str, text: str) -> Backend:
         raise InputError(
             f"{where}: must have no user, password, query or fragment; pass keys separately"
         )
-    return Backend(plan, option, url, int(count))
+    return Backend(settings, plan, option, url, int(count))
 
 
-def parse_backends(plan: str, urls_by_option: Mapping[str, Sequence[str]]) -> list[Backend]:
+def parse_backends(
+    plan: str, urls_by_option: Mapping[str, Sequence[str]], settings: Settings
+) -> list[Backend]:
     """Read all backends of a plan; the same URL twice counts once."""
     backends: dict[tuple[str, str, str, int], Backend] = {}
     for option, texts in urls_by_option.items():
         for text in texts:
-            backend = parse_backend(plan, option, text)
+            backend = parse_backend(plan, option, text, settings)
             backends.setdefault(backend.key, backend)
     return list(backends.values())

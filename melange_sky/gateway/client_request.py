@@ -15,13 +15,37 @@ COMPLETION_DEFAULT_TOKENS = 16
 """`max_tokens` of a text completion that gives none, with OpenAI and the engines alike."""
 _MOST_TOKENS = 1 << 31
 _MODEL_SHOWN = 100
+_ANTHROPIC = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 
 
 class ApiPath(str, Enum):
-    """The two calls that are routed; the value is the path on the replica."""
+    """The calls that go to a replica; the value is their path there.
+
+    Which of them a replica has is its own matter: it says 404 in its own words.
+    """
 
     CHAT = "/v1/chat/completions"
     TEXT = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
+    EMBEDDINGS = "/v1/embeddings"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+
+    @property
+    def generates(self) -> bool:
+        """Whether the call makes a model write."""
+        return self in (ApiPath.CHAT, ApiPath.TEXT, ApiPath.RESPONSES, ApiPath.MESSAGES)
+
+
+_LENGTHS = {
+    ApiPath.CHAT: ("max_completion_tokens", "max_tokens"),
+    ApiPath.TEXT: ("max_tokens",),
+    ApiPath.RESPONSES: ("max_output_tokens",),
+    ApiPath.MESSAGES: ("max_tokens",),
+}
+_USAGE_ON_DEMAND = (ApiPath.CHAT, ApiPath.TEXT)
 
 
 class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gateway
@@ -40,20 +64,23 @@ class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gatew
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
-    def body(self) -> bytes:
-        """Return the JSON body."""
+    def body(self, *, anthropic: bool = False) -> bytes:
+        """Return the JSON body, in OpenAI's form or with what Anthropic's clients read besides."""
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         if self.status == 429:
             kind = "rate_limit_error"
+        elif anthropic:
+            kind = _ANTHROPIC.get(self.status, kind if self.status < 500 else "api_error")
         error = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return json.dumps({"error": error}).encode()
+        document: dict[str, Any] = {"type": "error"} if anthropic else {}
+        return json.dumps(document | {"error": error}).encode()
 
 
 @dataclass(frozen=True, slots=True)
 class ClientRequest:
     """One parsed request.
 
-    `max_tokens` None where none was given; `choices` answers are made of each prompt.
+    `max_tokens` None where none was given; `prompts` are answered at once, by `choices` answers each.
     `hide_usage` is True for a stream whose client did not speak of `stream_options`: the replica is
     then asked for token counts, which the client does not get to see.
     """
@@ -62,6 +89,7 @@ class ClientRequest:
     model: str | None
     stream: bool
     max_tokens: int | None
+    prompts: int
     choices: int
     hide_usage: bool
     document: dict[str, Any]
@@ -82,7 +110,7 @@ def parse_request(endpoint: ApiPath, body: bytes) -> ClientRequest:
     """Read a request body. Raises Refusal (400) where the gateway cannot make sense of it."""
     document = _document(body)
     options = document.get("stream_options")
-    stream = document.get("stream") is True
+    stream = document.get("stream") is True and endpoint.generates
     if options is not None and not isinstance(options, dict):
         raise _invalid("stream_options must be an object", "stream_options")
     return ClientRequest(
@@ -90,8 +118,9 @@ def parse_request(endpoint: ApiPath, body: bytes) -> ClientRequest:
         model=_text(document, "model"),
         stream=stream,
         max_tokens=_max_tokens(endpoint, document),
-        choices=_count(document, "n") or 1,
-        hide_usage=stream and options is None,
+        prompts=_prompts(endpoint, document),
+        choices=max(_count(document, "n") or 1, _count(document, "best_of") or 1),
+        hide_usage=stream and options is None and endpoint in _USAGE_ON_DEMAND,
         document=document,
         body=body,
     )
@@ -133,11 +162,20 @@ def _count(document: dict[str, Any], key: str) -> int | None:
 
 
 def _max_tokens(endpoint: ApiPath, document: dict[str, Any]) -> int | None:
-    if endpoint is ApiPath.TEXT:
-        given = _count(document, "max_tokens")
-        return COMPLETION_DEFAULT_TOKENS if given is None else given
-    newer = _count(document, "max_completion_tokens")
-    return newer if newer is not None else _count(document, "max_tokens")
+    if not endpoint.generates:
+        return 1
+    given = [_count(document, name) for name in _LENGTHS[endpoint]]
+    known = next((count for count in given if count is not None), None)
+    return COMPLETION_DEFAULT_TOKENS if known is None and endpoint is ApiPath.TEXT else known
+
+
+def _prompts(endpoint: ApiPath, document: dict[str, Any]) -> int:
+    """Return how many prompts a request has: several texts, or several lists of token ids."""
+    name = {ApiPath.TEXT: "prompt", ApiPath.EMBEDDINGS: "input"}.get(endpoint)
+    prompt = None if name is None else document.get(name)
+    if not isinstance(prompt, list):
+        return 1
+    return max(1, sum(isinstance(part, str | list) for part in prompt))
 
 
 def shown(name: str) -> str:

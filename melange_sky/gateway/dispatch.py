@@ -50,14 +50,20 @@ class Dispatcher:
         router = service.router
         request_class = router.class_of(size.input_tokens, size.max_tokens)
         avoid = [slot for backend in tried for slot in backend.slots]
-        longest = size.input_tokens + (size.max_tokens or 1)
+        longest = size.longest_tokens
         slot, need, reason = router.route(request_class, longest, avoid)
+        if reason == policy.DOWN:
+            with service.last_resort(tried) as opened:
+                if opened:
+                    slot, need, reason = router.route(request_class, longest, avoid)
         if slot < 0:
             return reason
         backend = service.by_slot[slot]
-        backend.in_flight += 1
+        trial = service.begin(backend, asyncio.get_running_loop().time())
         self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
-        return Lease(service, backend, slot - backend.slots[0], need, request_class, router)
+        more = (router.add(request_class, slot) for _ in range(size.sequences - 1))
+        offset = slot - backend.slots[0]
+        return Lease(service, backend, offset, (need, *more), request_class, router, trial)
 
     async def _queue(
         self, service: Service, size: RequestSize, tried: Sequence[Backend]
@@ -77,8 +83,10 @@ class Dispatcher:
                 raise self._overloaded(service)
             return future.result()
         except asyncio.CancelledError:
-            if future.done() and isinstance(future.result(), Lease):
-                self.release(future.result())  # type: ignore[arg-type] # goes to the next
+            place = future.result() if future.done() else None
+            if isinstance(place, Lease):  # goes to the next
+                service.end_trial(place, asyncio.get_running_loop().time())
+                self.release(place)
             raise
         finally:
             gauge.dec()
@@ -109,7 +117,8 @@ class Dispatcher:
             self._finished_per_s += weight * (1 / gap_s - self._finished_per_s)
         self._last_finish_s = now_s
         if backend.slots:  # none: a reload took the backend out of the plan
-            service.router.finish(backend.slots[lease.offset], lease.need)
+            for need in lease.needs:
+                service.router.finish(backend.slots[lease.offset], need)
         service.wake()
 
     @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.gateway.backend import Backend, parse_backends
+from melange_sky.gateway.seating import Seating, seating
 from melange_sky.gateway.service import Service
 from melange_sky.gateway.tokens import TokenCounter
 
@@ -47,25 +48,37 @@ class Fleet:
         return {
             each.name: (
                 each,
-                [known.get(b.key, b) for b in parse_backends(each.name, split[each.name])],
+                [
+                    known.get(b.key, b)
+                    for b in parse_backends(each.name, split[each.name], self._settings)
+                ],
             )
             for each in plan.models
         }
 
     def load(self, prepared: Mapping[str, tuple[ModelPlan, list[Backend]]]) -> None:
-        """Take over what `prepare` returned, at once: no request sees half of it."""
+        """Take over what `prepare` returned, at once: no request sees half of it.
+
+        Raises InputError before anything is changed, where two models would answer to one name.
+        """
+        seats = {
+            name: seating(plan, backends, self._rng, self._settings.gateways)
+            for name, (plan, backends) in prepared.items()
+        }
+        by_model = _by_model(seats)
         services: dict[str, Service] = {}
-        by_model: dict[str, Service] = {}
-        for name, (plan, backends) in prepared.items():
-            service = self.services.get(name) or Service(plan, self._rng, self._settings)
-            service.take(plan, backends)
-            if self._counter is not None:
-                service.counter = self._counter
-            services[name] = service
-            for model in service.model_names:
-                by_model.setdefault(model, service)
+        for name, (_, backends) in prepared.items():
+            known = self.services.get(name)
+            if known is None:
+                services[name] = Service(seats[name], backends, self._settings)
+                if self._counter is not None:
+                    services[name].counter = self._counter
+            else:
+                services[name] = known
+                known.take(seats[name], backends)
         gone = [s for name, s in self.services.items() if name not in services]
-        self.services, self.by_model = services, by_model
+        self.services = services
+        self.by_model = {model: services[name] for model, name in by_model.items()}
         for service in gone:
             service.wake()
 
@@ -74,6 +87,19 @@ class Fleet:
         if model is not None:
             return self.by_model.get(model)
         return next(iter(self.services.values())) if len(self.services) == 1 else None
+
+
+def _by_model(seats: Mapping[str, Seating]) -> dict[str, str]:
+    """Return the plan's name by the name that clients use."""
+    plans: dict[str, str] = {}
+    for name, seat in seats.items():
+        for model in seat.model_names:
+            if plans.setdefault(model, name) != name:
+                raise InputError(
+                    f"plan: '{model[:80]}' is the name of {plans[model]} and of {name}; "
+                    "give one of them another in engine.args"
+                )
+    return plans
 
 
 def _split(

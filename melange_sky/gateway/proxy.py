@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
 
+from melange_sky.gateway.accounting import Accounts, Finished
+from melange_sky.gateway.answers import ReplicaAnswer
 from melange_sky.gateway.client_request import Refusal
-from melange_sky.gateway.service import RequestSize
-from melange_sky.gateway.stream import EventStream, Usage
-from melange_sky.gateway.upstream import AttemptError, OpenStream, ReplicaAnswer
-from melange_sky.routing import policy
+from melange_sky.gateway.own_limits import OwnLimitError
+from melange_sky.gateway.retries import RetryBudget
+from melange_sky.gateway.running import RunningRequest, as_refusal, out_of
+from melange_sky.gateway.stream import EventStream
+from melange_sky.gateway.upstream import AttemptError, OpenStream
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
@@ -27,36 +29,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_MOMENT_S = 0.2
 _BROKEN_EVENT = (
     b'data: {"error": {"message": "the replica ended the stream before its end", '
     b'"type": "server_error", "param": null, "code": "stream_broken"}}\n\n'
 )
-
-
-@dataclass(slots=True, eq=False, kw_only=True)
-class RunningRequest:
-    """A request under way: what the client asked for, and what was tried for it.
-
-    `headers` go to the replica. `blocked_since_s` is when the client last stopped reading, None if it
-    reads.
-    """
-
-    task: asyncio.Task[object] | None
-    arrival_s: float
-    request: ClientRequest
-    size: RequestSize
-    headers: dict[str, str]
-    first_byte_s: float | None = None
-    blocked_since_s: float | None = None
-    attempts: int = 0
-    tried: list[Backend] = field(default_factory=list)
-    reused_once: bool = False
-    last_error: AttemptError | None = None
-
-    @property
-    def request_id(self) -> str:
-        """The id that replica and client see."""
-        return self.headers["X-Request-Id"]
 
 
 class Proxy:
@@ -72,8 +49,9 @@ class Proxy:
     ) -> None:
         """Keep what requests need."""
         self._settings, self._upstream, self._dispatcher = settings, upstream, dispatcher
-        self._metrics, self._observed = metrics, observed
+        self._metrics, self._accounts = metrics, Accounts(metrics, observed)
         self.under_way: set[RunningRequest] = set()
+        self.retries = RetryBudget(settings, lambda: len(self.under_way))
 
     async def serve(
         self,
@@ -84,26 +62,62 @@ class Proxy:
     ) -> web.StreamResponse:
         """Answer a request by a replica. Raises Refusal where none could."""
         arrival_s = asyncio.get_running_loop().time()
-        tokens, estimated_from = await service.counter.count(request)
+        size = await service.size_of(request)
         running = RunningRequest(
             task=asyncio.current_task(),
             arrival_s=arrival_s,
             request=request,
-            size=RequestSize(tokens, request.max_tokens, request.choices, estimated_from),
+            size=size,
             headers=headers,
         )
         self.under_way.add(running)
         try:
-            while True:
-                lease = await self._lease(service, running)
-                with self._dispatcher.held(lease):
-                    result = await self._attempt(lease, running)
-                    if isinstance(result, ReplicaAnswer):
-                        return self._whole(result, lease, running)
-                    if isinstance(result, OpenStream):
-                        return await self._stream(web_request, result, lease, running)
+            answer = await self._try_once(web_request, service, running)
+            while answer is None:
+                answer = await self._try_again(web_request, service, running)
+            return answer
+        except OwnLimitError as error:
+            log.warning("out of %s: a request is refused", error)
+            raise out_of(str(error)) from error
         finally:
             self.under_way.discard(running)
+            for lease in running.trials:
+                service.end_trial(lease, asyncio.get_running_loop().time())
+
+    async def _try_again(
+        self, web_request: web.BaseRequest, service: Service, running: RunningRequest
+    ) -> web.StreamResponse | None:
+        """Make another attempt, within what may be tried again at once."""
+        error = running.last_error
+        if error is None or error.gone:  # a replica that was not there did no work
+            return await self._try_once(web_request, service, running)
+        if not await self.retries.take():
+            raise as_refusal(error)
+        running.retrying = True
+        try:
+            return await self._try_once(web_request, service, running)
+        finally:
+            self._end_retry(running)
+
+    def _end_retry(self, running: RunningRequest) -> None:
+        if running.retrying:
+            running.retrying = False
+            self.retries.give_back()
+
+    async def _try_once(
+        self, web_request: web.BaseRequest, service: Service, running: RunningRequest
+    ) -> web.StreamResponse | None:
+        """Make one attempt; None where another is due."""
+        lease = await self._lease(service, running)
+        if lease.trial:
+            running.trials.append(lease)
+        with self._dispatcher.held(lease):
+            result = await self._attempt(lease, running)
+            if isinstance(result, ReplicaAnswer):
+                return await self._whole(web_request, result, lease, running)
+            if isinstance(result, OpenStream):
+                return await self._stream(web_request, result, lease, running)
+        return None
 
     async def _lease(self, service: Service, running: RunningRequest) -> Lease:
         """Get a place for the next attempt, or end with what the last one said."""
@@ -112,7 +126,7 @@ class Proxy:
         except Refusal:
             if running.last_error is None:
                 raise
-            raise _as_refusal(running.last_error) from None
+            raise as_refusal(running.last_error) from None
 
     async def _attempt(
         self, lease: Lease, running: RunningRequest
@@ -123,47 +137,93 @@ class Proxy:
             self._metrics.added_s.observe(loop.time() - running.arrival_s)
         running.attempts += 1
         try:
-            result = await self._upstream.send(backend, running.request, running.headers)
+            result = await self._send(backend, running)
         except AttemptError as error:
-            self._metrics.failures.labels(lease.service.name, backend.option, error.kind).inc()
-            log.info("%r: %s", backend, error.kind)
-            if error.kind == "disconnected" and not running.reused_once:
-                # An idle connection that the replica closed just now looks the same: ask once more.
-                running.reused_once = True
-                running.attempts -= 1
-                return None
-            self._count_against(lease, error)
-            running.last_error = error
-            running.tried.append(backend)
-            if not error.retry or running.attempts >= self._settings.attempts:
-                raise _as_refusal(error) from error
+            self._go_on(lease, running, error)
             return None
-        if isinstance(result, ReplicaAnswer):
-            backend.succeeded()
+        self._end_retry(running)
         running.first_byte_s = loop.time()
+        if isinstance(result, OpenStream) or result.status < 300:
+            self._blame(running)
         return result
 
-    def _count_against(self, lease: Lease, error: AttemptError) -> None:
+    async def _send(self, backend: Backend, running: RunningRequest) -> ReplicaAnswer | OpenStream:
+        """Send to a replica; where the gateway lacks something itself, once more after a moment."""
+        try:
+            return await self._upstream.send(backend, running.request, running.headers)
+        except OwnLimitError:
+            await asyncio.sleep(_MOMENT_S)
+            return await self._upstream.send(backend, running.request, running.headers)
+
+    def _go_on(self, lease: Lease, running: RunningRequest, error: AttemptError) -> None:
+        """Note a failed attempt. Raises Refusal where it was the last."""
+        backend = lease.backend
+        self._metrics.failures.labels(lease.service.name, backend.option, error.kind).inc()
+        log.info("%r: %s", backend, error.kind)
+        if error.kind == "disconnected" and not running.reused_once:
+            # An idle connection that the replica closed just now looks the same: ask once more.
+            running.reused_once = True
+            running.attempts -= 1
+            return
         if error.gone:
-            lease.backend.unreachable()
-        self._blame(lease, error.blame)
+            backend.unreachable()
+            lease.service.refresh_health(asyncio.get_running_loop().time())
+        running.failed.append((lease, error))
+        running.tried.append(backend)
+        if not error.retry or running.attempts >= self._settings.attempts:
+            raise as_refusal(error) from error
 
-    def _blame(self, lease: Lease, blame: bool = True) -> None:
-        """Count a failure against a replica; if it is out now, its requests not begun go elsewhere."""
+    def _blame(self, running: RunningRequest) -> None:
+        """Hold failures against replicas now that another one has served the same request.
+
+        What no other could serve is nobody's fault but the request's.
+        """
         now_s = asyncio.get_running_loop().time()
-        if blame:
-            lease.backend.failed(now_s, self._settings)
-        if not lease.backend.healthy(now_s):
-            lease.service.refresh_health(now_s)
+        for lease, error in running.failed:
+            if error.blame:
+                lease.service.failed(lease, now_s)
 
-    def _whole(self, answer: ReplicaAnswer, lease: Lease, running: RunningRequest) -> web.Response:
+    def _done(self, running: RunningRequest) -> Finished:
+        return Finished(
+            request=running.request,
+            size=running.size,
+            arrival_s=running.arrival_s,
+            first_byte_s=running.first_byte_s,
+        )
+
+    async def _whole(
+        self,
+        web_request: web.BaseRequest,
+        answer: ReplicaAnswer,
+        lease: Lease,
+        running: RunningRequest,
+    ) -> web.StreamResponse:
+        lease.service.succeeded(lease, asyncio.get_running_loop().time())
         if answer.status == 200:
-            usage = Usage()
-            usage.read(answer.body)
-            self._finished(lease, usage, running)
+            self._accounts.answered(answer, lease, self._done(running))
         self._metrics.answers.labels(lease.service.name, str(answer.status)).inc()
         out = {"Content-Type": answer.content_type, "X-Request-Id": running.request_id}
-        return web.Response(status=answer.status, body=answer.body, headers=out)
+        if answer.encoding is not None:
+            out["Content-Encoding"] = answer.encoding
+        if answer.file is None:
+            return web.Response(status=answer.status, body=answer.body, headers=out)
+        try:
+            response = web.StreamResponse(status=answer.status, headers=out)
+            response.content_length = answer.size
+            await response.prepare(web_request)
+            async for piece in answer.pieces():
+                await self._write(response, piece, running)
+            await response.write_eof()
+            return response
+        finally:
+            answer.close()
+
+    async def _write(
+        self, response: web.StreamResponse, data: bytes, running: RunningRequest
+    ) -> None:
+        running.blocked_since_s = asyncio.get_running_loop().time()
+        await response.write(data)
+        running.blocked_since_s = None
 
     async def _stream(
         self,
@@ -173,36 +233,50 @@ class Proxy:
         running: RunningRequest,
     ) -> web.StreamResponse:
         """Pass a stream on as it comes. Its end is clean only if the replica's was."""
-        events = EventStream(running.request.hide_usage)
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": opened.content_type,
-                "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",
-                "X-Request-Id": running.request_id,
-            }
-        )
-        answers = self._metrics.answers
+        events = EventStream(running.request.hide_usage, opaque=opened.encoding is not None)
+        headers = {
+            "Content-Type": opened.content_type,
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            "X-Request-Id": running.request_id,
+        }
+        if opened.encoding is not None:
+            headers["Content-Encoding"] = opened.encoding
+        response = web.StreamResponse(headers=headers)
         try:
-            await response.prepare(web_request)
-            broken = await self._pass_on(opened, events, response, running)
-            if broken is None:
-                await response.write_eof(events.end())
-                # Only an end is a success: else a replica that dies in every stream would stay in use.
-                lease.backend.succeeded()
-                self._finished(lease, _counted(events), running)
-                answers.labels(lease.service.name, "200").inc()
-                return response
-            answers.labels(lease.service.name, "broken").inc()
-            self._metrics.failures.labels(lease.service.name, lease.backend.option, broken).inc()
-            self._blame(lease)
-            await response.write(_BROKEN_EVENT)
-            if web_request.transport is not None:
+            with lease.backend.outcomes.running():
+                await response.prepare(web_request)
+                broken = await self._pass_on(opened, events, response, running)
+            await self._end_stream(broken, events, response, lease, running)
+            if broken is not None and web_request.transport is not None:
                 web_request.transport.close()
             return response
         finally:
             # Closing, not releasing, a stream that has not ended is what stops the replica's work.
             opened.response.close()
+
+    async def _end_stream(
+        self,
+        broken: str | None,
+        events: EventStream,
+        response: web.StreamResponse,
+        lease: Lease,
+        running: RunningRequest,
+    ) -> None:
+        answers, service = self._metrics.answers, lease.service
+        now_s = asyncio.get_running_loop().time()
+        if broken is None:
+            await response.write_eof(events.end())
+            # Only an end is a success: else a replica that dies in every stream would stay in use.
+            if not events.failed:
+                service.succeeded(lease, now_s)
+            self._accounts.streamed(events, lease, self._done(running))
+            answers.labels(service.name, "200").inc()
+            return
+        answers.labels(service.name, "broken").inc()
+        self._metrics.failures.labels(service.name, lease.backend.option, broken).inc()
+        service.failed(lease, now_s)
+        await response.write(_BROKEN_EVENT)
 
     async def _pass_on(
         self,
@@ -215,12 +289,17 @@ class Proxy:
         loop = asyncio.get_running_loop()
         content = opened.response.content
         chunk = opened.first
+        passed_s = loop.time()
         while chunk:
             out = events.feed(chunk)
+            now_s = loop.time()
             if out:
-                running.blocked_since_s = loop.time()
+                running.blocked_since_s = now_s
                 await response.write(out)
                 running.blocked_since_s = None
+                passed_s = loop.time()
+            elif now_s - passed_s > self._settings.idle_s:
+                return "stream_timeout"  # byte by byte, but never an event
             try:
                 chunk = await content.readany()
             except asyncio.TimeoutError:
@@ -229,62 +308,9 @@ class Proxy:
                 return "stream_broken"
         return None
 
-    def _finished(self, lease: Lease, usage: Usage, running: RunningRequest) -> None:
-        """Count a request that a replica served to its end, and learn from it."""
-        service, option, size = lease.service, lease.backend.option, running.size
-        now_s = asyncio.get_running_loop().time()
-        metrics = self._metrics
-        if running.first_byte_s is not None:
-            metrics.ttft_s.labels(service.name, option).observe(
-                running.first_byte_s - running.arrival_s
-            )
-        metrics.e2e_s.labels(service.name, option).observe(now_s - running.arrival_s)
-        if usage.prompt_tokens is None or usage.completion_tokens is None:
-            return
-        prompt, output = usage.prompt_tokens, usage.completion_tokens
-        each = max(0, round(output / max(size.choices, 1)))
-        service.counter.learn(size.estimated_from_bytes, prompt)
-        if lease.router is service.router:
-            service.router.observe(lease.request_class, each)
-        metrics.tokens.labels(service.name, option, "prompt").inc(prompt)
-        metrics.tokens.labels(service.name, option, "output").inc(output)
-        table = service.router.table
-        metrics.requests.labels(
-            service.name,
-            option,
-            service.input_buckets[policy.bucket(table.input_edges, prompt)],
-            service.output_buckets[policy.bucket(table.output_edges, each)],
-        ).inc()
-        if self._observed is not None:
-            self._observed.add(service.name, running.arrival_s, prompt, each)
-
     def end_stalled(self, now_s: float) -> None:
         """Give up on clients that have stopped reading for too long."""
         for running in tuple(self.under_way):
             since_s = running.blocked_since_s
             if since_s is not None and now_s - since_s > self._settings.stall_s and running.task:
                 running.task.cancel()
-
-
-def _counted(events: EventStream) -> Usage:
-    """Return the stream's counts; where it gave none and no error, each event is taken for a token."""
-    usage = events.usage
-    if usage.completion_tokens is None and not events.failed:
-        usage.completion_tokens = max(0, events.events - 1)
-    return usage
-
-
-def _as_refusal(error: AttemptError) -> Refusal:
-    """Return what the client gets after the last attempt."""
-    if error.kind == "busy":
-        answer = error.answer
-        status = 503 if answer is None else answer.status
-        after_s = None if answer is None else answer.retry_after_s()
-        return Refusal(
-            status, "the replicas refuse requests now", "busy", retry_after_s=after_s or 1
-        )
-    if error.kind == "timeout":
-        return Refusal(504, "no replica answered in time", "timeout")
-    if error.answer is not None and error.answer.status == 500:
-        return Refusal(500, "the replica failed on this request", "replica_error")
-    return Refusal(502, "no replica could serve this request", "bad_gateway")

@@ -10,17 +10,20 @@ import random
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.gateway.backend import Backend
 from melange_sky.gateway.dispatch import Dispatcher
+from melange_sky.gateway.listener import Listener
 from melange_sky.gateway.metrics import Metrics
+from melange_sky.gateway.own_limits import raise_file_limit
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
 from melange_sky.gateway.server import Front, GatewayServer
@@ -30,6 +33,8 @@ from melange_sky.gateway.upstream import Upstream
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+_CLOSE_S = 1.0
+"""What of the time to drain is kept for closing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +65,9 @@ class Gateway:
         self._sources, self._settings, self._credentials = sources, settings, credentials
         self.metrics = Metrics()
         self.fleet = Fleet(rng, settings, sources.tokenizer)
+        self.files = raise_file_limit(settings.connections)
         self._stopping = asyncio.Event()
+        self._hurry = False
         self._reload_asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_urls: object = None
@@ -83,15 +90,15 @@ class Gateway:
         self.front = Front(
             settings, self._credentials.clients, self.fleet, self.proxy, self.metrics
         )
+        self.front.most_requests = self.files.requests
         await self._probe([b for _, backends in prepared.values() for b in backends])
         self.fleet.load(prepared)
-        self._runner = web.ServerRunner(GatewayServer(self.front, settings), shutdown_timeout=5.0)
+        self._server = GatewayServer(self.front, settings)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_S / 2)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, listen.host, listen.port, ssl_context=listen.tls, backlog=1024
-        )
+        self._listener = Listener(self._server, self._has_room, listen.tls)
         try:
-            await site.start()
+            await self._listener.open(listen.host, listen.port)
         except OSError as error:
             await self._close()
             raise InputError(
@@ -103,10 +110,17 @@ class Gateway:
         self._spawn(self._reloads())
         if self._sources.observed is not None:
             self._spawn(self._every(settings.observe_every_s, self._write_observed))
-        return int(self._runner.addresses[0][1])
+        return self._listener.port
+
+    def _has_room(self) -> bool:
+        """Return whether one more connection may be accepted; makes room by closing an idle one."""
+        taken = self._server.open_connections + self._listener.pending
+        return taken < self.files.connections or self._server.close_idle()
 
     def stop(self) -> None:
-        """Ask for the end: no new requests, those in flight run on."""
+        """Ask for the end: no new requests, those in flight run on. Asked twice, they do not."""
+        if self._stopping.is_set():
+            self._hurry = True
         self._stopping.set()
 
     def reload(self) -> None:
@@ -126,8 +140,8 @@ class Gateway:
         self.front.draining = True
         log.info("draining: %d requests in flight", self.front.accepted)
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._settings.drain_s
-        while self.front.accepted and loop.time() < deadline_s:
+        deadline_s = loop.time() + self._settings.drain_s - _CLOSE_S
+        while self.front.accepted and loop.time() < deadline_s and not self._hurry:
             await asyncio.sleep(0.05)
         await self._close()
 
@@ -135,11 +149,12 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listener.close()
         await self._runner.cleanup()
         await self.upstream.close()
         if self._sources.observed is not None:
-            with contextlib.suppress(MelangeError, OSError):
-                await _in_thread(self._sources.observed.write)
+            with contextlib.suppress(MelangeError, OSError, asyncio.TimeoutError):
+                await asyncio.wait_for(_in_thread(self._sources.observed.write), _CLOSE_S / 2)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine))
@@ -162,8 +177,7 @@ class Gateway:
 
     async def _probe(self, backends: list[Backend]) -> None:
         async def one(backend: Backend) -> None:
-            good = await self.upstream.probe(backend)
-            backend.probed(good, self._settings)
+            backend.probed(await self.upstream.probe(backend), self._settings)
 
         await asyncio.gather(*(one(backend) for backend in backends))
 
@@ -230,7 +244,29 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 
 
 async def _in_thread(call: Callable[[], Result]) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(None, call)
+    """Run what may block. The end of the process does not wait for it, as it would for the loop's pool."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def tell(result: Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(cast("Result", result))
+        else:
+            future.set_exception(error)
+
+    def work() -> None:
+        result, failure = None, None
+        try:
+            result = call()
+        except Exception as error:  # noqa: BLE001 -- handed to who waits
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, result, failure)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future
 
 
 def _shorten_pauses() -> None:

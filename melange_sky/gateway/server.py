@@ -7,12 +7,13 @@ import logging
 import re
 import ssl
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request, shown
+from melange_sky.gateway.running import out_of
 from melange_sky.gateway.upstream import forwarded_headers
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _POSTS = {endpoint.value: endpoint for endpoint in ApiPath}
 _GETS = ("/health", "/metrics", "/v1/models")
+_MODEL = "/v1/models/"
+_NEW_S = 1.0
+_ANTHROPIC = (ApiPath.MESSAGES.value, ApiPath.COUNT_TOKENS.value)
 
 
 class Front:
@@ -40,8 +44,11 @@ class Front:
         self._settings, self._keys, self._fleet = settings, keys, fleet
         self._proxy, self._metrics = proxy, metrics
         self.draining = False
+        self.most_requests = settings.connections
+        """How many requests there may be at once, by the limit of open files."""
         self.accepted = 0
         """Requests let in and not answered yet, those whose body is still coming included."""
+        self._held_bytes = 0
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; a Refusal becomes OpenAI's error form."""
@@ -66,14 +73,17 @@ class Front:
         if endpoint is not None:
             self._check(method == "POST", 405)
             return await self._complete(request, endpoint)
-        self._check(path in _GETS, 404)
+        self._check(path in _GETS or path.startswith(_MODEL), 404)
         self._check(method in ("GET", "HEAD"), 405)
         if path == "/health":
             return self._health()
         self._authorize(request)
         if path == "/metrics":
             return web.Response(body=self._metrics_text(), content_type="text/plain")
-        return web.json_response(self._models())
+        if path.startswith(_MODEL):
+            return web.json_response(self._model(path.removeprefix(_MODEL)))
+        data = [_card(name) for name in self._fleet.by_model]
+        return web.json_response({"object": "list", "data": data})
 
     @staticmethod
     def _check(good: bool, status: int) -> None:
@@ -85,27 +95,34 @@ class Front:
             raise Refusal(status, message, code)
 
     def _authorize(self, request: web.BaseRequest) -> None:
-        if not self._keys.accept(request.headers.get("Authorization")):
+        given = request.headers.get("Authorization")
+        if given is None and "x-api-key" in request.headers:  # as Anthropic's clients send it
+            given = f"Bearer {request.headers['x-api-key']}"
+        if not self._keys.accept(given):
             raise Refusal(401, "a valid API key is needed (Authorization: Bearer)", "invalid_key")
 
     async def _complete(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
         self._authorize(request)
         if self.draining:
             raise Refusal(503, "the gateway is shutting down", "draining", retry_after_s=1)
+        if self.accepted >= self.most_requests:
+            raise out_of("open files")
+        due_bytes = request.content_length or 0
+        if self._held_bytes + due_bytes > self._settings.held_bytes:
+            raise out_of("memory for bodies")
         self.accepted += 1
+        self._held_bytes += due_bytes
         try:
             return await self._serve(request, endpoint)
         finally:
             self.accepted -= 1
+            self._held_bytes -= due_bytes
 
     async def _serve(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
         parsed = parse_request(endpoint, await self._body(request))
         service = self._fleet.find(parsed.model)
         if service is None:
-            name = "none given" if parsed.model is None else f"'{shown(parsed.model)}'"
-            raise Refusal(
-                404, f"no such model ({name}); see /v1/models", "model_not_found", param="model"
-            )
+            raise _unknown(parsed.model)
         headers = forwarded_headers(_request_id(request), request.headers.get("traceparent"))
         return await self._proxy.serve(request, service, parsed, headers)
 
@@ -140,12 +157,10 @@ class Front:
         good = status == "ok"
         return web.json_response({"status": status, "plans": plans}, status=200 if good else 503)
 
-    def _models(self) -> dict[str, object]:
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "melange-sky"}
-            for name in self._fleet.by_model
-        ]
-        return {"object": "list", "data": data}
+    def _model(self, name: str) -> dict[str, object]:
+        if name not in self._fleet.by_model:
+            raise _unknown(name)
+        return _card(name)
 
     def _metrics_text(self) -> bytes:
         """Bring the gauges up to date and return the text."""
@@ -166,7 +181,10 @@ class Front:
                     if share > 0:
                         rate = share * service.plan.workload.rates_rps[i][j]
                         metrics.planned_rps.labels(
-                            name, option, service.input_buckets[i], service.output_buckets[j]
+                            name,
+                            option,
+                            service.seating.input_buckets[i],
+                            service.seating.output_buckets[j],
                         ).set(rate)
         return metrics.text()
 
@@ -179,10 +197,20 @@ class Front:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.status == 405:
             headers["Allow"] = "POST" if request.path in _POSTS else "GET, HEAD"
-        response = web.Response(status=refusal.status, body=refusal.body(), headers=headers)
-        if refusal.status in (408, 413) or self.draining:
+        body = refusal.body(anthropic=request.path in _ANTHROPIC)
+        response = web.Response(status=refusal.status, body=body, headers=headers)
+        if refusal.status in (408, 413) or refusal.code == "gateway_limit" or self.draining:
             response.force_close()
         return response
+
+
+def _card(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "melange-sky"}
+
+
+def _unknown(model: str | None) -> Refusal:
+    name = "none given" if model is None else f"'{shown(model)}'"
+    return Refusal(404, f"no such model ({name}); see /v1/models", "model_not_found", param="model")
 
 
 def _request_id(request: web.BaseRequest) -> str:
@@ -193,7 +221,17 @@ def _request_id(request: web.BaseRequest) -> str:
 class Handler(web.RequestHandler):
     """aiohttp's handler of a connection, but for what it says of requests that are not HTTP."""
 
-    __slots__ = ()
+    __slots__ = ("opened_s",)
+
+    def __init__(self, *args: Any, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
+        """Note when the connection came."""
+        super().__init__(*args, loop=loop, **kwargs)
+        self.opened_s = loop.time()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the connection waits for its next request, and is no new one."""
+        return self._current_request is None and self._loop.time() - self.opened_s > _NEW_S
 
     def handle_error(
         self,
@@ -249,11 +287,18 @@ class GatewayServer(web.Server):
             client_max_size=self._settings.body_bytes,
         )
 
-    def connection_made(self, handler, transport):  # type: ignore[no-untyped-def]
-        """Refuse connections beyond the limit."""
-        super().connection_made(handler, transport)
-        if len(self._connections) > self._settings.connections:
-            transport.abort()
+    @property
+    def open_connections(self) -> int:
+        """How many clients' connections are open."""
+        return len(self._connections)
+
+    def close_idle(self) -> bool:
+        """Close the oldest connection that waits for its next request; return whether there was one."""
+        for handler, transport in self._connections.items():
+            if isinstance(handler, Handler) and handler.idle and not transport.is_closing():
+                transport.close()
+                return True
+        return False
 
 
 def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:

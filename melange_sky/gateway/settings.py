@@ -70,9 +70,17 @@ class Settings:
     not streamed, `idle_s` a silence within a stream, `stall_s` a client that stops reading.
     `queue_length` requests wait at most `queue_wait_s` while all replicas that could serve them are
     full. `header_s` bounds the wait for a request's headers and for the next request of a connection;
-    it outlasts the 60 s of usual proxies, so that these never send on a closed one. `attempts` replicas are tried for a request. `gateways` is how many gateways share the
-    replicas: each then counts its own requests that many times. `drain_s` is what requests in flight
-    get at the end.
+    it outlasts the 60 s of usual proxies, so that these never send on a closed one. `attempts` replicas are
+    tried for a request; at most `retry_share` of the requests under way, or `retries_least`, are at a second
+    or later one at once. An answer that has begun must have its first event within `event_s`, or, not
+    streamed, go on at a kilobyte a second.
+
+    A backend whose last outcomes, at least `outlier_volume` within `outlier_window_s`, failed by
+    `outlier_share` or more, and by `outlier_margin` more than the others', is left out for `ejection_s`,
+    doubled up to `ejection_most_s`; never more than `ejected_part` of a service's backends are.
+    `answer_bytes` bounds an answer that is not streamed, `held_bytes` the bodies of all requests under way.
+    `gateways` is how many gateways share the replicas: each then counts its own requests that many
+    times. `drain_s` is what requests in flight get at the end.
     """
 
     body_bytes: int = 4 * 1024 * 1024
@@ -92,9 +100,18 @@ class Settings:
     probe_every_s: float = 2.0
     probe_s: float = 2.0
     probe_failures: int = 2
-    breaker_failures: int = 3
-    breaker_s: float = 1.0
-    breaker_most_s: float = 30.0
+    outlier_window_s: float = 20.0
+    outlier_volume: int = 5
+    outlier_share: float = 0.5
+    outlier_margin: float = 0.3
+    ejected_part: float = 0.5
+    ejection_s: float = 1.0
+    ejection_most_s: float = 30.0
+    retries_least: int = 32
+    retry_share: float = 0.25
+    event_s: float = 5.0
+    answer_bytes: int = 256 * 1024 * 1024
+    held_bytes: int = 512 * 1024 * 1024
     watch_every_s: float = 2.0
     observe_every_s: float = 60.0
     drain_s: float = 120.0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
 from melange_sky.gateway.client_request import ApiPath
+from melange_sky.gateway.prompts import Prompt, prompt_parts
 
 if TYPE_CHECKING:
     from melange_sky.gateway.client_request import ClientRequest
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_BYTES_PER_TOKEN = 4.0
-MESSAGE_TOKENS = 4
-"""Role, start and end marks of a chat message, about equal in the usual templates."""
 _LEARN = 0.02
 _LEAST_TOKENS = 32
 _THREAD_BYTES = 16 * 1024
 _MOST_BYTES_FACTOR = (1.0, 12.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptCount:
+    """Tokens of all prompts of a request, and of its longest one.
+
+    `estimated_from_bytes` is 0 where the count is exact, or where a replica's count would not be of
+    text alone.
+    """
+
+    tokens: int
+    longest: int
+    estimated_from_bytes: int
 
 
 class TokenCounter:
@@ -48,31 +60,45 @@ class TokenCounter:
         """Whether a tokenizer counts."""
         return self._tokenizer is not None
 
-    async def count(self, request: ClientRequest) -> tuple[int, int]:
-        """Return (prompt tokens of the request's text, bytes that they were estimated from).
-
-        The bytes are 0 where the count is exact, or where a replica's count would not be of text alone.
-        """
-        prompt = _parts(request)
-        texts, ids, marks = prompt.texts, prompt.ids, prompt.marks
+    async def count(self, request: ClientRequest) -> PromptCount:
+        """Return how long a request's prompts are."""
+        prompt = prompt_parts(request)
         if self._tokenizer is None:
-            size = sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
-            count = max(1, ids + marks + round(size / self.bytes_per_token))
-            return count, 0 if prompt.seen else size  # replicas' counts hold images, too
+            return self._estimate(prompt)
+        texts, marks = prompt.texts, prompt.marks
         if self._template is not None and request.endpoint is ApiPath.CHAT:
             try:
                 texts, marks = [self._template(request.document)], 0
             except Exception as error:  # noqa: BLE001 -- the template is the model's own program
                 log.debug("chat template failed: %s", type(error).__name__)
         if sum(map(len, texts)) < _THREAD_BYTES:
-            return max(1, ids + marks + self._encode(texts)), 0
-        # The tokenizer lets go of the interpreter lock, so a long prompt delays nobody.
-        loop = asyncio.get_running_loop()
-        return max(1, ids + marks + await loop.run_in_executor(None, self._encode, texts)), 0
+            counted = self._encode(texts)
+        else:
+            # The tokenizer lets go of the interpreter lock, so a long prompt delays nobody.
+            loop = asyncio.get_running_loop()
+            counted = await loop.run_in_executor(None, self._encode, texts)
+        tokens = max(1, prompt.ids + marks + sum(counted))
+        longest = max([*counted, prompt.longest_ids]) if prompt.several else tokens
+        return PromptCount(tokens=tokens, longest=longest, estimated_from_bytes=0)
 
-    def _encode(self, texts: list[str]) -> int:
+    def _estimate(self, prompt: Prompt) -> PromptCount:
+        sizes = [len(t) if t.isascii() else len(_bytes(t)) for t in prompt.texts]
+        size = sum(sizes)
+        tokens = max(1, prompt.ids + prompt.marks + round(size / self.bytes_per_token))
+        most = round(max(sizes, default=0) / self.bytes_per_token)
+        return PromptCount(
+            tokens=tokens,
+            longest=max(1, most, prompt.longest_ids) if prompt.several else tokens,
+            estimated_from_bytes=0 if prompt.seen else size,  # replicas' counts hold images, too
+        )
+
+    def _encode(self, texts: list[str]) -> list[int]:
         plain = self._template is None
-        return sum(len(self._tokenizer.encode(t, add_special_tokens=plain)) for t in texts)
+        try:
+            return [len(self._tokenizer.encode(t, add_special_tokens=plain)) for t in texts]
+        except (TypeError, UnicodeError):  # half a character of two
+            whole = [_bytes(t).decode("utf-8", "replace") for t in texts]
+            return [len(self._tokenizer.encode(t, add_special_tokens=plain)) for t in whole]
 
     def learn(self, estimated_from_bytes: int, prompt_tokens: int) -> None:
         """Correct the ratio by what a replica counted."""
@@ -83,57 +109,9 @@ class TokenCounter:
         self.bytes_per_token += _LEARN * (seen - self.bytes_per_token)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Prompt:
-    """A prompt to count: its texts, how many token ids it has, and tokens of the marks between.
-
-    `seen`: it has parts that are no text, which are not counted.
-    """
-
-    texts: list[str]
-    ids: int = 0
-    marks: int = 0
-    seen: bool = False
-
-
-def _parts(request: ClientRequest) -> _Prompt:
-    """Return the prompt of a request, whatever its form."""
-    if request.endpoint is ApiPath.TEXT:
-        return _prompt_parts(request.document.get("prompt"))
-    texts: list[str] = []
-    marks, seen = 0, False
-    messages = request.document.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        marks += MESSAGE_TOKENS
-        if not isinstance(message, dict):
-            continue
-        content = message.get("content")
-        if isinstance(content, str):
-            texts.append(content)
-        elif isinstance(content, list):
-            texts += [
-                part["text"]
-                for part in content
-                if isinstance(part, dict) and isinstance(part.get("text"), str)
-            ]
-            seen |= any(isinstance(p, dict) and not isinstance(p.get("text"), str) for p in content)
-        if message.get("tool_calls"):
-            texts.append(json.dumps(message["tool_calls"]))
-    if request.document.get("tools"):
-        texts.append(json.dumps(request.document["tools"]))
-    return _Prompt(texts=texts, marks=marks, seen=seen)
-
-
-def _prompt_parts(prompt: Any) -> _Prompt:
-    """A prompt is a text, token ids, or a list of either."""
-    if isinstance(prompt, str):
-        return _Prompt(texts=[prompt])
-    if not isinstance(prompt, list):
-        return _Prompt(texts=[])
-    texts = [part for part in prompt if isinstance(part, str)]
-    ids = sum(isinstance(part, int) for part in prompt)
-    ids += sum(len(part) for part in prompt if isinstance(part, list))
-    return _Prompt(texts=texts, ids=ids)
+def _bytes(text: str) -> bytes:
+    """Return the text in UTF-8; half a character of two, as clients send that cut text, is kept."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _load_tokenizer(path: Path) -> Any:

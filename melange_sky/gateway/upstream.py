@@ -1,4 +1,4 @@
-"""One attempt at one replica: send, wait for the first byte, say what went wrong."""
+"""One attempt at one replica: send, wait for the first event, say what went wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from melange_sky.gateway.backend import Attempt
+from melange_sky.gateway.answers import ReplicaAnswer, TooLargeError, read_answer
+from melange_sky.gateway.backend import Attempt, Probe
+from melange_sky.gateway.own_limits import OwnLimitError, own_limit
+from melange_sky.streams import end_of_events, foreign_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,31 +50,12 @@ class AttemptError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaAnswer:
-    """A whole answer of a replica."""
-
-    status: int
-    content_type: str
-    body: bytes
-    retry_after: str | None = None
-
-    def retry_after_s(self) -> int | None:
-        """Return what the replica said in Retry-After, if it is a number of seconds up to an hour.
-
-        >>> [ReplicaAnswer(429, "", b"", text).retry_after_s() for text in ("7", "0", "soon", None)]
-        [7, None, None, None]
-        """
-        text = self.retry_after or ""
-        known = text.isascii() and text.isdecimal() and len(text) <= 4
-        return int(text) if known and 1 <= int(text) <= 3600 else None
-
-
-@dataclass(frozen=True, slots=True)
 class OpenStream:
-    """A stream whose first bytes have come. `response` is to be closed by who takes it."""
+    """A stream whose first event has come. `response` is to be closed by who takes it."""
 
     response: aiohttp.ClientResponse
     content_type: str
+    encoding: str | None
     first: bytes
 
 
@@ -102,46 +86,49 @@ class Upstream:
         """Close all connections."""
         await self._session.close()
 
-    async def probe(self, backend: Backend) -> bool:
-        """Return whether a backend's /health answers 200 in time."""
+    async def probe(self, backend: Backend) -> Probe:
+        """Return what a backend's /health says within its time."""
         try:
             async with self._session.get(
                 backend.at("/health"), timeout=self._probe_timeout, allow_redirects=False
             ) as response:
-                return response.status == 200
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-            return False
+                return Probe.GOOD if response.status == 200 else Probe.UNWILLING
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            return Probe.SILENT if own_limit(error) is None else Probe.OWN
 
     async def send(
         self, backend: Backend, request: ClientRequest, headers: dict[str, str]
     ) -> ReplicaAnswer | OpenStream:
-        """Send a request and return its answer, or its stream as soon as the first byte is there.
+        """Send a request and return its answer, or its stream as soon as the first event is there.
 
-        Raises AttemptError.
+        Raises AttemptError, and OwnLimitError where the gateway itself could not.
         """
         limit_s = self._settings.first_byte_s if request.stream else self._settings.answer_s
         attempt = Attempt(limit_s)
         backend.unstarted.add(attempt)
         try:
-            return await self._exchange(backend, request, headers)
+            return await self._exchange(backend, request, headers, attempt)
         except asyncio.CancelledError:
             if not attempt.expired():
                 raise
             raise AttemptError(attempt.reason or "timeout") from None
-        except aiohttp.ClientConnectorError as error:
-            raise AttemptError("refused", gone=True) from error
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError) as error:
-            raise AttemptError("disconnected") from error
-        except asyncio.TimeoutError as error:
-            raise AttemptError("timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise AttemptError("broken") from error
+        except TooLargeError:
+            raise AttemptError("too_large", retry=False, blame=False) from None
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, MemoryError) as error:
+            lacking = own_limit(error)
+            if lacking is not None:
+                raise OwnLimitError(lacking) from error
+            raise _attempt_error(error) from error
         finally:
             attempt.done()
             backend.unstarted.discard(attempt)
 
     async def _exchange(
-        self, backend: Backend, request: ClientRequest, headers: dict[str, str]
+        self,
+        backend: Backend,
+        request: ClientRequest,
+        headers: dict[str, str],
+        attempt: Attempt,
     ) -> ReplicaAnswer | OpenStream:
         if self._authorization is not None:
             headers = headers | {"Authorization": self._authorization}
@@ -157,19 +144,49 @@ class Upstream:
         )
         handed_over = False
         try:
-            content_type = response.headers.get("Content-Type", "application/json")
             if request.stream and response.status == 200:
-                first = await response.content.readany()
-                if not first:
-                    raise AttemptError("empty")
+                opened = await self._first_event(response, attempt)
                 handed_over = True
-                return OpenStream(response, content_type, first)
-            text = await response.read()
-            retry_after = response.headers.get("Retry-After")
-            return _judge(ReplicaAnswer(response.status, content_type, text, retry_after))
+                return opened
+            return _judge(await read_answer(response, attempt, self._settings))
         finally:
             if not handed_over:
                 response.close() if not response.content.at_eof() else response.release()
+
+    async def _first_event(self, response: aiohttp.ClientResponse, attempt: Attempt) -> OpenStream:
+        """Wait until the first event is whole: until then another replica may be asked."""
+        content_type = response.headers.get("Content-Type", "application/json")
+        encoding = response.headers.get("Content-Encoding", "identity").casefold()
+        first = await response.content.readany()
+        if not first:
+            raise AttemptError("empty")
+        encoded = encoding != "identity"
+        if encoded or "json" in content_type:
+            return OpenStream(response, content_type, encoding if encoded else None, first)
+        attempt.limit(self._settings.event_s, "slow")
+        while end_of_events(first) == 0 and len(first) < _LARGE_BYTES:
+            if foreign_line(first) is not None:
+                raise AttemptError("garbled")
+            piece = await response.content.readany()
+            if not piece:
+                break
+            first += piece
+        if foreign_line(first) is not None:
+            raise AttemptError("garbled")
+        return OpenStream(response, content_type, None, first)
+
+
+def _attempt_error(error: Exception) -> AttemptError:
+    """Return what an error of the connection says of the replica."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return AttemptError("unresolved")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return AttemptError("refused", gone=True)
+    if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)):
+        return AttemptError("disconnected")
+    if isinstance(error, asyncio.TimeoutError):
+        return AttemptError("timeout")
+    return AttemptError("broken")
 
 
 def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
@@ -182,6 +199,8 @@ def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
         raise AttemptError("busy", blame=status == 503, answer=answer)
     if status >= 500:
         raise AttemptError("error", answer=answer)
+    if answer.garbled():
+        raise AttemptError("garbled")
     if 300 <= status < 400 or status < 200:
         raise AttemptError("redirect")
     return answer

@@ -85,11 +85,15 @@ class ServeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listening:
-    """A gateway that takes requests: its address, its models, and (model, option) without a backend."""
+    """A gateway that takes requests: its address, its models, and (model, option) without a backend.
+
+    `open_files` says in words how many files it may have open, and for how many requests that is enough.
+    """
 
     url: str
     models: tuple[str, ...]
     unserved: tuple[tuple[str, str], ...]
+    open_files: str
 
 
 def serve_plan(
@@ -137,6 +141,7 @@ def _listening(listen: Listen, port: int, running: Gateway) -> Listening:
         url=f"{scheme}://{host}:{port}",
         models=tuple(running.fleet.by_model),
         unserved=tuple(unserved),
+        open_files=str(running.files),
     )
 
 

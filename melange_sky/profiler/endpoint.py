@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from melange_sky.errors import InputError
+from melange_sky.streams import (
+    Usage,
+    end_of_events,
+    event_data,
+    foreign_line,
+    read_chunk,
+    split_events,
+)
 
 if TYPE_CHECKING:
     from melange_sky.engines import Engine
 
 _SHOWN = 160
+_MOST_HELD = 1_000_000
+_NO_USAGE = "no usage in the stream (the server ignores stream_options)"
+_HALF_USAGE = "usage without completion_tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,65 +107,70 @@ class StreamBroken(Exception):  # noqa: N818 - one request's fate, counted, neve
 class StreamReader:
     """Takes in one streamed completion, bytes as they come with the time at which they came.
 
-    Chunks are not tokens: a busy server merges several tokens into one. So only the first and the
-    last time count, and the number of tokens comes from `usage`. Bytes that arrive together share
-    their time. `model` is the name by which the server answers.
+    Chunks are not tokens: a busy server merges several tokens into one, and an empty chunk brings none.
+    So only the first and the last time of output count, and the number of tokens comes from `usage`.
+    Events that end together share their time. `model` is the name by which the server answers.
     """
 
     first_s: float | None = None
     last_s: float | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
     model: str | None = None
     finished: bool = False
+    usage: Usage = field(default_factory=Usage)
     _rest: bytes = b""
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """The prompt's tokens as the server counts them."""
+        return self.usage.prompt_tokens
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """The output tokens as the server counts them."""
+        return self.usage.completion_tokens
 
     def feed(self, data: bytes, now_s: float) -> None:
         """Read bytes. Raises StreamBroken where they are not server-sent events of completions."""
-        lines = (self._rest + data).split(b"\n")
-        self._rest = lines.pop()
-        if len(self._rest) > 1_000_000:
-            raise StreamBroken("malformed SSE: a line longer than 1 MB")
-        for line in lines:
-            if line.startswith(b"data:"):
-                self._event(line[5:].strip(), now_s)
-            elif line.strip() and not line.startswith((b":", b"event:", b"id:", b"retry:")):
-                raise StreamBroken(f"malformed SSE: {shorten(line)}")
+        buffer = self._rest + data
+        end = end_of_events(buffer, max(0, len(self._rest) - 3))
+        self._rest = buffer[end:]
+        if len(self._rest) > _MOST_HELD:
+            raise StreamBroken("malformed SSE: an event longer than 1 MB")
+        for event in split_events(buffer[:end]):
+            self._event(event, now_s)
+        if self._rest and (foreign := foreign_line(self._rest)) is not None:
+            raise StreamBroken(f"malformed SSE: {shorten(foreign)}")
 
-    def _event(self, payload: bytes, now_s: float) -> None:
-        if payload == b"[DONE]":
-            self.finished = True
+    def _event(self, event: bytes, now_s: float) -> None:
+        payload = event_data(event)
+        if payload is None:
+            if (foreign := foreign_line(event)) is not None:
+                raise StreamBroken(f"malformed SSE: {shorten(foreign)}")
             return
         try:
-            event: Any = json.loads(payload)
-            choices, usage, error = event.get("choices"), event.get("usage"), event.get("error")
-        except (ValueError, AttributeError, RecursionError):
+            chunk = read_chunk(payload)
+        except ValueError:
             raise StreamBroken(f"malformed SSE: {shorten(payload)}") from None
-        if error:
-            raise StreamBroken(f"error in the stream: {shorten(str(error).encode())}")
-        if self.model is None and isinstance(event.get("model"), str):
-            self.model = event["model"][:_SHOWN]
-        if choices:
+        if chunk.error:
+            raise StreamBroken(f"error in the stream: {shorten(str(chunk.error).encode())}")
+        self.finished |= chunk.finished
+        if self.model is None and chunk.model is not None:
+            self.model = chunk.model[:_SHOWN]
+        if chunk.has_output:
             self.last_s = now_s
             if self.first_s is None:
                 self.first_s = now_s
-        if usage:
-            self._usage(usage)
+        self.usage.update(chunk.usage)
 
-    def _usage(self, usage: Any) -> None:
-        try:
-            self.prompt_tokens = int(usage["prompt_tokens"])
-            self.completion_tokens = int(usage["completion_tokens"])
-        except (KeyError, TypeError, ValueError):
-            raise StreamBroken("usage without prompt_tokens and completion_tokens") from None
-
-    def close(self, wanted_tokens: int) -> None:
-        """Check that the stream ended as it should. Raises StreamBroken."""
+    def close(self, wanted_tokens: int, now_s: float) -> None:
+        """Read what came without an end and check that the stream ended well. Raises StreamBroken."""
+        if self._rest:
+            self._event(self._rest, now_s)
         got = self.completion_tokens
         if not self.finished:
             raise StreamBroken("the stream ended early, without [DONE]")
         if got is None:
-            raise StreamBroken("no usage in the stream (the server ignores stream_options)")
+            raise StreamBroken(_NO_USAGE if self.prompt_tokens is None else _HALF_USAGE)
         if self.first_s is None:
             raise StreamBroken("the stream ended without a token")
         if got < wanted_tokens:

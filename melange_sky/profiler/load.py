@@ -159,7 +159,7 @@ class _Run:
                 )
             async for data in response.content.iter_any():
                 reader.feed(data, time.perf_counter())
-        reader.close(self.load.output_tokens)
+        reader.close(self.load.output_tokens, time.perf_counter())
 
 
 async def run_load(

@@ -64,6 +64,10 @@ class Router:
             return replica, 0.0, reason
         return replica, policy.begin(table, state, c, replica), reason
 
+    def add(self, c: int, replica: int) -> float:
+        """Count one more sequence of a request of class c, in flight on its replica: its need."""
+        return policy.begin(self.table, self.state, c, replica)
+
     def finish(self, replica: int, need: float) -> None:
         """Count a request as gone from a replica, however it ended."""
         policy.finish(self.table, self.state, replica, need)

@@ -15,7 +15,10 @@ class Replica:
 
     `mode`: "ok"; "error" (500); "busy" (503) and "limit" (429), with Retry-After; "deny" (401);
     "reject" (422 with a body of its own); "tell" (an error event after two chunks, then the end); "hang" (no answer); "die" (cut after two
-    stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes).
+    stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes);
+    "garbage" (a good status and a page of HTML); "dribble" (the answer a byte at a time, 50 a second).
+    A request that says "poison" gets `poison` in place of `mode`. `whole`: headers and body of every
+    answer that is not streamed.
     """
 
     def __init__(
@@ -23,6 +26,8 @@ class Replica:
     ) -> None:
         self.name, self.mode, self.ttft_s, self.itl_s = name, mode, ttft_s, itl_s
         self.healthy = True
+        self.poison = mode
+        self.whole: tuple[dict[str, str], bytes] | None = None
         self.pad = ""
         self.seen: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
@@ -66,49 +71,71 @@ class Replica:
             self.running -= 1
 
     async def _answer(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
+        mode = self.poison if "poison" in json.dumps(body) else self.mode
         faults = {"error": 500, "busy": 503, "limit": 429, "deny": 401, "redirect": 307}
-        if self.mode == "reject":
+        if mode == "reject":
             text = b'{"error" : {"message": "odd  \\u00e9"}}'
             return web.Response(status=422, body=text, content_type="application/json")
-        if self.mode in faults:
-            headers = {"Location": "http://127.0.0.1:1/"} if self.mode == "redirect" else {}
-            if self.mode in ("busy", "limit"):
+        if mode in faults:
+            headers = {"Location": "http://127.0.0.1:1/"} if mode == "redirect" else {}
+            if mode in ("busy", "limit"):
                 headers = {"Retry-After": "17"}
-            return web.json_response({"error": {}}, status=faults[self.mode], headers=headers)
-        if self.mode == "drop":
+            return web.json_response({"error": {}}, status=faults[mode], headers=headers)
+        if mode == "drop":
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        if self.mode == "hang":
+        if mode == "hang":
             await asyncio.sleep(60)
         await asyncio.sleep(self.ttft_s)
         tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 8
         usage = {"prompt_tokens": 40, "completion_tokens": tokens}
+        if mode == "garbage":
+            return web.Response(text="<html>502 Bad Gateway</html>", content_type="text/html")
+        if mode == "dribble":
+            return await self._dribble(request, bool(body.get("stream")))
         if not body.get("stream"):
+            if self.whole is not None:
+                return web.Response(headers=self.whole[0], body=self.whole[1])
             await asyncio.sleep(self.itl_s * tokens)
             return web.json_response(
                 {"choices": [{"text": "t " * tokens}], "usage": usage, "served_by": self.name}
             )
-        return await self._stream(request, body, tokens, usage)
+        return await self._stream(request, body, tokens, usage, mode)
+
+    async def _dribble(self, request: web.BaseRequest, stream: bool) -> web.StreamResponse:
+        kind = "text/event-stream" if stream else "application/json"
+        response = web.StreamResponse(headers={"Content-Type": kind})
+        await response.prepare(request)
+        text = b'data: {"choices": [{"text": "' if stream else b'{"choices": [{"text": "'
+        for byte in text + b"x" * 2000:
+            await response.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+        return response
 
     async def _stream(
-        self, request: web.BaseRequest, body: dict[str, Any], tokens: int, usage: dict[str, int]
+        self,
+        request: web.BaseRequest,
+        body: dict[str, Any],
+        tokens: int,
+        usage: dict[str, int],
+        mode: str,
     ) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         await response.prepare(request)
-        if self.mode == "empty":
+        if mode == "empty":
             return response
         for n in range(tokens):
             if n:
                 await asyncio.sleep(self.itl_s)
             event = {"choices": [{"text": f"t{n} {self.pad}"}], "served_by": self.name}
             await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            if self.mode == "tell" and n == 1:
+            if mode == "tell" and n == 1:
                 await response.write(
                     b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'
                 )
                 return response
-            if self.mode == "die" and n == 1:
+            if mode == "die" and n == 1:
                 assert request.transport is not None
                 await asyncio.sleep(0.02)
                 request.transport.abort()

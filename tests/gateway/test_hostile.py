@@ -103,7 +103,7 @@ async def test_two_requests_on_one_connection_get_two_answers_in_order() -> None
         (b"CONNECT 127.0.0.1:1 HTTP/1.1", {400, 404, 405}),
         (b"GET http://127.0.0.1:1/ HTTP/1.1", {400, 404}),
         (b"GET http://example.com/v1/models HTTP/1.1", {400, 401}),
-        (b"POST http://127.0.0.1:1/v1/embeddings HTTP/1.1", {400, 404}),
+        (b"POST http://127.0.0.1:1/v1/embeddings HTTP/1.1", {400, 401}),
         (b"OPTIONS * HTTP/1.1", {400, 404, 405}),
         (b"OPTIONS /v1/completions HTTP/1.1", {405}),
         (b"HEAD /v1/completions HTTP/1.1", {405}),

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from melange_sky.engines import EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.gateway import Keys, Secret, Settings
-from melange_sky.gateway.backend import Backend, parse_backend
+from melange_sky.gateway.backend import Backend, Probe, parse_backend
 from melange_sky.gateway.client_request import ApiPath, ClientRequest, Refusal, parse_request
-from melange_sky.gateway.service import served_names
+from melange_sky.gateway.outliers import Ejection, Outcomes, is_outlier
+from melange_sky.gateway.seating import served_names
 from melange_sky.gateway.stream import EventStream
 from melange_sky.gateway.tokens import TokenCounter
+from melange_sky.streams import event_data, split_events
 from tests.factories import make_model_plan
 
 
@@ -80,11 +82,37 @@ def test_counts_that_the_client_asked_for_pass_and_are_read() -> None:
     assert stream.usage.completion_tokens == 2
 
 
-def test_a_stream_with_other_line_ends_is_not_held_back() -> None:
+LINE_ENDS = [b"\n", b"\r\n", b"\r"]
+
+
+@pytest.mark.parametrize("end", LINE_ENDS)
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 400), max_size=12))
+def test_every_valid_form_passes_whole_less_the_count(end: bytes, cuts: list[int]) -> None:
+    lines = b"".join(
+        [
+            b"\xef\xbb\xbf: hello\n\n",
+            b"event: message\nid: 1\nretry: 5\ndata:" + EVENTS[0][5:],
+            b'data: {"choices": [\ndata: {"text": "", "index": 0}]}\n\n',
+            b'data: {\ndata: "choices": [], "usage":\ndata: {"prompt_tokens": 7,\ndata: "completion_tokens": 2}}\n\n',
+            b"data:[DONE]\n\n",
+        ]
+    )
+    text = lines.replace(b"\n", end)
+    edges = sorted({0, len(text), *(min(c, len(text)) for c in cuts)})
     stream = EventStream(hide_usage=True)
-    text = b'data: {"choices": []}\r\n\r\n'
-    assert stream.feed(text) == text
-    assert stream.feed(b"data: x") == b"data: x"
+    out = b"".join(stream.feed(text[a:b]) for a, b in itertools.pairwise(edges)) + stream.end()
+    assert out.count(b"usage") == 1, "the word in the text stays, the count goes"
+    assert [event_data(e) for e in split_events(out) if event_data(e)] == [
+        EVENTS[0][6:].strip(),
+        b'{"choices": [\n{"text": "", "index": 0}]}',
+        b"[DONE]",
+    ]
+    assert (stream.usage.prompt_tokens, stream.usage.completion_tokens) == (7, 2)
+    assert stream.outputs == 1, "an empty chunk is no token"
+
+
+def test_a_stream_without_events_is_not_held_back_for_ever() -> None:
     endless = EventStream(hide_usage=True)
     assert (
         b"".join(endless.feed(b"x" * 100_000) for _ in range(5)) + endless.end() == b"x" * 500_000
@@ -92,7 +120,7 @@ def test_a_stream_with_other_line_ends_is_not_held_back() -> None:
 
 
 def count(counter: TokenCounter, request: ClientRequest) -> int:
-    return asyncio.run(counter.count(request))[0]
+    return asyncio.run(counter.count(request)).tokens
 
 
 def test_estimates_follow_what_replicas_count() -> None:
@@ -221,56 +249,78 @@ def test_keys_are_compared_whole_and_never_shown() -> None:
 )
 def test_bad_backends_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="backend of opt"):
-        parse_backend("plan", "opt", text)
+        parse_backend("plan", "opt", text, Settings())
 
 
 def test_backend_paths_and_replicas() -> None:
-    backend = parse_backend("plan", "opt", "https://host/prefix/*3")
+    backend = parse_backend("plan", "opt", "https://host/prefix/*3", Settings())
     assert str(backend.at("/v1/completions")) == "https://host/prefix/v1/completions"
     assert backend.replicas == 3
-    assert str(parse_backend("p", "o", "10.0.0.1:80").at("/x")) == "http://10.0.0.1/x"
-    assert str(parse_backend("p", "o", "http://h:1").at("/health")) == "http://h:1/health"
+    assert str(parse_backend("p", "o", "10.0.0.1:80", Settings()).at("/x")) == "http://10.0.0.1/x"
+    assert (
+        str(parse_backend("p", "o", "http://h:1", Settings()).at("/health")) == "http://h:1/health"
+    )
 
 
 def fresh() -> Backend:
-    backend = parse_backend("plan", "opt", "http://h")
-    backend.probed(True, Settings())
+    backend = parse_backend("plan", "opt", "http://h", Settings())
+    backend.probed(Probe.GOOD, Settings())
     return backend
 
 
-def test_the_breaker_opens_waits_longer_each_time_and_closes_on_success() -> None:
-    told = Settings(breaker_failures=3, breaker_s=1.0, breaker_most_s=4.0)
-    backend = fresh()
-    for _ in range(2):
-        backend.failed(0.0, told)
-    assert backend.healthy(0.0)
-    backend.succeeded()
-    for _ in range(3):
-        backend.failed(0.0, told)
-    assert not backend.healthy(0.9)
-    assert backend.healthy(1.0)
-    waits = []
-    now_s = 1.0
+def test_a_backend_left_out_is_tried_once_at_a_time_and_waits_longer_with_each_relapse() -> None:
+    ejection = Ejection(Settings(ejection_s=1.0, ejection_most_s=4.0))
+    assert ejection.admits(0.0)
+    ejection.begin(0.0)
+    assert not ejection.admits(0.9)
+    assert ejection.admits(1.0)
+    ejection.trying = True
+    assert not ejection.admits(1.0), "one request at a time"
+    ejection.trying = False
+    waits, now_s = [], 1.0
     for _ in range(4):
-        backend.failed(now_s, told)
+        ejection.begin(now_s)
         start_s = now_s
-        while not backend.healthy(now_s):
+        while not ejection.admits(now_s):
             now_s += 0.25
         waits.append(now_s - start_s)
     assert waits == [2.0, 4.0, 4.0, 4.0]
-    backend.succeeded()
-    backend.failed(now_s, told)
-    assert backend.healthy(now_s)
+    ejection.end(now_s)
+    assert ejection.admits(now_s)
+    ejection.begin(now_s + 100)
+    assert ejection.admits(now_s + 101), "after a long good time it begins anew"
+
+
+def outcomes(good: int, bad: int, at_s: float = 0.0) -> Outcomes:
+    found = Outcomes(window_s=10.0)
+    for n in range(good + bad):
+        found.add(at_s, good=n >= bad)
+    return found
+
+
+def test_only_what_fails_much_more_than_the_others_stands_out() -> None:
+    def stands_out(own: Outcomes, *others: Outcomes, now_s: float = 0.0) -> bool:
+        return is_outlier(own, others, now_s, Settings())
+
+    assert stands_out(outcomes(0, 5))
+    assert not stands_out(outcomes(0, 4)), "too few to tell, however many in a row"
+    assert not stands_out(outcomes(6, 5)), "most go well"
+    assert not stands_out(outcomes(2, 8), outcomes(3, 7)), "the others fail as much"
+    assert stands_out(outcomes(2, 8), outcomes(9, 1), outcomes(8, 2))
+    assert not stands_out(outcomes(0, 5), now_s=11.0), "too long ago"
+    streaming = outcomes(0, 5)
+    streaming.streaming = 30
+    assert not stands_out(streaming), "thirty streams that run speak for it"
 
 
 def test_one_lost_probe_is_forgiven_two_are_not() -> None:
     told = dataclasses.replace(Settings(), probe_failures=2)
     backend = fresh()
-    backend.probed(False, told)
+    backend.probed(Probe.SILENT, told)
     assert backend.healthy(0.0)
-    backend.probed(False, told)
+    backend.probed(Probe.SILENT, told)
     assert not backend.healthy(0.0)
-    backend.probed(True, told)
+    backend.probed(Probe.GOOD, told)
     assert backend.healthy(0.0)
 
 
@@ -287,6 +337,6 @@ def test_a_request_with_images_teaches_nothing_of_text() -> None:
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
     content = [{"type": "text", "text": "abcd" * 10}, picture]
     request = ask(ApiPath.CHAT, messages=[{"role": "user", "content": content}])
-    tokens, size = asyncio.run(TokenCounter().count(request))
-    assert tokens == 10 + 4  # the text and the marks of a message: the picture is no text
-    assert size == 0
+    counted = asyncio.run(TokenCounter().count(request))
+    assert counted.tokens == 10 + 4  # the text and the marks of a message: the picture is no text
+    assert counted.estimated_from_bytes == 0

@@ -1,0 +1,107 @@
+"""What a finished request is counted as, and what is learnt from it. Never at a request's expense."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.routing import policy
+from melange_sky.streams import Usage, chunk_of
+
+if TYPE_CHECKING:
+    from melange_sky.gateway.answers import ReplicaAnswer
+    from melange_sky.gateway.client_request import ClientRequest
+    from melange_sky.gateway.metrics import Metrics
+    from melange_sky.gateway.service import Lease, RequestSize
+    from melange_sky.gateway.settings import ObservedSink
+    from melange_sky.gateway.stream import EventStream
+
+log = logging.getLogger(__name__)
+
+_LAST_USAGE = re.compile(
+    rb'"usage"\s*:\s*(\{[^{}]{0,4000}(?:\{[^{}]{0,4000}\}[^{}]{0,4000}){0,8}\})'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A request that a replica served to its end. Times in seconds of the loop's clock."""
+
+    request: ClientRequest
+    size: RequestSize
+    arrival_s: float
+    first_byte_s: float | None
+
+
+class Accounts:
+    """Counts finished requests in metrics, router, token counter and observed histogram."""
+
+    def __init__(self, metrics: Metrics, observed: ObservedSink | None) -> None:
+        """Keep where to count."""
+        self._metrics, self._observed = metrics, observed
+
+    def answered(self, answer: ReplicaAnswer, lease: Lease, done: Finished) -> None:
+        """Count a whole answer."""
+        try:
+            self._count(_usage_of(answer), lease, done)
+        except Exception:
+            log.exception("an answer could not be counted; it goes through")
+
+    def streamed(self, events: EventStream, lease: Lease, done: Finished) -> None:
+        """Count a stream that ended well."""
+        try:
+            usage = events.usage
+            if usage.completion_tokens is None and not events.failed:
+                usage.completion_tokens = events.outputs  # the replica told none: an event each
+            self._count(usage, lease, done)
+        except Exception:
+            log.exception("a stream could not be counted; it went through")
+
+    def _count(self, usage: Usage, lease: Lease, done: Finished) -> None:
+        service, option, size = lease.service, lease.backend.option, done.size
+        self._times(lease, done)
+        if usage.prompt_tokens is None or usage.completion_tokens is None:
+            return
+        prompts, sequences = max(size.prompts, 1), max(size.sequences, 1)
+        prompt = round(usage.prompt_tokens / prompts)
+        output = round(usage.completion_tokens / sequences)
+        service.counter.learn(size.estimated_from_bytes, usage.prompt_tokens)
+        if lease.router is service.router:
+            for _ in range(sequences):
+                service.router.observe(lease.request_class, output)
+        metrics, table = self._metrics, service.router.table
+        metrics.tokens.labels(service.name, option, "prompt").inc(usage.prompt_tokens)
+        metrics.tokens.labels(service.name, option, "output").inc(usage.completion_tokens)
+        metrics.requests.labels(
+            service.name,
+            option,
+            service.seating.input_buckets[policy.bucket(table.input_edges, prompt)],
+            service.seating.output_buckets[policy.bucket(table.output_edges, output)],
+        ).inc(sequences)
+        if self._observed is not None:
+            for _ in range(sequences):
+                self._observed.add(service.name, done.arrival_s, prompt, output)
+
+    def _times(self, lease: Lease, done: Finished) -> None:
+        names = lease.service.name, lease.backend.option
+        if done.first_byte_s is not None:
+            self._metrics.ttft_s.labels(*names).observe(done.first_byte_s - done.arrival_s)
+        now_s = asyncio.get_running_loop().time()
+        self._metrics.e2e_s.labels(*names).observe(now_s - done.arrival_s)
+
+
+def _usage_of(answer: ReplicaAnswer) -> Usage:
+    """Return the counts of an answer; of a large one those that stand last in it."""
+    text = answer.plain()
+    if answer.file is not None:
+        found = _LAST_USAGE.findall(text)
+        text = b'{"usage":' + found[-1] + b"}" if found else b"{}"
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return Usage()
+    return chunk_of(document).usage if isinstance(document, dict) else Usage()

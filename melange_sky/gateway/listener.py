@@ -1,0 +1,112 @@
+"""Where connections come in: no more are accepted than there is room for; the rest wait in the kernel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from melange_sky.gateway.own_limits import own_limit
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 1024
+_HANDSHAKE_S = 10.0
+_PAUSE_S = 0.05
+
+
+class Listener:
+    """Sockets that accept while `has_room` says so; `protocol` makes the handler of a connection."""
+
+    def __init__(
+        self,
+        protocol: Callable[[], asyncio.Protocol],
+        has_room: Callable[[], bool],
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        """Nothing is opened yet."""
+        self._protocol, self._has_room, self._tls = protocol, has_room, tls
+        self._sockets: list[socket.socket] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.pending = 0
+        """Connections accepted of which the protocol does not know yet."""
+        self.port = 0
+
+    async def open(self, host: str, port: int) -> None:
+        """Listen on every address of a host; port 0 takes a free one. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        try:
+            for family, _, _, _, address in dict.fromkeys(found):
+                self._bind(family, (address[0], self.port or port, *address[2:]))
+        except OSError:
+            self.close()
+            raise
+        for each in self._sockets:
+            self._spawn(self._accept(each))
+
+    def _bind(self, family: int, address: tuple[object, ...]) -> None:
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        self._sockets.append(listening)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+        listening.setblocking(False)
+        self.port = self.port or int(listening.getsockname()[1])
+
+    def close(self) -> None:
+        """Stop accepting."""
+        for task in self._tasks:
+            task.cancel()
+        for each in self._sockets:
+            each.close()
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._has_room():
+                await asyncio.sleep(_PAUSE_S)
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # ours, or a client that left before it was let in
+                if own_limit(error) is not None:
+                    log.warning("no connection can be accepted now: %s", own_limit(error))
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self.pending += 1
+            self._spawn(self._take(connection))
+            await asyncio.sleep(0)  # a full backlog must not keep the loop from everything else
+
+    async def _take(self, connection: socket.socket) -> None:
+        try:
+            await self._hand_over(connection)
+        finally:
+            self.pending -= 1
+
+    async def _hand_over(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        waits = None if self._tls is None else _HANDSHAKE_S
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                self._protocol, connection, ssl=self._tls, ssl_handshake_timeout=waits
+            )
+        except (OSError, ssl.SSLError, asyncio.TimeoutError):
+            connection.close()
+        except asyncio.CancelledError:
+            connection.close()
+            raise

@@ -1,0 +1,70 @@
+"""What a model's plan means to its service: the router, the names and the limits. Made before it is used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InputError
+from melange_sky.gateway.metrics import bucket_labels
+from melange_sky.routing import Router
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from melange_sky.gateway.backend import Backend
+    from melange_sky.plans import ModelPlan
+
+_DEFAULT_SEATS = 256
+_LEAST_SEQUENCES = 2048
+"""As many prompts as OpenAI takes in one call."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seating:
+    """A plan, its router over the backends there are, and what follows from it.
+
+    A request may ask for `most_choices` answers to a prompt, and for `most_sequences` in all.
+    """
+
+    plan: ModelPlan
+    router: Router
+    options: tuple[str, ...]
+    model_names: tuple[str, ...]
+    input_buckets: list[str]
+    output_buckets: list[str]
+    most_choices: int
+    most_sequences: int
+
+
+def seating(
+    plan: ModelPlan, backends: Sequence[Backend], rng: random.Random, gateways: int
+) -> Seating:
+    """Return the seating of a plan over backends. Raises InputError where the plan has no option."""
+    if not plan.allocations:
+        raise InputError(f"plan of {plan.name[:80]}: has no option; nothing can be served by it")
+    options = tuple(a.candidate.option.name for a in plan.allocations)
+    engines = [a.candidate.option.engine for a in plan.allocations]
+    most_choices = max(
+        (engine.max_num_seqs for engine in engines if engine is not None), default=_DEFAULT_SEATS
+    )
+    inputs, outputs = bucket_labels(plan.workload)
+    replicas = [sum(b.replicas for b in backends if b.option == option) for option in options]
+    return Seating(
+        plan=plan,
+        router=Router(plan, rng, replicas=replicas, routers=gateways),
+        options=options,
+        model_names=tuple(served_names(plan)),
+        input_buckets=inputs,
+        output_buckets=outputs,
+        most_choices=most_choices,
+        most_sequences=max(_LEAST_SEQUENCES, 4 * most_choices),
+    )
+
+
+def served_names(plan: ModelPlan) -> list[str]:
+    """Return the names by which replicas know the model: those of the engine's flags, adapters included."""
+    flags, args = engine_named(plan.engine.name).flags, plan.engine.args
+    return [*(flags.served_names(args) or [plan.model]), *flags.adapters(args)]
