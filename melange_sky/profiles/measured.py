@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.capacities import CapacityCell, Origin
-from melange_sky.capacity_search import FARTHEST_SD, RatioPoint, ratio_surface, reaches_any
 from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 from melange_sky.settings import PROFILE_SUFFIX, profiles_dir
 from melange_sky.steps import RequestSizes, capacity_estimate
 
 if TYPE_CHECKING:
-    from melange_sky.capacity_search import SearchResult
+    from melange_sky.capacity_search import RatioPoint, SearchResult
     from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
@@ -180,6 +179,8 @@ class MeasuredRates:
         data_parallel: int,
     ) -> MeasuredRates:
         """Take in the cells of a replica of so many tensor-parallel groups."""
+        from melange_sky.capacity_search import RatioPoint
+
         by_size = {(c.input_tokens, c.output_tokens): c for c in cells}
         guesses = _analytic_rates(query, group, data_parallel, list(by_size))
         points, unservable = [], []
@@ -207,6 +208,8 @@ class MeasuredRates:
         Inferred: the analytic rate times the ratio that the measured sizes show, where that ratio is
         known well enough and no smaller size was measured unservable.
         """
+        from melange_sky.capacity_search import FARTHEST_SD, ratio_surface, reaches_any
+
         exact = self.cells.get((round(size[0]), round(size[1])))
         if exact is not None and (result := exact.settled(self.query.slo)) is not None:
             return _measured_cell(result)

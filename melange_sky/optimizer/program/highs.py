@@ -7,6 +7,7 @@ import ctypes
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import highspy
@@ -17,6 +18,10 @@ from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.program.termination import Termination
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.program.linear import Linear
 
@@ -115,6 +120,62 @@ def solve_with_duals(linear: Linear, deadline: Deadline) -> tuple[float, list[fl
         raise TimeUpError
     value = float(highs.getInfo().objective_function_value)
     return value, [float(dual) for dual in highs.getSolution().row_dual]
+
+
+@dataclass(frozen=True, slots=True)
+class RelaxedOptimum:
+    """The least goal with no column whole, every column's value, and the reduced costs of those that are bound."""
+
+    goal: float
+    values: NDArray[np.float64]
+    reduced_costs: NDArray[np.float64]
+
+
+class Relaxed:
+    """A program with no column whole, solved again and again with other lower bounds of some columns.
+
+    Each solve begins at the basis in which the one before ended.
+    """
+
+    def __init__(self, linear: Linear, columns: Sequence[int], deadline: Deadline) -> None:
+        _greet_unseen()
+        self._columns = np.array(columns, dtype=np.int32)
+        self._upper = np.array([linear.upper[column] for column in columns])
+        self._deadline = deadline
+        self._highs = highspy.Highs()
+        for name, value in (
+            ("output_flag", False),
+            ("threads", 1),
+            # The basis of the solve before is worth more.
+            ("presolve", "off"),
+            ("primal_feasibility_tolerance", 1e-9),
+        ):
+            self._highs.setOptionValue(name, value)
+        handed = as_highs(linear)
+        handed.integrality_ = []
+        self._highs.passModel(handed)
+
+    def least_from(self, lower: NDArray[np.float64]) -> RelaxedOptimum | None:
+        """Return the optimum with at least so much of each column, None where there is none.
+
+        Raises TimeUpError.
+        """
+        self._deadline.check()
+        highs = self._highs
+        highs.setOptionValue("time_limit", highs.getRunTime() + self._deadline.left_s)
+        highs.changeColsBounds(len(self._columns), self._columns, lower, self._upper)
+        highs.run()
+        status = highs.getModelStatus()
+        if status == highspy.HighsModelStatus.kTimeLimit:
+            raise TimeUpError
+        if status != highspy.HighsModelStatus.kOptimal:
+            return None
+        solution = highs.getSolution()
+        return RelaxedOptimum(
+            goal=float(highs.getInfo().objective_function_value),
+            values=np.array(solution.col_value),
+            reduced_costs=np.array(solution.col_dual)[self._columns],
+        )
 
 
 def as_highs(linear: Linear) -> Any:

@@ -10,6 +10,7 @@ from melange_sky.optimizer.program.run import run
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.counting import least_by_counting
 from melange_sky.optimizer.search.incumbent import affordable, first_options, hurried
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
@@ -146,7 +147,7 @@ def _find(
         limited = replace(options, mip_gap=gap, deadline=enough)
         try:
             program = build_program(canonical, problem, options, scenarios=scenarios)
-            outcome = run(program.lp, _any(options) if is_late else limited)
+            outcome = _solved(program, _any(options) if is_late else limited)
             if outcome.termination is Termination.LIMIT and not is_late:
                 is_late = True
                 continue
@@ -167,6 +168,10 @@ def _find(
             return replace(safe, outcome=replace(outcome, bound=bound))
         gap = options.mip_gap
     return Termination.LIMIT if safe is None else safe.unproven(bound)
+
+
+def _solved(program: IntegerProgram, options: SolveOptions) -> Outcome:
+    return least_by_counting(program, options) or run(program.lp, options)
 
 
 def _any(options: SolveOptions) -> SolveOptions:

@@ -67,30 +67,40 @@ def least_possible(canonical: Canonical, problem: Problem) -> float:
     return sum(part.bound for part in _by_demand(canonical, problem))
 
 
-def wastes(
-    canonical: Canonical, problem: Problem, most_usd_per_hour: float
-) -> tuple[float, list[list[float]]]:
-    """Return what a fleet of at most this cost may waste, and what 0, 1, … of each column waste.
+class Waste(NamedTuple):
+    """What instances of each column must waste, and the bound of every fleet's cost from below."""
 
-    Each column's list ends with the most instances that such a fleet can hold.
-    """
-    wasted = [[0.0] for _ in canonical.columns]
-    parts = list(_by_demand(canonical, problem))
-    room = _room(most_usd_per_hour, sum(part.bound for part in parts))
-    for part in parts:
-        values = part.values
-        for k, price, load in zip(part.indices, part.prices.tolist(), part.loads, strict=True):
-            count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
-            able = np.flatnonzero(np.isfinite(load))
-            order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
-            carried = np.interp(
-                count,
-                np.concatenate(([0.0], np.cumsum(load[order]))),
-                np.concatenate(([0.0], np.cumsum(values[order]))),
-            )
-            waste = price * count - carried
-            wasted[k] += waste[waste <= room].tolist()
-    return room, wasted
+    columns: int
+    parts: tuple[_Part, ...]
+    bound: float
+
+    @classmethod
+    def of(cls, canonical: Canonical, problem: Problem) -> Waste:
+        """Look at every column of a problem."""
+        parts = tuple(_by_demand(canonical, problem))
+        return cls(len(canonical.columns), parts, sum(part.bound for part in parts))
+
+    def of_counts(self, most_usd_per_hour: float) -> tuple[float, list[list[float]]]:
+        """Return what a fleet of at most this cost may waste, and what 0, 1, … of each column waste.
+
+        Each column's list ends with the most instances that such a fleet can hold.
+        """
+        room = _room(most_usd_per_hour, self.bound)
+        wasted = [[0.0] for _ in range(self.columns)]
+        for part in self.parts:
+            values = part.values
+            for k, price, load in zip(part.indices, part.prices.tolist(), part.loads, strict=True):
+                count = np.arange(1.0, min(most_usd_per_hour / price, MOST_COUNTED) + 1.0)
+                able = np.flatnonzero(np.isfinite(load))
+                order = able[np.argsort(-(values[able] / load[able]), kind="stable")]
+                carried = np.interp(
+                    count,
+                    np.concatenate(([0.0], np.cumsum(load[order]))),
+                    np.concatenate(([0.0], np.cumsum(values[order]))),
+                )
+                waste = price * count - carried
+                wasted[k] += waste[waste <= room].tolist()
+        return room, wasted
 
 
 class _Part(NamedTuple):

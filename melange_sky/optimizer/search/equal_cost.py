@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from melange_sky.optimizer.search.column_bounds import MOST_COUNTED, wastes
+from melange_sky.optimizer.search.column_bounds import MOST_COUNTED, Waste
 from melange_sky.optimizer.search.solution_point import COST_TIE, rank_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def simpler_fleets(
     own_rank = rank_of(instances, places)
     if cost / min(prices) > MOST_COUNTED:
         return None
-    room, waste = wastes(canonical, problem, cost + tie)
+    room, waste = Waste.of(canonical, problem).of_counts(cost + tie)
     # Dear ones first: few of each fit, and the last, whose number follows from the rest, is cheap.
     order = sorted(range(len(prices)), key=lambda k: (-prices[k], k))
     count = _Count(
