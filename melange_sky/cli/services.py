@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,11 @@ backends_option = click.option(
     type=click.Path(path_type=Path),
     help="Write OPTION=URL*REPLICAS lines here, as `gateway --backends-file` reads them.",
 )
+routes_option = click.option(
+    "--routes",
+    type=click.Path(path_type=Path),
+    help="Write plan and addresses as one file, which `gateway FILE` serves and follows.",
+)
 yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 
 
@@ -23,21 +29,39 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmati
 @folder_argument
 @yes_option
 @click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
+@routes_option
 @backends_option
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="URL",
+    help="Before anything stops, wait until this gateway serves the plan and has let go of the rest.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0, 86400),
+    default=600.0,
+    show_default=True,
+    help="Longest wait in seconds for requests that still run at what stops.",
+)
 @click.option(
     "--adopt",
     is_flag=True,
     help="Take over services of this plan's names that another fleet or user made.",
 )
-def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None, adopt: bool) -> None:
+def apply(folder: Path, yes: bool, dry_run: bool, adopt: bool, **handover: Any) -> None:
     """Bring up the services of PLAN-FOLDER on SkyServe, or update the running ones to match.
 
-    What grows goes first; what shrinks waits until the rest is ready. Interrupted, run it again.
-    Secrets (HF_TOKEN, the engine's API key) are read from the environment.
+    What grows goes first; then gateways take the new plan; what shrinks or stops waits for both and
+    for the requests that still run there. Interrupted anywhere, run it again. Secrets (HF_TOKEN, the engine's API key) are read from the environment.
     """
     from melange_sky.planner.apply import is_settled, open_deployment
+    from melange_sky.planner.handover import Handover
     from melange_sky.report.services import changes_text
 
+    switch = Handover(**handover)
     deployment = open_deployment(folder, adopt=adopt)
     changes = deployment.changes()
     click.echo(changes_text(changes), nl=False)
@@ -48,14 +72,13 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None, adopt: 
         click.echo("nothing to change", err=True)
     elif not yes:
         click.confirm("Apply these changes?", abort=True, err=True)
-    deployment.apply(changes, echo_event)
-    if backends is not None:
-        deployment.write_backends(backends, deployment.services())
+    deployment.apply(changes, echo_event, switch)
     click.echo("all services are ready", err=True)
 
 
 @click.command()
 @folder_argument
+@routes_option
 @backends_option
 @click.option(
     "--observed",
@@ -63,12 +86,20 @@ def apply(folder: Path, yes: bool, dry_run: bool, backends: Path | None, adopt: 
     help="What `gateway --observed` wrote: rates seen against planned, and whether to replan.",
 )
 @format_option
-def status(folder: Path, backends: Path | None, observed: Path | None, output_format: str) -> None:
+def status(
+    folder: Path,
+    routes: Path | None,
+    backends: Path | None,
+    observed: Path | None,
+    output_format: str,
+) -> None:
     """Show the planned services of PLAN-FOLDER against the live ones."""
     from melange_sky.planner.apply import deployment_status
+    from melange_sky.planner.handover import Handover
     from melange_sky.report.services import status_document, status_text
 
-    standing = deployment_status(folder, backends=backends, observed=observed)
+    handover = Handover(routes=routes, backends=backends)
+    standing = deployment_status(folder, observed=observed, handover=handover)
     if output_format == "json":
         echo_json(status_document(standing))
     else:

@@ -11,10 +11,10 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aiohttp import web
 
@@ -28,7 +28,11 @@ from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
 from melange_sky.gateway.server import Front, GatewayServer
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
+from melange_sky.gateway.standing import Standing, brings_another_plan, unanswered
 from melange_sky.gateway.upstream import Upstream
+
+if TYPE_CHECKING:
+    from melange_sky.plans import ModelPlan
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +75,17 @@ class Gateway:
         self._reload_asked = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._last_urls: object = None
+        self.standing = Standing()
+        self._refused: str | None = None
+        self._waits = False
+        self._stamps: list[tuple[int, int] | None] = []
 
     async def start(self, listen: Listen) -> int:
         """Load plan and backends, probe them, listen. Returns the port.
 
         Raises InputError for a bad plan or backend, and where the address cannot be had.
         """
+        self._stamps = _stamps(self._sources.watch)
         plan = await _in_thread(self._sources.load_plan)
         urls_by_option = await _in_thread(self._sources.discover)
         prepared = self.fleet.prepare(plan, urls_by_option)
@@ -93,6 +102,8 @@ class Gateway:
         self.front.most_requests = self.files.requests
         await self._probe([b for _, backends in prepared.values() for b in backends])
         self.fleet.load(prepared)
+        self.standing.took(self._sources.revision(), (), self.fleet.backends)
+        self.front.standing = self.standing
         self._server = GatewayServer(self.front, settings)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_S / 2)
         await self._runner.setup()
@@ -191,8 +202,8 @@ class Gateway:
     async def _look_for_changes(self) -> None:
         """Ask for a reload where a watched file or the backends found differ from before."""
         stamps = _stamps(self._sources.watch)
-        before, self._stamps = getattr(self, "_stamps", stamps), stamps
-        if stamps != before:
+        before, self._stamps = self._stamps, stamps
+        if stamps != before or self._waits:
             self.reload()
             return
         try:
@@ -210,16 +221,20 @@ class Gateway:
             try:
                 await self._reload()
             except MelangeError as error:
-                self.metrics.reloads.labels("refused").inc()
-                log.error("reload refused, the old plan stays: %s", error)
+                if str(error) != self._refused:  # what is waited for is asked for again and again
+                    self.metrics.reloads.labels("refused").inc()
+                    log.error("reload refused, the old plan stays: %s", error)
+                self._refused = str(error)
             except Exception:
                 self.metrics.reloads.labels("failed").inc()
                 log.exception("reload failed, the old plan stays")
             else:
+                self._refused = None
                 self.metrics.reloads.labels("done").inc()
                 log.info("reloaded: %d backends", len(self.fleet.backends))
 
     async def _reload(self) -> None:
+        self._waits = False
         plan = await _in_thread(self._sources.load_plan)
         urls_by_option = await _in_thread(self._sources.discover)
         self._last_urls = urls_by_option
@@ -228,7 +243,22 @@ class Gateway:
         # New backends are probed before the old ones go, so that no moment is without any.
         fresh = [b for _, backends in prepared.values() for b in backends if id(b) not in known]
         await self._probe(fresh)
+        self._require_answers(prepared)
+        before = self.fleet.backends
         self.fleet.load(prepared)
+        self.standing.took(self._sources.revision(), before, self.fleet.backends)
+
+    def _require_answers(self, prepared: Mapping[str, tuple[ModelPlan, list[Backend]]]) -> None:
+        """Refuse another plan while an option of it has no replica that answers; it is asked for again."""
+        served = {name: service.plan for name, service in self.fleet.services.items()}
+        if not brings_another_plan(served, {name: plan for name, (plan, _) in prepared.items()}):
+            return
+        now_s = asyncio.get_running_loop().time()
+        missing = unanswered(prepared.values(), now_s)
+        if missing:
+            self._waits = True
+            names = ", ".join(f"{option[:80]} of {plan}" for plan, option in missing[:4])
+            raise InputError(f"no replica answers yet for {names}")
 
 
 def _stamps(paths: tuple[Path, ...]) -> list[tuple[int, int] | None]:

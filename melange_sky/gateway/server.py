@@ -14,6 +14,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request, shown
 from melange_sky.gateway.running import out_of
+from melange_sky.gateway.standing import Standing, unanswered
 from melange_sky.gateway.upstream import forwarded_headers
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Front:
         self.draining = False
         self.most_requests = settings.connections
         """How many requests there may be at once, by the limit of open files."""
+        self.standing = Standing()
         self.accepted = 0
         """Requests let in and not answered yet, those whose body is still coming included."""
         self._held_bytes = 0
@@ -155,7 +157,15 @@ class Front:
         }
         status = "draining" if self.draining else "ok" if any(plans.values()) else "no replica"
         good = status == "ok"
-        return web.json_response({"status": status, "plans": plans}, status=200 if good else 503)
+        served = [(service.plan, service.backends) for service in self._fleet.services.values()]
+        document = {
+            "status": status,
+            "plans": plans,
+            "revision": self.standing.revision,
+            "unanswered_options": len(unanswered(served, now_s)),
+            "leaving_requests": self.standing.leaving,
+        }
+        return web.json_response(document, status=200 if good else 503)
 
     def _model(self, name: str) -> dict[str, object]:
         if name not in self._fleet.by_model:

@@ -133,12 +133,14 @@ class Sources:
     """Where plan and backends come from; both are asked again while the gateway runs.
 
     `discover` returns URLs by option name (`MODEL_PLAN/OPTION` where several models are planned);
-    ``*N`` after a URL says that it stands for N replicas. `watch` are files whose change means reload.
+    ``*N`` after a URL says that it stands for N replicas. `revision` names what `load_plan` last read,
+    None where that is no file. `watch` are files whose change means reload.
     Both callables may block and may raise MelangeError; the last good state is then kept.
     """
 
     load_plan: Callable[[], Plan]
     discover: Callable[[], Mapping[str, Sequence[str]]]
+    revision: Callable[[], str | None] = lambda: None
     watch: tuple[Path, ...] = ()
     tokenizer: Path | None = None
     observed: ObservedSink | None = None

@@ -27,6 +27,7 @@ __all__ = [
     "PLAN_FILE",
     "allocation_origin",
     "dump_plan",
+    "load_document",
     "load_plan",
     "parse_plan",
     "plan_document",
@@ -40,6 +41,13 @@ def load_plan(path: Path) -> Plan:
     plan = read.load_plan(path)
     log.info("read plan %s of %s from %s", plan.name, plan.created_at, path)
     return plan
+
+
+def load_document(file: Path) -> tuple[object, bytes]:
+    """Return what a JSON file holds, and its bytes; anything wrong is one InputError."""
+    from melange_sky.planfile import read
+
+    return read.load_document(file)
 
 
 def parse_plan(document: object, where: str) -> Plan:

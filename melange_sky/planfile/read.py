@@ -198,17 +198,23 @@ class _ListedPlan(_Solved):
 def load_plan(path: Path) -> Plan:
     """Read a `plan.json`, or the one inside a plan folder; anything wrong is one InputError."""
     file = path / PLAN_FILE if path.is_dir() else path
+    document, _ = load_document(file)
+    return parse_plan(document, where=str(file))
+
+
+def load_document(file: Path) -> tuple[object, bytes]:
+    """Return what a JSON file holds, and its bytes; anything wrong is one InputError."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise InputError(f"{file}: larger than {MAX_BYTES} bytes, not a plan")
-        document = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_bytes()
+        return json.loads(content.decode("utf-8")), content
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{file}: is not JSON ({type(error).__name__}); give a plan.json"
         ) from error
-    return parse_plan(document, where=str(file))
 
 
 def parse_plan(document: object, where: str) -> Plan:

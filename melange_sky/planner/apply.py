@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
 from melange_sky import settings
 from melange_sky.errors import InputError
-from melange_sky.planfile import load_plan
+from melange_sky.planfile import PLAN_FILE, load_plan
+from melange_sky.planner.handover import Handover, Waiting, wait_for_gateways
 from melange_sky.planner.observed import ObservedTraffic, observed_traffic
 from melange_sky.rendering import file_name, service_name
 from melange_sky.skyserve import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_HANDOVER = Handover()
 _FILE_LIMIT = 1_000_000
 
 
@@ -54,6 +55,7 @@ class Deployment:
     """A plan, the services that its folder holds, and the SkyServe on which they run."""
 
     planned: Plan
+    plan_file: Path
     wanted: tuple[Wanted, ...]
     server: ServiceHost
     adopt: bool = False
@@ -77,10 +79,26 @@ class Deployment:
         return changes
 
     def apply(
-        self, changes: Sequence[ServiceChange], on_event: Callable[[str], None] | None = None
+        self,
+        changes: Sequence[ServiceChange],
+        on_event: Callable[[str], None] | None = None,
+        handover: Handover = NO_HANDOVER,
     ) -> None:
-        """Carry the changes out; `on_event` gets a sentence at each step. Raises MelangeError where one fails."""
-        roll_out(self.server, changes, _rollout(on_event, self._claim()))
+        """Carry the changes out; `on_event` gets a sentence at each step.
+
+        What grows is ready before `handover` brings the traffic over, and that is done before anything
+        shrinks or stops. Raises MelangeError where a step fails.
+        """
+        rollout = _rollout(on_event, self._claim())
+        waiting = Waiting(report=rollout.report, clock=rollout.clock, sleep=rollout.sleep)
+        stops = any(change.lowers for change in changes)
+
+        def switch(services: Sequence[LiveService]) -> None:
+            self.write_places(handover, services)
+            revisions = handover.revisions(self.plan_file)
+            wait_for_gateways(handover, revisions, waiting, stops=stops)
+
+        roll_out(self.server, changes, replace(rollout, switch=switch))
 
     def _claim(self) -> Claim:
         return Claim(users=self.server.users(), adopt=self.adopt)
@@ -89,26 +107,20 @@ class Deployment:
         """Return how each planned service stands among those that run."""
         return service_states(self.wanted, services)
 
-    def write_backends(self, path: Path, services: Sequence[LiveService]) -> None:
-        """Write where each option's live service answers, as `gateway --backends-file` reads it.
+    def write_places(self, handover: Handover, services: Sequence[LiveService]) -> None:
+        """Write where each option's live service answers, as gateways read it.
 
-        Endpoints are read, never guessed. Raises InputError where `path` cannot be written.
+        Endpoints are read, never guessed. Raises InputError where a file cannot be written.
         """
-        options = {w.name: w.option for w in self.wanted}
-        lines = [
-            f"{options[s.name]}={s.endpoint}*{max(1, s.ready)}\n"
-            for s in services
-            if s.name in options and s.endpoint
-        ]
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text("".join(sorted(lines)), encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise InputError(f"--backends: cannot write {path}: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
-        log.info("wrote %d backends to %s", len(lines), path)
+        live = {s.name: s for s in services}
+        places: dict[str, dict[str, list[str]]] = {w.plan: {} for w in self.wanted}
+        for w in self.wanted:
+            service = live.get(w.name)
+            if service is not None and service.endpoint:
+                replicas = max(1, min(service.ready, w.replicas))
+                places[w.plan][w.option] = [f"{service.endpoint}*{replicas}"]
+        handover.write(self.plan_file, places)
+        log.info("wrote the addresses of %d services", sum(map(len, places.values())))
 
 
 def open_deployment(folder: Path, *, adopt: bool = False) -> Deployment:
@@ -123,7 +135,13 @@ def open_deployment(folder: Path, *, adopt: bool = False) -> Deployment:
     secrets = settings.secrets(names)
     log.info("%s holds %d services of plan %s", folder, len(wanted), planned.name)
     log.debug("secrets set in the environment: %d of %d", len(secrets), len(names))
-    return Deployment(planned=planned, wanted=wanted, server=SkyServe(secrets), adopt=adopt)
+    return Deployment(
+        planned=planned,
+        plan_file=folder / PLAN_FILE if folder.is_dir() else folder,
+        wanted=wanted,
+        server=SkyServe(secrets),
+        adopt=adopt,
+    )
 
 
 def is_settled(changes: Sequence[ServiceChange]) -> bool:
@@ -140,18 +158,17 @@ class DeploymentStatus:
 
 
 def deployment_status(
-    folder: Path, *, backends: Path | None = None, observed: Path | None = None
+    folder: Path, *, observed: Path | None = None, handover: Handover = NO_HANDOVER
 ) -> DeploymentStatus:
     """Return how the services of a plan folder stand on SkyServe.
 
-    `observed` is what `gateway --observed` wrote, to be compared with the plan; `backends` a file to
-    write the services' addresses to.
+    `observed` is what `gateway --observed` wrote, to be compared with the plan; `handover` names the
+    files to write the services' addresses to.
     """
     deployment = open_deployment(folder)
     traffic = None if observed is None else observed_traffic(deployment.planned, observed)
     services = deployment.services()
-    if backends is not None:
-        deployment.write_backends(backends, services)
+    deployment.write_places(handover, services)
     return DeploymentStatus(services=deployment.states(services), traffic=traffic)
 
 

@@ -47,14 +47,17 @@ def replica_urls(plan: Plan, services: Sequence[LiveService]) -> dict[str, list[
     urls: dict[str, list[str]] = {}
     for service in services:
         origin = service.origin
-        if origin is None or origin not in planned:
+        # what an earlier version made has no fleet id
+        if origin not in planned or service.maker.fleet_id not in (plan.fleet_id, None):
             continue
         ready = [r.endpoint for r in service.replicas if r.status == "READY" and r.endpoint]
         urls.setdefault(f"{origin[0]}/{origin[1]}", []).extend(ready)
     return urls
 
 
-def joined(first: Mapping[str, list[str]], second: Mapping[str, list[str]]) -> dict[str, list[str]]:
+def joined(
+    first: Mapping[str, Sequence[str]], second: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
     """Return the URLs of both by option, the first's ahead."""
     return {
         option: [*first.get(option, ()), *second.get(option, ())] for option in {**first, **second}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.gateway import Gateway, Listen, Settings, Sources, run_gateway
-from melange_sky.planfile import load_plan
 from melange_sky.planner.backends import backend_lines, backend_urls, joined, replica_urls
 from melange_sky.planner.figures import within
 from melange_sky.planner.gateway_keys import read_certificate, read_credentials, require_key
 from melange_sky.planner.observed_file import ObservedFile
+from melange_sky.planner.routes import Served, read_served
 from melange_sky.plans import Plan
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ class ServeOptions:
         within("--drain", self.drain_s, 0, 86400)
         within("--first-byte", self.first_byte_s, 0.1, 86400)
         within("--body-limit", self.body_bytes, 1024, float("inf"))
-        if not self.backends and self.backends_file is None and not self.from_sky:
-            raise InputError("no backend: give --backend OPTION=URL, --backends-file or --sky")
+
+    @property
+    def says_where(self) -> bool:
+        """Whether backends are given besides those that a routes file may hold."""
+        return bool(self.backends) or self.backends_file is not None or self.from_sky
 
     def limits(self) -> Settings:
         """The gateway's limits; what is no flag keeps its default."""
@@ -103,10 +106,16 @@ def serve_plan(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain; `on_start` is called once requests are taken.
 
-    A plan given as a file is read again when it changes. Raises InputError for a plan, backend, key,
+    A plan or routes file is read again when it changes. Raises InputError for a plan, backend, key,
     certificate or address that cannot be used.
     """
-    replica_variable = engine_named(_read(plan).models[0].engine.name).key_variable
+    served = _read(plan)
+    if served.backends is None and not options.says_where:
+        raise InputError(
+            "no backend: give --backend OPTION=URL, --backends-file or --sky, or the file that "
+            "`apply --routes` wrote in place of a plan"
+        )
+    replica_variable = engine_named(served.plan.models[0].engine.name).key_variable
     credentials = read_credentials(
         options.api_key_file, options.replica_key_file, options.replica_ca, replica_variable
     )
@@ -125,8 +134,10 @@ def serve_plan(
     run_gateway(lambda: Gateway(sources, limits, credentials, rng), listen, announce)
 
 
-def _read(plan: Path | Plan) -> Plan:
-    return plan if isinstance(plan, Plan) else load_plan(plan)
+def _read(plan: Path | Plan) -> Served:
+    if isinstance(plan, Plan):
+        return Served(plan=plan, backends=None, revision=None)
+    return read_served(plan)
 
 
 def _listening(listen: Listen, port: int, running: Gateway) -> Listening:
@@ -148,19 +159,21 @@ def _listening(listen: Listen, port: int, running: Gateway) -> Listening:
 def _sources(plan: Path | Plan, options: ServeOptions) -> Sources:
     live = _sky_services() if options.from_sky else tuple
     file = options.backends_file
-    read: list[Plan] = []
+    read: list[Served] = []
 
     def load() -> Plan:
         read[:] = [_read(plan)]
-        return read[0]
+        return read[0].plan
 
     def discover() -> dict[str, list[str]]:
         lines = [] if file is None else backend_lines(file)
-        return joined(backend_urls([*options.backends, *lines]), replica_urls(read[0], live()))
+        given = joined(backend_urls([*options.backends, *lines]), read[0].backends or {})
+        return joined(given, replica_urls(read[0].plan, live()))
 
     return Sources(
         load_plan=load,
         discover=discover,
+        revision=lambda: read[0].revision,
         watch=() if isinstance(plan, Plan) else (plan / "plan.json" if plan.is_dir() else plan,),
         tokenizer=options.tokenizer,
         observed=None if options.observed is None else ObservedFile(options.observed),

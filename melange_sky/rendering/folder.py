@@ -4,6 +4,10 @@ A manifest with each file's SHA-256 lies in the folder. A folder is *ours* while
 listed there and has the listed hash; such a folder is replaced by renaming a finished one into place.
 Anything else is refused, unless `force`: then our files are replaced one by one and files that no
 plan wrote are left alone.
+
+Where the system can exchange two folders, a process that is killed at any moment leaves the old one
+or the new one. Where it cannot, the old one is put aside first; should nobody put the new one in its
+place, the next start puts the old one back.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ import tempfile
 from pathlib import Path
 
 from melange_sky.errors import InputError
+from melange_sky.rendering.exchange import ASIDE, STAGED, exchange, in_use, recover
 
 MANIFEST = ".melange-sky.json"
+KEPT = ("backends", "routes.json")
+"""What `apply` and `status` are told to write beside a plan: no plan's work, and no reason to refuse."""
 _FORMAT = 1
 _MANIFEST_LIMIT = 1_000_000
 
@@ -38,6 +45,7 @@ def write_folder(folder: Path, files: dict[str, str], *, force: bool) -> None:
 
 def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> None:
     assert all(Path(name).name == name != MANIFEST for name in files)
+    recover(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot write folder '{_short(shown)}': it is a file")
     above = next((place for place in folder.parents if place.exists()), folder)
@@ -51,15 +59,17 @@ def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> Non
             f"{', '.join(map(_short, foreign[:3]))}{more}; choose another folder or pass --force"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        _fill(staged, files)
-        if folder.is_dir() and (foreign or folder == Path(os.path.realpath(Path.cwd()))):
-            _replace_files(staged, folder)
-        else:
-            _replace_folder(staged, folder)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}{STAGED}", dir=folder.parent))
+    with in_use(staged):
+        try:
+            _fill(staged, files)
+            if folder.is_dir() and (foreign or folder == Path(os.path.realpath(Path.cwd()))):
+                _replace_files(staged, folder)
+            else:
+                _replace_folder(staged, folder)
+            _sync(folder.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
 def _fill(staged: Path, files: dict[str, str]) -> None:
@@ -70,10 +80,28 @@ def _fill(staged: Path, files: dict[str, str]) -> None:
     hashes = {}
     for name, text in sorted(files.items()):
         data = text.encode("utf-8")
-        (staged / name).write_bytes(data)
+        _write_synced(staged / name, data)
         hashes[name] = hashlib.sha256(data).hexdigest()
     manifest = json.dumps({"format": _FORMAT, "sha256": hashes}, indent=2) + "\n"
-    (staged / MANIFEST).write_text(manifest, encoding="utf-8")
+    _write_synced(staged / MANIFEST, manifest.encode())
+    _sync(staged)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's entries to the disk, where its file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _replace_folder(staged: Path, folder: Path) -> None:
@@ -81,13 +109,19 @@ def _replace_folder(staged: Path, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         staged.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(aside)
-    try:
-        staged.rename(folder)
-    except BaseException:
-        aside.rename(folder)
-        raise
+    for name in KEPT:
+        if _is_plain(folder / name) and not (staged / name).exists():
+            shutil.copy2(folder / name, staged / name)
+    if exchange(staged, folder):
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}{ASIDE}", dir=folder.parent))
+    with in_use(folder):
+        folder.rename(aside)
+        try:
+            staged.rename(folder)
+        except BaseException:
+            aside.rename(folder)
+            raise
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -107,7 +141,8 @@ def _replace_files(staged: Path, folder: Path) -> None:
 
 def _foreign(folder: Path) -> list[str]:
     """Return the names in `folder` that no plan wrote or that were edited since, sorted."""
-    present = sorted(path.name for path in folder.iterdir() if path.name != MANIFEST)
+    ours = {MANIFEST, *(name for name in KEPT if _is_plain(folder / name))}
+    present = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     listed = _listed(folder)
     if listed is None:
         manifest_only = not present and (folder / MANIFEST).exists()
@@ -131,9 +166,13 @@ def _listed(folder: Path) -> dict[str, str] | None:
     return {name: str(value) for name, value in hashes.items()} if names_are_plain else None
 
 
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
 def _hash(path: Path) -> str | None:
     """Return a regular file's SHA-256, None for anything else."""
-    if path.is_symlink() or not path.is_file():
+    if not _is_plain(path):
         return None
     digest = hashlib.sha256()
     with path.open("rb") as file:

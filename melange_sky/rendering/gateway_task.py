@@ -31,14 +31,14 @@ def render_gateway(plan: Plan) -> str:
     launch = ["sky", "launch", "-c", name, GATEWAY_FILE, "--secret", "MELANGE_SKY_API_KEY"]
     lines = (
         "One OpenAI-compatible URL over all services of the plan. In this folder, once they are up:",
-        "  melange-sky status . --backends backends",
+        "  melange-sky status . --routes routes.json",
         f"  {shlex.join(launch)} --workdir CHECKOUT",
         f"  sky status --endpoint 8080 {shlex.quote(name)}",
         "CHECKOUT is the directory of melange-sky's sources, or one with its wheel; in its place, --env",
         "MELANGE_SKY_PACKAGE=REQUIREMENT takes anything that pip does, such as the URL of a wheel.",
         f"MELANGE_SKY_API_KEY is the key that clients must show; add {flags} if the services",
-        "demand one. After a change of the plan or the services, the same two commands bring the new files,",
-        "which the running gateway reads without a restart.",
+        "demand one. A new plan: melange-sky apply . --routes routes.json --gateway URL writes the new file",
+        "and waits; the same launch then brings it to the running gateway, which takes it without a restart.",
         "",
     )
     return "".join(f"# {line}".rstrip() + "\n" for line in lines) + dump(document)

@@ -11,13 +11,14 @@ from melange_sky.planner.apply import (
     find_running,
     open_deployment,
 )
+from melange_sky.planner.handover import Handover
 from melange_sky.report.services import changes_text, status_text
 from melange_sky.sdk.arguments import path_of
 from melange_sky.sdk.results import Shown, as_result
 from melange_sky.skyserve import ServiceChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from melange_sky.sdk.arguments import AnyPath
 
@@ -53,19 +54,26 @@ def apply(
     folder: AnyPath,
     *,
     dry_run: bool = False,
+    routes: AnyPath | None = None,
     backends: AnyPath | None = None,
+    gateways: Sequence[str] = (),
+    drain_s: float = 600.0,
     adopt: bool = False,
     on_event: Callable[[str], None] | None = None,
 ) -> Changes:
     """Bring the services of a plan folder up on SkyServe, or change the running ones to it.
 
-    Changes without asking: look at `dry_run=True` first. What grows goes first; what shrinks waits
-    until the rest is ready. Interrupted, call it again. Secrets are read from the environment.
+    Changes without asking: look at `dry_run=True` first. What grows goes first; then gateways take the
+    new plan; what shrinks or stops waits for both and for the requests that still run there.
+    Interrupted anywhere, call it again. Secrets are read from the environment.
 
     Args:
         folder: What `write` wrote.
         dry_run: Return what would change and change nothing.
+        routes: File to write plan and addresses to as one, which `gateway` serves and follows.
         backends: File to write OPTION=URL*REPLICAS lines to, for the gateway.
+        gateways: URLs of gateways that must serve the plan before anything stops.
+        drain_s: Longest wait in seconds for requests that still run at what stops.
         adopt: Take over services of this plan's names that another fleet or user made.
         on_event: Called with a sentence at each step; None logs them.
 
@@ -77,23 +85,29 @@ def apply(
         SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
         MelangeError: A service fails or does not get ready; nothing is shrunk then.
     """
+    handover = Handover(
+        routes=path_of(routes), backends=path_of(backends), gateways=gateways, drain_s=drain_s
+    )
     deployment = open_deployment(Path(folder), adopt=adopt)
     changes = Changes(deployment.changes())
     if dry_run:
         return changes
-    deployment.apply(changes, on_event)
-    if backends is not None:
-        deployment.write_backends(Path(backends), deployment.services())
+    deployment.apply(changes, on_event, handover)
     return changes
 
 
 def status(
-    folder: AnyPath, *, backends: AnyPath | None = None, observed: AnyPath | None = None
+    folder: AnyPath,
+    *,
+    routes: AnyPath | None = None,
+    backends: AnyPath | None = None,
+    observed: AnyPath | None = None,
 ) -> Status:
     """Return the planned services of a folder against the live ones.
 
     Args:
         folder: What `write` wrote.
+        routes: File to write plan and addresses to as one, which `gateway` serves and follows.
         backends: File to write OPTION=URL*REPLICAS lines to, for the gateway.
         observed: What `gateway --observed` wrote, to compare seen rates with planned ones.
 
@@ -104,9 +118,8 @@ def status(
         InputError: The folder holds no plan with services, or a file cannot be read or written.
         SourceUnavailableError: SkyPilot is not installed, or cannot say what runs.
     """
-    standing = deployment_status(
-        Path(folder), backends=path_of(backends), observed=path_of(observed)
-    )
+    handover = Handover(routes=path_of(routes), backends=path_of(backends))
+    standing = deployment_status(Path(folder), observed=path_of(observed), handover=handover)
     return as_result(Status, standing)
 
 

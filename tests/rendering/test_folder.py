@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from melange_sky.errors import InputError
 from melange_sky.rendering import MANIFEST, write_folder
+from melange_sky.rendering.exchange import ASIDE, STAGED, YOUNG_S, exchange, recover
 
 FILES = {"plan.json": "{}\n", "a.sky.yaml": "name: a\n"}
 OTHERS = {"plan.json": '{"x": 1}\n', "b.sky.yaml": "name: b\n"}
@@ -127,6 +134,7 @@ def test_a_failure_on_the_way_leaves_the_old_folder(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(folder, FILES, force=False)
+    monkeypatch.setattr("melange_sky.rendering.folder.exchange", lambda *_: False)
     real = Path.rename
 
     def full_disk(self: Path, target: Path) -> Path:
@@ -159,3 +167,81 @@ def test_pipes_are_not_read(folder: Path) -> None:
     os.mkfifo(folder / "plan.json")
     with pytest.raises(InputError):
         write_folder(folder, OTHERS, force=False)
+
+
+@pytest.mark.parametrize("name", ["backends", "routes.json"])
+def test_what_apply_wrote_beside_a_plan_stays_and_is_no_foreign_file(
+    folder: Path, name: str
+) -> None:
+    write_folder(folder, FILES, force=False)
+    (folder / name).write_text("a10g=http://10.0.0.1:30001")
+    write_folder(folder, OTHERS, force=False)
+    assert content(folder) == {**OTHERS, name: "a10g=http://10.0.0.1:30001"} and alone(folder)
+
+
+def test_folders_change_places(folder: Path) -> None:
+    other = folder.parent / "other"
+    write_folder(folder, FILES, force=False)
+    write_folder(other, OTHERS, force=False)
+    if not exchange(folder, other):
+        pytest.skip("this file system cannot exchange folders")
+    assert (content(folder), content(other)) == (OTHERS, FILES)
+    assert not exchange(folder, folder.parent / "nowhere") and content(folder) == OTHERS
+
+
+def test_a_folder_that_was_put_aside_is_put_back(folder: Path) -> None:
+    """What versions without an exchange left when they were killed between their two renames."""
+    write_folder(folder, FILES, force=False)
+    folder.rename(folder.parent / f".{folder.name}{ASIDE}abcd_123")
+    left = folder.parent / f".{folder.name}{STAGED}abcd1234"
+    left.mkdir()
+    (left / "half").write_text("x")
+    os.utime(left, (time.time() - 2 * YOUNG_S,) * 2)
+    theirs = folder.parent / f".{folder.name}-notes"
+    theirs.mkdir()
+    recover(folder)
+    assert content(folder) == FILES
+    assert {p.name for p in folder.parent.iterdir()} == {folder.name, theirs.name}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from melange_sky.rendering import folder
+if sys.argv[2] == "renames":
+    folder.exchange = lambda *_: False
+files = [{f"{n}.sky.yaml": text * 20000 for n in range(8)} for text in ("a", "b")]
+print("ready", flush=True)
+while True:
+    for each in files:
+        folder.write_folder(Path(sys.argv[1]), each, force=False)
+"""
+
+
+def whole(folder: Path) -> bool:
+    """All files are there as the manifest says."""
+    listed = json.loads((folder / MANIFEST).read_text())["sha256"]
+    return len(listed) == 8 and all(
+        hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+        for name, digest in listed.items()
+    )
+
+
+@pytest.mark.parametrize("way", ["exchange", "renames"])
+def test_a_killed_process_never_loses_the_folder(folder: Path, way: str) -> None:
+    rng = random.Random(way)
+    write_folder(folder, {f"{n}.sky.yaml": "first" for n in range(8)}, force=False)
+    for _ in range(int(os.environ.get("MELANGE_SKY_KILLS", "8"))):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), way], stdout=subprocess.PIPE
+        ) as writer:
+            assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0, 0.1))
+            writer.send_signal(signal.SIGKILL)
+        if way == "renames":
+            recover(folder)
+        assert whole(folder)
+    for left in folder.parent.iterdir():
+        os.utime(left, (time.time() - 2 * YOUNG_S,) * 2)
+    write_folder(folder, FILES, force=True)
+    assert alone(folder)

@@ -147,7 +147,7 @@ def test_a_second_launch_leaves_a_running_gateway_alone(instance: Instance) -> N
     instance.command("melange-env/bin/melange-sky")
     status, _, called = instance.run("run")
     assert status == 0
-    files = f"{instance.home}/melange/plan.json --backends-file {instance.home}/melange/backends"
+    files = f"{instance.home}/melange/routes.json"
     started = f"melange-sky -v gateway {files} --host 0.0.0.0 --port 8080"
     assert called.splitlines()[-1] == started
     instance.health(running=True)
