@@ -33,19 +33,6 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     return home
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Compile the simulator once before parallel workers start, rather than in each of them.
-
-    numba keeps the machine code beside the source, so that only a fresh checkout pays.
-    """
-    config = session.config
-    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
-        from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
-        from tests.factories import make_model_plan
-
-        simulate_plan(make_model_plan(), SimulationRequest(duration_s=30.0))
-
-
 @pytest.fixture(scope="session")
 def _estimates_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("estimates")

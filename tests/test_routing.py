@@ -15,6 +15,7 @@ from melange_sky.plans import Allocation, ModelPlan
 from melange_sky.routing import SKYSERVE_POLICIES, Router, policy, skyserve_weights
 from melange_sky.routing.first_state import PRIOR_REQUESTS
 from melange_sky.routing.table import RoutingState, RoutingTable
+from melange_sky.simulator.native import Program
 from tests.factories import make_capacity, make_engine, make_model_plan, make_option, make_workload
 
 
@@ -303,8 +304,9 @@ def test_any_sequence_keeps_the_books_and_never_chooses_a_sick_replica(
 
 
 def test_compiled_policy_decides_as_the_plain_one() -> None:
-    numba = pytest.importorskip("numba")
-    fast = policy.specialise(numba.njit)
+    class_of, choose, begin, finish, observe = Program(
+        policy.class_of, policy.choose, policy.begin, policy.finish, policy.observe
+    ).entries()
     plain, arrays = make_router(), make_router()
     table = RoutingTable(*(as_array(x) for x in arrays.table))
     state = RoutingState(*(as_array(x) for x in arrays.state))
@@ -313,19 +315,19 @@ def test_compiled_policy_decides_as_the_plain_one() -> None:
     for _ in range(300):
         size, most = rng.randrange(200), rng.randrange(100)
         c = plain.class_of(size, most)
-        assert fast.class_of(table, size, most) == c
-        replica, reason = fast.choose(table, state, c, size + most)
+        assert class_of(table, size, most) == c
+        replica, reason = choose(table, state, c, size + most)
         chosen, need, why = plain.route(c, size + most)
         assert (replica, reason) == (chosen, why)
         if replica >= 0:
-            assert fast.begin(table, state, c, replica) == need
+            assert begin(table, state, c, replica) == need
             held.append((replica, need))
         if held and rng.random() < 0.6:
             gone = held.pop(rng.randrange(len(held)))
             plain.finish(*gone)
-            fast.finish(table, state, *gone)
+            finish(table, state, *gone)
         plain.observe(c, most)
-        fast.observe(table, state, c, most)
+        observe(table, state, c, most)
 
 
 def as_array(value: object) -> object:

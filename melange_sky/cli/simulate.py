@@ -84,8 +84,7 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
     where the SLO is missed. The fleet starts and ends empty: requests within one slow request (the 99th
-    percentile of end-to-end time) of either end are not judged. Same seed, same bytes. The first run
-    compiles the simulator, which takes some 20 seconds once.
+    percentile of end-to-end time) of either end are not judged. Same seed, same bytes.
     """
     from melange_sky.planner import simulating as work
     from melange_sky.planner.hooks import Hooks

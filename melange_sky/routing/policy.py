@@ -10,17 +10,17 @@
 4. Within the option the least loaded healthy replica is taken, ties in turn.
 
 These functions use nothing but numbers and flat sequences, and call only each other, so that
-`specialise` can compile them for arrays: the same source with the same decisions.
+the simulator can make machine code of them for arrays: the same source with the same decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import FunctionType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from melange_sky.routing.table import RoutingState, RoutingTable
 
 if TYPE_CHECKING:
-    from melange_sky.routing.table import RoutingState, RoutingTable, Vector
+    from melange_sky.routing.table import Vector
 
 PLANNED, SPILLED, FAILOVER, UNFIT, FULL, DOWN = range(6)
 REASONS = ("planned", "spilled", "failover", "unfit", "full", "down")
@@ -237,32 +237,3 @@ def set_health(t: RoutingTable, s: RoutingState, replica: int, healthy: int) -> 
     s.option_load[k] += sign * s.load[replica]
     if s.option_healthy[k] == 0:
         s.option_load[k] = 0.0
-
-
-_FUNCTIONS = (
-    bucket,
-    class_of,
-    refresh,
-    observe,
-    pick_replica,
-    charge,
-    choose_unfit,
-    choose,
-    begin,
-    finish,
-    set_health,
-)
-
-
-def specialise(compile_function: Callable[[Any], Any]) -> Any:
-    """Return this module's functions passed through `compile_function`, as attributes.
-
-    The compiled functions call each other, not those of this module. Tables and states must then
-    hold arrays.
-    """
-    names = dict(globals())
-    for function in _FUNCTIONS:
-        copy = FunctionType(function.__code__, names, function.__name__)
-        copy.__module__ = function.__module__
-        names[function.__name__] = compile_function(copy)
-    return SimpleNamespace(**{f.__name__: names[f.__name__] for f in _FUNCTIONS})

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from melange_sky.routing.table import RoutingState, RoutingTable
+from melange_sky.routing.table import RoutingState, RoutingTable, Vector
 
 _KEY = re.compile(r"[A-Z0-9]+")
 
-Policy = Callable[["RoutingTable", "RoutingState", Sequence[float]], int]
+Policy = Callable[[RoutingTable, RoutingState, Vector[float]], int]
 """(table, state, weight per option) → replica, −1 where none is healthy."""
 
 
-def round_robin(t: RoutingTable, s: RoutingState, _weights: Sequence[float]) -> int:
+def round_robin(t: RoutingTable, s: RoutingState, _weights: Vector[float]) -> int:
     """Return the next healthy replica in turn."""
     for step in range(t.replicas):
         r = (s.turn[0] + step) % t.replicas
@@ -31,7 +29,7 @@ def round_robin(t: RoutingTable, s: RoutingState, _weights: Sequence[float]) -> 
     return -1
 
 
-def least_load(t: RoutingTable, s: RoutingState, _weights: Sequence[float]) -> int:
+def least_load(t: RoutingTable, s: RoutingState, _weights: Vector[float]) -> int:
     """Return the healthy replica with the fewest requests in flight."""
     best, lowest = -1, 1 << 60
     for step in range(t.replicas):
@@ -45,7 +43,7 @@ def least_load(t: RoutingTable, s: RoutingState, _weights: Sequence[float]) -> i
     return best
 
 
-def instance_aware_least_load(t: RoutingTable, s: RoutingState, weights: Sequence[float]) -> int:
+def instance_aware_least_load(t: RoutingTable, s: RoutingState, weights: Vector[float]) -> int:
     """Return the healthy replica with the fewest requests in flight ÷ weight of its option."""
     best, lowest = -1, 1e300
     for step in range(t.replicas):

@@ -12,30 +12,28 @@ that fails loses its requests: those without a first token are sent elsewhere, t
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.routing import policy, skyserve
+from melange_sky.routing.table import RoutingState, RoutingTable
 from melange_sky.simulator import state as c
-from melange_sky.simulator.compiled import compiled
 from melange_sky.simulator.kernel import advance_all, submit
+from melange_sky.simulator.state import FleetState
 
 if TYPE_CHECKING:
-    from melange_sky.routing import RoutingState, RoutingTable
-    from melange_sky.simulator.state import FleetState, Floats, Whole
+    from melange_sky.simulator.state import FloatRows, Floats, Whole, WholeRows
 
 GATEWAY, ROUND_ROBIN, LEAST_LOAD, INSTANCE_AWARE = range(4)
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 
-_compiled = policy.specialise(compiled)
-_class_of, _choose, _begin = _compiled.class_of, _compiled.choose, _compiled.begin
-_finish, _observe, _set_health = _compiled.finish, _compiled.observe, _compiled.set_health
-_round_robin = compiled(skyserve.round_robin)
-_least_load = compiled(skyserve.least_load)
-_instance_aware = compiled(skyserve.instance_aware_least_load)
 
-Rules = tuple[int, int, float]
-"""Policy (index in `POLICIES`), room of the gateway's queue, and its patience in seconds."""
+class Rules(NamedTuple):
+    """Policy (index in `POLICIES`), room of the gateway's queue, and its patience in seconds."""
+
+    policy: int
+    room: int
+    patience_s: float
+
 
 # Columns of `Book.marks`.
 ENDED_SEEN, PENDING, QUEUE_HEAD, QUEUE_TAIL, EVENT, SAMPLE = range(6)
@@ -60,17 +58,16 @@ class Book(NamedTuple):
     queue: Whole
     marks: Whole
     first_engine: Whole
-    weights: Any
+    weights: Floats
     event_s: Floats
     event_replica: Whole
     event_up: Whole
     sample_s: Floats
-    waiting: Whole
-    running: Whole
-    used: Floats
+    waiting: WholeRows
+    running: WholeRows
+    used: FloatRows
 
 
-@compiled
 def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float) -> int:
     """Tell the policy what has ended by now; returns how many."""
     while b.marks[ENDED_SEEN] < s.ended[0]:
@@ -85,30 +82,28 @@ def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float
             b.pending[kept] = request
             kept += 1
             continue
-        _finish(t, p, b.replica[request], b.need[request])
+        policy.finish(t, p, b.replica[request], b.need[request])
         if done:
-            _observe(t, p, b.category[request], s.request[request, c.OUTPUT])
+            policy.observe(t, p, b.category[request], s.request[request, c.OUTPUT])
     ended: int = b.marks[PENDING] - kept
     b.marks[PENDING] = kept
     return ended
 
 
-@compiled
 def _pick(
     s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
 ) -> tuple[int, int]:
     """Return (replica, reason); −1 where none can take the request now."""
     if kind == ROUND_ROBIN:
-        return _round_robin(t, p, b.weights), 0
+        return skyserve.round_robin(t, p, b.weights), 0
     if kind == LEAST_LOAD:
-        return _least_load(t, p, b.weights), 0
+        return skyserve.least_load(t, p, b.weights), 0
     if kind == INSTANCE_AWARE:
-        return _instance_aware(t, p, b.weights), 0
-    replica, reason = _choose(t, p, b.category[request], s.request[request, c.INPUT] + 1)
+        return skyserve.instance_aware_least_load(t, p, b.weights), 0
+    replica, reason = policy.choose(t, p, b.category[request], s.request[request, c.INPUT] + 1)
     return replica, reason
 
 
-@compiled
 def _engine_of(s: FleetState, b: Book, replica: int) -> int:
     """Return the emptiest engine of a replica, a queued request weighing four running ones.
 
@@ -122,7 +117,6 @@ def _engine_of(s: FleetState, b: Book, replica: int) -> int:
     return best
 
 
-@compiled
 def _send(
     s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
 ) -> bool:
@@ -132,33 +126,30 @@ def _send(
     if replica < 0:
         return False
     b.replica[request] = replica
-    b.need[request] = _begin(t, p, b.category[request], replica)
+    b.need[request] = policy.begin(t, p, b.category[request], replica)
     submit(s, _engine_of(s, b, replica), request)
     return True
 
 
-@compiled
 def _drain(
     s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float, rules: Rules
 ) -> None:
     """Send what waits in the gateway as far as it goes; give up on what waited too long."""
-    kind, _room, patience = rules
+    patience = rules.patience_s
     while b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]:
         request = b.queue[b.marks[QUEUE_HEAD] % len(b.queue)]
         waited = now - s.times[request, c.ARRIVAL]
-        if waited <= patience and not _send(s, t, p, b, request, kind):
+        if waited <= patience and not _send(s, t, p, b, request, rules.policy):
             return
         b.marks[QUEUE_HEAD] += 1
 
 
-@compiled
 def _enqueue(b: Book, request: int, room: int) -> None:
     if b.marks[QUEUE_TAIL] - b.marks[QUEUE_HEAD] < room:
         b.queue[b.marks[QUEUE_TAIL] % len(b.queue)] = request
         b.marks[QUEUE_TAIL] += 1
 
 
-@compiled
 def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int, room: int) -> None:
     """Empty an engine that failed: requests without a first token go back to the gateway."""
     for request in range(len(s.request)):
@@ -166,7 +157,7 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
         here = s.request[request, c.REPLICA] == engine
         if not here or state not in (c.IN_QUEUE, c.IN_PREFILL, c.IN_DECODE):
             continue
-        _finish(t, p, b.replica[request], b.need[request])
+        policy.finish(t, p, b.replica[request], b.need[request])
         if math.isnan(s.times[request, c.FIRST]):
             s.request[request, c.STATE] = c.NEW
             _enqueue(b, request, room)
@@ -179,22 +170,21 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
     for column in (c.RUN_HEAD, c.RUN_TAIL, c.PREFILL, c.WAIT_HEAD, c.WAIT_TAIL):
         whole[column] = c.NONE
     s.real[engine, c.READ], s.real[engine, c.GROWTH] = 0.0, 0.0
-    s.residues[engine, :] = 0
+    for residue in range(len(s.residues[engine])):
+        s.residues[engine, residue] = 0
 
 
-@compiled
 def _event(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, room: int) -> None:
     """Apply the next failure or recovery."""
     at = b.marks[EVENT]
     replica, up = b.event_replica[at], b.event_up[at]
     b.marks[EVENT] += 1
-    _set_health(t, p, replica, up)
+    policy.set_health(t, p, replica, up)
     if up == DOWN:
         for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
             _lose(s, t, p, b, engine, room)
 
 
-@compiled
 def _sample(s: FleetState, b: Book) -> None:
     at = b.marks[SAMPLE]
     for engine in range(len(s.real)):
@@ -205,7 +195,6 @@ def _sample(s: FleetState, b: Book) -> None:
     b.marks[SAMPLE] += 1
 
 
-@compiled
 def _next_stop(b: Book, until: float, now: float) -> float:
     """Return the next moment to look: an event, a sample, a retry of the queue, or `until`."""
     stop = until
@@ -218,7 +207,6 @@ def _next_stop(b: Book, until: float, now: float) -> float:
     return max(stop, now)
 
 
-@compiled
 def _run_to(
     s: FleetState,
     t: RoutingTable,
@@ -229,7 +217,7 @@ def _run_to(
 ) -> None:
     """Bring everything from span[0] to span[1]; `rules` are policy, queue room and patience."""
     now, until = span
-    room = rules[1]
+    room = rules.room
     while True:
         stop = _next_stop(b, until, now)
         advance_all(s, stop)
@@ -244,51 +232,24 @@ def _run_to(
             return
 
 
-def _dependencies() -> int:
-    """Fingerprint of the sources whose compiled code `run` takes in.
-
-    numba's cache watches a function's own file only; a closed-over constant is part of its key.
-    """
-    package = Path(__file__).parents[1]
-    files = [package / "routing" / name for name in ("policy.py", "skyserve.py")]
-    files += [package / "simulator" / name for name in ("kernel.py", "state.py")]
-    stamps = [(f.stat().st_mtime_ns, f.stat().st_size) for f in files]
-    return hash(tuple(stamps)) | 1
-
-
-def _runner(version: int) -> Any:
-    @compiled
-    def run(
-        s: FleetState,
-        t: RoutingTable,
-        p: RoutingState,
-        b: Book,
-        end_s: float,
-        rules: Rules,
-    ) -> None:
-        """Serve all requests, set with rising arrivals, and see them through to the end."""
-        if version == 0:
-            return
-        kind, room, _patience = rules
-        now = 0.0
-        for request in range(len(s.request)):
-            arrival = s.times[request, c.ARRIVAL]
-            _run_to(s, t, p, b, (now, arrival), rules)
-            now = arrival
-            b.category[request] = _class_of(t, s.request[request, c.INPUT], 0)
-            queued = b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
-            if queued or not _send(s, t, p, b, request, kind):
-                _enqueue(b, request, room)
-        while now < end_s and (
-            b.marks[EVENT] < len(b.event_s) or b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
-        ):
-            after = min(now + 1.0, end_s)
-            _run_to(s, t, p, b, (now, after), rules)
-            now = after
-        advance_all(s, math.inf)
-        _settle(s, t, p, b, math.inf)
-
-    return run
-
-
-run = _runner(_dependencies())
+def run(
+    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, end_s: float, rules: Rules
+) -> None:
+    """Serve all requests, set with rising arrivals, and see them through to the end."""
+    now = 0.0
+    for request in range(len(s.request)):
+        arrival = s.times[request, c.ARRIVAL]
+        _run_to(s, t, p, b, (now, arrival), rules)
+        now = arrival
+        b.category[request] = policy.class_of(t, s.request[request, c.INPUT], 0)
+        queued = b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
+        if queued or not _send(s, t, p, b, request, rules.policy):
+            _enqueue(b, request, rules.room)
+    while now < end_s and (
+        b.marks[EVENT] < len(b.event_s) or b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
+    ):
+        after = min(now + 1.0, end_s)
+        _run_to(s, t, p, b, (now, after), rules)
+        now = after
+    advance_all(s, math.inf)
+    _settle(s, t, p, b, math.inf)

@@ -89,18 +89,18 @@ def simulate_planned_fleet(
 
     `routing`, the policy's state, is not changed. Same arguments, same result, bit for bit.
     """
-    from melange_sky.simulator import dispatch, kernel
+    from melange_sky.simulator import compiled, dispatch
 
     rules = rules or FleetRules()
     engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
     longest = int(min(stream.input_tokens.max(initial=1), 65536))
     state = fleet_state(engines, len(stream), longest)
-    kernel.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
+    compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     book = _book(options, len(stream), end_s, rules)
     latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
-    limits = (POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
-    dispatch.run(state, _arrays(table), _arrays(routing), book, latest, limits)
+    limits = dispatch.Rules(POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
+    compiled.run(state, _arrays(table), _arrays(routing), book, latest, limits)
     return _result(options, state, book, stream)
 
 

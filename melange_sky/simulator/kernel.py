@@ -12,19 +12,17 @@ import math
 from typing import TYPE_CHECKING
 
 from melange_sky.simulator import state as c
-from melange_sky.simulator.compiled import compiled
+from melange_sky.simulator.state import FleetState
 
 if TYPE_CHECKING:
-    from melange_sky.simulator.state import FleetState, Floats, Whole
+    from melange_sky.simulator.state import Floats, Whole
 
 
-@compiled
 def _blocks(s: FleetState, r: int, tokens: int) -> int:
     block = s.whole[r, c.BLOCK]
     return (tokens + block - 1) // block
 
 
-@compiled
 def _held(s: FleetState, r: int, tokens: int, prefill: int) -> int:
     """Parts that a sequence of so many tokens holds; `prefill` 1 while its prompt is computed."""
     blocks = _blocks(s, r, tokens)
@@ -37,7 +35,6 @@ def _held(s: FleetState, r: int, tokens: int, prefill: int) -> int:
     return held
 
 
-@compiled
 def _admission_parts(s: FleetState, r: int, request: int) -> int:
     """Parts taken on admission: the prompt, or with a reservation everything up to the last token."""
     prompt = s.request[request, c.INPUT] + s.request[request, c.GENERATED]
@@ -47,14 +44,12 @@ def _admission_parts(s: FleetState, r: int, request: int) -> int:
     return _held(s, r, prompt, 1)
 
 
-@compiled
 def _largest_parts(s: FleetState, r: int, request: int) -> int:
     """The most that a request ever holds: at its end, or where it is computed anew near its end."""
     whole = s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
     return _held(s, r, max(whole, s.whole[r, c.RESERVE]), 1)
 
 
-@compiled
 def _sift_in(s: FleetState, r: int, key: int, request: int) -> None:
     keys, items = s.heap_key[r], s.heap_request[r]
     at = s.whole[r, c.HEAP]
@@ -68,7 +63,6 @@ def _sift_in(s: FleetState, r: int, key: int, request: int) -> None:
     keys[at], items[at] = key, request
 
 
-@compiled
 def _heap_pop(s: FleetState, r: int) -> None:
     keys, items = s.heap_key[r], s.heap_request[r]
     s.whole[r, c.HEAP] -= 1
@@ -88,13 +82,11 @@ def _heap_pop(s: FleetState, r: int) -> None:
     keys[at], items[at] = key, request
 
 
-@compiled
 def _is_stale(s: FleetState, key: int, request: int) -> bool:
     """Whether a heap entry belongs to a decode that was preempted meanwhile."""
     return s.request[request, c.STATE] != c.IN_DECODE or s.request[request, c.EVENT] != key
 
 
-@compiled
 def _heap_compact(s: FleetState, r: int) -> None:
     """Drop stale entries and rebuild. The heap has twice the room of the sequences that can run."""
     keys, items = s.heap_key[r], s.heap_request[r]
@@ -109,14 +101,12 @@ def _heap_compact(s: FleetState, r: int) -> None:
         _sift_in(s, r, keys[at], items[at])
 
 
-@compiled
 def _heap_push(s: FleetState, r: int, key: int, request: int) -> None:
     if s.whole[r, c.HEAP] == len(s.heap_key[r]):
         _heap_compact(s, r)
     _sift_in(s, r, key, request)
 
 
-@compiled
 def _next_event(s: FleetState, r: int) -> int:
     """Return the step at which the next decoding sequence ends or outgrows a window, −1 for none."""
     while s.whole[r, c.HEAP] > 0:
@@ -127,7 +117,6 @@ def _next_event(s: FleetState, r: int) -> int:
     return c.NONE
 
 
-@compiled
 def _unlink_running(s: FleetState, r: int, request: int) -> None:
     before, after = s.request[request, c.PREVIOUS], s.request[request, c.NEXT]
     if before == c.NONE:
@@ -141,7 +130,6 @@ def _unlink_running(s: FleetState, r: int, request: int) -> None:
     s.whole[r, c.RUNNING] -= 1
 
 
-@compiled
 def submit(s: FleetState, r: int, request: int) -> None:
     """Queue a request whose arrival and sizes are set on replica `r`; refuse what can never fit."""
     (
@@ -170,7 +158,6 @@ def submit(s: FleetState, r: int, request: int) -> None:
     s.whole[r, c.OUTSTANDING] += s.request[request, c.INPUT] + s.request[request, c.OUTPUT]
 
 
-@compiled
 def _admit(s: FleetState, r: int) -> int:
     """Move the head of the queue into the running list and return it."""
     request = s.whole[r, c.WAIT_HEAD]
@@ -192,7 +179,6 @@ def _admit(s: FleetState, r: int) -> int:
     return request
 
 
-@compiled
 def _can_admit(s: FleetState, r: int) -> bool:
     if s.whole[r, c.WAIT_HEAD] == c.NONE or s.whole[r, c.RUNNING] >= s.whole[r, c.MAX_SEQUENCES]:
         return False
@@ -200,7 +186,6 @@ def _can_admit(s: FleetState, r: int) -> bool:
     return left >= s.whole[r, c.WATERMARK] or (left >= 0 and s.whole[r, c.RUNNING] == 0)
 
 
-@compiled
 def _may_prefill(s: FleetState, r: int) -> bool:
     """Whether a step of prompts may run now: room for one, and the batcher's patience is over."""
     if not _can_admit(s, r):
@@ -214,7 +199,6 @@ def _may_prefill(s: FleetState, r: int) -> bool:
     )
 
 
-@compiled
 def _windows_s(s: FleetState, r: int, context: int) -> float:
     """Seconds that layers with a window read for a sequence that attends to so many tokens."""
     seconds = 0.0
@@ -228,7 +212,6 @@ def _windows_s(s: FleetState, r: int, context: int) -> float:
     return seconds
 
 
-@compiled
 def _windows_growth_s(s: FleetState, r: int, context: int) -> float:
     """How much longer that takes with one token more, the end of a chunk apart."""
     seconds = 0.0
@@ -239,7 +222,6 @@ def _windows_growth_s(s: FleetState, r: int, context: int) -> float:
     return seconds
 
 
-@compiled
 def _windows_parts(s: FleetState, r: int, context: int) -> int:
     """Parts that a sequence of so many tokens takes for its windows with its next block."""
     parts = 0
@@ -251,13 +233,11 @@ def _windows_parts(s: FleetState, r: int, context: int) -> int:
     return parts
 
 
-@compiled
 def _last_block(s: FleetState, r: int, at: int) -> int:
     """Tokens of a sequence that has taken the last block that a window's layers ever hold."""
     return (s.whole[r, at + c.CAP] - 1) * s.whole[r, c.BLOCK] + 1
 
 
-@compiled
 def _next_bend(s: FleetState, r: int, context: int) -> int:
     """Return the next context at which a sequence outgrows a window, in what it reads or holds."""
     bend = 1 << 60
@@ -275,7 +255,6 @@ def _next_bend(s: FleetState, r: int, context: int) -> int:
     return bend
 
 
-@compiled
 def _count(s: FleetState, r: int, context: int, sign: int) -> None:
     """Count what a decoding sequence of so many tokens reads and takes, in (1) or out (−1)."""
     read_s = (context + 1) * s.real[r, c.PER_KV_TOKEN]
@@ -292,7 +271,6 @@ def _count(s: FleetState, r: int, context: int, sign: int) -> None:
         s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] += sign * parts
 
 
-@compiled
 def _schedule(s: FleetState, r: int, request: int, context: int) -> None:
     """Put a decoding sequence of so many tokens into the heap, at its end or its next bend."""
     event = s.request[request, c.FINISH]
@@ -302,14 +280,12 @@ def _schedule(s: FleetState, r: int, request: int, context: int) -> None:
     _heap_push(s, r, event, request)
 
 
-@compiled
 def _context(s: FleetState, r: int, request: int) -> int:
     """Tokens of a decoding sequence in the cache."""
     decoded = s.whole[r, c.STEP] - s.request[request, c.START_STEP]
     return s.request[request, c.START_CONTEXT] + decoded
 
 
-@compiled
 def _leave_decode(s: FleetState, r: int, request: int) -> int:
     """Take a request out of the decoding counts and return its context."""
     context = _context(s, r, request)
@@ -321,7 +297,6 @@ def _leave_decode(s: FleetState, r: int, request: int) -> int:
     return context
 
 
-@compiled
 def _preempt(s: FleetState, r: int) -> None:
     """Send the last admitted request back to the head of the queue, to be computed again."""
     request = s.whole[r, c.RUN_TAIL]
@@ -348,7 +323,6 @@ def _preempt(s: FleetState, r: int) -> None:
     s.whole[r, c.PREEMPTED] += 1
 
 
-@compiled
 def _end(s: FleetState, r: int, request: int, blocks: int) -> None:
     """Finish a request now and give its blocks back."""
     s.whole[r, c.FREE] += blocks
@@ -364,7 +338,6 @@ def _end(s: FleetState, r: int, request: int, blocks: int) -> None:
     s.ended[0] += 1
 
 
-@compiled
 def _meet_events(s: FleetState, r: int) -> None:
     """Finish all decoding sequences whose last step has run; let others pass their windows' ends."""
     while True:
@@ -385,7 +358,6 @@ def _meet_events(s: FleetState, r: int) -> None:
             _end(s, r, request, _held(s, r, context, 0))
 
 
-@compiled
 def _bend(s: FleetState, r: int, context: int) -> None:
     """A decoding sequence has come to so many tokens: count less for each window that it now outgrows."""
     for number in range(s.whole[r, c.WINDOWS]):
@@ -405,7 +377,6 @@ def _bend(s: FleetState, r: int, context: int) -> None:
             s.residues[r, (context - s.whole[r, c.STEP]) % s.whole[r, c.BLOCK]] -= parts
 
 
-@compiled
 def _prefilled(s: FleetState, r: int, request: int) -> None:
     """A prompt is complete: its token comes out, and it decodes from the next step on."""
     context = s.request[request, c.INPUT] + s.request[request, c.GENERATED]
@@ -433,7 +404,6 @@ def _prefilled(s: FleetState, r: int, request: int) -> None:
     _schedule(s, r, request, context)
 
 
-@compiled
 def _parts_for_steps(s: FleetState, r: int, steps: int) -> int:
     """New parts that the decoding sequences need over the next `steps` steps, no window outgrown."""
     if s.whole[r, c.RESERVE] > 0:
@@ -445,7 +415,6 @@ def _parts_for_steps(s: FleetState, r: int, steps: int) -> int:
     return needed
 
 
-@compiled
 def _steps_that_fit(s: FleetState, r: int, wanted: int) -> int:
     """Return how many of the `wanted` decode steps the free blocks allow."""
     if _parts_for_steps(s, r, wanted) <= s.whole[r, c.FREE]:
@@ -460,7 +429,6 @@ def _steps_that_fit(s: FleetState, r: int, wanted: int) -> int:
         steps += 1
 
 
-@compiled
 def _products(s: FleetState, r: int, tokens: int) -> float:
     """Matrix products of a step, extended along the table's last slope beyond its end."""
     table = s.tables[s.whole[r, c.TABLE]]
@@ -470,7 +438,6 @@ def _products(s: FleetState, r: int, tokens: int) -> float:
     return table[last] + (tokens - last) * (table[last] - table[last - 1])
 
 
-@compiled
 def _pairs(tokens: int, window: int, chunked: int) -> float:
     """(query, key) pairs of a prompt of so many tokens within a window or chunks."""
     if chunked == 1:
@@ -480,7 +447,6 @@ def _pairs(tokens: int, window: int, chunked: int) -> float:
     return inside * (inside + 1) / 2.0 + (tokens - inside) * float(window)
 
 
-@compiled
 def _chunk_s(s: FleetState, r: int, done: int, chunk: int) -> float:
     """Attention of a prefill chunk after `done` tokens, and what waits for it, in seconds."""
     seconds = chunk * (done + (chunk + 1) / 2.0) * s.real[r, c.PER_PAIR]
@@ -493,7 +459,6 @@ def _chunk_s(s: FleetState, r: int, done: int, chunk: int) -> float:
     return seconds
 
 
-@compiled
 def _step_s(s: FleetState, r: int, sequences: int, tokens: int, prefill_s: float) -> float:
     """One step: the decoding sequences and the prefill tokens beside them, if any."""
     return (
@@ -505,14 +470,12 @@ def _step_s(s: FleetState, r: int, sequences: int, tokens: int, prefill_s: float
     )
 
 
-@compiled
 def _pass(s: FleetState, r: int, seconds: float, steps: int) -> None:
     s.real[r, c.CLOCK] += seconds
     s.real[r, c.BUSY] += seconds
     s.whole[r, c.STEPS] += steps
 
 
-@compiled
 def _decode(s: FleetState, r: int, until: float) -> None:
     """Decode until a sequence's event, the blocks run out, or a step would start at `until` or later."""
     # Room is made before the step runs; what was sent back is looked at again only after it.
@@ -538,7 +501,6 @@ def _decode(s: FleetState, r: int, until: float) -> None:
     _meet_events(s, r)
 
 
-@compiled
 def _steps_until(first: float, slope: float, seconds: float) -> int:
     """Smallest k ≥ 1 with k first + slope k (k − 1) / 2 ≥ seconds."""
     if slope * seconds < 1e-12 * first * first:
@@ -552,7 +514,6 @@ def _steps_until(first: float, slope: float, seconds: float) -> int:
     return k
 
 
-@compiled
 def _chunked_step(s: FleetState, r: int) -> None:
     """One step that carries prefill chunks beside the decoding sequences (today's schedulers)."""
     preempted = False
@@ -594,7 +555,6 @@ def _chunked_step(s: FleetState, r: int) -> None:
     _complete_prefills(s, r)
 
 
-@compiled
 def _complete_prefills(s: FleetState, r: int) -> None:
     """Turn the prompts that are done into decoding sequences, in order."""
     request = s.whole[r, c.PREFILL]
@@ -610,7 +570,6 @@ def _complete_prefills(s: FleetState, r: int) -> None:
     s.whole[r, c.PREFILL] = request
 
 
-@compiled
 def _prefill_step(s: FleetState, r: int) -> None:
     """One step of whole prompts only; decoding stands still (schedulers before chunked prefill)."""
     s.whole[r, c.LAST_PREFILL] = s.whole[r, c.STEP]
@@ -636,7 +595,6 @@ def _prefill_step(s: FleetState, r: int) -> None:
     _complete_prefills(s, r)
 
 
-@compiled
 def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
     """Run replica `r` until no step would start before `until`, or it idles, or (asked) one ends.
 
@@ -658,14 +616,12 @@ def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
             return
 
 
-@compiled
 def advance_all(s: FleetState, until: float) -> None:
     """Run every replica until `until`."""
     for r in range(len(s.real)):
         advance(s, r, until, False)
 
 
-@compiled
 def run_open_loop(s: FleetState) -> None:
     """Serve all requests, already set with rising arrivals, on replica 0."""
     for request in range(len(s.request)):
@@ -674,7 +630,6 @@ def run_open_loop(s: FleetState) -> None:
     advance(s, 0, math.inf, False)
 
 
-@compiled
 def run_closed_loop(s: FleetState, users: int) -> None:
     """Keep `users` requests in flight on replica 0: the next one is sent when one ends."""
     sent, seen = 0, 0
@@ -693,7 +648,6 @@ def run_closed_loop(s: FleetState, users: int) -> None:
                 sent += 1
 
 
-@compiled
 def set_requests(s: FleetState, arrival: Floats, inputs: Whole, outputs: Whole) -> None:
     """Write arrivals and sizes of all requests."""
     for request in range(len(s.request)):

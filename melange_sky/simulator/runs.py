@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,11 +50,11 @@ class RequestStream:
 
 def simulate_replica(replica: ReplicaModel, stream: RequestStream) -> RequestLog:
     """Serve a stream on one engine."""
-    from melange_sky.simulator import kernel
+    from melange_sky.simulator import compiled
 
     state = fleet_state([replica], len(stream), _longest(stream))
-    kernel.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
-    kernel.run_open_loop(state)
+    compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
+    compiled.run_open_loop(state)
     log = _log(state, stream.input_tokens, stream.output_tokens)
     return dataclasses.replace(
         log,
@@ -67,13 +67,13 @@ def simulate_closed_loop(
     replica: ReplicaModel, users: int, input_tokens: Whole, output_tokens: Whole
 ) -> RequestLog:
     """Serve requests of the given sizes on one engine with `users` in flight at all times."""
-    from melange_sky.simulator import kernel
+    from melange_sky.simulator import compiled
 
     count = len(input_tokens)
     stream = RequestStream.of(np.zeros(count), input_tokens, output_tokens)
     state = fleet_state([replica], count, _longest(stream))
-    kernel.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
-    kernel.run_closed_loop(state, users)
+    compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
+    compiled.run_closed_loop(state, users)
     return _log(state, stream.input_tokens, stream.output_tokens)
 
 
@@ -89,15 +89,17 @@ class FleetSimulation:
         self, replicas: Sequence[ReplicaModel], requests: int, longest_tokens: int = 4096
     ) -> None:
         """Make idle engines at time 0 with room for `requests` requests in all."""
-        from melange_sky.simulator import kernel
+        from melange_sky.simulator import compiled
+        from melange_sky.simulator.native import Packed
 
-        self._kernel = kernel
+        self._code = compiled
         self._state = fleet_state(replicas, requests, longest_tokens)
+        self._packed: Any = Packed(self._state)
         self._sent = 0
 
     def advance(self, until_s: float) -> None:
         """Run every engine until no step would start before `until_s`."""
-        self._kernel.advance_all(self._state, until_s)
+        self._code.advance_all(self._packed, until_s)
 
     def submit(self, engine: int, arrival_s: float, input_tokens: int, output_tokens: int) -> int:
         """Queue a request on an engine and return its number (0, 1, … in order of submission)."""
@@ -105,7 +107,7 @@ class FleetSimulation:
         self._state.times[request, columns.ARRIVAL] = arrival_s
         self._state.request[request, columns.INPUT] = input_tokens
         self._state.request[request, columns.OUTPUT] = output_tokens
-        self._kernel.submit(self._state, engine, request)
+        self._code.submit(self._packed, engine, request)
         self._sent += 1
         return request
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
+    FloatRows = NDArray[np.float64]  # of two dimensions; `native` goes by these names
+    WholeRows = NDArray[np.int64]
 
 # Columns of `real` (replicas × 11): the linear terms of a step, and seconds that move. READ is what the
 # next step spends on the KV cache, GROWTH how much more the one after it does.
@@ -95,14 +97,14 @@ class FleetState(NamedTuple):
     requests in the order they ended, `ended` [0] how many.
     """
 
-    real: Floats
-    whole: Whole
-    residues: Whole
-    heap_key: Whole
-    heap_request: Whole
-    tables: Floats
-    times: Floats
-    request: Whole
+    real: FloatRows
+    whole: WholeRows
+    residues: WholeRows
+    heap_key: WholeRows
+    heap_request: WholeRows
+    tables: FloatRows
+    times: FloatRows
+    request: WholeRows
     finished: Whole
     ended: Whole
 

@@ -48,7 +48,7 @@ COMMAND = [
 
 def _capacity() -> None:
     with tempfile.TemporaryDirectory() as home:
-        own = os.environ | {"MELANGE_SKY_HOME": home, "NUMBA_CACHE_DIR": f"{home}/numba"}
+        own = os.environ | {"MELANGE_SKY_HOME": home}
         seconds = []
         for _ in range(2):
             start = time.perf_counter()

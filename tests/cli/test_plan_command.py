@@ -214,7 +214,7 @@ NOT_ON_THE_PATH = (
     "pandas",
     "aiohttp",
     "requests",
-    "numba",
+    "llvmlite",
     "scipy",
     "tokenizers",
     "prometheus_client",
