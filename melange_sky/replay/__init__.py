@@ -5,6 +5,7 @@ and measured requests end in the same log and are judged by the same `slo` code.
 """
 
 from melange_sky.replay.run import Replay, interruptions_per_hour, replay
+from melange_sky.replay.stretch import StretchInterval, interval_of_another
 from melange_sky.replay.traffic import (
     Traffic,
     sample_stream,
@@ -34,9 +35,11 @@ __all__ = [
     "Percentiles",
     "Replay",
     "Simulation",
+    "StretchInterval",
     "Traffic",
     "Verdict",
     "interruptions_per_hour",
+    "interval_of_another",
     "interval_over_windows",
     "judge_runs",
     "replay",

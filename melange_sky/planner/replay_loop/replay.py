@@ -19,6 +19,7 @@ from melange_sky.replay import (
     Simulation,
     Traffic,
     interruptions_per_hour,
+    interval_of_another,
     interval_over_windows,
     judge_runs,
     replay,
@@ -243,6 +244,10 @@ def _judged(
     if not any(len(run.log) for run in runs):
         raise InputError("the duration is too short for a single request; use a longer --duration")
     verdict, whole = judge_runs(runs, plan.slo, plan.workload, plan.cost_usd_per_hour)
+    if request.trace is not None and len(runs) == 1:
+        found = interval_of_another(whole.log, plan.slo)
+        verdict = replace(verdict, interval=(found.low, found.high))
+        traffic += f", interval for another such stretch by its {found.windows} parts of {found.window_s:.0f} s"
     if request.on_progress is not None:
         request.on_progress(
             ReplayProgress(requests=verdict.judged, half_width=verdict.half_width, aim=request.ci)
