@@ -16,6 +16,7 @@ from melange_sky.cli.common import (
     replay_bar,
     seed_option,
 )
+from melange_sky.cli.interruption import ends_at_once, interruptible
 from melange_sky.errors import SloMissedError
 from melange_sky.planner.figures import POLICIES
 
@@ -94,8 +95,9 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
 
     planned = load_plan(plan_file)
     options = work.SimulateOptions(**flags)
-    with replay_bar() as show:
-        simulations = work.simulate_models(planned, options, Hooks(replaying=show))
+    with ends_at_once(), replay_bar() as show:
+        hooks = Hooks(replaying=show)
+        simulations = interruptible(lambda: work.simulate_models(planned, options, hooks))
     if output_format == "json":
         echo_json(simulations_document(simulations, planned))
     else:

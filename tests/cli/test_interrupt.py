@@ -85,3 +85,23 @@ def test_compare_shows_what_it_has(tmp_path: Path) -> None:
     assert {row["rate_rps"] for row in rows} == {40}
     assert rows[0]["usd_per_hour"] is not None
     assert rows[0]["late"] is True
+
+
+def test_simulate_ends_at_once(tmp_path: Path) -> None:
+    process = started(tmp_path, "plan", "spec.yaml")
+    assert process.wait(timeout=100) == 0, (tmp_path / "errors.txt").read_text()
+    process.communicate()
+    process = started(tmp_path, "simulate", "chat-plan", "--duration", "100000", "--jobs", "1")
+    while "INFO melange_sky" not in (tmp_path / "errors.txt").read_text():
+        assert process.poll() is None, (tmp_path / "errors.txt").read_text()
+        time.sleep(0.05)
+    time.sleep(3.0)  # within the replay, which lasts for minutes
+    assert process.poll() is None
+    begun_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=15)
+    assert time.monotonic() - begun_s < 2.0  # 0.1 s on a machine that does nothing else
+    assert process.returncode == 130
+    errors = (tmp_path / "errors.txt").read_text()
+    assert errors.rstrip().endswith("interrupted")
+    assert "Traceback" not in errors
