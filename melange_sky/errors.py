@@ -12,7 +12,6 @@ Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -119,6 +118,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     ''
     """
     folded = {candidate.casefold(): candidate for candidate in known}
+    import difflib  # only where something is misspelt
+
     near: Sequence[str] = difflib.get_close_matches(
         name[:200].casefold(), list(folded), n=1, cutoff=0.6
     )

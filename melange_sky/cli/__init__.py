@@ -8,6 +8,7 @@ so that `plan` pays for nothing that it does not use.
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import importlib.util
 import io
@@ -19,6 +20,9 @@ import click
 
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.version import __version__
+
+MANY = 50_000
+"""New objects until the next garbage collection: a plan makes many that stay, and collections find nothing."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": (
@@ -106,6 +110,7 @@ def _log_to_stderr(verbose: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
+    gc.set_threshold(MANY)
     _never_fail_on_encoding()
     try:
         cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)

@@ -8,26 +8,17 @@ argument (`SolveOptions.deadline`) and decides one thing, when to stop; an answe
 says so (`Termination`, a gap, `Solution.unfinished`, `Conflict.is_minimal`).
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.conflict import Conflict
-from melange_sky.optimizer.answers.explanation import (
-    Explanation,
-    demand_of,
-    explain,
-    problem_of,
-)
 from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
-from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
 from melange_sky.optimizer.answers.optimum import optimize
-from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
-from melange_sky.optimizer.answers.robustness import (
-    OtherFleet,
-    RobustReport,
-    other_fleets,
-    robust_report,
-)
-from melange_sky.optimizer.answers.traffic_split import TakenTraffic, taken_traffic
+from melange_sky.optimizer.answers.planned import demand_of, problem_of
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.optimizer.problem.question import (
     Alternative,
@@ -41,6 +32,27 @@ from melange_sky.optimizer.problem.question import (
 )
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import constraints_among, rules_of
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer.answers.explanation import Explanation, explain
+    from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
+    from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
+    from melange_sky.optimizer.answers.robustness import (
+        OtherFleet,
+        RobustReport,
+        other_fleets,
+        robust_report,
+    )
+    from melange_sky.optimizer.answers.traffic_split import TakenTraffic, taken_traffic
+
+_HOME = {
+    **dict.fromkeys(("Explanation", "explain"), "explanation"),
+    **dict.fromkeys(("Neighbour", "next_cheaper", "next_simpler"), "neighbours"),
+    **dict.fromkeys(("PriceStep", "SweepPoint", "sweep_rates"), "rate_sweep"),
+    **dict.fromkeys(("OtherFleet", "RobustReport", "other_fleets", "robust_report"), "robustness"),
+    **dict.fromkeys(("TakenTraffic", "taken_traffic"), "traffic_split"),
+}
+"""What a plan does without, by its module: loaded when first used."""
 
 __all__ = [
     "NEVER",
@@ -82,3 +94,11 @@ __all__ = [
     "sweep_rates",
     "taken_traffic",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    answer = getattr(import_module(f"{__name__}.answers.{_HOME[name]}"), name)
+    globals()[name] = answer  # the next access finds it at once
+    return answer

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, get_args
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Robustness, SolveOptions, StayClose
 from melange_sky.planfile import load_plan
-from melange_sky.planner.current_fleet import with_current
 from melange_sky.planner.figures import one_of, side_by_side, within
 from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
@@ -168,11 +167,16 @@ def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Pla
     spec = load_spec(source)
     if isinstance(spec, MelangeConfig):
         return plan_read(spec, source, request)
-    if not spec.leaves_rate_open:
-        return with_current(plan_read(spec, source, request), spec, request)
-    from melange_sky.planner.rate_over_time import plan_over_time
+    if spec.leaves_rate_open:
+        from melange_sky.planner.rate_over_time import plan_over_time
 
-    planned = plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+        planned = plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+    else:
+        planned = plan_read(spec, source, request)
+    if not spec.current:
+        return planned
+    from melange_sky.planner.current_fleet import with_current
+
     return with_current(planned, spec, request)
 
 

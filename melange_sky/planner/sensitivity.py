@@ -270,7 +270,13 @@ def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
         return cell
     if factor == 0.0:
         return CapacityCell(max_rate_rps=None, origin=cell.origin)
-    return replace(cell.scaled(factor), low_rps=None, high_rps=None)
+    return CapacityCell(
+        max_rate_rps=None if cell.max_rate_rps is None else cell.max_rate_rps * factor,
+        origin=cell.origin,
+        reason=cell.reason,
+        levels=tuple((level, rate * factor) for level, rate in cell.levels),
+        alone_ttft_s=cell.alone_ttft_s,
+    )
 
 
 def _end(cell: CapacityCell, good: bool) -> float | None:

@@ -18,12 +18,13 @@ from melange_sky.models.reading.attention import (
 from melange_sky.models.reading.core import Core, Mixed
 from melange_sky.models.reading.family import Family, is_on
 from melange_sky.models.reading.patterns import Mixer
-from melange_sky.models.reading.states import read_linear
 
 
 def mix(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Mixed:
     """Return the attention of layer `number` with its weights."""
     if kind == "linear":
+        from melange_sky.models.reading.states import read_linear  # most models have none
+
         return read_linear(fields, family, core)
     if family.attention == "latent" and not _is_grouped_after_all(fields):
         return _latent(fields, family, core, number)

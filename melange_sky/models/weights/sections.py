@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.weights.formats import VALUE_BYTES
-from melange_sky.models.weights.methods import READERS
 from melange_sky.models.weights.scheme import Scheme
 from melange_sky.models.weights.section_parts import Section
 
@@ -50,6 +49,8 @@ def read_scheme(config: Section, side_file: Section | None, where: str) -> Schem
     found = _section(config, side_file, where)
     if found is None:
         return _plain(dtype)
+    from melange_sky.models.weights.methods import READERS  # not wanted for plain weights
+
     name, section = found
     fields = Fields(section, f"{where}: {name}")
     method = _method(fields)

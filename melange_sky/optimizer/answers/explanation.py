@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.answers.lowest_cost import least_cost
-from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
+from melange_sky.optimizer.answers.planned import problem_of
+from melange_sky.optimizer.problem.question import SolveOptions
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.levels import levelled_forms
 
 if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
+    from melange_sky.optimizer.problem.question import Problem
     from melange_sky.plans import ModelPlan, Plan
 
 FULL = 1e-3
@@ -80,21 +82,6 @@ class Explanation:
     options: tuple[FullOption, ...]
     rules: tuple[RulePrice, ...]
     savings: tuple[str, ...]
-
-
-def demand_of(model: ModelPlan, options: tuple[OptionCapacity, ...]) -> Demand:
-    """Return what a plan's model is asked to serve, with these options."""
-    target = None if model.attainment_per_bucket else model.slo.attainment
-    return Demand(name=model.name, workload=model.workload, options=options, target=target)
-
-
-def problem_of(plan: Plan) -> Problem:
-    """Return the problem that a plan was made for, from the plan alone."""
-    return Problem(
-        demands=tuple(demand_of(m, m.candidates) for m in plan.models),
-        headroom=plan.headroom,
-        constraints=plan.constraints,
-    )
 
 
 def explain(plan: Plan, options: SolveOptions | None = None) -> Explanation:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.optimizer.answers.allocations import allocate
 from melange_sky.optimizer.answers.alternatives import find_alternatives
-from melange_sky.optimizer.answers.apart import plan_apart
 from melange_sky.optimizer.answers.conflict import find_conflict
 from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
@@ -33,6 +32,10 @@ def optimize(problem: Problem, options: SolveOptions | None = None) -> Solution:
     NoPlanInTimeError where none was found in the time, InputError for unusable figures.
     """
     options = (options or SolveOptions()).started()
+    if len(problem.demands) < 2:
+        return _together(problem, options)
+    from melange_sky.optimizer.answers.apart import plan_apart  # one model does without
+
     return plan_apart(problem, options, _together) or _together(problem, options)
 
 
