@@ -21,6 +21,7 @@ from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
 from melange_sky.planner.replay_loop.incumbent import CODE, Incumbent
 from melange_sky.planner.replay_loop.keep import try_incumbent
 from melange_sky.planner.replay_loop.proof import why_none
+from melange_sky.planner.replay_loop.record import same_fleet, saving, unproven, verification_of
 from melange_sky.planner.replay_loop.replan import Replanner
 from melange_sky.planner.replay_loop.replay import SimulationRequest
 from melange_sky.planner.replay_loop.scale import scale_to_hold
@@ -33,6 +34,7 @@ from melange_sky.planner.replay_loop.search import (
     round_of,
 )
 from melange_sky.planner.replay_loop.singles import (
+    may_be_cheaper,
     move_to_cheaper,
     search_alone,
     single_of,
@@ -40,10 +42,10 @@ from melange_sky.planner.replay_loop.singles import (
     widened,
 )
 from melange_sky.planner.replay_loop.tighten import tighten_to_hold
-from melange_sky.plans import ModelPlan, Plan, PlanWarning, Verification, VerificationRound
+from melange_sky.plans import ModelPlan, Plan, PlanWarning, VerificationRound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from melange_sky.planner.request import PlanRequest
     from melange_sky.replay import Simulation
@@ -80,13 +82,17 @@ class Verified:
 
 @dataclass(slots=True, kw_only=True)
 class _Loop:
-    """One verification: the search of the whole plan, each accelerator alone, and why it ended."""
+    """One verification: the search of the whole plan, each accelerator alone, and why it ended.
+
+    `dearer` are accelerators that are not sized yet, for one replay showed them dearer than a sure fleet.
+    """
 
     search: Search
     incumbent: Incumbent | None = None
     alone: bool = True
     notes: list[PlanWarning] = field(default_factory=list)
     singles: dict[str, Search] = field(default_factory=dict)
+    dearer: dict[str, Search] = field(default_factory=dict)
     missed: tuple[Simulation, ...] = ()
     stopped: StopSearchError | None = None
     reason: str | None = None
@@ -126,7 +132,7 @@ def verify(plan: Plan, request: PlanRequest, loop: LoopRequest) -> Verified:
         part.models[0].allocations == m.allocations
         for part, m in zip(parts, plan.models, strict=True)
     )
-    whole = plan if unchanged else replace(_unproven(plan), sensitivity=None, alternatives=())
+    whole = plan if unchanged else replace(unproven(plan), sensitivity=None, alternatives=())
     notes = [w for part in parts for w in part.warnings if w.code == CODE]
     warnings = (*dict.fromkeys(notes), *whole.warnings)
     whole = replace(whole, models=tuple(part.models[0] for part in parts), warnings=warnings)
@@ -165,7 +171,8 @@ def _part_of(incumbent: Incumbent | None, models: tuple[int, ...]) -> Incumbent 
 
 
 def _run(one: _Loop) -> None:
-    """Search every way, the surest first. Raises StopSearchError."""
+    """Search every way, the surest first: what one accelerator alone costs is known before mixes are
+    tried, so that short of time the result is not dearer. Raises StopSearchError."""
     search = one.search
     first = search.replanner.first
     names = [_cheapest_first(model) for model in first.models]
@@ -175,17 +182,15 @@ def _run(one: _Loop) -> None:
     one.missed = one.missed or search.last
     if one.incumbent is not None:
         one.notes.append(try_incumbent(search, one.incumbent))
-    scale_to_hold(search)
-    search.prove()
     tries = one.alone and len(names) == 1 and len(names[0]) > 1
     if tries and _seeks_least_cost(search.replanner):
         for accelerator in names[0]:
             _try_alone(one, accelerator)
-    if search.replanner.asks_budget and len(names[0]) > 1:
-        scale_to_hold(search, strict=True)
-    if max(map(len, names)) > 1:
-        _tighten(search)
-    _look_nearby(search)
+        search.prove()
+    _search_mixes(search, max(map(len, names)))
+    for accelerator in tuple(one.dearer):
+        _size_alone(one, one.dearer[accelerator], accelerator)
+    search.prove()
     if not _has_found(search):
         failing = [k for k, s in enumerate(one.missed) if not holds(s.verdict)] or [0]
         one.reason = why_none(search, failing[0], one.missed[failing[0]])
@@ -194,6 +199,17 @@ def _run(one: _Loop) -> None:
         one.singles[names[0][0]] = search
     for single in sorted(one.singles.values(), key=_cost_of):
         single.prove()
+
+
+def _search_mixes(search: Search, accelerators: int) -> None:
+    """Search among all of so many accelerators."""
+    scale_to_hold(search)
+    search.prove()
+    if accelerators > 1:
+        if search.replanner.asks_budget:
+            scale_to_hold(search, strict=True)
+        _tighten(search)
+    _look_nearby(search)
 
 
 def _look_nearby(search: Search) -> None:
@@ -221,6 +237,12 @@ def _settle(one: _Loop) -> None:
     search.prove(once=True)
     for single in one.singles.values():
         single.retract()
+    if one.dearer:
+        text = (
+            f"not sized alone to the end: {', '.join(one.dearer)}; the time was up, and the largest fleet of each "
+            "that is cheaper than one that holds missed in replay"
+        )
+        one.notes.append(PlanWarning(code="baseline", message=text))
 
 
 def _tighten(search: Search) -> None:
@@ -250,13 +272,23 @@ def _cheapest_first(model: ModelPlan) -> list[str]:
 
 
 def _try_alone(one: _Loop, accelerator: str) -> None:
-    """Size an accelerator alone by replay; its fleet is the plan's where it is the cheapest so far."""
+    """Size an accelerator alone by replay; where one replay shows it dearer than what is sure, later."""
     single = single_of(one.search, accelerator)
     if single is None:
         return
+    sure = one.search.cheapest
+    if sure is not None and not may_be_cheaper(single, sure.cost):
+        one.dearer[accelerator] = single
+    else:
+        _size_alone(one, single, accelerator)
+
+
+def _size_alone(one: _Loop, single: Search, accelerator: str) -> None:
+    """Look for the cheapest fleet of an accelerator; it is the plan's where it is the cheapest so far."""
     one.singles[accelerator] = single
     try:
         search_alone(single)
+        one.dearer.pop(accelerator, None)
     finally:
         one.search.late = one.search.late or single.late
         if single.cheapest is not None:
@@ -273,8 +305,8 @@ def _recorded(one: _Loop) -> Plan:
     cut_short, reason = _how_it_ended(one)
     plan = first if sure is None else sure.plan
     worst = one.missed if sure is None else sure.worst
-    if not _same_fleet(plan, first):
-        plan = replace(_unproven(plan), sensitivity=None, alternatives=())
+    if not same_fleet(plan, first):
+        plan = replace(unproven(plan), sensitivity=None, alternatives=())
     elif sure is not None:
         plan = first
     models = []
@@ -283,7 +315,7 @@ def _recorded(one: _Loop) -> Plan:
         if sure is not None:
             rounds.append(round_of(worst[k], {}))
         verification = replace(
-            _verification(worst[k], rounds, reason),
+            verification_of(worst[k], rounds, reason),
             premium_usd_per_hour=model.cost_usd_per_hour - before.cost_usd_per_hour,
             cut_short=cut_short,
             seeds=sure.seeds if sure is not None else (search.simulation.how.seed,),
@@ -291,7 +323,7 @@ def _recorded(one: _Loop) -> Plan:
         cost = model.cost_usd_per_hour
         rows = tuple(
             verified(
-                replace(b, saving_fraction=_saving(cost, b.cost_usd_per_hour)),
+                replace(b, saving_fraction=saving(cost, b.cost_usd_per_hour)),
                 _alone(one, b.accelerator),
                 cost,
             )
@@ -307,16 +339,6 @@ def _alone(one: _Loop, accelerator: str) -> Sure | None:
     return None if single is None else single.cheapest
 
 
-def _same_fleet(plan: Plan, first: Plan) -> bool:
-    return all(
-        a.allocations == b.allocations for a, b in zip(plan.models, first.models, strict=True)
-    )
-
-
-def _saving(cost: float, other: float | None) -> float | None:
-    return 1 - cost / other if other else None
-
-
 def _how_it_ended(one: _Loop) -> tuple[bool, str | None]:
     """Return whether the search was cut short, and why no fleet holds; None where one does."""
     late = one.stopped is not None and one.stopped.late
@@ -328,25 +350,3 @@ def _how_it_ended(one: _Loop) -> tuple[bool, str | None]:
     if one.search.late is not None:
         return True, f"the search for a fleet that holds was cut short: {one.search.late}"
     return False, one.reason or "no fleet was found that holds"
-
-
-def _verification(
-    simulation: Simulation, rounds: Sequence[VerificationRound], reason: str | None
-) -> Verification:
-    verdict = simulation.verdict
-    return Verification(
-        holds=reason is None,
-        reason=reason,
-        traffic=simulation.traffic,
-        requests=verdict.requests,
-        attainment=verdict.attainment,
-        low=verdict.interval[0],
-        high=verdict.interval[1],
-        premium_usd_per_hour=0.0,
-        rounds=tuple(rounds),
-    )
-
-
-def _unproven(plan: Plan) -> Plan:
-    """Return a plan that replay changed: the optimum of another problem, proven cheapest of nothing."""
-    return replace(plan, solver=replace(plan.solver, status="feasible"))

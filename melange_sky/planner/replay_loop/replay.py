@@ -49,6 +49,9 @@ FIRST_REPLICATIONS = 2
 FIRST_REQUESTS = 20_000
 QUICK_REQUESTS = 8_000
 MOST_REQUESTS = 1_280_000
+ENOUGH_REQUESTS = 60_000
+"""Requests of one replication above which it is looked at before another is begun, where that may do."""
+
 SHORTEST_S = 600.0
 
 
@@ -116,7 +119,10 @@ def _simulated(plan: ModelPlan, request: SimulationRequest, image_tokens: int = 
             f"{rate_rps * duration_s:.3g} requests are more than {MAX_REQUESTS}: shorten --duration"
         )
     runs: list[FleetRun] = []
-    count = FIRST_REPLICATIONS if request.duration_s is None else 1
+    is_one = request.duration_s is not None or (
+        request.until_sure and rate_rps * duration_s > ENOUGH_REQUESTS
+    )
+    count = 1 if is_one else FIRST_REPLICATIONS
     while True:
         runs += _replications(plan, request, duration_s, range(len(runs), count))
         traffic = _traffic_text(plan, request, duration_s, count)

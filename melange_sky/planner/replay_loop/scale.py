@@ -51,9 +51,13 @@ class _Scaling:
         return self.search.plan(self.search.underated, scale=scale, strict=self.strict)
 
     def holds_at(self, scale: float) -> bool:
-        """Return whether the fleet of a scale holds; one that is dearer than a sure one need not be asked."""
+        """Return whether the fleet of a scale holds; one that is dearer than a sure one is not asked."""
         plan = self.plan(scale)
-        return plan is not None and self.search.holds(plan)
+        if plan is None:
+            return False
+        sure = self.search.cheapest
+        is_dearer = sure is not None and sure.cost <= plan.cost_usd_per_hour
+        return is_dearer or self.search.holds(plan)
 
     def largest_that_holds(self) -> float | None:
         """Return the largest scale found whose fleet holds, None where none does."""
@@ -62,18 +66,13 @@ class _Scaling:
         else:
             low = high = 1.0
             while not self.holds_at(low := low / STEP):
-                if low < SMALLEST_SCALE or self._is_dearer(low):
+                if low < SMALLEST_SCALE:
                     return None
                 high = low
         while high / low > FINE:
             middle = (low * high) ** 0.5
             low, high = (middle, high) if self.holds_at(middle) else (low, middle)
         return low
-
-    def _is_dearer(self, scale: float) -> bool:
-        """Return whether a sure fleet costs no more than that of a scale: smaller scales only cost more."""
-        sure, plan = self.search.cheapest, self.plan(scale)
-        return sure is not None and plan is not None and sure.cost <= plan.cost_usd_per_hour
 
     def _upwards(self) -> tuple[float, float]:
         """Return a scale that holds and one that does not; the same twice where none larger costs less."""

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.planner.replay_loop.ease import EaseSearch, cheaper_fleets
-from melange_sky.planner.replay_loop.scale import scale_to_hold
-from melange_sky.planner.replay_loop.search import Search, Sure
+from melange_sky.planner.replay_loop.scale import SMALLEST_SCALE, scale_to_hold
+from melange_sky.planner.replay_loop.search import LEAST_SAVING, Search, Sure
 from melange_sky.plans import VerifiedBaseline
 
 if TYPE_CHECKING:
     from melange_sky.planner.replay_loop.replan import Replanner
     from melange_sky.plans import Baseline, ModelPlan
+
+BOUND_STEPS = 10
+"""Halvings of the range of scales for the dearest fleet under a cost."""
 
 
 def search_alone(search: Search) -> None:
@@ -37,6 +40,23 @@ def move_to_cheaper(search: Search) -> None:
     eased = EaseSearch(replanner=search.replanner, holds=search.holds, held=[start.plan])
     cheaper_fleets(eased, search.underated)
     search.confirm()
+
+
+def may_be_cheaper(search: Search, cost_usd_per_hour: float) -> bool:
+    """Return whether the dearest fleet found under a cost holds: where it misses, smaller ones do too.
+
+    One replay at most. Raises StopSearchError.
+    """
+    low, high = SMALLEST_SCALE, search.replanner.largest_scale
+    fleet = None
+    for _ in range(BOUND_STEPS):
+        middle = (low * high) ** 0.5
+        plan = search.plan(search.underated, scale=middle)
+        if plan is None or plan.cost_usd_per_hour >= cost_usd_per_hour - LEAST_SAVING:
+            low = middle
+        else:
+            fleet, high = plan, middle
+    return fleet is not None and search.holds(fleet)
 
 
 def single_of(search: Search, accelerator: str) -> Search | None:

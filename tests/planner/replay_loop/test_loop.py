@@ -312,3 +312,21 @@ def test_large_fleets_that_hold_become_a_plan_not_an_excuse(tmp_path: Path) -> N
     assert found is not None
     assert found.holds, found.reason
     assert plan.cost_usd_per_hour <= first.cost_usd_per_hour * 1.5
+
+
+def test_a_search_that_is_cut_short_has_tried_each_accelerator_alone(tmp_path: Path) -> None:
+    """One replay shows whether another accelerator alone could be cheaper; mixes and figures come later."""
+    spec = spec_of(tmp_path, accelerators="[A10G, L40S, L4, H100]")
+    whole = verified(spec, LoopRequest(simulation=BURSTY))
+    singles = [b.verified.cost_usd_per_hour for b in whole.baselines if b.verified]
+    assert len(singles) == 4
+    cut = plan_verified(planned(spec), REQUEST, LoopRequest(simulation=BURSTY, max_rounds=16))
+    (model,) = cut.models
+    found = model.verification
+    assert found is not None
+    assert found.holds
+    assert model.cost_usd_per_hour <= min(singles)
+    (note,) = [w.message for w in cut.warnings if w.code == "baseline"]
+    left = [b.accelerator for b in model.baselines if b.verified is None]
+    assert left
+    assert all(name in note for name in left)
