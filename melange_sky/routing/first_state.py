@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.routing.policy import refresh
+from melange_sky.routing.minima import NEVER
+from melange_sky.routing.policy import rank, refresh
 from melange_sky.routing.table import RoutingState, RoutingTable
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def routing_state(table: RoutingTable, plan: ModelPlan, rng: random.Random) -> R
         load=[0.0] * table.replicas,
         in_flight=[0] * table.replicas,
         healthy=[1] * table.replicas,
+        lowest=[NEVER] * table.nodes,
         option_load=[0.0] * options,
         option_healthy=[table.first[k + 1] - table.first[k] for k in range(options)],
         cursor=[0] * options,
@@ -38,6 +40,8 @@ def routing_state(table: RoutingTable, plan: ModelPlan, rng: random.Random) -> R
         credit=[0.0] * (classes * options),
         turn=[0],
     )
+    for replica in range(table.replicas):
+        rank(table, state, replica)
     for c in range(classes):
         refresh(table, state, c)
         phases = [state.mix[c * options + k] * rng.uniform(-0.5, 0.5) for k in range(options)]

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 
 if TYPE_CHECKING:
@@ -109,21 +110,25 @@ def observe(t: RoutingTable, s: RoutingState, c: int, output_tokens: int) -> Non
 
 def pick_replica(t: RoutingTable, s: RoutingState, k: int) -> int:
     """Return the least loaded healthy replica of option k, ties in turn; −1 where none is healthy."""
-    first, best, lowest = t.first[k], -1, 1e300
-    count = t.first[k + 1] - first
+    leaf, top = t.leaf[k], t.top[k]
+    least = s.lowest[top]
+    if least >= NEVER:
+        return -1
     at = s.cursor[k]
-    for _ in range(count):
-        if at >= count:
-            at = 0
-        r = first + at
-        if s.healthy[r] and s.load[r] < lowest:
-            best, lowest = r, s.load[r]
-            if lowest <= 0.0:
-                break
-        at += 1
-    if best >= 0:
-        s.cursor[k] = best - first + 1
-    return best
+    found = -1
+    if at < t.first[k + 1] - t.first[k]:
+        found = first_at_most(s.lowest, leaf + at, top, least)
+    if found < 0:
+        found = first_at_most(s.lowest, top, top, least)
+    s.cursor[k] = found - leaf + 1
+    return t.first[k] + found - leaf
+
+
+def rank(t: RoutingTable, s: RoutingState, replica: int) -> None:
+    """Note that a replica's load or health has changed. What is nothing but for rounding counts 0."""
+    k = t.option_of[replica]
+    load = max(s.load[replica], 0.0) if s.healthy[replica] else NEVER
+    put(s.lowest, t.leaf[k] + replica - t.first[k], t.top[k], load)
 
 
 def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, int]:
@@ -213,6 +218,7 @@ def begin(t: RoutingTable, s: RoutingState, c: int, replica: int) -> float:
     s.in_flight[replica] += 1
     if s.healthy[replica]:
         s.option_load[k] += need
+        rank(t, s, replica)
     return need
 
 
@@ -224,6 +230,7 @@ def finish(t: RoutingTable, s: RoutingState, replica: int, need: float) -> None:
     s.load[replica] -= gone
     if s.healthy[replica]:
         s.option_load[t.option_of[replica]] -= gone
+        rank(t, s, replica)
 
 
 def set_health(t: RoutingTable, s: RoutingState, replica: int, healthy: int) -> None:
@@ -232,6 +239,7 @@ def set_health(t: RoutingTable, s: RoutingState, replica: int, healthy: int) -> 
         return
     k = t.option_of[replica]
     s.healthy[replica] = healthy
+    rank(t, s, replica)
     sign = 1 if healthy else -1
     s.option_healthy[k] += sign
     s.option_load[k] += sign * s.load[replica]

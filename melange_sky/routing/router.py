@@ -86,6 +86,7 @@ class Router:
         if state.healthy[replica]:
             state.option_load[k] += load - state.load[replica]
         state.load[replica], state.in_flight[replica] = load, in_flight
+        policy.rank(self.table, state, replica)
 
     def option_of(self, replica: int) -> str:
         """Return the name of a replica's option."""

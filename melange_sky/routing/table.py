@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from melange_sky.routing.minima import side_by_side
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,7 +47,8 @@ class RoutingTable(NamedTuple):
     `share`, `able` (0 or 1) and `need` have an entry per (i, j, k) at ((i × O) + j) × K + k; `need`
     of a bucket that the option cannot serve is its largest known need. `weight` (K) spreads requests
     that the plan did not expect. `limit_tokens` (K) is the longest input + output an option accepts.
-    Replicas of option k are first[k] … first[k + 1] − 1; `option_of` (R).
+    Replicas of option k are first[k] … first[k + 1] − 1; `option_of` (R). Their loads' minima: the leaf
+    of its first replica is `leaf` (K), the node above all of them `top` (K), of `nodes` (`minima`).
     """
 
     inputs: int
@@ -60,13 +63,17 @@ class RoutingTable(NamedTuple):
     limit_tokens: Vector[int]
     first: Vector[int]
     option_of: Vector[int]
+    leaf: Vector[int]
+    top: Vector[int]
+    nodes: int
     full_load: float
 
 
 class RoutingState(NamedTuple):
     """What changes. C classes, K options, R replicas.
 
-    Per replica: `load` (sum of needs in flight), `in_flight`, `healthy` (0 or 1). Per option over its
+    Per replica: `load` (sum of needs in flight), `in_flight`, `healthy` (0 or 1); `lowest` are the minima
+    of the healthy ones' loads (`minima`; `policy.rank` after a change of either). Per option over its
     healthy replicas: `option_load`, `option_healthy`; `cursor` rotates ties; `usable` is scratch.
     Per class: `seen` (C × O) decayed counts of output buckets, `fresh` (C) counts since the last
     refresh, and what follows from them per option (C × K): `mix` (shares), `fit` (0 or 1), `cost`
@@ -76,6 +83,7 @@ class RoutingState(NamedTuple):
     load: Vector[float]
     in_flight: Vector[int]
     healthy: Vector[int]
+    lowest: Vector[float]
     option_load: Vector[float]
     option_healthy: Vector[int]
     cursor: Vector[int]
@@ -101,6 +109,7 @@ def routing_table(
     """
     counts = [a.instances for a in plan.allocations] if replicas is None else list(replicas)
     first = [sum(counts[:k]) for k in range(len(counts) + 1)]
+    leaf, top, nodes = side_by_side(counts)
     workload = plan.workload
     inputs, outputs = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     cells = [(i, j) for i in range(inputs) for j in range(outputs)]
@@ -127,6 +136,9 @@ def routing_table(
         limit_tokens=[UNLIMITED_TOKENS if e is None else e.max_model_len for e in engines],
         first=first,
         option_of=[k for k, count in enumerate(counts) for _ in range(count)],
+        leaf=leaf,
+        top=top,
+        nodes=nodes,
         full_load=full_load,
     )
 

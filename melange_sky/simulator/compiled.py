@@ -8,10 +8,10 @@ from melange_sky.simulator.native import Program
 
 _PROGRAM = Program(
     kernel.set_requests,
-    kernel.submit,
+    kernel.enter,
     kernel.advance_all,
     kernel.run_open_loop,
     kernel.run_closed_loop,
     dispatch.run,
 )
-set_requests, submit, advance_all, run_open_loop, run_closed_loop, run = _PROGRAM.entries()
+set_requests, enter, advance_all, run_open_loop, run_closed_loop, run = _PROGRAM.entries()

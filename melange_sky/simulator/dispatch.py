@@ -15,9 +15,10 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.routing import policy, skyserve
+from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 from melange_sky.simulator import state as c
-from melange_sky.simulator.kernel import advance_all, submit
+from melange_sky.simulator.kernel import advance_all, enter, note_due
 from melange_sky.simulator.state import FleetState
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Rules(NamedTuple):
 
 
 # Columns of `Book.marks`.
-ENDED_SEEN, PENDING, QUEUE_HEAD, QUEUE_TAIL, EVENT, SAMPLE = range(6)
+ENDED_SEEN, QUEUE_HEAD, QUEUE_TAIL, EVENT, SAMPLE = range(5)
 QUEUE_STEP_S = 0.01
 UP, DOWN = 1, 0
 
@@ -45,7 +46,8 @@ class Book(NamedTuple):
     """What the dispatcher notes. N requests, R replicas, E engines, V events, S samples.
 
     Per request: `category` (the policy's class), `need`, `replica`, `reason` (−1: never sent),
-    `pending` and `queue` (room for request numbers). `first_engine` (R + 1): the engines of replica r
+    `pending` holds when requests ended that the policy takes for running still, in the order of
+    `FleetState.finished`, as `routing.minima`; `queue` has room for request numbers. `first_engine` (R + 1): the engines of replica r
     are first_engine[r] … first_engine[r + 1] − 1. Events rise in time. `waiting`, `running`, `used`
     (S × E) hold the samples taken at `sample_s`: queued and admitted requests, KV cache in use.
     """
@@ -54,7 +56,7 @@ class Book(NamedTuple):
     need: Floats
     replica: Whole
     reason: Whole
-    pending: Whole
+    pending: Floats
     queue: Whole
     marks: Whole
     first_engine: Whole
@@ -68,26 +70,26 @@ class Book(NamedTuple):
     used: FloatRows
 
 
-def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float) -> int:
-    """Tell the policy what has ended by now; returns how many."""
+def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float) -> None:
+    """Tell the policy what has ended by now, in the order in which the engines ended it."""
+    first = len(b.pending) >> 1
     while b.marks[ENDED_SEEN] < s.ended[0]:
-        b.pending[b.marks[PENDING]] = s.finished[b.marks[ENDED_SEEN]]
-        b.marks[ENDED_SEEN] += 1
-        b.marks[PENDING] += 1
-    kept = 0
-    for at in range(b.marks[PENDING]):
-        request = b.pending[at]
+        at = b.marks[ENDED_SEEN]
+        request = s.finished[at]
         done = s.request[request, c.STATE] == c.DONE
-        if done and s.times[request, c.LAST] > now:
-            b.pending[kept] = request
-            kept += 1
-            continue
+        put(b.pending, first + at, 1, s.times[request, c.LAST] if done else 0.0)
+        b.marks[ENDED_SEEN] += 1
+    node = first_at_most(b.pending, 1, 1, now)
+    while node >= 0:
+        request = s.finished[node - first]
+        put(b.pending, node, 1, NEVER)
         policy.finish(t, p, b.replica[request], b.need[request])
-        if done:
+        if s.request[request, c.STATE] == c.DONE:
             policy.observe(t, p, b.category[request], s.request[request, c.OUTPUT])
-    ended: int = b.marks[PENDING] - kept
-    b.marks[PENDING] = kept
-    return ended
+        node += 1
+        if node == len(b.pending):
+            return
+        node = first_at_most(b.pending, node, 1, now)
 
 
 def _pick(
@@ -127,7 +129,7 @@ def _send(
         return False
     b.replica[request] = replica
     b.need[request] = policy.begin(t, p, b.category[request], replica)
-    submit(s, _engine_of(s, b, replica), request)
+    enter(s, _engine_of(s, b, replica), request)
     return True
 
 
@@ -172,6 +174,7 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
     s.real[engine, c.READ], s.real[engine, c.GROWTH] = 0.0, 0.0
     for residue in range(len(s.residues[engine])):
         s.residues[engine, residue] = 0
+    note_due(s, engine)
 
 
 def _event(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, room: int) -> None:
@@ -252,4 +255,3 @@ def run(
         _run_to(s, t, p, b, (now, after), rules)
         now = after
     advance_all(s, math.inf)
-    _settle(s, t, p, b, math.inf)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
+from melange_sky.routing.minima import NEVER, width
 from melange_sky.simulator import state as columns
+from melange_sky.simulator.dispatch import POLICIES, SAMPLE, Book, Rules
 from melange_sky.simulator.runs import RequestStream
 from melange_sky.simulator.state import fleet_state
 from melange_sky.slo import RequestLog
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
-
-POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def simulate_planned_fleet(
 
     `routing`, the policy's state, is not changed. Same arguments, same result, bit for bit.
     """
-    from melange_sky.simulator import compiled, dispatch
+    from melange_sky.simulator import compiled
 
     rules = rules or FleetRules()
     engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
@@ -99,7 +99,7 @@ def simulate_planned_fleet(
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     book = _book(options, len(stream), end_s, rules)
     latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
-    limits = dispatch.Rules(POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
+    limits = Rules(POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
     compiled.run(state, _arrays(table), _arrays(routing), book, latest, limits)
     return _result(options, state, book, stream)
 
@@ -117,9 +117,7 @@ def _arrays(values: Any) -> Any:
     )
 
 
-def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: FleetRules) -> Any:
-    from melange_sky.simulator.dispatch import Book
-
+def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: FleetRules) -> Book:
     per_replica = [o.engines_per_replica for o in options for _ in range(o.replicas)]
     events = sorted(
         [(o.start_s, o.replica, 0) for o in rules.outages]
@@ -132,7 +130,7 @@ def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: Fl
         need=np.zeros(requests),
         replica=np.full(requests, -1, dtype=np.int64),
         reason=np.full(requests, -1, dtype=np.int64),
-        pending=np.zeros(max(requests, 1), dtype=np.int64),
+        pending=np.full(2 * width(requests), NEVER),
         queue=np.zeros(max(requests, rules.queue_room, 1), dtype=np.int64),
         marks=np.zeros(8, dtype=np.int64),
         first_engine=np.concatenate([[0], np.cumsum(per_replica)]).astype(np.int64),
@@ -148,7 +146,7 @@ def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: Fl
 
 
 def _result(
-    options: Sequence[FleetOption], state: Any, book: Any, stream: RequestStream
+    options: Sequence[FleetOption], state: Any, book: Book, stream: RequestStream
 ) -> FleetRun:
     option_of_replica = np.repeat(np.arange(len(options)), [o.replicas for o in options])
     per_engine = np.repeat(
@@ -167,7 +165,7 @@ def _result(
         option=option.astype(np.int64),
         options=tuple(o.name for o in options),
     )
-    taken = book.marks[5]
+    taken = book.marks[SAMPLE]
     groups = [per_engine == k for k in range(len(options))]
     ended = float(np.nanmax(log.last_token_s)) if log.ok.any() else 0.0
     lasted = max(ended, float(stream.arrival_s[-1]) if len(stream) else 0.0)

@@ -11,11 +11,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.simulator import state as c
 from melange_sky.simulator.state import FleetState
 
 if TYPE_CHECKING:
     from melange_sky.simulator.state import Floats, Whole
+
+LATEST = 1e299
+"""Later than any time that is simulated, and before `NEVER`."""
 
 
 def _blocks(s: FleetState, r: int, tokens: int) -> int:
@@ -602,7 +606,7 @@ def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
     """
     ended = s.ended[0]
     while s.real[r, c.CLOCK] < until:
-        if s.whole[r, c.RUNNING] == 0 and s.whole[r, c.WAITING] == 0:
+        if is_idle(s, r):
             if not math.isinf(until):
                 s.real[r, c.CLOCK] = until
             return
@@ -616,10 +620,39 @@ def advance(s: FleetState, r: int, until: float, stop_on_end: bool) -> None:
             return
 
 
+def is_idle(s: FleetState, r: int) -> bool:
+    """Whether a replica has neither queued nor admitted requests."""
+    return s.whole[r, c.RUNNING] == 0 and s.whole[r, c.WAITING] == 0
+
+
+def note_due(s: FleetState, r: int) -> None:
+    """Note when a replica has to be looked at again: where it has run to, if it has work."""
+    time = NEVER if is_idle(s, r) else s.real[r, c.CLOCK]
+    put(s.due, (len(s.due) >> 1) + r, 1, time)
+
+
 def advance_all(s: FleetState, until: float) -> None:
-    """Run every replica until `until`."""
-    for r in range(len(s.real)):
-        advance(s, r, until, False)
+    """Run every replica until `until`, in order; those in a step that ends later are not looked at."""
+    first = len(s.due) >> 1
+    limit = min(until, LATEST)
+    if until < LATEST:
+        s.now[0] = until
+    node = first_at_most(s.due, 1, 1, limit)
+    while node >= 0:
+        advance(s, node - first, until, False)
+        note_due(s, node - first)
+        node += 1
+        if node == len(s.due):
+            return
+        node = first_at_most(s.due, node, 1, limit)
+
+
+def enter(s: FleetState, r: int, request: int) -> None:
+    """Queue a request on a replica of a fleet, now that all have come to where `advance_all` stopped."""
+    if is_idle(s, r):
+        s.real[r, c.CLOCK] = max(s.real[r, c.CLOCK], s.now[0])
+    submit(s, r, request)
+    note_due(s, r)
 
 
 def run_open_loop(s: FleetState) -> None:

@@ -107,7 +107,7 @@ class FleetSimulation:
         self._state.times[request, columns.ARRIVAL] = arrival_s
         self._state.request[request, columns.INPUT] = input_tokens
         self._state.request[request, columns.OUTPUT] = output_tokens
-        self._code.submit(self._packed, engine, request)
+        self._code.enter(self._packed, engine, request)
         self._sent += 1
         return request
 
@@ -144,7 +144,9 @@ class FleetSimulation:
     @property
     def clock_s(self) -> Floats:
         """Time up to which each engine has run: the end of its step in progress."""
-        return self._state.real[:, columns.CLOCK]
+        clock, now = self._state.real[:, columns.CLOCK], self._state.now[0]
+        idle = (self.running == 0) & (self.waiting == 0)
+        return np.where(idle, np.maximum(clock, now), clock)
 
     @property
     def preemptions(self) -> Whole:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from melange_sky.routing.minima import NEVER, width
 from melange_sky.steps import ReplicaModel, products_table
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class FleetState(NamedTuple):
     `residues` (R × block): parts that decoding sequences take with a new block, by (context − step)
     modulo the block size: exactly one class needs them at each step. `heap_key`, `heap_request`
     (R × room): decoding sequences by the step at which they end or outgrow a window. `finished` lists
-    requests in the order they ended, `ended` [0] how many.
+    requests in the order they ended, `ended` [0] how many. `due` holds the times up to which replicas that
+    have work have run, as `routing.minima`, and `now` [0] the time up to which `advance_all` has brought
+    all: the clock of an idle one stands still until it gets work.
     """
 
     real: FloatRows
@@ -107,21 +110,22 @@ class FleetState(NamedTuple):
     request: WholeRows
     finished: Whole
     ended: Whole
+    due: Floats
+    now: Floats
 
 
 def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens: int) -> FleetState:
     """Return idle replicas at time 0 with room for `requests` requests."""
     kinds: dict[ReplicaModel, int] = {}
-    for replica in replicas:
-        kinds.setdefault(replica, len(kinds))
-    tokens = max([longest_tokens, *(r.budget_tokens for r in replicas)]) + 1
-    room = 2 * max((r.max_num_seqs for r in replicas), default=1) + 16
-    block = max((r.pool.block_tokens for r in replicas), default=1)
+    kind_of = [kinds.setdefault(replica, len(kinds)) for replica in replicas]
+    tokens = max([longest_tokens, *(r.budget_tokens for r in kinds)]) + 1
+    room = 2 * max((r.max_num_seqs for r in kinds), default=1) + 16
+    block = max((r.pool.block_tokens for r in kinds), default=1)
     count = len(replicas)
-    windows = max((len(_windows(replica)) for replica in kinds), default=0)
-    state = FleetState(
-        real=np.zeros((count, WINDOW_REAL + 2 * windows)),
-        whole=np.zeros((count, WINDOW_WHOLE + WINDOW_COLUMNS * windows), dtype=np.int64),
+    real, whole = _limits(list(kinds))
+    return FleetState(
+        real=real[kind_of],
+        whole=whole[kind_of],
         residues=np.zeros((count, block), dtype=np.int64),
         heap_key=np.zeros((count, room), dtype=np.int64),
         heap_request=np.zeros((count, room), dtype=np.int64),
@@ -130,22 +134,30 @@ def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens:
         request=np.full((requests, 12), NONE, dtype=np.int64),
         finished=np.zeros(max(requests, 1), dtype=np.int64),
         ended=np.zeros(1, dtype=np.int64),
+        due=np.full(2 * width(count), NEVER),
+        now=np.zeros(1),
     )
-    for index, replica in enumerate(replicas):
-        _set_limits(state, index, replica, kinds[replica])
-    return state
 
 
-def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int) -> None:
+def _limits(kinds: Sequence[ReplicaModel]) -> tuple[FloatRows, WholeRows]:
+    """Return `real` and `whole` of one idle replica of each kind."""
+    windows = max((len(_windows(replica)) for replica in kinds), default=0)
+    real = np.zeros((len(kinds), WINDOW_REAL + 2 * windows))
+    whole = np.zeros((len(kinds), WINDOW_WHOLE + WINDOW_COLUMNS * windows), dtype=np.int64)
+    for index, replica in enumerate(kinds):
+        _set_limits(real[index], whole[index], replica, index)
+    return real, whole
+
+
+def _set_limits(real: Floats, whole: Whole, replica: ReplicaModel, table: int) -> None:
     costs = replica.costs
-    state.real[index, FIXED] = costs.fixed_s
-    state.real[index, PER_SEQUENCE] = costs.sequence_s
-    state.real[index, PER_KV_TOKEN] = costs.kv_token_s
-    state.real[index, PER_PAIR] = costs.pair_s
-    state.real[index, PER_PROMPT_TOKEN] = replica.prompt_token_s
-    state.real[index, PROMPTS] = costs.prompts_s
-    state.real[index, RATIO] = replica.waiting_ratio
-    whole = state.whole[index]
+    real[FIXED] = costs.fixed_s
+    real[PER_SEQUENCE] = costs.sequence_s
+    real[PER_KV_TOKEN] = costs.kv_token_s
+    real[PER_PAIR] = costs.pair_s
+    real[PER_PROMPT_TOKEN] = replica.prompt_token_s
+    real[PROMPTS] = costs.prompts_s
+    real[RATIO] = replica.waiting_ratio
     whole[WAIT_STEPS] = replica.wait_steps
     whole[BUDGET] = replica.budget_tokens
     whole[MAX_SEQUENCES] = min(replica.max_num_seqs, replica.budget_tokens)
@@ -161,7 +173,7 @@ def _set_limits(state: FleetState, index: int, replica: ReplicaModel, table: int
     whole[TABLE] = table
     for column in (RUN_HEAD, RUN_TAIL, PREFILL, WAIT_HEAD, WAIT_TAIL):
         whole[column] = NONE
-    _set_windows(state.real[index, WINDOW_REAL:], whole[WINDOW_WHOLE:], replica)
+    _set_windows(real[WINDOW_REAL:], whole[WINDOW_WHOLE:], replica)
 
 
 def _windows(replica: ReplicaModel) -> list[tuple[int, bool]]:

@@ -208,7 +208,7 @@ def test_several_threads_may_call_first() -> None:
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulator's functions as they are, without machine code."""
-    for name in ("set_requests", "submit", "advance_all", "run_open_loop", "run_closed_loop"):
+    for name in ("set_requests", "enter", "advance_all", "run_open_loop", "run_closed_loop"):
         monkeypatch.setattr(compiled, name, getattr(kernel, name))
     monkeypatch.setattr(compiled, "run", dispatch.run)
 

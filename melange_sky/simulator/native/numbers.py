@@ -49,6 +49,8 @@ WHOLE: dict[type[ast.operator], Operation] = {
     ast.Mod: modulo,
     ast.LShift: lambda b, x, y: b.shl(x, y),
     ast.RShift: lambda b, x, y: b.ashr(x, y),
+    ast.BitAnd: lambda b, x, y: b.and_(x, y),
+    ast.BitXor: lambda b, x, y: b.xor(x, y),
 }
 FLOAT: dict[type[ast.operator], Operation] = {
     ast.Add: lambda b, x, y: b.fadd(x, y),
