@@ -21,6 +21,8 @@ class Origin(str, Enum):
     """How a capacity is known, best first. `GIVEN` stands for figures the user's own file states.
 
     `CALIBRATED` is an estimate whose constants were fitted on a few probes of the user's own replica.
+    `BOUND` is no estimate but the most that simulation could find: of a size that was not simulated because
+    no cheapest fleet serves it so.
     """
 
     MEASURED = "measured"
@@ -28,9 +30,13 @@ class Origin(str, Enum):
     INTERPOLATED = "interpolated"
     CALIBRATED = "calibrated"
     ESTIMATED = "estimated"
+    BOUND = "bound"
 
 
-INFERRED = frozenset({Origin.CALIBRATED, Origin.ESTIMATED})
+NOT_KNOWN = "not simulated: no cheapest fleet serves it so"
+"""What is said of a size of which only a bound is known."""
+
+INFERRED = frozenset({Origin.CALIBRATED, Origin.ESTIMATED, Origin.BOUND})
 """Figures of the engine model, which its error bands hold for."""
 
 _RANK = {origin: rank for rank, origin in enumerate(Origin)}
@@ -269,3 +275,19 @@ class OptionCapacity:
     def rate(self, i: int, j: int) -> float | None:
         """Return the raw capacity of bucket (i, j), None where it cannot serve it."""
         return self.cells[i][j].max_rate_rps
+
+    @property
+    def has_bounds(self) -> bool:
+        """Whether any figure is a mere bound of what simulation could find."""
+        return any(cell.origin is Origin.BOUND for row in self.cells for cell in row)
+
+    def without_bounds(self) -> OptionCapacity:
+        """Return the option serving nothing at sizes of which only a bound is known."""
+        if not self.has_bounds:
+            return self
+        unknown = CapacityCell.unserved(NOT_KNOWN)
+        cells = tuple(
+            tuple(unknown if cell.origin is Origin.BOUND else cell for cell in row)
+            for row in self.cells
+        )
+        return replace(self, cells=cells)

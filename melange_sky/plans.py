@@ -104,7 +104,8 @@ class Baseline:
 
     `feasible` is None where time ran out before that was known; the `reason` says so. All but
     `verified` is by the estimated capacities; `verified` is None where nothing was replayed, or no
-    fleet was found that holds. `shape` is what its instances are, None where there is none.
+    fleet was found that holds. `shape` is what its instances are, None where there is none. With `at_least`
+    it may cost more, and the plan save more: not all that it rests on was simulated (`Origin.BOUND`).
     """
 
     accelerator: str
@@ -115,6 +116,7 @@ class Baseline:
     saving_fraction: float | None
     shape: str | None = None
     verified: VerifiedBaseline | None = None
+    at_least: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

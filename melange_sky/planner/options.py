@@ -12,7 +12,7 @@ from melange_sky.names.accelerators import names_of
 from melange_sky.offers import accelerator_spec_text, gpu_of
 from melange_sky.planner.instance_splits import SplitRules, instance_splits, misfit_notes
 from melange_sky.plans import PlanWarning
-from melange_sky.profiles import CapacityQuery, replica_capacities, table_notes
+from melange_sky.profiles import CapacityLookup, CapacityQuery, table_notes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -230,10 +230,32 @@ def build_options(
     left out and profile tables that need a word as warnings too. `form` names the form of the model
     where there are several.
     """
+    built = options_built(offers, query, rules, form=form)
+    return built.options, built.warnings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltOptions:
+    """What `build_options` tells, and the lookup that the capacities come from."""
+
+    options: tuple[OptionCapacity, ...]
+    warnings: list[PlanWarning]
+    lookup: CapacityLookup
+
+
+def options_built(
+    offers: Sequence[PlannedOffer],
+    query: CapacityQuery,
+    rules: SplitRules | None = None,
+    *,
+    form: str | None = None,
+) -> BuiltOptions:
+    """Return what `build_options` does, with the lookup that can simulate what is only bounded."""
     rules = rules or SplitRules()
     splits = instance_splits(query, (planned.offer for planned in offers), rules)
     flat = splits.flat
-    replicas = dict(zip(flat, replica_capacities(query, flat), strict=True)) if flat else {}
+    lookup = CapacityLookup(query, flat)
+    replicas = dict(zip(flat, lookup.capacities(flat), strict=True))
     options = [
         _option(planned, replicas[shape], form)
         for planned in offers
@@ -241,7 +263,11 @@ def build_options(
         if replicas[shape].settings is not None
     ]
     notes = [PlanWarning(code="profile", message=text) for text in table_notes(query, flat)]
-    return tuple(options), [*misfit_notes(query, splits, replicas, rules), *notes]
+    return BuiltOptions(
+        options=tuple(options),
+        warnings=[*misfit_notes(query, splits, replicas, rules), *notes],
+        lookup=lookup,
+    )
 
 
 def _option(planned: PlannedOffer, replica: ReplicaCapacity, form: str | None) -> OptionCapacity:

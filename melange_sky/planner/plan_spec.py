@@ -24,6 +24,7 @@ from melange_sky.planner.assumed_splits import settled
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.form_notes import form_gain, gain_notes, preferring_first_forms
 from melange_sky.planner.melange_config import plan_config
+from melange_sky.planner.needed_rates import NeededRates
 from melange_sky.planner.notes import (
     allocation_notes,
     alternative_mixes,
@@ -68,11 +69,16 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     The time limit of `request.solve` holds for all solving together; it counts from when prices
     and capacities are there.
     """
-    prepared = prepare_problem(spec, request)
-    request = request.started()
+    rates, given = NeededRates(prepare_problem(spec, request), request.confidence), request
+    request, rule = given.started(), spec.resources.assumed_splits
+    known = rates.optimum(request.solve, rule, _optimum)
+    if known is None:
+        request = given.started()
+    else:
+        rates.settle_best_single(request.solve)
+    prepared = rates.prepared
     log_dominated(prepared.problem, request.solve)
-    solution = _optimum(prepared, request.solve)
-    rule = spec.resources.assumed_splits
+    solution = known or _optimum(prepared, request.solve)
     problem, solution, left_out = settled(prepared.problem, solution, rule, request.solve)
     prepared = replace(prepared, problem=problem)
     solution = preferring_first_forms(prepared, solution, request.solve)

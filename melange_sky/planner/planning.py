@@ -172,7 +172,7 @@ def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Pla
 
         planned = plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
     else:
-        planned = plan_read(spec, source, request)
+        planned = plan_read(spec, source, replace(request, as_needed=not spec.current))
     if not spec.current:
         return planned
     from melange_sky.planner.current_fleet import with_current

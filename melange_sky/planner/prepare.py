@@ -16,11 +16,11 @@ from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
-from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.planner.options import OfferRules, PlannedOffer, options_built, usable_offers
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
-from melange_sky.profiles import CapacityQuery
+from melange_sky.profiles import CapacityLookup, CapacityQuery
 from melange_sky.rendering import unservable_clouds
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class PreparedProblem:
     """The optimizer's problem, what it was made of, and what else a plan holds of each served model.
 
     `offers` and `splits` are those that options were built of.
-    `forms`, `queries` (what was asked of the capacities of the first form) and `warnings` are by model, in
-    the order of the problem's demands.
+    `forms`, `queries` (what was asked of the capacities of the first form), `lookups` (what answered,
+    where one form is asked for) and `warnings` are by model, in the order of the problem's demands.
     """
 
     problem: Problem
@@ -49,6 +49,7 @@ class PreparedProblem:
     splits: SplitRules
     forms: tuple[tuple[ModelForm, ...], ...]
     queries: tuple[CapacityQuery, ...]
+    lookups: tuple[CapacityLookup | None, ...]
     warnings: tuple[tuple[PlanWarning, ...], ...]
     shared_warnings: tuple[PlanWarning, ...]
     snapshot: str | None
@@ -77,11 +78,11 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         _prepare_model(served, spec, offers, request, forms)
         for served, (forms, _) in zip(spec.models, models, strict=True)
     ]
-    for demand, _ in rows:
-        log_options(demand)
+    for row in rows:
+        log_options(row.demand)
     return PreparedProblem(
         problem=Problem(
-            demands=tuple(demand for demand, _ in rows),
+            demands=tuple(row.demand for row in rows),
             headroom=spec.headroom,
             constraints=constraints_of(spec),
         ),
@@ -92,9 +93,9 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
             capacity_query(served, spec, request, forms[0])
             for served, (forms, _) in zip(spec.models, models, strict=True)
         ),
+        lookups=tuple(row.lookup for row in rows),
         warnings=tuple(
-            (*of_forms, *warnings)
-            for (_, of_forms), (_, warnings) in zip(models, rows, strict=True)
+            (*of_forms, *row.warnings) for (_, of_forms), row in zip(models, rows, strict=True)
         ),
         shared_warnings=tuple(shared),
         snapshot=book.snapshot,
@@ -119,21 +120,34 @@ def _offer_query(spec: Spec, request: PlanRequest) -> OfferQuery:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PreparedModel:
+    """One model's demand, what is odd about it, and the lookup of its capacities where it has one form."""
+
+    demand: Demand
+    warnings: list[PlanWarning]
+    lookup: CapacityLookup | None
+
+
 def _prepare_model(
     served: ServedModel,
     spec: Spec,
     offers: Sequence[PlannedOffer],
     request: PlanRequest,
     forms: Sequence[ModelForm],
-) -> tuple[Demand, list[PlanWarning]]:
+) -> _PreparedModel:
     options: list[OptionCapacity] = []
     notes: list[PlanWarning] = []
+    lookup: CapacityLookup | None = None
     rules = _split_rules(spec)
     for form in forms:
         query = capacity_query(served, spec, request, form)
-        of_form, told = build_options(offers, query, rules, form=form.name or None)
-        options += of_form
+        query = replace(query, bounded=request.as_needed and len(forms) == 1)
+        built = options_built(offers, query, rules, form=form.name or None)
+        options += built.options
+        told = built.warnings
         notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]
+        lookup = built.lookup if len(forms) == 1 else None
     if not options:
         why = ("does-not-fit", "pcie-tensor-parallel")
         reasons = "; ".join(w.message for w in notes if w.code in why) or "no option"
@@ -147,7 +161,9 @@ def _prepare_model(
         options=at_confidence(options, request.confidence),
         target=None if served.attainment_per_bucket else served.slo.attainment,
     )
-    return demand, [*warnings, *_image_notes(served), *notes]
+    return _PreparedModel(
+        demand=demand, warnings=[*warnings, *_image_notes(served), *notes], lookup=lookup
+    )
 
 
 def _split_rules(spec: Spec) -> SplitRules:

@@ -103,13 +103,14 @@ def _offered(prepared: PreparedProblem, k: int, confidence: float) -> tuple[Opti
     changed = _in_form(query) if len(prepared.forms[k]) == 1 else None
     if changed is None:
         return ()
-    demand = prepared.problem.demands[k]
+    demand, lookup = prepared.problem.demands[k], prepared.lookups[k]
+    is_bounded = lookup is not None and lookup.query.bounded
     found, _ = build_options(prepared.offers, changed, prepared.splits, form=PROPOSED)
     if all(assumed_of(c.option) is None for c in demand.options):
         found = tuple(c for c in found if assumed_of(c.option) is None)
     if any(map(_is_rough, found)):
         rough = [c for c in _promising(demand, [*demand.options, *found]) if _is_rough(c)]
-        exact = [] if _all_shipped(query, demand) else _computed(rough, changed)
+        exact = [] if is_bounded or _all_shipped(query, demand) else _computed(rough, changed)
         found = (*(c for c in found if not _is_rough(c)), *exact)
     return at_confidence(found, confidence)
 

@@ -37,6 +37,7 @@ class PlanRequest:
     price_error: float = 0.0
     confidence: float = 0.5
     engine_generation: str | None = None
+    as_needed: bool = False
     progress: Callable[[int, int], None] | None = None
 
     def started(self) -> PlanRequest:

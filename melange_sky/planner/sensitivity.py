@@ -12,6 +12,7 @@ from melange_sky.capacities import (
     INFERRED,
     CapacityCell,
     OptionCapacity,
+    Origin,
     levels_above,
     levels_below,
 )
@@ -228,11 +229,17 @@ def _cost(
 
 
 def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
+    """Return the problem with some accelerators' estimates at one end of their band.
+
+    What is only bounded counts at the good end, where a bound makes the cost no higher than it is, and
+    not at the bad one.
+    """
     demands = tuple(
         replace(
             demand,
             options=tuple(
-                _at_band_end(o, good) if o.option.gpu in names else o for o in demand.options
+                _at_band_end(o, good) if o.option.gpu in names else o
+                for o in (c if good else c.without_bounds() for c in demand.options)
             ),
         )
         for demand in problem.demands
@@ -257,7 +264,12 @@ def _figures(cell: CapacityCell, levels: Sequence[float]) -> list[float]:
 
 
 def _times_at_end(cell: CapacityCell, good: bool) -> float:
-    """Return the rates at one end of the band ÷ the cell's own, 1 where it is no estimate."""
+    """Return the rates at one end of the band ÷ the cell's own, 1 where it is no estimate.
+
+    Nothing is known of the bad end of a mere bound.
+    """
+    if cell.origin is Origin.BOUND and not good:
+        return 0.0
     rate, end = cell.banded_rps, cell.high_rps if good else cell.low_rps
     if cell.origin not in INFERRED or not rate or end is None:
         return 1.0

@@ -1,7 +1,12 @@
 """Capacity tables and estimates behind one question: what does this replica carry?"""
 
 from melange_sky.profiles.constants import engine_generation, engine_generations
-from melange_sky.profiles.lookup import engine_replica, replica_capacities, tables_to_ship
+from melange_sky.profiles.lookup import (
+    CapacityLookup,
+    engine_replica,
+    replica_capacities,
+    tables_to_ship,
+)
 from melange_sky.profiles.measured import has_weights, is_of, is_usable, table_notes
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 from melange_sky.profiles.shipped import write_table
@@ -13,6 +18,7 @@ from melange_sky.profiles.splits import (
 )
 
 __all__ = [
+    "CapacityLookup",
     "CapacityQuery",
     "ReplicaCapacity",
     "ReplicaShape",

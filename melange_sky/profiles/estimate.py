@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from melange_sky.capacities import BEST_EFFORT, CapacityCell, Origin
+from melange_sky.capacities import BEST_EFFORT, NOT_KNOWN, CapacityCell, Origin
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.parallelism import Parallelism
 from melange_sky.profiles.alone import missed_alone
@@ -30,6 +30,8 @@ from melange_sky.steps import (
 from melange_sky.topology import linked
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from melange_sky.accelerators import Links
     from melange_sky.models import ModelShape
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
@@ -40,6 +42,9 @@ NO_TRAFFIC = "no traffic"
 
 NOT_SIMULATED = "not simulated"
 """What a cell says whose rate is the closed form's, because the query forbids to simulate it."""
+
+NEARLY_MISSED = 0.9
+"""Of a limit, what a lone request must take by the closed form before simulation is asked whether it misses it."""
 
 WORTH_MISSING = 2.0
 """A level below the target that carries less than this many times its rate is not worth its misses."""
@@ -161,7 +166,7 @@ class GroupEstimates:
     `analytic` is the closed-form estimate that shipped ratios correct and searches start at. Cells
     are of the bare group: without the band, and before data parallelism multiplies them. `levels` are
     closed-form estimates at other attainments than the target's, `BEST_EFFORT` what leaves others in time: cells
-    follow them in proportion.
+    follow them in proportion. `bounds`, where the query asks for them, are the most that simulation could find.
     """
 
     query: CapacityQuery
@@ -169,6 +174,7 @@ class GroupEstimates:
     sizes: RequestSizes
     analytic: Estimate
     levels: Mapping[float, Estimate] = field(default_factory=dict)
+    bounds: NDArray[np.float64] | None = None
 
     def settled(self) -> list[CapacityCell | None]:
         """Return the cells that need no simulation, None for the others."""
@@ -182,7 +188,7 @@ class GroupEstimates:
             if reason:
                 cells.append(CapacityCell.unserved(reason))
             elif math.isnan(rate):
-                cells.append(table.point(self._size(at)))
+                cells.append(table.point(self.size(at)))
             else:
                 cells.append(
                     CapacityCell.estimated(rate)
@@ -198,21 +204,53 @@ class GroupEstimates:
         cache = EstimateCache(self.group.replica, self.query.slo)
         cells: list[CapacityCell] = []
         for at, shipped in enumerate(settled):
-            size = self._size(at)
+            size = self.size(at)
             cell = shipped or cache.get(size)
             if cell is None and not self.query.simulate:
                 cell = self._guessed(at)
+            elif cell is None and self.bounds is not None:
+                cell = self._bounded(at)
+                if cell.origin is not Origin.BOUND:
+                    cache.put(size, cell)
             elif cell is None:
-                # compiled code is not wanted where all is shipped or kept
-                from melange_sky.profiles.simulated import simulated_cell
-
-                guess_rps = float(self.analytic.rate_rps[at])
-                cell = simulated_cell(self.group.replica, size, self.query.slo, guess_rps)
+                cell = self.simulate(at)
                 cache.put(size, cell)
             cells.append(cell)
             count.add()
         cache.save()
         return tuple(cells)
+
+    def simulate(self, at: int) -> CapacityCell:
+        """Return what simulation says of one size."""
+        # compiled code is not wanted where all is shipped or kept
+        from melange_sky.profiles.simulated import simulated_cell
+
+        guess_rps = float(self.analytic.rate_rps[at])
+        return simulated_cell(self.group.replica, self.size(at), self.query.slo, guess_rps)
+
+    def _bounded(self, at: int) -> CapacityCell:
+        """Return the most that simulation could find of a size; what it says where a lone request misses."""
+        assert self.bounds is not None
+        if self._nearly_missed(at):
+            from melange_sky.profiles.simulated import refused_alone
+
+            refused = refused_alone(self.group.replica, self.size(at), self.query.slo)
+            if refused is not None:
+                return refused
+        bound_rps = float(self.bounds[at])
+        if (
+            bound_rps <= 0
+        ):  # the closed form sees no rate, whatever the limits: only simulation tells
+            return self.simulate(at)
+        return CapacityCell(max_rate_rps=bound_rps, origin=Origin.BOUND, reason=NOT_KNOWN)
+
+    def _nearly_missed(self, at: int) -> bool:
+        slo, alone = self.query.slo, self.analytic
+        limits = ((slo.tpot_s, alone.tpot_floor_s), (slo.ttft_s, alone.ttft_floor_s))
+        return any(
+            limit is not None and float(floor[at]) > NEARLY_MISSED * limit
+            for limit, floor in limits
+        )
 
     def _guessed(self, at: int) -> CapacityCell:
         rate_rps = float(self.analytic.rate_rps[at])
@@ -227,13 +265,14 @@ class GroupEstimates:
         found = []
         for at, bare in enumerate(cells):
             cell = bare if absent[at] else self._levelled(bare, at)
+            is_bound = bare.origin is Origin.BOUND
             rate = cell.banded_rps
             if rate is not None:
-                band = self.group.bands[regime_of(self._size(at)[0], sequences[at])]
+                band = self.group.bands[regime_of(self.size(at)[0], sequences[at])]
                 found.append(
                     CapacityCell(
                         max_rate_rps=cell.max_rate_rps,
-                        origin=self.group.origin,
+                        origin=Origin.BOUND if is_bound else self.group.origin,
                         reason=cell.reason,
                         low_rps=rate * band.low,
                         high_rps=rate * band.high,
@@ -257,19 +296,24 @@ class GroupEstimates:
         best_rps = float(effort.rate_rps[at])
         levels: tuple[tuple[float, float], ...] = ()
         if cell.max_rate_rps is not None:
-            levels = self._in_proportion(cell.max_rate_rps, best_rps, at)
+            levels = self._in_proportion(
+                cell.max_rate_rps, best_rps, at, is_bound=cell.origin is Origin.BOUND
+            )
         elif best_rps > 0:
             levels = ((BEST_EFFORT, best_rps),)
         alone_s = float(self.analytic.ttft_floor_s[at])
         return replace(cell, levels=levels, alone_ttft_s=alone_s if levels else None)
 
     def _in_proportion(
-        self, rate_rps: float, best_rps: float, at: int
+        self, rate_rps: float, best_rps: float, at: int, *, is_bound: bool
     ) -> tuple[tuple[float, float], ...]:
-        """Return the levels of a rate at the target; none where the closed form sees no rate at all."""
+        """Return the levels of a rate at the target; none where the closed form sees no rate at all.
+
+        A mere bound has all that any lower rate could have.
+        """
         target_rps = float(self.analytic.rate_rps[at])
         levels: list[tuple[float, float]] = []
-        largest = rate_rps
+        largest, worth = rate_rps, 0.0 if is_bound else WORTH_MISSING
         for attainment, estimate in sorted(self.levels.items(), reverse=True):
             level_rps = float(estimate.rate_rps[at])
             if attainment == BEST_EFFORT:
@@ -280,13 +324,14 @@ class GroupEstimates:
                 continue
             if attainment < self.query.slo.attainment:
                 found = min(found, level_rps, best_rps)
-                if found < WORTH_MISSING * largest:
+                if found < worth * largest:
                     continue
                 largest = found
             levels.append((attainment, found))
         return tuple(sorted(levels))
 
-    def _size(self, at: int) -> tuple[int, int]:
+    def size(self, at: int) -> tuple[int, int]:
+        """Return the (input, output) tokens of one bucket."""
         return int(self.sizes.input_tokens[at]), int(self.sizes.output_tokens[at])
 
     def _absent(self) -> list[str | None]:

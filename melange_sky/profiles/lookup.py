@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +20,15 @@ from melange_sky.capacities import (
     BEST_EFFORT,
     CapacityCell,
     EngineSettings,
+    Origin,
     levels_above,
     levels_below,
 )
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.names.accelerators import find_accelerator
-from melange_sky.profiles.cache import fingerprint
+from melange_sky.profiles.bounds import slos_of_bounds, upper_bounds
+from melange_sky.profiles.cache import EstimateCache, fingerprint
 from melange_sky.profiles.constants import engine_generation
 from melange_sky.profiles.estimate import (
     NO_TRAFFIC,
@@ -82,25 +84,7 @@ def replica_capacities(
 
     Raises InputError for an unknown accelerator or engine and for sizes that cannot be.
     """
-    _check(query)
-    generation = engine_generation(query.generation)
-    estimates = _group_cells(query, shapes, generation)
-    tables = measured_tables() if query.measured else ()
-    capacities = []
-    for shape in shapes:
-        group_cells = estimates[group_key(shape)]
-        if isinstance(group_cells, Unfit):
-            capacities.append(_unfit(query, shape, group_cells.reason))
-            continue
-        measured = matching(tables, query, shape)
-        capacities.append(
-            ReplicaCapacity(
-                shape=shape,
-                settings=_settings_of(shape, group_cells.group, generation),
-                cells=_replica_cells(query, shape, group_cells, measured),
-            )
-        )
-    return tuple(capacities)
+    return CapacityLookup(query, shapes).capacities(shapes)
 
 
 def _unfit(query: CapacityQuery, shape: ReplicaShape, reason: str) -> ReplicaCapacity:
@@ -138,12 +122,11 @@ def tables_to_ship(
 
     null where a size does not fit into the cache, 0 where the SLO cannot be met.
     """
-    generation = engine_generation(query.generation)
     exact = dataclasses.replace(query, exact=True)
     sizes, tables = _sizes(query), {}
-    estimates = _group_cells(exact, shapes, generation)
+    lookup = CapacityLookup(exact, shapes)
     for shape in shapes:
-        group_cells = estimates[group_key(shape)]
+        group_cells = lookup.of_group(group_key(shape))
         if isinstance(group_cells, Unfit):
             continue
         group = group_cells.group
@@ -189,41 +172,115 @@ class _GroupCells:
     cells: tuple[CapacityCell, ...]
 
 
-def _group_cells(
-    query: CapacityQuery, shapes: Sequence[ReplicaShape], generation: Generation
-) -> dict[GroupKey, _GroupCells | Unfit]:
-    """Return what each group carries, or why the model does not fit on it."""
-    keys = sorted({group_key(shape) for shape in shapes})
-    count, sizes = CellCount.of(query, len(keys)), _sizes(query)
-    groups = {key: gpu_group(query, key, sizes, generation) for key in keys}
-    estimates = _estimates(query, groups, sizes)
+Bucket = tuple[int, int]
+"""Its place on the query's grid: (row, column)."""
+
+
+class CapacityLookup:
+    """One question's answers, which a bounded one lets simulate size by size."""
+
+    def __init__(self, query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> None:
+        """Look up what tables, the closed form and earlier simulations say of these replicas.
+
+        Simulates the rest, but for a bounded query. Raises as `replica_capacities` does.
+        """
+        _check(query)
+        wanted = tuple(shapes)
+        self._generation = engine_generation(query.generation)
+        self._tables = measured_tables() if query.measured else ()
+        if query.bounded and any(matching(self._tables, query, shape) for shape in wanted):
+            query = dataclasses.replace(query, bounded=False)  # measured rates follow estimates
+        self.query = query
+        keys = sorted({group_key(shape) for shape in wanted})
+        sizes = _sizes(query)
+        self._groups = {key: gpu_group(query, key, sizes, self._generation) for key in keys}
+        self._estimates = _estimates(query, self._groups, sizes)
+        self._cells = _looked_up(self._estimates, CellCount.of(query, len(keys)), len(keys))
+
+    def capacities(self, shapes: Iterable[ReplicaShape]) -> tuple[ReplicaCapacity, ...]:
+        """Return what replicas carry by what is known now, in the order given."""
+        found = {key: self.of_group(key) for key in {group_key(shape) for shape in shapes}}
+        return tuple(self._capacity(shape, found[group_key(shape)]) for shape in shapes)
+
+    def of_group(self, key: GroupKey) -> _GroupCells | Unfit:
+        """Return what one group carries by what is known now."""
+        group = self._groups[key]
+        if isinstance(group, Unfit):
+            return group
+        return _GroupCells(group=group, cells=self._estimates[key].banded(self._cells[key]))
+
+    def _capacity(self, shape: ReplicaShape, of_group: _GroupCells | Unfit) -> ReplicaCapacity:
+        if isinstance(of_group, Unfit):
+            return _unfit(self.query, shape, of_group.reason)
+        measured = matching(self._tables, self.query, shape)
+        return ReplicaCapacity(
+            shape=shape,
+            settings=_settings_of(shape, of_group.group, self._generation),
+            cells=_replica_cells(self.query, shape, of_group, measured),
+        )
+
+    def take_kept(self) -> bool:
+        """Put what was simulated meanwhile, for another question, in the place of bounds; whether any was."""
+        news = False
+        for key, estimate in self._estimates.items():
+            if all(cell.origin is not Origin.BOUND for cell in self._cells[key]):
+                continue
+            cache = EstimateCache(estimate.group.replica, self.query.slo)
+            for at, cell in enumerate(self._cells[key]):
+                kept = cache.get(estimate.size(at)) if cell.origin is Origin.BOUND else None
+                if kept is not None:
+                    self._cells[key][at], news = kept, True
+        return news
+
+    def simulate(self, asked: Iterable[tuple[ReplicaShape, Bucket]]) -> None:
+        """Simulate sizes of which only a bound is known, on all cores, and keep what comes out."""
+        columns = len(self.query.input_sizes[0])
+        places = sorted({(group_key(shape), i * columns + j) for shape, (i, j) in asked})
+        left = [(key, at) for key, at in places if self._cells[key][at].origin is Origin.BOUND]
+        if not left:
+            return
+        with _pool(len(left)) as pool:
+            found = list(pool.map(lambda place: self._estimates[place[0]].simulate(place[1]), left))
+        for key in dict.fromkeys(key for key, _ in left):
+            estimate = self._estimates[key]
+            cache = EstimateCache(estimate.group.replica, self.query.slo)
+            for (other, at), cell in zip(left, found, strict=True):
+                if other == key:
+                    self._cells[key][at] = cell
+                    cache.put(estimate.size(at), cell)
+            cache.save()
+
+
+def _pool(tasks: int) -> ThreadPoolExecutor:
+    """Return threads for so many simulations: the compiled simulator lets others run."""
+    return ThreadPoolExecutor(max_workers=min(tasks, os.cpu_count() or 1, 8))
+
+
+def _looked_up(
+    estimates: Mapping[GroupKey, GroupEstimates], count: CellCount, groups: int
+) -> dict[GroupKey, list[CapacityCell]]:
+    """Return the bare cells of each group that fits."""
     settled = {key: estimate.settled() for key, estimate in estimates.items()}
     cells = {
-        key: tuple(cell for cell in row if cell is not None)
+        key: [cell for cell in row if cell is not None]
         for key, row in settled.items()
         if None not in row
     }
     left = [key for key in settled if key not in cells]
-    count.add(len(sizes.input_tokens) * (len(keys) - len(left)))
+    count.add(count.total // max(groups, 1) * (groups - len(left)))
     log.info(
         "capacities of %d GPU groups: %d from tables, formulas and the cache, %d to simulate",
-        len(keys),
-        len(keys) - len(left),
+        groups,
+        groups - len(left),
         len(left),
     )
     for accelerator, split, _ in left:
         log.debug("to simulate: %s in %s", accelerator, split.label)
     if left:
-        # Groups are independent, and the compiled simulator lets other threads run.
-        with ThreadPoolExecutor(max_workers=min(len(left), os.cpu_count() or 1, 8)) as pool:
+        with _pool(len(left)) as pool:
             simulated = pool.map(lambda key: estimates[key].simulated(settled[key], count), left)
-            cells.update(zip(left, simulated, strict=True))
-    return {
-        key: group
-        if isinstance(group, Unfit)
-        else _GroupCells(group=group, cells=estimates[key].banded(cells[key]))
-        for key, group in groups.items()
-    }
+            cells.update(zip(left, map(list, simulated), strict=True))
+    return cells
 
 
 def _estimates(
@@ -233,14 +290,17 @@ def _estimates(
     replicas = [group.replica for group in fitting.values()]
     slos, wanted = _slos_of_levels(query), _wanted(query, sizes)
     # The last of them are late: that others beside them wait is what is held against the limits.
+    of_bounds = slos_of_bounds(query.slo) if query.bounded else ()
     found = capacity_estimates_within(
         replicas,
         sizes.of(wanted),
-        (query.slo, *slos.values()),
+        (query.slo, *slos.values(), *of_bounds),
         patient=(len(slos),) if slos else (),
     )
     analytic, *others = ([row.spread(wanted) for row in rows] for rows in found)
-    levels = dict(zip(slos, others, strict=True))
+    levels = dict(zip(slos, others, strict=False))
+    ends = zip(analytic, *others[-2:], strict=True) if of_bounds else ()
+    bounds = [upper_bounds(*end) for end in ends]
     return {
         key: GroupEstimates(
             query=query,
@@ -248,6 +308,7 @@ def _estimates(
             sizes=sizes,
             analytic=estimate,
             levels={level: rows[k] for level, rows in levels.items()},
+            bounds=bounds[k] if bounds else None,
         )
         for k, ((key, group), estimate) in enumerate(zip(fitting.items(), analytic, strict=True))
     }

@@ -90,7 +90,8 @@ class CapacityQuery:
     answers; `measured` lets the user's own tables override estimates. `engine_args` are the user's
     arguments of `engine`, which `model` already follows; tables measured under others do not count, nor
     those of other engines. `max_model_len` is the longest request among the arguments: every replica
-    must hold it. `generation` names the constants of the estimates. With `levels` the rates at attainments
+    must hold it. With `bounded` sizes that no table and no earlier simulation answers have the most that
+    simulation could find (`Origin.BOUND`), until `CapacityLookup.simulate` is asked for them. `generation` names the constants of the estimates. With `levels` the rates at attainments
     above the SLO's are told too, and those that saturate a replica where that is worth knowing.
     """
 
@@ -109,6 +110,7 @@ class CapacityQuery:
     engine_args: tuple[str, ...] = ()
     max_model_len: int | None = None
     levels: bool = False
+    bounded: bool = False
 
     @property
     def engine_label(self) -> str:

@@ -11,7 +11,7 @@ from melange_sky.profiles.alone import missed_alone
 from melange_sky.simulator import SimulatedTarget
 
 if TYPE_CHECKING:
-    from melange_sky.slo import SLO
+    from melange_sky.slo import SLO, RequestLog
     from melange_sky.steps import ReplicaModel
 
 SEARCH = SearchOptions(
@@ -30,6 +30,24 @@ the seeds are fixed, and the error of the engine model is ten times larger."""
 LOWEST_RPS = 1e-4
 
 
+def refused_alone(replica: ReplicaModel, size: tuple[int, int], slo: SLO) -> CapacityCell | None:
+    """Return the cell of a size that misses the SLO even alone on the replica, None of any other."""
+    target = SimulatedTarget(replica=replica, input_tokens=size[0], output_tokens=size[1])
+    return _refused_alone(replica, size, slo, target.probe(1.0, 1, 0))
+
+
+def _refused_alone(
+    replica: ReplicaModel, size: tuple[int, int], slo: SLO, alone: RequestLog
+) -> CapacityCell | None:
+    if not alone.ok[0]:
+        return CapacityCell.unserved(
+            f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.longest_tokens}"
+        )
+    waits = replica.prompt_token_s > 0
+    reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo, waits=waits)
+    return None if reason is None else CapacityCell.unserved(reason)
+
+
 def simulated_cell(
     replica: ReplicaModel, size: tuple[int, int], slo: SLO, guess_rps: float
 ) -> CapacityCell:
@@ -39,14 +57,9 @@ def simulated_cell(
     """
     target = SimulatedTarget(replica=replica, input_tokens=size[0], output_tokens=size[1])
     alone = target.probe(1.0, 1, 0)
-    if not alone.ok[0]:
-        return CapacityCell.unserved(
-            f"{sum(size)} tokens do not fit into the KV cache of {replica.pool.longest_tokens}"
-        )
-    waits = replica.prompt_token_s > 0
-    reason = missed_alone(float(alone.ttft_s[0]), float(alone.tpot_s[0]), slo, waits=waits)
-    if reason is not None:
-        return CapacityCell.unserved(reason)
+    refused = _refused_alone(replica, size, slo, alone)
+    if refused is not None:
+        return refused
     start = guess_rps if guess_rps > LOWEST_RPS else 0.2 / float(alone.e2e_s[0])
     # The analytic estimate brackets: it is seldom more than a factor of 2 off.
     near = replace(SEARCH, start_rps=0.92 * start, floor_rps=0.4 * start)

@@ -79,7 +79,12 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
     console.print()
     if model.baselines:
         console.print(_baseline_table(model))
+        if any(b.at_least for b in model.baselines):
+            console.print(AT_LEAST, markup=False)
         console.print(saving_text(model), markup=False)
+
+
+AT_LEAST = "≥: rates that no cheapest fleet needs are not simulated; they count as the most that they could be."
 
 
 def _show_band_and_alternatives(console: Printer, plan: Plan) -> None:
@@ -275,20 +280,23 @@ def _baseline_table(model: ModelPlan) -> Table:
 
 def _baseline_row(baseline: Baseline, *, replayed: bool) -> tuple[str, ...]:
     feasible = baseline.feasible and baseline.cost_usd_per_hour is not None
+    least, reason = "≥ " if baseline.at_least else "", _short(baseline.reason or "")
+    if baseline.at_least:  # said once below the table
+        reason = ""
     row: tuple[str, ...] = (
         baseline.accelerator,
         _run(baseline.instances, baseline.shape),
-        f"{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
+        f"{least}{baseline.cost_usd_per_hour:,.3f}" if feasible else "-",
     )
     saving = baseline.saving_fraction
     if replayed:
         one = baseline.verified
-        saving = None if one is None else one.saving_fraction
+        saving, least = None if one is None else one.saving_fraction, ""
         row += (
             "-" if one is None else _run(one.instances, one.shape),
             "-" if one is None else f"{one.cost_usd_per_hour:,.3f}",
         )
-    return (*row, "-" if saving is None else f"{saving:.1%}", _short(baseline.reason or ""))
+    return (*row, "-" if saving is None else f"{least}{saving:.1%}", reason)
 
 
 def _run(instances: int | None, shape: str | None) -> str:

@@ -26,11 +26,13 @@ def saving_text(plan: ModelPlan) -> str:
     saving = best.saving_fraction or 0.0
     if saving > 1e-6:
         unsure = best.reason or any(b.feasible is None for b in plan.baselines)
-        at_most = "at most " if unsure else ""
+        at_most = "at least " if best.at_least else "at most " if unsure else ""
         return (
             f"Against the best single accelerator ({best.accelerator}) the mix saves {at_most}"
             f"{saving:.1%} by estimate; plan --verify sizes both by replay."
         )
+    if best.at_least:
+        return f"Whether {best.accelerator} alone costs more is not known; plan --verify sizes both by replay."
     if saving < -1e-6:
         return (
             f"{best.accelerator} alone costs less than this plan, which was not proven"

@@ -15,6 +15,7 @@ from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import Baseline
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.answers.lowest_cost import LeastCost
     from melange_sky.optimizer.problem.question import Demand
 
 
@@ -66,11 +67,12 @@ def _baseline(
     return Baseline(
         accelerator=accelerator,
         feasible=True,
-        reason=_doubt(least.gap, options),
+        reason=_doubt(least, options),
         instances=least.instances,
         shape=least.shape,
         cost_usd_per_hour=cost,
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
+        at_least=least.at_least,
     )
 
 
@@ -85,11 +87,13 @@ def _none(accelerator: str, reason: str, *, feasible: bool | None) -> Baseline:
     )
 
 
-def _doubt(gap: float, options: SolveOptions) -> str | None:
-    """Say where the cost is not proven least, so that the saving against it may be less."""
-    if gap <= max(options.mip_gap, COST_TIE):
+def _doubt(least: LeastCost, options: SolveOptions) -> str | None:
+    """Say where the cost is not proven least, so that the saving against it is not as told."""
+    if least.at_least:
+        return "at least: rates that were not simulated count as the most that they could be"
+    if least.gap <= max(options.mip_gap, COST_TIE):
         return None
-    return f"not proven optimal within the time limit: may cost up to {gap:.1%} less"
+    return f"not proven optimal within the time limit: may cost up to {least.gap:.1%} less"
 
 
 def _why_none(alone: Problem, options: SolveOptions) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.program.termination import Termination
@@ -13,6 +14,7 @@ from melange_sky.optimizer.search.levels import cheapest_of, settle_levels
 if TYPE_CHECKING:
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
+    from melange_sky.optimizer.search.solution_point import Point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +22,8 @@ class LeastCost:
     """The least cost found, the gap to what is proven, and how many instances of what have it.
 
     Those of the simplest fleet of that cost: fewest option types, then fewest instances. Both are
-    None where `termination` says that there is no fleet, or that none was found in time.
+    None where `termination` says that there is no fleet, or that none was found in time. `at_least` where
+    the fleet rests on bounds of what was not simulated, so that the least may be more.
     """
 
     termination: Termination
@@ -28,6 +31,7 @@ class LeastCost:
     instances: int | None = None
     shape: str | None = None
     gap: float = 0.0
+    at_least: bool = False
 
 
 def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False) -> LeastCost:
@@ -55,7 +59,19 @@ def least_cost(problem: Problem, options: SolveOptions, *, settle: bool = False)
         instances=sum(point.instances),
         shape=_shape(program, point.instances),
         gap=cheapest.gap,
+        at_least=_rests_on_bounds(program, point),
     )
+
+
+def _rests_on_bounds(program: IntegerProgram, point: Point) -> bool:
+    """Return whether any share is served at a mere bound of the rate."""
+    columns = program.canonical.columns
+    for b, k, _ in point.shares:
+        column = columns[k]
+        bucket = program.canonical.buckets[column.demand][b - program.offsets[column.demand]]
+        if column.capacity.cells[bucket.i][bucket.j].origin is Origin.BOUND:
+            return True
+    return False
 
 
 def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
@@ -72,6 +88,7 @@ def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
         instances=sum(a.instances for a in allocations),
         shape=" + ".join(sorted({a.candidate.option.shape for a in allocations})),
         gap=solution.report.mip_gap,
+        at_least=any(a.candidate.has_bounds for a in allocations),
     )
 
 

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
 
 
 def demand_of(model: ModelPlan, options: tuple[OptionCapacity, ...]) -> Demand:
-    """Return what a plan's model is asked to serve, with these options."""
+    """Return what a plan's model is asked to serve, with these options where their rates are known.
+
+    No other fleet is promised at rates that are only bounds (`Origin.BOUND`); the plan's own rests on none.
+    """
     target = None if model.attainment_per_bucket else model.slo.attainment
-    return Demand(name=model.name, workload=model.workload, options=options, target=target)
+    known = tuple(capacity.without_bounds() for capacity in options)
+    return Demand(name=model.name, workload=model.workload, options=known, target=target)
 
 
 def problem_of(plan: Plan) -> Problem:

@@ -1,0 +1,239 @@
+"""Simulate only the capacities on which the cheapest fleet rests.
+
+Every size that was not simulated counts at the most that simulation could find. A fleet that is cheapest
+so, and that serves nothing at such a rate, is the cheapest of all: whatever simulation says of the other
+sizes, fleets that use them only become dearer. So the optimum is found at bounds, what weighs most of what
+it rests on is simulated, and again, until it rests on nothing else. The first rounds look at the
+target's own level alone and stop near the optimum: most sizes that matter are known after them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from math import inf
+from typing import TYPE_CHECKING
+
+from melange_sky.capacities import Origin
+from melange_sky.errors import InfeasibleError, NoPlanInTimeError
+from melange_sky.optimizer import TimeUpError, constraints_among, optimize
+from melange_sky.planner.assumed_splits import without_assumed
+from melange_sky.planner.confidence import at_confidence
+from melange_sky.profiles import ReplicaShape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
+    from melange_sky.parallelism import AssumedSplits
+    from melange_sky.planner.prepare import PreparedProblem
+    from melange_sky.profiles import CapacityLookup
+
+log = logging.getLogger(__name__)
+
+NEAR_GAP = 0.02
+"""How near to the optimum the first rounds come."""
+
+HEAVIEST, AT_LEAST = 0.85, 8
+"""In each round, the sizes that bear so much of the cost at bounds are simulated, and so many at least."""
+
+MOST_OF_SINGLES = 64
+"""Sizes that are simulated at most to tell the cheapest single accelerator."""
+
+Find = Callable[["PreparedProblem", "SolveOptions"], "Solution"]
+
+Places = dict[tuple[ReplicaShape, tuple[int, int]], float]
+"""USD per hour of what a fleet serves at a bound, by replica and bucket."""
+
+
+class NeededRates:
+    """A prepared problem whose bounds give way to simulated capacities as fleets come to rest on them."""
+
+    def __init__(self, prepared: PreparedProblem, confidence: float) -> None:
+        """Begin with what is prepared."""
+        self.prepared = prepared
+        self._confidence = confidence
+
+    @property
+    def problem(self) -> Problem:
+        """The optimizer's problem by what is known now."""
+        return self.prepared.problem
+
+    def optimum(self, solve: SolveOptions, rule: AssumedSplits, find: Find) -> Solution | None:
+        """Return the proven optimum that `find` finds of the problem, resting on no bound.
+
+        None where there is nothing to simulate, or all was simulated at once: because more is asked
+        for than the least cost, splits may be left out that rest on assumptions, or half of the time
+        that is left did not suffice. Raises InfeasibleError as `find` does.
+        """
+        if not self._has_bounds:
+            return None
+        half = replace(solve, deadline=solve.deadline.share(0.5))
+        if not _asks_for_more(solve) and without_assumed(self.problem, rule) == self.problem:
+            try:
+                return self._resting_on_none(half, find)
+            except (TimeUpError, NoPlanInTimeError):
+                log.info("no time was left to find which capacities matter: all are simulated")
+        self._simulate_all()
+        return None
+
+    def _resting_on_none(self, solve: SolveOptions, find: Find) -> Solution:
+        """Simulate what optima rest on until one rests on no bound; raise TimeUpError if that is late."""
+        for k in range(len(self.problem.demands)):
+            self._come_near(k, solve)
+        while True:
+            solve.deadline.check()
+            solution = find(self.prepared, solve)
+            asked = [_at_bounds(*pair) for pair in self._chosen(solution)]
+            if not solution.report.is_optimal:
+                raise TimeUpError
+            if not any(asked):
+                return solution
+            for k, places in enumerate(asked):
+                self._simulate(k, _heaviest(places))
+
+    def settle_best_single(self, solve: SolveOptions) -> None:
+        """Simulate what the cheapest fleet of a single accelerator rests on, where that takes little.
+
+        So the saving against the best single accelerator is known, and others are known to be no better.
+        Not for several models, each of which would have its own.
+        """
+        if not self._has_bounds or len(self.problem.demands) > 1:
+            return
+        options = replace(solve, deadline=solve.deadline.share(0.2))
+        costs: dict[str, float] = {}
+        left = MOST_OF_SINGLES
+        try:
+            while left > 0:
+                places = self._of_best_single(costs, options)
+                if not places:
+                    return
+                chosen = _heaviest(places)[:left]
+                left -= len(chosen)
+                self._simulate(0, chosen)
+        except (TimeUpError, NoPlanInTimeError):
+            log.info("no time was left to simulate what single accelerators rest on")
+
+    def _of_best_single(self, costs: dict[str, float], options: SolveOptions) -> Places:
+        """Return what the cheapest single accelerator serves at bounds; `costs` are those known by now."""
+        (demand,) = self.problem.demands
+        fleets: dict[str, Places] = {}
+        while True:
+            names = {c.option.accelerator for c in demand.options} - costs.keys()
+            for name in sorted(names):
+                costs[name], fleets[name] = self._single(demand, name, options)
+            best = min(costs, key=lambda name: (costs[name], name))
+            if costs[best] == inf or best in fleets:
+                return {} if costs.pop(best) == inf else fleets[best]
+            del costs[best]  # known from an earlier round: look again at what it rests on now
+
+    def _single(
+        self, demand: Demand, accelerator: str, options: SolveOptions
+    ) -> tuple[float, Places]:
+        own = tuple(c for c in demand.options if c.option.accelerator == accelerator)
+        alone = replace(demand, options=own)
+        try:
+            constraints = constraints_among(self.problem.constraints, [c.option for c in own])
+            solution = optimize(
+                replace(self.problem, demands=(alone,), constraints=constraints), options
+            )
+        except InfeasibleError:
+            return inf, {}
+        return solution.cost_usd_per_hour, _at_bounds(alone, solution)
+
+    @property
+    def _has_bounds(self) -> bool:
+        return any(c.has_bounds for demand in self.problem.demands for c in demand.options)
+
+    def _chosen(self, solution: Solution) -> Iterable[tuple[Demand, Solution]]:
+        for demand, chosen in zip(self.problem.demands, solution.allocations, strict=True):
+            yield demand, replace(solution, allocations=(chosen,))
+
+    def _come_near(self, k: int, solve: SolveOptions) -> None:
+        """Simulate what fleets of one model near the optimum rest on, no size served late."""
+        lookup, options = self.prepared.lookups[k], replace(solve, mip_gap=NEAR_GAP)
+        if lookup is not None and lookup.take_kept():
+            self._update(k, lookup)
+        while not options.deadline.passed:
+            demand = replace(self.problem.demands[k], target=None)
+            try:
+                solution = optimize(replace(self.problem, demands=(demand,)), options)
+            except (InfeasibleError, NoPlanInTimeError):
+                return
+            places = _at_bounds(demand, solution)
+            if not places:
+                return
+            self._simulate(k, _heaviest(places))
+
+    def _simulate_all(self) -> None:
+        for k, demand in enumerate(self.problem.demands):
+            self._simulate(
+                k,
+                [
+                    (ReplicaShape.of(capacity.option), (i, j))
+                    for capacity in demand.options
+                    for i, row in enumerate(capacity.cells)
+                    for j, cell in enumerate(row)
+                    if cell.origin is Origin.BOUND
+                ],
+            )
+
+    def _simulate(self, k: int, places: Iterable[tuple[ReplicaShape, tuple[int, int]]]) -> None:
+        wanted, lookup = list(places), self.prepared.lookups[k]
+        if not wanted or lookup is None:
+            return
+        lookup.simulate(wanted)
+        self._update(k, lookup)
+        log.debug("simulated %d sizes that the cheapest fleet could rest on", len(wanted))
+
+    def _update(self, k: int, lookup: CapacityLookup) -> None:
+        """Put what is known now into the options of one model."""
+        demand = self.problem.demands[k]
+        bounded = [capacity for capacity in demand.options if capacity.has_bounds]
+        shapes = [ReplicaShape.of(capacity.option) for capacity in bounded]
+        news = {
+            capacity.option.name: replace(capacity, cells=known.cells)
+            for capacity, known in zip(bounded, lookup.capacities(shapes), strict=True)
+        }
+        lowered = at_confidence(tuple(news.values()), self._confidence)
+        by_name: dict[str, OptionCapacity] = {c.option.name: c for c in lowered}
+        options = tuple(by_name.get(c.option.name, c) for c in demand.options)
+        demands = list(self.problem.demands)
+        demands[k] = replace(demand, options=options)
+        self.prepared = replace(
+            self.prepared, problem=replace(self.problem, demands=tuple(demands))
+        )
+
+
+def _asks_for_more(solve: SolveOptions) -> bool:
+    """Return whether the answer is another than a fleet of the least cost."""
+    return bool(solve.within_fraction or solve.alternatives or solve.stay_close or solve.robustness)
+
+
+def _at_bounds(demand: Demand, solution: Solution) -> Places:
+    """Return what one model's fleet serves at bounds."""
+    places: Places = defaultdict(float)
+    rates = demand.workload.rates_rps
+    for allocation in solution.allocations[0]:
+        candidate = allocation.candidate
+        shape = ReplicaShape.of(candidate.option)
+        for i, j in demand.workload.buckets():
+            cell, share = candidate.cells[i][j], allocation.shares[i][j]
+            if share > 0 and cell.origin is Origin.BOUND:
+                load = share * rates[i][j] / (cell.largest_rps or 1.0)
+                places[shape, (i, j)] += candidate.option.price_usd_per_hour * load
+    return places
+
+
+def _heaviest(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
+    """Return the places that bear most of the cost, all of few."""
+    order = sorted(places, key=lambda place: (-places[place], place[1]))
+    enough, borne = HEAVIEST * sum(places.values()), 0.0
+    for count, place in enumerate(order, start=1):
+        borne += places[place]
+        if borne >= enough and count >= AT_LEAST:
+            return order[:count]
+    return order

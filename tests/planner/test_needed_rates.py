@@ -1,0 +1,145 @@
+"""A plan that simulates only what it rests on is the plan of all capacities simulated."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from melange_sky.capacities import Origin
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer import SolveOptions, explain, problem_of
+from melange_sky.planfile import dump_plan, parse_plan
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
+from melange_sky.plans import Plan
+from melange_sky.pricing import OfferQuery
+
+REQUEST = PlanRequest(prices=OfferQuery(offline=True), solve=SolveOptions(), sensitivity=False)
+AS_NEEDED = replace(REQUEST, as_needed=True)
+EDGES = {"input_edges": [0, 120, 700, 4000], "output_edges": [0, 60, 400]}
+MODELS = (
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "mistralai/Mistral-7B-v0.1",
+)
+GPUS = (["L4:1", "A10G:1", "H100:1"], ["A10G:1", "L40S:1"], ["L4:1", "L40S:1", "A100-80GB:1"])
+
+
+def spec(**over: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {
+        "name": "t",
+        "model": MODELS[0],
+        "slo": {"tpot_ms": 47, "ttft_ms": 1500, "attainment": 0.95},
+        "workload": {
+            "rate_rps": 8,
+            "histogram": {**EDGES, "weights": [[0.2, 0.2], [0.2, 0.2], [0.1, 0.1]]},
+        },
+        "resources": {"accelerators": GPUS[0], "infra": ["aws", "gcp", "azure/eastus"]},
+    }
+    return given | over
+
+
+def drawn(seed: int) -> dict[str, Any]:
+    rng = random.Random(seed)
+    raw = [[rng.random() ** 2 for _ in range(2)] for _ in range(3)]
+    total = sum(map(sum, raw))
+    return spec(
+        model=rng.choice(MODELS),
+        slo={
+            "tpot_ms": rng.choice([28, 35, 47, 55, 80, 120]),
+            "ttft_ms": rng.choice([300, 700, 1500, 4000]),
+            "attainment": rng.choice([0.9, 0.95, 0.99]),
+        },
+        workload={
+            "rate_rps": rng.choice([1, 4, 12, 30, 90]),
+            "histogram": {**EDGES, "weights": [[x / total for x in row] for row in raw]},
+        },
+        resources={"accelerators": rng.choice(GPUS), "infra": ["aws", "gcp", "azure/eastus"]},
+    )
+
+
+def fleet(plan: Plan) -> list[tuple[str, int]]:
+    return [(a.candidate.option.name, a.instances) for m in plan.models for a in m.allocations]
+
+
+def at_bounds(plan: Plan) -> int:
+    cells = (c for m in plan.models for o in m.candidates for row in o.cells for c in row)
+    return sum(cell.origin is Origin.BOUND for cell in cells)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_same_answer_as_with_all_simulated(seed: int) -> None:
+    """What is simulated first is kept, so that both see the same rates."""
+    try:
+        quick = plan_spec(drawn(seed), AS_NEEDED)
+    except InfeasibleError as refused:
+        with pytest.raises(InfeasibleError) as as_well:
+            plan_spec(drawn(seed), REQUEST)
+        assert str(as_well.value) == str(refused)
+        return
+    whole = plan_spec(drawn(seed), REQUEST)
+    assert at_bounds(whole) == 0
+    assert quick.cost_usd_per_hour == pytest.approx(whole.cost_usd_per_hour, rel=1e-9)
+    assert (quick.solver.status, fleet(quick)) == (whole.solver.status, fleet(whole))
+    for mine, theirs in zip(quick.models[0].baselines, whole.models[0].baselines, strict=True):
+        if mine.at_least:
+            assert theirs.cost_usd_per_hour is None or (
+                (mine.cost_usd_per_hour or 0) <= theirs.cost_usd_per_hour * (1 + 1e-9)
+            )
+        else:
+            assert (mine.feasible, mine.cost_usd_per_hour) == (
+                theirs.feasible,
+                pytest.approx(theirs.cost_usd_per_hour),
+            )
+    cheapest = min(quick.models[0].baselines, key=lambda b: b.cost_usd_per_hour or 1e9)
+    assert not cheapest.at_least
+
+
+def test_bounds_are_told_as_such_and_promise_nothing(kept_estimates: None) -> None:
+    plan = plan_spec(spec(), replace(AS_NEEDED, sensitivity=True))
+    assert at_bounds(plan) > 0
+    for allocation in plan.models[0].allocations:
+        for i, j in plan.models[0].workload.buckets():
+            if allocation.shares[i][j] > 0:
+                assert allocation.candidate.cells[i][j].origin is Origin.ESTIMATED
+    again = parse_plan(json.loads(dump_plan(plan)), "p")
+    assert again == plan
+    assert not any(c.has_bounds for d in problem_of(plan).demands for c in d.options)
+    assert explain(plan).cost_usd_per_hour == pytest.approx(plan.cost_usd_per_hour)
+    whole = plan_spec(spec(), replace(REQUEST, sensitivity=True))
+    assert plan.sensitivity is not None
+    assert whole.sensitivity is not None
+    assert (plan.sensitivity.low_usd_per_hour or 0) <= (
+        whole.sensitivity.low_usd_per_hour or 0
+    ) + 1e-9
+    assert (plan.sensitivity.high_usd_per_hour or 1e9) >= (
+        whole.sensitivity.high_usd_per_hour or 0
+    ) - 1e-9
+
+
+@pytest.mark.parametrize("over", [{"within_fraction": 0.1}, {"alternatives": 1}])
+def test_what_asks_for_more_than_the_least_cost_has_all_simulated(
+    over: dict[str, Any], kept_estimates: None
+) -> None:
+    request = replace(AS_NEEDED, solve=replace(AS_NEEDED.solve, **over))
+    assert at_bounds(plan_spec(spec(), request)) == 0
+
+
+def test_several_models_rest_on_simulated_rates_too() -> None:
+    one = spec()
+    models = [
+        {"name": f"m{n}", **{k: one[k] for k in ("model", "slo", "workload")}} for n in range(3)
+    ]
+    models[1]["workload"] = {**models[1]["workload"], "rate_rps": 30}
+    listed = {
+        "name": "t",
+        "models": models,
+        "resources": {**one["resources"], "limits": {"A10G": 6}},
+    }
+    quick, whole = plan_spec(listed, AS_NEEDED), plan_spec(listed, REQUEST)
+    assert quick.cost_usd_per_hour == pytest.approx(whole.cost_usd_per_hour, rel=1e-9)
+    assert fleet(quick) == fleet(whole)
