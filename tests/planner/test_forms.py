@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from melange_sky.errors import InputError
-from melange_sky.gateway.service import served_names
+from melange_sky.gateway.seating import served_names
 from melange_sky.optimizer import SolveOptions
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.checkpoints import form_labels, form_name
