@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from melange_sky.routing.table import Vector
+    from melange_sky.routing.vector import Vector
 
 NEVER = 1e300
 """Value of a leaf that is not to be found."""

@@ -21,7 +21,7 @@ from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 
 if TYPE_CHECKING:
-    from melange_sky.routing.table import Vector
+    from melange_sky.routing.vector import Vector
 
 PLANNED, SPILLED, FAILOVER, UNFIT, FULL, DOWN = range(6)
 REASONS = ("planned", "spilled", "failover", "unfit", "full", "down")

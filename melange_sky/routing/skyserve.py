@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from melange_sky.routing.table import RoutingState, RoutingTable, Vector
+from melange_sky.routing.table import RoutingState, RoutingTable
+from melange_sky.routing.vector import Vector
 
 _KEY = re.compile(r"[A-Z0-9]+")
 

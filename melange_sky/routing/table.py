@@ -12,7 +12,7 @@ replica whose needs sum to 1 holds as much as its capacity allows, whatever the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.routing.minima import side_by_side
 
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.plans import Allocation, ModelPlan
+    from melange_sky.routing.vector import Vector
     from melange_sky.slo import SLO
-
-Value = TypeVar("Value", int, float)
 
 DEFAULT_TTFT_S = 2.0
 DEFAULT_TPOT_S = 0.1
@@ -31,14 +30,6 @@ FULL_LOAD = 4.0
 """A replica that holds this many times what its capacity allows takes no more (see `need`)."""
 QUEUE_LENGTH, QUEUE_WAIT_S = 256, 10.0
 """How many requests wait, and how long, while all replicas that could serve them are full."""
-
-
-class Vector(Protocol[Value]):
-    """A list, or an array of one dimension."""
-
-    def __getitem__(self, index: int, /) -> Value: ...
-    def __setitem__(self, index: int, value: Value, /) -> None: ...
-    def __len__(self) -> int: ...
 
 
 class RoutingTable(NamedTuple):
