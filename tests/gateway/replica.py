@@ -30,6 +30,8 @@ class Replica:
         self.whole: tuple[dict[str, str], bytes] | None = None
         self.pad = ""
         self.seen: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.no_such: set[str] = {"/v1/embeddings"}
         self.headers: list[dict[str, str]] = []
         self.ended: Counter[str] = Counter()
         self.running = 0
@@ -56,6 +58,7 @@ class Replica:
                 await asyncio.sleep(60)
             return web.Response(status=200 if self.healthy else 503)
         body = json.loads(await request.read())
+        self.paths.append(request.path)
         self.seen.append(body)
         self.headers.append(dict(request.headers))
         self.running += 1
@@ -71,6 +74,8 @@ class Replica:
             self.running -= 1
 
     async def _answer(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
+        if request.path in self.no_such:
+            return web.json_response({"detail": "Not Found"}, status=404)
         mode = self.poison if "poison" in json.dumps(body) else self.mode
         faults = {"error": 500, "busy": 503, "limit": 429, "deny": 401, "redirect": 307}
         if mode == "reject":
@@ -81,6 +86,11 @@ class Replica:
             if mode in ("busy", "limit"):
                 headers = {"Retry-After": "17"}
             return web.json_response({"error": {}}, status=faults[mode], headers=headers)
+        return await self._served(request, body, mode)
+
+    async def _served(
+        self, request: web.BaseRequest, body: dict[str, Any], mode: str
+    ) -> web.StreamResponse:
         if mode == "drop":
             assert request.transport is not None
             request.transport.abort()
@@ -88,8 +98,13 @@ class Replica:
         if mode == "hang":
             await asyncio.sleep(60)
         await asyncio.sleep(self.ttft_s)
-        tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 8
-        usage = {"prompt_tokens": 40, "completion_tokens": tokens}
+        lengths = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+        tokens = next((n for name in lengths if isinstance(n := body.get(name), int) and n), 8)
+        tokens = min(tokens, 10_000)
+        sequences = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
+        usage = {"prompt_tokens": 40, "completion_tokens": tokens * sequences}
+        if request.path in OTHERS:
+            return await OTHERS[request.path](request, body, tokens)
         if mode == "garbage":
             return web.Response(text="<html>502 Bad Gateway</html>", content_type="text/html")
         if mode == "dribble":
@@ -145,3 +160,54 @@ class Replica:
             await response.write(b"data: " + last + b"\n\n")
         await response.write(b"data: [DONE]\n\n")
         return response
+
+
+async def _responses(
+    request: web.BaseRequest, body: dict[str, Any], tokens: int
+) -> web.StreamResponse:
+    """OpenAI's responses: counts by other names, named events, no [DONE]."""
+    usage = {"input_tokens": 40, "output_tokens": tokens, "total_tokens": 40 + tokens}
+    whole = {"id": "resp_1", "object": "response", "output": [], "usage": usage}
+    if not body.get("stream"):
+        return web.json_response(whole)
+    deltas = [{"type": "response.output_text.delta", "delta": f"t{n}"} for n in range(tokens)]
+    return await _events(request, [*deltas, {"type": "response.completed", "response": whole}])
+
+
+async def _messages(
+    request: web.BaseRequest, body: dict[str, Any], tokens: int
+) -> web.StreamResponse:
+    """Anthropic's messages: the prompt's count comes first, the output's last."""
+    usage = {"input_tokens": 40, "output_tokens": tokens}
+    if not body.get("stream"):
+        return web.json_response({"type": "message", "content": [], "usage": usage})
+    start = {"type": "message_start", "message": {"usage": {"input_tokens": 40}}}
+    deltas = [
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": f"t{n}"}}
+        for n in range(tokens)
+    ]
+    last = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": tokens}}
+    return await _events(request, [start, *deltas, last, {"type": "message_stop"}])
+
+
+async def _tokens(
+    request: web.BaseRequest, body: dict[str, Any], tokens: int
+) -> web.StreamResponse:
+    return web.json_response({"count": 2, "tokens": [1, 2]})
+
+
+async def _events(request: web.BaseRequest, events: list[dict[str, Any]]) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for event in events:
+        await response.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
+    return response
+
+
+OTHERS = {
+    "/v1/responses": _responses,
+    "/v1/messages": _messages,
+    "/v1/messages/count_tokens": _tokens,
+    "/tokenize": _tokens,
+    "/detokenize": _tokens,
+}
