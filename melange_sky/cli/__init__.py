@@ -111,6 +111,8 @@ def _log_to_stderr(verbose: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     gc.set_threshold(MANY)
+    # NumPy would start a thread per core for products of large matrices, of which there are none here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _never_fail_on_encoding()
     try:
         cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)
