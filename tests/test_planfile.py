@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +15,7 @@ from melange_sky.errors import InputError
 from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.planfile import dump_plan, load_plan, parse_plan, plan_document
 from melange_sky.plans import Baseline, PlanWarning, SolverReport
+from tests import planfuzz
 from tests.factories import make_model_plan, make_plan
 
 
@@ -129,3 +133,98 @@ def test_wrong_shapes_and_unknown_options_are_named() -> None:
         parse_plan(document, "p")
     with pytest.raises(InputError, match=r"p: models: List should have at least 1 item"):
         parse_plan(plan_document(make_plan(lists_models=True)) | {"models": []}, "p")
+
+
+@pytest.mark.timeout(300)
+def test_no_mutation_of_a_plan_ends_in_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m tests.planfuzz 10000` tries more of them."""
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MELANGE_SKY_OFFLINE", "1")
+    rng, documents = random.Random(18), planfuzz.seeds()
+    for document in documents:
+        assert planfuzz.check(document, tmp_path, list(planfuzz.READERS)) is None
+    for n in range(1000):
+        document, done = planfuzz.mutated(documents[n % 2], rng)
+        reader = list(planfuzz.READERS)[n // 2 % len(planfuzz.READERS)]
+        failed = planfuzz.check(document, tmp_path, [reader])
+        assert failed is None, f"{done}: {failed}"
+
+
+def nothing_allocated(document: dict[str, Any]) -> None:
+    document["allocations"] = []
+
+
+def a_share_too_many(document: dict[str, Any]) -> None:
+    document["allocations"][0]["shares"][0][1] = 0.5
+
+
+def an_option_twice(document: dict[str, Any]) -> None:
+    document["allocations"].append(document["allocations"][0])
+
+
+def a_candidate_twice(document: dict[str, Any]) -> None:
+    document["candidates"].append(document["candidates"][0])
+
+
+def what_it_cannot_serve(document: dict[str, Any]) -> None:
+    document["candidates"][0]["max_rate_rps"][0][0] = None
+
+
+def not_a_number_as_text(document: dict[str, Any]) -> None:
+    document["solve_seconds"] = "NaN"
+
+
+def a_negative_spare(document: dict[str, Any]) -> None:
+    document["constraints"]["spare"] = -1
+
+
+def a_negative_size(document: dict[str, Any]) -> None:
+    document["workload"]["output_sizes"][0][0] = -1e30
+
+
+def edges_that_fall(document: dict[str, Any]) -> None:
+    document["workload"]["input_edges"] = [0, 100, 50]
+
+
+def no_traffic(document: dict[str, Any]) -> None:
+    document["workload"]["rates_rps"] = [[0, 0], [0, 0]]
+
+
+def too_many_for_any_fleet(document: dict[str, Any]) -> None:
+    document["allocations"][0]["instances"] = 10**30
+
+
+def half_an_emoji(document: dict[str, Any]) -> None:
+    document["model"] = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (nothing_allocated, "allocations: a plan has at least one"),
+        (a_share_too_many, "the shares of bucket 0, 1 add up to 1.5, not to 1"),
+        (an_option_twice, "allocations.a10g: is there twice"),
+        (a_candidate_twice, "candidates.a10g: is there twice"),
+        (what_it_cannot_serve, "a10g: serves bucket 0, 0, of which it can serve none"),
+        (not_a_number_as_text, "solve_seconds: Input should be a finite number"),
+        (a_negative_spare, "constraints.spare: must not be negative"),
+        (a_negative_size, "workload.output_sizes.0.0: must not be negative"),
+        (edges_that_fall, "workload.input_edges: must be two or more numbers"),
+        (no_traffic, "workload.rates_rps: at least one bucket must have a rate"),
+        (too_many_for_any_fleet, "allocations.0.instances: "),
+        (half_an_emoji, "model: holds half a character, which is no text"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(
+    tmp_path: Path, spoil: Callable[[dict[str, Any]], None], told: str
+) -> None:
+    document = json.loads(dump_plan(make_plan()))
+    spoil(document)
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(InputError) as refused:
+        load_plan(file)
+    assert told in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1

@@ -25,6 +25,7 @@ from melange_sky.names.limits import LimitKey
 from melange_sky.offers import Offer
 from melange_sky.planfile import FLEET_ID, PLAN_FILE
 from melange_sky.planfile.earlier import with_groups
+from melange_sky.planfile.meaning import check_plan
 from melange_sky.planfile.shared import with_whole_candidates
 from melange_sky.plans import (
     SCHEMA_VERSION,
@@ -47,6 +48,7 @@ from melange_sky.slo import SLO
 from melange_sky.workload import Matrix, Workload
 
 MAX_BYTES = 256 * 1024 * 1024
+MOST_INSTANCES = 1_000_000
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -74,7 +76,7 @@ _ModelShape = Annotated[ModelShape, BeforeValidator(with_groups)]
 class _Document(BaseModel):
     """Fields of later versions are ignored, so that an older program reads what it knows."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
 
 
 class _Slo(_Document):
@@ -116,8 +118,8 @@ class _LateShares(_Document):
 
 class _Allocation(_Document):
     option: str
-    instances: Annotated[int, Field(ge=1)]
-    fixed_instances: Annotated[int, Field(ge=0)] = 0
+    instances: Annotated[int, Field(ge=1, le=MOST_INSTANCES)]
+    fixed_instances: Annotated[int, Field(ge=0, le=MOST_INSTANCES)] = 0
     load_fraction: NonNegative
     rate_rps: NonNegative
     shares: list[list[NonNegative]]
@@ -229,13 +231,16 @@ def parse_plan(document: object, where: str) -> Plan:
     document = with_whole_candidates(document, where)
     try:
         if "models" in document:
-            return _listed_plan(_ListedPlan.model_validate(document), where)
-        return _plan(_Plan.model_validate(document), where)
+            plan = _listed_plan(_ListedPlan.model_validate(document), where)
+        else:
+            plan = _plan(_Plan.model_validate(document), where)
     except ValidationError as error:
         lines = [
             f"{where}: {_path(problem['loc'])}: {problem['msg']}" for problem in error.errors()
         ]
         raise InputError(*lines[:10]) from error
+    check_plan(plan, where)
+    return plan
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -288,6 +293,10 @@ def _model(document: _Plan, where: str) -> ModelPlan:
     for key in ("rates_rps", "input_sizes", "output_sizes"):
         _check_shape(getattr(workload, key), shape, f"{where}: workload.{key}")
     candidates = {c.option: _candidate(c, shape, where) for c in document.candidates}
+    if len(candidates) < len(document.candidates):
+        names = [c.option for c in document.candidates]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{where}: candidates.{twice[:60]}: is there twice")
     slo = document.slo
     return ModelPlan(
         name=document.name,

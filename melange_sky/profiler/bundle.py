@@ -16,6 +16,7 @@ _PARTS = (
     "errors.py",
     "settings.py",
     "slo.py",
+    "streams.py",
     "profiletable.py",
     "capacity_search",
     "profiler",

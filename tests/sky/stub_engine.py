@@ -2,7 +2,7 @@
 """Stands for `vllm serve` on the bed's nodes: takes its flags, speaks enough of its API, at a fixed pace.
 
 Answers /health, /v1/models, /v1/completions and /v1/chat/completions (streamed or whole, `max_tokens`
-exact) and says in `x-node` which node answered and in `x-started` since when. Standard library only: a node has no other.
+exact, at `token_s` each where a request says so) and says in `x-node` which node answered and in `x-started` since when. Standard library only: a node has no other.
 """
 
 import argparse
@@ -91,7 +91,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         usage = {"prompt_tokens": size(body), "completion_tokens": tokens}
         time.sleep(FIRST_TOKEN_S)
         if body.get("stream"):
-            self.stream(tokens, chat, usage)
+            self.stream(tokens, chat, usage, float(body.get("token_s", TOKEN_S)))
         else:
             time.sleep(TOKEN_S * tokens)
             text = "x " * tokens
@@ -100,13 +100,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer = {"model": OPTIONS.model, "choices": [choice], "usage": usage}
             self.whole(200, {**answer, "system_fingerprint": f"{node} {STARTED}"})
 
-    def stream(self, tokens, chat, usage):
+    def stream(self, tokens, chat, usage, token_s):
         self.head(200, "text/event-stream")
         for i in range(tokens):
             choice = {"delta": {"content": "x "}} if chat else {"text": "x "}
             self.event(json.dumps({"choices": [{"index": 0, **choice}]}))
             if i + 1 < tokens:
-                time.sleep(TOKEN_S)
+                time.sleep(token_s)
         self.event(json.dumps({"choices": [], "usage": usage}))
         self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")

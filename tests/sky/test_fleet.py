@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from tests.sky.client import (
     wait_for,
     write_offers,
 )
+from tests.sky.moving import Streaming, apply_until, folder_words, single_option
 
 pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
 
@@ -61,7 +62,9 @@ def commit(bed: Bed, folder: Path, message: str) -> None:
     git(bed, folder, "commit", "--quiet", "--allow-empty", "-m", message)
 
 
-def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
+def write_inputs(
+    folder: Path, rate_rps: float, short_share: float, accelerators: Sequence[str] = tuple(PRICES)
+) -> None:
     write_offers(folder)
     spec = {
         "name": "bed",
@@ -75,7 +78,7 @@ def write_inputs(folder: Path, rate_rps: float, short_share: float) -> None:
                 "weights": [[short_share], [round(1 - short_share, 3)]],
             },
         },
-        "resources": {"accelerators": list(PRICES), "limits": LIMITS},
+        "resources": {"accelerators": list(accelerators), "limits": LIMITS},
     }
     (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
 
@@ -118,14 +121,19 @@ RATES = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0)
 SHARES = (0.97, 0.95, 0.92, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
 
 
-def plan_where(bed: Bed, folder: Path, fits: Callable[[dict[str, int]], bool]) -> dict[str, Any]:
+def plan_where(
+    bed: Bed,
+    folder: Path,
+    fits: Callable[[dict[str, int]], bool],
+    accelerators: Sequence[str] = tuple(PRICES),
+) -> dict[str, Any]:
     """Plan the first traffic whose replicas fit: found by trial.
 
     Capacities are estimates that move from release to release; no traffic is right for ever.
     """
     tried = []
     for rate, share in itertools.product(RATES, SHARES):
-        write_inputs(folder, rate, share)
+        write_inputs(folder, rate, share, accelerators)
         tried.append(forecast(folder))
         if fits(tried[-1]):
             return plan(bed, folder)
@@ -207,6 +215,8 @@ def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
         failed, sent = lose_a_node(sky_bed, desk, url)
     story.note(f"lost node replaced; {failed} of {sent} requests failed before the loss was seen")
+    streamed = move_to_another_option(sky_bed, desk)
+    story.note(f"moved to another option, killed at every step: 0 of {streamed} streams failed")
     take_down(sky_bed, desk)
     story.note("down, nothing left")
 
@@ -274,6 +284,32 @@ def lose_a_node(bed: Bed, desk: Path, url: str) -> tuple[int, int]:
     assert len(job) == 1
     assert bed.run("scancel", *job).returncode == 0
     return recover(bed, desk, url, option, lost["id"])
+
+
+STEPS = ("→ 2 replicas", "of 2 ready", "serves the plan", "stopping")
+
+
+def move_to_another_option(bed: Bed, desk: Path) -> int:
+    """Move from two options to one while 20 clients stream; `apply` is killed after each step."""
+    here = str(desk / "fleet")
+    routes = bed.run("melange-sky", "status", here, "--routes", str(desk / "routes.json"))
+    assert routes.returncode == 0, routes.stderr
+    patient = ("--queue", "1000", "--queue-wait", "60")
+    with gateway(bed, desk / "routes.json", *patient) as url:
+        clients = Streaming(url, "Qwen/Qwen2.5-7B-Instruct", clients=20)
+        try:
+            only = "A100-80GB"
+            plan_where(bed, desk, lambda counts: single_option(counts, "a100", 2), [only])
+            told = [apply_until(bed, folder_words(desk, url), step) for step in STEPS]
+            told.append(apply_until(bed, folder_words(desk, url), None))
+            time.sleep(5)
+        finally:
+            clients.end()
+    assert clients.failed == [], (clients.done, clients.failed[:5], told)
+    live = status(bed, desk)
+    assert [row["ready"] for row in live.values()] == [2]
+    assert clients.done > 100
+    return clients.done
 
 
 def take_down(bed: Bed, desk: Path) -> None:
