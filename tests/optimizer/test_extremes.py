@@ -82,5 +82,38 @@ def test_a_baseline_that_is_not_proven_says_how_much_less_it_may_be() -> None:
     assert _doubt(0.125, SolveOptions()) == (
         "not proven optimal within the time limit: may cost up to 12.5% less"
     )
+    assert _doubt(5e-4, SolveOptions(mip_gap=1e-3)) == (
+        "found to within a gap: may cost up to 0.05% less"
+    )
     proven = baselines(shipped_config(), (4.68,))
     assert all(b.feasible and b.reason is None for b in proven[0])
+
+
+def test_fleets_of_one_accelerator_beside_a_large_plan_are_near_the_least_and_say_how_near() -> (
+    None
+):
+    """The last tenth of a percent of a row that only compares is not worth more time than the plan."""
+    own = [
+        option(f"A{n}", price, rates, accelerator="A")
+        for n, (price, rates) in enumerate(
+            [(1.0, [[3.1, 0.71]]), (1.93, [[6.3, 1.37]]), (3.87, [[11.9, 3.03]]), (7.6, [[24, 6]])]
+        )
+    ]
+    problem = Problem(demands=(demand([[9000.0, 2700.0]], *own),), headroom=0.1)
+    least = optimize(problem).cost_usd_per_hour
+    ((row,),) = baselines(problem, (least,))
+    assert row.cost_usd_per_hour is not None
+    assert least - 1e-6 <= row.cost_usd_per_hour <= least * 1.001
+    assert row.reason is None or row.reason.startswith("found to within a gap")
+
+
+def test_counting_fleets_of_a_huge_rate_takes_little_memory() -> None:
+    import tracemalloc
+
+    many = [option(f"A{n}", 1.0 + 0.013 * n, [[3.1 + 0.04 * n]]) for n in range(8)]
+    problem = Problem(demands=(demand([[30_000.0]], *many),))
+    tracemalloc.start()
+    optimize(problem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6

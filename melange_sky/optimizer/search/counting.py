@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 MOST_FLEETS, MOST_TRIED = 20_000, 24
 """Beyond so many fleets counted at once, or so many tried, branching is left to the solver."""
 
+MOST_AT_ONCE = 4_000_000
+"""Fleets with one more column that are looked at together, for the memory that they take."""
+
 _SLACK = 1e-5
 """Relative room in a cut for what the solver's tolerances let pass."""
 
@@ -138,6 +141,8 @@ class _Count:
         rows, cost, waste = np.zeros((1, 0)), np.zeros(1), np.zeros(1)
         for price, most, own in zip(self.prices, bounds, wasted, strict=True):
             counts = np.arange(min(len(own), int(most) + 1), dtype=np.float64)
+            if len(rows) * len(counts) > MOST_AT_ONCE:
+                return None
             costs, wastes = cost[:, None] + price * counts, waste[:, None] + own[: len(counts)]
             kept, of_column = np.nonzero((costs <= cap) & (wastes <= room))
             if len(kept) > MOST_FLEETS:
