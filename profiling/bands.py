@@ -1,14 +1,16 @@
-"""Bands of the estimates from residuals of runs that were left out of the fit.
+"""Bands of the estimates from residuals of runs that were left out of the fit (`left_out.py`).
 
 Each run is predicted with its model family, its accelerator and its engine version left out in turn;
-of the logarithms of measured ÷ predicted a class takes its 6th and 94th percentile. A class of fewer
+of the logarithms of measured ÷ predicted a class takes its 6th and 94th percentile, all families in it
+weighing alike: runs of one family err alike, and a plan may be of another. A class of fewer
 than eight runs takes its parent's: (card, dense or MoE, bits, regime) → (dense or MoE, bits,
 regime) → (dense or MoE, regime) → all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,58 +26,13 @@ WIDEST = 0.4, 2.0
 Vector = np.ndarray[Any, Any]
 
 
+FAMILIES = ("gpt-oss", "GLM-4", "Qwen3-235B", "Qwen3.5", "DeepSeek")
+
+
 def family_of(run: Run) -> str:
     """Return the model family that is left out as one."""
     name = run.model.split("/")[-1]
-    for family in ("gpt-oss", "GLM-4", "Qwen3-235B", "Qwen3.5", "DeepSeek"):
-        if name.startswith(family):
-            return family
-    return name.split("-")[0]
-
-
-def version_of(run: Run) -> str:
-    """Return the first two numbers of the engine's version."""
-    return ".".join(run.version.split(".")[:2])
-
-
-LEFT_OUT: dict[str, Callable[[Run], str]] = {
-    "family": family_of,
-    "accelerator": lambda run: run.accelerator,
-    "version": version_of,
-}
-
-
-def left_out_gaps(
-    runs: Sequence[Run],
-    fit: Callable[[Vector], Any],
-    gaps: Callable[[Any, Sequence[Run]], Vector],
-) -> dict[str, Vector]:
-    """Return, per way of leaving out, log(measured ÷ predicted) of rate and TPOT, shape (runs, 2).
-
-    `fit` takes which runs are kept.
-    """
-    found = {}
-    for name, key in LEFT_OUT.items():
-        residuals = np.full((len(runs), 2), np.nan)
-        for value in sorted({key(run) for run in runs}):
-            chosen = [at for at, run in enumerate(runs) if key(run) == value]
-            fitted = fit(np.array([key(run) != value for run in runs]))
-            residuals[chosen] = gaps(fitted, [runs[at] for at in chosen])
-        found[name] = residuals
-    return found
-
-
-def summary(gaps: Vector) -> dict[str, float]:
-    """Return median and 90th percentile of |predicted ÷ measured − 1| of rate and TPOT."""
-    out = {}
-    for at, name in enumerate(("rate", "tpot")):
-        errors = np.abs(np.expm1(-gaps[:, at]))
-        if name == "tpot":
-            errors = errors[~np.isnan(errors)]
-        errors = np.nan_to_num(errors, nan=np.inf)  # a run that we say does not fit
-        out[f"{name}_median"] = round(float(np.median(errors)), 3)
-        out[f"{name}_p90"] = round(float(np.percentile(errors, 90)), 3)
-    return out
+    return next((f for f in FAMILIES if name.startswith(f)), name.split("-")[0])
 
 
 def band_classes(runs: Sequence[Run], residuals: Sequence[Vector]) -> list[dict[str, Any]]:
@@ -95,7 +52,10 @@ def band_classes(runs: Sequence[Run], residuals: Sequence[Vector]) -> list[dict[
             count = int(chosen.sum())
             if count < LEAST_RUNS:
                 continue
-            low, high = np.exp(np.nanpercentile(rate[:, chosen], ENDS))
+            weight = _alike(
+                [family_of(run) for run, is_one in zip(runs, chosen, strict=True) if is_one]
+            )
+            low, high = np.exp(_percentiles(rate[:, chosen], weight, ENDS))
             facts = {k: [v] if k == "accelerators" else v for k, v in one}
             rows.append(
                 {
@@ -109,6 +69,22 @@ def band_classes(runs: Sequence[Run], residuals: Sequence[Vector]) -> list[dict[
     for row in rows:
         row.setdefault("accelerators", cards)
     return rows
+
+
+def _alike(families: Sequence[str]) -> Vector:
+    """Return weights of runs by which all their families weigh alike."""
+    count = Counter(families)
+    return np.array([1 / count[family] for family in families])
+
+
+def _percentiles(values: Vector, weight: Vector, ends: Sequence[float]) -> Vector:
+    """Return percentiles of weighted values (rows × runs), NaN left out, between their midpoints."""
+    known = np.isfinite(values)
+    weights = np.broadcast_to(weight, values.shape)[known]
+    order = np.argsort(values[known])
+    reached = np.cumsum(weights[order]) - weights[order] / 2
+    found: Vector = np.interp(np.array(ends) / 100, reached / weights.sum(), values[known][order])
+    return found
 
 
 def _facts(run: Run) -> dict[str, Any]:

@@ -4,7 +4,8 @@
     python profiling/calibrate.py fit --data ../shared/data --only vllm-0.5
     python profiling/calibrate.py check FILE.csv                     # any set in the two formats
     python profiling/calibrate.py ledger [MY.csv]                    # every published run at hand
-    python profiling/calibrate.py leave-out --data ../shared/data    # accelerators left out in turn
+    python profiling/calibrate.py leave-out --data ../shared/data    # what runs not fitted on show
+    python profiling/calibrate.py leave-out --only vllm              # of today's, two minutes
 
 Three constants per accelerator and generation (bandwidth, compute, attention; each a fraction of the
 data sheet) and five overheads per generation are fitted by least squares on the logarithm of
@@ -21,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import left_out
 import numpy as np
 import served
 import step_check
-from bands import band_classes, left_out_gaps
-from bands import summary as left_out_summary
-from ledger import counted, profile_runs, read_ledger
+from bands import band_classes
+from ledger import Run, counted, profile_runs, read_ledger
 from ledger_report import class_of, judge, row_texts, table
 from measured_sets import (
     MELANGE_PRICES,
@@ -50,7 +51,6 @@ from melange_sky.steps import (
     capacity_estimate,
     replica_model,
 )
-from melange_sky.steps.bands import kind_of
 from melange_sky.steps.estimate import held_sequences, rate_at
 
 HERE = Path(__file__).resolve().parent
@@ -313,30 +313,27 @@ def fit(data: Path, only: str | None, evaluations: int) -> None:
     OUTPUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
+def runs_of_today(base: dict[str, Any]) -> tuple[list[Run], served.Slopes]:
+    """Return the ledger's runs of today's vLLM, and the fit of those that are fitted."""
+    runs = [r for r in counted(read_ledger()) if r.engine == "vllm" and r.pp == 1]
+    runs = [r for r in runs if r.load != "batch"]
+    return runs, served.fit([r for r in runs if left_out.is_fitted(r)], base)
+
+
 def fit_served(generations: dict[str, Any]) -> None:
     """Fit today's generations on the ledger, with bands from runs left out in turn."""
     base = {**generations["vllm"], **NOTES}
-    runs = [r for r in counted(read_ledger()) if r.engine == "vllm" and r.pp == 1]
-    runs = [r for r in runs if r.load != "batch"]
-    fitted = [r for r in runs if kind_of(r.shape) != "latent"]
-    around = served.fit(fitted, base)
-    z = around.at
-    within = served.gaps(z, runs, base)
-    left = left_out_gaps(
-        fitted,
-        lambda kept: served.solve(around, kept),
-        lambda found, some: served.gaps(found, some, base),
-    )
-    found = served.entries(z, base)
-    latent = [at for at, run in enumerate(runs) if kind_of(run.shape) == "latent"]
-    bands = band_classes([runs[at] for at in latent], [within[latent]])
-    bands = [row for row in bands if row.get("kind") == "latent"]
-    bands += band_classes(fitted, list(left.values()))
-    constants = dict(zip(served.NAMES, np.exp(z).tolist(), strict=True))
+    runs, around = runs_of_today(base)
+    unseen = {
+        name: left_out.foretold(around, runs, base, key) for name, key in left_out.LEFT_OUT.items()
+    }
+    found = served.entries(around.at, base)
+    bands = band_classes(runs, list(unseen.values()))
+    constants = dict(zip(served.NAMES, np.exp(around.at).tolist(), strict=True))
     residuals = {
-        "fitted": left_out_summary(served.gaps(z, fitted, base)),
-        "left_out": {name: left_out_summary(gaps) for name, gaps in left.items()},
-        "runs": len(fitted),
+        "fitted": left_out.summary(around.gaps),
+        "left_out": {name: left_out.summary(gaps) for name, gaps in unseen.items()},
+        "runs": len(runs),
     }
     for entry in found.values():
         entry["bands"] = bands
@@ -346,6 +343,21 @@ def fit_served(generations: dict[str, Any]) -> None:
     print(
         "vllm", json.dumps({"served": constants, "residuals": residuals, "bands": bands}, indent=1)
     )
+
+
+def leave_out_served() -> None:
+    """Print how runs of today's vLLM are foretold by fits that have not seen their like."""
+    document = json.loads(OUTPUT.read_text(encoding="utf-8"))
+    base = {**document["generations"]["vllm"], **NOTES}
+    runs, around = runs_of_today(base)
+    unseen = {
+        name: left_out.foretold(around, runs, base, key) for name, key in left_out.LEFT_OUT.items()
+    }
+    for name, key in left_out.LEFT_OUT.items():
+        bands = left_out.bands_unseen(runs, unseen, base, key)
+        print("\n".join(left_out.lines(name, runs, unseen[name], bands)))
+        print("\n".join(left_out.groups(runs, unseen[name], key)))
+    print("lab (the priors alone)", left_out.summary(left_out.lab_unseen(runs, base)))
 
 
 def take(entry: dict[str, Any], name: str, fitted: dict[str, Any]) -> None:
@@ -368,14 +380,18 @@ def residual_report(rows: Sequence[Row], generation: Generation) -> dict[str, An
     return report if amd else {k: v for k, v in report.items() if not k.startswith("MI")}
 
 
-def leave_out(data: Path, evaluations: int) -> None:
+def leave_out(data: Path, only: str | None, evaluations: int) -> None:
     """Fit with each accelerator left out in turn and report the error on it (it takes the default)."""
+    if only in (None, "vllm"):
+        leave_out_served()
     document = json.loads(OUTPUT.read_text(encoding="utf-8"))
     sets = {
         "vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
         "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv")),
     }
     for name, rows in sets.items():
+        if only not in (None, name):
+            continue
         entry = document["generations"][name]
         report = {}
         for left in entry["prior"]["accelerators"]:
@@ -435,7 +451,7 @@ def main() -> None:
     if given.command == "fit":
         fit(given.data, given.only, given.evaluations)
     elif given.command == "leave-out":
-        leave_out(given.data, given.evaluations)
+        leave_out(given.data, given.only, given.evaluations)
     elif given.command == "steps":
         steps(given.file or given.data / "vllm_step_times_from_measured_ops.csv")
     elif given.command == "ledger":

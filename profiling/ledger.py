@@ -96,7 +96,11 @@ class Run:
         return "--async-scheduling" in self.flag_values or self.numbers >= (0, 14)
 
     def sizes(self) -> tuple[Whole, Whole]:
-        """Draw input and output tokens of every request: even quantiles in a shuffled order."""
+        """Return input and output tokens of every request: even quantiles in a shuffled order."""
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> tuple[Whole, Whole]:
         rng = np.random.default_rng(7)
         inputs = _spread(self.input_tokens, self.input_p50, self.requests, rng)
         return inputs, _spread(self.output_tokens, self.output_p50, self.requests, rng)

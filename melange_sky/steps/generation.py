@@ -44,7 +44,9 @@ class Efficiency:
     `fp8`: products of fp8 weights where the chip computes in it; `experts`, `experts_fp8`,
     `experts_int4`: those of routed experts in 16, 8 and 4 bits (None: as the dense ones). `layer_s` and `expert_layer_s` are what starting the
     kernels of a layer takes, and of its experts; `prompt_layer_s` what attention of prompts takes beyond
-    that of decoding. `sinks`: prefill attention of heads with sinks against others.
+    that of decoding. `sinks`: prefill attention of heads with sinks against others. `state`: of device
+    memory when states of linear attention are read and written (None: `attention`); `scan`: a token of a
+    prompt takes as long in it as moving this share of the state.
     """
 
     bandwidth: float
@@ -60,6 +62,8 @@ class Efficiency:
     expert_layer_s: float = 0.0
     prompt_layer_s: float = 0.0
     sinks: float = 1.0
+    state: float | None = None
+    scan: float = 0.0
 
     @property
     def dense(self) -> Products:
@@ -78,7 +82,9 @@ class Overheads:
     `request_s`: what the API server spends on a request, one after the other. `elementwise`: fraction
     of memory bandwidth that norms, activations and the like reach (0: not counted). `weight_only`:
     compute of products whose weights are unpacked from fewer bits first, against plain ones.
-    `latent`: how much longer kernels take in models of latent attention. `expert_skew`: m tokens touch as many experts as m to this power would if they chose evenly.
+    `latent_layer_s`: what starting latent attention takes beyond other attention in each layer,
+    `index_layer_s` what its index takes besides, `index_token_s` that index for a token of a prompt.
+    `expert_skew`: m tokens touch as many experts as m to this power would if they chose evenly.
     """
 
     step_s: float
@@ -92,7 +98,9 @@ class Overheads:
     elementwise: float = 0.0
     weight_only: float = 1.0
     expert_skew: float = 1.0
-    latent: float = 1.0
+    latent_layer_s: float = 0.0
+    index_layer_s: float = 0.0
+    index_token_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

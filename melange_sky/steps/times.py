@@ -11,6 +11,7 @@ A step costs, in seconds (all terms divided by tensor parallelism where the work
   + smooth max(latency, bytes ÷ link rate)                                     the all-reduces
   + KV tokens read ÷ bandwidth, for decoding sequences, by the windows of the layers
   + (query, key) pairs × FLOPs per pair ÷ (tensor rate × attention), for prefill attention
+  + states of linear attention ÷ bandwidth, per sequence, and a share of them per token of a prompt
 
 The roofline of the products is Williams et al., CACM 52(4), 2009; reading weights once per step and
 KV once per sequence follows Pope et al., "Efficiently Scaling Transformer Inference",
@@ -128,37 +129,46 @@ def step_costs(
     model = model.on(accelerator.has_bf16)
     dense, experts = product_costs(model, accelerator, tensor_parallel, generation)
     efficiency, overheads = generation.efficiency(accelerator.name), generation.overheads
-    slower = overheads.latent if any(group.latent for group in model.groups) else 1.0
-    kv_rate = accelerator.bandwidth_gbps * 1e9 * efficiency.attention / slower
-    pair_rate = tensor_tflops(model, accelerator) * 1e12 * _prefill_efficiency(efficiency) / slower
-    state_s = 2.0 * model.state_bytes_per_sequence / tensor_parallel / kv_rate
+    kv_rate = accelerator.bandwidth_gbps * 1e9 * efficiency.attention
+    pair_rate = tensor_tflops(model, accelerator) * 1e12 * _prefill_efficiency(efficiency)
+    state_s = model.state_bytes_per_sequence / tensor_parallel / accelerator.bandwidth_gbps / 1e9
     layers_s = model.mixers / 2 * (overheads.layer_s + efficiency.layer_s)
-    expert_s = model.total(lambda g: float(g.routed > 0)) * efficiency.expert_layer_s
+    layers_s += model.total(lambda g: float(g.routed > 0)) * efficiency.expert_layer_s
+    layers_s += model.total(lambda g: float(g.latent)) * overheads.latent_layer_s
+    layers_s += model.total(_if_indexed) * overheads.index_layer_s
     reads = _reads(model, tensor_parallel, kv_rate, pair_rate, efficiency.sinks)
+    token_s = efficiency.scan * state_s + model.total(_if_indexed) * overheads.index_token_s
+    if token_s:
+        reads[_THIS_TOKEN] = 0.0, token_s
     kv_token_s, pair_s = reads.pop(_ENDLESS, (0.0, 0.0))
     link = all_reduce_costs(model, accelerator, tensor_parallel, generation)
     return StepCosts(
-        fixed_s=overheads.step_s + layers_s + expert_s,
+        fixed_s=overheads.step_s + layers_s,
         sequence_s=overheads.sequence_s
         + model.vocabulary * overheads.vocabulary_s
         + head_s(model, accelerator, tensor_parallel, generation)
-        + state_s,
-        weights_s=dense.read_s * slower,
-        experts_s=experts.read_s * slower,
+        + 2.0 * state_s / (efficiency.state or efficiency.attention),
+        weights_s=dense.read_s,
+        experts_s=experts.read_s,
         expert_miss=_expert_miss(model),
-        token_flops_s=dense.token_s * slower,
+        token_flops_s=dense.token_s,
         token_link_s=elementwise_s(model, accelerator, tensor_parallel, overheads.elementwise),
         kv_token_s=kv_token_s,
         pair_s=pair_s,
         windows=_window_costs(reads),
         sharpness=dense.sharpness,
-        expert_token_s=experts.token_s * slower,
+        expert_token_s=experts.token_s,
         expert_skew=overheads.expert_skew,
         link_s=link.latency_s,
         link_token_s=link.token_s,
         link_sharpness=link.sharpness,
         prompts_s=model.total(lambda g: float(g.caches)) * efficiency.prompt_layer_s,
     )
+
+
+def _if_indexed(group: LayerGroup) -> float:
+    """Return 1 for layers whose queries choose the tokens that they attend to by an index, else 0."""
+    return float(group.index_flops > 0)
 
 
 def _prefill_efficiency(efficiency: Efficiency) -> float:
@@ -183,6 +193,9 @@ Window = tuple[int, bool]
 
 _ENDLESS: Window = (0, False)
 """Stands for the layers that attend to the whole context."""
+
+_THIS_TOKEN: Window = (1, False)
+"""Stands for what takes as long for each token of a prompt, whatever came before it."""
 
 
 def _reads(

@@ -20,7 +20,13 @@ def plain(generation: Generation) -> Generation:
         efficiencies={name: bare(figures) for name, figures in generation.efficiencies.items()},
         default=bare(generation.default),
         overheads=dataclasses.replace(
-            generation.overheads, elementwise=0.0, weight_only=1.0, expert_skew=1.0, latent=1.0
+            generation.overheads,
+            elementwise=0.0,
+            weight_only=1.0,
+            expert_skew=1.0,
+            latent_layer_s=0.0,
+            index_layer_s=0.0,
+            index_token_s=0.0,
         ),
         links={},
     )

@@ -70,10 +70,37 @@ def test_a_state_is_read_and_written_for_each_sequence_and_no_keys_beside_it():
     assert costs(hybrid, 4).sequence_s - costs(bare, 4).sequence_s == pytest.approx(state_s / 4)
 
 
+def test_linear_attention_takes_what_its_own_kernels_take() -> None:
+    real, hybrid = engine_generation("vllm"), find_model("Qwen/Qwen3.5-27B")
+    figures = real.efficiency("H200")
+    moving_s = hybrid.state_bytes_per_sequence / (H200.bandwidth_gbps * 1e9)
+    bare = dataclasses.replace(
+        hybrid, groups=tuple(dataclasses.replace(g, state_bytes=0) for g in hybrid.groups)
+    )
+    found, without = (step_costs(shape, H200, 1, real) for shape in (hybrid, bare))
+    assert figures.state is not None
+    decoding = found.sequence_s - without.sequence_s
+    assert decoding == pytest.approx(2 * moving_s / figures.state)
+    prompt = np.array([512.0, 4096.0])
+    more = pairs_s(found, prompt) - pairs_s(without, prompt)
+    assert more == pytest.approx(prompt * figures.scan * moving_s, rel=1e-2)
+    assert more[1] == pytest.approx(8 * more[0], rel=1e-2)  # no pairs: each token takes as long
+    assert 0.01 < more[1] / (pairs_s(found, prompt) + products_s(found, prompt))[1] < 0.5
+
+
+def test_an_index_takes_time_for_each_token_of_a_prompt_and_a_start_of_its_own() -> None:
+    real = engine_generation("vllm")
+    sparse, latent = (find_model(f"deepseek-ai/DeepSeek-{name}") for name in ("V3.2", "V3"))
+    fixed_s = step_costs(sparse, H200, 8, real).fixed_s - step_costs(latent, H200, 8, real).fixed_s
+    assert fixed_s == pytest.approx(61 * real.overheads.index_layer_s)
+    short = pairs_s(step_costs(sparse, H200, 8, real), np.array([1024.0]))[0]
+    assert short > 1000 * 61 * real.overheads.index_token_s
+
+
+@pytest.mark.parametrize("context", [1, 100, 128, 129, 1024, 8192])
 @pytest.mark.parametrize(
     "name", ["gemma-3-27b", "openai/gpt-oss-20b", "llama-4-scout", "XiaomiMiMo/MiMo-V2-Flash"]
 )
-@pytest.mark.parametrize("context", [1, 100, 128, 129, 1024, 8192])
 def test_reading_is_the_sum_over_layers_of_what_each_attends_to(name, context):
     shape = model(name)
     expected = 0.0
