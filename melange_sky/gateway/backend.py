@@ -47,6 +47,7 @@ class Backend:
         "replicas",
         "silent",
         "slots",
+        "suspect",
         "unstarted",
         "url",
     )
@@ -63,6 +64,8 @@ class Backend:
         self.ejection = Ejection(settings)
         self.answers_probes = False
         self.silent = False
+        self.suspect = False
+        """Whether its last request failed, whosever fault that was."""
         self._failed_probes = 0
 
     def __repr__(self) -> str:

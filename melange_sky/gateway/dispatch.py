@@ -49,13 +49,17 @@ class Dispatcher:
     def _try(self, service: Service, size: RequestSize, tried: Sequence[Backend]) -> Lease | int:
         router = service.router
         request_class = router.class_of(size.input_tokens, size.max_tokens)
-        avoid = [slot for backend in tried for slot in backend.slots]
         longest = size.longest_tokens
-        slot, need, reason = router.route(request_class, longest, avoid)
+        slot, need, reason = -1, 0.0, policy.DOWN
+        if tried:  # better one whose last request went well
+            doubtful = [b for b in service.backends if b.suspect or b in tried]
+            slot, need, reason = router.route(request_class, longest, _slots(doubtful))
+        if slot < 0:
+            slot, need, reason = router.route(request_class, longest, _slots(tried))
         if reason == policy.DOWN:
             with service.last_resort(tried) as opened:
                 if opened:
-                    slot, need, reason = router.route(request_class, longest, avoid)
+                    slot, need, reason = router.route(request_class, longest, _slots(tried))
         if slot < 0:
             return reason
         backend = service.by_slot[slot]
@@ -128,3 +132,7 @@ class Dispatcher:
             yield
         finally:
             self.release(lease)
+
+
+def _slots(backends: Sequence[Backend]) -> list[int]:
+    return [slot for backend in backends for slot in backend.slots]

@@ -168,10 +168,17 @@ class Proxy:
         if error.gone:
             backend.unreachable()
             lease.service.refresh_health(asyncio.get_running_loop().time())
+        backend.suspect = True
         running.failed.append((lease, error))
         running.tried.append(backend)
-        if not error.retry or running.attempts >= self._settings.attempts:
+        if not error.retry or self._tried_enough(running, error):
             raise as_refusal(error) from error
+
+    def _tried_enough(self, running: RunningRequest, error: AttemptError) -> bool:
+        """Return whether a request has failed often enough: alike, as by its own fault, or at all."""
+        alike = sum(seen.kind == error.kind for _, seen in running.failed)
+        own_fault = alike >= self._settings.attempts and not error.gone
+        return own_fault or running.attempts >= 2 * self._settings.attempts
 
     def _blame(self, running: RunningRequest) -> None:
         """Hold failures against replicas now that another one has served the same request.

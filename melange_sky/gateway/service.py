@@ -145,6 +145,7 @@ class Service:
     def succeeded(self, lease: Lease, now_s: float) -> None:
         """Count a request that a backend served to its end; one on trial brings it back."""
         backend = lease.backend
+        backend.suspect = False
         if not backend.ejection.out:
             backend.outcomes.add(now_s, good=True)
         elif lease.trial:

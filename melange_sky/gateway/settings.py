@@ -70,10 +70,10 @@ class Settings:
     not streamed, `idle_s` a silence within a stream, `stall_s` a client that stops reading.
     `queue_length` requests wait at most `queue_wait_s` while all replicas that could serve them are
     full. `header_s` bounds the wait for a request's headers and for the next request of a connection;
-    it outlasts the 60 s of usual proxies, so that these never send on a closed one. `attempts` replicas are
-    tried for a request; at most `retry_share` of the requests under way, or `retries_least`, are at a second
-    or later one at once. An answer that has begun must have its first event within `event_s`, or, not
-    streamed, go on at a kilobyte a second.
+    it outlasts the 60 s of usual proxies, so that these never send on a closed one. `attempts` replicas
+    are tried for a request that fails alike at all of them, twice as many at most; at most `retry_share`
+    of the requests under way, or `retries_least`, are at a second or later one at once. An answer that
+    has begun must have its first event within `event_s`, or, not streamed, go on at a kilobyte a second.
 
     A backend whose last outcomes, at least `outlier_volume` within `outlier_window_s`, failed by
     `outlier_share` or more, and by `outlier_margin` more than the others', is left out for `ejection_s`,

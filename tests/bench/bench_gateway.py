@@ -1,4 +1,4 @@
-"""The gateway beside SkyServe's load balancer and LiteLLM's proxy, on loopback, in bounded time.
+"""The gateway beside nginx, HAProxy, SkyServe's balancer and LiteLLM's proxy, on loopback, in bounded time.
 
 Every proxy stands alone before the same four stub backends (`stub_backend.py`, own process) and is
 called by the same client. On Linux the proxy has a core for itself; client and stub share another, on
@@ -15,8 +15,9 @@ of the delays is the machine's, not the proxy's. Told per proxy:
 * added latency of a small request at 50 per second.
 * memory of the gateway along 100,000 requests.
 
-Run: `make bench`, or `python tests/bench/bench_gateway.py NAME…` for some of melange-sky, skyserve,
-litellm, memory. LiteLLM is measured where MELANGE_BENCH_LITELLM names its executable.
+Run: `make bench`, or `python tests/bench/bench_gateway.py NAME…` for some of melange-sky, nginx, haproxy,
+skyserve, litellm, memory. nginx and HAProxy (Debian packages; one worker, which reads no body and knows no
+plan) are measured where they are installed, LiteLLM where MELANGE_BENCH_LITELLM names its executable.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import asyncio
 import contextlib
 import math
 import os
+import shutil
 import socket
 import statistics
 import subprocess
@@ -53,6 +55,8 @@ from tests.factories import make_capacity, make_option, make_plan, make_workload
 Outcome = TypeVar("Outcome")
 KEY, MODEL = "sk-bench", "m"
 STREAMS, TOKENS, EACH, ROUNDS = 200, 40, 2, 3
+STREAM_S = 0.05
+"""Time between two tokens of a stream: what a core has for one token of each of its streams."""
 LIFE_S = 0.2 + 0.05 * (TOKENS - 1)
 PATTERNS = {"spread": LIFE_S, "at once": 0.0}
 USERS, SECONDS = 32, 5.0
@@ -244,6 +248,47 @@ def gateway(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Pro
 
 
 @contextlib.contextmanager
+def nginx(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Process]:
+    """nginx, one worker, to the backend with the fewest connections; nothing is buffered."""
+    servers = "".join(f"server 127.0.0.1:{b};" for b in backends)
+    paths = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{name}_temp_path {folder}/{name};" for name in paths)
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"{user} worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;"
+        f"events {{ worker_connections 8192; }} http {{ access_log off; {temporary}"
+        f"upstream stub {{ least_conn; {servers} keepalive 512; }}"
+        f"server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ proxy_pass http://stub;"
+        'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } } }'
+    )
+    with process(
+        [str(program("nginx")), "-c", str(config), "-g", "daemon off;"], port, "/health"
+    ) as it:
+        yield it
+
+
+@contextlib.contextmanager
+def haproxy(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Process]:
+    """HAProxy, one thread, to the backend with the fewest connections."""
+    servers = "".join(f"  server s{b} 127.0.0.1:{b}\n" for b in backends)
+    config = folder / "haproxy.cfg"
+    config.write_text(
+        "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  timeout connect 5s\n"
+        "  timeout client 60s\n  timeout server 60s\n"
+        f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\n"
+        f"backend b\n  balance leastconn\n  http-reuse always\n{servers}"
+    )
+    with process([str(program("haproxy")), "-db", "-f", str(config)], port, "/health") as it:
+        yield it
+
+
+def program(name: str) -> str | None:
+    """Where a program is, None where it is not installed."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
+@contextlib.contextmanager
 def skyserve(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Process]:
     """SkyServe's load balancer with its default policy; the stub plays its controller."""
     command = [
@@ -298,11 +343,13 @@ def show(results: list[Result]) -> None:
         for pattern in PATTERNS:
             columns = "".join(f"{what[pattern]!s:28s}" for what in (r.token, r.first, r.gap))
             print(f"{r.name:14s}{pattern:10s}{columns}")
-    print(f"{'':24s}{'small request':28s}  req/s/core  CPU µs/token  waited/CPU  failed")
+    print(
+        f"{'':24s}{'small request':28s}  req/s/core  CPU µs/token  streams/core  waited/CPU  failed"
+    )
     for r in results:
         rate, cpu = r.per_core_rps, 1e6 * r.token_cpu_s
         print(
-            f"{r.name:24s}{r.small!s:28s}  {rate:10.0f}  {cpu:12.0f}  "
+            f"{r.name:24s}{r.small!s:28s}  {rate:10.0f}  {cpu:12.0f}  {STREAM_S / r.token_cpu_s:12.0f}  "
             f"{r.waited_fraction:10.2f}  {r.failed:6d}"
         )
     for r in results[1:]:
@@ -350,11 +397,21 @@ def run(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
 
 def main() -> None:
     """Run what was asked for, else all that is here to run."""
-    known = {"melange-sky": gateway, "skyserve": skyserve, "litellm": litellm}
+    known = {
+        "melange-sky": gateway,
+        "nginx": nginx,
+        "haproxy": haproxy,
+        "skyserve": skyserve,
+        "litellm": litellm,
+    }
     asked = sys.argv[1:] or [*known, "memory"]
     if "litellm" in asked and not os.environ.get("MELANGE_BENCH_LITELLM"):
         asked.remove("litellm")
         print("LiteLLM left out: MELANGE_BENCH_LITELLM does not name its executable")
+    for name in ("nginx", "haproxy"):
+        if name in asked and program(name) is None:
+            asked.remove(name)
+            print(f"{name} left out: not installed")
     with contextlib.suppress(PermissionError, AttributeError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     pin(psutil.Process(), cores()[1])  # the stub, started from here, stays beside the client

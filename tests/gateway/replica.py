@@ -16,7 +16,7 @@ class Replica:
     `mode`: "ok"; "error" (500); "busy" (503) and "limit" (429), with Retry-After; "deny" (401);
     "reject" (422 with a body of its own); "tell" (an error event after two chunks, then the end); "hang" (no answer); "die" (cut after two
     stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes);
-    "garbage" (a good status and a page of HTML); "dribble" (the answer a byte at a time, 50 a second).
+    "garbage" (a good status and a page of HTML); "noise" (bytes that are no HTTP); "dribble" (the answer a byte at a time, 50 a second).
     A request that says "poison" gets `poison` in place of `mode`. `whole`: headers and body of every
     answer that is not streamed.
     """
@@ -93,6 +93,11 @@ class Replica:
     ) -> web.StreamResponse:
         if mode == "drop":
             assert request.transport is not None
+            request.transport.abort()
+            return web.Response()
+        if mode == "noise":
+            assert request.transport is not None
+            request.transport.write(b"\x00\xff\xfe nothing that is HTTP \r\n\r\n")  # type: ignore[attr-defined]
             request.transport.abort()
             return web.Response()
         if mode == "hang":
