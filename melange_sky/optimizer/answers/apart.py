@@ -51,7 +51,7 @@ def plan_apart(problem: Problem, options: SolveOptions, plan_one: PlanOne) -> So
         _check_budget(problem, options, alone)
         if problem.constraints.minimum or not problem.constraints.limits:
             return None
-        bounded = plan_under_limits(parts, problem.constraints.limits, alone, options, plan_one)
+        bounded = plan_under_limits(parts, problem.constraints.limits, alone, options)
         if bounded is None or list(_broken(problem, options, bounded.solutions)):
             return None
         alone = list(bounded.solutions)

@@ -19,25 +19,36 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
+from melange_sky.optimizer.answers.allocations import allocate
 from melange_sky.optimizer.deadline import TimeUpError
+from melange_sky.optimizer.problem.question import Solution, Step
 from melange_sky.optimizer.program.linear import EQ, LE, Linear
 from melange_sky.optimizer.program.run import has_highs, run
+from melange_sky.optimizer.program.termination import Termination
+from melange_sky.optimizer.rules.registry import RuleSet, checked_form
+from melange_sky.optimizer.search.dominance import drop_dominated
+from melange_sky.optimizer.search.levels import Levelled, at_levels, find_cheapest_levels
+from melange_sky.optimizer.search.solution_point import COST_TIE
+from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from melange_sky.capacities import OptionCapacity
     from melange_sky.names.limits import LimitKey
-    from melange_sky.optimizer.problem.question import Problem, Solution, SolveOptions
+    from melange_sky.optimizer.problem.question import Problem, SolveOptions
+    from melange_sky.optimizer.search.cheapest import Cheapest
     from melange_sky.plans import Allocation
 
     PlanOne = Callable[[Problem, SolveOptions], Solution]
     Limits = tuple[tuple[LimitKey, int], ...]
     Prices = tuple[float, ...]
+    Instances = tuple[tuple[str, int], ...]
 
 log = logging.getLogger(__name__)
 
 ROUNDS = 24
-CLOSE = 1e-3
+CLOSE = 2e-3
 """How near the bound and the master program come before no more fleets are looked for."""
 
 SMOOTH = 0.5
@@ -75,7 +86,6 @@ def plan_under_limits(
     limits: Limits,
     alone: Sequence[Solution],
     options: SolveOptions,
-    plan_one: PlanOne,
 ) -> Bounded | None:
     """Return fleets of the models that together keep to the limits, None where none were found.
 
@@ -83,8 +93,8 @@ def plan_under_limits(
     """
     if options.solver == "cbc" or not has_highs():
         return None
-    search = _Search(parts=parts, limits=limits, options=options, plan_one=plan_one)
-    search.take(alone, search.free)
+    search = _Search(parts=parts, limits=limits, options=options)
+    search.take(list(map(_Found.of, alone)), search.free)
     try:
         search.generate()
     except (InfeasibleError, NoPlanInTimeError, TimeUpError):
@@ -101,10 +111,35 @@ def plan_under_limits(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Fleet:
-    """One model's fleet: its solution at true prices, and what it counts against each limit."""
+class _Found:
+    """The cheapest fleet of a model at some prices on the limits, `cost_usd_per_hour` with these on top.
 
-    solution: Solution
+    `instances` are by option name; `solution` settles who serves what, at those prices.
+    """
+
+    cost_usd_per_hour: float
+    gap: float
+    instances: Instances
+    solution: Callable[[], Solution]
+
+    @classmethod
+    def of(cls, solution: Solution) -> _Found:
+        """Return what a whole solution of one model tells."""
+        chosen = solution.allocations[0]
+        return cls(
+            cost_usd_per_hour=solution.cost_usd_per_hour,
+            gap=solution.report.mip_gap,
+            instances=tuple((a.candidate.option.name, a.instances) for a in chosen),
+            solution=lambda: solution,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fleet:
+    """One model's fleet: what it costs at true prices, and what it counts against each limit."""
+
+    found: _Found
+    cost_usd_per_hour: float
     units: tuple[int, ...]
 
 
@@ -115,8 +150,8 @@ class _Search:
     parts: Sequence[Problem]
     limits: Limits
     options: SolveOptions
-    plan_one: PlanOne
-    fleets: list[dict[tuple[tuple[str, int], ...], _Fleet]] = field(default_factory=list)
+    models: list[Repriced] = field(default_factory=list)
+    fleets: list[dict[Instances, _Fleet]] = field(default_factory=list)
     bound: float = 0.0
     best: Prices = ()
 
@@ -151,17 +186,26 @@ class _Search:
                 if sum(map(len, self.fleets)) == known:
                     return
 
-    def take(self, solutions: Sequence[Solution], prices: Prices) -> None:
+    def take(self, found: Sequence[_Found], prices: Prices) -> None:
         """Keep the fleets of all models at these prices on the limits, and the bound that they prove."""
-        bound = 0.0
-        for n, (part, solution) in enumerate(zip(self.parts, solutions, strict=True)):
-            bound += solution.cost_usd_per_hour * (1 - solution.report.mip_gap)
-            true = _at_true_prices(part, solution)
-            name = tuple((a.candidate.option.name, a.instances) for a in true.allocations[0])
-            self.fleets[n].setdefault(name, _Fleet(solution=true, units=self._units(true)))
+        bound = sum(one.cost_usd_per_hour * (1 - one.gap) for one in found)
+        for n, (part, one) in enumerate(zip(self.parts, found, strict=True)):
+            if one.instances not in self.fleets[n]:
+                self.fleets[n][one.instances] = self._fleet(part, one)
         bound -= sum(price * limit for price, (_, limit) in zip(prices, self.limits, strict=True))
         if bound > self.bound:
             self.bound, self.best = bound, prices
+
+    def _fleet(self, part: Problem, found: _Found) -> _Fleet:
+        by_name = {c.option.name: c.option for c in part.demands[0].options}
+        chosen = [(by_name[name], count) for name, count in found.instances]
+        return _Fleet(
+            found=found,
+            cost_usd_per_hour=sum(count * option.price_usd_per_hour for option, count in chosen),
+            units=tuple(
+                sum(count * option.units(key) for option, count in chosen) for key, _ in self.limits
+            ),
+        )
 
     def pick(self) -> tuple[Solution, ...] | None:
         """Return the cheapest choice of known fleets within the limits, None where there is none."""
@@ -170,25 +214,31 @@ class _Search:
         outcome = run(program, replace(options, deadline=options.deadline.at_least(1.0)))
         if not outcome.termination.has_solution:
             return None
-        return tuple(
-            max(known, key=lambda place: outcome.values[place[0]])[1].solution for known in places
-        )
+        chosen = [max(known, key=lambda place: outcome.values[place[0]])[1] for known in places]
+        settled = [
+            _at_true_prices(part, fleet.found.solution())
+            for part, fleet in zip(self.parts, chosen, strict=True)
+        ]
+        rules = RuleSet.of(self.parts[0], self.options)
+        if rules.counts_instances or rules.spare_instances:
+            return tuple(settled)
+        return tuple(map(_without_idle, settled))
 
-    def _planned(self, prices: Prices) -> list[Solution]:
+    def _planned(self, prices: Prices) -> list[_Found]:
         """Plan every model with these prices on top of its options' own."""
-        parts = [_surcharged(part, self.limits, prices) for part in self.parts]
-        return list(plan_each(parts, self.options, self.plan_one))
+        if not self.models:
+            self.models = [Repriced.of(part, self.options) for part in self.parts]
+        found = []
+        for n, model in enumerate(self.models):
+            share = self.options.deadline.share(min(1.0, 2 / (len(self.models) - n + 1)))
+            own = replace(self.options, deadline=share, known_usd_per_hour=None)
+            found.append(_cheapest(model.at(self.limits, prices), own))
+        return found
 
     def _forbidding(self) -> Prices:
         """Return prices at which what is limited is used only where nothing else serves."""
         most = max(c.option.price_usd_per_hour for p in self.parts for c in p.demands[0].options)
         return (most,) * len(self.limits)
-
-    def _units(self, solution: Solution) -> tuple[int, ...]:
-        return tuple(
-            sum(a.instances * a.candidate.option.units(key) for a in solution.allocations[0])
-            for key, _ in self.limits
-        )
 
     def _program(self, *, whole: bool) -> tuple[Linear, list[list[tuple[int, _Fleet]]]]:
         """Return the master program: one fleet per model, its units within the limits."""
@@ -198,7 +248,7 @@ class _Search:
                 (program.add(f"z_{n}_{f}", 0.0, 1.0, whole=whole), fleet)
                 for f, fleet in enumerate(known.values())
             ]
-            program.goal += [(z, fleet.solution.cost_usd_per_hour) for z, fleet in columns]
+            program.goal += [(z, fleet.cost_usd_per_hour) for z, fleet in columns]
             program.row([(z, 1.0) for z, _ in columns], EQ, 1, f"one_fleet_of_model_{n}")
             places.append(columns)
         for k, (_, limit) in enumerate(self.limits):
@@ -219,15 +269,103 @@ class _Search:
         return value, tuple(max(0.0, -dual) for dual in duals[len(self.parts) :])
 
 
-def _surcharged(part: Problem, limits: Limits, prices: Prices) -> Problem:
-    (demand,) = part.demands
-    options = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repriced:
+    """One model at each level of attainment, in canonical form, to be planned at many prices."""
+
+    forms: tuple[Levelled, ...]
+
+    @classmethod
+    def of(cls, part: Problem, options: SolveOptions) -> Repriced:
+        """Return the levels at which every bucket can be served; raise TimeUpError."""
+        forms = []
+        for problem in at_levels(part):
+            try:
+                canonical = checked_form(problem, options.deadline)
+            except InfeasibleError:
+                continue
+            forms.append(Levelled(problem=problem, canonical=canonical))
+        return cls(forms=tuple(forms))
+
+    def at(self, limits: Limits, prices: Prices) -> list[Levelled]:
+        """Return the levels with these prices on top of the options' own."""
+        return [_surcharged(form, limits, prices) for form in self.forms]
+
+
+def _surcharged(form: Levelled, limits: Limits, prices: Prices) -> Levelled:
+    (demand,) = form.problem.demands
+    dearer: dict[str, OptionCapacity] = {}
     for capacity in demand.options:
         option = capacity.option
         more = sum(p * option.units(key) for p, (key, _) in zip(prices, limits, strict=True))
-        dearer = replace(option, price_usd_per_hour=option.price_usd_per_hour + more)
-        options.append(replace(capacity, option=dearer) if more else capacity)
-    return replace(part, demands=(replace(demand, options=tuple(options)),))
+        price = replace(option, price_usd_per_hour=option.price_usd_per_hour + more)
+        dearer[option.name] = replace(capacity, option=price) if more else capacity
+    priced = replace(demand, options=tuple(dearer.values()))
+    return Levelled(
+        problem=replace(form.problem, demands=(priced,)),
+        canonical=replace(
+            form.canonical,
+            demands=(priced,),
+            columns=tuple(replace(c, capacity=dearer[c.name]) for c in form.canonical.columns),
+        ),
+    )
+
+
+def _cheapest(forms: Sequence[Levelled], options: SolveOptions) -> _Found:
+    """Return the cheapest fleet of one model; raise NoPlanInTimeError where none was found in time."""
+    late = NoPlanInTimeError(options.time_limit_s)
+    try:
+        needed = [
+            replace(
+                form,
+                canonical=drop_dominated(form.canonical, RuleSet.of(form.problem, options)),
+            )
+            for form in forms
+        ]
+        levels = find_cheapest_levels(needed, options)
+    except TimeUpError:
+        raise late from None
+    if isinstance(levels, Termination):
+        raise late
+    cheapest = levels[0].cheapest
+    columns, point = cheapest.program.canonical.columns, cheapest.point
+    return _Found(
+        cost_usd_per_hour=point.cost,
+        gap=cheapest.gap,
+        instances=tuple(
+            (column.name, count)
+            for column, count in zip(columns, point.instances, strict=True)
+            if count
+        ),
+        solution=lambda: _solution(cheapest),
+    )
+
+
+def _solution(cheapest: Cheapest) -> Solution:
+    """Return who serves what on a fleet that was found, at the prices at which it was."""
+    allocated = allocate(cheapest.program, cheapest.point)
+    gap, cost = cheapest.gap, cheapest.point.cost
+    status = Termination.OPTIMAL if gap <= COST_TIE else Termination.FEASIBLE
+    unfinished = {Step.SHARES: not allocated.is_even, Step.CHECK: not allocated.is_checked}
+    return Solution(
+        allocations=allocated.by_demand,
+        report=SolverReport(
+            status=status.value, mip_gap=gap, solve_seconds=0.0, solver=cheapest.outcome.solver
+        ),
+        cost_usd_per_hour=cost,
+        optimum_usd_per_hour=cost,
+        unfinished=tuple(step for step, is_left in unfinished.items() if is_left),
+    )
+
+
+def _without_idle(solution: Solution) -> Solution:
+    """Return a solution without instances that serve nothing, as one found in a hurry may hold."""
+    (chosen,) = solution.allocations
+    busy = tuple(a for a in chosen if a.rate_rps > 0 or not a.billed_replicas)
+    if len(busy) in (0, len(chosen)):
+        return solution
+    cost = sum(a.cost_usd_per_hour for a in busy)
+    return replace(solution, allocations=(busy,), cost_usd_per_hour=cost, optimum_usd_per_hour=cost)
 
 
 def _at_true_prices(part: Problem, solution: Solution) -> Solution:
