@@ -15,3 +15,6 @@ _PROGRAM = Program(
     dispatch.run,
 )
 set_requests, enter, advance_all, run_open_loop, run_closed_loop, run = _PROGRAM.entries()
+
+make = _PROGRAM.make
+"""Make the code now, rather than on the first call."""

@@ -1,8 +1,8 @@
-"""A fleet behind the gateway's policy, request by request. Compiled; import it only to simulate.
+"""A fleet behind the gateway's policy, request by request. Plain functions for `compiled`.
 
-The policy is `melange_sky.routing.policy` itself, the very source that the gateway runs, compiled for
-arrays. It sees what a gateway sees: input tokens, what is in flight, and completions only once they
-have happened. Output lengths are unknown to it until then.
+The policy is `melange_sky.routing.policy` itself, the very functions that the gateway runs. It sees what
+a gateway sees: input tokens, what is in flight, and completions only once they have happened. Output
+lengths are unknown to it until then.
 
 A request that no replica can take waits in the gateway's queue, first come first served, and is
 offered again when something ends; beyond the queue's length or patience it is refused. A replica
@@ -45,10 +45,11 @@ UP, DOWN = 1, 0
 class Book(NamedTuple):
     """What the dispatcher notes. N requests, R replicas, E engines, V events, S samples.
 
-    Per request: `category` (the policy's class), `need`, `replica`, `reason` (−1: never sent),
-    `pending` holds when requests ended that the policy takes for running still, in the order of
-    `FleetState.finished`, as `routing.minima`; `queue` has room for request numbers. `first_engine` (R + 1): the engines of replica r
-    are first_engine[r] … first_engine[r + 1] − 1. Events rise in time. `waiting`, `running`, `used`
+    Per request: `category` (the policy's class), `need`, `replica`, `reason` (−1: never sent). `pending`
+    holds when requests ended that the policy takes for running still, in the order of
+    `FleetState.finished`, as `routing.minima`; `queue` and `lost` have room for request numbers.
+    `first_engine` (R + 1): the engines of replica r are first_engine[r] … first_engine[r + 1] − 1.
+    Events rise in time. `waiting`, `running`, `used`
     (S × E) hold the samples taken at `sample_s`: queued and admitted requests, KV cache in use.
     """
 
@@ -57,6 +58,7 @@ class Book(NamedTuple):
     replica: Whole
     reason: Whole
     pending: Floats
+    lost: Whole
     queue: Whole
     marks: Whole
     first_engine: Whole
@@ -152,13 +154,26 @@ def _enqueue(b: Book, request: int, room: int) -> None:
         b.marks[QUEUE_TAIL] += 1
 
 
+def _held_by(s: FleetState, b: Book, engine: int) -> int:
+    """Write the requests that an engine holds to `b.lost`, in order, and return how many."""
+    count = 0
+    for head in (c.RUN_HEAD, c.WAIT_HEAD):
+        request = s.whole[engine, head]
+        while request != c.NONE:
+            at = count
+            while at > 0 and b.lost[at - 1] > request:  # they are nearly in order
+                b.lost[at] = b.lost[at - 1]
+                at -= 1
+            b.lost[at] = request
+            count += 1
+            request = s.request[request, c.NEXT]
+    return count
+
+
 def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int, room: int) -> None:
     """Empty an engine that failed: requests without a first token go back to the gateway."""
-    for request in range(len(s.request)):
-        state = s.request[request, c.STATE]
-        here = s.request[request, c.REPLICA] == engine
-        if not here or state not in (c.IN_QUEUE, c.IN_PREFILL, c.IN_DECODE):
-            continue
+    for at in range(_held_by(s, b, engine)):
+        request = b.lost[at]
         policy.finish(t, p, b.replica[request], b.need[request])
         if math.isnan(s.times[request, c.FIRST]):
             s.request[request, c.STATE] = c.NEW

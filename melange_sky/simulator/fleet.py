@@ -131,6 +131,7 @@ def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: Fl
         replica=np.full(requests, -1, dtype=np.int64),
         reason=np.full(requests, -1, dtype=np.int64),
         pending=np.full(2 * width(requests), NEVER),
+        lost=np.zeros(max(requests, 1), dtype=np.int64),
         queue=np.zeros(max(requests, rules.queue_room, 1), dtype=np.int64),
         marks=np.zeros(8, dtype=np.int64),
         first_engine=np.concatenate([[0], np.cumsum(per_replica)]).astype(np.int64),

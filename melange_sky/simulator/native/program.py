@@ -68,10 +68,14 @@ class Program:
     def ready(self, function: FunctionType) -> tuple[Any, Signature]:
         """Return a function's machine code and signature."""
         if not self._ready:
-            with _LOCK:
-                if not self._ready:
-                    self._ready = self._made()
+            self.make()
         return self._ready[function]
+
+    def make(self) -> None:
+        """Make the machine code, if it is not made yet."""
+        with _LOCK:
+            if not self._ready:
+                self._ready = self._made()
 
     def _made(self) -> dict[FunctionType, tuple[Any, Signature]]:
         translation = Translation()
