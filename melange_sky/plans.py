@@ -184,13 +184,28 @@ class VerificationRound:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LateSize:
+    """How long requests of bucket (`i`, `j`) waited for their first token in replay, at the median and at
+    the 95th percentile; None where none was completed. `missed` of `requests` were outside the limits.
+    """
+
+    i: int
+    j: int
+    requests: int
+    missed: int
+    ttft_p50_s: float | None
+    ttft_p95_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """Whether the plan holds in replay, and how it came to be.
 
     `attainment`, its interval `low` … `high` and `requests` are those of the worst replay of this
     plan; `premium_usd_per_hour` is what it costs over the plan before any replay. `reason` says why it
     does not hold. Where the search was `cut_short` by its time limit, another fleet may hold, or a
-    cheaper one. `seeds` are those of the replays by which it is judged.
+    cheaper one. `seeds` are those of the replays by which it is judged. `late` are the sizes that are
+    expected to miss, and those of which most did, as far as the worst replay held any.
     """
 
     holds: bool
@@ -204,6 +219,11 @@ class Verification:
     rounds: tuple[VerificationRound, ...] = ()
     cut_short: bool = False
     seeds: tuple[int, ...] = ()
+    late: tuple[LateSize, ...] = ()
+
+    def late_size(self, i: int, j: int) -> LateSize | None:
+        """Return how a size did in replay, None where that is not kept."""
+        return next((one for one in self.late if (one.i, one.j) == (i, j)), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -167,6 +167,7 @@ def _engine_document(engine: EngineChoice) -> dict[str, Any]:
 
 def _miss_document(model: ModelPlan, miss: ExpectedMiss) -> dict[str, Any]:
     workload = model.workload
+    late = model.verification and model.verification.late_size(miss.i, miss.j)
     return {
         "input_edge_tokens": workload.input_edges[miss.i + 1],
         "output_edge_tokens": workload.output_edges[miss.j + 1],
@@ -174,6 +175,7 @@ def _miss_document(model: ModelPlan, miss: ExpectedMiss) -> dict[str, Any]:
         "share": miss.share,
         "rate_rps": miss.fraction * workload.rate_rps,
         "ttft_alone_s": miss.alone_ttft_s,
+        "ttft_simulated_s": {"p50": late.ttft_p50_s, "p95": late.ttft_p95_s} if late else None,
     }
 
 

@@ -19,6 +19,7 @@ from melange_sky.replay.verdict import (
     Simulation,
     Verdict,
     judge_runs,
+    ttft_of_bucket,
 )
 from melange_sky.replay.windows import (
     LONG_REQUESTS,
@@ -46,5 +47,6 @@ __all__ = [
     "sample_stream",
     "scaled_rows",
     "trace_rows",
+    "ttft_of_bucket",
     "windows_of",
 ]

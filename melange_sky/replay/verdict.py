@@ -261,11 +261,9 @@ def _buckets(
     judged: RequestLog, good: NDArray[np.bool_], workload: Workload
 ) -> tuple[BucketVerdict, ...]:
     """Attainment per bucket; requests beyond the grid count in the outermost one."""
-    rows = _bucket_of(workload.input_edges, judged.input_tokens)
-    columns = _bucket_of(workload.output_edges, judged.output_tokens)
     verdicts = []
     width = len(workload.output_edges) - 1
-    keys = rows * width + columns
+    keys = _keys(judged, workload)
     for key in np.unique(keys):
         in_bucket = good[keys == key]
         verdicts.append(
@@ -277,6 +275,21 @@ def _buckets(
             )
         )
     return tuple(verdicts)
+
+
+def _keys(judged: RequestLog, workload: Workload) -> NDArray[np.int64]:
+    """Return each request's bucket as one number, row by row."""
+    rows = _bucket_of(workload.input_edges, judged.input_tokens)
+    columns = _bucket_of(workload.output_edges, judged.output_tokens)
+    return rows * (len(workload.output_edges) - 1) + columns
+
+
+def ttft_of_bucket(simulation: Simulation, bucket: tuple[int, int]) -> Percentiles:
+    """Return how long the requests of one bucket that were completed waited for their first token."""
+    workload = simulation.plan.workload.as_prompts()
+    log = simulation.run.log
+    key = bucket[0] * (len(workload.output_edges) - 1) + bucket[1]
+    return percentiles(log.ttft_s[log.ok & (_keys(log, workload) == key)])
 
 
 def _bucket_of(edges: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.int64]:

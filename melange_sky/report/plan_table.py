@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Allocation,
         AlternativeMix,
         Baseline,
+        ExpectedMiss,
         ModelPlan,
         Plan,
         PlanWarning,
@@ -104,14 +105,24 @@ def _show_misses(console: Printer, plan: ModelPlan) -> None:
         f"Expected to miss the SLO, served all the same: {total:.2%} of the requests (about {_count(rate * 3600)} an hour)"
     )
     for miss in misses[:MISSES_SHOWN]:
-        alone = miss.alone_ttft_s
-        ttft = "" if alone is None else f"; alone, its TTFT is {alone * 1000:,.0f} ms"
         part = "" if miss.share > 1 - 1e-6 else f", {miss.share:.0%} of this size"
-        console.print(f"  {plan.workload.label(miss.i, miss.j)}: {miss.fraction:.3%}{part}{ttft}")
+        label = plan.workload.label(miss.i, miss.j)
+        console.print(f"  {label}: {miss.fraction:.3%}{part}{_ttft_text(plan, miss)}")
     more = len(misses) - MISSES_SHOWN
     if more > 0:
         rest = sum(miss.fraction for miss in misses[MISSES_SHOWN:])
         console.print(f"  and {more} more sizes: {rest:.3%}")
+
+
+def _ttft_text(plan: ModelPlan, miss: ExpectedMiss) -> str:
+    """Return how long a late size waits: as simulated where the plan was replayed, else alone by estimate."""
+    late = plan.verification and plan.verification.late_size(miss.i, miss.j)
+    if late and late.ttft_p50_s is not None and late.ttft_p95_s is not None:
+        p50, p95 = late.ttft_p50_s * 1000, late.ttft_p95_s * 1000
+        missed = f"{late.missed:,} of {late.requests:,} late"
+        return f"; simulated: {missed}, TTFT {p50:,.0f} ms (median), {p95:,.0f} ms (p95)"
+    alone = miss.alone_ttft_s
+    return "" if alone is None else f"; alone, its TTFT is {alone * 1000:,.0f} ms by estimate"
 
 
 def _count(number: float) -> str:

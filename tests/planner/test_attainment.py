@@ -8,17 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import Constraints, SolveOptions, explain, problem_of
-from melange_sky.planfile import dump_plan, parse_plan
+from melange_sky.planfile import dump_plan, load_plan, parse_plan
 from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.planning import PlanOptions, plan_source
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.step_log import log_dominated
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
+from melange_sky.replay import Replay
 from melange_sky.report.plan_table import plan_table
 from melange_sky.routing import Router
 from melange_sky.routing.policy import REASONS
@@ -188,3 +191,36 @@ def test_paths_of_specs_take_the_key_too(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"slo\.attainment_per_bucket"):
         plan_spec(path, REQUEST)
+
+
+def test_a_verified_plan_says_how_long_late_sizes_wait_in_replay(tmp_path: Path) -> None:
+    weights = [[0.96], [0.04]]
+    histogram = {"input_edges": [0, 1000, 16000], "output_edges": [0, 200], "weights": weights}
+    document = {
+        "name": "chat",
+        "model": "meta-llama/Llama-3.1-8B-Instruct",
+        "slo": {"tpot_ms": 60, "ttft_ms": 1500},
+        "workload": {"rate_rps": 2, "histogram": histogram},
+        "resources": {"accelerators": ["A10G:1"], "infra": ["aws"]},
+    }
+    (tmp_path / "spec.json").write_text(json.dumps(document))
+    plan = plan_source(tmp_path / "spec.json", PlanOptions(offline=True, verify=True))
+    (model,) = plan.models
+    found = model.verification
+    assert found is not None
+    assert found.holds
+    (miss,) = model.expected_misses
+    late = found.late_size(miss.i, miss.j)
+    assert late is not None
+    assert late.missed == late.requests > 0
+    replayed = simulate_plan(model, SimulationRequest(how=Replay(seed=7)))
+    own = replayed.run.log.select(replayed.run.log.input_tokens > 1000)
+    assert late.ttft_p50_s == pytest.approx(float(np.median(own.ttft_s)), rel=0.1)
+    assert late.ttft_p95_s is not None
+    assert late.ttft_p95_s > late.ttft_p50_s > 1.5
+    assert f"late, TTFT {late.ttft_p50_s * 1000:,.0f} ms (median)" in plan_table(plan, width=120)
+    path = tmp_path / "plan.json"
+    path.write_text(dump_plan(plan))
+    assert load_plan(path) == plan
+    (told,) = json.loads(path.read_text())["expected_misses"]
+    assert told["ttft_simulated_s"] == {"p50": late.ttft_p50_s, "p95": late.ttft_p95_s}
