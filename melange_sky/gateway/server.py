@@ -109,19 +109,30 @@ class Front:
             raise Refusal(503, "the gateway is shutting down", "draining", retry_after_s=1)
         if self.accepted >= self.most_requests:
             raise out_of("open files")
-        due_bytes = request.content_length or 0
-        if self._held_bytes + due_bytes > self._settings.held_bytes:
+        held_bytes = self._due_bytes(request)
+        if self._held_bytes + held_bytes > self._settings.held_bytes:
             raise out_of("memory for bodies")
         self.accepted += 1
-        self._held_bytes += due_bytes
+        self._held_bytes += held_bytes
         try:
-            return await self._serve(request, endpoint)
+            body = await self._body(request)
+            self._held_bytes += len(body) - held_bytes
+            held_bytes = len(body)
+            return await self._serve(request, endpoint, body)
         finally:
             self.accepted -= 1
-            self._held_bytes -= due_bytes
+            self._held_bytes -= held_bytes
 
-    async def _serve(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
-        parsed = parse_request(endpoint, await self._body(request))
+    def _due_bytes(self, request: web.BaseRequest) -> int:
+        """Return how long a body is said to be; in chunks, which do not say, as long as it may be."""
+        if request.content_length is not None:
+            return min(request.content_length, self._settings.body_bytes)
+        return self._settings.body_bytes if request.body_exists else 0
+
+    async def _serve(
+        self, request: web.BaseRequest, endpoint: ApiPath, body: bytes
+    ) -> web.StreamResponse:
+        parsed = parse_request(endpoint, body)
         service = self._fleet.find(parsed.model)
         if service is None:
             raise _unknown(parsed.model)

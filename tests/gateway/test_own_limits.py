@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -138,6 +139,28 @@ async def test_large_answers_are_kept_on_disk_and_bounded() -> None:
         replicas["small"][0].whole = ({"Content-Type": "application/json"}, text + text)
         status, body = await b.complete()
         assert (status, body["error"]["code"]) == (502, "answer_too_large")
+
+
+@run
+async def test_bodies_are_held_within_a_bound_and_given_back() -> None:
+    replicas = one(ttft_s=0.3)
+    settings = dataclasses.replace(FAST, held_bytes=1_300_000, body_bytes=400_000)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield json.dumps({"model": MODEL, "prompt": "x", "max_tokens": 1}).encode()
+
+    async with bed(replicas, ONLY_SMALL, settings) as b:
+
+        async def chunked() -> int:
+            async with b.client.post(f"{b.url}/v1/completions", data=parts()) as r:
+                return r.status
+
+        calls = [b.complete(words=60_000, max_tokens=1) for _ in range(8)]
+        answers = Counter(status for status, _ in await together(calls))
+        assert answers == {200: 4, 503: 4}
+        assert b.gateway.front._held_bytes == 0
+        assert Counter(await together([chunked() for _ in range(3)])) == {200: 3}
+        assert b.gateway.front._held_bytes == 0
 
 
 @run
