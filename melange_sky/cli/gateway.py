@@ -108,9 +108,8 @@ if TYPE_CHECKING:
     "--body-limit",
     "body_bytes",
     type=click.IntRange(1024),
-    default=4 * 1024 * 1024,
-    show_default=True,
-    help="Largest request body in bytes.",
+    default=None,
+    help="Largest request body in bytes (default: 4 MiB, more for contexts over 262,144 tokens).",
 )
 @click.option(
     "--seed",

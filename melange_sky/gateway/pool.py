@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from melange_sky.gateway.settings import Settings
     from melange_sky.plans import ModelPlan, Plan
 
+LEAST_BODY_BYTES = 4 * 1024 * 1024
+_BYTES_PER_TOKEN = 16
+"""Text of about two bytes a character, each written as an escape of six."""
+
 
 class Fleet:
     """All services of the plan, by the model names that clients use."""
@@ -30,6 +34,8 @@ class Fleet:
         self.services: dict[str, Service] = {}
         self.by_model: dict[str, Service] = {}
         self.created = 0
+        self.body_bytes = settings.body_bytes or LEAST_BODY_BYTES
+        """The largest body: as set, else what the longest context takes, written as JSON."""
 
     @property
     def backends(self) -> list[Backend]:
@@ -78,6 +84,9 @@ class Fleet:
                 known.take(seats[name], backends)
         gone = [s for name, s in self.services.items() if name not in services]
         self.services = services
+        if self._settings.body_bytes is None:
+            longest = max((seat.most_tokens for seat in seats.values()), default=0)
+            self.body_bytes = max(LEAST_BODY_BYTES, _BYTES_PER_TOKEN * longest)
         self.by_model = {model: services[name] for model, name in by_model.items()}
         for service in gone:
             service.wake()

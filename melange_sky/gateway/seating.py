@@ -26,7 +26,8 @@ _LEAST_SEQUENCES = 2048
 class Seating:
     """A plan, its router over the backends there are, and what follows from it.
 
-    A request may ask for `most_choices` answers to a prompt, and for `most_sequences` in all.
+    A request may ask for `most_choices` answers to a prompt, and for `most_sequences` in all; the longest
+    prompt has `most_tokens`, 0 where that is not known.
     """
 
     plan: ModelPlan
@@ -37,6 +38,7 @@ class Seating:
     output_buckets: list[str]
     most_choices: int
     most_sequences: int
+    most_tokens: int
 
 
 def seating(
@@ -61,6 +63,9 @@ def seating(
         output_buckets=outputs,
         most_choices=most_choices,
         most_sequences=max(_LEAST_SEQUENCES, 4 * most_choices),
+        most_tokens=max(
+            (engine.max_model_len for engine in engines if engine is not None), default=0
+        ),
     )
 
 

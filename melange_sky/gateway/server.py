@@ -52,6 +52,10 @@ class Front:
         """Requests let in and not answered yet, those whose body is still coming included."""
         self._held_bytes = 0
 
+    def body_bytes(self) -> int:
+        """Return the largest body."""
+        return self._fleet.body_bytes
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; a Refusal becomes OpenAI's error form."""
         try:
@@ -126,8 +130,8 @@ class Front:
     def _due_bytes(self, request: web.BaseRequest) -> int:
         """Return how long a body is said to be; in chunks, which do not say, as long as it may be."""
         if request.content_length is not None:
-            return min(request.content_length, self._settings.body_bytes)
-        return self._settings.body_bytes if request.body_exists else 0
+            return min(request.content_length, self._fleet.body_bytes)
+        return self._fleet.body_bytes if request.body_exists else 0
 
     async def _serve(
         self, request: web.BaseRequest, endpoint: ApiPath, body: bytes
@@ -144,7 +148,7 @@ class Front:
         encoding = request.headers.get("Content-Encoding", "identity")
         if encoding.casefold() != "identity":
             raise Refusal(415, "a compressed body is not accepted", "unsupported_encoding")
-        limit = self._settings.body_bytes
+        limit = self._fleet.body_bytes
         if (request.content_length or 0) > limit:
             raise Refusal(413, f"the body is larger than {limit} bytes", "body_too_large")
         if request.headers.get("Expect", "").casefold() == "100-continue" and request.transport:
@@ -291,7 +295,7 @@ class GatewayServer(web.Server):
             lingering_time=1.0,
             auto_decompress=False,
         )
-        self._settings = settings
+        self._body_bytes = front.body_bytes
 
     def __call__(self) -> web.RequestHandler:
         """Return the handler of a new connection."""
@@ -305,7 +309,7 @@ class GatewayServer(web.Server):
             writer,
             task,
             self._loop,
-            client_max_size=self._settings.body_bytes,
+            client_max_size=self._body_bytes(),
         )
 
     @property

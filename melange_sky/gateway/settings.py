@@ -78,12 +78,12 @@ class Settings:
     A backend whose last outcomes, at least `outlier_volume` within `outlier_window_s`, failed by
     `outlier_share` or more, and by `outlier_margin` more than the others', is left out for `ejection_s`,
     doubled up to `ejection_most_s`; never more than `ejected_part` of a service's backends are.
-    `answer_bytes` bounds an answer that is not streamed, `held_bytes` the bodies of all requests under way.
+    `body_bytes` bounds a body; None: by the longest context of a model. `answer_bytes` bounds an answer that is not streamed, `held_bytes` the bodies of all requests under way.
     `gateways` is how many gateways share the replicas: each then counts its own requests that many
     times. `drain_s` is what requests in flight get at the end.
     """
 
-    body_bytes: int = 4 * 1024 * 1024
+    body_bytes: int | None = None
     header_bytes: int = 16 * 1024
     headers: int = 64
     connections: int = 8192

@@ -33,8 +33,8 @@ SKY_EVERY_S = 10.0
 class ServeOptions:
     """Where replicas are, who may call, how long requests wait: the flags of `gateway`, by their names.
 
-    Times are in seconds, `body_bytes` is the largest request body. Raises InputError where one makes
-    no sense.
+    Times are in seconds, `body_bytes` is the largest request body, None by the models' context. Raises
+    InputError where one makes no sense.
     """
 
     backends: Sequence[str] = ()
@@ -55,7 +55,7 @@ class ServeOptions:
     queue_wait_s: float = 10.0
     drain_s: float = 120.0
     first_byte_s: float = 60.0
-    body_bytes: int = 4 * 1024 * 1024
+    body_bytes: int | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +65,8 @@ class ServeOptions:
         within("--queue-wait", self.queue_wait_s, 0, 3600)
         within("--drain", self.drain_s, 0, 86400)
         within("--first-byte", self.first_byte_s, 0.1, 86400)
-        within("--body-limit", self.body_bytes, 1024, float("inf"))
+        if self.body_bytes is not None:
+            within("--body-limit", self.body_bytes, 1024, float("inf"))
 
     @property
     def says_where(self) -> bool:

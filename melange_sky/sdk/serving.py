@@ -37,7 +37,7 @@ def serve(
     queue_wait_s: float = 10.0,
     drain_s: float = 120.0,
     first_byte_s: float = 60.0,
-    body_bytes: int = 4 * 1024 * 1024,
+    body_bytes: int | None = None,
     seed: int | None = None,
     on_start: Callable[[Listening], None] | None = None,
 ) -> None:
@@ -65,7 +65,7 @@ def serve(
         queue_wait_s: Longest time that a request waits.
         drain_s: Seconds that requests in flight get at the end.
         first_byte_s: Seconds to wait for a stream's first byte before trying elsewhere.
-        body_bytes: Largest request body.
+        body_bytes: Largest request body; by default 4 MiB, more for long contexts.
         seed: Seed of the router's first phase.
         on_start: Called with address and models once requests are taken; None logs them.
 

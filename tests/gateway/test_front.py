@@ -19,7 +19,15 @@ from melange_sky.gateway import Settings
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.seating import served_names
 from melange_sky.planner.observed_file import ObservedFile
-from tests.factories import make_model_plan, make_plan
+from melange_sky.plans import Allocation
+from tests.factories import (
+    make_capacity,
+    make_engine,
+    make_model_plan,
+    make_option,
+    make_plan,
+    make_workload,
+)
 from tests.gateway.bed import MODEL, Bed, bed, run, split_plan
 from tests.gateway.replica import Replica
 
@@ -154,6 +162,25 @@ def test_adapters_are_models_too() -> None:
         "sql",
         "law",
     ]
+
+
+@run
+async def test_bodies_are_bounded_by_the_longest_context_unless_set() -> None:
+    fleet = Fleet(random.Random(1), Settings(), None)
+    fleet.load(fleet.prepare(split_plan(), {}))
+    assert fleet.body_bytes == 4 * 2**20
+    engine = make_engine(max_model_len=1_000_000)
+    option = make_capacity([[1.0]], make_option("long", engine=engine))
+    share = ((1.0,),)
+    one_long = Allocation(
+        candidate=option, instances=1, load_fraction=0.1, rate_rps=1.0, shares=share
+    )
+    plan = make_plan(candidates=(option,), allocations=(one_long,), workload=make_workload([[1.0]]))
+    fleet.load(fleet.prepare(plan, {}))
+    assert fleet.body_bytes == 16_000_000
+    fixed = Fleet(random.Random(1), Settings(body_bytes=9000), None)
+    fixed.load(fixed.prepare(plan, {}))
+    assert fixed.body_bytes == 9000
 
 
 @run
