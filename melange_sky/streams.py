@@ -31,7 +31,8 @@ def end_of_events(data: bytes, start: int = 0) -> int:
     11
     """
     if b"\r" not in data:
-        return data.rfind(b"\n\n", start) + 2 if data.find(b"\n\n", start) >= 0 else 0
+        found = data.rfind(b"\n\n", start)
+        return found + 2 if found >= 0 else 0
     last = 0
     for found in _EVENT_END.finditer(data, start):
         last = found.end()
