@@ -31,8 +31,8 @@ def end_of_events(data: bytes, start: int = 0) -> int:
     11
     """
     if b"\r" not in data:
-        found = data.rfind(b"\n\n", start)
-        return found + 2 if found >= 0 else 0
+        at = data.rfind(b"\n\n", start)
+        return at + 2 if at >= 0 else 0
     last = 0
     for found in _EVENT_END.finditer(data, start):
         last = found.end()
