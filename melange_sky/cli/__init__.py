@@ -18,6 +18,7 @@ import sys
 
 import click
 
+from melange_sky.cli.harmless import harmless_output
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.version import __version__
 
@@ -114,6 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
     # NumPy would start a thread per core for products of large matrices, of which there are none here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _never_fail_on_encoding()
+    with harmless_output():
+        _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> None:
     try:
         cli.main(args=arguments, prog_name="melange-sky", standalone_mode=False)
     except MelangeError as error:

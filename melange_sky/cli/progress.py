@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from melange_sky.cli.harmless import bar_stream
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -27,7 +29,7 @@ class RefreshProgress:
         self._events: dict[str, Event] = {}
         self._start = time.monotonic()
         self._spinner = Spinner("dots")
-        self._console = Console(stderr=True)
+        self._console = Console(file=bar_stream())
         self._live = Live(
             console=self._console, refresh_per_second=10, transient=True, get_renderable=self._view
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from melange_sky.cli.harmless import bar_stream
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -17,7 +19,7 @@ class ReplayBar:
     """How near the attainment's interval is to the width asked for: its square goes with requests."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
+        console = Console(file=bar_stream())
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),

@@ -155,6 +155,8 @@ def check_shape(shape: ModelShape | None, where: str) -> None:
         raise InputError(f"{where}.kv_dtype_bytes: must be above 0")
     if not shape.groups or any(group.count < 1 for group in shape.groups):
         raise InputError(f"{where}.groups: must be groups of at least one layer each")
+    if not any(g.kv_values > 0 or g.fixed_bytes > 0 or g.window_values > 0 for g in shape.groups):
+        raise InputError(f"{where}.groups: none of them keeps keys and values")
 
 
 def _numbers_in(value: object) -> Iterable[float]:

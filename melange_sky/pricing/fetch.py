@@ -36,6 +36,7 @@ from melange_sky.pricing.http_errors import (
     too_large,
 )
 from melange_sky.pricing.resolver import DaemonResolver
+from melange_sky.pricing.transport import Decoder, send
 from melange_sky.version import __version__
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ FIRST_WAIT_S = 0.25
 LARGEST_BYTES = 32 * 1024 * 1024
 IN_MEMORY_BYTES = 1024 * 1024
 LONGEST_LINE_BYTES = 1024 * 1024
-REDIRECTS = 5
 MIRROR_SHARE = 0.4
 """Part of the deadline that is kept for the mirror while the first address is tried."""
 
@@ -109,7 +109,7 @@ class Http:
                 total=None, sock_connect=CONNECT_S, connect=CONNECT_S, sock_read=STALL_S
             ),
             trust_env=True,
-            auto_decompress=True,
+            auto_decompress=False,
         )
         return self
 
@@ -174,15 +174,13 @@ class Http:
         conditions = conditions_of(url, request.validators)
         headers = {**request.headers, **conditions}
         try:
-            async with self.session.request(
-                request.method, url, headers=headers, json=request.payload, max_redirects=REDIRECTS
+            async with await send(
+                self.session, request.method, url, headers=headers, payload=request.payload
             ) as response:
                 if response.status == 304 and conditions:
                     return Fetched(url=url, content=None)
                 check_status(response.status, response.headers)
                 return await self._read(url, request, response, accept)
-        except aiohttp.TooManyRedirects:
-            raise FetchError(f"more than {REDIRECTS} redirects") from None
         except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
             raise FetchError(f"not an HTTP address: {str(error)[:100]}") from None
         except aiohttp.ClientConnectorDNSError as error:
@@ -224,14 +222,17 @@ class Http:
         if declared is not None and declared > request.largest_bytes:
             raise FetchError(too_large(request.largest_bytes))
         digest, size = hashlib.sha256(), 0
+        decoder = Decoder(response.headers)
         async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > request.largest_bytes:
-                raise FetchError(too_large(request.largest_bytes))
-            digest.update(chunk)
-            file.write(chunk)
+            for piece in decoder.feed(chunk):
+                size += len(piece)
+                if size > request.largest_bytes:
+                    raise FetchError(too_large(request.largest_bytes))
+                digest.update(piece)
+                file.write(piece)
             if self.on_bytes is not None:
                 self.on_bytes(request.name, size)
+        decoder.end()
         file.seek(0)
         chunked = response.headers.get("Transfer-Encoding", "").casefold() == "chunked"
         return Body(
@@ -280,17 +281,19 @@ class Http:
         Nothing is tried again: what was yielded cannot be taken back.
         """
         try:
-            response = await _by(until, self.session.get(url, max_redirects=REDIRECTS))
+            response = await _by(until, send(self.session, "GET", url))
             async with response:
                 if response.status != 200:
                     raise FetchError(f"HTTP {response.status}", response.status)
-                rest = b""
+                rest, decoder = b"", Decoder(response.headers)
                 while chunk := await _by(until, response.content.readany()):
-                    *whole, rest = (rest + chunk).split(b"\n")
-                    if len(rest) > LONGEST_LINE_BYTES:
-                        raise FetchError("a line without an end")
-                    for line in whole:
-                        yield line
+                    for piece in decoder.feed(chunk):
+                        *whole, rest = (rest + piece).split(b"\n")
+                        if len(rest) > LONGEST_LINE_BYTES:
+                            raise FetchError("a line without an end")
+                        for line in whole:
+                            yield line
+                decoder.end()
                 if rest:
                     yield rest
         except FetchError as error:

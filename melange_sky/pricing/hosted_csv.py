@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REQUIRED = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Region", "Price")
 LARGEST_OFFERS = 50_000
 """More than this is no price catalog; the largest today has about 16,000 (RunPod's, by zone)."""
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 """Raise it when the same file would parse to other offers: cached tables are then fetched anew."""
 
 

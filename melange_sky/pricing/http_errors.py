@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ATTEMPTS = 4
 CONNECT_ATTEMPTS = 2
 """A closed port seldom opens within seconds."""
+_AHEAD = timedelta(days=1)
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -82,14 +83,18 @@ def http_date(text: str | None) -> str | None:
     return None if text is None or _moment_of(text) is None else text
 
 
-def iso_date(http_date: str | None) -> str | None:
+def iso_date(http_date: str | None, now: datetime) -> str | None:
     """Return an HTTP date as ISO 8601 UTC, None where it is not one.
 
-    >>> iso_date("Sat, 21 Nov 2026 02:20:06 GMT")
+    A date that is more than a day ahead of `now` is none: what it dates would never grow old.
+
+    >>> iso_date("Sat, 21 Nov 2026 02:20:06 GMT", datetime(2026, 12, 1, tzinfo=timezone.utc))
     '2026-11-21T02:20:06Z'
     """
     moment = None if http_date is None else _moment_of(http_date)
-    return None if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if moment is None or moment > now + _AHEAD:
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _moment_of(text: str) -> datetime | None:

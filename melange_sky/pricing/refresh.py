@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
 from melange_sky.names.clouds import CLOUDS
+from melange_sky.pricing.anchor import Known, check_against, known_prices
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
+from melange_sky.pricing.own_csv import read_embedded
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.pricing.tables import encode_table
 from melange_sky.settings import CatalogAddresses, catalog_addresses
@@ -27,6 +29,7 @@ from melange_sky.settings import CatalogAddresses, catalog_addresses
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from melange_sky.offers import Offer
     from melange_sky.pricing.apis import PriceApi
 
 T = TypeVar("T")
@@ -141,6 +144,7 @@ class _Refresh:
         self.failed: dict[str, str] = {}
         self.absent: list[str] = []
         self.shrunk: dict[str, str] = {}
+        self._shipped: tuple[tuple[Offer, ...], str] | None = None
 
     async def run(self) -> RefreshResult:
         by_cloud = {api.cloud: api for api in self.options.apis}
@@ -217,14 +221,14 @@ class _Refresh:
                 offers = parse_catalog(cloud, text, ends_whole=body.ends_whole)
             finally:
                 text.detach()
-            return encode_table(cloud, offers)
+            return encode_table(cloud, check_against(offers, self._before(cloud)))
 
         fetched = await http.fetch(request, accept)
         now = utc_text(self.options.clock())
         if fetched.content is None and known is not None:
             self.unchanged.append(cloud)
             label = self._label(cloud, fetched.url)
-            return Pulled(entry=_confirmed(known, fetched, label, now), table=None)
+            return Pulled(entry=_confirmed(known, fetched, label, self.options.clock()), table=None)
         assert fetched.content is not None  # 304 is only taken where a body is known
         pulled = self._pulled_catalog(cloud, fetched, fetched.content, now)
         if known is not None and pulled.entry.offers < SHRUNK_FRACTION * known.offers:
@@ -246,7 +250,7 @@ class _Refresh:
             parser=PARSER_VERSION,
             etag=fetched.etag,
             last_modified=fetched.last_modified,
-            as_of=iso_date(fetched.last_modified),
+            as_of=iso_date(fetched.last_modified, self.options.clock()),
         )
         return Pulled(entry=entry, table=table)
 
@@ -257,6 +261,7 @@ class _Refresh:
         offers = await api.fetch(http, until)
         if not offers:
             raise FetchError(f"{api.name} answered with no GPU prices")
+        offers = check_against(offers, self._before(api.cloud))
         table = encode_table(api.cloud, offers)
         now = utc_text(self.options.clock())
         entry = Entry(
@@ -272,6 +277,19 @@ class _Refresh:
             regions=api.regions,
         )
         return Pulled(entry=entry, table=table)
+
+    def _before(self, cloud: str) -> tuple[Known, ...]:
+        """Return what was known of a cloud's prices: by the shipped snapshot, then by the last pull."""
+        if self._shipped is None:
+            self._shipped = read_embedded()
+        shipped, name = self._shipped
+        known = [known_prices((o for o in shipped if o.cloud == cloud), f"the {name} snapshot")]
+        entry = self.base.clouds.get(cloud) if self.base else None
+        table = None if entry is None else self.store.table(entry)
+        if entry is not None and table is not None:
+            last = table.offers(entry.label, entry.as_of)
+            known.append(known_prices(last, f"the pull of {entry.fetched_at[:10]}"))
+        return tuple(known)
 
     def _known(self, cloud: str) -> Entry | None:
         """The last good entry of a cloud's catalog, if this version can still read its table."""
@@ -303,8 +321,9 @@ def _api_label(api: PriceApi) -> str:
     return api.label if api.regions is None else f"{api.label}, only {', '.join(api.regions)}"
 
 
-def _confirmed(known: Entry, fetched: Fetched[bytes | None], label: str, now: str) -> Entry:
+def _confirmed(known: Entry, fetched: Fetched[bytes | None], label: str, clock: datetime) -> Entry:
     """The entry of an unchanged file; a body that came again may bring new validators and host."""
+    now = utc_text(clock)
     if fetched.sha256 is None:
         return renewed(known, now)
     return replace(
@@ -314,7 +333,7 @@ def _confirmed(known: Entry, fetched: Fetched[bytes | None], label: str, now: st
         url=fetched.url,
         etag=fetched.etag,
         last_modified=fetched.last_modified,
-        as_of=iso_date(fetched.last_modified),
+        as_of=iso_date(fetched.last_modified, clock),
     )
 
 

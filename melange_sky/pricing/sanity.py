@@ -127,12 +127,26 @@ RULES: tuple[SanityRule, ...] = (
         meaning="a GPU costs over 2 % less here than in a smaller instance of the region",
     ),
     SanityRule(
+        code="price-in-another-unit",
+        severity=Severity.BLOCK,
+        touches="row",
+        meaning="over 1000 × dearer or cheaper than the shipped snapshot, or the last pull, says of the instance type",
+    ),
+    SanityRule(
+        code="price-far-from-known",
+        severity=Severity.WARN,
+        touches="row",
+        meaning="over 2.5 × dearer or cheaper than the shipped snapshot, or the last pull, says of the instance type",
+    ),
+    SanityRule(
         code="source-old",
         severity=Severity.WARN,
         touches="row",
         meaning="the price was last known true more than 30 days ago",
     ),
 )
+
+FAR_CODES = frozenset({"price-in-another-unit", "price-far-from-known"})
 
 _BY_CODE = {rule.code: rule for rule in RULES}
 

@@ -152,7 +152,7 @@ class _Run:
 
     async def _exchange(self, body: bytes, reader: StreamReader) -> None:
         url = f"{self.endpoint.base}/v1/completions"
-        async with self.session.post(url, data=body) as response:
+        async with self.session.post(url, data=body, allow_redirects=False) as response:
             if response.status != 200:
                 raise StreamBroken(
                     http_problem(response.status, await read_bounded(response, 4096))

@@ -71,7 +71,9 @@ async def watch_metrics(session: aiohttp.ClientSession, endpoint: Endpoint) -> S
         while True:
             timeout = aiohttp.ClientTimeout(total=5.0)
             try:
-                async with session.get(f"{endpoint.base}/metrics", timeout=timeout) as response:
+                async with session.get(
+                    f"{endpoint.base}/metrics", timeout=timeout, allow_redirects=False
+                ) as response:
                     if response.status != 200:
                         return metrics
                     page = await read_bounded(response, _MAX_PAGE)
@@ -93,7 +95,9 @@ async def until_idle(session: aiohttp.ClientSession, endpoint: Endpoint, blind_s
         metrics = ServerMetrics(names=endpoint.pages.metrics)
         with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
             timeout = aiohttp.ClientTimeout(total=5.0)
-            async with session.get(f"{endpoint.base}/metrics", timeout=timeout) as response:
+            async with session.get(
+                f"{endpoint.base}/metrics", timeout=timeout, allow_redirects=False
+            ) as response:
                 if response.status == 200:
                     page = await read_bounded(response, _MAX_PAGE)
                     metrics.take(page.decode("utf-8", errors="replace"))

@@ -180,7 +180,7 @@ async def _check(endpoint: Endpoint, style: PromptStyle) -> ServerFacts:
 
 async def _get_json(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> Any:
     try:
-        async with session.get(endpoint.base + path) as response:
+        async with session.get(endpoint.base + path, allow_redirects=False) as response:
             body = await read_bounded(response, 4_000_000)
             status = response.status
     except asyncio.TimeoutError:
@@ -225,7 +225,9 @@ def _facts(endpoint: Endpoint, models: Any) -> ServerFacts:
 async def _version(session: aiohttp.ClientSession, endpoint: Endpoint) -> str | None:
     """Return the server's version; not every server has such a page."""
     try:
-        async with session.get(endpoint.base + endpoint.pages.version_path) as response:
+        async with session.get(
+            endpoint.base + endpoint.pages.version_path, allow_redirects=False
+        ) as response:
             if response.status != 200:
                 return None
             said = json.loads(await read_bounded(response, 1_000_000))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import re
 import socket
 import time
+import zlib
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
-from melange_sky.pricing.http_errors import retry_after_s
+from melange_sky.pricing import transport
+from melange_sky.pricing.fetch import Http
+from melange_sky.pricing.http_errors import FetchError, retry_after_s
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.store import Store
 from melange_sky.settings import CatalogAddresses
@@ -94,6 +99,14 @@ def swap(old: str, new: str) -> Answer:
     return body(NEW_AWS.replace(old, new))
 
 
+def cut_gzip(exchange: Exchange) -> None:
+    """Whole rows, flushed, then nothing: no end mark and no checksum, and a length that is right."""
+    squeeze = zlib.compressobj(wbits=31)
+    rows = "".join(NEW_AWS.splitlines(keepends=True)[:4])
+    data = squeeze.compress(rows.encode()) + squeeze.flush(zlib.Z_SYNC_FLUSH)
+    exchange.send(head(200, Content_Encoding="gzip", Content_Length=str(len(data))) + data)
+
+
 HTML = "<!DOCTYPE html><html><body>Sign in to the hotel network</body></html>"
 CUT = NEW_AWS[: NEW_AWS.index("p5e.48xlarge") + 20]
 BAD_TEXT = NEW_AWS.encode().replace(b"g6.xlarge", b"g6\xff\xfe.xlarge")
@@ -157,6 +170,8 @@ REFUSED: dict[str, tuple[Answer, str]] = {
         body(gzip.compress(b"0" * 200 * 2**20, 9), Content_Encoding="gzip"),
         "larger than|tries",
     ),
+    "gzip cut between two blocks": (cut_gzip, "broke off before its end"),
+    "brotli": (body(b"x", Content_Encoding="br"), "compressed as br"),
     "broken gzip": (body(b"\x1f\x8b not gzip at all", Content_Encoding="gzip"), "tries|broke off"),
 }
 REFUSED["206"] = (raw(head(206, Content_Length="10") + b"Instance,A"), "HTTP 206")
@@ -435,3 +450,71 @@ def test_many_large_files_are_not_all_read_past_the_deadline(server: Loopback, r
     done = run("prices", "refresh", "--deadline", "0.5")
     assert time.monotonic() - start < 0.5 + SLACK_S
     assert "deadline" in done.err
+
+
+def price_of(run, instance: str) -> dict:
+    offers = run("prices", "list", "--infra", "aws", "--format", "json").json()
+    return next(o for o in offers if o["instance_type"] == instance)
+
+
+@pytest.mark.parametrize(
+    ("price", "codes"),
+    [
+        ("1.006", set()),
+        ("0.75", set()),
+        ("0.1006", {"price-far-from-known"}),
+        ("4.0", {"price-far-from-known"}),
+        ("100.6", {"price-far-from-known"}),
+        ("0.00028", {"price-in-another-unit"}),
+        ("1e-300", {"price-in-another-unit"}),
+    ],
+)
+def test_a_price_that_is_wrong_everywhere_is_told_by_the_shipped_one(
+    price: str, codes: set[str], server: Loopback, run
+):
+    """Per second, in cents, another column's: all rows agree, and none with what was known."""
+    rows = [f"g5.xlarge,A10G,1,{price},,{region},z" for region in ("us-east-1", "us-west-2")]
+    server.catalog("aws", body(aws(*rows)))
+    assert refresh_aws(run).code == 0
+    flags = price_of(run, "g5.xlarge")["flags"]
+    assert {f["code"] for f in flags} == codes
+    assert all("1.006 of the embedded-" in f["message"] for f in flags)
+
+
+def test_what_the_snapshot_does_not_know_is_told_by_the_last_pull(server: Loopback, run):
+    for price, codes in (("2.0", set()), ("0.2", {"price-far-from-known"}), ("2.1", set())):
+        server.catalog("aws", body(aws(f"new.x,L4,1,{price},,us-east-1,z")))
+        assert refresh_aws(run).code == 0
+        assert {f["code"] for f in price_of(run, "new.x")["flags"]} == codes, price
+
+
+def test_a_date_that_is_still_to_come_dates_nothing(server: Loopback, run):
+    ahead = "Tue, 01 Sep 2099 00:00:00 GMT"
+    server.catalog("aws", body(NEW_AWS, Last_Modified=ahead))
+    assert refresh_aws(run).code == 0
+    assert not price_of(run, "p5.48xlarge")["as_of"].startswith("2099")
+
+
+def test_a_redirect_carries_no_key_to_another_host():
+    async def ask(url: str, method: str = "GET", payload: object = None) -> object:
+        async with Http() as http:
+            until = time.monotonic() + 5
+            key = {"X-Goog-Api-Key": "secret"}
+            return await http.json(url, until, headers=key, method=method, payload=payload)
+
+    with loopback() as theirs, loopback() as ours:
+        theirs.answers["/"] = body("{}")
+        ours.answers["/here"] = status(302, Location="/again")
+        ours.answers["/again"] = status(307, Location=f"{theirs.url}/")
+        assert asyncio.run(ask(f"{ours.url}/here")) == {}
+        assert [e.headers.get("x-goog-api-key") for e in ours.asked] == ["secret", "secret"]
+        assert [e.headers.get("x-goog-api-key") for e in theirs.asked] == [None]
+        with pytest.raises(FetchError, match="redirects what was sent to"):
+            asyncio.run(ask(f"{ours.url}/again", "POST", {"key": "secret"}))
+        assert len(theirs.asked) == 1
+
+
+def test_a_redirect_never_leaves_tls():
+    with pytest.raises(FetchError, match="from https to http"):
+        transport.target_of(URL("https://prices.example/a"), "http://prices.example/a")
+    assert transport.target_of(URL("http://a/b"), "https://a/c") == URL("https://a/c")

@@ -190,7 +190,12 @@ def test_possible_counts(cloud, count, possible):
 def test_codes_are_distinct_and_severities_are_as_promised():
     assert len({rule.code for rule in RULES}) == len(RULES)
     warn = {rule.code for rule in RULES if rule.severity is Severity.WARN}
-    assert warn == {"spot-equals-on-demand", "price-per-gpu-falls", "source-old"}
+    assert warn == {
+        "spot-equals-on-demand",
+        "price-per-gpu-falls",
+        "price-far-from-known",
+        "source-old",
+    }
 
 
 def test_a_planted_cheap_h100_is_listed_and_kept_out(server):
