@@ -84,9 +84,8 @@ def read_workload(
     if found is None:
         return None
     rule, rate_rps = found
-    workload = to_workload(histogram, rate_rps)
-    if section.images is not None:
-        workload = replace(workload, images=Images(**asdict(section.images)))
+    images = None if section.images is None else Images(**asdict(section.images))
+    workload = replace(to_workload(histogram, rate_rps), images=images)
     if section.trace is None and section.burstiness is None:
         return workload
     is_own = section.trace is not None and "rate_rps" not in given
