@@ -5,7 +5,7 @@
     python profiling/calibrate.py check FILE.csv                     # any set in the two formats
     python profiling/calibrate.py ledger [MY.csv]                    # every published run at hand
     python profiling/calibrate.py leave-out --data ../shared/data    # what runs not fitted on show
-    python profiling/calibrate.py leave-out --only vllm              # of today's, two minutes
+    python profiling/calibrate.py leave-out --only vllm              # of today's, four minutes
 
 Three constants per accelerator and generation (bandwidth, compute, attention; each a fraction of the
 data sheet) and five overheads per generation are fitted by least squares on the logarithm of
@@ -27,7 +27,7 @@ import numpy as np
 import served
 import step_check
 from bands import band_classes
-from ledger import Run, counted, profile_runs, read_ledger
+from ledger import counted, profile_runs, read_ledger
 from ledger_report import class_of, judge, row_texts, table
 from measured_sets import (
     MELANGE_PRICES,
@@ -313,20 +313,12 @@ def fit(data: Path, only: str | None, evaluations: int) -> None:
     OUTPUT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
-def runs_of_today(base: dict[str, Any]) -> tuple[list[Run], served.Slopes]:
-    """Return the ledger's runs of today's vLLM, and the fit of those that are fitted."""
-    runs = [r for r in counted(read_ledger()) if r.engine == "vllm" and r.pp == 1]
-    runs = [r for r in runs if r.load != "batch"]
-    return runs, served.fit([r for r in runs if left_out.is_fitted(r)], base)
-
-
 def fit_served(generations: dict[str, Any]) -> None:
     """Fit today's generations on the ledger, with bands from runs left out in turn."""
     base = {**generations["vllm"], **NOTES}
-    runs, around = runs_of_today(base)
-    unseen = {
-        name: left_out.foretold(around, runs, base, key) for name, key in left_out.LEFT_OUT.items()
-    }
+    runs = left_out.runs_of_today()
+    around = served.fit([r for r in runs if left_out.is_fitted(r)], base)
+    unseen = left_out.foretold_all(around, runs, base)
     found = served.entries(around.at, base)
     bands = band_classes(runs, list(unseen.values()))
     constants = dict(zip(served.NAMES, np.exp(around.at).tolist(), strict=True))
@@ -343,21 +335,6 @@ def fit_served(generations: dict[str, Any]) -> None:
     print(
         "vllm", json.dumps({"served": constants, "residuals": residuals, "bands": bands}, indent=1)
     )
-
-
-def leave_out_served() -> None:
-    """Print how runs of today's vLLM are foretold by fits that have not seen their like."""
-    document = json.loads(OUTPUT.read_text(encoding="utf-8"))
-    base = {**document["generations"]["vllm"], **NOTES}
-    runs, around = runs_of_today(base)
-    unseen = {
-        name: left_out.foretold(around, runs, base, key) for name, key in left_out.LEFT_OUT.items()
-    }
-    for name, key in left_out.LEFT_OUT.items():
-        bands = left_out.bands_unseen(runs, unseen, base, key)
-        print("\n".join(left_out.lines(name, runs, unseen[name], bands)))
-        print("\n".join(left_out.groups(runs, unseen[name], key)))
-    print("lab (the priors alone)", left_out.summary(left_out.lab_unseen(runs, base)))
 
 
 def take(entry: dict[str, Any], name: str, fitted: dict[str, Any]) -> None:
@@ -382,9 +359,11 @@ def residual_report(rows: Sequence[Row], generation: Generation) -> dict[str, An
 
 def leave_out(data: Path, only: str | None, evaluations: int) -> None:
     """Fit with each accelerator left out in turn and report the error on it (it takes the default)."""
-    if only in (None, "vllm"):
-        leave_out_served()
     document = json.loads(OUTPUT.read_text(encoding="utf-8"))
+    if only in (None, "vllm"):
+        base = {**document["generations"]["vllm"], **NOTES}
+        for name, prior in (("as shipped", served.PRIOR), ("from outside", served.OUTSIDE)):
+            print(f"priors {name}:", *left_out.report(base, prior), sep="\n")
     sets = {
         "vllm-0.5": read_argonne(data / "measured_argonne_vllm_llama2_7b.csv"),
         "tgis": below_knee(read_pilot(data / "measured_llmpilot_llama2_7b.csv")),

@@ -1,6 +1,6 @@
 """Linear attention from measured operations of vLLM 0.24: gated delta nets, with their convolutions.
 
-    python profiling/delta_nets.py     # needs aiconfigurator-core, pandas and pyarrow; writes kernels.json
+    python profiling/delta_nets.py     # after operations.py, and with what it needs; adds to kernels.json
 
 The wheel (see operations.py) times both kernels of a layer of the Qwen3.5 models by batch and length.
 Two constants a card tell them:

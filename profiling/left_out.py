@@ -2,7 +2,7 @@
 
 Every model family, accelerator and engine version is left out in turn, the constants are fitted anew on
 the other runs, and foretell those left out. Models of latent attention are in no fit, and judged as well.
-One lab stands behind all runs: with the lab left out, the priors alone foretell.
+One lab stands behind all runs: with it left out too, the priors alone foretell.
 
 The bands are judged alike: a run by the bands that the other groups' left-out residuals give.
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import served
 from bands import band_classes, family_of
-from ledger import Run
+from ledger import Run, counted, read_ledger
 from ledger_report import class_of, regime
 
 from melange_sky.profiles.constants import parse_generation
@@ -38,6 +38,12 @@ LEFT_OUT: dict[str, Callable[[Run], str]] = {
     "accelerator": lambda run: run.accelerator,
     "version": version_of,
 }
+
+
+def runs_of_today() -> list[Run]:
+    """Return the ledger's runs of today's vLLM that the constants are judged by."""
+    runs = [run for run in counted(read_ledger()) if run.engine == "vllm" and run.pp == 1]
+    return [run for run in runs if run.load != "batch"]
 
 
 def is_fitted(run: Run) -> bool:
@@ -62,9 +68,11 @@ def foretold(
     return found
 
 
-def lab_unseen(runs: Sequence[Run], base: Mapping[str, Any]) -> Vector:
-    """Return the same where the priors alone foretell."""
-    return served.gaps(np.log(served.PRIOR), runs, base)
+def foretold_all(
+    around: served.Slopes, runs: Sequence[Run], base: Mapping[str, Any]
+) -> dict[str, Vector]:
+    """Return `foretold` by each of the keys."""
+    return {name: foretold(around, runs, base, key) for name, key in LEFT_OUT.items()}
 
 
 def summary(gaps: Vector) -> dict[str, float]:
@@ -142,3 +150,15 @@ def _chance(inside: int, runs: int) -> float:
     return sum(
         math.comb(runs, k) * STATED**k * (1 - STATED) ** (runs - k) for k in range(inside + 1)
     )
+
+
+def report(base: Mapping[str, Any], prior: Sequence[float]) -> list[str]:
+    """Return what left-out runs show under such priors: a line per key, and one per group of it."""
+    runs = runs_of_today()
+    around = served.fit([run for run in runs if is_fitted(run)], base, prior)
+    unseen, told = foretold_all(around, runs, base), []
+    for name, key in LEFT_OUT.items():
+        bands = bands_unseen(runs, unseen, base, key)
+        told += [*lines(name, runs, unseen[name], bands), *groups(runs, unseen[name], key)]
+    alone = summary(served.gaps(np.log(prior), runs, base))
+    return [*told, f"lab (these priors alone) {alone}"]

@@ -49,6 +49,10 @@ NAMES = (
     "routing_s",
 )
 PRIOR = (0.77, 0.44, 0.85, 0.75, 0.93, 1.0, 0.7, 0.8, 3e-5, 3e-5, 2e-3, 0.4, 0.3, 2e-5)
+OUTSIDE = (0.77, 0.44, 1.0, 1.0, 1.0, 1.0, 0.855, 0.855, 3e-5, 1.3e-5, 2e-3, 0.4, 0.5, 2e-5)
+"""Priors that owe nothing to the ledger's modern runs, to see what the above owe to them: compute and the
+host as fits of other labs' runs have them, packed weights as L40S's Marlin, all else as the kernels alone."""
+
 WIDTH = (0.25, 0.25, 0.25, 0.2, 0.07, 0.25, 0.25, 0.3, 0.5, 0.5, 0.7, 0.4, 0.5, 0.5)
 NOISE = 0.10, 0.13
 """Assumed relative noise of a run's rate and TPOT, against which the priors weigh."""
@@ -273,20 +277,26 @@ def gaps(z: Vector, runs: Sequence[Run], base: Mapping[str, Any]) -> Vector:
 
 
 class Slopes(NamedTuple):
-    """Gaps of all runs at some constants, shape (runs, 2), and their slopes, shape (runs, 2, constants)."""
+    """Gaps of all runs at some constants, shape (runs, 2), and their slopes, shape (runs, 2, constants).
+
+    `prior` is the centre of the constants' priors.
+    """
 
     at: Vector
     gaps: Vector
     slopes: Vector
+    prior: Sequence[float] = PRIOR
 
 
-def slopes(z: Vector, runs: Sequence[Run], base: Mapping[str, Any]) -> Slopes:
+def slopes(
+    z: Vector, runs: Sequence[Run], base: Mapping[str, Any], prior: Sequence[float] = PRIOR
+) -> Slopes:
     """Return the runs' gaps and how they change with each constant."""
     here = gaps(z, runs, base)
     found = [
         (gaps(z + SLOPE_STEP * unit, runs, base) - here) / SLOPE_STEP for unit in np.eye(len(z))
     ]
-    return Slopes(at=z, gaps=here, slopes=np.nan_to_num(np.stack(found, axis=2)))
+    return Slopes(at=z, gaps=here, slopes=np.nan_to_num(np.stack(found, axis=2)), prior=prior)
 
 
 def solve(around: Slopes, kept: Vector) -> Vector:
@@ -299,7 +309,7 @@ def solve(around: Slopes, kept: Vector) -> Vector:
     noise = np.broadcast_to(NOISE, around.gaps.shape)
     rows = (around.slopes / noise[..., None])[known]
     start = (around.gaps / noise)[known]
-    centre, prior = np.log(PRIOR), ALIKE * np.diag(np.array(WIDTH) ** -2.0)
+    centre, prior = np.log(around.prior), ALIKE * np.diag(np.array(WIDTH) ** -2.0)
     z = around.at
     for _ in range(ROUNDS):
         weight = 1 / np.hypot(start + rows @ (z - around.at), SMALL_GAP)
@@ -310,11 +320,13 @@ def solve(around: Slopes, kept: Vector) -> Vector:
     return z
 
 
-def fit(runs: Sequence[Run], base: Mapping[str, Any], passes: int = 5) -> Slopes:
+def fit(
+    runs: Sequence[Run], base: Mapping[str, Any], prior: Sequence[float] = PRIOR, passes: int = 5
+) -> Slopes:
     """Return the slopes around the logarithms of the constants that fit all runs best."""
-    around = slopes(np.log(PRIOR), runs, base)
+    around = slopes(np.log(prior), runs, base, prior)
     for _ in range(passes):
-        around = slopes(solve(around, np.ones(len(runs), bool)), runs, base)
+        around = slopes(solve(around, np.ones(len(runs), bool)), runs, base, prior)
     return around
 
 
@@ -329,10 +341,10 @@ def refit(around: Slopes, kept: Vector, runs: Sequence[Run], base: Mapping[str, 
     """
     some = [run for run, keep in zip(runs, kept, strict=True) if keep]
     everything = np.ones(len(some), bool)
-    here = Slopes(at=around.at, gaps=around.gaps[kept], slopes=around.slopes[kept])
+    here = around._replace(gaps=around.gaps[kept], slopes=around.slopes[kept])
     for _ in range(REFITS):
         z = solve(here, everything)
         if np.abs(z - here.at).max() < STILL or not some:
             break
-        here = slopes(z, some, base)
+        here = slopes(z, some, base, around.prior)
     return z
