@@ -257,8 +257,8 @@ def nginx(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Proce
     config = folder / "nginx.conf"
     config.write_text(
         f"{user} worker_processes 1; pid {folder}/nginx.pid; error_log stderr crit;"
-        f"events {{ worker_connections 8192; }} http {{ access_log off; {temporary}"
-        f"upstream stub {{ least_conn; {servers} keepalive 512; }}"
+        f"events {{ worker_connections 8192; }} http {{ access_log off; keepalive_requests 1000000000; {temporary}"
+        f"upstream stub {{ least_conn; {servers} keepalive 512; keepalive_requests 1000000000; }}"
         f"server {{ listen 127.0.0.1:{port} backlog=1024; location / {{ proxy_pass http://stub;"
         'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; } } }'
     )
@@ -275,7 +275,7 @@ def haproxy(folder: Path, port: int, backends: list[int]) -> Iterator[psutil.Pro
     config = folder / "haproxy.cfg"
     config.write_text(
         "global\n  nbthread 1\n  maxconn 8192\ndefaults\n  mode http\n  timeout connect 5s\n"
-        "  timeout client 60s\n  timeout server 60s\n"
+        "  timeout client 60s\n  timeout server 60s\n  option http-no-delay\n"
         f"frontend f\n  bind 127.0.0.1:{port}\n  default_backend b\n"
         f"backend b\n  balance leastconn\n  http-reuse always\n{servers}"
     )
