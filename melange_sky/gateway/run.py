@@ -104,7 +104,17 @@ class Gateway:
         self.fleet.load(prepared)
         self.standing.took(self._sources.revision(), (), self.fleet.backends)
         self.front.standing = self.standing
-        self._server = GatewayServer(self.front, settings)
+        await self._listen(listen)
+        self._spawn(self._every(settings.probe_every_s, self._probe_all))
+        self._spawn(self._every(5.0, self._sweep))
+        self._spawn(self._every(settings.watch_every_s, self._look_for_changes))
+        self._spawn(self._reloads())
+        if self._sources.observed is not None:
+            self._spawn(self._every(settings.observe_every_s, self._write_observed))
+        return self._listener.port
+
+    async def _listen(self, listen: Listen) -> None:
+        self._server = GatewayServer(self.front, self._settings)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_S / 2)
         await self._runner.setup()
         self._listener = Listener(self._server, self._has_room, listen.tls)
@@ -115,13 +125,6 @@ class Gateway:
             raise InputError(
                 f"cannot listen on {listen.host}:{listen.port}: {error.strerror or error}"
             ) from error
-        self._spawn(self._every(settings.probe_every_s, self._probe_all))
-        self._spawn(self._every(5.0, self._sweep))
-        self._spawn(self._every(settings.watch_every_s, self._look_for_changes))
-        self._spawn(self._reloads())
-        if self._sources.observed is not None:
-            self._spawn(self._every(settings.observe_every_s, self._write_observed))
-        return self._listener.port
 
     def _has_room(self) -> bool:
         """Return whether one more connection may be accepted; makes room by closing an idle one."""
