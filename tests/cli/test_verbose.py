@@ -123,7 +123,6 @@ def test_once_tells_the_counts_and_twice_each_of_them(folder: Path) -> None:
     )
     assert not any(LINE.match(line) for line in silent.splitlines())
     assert "DEBUG" not in once and "DEBUG" in twice
-    written = len(list((folder / "chat-plan").iterdir()))
     for words in (
         "read spec.yaml: 1 models, chat",
         "offline: no price source is asked",
@@ -131,7 +130,7 @@ def test_once_tells_the_counts_and_twice_each_of_them(folder: Path) -> None:
         "options built",
         "options dominated",
         "solved: $",
-        f"wrote {written} files to chat-plan",
+        "wrote 3 files to chat-plan",
     ):
         assert words in once, once
     assert re.search(r"DEBUG melange_sky\S+: dominated: a10g", twice)
