@@ -16,6 +16,7 @@ from melange_sky.optimizer import (
     problem_of,
     robust_report,
 )
+from melange_sky.planner.known_rates import with_known_rates
 from melange_sky.planner.plan_summary import PlanSummary, summarize_plan
 from melange_sky.plans import Plan
 
@@ -47,7 +48,11 @@ class PlanReasons:
 
 
 def explain_plan(planned: Plan, options: ExplainOptions) -> PlanReasons:
-    """Return why a plan is what it is, from the plan alone; no prices are read."""
+    """Return why a plan is what it is, from the plan alone; no prices are read.
+
+    Rates that the plan left unsimulated are simulated first: other fleets may rest on them.
+    """
+    planned = with_known_rates(planned)
     solve = SolveOptions(time_limit_s=options.time_limit_s)
     problem = problem_of(planned)
     explanation = explain(planned, solve)

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from melange_sky.capacities import OptionCapacity
+    from melange_sky.engines import EngineChoice
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
     from melange_sky.planner.request import PlanRequest
-    from melange_sky.plans import ModelForm
+    from melange_sky.plans import ModelForm, ModelPlan
     from melange_sky.pricing import OfferBook, OfferQuery
     from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
 
@@ -176,20 +177,33 @@ def capacity_query(
     served: ServedModel, spec: Spec, request: PlanRequest, form: ModelForm
 ) -> CapacityQuery:
     """Return what is asked of the capacities of a model in one form."""
-    workload, engine, args = served.workload, engine_named(spec.engine.name), spec.engine.args
+    asked = query_of(
+        served, form.shape, spec.engine, generation_of(spec, request), form.quantization
+    )
+    return replace(asked, progress=request.progress)
+
+
+def query_of(
+    served: ServedModel | ModelPlan,
+    shape: ModelShape,
+    choice: EngineChoice,
+    generation: str,
+    quantization: str | None,
+) -> CapacityQuery:
+    """Return what is asked of the capacities of a model that is held so, for its traffic and SLO."""
+    workload, engine, args = served.workload, engine_named(choice.name), choice.args
     prompts = workload.as_prompts()
-    if form.quantization is not None:
-        args = (*args, engine.flags.quantization, form.quantization)
+    if quantization is not None:
+        args = (*args, engine.flags.quantization, quantization)
     return CapacityQuery(
-        model=form.shape,
+        model=shape,
         slo=served.slo,
         input_sizes=prompts.input_sizes,
         output_sizes=workload.output_sizes,
         needed=tuple(tuple(rate > 0 for rate in row) for row in workload.rates_rps),
         longest_request_tokens=prompts.input_edges[-1] + workload.output_edges[-1],
         engine=engine,
-        generation=generation_of(spec, request),
-        progress=request.progress,
+        generation=generation,
         engine_args=args,
         max_model_len=engine.longest_admitted(args),
         levels=not served.attainment_per_bucket,

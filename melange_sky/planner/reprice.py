@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Problem, SolveOptions, demand_of, optimize
+from melange_sky.planner.known_rates import with_known_rates
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
@@ -132,7 +133,7 @@ def diff_plan(
     )
     book = load_offers(query)
     solve = SolveOptions(time_limit_s=time_limit_s)
-    repriced = reprice(planned, book.offers, solve)
+    repriced = reprice(planned if spec else with_known_rates(planned), book.offers, solve)
     cost, mix, late = repriced.best_usd_per_hour, _parts(repriced.best), repriced.late
     if spec is not None:
         cost, mix, late = _anew(spec, OfferQuery(offline=True, offers_csv=offers), solve)

@@ -13,6 +13,7 @@ from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions, explain, problem_of
 from melange_sky.planfile import dump_plan, parse_plan
+from melange_sky.planner.known_rates import with_known_rates
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
@@ -119,6 +120,29 @@ def test_bounds_are_told_as_such_and_promise_nothing(kept_estimates: None) -> No
     assert (plan.sensitivity.high_usd_per_hour or 1e9) >= (
         whole.sensitivity.high_usd_per_hour or 0
     ) - 1e-9
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9])
+def test_what_was_left_out_is_simulated_from_the_plan_alone(
+    confidence: float, kept_estimates: None
+) -> None:
+    """`explain` and `prices diff` ask of other fleets, and get what a plan of all rates would say."""
+    asked = spec(slo={"tpot_ms": 41 + confidence, "ttft_ms": 1500, "attainment": 0.95})
+    plan = plan_spec(asked, replace(AS_NEEDED, confidence=confidence))
+    assert at_bounds(plan) > 0
+    known = with_known_rates(parse_plan(json.loads(dump_plan(plan)), "p"))
+    whole = plan_spec(asked, replace(REQUEST, confidence=confidence))
+    rates = [
+        {
+            c.option.name: [[cell.max_rate_rps for cell in row] for row in c.cells]
+            for c in candidates
+        }
+        for candidates in (known.models[0].candidates, whole.models[0].candidates)
+    ]
+    assert rates[0].keys() == rates[1].keys()
+    for name, cells in rates[0].items():
+        for mine, theirs in zip(cells, rates[1][name], strict=True):
+            assert mine == [None if rate is None else pytest.approx(rate) for rate in theirs]
 
 
 @pytest.mark.parametrize("over", [{"within_fraction": 0.1}, {"alternatives": 1}])
