@@ -19,6 +19,11 @@ _SCHEMA = "v8"
 """SkyPilot 0.14's hosted catalogs and their mirror (`sky/skylet/constants.py`)."""
 
 
+def keep_one_thread_for_products() -> None:
+    """Keep NumPy from starting a thread per core for products of large matrices: there are none here."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def home_dir() -> Path:
     """Return the folder of caches and profiles (MELANGE_SKY_HOME, else the platform's)."""
     home = os.environ.get("MELANGE_SKY_HOME")

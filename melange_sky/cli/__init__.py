@@ -20,6 +20,7 @@ import click
 
 from melange_sky.cli.harmless import harmless_output
 from melange_sky.errors import MelangeError, NoPlanInTimeError
+from melange_sky.settings import keep_one_thread_for_products
 from melange_sky.version import __version__
 
 MANY = 50_000
@@ -112,8 +113,7 @@ def _log_to_stderr(verbose: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     gc.set_threshold(MANY)
-    # NumPy would start a thread per core for products of large matrices, of which there are none here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    keep_one_thread_for_products()
     _never_fail_on_encoding()
     with harmless_output():
         _run(arguments)
