@@ -210,11 +210,6 @@ class LayerList:
         """Parameters of all routed experts."""
         return sum(layer.expert_parameters for layer in self.layers)
 
-    @property
-    def expert_layer(self) -> Layer | None:
-        """The first layer with routed experts, None where the model is dense."""
-        return next((layer for layer in self.layers if layer.feed_forward.experts), None)
-
     def is_lookup(self, matrix: Matrix) -> bool:
         """Return whether a step reads single rows of a weight outside the layers.
 

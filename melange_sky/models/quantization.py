@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.models.shape import PLAIN_BYTES
@@ -37,9 +36,6 @@ METHOD_BITS = {
 }
 """Name of a method of quantisation → bits per quantised weight where the config does not say."""
 
-CHECKPOINT_NAMES = {"auto-round": "inc"}
-"""Names in a `quantization_config` of a method that stands under another one above."""
-
 FP8_METHODS = frozenset(
     {
         "fp8",
@@ -65,15 +61,11 @@ _GROUP_OVERHEAD_BITS = 0.16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightFormat:
-    """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included.
-
-    `file_bytes_per_parameter` where the files hold them otherwise than engines do by default.
-    """
+    """`bytes_per_parameter` averaged over all parameters, those left in 16 bits included."""
 
     name: str
     bytes_per_parameter: float
     fp8_compute: bool = False
-    file_bytes_per_parameter: float | None = None
 
 
 def are_alike(first: str, second: str) -> bool:
@@ -117,50 +109,3 @@ def plain(dtype: str, where: str) -> WeightFormat:
             f"known: {', '.join(sorted(PLAIN_BYTES))}"
         )
     return WeightFormat(name=dtype, bytes_per_parameter=PLAIN_BYTES[dtype])
-
-
-def weight_format(config: Mapping[str, Any], where: str, linear_fraction: float) -> WeightFormat:
-    """Return how engines keep the weights of a `config.json` in memory where no flag says otherwise."""
-    section = config.get("quantization_config")
-    if section is None:
-        dtype = str(config.get("torch_dtype") or config.get("dtype") or "bfloat16")
-        known = plain(dtype.removeprefix("torch."), where)
-        if known.name not in ("float32", "float"):
-            return known
-        return WeightFormat(
-            name="bfloat16",
-            bytes_per_parameter=PLAIN_BYTES["bfloat16"],
-            file_bytes_per_parameter=known.bytes_per_parameter,
-        )
-    if not isinstance(section, Mapping):
-        raise InputError(f"{where}: 'quantization_config' must be a mapping")
-    method = str(section.get("quant_method", ""))
-    method = CHECKPOINT_NAMES.get(method, method)
-    try:
-        found = quantized(method, linear_fraction, _bits(section))
-    except InputError as error:
-        raise InputError(f"{where}: quantization_config.quant_method: {error}") from error
-    if method == "compressed-tensors" and found.bytes_per_parameter <= 1.6 and _is_float8(section):
-        return WeightFormat(
-            name=method, bytes_per_parameter=found.bytes_per_parameter, fp8_compute=True
-        )
-    return found
-
-
-def _group_weights(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    groups = section.get("config_groups")
-    group: Any = next(iter(groups.values()), {}) if isinstance(groups, Mapping) else {}
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    return weights if isinstance(weights, Mapping) else {}
-
-
-def _is_float8(section: Mapping[str, Any]) -> bool:
-    weights = _group_weights(section)
-    return weights.get("type") == "float" and weights.get("num_bits") == 8
-
-
-def _bits(section: Mapping[str, Any]) -> float | None:
-    value = section.get("bits", section.get("w_bit", _group_weights(section).get("num_bits")))
-    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value)
