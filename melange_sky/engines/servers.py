@@ -81,6 +81,7 @@ defaults
   timeout check 15s
   timeout client {PATIENCE}
   timeout server {PATIENCE}
+  option http-no-delay
 frontend replica
   bind :{servers.port}
   monitor-uri {servers.health_path}
