@@ -56,7 +56,7 @@ async def test_poisonous_requests_take_nothing_from_the_good_ones(poison: str) -
         assert all(x.healthy(now()) for x in b.gateway.fleet.backends), "nobody is left out"
         stop.set()
         served, refused = await good, await bad
-        assert set(served) == {200} and served[200] > 300
+        assert set(served) == {200} and served[200] > 30
         assert poison == "empty" or 200 not in refused
 
 

@@ -115,7 +115,7 @@ def bits(values: Any) -> list[Any]:
     ]
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(a=WHOLE, b=WHOLE.filter(bool), shift=st.integers(0, 20))
 @example(a=-7, b=2, shift=1)
 @example(a=7, b=-2, shift=1)
@@ -124,7 +124,7 @@ def test_whole_numbers_are_as_in_the_interpreter(a: int, b: int, shift: int) -> 
     assert WHOLE_NUMBERS(a, b, shift) == whole_numbers(a, b, shift)
 
 
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=300)
 @given(x=ANY_FLOAT, y=ANY_FLOAT, n=st.integers(-9, 9))
 def test_floats_are_as_in_the_interpreter(x: float, y: float, n: int) -> None:
     assert bits(FLOAT_NUMBERS(x, y, n)) == bits(
@@ -132,7 +132,7 @@ def test_floats_are_as_in_the_interpreter(x: float, y: float, n: int) -> None:
     )
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(n=st.integers(-2, 200), limit=st.integers(-2, 60))
 def test_loops_end_where_the_interpreters_do(n: int, limit: int) -> None:
     assert WAYS(n, limit) == ways(n, limit)
