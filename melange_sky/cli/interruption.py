@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import click
 
@@ -17,23 +17,8 @@ _INTERRUPTED = 130
 
 def interruptible(work: Callable[[], Result]) -> Result:
     """Run work in a thread and wait for it, so that Ctrl-C is heard at once. Hands on what it raises."""
-    ended: dict[str, Any] = {}
-    done = threading.Event()
-
-    def run() -> None:
-        try:
-            ended["result"] = work()
-        except BaseException as error:  # noqa: BLE001 -- raised again where it is waited for
-            ended["error"] = error
-        finally:
-            done.set()
-
-    threading.Thread(target=run, daemon=True).start()
-    done.wait()
-    if "error" in ended:
-        raise ended["error"]
-    result: Result = ended["result"]
-    return result
+    # No `with`: leaving it would wait for work that was interrupted.
+    return ThreadPoolExecutor(max_workers=1).submit(work).result()
 
 
 @contextlib.contextmanager

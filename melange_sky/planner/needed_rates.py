@@ -20,13 +20,12 @@ from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer import TimeUpError, constraints_among, optimize
 from melange_sky.planner.assumed_splits import without_assumed
-from melange_sky.planner.confidence import at_confidence
+from melange_sky.planner.known_rates import with_known_cells
 from melange_sky.profiles import ReplicaShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
     from melange_sky.parallelism import AssumedSplits
     from melange_sky.planner.prepare import PreparedProblem
@@ -197,15 +196,7 @@ class NeededRates:
     def _update(self, k: int, lookup: CapacityLookup) -> None:
         """Put what is known now into the options of one model."""
         demand = self.problem.demands[k]
-        bounded = [capacity for capacity in demand.options if capacity.has_bounds]
-        shapes = [ReplicaShape.of(capacity.option) for capacity in bounded]
-        news = {
-            capacity.option.name: replace(capacity, cells=known.cells)
-            for capacity, known in zip(bounded, lookup.capacities(shapes), strict=True)
-        }
-        lowered = at_confidence(tuple(news.values()), self._confidence)
-        by_name: dict[str, OptionCapacity] = {c.option.name: c for c in lowered}
-        options = tuple(by_name.get(c.option.name, c) for c in demand.options)
+        options = with_known_cells(demand.options, lookup.capacities, self._confidence)
         demands = list(self.problem.demands)
         demands[k] = replace(demand, options=options)
         self.prepared = replace(

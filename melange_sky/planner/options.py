@@ -217,40 +217,28 @@ def option_name(planned: PlannedOffer, split: Parallelism, form: str | None = No
     return "-".join(part for part in parts if part).lower().replace("/", "-").replace(" ", "-")
 
 
-def build_options(
-    offers: Sequence[PlannedOffer],
-    query: CapacityQuery,
-    rules: SplitRules | None = None,
-    *,
-    form: str | None = None,
-) -> tuple[tuple[OptionCapacity, ...], list[PlanWarning]]:
-    """Return every option with its capacities: each offer × each sensible split.
-
-    Accelerators on which the model does not fit come back as warnings with the memory missing, splits
-    left out and profile tables that need a word as warnings too. `form` names the form of the model
-    where there are several.
-    """
-    built = options_built(offers, query, rules, form=form)
-    return built.options, built.warnings
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltOptions:
-    """What `build_options` tells, and the lookup that the capacities come from."""
+    """Options with their capacities, what is to be told of them, and the lookup that capacities come from."""
 
     options: tuple[OptionCapacity, ...]
     warnings: list[PlanWarning]
     lookup: CapacityLookup
 
 
-def options_built(
+def build_options(
     offers: Sequence[PlannedOffer],
     query: CapacityQuery,
     rules: SplitRules | None = None,
     *,
     form: str | None = None,
 ) -> BuiltOptions:
-    """Return what `build_options` does, with the lookup that can simulate what is only bounded."""
+    """Return every option with its capacities: each offer × each sensible split.
+
+    Accelerators on which the model does not fit come back as warnings with the memory missing, splits
+    left out and profile tables that need a word as warnings too. `form` names the form of the model
+    where there are several. The lookup can simulate what is only bounded.
+    """
     rules = rules or SplitRules()
     splits = instance_splits(query, (planned.offer for planned in offers), rules)
     flat = splits.flat

@@ -69,13 +69,14 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     The time limit of `request.solve` holds for all solving together; it counts from when prices
     and capacities are there.
     """
-    rates, given = NeededRates(prepare_problem(spec, request), request.confidence), request
-    request, rule = given.started(), spec.resources.assumed_splits
-    known = rates.optimum(request.solve, rule, _optimum)
+    rates = NeededRates(prepare_problem(spec, request), request.confidence)
+    started, rule = request.started(), spec.resources.assumed_splits
+    known = rates.optimum(started.solve, rule, _optimum)
     if known is None:
-        request = given.started()
+        started = request.started()  # what was simulated does not count
     else:
-        rates.settle_best_single(request.solve)
+        rates.settle_best_single(started.solve)
+    request = started
     prepared = rates.prepared
     log_dominated(prepared.problem, request.solve)
     solution = known or _optimum(prepared, request.solve)

@@ -16,7 +16,7 @@ from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
-from melange_sky.planner.options import OfferRules, PlannedOffer, options_built, usable_offers
+from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
@@ -144,7 +144,7 @@ def _prepare_model(
     for form in forms:
         query = capacity_query(served, spec, request, form)
         query = replace(query, bounded=request.as_needed and len(forms) == 1)
-        built = options_built(offers, query, rules, form=form.name or None)
+        built = build_options(offers, query, rules, form=form.name or None)
         options += built.options
         told = built.warnings
         notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]

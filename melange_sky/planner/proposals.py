@@ -105,7 +105,8 @@ def _offered(prepared: PreparedProblem, k: int, confidence: float) -> tuple[Opti
         return ()
     demand, lookup = prepared.problem.demands[k], prepared.lookups[k]
     is_bounded = lookup is not None and lookup.query.bounded
-    found, _ = build_options(prepared.offers, changed, prepared.splits, form=PROPOSED)
+    built = build_options(prepared.offers, changed, prepared.splits, form=PROPOSED)
+    found = built.options
     if all(assumed_of(c.option) is None for c in demand.options):
         found = tuple(c for c in found if assumed_of(c.option) is None)
     if any(map(_is_rough, found)):

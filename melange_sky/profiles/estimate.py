@@ -238,10 +238,8 @@ class GroupEstimates:
             if refused is not None:
                 return refused
         bound_rps = float(self.bounds[at])
-        if (
-            bound_rps <= 0
-        ):  # the closed form sees no rate, whatever the limits: only simulation tells
-            return self.simulate(at)
+        if bound_rps <= 0:
+            return self.simulate(at)  # the closed form sees no rate, whatever the limits
         return CapacityCell(max_rate_rps=bound_rps, origin=Origin.BOUND, reason=NOT_KNOWN)
 
     def _nearly_missed(self, at: int) -> bool:

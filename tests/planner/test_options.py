@@ -71,7 +71,7 @@ def test_what_a_cloud_lists_apart_is_planned_under_its_own_name(
     planned, warnings = usable_offers(offers, Resources(accelerators=choices), OfferRules())
     assert warnings == []
     assert sorted(p.offer.accelerator for p in planned) == found
-    options, _ = build_options(planned, _query())
+    options = build_options(planned, _query()).options
     assert {o.option.accelerator: o.option.figures for o in options} == {
         name: "H100-PCIe" if name == "H100" else name.removesuffix("-SXM") for name in found
     }
@@ -134,7 +134,7 @@ def test_an_h100_is_as_fast_as_the_one_that_is_sold() -> None:
     sxm = make_offer(accelerator="H100", instance_type="p5.4xlarge")
     pcie = make_offer(accelerator="H100", cloud="lambda", instance_type="gpu_1x_h100_pcie")
     nvl = make_offer(accelerator="H100", cloud="azure", instance_type="Standard_NC40ads_H100_v5")
-    options, _ = build_options([PlannedOffer(offer=o) for o in (sxm, pcie, nvl)], _query())
+    options = build_options([PlannedOffer(offer=o) for o in (sxm, pcie, nvl)], _query()).options
     rates = [option.cells[0][0].max_rate_rps or 0.0 for option in options]
     assert [option.option.figures for option in options] == [None, "H100-PCIe", "H100-NVL"]
     assert {option.option.accelerator for option in options} == {"H100"}
@@ -149,14 +149,15 @@ def test_tensor_parallelism_over_pcie_beyond_two_gpus_needs_the_switch() -> None
     ]
     planned, _ = usable_offers(offers, ANY, OfferRules())
     query = dataclasses.replace(_query(), model=find_model("meta-llama/Llama-3.1-70B"))
-    options, warnings = build_options(planned, query)
+    built = build_options(planned, query)
+    options, warnings = built.options, built.warnings
     (told,) = (w for w in warnings if w.code == "pcie-tensor-parallel")
     assert "other splits are planned instead: " in told.message
     assert "resources.pcie_tensor_parallel: true plans with it" in told.message
     splits = [o.option.engine.split for o in options if o.option.engine]
     assert {split.tensor for split in splits} == {1, 2}
     assert all(split.pipeline > 1 for split in splits)
-    options, _ = build_options(planned, query, SplitRules(over_pcie=True))
+    options = build_options(planned, query, SplitRules(over_pcie=True)).options
     whole = [o.option.engine.split for o in options if o.option.engine]
     assert sorted(s.tensor for s in whole if s.pipeline == 1) == [4, 4, 8]
     assert len(whole) == len(splits) + 3
@@ -171,12 +172,14 @@ def test_what_only_tensor_groups_over_pcie_hold_says_so() -> None:
         OfferRules(),
     )
     query = dataclasses.replace(_query(), model=dataclasses.replace(gemma, in_stages=False))
-    options, warnings = build_options(planned, query)
+    built = build_options(planned, query)
+    options, warnings = built.options, built.warnings
     assert options == ()
     (left_out,) = (w for w in warnings if w.code == "pcie-tensor-parallel")
     assert "L40S:4 (tp 4)" in left_out.message
     assert "resources.pcie_tensor_parallel: true" in left_out.message
-    options, warnings = build_options(planned, query, SplitRules(over_pcie=True))
+    built = build_options(planned, query, SplitRules(over_pcie=True))
+    options, warnings = built.options, built.warnings
     assert len(options) == 1
     assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]
 
@@ -187,6 +190,7 @@ def test_a_model_that_fits_two_pcie_gpus_is_split_no_further_unasked() -> None:
         ANY,
         OfferRules(),
     )
-    options, warnings = build_options(planned, _query())
+    built = build_options(planned, _query())
+    options, warnings = built.options, built.warnings
     assert sorted(o.option.engine.tensor_parallel for o in options if o.option.engine) == [1, 2]
     assert not [w for w in warnings if w.code == "pcie-tensor-parallel"]

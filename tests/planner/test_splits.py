@@ -54,7 +54,8 @@ def query(model=DEEPSEEK) -> CapacityQuery:
 
 def options(model=DEEPSEEK, nodes=1, offers=(P5,)):
     planned, _ = usable_offers(offers, Resources(), OfferRules())
-    return build_options(planned, query(model), SplitRules(nodes=nodes))
+    built = build_options(planned, query(model), SplitRules(nodes=nodes))
+    return built.options, built.warnings
 
 
 def test_a_model_too_large_for_an_instance_names_the_key_that_plans_it() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.conflict import Conflict, Help
-from melange_sky.optimizer.answers.limit_prices import plan_each, plan_under_limits
+from melange_sky.optimizer.answers.limit_prices import plan_under_limits
 from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.base import TOLERANCE, FinishedFleet
@@ -22,10 +22,12 @@ from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from melange_sky.optimizer.answers.limit_prices import Bounded, PlanOne
+    from melange_sky.optimizer.answers.limit_prices import Bounded
     from melange_sky.optimizer.problem.question import Problem, Solution, SolveOptions
+
+    PlanOne = Callable[[Problem, SolveOptions], Solution]
 
 
 FEW = 4
@@ -44,7 +46,7 @@ def plan_apart(problem: Problem, options: SolveOptions, plan_one: PlanOne) -> So
     if parts is None:
         return None
     start = options.deadline.clock()
-    alone = list(plan_each(parts, options, plan_one))
+    alone = list(_each(parts, options, plan_one))
     broken = list(_broken(problem, options, alone))
     bounded: Bounded | None = None
     if broken:
@@ -89,6 +91,17 @@ def _parts(problem: Problem) -> tuple[Problem, ...] | None:
         replace(problem, demands=(demand,), constraints=constraints)
         for demand in sorted(problem.demands, key=lambda demand: demand.name)
     )
+
+
+def _each(parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne) -> Iterator[Solution]:
+    """Plan each model by itself."""
+    for n, part in enumerate(parts):
+        share = options.deadline.of_one(len(parts) - n)
+        own = replace(options, deadline=share, known_usd_per_hour=None)
+        try:
+            yield plan_one(part, own)
+        except InfeasibleError as error:
+            raise error.naming(part.demands[0].name) from error
 
 
 def _check_budget(problem: Problem, options: SolveOptions, alone: Sequence[Solution]) -> None:

@@ -45,7 +45,7 @@ def baselines(
     rows: list[list[Baseline]] = [[] for _ in names]
     for d, demand in enumerate(problem.demands):
         for accelerator in names[d]:
-            own = replace(plain, deadline=plain.deadline.share(2 / (left + 1)))
+            own = replace(plain, deadline=plain.deadline.of_one(left))
             if _is_large(demand, plan_cost[d]):
                 own = replace(own, mip_gap=max(plain.mip_gap, LARGE_GAP))
             rows[d].append(_baseline(problem, demand, accelerator, plan_cost[d], own))

@@ -25,14 +25,18 @@ from melange_sky.optimizer.problem.question import Solution, Step
 from melange_sky.optimizer.program.linear import EQ, LE, Linear
 from melange_sky.optimizer.program.run import has_highs, run
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.registry import RuleSet, checked_form
-from melange_sky.optimizer.search.dominance import drop_dominated
-from melange_sky.optimizer.search.levels import Levelled, at_levels, find_cheapest_levels
+from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.levels import (
+    Levelled,
+    checked_levels,
+    find_cheapest_levels,
+    needed_levels,
+)
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.names.limits import LimitKey
@@ -40,7 +44,6 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.search.cheapest import Cheapest
     from melange_sky.plans import Allocation
 
-    PlanOne = Callable[[Problem, SolveOptions], Solution]
     Limits = tuple[tuple[LimitKey, int], ...]
     Prices = tuple[float, ...]
     Instances = tuple[tuple[str, int], ...]
@@ -66,19 +69,6 @@ class Bounded:
     solutions: tuple[Solution, ...]
     bound_usd_per_hour: float
     limit_prices: tuple[tuple[str, float], ...]
-
-
-def plan_each(
-    parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne
-) -> Iterator[Solution]:
-    """Plan each model in twice its even part of the time that is left: most need little."""
-    for n, part in enumerate(parts):
-        share = options.deadline.share(min(1.0, 2 / (len(parts) - n + 1)))
-        own = replace(options, deadline=share, known_usd_per_hour=None)
-        try:
-            yield plan_one(part, own)
-        except InfeasibleError as error:
-            raise error.naming(part.demands[0].name) from error
 
 
 def plan_under_limits(
@@ -230,7 +220,7 @@ class _Search:
             self.models = [Repriced.of(part, self.options) for part in self.parts]
         found = []
         for n, model in enumerate(self.models):
-            share = self.options.deadline.share(min(1.0, 2 / (len(self.models) - n + 1)))
+            share = self.options.deadline.of_one(len(self.models) - n)
             own = replace(self.options, deadline=share, known_usd_per_hour=None)
             found.append(_cheapest(model.at(self.limits, prices), own))
         return found
@@ -277,15 +267,8 @@ class Repriced:
 
     @classmethod
     def of(cls, part: Problem, options: SolveOptions) -> Repriced:
-        """Return the levels at which every bucket can be served; raise TimeUpError."""
-        forms = []
-        for problem in at_levels(part):
-            try:
-                canonical = checked_form(problem, options.deadline)
-            except InfeasibleError:
-                continue
-            forms.append(Levelled(problem=problem, canonical=canonical))
-        return cls(forms=tuple(forms))
+        """Return the levels at which every bucket can be served; raise as `checked_levels` does."""
+        return cls(forms=tuple(checked_levels(part, options.deadline)))
 
     def at(self, limits: Limits, prices: Prices) -> list[Levelled]:
         """Return the levels with these prices on top of the options' own."""
@@ -315,14 +298,7 @@ def _cheapest(forms: Sequence[Levelled], options: SolveOptions) -> _Found:
     """Return the cheapest fleet of one model; raise NoPlanInTimeError where none was found in time."""
     late = NoPlanInTimeError(options.time_limit_s)
     try:
-        needed = [
-            replace(
-                form,
-                canonical=drop_dominated(form.canonical, RuleSet.of(form.problem, options)),
-            )
-            for form in forms
-        ]
-        levels = find_cheapest_levels(needed, options)
+        levels = find_cheapest_levels(needed_levels(forms, options), options)
     except TimeUpError:
         raise late from None
     if isinstance(levels, Termination):

@@ -54,17 +54,11 @@ def worth_a_look(
     everything = list(range(len(canonical.columns)))
     if not RuleSet.of(problem, options).goal_is_cost:
         return everything
-    bound, waste = 0.0, np.zeros(len(everything))
-    for part in _by_demand(canonical, problem):
-        bound += part.bound
+    known, waste = Waste.of(canonical, problem), np.zeros(len(everything))
+    for part in known.parts:
         waste[part.indices] = part.prices - _most_value(part.loads, part.values)
-    room = _room(most_usd_per_hour, bound)
+    room = _room(most_usd_per_hour, known.bound)
     return [k for k in everything if waste[k] <= room]
-
-
-def least_possible(canonical: Canonical, problem: Problem) -> float:
-    """Return a bound of every fleet's cost from below: were instances divisible."""
-    return sum(part.bound for part in _by_demand(canonical, problem))
 
 
 class Waste(NamedTuple):

@@ -11,24 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.optimizer.rules.registry import RuleSet, checked_form
+from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.problem.canonical import Canonical
-    from melange_sky.optimizer.problem.question import Problem, SolveOptions
 
 _SLACK = 1e-12
-
-
-def needed_form(problem: Problem, options: SolveOptions) -> Canonical:
-    """Return a problem in canonical form without needless columns, its figures looked at.
-
-    Raises as `checked_form` does, and TimeUpError.
-    """
-    canonical = checked_form(problem, options.deadline)
-    return drop_dominated(canonical, RuleSet.of(problem, options))
 
 
 def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:

@@ -17,15 +17,18 @@ from melange_sky.capacities import levels_above
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.termination import Termination
-from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.registry import RuleSet, checked_form
 from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
-from melange_sky.optimizer.search.column_bounds import least_possible
-from melange_sky.optimizer.search.dominance import needed_form
+from melange_sky.optimizer.search.column_bounds import Waste
+from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.incumbent import affordable
 from melange_sky.optimizer.search.simplest import settle_ties
 from melange_sky.optimizer.search.solution_point import COST_TIE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from melange_sky.optimizer.deadline import Deadline
     from melange_sky.optimizer.problem.canonical import Canonical
     from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
     from melange_sky.optimizer.search.simplest import Settled
@@ -36,7 +39,7 @@ MOST_COMBINATIONS = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levelled:
-    """A problem with the level of each model chosen, and its canonical form without needless columns."""
+    """A problem with the level of each model chosen, and its canonical form."""
 
     problem: Problem
     canonical: Canonical
@@ -87,13 +90,21 @@ def _levels(demand: Demand) -> tuple[float | None, ...]:
 def levelled_forms(problem: Problem, options: SolveOptions) -> list[Levelled]:
     """Return the problem at every combination of levels at which every bucket can be served.
 
-    Raises as `needed_form` does where there is none.
+    Without needless columns. Raises as `checked_levels` does.
+    """
+    return needed_levels(checked_levels(problem, options.deadline), options)
+
+
+def checked_levels(problem: Problem, deadline: Deadline) -> list[Levelled]:
+    """Return the problem at every combination of levels at which every bucket can be served.
+
+    Raises as `checked_form` does where there is none.
     """
     forms: list[Levelled] = []
     refused: InfeasibleError | None = None
     for candidate in at_levels(problem):
         try:
-            canonical = needed_form(candidate, options)
+            canonical = checked_form(candidate, deadline)
         except InfeasibleError as error:
             refused = error
             continue
@@ -101,6 +112,14 @@ def levelled_forms(problem: Problem, options: SolveOptions) -> list[Levelled]:
     if not forms and refused is not None:
         raise refused
     return forms
+
+
+def needed_levels(forms: Iterable[Levelled], options: SolveOptions) -> list[Levelled]:
+    """Return forms without needless columns; raise TimeUpError."""
+    return [
+        replace(form, canonical=drop_dominated(form.canonical, RuleSet.of(form.problem, options)))
+        for form in forms
+    ]
 
 
 def find_cheapest_levels(
@@ -159,7 +178,7 @@ def _within(form: Levelled, options: SolveOptions, best: float) -> Canonical | N
     if not RuleSet.of(form.problem, options).goal_is_cost:
         return form.canonical
     most = best * (1 + options.within_fraction) + COST_TIE * max(1.0, best)
-    if least_possible(form.canonical, form.problem) > most:
+    if Waste.of(form.canonical, form.problem).bound > most:
         return None
     canonical = affordable(form.canonical, form.problem, options, best)
     return canonical if canonical.covers() else None
