@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
 from melange_sky.optimizer import Problem, SolveOptions, Termination, demand_of, least_cost
+from melange_sky.planner.known_rates import with_known_rates
 from melange_sky.spec.demand import load_distribution
 from melange_sky.spec.histogram import to_workload
 from melange_sky.workload import Workload, bucket_index
@@ -89,7 +90,7 @@ def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
 
 def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> TrafficVerdict:
     """Judge a plan of one model by the traffic of its gateway, on whatever grid that counted."""
-    (model,) = plan.models
+    (model,) = with_known_rates(plan).models
     rates = _in_buckets_of(model, observed)
     servable, unplanned = _split(model, rates)
     demand = demand_of(

@@ -14,6 +14,7 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions, explain, problem_of
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.known_rates import with_known_rates
+from melange_sky.planner.observed import judge_traffic
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
@@ -143,6 +144,28 @@ def test_what_was_left_out_is_simulated_from_the_plan_alone(
     for name, cells in rates[0].items():
         for mine, theirs in zip(cells, rates[1][name], strict=True):
             assert mine == [None if rate is None else pytest.approx(rate) for rate in theirs]
+
+
+@pytest.mark.parametrize("n", range(6))
+def test_other_traffic_is_judged_by_simulated_rates_too(n: int) -> None:
+    """Nearly all requests are of one size: fleets that the plan had no use for serve these best."""
+    asked = spec(
+        slo={"tpot_ms": 44.5, "ttft_ms": 1500, "attainment": 0.95},
+        resources={"accelerators": ["L4", "A10G", "H100", "L40S"], "infra": ["aws", "gcp"]},
+    )
+    quick = plan_spec(asked, AS_NEEDED)
+    assert at_bounds(quick) > 0
+    served = quick.models[0].workload
+    seen = replace(
+        served,
+        rates_rps=tuple(
+            tuple(rate * (3.0 if (i, j) == divmod(n, 2) else 0.001) for j, rate in enumerate(row))
+            for i, row in enumerate(served.rates_rps)
+        ),
+    )
+    judged = judge_traffic(quick, seen, SolveOptions())
+    whole = judge_traffic(plan_spec(asked, REQUEST), seen, SolveOptions())
+    assert judged.least_usd_per_hour == pytest.approx(whole.least_usd_per_hour)
 
 
 @pytest.mark.parametrize("over", [{"within_fraction": 0.1}, {"alternatives": 1}])
