@@ -1,0 +1,6 @@
+"""What prompts of a workload share: its figures, and the shared parts themselves as paths in a tree."""
+
+from melange_sky.reuse.figures import Reuse, Spread
+from melange_sky.reuse.paths import PrefixPaths
+
+__all__ = ["PrefixPaths", "Reuse", "Spread"]
