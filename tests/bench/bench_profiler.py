@@ -23,6 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from table import Beside, Figure, note
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -52,16 +53,17 @@ def main() -> None:
             minutes.append(found.seconds / 60)
             sizes.append(len(found.measured))
         mean = statistics.mean(minutes)
-        print(
-            f"{name}: {statistics.mean(sizes):.0f} sizes, {mean:.0f} GPU-minutes (mean of {RUNS} runs), "
-            f"cost error mean {statistics.mean(errors):.1%}, worst {max(errors):.1%} (aim {BOUND:.0%})"
-        )
+        sizes_told = f"{statistics.mean(sizes):.0f} sizes, worst {max(errors):.1%}"
+        error = statistics.mean(errors)
+        what = f"{name}: plan-cost error of a profile"
+        note(Figure(what=what, ours=error, unit="", at_most=BOUND, note=sizes_told))
         for requests in (10, 100, 1000):
-            grid = simulated.launcher_seconds(replica, requests) / 60
-            print(
-                f"    launcher at {requests:4} requests a point: {grid:.0f} GPU-minutes; ours is "
-                f"{mean / grid:.3f} of it (aim 0.1)"
+            grid = Beside(
+                name=f"launcher, {requests} requests a point",
+                value=simulated.launcher_seconds(replica, requests) / 60,
             )
+            what = f"{name}: profiling 60 sizes"
+            note(Figure(what=what, ours=mean, unit="GPU-minutes", rival=grid))
         print(f"    [{time.monotonic() - began:.0f} s of computing]", flush=True)
 
 

@@ -1,7 +1,7 @@
 """Plans as people have them: SLOs and models without a shipped table, many models, large fleets.
 
-One table: what we take, what a rival takes (the same without what this project adds), the target, and how
-time grows. Every command starts as a user's does, in a process and a home of its own, and is cut off from
+Beside what we take: the same with every capacity simulated, the example, or the reader alone; and how time
+grows. Every command starts as a user's does, in a process and a home of its own, and is cut off from
 outside. Run: `make bench`, or this file alone.
 """
 
@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from table import Beside, Figure, Growth, note
 
 ROOT = Path(__file__).resolve().parents[2]
 CUT_OFF_S = 90.0
@@ -40,11 +42,6 @@ class Run:
 
     wall_s: float | None
     output: str = ""
-
-    @property
-    def shown(self) -> str:
-        """The wall time, or that it was cut off."""
-        return f"> {CUT_OFF_S:.0f} s" if self.wall_s is None else f"{self.wall_s:.2f} s"
 
 
 def run(arguments: Sequence[str]) -> Run:
@@ -120,33 +117,34 @@ def many(folder: Path, count: int, **resources: Any) -> Path:
     return spec(folder, name, model=None, slo=None, workload=None, **over)
 
 
-def row(what: str, ours: Run, rival: str, target: str) -> None:
-    """Print a row of the table."""
-    print(f"{what:<44} {ours.shown:>9}  {rival:<34} {target}", flush=True)
+def row(what: str, ours: Run, rival: Beside | None = None, **targets: Any) -> None:
+    """Note a row of the table."""
+    cut = f"cut off after {CUT_OFF_S:.0f} s" if ours.wall_s is None else ""
+    words = "; ".join(filter(None, (cut, targets.pop("note", ""))))
+    note(Figure(what=what, ours=ours.wall_s, rival=rival, note=words, **targets))
 
 
-def exponent(sizes: Sequence[int], runs: Sequence[Run]) -> str:
-    """Return by which power of the size the time grew from the first to the last."""
-    first, last = runs[0].wall_s, runs[-1].wall_s
-    if first is None or last is None:
-        return "not known"
-    return f"{math.log(last / first) / math.log(sizes[-1] / sizes[0]):.2f}"
+def growth(what: str, over: str, sizes: Sequence[int], runs: Sequence[Run]) -> None:
+    """Note how the time grows."""
+    values = tuple(one.wall_s for one in runs)
+    note(Growth(what=what, over=over, sizes=tuple(sizes), values=values))
 
 
 def fresh(folder: Path) -> Run:
     """Plan what no shipped table answers, beside the same with everything simulated."""
     shipped = plan(spec(folder, "shipped"), folder / "out")
-    row("the shipped example", shipped, "", "")
+    row("the shipped example, nothing kept", shipped)
     for name, over in (
-        ("slo", {"slo": {"tpot_ms": 47, "ttft_ms": 2000, "attainment": 0.95}}),
+        ("SLO", {"slo": {"tpot_ms": 47, "ttft_ms": 2000, "attainment": 0.95}}),
         ("model", {"model": "Qwen/Qwen2.5-7B-Instruct"}),
     ):
-        path = spec(folder, f"fresh-{name}", **over)
+        path = spec(folder, f"fresh-{name.lower()}", **over)
         ours, whole = plan(path, folder / "out"), run(["-c", EVERYTHING, str(path)])
         cost = json.loads((folder / "out" / "plan.json").read_text())["cost_usd_per_hour"]
         same = whole.wall_s is not None and abs(float(whole.output.split()[-1]) - cost) < 1e-6
         answer = "same cost" if same else "cost not compared" if whole.wall_s is None else "DIFFERS"
-        row(f"a fresh {name}", ours, f"all simulated {whole.shown}, {answer}", "≤ 3 s")
+        everything = Beside(name="every cell simulated", value=whole.wall_s, note="cut off")
+        row(f"a fresh {name}", ours, everything, at_most=3.0, note=answer)
     return shipped
 
 
@@ -156,9 +154,9 @@ def large(folder: Path, shipped: Run) -> None:
     for rate in sizes[1:]:
         workload = {"rate_rps": rate, "distribution": "azure-conv-2023"}
         runs.append(plan(spec(folder, f"rate{rate}", workload=workload), folder / "out"))
-        times = (runs[-1].wall_s or math.inf) / (shipped.wall_s or math.nan)
-        row(f"{rate:,} req/s", runs[-1], f"the example × {times:.1f}", "≤ 6 ×")
-    print(f"  grows with the rate as its power of {exponent(sizes, runs)}")
+        example = Beside(name="the example", value=shipped.wall_s)
+        row(f"{rate:,} req/s", runs[-1], example, at_most=6 * (shipped.wall_s or math.nan))
+    growth("plan of one model", "req/s", sizes, runs)
 
 
 def models(folder: Path) -> None:
@@ -169,13 +167,15 @@ def models(folder: Path) -> None:
         document = json.loads((folder / f"many{count}" / "plan.json").read_text())
         size_mb = (folder / f"many{count}" / "plan.json").stat().st_size / 1e6
         told = f"{document['status']}, plan.json {size_mb:.2f} MB"
-        row(f"{count} models", runs[-1], told, "optimal; 50 models ≤ 2 MB")
-    print(f"  grows with the models as their power of {exponent(sizes[1:], runs[1:])}")
-    tied = plan(many(folder, 50, limits={"L40S": 50, "H100": 25}), folder / "tied", 1)
-    document = json.loads((folder / "tied" / "plan.json").read_text())
-    idle = sum(not a["rate_rps"] for m in document["models"] for a in m["allocations"])
-    told = f"gap {document['mip_gap']:.2%}, {idle} idle"
-    row("50 models, {L40S: 50, H100: 25}", tied, told, "gap ≤ 2 %, ≤ 10 s to solve")
+        row(f"{count} models that nothing ties", runs[-1], note=told)
+    growth("plan of models that nothing ties", "models", sizes, runs)
+    for count in (10, 50):
+        limits = {"L40S": count, "H100": count // 2}
+        tied = plan(many(folder, count, limits=limits), folder / "tied", 1)
+        document = json.loads((folder / "tied" / "plan.json").read_text())
+        idle = sum(not a["rate_rps"] for m in document["models"] for a in m["allocations"])
+        told = f"gap {document['mip_gap']:.2%} (target ≤ 2 %), {idle} idle instances"
+        row(f"{count} models, L40S ≤ {count}, H100 ≤ {count // 2}", tied, at_most=12.0, note=told)
 
 
 def trace(folder: Path) -> None:
@@ -190,12 +190,16 @@ def trace(folder: Path) -> None:
         )
     ours = best(["-m", "melange_sky", "workload", str(path), "--format", "json"], 2)
     reader = best(["-c", "import sys, polars; polars.read_csv(sys.argv[1])", str(path)], 2)
-    row("a trace of 10⁶ rows", ours, f"Polars alone {reader.shown}", "≤ 2 ×")
+    row(
+        "a trace of 10⁶ rows",
+        ours,
+        limit=Beside(name="Polars alone", value=reader.wall_s),
+        of_limit=2.0,
+    )
 
 
 def main() -> None:
-    """Print the table."""
-    print(f"{'plan':<44} {'ours':>9}  {'beside':<34} target")
+    """Note every row."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shipped = fresh(folder)

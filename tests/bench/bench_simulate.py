@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from table import Beside, Figure, Growth, note
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -101,25 +103,30 @@ def timed(plan: ModelPlan, count: int, times: int = 1) -> tuple[float, RequestSt
     return time.process_time() - began, stream, run
 
 
+FLEETS = (1, 12, 125, 1250)
+"""Times eight replicas."""
+
+
 def by_fleet(plan: ModelPlan, count: int) -> None:
-    """Print what a request costs in fleets of 8 to 10,000 replicas under the same load each."""
-    for times in (1, 12, 125, 1250):
-        spent, stream, run = timed(plan, count, times)
-        print(
-            f"{8 * times:>6,} replicas: {spent / len(stream) * 1e6:5.2f} µs CPU per request over "
-            f"{len(stream):,}, {int(run.log.ok.sum()):,} completed (aim at 1,000: 20)"
-        )
+    """Note what a request costs in fleets of 8 to 10,000 replicas under the same load each."""
+    each_us = []
+    for times in FLEETS:
+        spent, stream, _ = timed(plan, count, times)
+        each_us.append(spent / len(stream) * 1e6)
+    sizes = tuple(8 * times for times in FLEETS)
+    note(Growth(what="a request", over="replicas", sizes=sizes, values=tuple(each_us), unit="µs"))
+    note(Figure(what="a request at 1,000 replicas", ours=each_us[2], unit="µs", at_most=20))
 
 
 def by_decision(plan: ModelPlan) -> None:
-    """Print what the gateway's choice costs, every replica busy, and what it costs to count one as gone."""
-    for times in (1, 12, 125, 1250):
+    """Note what the gateway's choice costs, every replica busy, and what it costs to count one as gone."""
+    choices, ends = [], []
+    for times in FLEETS:
         router = Router(times_larger(plan, times), random.Random(1), full_load=1e9)
         rng = random.Random(2)
-        replicas = 8 * times
         held = [
             router.route(router.class_of(rng.randrange(1, 2000), None), 2000)
-            for _ in range(2 * replicas)
+            for _ in range(16 * times)
         ]
         spent = [0.0, 0.0]
         for _ in range(20_000):
@@ -131,10 +138,13 @@ def by_decision(plan: ModelPlan) -> None:
             held[at] = router.route(kind, 2000)
             spent[0] += time.perf_counter() - between
             spent[1] += between - began
-        choice, end = (seconds / 20_000 * 1e6 for seconds in spent)
-        print(
-            f"{replicas:>6,} replicas: {choice:5.2f} µs a decision (aim 5), {end:5.2f} µs its end"
-        )
+        choices.append(spent[0] / 20_000 * 1e6)
+        ends.append(spent[1] / 20_000 * 1e6)
+    sizes = tuple(8 * times for times in FLEETS)
+    for what, values in (("a routing decision", choices), ("its end", ends)):
+        note(Growth(what=what, over="replicas", sizes=sizes, values=tuple(values), unit="µs"))
+    what = "a routing decision at 10,000 replicas"
+    note(Figure(what=what, ours=choices[-1], unit="µs", at_most=5))
 
 
 def first_code_s() -> float:
@@ -151,11 +161,11 @@ def first_code_s() -> float:
 
 def beside_rivals(plan: ModelPlan) -> None:
     """Time each rival and this simulator on the same stream, one after the other."""
-    factors = []
     for name, variable, script, more, count in RIVALS:
         venv = os.environ.get(variable)
         if not venv:
-            print(f"{name}: not timed, {variable} names no environment that holds it")
+            told = f"not timed: {variable} names no environment that holds it"
+            note(Figure(what="a request", ours=None, rival=Beside(name=name, note=told)))
             continue
         ours_s, stream, _ = timed(plan, count)
         with tempfile.TemporaryDirectory() as folder:
@@ -175,13 +185,8 @@ def beside_rivals(plan: ModelPlan) -> None:
             continue
         theirs_s = json.loads(done.stdout.strip().splitlines()[-1])["seconds"]
         each_us, own_us = theirs_s / len(stream) * 1e6, ours_s / len(stream) * 1e6
-        factors.append(each_us / own_us)
-        print(
-            f"{name}: {each_us:,.1f} µs CPU per request over {len(stream):,} requests, this simulator "
-            f"{own_us:.1f} µs on the same: {each_us / own_us:,.1f} × as fast"
-        )
-    if factors:
-        print(f"beside the faster of them: {min(factors):.1f} × (aim 10 ×)")
+        rival = Beside(name=name, value=each_us)
+        note(Figure(what="a request", ours=own_us, unit="µs", rival=rival, at_most=each_us / 10))
 
 
 def write_stream(path: Path, stream: RequestStream) -> None:
@@ -200,21 +205,19 @@ def write_stream(path: Path, stream: RequestStream) -> None:
 
 
 def main() -> None:
-    """Print seconds, requests per second and memory per size; growth with the fleet; then the rivals."""
-    print(f"first simulation: {first_code_s():.2f} s for its code (aim 3 s)")
+    """Note CPU seconds and memory, growth with requests and with the fleet, then the rivals."""
+    note(Figure(what="first simulation waits for its code", ours=first_code_s(), at_most=3))
     plan = mixed_plan()
-    per_request = []
-    for count in (1_000, 10_000, 100_000, 1_000_000):
-        spent, stream, run = timed(plan, count)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        if count > 1_000:  # the first one makes the code
-            per_request.append(spent / len(stream))
-            print(
-                f"{len(stream):>9,} requests: {spent:6.2f} s CPU, {len(stream) / spent:>9,.0f} per second, "
-                f"peak memory {memory:,.0f} MB, attainment {attainment_fraction(run.log, plan.slo):.3f}, "
-                f"{int(run.log.ok.sum()):,} completed"
-            )
-    print(f"time per request at 10^6 against 10^4: {per_request[-1] / per_request[0]:.2f}×")
+    sizes, spent_s = (10_000, 100_000, 1_000_000), []
+    for count in (1_000, *sizes):  # the first makes the code
+        spent, _, run = timed(plan, count)
+        spent_s.append(spent)
+    attained = f"attainment {attainment_fraction(run.log, plan.slo):.3f}"
+    note(Growth(what="eight replicas", over="requests", sizes=sizes, values=tuple(spent_s[1:])))
+    each_us = spent_s[-1] / sizes[-1] * 1e6
+    note(Figure(what="a request of 10⁶", ours=each_us, unit="µs", at_most=20, note=attained))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    note(Figure(what="memory for 10⁶ requests", ours=memory, unit="MB", at_most=500))
     by_fleet(plan, 1_000_000)
     by_decision(plan)
     beside_rivals(plan)
