@@ -94,8 +94,9 @@ def refresh_warnings(result: RefreshResult) -> tuple[str, ...]:
         for clouds, reason in by_reason(result.failed)
     ]
     lines += [
-        f"warning: the catalog of {cloud} has shrunk: {counts}"
-        for cloud, counts in result.shrunk.items()
+        f"warning: {cloud}: {said}"
+        for about in (result.vanished, result.doubtful)
+        for cloud, said in about.items()
     ]
     absent = [cloud for cloud in result.absent if cloud in HOSTED_CLOUDS]
     if absent and result.any_good:

@@ -125,8 +125,10 @@ def _refresh(chain: Chain, clouds: tuple[str, ...], is_forced: bool) -> None:
         result = refresh(chain.store, replace(options, on_event=on_event))
     log_refresh(result)
     chain.failed = result.failed
-    for cloud, counts in result.shrunk.items():
-        chain.warn("catalog-shrunk", f"the catalog of {cloud} has shrunk: {counts}")
+    for cloud, counts in result.vanished.items():
+        chain.warn("offers-vanished", f"{cloud}: {counts}")
+    for cloud, doubts in result.doubtful.items():
+        chain.warn("prices-doubtful", f"{cloud}: {doubts}")
     if result.manifest is not None:
         chain.manifest = result.manifest
     if result.store_problem is not None:

@@ -18,6 +18,7 @@ from melange_sky.offers import Flag, FlagScope, Offer
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.gcp_hosts import Host, hosts_for, is_gpu_host
 from melange_sky.pricing.sanity import check_offers, make_flag
+from melange_sky.pricing.units import unit_columns, unit_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 REQUIRED = ("InstanceType", "AcceleratorName", "AcceleratorCount", "Region", "Price")
 LARGEST_OFFERS = 50_000
 """More than this is no price catalog; the largest today has about 16,000 (RunPod's, by zone)."""
-PARSER_VERSION = 2
+PARSER_VERSION = 3
 """Raise it when the same file would parse to other offers: cached tables are then fetched anew."""
 
 
@@ -140,6 +141,7 @@ class _Cells:
         header = self._header()
         self._width = len(header)
         self._at = {name: i for i, name in enumerate(header)}
+        self._units = unit_columns(header)
 
     def _remember(self, lines: Iterable[str]) -> Iterator[str]:
         for line in lines:
@@ -176,6 +178,7 @@ class _Cells:
                 if not row:
                     continue
                 self.rows += 1
+                self._check_units(row)
                 if len(row) != self._width:
                     yield self._fit(row)
                 else:
@@ -185,6 +188,11 @@ class _Cells:
             line = self._reader.line_num
             raise CatalogRefusedError(f"the file is {cut}, line {line}: {error}") from error
         self._check_end(row)
+
+    def _check_units(self, row: list[str]) -> None:
+        problem = unit_problem(self._units, row) if self._units else None
+        if problem is not None:
+            raise CatalogRefusedError(f"line {self._reader.line_num}: {problem}")
 
     def _fit(self, row: list[str]) -> list[str]:
         """A row of another width: too short is missing cells, too long cannot be read at all."""

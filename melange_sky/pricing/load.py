@@ -19,6 +19,7 @@ from melange_sky.pricing.chain import (
     find_snapshot,
     other_regions,
 )
+from melange_sky.pricing.own_checks import checked_own
 from melange_sky.pricing.own_csv import read_own_csv
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.refresh_notes import by_reason
@@ -49,6 +50,7 @@ def load_offers(query: OfferQuery) -> OfferBook:
     )
     find_snapshot(chain)
     tables = choose(chain)
+    own = checked_own(own, chain, tables)
     selection = Selection(infra=query.infra, accelerators=query.accelerators)
     listed = [*embedded(chain, tables), *other_regions(chain, tables)]
     offers = selection.of(tables, listed, own)

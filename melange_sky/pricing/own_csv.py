@@ -12,6 +12,7 @@ from melange_sky.names.accelerators import canonical_accelerator
 from melange_sky.offers import Flag, FlagScope, Offer
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.sanity import check_offers
+from melange_sky.pricing.units import unit_columns, unit_problem
 from melange_sky.resources import catalogs_dir
 
 REQUIRED = (
@@ -47,10 +48,14 @@ def read_own_csv(path: Path, default_source: str | None = None) -> tuple[tuple[O
     by_cloud: dict[str, list[Offer]] = {}
     try:
         columns = _columns(path, next(reader, []))
+        units = unit_columns(columns)
         for row in reader:
             if row and not row[0].startswith("#"):
                 cells = dict(zip(columns, row, strict=False))
                 where = f"{path}, line {start + reader.line_num}"
+                problem = unit_problem(units, row)
+                if problem is not None:
+                    raise InputError(f"{where}: {problem}")
                 offer = _offer(cells, where, default_source or str(path.name))
                 by_cloud.setdefault(offer.cloud, []).append(offer)
     except csv.Error as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+import itertools
 import json
 import threading
 import time
@@ -17,17 +18,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
 from melange_sky.names.clouds import CLOUDS
-from melange_sky.pricing.anchor import Known, check_against, known_prices
+from melange_sky.pricing.anchor import Known, check_against, doubts_of, known_prices
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
 from melange_sky.pricing.own_csv import read_embedded
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
-from melange_sky.pricing.tables import encode_table
+from melange_sky.pricing.tables import Table, encode_table
 from melange_sky.settings import CatalogAddresses, catalog_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 
     from melange_sky.offers import Offer
     from melange_sky.pricing.apis import PriceApi
@@ -39,8 +40,10 @@ _BAD_DATA = (ValueError, TypeError, ArithmeticError, LookupError, csv.Error)
 
 ASKED_DEADLINE_S = 40.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
-SHRUNK_FRACTION = 0.5
-"""A file with fewer offers than this fraction of the last one's is reported."""
+VANISHED_FRACTION = 0.2
+"""Reported where more than this fraction of a cloud's offers is gone since the pull before."""
+LOOKED_BACK = 40
+"""At most so many earlier tables of a cloud are read for what an instance cost."""
 
 UNASKED_DEADLINE_S = 15.0
 """The same when a plan refreshes by itself: it has cached prices to fall back on."""
@@ -84,8 +87,9 @@ class RefreshResult:
     """What came of a refresh. `failed` maps a cloud to the reason; `absent` are not hosted (404).
 
     `manifest` is the new snapshot, None where nothing came or it could not be written; then
-    `store_problem` says why, and `pulled` still holds the prices. `shrunk` names clouds that now
-    have far fewer offers than before: perhaps a file that was cut where it was made.
+    `store_problem` says why, and `pulled` still holds the prices. `vanished` names clouds of whose
+    offers many are gone: perhaps a file that was cut where it was made; `doubtful` those of whose prices
+    some are too far from what was known, or from what any such GPU costs.
     """
 
     fetched: tuple[str, ...]
@@ -95,7 +99,8 @@ class RefreshResult:
     manifest: Manifest | None
     pulled: Mapping[str, Pulled]
     store_problem: str | None = None
-    shrunk: Mapping[str, str] = field(default_factory=dict)
+    vanished: Mapping[str, str] = field(default_factory=dict)
+    doubtful: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def any_good(self) -> bool:
@@ -143,7 +148,8 @@ class _Refresh:
         self.unchanged: list[str] = []
         self.failed: dict[str, str] = {}
         self.absent: list[str] = []
-        self.shrunk: dict[str, str] = {}
+        self.vanished: dict[str, str] = {}
+        self.doubtful: dict[str, str] = {}
         self._shipped: tuple[tuple[Offer, ...], str] | None = None
 
     async def run(self) -> RefreshResult:
@@ -164,7 +170,8 @@ class _Refresh:
             manifest=manifest,
             pulled=self.pulled,
             store_problem=problem,
-            shrunk=self.shrunk,
+            vanished=self.vanished,
+            doubtful=self.doubtful,
         )
 
     async def _one(self, http: Http, cloud: str, api: PriceApi | None, until: float) -> None:
@@ -221,7 +228,7 @@ class _Refresh:
                 offers = parse_catalog(cloud, text, ends_whole=body.ends_whole)
             finally:
                 text.detach()
-            return encode_table(cloud, check_against(offers, self._before(cloud)))
+            return self._checked(cloud, offers)
 
         fetched = await http.fetch(request, accept)
         now = utc_text(self.options.clock())
@@ -231,8 +238,7 @@ class _Refresh:
             return Pulled(entry=_confirmed(known, fetched, label, self.options.clock()), table=None)
         assert fetched.content is not None  # 304 is only taken where a body is known
         pulled = self._pulled_catalog(cloud, fetched, fetched.content, now)
-        if known is not None and pulled.entry.offers < SHRUNK_FRACTION * known.offers:
-            self.shrunk[cloud] = f"{pulled.entry.offers} offers, {known.offers} before"
+        self._note_vanished(cloud, pulled.entry, fetched.content)
         return pulled
 
     def _pulled_catalog(
@@ -261,8 +267,7 @@ class _Refresh:
         offers = await api.fetch(http, until)
         if not offers:
             raise FetchError(f"{api.name} answered with no GPU prices")
-        offers = check_against(offers, self._before(api.cloud))
-        table = encode_table(api.cloud, offers)
+        table = self._checked(api.cloud, offers)
         now = utc_text(self.options.clock())
         entry = Entry(
             source=api.name,
@@ -276,20 +281,33 @@ class _Refresh:
             parser=PARSER_VERSION,
             regions=api.regions,
         )
+        self._note_vanished(api.cloud, entry, table)
         return Pulled(entry=entry, table=table)
 
-    def _before(self, cloud: str) -> tuple[Known, ...]:
-        """Return what was known of a cloud's prices: by the shipped snapshot, then by the last pull."""
+    def _checked(self, cloud: str, offers: Sequence[Offer]) -> bytes:
+        """Return the table of the offers, each held against what was known of its price."""
         if self._shipped is None:
             self._shipped = read_embedded()
         shipped, name = self._shipped
-        known = [known_prices((o for o in shipped if o.cloud == cloud), f"the {name} snapshot")]
-        entry = self.base.clouds.get(cloud) if self.base else None
-        table = None if entry is None else self.store.table(entry)
-        if entry is not None and table is not None:
-            last = table.offers(entry.label, entry.as_of)
-            known.append(known_prices(last, f"the pull of {entry.fetched_at[:10]}"))
-        return tuple(known)
+        known = known_prices((o for o in shipped if o.cloud == cloud), f"the {name} snapshot")
+        checked = check_against(offers, known, earlier_pulls(self.store, cloud))
+        doubts = doubts_of(checked)
+        if doubts is not None:
+            self.doubtful[cloud] = doubts
+        return encode_table(cloud, checked)
+
+    def _note_vanished(self, cloud: str, entry: Entry, data: bytes) -> None:
+        """Note where many offers of the last pull from the same source are gone."""
+        last = self.base.clouds.get(cloud) if self.base else None
+        if last is None or (last.source, last.regions) != (entry.source, entry.regions):
+            return
+        table = self.store.table(last)
+        before = frozenset() if table is None else table.keys
+        gone = len(before - Table.decode(data).keys)
+        if gone > VANISHED_FRACTION * len(before):
+            self.vanished[cloud] = (
+                f"{gone} of {len(before)} offers are gone since {last.checked_at[:10]}"
+            )
 
     def _known(self, cloud: str) -> Entry | None:
         """The last good entry of a cloud's catalog, if this version can still read its table."""
@@ -315,6 +333,27 @@ class _Refresh:
     def _tell(self, cloud: str, state: str, detail: str = "") -> None:
         if self.options.on_event is not None:
             self.options.on_event(Event(cloud=cloud, state=state, detail=detail))
+
+
+def earlier_pulls(store: Store, cloud: str) -> Iterator[Known]:
+    """Yield what earlier pulls knew of a cloud's prices, newest first; read only as far as asked.
+
+    All of them, not the last alone: a fault that lasts must meet the time before it.
+    """
+    newest = store.newest()
+    if newest is None:
+        return
+    told: set[str] = set()
+    for manifest in itertools.chain([newest], store.before(newest)):
+        entry = manifest.clouds.get(cloud)
+        table = None if entry is None or entry.table in told else store.table(entry)
+        if entry is None or table is None:
+            continue
+        told.add(entry.table)
+        offers = table.offers(entry.label, entry.as_of)
+        yield known_prices(offers, f"the pull of {entry.fetched_at[:10]}")
+        if len(told) >= LOOKED_BACK:
+            return
 
 
 def _api_label(api: PriceApi) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.names.clouds import HOSTED_CLOUDS, MARKETPLACES
 from melange_sky.offers import Flag, FlagScope, Offer, Severity
+from melange_sky.pricing.gpu_hours import implausible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +32,9 @@ FALLING_TOLERANCE = 0.02
 
 OLD_AFTER_DAYS = 30.0
 """Warn where a source is older than this many days."""
+
+AHEAD_DAYS = 1.0
+"""A date this far ahead is none: clocks and zones differ by less."""
 
 POWERS = frozenset({1.0, 2.0, 4.0, 8.0, 16.0})
 FRACTIONS = (0.125, 1 / 6, 0.167, 0.25, 0.333, 1 / 3, 0.5)
@@ -127,16 +131,43 @@ RULES: tuple[SanityRule, ...] = (
         meaning="a GPU costs over 2 % less here than in a smaller instance of the region",
     ),
     SanityRule(
-        code="price-in-another-unit",
+        code="price-far-from-known",
         severity=Severity.BLOCK,
-        touches="row",
-        meaning="over 1000 × dearer or cheaper than the shipped snapshot, or the last pull, says of the instance type",
+        touches="row or spot",
+        meaning="over 3 × (spot: 10 ×) dearer or cheaper than the shipped snapshot, or the last pull that"
+        " knows it, says of the instance type",
     ),
     SanityRule(
-        code="price-far-from-known",
+        code="price-off-known",
+        severity=Severity.WARN,
+        touches="row or spot",
+        meaning="over 1.5 × (spot: 5 ×) dearer or cheaper than the shipped snapshot, or the last pull that"
+        " knows it, says of the instance type",
+    ),
+    SanityRule(
+        code="below-gpu-floor",
+        severity=Severity.BLOCK,
+        touches="row or spot",
+        meaning="less per GPU-hour than any GPU of its class is sold for: 0.0005 USD per dense 16-bit TFLOPS"
+        " (spot: a quarter of that)",
+    ),
+    SanityRule(
+        code="above-gpu-ceiling",
+        severity=Severity.BLOCK,
+        touches="row or spot",
+        meaning="more per GPU-hour than any GPU of its class costs: 0.1 USD per dense 16-bit TFLOPS",
+    ),
+    SanityRule(
+        code="one-price-for-counts",
+        severity=Severity.BLOCK,
+        touches="on_demand or spot",
+        meaning="one price for several counts of the GPU in a region: per GPU, or one number for all",
+    ),
+    SanityRule(
+        code="date-in-future",
         severity=Severity.WARN,
         touches="row",
-        meaning="over 2.5 × dearer or cheaper than the shipped snapshot, or the last pull, says of the instance type",
+        meaning="the date of the price is still to come, or is no date: its age is unknown",
     ),
     SanityRule(
         code="source-old",
@@ -146,7 +177,13 @@ RULES: tuple[SanityRule, ...] = (
     ),
 )
 
-FAR_CODES = frozenset({"price-in-another-unit", "price-far-from-known"})
+FAR_CODES = frozenset({"price-far-from-known", "price-off-known"})
+"""What says that a price is off those known before: such a price is no witness later."""
+
+IMPLAUSIBLE_CODES = frozenset(
+    {"price-far-from-known", "below-gpu-floor", "above-gpu-ceiling", "one-price-for-counts"}
+)
+"""What says that a price is in another unit, or of another column."""
 
 _BY_CODE = {rule.code: rule for rule in RULES}
 
@@ -162,6 +199,8 @@ def check_offers(offers: Iterable[Offer]) -> tuple[Offer, ...]:
     flags: dict[int, list[Flag]] = defaultdict(list)
     _find_below_median(checked, flags)
     _find_falling(checked, flags)
+    for found in implausible(checked):
+        flags[found.at].append(make_flag(found.code, found.touches, found.message))
     return tuple(
         replace(offer, flags=(*offer.flags, *flags[i])) if i in flags else offer
         for i, offer in enumerate(checked)
@@ -270,8 +309,16 @@ def age_days(as_of: str | None, now: datetime) -> float | None:
 
 
 def age_flag(as_of: str | None, now: datetime) -> Flag | None:
-    """Return the warning for a source that is too old, None for a young or undated one."""
+    """Return the warning for a source that is too old or dated ahead, None for a young or undated one."""
+    if as_of is None:
+        return None
     days = age_days(as_of, now)
-    if days is None or days <= OLD_AFTER_DAYS:
+    if days is None:
+        return make_flag(
+            "date-in-future", FlagScope.ROW, f"'{as_of[:40]}' is not a date (ISO 8601)"
+        )
+    if days < -AHEAD_DAYS:
+        return make_flag("date-in-future", FlagScope.ROW, f"{as_of} is still to come")
+    if days <= OLD_AFTER_DAYS:
         return None
     return make_flag("source-old", FlagScope.ROW, f"last known true {days:.0f} days ago ({as_of})")

@@ -82,6 +82,15 @@ class Table:
         """Every accelerator name of the table."""
         return frozenset(self.columns["accelerator"]["values"])
 
+    @property
+    def keys(self) -> frozenset[tuple[str, str, str, float | None]]:
+        """What is sold: region, instance type, accelerator, count (None: unreadable)."""
+        names = [
+            [self.columns[name]["values"][i] for i in self.columns[name]["index"]]
+            for name in ("region", "instance_type", "accelerator")
+        ]
+        return frozenset(zip(*names, self.columns["accelerator_count"], strict=True))
+
     def offers(self, source: str, as_of: str | None, only: Rows | None = None) -> list[Offer]:
         """Return the offers of the rows asked for, each with the source and date of its fetch."""
         columns = self.columns

@@ -119,10 +119,10 @@ def test_a_plan_at_moved_prices(plan, server, run):
     assert still["change_fraction"] == pytest.approx(0)
     assert still["saving_usd_per_hour"] == pytest.approx(0)
 
-    serve(server, l4="8.00", a10g="10.00")
+    serve(server, l4="2.00", a10g="2.50")
     refresh(run)
     moved = run("prices", "diff", "--plan", str(plan), "--format", "json").json()
-    assert moved["now_usd_per_hour"] == pytest.approx(10 * planned["cost_usd_per_hour"], rel=0.01)
+    assert moved["now_usd_per_hour"] == pytest.approx(2.5 * planned["cost_usd_per_hour"], rel=0.01)
     assert moved["cheapest_now_usd_per_hour"] <= 55.04
     assert moved["saving_usd_per_hour"] == pytest.approx(
         moved["now_usd_per_hour"] - moved["cheapest_now_usd_per_hour"]
@@ -133,14 +133,13 @@ def test_a_plan_at_moved_prices(plan, server, run):
 
 
 def test_a_cheaper_mix_is_found_and_agrees_with_planning_anew(plan, server, run, tmp_path):
-    serve(server, h100="0.50")
     server.catalog(
         "aws",
         body(
             aws(
-                "g6.xlarge,L4,1,0.8,0.3,us-east-1,z",
+                "g6.xlarge,L4,1,0.28,0.1,us-east-1,z",
                 "g5.xlarge,A10G,1,1.0,0.3,us-east-1,z",
-                "p5.48xlarge,H100,8,0.5,0.2,us-east-1,z",
+                "p5.48xlarge,H100,8,55.04,20,us-east-1,z",
             )
         ),
     )

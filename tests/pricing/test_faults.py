@@ -462,11 +462,13 @@ def price_of(run, instance: str) -> dict:
     [
         ("1.006", set()),
         ("0.75", set()),
+        ("1.6", {"price-off-known"}),
+        ("0.6", {"price-off-known"}),
         ("0.1006", {"price-far-from-known"}),
         ("4.0", {"price-far-from-known"}),
-        ("100.6", {"price-far-from-known"}),
-        ("0.00028", {"price-in-another-unit"}),
-        ("1e-300", {"price-in-another-unit"}),
+        ("100.6", {"price-far-from-known", "above-gpu-ceiling"}),
+        ("0.00028", {"price-far-from-known", "below-gpu-floor"}),
+        ("1e-300", {"price-far-from-known", "below-gpu-floor"}),
     ],
 )
 def test_a_price_that_is_wrong_everywhere_is_told_by_the_shipped_one(
@@ -478,7 +480,7 @@ def test_a_price_that_is_wrong_everywhere_is_told_by_the_shipped_one(
     assert refresh_aws(run).code == 0
     flags = price_of(run, "g5.xlarge")["flags"]
     assert {f["code"] for f in flags} == codes
-    assert all("1.006 of the embedded-" in f["message"] for f in flags)
+    assert all("1.006 of the embedded-" in f["message"] for f in flags if "known" in f["code"])
 
 
 def test_what_the_snapshot_does_not_know_is_told_by_the_last_pull(server: Loopback, run):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
 from melange_sky.pricing.http_errors import FetchError
+from melange_sky.pricing.sanity import age_days
 from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
@@ -113,7 +115,7 @@ def read_item(item: dict[str, Any], sheet: PriceAccumulator) -> None:
         return
     region, size = text(item.get("armRegionName")), text(item.get("armSkuName"))
     price = number(item.get("retailPrice"))
-    if not region or price is None:
+    if not region or price is None or _begins_later(text(item.get("effectiveStartDate"))):
         return
     if item.get("type") == "Consumption" and item.get("unitOfMeasure") == "1 Hour":
         spot = sku.endswith("Spot")
@@ -125,3 +127,9 @@ def read_item(item: dict[str, Any], sheet: PriceAccumulator) -> None:
     elif item.get("type") == "Reservation" and item.get("reservationTerm") in HOURS:
         years, hours = HOURS[item["reservationTerm"]]
         sheet.commitment(region, size, "reservation", years, price / hours)
+
+
+def _begins_later(start: str) -> bool:
+    """Return whether a price holds only from a day to come on (`effectiveStartDate`)."""
+    days = age_days(start, datetime.now(timezone.utc))
+    return days is not None and days < 0
