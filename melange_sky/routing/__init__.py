@@ -5,6 +5,7 @@ Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python ca
 """
 
 from melange_sky.routing.first_state import routing_state
+from melange_sky.routing.homes import Homes, session_homes
 from melange_sky.routing.router import Router
 from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
 from melange_sky.routing.table import (
@@ -19,10 +20,12 @@ __all__ = [
     "QUEUE_LENGTH",
     "QUEUE_WAIT_S",
     "SKYSERVE_POLICIES",
+    "Homes",
     "Router",
     "RoutingState",
     "RoutingTable",
     "routing_state",
     "routing_table",
+    "session_homes",
     "skyserve_weights",
 ]

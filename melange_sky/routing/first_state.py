@@ -29,6 +29,7 @@ def routing_state(table: RoutingTable, plan: ModelPlan, rng: random.Random) -> R
         healthy=[1] * table.replicas,
         lowest=[NEVER] * table.nodes,
         option_load=[0.0] * options,
+        option_in_flight=[0] * options,
         option_healthy=[table.first[k + 1] - table.first[k] for k in range(options)],
         cursor=[0] * options,
         usable=[0] * options,

@@ -218,6 +218,7 @@ def begin(t: RoutingTable, s: RoutingState, c: int, replica: int) -> float:
     s.in_flight[replica] += 1
     if s.healthy[replica]:
         s.option_load[k] += need
+        s.option_in_flight[k] += 1
         rank(t, s, replica)
     return need
 
@@ -229,7 +230,9 @@ def finish(t: RoutingTable, s: RoutingState, replica: int, need: float) -> None:
     gone = s.load[replica] if s.in_flight[replica] == 0 else need
     s.load[replica] -= gone
     if s.healthy[replica]:
-        s.option_load[t.option_of[replica]] -= gone
+        k = t.option_of[replica]
+        s.option_load[k] -= gone
+        s.option_in_flight[k] -= 1
         rank(t, s, replica)
 
 
@@ -243,5 +246,6 @@ def set_health(t: RoutingTable, s: RoutingState, replica: int, healthy: int) -> 
     sign = 1 if healthy else -1
     s.option_healthy[k] += sign
     s.option_load[k] += sign * s.load[replica]
+    s.option_in_flight[k] += sign * s.in_flight[replica]
     if s.option_healthy[k] == 0:
         s.option_load[k] = 0.0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.routing import policy
+from melange_sky.routing import affinity, policy
 from melange_sky.routing.first_state import routing_state
+from melange_sky.routing.homes import session_homes
 from melange_sky.routing.table import FULL_LOAD, routing_table
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.plans import ModelPlan
+    from melange_sky.routing.homes import Homes
     from melange_sky.routing.table import RoutingState, RoutingTable
 
 
@@ -29,40 +31,57 @@ class Router:
         replicas: Sequence[int] | None = None,
         full_load: float = FULL_LOAD,
         routers: int = 1,
+        names: Sequence[str] | None = None,
     ) -> None:
         """Start with idle healthy replicas: `replicas` per allocation, by default as planned.
 
         Where several `routers` share the replicas and each sees its own requests only, each request
-        is counted that many times.
+        is counted that many times. `names` tell the replicas apart, whichever are there: by them
+        sessions have homes; by their numbers where it is empty, none without it.
         """
         self.options = tuple(a.candidate.option.name for a in plan.allocations)
         self.table: RoutingTable = routing_table(plan, replicas, full_load, routers)
         self.state: RoutingState = routing_state(self.table, plan, rng)
+        self.homes: Homes | None = (
+            None if names is None else session_homes(plan, self.table, self.state, names)
+        )
+        self.place = affinity.NO_SESSION
+        """Where the last routed request went, as seen from its session's home (`affinity`)."""
 
     def class_of(self, input_tokens: int, max_tokens: int | None) -> int:
         """Return what is known of a request at its arrival, as a number."""
         return policy.class_of(self.table, input_tokens, max_tokens or 0)
 
-    def route(self, c: int, tokens: int, avoid: Sequence[int] = ()) -> tuple[int, float, int]:
+    def route(
+        self, c: int, tokens: int, avoid: Sequence[int] = (), session: int = 0
+    ) -> tuple[int, float, int]:
         """Choose a replica and count the request as in flight: (replica, need, reason).
 
         `tokens` is the input plus the longest output asked for. `avoid` are replicas that failed this
-        request before. The replica is −1 where none can take it, with reason FULL or DOWN. Hand the
-        replica and the need back to `finish`.
+        request before. `session` is a hash (`affinity.session_of`), 0 for none. The replica is −1 where
+        none can take it, with reason FULL or DOWN. Hand the replica and the need back to `finish`.
         """
         table, state = self.table, self.state
         if not avoid:
-            replica, reason = policy.choose(table, state, c, tokens)
+            replica, reason = self._choose(c, tokens, session)
         else:
             barred = [r for r in avoid if state.healthy[r]]
             for r in barred:
                 policy.set_health(table, state, r, 0)
-            replica, reason = policy.choose(table, state, c, tokens)
+            replica, reason = self._choose(c, tokens, session)
             for r in barred:
                 policy.set_health(table, state, r, 1)
         if replica < 0:
             return replica, 0.0, reason
         return replica, policy.begin(table, state, c, replica), reason
+
+    def _choose(self, c: int, tokens: int, session: int) -> tuple[int, int]:
+        if session == 0 or self.homes is None:
+            self.place = affinity.NO_SESSION
+            return policy.choose(self.table, self.state, c, tokens)
+        request = (c, tokens, session)
+        replica, reason, self.place = affinity.choose(self.table, self.state, self.homes, request)
+        return replica, reason
 
     def add(self, c: int, replica: int) -> float:
         """Count one more sequence of a request of class c, in flight on its replica: its need."""
@@ -85,6 +104,7 @@ class Router:
         state, k = self.state, self.table.option_of[replica]
         if state.healthy[replica]:
             state.option_load[k] += load - state.load[replica]
+            state.option_in_flight[k] += in_flight - state.in_flight[replica]
         state.load[replica], state.in_flight[replica] = load, in_flight
         policy.rank(self.table, state, replica)
 

@@ -65,7 +65,8 @@ class RoutingState(NamedTuple):
 
     Per replica: `load` (sum of needs in flight), `in_flight`, `healthy` (0 or 1); `lowest` are the minima
     of the healthy ones' loads (`minima`; `policy.rank` after a change of either). Per option over its
-    healthy replicas: `option_load`, `option_healthy`; `cursor` rotates ties; `usable` is scratch.
+    healthy replicas: `option_load`, `option_in_flight`, `option_healthy`; `cursor` rotates ties; `usable` is
+    scratch.
     Per class: `seen` (C × O) decayed counts of output buckets, `fresh` (C) counts since the last
     refresh, and what follows from them per option (C × K): `mix` (shares), `fit` (0 or 1), `cost`
     (expected need). `credit` (C × K) is how much each option is owed.
@@ -76,6 +77,7 @@ class RoutingState(NamedTuple):
     healthy: Vector[int]
     lowest: Vector[float]
     option_load: Vector[float]
+    option_in_flight: Vector[int]
     option_healthy: Vector[int]
     cursor: Vector[int]
     usable: Vector[int]

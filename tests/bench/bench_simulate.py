@@ -38,6 +38,7 @@ from melange_sky.plans import Allocation, ModelPlan  # noqa: E402
 from melange_sky.replay import Traffic, sample_stream  # noqa: E402
 from melange_sky.replay.run import fleet_options  # noqa: E402
 from melange_sky.routing import Router, routing_state, routing_table  # noqa: E402
+from melange_sky.routing.affinity import SESSION_BITS  # noqa: E402
 from melange_sky.simulator import RequestStream  # noqa: E402
 from melange_sky.simulator.fleet import FleetRun, simulate_planned_fleet  # noqa: E402
 from melange_sky.slo import attainment_fraction  # noqa: E402
@@ -118,11 +119,15 @@ def by_fleet(plan: ModelPlan, count: int) -> None:
     note(Figure(what="a request at 1,000 replicas", ours=each_us[2], unit="µs", at_most=20))
 
 
-def by_decision(plan: ModelPlan) -> None:
-    """Note what the gateway's choice costs, every replica busy, and what it costs to count one as gone."""
+def by_decision(plan: ModelPlan, sessions: int = 0) -> None:
+    """Note what the gateway's choice costs, every replica busy, and what it costs to count one as gone.
+
+    With `sessions`, each request belongs to one of so many, which has its home.
+    """
+    several = [random.Random(n).randrange(1, 1 << SESSION_BITS) for n in range(sessions)] or [0]
     choices, ends = [], []
     for times in FLEETS:
-        router = Router(times_larger(plan, times), random.Random(1), full_load=1e9)
+        router = Router(times_larger(plan, times), random.Random(1), full_load=1e9, names=())
         rng = random.Random(2)
         held = [
             router.route(router.class_of(rng.randrange(1, 2000), None), 2000)
@@ -131,20 +136,20 @@ def by_decision(plan: ModelPlan) -> None:
         spent = [0.0, 0.0]
         for _ in range(20_000):
             at, kind = rng.randrange(len(held)), router.class_of(rng.randrange(1, 2000), None)
-            gone = held[at]
+            gone, session = held[at], rng.choice(several)
             began = time.perf_counter()
             router.finish(gone[0], gone[1])
             between = time.perf_counter()
-            held[at] = router.route(kind, 2000)
+            held[at] = router.route(kind, 2000, session=session)
             spent[0] += time.perf_counter() - between
             spent[1] += between - began
         choices.append(spent[0] / 20_000 * 1e6)
         ends.append(spent[1] / 20_000 * 1e6)
     sizes = tuple(8 * times for times in FLEETS)
-    for what, values in (("a routing decision", choices), ("its end", ends)):
+    decision = "a routing decision" + (" for a session" if sessions else "")
+    for what, values in ((decision, choices), ("its end", ends)):
         note(Growth(what=what, over="replicas", sizes=sizes, values=tuple(values), unit="µs"))
-    what = "a routing decision at 10,000 replicas"
-    note(Figure(what=what, ours=choices[-1], unit="µs", at_most=5))
+    note(Figure(what=f"{decision} at 10,000 replicas", ours=choices[-1], unit="µs", at_most=5))
 
 
 def first_code_s() -> float:
@@ -220,6 +225,7 @@ def main() -> None:
     note(Figure(what="memory for 10⁶ requests", ours=memory, unit="MB", at_most=500))
     by_fleet(plan, 1_000_000)
     by_decision(plan)
+    by_decision(plan, sessions=20_000)
     beside_rivals(plan)
 
 
