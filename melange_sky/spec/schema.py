@@ -190,3 +190,19 @@ class MelangeSection:
     workload_distribution: Rows
     total_request_rate: Rate
     slice_factor: Annotated[int, bounds(ge=1, le=10_000)] = 1
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "": SpecSection,
+    "models[]": ModelSection,
+    "slo": SloSection,
+    "workload": WorkloadSection,
+    "resources": ResourcesSection,
+    "redundancy": RedundancySection,
+    "engine": EngineSection,
+    "current[]": CurrentSection,
+}
+"""The sections of a spec by the path of their key: all that a spec may hold, for its reference."""
+
+OTHER_FILES: dict[str, type[Any]] = {"workload-file": WorkloadFile, "melange": MelangeSection}
+"""The other files that are read as specs or by them."""

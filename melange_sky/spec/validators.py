@@ -58,6 +58,11 @@ def validate(section: type[Section], raw: object) -> Section:
     return valid
 
 
+def schema_of(section: type[Any]) -> core_schema.CoreSchema:
+    """Return a section as pydantic_core describes it: keys, types, bounds and defaults."""
+    return _section_schema(section)
+
+
 def known_keys(section: type[Any], location: Sequence[str | int]) -> list[str]:
     """Return the keys that the section knows at `location`, inner sections included."""
     current: type[Any] | None = section
