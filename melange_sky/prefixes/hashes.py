@@ -105,13 +105,13 @@ def _depths(tree: HashTree, count: int, input_tokens: Whole, id_tokens: int) -> 
 
 
 def _starts(parent: Whole, closes: NDArray[np.bool_]) -> Whole:
-    """Return the closing node before each node, NONE for none. A parent's number is below its children's."""
-    start = parent.copy()
+    """Return the closing node before each node, NONE for none."""
+    start: Whole = parent.copy()
     while True:
         inner = (start >= 0) & ~closes[np.maximum(start, 0)]
         if not inner.any():
             return start
-        start = np.where(inner, start[np.maximum(start, 0)], start)
+        start[inner] = start[start[inner]]
 
 
 def _sessions(first: Whole, segment: Whole, common: NDArray[np.bool_]) -> Whole:

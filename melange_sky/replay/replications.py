@@ -64,4 +64,5 @@ def joined(runs: Sequence[FleetRun]) -> FleetRun:
         waiting=stacked("waiting"),
         running=stacked("running"),
         kv_used=stacked("kv_used"),
+        found_tokens=None if runs[0].found_tokens is None else stacked("found_tokens"),
     )

@@ -9,6 +9,7 @@ replayed before a fleet is believed.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,10 +63,8 @@ def _business(arrival_s: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArr
 
 
 def _part(stream: RequestStream, first: int, end: int) -> RequestStream:
-    arrival_s = stream.arrival_s[first:end]
-    return RequestStream.of(
-        arrival_s - arrival_s[0], stream.input_tokens[first:end], stream.output_tokens[first:end]
-    )
+    part = stream.part(first, end)
+    return replace(part, arrival_s=part.arrival_s - part.arrival_s[0])
 
 
 def interval_over_windows(runs: Sequence[FleetRun], slo: SLO) -> tuple[float, float]:

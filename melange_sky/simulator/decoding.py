@@ -14,6 +14,7 @@ from melange_sky.simulator.kv_parts import (
     parts_held,
     window_parts,
 )
+from melange_sky.simulator.prefix_cache import ENDED, give_back
 from melange_sky.simulator.state import FleetState
 from melange_sky.simulator.step_seconds import windows_growth_s, windows_s
 
@@ -92,7 +93,10 @@ def unlink_running(s: FleetState, r: int, request: int) -> None:
 
 def end_request(s: FleetState, r: int, request: int, blocks: int) -> None:
     """Finish a request now and give its blocks back."""
-    s.whole[r, c.FREE] += blocks
+    if s.caches[r, c.CACHING] == 1:
+        give_back(s, r, request, blocks, ENDED)
+    else:
+        s.whole[r, c.FREE] += blocks
     unlink_running(s, r, request)
     s.request[request, c.STATE], s.request[request, c.GENERATED] = (
         c.DONE,

@@ -19,6 +19,7 @@ from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 from melange_sky.simulator import state as c
 from melange_sky.simulator.kernel import advance_all, enter, note_due
+from melange_sky.simulator.prefix_cache import forget
 from melange_sky.simulator.state import FleetState
 
 if TYPE_CHECKING:
@@ -180,6 +181,8 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
             _enqueue(b, request, room)
         else:
             s.request[request, c.STATE] = c.REFUSED
+    if s.caches[engine, c.CACHING] == 1:
+        forget(s, engine)
     whole = s.whole[engine]
     whole[c.FREE] = whole[c.POOL]
     for column in (c.DECODING, c.HEAP, c.WAITING, c.RUNNING, c.CONTEXT, c.OUTSTANDING, c.GROWING):

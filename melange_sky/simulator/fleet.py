@@ -64,7 +64,8 @@ class FleetRun:
     `replica`, `reason` (N): where each request went (−1: nowhere) and why (`routing.policy.REASONS`).
     `busy_fraction` (K): time in steps ÷ time, over an option's engines, until the last arrival.
     Samples at `sample_s` (S): `waiting`, `running` and `kv_used` (S × K): requests queued and admitted
-    per option, mean KV cache in use. `preemptions` (K).
+    per option, mean KV cache in use. `preemptions` (K). `found_tokens` (N): of each prompt, what its
+    replica had in its prefix cache; None where nothing is shared.
     """
 
     log: RequestLog
@@ -76,6 +77,7 @@ class FleetRun:
     waiting: Floats
     running: Floats
     kv_used: Floats
+    found_tokens: Whole | None = None
 
 
 def simulate_planned_fleet(
@@ -94,7 +96,7 @@ def simulate_planned_fleet(
     rules = rules or FleetRules()
     engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
     longest = int(min(stream.input_tokens.max(initial=1), 65536))
-    state = fleet_state(engines, len(stream), longest)
+    state = fleet_state(engines, len(stream), longest, stream.prefixes)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     book = _book(options, len(stream), end_s, rules)
@@ -182,6 +184,9 @@ def _result(
         waiting=_by_option(book.waiting[:taken], groups, np.sum),
         running=_by_option(book.running[:taken], groups, np.sum),
         kv_used=_by_option(book.used[:taken], groups, np.mean),
+        found_tokens=None
+        if stream.prefixes is None
+        else np.maximum(state.uses[:, columns.FOUND], 0),
     )
 
 

@@ -22,6 +22,14 @@ from melange_sky.simulator.kv_parts import (
     parts_held,
     steps_that_fit,
 )
+from melange_sky.simulator.prefix_cache import (
+    COMPUTED,
+    UNFINISHED,
+    blocks_in_use,
+    give_back,
+    take_prefix,
+    trim,
+)
 from melange_sky.simulator.state import FleetState
 from melange_sky.simulator.step_seconds import chunk_s, products, step_s, steps_until
 
@@ -67,8 +75,12 @@ def _admit(s: FleetState, r: int) -> int:
     if s.whole[r, c.WAIT_HEAD] == c.NONE:
         s.whole[r, c.WAIT_TAIL] = c.NONE
     s.whole[r, c.WAITING] -= 1
-    s.whole[r, c.FREE] -= admission_parts(s, r, request)
     s.request[request, c.STATE], s.request[request, c.PREFILLED] = c.IN_PREFILL, 0
+    parts = admission_parts(s, r, request)
+    if s.caches[r, c.CACHING] == 1:
+        s.request[request, c.PREFILLED] = take_prefix(s, r, request, parts)
+    else:
+        s.whole[r, c.FREE] -= parts
     s.request[request, c.PREVIOUS], s.request[request, c.NEXT] = s.whole[r, c.RUN_TAIL], c.NONE
     if s.whole[r, c.RUN_TAIL] == c.NONE:
         s.whole[r, c.RUN_HEAD] = request
@@ -85,6 +97,8 @@ def _can_admit(s: FleetState, r: int) -> bool:
     if s.whole[r, c.WAIT_HEAD] == c.NONE or s.whole[r, c.RUNNING] >= s.whole[r, c.MAX_SEQUENCES]:
         return False
     left = s.whole[r, c.FREE] - admission_parts(s, r, s.whole[r, c.WAIT_HEAD])
+    if s.caches[r, c.CACHING] == 1 and left < s.whole[r, c.WATERMARK]:
+        left += blocks_in_use(s, r, s.whole[r, c.WAIT_HEAD])
     return left >= s.whole[r, c.WATERMARK] or (left >= 0 and s.whole[r, c.RUNNING] == 0)
 
 
@@ -101,16 +115,23 @@ def _may_prefill(s: FleetState, r: int) -> bool:
     )
 
 
+def _free(s: FleetState, r: int, request: int, parts: int, how: int) -> None:
+    if s.caches[r, c.CACHING] == 1:
+        give_back(s, r, request, parts, how)
+    else:
+        s.whole[r, c.FREE] += parts
+
+
 def _preempt(s: FleetState, r: int) -> None:
     """Send the last admitted request back to the head of the queue, to be computed again."""
     request = s.whole[r, c.RUN_TAIL]
     if s.request[request, c.STATE] == c.IN_DECODE:
-        s.whole[r, c.FREE] += parts_held(s, r, leave_decode(s, r, request), 0)
+        _free(s, r, request, parts_held(s, r, leave_decode(s, r, request), 0), COMPUTED)
         s.request[request, c.GENERATED] = s.request[request, c.OUTPUT] - (
             s.request[request, c.FINISH] - s.whole[r, c.STEP]
         )
     else:
-        s.whole[r, c.FREE] += admission_parts(s, r, request)
+        _free(s, r, request, admission_parts(s, r, request), UNFINISHED)
         if s.whole[r, c.PREFILL] == request:
             s.whole[r, c.PREFILL] = c.NONE
     unlink_running(s, r, request)
@@ -151,6 +172,8 @@ def _decode(s: FleetState, r: int, until: float) -> None:
         steps = min(steps, steps_until(first, slope, left))
     seconds = steps * first + slope * steps * (steps - 1) / 2.0
     s.whole[r, c.FREE] -= parts_for_steps(s, r, steps)
+    if s.caches[r, c.CACHING] == 1:
+        trim(s, r)
     s.whole[r, c.STEP] += steps
     s.whole[r, c.CONTEXT] += sequences * steps
     s.real[r, c.READ] += slope * steps
@@ -166,6 +189,8 @@ def _chunked_step(s: FleetState, r: int) -> None:
         preempted = True
     needed = parts_for_steps(s, r, 1)
     s.whole[r, c.FREE] -= needed
+    if s.caches[r, c.CACHING] == 1:
+        trim(s, r)
     budget = s.whole[r, c.BUDGET] - s.whole[r, c.DECODING]
     tokens, prefilling, prefill_s = 0, 0, 0.0
     request = s.whole[r, c.PREFILL]

@@ -16,6 +16,7 @@ from melange_sky.slo import RequestLog
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from melange_sky.reuse import PrefixPaths
     from melange_sky.steps import ReplicaModel
 
     Floats = NDArray[np.float64]
@@ -24,18 +25,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RequestStream:
-    """Requests to send: rising arrival times in seconds and sizes in tokens, each (requests,)."""
+    """Requests to send: rising arrival times in seconds and sizes in tokens, each (requests,).
+
+    `prefixes` is what their prompts share, None where that is nothing or not known.
+    """
 
     arrival_s: Floats
     input_tokens: Whole
     output_tokens: Whole
+    prefixes: PrefixPaths | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    def part(self, first: int, end: int) -> RequestStream:
+        """Return the requests from `first` up to `end`, at the times that they have."""
+        return RequestStream(
+            arrival_s=self.arrival_s[first:end],
+            input_tokens=self.input_tokens[first:end],
+            output_tokens=self.output_tokens[first:end],
+            prefixes=None if self.prefixes is None else self.prefixes.part(first, end),
+        )
+
     @classmethod
     def of(
-        cls, arrival_s: ArrayLike, input_tokens: ArrayLike, output_tokens: ArrayLike
+        cls,
+        arrival_s: ArrayLike,
+        input_tokens: ArrayLike,
+        output_tokens: ArrayLike,
+        prefixes: PrefixPaths | None = None,
     ) -> RequestStream:
         """Build a stream; scalars of tokens are repeated. Raises ValueError on falling arrivals."""
         arrivals = np.asarray(arrival_s, dtype=np.float64)
@@ -45,14 +63,16 @@ class RequestStream:
             np.broadcast_to(np.asarray(s, dtype=np.int64), arrivals.shape).copy()
             for s in (input_tokens, output_tokens)
         ]
-        return cls(arrival_s=arrivals, input_tokens=sizes[0], output_tokens=sizes[1])
+        return cls(
+            arrival_s=arrivals, input_tokens=sizes[0], output_tokens=sizes[1], prefixes=prefixes
+        )
 
 
 def simulate_replica(replica: ReplicaModel, stream: RequestStream) -> RequestLog:
     """Serve a stream on one engine."""
     from melange_sky.simulator import compiled
 
-    state = fleet_state([replica], len(stream), _longest(stream))
+    state = fleet_state([replica], len(stream), _longest(stream), stream.prefixes)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     compiled.run_open_loop(state)
     log = _log(state, stream.input_tokens, stream.output_tokens)

@@ -6,7 +6,7 @@ Column names of the per-replica arrays stand here as constants; nothing else kno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from melange_sky.steps import ReplicaModel, products_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from melange_sky.reuse import PrefixPaths
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
@@ -85,6 +87,13 @@ ARRIVAL, FIRST, LAST = range(3)
     EVENT,
 ) = range(12)
 
+# Prefix caches (`prefix_cache`): columns of `caches` (replicas × 4), of `slots` (× 8), each some blocks of one
+# replica's cache, of `segments` (× 2), and of `uses` (requests × 3).
+CACHING, CACHED, OLDEST, NEWEST = range(4)
+ENGINE, SEGMENT, HELD, USERS, OWNER, OLDER, NEWER, BESIDE = range(8)
+BLOCKS, END = range(2)
+ENTRIES, SHARED, FOUND = range(3)
+
 NEW, IN_QUEUE, IN_PREFILL, IN_DECODE, DONE, REFUSED = range(6)
 NONE = -1
 
@@ -98,6 +107,11 @@ class FleetState(NamedTuple):
     requests in the order they ended, `ended` [0] how many. `due` holds the times up to which replicas that
     have work have run, as `routing.minima`, and `now` [0] the time up to which `advance_all` has brought
     all: the clock of an idle one stands still until it gets work.
+
+    Of prefix caches: `caches` whether a replica has one, its blocks that hold something unused, and the ends of
+    their list by use; `slots` the segments that are in any cache, found by `buckets` (a power of two), the
+    unused ones listed from `spare` [0] on; the paths as of `reuse.PrefixPaths`, and `uses`: the segments that a request holds, their
+    blocks, and the tokens that it found.
     """
 
     real: FloatRows
@@ -112,10 +126,24 @@ class FleetState(NamedTuple):
     ended: Whole
     due: Floats
     now: Floats
+    caches: WholeRows
+    slots: WholeRows
+    buckets: Whole
+    spare: Whole
+    path_first: Whole
+    path_prompt: Whole
+    path_segment: Whole
+    segments: WholeRows
+    uses: WholeRows
 
 
-def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens: int) -> FleetState:
-    """Return idle replicas at time 0 with room for `requests` requests."""
+def fleet_state(
+    replicas: Sequence[ReplicaModel],
+    requests: int,
+    longest_tokens: int,
+    prefixes: PrefixPaths | None = None,
+) -> FleetState:
+    """Return idle replicas at time 0 with room for `requests` requests, which share `prefixes`."""
     kinds: dict[ReplicaModel, int] = {}
     kind_of = [kinds.setdefault(replica, len(kinds)) for replica in replicas]
     tokens = max([longest_tokens, *(r.budget_tokens for r in kinds)]) + 1
@@ -136,7 +164,45 @@ def fleet_state(replicas: Sequence[ReplicaModel], requests: int, longest_tokens:
         ended=np.zeros(1, dtype=np.int64),
         due=np.full(2 * width(count), NEVER),
         now=np.zeros(1),
+        **_caches(replicas, requests, prefixes),
     )
+
+
+def caches_prefixes(replica: ReplicaModel, block_tokens: int) -> bool:
+    """Return whether a replica's prefix cache is simulated: every token of every layer stays in such blocks."""
+    pool = replica.pool
+    pages = replica.chunked and not replica.reserve_tokens
+    return pages and pool.is_plain and pool.scale == 1 and pool.block_tokens == block_tokens
+
+
+def _caches(
+    replicas: Sequence[ReplicaModel], requests: int, prefixes: PrefixPaths | None
+) -> dict[str, Any]:
+    """Return the prefix caches' part of the state, all of it small where nothing is shared."""
+    caches = np.full((len(replicas), 4), NONE, dtype=np.int64)
+    caches[:, CACHED] = 0
+    block = 0 if prefixes is None else prefixes.block_tokens
+    caches[:, CACHING] = [int(caches_prefixes(r, block)) for r in replicas]
+    count = 0 if prefixes is None else 2 * requests + len(prefixes.segment)
+    count = min(count, sum(r.pool.blocks for r in replicas)) + 1
+    slots = np.full((count, 8), NONE, dtype=np.int64)
+    slots[:-1, BESIDE] = np.arange(1, count)
+    none = np.zeros(1, dtype=np.int64)
+    uses = np.zeros((1 if prefixes is None else requests, 3), dtype=np.int64)
+    uses[:, FOUND] = NONE
+    return {
+        "caches": caches,
+        "slots": slots,
+        "buckets": np.full(2 * width(count), NONE, dtype=np.int64),
+        "spare": np.zeros(1, dtype=np.int64),
+        "path_first": none if prefixes is None else prefixes.first,
+        "path_prompt": none if prefixes is None else prefixes.prompt,
+        "path_segment": none if prefixes is None else prefixes.segment,
+        "segments": np.zeros((1, 2), dtype=np.int64)
+        if prefixes is None
+        else np.stack([prefixes.blocks, prefixes.end], axis=1),
+        "uses": uses,
+    }
 
 
 def _limits(kinds: Sequence[ReplicaModel]) -> tuple[FloatRows, WholeRows]:

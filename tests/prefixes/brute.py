@@ -29,7 +29,7 @@ def found_blocks(
         while count < min(most, len(prompt)) and prompt[count] in cache:
             count += 1
         found.append(count)
-        whole = -(-int(inputs[i] + outputs[i]) // paths.block_tokens)
+        whole = -(-int(inputs[i] + outputs[i] - 1) // paths.block_tokens)
         alone = [(1, i, k) for k in range(whole - len(prompt) - len(answer))]
         for block in [*reversed(alone), *reversed(answer), *reversed(prompt)]:
             cache.pop(block, None)
