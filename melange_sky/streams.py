@@ -78,10 +78,14 @@ def foreign_line(text: bytes) -> bytes | None:
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts as a server reported them; None where it did not, or where they cannot be true."""
+    """Token counts as a server reported them; None where it did not, or where they cannot be true.
+
+    `cached_tokens` are those of the prompt that were found in the server's prefix cache.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
     def take(self, usage: object) -> None:
         """Take over the counts of a `usage` object, by OpenAI's names or Anthropic's."""
@@ -89,7 +93,11 @@ class Usage:
             return
         prompt = _tokens(usage.get("prompt_tokens", usage.get("input_tokens")))
         output = _tokens(usage.get("completion_tokens", usage.get("output_tokens")))
-        self.update(Usage(prompt, output))
+        details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
+        cached = usage.get("cache_read_input_tokens")
+        if isinstance(details, dict):
+            cached = details.get("cached_tokens")
+        self.update(Usage(prompt, output, _tokens(cached)))
 
     def update(self, later: Usage) -> None:
         """Take over the counts that a later event told."""
@@ -97,6 +105,8 @@ class Usage:
             self.prompt_tokens = later.prompt_tokens
         if later.completion_tokens is not None:
             self.completion_tokens = later.completion_tokens
+        if later.cached_tokens is not None:
+            self.cached_tokens = later.cached_tokens
 
 
 def _tokens(value: object) -> int | None:
@@ -109,6 +119,7 @@ class Chunk:
     """What one event says. `has_output`: it brings output; an empty chunk is no token.
 
     `only_usage`: it holds token counts and no choice. `error` is what the server said of a failure.
+    `response_id` is that of an answer of the Responses API, which a later request may go on from.
     """
 
     has_output: bool = False
@@ -117,6 +128,7 @@ class Chunk:
     error: object = None
     model: str | None = None
     usage: Usage = field(default_factory=Usage)
+    response_id: str | None = None
 
 
 def read_chunk(data: bytes) -> Chunk:
@@ -147,7 +159,16 @@ def chunk_of(document: dict[str, Any]) -> Chunk:
         error=document.get("error") or (kind == "response.failed" or None),
         model=model if isinstance(model, str) else None,
         usage=usage,
+        response_id=_response_id(document),
     )
+
+
+def _response_id(document: dict[str, Any]) -> str | None:
+    for holder in (document, document.get("response")):
+        if isinstance(holder, dict) and holder.get("object") == "response":
+            known = holder.get("id")
+            return known if isinstance(known, str) else None
+    return None
 
 
 def _has_output(document: dict[str, Any], choices: object) -> bool:

@@ -73,6 +73,27 @@ if TYPE_CHECKING:
     help="How many gateways share the replicas.",
 )
 @click.option(
+    "--affinity",
+    type=click.Choice(["off", "session", "prefix"]),
+    default=None,
+    help="Keep requests at the replica that has their history cached: those of a session, or those whose "
+    "prompts begin alike (default: as the plan was made).",
+)
+@click.option(
+    "--session-header",
+    default="X-Session-Id",
+    show_default=True,
+    metavar="NAME",
+    help="Header that names a request's session; without it fields of the body do (docs/affinity.md).",
+)
+@click.option(
+    "--prefix-blocks",
+    type=click.IntRange(1, 4096),
+    default=4,
+    show_default=True,
+    help="Blocks of 256 characters by which --affinity prefix compares prompts.",
+)
+@click.option(
     "--queue",
     "queue_length",
     type=click.IntRange(0, 100_000),

@@ -5,11 +5,13 @@
 keeps nothing that a second gateway would need.
 """
 
+from melange_sky.gateway.affinity import Affinity
 from melange_sky.gateway.run import Credentials, Gateway, Listen, run_gateway
 from melange_sky.gateway.server import tls_context
 from melange_sky.gateway.settings import Keys, ObservedSink, Secret, Settings, Sources
 
 __all__ = [
+    "Affinity",
     "Credentials",
     "Gateway",
     "Keys",

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.routing import policy
-from melange_sky.streams import Usage, chunk_of
+from melange_sky.streams import Chunk, chunk_of
 
 if TYPE_CHECKING:
     from melange_sky.gateway.answers import ReplicaAnswer
     from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.metrics import Metrics
     from melange_sky.gateway.service import Lease, RequestSize
+    from melange_sky.gateway.sessions import Sessions
     from melange_sky.gateway.settings import ObservedSink
     from melange_sky.gateway.stream import EventStream
+    from melange_sky.streams import Usage
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +42,16 @@ class Finished:
 class Accounts:
     """Counts finished requests in metrics, router, token counter and observed histogram."""
 
-    def __init__(self, metrics: Metrics, observed: ObservedSink | None) -> None:
+    def __init__(self, metrics: Metrics, observed: ObservedSink | None, sessions: Sessions) -> None:
         """Keep where to count."""
-        self._metrics, self._observed = metrics, observed
+        self._metrics, self._observed, self._sessions = metrics, observed, sessions
 
     def answered(self, answer: ReplicaAnswer, lease: Lease, done: Finished) -> None:
         """Count a whole answer."""
         try:
-            self._count(_usage_of(answer), lease, done)
+            chunk = _chunk_of(answer)
+            self._count(chunk.usage, lease, done)
+            self._remember(chunk.response_id, lease, done)
         except Exception:
             log.exception("an answer could not be counted; it goes through")
 
@@ -58,8 +62,13 @@ class Accounts:
             if usage.completion_tokens is None and not events.failed:
                 usage.completion_tokens = events.outputs  # the replica told none: an event each
             self._count(usage, lease, done)
+            self._remember(events.response_id, lease, done)
         except Exception:
             log.exception("a stream could not be counted; it went through")
+
+    def _remember(self, response_id: str | None, lease: Lease, done: Finished) -> None:
+        if response_id is not None and done.size.session is not None:
+            self._sessions.answered(done.size.session, lease.backend, response_id)
 
     def _count(self, usage: Usage, lease: Lease, done: Finished) -> None:
         service, option, size = lease.service, lease.backend.option, done.size
@@ -76,6 +85,8 @@ class Accounts:
         metrics, table = self._metrics, service.router.table
         metrics.tokens.labels(service.name, option, "prompt").inc(usage.prompt_tokens)
         metrics.tokens.labels(service.name, option, "output").inc(usage.completion_tokens)
+        if usage.cached_tokens is not None:
+            metrics.tokens.labels(service.name, option, "cached").inc(usage.cached_tokens)
         metrics.requests.labels(
             service.name,
             option,
@@ -94,8 +105,8 @@ class Accounts:
         self._metrics.e2e_s.labels(*names).observe(now_s - done.arrival_s)
 
 
-def _usage_of(answer: ReplicaAnswer) -> Usage:
-    """Return the counts of an answer; of a large one those that stand last in it."""
+def _chunk_of(answer: ReplicaAnswer) -> Chunk:
+    """Return the counts and the id of an answer; of a large one the counts that stand last in it."""
     text = answer.plain()
     if answer.file is not None:
         found = _LAST_USAGE.findall(text)
@@ -103,5 +114,5 @@ def _usage_of(answer: ReplicaAnswer) -> Usage:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return Usage()
-    return chunk_of(document).usage if isinstance(document, dict) else Usage()
+        return Chunk()
+    return chunk_of(document) if isinstance(document, dict) else Chunk()

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
     from melange_sky.gateway.metrics import Metrics
     from melange_sky.gateway.service import RequestSize, Service
+    from melange_sky.gateway.sessions import Sessions
     from melange_sky.gateway.settings import Settings
 
 
 class Dispatcher:
     """Hands out leases. One per gateway."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, sessions: Sessions) -> None:
         """Start with empty queues."""
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._metrics, self._sessions = settings, metrics, sessions
         self._finished_per_s = 0.0
         self._last_finish_s: float | None = None
 
@@ -50,24 +51,43 @@ class Dispatcher:
         router = service.router
         request_class = router.class_of(size.input_tokens, size.max_tokens)
         longest = size.longest_tokens
-        slot, need, reason = -1, 0.0, policy.DOWN
-        if tried:  # better one whose last request went well
+        session = 0 if size.session is None else size.session.number
+        slot, need, reason = self._kept(service, size, tried)
+        if slot < 0 and tried:  # better one whose last request went well
             doubtful = [b for b in service.backends if b.suspect or b in tried]
-            slot, need, reason = router.route(request_class, longest, _slots(doubtful))
+            slot, need, reason = router.route(request_class, longest, _slots(doubtful), session)
         if slot < 0:
-            slot, need, reason = router.route(request_class, longest, _slots(tried))
+            slot, need, reason = router.route(request_class, longest, _slots(tried), session)
         if reason == policy.DOWN:
             with service.last_resort(tried) as opened:
                 if opened:
-                    slot, need, reason = router.route(request_class, longest, _slots(tried))
+                    slot, need, reason = router.route(
+                        request_class, longest, _slots(tried), session
+                    )
         if slot < 0:
             return reason
         backend = service.by_slot[slot]
         trial = service.begin(backend, asyncio.get_running_loop().time())
         self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
+        if size.session is not None:
+            how = self._sessions.went(size.session, backend, router.place)
+            self._metrics.affinity.labels(service.name, backend.option, how).inc()
         more = (router.add(request_class, slot) for _ in range(size.sequences - 1))
         offset = slot - backend.slots[0]
         return Lease(service, backend, offset, (need, *more), request_class, router, trial)
+
+    @staticmethod
+    def _kept(
+        service: Service, size: RequestSize, tried: Sequence[Backend]
+    ) -> tuple[int, float, int]:
+        """Go to the replica that keeps what the request goes on from, which no other has."""
+        keeper = None if size.session is None else size.session.keeper
+        if keeper is not None and keeper not in tried:
+            request_class = service.router.class_of(size.input_tokens, size.max_tokens)
+            for slot in keeper.slots:
+                if service.router.state.healthy[slot]:
+                    return slot, service.router.add(request_class, slot), policy.PLANNED
+        return -1, 0.0, policy.FULL
 
     async def _queue(
         self, service: Service, size: RequestSize, tried: Sequence[Backend]

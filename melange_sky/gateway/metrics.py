@@ -45,13 +45,25 @@ class Metrics:
             *_OPTION,
             "reason",
         )
+        self.affinity = self._counter(
+            "affinity",
+            "Requests of sessions: a session's first; at the replica of the one before (hit); at another, as "
+            "its home held too much (spilled) or its home changed (moved).",
+            *_OPTION,
+            "result",
+        )
         self.failures = self._counter(
             "attempt_failures",
             "Attempts at a replica that failed, retried elsewhere or not.",
             *_OPTION,
             "kind",
         )
-        self.tokens = self._counter("tokens", "Tokens as replicas counted them.", *_OPTION, "kind")
+        self.tokens = self._counter(
+            "tokens",
+            "Tokens as replicas counted them; cached: those of prompts found in their caches.",
+            *_OPTION,
+            "kind",
+        )
         self.reloads = self._counter("reloads", "Reloads of plan or backends.", "result")
 
     def _register_times(self) -> None:

@@ -68,7 +68,7 @@ class Fleet:
         Raises InputError before anything is changed, where two models would answer to one name.
         """
         seats = {
-            name: seating(plan, backends, self._rng, self._settings.gateways)
+            name: seating(plan, backends, self._rng, self._settings)
             for name, (plan, backends) in prepared.items()
         }
         by_model = _by_model(seats)

@@ -57,6 +57,59 @@ def prompt_parts(request: ClientRequest) -> Prompt:
     return prompt
 
 
+def opening(request: ClientRequest, characters: int, *, until_user: bool = False) -> str:
+    """Return how a request's prompt begins, tools and instructions first, as one text for comparison.
+
+    `until_user`: up to the first message of the user, which all turns of a chat have in common.
+    """
+    document = request.document
+    parts = [request.model or "", _salt(document)]
+    if document.get("tools"):
+        parts.append(_json(document["tools"]))
+    for key in ("instructions", "system"):
+        _open(parts, document.get(key))
+    given = document.get(
+        {ApiPath.RESPONSES: "input", ApiPath.TEXT: "prompt"}.get(request.endpoint, "messages")
+    )
+    if isinstance(given, str):
+        parts.append(given)
+    elif isinstance(given, list):
+        _open_list(parts, given, characters, until_user)
+    return "\x1f".join(parts)[:characters]
+
+
+def _salt(document: dict[str, Any]) -> str:
+    salt = document.get("cache_salt")
+    return salt if isinstance(salt, str) else ""
+
+
+def _open_list(parts: list[str], given: list[Any], characters: int, until_user: bool) -> None:
+    if given and isinstance(given[0], int):
+        parts.append(str(given[:characters]))
+        return
+    length = 0
+    for message in given:
+        if not isinstance(message, dict):
+            parts.append(str(message)[:characters])
+        else:
+            before = len(parts)
+            parts.append(str(message.get("role")))
+            _open(parts, message.get("content"))
+            length += sum(map(len, parts[before:]))
+            if until_user and message.get("role") == "user":
+                return
+        if length >= characters:
+            return
+
+
+def _open(parts: list[str], content: Any) -> None:
+    """Add what a content says, images and the like as they are sent."""
+    if isinstance(content, str):
+        parts.append(content)
+    elif content is not None:
+        parts.append(_json(content))
+
+
 def _message(prompt: Prompt, message: dict[str, Any]) -> None:
     for key in ("content", "output", "arguments"):
         _add(prompt, message.get(key))

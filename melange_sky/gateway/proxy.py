@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from melange_sky.gateway.dispatch import Dispatcher
     from melange_sky.gateway.metrics import Metrics
     from melange_sky.gateway.service import Lease, Service
+    from melange_sky.gateway.sessions import Sessions
     from melange_sky.gateway.settings import ObservedSink, Settings
     from melange_sky.gateway.upstream import Upstream
 
@@ -46,10 +47,12 @@ class Proxy:
         dispatcher: Dispatcher,
         metrics: Metrics,
         observed: ObservedSink | None,
+        sessions: Sessions,
     ) -> None:
         """Keep what requests need."""
+        self._sessions = sessions
         self._settings, self._upstream, self._dispatcher = settings, upstream, dispatcher
-        self._metrics, self._accounts = metrics, Accounts(metrics, observed)
+        self._metrics, self._accounts = metrics, Accounts(metrics, observed, sessions)
         self.under_way: set[RunningRequest] = set()
         self.retries = RetryBudget(settings, lambda: len(self.under_way))
 
@@ -62,7 +65,8 @@ class Proxy:
     ) -> web.StreamResponse:
         """Answer a request by a replica. Raises Refusal where none could."""
         arrival_s = asyncio.get_running_loop().time()
-        size = await service.size_of(request)
+        session = self._sessions.of(service.seating.affinity, web_request.headers, request)
+        size = await service.size_of(request, session)
         running = RunningRequest(
             task=asyncio.current_task(),
             arrival_s=arrival_s,

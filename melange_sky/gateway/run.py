@@ -27,6 +27,7 @@ from melange_sky.gateway.own_limits import raise_file_limit
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
 from melange_sky.gateway.server import Front, GatewayServer
+from melange_sky.gateway.sessions import Sessions
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.standing import Standing, brings_another_plan, unanswered
 from melange_sky.gateway.upstream import Upstream
@@ -69,6 +70,7 @@ class Gateway:
         self._sources, self._settings, self._credentials = sources, settings, credentials
         self.metrics = Metrics()
         self.fleet = Fleet(rng, settings, sources.tokenizer)
+        self.sessions = Sessions(settings.session_header, settings.prefix_blocks)
         self.files = raise_file_limit(settings.connections)
         self._stopping = asyncio.Event()
         self._hurry = False
@@ -92,9 +94,14 @@ class Gateway:
         self._last_urls = urls_by_option
         settings = self._settings
         self.upstream = Upstream(settings, self._credentials.replicas, self._credentials.replica_ca)
-        dispatcher = Dispatcher(settings, self.metrics)
+        dispatcher = Dispatcher(settings, self.metrics, self.sessions)
         self.proxy = Proxy(
-            settings, self.upstream, dispatcher, self.metrics, self._sources.observed
+            settings,
+            self.upstream,
+            dispatcher,
+            self.metrics,
+            self._sources.observed,
+            self.sessions,
         )
         self.front = Front(
             settings, self._credentials.clients, self.fleet, self.proxy, self.metrics
@@ -249,6 +256,7 @@ class Gateway:
         self._require_answers(prepared)
         before = self.fleet.backends
         self.fleet.load(prepared)
+        self.sessions.forget(self.fleet.backends)
         self.standing.took(self._sources.revision(), before, self.fleet.backends)
 
     def _require_answers(self, prepared: Mapping[str, tuple[ModelPlan, list[Backend]]]) -> None:

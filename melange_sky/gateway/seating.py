@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
+from melange_sky.gateway.affinity import Affinity
 from melange_sky.gateway.metrics import bucket_labels
 from melange_sky.routing import Router
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.settings import Settings
     from melange_sky.plans import ModelPlan
 
 _DEFAULT_SEATS = 256
@@ -27,7 +29,7 @@ class Seating:
     """A plan, its router over the backends there are, and what follows from it.
 
     A request may ask for `most_choices` answers to a prompt, and for `most_sequences` in all; the longest
-    prompt has `most_tokens`, 0 where that is not known.
+    prompt has `most_tokens`, 0 where that is not known. `affinity` says which requests are kept together.
     """
 
     plan: ModelPlan
@@ -39,10 +41,11 @@ class Seating:
     most_choices: int
     most_sequences: int
     most_tokens: int
+    affinity: Affinity
 
 
 def seating(
-    plan: ModelPlan, backends: Sequence[Backend], rng: random.Random, gateways: int
+    plan: ModelPlan, backends: Sequence[Backend], rng: random.Random, settings: Settings
 ) -> Seating:
     """Return the seating of a plan over backends. Raises InputError where the plan has no option."""
     if not plan.allocations:
@@ -53,10 +56,18 @@ def seating(
         (engine.max_num_seqs for engine in engines if engine is not None), default=_DEFAULT_SEATS
     )
     inputs, outputs = bucket_labels(plan.workload)
-    replicas = [sum(b.replicas for b in backends if b.option == option) for option in options]
+    seated = [[b for b in backends if b.option == option] for option in options]
+    affinity = settings.affinity or Affinity.OFF
+    names = [f"{b.url}*{n}" for group in seated for b in group for n in range(b.replicas)]
     return Seating(
         plan=plan,
-        router=Router(plan, rng, replicas=replicas, routers=gateways),
+        router=Router(
+            plan,
+            rng,
+            replicas=[sum(b.replicas for b in group) for group in seated],
+            routers=settings.gateways,
+            names=None if affinity is Affinity.OFF else names,
+        ),
         options=options,
         model_names=tuple(served_names(plan)),
         input_buckets=inputs,
@@ -66,6 +77,7 @@ def seating(
         most_tokens=max(
             (engine.max_model_len for engine in engines if engine is not None), default=0
         ),
+        affinity=affinity,
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
     from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.seating import Seating
+    from melange_sky.gateway.sessions import Session
     from melange_sky.gateway.settings import Settings
     from melange_sky.routing import Router
 
@@ -27,11 +28,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSize:
-    """What is known of a request's size: prompt tokens, and the longest output asked for.
+    """What is known of a request: prompt tokens, the longest output asked for, and its session.
 
     `input_tokens` are those of one prompt, on average; `longest_tokens` of the longest with its output.
     A replica works on `sequences` of them: `prompts`, times the choices of each. `estimated_from_bytes`
-    is 0 where a tokenizer counted. `max_tokens` None where none was given.
+    is 0 where a tokenizer counted. `max_tokens` None where none was given, `session` None where there is none.
     """
 
     input_tokens: int
@@ -40,6 +41,7 @@ class RequestSize:
     prompts: int
     sequences: int
     estimated_from_bytes: int
+    session: Session | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Service:
             self._seat(backend, new.router, old)
         self.refresh_health(asyncio.get_running_loop().time())
 
-    async def size_of(self, request: ClientRequest) -> RequestSize:
+    async def size_of(self, request: ClientRequest, session: Session | None = None) -> RequestSize:
         """Return a request's size. Raises Refusal where it is beyond what the model can take."""
         sequences = request.prompts * request.choices
         most_choices, most_sequences = self.seating.most_choices, self.seating.most_sequences
@@ -113,6 +115,7 @@ class Service:
             prompts=request.prompts,
             sequences=sequences,
             estimated_from_bytes=count.estimated_from_bytes,
+            session=session,
         )
 
     def _seat(self, backend: Backend, router: Router, old: Router | None) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from melange_sky.gateway.affinity import Affinity
 from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class Settings:
     doubled up to `ejection_most_s`; never more than `ejected_part` of a service's backends are.
     `body_bytes` bounds a body; None: by the longest context of a model. `answer_bytes` bounds an answer that is not streamed, `held_bytes` the bodies of all requests under way.
     `gateways` is how many gateways share the replicas: each then counts its own requests that many
-    times. `drain_s` is what requests in flight get at the end.
+    times. `drain_s` is what requests in flight get at the end. `affinity` says what is kept together at a
+    replica, None: what the plan was made for; `session_header` names sessions, `prefix_blocks` is how much of a
+    prompt's beginning does (`sessions`).
     """
 
     body_bytes: int | None = None
@@ -116,6 +119,9 @@ class Settings:
     observe_every_s: float = 60.0
     drain_s: float = 120.0
     gateways: int = 1
+    affinity: Affinity | None = None
+    session_header: str = "X-Session-Id"
+    prefix_blocks: int = 4
 
 
 class ObservedSink(Protocol):

@@ -18,16 +18,18 @@ class EventStream:
 
     Whole events pass at once. The beginning of an event waits for its end, which no client could do
     without; where the ends cannot be found, or with `opaque` (a compressed stream), everything passes
-    as it is. `failed` tells that the replica spoke of an error in mid-stream.
+    as it is. `failed` tells that the replica spoke of an error in mid-stream; `response_id` names what a later
+    request may go on from.
     """
 
-    __slots__ = ("_held", "_hide", "_opaque", "failed", "outputs", "usage")
+    __slots__ = ("_held", "_hide", "_opaque", "failed", "outputs", "response_id", "usage")
 
     def __init__(self, hide_usage: bool, *, opaque: bool = False) -> None:
         """Start a stream."""
         self.usage = Usage()
         self.outputs = 0
         self.failed = False
+        self.response_id: str | None = None
         self._hide, self._opaque = hide_usage, opaque
         self._held = b""
 
@@ -80,4 +82,5 @@ class EventStream:
             return False
         self.failed |= chunk.error is not None
         self.usage.update(chunk.usage)
+        self.response_id = chunk.response_id or self.response_id
         return chunk.only_usage

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
-from melange_sky.gateway import Gateway, Listen, Settings, Sources, run_gateway
+from melange_sky.gateway import Affinity, Gateway, Listen, Settings, Sources, run_gateway
 from melange_sky.planner.backends import backend_lines, backend_urls, joined, replica_urls
 from melange_sky.planner.figures import within
 from melange_sky.planner.gateway_keys import read_certificate, read_credentials, require_key
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from melange_sky.skyserve import LiveService
 
 log = logging.getLogger(__name__)
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
 SKY_EVERY_S = 10.0
 """Asking SkyPilot's API server costs a second of its work each time."""
@@ -51,6 +54,9 @@ class ServeOptions:
     tokenizer: Path | None = None
     observed: Path | None = None
     gateways: int = 1
+    affinity: str | None = None
+    session_header: str = "X-Session-Id"
+    prefix_blocks: int = 4
     queue_length: int = 256
     queue_wait_s: float = 10.0
     drain_s: float = 120.0
@@ -61,12 +67,25 @@ class ServeOptions:
     def __post_init__(self) -> None:
         within("--port", self.port, 0, 65535)
         within("--gateways", self.gateways, 1, 1000)
+        within("--prefix-blocks", self.prefix_blocks, 1, 4096)
+        self._require_affinity()
         within("--queue", self.queue_length, 0, 100_000)
         within("--queue-wait", self.queue_wait_s, 0, 3600)
         within("--drain", self.drain_s, 0, 86400)
         within("--first-byte", self.first_byte_s, 0.1, 86400)
         if self.body_bytes is not None:
             within("--body-limit", self.body_bytes, 1024, float("inf"))
+
+    def _require_affinity(self) -> None:
+        known = [mode.value for mode in Affinity]
+        if self.affinity is not None and self.affinity not in known:
+            raise InputError(
+                f"--affinity: must be one of {', '.join(known)}, not {self.affinity[:40]!r}"
+            )
+        if not _HEADER.fullmatch(self.session_header):
+            raise InputError(
+                f"--session-header: {self.session_header[:40]!r} is no name of an HTTP header"
+            )
 
     @property
     def says_where(self) -> bool:
@@ -78,6 +97,9 @@ class ServeOptions:
         defaults = Settings()
         return Settings(
             gateways=self.gateways,
+            affinity=None if self.affinity is None else Affinity(self.affinity),
+            session_header=self.session_header,
+            prefix_blocks=self.prefix_blocks,
             queue_length=self.queue_length,
             queue_wait_s=self.queue_wait_s,
             drain_s=self.drain_s,

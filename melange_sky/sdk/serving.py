@@ -33,6 +33,9 @@ def serve(
     tokenizer: AnyPath | None = None,
     observed: AnyPath | None = None,
     gateways: int = 1,
+    affinity: str | None = None,
+    session_header: str = "X-Session-Id",
+    prefix_blocks: int = 4,
     queue_length: int = 256,
     queue_wait_s: float = 10.0,
     drain_s: float = 120.0,
@@ -61,6 +64,9 @@ def serve(
         tokenizer: tokenizer.json or its folder, for exact prompt lengths.
         observed: File to write the sizes and rate seen to, in the form a spec takes.
         gateways: How many gateways share the replicas.
+        affinity: What keeps requests at one replica: "off", "session" or "prefix"; None as the plan was made.
+        session_header: Header that names a request's session.
+        prefix_blocks: Blocks of 256 characters by which "prefix" compares prompts.
         queue_length: Requests that wait while all replicas are full; more get 429.
         queue_wait_s: Longest time that a request waits.
         drain_s: Seconds that requests in flight get at the end.
@@ -90,6 +96,9 @@ def serve(
         tokenizer=path_of(tokenizer),
         observed=path_of(observed),
         gateways=gateways,
+        affinity=affinity,
+        session_header=session_header,
+        prefix_blocks=prefix_blocks,
         queue_length=queue_length,
         queue_wait_s=queue_wait_s,
         drain_s=drain_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections import Counter
 from typing import Any
 
@@ -172,7 +173,7 @@ async def _responses(
 ) -> web.StreamResponse:
     """OpenAI's responses: counts by other names, named events, no [DONE]."""
     usage = {"input_tokens": 40, "output_tokens": tokens, "total_tokens": 40 + tokens}
-    whole = {"id": "resp_1", "object": "response", "output": [], "usage": usage}
+    whole = {"id": f"resp_{uuid.uuid4().hex}", "object": "response", "output": [], "usage": usage}
     if not body.get("stream"):
         return web.json_response(whole)
     deltas = [{"type": "response.output_text.delta", "delta": f"t{n}"} for n in range(tokens)]
