@@ -16,6 +16,7 @@ FOLDER = Path(__file__).resolve().parent / "pages"
 TOPICS = {
     "spec": "Every key of a spec: type, unit, default, example.",
     "plan-json": "Every field of plan.json.",
+    "json": "The JSON of the other commands, field by field.",
 }
 """Page → what it holds, in the order in which they are listed."""
 

@@ -13,8 +13,8 @@ from melange_sky.help.schema_keys import SchemaKey, keys_of, spec_keys
 from melange_sky.help.texts import FieldText, field_texts
 from melange_sky.spec.schema import OTHER_FILES
 
-TOP = "."
-"""Stands for the top level where a section is asked for."""
+TOP, EVERYTHING = ".", "*"
+"""Stand for the top level and for the whole document where a section is asked for."""
 
 KNOWN_ELSEWHERE = frozenset({"WorkloadSection"})
 """Sections of other files that the spec's reference describes."""
@@ -104,6 +104,8 @@ def _plain(value: Any) -> str:
 
 
 def _is_in(path: str, section: str) -> bool:
+    if section == EVERYTHING:
+        return True
     if section == TOP:
         return "." not in path
     rest = path.removeprefix(section)

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import melange_sky
 
@@ -28,6 +28,9 @@ _OWN: dict[str, dict[str, Any]] = {
     "Workload": {"input_edges": (0, 10), "output_edges": (0, 10)},
     "EngineChoice": {"name": "vllm"},
     "LateSize": {"i": 0, "j": 0},
+    "RateProfile": {"dispersion": (0.5, None, 0.5, None), "counts": (1,), "lengths_s": (300.0,)},
+    "BucketVerdict": {"bucket": (0, 0)},
+    "Offer": {"accelerator": "H100"},
 }
 """Fields that other code takes for granted, by the record's name."""
 
@@ -92,6 +95,8 @@ def _plain(kind: Any, hollow: Hollow) -> Any:
         return tuple(filled(part, hollow) for part in inner)
     if origin in (tuple, list, Sequence):
         return (list if origin is list else tuple)([filled(inner[0], hollow)])
+    if origin is Literal:
+        return inner[0]
     if origin in (Mapping, dict):
         return {"key": filled(inner[1], hollow)}
     if isinstance(kind, type) and issubclass(kind, Enum):

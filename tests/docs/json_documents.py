@@ -2,12 +2,59 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
+from melange_sky.capacity_search import SearchResult
+from melange_sky.offers import Offer
+from melange_sky.optimizer import SweepPoint
 from melange_sky.planfile import plan_document
+from melange_sky.planner.capacity import OptionCapacities
+from melange_sky.planner.comparison import Contender
+from melange_sky.planner.explaining import PlanReasons
+from melange_sky.planner.models import KnownModel, list_models, show_model
+from melange_sky.planner.observed import ObservedTraffic
+from melange_sky.planner.profiling import ProfilingJob
+from melange_sky.planner.reprice import PlanDifference
 from melange_sky.plans import Plan
+from melange_sky.pricing.cross_check import PriceCheck
+from melange_sky.pricing.diff import Difference, PriceChange
+from melange_sky.pricing.store import Manifest
+from melange_sky.profiler.bench import CrossCheck
+from melange_sky.profiler.skyjobs import JobState
+from melange_sky.profiles.calibration import Calibration
+from melange_sky.profiletable import Provenance
+from melange_sky.replay import OptionVerdict, Verdict
+from melange_sky.report.capacity import capacity_document
+from melange_sky.report.comparison import comparison_rows
+from melange_sky.report.explanation import explanation_document
+from melange_sky.report.jobs import job_states_document, preview_document
+from melange_sky.report.measuring import measured_document
+from melange_sky.report.models import list_document, model_document
+from melange_sky.report.offers import offer_row
+from melange_sky.report.price_changes import (
+    check_document,
+    difference_document,
+    refresh_document,
+    snapshots_document,
+)
+from melange_sky.report.quick import quick_document
+from melange_sky.report.repricing import repricing_document
+from melange_sky.report.services import status_document
+from melange_sky.report.simulation import simulations_document
+from melange_sky.report.sweep import sweep_json
+from melange_sky.report.workload import workload_document
+from melange_sky.skyserve import ServiceState
+from melange_sky.slo import SLO
+from melange_sky.spec import Histogram
+from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
 
 
@@ -29,7 +76,150 @@ def _with_copies(plan: Plan) -> Plan:
     return replace(plan, models=(replace(model, candidates=(one, two)),))
 
 
+def _each(kind: Any, document: Callable[[Any], Any]) -> Callable[[], Iterator[Any]]:
+    """Return what makes a document of a filled record of a kind, and of hollow ones."""
+    return lambda: (document(filled(kind, hollow)) for hollow in Hollow)
+
+
+def _many(kind: Any, document: Callable[[Any], Any]) -> Callable[[], Iterator[Any]]:
+    """The same of a list of records."""
+    return lambda: (document([filled(kind, hollow)]) for hollow in Hollow)
+
+
+def _simulations() -> Iterator[dict[str, Any]]:
+    run = SimpleNamespace(
+        sample_s=np.zeros(1),
+        waiting=np.zeros((1, 1), dtype=np.int64),
+        running=np.zeros((1, 1), dtype=np.int64),
+        kv_used=np.zeros((1, 1)),
+        log=SimpleNamespace(options=["text"]),
+    )
+    for hollow in Hollow:
+        plan = filled(Plan, hollow)
+        verdict = filled(Verdict, hollow, options=(filled(OptionVerdict, hollow),))
+        for lists_models in (False, True):
+            one: Any = SimpleNamespace(
+                plan=plan.models[0], verdict=verdict, run=run, traffic="text", notes=("text",)
+            )
+            yield simulations_document([one], replace(plan, lists_models=lists_models))
+
+
+def _capacities() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        query = SimpleNamespace(
+            model=SimpleNamespace(name="text"),
+            engine_label="text",
+            generation="text",
+            engine=SimpleNamespace(generation_note="text" if hollow is Hollow.NOTHING else None),
+            slo=filled(SLO, hollow),
+            input_sizes=((1.0,),),
+            output_sizes=((1.0,),),
+        )
+        answer: Any = SimpleNamespace(
+            query=query,
+            options=SimpleNamespace(
+                tpot_ms=filled(float | None, hollow), ttft_ms=filled(float | None, hollow)
+            ),
+            rows=[filled(OptionCapacities, hollow)],
+        )
+        yield capacity_document(answer)
+
+
+def _refreshes() -> Iterator[dict[str, Any]]:
+    names = {"fetched": ("text",), "unchanged": ("text",), "absent": ("text",)}
+    for manifest in (filled(Manifest), None):
+        yield refresh_document(
+            SimpleNamespace(manifest=manifest, failed={"key": "text"}, **names)  # type: ignore[arg-type]
+        )
+
+
+def _workloads() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        yield workload_document(filled(Histogram, hollow, coverage=filled(Coverage)))
+
+
+def _offers() -> Iterator[list[dict[str, Any]]]:
+    for hollow in Hollow:
+        yield [offer_row(filled(Offer, hollow))]
+    yield [offer_row(filled(Offer, accelerator="text", accelerator_count=math.nan))]
+
+
+def _differences() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        yield difference_document(filled(Difference, hollow))
+    unreadable = filled(PriceChange, accelerator_count=-1.0)
+    yield difference_document(filled(Difference, changes=(unreadable,)))
+
+
+def _measurements() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        answer = filled(SearchResult, hollow)
+        cell = SimpleNamespace(answer=lambda slo, answer=answer: answer)
+        table = SimpleNamespace(provenance=filled(Provenance), cell=lambda *size, cell=cell: cell)
+        report = SimpleNamespace(
+            table=table,
+            path=Path("text"),
+            inferred={(2, 2): 0.5},
+            expected_error=filled(float | None, hollow),
+            unmeasured={(3, 3): "text"},
+            kept=((1, 1),),
+        )
+        measured: Any = SimpleNamespace(
+            report=report,
+            slo=filled(SLO, hollow),
+            sizes=((1, 1), (2, 2), (3, 3)),
+            check=filled(CrossCheck) if hollow is Hollow.NOTHING else None,
+        )
+        yield measured_document(measured)
+
+
+def _models() -> Iterator[dict[str, Any]]:
+    names = (
+        "Qwen/Qwen3-VL-8B-Instruct",
+        "Qwen/Qwen3-32B-FP8",
+        "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-NVFP4",
+        "meta-llama/Llama-3.1-8B",
+    )
+    for name in names:
+        read = show_model(name, offline=True)
+        yield model_document(read)
+        yield model_document(replace(read, checkpoint=replace(read.checkpoint, revision="text")))
+
+
+def _model_lists() -> Iterator[list[dict[str, Any]]]:
+    yield list_document(list_models())
+    yield list_document([filled(KnownModel)])
+
+
+def _statuses() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        traffic = filled(ObservedTraffic, hollow)
+        services = [filled(ServiceState, hollow)]
+        yield status_document(SimpleNamespace(services=services, traffic=traffic))
+
+
 DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "plan": _plans,
+    "simulate": _simulations,
+    "explain": _each(PlanReasons, explanation_document),
+    "sweep": _many(SweepPoint, lambda points: json.loads(sweep_json(points))),
+    "compare": _many(Contender, comparison_rows),
+    "capacity": _capacities,
+    "models-show": _models,
+    "models-list": _model_lists,
+    "workload": _workloads,
+    "prices-list": _offers,
+    "prices-refresh": _refreshes,
+    "prices-snapshots": _many(Manifest, snapshots_document),
+    "prices-diff": _differences,
+    "prices-diff-plan": _each(PlanDifference, repricing_document),
+    "prices-check": _each(PriceCheck, check_document),
+    "profile-run": _measurements,
+    "profile-quick": _each(Calibration, lambda kept: quick_document(kept, Path("text"))),
+    "profile-launch": _many(
+        ProfilingJob, lambda jobs: preview_document(SimpleNamespace(jobs=jobs, taken=jobs))
+    ),
+    "profile-status": _each(JobState, lambda state: job_states_document({"JOB": state})),
+    "status": _statuses,
 }
 """By the name of the file of its fields in `melange_sky/help/fields/`."""

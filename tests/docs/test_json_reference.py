@@ -50,7 +50,7 @@ def fields_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for item in value:
             if isinstance(item, dict):
-                yield from fields_of(item, f"{path}[]")
+                yield from fields_of(item, f"{path}[]" if path else "")
 
 
 def entry_for(path: str, texts: dict[str, FieldText]) -> tuple[str, FieldText] | None:
