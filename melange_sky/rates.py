@@ -167,8 +167,21 @@ class RateCounter:
         """Return in which second an arrival falls: the same on any clock, so to its digits."""
         return math.floor(round(arrival_s - self._begin_s, CLOCK_DIGITS))
 
-    def profile(self, *, is_wall_clock: bool) -> RateProfile | None:
-        """Return the profile, None where the trace spans no time or more than `MOST_SECONDS`."""
+    def busiest(self, over_s: int) -> tuple[float, float] | None:
+        """Return the rate of the busiest window of so many seconds and when it begins, in seconds after the
+        first arrival; None where no such window is whole."""
+        seconds = np.frombuffer(self.by_second, dtype=np.uint32)
+        counts = _counts(seconds, over_s)
+        if self.is_too_long or not len(counts):
+            return None
+        at = int(np.argmax(counts))
+        return float(counts[at]) / over_s, float(at * over_s)
+
+    def profile(self, *, is_wall_clock: bool, zone_shift_s: float = 0.0) -> RateProfile | None:
+        """Return the profile, None where the trace spans no time or more than `MOST_SECONDS`.
+
+        `zone_shift_s`: how far the clock of its hours and weekdays is ahead of that of its times.
+        """
         span_s = self.span_s
         if span_s <= 0 or self.is_too_long:
             return None
@@ -180,7 +193,9 @@ class RateCounter:
         # The last second is begun, not over: the last window ends with the last request.
         lengths = np.diff(edges).astype(np.float64)
         lengths[-1] = max(span_s - float(edges[-2]), min(1.0, span_s))
-        by_hour, by_weekday = _calendar(seconds, self.first_s) if is_wall_clock else (None, None)
+        by_hour, by_weekday = (
+            _calendar(seconds, self.first_s + zone_shift_s) if is_wall_clock else (None, None)
+        )
         return RateProfile(
             requests=requests,
             span_s=span_s,

@@ -16,8 +16,40 @@ from melange_sky.rates import RateProfile
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
 
-Trace = Path | tuple[Path, ...]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceOptions:
+    """How a user says that a trace is to be read; what is left open is found by evidence.
+
+    `columns` are pairs of role and name; `unit` is that of the time (s, ms, us, ns); `timezone` is the zone
+    of stamps that name none. `keep_failed`: requests that failed or have no output token count as well.
+    """
+
+    columns: tuple[tuple[str, str], ...] = ()
+    unit: str | None = None
+    timezone: str | None = None
+    keep_failed: bool = False
+
+    def column(self, role: str) -> str | None:
+        """Return the column that is named for a role."""
+        return dict(self.columns).get(role)
+
+
+AS_FOUND = TraceOptions()
+"""Everything by evidence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceFiles:
+    """The files of a trace, and how they are to be read."""
+
+    files: tuple[Path, ...]
+    options: TraceOptions = AS_FOUND
+
+
+Trace = Path | tuple[Path, ...] | TraceFiles
 """The file of a trace, or the files that it is spread over; a name may be a pattern of names."""
+
 
 DEFAULT_INPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000, 4000, 8000, 12000, 16000)
 DEFAULT_OUTPUT_EDGES = (0, 25, 100, 250, 500, 1000, 2000)

@@ -29,7 +29,7 @@ from melange_sky.profiler import (
 from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
 from melange_sky.profiletable import POISSON, Provenance
-from melange_sky.spec.traces import trace_blocks
+from melange_sky.traces import trace_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
 from melange_sky.planner.output_files import write_text
+from melange_sky.spec.edges import parse_edges
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.trace_files import files_of, histogram_of_trace
-from melange_sky.spec.traces import parse_edges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The spec: untrusted YAML, JSON or traces in, checked values out.
 
-`load_spec` reads a spec or Mélange's own JSON config and tells every problem at once; `traces`
-streams request traces; `histogram` turns requests into a workload and writes it for a spec.
+`load_spec` reads a spec or Mélange's own JSON config and tells every problem at once; `trace_files`
+takes request traces as workloads; `histogram` turns requests into a workload and writes it for a spec.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
 from melange_sky.spec.load import SpecSource, load_own_spec, load_spec, source_name
 from melange_sky.spec.mapping import DICT_PATH
-from melange_sky.spec.trace_files import blocks_of, files_of, trace_name
-from melange_sky.spec.traces import read_trace, trace_blocks
+from melange_sky.spec.trace_files import blocks_of, files_of, options_of, trace_name
 from melange_sky.spec.values import (
     AcceleratorChoice,
     CheckpointChoice,
@@ -41,8 +40,7 @@ __all__ = [
     "histogram_yaml",
     "load_own_spec",
     "load_spec",
-    "read_trace",
+    "options_of",
     "source_name",
-    "trace_blocks",
     "trace_name",
 ]

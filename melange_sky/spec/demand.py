@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
+from melange_sky.spec.edges import edges_problem
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.trace_files import files_of, histogram_of_trace, is_pattern
-from melange_sky.spec.traces import edges_problem
 from melange_sky.workload import (
     Arrivals,
     Coverage,

@@ -22,6 +22,8 @@ from melange_sky.workload import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from melange_sky.spec.intake import Intake
+
 OptionalMatrix = tuple[tuple["float | None", ...], ...]
 
 
@@ -30,7 +32,7 @@ class Histogram:
     """Relative frequencies on a grid, shapes (I × O); sizes are mean tokens, None where unknown.
 
     `rate_rps` is the mean rate observed and `rate_profile` how it moves, None where no time is known.
-    `warnings` are of its source.
+    `warnings` are of its source; `intake` says how a trace was read.
     """
 
     input_edges: tuple[int, ...]
@@ -45,6 +47,7 @@ class Histogram:
     input_quantiles: TokenQuantiles | None = None
     output_quantiles: TokenQuantiles | None = None
     warnings: tuple[str, ...] = ()
+    intake: Intake | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -110,7 +113,8 @@ class HistogramBuilder:
         self.inputs.add_all(input_tokens)
         self.outputs.add_all(output_tokens)
         self.empty_outputs += int(np.count_nonzero(output_tokens == 0))
-        self.rates.add_all(arrival_s)
+        if not np.isnan(arrival_s[:1]).any():
+            self.rates.add_all(arrival_s)
 
     def on(self, input_edges: tuple[int, ...], output_edges: tuple[int, ...]) -> HistogramBuilder:
         """Return the same counts on a coarser grid, whose edges are among this one's.
@@ -145,7 +149,9 @@ class HistogramBuilder:
         span_s = self.rates.span_s
         return (self.requests - 1) / span_s if span_s > 0 else None
 
-    def histogram(self, source: str, *, is_wall_clock: bool = False) -> Histogram:
+    def histogram(
+        self, source: str, *, is_wall_clock: bool = False, zone_shift_s: float = 0.0
+    ) -> Histogram:
         """Return the relative frequencies with the mean size of each bucket's requests."""
         total = max(self.requests, 1)
         return Histogram(
@@ -162,7 +168,7 @@ class HistogramBuilder:
             ),
             source=source,
             rate_rps=self.rate_rps,
-            rate_profile=self.rates.profile(is_wall_clock=is_wall_clock),
+            rate_profile=self.rates.profile(is_wall_clock=is_wall_clock, zone_shift_s=zone_shift_s),
             input_quantiles=self.inputs.quantiles(),
             output_quantiles=self.outputs.quantiles(),
         )

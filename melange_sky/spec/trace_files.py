@@ -9,7 +9,7 @@ import glob
 import itertools
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,12 @@ from melange_sky.errors import InputError
 from melange_sky.rates import RateCounter
 from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
 from melange_sky.spec.histogram import Histogram, HistogramBuilder
-from melange_sky.spec.traces import has_wall_clock, trace_blocks
+from melange_sky.spec.intake import busiest_of, check_span, intake_of
+from melange_sky.traces import TraceReader
+from melange_sky.workload import AS_FOUND, TraceFiles, TraceOptions
 
 if TYPE_CHECKING:
-    from melange_sky.spec.block_parsing import TraceBlock
+    from melange_sky.traces import TraceBlock
     from melange_sky.workload import Trace
 
 log = logging.getLogger(__name__)
@@ -38,13 +40,19 @@ def files_of(trace: Trace) -> tuple[Path, ...]:
 
     Raises InputError for a pattern that no file fits, and for a file that is named twice.
     """
+    named = trace.files if isinstance(trace, TraceFiles) else trace
     files: list[Path] = []
-    for path in (trace,) if isinstance(trace, Path) else trace:
+    for path in (named,) if isinstance(named, Path) else named:
         files += _fitting(path)
     for path in files:
         if files.count(path) > 1:
             raise InputError(f"{path} is named twice among the trace's files")
     return tuple(files)
+
+
+def options_of(trace: Trace) -> TraceOptions:
+    """Return how a trace is to be read."""
+    return trace.options if isinstance(trace, TraceFiles) else AS_FOUND
 
 
 def is_pattern(path: Path) -> bool:
@@ -74,27 +82,33 @@ def trace_name(trace: Trace) -> str:
     return f"{names[0]} and {len(names) - 1} more"
 
 
-def blocks_of(trace: Trace) -> Iterator[TraceBlock]:
+def blocks_of(trace: Trace, extras: Sequence[str] = ()) -> Iterator[TraceBlock]:
     """Yield the requests of a trace, file by file; raises as `trace_blocks` does.
 
-    InputError too where some files' times are dates and others' are not.
+    `extras`: of ``session`` and ``hash_ids``, what blocks shall hold where the trace has it. InputError too
+    for a trace without times, and where some files' times are dates and others' are not.
     """
-    files = files_of(trace)
-    for path in files:
-        yield from trace_blocks(path)
-    _same_clock(files)
+    for reader in _readers(trace, extras):
+        for block in reader.blocks():
+            if reader.reading.clock is None:
+                raise InputError(
+                    f"{reader.path}: holds no times, only sizes: they cannot be replayed"
+                )
+            yield block
 
 
-def _same_clock(files: tuple[Path, ...]) -> bool:
-    """Return whether the times of readable files are dates; InputError where only some are."""
-    first = has_wall_clock(files[0])
-    for path in files[1:]:
-        if has_wall_clock(path) != first:
-            dated, other = (files[0], path) if first else (path, files[0])
+def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:
+    """Return readers of a trace's files; InputError where only some files' times are dates."""
+    options = options_of(trace)
+    readers = [TraceReader(path, options, extras) for path in files_of(trace)]
+    first = readers[0].reading
+    for reader in readers[1:]:
+        if reader.reading.is_wall_clock != first.is_wall_clock:
+            pair = (readers[0], reader) if first.is_wall_clock else (reader, readers[0])
             raise InputError(
-                f"{other}: its times are no dates, but those of {dated} are: one trace has one clock"
+                f"{pair[1].path}: its times are no dates, but those of {pair[0].path} are: one trace has one clock"
             )
-    return first
+    return readers
 
 
 def histogram_of_trace(
@@ -105,45 +119,50 @@ def histogram_of_trace(
     """Count a trace on a grid in one pass, in two where its requests do not begin with the earliest;
     edges None are chosen to fit its requests.
 
-    Raises InputError for an unreadable or empty trace.
+    Raises InputError for an unreadable or empty trace, and for one whose rate or span cannot be.
     """
     builder = HistogramBuilder(
         input_edges=input_edges or FINE_EDGES, output_edges=output_edges or FINE_EDGES
     )
-    files = files_of(trace)
-    spans = [span for path in files if (span := _counted(builder, path)) is not None]
+    readers = _readers(trace)
     name = trace_name(trace)
+    spans = [span for reader in readers if (span := _counted(builder, reader)) is not None]
+    intake = intake_of(readers)
     if not builder.requests:
-        raise InputError(f"{files[0] if len(files) == 1 else name}: the trace holds no request")
-    is_wall_clock = _same_clock(files)
-    if builder.rates.anchor_s != builder.rates.first_s:
-        builder.rates = _rates_from(builder.rates.first_s, files)
-    if builder.empty_outputs:
-        log.warning("%s: %d requests have no output token", name, builder.empty_outputs)
+        raise InputError(f"{readers[0].path if len(readers) == 1 else name}: {intake.why_empty}")
+    has_times = bool(builder.rates.by_second) or builder.rates.is_too_long
+    if has_times:
+        given = options_of(trace).unit is not None
+        check_span(builder.requests, builder.rates, name, intake, unit_is_given=given)
+        if builder.rates.anchor_s != builder.rates.first_s:
+            builder.rates = _rates_from(builder.rates.first_s, readers)
+        intake = replace(intake, **busiest_of(builder.rates))
     log.info("%s: %d requests, %s req/s", name, builder.requests, builder.rate_rps)
     builder = builder.on(
         input_edges or fitting_edges(builder.inputs, INPUT_LEVELS),
         output_edges or fitting_edges(builder.outputs, OUTPUT_LEVELS),
     )
-    counted = builder.histogram(f"trace {name}", is_wall_clock=is_wall_clock)
-    return replace(counted, warnings=_overlaps(spans))
+    counted = builder.histogram(
+        f"trace {name}", is_wall_clock=intake.is_wall_clock, zone_shift_s=intake.zone_shift_s
+    )
+    return replace(counted, warnings=(*intake.warnings, *_overlaps(spans)), intake=intake)
 
 
-def _counted(builder: HistogramBuilder, path: Path) -> _Span | None:
+def _counted(builder: HistogramBuilder, reader: TraceReader) -> _Span | None:
     """Count one file; return its first and its last time, None of no request."""
     low, high = math.inf, -math.inf
-    for block in trace_blocks(path):
+    for block in reader.blocks():
         builder.add_all(block.arrival_s, block.input_tokens, block.output_tokens)
         low = min(low, float(block.arrival_s.min(initial=math.inf)))
         high = max(high, float(block.arrival_s.max(initial=-math.inf)))
-    return (low, high, path) if low <= high else None
+    return (low, high, reader.path) if low <= high else None
 
 
-def _rates_from(first_s: float, files: tuple[Path, ...]) -> RateCounter:
+def _rates_from(first_s: float, readers: list[TraceReader]) -> RateCounter:
     """Return the arrivals counted by seconds that begin with the earliest one."""
     counter = RateCounter(anchor_s=first_s)
-    for path in files:
-        for block in trace_blocks(path):
+    for reader in readers:
+        for block in reader.blocks():
             counter.add_all(block.arrival_s)
     return counter
 

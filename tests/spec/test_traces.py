@@ -16,10 +16,11 @@ from click.testing import CliRunner
 from melange_sky.cli import main
 from melange_sky.cli.workload import init, workload
 from melange_sky.errors import InputError
-from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec, read_trace, traces
+from melange_sky.spec import Spec, build_histogram, histogram_yaml, load_spec
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
 from melange_sky.spec.trace_files import histogram_of_trace
+from melange_sky.traces import read_trace, table
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,19 +82,31 @@ def test_clock_goes_on_over_midnight_and_zones(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "the trace is empty"),
-        ("a,b,c\n1,2,3\n", "line 1: unknown trace header"),
+        ("a,b,c\n1,2,3\n", "line 1: no column's name says that it counts the input or output"),
         (azure_text() + "2023-11-16 18:15:46\n", "line 5: fewer columns"),
-        (azure_text() + "yesterday,1,2\n", "line 5: a time or token count is not a number"),
-        (azure_text() + "2023-11-16 25:00:00,1,2\n", "line 5: not a time of day"),
+        (azure_text() + "yesterday,1,2\n", "line 5: the time 'yesterday' is not a date and time"),
+        (
+            azure_text() + "2023-11-16 25:00:00,1,2\n",
+            "line 5: the time '2023-11-16 25:00:00' is not a time",
+        ),
         (azure_text() + "2023-11-16 18:15:46,-1,2\n", "line 5: token counts must be whole"),
         (azure_text() + "2023-11-16 18:15:46,1.5,2\n", "line 5: token counts must be whole"),
-        (own_text() + "nan,1,2\n", "line 5: the time is not a finite number"),
-        (own_text() + "1,nan,2\n", "line 5: token counts must be whole"),
-        (own_text() + '1,"2,3\n', "line 5: not CSV"),
+        (own_text() + "nan,1,2\n", "line 5: arrival_s is empty"),
+        (own_text() + "1e16,1,2\n", "line 5: the time is not a finite number"),
+        (
+            own_text() + "1,nan,2\n",
+            "line 5: input_tokens is empty, though the request was answered",
+        ),
+        (own_text() + "1,x,2\n", "line 5: token counts must be whole"),
+        (own_text() + "1,2,3,4\n", "line 5: more columns than the header"),
+        (own_text() + '1,"2,3\n', "line 5: not CSV (a quote is not closed)"),
         (mooncake_text() + "{\n", "line 4: not JSON"),
-        (mooncake_text() + "{}\n", "line 4: has no timestamp"),
-        (mooncake_text() + "[1]\n", "line 4: a time or token count"),
-        (own_text() + "x" * 100_000, "line 5: longer than"),
+        (
+            mooncake_text() + '{"input_length": 4, "output_length": 2}\n',
+            "line 4: timestamp is empty",
+        ),
+        (mooncake_text() + "7\n", "line 4: is no JSON object"),
+        (own_text() + "x" * 100_000, "line 5: fewer columns"),
         (azure_text().splitlines()[0] + "\n", None),
     ],
 )
@@ -109,6 +122,21 @@ def test_unreadable_line_is_told_with_its_number(
         list(read_trace(path))
     assert words in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_rows_without_any_tokens_are_no_requests(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(mooncake_text() + '{}\n[1]\n{"event": "started", "timestamp": 5000}\n')
+    assert len(list(read_trace(path))) == len(ROWS)
+    assert histogram_of_trace(path).warnings == ("3 rows hold no token counts and are no requests",)
+
+
+def test_a_line_longer_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "MAX_LINE", 4096)
+    path = tmp_path / "trace.jsonl"
+    path.write_text(mooncake_text() + json.dumps({"prompt": "x" * 5000, "input_length": 1}) + "\n")
+    with pytest.raises(InputError, match="line 4: longer than"):
+        list(read_trace(path))
 
 
 HEADERS = {
@@ -149,7 +177,7 @@ def read_or_why(path: Path) -> list[tuple[float, int, int]] | str:
 
 
 @pytest.mark.parametrize("kind", ["azure", "burstgpt", "own", "mooncake"])
-def test_blocks_read_what_the_reader_by_line_does_and_refuse_what_it_refuses(
+def test_where_blocks_are_cut_changes_nothing(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "trace"
@@ -158,12 +186,10 @@ def test_blocks_read_what_the_reader_by_line_does_and_refuse_what_it_refuses(
         head = [HEADERS[kind]] if kind in HEADERS else []
         lines = [random_line(kind, rng) for _ in range(rng.choice([1, 3, 40]))]
         path.write_text(rng.choice(["\n", "\r\n"]).join([*head, *lines]) + rng.choice(["", "\n"]))
-        monkeypatch.setattr(traces, "BLOCK_BYTES", rng.choice([64, 1 << 20]))
-        by_block = read_or_why(path)
-        with monkeypatch.context() as only_lines:
-            for name in ("parse_csv", "parse_json_lines"):
-                only_lines.setattr(traces, name, lambda *_: None)
-            assert read_or_why(path) == by_block
+        monkeypatch.setattr(table, "BLOCK_BYTES", 1 << 20)
+        whole = read_or_why(path)
+        monkeypatch.setattr(table, "BLOCK_BYTES", 64)
+        assert read_or_why(path) == whole
 
 
 def test_counting_many_at_once_counts_as_one_by_one(tmp_path: Path) -> None:
@@ -184,13 +210,13 @@ def test_a_trace_is_never_held_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "trace.csv"
     with path.open("w") as file:
         file.write("arrival_s,input_tokens,output_tokens\n")
-        file.writelines(f"{k},{k % 3000},{k % 700}\n" for k in range(900_000))
+        file.writelines(f"{k},{k % 3000},{k % 700 + 1}\n" for k in range(1_300_000))
     tracemalloc.start()
     histogram = histogram_of_trace(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert histogram.coverage is not None
-    assert histogram.coverage.requests == 900_000
+    assert histogram.coverage.requests == 1_300_000
     assert peak < path.stat().st_size / 2
 
 

@@ -30,12 +30,12 @@ from melange_sky.replay import (
 )
 from melange_sky.replay.traffic import MAX_REQUESTS
 from melange_sky.replay.verdict import WARMUP_AT_MOST
-from melange_sky.spec import blocks_of, files_of, trace_name
+from melange_sky.spec import blocks_of, files_of, options_of, trace_name
 from melange_sky.steps import Misfit
+from melange_sky.workload import TraceFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -224,17 +224,18 @@ def rows_of(trace: Trace) -> NDArray[np.void]:
     try:
         stats = [file.stat() for file in files]
     except OSError:
-        return _read_rows(files)  # which says what is wrong with it
-    return _rows(files, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+        return _read_rows(trace)  # which says what is wrong with it
+    whole = TraceFiles(files=files, options=options_of(trace))
+    return _rows(whole, tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
 
 
 @lru_cache(maxsize=2)
-def _rows(files: tuple[Path, ...], _changed: tuple[tuple[int, int], ...]) -> NDArray[np.void]:
-    return _read_rows(files)
+def _rows(trace: TraceFiles, _changed: tuple[tuple[int, int], ...]) -> NDArray[np.void]:
+    return _read_rows(trace)
 
 
-def _read_rows(files: tuple[Path, ...]) -> NDArray[np.void]:
-    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in blocks_of(files)]
+def _read_rows(trace: Trace) -> NDArray[np.void]:
+    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in blocks_of(trace)]
     if not blocks:
         return trace_rows(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
     return trace_rows(*map(np.concatenate, zip(*blocks, strict=True)))
