@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.errors import InputError
-from melange_sky.routing import routing_state, routing_table, skyserve_weights
+from melange_sky.routing import routing_state, routing_table, session_homes, skyserve_weights
 from melange_sky.simulator.fleet import (
     FleetOption,
     FleetRules,
@@ -34,7 +34,8 @@ class Replay:
 
     `policy` is the gateway's own or one of SkyServe's to compare. `outages_per_hour` per replica, each
     lasting `outage_s` until the replacement serves; spot replicas are interrupted besides, as often and
-    for as long as the plan's spot policy says. Replications of one seed are independent.
+    for as long as the plan's spot policy says. Replications of one seed are independent. With `affinity`
+    the gateway keeps together the requests of a session, where the stream tells them.
     """
 
     policy: str = "gateway"
@@ -43,6 +44,7 @@ class Replay:
     outages_per_hour: float = 0.0
     outage_s: float = 300.0
     outages: tuple[Outage, ...] = field(default=())
+    affinity: bool = False
 
 
 def replay(plan: ModelPlan, engine_of: EngineOf, stream: RequestStream, how: Replay) -> FleetRun:
@@ -56,7 +58,8 @@ def replay(plan: ModelPlan, engine_of: EngineOf, stream: RequestStream, how: Rep
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     outages = how.outages + _drawn_outages(plan, end_s, how)
     rules = FleetRules(policy=how.policy, outages=outages)
-    return simulate_planned_fleet(options, table, state, stream, rules)
+    homes = session_homes(plan, table, state) if how.affinity else None
+    return simulate_planned_fleet(options, table, state, stream, rules, homes)
 
 
 def fleet_options(plan: ModelPlan, engine_of: EngineOf) -> list[FleetOption]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from melange_sky.routing import policy, skyserve
+from melange_sky.routing import affinity, policy, skyserve
+from melange_sky.routing.homes import Homes
 from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 from melange_sky.simulator import state as c
@@ -25,12 +26,21 @@ from melange_sky.simulator.state import FleetState
 if TYPE_CHECKING:
     from melange_sky.simulator.state import FloatRows, Floats, Whole, WholeRows
 
-GATEWAY, ROUND_ROBIN, LEAST_LOAD, INSTANCE_AWARE = range(4)
+GATEWAY, ROUND_ROBIN, LEAST_LOAD, INSTANCE_AWARE, AFFINITY = range(5)
 POLICIES = ("gateway", "round_robin", "least_load", "instance_aware_least_load")
+"""Those that can be asked for; the gateway's own is AFFINITY where it keeps sessions together."""
+
+
+class Routed(NamedTuple):
+    """What the gateway knows: the plan, what has been seen, and where sessions are at home."""
+
+    table: RoutingTable
+    state: RoutingState
+    homes: Homes
 
 
 class Rules(NamedTuple):
-    """Policy (index in `POLICIES`), room of the gateway's queue, and its patience in seconds."""
+    """Policy (index in `POLICIES`, or AFFINITY), room of the gateway's queue, and its patience in seconds."""
 
     policy: int
     room: int
@@ -46,7 +56,8 @@ UP, DOWN = 1, 0
 class Book(NamedTuple):
     """What the dispatcher notes. N requests, R replicas, E engines, V events, S samples.
 
-    Per request: `category` (the policy's class), `need`, `replica`, `reason` (−1: never sent). `pending`
+    Per request: `category` (the policy's class), `session` (as `routing.affinity` takes it; one entry
+    where no sessions are kept together), `need`, `replica`, `reason` (−1: never sent). `pending`
     holds when requests ended that the policy takes for running still, in the order of
     `FleetState.finished`, as `routing.minima`; `queue` and `lost` have room for request numbers.
     `first_engine` (R + 1): the engines of replica r are first_engine[r] … first_engine[r + 1] − 1.
@@ -55,6 +66,7 @@ class Book(NamedTuple):
     """
 
     category: Whole
+    session: Whole
     need: Floats
     replica: Whole
     reason: Whole
@@ -73,7 +85,7 @@ class Book(NamedTuple):
     used: FloatRows
 
 
-def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float) -> None:
+def _settle(s: FleetState, d: Routed, b: Book, now: float) -> None:
     """Tell the policy what has ended by now, in the order in which the engines ended it."""
     first = len(b.pending) >> 1
     while b.marks[ENDED_SEEN] < s.ended[0]:
@@ -86,26 +98,29 @@ def _settle(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float
     while node >= 0:
         request = s.finished[node - first]
         put(b.pending, node, 1, NEVER)
-        policy.finish(t, p, b.replica[request], b.need[request])
+        policy.finish(d.table, d.state, b.replica[request], b.need[request])
         if s.request[request, c.STATE] == c.DONE:
-            policy.observe(t, p, b.category[request], s.request[request, c.OUTPUT])
+            policy.observe(d.table, d.state, b.category[request], s.request[request, c.OUTPUT])
         node += 1
         if node == len(b.pending):
             return
         node = first_at_most(b.pending, node, 1, now)
 
 
-def _pick(
-    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
-) -> tuple[int, int]:
+def _pick(s: FleetState, d: Routed, b: Book, request: int, kind: int) -> tuple[int, int]:
     """Return (replica, reason); −1 where none can take the request now."""
     if kind == ROUND_ROBIN:
-        return skyserve.round_robin(t, p, b.weights), 0
+        return skyserve.round_robin(d.table, d.state, b.weights), 0
     if kind == LEAST_LOAD:
-        return skyserve.least_load(t, p, b.weights), 0
+        return skyserve.least_load(d.table, d.state, b.weights), 0
     if kind == INSTANCE_AWARE:
-        return skyserve.instance_aware_least_load(t, p, b.weights), 0
-    replica, reason = policy.choose(t, p, b.category[request], s.request[request, c.INPUT] + 1)
+        return skyserve.instance_aware_least_load(d.table, d.state, b.weights), 0
+    size = s.request[request, c.INPUT] + 1
+    if kind == AFFINITY:
+        asked = (b.category[request], size, b.session[request])
+        replica, reason, _place = affinity.choose(d.table, d.state, d.homes, asked)
+        return replica, reason
+    replica, reason = policy.choose(d.table, d.state, b.category[request], size)
     return replica, reason
 
 
@@ -122,29 +137,25 @@ def _engine_of(s: FleetState, b: Book, replica: int) -> int:
     return best
 
 
-def _send(
-    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, request: int, kind: int
-) -> bool:
+def _send(s: FleetState, d: Routed, b: Book, request: int, kind: int) -> bool:
     """Route one request to an engine; False where none can take it now."""
-    replica, reason = _pick(s, t, p, b, request, kind)
+    replica, reason = _pick(s, d, b, request, kind)
     b.reason[request] = reason
     if replica < 0:
         return False
     b.replica[request] = replica
-    b.need[request] = policy.begin(t, p, b.category[request], replica)
+    b.need[request] = policy.begin(d.table, d.state, b.category[request], replica)
     enter(s, _engine_of(s, b, replica), request)
     return True
 
 
-def _drain(
-    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, now: float, rules: Rules
-) -> None:
+def _drain(s: FleetState, d: Routed, b: Book, now: float, rules: Rules) -> None:
     """Send what waits in the gateway as far as it goes; give up on what waited too long."""
     patience = rules.patience_s
     while b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]:
         request = b.queue[b.marks[QUEUE_HEAD] % len(b.queue)]
         waited = now - s.times[request, c.ARRIVAL]
-        if waited <= patience and not _send(s, t, p, b, request, rules.policy):
+        if waited <= patience and not _send(s, d, b, request, rules.policy):
             return
         b.marks[QUEUE_HEAD] += 1
 
@@ -171,11 +182,11 @@ def _held_by(s: FleetState, b: Book, engine: int) -> int:
     return count
 
 
-def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int, room: int) -> None:
+def _lose(s: FleetState, d: Routed, b: Book, engine: int, room: int) -> None:
     """Empty an engine that failed: requests without a first token go back to the gateway."""
     for at in range(_held_by(s, b, engine)):
         request = b.lost[at]
-        policy.finish(t, p, b.replica[request], b.need[request])
+        policy.finish(d.table, d.state, b.replica[request], b.need[request])
         if math.isnan(s.times[request, c.FIRST]):
             s.request[request, c.STATE] = c.NEW
             _enqueue(b, request, room)
@@ -195,15 +206,15 @@ def _lose(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, engine: int,
     note_due(s, engine)
 
 
-def _event(s: FleetState, t: RoutingTable, p: RoutingState, b: Book, room: int) -> None:
+def _event(s: FleetState, d: Routed, b: Book, room: int) -> None:
     """Apply the next failure or recovery."""
     at = b.marks[EVENT]
     replica, up = b.event_replica[at], b.event_up[at]
     b.marks[EVENT] += 1
-    policy.set_health(t, p, replica, up)
+    policy.set_health(d.table, d.state, replica, up)
     if up == DOWN:
         for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
-            _lose(s, t, p, b, engine, room)
+            _lose(s, d, b, engine, room)
 
 
 def _sample(s: FleetState, b: Book) -> None:
@@ -230,8 +241,7 @@ def _next_stop(b: Book, until: float, now: float) -> float:
 
 def _run_to(
     s: FleetState,
-    t: RoutingTable,
-    p: RoutingState,
+    d: Routed,
     b: Book,
     span: tuple[float, float],
     rules: Rules,
@@ -242,34 +252,32 @@ def _run_to(
     while True:
         stop = _next_stop(b, until, now)
         advance_all(s, stop)
-        _settle(s, t, p, b, stop)
+        _settle(s, d, b, stop)
         while b.marks[EVENT] < len(b.event_s) and b.event_s[b.marks[EVENT]] <= stop:
-            _event(s, t, p, b, room)
+            _event(s, d, b, room)
         while b.marks[SAMPLE] < len(b.sample_s) and b.sample_s[b.marks[SAMPLE]] <= stop:
             _sample(s, b)
-        _drain(s, t, p, b, stop, rules)
+        _drain(s, d, b, stop, rules)
         now = stop
         if now >= until:
             return
 
 
-def run(
-    s: FleetState, t: RoutingTable, p: RoutingState, b: Book, end_s: float, rules: Rules
-) -> None:
+def run(s: FleetState, d: Routed, b: Book, end_s: float, rules: Rules) -> None:
     """Serve all requests, set with rising arrivals, and see them through to the end."""
     now = 0.0
     for request in range(len(s.request)):
         arrival = s.times[request, c.ARRIVAL]
-        _run_to(s, t, p, b, (now, arrival), rules)
+        _run_to(s, d, b, (now, arrival), rules)
         now = arrival
-        b.category[request] = policy.class_of(t, s.request[request, c.INPUT], 0)
+        b.category[request] = policy.class_of(d.table, s.request[request, c.INPUT], 0)
         queued = b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
-        if queued or not _send(s, t, p, b, request, rules.policy):
+        if queued or not _send(s, d, b, request, rules.policy):
             _enqueue(b, request, rules.room)
     while now < end_s and (
         b.marks[EVENT] < len(b.event_s) or b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
     ):
         after = min(now + 1.0, end_s)
-        _run_to(s, t, p, b, (now, after), rules)
+        _run_to(s, d, b, (now, after), rules)
         now = after
     advance_all(s, math.inf)

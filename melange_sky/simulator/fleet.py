@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
+from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S, Homes
+from melange_sky.routing.affinity import SESSION_BITS
 from melange_sky.routing.minima import NEVER, width
 from melange_sky.simulator import state as columns
-from melange_sky.simulator.dispatch import POLICIES, SAMPLE, Book, Rules
+from melange_sky.simulator.dispatch import (
+    AFFINITY,
+    GATEWAY,
+    POLICIES,
+    SAMPLE,
+    Book,
+    Routed,
+    Rules,
+)
 from melange_sky.simulator.runs import RequestStream
 from melange_sky.simulator.state import fleet_state
 from melange_sky.slo import RequestLog
@@ -24,6 +34,9 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
+
+
+NOBODY_AT_HOME = Homes([0], [0], [0], [0.0], [0], [0], [0], [0], [0], [0.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +99,12 @@ def simulate_planned_fleet(
     routing: RoutingState,
     stream: RequestStream,
     rules: FleetRules | None = None,
+    homes: Homes | None = None,
 ) -> FleetRun:
     """Serve `stream` on the options' replicas, in the order in which `table` numbers them.
 
-    `routing`, the policy's state, is not changed. Same arguments, same result, bit for bit.
+    With `homes` the gateway keeps together what `stream.prefixes` calls sessions. `routing`, the policy's
+    state, and `homes` are not changed. Same arguments, same result, bit for bit.
     """
     from melange_sky.simulator import compiled
 
@@ -101,9 +116,23 @@ def simulate_planned_fleet(
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     book = _book(options, len(stream), end_s, rules)
     latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
-    limits = Rules(POLICIES.index(rules.policy), rules.queue_room, rules.queue_patience_s)
-    compiled.run(state, _arrays(table), _arrays(routing), book, latest, limits)
+    policy = POLICIES.index(rules.policy)
+    if homes is not None and stream.prefixes is not None and policy == GATEWAY:
+        policy, book = AFFINITY, book._replace(session=session_hashes(stream.prefixes.session))
+    limits = Rules(policy, rules.queue_room, rules.queue_patience_s)
+    known = Routed(_arrays(table), _arrays(routing), _arrays(homes or NOBODY_AT_HOME))
+    compiled.run(state, known, book, latest, limits)
     return _result(options, state, book, stream)
+
+
+def session_hashes(numbers: Whole) -> Whole:
+    """Return numbers of sessions as hashes of them, evenly spread (Steele, Lea and Flood's SplitMix64)."""
+    x = numbers.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    hashes: Whole = np.maximum(x >> np.uint64(64 - SESSION_BITS), 1).astype(np.int64)
+    return hashes
 
 
 def _arrays(values: Any) -> Any:
@@ -112,7 +141,7 @@ def _arrays(values: Any) -> Any:
     return type(values)(
         *(
             np.array(v, dtype=kinds[type(v[0])] if len(v) else np.int64)
-            if isinstance(v, list)
+            if isinstance(v, list | array)
             else v
             for v in values
         )
@@ -129,6 +158,7 @@ def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: Fl
     samples = rules.samples if end_s > 0 else 0
     return Book(
         category=np.zeros(requests, dtype=np.int64),
+        session=np.zeros(1, dtype=np.int64),
         need=np.zeros(requests),
         replica=np.full(requests, -1, dtype=np.int64),
         reason=np.full(requests, -1, dtype=np.int64),

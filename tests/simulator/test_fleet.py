@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from melange_sky.plans import ModelPlan
-from melange_sky.routing import Router, routing_state, routing_table
+from melange_sky.prefixes import paths_of_sessions
+from melange_sky.routing import Router, routing_state, routing_table, session_homes
 from melange_sky.simulator import FleetSimulation, RequestStream
 from melange_sky.simulator.fleet import (
     POLICIES,
@@ -19,6 +20,7 @@ from melange_sky.simulator.fleet import (
     FleetRules,
     FleetRun,
     Outage,
+    session_hashes,
     simulate_planned_fleet,
 )
 from melange_sky.steps import KvPool, ReplicaModel, StepCosts
@@ -116,9 +118,11 @@ def test_waiting_is_that_of_m_m_c(servers: int, load: float) -> None:
     assert error < 0.2 * expected
 
 
-def python_reference(plan: ModelPlan, stream: RequestStream) -> list[int]:
+def python_reference(
+    plan: ModelPlan, stream: RequestStream, sessions: list[int] | None = None
+) -> list[int]:
     """The same fleet driven by the policy's Python form, one call at a time."""
-    router = Router(plan, random.Random(1))
+    router = Router(plan, random.Random(1), names=None if sessions is None else ())
     engines = [engine() for a in plan.allocations for _ in range(a.instances)]
     fleet = FleetSimulation(engines, len(stream), 4096)
     flying: dict[int, tuple[int, float, int]] = {}
@@ -134,7 +138,8 @@ def python_reference(plan: ModelPlan, stream: RequestStream) -> list[int]:
                 router.finish(replica, need)
                 router.observe(category, int(log.output_tokens[request]))
         category = router.class_of(int(inputs), None)
-        replica, need, _ = router.route(category, int(inputs) + 1)
+        session = 0 if sessions is None else sessions[len(chosen)]
+        replica, need, _ = router.route(category, int(inputs) + 1, session=session)
         request = fleet.submit(replica, float(now), int(inputs), int(outputs))
         flying[request] = (replica, need, category)
         chosen.append(replica)
@@ -238,3 +243,43 @@ def test_time_outside_the_engine_is_added_to_ttft_alone() -> None:
     one, two = run(plan, stream).log, run(plan, stream, engine=slow).log
     np.testing.assert_allclose(two.ttft_s, one.ttft_s + 0.25)
     np.testing.assert_allclose(two.tpot_s, one.tpot_s)
+
+
+def chats_of(count: int, sessions: int) -> RequestStream:
+    rng = np.random.default_rng(8)
+    session, outputs = rng.integers(0, sessions, count), rng.integers(1, 60, count)
+    inputs, reached = np.zeros(count, dtype=np.int64), dict.fromkeys(range(sessions), 20)
+    for i, s in enumerate(session.tolist()):
+        inputs[i] = reached[s] + 10
+        reached[s] = int(inputs[i] + outputs[i]) if inputs[i] < 200 else 20
+    return RequestStream.of(
+        poisson(1.0, count), inputs, outputs, paths_of_sessions(session, inputs, outputs)
+    )
+
+
+def test_affinity_is_the_gateways_own_object() -> None:
+    """Every request goes where the gateway's router sends it, told the same session."""
+    plan, stream = two_way_plan(), chats_of(300, 25)
+    table = routing_table(plan)
+    state = routing_state(table, plan, random.Random(1))
+    homes = session_homes(plan, table, state)
+    found = simulate_planned_fleet(options_of(plan), table, state, stream, homes=homes)
+    assert stream.prefixes is not None
+    sessions = session_hashes(stream.prefixes.session).tolist()
+    assert found.replica.tolist() == python_reference(plan, stream, sessions)
+    assert len(set(found.replica.tolist())) == 5
+
+
+def test_sessions_find_more_where_they_are_kept_together() -> None:
+    plan, stream = two_way_plan(), chats_of(600, 40)
+    plan = dataclasses.replace(
+        plan, allocations=tuple(dataclasses.replace(a, instances=4) for a in plan.allocations)
+    )
+    table = routing_table(plan)
+    state = routing_state(table, plan, random.Random(1))
+    homes = session_homes(plan, table, state)
+    together = simulate_planned_fleet(options_of(plan), table, state, stream, homes=homes)
+    apart = simulate_planned_fleet(options_of(plan), table, state, stream)
+    assert together.found_tokens is not None
+    assert apart.found_tokens is not None
+    assert together.found_tokens.sum() > 2 * apart.found_tokens.sum()

@@ -40,6 +40,19 @@ class Things(NamedTuple):
     grid: FloatRows
 
 
+class Pair(NamedTuple):
+    """A record of records."""
+
+    one: Things
+    factor: float
+    other: Things
+
+
+def across(pair: Pair, at: int) -> float:
+    pair.other.floats[at] += 1.0
+    return pair.factor * (pair.one.rate + pair.other.floats[at] + pair.other.table[at, 1])
+
+
 def things() -> Things:
     rng = np.random.default_rng(4)
     return Things(
@@ -267,3 +280,12 @@ def test_machine_code_is_made_within_three_seconds() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert float(done.stdout) < 3.0
+
+
+def test_records_hold_records() -> None:
+    (fast,) = Program(across).entries()
+    mine, theirs = (Pair(things(), 2.5, things()) for _ in range(2))
+    for at in range(3):
+        assert fast(Packed(mine), at) == across(theirs, at)
+        assert fast(mine, at) == across(theirs, at)
+    assert mine.other.floats.tolist() == theirs.other.floats.tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -124,7 +125,8 @@ def record_of(named_tuple: Any) -> Record:
         place = 0
         for name, annotation in named_tuple.__annotations__.items():
             text = getattr(annotation, "__forward_arg__", annotation)
-            kind = annotated(ast.parse(text, mode="eval").body, {})
+            scope = vars(sys.modules[named_tuple.__module__])
+            kind = annotated(ast.parse(text, mode="eval").body, scope)
             fields.append((name, kind, place))
             place += slots_of(kind)
         _records[named_tuple] = Record(named_tuple.__name__, tuple(fields))

@@ -19,8 +19,9 @@ class Packed:
         """Keep the arrays of `record` where they are."""
         self.record = record
         slots: list[int] = []
+        self.parts: list[Packed] = []
         for name, kind, _place in record_of(type(record)).fields:
-            put(kind, getattr(record, name), slots, [])
+            put(kind, getattr(record, name), slots, self.parts)
         self.slots = np.array(slots, dtype=np.int64)
 
 
