@@ -14,6 +14,8 @@ from melange_sky.engines.choice import (
     EngineChoice,
     choice_problems,
     model_problem,
+    name_problem,
+    text_problem,
 )
 from melange_sky.engines.command import Replica, ServeCommand
 from melange_sky.engines.servers import INSTALL as INSTALL_BALANCER
@@ -71,4 +73,6 @@ __all__ = [
     "choice_problems",
     "engine_named",
     "model_problem",
+    "name_problem",
+    "text_problem",
 ]

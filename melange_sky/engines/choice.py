@@ -68,7 +68,7 @@ def choice_problems(engine: CheckedEngine, choice: EngineChoice) -> Iterator[Cho
         yield ChoiceProblem(path=("version",), what=what)
     texts: list[tuple[tuple[str | int, ...], str | None]] = []
     for name, value in choice.env:
-        texts += [(("env", name), _name_problem(name)), (("env", name), text_problem(value))]
+        texts += [(("env", name), name_problem(name)), (("env", name), text_problem(value))]
     for i, word in enumerate(choice.args):
         texts += [(("args", i), text_problem(word)), (("args", i), engine.flags.refusal(word))]
     read = {engine.flags.length, *engine.flags.form}
@@ -108,7 +108,8 @@ def text_problem(text: str) -> str | None:
     return "holds a NUL character" if "\0" in text else None
 
 
-def _name_problem(name: str) -> str | None:
+def name_problem(name: str) -> str | None:
+    """Return why a service cannot set an environment variable of that name, None where it can."""
     if not _ENV_NAME.fullmatch(name):
         return "is not the name of an environment variable"
     if name.startswith("SKYPILOT_"):

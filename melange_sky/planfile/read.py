@@ -41,8 +41,10 @@ from melange_sky.plans import (
     PlanWarning,
     RateSummary,
     Sensitivity,
+    SkyFields,
     SolverReport,
     Verification,
+    sky_problems,
 )
 from melange_sky.slo import SLO
 from melange_sky.workload import Matrix, Workload
@@ -176,6 +178,7 @@ class _Plan(_Solved):
     warnings: tuple[PlanWarning, ...] = ()
     engine: _EngineChoice = _EngineChoice()
     engine_generation: str | None = None
+    sky: dict[str, Any] = {}
     price_snapshot: str | None = None
     model_shape: _ModelShape | None = None
     model_source: ModelSource | None = None
@@ -319,7 +322,17 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         verification=document.verification,
         rate_profile=document.rate_profile,
         attainment_per_bucket=document.attainment_per_bucket,
+        sky=_sky(document.sky, where),
     )
+
+
+def _sky(block: dict[str, Any], where: str) -> SkyFields:
+    """Return the user's own SkyPilot fields; what a spec may not say no plan may either."""
+    problem = next(sky_problems(block), None)
+    if problem is not None:
+        path, what = problem
+        raise InputError(f"{where}: sky.{'.'.join(map(str, path))[:200]}: {what}")
+    return SkyFields.read(block)
 
 
 def _forms(document: _Plan, where: str) -> tuple[ModelForm, ...]:

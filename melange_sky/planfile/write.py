@@ -147,6 +147,7 @@ def _one_model_document(plan: Plan, candidates: list[dict[str, Any]]) -> dict[st
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],
         "engine": _engine_document(model.engine),
         "engine_generation": model.engine_generation,
+        "sky": model.sky.block(),
         "price_snapshot": plan.price_snapshot,
         "model_shape": asdict(model.model_shape) if model.model_shape else None,
         "model_source": asdict(model.model_source) if model.model_source else None,

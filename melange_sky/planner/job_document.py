@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from melange_sky.engines import engine_named
-from melange_sky.plans import Allocation
+from melange_sky.plans import SKY_KEYS, Allocation
 from melange_sky.profiler import ServerPages
 from melange_sky.profiler.bundle import bundle_text
 from melange_sky.profiletable import Provenance
@@ -79,8 +79,11 @@ def job_document(
     script = document["run"].replace("@PROGRAM@", engine.program)
     script = script.replace("@ACTIVATE@\n", service_skeleton(engine.template)["run"])
     document["run"] = f"bundle='\n{bundle_text()}\n'\n{script}"
+    for key in SKY_KEYS:  # what a user adds to the services goes with the measurement
+        if key in service:
+            document[key] = service[key]
     if mounts:
-        document["file_mounts"] = mounts
+        document["file_mounts"] = {**service.get("file_mounts", {}), **mounts}
     return document
 
 

@@ -36,6 +36,7 @@ from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_
 from melange_sky.planner.proposals import proposal
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
+from melange_sky.planner.sky_check import checked_by_sky
 from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.profiles import engine_generation
@@ -64,11 +65,19 @@ def plan_read(spec: Spec | MelangeConfig, source: SpecSource, request: PlanReque
 
 
 def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
-    """Plan an already checked spec.
+    """Plan an already checked spec; its `sky` is read by SkyPilot meanwhile.
 
     The time limit of `request.solve` holds for all solving together; it counts from when prices
     and capacities are there.
     """
+    with checked_by_sky(spec) as notes:
+        planned = _plan_loaded(spec, request)
+    if not notes:
+        return planned
+    return replace(planned, warnings=(*planned.warnings, *notes))
+
+
+def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     rates = NeededRates(prepare_problem(spec, request), request.confidence)
     started, rule = request.started(), spec.resources.assumed_splits
     known = rates.optimum(started.solve, rule, _optimum)
@@ -158,6 +167,7 @@ def _model_plans(
             spot=prepared.problem.constraints.spot,
             rate_profile=rate_summary(served.workload),
             attainment_per_bucket=served.attainment_per_bucket,
+            sky=spec.sky,
         )
         for k, served in enumerate(spec.models)
     )

@@ -13,10 +13,26 @@ from melange_sky.plans.figures import (
 )
 from melange_sky.plans.forms import ByteCheck, ModelForm, ModelSource
 from melange_sky.plans.plan import SCHEMA_VERSION, ModelPlan, Plan, PlanWarning
+from melange_sky.plans.sky_fields import (
+    FILLER_MEMORY,
+    RESTARTING,
+    SKY_KEYS,
+    SkyFields,
+    check_sky,
+    is_given_at_launch,
+    merged_with,
+    place_of,
+    reason_of,
+    secret_names,
+    sky_problems,
+)
 from melange_sky.plans.verification import LateSize, Verification, VerificationRound
 
 __all__ = [
+    "FILLER_MEMORY",
+    "RESTARTING",
     "SCHEMA_VERSION",
+    "SKY_KEYS",
     "Allocation",
     "AlternativeMix",
     "Baseline",
@@ -32,8 +48,16 @@ __all__ = [
     "PlanWarning",
     "RateSummary",
     "Sensitivity",
+    "SkyFields",
     "SolverReport",
     "Verification",
     "VerificationRound",
     "VerifiedBaseline",
+    "check_sky",
+    "is_given_at_launch",
+    "merged_with",
+    "place_of",
+    "reason_of",
+    "secret_names",
+    "sky_problems",
 ]

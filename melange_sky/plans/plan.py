@@ -19,6 +19,7 @@ from melange_sky.plans.figures import (
     SolverReport,
 )
 from melange_sky.plans.forms import ModelForm, ModelSource
+from melange_sky.plans.sky_fields import SkyFields
 from melange_sky.plans.verification import Verification
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class ModelPlan:
     `candidates` are the options that were weighed, chosen or not. `model` is its name for clients, whichever
     of its `forms` serves; options without one hold it as `model_shape` and `model_source` say. `spot` is the policy of the plan's
     constraints, by which its spot replicas are interrupted in replay. `warnings` are about this model
-    alone. With `attainment_per_bucket` the SLO's attainment is asked of every bucket by itself.
+    alone. With `attainment_per_bucket` the SLO's attainment is asked of every bucket by itself. `sky` is
+    what the user adds to its services in SkyPilot's own words.
     """
 
     name: str
@@ -64,6 +66,7 @@ class ModelPlan:
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
     attainment_per_bucket: bool = False
+    sky: SkyFields = field(default_factory=SkyFields)
 
     @property
     def cost_usd_per_hour(self) -> float:

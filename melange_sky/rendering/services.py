@@ -13,17 +13,19 @@ import yaml
 from melange_sky.engines import INSTALL_BALANCER, Replica, engine_named
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
+from melange_sky.plans import FILLER_MEMORY, check_sky, is_given_at_launch, secret_names
 from melange_sky.rendering import sizing
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 from melange_sky.rendering.header import header
 from melange_sky.rendering.names import file_name, service_name
+from melange_sky.rendering.sky_fields import with_fields
 from melange_sky.resources import templates_dir
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.engines import EngineChoice, ServeCommand
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation, ModelPlan, Plan
+    from melange_sky.plans import Allocation, ModelPlan, Plan, SkyFields
 
 GATED_SECRET = "HF_TOKEN"
 """The secret that a model needs for whose download Hugging Face asks for a token."""
@@ -44,6 +46,7 @@ def render_services(plan: Plan) -> dict[str, str]:
 
 
 def _render_model(plan: Plan, model: ModelPlan) -> dict[str, str]:
+    check_sky(model.sky)
     files: dict[str, str] = {}
     for allocation in model.allocations:
         if allocation.candidate.option.offer is None:
@@ -87,7 +90,13 @@ def update_command(plan: ModelPlan, allocation: Allocation, folder: str = "") ->
 def required_secrets(plan: ModelPlan, option: DeploymentOption) -> tuple[str, ...]:
     """Return the names of secrets without which an option's service cannot start."""
     shape = plan.shape_of(option)
-    return (GATED_SECRET,) if shape is not None and shape.gated else ()
+    gated = (GATED_SECRET,) if shape is not None and shape.gated else ()
+    own = [
+        name
+        for name, value in secret_names(plan.sky.of(option)).items()
+        if value is None and is_given_at_launch(name)
+    ]
+    return tuple(dict.fromkeys((*gated, *own)))
 
 
 def _secret_flags(plan: ModelPlan, allocation: Allocation) -> list[str]:
@@ -126,6 +135,8 @@ def service_document(
     if command.servers is not None:
         document["setup"] += INSTALL_BALANCER
     document["run"] += command.as_shell()
+    check_sky(plan.sky)
+    document = with_fields(document, plan.sky.of(option))
     if not document["envs"]:
         del document["envs"]
     return document if option.nodes == 1 else _over_nodes(document, option.nodes)
@@ -163,6 +174,22 @@ def service_skeleton(template: str) -> dict[str, Any]:
     skeleton: dict[str, Any] = yaml.safe_load(text)
     assert skeleton["service"]["ports"] == skeleton["resources"]["ports"] == PORT
     return skeleton
+
+
+def sample_documents(fields: SkyFields, engine: str) -> dict[str | None, dict[str, Any]]:
+    """Return services with a spec's fields in them, for a parser: one, and one for each accelerator that has
+    fields of its own (None: any other). What a plan decides is made up.
+    """
+    samples: dict[str | None, dict[str, Any]] = {}
+    for key, merged in fields.variants():
+        document = copy.deepcopy(service_skeleton(engine_named(engine).template))
+        document["name"] = "sample"
+        document["service"] |= {"replicas": 1, "load_balancer": {"stream_timeout_seconds": 600}}
+        document["service"]["readiness_probe"]["initial_delay_seconds"] = 1200
+        made_up = {"infra": "aws/us-east-1", "instance_type": "g5.xlarge", "accelerators": "A10G:1"}
+        document["resources"] |= {**made_up, "disk_size": 100, "memory": FILLER_MEMORY}
+        samples[key] = with_fields(document, merged)
+    return samples
 
 
 def _setup(choice: EngineChoice, skeleton: str) -> str:
@@ -215,6 +242,8 @@ def _resources(
             section["cpus"] = f"{offer.vcpus:g}+"
         if offer.memory_gib is not None:
             section["memory"] = f"{offer.memory_gib:g}+"
+    elif offer.memory_gib is not None:  # else SkyPilot may know none either, and would refuse
+        section["memory"] = FILLER_MEMORY
     if option.fallbacks:
         del section["infra"]
         # Sorted by name, planned region included: which region is cheapest today leaves no trace here,

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
+from melange_sky.plans import RESTARTING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +87,8 @@ class LiveReplica:
 class LiveService:
     """One service as SkyServe reports it; `document` is its newest version, as SkyPilot keeps it.
 
-    The document may hold secrets: it is compared and never shown. `user` and `user_name` are those
+    The document may hold secrets: it is compared and never shown. `written` is that version as it was
+    handed to SkyPilot, with mounts as the user gave them; empty where that is not known. `user` and `user_name` are those
     who brought it up, None where SkyPilot does not say.
     """
 
@@ -98,6 +100,7 @@ class LiveService:
     document: dict[str, Any] = field(repr=False)
     user: str | None = None
     user_name: str | None = None
+    written: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def target(self) -> int:
@@ -246,12 +249,17 @@ def _to_wanted(
         )
     why = _moves(wanted, live, claim)
     before = live.target
-    differing = differences(live.document, normal)
+    differing = (*differences(live.document, normal), *_moved_mounts(wanted, live))
     if differing:
         why.insert(0, f"{', '.join(differing)} changed")
+    action = _action(before, wanted.replicas, bool(why), live, normal)
+    mounts = [key for key in RESTARTING if wanted.document.get(key) or live.document.get(key)]
+    if mounts and action not in (Action.KEEP, Action.REPLACE):
+        why.append(f"SkyServe keeps no replica at an update with {' or '.join(mounts)}")
+        action = Action.REPLACE
     return ServiceChange(
         name=wanted.name,
-        action=_action(before, wanted.replicas, bool(why), live, normal),
+        action=action,
         before=before,
         after=wanted.replicas,
         cost_before_usd_per_hour=before * wanted.price_usd_per_hour,
@@ -315,18 +323,39 @@ def _stop(live: LiveService, price: float | None, reason: str) -> ServiceChange:
     )
 
 
+def _moved_mounts(wanted: Wanted, live: LiveService) -> list[str]:
+    """Return the mounts that are not those that the running service was given: SkyPilot rewrites them."""
+    return [
+        key
+        for key in RESTARTING
+        if (wanted.document.get(key) or None) != (live.written.get(key) or None)
+        and (wanted.document.get(key) or live.document.get(key))
+    ]
+
+
 def differences(live: Mapping[str, Any], wanted: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the keys for which SkyServe would replace replicas, sorted; none if it keeps them.
 
     As its controller compares: everything but `service` and the text that the user wrote, the order
-    in `any_of` aside. Nor does the git stamp count here, for an update carries the live one on.
+    in `any_of` aside. Nor does the git stamp count here, for an update carries the live one on. Mounts
+    are for `_moved_mounts`. Of mappings the keys within are named, such as ``resources.labels``.
     """
     left, right = _replica_part(live), _replica_part(wanted)
-    return tuple(sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k)))
+    found: list[str] = []
+    for key in sorted(left.keys() | right.keys()):
+        old, new = left.get(key), right.get(key)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            inner = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+            found += [f"{key}.{k}" for k in inner]
+        else:
+            found.append(key)
+    return tuple(found)
 
 
 def _replica_part(document: Mapping[str, Any]) -> dict[str, Any]:
-    skipped = {"service", "_user_specified_yaml", "_metadata"}
+    skipped = {"service", "_user_specified_yaml", "_metadata", *RESTARTING}
     part = {k: v for k, v in document.items() if k not in skipped and v not in (None, {}, [])}
     resources = dict(part.get("resources") or {})
     if "any_of" in resources:

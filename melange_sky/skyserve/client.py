@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
+from melange_sky.plans import FILLER_MEMORY
 from melange_sky.skyserve.changes import LiveReplica, LiveService
 
 if TYPE_CHECKING:
@@ -139,10 +140,19 @@ class SkyServe:
         if live is not None:
             stamps = copy.deepcopy(live.document.get("_metadata") or {})
             config["_metadata"] = stamps | _mark_of(config, stamps)
+            _leave_filled(config, live.document)
         try:
             return self._sky.Task.from_yaml_config(config)
         except (ValueError, TypeError) as error:
             raise InputError(f"{wanted.name}.sky.yaml: {_one_line(error)}") from error
+
+
+def _leave_filled(config: dict[str, Any], live: Mapping[str, Any]) -> None:
+    """Leave the memory to SkyPilot where it once filled it in: a service of an earlier version keeps running."""
+    resources, running = config.get("resources") or {}, live.get("resources") or {}
+    filled = [part.get("memory") for part in (running, *running.get("any_of", ()))]
+    if resources.get("memory") == FILLER_MEMORY and any(filled) and FILLER_MEMORY not in filled:
+        del resources["memory"]
 
 
 def _mark_of(document: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,6 +175,7 @@ def _service(record: Mapping[str, Any]) -> LiveService:
         version=int(record.get("version") or 0),
         endpoint=record.get("endpoint"),
         document=document,
+        written=_written(document),
         user=record.get("user_hash"),
         user_name=record.get("user_name"),
         replicas=tuple(
@@ -178,6 +189,15 @@ def _service(record: Mapping[str, Any]) -> LiveService:
             for info in record.get("replica_info") or ()
         ),
     )
+
+
+def _written(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the newest version as it was handed to SkyPilot, which rewrites mounts; empty if not known."""
+    try:
+        written = yaml.safe_load(document.get("_user_specified_yaml") or "")
+    except yaml.YAMLError:
+        return {}
+    return written if isinstance(written, dict) else {}
 
 
 def _one_line(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from melange_sky.spec.schema import (
     SpotSection,
     WorkloadSection,
 )
+from melange_sky.spec.sky import read_sky
 from melange_sky.spec.validators import known_keys
 from melange_sky.spec.values import (
     MelangeConfig,
@@ -117,6 +118,7 @@ class _Reader:
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))
         current = read_current(raw.get("current"), self.problems)
+        sky = read_sky(raw.get("sky"), self.path.parent, self.problems)
         lists_models = raw.get("models") is not None
         models = self._models(raw) if lists_models else [self._served(raw, ())]
         if (
@@ -137,6 +139,8 @@ class _Reader:
             redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
             current=current,
+            sky=sky,
+            sky_at=self.problems.where(("sky",)),
             engine=engine.choice,
             quantizations=engine.quantizations,
             quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),

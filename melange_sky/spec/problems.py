@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import ValidationError
 
 from melange_sky.errors import InputError, clip, did_you_mean
+from melange_sky.plans import place_of, reason_of
 from melange_sky.spec.validators import Section, known_keys, validate
 from melange_sky.spec.yaml_source import Document, KeyPath
 
@@ -118,7 +119,8 @@ class Problems:
         if detail["type"] == "unexpected_keyword_argument":
             unknown = str(location[-1])
             known = known_keys(kind, location[:-1])
-            hint = did_you_mean(unknown, known) or f"; known: {', '.join(known)}"
+            hint = _of_skypilot(unknown) or did_you_mean(unknown, known)
+            hint = hint or f"; known: {', '.join(known)}"
             what = f"unknown key '{clip(unknown)}'{hint}"
             self.add((*path, *location), what)
             return
@@ -143,6 +145,14 @@ class Place:
     def add(self, what: str) -> None:
         """Note one problem here."""
         self.problems.add(self.at, what)
+
+
+def _of_skypilot(key: str) -> str | None:
+    """Return what to do with one of SkyPilot's own fields, None for any other word."""
+    place, reason = place_of(key), reason_of(key)
+    if place is not None:
+        return f": SkyPilot's own fields go under {place}"
+    return None if reason is None else f": {reason}"
 
 
 def _without(raw: Any, locations: list[KeyPath]) -> Any:

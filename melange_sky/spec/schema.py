@@ -163,6 +163,7 @@ class SpecSection:
     headroom: Annotated[float, bounds(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
     engine: Any = None
     current: Any = None
+    sky: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import EngineChoice
 from melange_sky.parallelism import AssumedSplits
+from melange_sky.plans import SkyFields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +125,8 @@ class Spec:
 
     `engine_args_at` gives file, line and key of each of the engine's arguments.
     `quantizations` are to be chosen among, None for weights as they are stored; `quantization_where` is
-    the place of the key that says so, None where the spec has none.
+    the place of the key that says so, None where the spec has none. `sky` are SkyPilot's own fields for
+    every service, `sky_at` is file, line and key of their block.
     """
 
     name: str
@@ -139,6 +141,8 @@ class Spec:
     quantizations: tuple[str | None, ...] = (None,)
     quantization_where: str | None = None
     current: tuple[CurrentInstances, ...] = ()
+    sky: SkyFields = field(default_factory=SkyFields)
+    sky_at: str = "sky"
 
     @property
     def leaves_rate_open(self) -> bool:

@@ -475,3 +475,69 @@ def test_a_controller_that_fails_once_is_asked_again(
         with pytest.raises(SourceUnavailableError, match="which services run: Failed to fetch"):
             server.services()
     assert len(asked) == calls
+
+
+def mounted(service: Wanted, path: str) -> LiveService:
+    """A service with mounts as SkyPilot keeps it: it rewrites them to a bucket of its own."""
+    return LiveService(
+        name=service.name,
+        status="READY",
+        version=1,
+        endpoint="http://x",
+        replicas=(),
+        document={
+            **copy.deepcopy(service.document),
+            "file_mounts": {"/cfg": {"name": "bucket-7f"}},
+        },
+        written={**copy.deepcopy(service.document), "file_mounts": {"/cfg": path}},
+    )
+
+
+@pytest.mark.parametrize(
+    ("replicas", "path", "action", "reason"),
+    [
+        (2, "/home/me/cfg", Action.KEEP, ""),
+        (
+            3,
+            "/home/me/cfg",
+            Action.REPLACE,
+            "SkyServe keeps no replica at an update with file_mounts",
+        ),
+        (2, "/home/me/new", Action.REPLACE, "file_mounts changed"),
+    ],
+)
+def test_mounts_restart_at_every_update_and_are_told(
+    replicas: int, path: str, action: Action, reason: str
+) -> None:
+    service = wanted("small", replicas, file_mounts={"/cfg": path})
+    live = mounted(wanted("small", 2), "/home/me/cfg")
+    (change,) = compare([service], [live], {service.name: service.document}, PRICES)
+    assert change.action is action
+    assert change.reason == (f"{reason}: replicas are replaced one by one" if reason else "")
+
+
+def test_what_of_the_resources_changed_is_named() -> None:
+    old = wanted("small", 2)
+    live = LiveService(
+        name=old.name, status="READY", version=1, endpoint=None, replicas=(), document=old.document
+    )
+    new = wanted("small", 2, resources={**old.document["resources"], "labels": {"team": "ads"}})
+    (change,) = compare([new], [live], {new.name: new.document}, PRICES)
+    assert change.reason == "resources.labels changed: replicas are replaced one by one"
+
+
+def test_a_service_whose_memory_skypilot_filled_in_is_left_running() -> None:
+    """Of an earlier version: without a word of ours SkyPilot fills in the same figure again."""
+
+    def config() -> dict[str, Any]:
+        return {"resources": {"instance_type": "g5.xlarge", "memory": "1+"}}
+
+    for running, left in (
+        ({"memory": "16.0"}, None),
+        ({"any_of": [{"memory": "16.0"}, {"memory": "16.0"}]}, None),
+        ({"memory": "1+"}, "1+"),
+        ({}, "1+"),
+    ):
+        mine = config()
+        client._leave_filled(mine, {"resources": running})
+        assert mine["resources"].get("memory") == left

@@ -1,0 +1,96 @@
+"""A spec's block `sky` before SkyPilot's own parser, beside the solve; and what is to know of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.engines import engine_named
+from melange_sky.errors import InputError
+from melange_sky.plans import PlanWarning
+from melange_sky.rendering import sample_documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from melange_sky.skyserve.parse import SkyParser
+    from melange_sky.spec import Spec
+
+_TAKEN: set[str] = set()
+"""Documents that SkyPilot has taken, as JSON."""
+
+
+@contextlib.contextmanager
+def checked_by_sky(spec: Spec) -> Iterator[list[PlanWarning]]:
+    """Check the spec's fields while the body runs; the list holds its warnings at the end.
+
+    Nothing is started for a spec without fields. Raises InputError with what SkyPilot says against them,
+    after the body.
+    """
+    notes = _notes(spec)
+    documents = sample_documents(spec.sky, spec.engine.name) if spec.sky.block() else {}
+    text = json.dumps(list(documents.values()))
+    if text in _TAKEN:  # a spec is planned several times where its rate is sought
+        documents = {}
+    parser = _started(list(documents.values())) if documents else None
+    try:
+        yield notes
+    except BaseException:
+        if parser is not None:
+            parser.stop()
+        raise
+    if documents:
+        verdicts = None if parser is None else parser.verdicts()
+        if verdicts is None:
+            notes.append(
+                PlanWarning(
+                    code="sky",
+                    message="sky: SkyPilot could not be asked whether it takes these fields",
+                )
+            )
+            return
+        _raise_refused(spec, dict(zip(documents, verdicts, strict=True)))
+        _TAKEN.add(text)
+
+
+def _started(documents: list[dict[str, Any]]) -> SkyParser | None:
+    from melange_sky.skyserve.parse import SkyParser  # for specs with fields alone
+
+    return SkyParser.start(documents)
+
+
+def _raise_refused(spec: Spec, verdicts: dict[str | None, str | None]) -> None:
+    """Raise what SkyPilot said; what it says of every accelerator is told once."""
+    common = verdicts[None]
+    lines = [
+        f"{spec.sky_at}{'' if key is None else f'.per_accelerator.{key}'}: SkyPilot refuses it: {said}"
+        for key, said in verdicts.items()
+        if said is not None and (key is None or said != common)
+    ]
+    if lines:
+        raise InputError(*lines)
+
+
+def _notes(spec: Spec) -> list[PlanWarning]:
+    notes = [
+        PlanWarning(
+            code="sky",
+            message=f"sky.{key}: SkyServe replaces every replica at each `serve update` of such a service, "
+            "be it for the number of replicas alone; what lies in sky.volumes or in the image replaces none",
+        )
+        for key in spec.sky.restarting
+    ]
+    brings = any(
+        (fields.get("resources") or {}).get("image_id") for _, fields in spec.sky.variants()
+    )
+    if brings and spec.engine.version is None:
+        version = engine_named(spec.engine.name).default_version
+        notes.append(
+            PlanWarning(
+                code="sky",
+                message=f"sky.resources.image_id: an engine that the image brings is run as it is, and estimates "
+                f"are of {spec.engine.name} {version}; engine.version says which one to install or expect",
+            )
+        )
+    return notes
