@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
@@ -12,6 +14,8 @@ from melange_sky.parallelism import Parallelism, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
     from melange_sky.names.limits import LimitKey
     from melange_sky.offers import Offer
@@ -130,12 +134,14 @@ class CapacityCell:
         def times(rate: float | None) -> float | None:
             return None if rate is None else rate * factor
 
-        return replace(
-            self,
+        return CapacityCell(
             max_rate_rps=times(self.max_rate_rps),
+            origin=self.origin,
+            reason=self.reason,
             low_rps=times(self.low_rps),
             high_rps=times(self.high_rps),
-            levels=tuple((a, rate * factor) for a, rate in self.levels),
+            levels=tuple([(a, rate * factor) for a, rate in self.levels]),
+            alone_ttft_s=self.alone_ttft_s,
         )
 
     def with_levels_of(self, estimate: CapacityCell) -> CapacityCell:
@@ -271,6 +277,27 @@ class OptionCapacity:
 
     option: DeploymentOption
     cells: tuple[tuple[CapacityCell, ...], ...]
+    _grids: dict[float | None, NDArray[np.float64]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def rates(self, level: float | None = None) -> NDArray[np.float64]:
+        """Return the raw capacity of every bucket at an attainment, None: at the target.
+
+        Shape (input buckets × output buckets), NaN where it cannot serve a bucket so.
+        """
+        if not self._grids:
+            self._grids.update(_by_level(self.cells))
+        if level is not None and level not in self._grids:
+            known = _same_level(level, tuple(self._grids))  # other threads may add one
+            self._grids[level] = self._grids.get(known, np.full_like(self._grids[None], np.nan))
+        return self._grids[level]
+
+    def largest_rates(self) -> NDArray[np.float64]:
+        """Return the highest rate of every bucket, in time or late; as `rates`."""
+        self.rates()
+        largest: NDArray[np.float64] = np.fmax.reduce(list(self._grids.values()))
+        return largest
 
     def rate(self, i: int, j: int) -> float | None:
         """Return the raw capacity of bucket (i, j), None where it cannot serve it."""
@@ -291,3 +318,24 @@ class OptionCapacity:
             for row in self.cells
         )
         return replace(self, cells=cells)
+
+
+def _by_level(
+    cells: tuple[tuple[CapacityCell, ...], ...],
+) -> dict[float | None, NDArray[np.float64]]:
+    """Return the rates of cells at the target (None) and at each level, NaN where there is none."""
+    flat = [cell for row in cells for cell in row]
+    found: dict[float | None, list[float | None]] = {None: [cell.max_rate_rps for cell in flat]}
+    for n, cell in enumerate(flat):
+        for level, rate in cell.levels:
+            known = level if level in found else _same_level(level, found)
+            found.setdefault(known, [None] * len(flat))[n] = rate
+    shape = len(cells), -1
+    return {
+        level: np.array(rates, dtype=np.float64).reshape(shape) for level, rates in found.items()
+    }
+
+
+def _same_level(level: float, known: Iterable[float | None]) -> float:
+    """Return the level among known ones that it is but for rounding, else itself."""
+    return next((k for k in known if k is not None and abs(k - level) <= _SAME_LEVEL), level)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from melange_sky.gateway.backend import Attempt
+    from melange_sky.gateway.replica_connection import ReplicaConnection
     from melange_sky.gateway.settings import Settings
 
 _IN_MEMORY = 1 << 20
@@ -83,36 +82,35 @@ class ReplicaAnswer:
 
 
 async def read_answer(
-    response: aiohttp.ClientResponse, attempt: Attempt, settings: Settings
+    connection: ReplicaConnection, attempt: Attempt, settings: Settings
 ) -> ReplicaAnswer:
     """Read a whole answer; one that has begun must go on at a kilobyte a second.
 
     Raises TooLargeError, and OSError where the disk takes no more.
     """
-    headers = response.headers
-    encoding = headers.get("Content-Encoding", "identity").casefold()
+    encoding = connection.header(b"content-encoding", "identity").casefold()
     kept = _Kept()
     loop = asyncio.get_running_loop()
     begun_s = loop.time()
     try:
-        while piece := await response.content.readany():
+        while piece := await connection.piece():
             if kept.size + len(piece) > settings.answer_bytes:
                 raise TooLargeError
             await kept.add(piece)
             due_s = begun_s + settings.event_s + kept.size / _LEAST_BYTES_PER_S
-            if not response.content.at_eof():
+            if not connection.at_end:
                 attempt.limit(max(0.0, due_s - loop.time()), "slow")
     except BaseException:
         kept.close()
         raise
     return ReplicaAnswer(
-        status=response.status,
-        content_type=headers.get("Content-Type", "application/json"),
+        status=connection.status,
+        content_type=connection.header(b"content-type", "application/json"),
         body=b"".join(kept.pieces),
         file=kept.file,
         size=kept.size,
         encoding=None if encoding == "identity" else encoding,
-        retry_after=headers.get("Retry-After"),
+        retry_after=connection.header(b"retry-after", "") or None,
     )
 
 

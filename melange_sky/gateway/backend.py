@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from yarl import URL
 
@@ -28,6 +28,14 @@ class Probe(Enum):
     OWN = "own"
 
 
+class Origin(NamedTuple):
+    """Where connections of a backend lead to."""
+
+    host: str
+    port: int
+    tls: bool
+
+
 class Backend:
     """A replica (or, with `replicas` > 1, an endpoint in front of several).
 
@@ -36,12 +44,13 @@ class Backend:
 
     __slots__ = (
         "_failed_probes",
-        "_paths",
+        "_heads",
         "answers_probes",
         "ejection",
         "in_flight",
         "key",
         "option",
+        "origin",
         "outcomes",
         "plan",
         "replicas",
@@ -57,7 +66,8 @@ class Backend:
         self.plan, self.option, self.url, self.replicas = plan, option, url, replicas
         self.key = (plan, option, str(url), replicas)
         self.slots: tuple[int, ...] = ()
-        self._paths: dict[str, URL] = {}
+        self.origin = Origin(url.host or "", url.port or 80, url.scheme == "https")
+        self._heads: dict[str, bytes] = {}
         self.in_flight = 0
         self.unstarted: set[Attempt] = set()
         self.outcomes = Outcomes(settings.outlier_window_s)
@@ -73,9 +83,16 @@ class Backend:
 
     def at(self, path: str) -> URL:
         """Return the URL of a path on this backend."""
-        known = self._paths.get(path)
+        return self.url.with_path(self.url.path.rstrip("/") + path)
+
+    def request_head(self, method: str, path: str) -> bytes:
+        """Return how a request to a path on this backend begins: its line and the Host header."""
+        known = self._heads.get(path)
         if known is None:
-            known = self._paths[path] = self.url.with_path(self.url.path.rstrip("/") + path)
+            url = self.at(path)
+            host = url.host_port_subcomponent
+            known = f"{method} {url.raw_path} HTTP/1.1\r\nHost: {host}\r\n".encode()
+            self._heads[path] = known
         return known
 
     def healthy(self, now_s: float) -> bool:
@@ -110,19 +127,21 @@ class Attempt:
     cancellation is this one (then it goes on) or somebody else's (then it must end).
     """
 
-    __slots__ = ("_loop", "_task", "_timer", "reason")
+    __slots__ = ("_loop", "_task", "_timer", "due_s", "reason")
 
     def __init__(self, limit_s: float) -> None:
         """Start the clock for the current task."""
         self.reason: str | None = None
         self._task = asyncio.current_task()
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(limit_s, self.expire, "timeout")
+        self.due_s = self._loop.time() + limit_s
+        self._timer = self._loop.call_at(self.due_s, self.expire, "timeout")
 
     def limit(self, limit_s: float, reason: str) -> None:
         """Set the clock anew: for what is left to come of an answer that has begun."""
         self._timer.cancel()
-        self._timer = self._loop.call_later(limit_s, self.expire, reason)
+        self.due_s = self._loop.time() + limit_s
+        self._timer = self._loop.call_at(self.due_s, self.expire, reason)
 
     def expire(self, reason: str) -> None:
         """Cancel the task, unless the attempt is done."""

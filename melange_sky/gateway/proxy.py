@@ -6,13 +6,11 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import aiohttp
-from aiohttp import web
-
 from melange_sky.gateway.accounting import Accounts, Finished
 from melange_sky.gateway.answers import ReplicaAnswer
 from melange_sky.gateway.client_request import Refusal
 from melange_sky.gateway.own_limits import OwnLimitError
+from melange_sky.gateway.relay import Relay
 from melange_sky.gateway.retries import RetryBudget
 from melange_sky.gateway.running import RunningRequest, as_refusal, out_of
 from melange_sky.gateway.stream import EventStream
@@ -20,13 +18,14 @@ from melange_sky.gateway.upstream import AttemptError, OpenStream
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.calls import Call
     from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.dispatch import Dispatcher
     from melange_sky.gateway.metrics import Metrics
     from melange_sky.gateway.service import Lease, Service
     from melange_sky.gateway.sessions import Sessions
     from melange_sky.gateway.settings import ObservedSink, Settings
-    from melange_sky.gateway.upstream import Upstream
+    from melange_sky.gateway.upstream import ForwardedHeaders, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -57,29 +56,28 @@ class Proxy:
         self.retries = RetryBudget(settings, lambda: len(self.under_way))
 
     async def serve(
-        self,
-        web_request: web.BaseRequest,
-        service: Service,
-        request: ClientRequest,
-        headers: dict[str, str],
-    ) -> web.StreamResponse:
-        """Answer a request by a replica. Raises Refusal where none could."""
+        self, call: Call, service: Service, request: ClientRequest, headers: ForwardedHeaders
+    ) -> None:
+        """Answer a call by a replica. Raises Refusal where none could."""
         arrival_s = asyncio.get_running_loop().time()
-        session = self._sessions.of(service.seating.affinity, web_request.headers, request)
+        session = self._sessions.of(
+            service.seating.affinity, call.header(self._sessions.header), request
+        )
         size = await service.size_of(request, session)
         running = RunningRequest(
             task=asyncio.current_task(),
+            call=call,
             arrival_s=arrival_s,
             request=request,
             size=size,
-            headers=headers,
+            request_id=headers.request_id,
+            headers=headers.lines,
         )
         self.under_way.add(running)
         try:
-            answer = await self._try_once(web_request, service, running)
-            while answer is None:
-                answer = await self._try_again(web_request, service, running)
-            return answer
+            answered = await self._try_once(service, running)
+            while not answered:
+                answered = await self._try_again(service, running)
         except OwnLimitError as error:
             log.warning("out of %s: a request is refused", error)
             raise out_of(str(error)) from error
@@ -88,18 +86,16 @@ class Proxy:
             for lease in running.trials:
                 service.end_trial(lease, asyncio.get_running_loop().time())
 
-    async def _try_again(
-        self, web_request: web.BaseRequest, service: Service, running: RunningRequest
-    ) -> web.StreamResponse | None:
+    async def _try_again(self, service: Service, running: RunningRequest) -> bool:
         """Make another attempt, within what may be tried again at once."""
         error = running.last_error
         if error is None or error.gone:  # a replica that was not there did no work
-            return await self._try_once(web_request, service, running)
+            return await self._try_once(service, running)
         if not await self.retries.take():
             raise as_refusal(error)
         running.retrying = True
         try:
-            return await self._try_once(web_request, service, running)
+            return await self._try_once(service, running)
         finally:
             self._end_retry(running)
 
@@ -108,20 +104,18 @@ class Proxy:
             running.retrying = False
             self.retries.give_back()
 
-    async def _try_once(
-        self, web_request: web.BaseRequest, service: Service, running: RunningRequest
-    ) -> web.StreamResponse | None:
-        """Make one attempt; None where another is due."""
+    async def _try_once(self, service: Service, running: RunningRequest) -> bool:
+        """Make one attempt; return False where another is due."""
         lease = await self._lease(service, running)
         if lease.trial:
             running.trials.append(lease)
         with self._dispatcher.held(lease):
             result = await self._attempt(lease, running)
             if isinstance(result, ReplicaAnswer):
-                return await self._whole(web_request, result, lease, running)
-            if isinstance(result, OpenStream):
-                return await self._stream(web_request, result, lease, running)
-        return None
+                await self._whole(result, lease, running)
+            elif isinstance(result, OpenStream):
+                await self._stream(result, lease, running)
+            return result is not None
 
     async def _lease(self, service: Service, running: RunningRequest) -> Lease:
         """Get a place for the next attempt, or end with what the last one said."""
@@ -202,13 +196,7 @@ class Proxy:
             first_byte_s=running.first_byte_s,
         )
 
-    async def _whole(
-        self,
-        web_request: web.BaseRequest,
-        answer: ReplicaAnswer,
-        lease: Lease,
-        running: RunningRequest,
-    ) -> web.StreamResponse:
+    async def _whole(self, answer: ReplicaAnswer, lease: Lease, running: RunningRequest) -> None:
         lease.service.succeeded(lease, asyncio.get_running_loop().time())
         if answer.status == 200:
             self._accounts.answered(answer, lease, self._done(running))
@@ -216,33 +204,20 @@ class Proxy:
         out = {"Content-Type": answer.content_type, "X-Request-Id": running.request_id}
         if answer.encoding is not None:
             out["Content-Encoding"] = answer.encoding
+        call = running.call
         if answer.file is None:
-            return web.Response(status=answer.status, body=answer.body, headers=out)
+            call.answer(answer.status, out, answer.body)
+            return
         try:
-            response = web.StreamResponse(status=answer.status, headers=out)
-            response.content_length = answer.size
-            await response.prepare(web_request)
+            call.begin(answer.status, out, answer.size)
             async for piece in answer.pieces():
-                await self._write(response, piece, running)
-            await response.write_eof()
-            return response
+                call.write(piece)
+                await call.drain()
+            call.end()
         finally:
             answer.close()
 
-    async def _write(
-        self, response: web.StreamResponse, data: bytes, running: RunningRequest
-    ) -> None:
-        running.blocked_since_s = asyncio.get_running_loop().time()
-        await response.write(data)
-        running.blocked_since_s = None
-
-    async def _stream(
-        self,
-        web_request: web.BaseRequest,
-        opened: OpenStream,
-        lease: Lease,
-        running: RunningRequest,
-    ) -> web.StreamResponse:
+    async def _stream(self, opened: OpenStream, lease: Lease, running: RunningRequest) -> None:
         """Pass a stream on as it comes. Its end is clean only if the replica's was."""
         events = EventStream(running.request.hide_usage, opaque=opened.encoding is not None)
         headers = {
@@ -253,31 +228,24 @@ class Proxy:
         }
         if opened.encoding is not None:
             headers["Content-Encoding"] = opened.encoding
-        response = web.StreamResponse(headers=headers)
         try:
             with lease.backend.outcomes.running():
-                await response.prepare(web_request)
-                broken = await self._pass_on(opened, events, response, running)
-            await self._end_stream(broken, events, response, lease, running)
-            if broken is not None and web_request.transport is not None:
-                web_request.transport.close()
-            return response
+                running.call.begin(200, headers)
+                relay = Relay(opened.connection, events, running.call, self._settings.idle_s)
+                broken = await relay.run(opened.first)
         finally:
-            # Closing, not releasing, a stream that has not ended is what stops the replica's work.
-            opened.response.close()
+            # One that has not ended is closed, which is what stops the replica's work.
+            self._upstream.give_back(lease.backend, opened.connection)
+        self._end_stream(broken, events, lease, running)
 
-    async def _end_stream(
-        self,
-        broken: str | None,
-        events: EventStream,
-        response: web.StreamResponse,
-        lease: Lease,
-        running: RunningRequest,
+    def _end_stream(
+        self, broken: str | None, events: EventStream, lease: Lease, running: RunningRequest
     ) -> None:
-        answers, service = self._metrics.answers, lease.service
+        answers, service, call = self._metrics.answers, lease.service, running.call
         now_s = asyncio.get_running_loop().time()
         if broken is None:
-            await response.write_eof(events.end())
+            call.write(events.end())
+            call.end()
             # Only an end is a success: else a replica that dies in every stream would stay in use.
             if not events.failed:
                 service.succeeded(lease, now_s)
@@ -287,37 +255,8 @@ class Proxy:
         answers.labels(service.name, "broken").inc()
         self._metrics.failures.labels(service.name, lease.backend.option, broken).inc()
         service.failed(lease, now_s)
-        await response.write(_BROKEN_EVENT)
-
-    async def _pass_on(
-        self,
-        opened: OpenStream,
-        events: EventStream,
-        response: web.StreamResponse,
-        running: RunningRequest,
-    ) -> str | None:
-        """Copy until the replica ends; return what broke, None for a clean end."""
-        loop = asyncio.get_running_loop()
-        content = opened.response.content
-        chunk = opened.first
-        passed_s = loop.time()
-        while chunk:
-            out = events.feed(chunk)
-            now_s = loop.time()
-            if out:
-                running.blocked_since_s = now_s
-                await response.write(out)
-                running.blocked_since_s = None
-                passed_s = loop.time()
-            elif now_s - passed_s > self._settings.idle_s:
-                return "stream_timeout"  # byte by byte, but never an event
-            try:
-                chunk = await content.readany()
-            except asyncio.TimeoutError:
-                return "stream_timeout"
-            except (aiohttp.ClientError, OSError):
-                return "stream_broken"
-        return None
+        call.write(_BROKEN_EVENT)
+        call.cut()
 
     def end_stalled(self, now_s: float) -> None:
         """Give up on clients that have stopped reading for too long."""

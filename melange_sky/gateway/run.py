@@ -16,17 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from aiohttp import web
-
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.gateway.backend import Backend
+from melange_sky.gateway.client_connection import Clients
 from melange_sky.gateway.dispatch import Dispatcher
 from melange_sky.gateway.listener import Listener
 from melange_sky.gateway.metrics import Metrics
 from melange_sky.gateway.own_limits import raise_file_limit
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
-from melange_sky.gateway.server import Front, GatewayServer
+from melange_sky.gateway.server import Front
 from melange_sky.gateway.sessions import Sessions
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.standing import Standing, brings_another_plan, unanswered
@@ -121,9 +120,7 @@ class Gateway:
         return self._listener.port
 
     async def _listen(self, listen: Listen) -> None:
-        self._server = GatewayServer(self.front, self._settings)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=_CLOSE_S / 2)
-        await self._runner.setup()
+        self._server = Clients(self.front.handle, self._settings, self.front.body_bytes)
         self._listener = Listener(self._server, self._has_room, listen.tls)
         try:
             await self._listener.open(listen.host, listen.port)
@@ -171,8 +168,8 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
-        await self._runner.cleanup()
-        await self.upstream.close()
+        await self._server.close(_CLOSE_S / 2)
+        self.upstream.close()
         if self._sources.observed is not None:
             with contextlib.suppress(MelangeError, OSError, asyncio.TimeoutError):
                 await asyncio.wait_for(_in_thread(self._sources.observed.write), _CLOSE_S / 2)

@@ -10,6 +10,7 @@ from melange_sky.gateway.client_request import Refusal
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Backend
+    from melange_sky.gateway.calls import Call
     from melange_sky.gateway.client_request import ClientRequest
     from melange_sky.gateway.service import Lease, RequestSize
     from melange_sky.gateway.upstream import AttemptError
@@ -19,17 +20,17 @@ if TYPE_CHECKING:
 class RunningRequest:
     """A request under way: what the client asked for, and what was tried for it.
 
-    `headers` go to the replica. `blocked_since_s` is when the client last stopped reading, None if it
-    reads.
+    `headers` go to the replica, with the `request_id` that the client sees, too.
     """
 
     task: asyncio.Task[object] | None
+    call: Call
     arrival_s: float
     request: ClientRequest
     size: RequestSize
-    headers: dict[str, str]
+    request_id: str
+    headers: bytes
     first_byte_s: float | None = None
-    blocked_since_s: float | None = None
     retrying: bool = False
     attempts: int = 0
     tried: list[Backend] = field(default_factory=list)
@@ -43,9 +44,9 @@ class RunningRequest:
         return self.failed[-1][1] if self.failed else None
 
     @property
-    def request_id(self) -> str:
-        """The id that replica and client see."""
-        return self.headers["X-Request-Id"]
+    def blocked_since_s(self) -> float | None:
+        """When the client last stopped reading, None if it reads."""
+        return self.call.blocked_since_s
 
 
 def out_of(what: str) -> Refusal:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import random
 import re
 import ssl
-import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-
+from melange_sky.gateway.calls import CLIENT_LEFT, BadRequestError, Call, TooLargeBodyError
 from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request, shown
 from melange_sky.gateway.running import out_of
 from melange_sky.gateway.standing import Standing, unanswered
@@ -31,7 +30,6 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _POSTS = {endpoint.value: endpoint for endpoint in ApiPath}
 _GETS = ("/health", "/metrics", "/v1/models")
 _MODEL = "/v1/models/"
-_NEW_S = 1.0
 _ANTHROPIC = (ApiPath.MESSAGES.value, ApiPath.COUNT_TOKENS.value)
 
 
@@ -56,40 +54,42 @@ class Front:
         """Return the largest body."""
         return self._fleet.body_bytes
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request; a Refusal becomes OpenAI's error form."""
+    async def handle(self, call: Call) -> None:
+        """Answer one call; a Refusal becomes OpenAI's error form."""
         try:
-            return await self._route(request)
+            await self._route(call)
         except Refusal as refusal:
-            return self._refuse(request, refusal)
+            self._refuse(call, refusal)
         except asyncio.CancelledError:
-            self._metrics.answers.labels("", "499").inc()
+            self._metrics.answers.labels("", str(CLIENT_LEFT)).inc()
             raise
-        except ConnectionError:
-            # The client left while it was written to: there is nobody to answer, and no error.
-            self._metrics.answers.labels("", "499").inc()
-            return web.Response(status=499)
         except Exception:
             log.exception("a request failed for a reason within the gateway")
-            return self._refuse(request, Refusal(500, "internal error", "internal"))
+            if not call.begun:
+                self._refuse(call, Refusal(500, "internal error", "internal"))
 
-    async def _route(self, request: web.BaseRequest) -> web.StreamResponse:
-        path, method = request.path, request.method
+    async def _route(self, call: Call) -> None:
+        path, method = call.path, call.method
+        if path is None:
+            raise Refusal(400, "the request is not valid HTTP", "invalid_http")
         endpoint = _POSTS.get(path)
         if endpoint is not None:
             self._check(method == "POST", 405)
-            return await self._complete(request, endpoint)
+            await self._complete(call, endpoint)
+            return
         self._check(path in _GETS or path.startswith(_MODEL), 404)
         self._check(method in ("GET", "HEAD"), 405)
         if path == "/health":
-            return self._health()
-        self._authorize(request)
+            self._health(call)
+            return
+        self._authorize(call)
         if path == "/metrics":
-            return web.Response(body=self._metrics_text(), content_type="text/plain")
-        if path.startswith(_MODEL):
-            return web.json_response(self._model(path.removeprefix(_MODEL)))
-        data = [_card(name) for name in self._fleet.by_model]
-        return web.json_response({"object": "list", "data": data})
+            call.answer(200, {"Content-Type": "text/plain; charset=utf-8"}, self._metrics_text())
+        elif path.startswith(_MODEL):
+            _answer_json(call, 200, self._model(path.removeprefix(_MODEL)))
+        else:
+            data = [_card(name) for name in self._fleet.by_model]
+            _answer_json(call, 200, {"object": "list", "data": data})
 
     @staticmethod
     def _check(good: bool, status: int) -> None:
@@ -100,71 +100,66 @@ class Front:
             }[status]
             raise Refusal(status, message, code)
 
-    def _authorize(self, request: web.BaseRequest) -> None:
-        given = request.headers.get("Authorization")
-        if given is None and "x-api-key" in request.headers:  # as Anthropic's clients send it
-            given = f"Bearer {request.headers['x-api-key']}"
+    def _authorize(self, call: Call) -> None:
+        given = call.header(b"authorization")
+        if given is None and b"x-api-key" in call.headers:  # as Anthropic's clients send it
+            given = f"Bearer {call.header(b'x-api-key')}"
         if not self._keys.accept(given):
             raise Refusal(401, "a valid API key is needed (Authorization: Bearer)", "invalid_key")
 
-    async def _complete(self, request: web.BaseRequest, endpoint: ApiPath) -> web.StreamResponse:
-        self._authorize(request)
+    async def _complete(self, call: Call, endpoint: ApiPath) -> None:
+        self._authorize(call)
         if self.draining:
             raise Refusal(503, "the gateway is shutting down", "draining", retry_after_s=1)
         if self.accepted >= self.most_requests:
             raise out_of("open files")
-        held_bytes = self._due_bytes(request)
+        held_bytes = self._due_bytes(call)
         if self._held_bytes + held_bytes > self._settings.held_bytes:
             raise out_of("memory for bodies")
         self.accepted += 1
         self._held_bytes += held_bytes
         try:
-            body = await self._body(request)
+            body = await self._body(call)
             self._held_bytes += len(body) - held_bytes
             held_bytes = len(body)
-            return await self._serve(request, endpoint, body)
+            await self._serve(call, endpoint, body)
         finally:
             self.accepted -= 1
             self._held_bytes -= held_bytes
 
-    def _due_bytes(self, request: web.BaseRequest) -> int:
-        """Return how long a body is said to be; in chunks, which do not say, as long as it may be."""
-        if request.content_length is not None:
-            return min(request.content_length, self._fleet.body_bytes)
-        return self._fleet.body_bytes if request.body_exists else 0
+    def _due_bytes(self, call: Call) -> int:
+        """Return how long a body is, or is said to be; in chunks, which do not say, as long as it may be."""
+        length = call.size if call.complete else call.content_length
+        if length is not None:
+            return min(length, self._fleet.body_bytes)
+        return self._fleet.body_bytes if call.body_due else 0
 
-    async def _serve(
-        self, request: web.BaseRequest, endpoint: ApiPath, body: bytes
-    ) -> web.StreamResponse:
+    async def _serve(self, call: Call, endpoint: ApiPath, body: bytes) -> None:
         parsed = parse_request(endpoint, body)
         service = self._fleet.find(parsed.model)
         if service is None:
             raise _unknown(parsed.model)
-        headers = forwarded_headers(_request_id(request), request.headers.get("traceparent"))
-        return await self._proxy.serve(request, service, parsed, headers)
+        headers = forwarded_headers(_request_id(call), call.header(b"traceparent"))
+        await self._proxy.serve(call, service, parsed, headers)
 
-    async def _body(self, request: web.BaseRequest) -> bytes:
+    async def _body(self, call: Call) -> bytes:
         """Read the body within its limits of size and time."""
-        encoding = request.headers.get("Content-Encoding", "identity")
-        if encoding.casefold() != "identity":
+        if call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Refusal(415, "a compressed body is not accepted", "unsupported_encoding")
         limit = self._fleet.body_bytes
-        if (request.content_length or 0) > limit:
-            raise Refusal(413, f"the body is larger than {limit} bytes", "body_too_large")
-        if request.headers.get("Expect", "").casefold() == "100-continue" and request.transport:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        too_large = Refusal(413, f"the body is larger than {limit} bytes", "body_too_large")
+        if (call.content_length or 0) > limit:
+            raise too_large
         try:
-            if request.content.is_eof():
-                return await request.read()
-            return await asyncio.wait_for(request.read(), self._settings.body_s)
-        except web.HTTPRequestEntityTooLarge:
-            raise Refusal(413, f"the body is larger than {limit} bytes", "body_too_large") from None
+            return await call.body(self._settings.body_s)
+        except TooLargeBodyError:
+            raise too_large from None
         except asyncio.TimeoutError:
             raise Refusal(408, "the body did not arrive in time", "body_timeout") from None
-        except HttpProcessingError:
+        except BadRequestError:
             raise Refusal(400, "the body is not valid HTTP", "invalid_http") from None
 
-    def _health(self) -> web.Response:
+    def _health(self, call: Call) -> None:
         now_s = asyncio.get_running_loop().time()
         plans = {
             name: any(b.healthy(now_s) for b in service.backends)
@@ -180,7 +175,7 @@ class Front:
             "unanswered_options": len(unanswered(served, now_s)),
             "leaving_requests": self.standing.leaving,
         }
-        return web.json_response(document, status=200 if good else 503)
+        _answer_json(call, 200 if good else 503, document)
 
     def _model(self, name: str) -> dict[str, object]:
         if name not in self._fleet.by_model:
@@ -213,7 +208,7 @@ class Front:
                         ).set(rate)
         return metrics.text()
 
-    def _refuse(self, request: web.BaseRequest, refusal: Refusal) -> web.Response:
+    def _refuse(self, call: Call, refusal: Refusal) -> None:
         self._metrics.answers.labels("", str(refusal.status)).inc()
         headers = {"Content-Type": "application/json"}
         if refusal.retry_after_s is not None:
@@ -221,12 +216,15 @@ class Front:
         if refusal.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if refusal.status == 405:
-            headers["Allow"] = "POST" if request.path in _POSTS else "GET, HEAD"
-        body = refusal.body(anthropic=request.path in _ANTHROPIC)
-        response = web.Response(status=refusal.status, body=body, headers=headers)
+            headers["Allow"] = "POST" if call.path in _POSTS else "GET, HEAD"
         if refusal.status in (408, 413) or refusal.code == "gateway_limit" or self.draining:
-            response.force_close()
-        return response
+            call.keep_alive = False
+        call.answer(refusal.status, headers, refusal.body(anthropic=call.path in _ANTHROPIC))
+
+
+def _answer_json(call: Call, status: int, document: object) -> None:
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    call.answer(status, headers, json.dumps(document).encode())
 
 
 def _card(name: str) -> dict[str, object]:
@@ -238,92 +236,11 @@ def _unknown(model: str | None) -> Refusal:
     return Refusal(404, f"no such model ({name}); see /v1/models", "model_not_found", param="model")
 
 
-def _request_id(request: web.BaseRequest) -> str:
-    given = request.headers.get("X-Request-Id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-class Handler(web.RequestHandler):
-    """aiohttp's handler of a connection, but for what it says of requests that are not HTTP."""
-
-    __slots__ = ("opened_s",)
-
-    def __init__(self, *args: Any, loop: asyncio.AbstractEventLoop, **kwargs: Any) -> None:
-        """Note when the connection came."""
-        super().__init__(*args, loop=loop, **kwargs)
-        self.opened_s = loop.time()
-
-    @property
-    def idle(self) -> bool:
-        """Whether the connection waits for its next request, and is no new one."""
-        return self._current_request is None and self._loop.time() - self.opened_s > _NEW_S
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer in OpenAI's form. aiohttp would log and send back the line, which may hold a key."""
-        log.info("a request that is not HTTP: %s", type(exc).__name__)
-        if request.writer.output_size > 0:
-            raise ConnectionError("an answer has already begun")
-        refusal = Refusal(status, "the request is not valid HTTP", "invalid_http")
-        response = web.Response(
-            status=status, body=refusal.body(), headers={"Content-Type": "application/json"}
-        )
-        response.force_close()
-        return response
-
-
-class GatewayServer(web.Server):
-    """aiohttp's low-level server with limits on connections, headers and bodies."""
-
-    def __init__(self, front: Front, settings: Settings) -> None:
-        """Make the server; call within a running loop."""
-        super().__init__(
-            front.handle,
-            request_factory=self._bounded_request,
-            handler_cancellation=True,
-            access_log=None,
-            # Bounds the wait for a request's headers too, from the connection's start.
-            keepalive_timeout=settings.header_s,
-            max_line_size=settings.header_bytes,
-            max_field_size=settings.header_bytes,
-            max_headers=settings.headers,
-            lingering_time=1.0,
-            auto_decompress=False,
-        )
-        self._body_bytes = front.body_bytes
-
-    def __call__(self) -> web.RequestHandler:
-        """Return the handler of a new connection."""
-        return Handler(self, loop=self._loop, **self._kwargs)
-
-    def _bounded_request(self, message, payload, protocol, writer, task):  # type: ignore[no-untyped-def]
-        return web.BaseRequest(
-            message,
-            payload,
-            protocol,
-            writer,
-            task,
-            self._loop,
-            client_max_size=self._body_bytes(),
-        )
-
-    @property
-    def open_connections(self) -> int:
-        """How many clients' connections are open."""
-        return len(self._connections)
-
-    def close_idle(self) -> bool:
-        """Close the oldest connection that waits for its next request; return whether there was one."""
-        for handler, transport in self._connections.items():
-            if isinstance(handler, Handler) and handler.idle and not transport.is_closing():
-                transport.close()
-                return True
-        return False
+def _request_id(call: Call) -> str:
+    given = call.header(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return f"{random.getrandbits(128):032x}"  # told apart is enough: it need not be a secret
 
 
 def tls_context(certificate: Path, key: Path | None) -> ssl.SSLContext:

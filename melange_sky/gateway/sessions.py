@@ -47,23 +47,21 @@ class Sessions:
 
     def __init__(self, header: str, prefix_blocks: int) -> None:
         """Start without any. `header` names sessions, `prefix_blocks` are compared in mode `prefix`."""
-        self._header = header
+        self.header = header.lower().encode()
         self._prefix_characters = prefix_blocks * BLOCK_CHARACTERS
         self._salt = os.urandom(16)
         self._last: OrderedDict[int, Backend] = OrderedDict()
         self._answers: OrderedDict[bytes, Session] = OrderedDict()
 
-    def of(
-        self, mode: Affinity, headers: Mapping[str, str], request: ClientRequest
-    ) -> Session | None:
-        """Return the session of a request, None where it has none."""
+    def of(self, mode: Affinity, given: str | None, request: ClientRequest) -> Session | None:
+        """Return the session of a request, None where it has none. `given`: what its header says."""
         if mode is Affinity.OFF or not request.endpoint.generates:
             return None
         if mode is Affinity.PREFIX:
             return Session(_number("prefix", opening(request, self._prefix_characters)))
         previous = request.document.get("previous_response_id")
         known = self._answers.get(self._hash(previous)) if isinstance(previous, str) else None
-        named = headers.get(self._header) or _named(request.document)
+        named = given or _named(request.document)
         if named:
             return Session(_number("name", named), None if known is None else known.keeper)
         if isinstance(previous, str):

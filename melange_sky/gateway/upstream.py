@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from melange_sky.gateway.answers import ReplicaAnswer, TooLargeError, read_answer
 from melange_sky.gateway.backend import Attempt, Probe
 from melange_sky.gateway.own_limits import OwnLimitError, own_limit
+from melange_sky.gateway.replica_connection import (
+    BrokenAnswerError,
+    ConnectError,
+    ReplicaConnection,
+    ReplicaConnections,
+)
 from melange_sky.streams import end_of_events, foreign_line
 
 if TYPE_CHECKING:
@@ -25,8 +28,7 @@ if TYPE_CHECKING:
 
 _TRACE = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2,32}){3}")
 _LARGE_BYTES = 1 << 20
-REUSE_S = 4.0
-"""Idle connections are dropped before uvicorn's 5 s (the engines' server) would close them under a request."""
+_FIXED = "User-Agent: melange-sky-gateway\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 
 
 class AttemptError(Exception):
@@ -51,9 +53,9 @@ class AttemptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """A stream whose first event has come. `response` is to be closed by who takes it."""
+    """A stream whose first event has come. `connection` is to be closed, or given back, by who takes it."""
 
-    response: aiohttp.ClientResponse
+    connection: ReplicaConnection
     content_type: str
     encoding: str | None
     first: bytes
@@ -66,38 +68,48 @@ class Upstream:
         """Open the client; call within a running loop. `ca_file` verifies https replicas."""
         self._settings = settings
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=REUSE_S, ssl=context)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            headers={"User-Agent": "melange-sky-gateway", "Accept-Encoding": "identity"},
-        )
+        self._connections = ReplicaConnections(context, settings.connect_s)
         secret = key.reveal()
-        self._authorization = None if secret is None else f"Bearer {secret}"
-        silent_s = max(settings.idle_s, settings.first_byte_s)
-        self._stream_timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=settings.connect_s, sock_read=silent_s
-        )
-        self._answer_timeout = aiohttp.ClientTimeout(total=None, sock_connect=settings.connect_s)
-        self._probe_timeout = aiohttp.ClientTimeout(total=settings.probe_s)
+        key_line = "" if secret is None else f"Authorization: Bearer {secret}\r\n"
+        self._fixed = (_FIXED + key_line).encode()
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._session.close()
+    def close(self) -> None:
+        """Close all connections that are kept."""
+        self._connections.close()
 
     async def probe(self, backend: Backend) -> Probe:
         """Return what a backend's /health says within its time."""
+        attempt = Attempt(self._settings.probe_s)
         try:
-            async with self._session.get(
-                backend.at("/health"), timeout=self._probe_timeout, allow_redirects=False
-            ) as response:
-                return Probe.GOOD if response.status == 200 else Probe.UNWILLING
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            return await self._look(backend, attempt)
+        except asyncio.CancelledError:
+            if not attempt.expired():
+                raise
+            return Probe.SILENT
+        except (BrokenAnswerError, ConnectError):
+            return Probe.SILENT
+        except OSError as error:
             return Probe.SILENT if own_limit(error) is None else Probe.OWN
+        finally:
+            attempt.done()
+
+    async def _look(self, backend: Backend, attempt: Attempt) -> Probe:
+        connection = await self._connections.get(backend.origin, attempt)
+        try:
+            connection.ask(backend.request_head("GET", "/health") + self._fixed + b"\r\n", b"")
+            await connection.head()
+            while await connection.piece():
+                pass
+            return Probe.GOOD if connection.status == 200 else Probe.UNWILLING
+        finally:
+            self.give_back(backend, connection)
+
+    def give_back(self, backend: Backend, connection: ReplicaConnection) -> None:
+        """Keep a connection for the next request; of an answer that has not ended, end the work."""
+        self._connections.give_back(backend.origin, connection)
 
     async def send(
-        self, backend: Backend, request: ClientRequest, headers: dict[str, str]
+        self, backend: Backend, request: ClientRequest, headers: bytes
     ) -> ReplicaAnswer | OpenStream:
         """Send a request and return its answer, or its stream as soon as the first event is there.
 
@@ -114,79 +126,59 @@ class Upstream:
             raise AttemptError(attempt.reason or "timeout") from None
         except TooLargeError:
             raise AttemptError("too_large", retry=False, blame=False) from None
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError, MemoryError) as error:
+        except (BrokenAnswerError, ConnectError) as error:
+            gone = isinstance(error, ConnectError) and not error.unresolved
+            raise AttemptError(str(error), gone=gone) from error
+        except (OSError, MemoryError) as error:
             lacking = own_limit(error)
-            if lacking is not None:
-                raise OwnLimitError(lacking) from error
-            raise _attempt_error(error) from error
+            if lacking is None:
+                raise AttemptError("broken") from error
+            raise OwnLimitError(lacking) from error
         finally:
             attempt.done()
             backend.unstarted.discard(attempt)
 
     async def _exchange(
-        self,
-        backend: Backend,
-        request: ClientRequest,
-        headers: dict[str, str],
-        attempt: Attempt,
+        self, backend: Backend, request: ClientRequest, headers: bytes, attempt: Attempt
     ) -> ReplicaAnswer | OpenStream:
-        if self._authorization is not None:
-            headers = headers | {"Authorization": self._authorization}
-        sent = request.upstream_body()
-        # aiohttp warns of large bytes sent at once; a file-like body goes in pieces
-        data = io.BytesIO(sent) if len(sent) > _LARGE_BYTES else sent
-        response = await self._session.post(
-            backend.at(request.endpoint.value),
-            data=data,
-            headers=headers,
-            timeout=self._stream_timeout if request.stream else self._answer_timeout,
-            allow_redirects=False,
-        )
+        body = request.upstream_body()
+        head = backend.request_head("POST", request.endpoint.value)
+        connection = await self._connections.get(backend.origin, attempt)
         handed_over = False
         try:
-            if request.stream and response.status == 200:
-                opened = await self._first_event(response, attempt)
+            length = b"Content-Length: %d\r\n\r\n" % len(body)
+            connection.ask(b"".join((head, self._fixed, headers, length)), body)
+            await connection.head()
+            if request.stream and connection.status == 200:
+                opened = await self._first_event(connection, attempt)
                 handed_over = True
                 return opened
-            return _judge(await read_answer(response, attempt, self._settings))
+            return _judge(await read_answer(connection, attempt, self._settings))
         finally:
             if not handed_over:
-                response.close() if not response.content.at_eof() else response.release()
+                self.give_back(backend, connection)
 
-    async def _first_event(self, response: aiohttp.ClientResponse, attempt: Attempt) -> OpenStream:
+    async def _first_event(self, connection: ReplicaConnection, attempt: Attempt) -> OpenStream:
         """Wait until the first event is whole: until then another replica may be asked."""
-        content_type = response.headers.get("Content-Type", "application/json")
-        encoding = response.headers.get("Content-Encoding", "identity").casefold()
-        first = await response.content.readany()
+        content_type = connection.header(b"content-type", "application/json")
+        encoding = connection.header(b"content-encoding", "identity").casefold()
+        first = await connection.piece()
         if not first:
             raise AttemptError("empty")
         encoded = encoding != "identity"
         if encoded or "json" in content_type:
-            return OpenStream(response, content_type, encoding if encoded else None, first)
+            return OpenStream(connection, content_type, encoding if encoded else None, first)
         attempt.limit(self._settings.event_s, "slow")
         while end_of_events(first) == 0 and len(first) < _LARGE_BYTES:
             if foreign_line(first) is not None:
                 raise AttemptError("garbled")
-            piece = await response.content.readany()
+            piece = await connection.piece()
             if not piece:
                 break
             first += piece
         if foreign_line(first) is not None:
             raise AttemptError("garbled")
-        return OpenStream(response, content_type, None, first)
-
-
-def _attempt_error(error: Exception) -> AttemptError:
-    """Return what an error of the connection says of the replica."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return AttemptError("unresolved")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return AttemptError("refused", gone=True)
-    if isinstance(error, (aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)):
-        return AttemptError("disconnected")
-    if isinstance(error, asyncio.TimeoutError):
-        return AttemptError("timeout")
-    return AttemptError("broken")
+        return OpenStream(connection, content_type, None, first)
 
 
 def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
@@ -206,9 +198,17 @@ def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
     return answer
 
 
-def forwarded_headers(request_id: str, traceparent: str | None) -> dict[str, str]:
-    """Return the headers that a replica gets. Nothing else of the client's is passed on."""
-    headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
+@dataclass(frozen=True, slots=True)
+class ForwardedHeaders:
+    """The header `lines` that a replica gets of a request, with the `request_id` in them."""
+
+    request_id: str
+    lines: bytes
+
+
+def forwarded_headers(request_id: str, traceparent: str | None) -> ForwardedHeaders:
+    """Return what a replica gets of a request's headers. Nothing else of the client's is passed on."""
+    lines = f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
     if traceparent is not None and len(traceparent) <= 64 and _TRACE.fullmatch(traceparent):
-        headers["traceparent"] = traceparent
-    return headers
+        lines += f"traceparent: {traceparent}\r\n"
+    return ForwardedHeaders(request_id, lines.encode())

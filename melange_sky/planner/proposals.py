@@ -7,15 +7,15 @@ told is one that a plan can have.
 
 from __future__ import annotations
 
-import heapq
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from melange_sky.accelerators import accelerator_table
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
-from melange_sky.optimizer import optimize
+from melange_sky.optimizer import least_cost, optimize
 from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.form_notes import cost_alone, listed
 from melange_sky.planner.notes import assumed_of
@@ -28,6 +28,8 @@ from melange_sky.steps import Misfit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
@@ -158,36 +160,47 @@ def _computed(rough: Sequence[OptionCapacity], query: CapacityQuery) -> list[Opt
 
 def _promising(demand: Demand, options: Sequence[OptionCapacity]) -> list[OptionCapacity]:
     """Return the options that cost least at some size, and those that serve all of them for least."""
-    chosen: set[int] = set()
-    loads = [0.0] * len(options)
-    for i, j in demand.workload.buckets():
-        costs = []
-        for at, capacity in enumerate(options):
-            cell = capacity.cells[i][j]
-            rate = cell.max_rate_rps or cell.largest_rps
-            loads[at] += demand.workload.rates_rps[i][j] / rate if rate else math.inf
-            if rate:
-                costs.append((capacity.option.price_usd_per_hour / rate, at))
-        chosen.update(at for _, at in heapq.nsmallest(PER_SIZE, costs))
-    alone = [
-        (math.ceil(load) * options[at].option.price_usd_per_hour, at)
-        for at, load in enumerate(loads)
-        if load < math.inf
-    ]
-    chosen.update(at for _, at in heapq.nsmallest(ALONE, alone))
+    rates, wanted = _rates(demand, options), _wanted(demand)
+    prices = np.array([capacity.option.price_usd_per_hour for capacity in options])
+    with np.errstate(divide="ignore"):
+        costs, loads = prices[:, None] / rates, (wanted / rates).sum(axis=1)
+    chosen = {at for of_size in costs.T for at in _least(of_size, PER_SIZE)}
+    chosen.update(_least(np.ceil(loads) * prices, ALONE))
     return [options[at] for at in sorted(chosen)]
+
+
+def _least(costs: NDArray[np.float64], count: int) -> list[int]:
+    """Return the places of so many of the least costs, none of them infinite."""
+    places = np.argsort(costs, kind="stable")[:count]
+    found: list[int] = places[np.isfinite(costs[places])].tolist()
+    return found
+
+
+def _rates(
+    demand: Demand, options: Sequence[OptionCapacity], *, late: bool = False
+) -> NDArray[np.float64]:
+    """Return the rate of each option at each size, (options × buckets), 0 where it serves none of it.
+
+    In time where it can, else late; with `late` the highest of all.
+    """
+    rows, columns = map(list, zip(*demand.workload.buckets(), strict=True))
+    largest = np.array([option.largest_rates() for option in options])[:, rows, columns]
+    in_time = np.array([option.rates() for option in options])[:, rows, columns]
+    rates = largest if late else np.where(in_time > 0, in_time, largest)
+    return np.where(np.isfinite(rates), rates, 0.0)
+
+
+def _wanted(demand: Demand) -> NDArray[np.float64]:
+    """Return the rates of the buckets that have one."""
+    return np.array([demand.workload.rates_rps[i][j] for i, j in demand.workload.buckets()])
 
 
 def _least_possible(demand: Demand, options: Sequence[OptionCapacity]) -> float:
     """Return what no fleet of these options is cheaper than: every size on its cheapest, without rounding."""
-    return sum(
-        demand.workload.rates_rps[i][j]
-        * min(
-            (c.option.price_usd_per_hour / r for c in options if (r := c.cells[i][j].largest_rps)),
-            default=0,
-        )
-        for i, j in demand.workload.buckets()
-    )
+    prices = np.array([capacity.option.price_usd_per_hour for capacity in options])
+    with np.errstate(divide="ignore"):
+        costs = (prices[:, None] / _rates(demand, options, late=True)).min(axis=0)
+    return float(np.where(np.isfinite(costs), costs, 0.0) @ _wanted(demand))
 
 
 def _fleet(
@@ -217,7 +230,11 @@ def _fleet(
         for d, options in zip(problem.demands, whole, strict=True)
     )
     look = replace(cost_alone(solve), mip_gap=1e-3, time_limit_s=LOOK_SECONDS)
+    wider = replace(problem, demands=demands)
+    found = least_cost(wider, look).cost_usd_per_hour
+    if found is None or found > most:
+        return None
     try:
-        return optimize(replace(problem, demands=demands), look)
+        return optimize(wider, look)
     except (InfeasibleError, NoPlanInTimeError):
         return None

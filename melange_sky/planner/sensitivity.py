@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from math import inf
-from operator import ge, itemgetter
+from operator import itemgetter
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from melange_sky.capacities import (
     INFERRED,
@@ -32,6 +35,8 @@ from melange_sky.plans import Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 
 BAND_GAP = 1e-3
@@ -134,29 +139,37 @@ def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
         return problem
     demands = []
     for demand in problem.demands:
-        buckets = demand.workload.buckets()
-        target = demand.target
-        levels = () if target is None else (*levels_below(target), *levels_above(target))[::-1]
-        contenders: list[tuple[OptionCapacity, list[float]]] = []
+        contenders: dict[str, list[tuple[OptionCapacity, NDArray[np.float64]]]] = defaultdict(list)
         for option in sorted(
             demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
         ):
             deadline.check()
-            figures = [
-                rate * factor
-                for i, j in buckets
-                for cell in (option.cells[i][j],)
-                for own in (_figures(cell, levels),)
-                for factor in (1.0, _times_at_end(cell, good=True), _times_at_end(cell, good=False))
-                for rate in own
-            ]
-            if not any(
-                rival.option.gpu == option.option.gpu and all(map(ge, theirs, figures))
-                for rival, theirs in contenders
-            ):
-                contenders.append((option, figures))
-        demands.append(replace(demand, options=tuple(option for option, _ in contenders)))
+            rivals = contenders[option.option.gpu]
+            if any(rival.cells is option.cells for rival, _ in rivals):
+                continue  # the same replica in another place
+            figures = _figures(demand, option)
+            if not any((theirs >= figures).all() for _, theirs in rivals):
+                rivals.append((option, figures))
+        kept = tuple(option for rivals in contenders.values() for option, _ in rivals)
+        demands.append(replace(demand, options=kept))
     return replace(problem, demands=tuple(demands))
+
+
+def _figures(demand: Demand, option: OptionCapacity) -> NDArray[np.float64]:
+    """Return all rates that a plan may count on, as estimated and at both ends of the band.
+
+    At the target, and at each level or a better one. Shape (levels × ends × buckets).
+    """
+    buckets, target = demand.workload.buckets(), demand.target
+    levels = () if target is None else (*levels_below(target), *levels_above(target))[::-1]
+    rows, columns = map(list, zip(*buckets, strict=True))
+    rates = np.array([option.rates(level)[rows, columns] for level in (None, *levels)])
+    rates = np.nan_to_num(rates)
+    rates[1:] = np.maximum.accumulate(rates[1:], axis=0)
+    cells = [option.cells[i][j] for i, j in buckets]
+    ends = [[_times_at_end(cell, good=good) for cell in cells] for good in (True, False)]
+    figures: NDArray[np.float64] = rates[:, None] * np.array([[1.0] * len(cells), *ends])
+    return figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,7 +251,7 @@ def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
         replace(
             demand,
             options=tuple(
-                _at_band_end(o, good) if o.option.gpu in names else o
+                _at_band_end(o, demand.workload.buckets(), good) if o.option.gpu in names else o
                 for o in (c if good else c.without_bounds() for c in demand.options)
             ),
         )
@@ -247,20 +260,14 @@ def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
     return replace(problem, demands=demands)
 
 
-def _at_band_end(option: OptionCapacity, good: bool) -> OptionCapacity:
-    cells = tuple(tuple(_at_end(cell, good) for cell in row) for row in option.cells)
-    return replace(option, cells=cells)
-
-
-def _figures(cell: CapacityCell, levels: Sequence[float]) -> list[float]:
-    """Return all rates that a plan may count on: at the target, and at each level or a better one.
-
-    The levels are those of a demand, highest first.
-    """
-    at_least: list[float] = []
-    for level in levels:
-        at_least.append(max(cell.at(level) or 0.0, *at_least[-1:], 0.0))
-    return [cell.max_rate_rps or 0.0, *at_least]
+def _at_band_end(
+    option: OptionCapacity, buckets: Sequence[tuple[int, int]], good: bool
+) -> OptionCapacity:
+    """Return the option with its estimates of these buckets at one end of their band."""
+    cells = [list(row) for row in option.cells]
+    for i, j in buckets:
+        cells[i][j] = _at_end(cells[i][j], good)
+    return replace(option, cells=tuple(map(tuple, cells)))
 
 
 def _times_at_end(cell: CapacityCell, good: bool) -> float:

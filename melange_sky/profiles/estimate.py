@@ -261,46 +261,46 @@ class GroupEstimates:
         sequences = np.minimum(self.analytic.batch, self.group.replica.max_num_seqs).tolist()
         absent = self._absent()
         found = []
-        for at, bare in enumerate(cells):
-            cell = bare if absent[at] else self._levelled(bare, at)
-            is_bound = bare.origin is Origin.BOUND
-            rate = cell.banded_rps
-            if rate is not None:
-                band = self.group.bands[regime_of(self.size(at)[0], sequences[at])]
-                found.append(
-                    CapacityCell(
-                        max_rate_rps=cell.max_rate_rps,
-                        origin=Origin.BOUND if is_bound else self.group.origin,
-                        reason=cell.reason,
-                        low_rps=rate * band.low,
-                        high_rps=rate * band.high,
-                        levels=cell.levels,
-                        alone_ttft_s=cell.alone_ttft_s,
-                    )
-                )
-            else:
+        for at, cell in enumerate(cells):
+            levels = () if absent[at] else self._levels(cell, at)
+            rate = (
+                cell.max_rate_rps
+                if cell.max_rate_rps is not None
+                else dict(levels).get(BEST_EFFORT)
+            )
+            if rate is None:
                 found.append(cell)
+                continue
+            band = self.group.bands[regime_of(self.size(at)[0], sequences[at])]
+            is_bound = cell.origin is Origin.BOUND
+            found.append(
+                CapacityCell(
+                    max_rate_rps=cell.max_rate_rps,
+                    origin=Origin.BOUND if is_bound else self.group.origin,
+                    reason=cell.reason,
+                    low_rps=rate * band.low,
+                    high_rps=rate * band.high,
+                    levels=levels,
+                    alone_ttft_s=float(self.analytic.ttft_floor_s[at]) if levels else None,
+                )
+            )
         return tuple(found)
 
-    def _levelled(self, cell: CapacityCell, at: int) -> CapacityCell:
-        """Return a cell with its rates at other levels, by what the closed form says of their ratio.
+    def _levels(self, cell: CapacityCell, at: int) -> tuple[tuple[float, float], ...]:
+        """Return a cell's rates at other levels, by what the closed form says of their ratio.
 
         A size that misses its limits even alone has the rate at which others beside it still meet theirs,
         any other lower levels where these carry a multiple: there its own requests stand in each other's way.
         """
         effort = self.levels.get(BEST_EFFORT)
         if effort is None:
-            return cell
+            return ()
         best_rps = float(effort.rate_rps[at])
-        levels: tuple[tuple[float, float], ...] = ()
-        if cell.max_rate_rps is not None:
-            levels = self._in_proportion(
-                cell.max_rate_rps, best_rps, at, is_bound=cell.origin is Origin.BOUND
-            )
-        elif best_rps > 0:
-            levels = ((BEST_EFFORT, best_rps),)
-        alone_s = float(self.analytic.ttft_floor_s[at])
-        return replace(cell, levels=levels, alone_ttft_s=alone_s if levels else None)
+        if cell.max_rate_rps is None:
+            return ((BEST_EFFORT, best_rps),) if best_rps > 0 else ()
+        return self._in_proportion(
+            cell.max_rate_rps, best_rps, at, is_bound=cell.origin is Origin.BOUND
+        )
 
     def _in_proportion(
         self, rate_rps: float, best_rps: float, at: int, *, is_bound: bool

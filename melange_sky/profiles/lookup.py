@@ -277,8 +277,10 @@ def _looked_up(
     for accelerator, split, _ in left:
         log.debug("to simulate: %s in %s", accelerator, split.label)
     if left:
+        asked = _bounded([estimates[key] for key in left])
         with _pool(len(left)) as pool:
-            simulated = pool.map(lambda key: estimates[key].simulated(settled[key], count), left)
+            rows = [settled[key] for key in left]
+            simulated = pool.map(lambda one, row: one.simulated(row, count), asked, rows)
             cells.update(zip(left, map(list, simulated), strict=True))
     return cells
 
@@ -290,17 +292,14 @@ def _estimates(
     replicas = [group.replica for group in fitting.values()]
     slos, wanted = _slos_of_levels(query), _wanted(query, sizes)
     # The last of them are late: that others beside them wait is what is held against the limits.
-    of_bounds = slos_of_bounds(query.slo) if query.bounded else ()
     found = capacity_estimates_within(
         replicas,
         sizes.of(wanted),
-        (query.slo, *slos.values(), *of_bounds),
+        (query.slo, *slos.values()),
         patient=(len(slos),) if slos else (),
     )
     analytic, *others = ([row.spread(wanted) for row in rows] for rows in found)
-    levels = dict(zip(slos, others, strict=False))
-    ends = zip(analytic, *others[-2:], strict=True) if of_bounds else ()
-    bounds = [upper_bounds(*end) for end in ends]
+    levels = dict(zip(slos, others, strict=True))
     return {
         key: GroupEstimates(
             query=query,
@@ -308,10 +307,25 @@ def _estimates(
             sizes=sizes,
             analytic=estimate,
             levels={level: rows[k] for level, rows in levels.items()},
-            bounds=bounds[k] if bounds else None,
         )
         for k, ((key, group), estimate) in enumerate(zip(fitting.items(), analytic, strict=True))
     }
+
+
+def _bounded(estimates: Sequence[GroupEstimates]) -> Sequence[GroupEstimates]:
+    """Return estimates of a bounded query with the most that simulation could find of each size."""
+    if not estimates[0].query.bounded:
+        return estimates
+    query, sizes = estimates[0].query, estimates[0].sizes
+    wanted, slos = _wanted(query, sizes), slos_of_bounds(query.slo)
+    found = capacity_estimates_within(
+        [estimate.group.replica for estimate in estimates], sizes.of(wanted), slos
+    )
+    ends = zip(*([row.spread(wanted) for row in rows] for rows in found), strict=True)
+    return [
+        dataclasses.replace(estimate, bounds=upper_bounds(estimate.analytic, *end))
+        for estimate, end in zip(estimates, ends, strict=True)
+    ]
 
 
 def _wanted(query: CapacityQuery, sizes: RequestSizes) -> NDArray[np.bool_]:

@@ -113,7 +113,11 @@ def smooth_max(first: Any, second: Floats, sharpness: Any) -> Floats:
     """
     larger = np.maximum(first, second)
     ratio = np.minimum(first, second) / np.maximum(larger, 1e-30)
-    result: Floats = larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
+    result: Floats
+    if np.all(sharpness == 1.0):  # powers take long
+        result = larger * (1.0 + ratio)
+    else:
+        result = larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)
     return result
 
 

@@ -97,6 +97,44 @@ async def test_two_requests_on_one_connection_get_two_answers_in_order() -> None
         assert await ask(b, first + last) == [200, 404]
 
 
+@run
+async def test_many_requests_at_once_are_answered_in_order_up_to_a_bound() -> None:
+    async with bed(replicas()) as b:
+        one = POST + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+        last = b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        assert await ask(b, one * 10 + last) == [200] * 10 + [404]
+        got = await ask(b, one * 200)  # no client waits with so many
+        assert 1 <= len(got) < 40 and set(got) == {200}
+        assert b.gateway._server.open_connections == 0
+
+
+@run
+async def test_another_protocol_is_declined_and_the_request_served_as_it_is() -> None:
+    """As Java's client asks for HTTP/2 with each first request."""
+    seen = replicas()
+    async with bed(seen) as b:
+        upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n"
+        text = POST + upgrade + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+        assert await ask(b, text + HIDDEN) == [200]
+        (body,) = seen["small"][0].seen + seen["big"][0].seen
+        assert body == json.loads(BODY)
+
+
+@run
+async def test_a_refused_body_is_read_to_its_end_and_the_connection_goes_on() -> None:
+    async with bed(replicas()) as b:
+        host, port = b.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(POST.replace(KEY.encode(), b"wrong") + b"Content-Length: 9\r\n\r\nabc")
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(re.search(rb"Content-Length: ([0-9]+)", head)[1])  # type: ignore[index]
+        assert statuses(head) == [401]
+        await reader.readexactly(length)
+        writer.write(b"defghi" + GET + b"Connection: close\r\n\r\n")
+        assert statuses(await reader.read()) == [200]
+        writer.close()
+
+
 @pytest.mark.parametrize(
     ("line", "allowed"),
     [

@@ -177,16 +177,15 @@ async def test_cached_tokens_are_counted_as_replicas_report_them() -> None:
         assert await b.metric("melange_gateway_tokens_total", kind="cached") == 64
 
 
-def session(body: dict[str, Any], headers: dict[str, str] | None = None) -> Session | None:
+def session(body: dict[str, Any], given: str | None = None) -> Session | None:
     sessions = Sessions("X-Session-Id", 4)
     path = ApiPath.CHAT if "messages" in body else ApiPath.TEXT
     request = parse_request(path, json.dumps({"model": "m"} | body).encode())
-    return sessions.of(Affinity.SESSION, headers or {}, request)
+    return sessions.of(Affinity.SESSION, given, request)
 
 
 def test_what_names_a_session_and_which_goes_first() -> None:
-    header = {"X-Session-Id": "a"}
-    assert session({"user": "b"}, header) == session({"session_id": "a"})
+    assert session({"user": "b"}, "a") == session({"session_id": "a"})
     assert session({"user": "b", "prompt_cache_key": "k"}) == session({"prompt_cache_key": "k"})
     assert session({"metadata": {"user_id": "z"}}) == session({"user": "z"})
     assert session({"conversation": {"id": "c"}}) == session({"conversation": "c"})

@@ -49,25 +49,20 @@ class Bucket:
     rate_rps: float
 
 
-Loads = tuple[float | None, ...]
-"""Instances that each bucket's whole rate fills, None where it cannot be served so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Column:
     """One option of one demand.
 
-    `loads` holds, per bucket of the demand, the instances that its whole rate would fill at raw
-    capacity (derated on spot), None where the option cannot serve it in time. `late_loads` are the same
-    for each late way (`Demand.late_levels`), None where that is no way to serve the bucket, and `weights`
-    what a request of each way counts as missed, 0 in time. `place` is the column's among all that were
+    `loads`, (ways × buckets of the demand), are the instances that each bucket's whole rate would fill at
+    raw capacity (derated on spot), inf where the option cannot serve it so. The first way is in time, the
+    others are the late ones (`Demand.late_levels`) where they fill less than every way that misses less;
+    `weights` are what a request of each way counts as missed. `place` is the column's among all that were
     not dominated: it settles ties, whichever columns a program then holds.
     """
 
     demand: int
     capacity: OptionCapacity
-    loads: Loads
-    late_loads: tuple[Loads, ...] = ()
+    loads: NDArray[np.float64]
     weights: tuple[float, ...] = (0.0,)
     place: int = 0
 
@@ -109,35 +104,35 @@ class Column:
         return self.capacity.option.use_spot
 
     @property
-    def ways(self) -> tuple[Loads, ...]:
-        """Its loads by way: in time, then late."""
-        return (self.loads, *self.late_loads)
+    def ways(self) -> range:
+        """The ways in which it may serve a bucket: 0 in time, from 1 on late."""
+        return range(len(self.loads))
+
+    def served(self) -> Iterator[tuple[int, int, float]]:
+        """Yield each way, bucket and load that it can serve so."""
+        ways, buckets = np.nonzero(np.isfinite(self.loads))
+        loads = self.loads[ways, buckets]
+        return zip(ways.tolist(), buckets.tolist(), loads.tolist(), strict=True)
 
     @property
     def may_be_late(self) -> bool:
         """Whether it can serve any bucket late."""
-        return any(load is not None for loads in self.late_loads for load in loads)
+        return bool(np.isfinite(self.loads[1:]).any())
 
     @property
-    def least_loads(self) -> Loads:
+    def least_loads(self) -> NDArray[np.float64]:
         """The least that each bucket fills, in whatever way."""
-        if not self.late_loads:
-            return self.loads
-        return tuple(
-            min((v for v in of_bucket if v is not None), default=None)
-            for of_bucket in zip(*self.ways, strict=True)
-        )
+        least: NDArray[np.float64] = self.loads.min(axis=0)
+        return least
 
     @property
     def most_load(self) -> float:
         """What all buckets fill that it can serve, each in the way that fills most."""
-        if not self.late_loads:
-            return sum(v for v in self.loads if v)
-        return sum(max(v or 0.0 for v in of_bucket) for of_bucket in zip(*self.ways, strict=True))
+        return float(np.where(np.isfinite(self.loads), self.loads, 0.0).max(axis=0).sum())
 
     def serves(self) -> bool:
         """Return whether it can serve any bucket at all."""
-        return any(load is not None for loads in self.ways for load in loads)
+        return bool(np.isfinite(self.loads).any())
 
     def units(self, key: LimitKey) -> int:
         """Return what one instance counts against the limit `key`: GPUs, an instance, or nothing."""
@@ -169,16 +164,14 @@ class Canonical:
 
         Each bucket's in the way that fills least.
         """
-        by_way = self.loads_by_way(indices)
-        least: NDArray[np.float64] = by_way.min(axis=1) if by_way.size else by_way
+        least: NDArray[np.float64] = self.loads_by_way(indices).min(axis=1)
         return least
 
     def loads_by_way(self, indices: Sequence[int]) -> NDArray[np.float64]:
         """Return the loads of columns of one demand, (columns × ways × buckets), inf: not so."""
         if not indices:
             return np.empty((0, 1, 0))
-        of_columns = [self.columns[k].ways for k in indices]
-        return np.stack([_matrix(list(rows)) for rows in zip(*of_columns, strict=True)], axis=1)
+        return np.array([self.columns[k].loads for k in indices])
 
     def placed(self) -> Canonical:
         """Return the same problem with its columns' places counted from 0."""
@@ -192,10 +185,6 @@ class Canonical:
             buckets=self.buckets,
             columns=tuple(self.columns[k] for k in sorted(indices)),
         )
-
-
-def _matrix(rows: list[Loads]) -> NDArray[np.float64]:
-    return np.array([[np.inf if v is None else v for v in row] for row in rows])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,10 +213,7 @@ def canonical_form(problem: Problem, deadline: Deadline = NEVER) -> Canonical:
     columns: list[Column] = []
     for d, demand in enumerate(demands):
         deadline.check()
-        columns += [
-            _column(d, demand, capacity, buckets[d], problem.constraints)
-            for capacity in sorted(demand.options, key=lambda c: c.option.name)
-        ]
+        columns += _columns(d, demand, buckets[d], problem.constraints)
     canonical = Canonical(demands=demands, buckets=buckets, columns=tuple(columns))
     unserved = [cause for d in range(len(demands)) if (cause := _unserved(canonical, d))]
     if unserved:
@@ -249,51 +235,47 @@ def _of_sane_size(canonical: Canonical) -> Canonical:
 
 
 def _of_sane_loads(column: Column) -> Column:
-    if all(v is None or v <= 10 * MOST_INSTANCES for loads in column.ways for v in loads):
+    absurd = np.isfinite(column.loads) & (column.loads > 10 * MOST_INSTANCES)
+    if not absurd.any():
         return column
-    late = tuple(_sane(loads) for loads in column.late_loads)
-    return replace(column, loads=_sane(column.loads), late_loads=late)
+    return replace(column, loads=np.where(absurd, np.inf, column.loads))
 
 
-def _sane(loads: Loads) -> Loads:
-    return tuple(v if v is None or v <= 10 * MOST_INSTANCES else None for v in loads)
-
-
-def _column(
-    d: int,
-    demand: Demand,
-    capacity: OptionCapacity,
-    buckets: tuple[Bucket, ...],
-    constraints: Constraints,
-) -> Column:
-    option = capacity.option
-    derate = constraints.available_fraction(use_spot=option.use_spot, nodes=option.nodes)
-
-    def load(bucket: Bucket, rate: float | None) -> float | None:
-        if rate is None or not math.isfinite(rate) or rate <= 0:
-            return None
-        return max(bucket.rate_rps / (rate * derate), LEAST_LOAD)
-
-    cells = [capacity.cells[b.i][b.j] for b in buckets]
-    rates = [[demand.rate(capacity, b.i, b.j) for b in buckets]]
-    rates += [[cell.at(level) for cell in cells] for level in demand.late_levels]
-    ways = [tuple(map(load, buckets, of_way)) for of_way in rates]
-    return Column(
-        demand=d,
-        capacity=capacity,
-        loads=ways[0],
-        late_loads=tuple(_wanted(ways, way) for way in range(1, len(ways))),
-        weights=tuple(demand.way_weight(way) for way in range(len(ways))),
+def _columns(
+    d: int, demand: Demand, buckets: tuple[Bucket, ...], constraints: Constraints
+) -> list[Column]:
+    capacities = sorted(demand.options, key=lambda c: c.option.name)
+    levels = (demand.level, *demand.late_levels)
+    weights = tuple(demand.way_weight(way) for way in range(len(levels)))
+    if not capacities:
+        return []
+    grids = np.array([[c.rates(level) for level in levels] for c in capacities])
+    rates = grids[:, :, [b.i for b in buckets], [b.j for b in buckets]]
+    derated = np.array(
+        [
+            constraints.available_fraction(use_spot=c.option.use_spot, nodes=c.option.nodes)
+            for c in capacities
+        ]
     )
+    rates *= derated[:, None, None]
+    able = np.isfinite(rates) & (rates > 0)
+    wanted = np.broadcast_to(np.array([b.rate_rps for b in buckets]), rates.shape)
+    loads = np.full(rates.shape, np.inf)
+    np.divide(wanted, rates, out=loads, where=able)
+    loads = _without_needless_ways(np.maximum(loads, LEAST_LOAD))
+    return [
+        Column(demand=d, capacity=capacity, loads=own, weights=weights)
+        for capacity, own in zip(capacities, loads, strict=True)
+    ]
 
 
-def _wanted(ways: Sequence[Loads], way: int) -> Loads:
-    """Return a late way's loads where they are less than those of every way that misses less."""
-    better = [ways[0], *ways[way + 1 :]]
-    return tuple(
-        None if v is None or any(o is not None and o <= v for o in others) else v
-        for v, *others in zip(ways[way], *better, strict=True)
-    )
+def _without_needless_ways(loads: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return loads, (columns × ways × buckets), inf in late ways that fill no less than a way that misses less."""
+    kept: NDArray[np.float64] = loads.copy()
+    for way in range(1, loads.shape[1]):
+        better = np.concatenate((loads[:, :1], loads[:, way + 1 :]), axis=1).min(axis=1)
+        kept[:, way][better <= loads[:, way]] = np.inf
+    return kept
 
 
 def figure_problems(problem: Problem) -> Iterator[str]:
@@ -319,10 +301,12 @@ def _unserved(canonical: Canonical, d: int) -> Unserved | None:
 
     Where more would be late everywhere than may be, those count as unserved.
     """
-    columns = [canonical.columns[k] for k in canonical.of_demand(d)]
+    indices = canonical.of_demand(d)
+    columns = [canonical.columns[k] for k in indices]
     demand, buckets = canonical.demands[d], canonical.buckets[d]
-    late = [b for b, _ in enumerate(buckets) if all(c.loads[b] is None for c in columns)]
-    bad = [b for b in late if all(column.least_loads[b] is None for column in columns)]
+    able = np.asarray(np.isfinite(canonical.loads_by_way(indices)).any(axis=0))
+    late = np.flatnonzero(~able[0]).tolist() if columns else list(range(len(buckets)))
+    bad = [b for b in late if not able[:, b].any()] if columns else late
     fraction = sum(
         buckets[b].rate_rps * min((w for c in columns for w in _weights(c, b)), default=1.0)
         for b in late
@@ -348,8 +332,8 @@ def _unserved(canonical: Canonical, d: int) -> Unserved | None:
 
 def _weights(column: Column, b: int) -> list[float]:
     """Return what a request of a bucket counts as missed in each way that the column has to serve it."""
-    pairs = zip(column.weights, column.ways, strict=True)
-    return [weight for weight, loads in pairs if loads[b] is not None]
+    able = np.isfinite(column.loads[:, b]).tolist()
+    return [weight for weight, is_able in zip(column.weights, able, strict=True) if is_able]
 
 
 def _reasons(columns: list[Column], buckets: tuple[Bucket, ...], bad: list[int]) -> str:

@@ -80,9 +80,7 @@ def share_variables(
         )
         for k, column in enumerate(program.canonical.columns)
         if demand in (None, column.demand)
-        for way, loads in enumerate(column.ways)
-        for b, load in enumerate(loads)
-        if load is not None
+        for way, b, _ in column.served()
     }
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from melange_sky.optimizer.program.integer_program import require_service, share_variables
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.attainment import Attainment
@@ -89,15 +91,9 @@ class Spare(Rule):
     ) -> None:
         of_demand = program.canonical.of_demand(demand)
         columns = program.canonical.columns
-        least_loads = {k: columns[k].least_loads for k in of_demand}
-        least = sum(
-            min(
-                columns[k].price * load
-                for k in of_demand
-                if (load := least_loads[k][b]) is not None
-            )
-            for b in range(len(program.canonical.buckets[demand]))
-        )
+        prices = np.array([columns[k].price for k in of_demand])
+        loads = program.canonical.least_loads(of_demand)
+        least = float((prices[:, None] * loads).min(axis=0).sum())
         whole = [(program.x[k], columns[k].price) for k in of_demand]
         for k in of_demand:
             lost = [(there[k, n], -columns[k].price) for n in range(1, 3) if (k, n) in there]

@@ -224,8 +224,8 @@ def _carried_fraction(canonical: Canonical, column: Column, usable: float) -> fl
     buckets, left, carried = canonical.buckets[column.demand], usable, 0.0
     able = [
         (load / bucket.rate_rps, load, bucket.rate_rps)
-        for bucket, load in zip(buckets, column.least_loads, strict=True)
-        if load is not None
+        for bucket, load in zip(buckets, column.least_loads.tolist(), strict=True)
+        if load < math.inf
     ]
     for _, load, rate_rps in sorted(able):
         taken = min(1.0, left / load)

@@ -93,11 +93,9 @@ class Load(Rule):
         column = program.canonical.columns[k]
         start = program.offsets[column.demand]
         loads: dict[int, Terms] = {}
-        for way, of_way in enumerate(column.ways):
-            for b, load in enumerate(of_way):
-                if load is not None:
-                    share = y[start + b, k, way]
-                    loads.setdefault(start + b, []).append((share, load / program.slices))
+        for way, b, load in column.served():
+            share = y[start + b, k, way]
+            loads.setdefault(start + b, []).append((share, load / program.slices))
         terms: Terms = [term for of_bucket in loads.values() for term in of_bucket]
         if self.robustness is None:
             return terms

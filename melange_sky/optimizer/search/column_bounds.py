@@ -25,7 +25,7 @@ import numpy as np
 from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
 _SLACK = 1e-6
 """Relative room for what the solver's tolerances let pass."""
-
-_THIRDS = 40
-"""Steps of the search for the price of a miss, each of which leaves two thirds."""
 
 MOST_COUNTED = 10_000
 """Instances of one column beyond which nobody counts one by one; see `equal_cost.py`."""
@@ -137,26 +134,33 @@ def _with_late(
     allowed = demand.may_miss_fraction * float(rates.sum())
     least = (prices[:, None, None] * loads).min(axis=0)
 
-    def bound(price: float) -> float:
-        return float((least + price * missed).min(axis=0).sum()) - price * allowed
-
-    price = _best_price(bound, least, missed)
+    price = _best_price(least, missed, allowed)
     worth = (least + price * missed).min(axis=0)
+    bound = float(worth.sum()) - price * allowed
     values = np.maximum(worth - price * missed, 0.0)
     flat = loads.reshape(len(indices), -1)
-    return _Part(indices, prices, flat, values.ravel(), bound(price))
+    return _Part(indices, prices, flat, values.ravel(), bound)
 
 
-def _best_price(bound: Callable[[float], float], least: Floats, missed: Floats) -> float:
-    """Return the price of a miss whose bound is about the highest: it rises up to there, then falls."""
+def _best_price(least: Floats, missed: Floats, allowed: float) -> float:
+    """Return the price of a miss whose bound is the highest.
+
+    The bound rises up to there, then falls, and bends only where two ways of a bucket cost the same.
+    """
+    ways = range(len(least))
     with np.errstate(invalid="ignore", divide="ignore"):
-        saved = (least[:1] - least[1:]) / missed[1:]
-    known = saved[np.isfinite(saved)]
-    low, high = 0.0, max(float(known.max(initial=0.0)), 0.0)
-    for _ in range(_THIRDS):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        low, high = (left, high) if bound(left) < bound(right) else (low, right)
-    return max((low, high, 0.0), key=bound)
+        bends = [
+            (least[a] - least[b]) / (missed[b] - missed[a]) for a in ways for b in ways if a < b
+        ]
+    known = np.concatenate(bends)
+    prices = np.unique(np.append(known[np.isfinite(known) & (known > 0)], 0.0))
+    low, high = 0, len(prices) - 1
+    while low < high:
+        middle = (low + high) // 2
+        way = (least + (prices[middle] + prices[middle + 1]) / 2 * missed).argmin(axis=0)
+        rises = np.take_along_axis(missed, way[None], axis=0).sum() > allowed
+        low, high = (middle + 1, high) if rises else (low, middle)
+    return float(prices[low])
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:

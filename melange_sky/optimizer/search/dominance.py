@@ -35,7 +35,7 @@ def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
 def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list[int]:
     columns = [canonical.columns[k] for k in indices]
     prices = np.array([column.price for column in columns])
-    if not columns or not columns[0].loads:
+    if not columns or not columns[0].loads.size:
         return indices
     own, others = _loads(canonical, indices)
     # One large instance may be many small ones: dearer by count, which matters to a simplest plan.

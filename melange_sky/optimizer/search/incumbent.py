@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import worth_a_look
@@ -33,15 +34,7 @@ def first_options(
     for demand in range(len(canonical.demands)):
         of_demand = canonical.of_demand(demand)
         kept |= _promising(canonical, of_demand)
-        for b in range(len(canonical.buckets[demand])):
-            # The cheapest that serves it in time, and the cheapest at all where some may be late.
-            for least in (False, True):
-                priced = [
-                    (price, k)
-                    for k in of_demand
-                    if (price := _bucket_price(canonical.columns[k], b, least)) is not None
-                ]
-                kept |= {k for _, k in [min(priced)]} if priced else set()
+        kept |= _cheapest_of_buckets(canonical, of_demand)
     return canonical.keep(kept) if len(kept) < len(canonical.columns) else None
 
 
@@ -62,13 +55,18 @@ def _promising(canonical: Canonical, of_demand: list[int]) -> set[int]:
 
 
 def _score(column: Column) -> float:
-    loads = [math.inf if load is None else load for load in column.least_loads]
-    return column.price * max(sum(loads), 1.0)
+    return column.price * max(float(column.least_loads.sum()), 1.0)
 
 
-def _bucket_price(column: Column, b: int, least: bool) -> float | None:
-    load = (column.least_loads if least else column.loads)[b]
-    return None if load is None else column.price * load
+def _cheapest_of_buckets(canonical: Canonical, of_demand: list[int]) -> set[int]:
+    """Return what serves each bucket in time for least, and what does at all where some may be late."""
+    loads = canonical.loads_by_way(of_demand)
+    prices = np.array([canonical.columns[k].price for k in of_demand])[:, None]
+    kept: set[int] = set()
+    for of_buckets in (prices * loads[:, 0], prices * loads.min(axis=1)):
+        served = np.isfinite(of_buckets).any(axis=0)
+        kept |= {of_demand[n] for n in of_buckets.argmin(axis=0)[served].tolist()}
+    return kept
 
 
 def affordable(

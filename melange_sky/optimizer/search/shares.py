@@ -92,9 +92,7 @@ def spread(
     lp.goal = [
         (program.y[program.offsets[column.demand] + b, k, way], value * column.price)
         for k, column in enumerate(columns)
-        for way, loads in enumerate(column.ways)
-        for b, value in enumerate(loads)
-        if value is not None
+        for way, b, value in column.served()
     ]
     second = run(lp, options)
     best = second if second.termination is Termination.OPTIMAL else outcome
@@ -195,7 +193,7 @@ def to_allocations(
         start, demand = offsets[column.demand], canonical.demands[column.demand]
         rate_rps = load = 0.0
         for b, bucket in enumerate(canonical.buckets[column.demand]):
-            for way in range(len(column.ways)):
+            for way in column.ways:
                 share = shares.get((start + b, k, way), 0.0)
                 if share > 0:
                     rate_rps += share * bucket.rate_rps
@@ -240,7 +238,7 @@ def _matrices(
     """
     d = canonical.columns[k].demand
     demand = canonical.demands[d]
-    ways = range(len(canonical.columns[k].ways))
+    ways = canonical.columns[k].ways
     grids = [[[0.0] * len(row) for row in demand.workload.rates_rps] for _ in ways]
     for b, bucket in enumerate(canonical.buckets[d]):
         for way in ways:
