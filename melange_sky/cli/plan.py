@@ -18,7 +18,6 @@ from melange_sky.cli.common import (
     time_limit_option,
 )
 from melange_sky.cli.objectives import objective_options
-from melange_sky.cli.one_line import one_line_options, spec_or_flags
 from melange_sky.cli.verification import telling_rounds, verify_options
 from melange_sky.errors import SloMissedError
 
@@ -28,12 +27,10 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", required=False, type=click.Path(path_type=Path))
-@one_line_options
+@click.argument("spec", type=click.Path(path_type=Path))
 @click.option(
     "-o",
-    "output",
-    metavar="DIR",
+    "--output",
     type=click.Path(path_type=Path),
     help="Folder to write (default: ./NAME-plan).",
 )
@@ -67,20 +64,16 @@ if TYPE_CHECKING:
 )
 @objective_options
 @verify_options
-def plan(
-    spec: Path | None, output: Path | None, output_format: str, force: bool, **flags: Any
-) -> None:
+def plan(spec: Path, output: Path | None, output_format: str, force: bool, **flags: Any) -> None:
     """Plan the cheapest mix for SPEC and write its SkyPilot services.
 
-    SPEC is a melange_sky YAML spec, or a Mélange JSON config. Without one, --model, --rate, --input, --output
-    and an SLO say what is served; the spec that they stand for goes to stderr.
+    SPEC is a melange_sky YAML spec, or a Mélange JSON config.
     """
     from melange_sky.planner.plan_files import write_plan
     from melange_sky.planner.planning import PlanOptions, missed_reasons
 
-    source, named_folder = spec_or_flags(spec, flags)
-    planned = _planned(source, PlanOptions(**flags))
-    output, folder = output or named_folder, None
+    planned = _planned(spec, PlanOptions(**flags))
+    folder = None
     if planned.is_deployable or output is not None:
         folder = output or Path(f"{planned.name}-plan")
         planned = write_plan(planned, folder, force=force)
@@ -90,7 +83,7 @@ def plan(
         raise SloMissedError("; ".join(reasons))
 
 
-def _planned(spec: Path | dict[str, Any], options: PlanOptions) -> Plan:
+def _planned(spec: Path, options: PlanOptions) -> Plan:
     """Plan with a bar for simulated capacities, and for replays where they are asked for."""
     from melange_sky.planner.hooks import Hooks
     from melange_sky.planner.planning import plan_source

@@ -75,12 +75,7 @@ class WorkloadSection:
     distribution: Text | None = None
     trace: Texts | None = None  # a file, or files
     histogram: HistogramSection | None = None
-    input_tokens: Any = None  # a mean, or {mean, p95}; `averages` reads it
-    output_tokens: Any = None
     grid: GridSection | None = None
-    columns: Any = None  # of a trace, by role: a mapping or text; `traces.options` reads it
-    timezone: Text | None = None
-    keep_failed: bool = False
     images: ImagesSection | None = None
 
 

@@ -145,8 +145,7 @@ def histogram_of_trace(
     counted = builder.histogram(
         f"trace {name}", is_wall_clock=intake.is_wall_clock, zone_shift_s=intake.zone_shift_s
     )
-    told = tuple(f"{name}: {text}" for text in intake.warnings)
-    return replace(counted, warnings=(*told, *_overlaps(spans)), intake=intake)
+    return replace(counted, warnings=(*intake.warnings, *_overlaps(spans)), intake=intake)
 
 
 def _counted(builder: HistogramBuilder, reader: TraceReader) -> _Span | None:
