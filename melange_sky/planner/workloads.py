@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
@@ -11,6 +11,7 @@ from melange_sky.spec.edges import parse_edges
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.trace_files import files_of, histogram_of_trace
+from melange_sky.spec.trace_reuse import reuse_of_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +55,7 @@ def count_trace(
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
 ) -> TraceWorkload:
-    """Count a trace's requests by size, in one pass; edges None for those that fit it.
+    """Count a trace's requests by size, and what they share; edges None for those that fit it.
 
     Raises InputError for a trace that cannot be read and for edges that do not rise.
     """
@@ -63,6 +64,8 @@ def count_trace(
         _edges(input_edges, "--input-edges"),
         _edges(output_edges, "--output-edges"),
     )
+    if histogram.rate_profile is not None:  # what is shared is of no use without times
+        histogram = replace(histogram, reuse=reuse_of_trace(trace))
     return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files_of(trace)))
 
 
