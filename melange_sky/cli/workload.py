@@ -22,13 +22,27 @@ def init(file: Path, force: bool) -> None:
 
 
 @click.command()
-@click.argument("trace", metavar="CSV…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("trace", metavar="LOG…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "output",
     metavar="FILE",
     type=click.Path(path_type=Path),
     help="Write here instead of to stdout.",
+)
+@click.option(
+    "--columns",
+    metavar="ROLE=NAME,…",
+    help="Which column is what, such as time=ts:ms,input=prompt_len,output=n_out,status=code,session=conv;"
+    " :s, :ms, :us or :ns behind the time's is its unit. Left away: told by names and values.",
+)
+@click.option(
+    "--timezone", metavar="ZONE", help="Zone of stamps that name none: Europe/Berlin or +02:00."
+)
+@click.option(
+    "--keep-failed",
+    is_flag=True,
+    help="Count requests that failed or have no output token as demand, too.",
 )
 @click.option("--input-edges", metavar="0,25,…", help="Bucket edges of input tokens.")
 @click.option("--output-edges", metavar="0,25,…", help="Bucket edges of output tokens.")
@@ -40,20 +54,18 @@ def init(file: Path, force: bool) -> None:
     show_default=True,
     help="On stdout: the section itself, or what the trace holds (rate over time, sizes).",
 )
-def workload(
-    trace: tuple[Path, ...], output: Path | None, output_format: str, **edges: Any
-) -> None:
-    """Turn a request trace into a `workload:` section that a spec can use.
+def workload(trace: tuple[Path, ...], output: Path | None, output_format: str, **how: Any) -> None:
+    """Turn a log of requests into a `workload:` section that a spec can use.
 
-    Reads Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens as a
-    stream; several files are one trace. The sizes written are the means of each bucket's requests; its rate over time is shown too,
+    Reads what gateways, engines and observability tools write (CSV, JSON lines, JSON, Parquet; packed or
+    not) as a stream, and says what it was read as; several files are one trace. The sizes written are the means of each bucket's requests; its rate over time is shown too,
     and lost in the section: a spec that names the trace itself is planned by it.
     """
     from melange_sky.planner.output_files import write_text
     from melange_sky.planner.workloads import count_trace
     from melange_sky.report.workload import histogram_note, workload_document
 
-    counted = count_trace(trace, **edges)
+    counted = count_trace(trace, **how)
     if output is not None:
         write_text(output, counted.yaml)
     if output_format == "json":

@@ -14,9 +14,16 @@ log = logging.getLogger(__name__)
 FOLDER = Path(__file__).resolve().parent / "pages"
 
 TOPICS = {
+    "concepts": "The words and numbers: bucket, option, headroom, attainment, band, origin, …",
     "spec": "Every key of a spec: type, unit, default, example.",
+    "trace": "What logs of requests are read, and what is made of them.",
+    "offers": "Where prices come from, and how to bring your own.",
     "plan-json": "Every field of plan.json.",
     "json": "The JSON of the other commands, field by field.",
+    "estimates": "How capacities are estimated, how far to trust them, how to measure.",
+    "operate": "Launch a plan, put one endpoint over it, change it while it serves.",
+    "files": "Exit codes, environment variables, and what is stored where.",
+    "setup": "Install, shell completion, use from Python.",
 }
 """Page → what it holds, in the order in which they are listed."""
 

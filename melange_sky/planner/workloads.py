@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
@@ -11,10 +11,11 @@ from melange_sky.spec.edges import parse_edges
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.trace_files import files_of, histogram_of_trace
-from melange_sky.spec.trace_reuse import reuse_of_trace
+from melange_sky.traces import read_options
+from melange_sky.workload import TraceFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from melange_sky.spec.histogram import Histogram
@@ -54,19 +55,23 @@ def count_trace(
     *,
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
 ) -> TraceWorkload:
-    """Count a trace's requests by size, and what they share; edges None for those that fit it.
+    """Count a trace's requests by size, in one pass; edges None for those that fit it.
 
-    Raises InputError for a trace that cannot be read and for edges that do not rise.
+    `columns` (``time=startTime:ms,input=…``, or a mapping), `timezone` and `keep_failed` say how to read it
+    where that is not left to evidence. Raises InputError for a trace that cannot be read and for edges that do not rise.
     """
+    files = files_of(trace)
+    options = read_options(columns, timezone, keep_failed=keep_failed)
     histogram = histogram_of_trace(
-        trace,
+        TraceFiles(files=files, options=options),
         _edges(input_edges, "--input-edges"),
         _edges(output_edges, "--output-edges"),
     )
-    if histogram.rate_profile is not None:  # what is shared is of no use without times
-        histogram = replace(histogram, reuse=reuse_of_trace(trace))
-    return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files_of(trace)))
+    return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files))
 
 
 def _edges(edges: str | Sequence[int] | None, flag: str) -> tuple[int, ...] | None:

@@ -68,7 +68,8 @@ def ramps(paths: PrefixPaths, input_tokens: Whole, output_tokens: Whole) -> tupl
     request = np.repeat(np.arange(len(paths)), np.diff(paths.first))
     own = np.zeros(len(paths), dtype=np.int64)
     np.add.at(own, request, paths.blocks[paths.segment])
-    whole = -(-(input_tokens + output_tokens - 1) // block)  # the last token is never read
+    # The last token is never read, and a block that is not full never found: it is free again at once.
+    whole = (input_tokens + output_tokens - 1) // block
     uses = Uses(
         first=paths.first,
         prompt=paths.prompt,

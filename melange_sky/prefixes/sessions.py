@@ -22,18 +22,19 @@ def paths_of_sessions(
     shared_prefix_tokens: int = 0,
     *,
     turn_of: Whole | None = None,
+    block_tokens: int = BLOCK_TOKENS,
 ) -> PrefixPaths:
     """Return the paths of N requests in the order in which they came, `session` (N) numbering their sessions.
 
     A request goes on with the one before of its session where its prompt is at least as long as that
     one's prompt and answer together; else it begins anew, for nothing says what it kept. All begin with
     the `shared_prefix_tokens` where they are as long. `turn_of` (N), where it is known, names the request that
-    each goes on with, -1 for none.
+    each goes on with, -1 for none. `block_tokens` is a block of the engine's cache.
     """
     before = _before(session, input_tokens, output_tokens) if turn_of is None else turn_of
-    rooted = shared_prefix_tokens // BLOCK_TOKENS
-    ends = input_tokens // BLOCK_TOKENS
-    answered = (input_tokens + output_tokens - 1) // BLOCK_TOKENS
+    rooted = shared_prefix_tokens // block_tokens
+    ends = input_tokens // block_tokens
+    answered = (input_tokens + output_tokens - 1) // block_tokens
     followed = np.zeros(len(session), dtype=np.bool_)
     followed[before[before >= 0]] = True
     segments = _Segments(blocks=[rooted] if rooted else [], end=[rooted] if rooted else [])
@@ -57,7 +58,7 @@ def paths_of_sessions(
         paths.append(path)
     counts = np.array([len(path) for path in paths], dtype=np.int64)
     return PrefixPaths(
-        block_tokens=BLOCK_TOKENS,
+        block_tokens=block_tokens,
         first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         prompt=np.array(prompts, dtype=np.int64),
         segment=np.array([s for path in paths for s in path], dtype=np.int64),

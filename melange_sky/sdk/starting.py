@@ -13,7 +13,7 @@ from melange_sky.report.models import list_text, model_text, pulled_note
 from melange_sky.sdk.results import Shown, as_result
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from melange_sky.sdk.arguments import AnyPath
 
@@ -77,14 +77,21 @@ def trace_workload(
     *,
     input_edges: str | Sequence[int] | None = None,
     output_edges: str | Sequence[int] | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
 ) -> CountedTrace:
     """Count a request trace by size: `plan({…, "workload": trace_workload(file).section})`.
 
     Args:
-        trace: Azure 2023 CSV, Mooncake JSONL, BurstGPT CSV or arrival_s,input_tokens,output_tokens;
-            several files are one trace.
+        trace: A log of requests, as gateways, engines and observability tools write it; several files
+            are one trace.
         input_edges: Bucket edges of input tokens, "0,25,100" or a list; None for the usual ones.
         output_edges: Bucket edges of output tokens, in the same form.
+        columns: Which column is what, "time=ts:ms,input=n_in,output=n_out" or a mapping; None for told
+            by names and values.
+        timezone: Zone of stamps that name none, such as "Europe/Berlin".
+        keep_failed: Count requests that failed or have no output token as demand, too.
 
     Returns:
         The histogram with each bucket's mean size, the mean rate, and how much lies beyond the grid.
@@ -94,7 +101,14 @@ def trace_workload(
     """
     several = [trace] if isinstance(trace, str | os.PathLike) else trace
     paths = tuple(map(Path, several))
-    counted = count_trace(paths, input_edges=input_edges, output_edges=output_edges)
+    counted = count_trace(
+        paths,
+        input_edges=input_edges,
+        output_edges=output_edges,
+        columns=columns,
+        timezone=timezone,
+        keep_failed=keep_failed,
+    )
     return as_result(CountedTrace, counted)
 
 

@@ -173,7 +173,9 @@ def give_back(s: FleetState, r: int, request: int, parts: int, how: int) -> None
     own = parts - s.uses[request, c.SHARED]
     s.whole[r, c.FREE] += own
     if how == ENDED:
-        _leave_answer(s, r, request, own)
+        # The last token is never computed, and a block that is not full is never found: it goes at once.
+        tokens = s.request[request, c.INPUT] + s.request[request, c.OUTPUT] - 1
+        _leave_answer(s, r, request, own - parts + tokens // s.whole[r, c.BLOCK])
     elif how == COMPUTED:
         _leave(s, r, c.NONE, own)
     first = s.path_first[request]

@@ -10,29 +10,33 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
+from melange_sky.spec.averages import histogram_of_averages, read_sizes
 from melange_sky.spec.edges import edges_problem
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
-from melange_sky.spec.reuse import FROM_FILE, NONE, read_reuse
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.trace_files import files_of, histogram_of_trace, is_pattern
+from melange_sky.traces.options import read_options
 from melange_sky.workload import (
+    AS_FOUND,
     Arrivals,
     Coverage,
     Images,
     RateRule,
     Trace,
+    TraceFiles,
+    TraceOptions,
     Workload,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.reuse import Reuse
-
 WEIGHT_TOLERANCE = 0.001
 
-_SOURCES = "distribution, trace and histogram"
+_SOURCES = "distribution, trace, histogram and input_tokens with output_tokens"
+_NAMED_SOURCES = ("distribution", "trace", "histogram")
+_OF_A_TRACE = ("grid", "columns", "timezone", "keep_failed")
 
 Grid = tuple["tuple[int, ...] | None", "tuple[int, ...] | None"]
 """Edges of input and output buckets that were given."""
@@ -55,11 +59,9 @@ def load_distribution(path: Path) -> Histogram:
     histogram = _inline(
         file.workload.histogram, Place(problems, ("workload", "histogram")), file.workload.rate_rps
     )
-    raw = file.workload.reuse
-    reuse = None if raw in (None, NONE) else read_reuse(raw, Place(problems, ("workload", "reuse")))
     problems.raise_if_any()
     assert histogram is not None
-    return replace(histogram, reuse=reuse)
+    return histogram
 
 
 def read_workload(
@@ -69,20 +71,29 @@ def read_workload(
 
     `given` names the keys that the user wrote, sound or not; `folder` is what paths are seen from.
     """
-    sources = [key for key in ("distribution", "trace", "histogram") if key in given]
+    sources: list[str] = [key for key in _NAMED_SOURCES if key in given]
+    averages = [key for key in ("input_tokens", "output_tokens") if key in given]
+    if len(averages) == 1:
+        other = "output_tokens" if averages == ["input_tokens"] else "input_tokens"
+        place.add(f"{other} is missing: averages are of both sides")
+    sources += averages[:1]
     if len(sources) != 1:
         text = f"only one of {_SOURCES} can be given, not {' and '.join(sources)}"
         place.add(text if sources else f"one of {_SOURCES} is missing")
-    if "grid" in given and "trace" not in given:
-        (place / "grid").add("applies to a trace; a histogram or distribution has its own edges")
+    for key in _OF_A_TRACE:
+        if key in given and "trace" not in given:
+            (place / key).add("applies to a trace, which is not given")
     grid = _grid(section, place / "grid")
     if "rate_rps" not in given and "trace" not in given:
         place.add("rate_rps is missing")
-    if not _check_rate_keys(section, given, place) or len(sources) != 1 or grid is None:
+    options = _trace_options(section, place)
+    is_sound = _check_rate_keys(section, given, place) and len(sources) == 1
+    if not is_sound or grid is None or options is None or len(averages) == 1:
         return None
     files = _trace_files(section.trace, folder, place / "trace")
     is_sound = files is not None and bool(files) == ("trace" in given)
-    histogram = _histogram(section, grid, (folder, files or ()), place) if is_sound else None
+    trace = TraceFiles(files=files or (), options=options)
+    histogram = _histogram(section, grid, (folder, trace), place) if is_sound else None
     if files is None or histogram is None:
         return None
     found = _rate(section, given, histogram, place)
@@ -90,48 +101,18 @@ def read_workload(
         return None
     rule, rate_rps = found
     images = None if section.images is None else Images(**asdict(section.images))
-    reuse = _reuse(section, histogram, files, place / "reuse")
-    workload = replace(to_workload(histogram, rate_rps), images=images, reuse=reuse)
+    workload = replace(to_workload(histogram, rate_rps), images=images)
     if section.trace is None and section.burstiness is None:
         return workload
     is_own = section.trace is not None and "rate_rps" not in given
     arrivals = Arrivals(
         mean_rps=histogram.rate_rps or rate_rps if is_own else rate_rps,
         rule=rule,
-        trace=_one_or_all(files) if is_own else None,
+        trace=_plain(trace) if is_own else None,
         profile=histogram.rate_profile if is_own else None,
         burstiness=1.0 if section.burstiness is None else section.burstiness,
     )
     return replace(workload, arrivals=arrivals)
-
-
-def _reuse(
-    section: WorkloadSection, histogram: Histogram, files: tuple[Path, ...], place: Place
-) -> Reuse | None:
-    """Return what prompts share, None where nothing is to be counted on or with the problem noted."""
-    if section.reuse in (None, NONE):
-        return None
-    if isinstance(section.reuse, dict):
-        return read_reuse(section.reuse, place)
-    if section.reuse != FROM_FILE:
-        place.add(f"must be {NONE}, {FROM_FILE} or a mapping such as `melange-sky workload` writes")
-        return None
-    found = histogram.reuse
-    if files:
-        from melange_sky.spec.trace_reuse import reuse_of_trace
-
-        try:
-            found = reuse_of_trace(files)
-        except InputError as error:
-            for message in error.problems:
-                place.problems.foreign(message)
-            return None
-    if found is None:
-        place.add(
-            "neither sessions nor block ids (hash_ids) are told there; state session_turns, think_time_s and "
-            f"shared_prefix_tokens, or write {NONE}"
-        )
-    return found
 
 
 def _check_rate_keys(section: WorkloadSection, given: set[str], place: Place) -> bool:
@@ -215,17 +196,24 @@ def _check_edges(edges: Sequence[int], place: Place) -> bool:
 def _histogram(
     section: WorkloadSection,
     grid: Grid,
-    sources: tuple[Path, tuple[Path, ...]],
+    sources: tuple[Path, TraceFiles],
     place: Place,
 ) -> Histogram | None:
-    """Return the histogram of a section; `sources` are the folder of paths, and the trace's files."""
+    """Return the histogram of a section; `sources` are the folder of paths, and the trace."""
+    if section.input_tokens is not None:
+        sizes = [
+            read_sizes(getattr(section, key), place / key)
+            for key in ("input_tokens", "output_tokens")
+        ]
+        inputs, outputs = sizes
+        return None if inputs is None or outputs is None else histogram_of_averages(inputs, outputs)
     if section.histogram is not None:
         return _inline(section.histogram, place / "histogram", None)
-    folder, files = sources
+    folder, trace = sources
     try:
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
-        return histogram_of_trace(files, *grid)
+        return histogram_of_trace(trace, *grid)
     except InputError as error:
         for message in error.problems:
             place.problems.foreign(message)
@@ -253,9 +241,35 @@ def _trace_files(
         return None
 
 
-def _one_or_all(files: tuple[Path, ...]) -> Trace | None:
-    """Return a trace of one file as that, of several as all of them."""
-    return files[0] if len(files) == 1 else files or None
+def _trace_options(section: WorkloadSection, place: Place) -> TraceOptions | None:
+    """Return how the trace is to be read; None with the problem noted."""
+    columns = section.columns
+    if columns is not None and not _is_text_by_text(columns):
+        (place / "columns").add(
+            "must map roles to columns' names, such as {time: startTime, input: prompt_tokens}"
+        )
+        return None
+    if columns is None and section.timezone is None:
+        return TraceOptions(keep_failed=section.keep_failed)
+    try:
+        return read_options(columns, section.timezone, keep_failed=section.keep_failed)
+    except InputError as error:
+        key, _, what = str(error).partition(": ")
+        (place / key).add(what)
+        return None
+
+
+def _is_text_by_text(value: object) -> bool:
+    if isinstance(value, str):
+        return True
+    return isinstance(value, dict) and all(isinstance(v, str) for v in value.values())
+
+
+def _plain(trace: TraceFiles) -> Trace:
+    """Return a trace that is read by evidence alone as its file, or its files."""
+    if trace.options != AS_FOUND:
+        return trace
+    return trace.files[0] if len(trace.files) == 1 else trace.files
 
 
 def _is_there(path: Path, what: str, place: Place) -> bool:

@@ -74,7 +74,11 @@ class Intake:
         if not self.is_wall_clock:
             return f"{at_s:.6g} s"
         local_s = at_s - _EPOCH_OF_DATES_S + self.zone_shift_s
-        return f"{datetime(1970, 1, 1) + timedelta(seconds=round(local_s)):%Y-%m-%d %H:%M:%S}"
+        try:
+            moment = datetime(1970, 1, 1) + timedelta(seconds=round(local_s))
+        except OverflowError:  # a date that no calendar has
+            return f"{at_s:.6g} s"
+        return f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def intake_of(readers: list[TraceReader]) -> Intake:

@@ -145,7 +145,8 @@ def histogram_of_trace(
     counted = builder.histogram(
         f"trace {name}", is_wall_clock=intake.is_wall_clock, zone_shift_s=intake.zone_shift_s
     )
-    return replace(counted, warnings=(*intake.warnings, *_overlaps(spans)), intake=intake)
+    told = tuple(f"{name}: {text}" for text in intake.warnings)
+    return replace(counted, warnings=(*told, *_overlaps(spans)), intake=intake)
 
 
 def _counted(builder: HistogramBuilder, reader: TraceReader) -> _Span | None:

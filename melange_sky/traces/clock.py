@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 EPOCH_S = EPOCH_ORDINAL * 86_400.0
 _WHICH: tuple[Literal["earliest"], Literal["latest"]] = ("earliest", "latest")
-FOLD_BACK_S = 1500.0
-"""How far a local clock must fall back in one step to have been set back by its zone."""
+FOLD_BACK_S = 600.0
+"""How far a clock must fall back within the hour that comes twice to be in its second time: logs that are
+sorted by when requests ended are out of order by less."""
+
+MOST_OF_AN_HOUR_S = 1500.0
 
 
 class NotATime(NamedTuple):
@@ -166,7 +169,7 @@ class DateClock:
     def _count_backward(self, clock_s: NDArray[np.float64]) -> None:
         """Count steps back by most of an hour: what a clock without zone shows when summer time ends."""
         steps = np.diff(np.concatenate([[self._latest_s], clock_s]))
-        self.went_back += int(np.count_nonzero((steps < -FOLD_BACK_S) & (steps > -3600.0)))
+        self.went_back += int(np.count_nonzero((steps < -MOST_OF_AN_HOUR_S) & (steps > -3600.0)))
         self._latest_s = float(clock_s[-1])
 
     def _offsets(self, clock_s: NDArray[np.float64]) -> tuple[NDArray[np.float64], NotATime | None]:

@@ -141,6 +141,7 @@ _NO_COUNT = frozenset(
         "code",
     ]
 )
+_NO_PARENT = frozenset(["details", "cost", "costs", "price", "prices"])
 _TIMES = {
     "arrival": 6,
     "arrived": 6,
@@ -270,7 +271,7 @@ def side_of(path: tuple[str, ...]) -> str | None:
     parts = [part for key in path for part in key.split(".")]
     leaf, parent = words_of(parts[-1]), words_of(parts[-2]) if len(parts) > 1 else []
     words = set(leaf)
-    if words & _NO_COUNT or "details" in parent:
+    if words & _NO_COUNT or (set(parent) & _NO_PARENT and "usage" not in parent):
         return None
     sides = [name for name, known in (("input", _INPUT), ("output", _OUTPUT)) if words & known]
     if len(sides) != 1:

@@ -33,7 +33,7 @@ _DAY = (
     r"|(?:[A-Za-z]{3,9},?\s+)?(?P<d3>\d{1,2})[-/\s](?P<m3>[A-Za-z]{3,9})[-/,\s]+(?P<y3>\d{4})"
     r"|(?:[A-Za-z]{3,9},?\s+)??(?P<m4>[A-Za-z]{3,9})\s+(?P<d4>\d{1,2})(?:,)?\s+(?P<y4>\d{4}))"
 )
-_CLOCK = r"(?P<h>\d{1,2}):?(?P<mi>\d{2})(?::?(?P<s>\d{2})(?:[.,](?P<f>\d{1,12}))?)?\s*(?P<ap>[AaPp]\.?[Mm]\.?)?"
+_CLOCK = r"(?P<h>\d{1,2}):?(?P<mi>\d{2})(?::?(?P<s>\d{2})(?:[.,](?P<f>\d{1,12}))?)?\s*(?P<ap>[AaPp]\.?[Mm]\.?(?![A-Za-z]))?"
 _ZONE = r"(?P<z>[Zz]|(?:UTC|GMT)?[+-]\d{2}(?::?\d{2})?|[A-Za-z]{2,5}|[A-Za-z_]+(?:/[A-Za-z_+-]+)+|\[[A-Za-z_/+-]+\])"
 _STAMP = re.compile(
     rf"\[?{_DAY}(?:[T\s:,]\s*|(?<=\d{{8}})){_CLOCK}\s*(?:{_ZONE})?(?:\[[A-Za-z_/]+\])?\]?\Z"
@@ -215,10 +215,14 @@ def _is_time(value: Any) -> bool:
         return False
     if isinstance(value, int | float | datetime) or number(value) is not None:
         return True
+    return any(_parses(str(value), day_first) for day_first in (True, False))
+
+
+def _parses(text: str, day_first: bool) -> bool:
     try:
-        parse(str(value))
+        parse(text, day_first=day_first, zone_is_known=True)
     except ValueError:
-        return "the zone" in str(value)
+        return False
     return True
 
 

@@ -35,8 +35,11 @@ MOST_RPS_IN_A_MINUTE = 1000.0
 FEWEST_ROWS = 100
 """Requests from which their rate says what cannot be."""
 
-SHORTEST_LOG_S = 120.0
+FEWEST_TO_JUDGE = 20
+SHORTEST_LOG_S = 60.0
 LEAST_RPS = 1 / 60
+MOST_USUAL_RPS = 100.0
+_UNITS = ("s", "ms", "us", "ns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,57 +104,76 @@ def unit_by_evidence(numbers: Numbers, usual: str | None, name: str, where: str)
     `usual` is the unit that logs with these columns have, None for unknown. Raises InputError that asks
     where more than one unit can be.
     """
-    span_s = {unit: numbers.span / TICKS_PER_S[unit] for unit in ("s", "ms", "us", "ns")}
-    if numbers.rows < 3 or numbers.span <= 0:
-        return _relative(usual or "s", "for want of evidence")
+    by_digits = "s" if numbers.has_fractions else None
+    if numbers.rows < FEWEST_TO_JUDGE or numbers.span <= 0:
+        return _relative(by_digits or usual or "s", "for want of evidence")
     if _is_spreadsheet(numbers):
         base_s = -25_569 * 86_400.0
         return Unit(
             name="d",
             ticks_per_s=1 / 86_400,
             is_date=True,
-            why="days of a spreadsheet",
+            why="as spreadsheets count dates",
             base_s=base_s,
         )
-    can_be = [unit for unit in span_s if _can_be(numbers.rows, span_s[unit])]
-    long_enough = [unit for unit in can_be if span_s[unit] >= SHORTEST_LOG_S]
-    if numbers.has_fractions and "s" in can_be and usual != "s":
-        # Fractions speak for seconds; a log that is then far slower than any, for what its kin count in.
-        if numbers.rows / span_s["s"] >= LEAST_RPS or len(long_enough) < 2:
-            return _relative("s", "numbers with fractions")
-        raise InputError(_question(numbers, ("s", usual or "ms"), name, where))
-    if usual is not None and usual in can_be:
-        others = [unit for unit in long_enough if unit != usual]
-        if span_s[usual] >= SHORTEST_LOG_S or numbers.rows < FEWEST_ROWS or not others:
-            return _relative(usual, "as logs with these columns count")
-        raise InputError(_question(numbers, (usual, others[0]), name, where))
-    if len(long_enough) > 1:
-        raise InputError(_question(numbers, (long_enough[0], long_enough[1]), name, where))
-    found = next(iter(long_enough or can_be), None)
-    if found is None:
-        raise InputError(
-            _question(numbers, (usual or "s", "ms" if usual != "ms" else "s"), name, where)
-        )
-    return _relative(found, f"no other unit fits {numbers.rows} requests")
+    likely = [unit for unit in _UNITS if _is_likely(numbers, unit)]
+    if usual is not None and by_digits not in (None, usual):
+        # Its kin count in a finer unit, its digits speak for seconds: asked where both can be.
+        if usual in likely or not _can_be(numbers, "s"):
+            raise InputError(_question(numbers, ("s", usual), name, where))
+        return _relative("s", "numbers with fractions")
+    expected = usual or by_digits
+    others = [unit for unit in likely if unit != expected]
+    finer = [unit for unit in others if expected and TICKS_PER_S[unit] > TICKS_PER_S[expected]]
+    if expected is None:
+        can_be = [unit for unit in _UNITS if _can_be(numbers, unit)]
+        lasting = [unit for unit in can_be if _span_s(numbers, unit) >= SHORTEST_LOG_S]
+        found = lasting or can_be
+        if len(lasting) > 1 or not found:
+            pair = (lasting[0], lasting[1]) if lasting else ("s", "ms")
+            raise InputError(_question(numbers, pair, name, where))
+        return _relative(found[0], f"no other unit fits {numbers.rows} requests")
+    is_sure = expected in likely and (usual == "s" or not finer)
+    if is_sure or (_can_be(numbers, expected) and not others):
+        why = "numbers with fractions" if usual is None else "as logs with these columns count"
+        return _relative(expected, why)
+    if _can_be(numbers, expected) or len(others) != 1:
+        pair = (expected, others[0] if others else ("ms" if expected == "s" else "s"))
+        raise InputError(_question(numbers, pair, name, where))
+    return _relative(others[0], f"no other unit fits {numbers.rows} requests")
 
 
 def _relative(unit: str, why: str) -> Unit:
     return Unit(name=unit, ticks_per_s=TICKS_PER_S[unit], is_date=False, why=why)
 
 
+def _span_s(numbers: Numbers, unit: str) -> float:
+    return numbers.span / TICKS_PER_S[unit]
+
+
 def _is_spreadsheet(numbers: Numbers) -> bool:
     is_dated = _in(numbers.low, SPREADSHEET_DAYS) and _in(numbers.high, SPREADSHEET_DAYS)
-    return is_dated and numbers.has_fractions and not _can_be(numbers.rows, numbers.span)
+    return is_dated and numbers.has_fractions and not _can_be(numbers, "s")
 
 
-def _can_be(rows: int, span_s: float) -> bool:
-    return span_s <= LONGEST_S and not is_too_fast(rows, span_s)
+def _can_be(numbers: Numbers, unit: str) -> bool:
+    """Return whether a unit makes a stretch of traffic of the numbers."""
+    span_s = _span_s(numbers, unit)
+    return span_s <= LONGEST_S and not is_too_fast(numbers.rows, span_s)
+
+
+def _is_likely(numbers: Numbers, unit: str) -> bool:
+    """Return whether a unit makes a usual log of the numbers: a request a minute to 100 a second, for long."""
+    span_s = _span_s(numbers, unit)
+    rate_rps = numbers.rows / span_s
+    is_usual = LEAST_RPS <= rate_rps <= MOST_USUAL_RPS
+    return is_usual and (span_s >= SHORTEST_LOG_S or rate_rps <= MOST_USUAL_RPS / 2)
 
 
 def is_too_fast(rows: int, span_s: float) -> bool:
     """Return whether so many requests in so short a time are no stretch of traffic."""
     most = MOST_RPS_IN_A_MINUTE if rows >= FEWEST_ROWS else 2 * MOST_RPS_IN_A_MINUTE
-    return span_s < 60 and rows > most * span_s and rows >= 20
+    return span_s < 60 and rows > most * span_s and rows >= FEWEST_TO_JUDGE
 
 
 def _in(value: float, limits: tuple[float, float]) -> bool:

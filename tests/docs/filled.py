@@ -58,10 +58,10 @@ def _modules() -> dict[str, dict[str, Any]]:
 @cache
 def _names() -> dict[str, Any]:
     """Everything that an annotation may name, imported for typing alone or not."""
-    found: dict[str, Any] = {"Mapping": Mapping, "Sequence": Sequence, "Path": Path}
+    found: dict[str, Any] = {}
     for variables in _modules().values():
         found |= {k: v for k, v in variables.items() if not k.startswith("_")}
-    return found
+    return found | {"Mapping": Mapping, "Sequence": Sequence, "Path": Path}
 
 
 def filled(kind: Any, hollow: Hollow = Hollow.NOTHING, **over: Any) -> Any:

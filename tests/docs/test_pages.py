@@ -91,7 +91,7 @@ def test_a_page_is_shown_as_plain_text_where_it_is_piped(topic: str) -> None:
 def test_a_spec_on_a_page_is_one(name: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(text, encoding="utf-8")
-    for file in re.findall(r"[\w./-]+\.(?:csv|yaml|jsonl)", text):
+    for file in re.findall(r"[\w./-]+\.(?:csv|yaml|jsonl)(?:\.gz)?", text):
         for folder in (ROOT, ROOT / "examples"):
             if (folder / file).exists():
                 (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,13 @@ def found_blocks(
     inputs: NDArray[np.int64],
     outputs: NDArray[np.int64],
     room: int,
+    *,
+    runs: bool = False,
 ) -> list[int]:
-    """Return the blocks that each prompt finds in a cache of `room` blocks, one request after the other."""
+    """Return the blocks that each prompt finds in a cache of `room` blocks, one request after the other.
+
+    `runs`: a last block that is not full takes room while its request runs, and is free at its end.
+    """
     cache: OrderedDict[tuple[int, int, int], None] = OrderedDict()  # the first is given up first
     found = []
     for i in range(len(paths)):
@@ -29,11 +34,12 @@ def found_blocks(
         while count < min(most, len(prompt)) and prompt[count] in cache:
             count += 1
         found.append(count)
-        whole = -(-int(inputs[i] + outputs[i] - 1) // paths.block_tokens)
+        whole = int(inputs[i] + outputs[i] - 1) // paths.block_tokens
         alone = [(1, i, k) for k in range(whole - len(prompt) - len(answer))]
         for block in [*reversed(alone), *reversed(answer), *reversed(prompt)]:
             cache.pop(block, None)
             cache[block] = None
-        while len(cache) > room:
+        not_full = runs and int(inputs[i] + outputs[i] - 1) % paths.block_tokens > 0
+        while len(cache) > room - not_full:
             cache.popitem(last=False)
     return found

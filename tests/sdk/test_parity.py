@@ -30,10 +30,25 @@ NO_FETCH = frozenset(
     {"offline"}
 )  # these commands never fetch; scripts may give the flag all the same
 ASKS = frozenset({"yes"})  # Python does not ask
+IN_PLACE_OF_A_SPEC = frozenset(  # from Python, a spec is a dict
+    [
+        "model",
+        "rate",
+        "input",
+        "output_tokens",
+        "input_p95",
+        "output_p95",
+        "ttft_ms",
+        "tpot_ms",
+        "attainment",
+        "accelerators",
+        "infra",
+    ]
+)
 TELLS = frozenset({"on_event"})  # the command line prints events
 
 PAIRS = (
-    Pair("plan", ("plan",), flags=frozenset({"force"})),  # of `write`, which `plan` calls
+    Pair("plan", ("plan",), flags=frozenset({"force"}) | IN_PLACE_OF_A_SPEC),  # force: of `write`
     Pair("render", ("write",)),
     Pair("init", ("init",)),
     Pair("workload", ("trace_workload",)),
@@ -66,7 +81,6 @@ PAIRS = (
     Pair(
         "gateway",
         ("serve",),
-        flags=frozenset({"export", "force"}),  # write files of another program
         names=frozenset({"on_start"}),  # the command line prints it
         other_words={"from_sky": "sky", "body_bytes": "body_limit"},
     ),

@@ -54,7 +54,7 @@ def test_one_after_the_other_is_a_cache_of_blocks(seed: int, from_hashes: bool, 
     one = replica(windows=(), pool=KvPool(blocks=room, block_tokens=16))
     arrivals = FAR_APART_S * np.arange(1, 81)
     state = served(one, RequestStream.of(arrivals, inputs, outputs, paths))
-    found = [16 * blocks for blocks in found_blocks(paths, inputs, outputs, room)]
+    found = [16 * blocks for blocks in found_blocks(paths, inputs, outputs, room, runs=True)]
     assert state.uses[:, c.FOUND].tolist() == found
 
 

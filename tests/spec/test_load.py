@@ -427,7 +427,10 @@ def test_bad_histogram(tmp_path: Path, histogram: dict[str, Any], words: str) ->
 @pytest.mark.parametrize(
     ("workload", "words"),
     [
-        ({"rate_rps": 1}, "one of distribution, trace and histogram is missing"),
+        (
+            {"rate_rps": 1},
+            "one of distribution, trace, histogram and input_tokens with output_tokens is missing",
+        ),
         ({"rate_rps": 1, "distribution": "short-chat", "trace": "x"}, "only one of"),
         ({"distribution": "short-chat"}, "rate_rps is missing"),
         ({"rate_rps": 0, "distribution": "short-chat"}, "must be greater than 0"),

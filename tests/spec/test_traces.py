@@ -128,7 +128,9 @@ def test_rows_without_any_tokens_are_no_requests(tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     path.write_text(mooncake_text() + '{}\n[1]\n{"event": "started", "timestamp": 5000}\n')
     assert len(list(read_trace(path))) == len(ROWS)
-    assert histogram_of_trace(path).warnings == ("3 rows hold no token counts and are no requests",)
+    assert histogram_of_trace(path).warnings == (
+        "trace.jsonl: 3 rows hold no token counts and are no requests",
+    )
 
 
 def test_a_line_longer_than_any_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

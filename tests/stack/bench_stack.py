@@ -1,9 +1,9 @@
 """How closely two profiles of a real vLLM server agree, and with `vllm bench serve`, and how far the
 engine model fitted on a few probes is off at other sizes and rates; how far a fleet of two servers is
-from its simulation. Figures only.
+from its simulation; what keeping chats at their server is worth. Figures only.
 
 Run by `make bench-stack` on an idle machine; aims: rates within 15 %, latencies within 10 %, the
-engine model's median error 25 %, the fleet's attainments and median TPOTs within 25 %.
+engine model's median error 25 %, the fleet's attainments and median TPOTs within 25 %, hits within 3 points, chats that are kept served sooner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.stack import engine_fit, profiling, real_fleet
+from melange_sky.gateway import Affinity
+from tests.stack import chat_fleet, engine_fit, profiling, real_fleet
 from tests.stack.vllm_server import make_model, vllm_server
 
 
@@ -38,10 +39,31 @@ def bench_fleet(work: Path) -> None:
     print(f"fleet of two servers: {time.monotonic() - began:.0f} s (aim 25 % on each figure)")
 
 
+def bench_chats(work: Path) -> None:
+    began = time.monotonic()
+    chats = chat_fleet.Chats(
+        chats=48, turns=5, live=8, think_s=0.9, blocks=260, message_tokens=(150, 350)
+    )
+    with chat_fleet.two_servers(work, chats.blocks, layers=12) as urls:
+        replica = chat_fleet.fitted(urls[0], chats)
+        seen = {
+            how: chat_fleet.hits(urls, chats, replica, how)
+            for how in (Affinity.SESSION, Affinity.OFF)
+        }
+    for how, told in seen.items():
+        print(f"affinity {how.value}: {told}")
+    sooner = seen[Affinity.OFF].ttft_s / seen[Affinity.SESSION].ttft_s
+    print(
+        f"kept chats' later turns begin {sooner:.2f} × as soon (aim above 1), "
+        f"{time.monotonic() - began:.0f} s"
+    )
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         bench_fleet(work)
+        bench_chats(work / "chats")
         make_model(work / "tiny")
         began = time.monotonic()
         with vllm_server(work / "tiny", work / "vllm.log") as url:

@@ -1,0 +1,35 @@
+"""A hook of MkDocs: the pages that ship with the program, and texts that stand beside what they describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from melange_sky.help import Style, page_text, topics
+
+ROOT = Path(__file__).resolve().parent.parent
+BESIDE = {
+    "accuracy.md": "profiling/README.md",
+    "price-rules.md": "catalogs/README.md",
+    "security.md": "SECURITY.md",
+}
+"""Page of the site → file of the repository."""
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that do not lie in `docs/`."""
+    texts = {f"{topic}.md": page_text(topic, Style.SITE) for topic in topics()}
+    texts |= {page: (ROOT / file).read_text(encoding="utf-8") for page, file in BESIDE.items()}
+    for page, text in texts.items():
+        files.append(File.generated(config, page, content=_with_site_links(text)))
+    return files
+
+
+def _with_site_links(text: str) -> str:
+    """Let links to files that are pages here lead to these pages."""
+    for page, file in BESIDE.items():
+        text = re.sub(rf"\]\((?:\.\./)*{re.escape(file)}\)", f"]({page})", text)
+    return text
