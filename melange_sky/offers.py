@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from melange_sky.names.accelerators import VARIANTS
 
@@ -53,6 +54,7 @@ class Offer:
     instance and None where unknown or not sold. `source` names where the price was read and `as_of`
     (ISO 8601) when it was true as far as known. `catalog_accelerator` is the spelling in the cloud's
     own catalog where it differs (what `sky` matches there). An unreadable count is NaN, and blocked.
+    `is_own` says that the user stated it.
     """
 
     cloud: str
@@ -69,6 +71,7 @@ class Offer:
     flags: tuple[Flag, ...] = ()
     catalog_accelerator: str | None = None
     commitments: tuple[Commitment, ...] = ()
+    is_own: bool = False
 
     def blocked(self, use_spot: bool) -> tuple[Flag, ...]:
         """Return the flags that keep this offer's price (spot or on demand) out of a plan."""
@@ -78,6 +81,32 @@ class Offer:
     def price(self, use_spot: bool) -> float | None:
         """Return the price paid per hour, None where not sold that way."""
         return self.spot_usd_per_hour if use_spot else self.price_usd_per_hour
+
+
+OFFER_COLUMNS = (
+    "cloud",
+    "region",
+    "instance_type",
+    "accelerator",
+    "accelerator_count",
+    "price_usd_per_hour",
+)
+"""Columns that a table of one's own offers needs."""
+
+MORE_OFFER_COLUMNS = ("spot_usd_per_hour", "vcpus", "memory_gib", "source", "as_of")
+"""Columns that it may have besides."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnOffers:
+    """Offers that the user states: a CSV `file`, or one `row` as (column, text) pairs with its place.
+
+    `where` is what messages call it: the spec's file, line and key.
+    """
+
+    where: str
+    file: Path | None = None
+    row: tuple[tuple[str, str], ...] = ()
 
 
 def gpu_of(offer: Offer) -> str:

@@ -41,11 +41,11 @@ SPELLINGS = {
     "h200-141gb": "H200",
     "v100-16gb": "V100",
     "Tesla V100-SXM2-32GB": "V100-32GB",
-    "nvidia-l4": "L4",
+    "nvidia l4": "L4",
     "L4-24GB": "L4",
     "nvidia l40s": "L40S",
     "NVIDIA A10G": "A10G",
-    "nvidia-t4": "T4",
+    "nvidia t4": "T4",
     "Tesla T4": "T4",
     "rtx a6000": "A6000",
     "RTXA6000": "A6000",
@@ -61,6 +61,33 @@ SPELLINGS = {
     "amd-instinct-mi300x": "MI300X",
 }
 """What other tools write → SkyPilot's name."""
+
+LABELS = {
+    "nvidia-l4": "L4",
+    "nvidia-t4": "T4",
+    "nvidia-tesla-t4": "T4",
+    "nvidia-tesla-a100": "A100",
+    "nvidia-a100-80gb": "A100-80GB",
+    "nvidia-h100-80gb": "H100",
+    "nvidia-h100-mega-80gb": "H100-MEGA",
+    "nvidia-h200-141gb": "H200",
+    "NVIDIA-A100-SXM4-80GB": "A100-80GB",
+    "NVIDIA-A100-SXM4-40GB": "A100",
+    "NVIDIA-A100-PCIE-80GB": "A100-80GB",
+    "NVIDIA-H100-80GB-HBM3": "H100",
+    "NVIDIA-L40S": "L40S",
+    "NVIDIA-A10G": "A10G",
+    "NVIDIA-B200": "B200",
+    "NVIDIA-RTX-A6000": "A6000",
+    "NVIDIA-GeForce-RTX-4090": "RTX4090",
+    "NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition": "RTXPRO6000",
+    "NVIDIA-GH200-480GB": "GH200",
+    "Tesla-T4": "T4",
+    "Tesla-V100-SXM2-32GB": "V100-32GB",
+    "H100_NVLINK_80GB": "H100",
+    "AMD_Instinct_MI300X_OAM": "MI300X",
+}
+"""How nodes of a Kubernetes cluster are labelled → SkyPilot's name, which takes these labels itself."""
 
 Door = Callable[[str, Path], str]
 
@@ -136,6 +163,20 @@ def test_every_door_takes_every_name_in_any_case(door: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("word", LABELS)
+def test_every_door_takes_the_label_of_a_kubernetes_node(
+    door: str, word: str, tmp_path: Path
+) -> None:
+    assert DOORS[door](word, tmp_path) == LABELS[word]
+
+
+@pytest.mark.parametrize("word", ["NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "NVIDIA-A10G-SHARED"])
+def test_a_part_of_a_gpu_is_no_gpu(word: str) -> None:
+    with pytest.raises(InputError, match="is a part of a GPU; a replica needs whole GPUs"):
+        accelerator_name(word)
+
+
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("word", SPELLINGS)
 def test_every_door_says_the_right_name_for_every_spelling(
     door: str, word: str, tmp_path: Path
@@ -205,8 +246,9 @@ def test_clouds_are_one_list_with_one_answer() -> None:
     assert len(CLOUDS) == len(set(CLOUDS)) == 25
     assert [cloud_name(name.upper()) for name in CLOUDS] == list(CLOUDS)
     for ask in (cloud_name, lambda word: check_clouds((word,)), read_limit_key):
-        with pytest.raises(InputError, match="'k8s'"):
-            ask("k8s")
+        with pytest.raises(InputError, match="'google'"):
+            ask("google")
+    assert cloud_name("k8s") == cloud_name("K8S") == "kubernetes"  # as SkyPilot takes it
     with pytest.raises(InputError) as caught:
         check_clouds(("google", "awz", "mine"), also=("mine",))
     assert caught.value.problems == (

@@ -43,6 +43,9 @@ def prices() -> None:
 @infra_option
 @offers_option
 @click.option(
+    "--spec", type=click.Path(path_type=Path), help="With the offers that this spec states, too."
+)
+@click.option(
     "--as-of", metavar="DATE|ID", help="The snapshot of that date (or id), not the newest."
 )
 @click.option(
@@ -57,6 +60,7 @@ def list_(
     accelerators: str,
     infra: str,
     offers: Path | None,
+    spec: Path | None,
     as_of: str | None,
     output_format: str,
     offline: bool,
@@ -65,7 +69,9 @@ def list_(
     del offline  # listing never fetches; the option is taken so that scripts may always give it
     from melange_sky.report import offers as report
 
-    book = work.list_prices(accelerators=accelerators, infra=infra, offers=offers, as_of=as_of)
+    book = work.list_prices(
+        accelerators=accelerators, infra=infra, offers=offers, spec=spec, as_of=as_of
+    )
     echo_warnings(book.warnings)
     if output_format == "json":
         echo_json([report.offer_row(offer) for offer in book.offers])
@@ -74,6 +80,26 @@ def list_(
     else:
         click.echo(report.offers_table(book.offers), nl=False)
         click.echo(report.offers_note(book.offers), nl=False, err=True)
+
+
+@prices.command()
+@click.option("--context", metavar="NAME", help="Of kubeconfig (default: the current one).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="New file to write (default: stdout).",
+)
+def cluster(context: str | None, output: Path | None) -> None:
+    """List what SkyPilot sees in a Kubernetes cluster, as offers whose prices you fill in.
+
+    Asks SkyPilot's API server, as `sky gpus list --infra k8s` does, which starts a local one where none runs.
+    """
+    if output is None:
+        click.echo(work.cluster_offers(context), nl=False)
+        return
+    work.write_cluster_offers(output, context)
+    click.echo(f"wrote {output}: fill in price_usd_per_hour", err=True)
 
 
 @prices.command()

@@ -25,15 +25,25 @@ _SPELLINGS: dict[str, str] = {
     "h100sxm5": "H100",
     "h100sxm580gb": "H100",
     "h10080gbhbm3": "H100",
+    "h100nvlink80gb": "H100",
+    "gh200480gb": "GH200",
     "h200sxm5": "H200",
     "v100sxm216gb": "V100",
     "v100sxm232gb": "V100-32GB",
     "rtxa6000": "A6000",
     "rtx6000adageneration": "RTX6000-Ada",
+    "rtxpro6000blackwellserveredition": "RTXPRO6000",
+    "mi300xoam": "MI300X",
+    "mi325xoam": "MI325X",
 }
 """Folded spellings of other tools → canonical name, beyond those that `_spellings` makes by itself."""
 
 _MAKERS = re.compile(r"^(nvidia|amd)?(geforce|tesla|instinct)?")
+_LABEL = re.compile(r"((nvidia|tesla)-|amd_|[a-z]+[0-9]+_nvlink_)[\w.-]+\Z", re.IGNORECASE)
+"""How nodes of a Kubernetes cluster are labelled: by GPU feature discovery (NVIDIA-A100-SXM4-80GB, Tesla-T4),
+GKE (nvidia-tesla-t4, nvidia-l4), AMD's labeller and CoreWeave. SkyPilot 0.14 reads the same labels
+(`sky/provision/kubernetes/utils.py`, its label formatters)."""
+_SLICE = re.compile(r"-(MIG-.*|SHARED)\Z", re.IGNORECASE)
 _STATED_MEMORY = re.compile(r"[-_ ](\d+) ?gb?\Z", re.IGNORECASE)
 
 _PER_CLOUD: dict[tuple[str, str], str] = {
@@ -95,14 +105,18 @@ def canonical_accelerator(name: str, cloud: str | None = None) -> str:
 def accelerator_name(text: str, also: Iterable[str] = ()) -> str:
     """Return SkyPilot's canonical name, a variant's, or the one of `also`, case aside.
 
-    For what people write. Raises InputError for any other word: another spelling is never guessed,
-    the message says the right one.
+    For what people write. The label of a Kubernetes node counts as its GPU's name, as it does for SkyPilot.
+    Raises InputError for any other word: another spelling is never guessed, the message says the right one.
     """
     known = sorted({*accelerator_names(), *also})
     name = same_name(text, known)
     if name is not None:
         return name
     meant = canonical_accelerator(text)
+    if meant in known and _LABEL.match(text):
+        return meant
+    if _LABEL.match(text) and _SLICE.search(text):
+        raise InputError(f"'{clip(text)}' is a part of a GPU; a replica needs whole GPUs")
     if meant in known:
         raise InputError(f"unknown accelerator '{clip(text)}': SkyPilot's name for it is '{meant}'")
     hint = accelerator_hint(text, known) or f"; known: {', '.join(known)}"

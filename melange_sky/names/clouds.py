@@ -56,8 +56,15 @@ _OTHER_WORDS = {
     "oracle": "oci",
     "datacrunch": "verda",
     "microsoft": "azure",
-    "k8s": "kubernetes",
 }
+
+SAME_CLOUD = {"k8s": "kubernetes"}
+"""Other names by which SkyPilot itself takes a cloud, in `infra` and `cloud`."""
+
+CONTEXT_CLOUDS = frozenset({"kubernetes", "ssh"})
+"""Infrastructures whose regions are contexts or node pools, which may bear any name."""
+
+_CONTEXT = re.compile(r"[^\s\x00-\x1f]{1,253}\Z")
 _REGION = re.compile(r"[A-Za-z0-9][\w.-]{0,63}\Z")
 
 
@@ -79,7 +86,7 @@ def cloud_name(text: str, also: Iterable[str] = ()) -> str:
     Raises InputError with a suggestion for another word.
     """
     clouds = sorted({*CLOUDS, *also})
-    name = same_name(text, clouds)
+    name = same_name(SAME_CLOUD.get(text.casefold(), text), clouds)
     if name is not None:
         return name
     meant = _OTHER_WORDS.get(text.casefold())
@@ -91,8 +98,10 @@ def read_infra(text: str) -> Infra:
     """Read ``CLOUD`` or ``CLOUD/REGION``; InputError says what is wrong."""
     cloud, slash, region = text.partition("/")
     name = cloud_name(cloud)
-    if not slash:
+    if not slash or region == "*":
         return Infra(cloud=name)
+    if name in CONTEXT_CLOUDS and _CONTEXT.match(region):
+        return Infra(cloud=name, region=region)
     if "/" in region:
         raise InputError(f"'{clip(text)}': write CLOUD or CLOUD/REGION; zones are left to SkyPilot")
     if not _REGION.match(region):
@@ -112,9 +121,11 @@ def split_infra(text: str) -> tuple[tuple[str, str | None], ...]:
     pairs: list[tuple[str, str | None]] = []
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         cloud, slash, region = part.partition("/")
-        if slash and (not region or "/" in region):
+        cloud = SAME_CLOUD.get(cloud.casefold(), cloud.casefold())
+        named = "/" not in region or cloud in CONTEXT_CLOUDS
+        if slash and (not region or not named):
             raise InputError(f"'{clip(part)}' is not CLOUD or CLOUD/REGION")
-        pairs.append((cloud.casefold(), region or None))
+        pairs.append((cloud, None if region in ("", "*") else region))
     return tuple(pairs)
 
 

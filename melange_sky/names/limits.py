@@ -13,7 +13,7 @@ from melange_sky.names.accelerators import (
     accelerator_names,
     canonical_accelerator,
 )
-from melange_sky.names.clouds import CLOUDS, read_infra
+from melange_sky.names.clouds import CLOUDS, SAME_CLOUD, read_infra
 from melange_sky.names.spelling import same_name
 
 _INSTANCE_TYPE = re.compile(r"[A-Za-z0-9][\w.:+-]{1,99}\Z")
@@ -79,7 +79,7 @@ def read_limit_key(text: str) -> LimitKey:
     Whether an instance type is sold is seen when prices are read; here only a name that cannot be
     one is refused.
     """
-    name = same_name(text, (*accelerator_names(), *CLOUDS))
+    name = same_name(SAME_CLOUD.get(text.casefold(), text), (*accelerator_names(), *CLOUDS))
     if name is not None:
         return LimitKey.of(name)
     if "/" in text:
@@ -88,7 +88,7 @@ def read_limit_key(text: str) -> LimitKey:
     if colon and same_name(accelerator, accelerator_names()):
         raise InputError("a limit counts GPUs of an accelerator over all counts: leave out ':N'")
     if canonical_accelerator(text) in accelerator_names():
-        accelerator_name(text)  # raises with the right spelling
+        return LimitKey.of(accelerator_name(text))  # or raises with the right spelling
     if _INSTANCE_TYPE.match(text) and _LOOKS_SOLD.search(text):
         return LimitKey(kind=LimitKind.INSTANCE_TYPE, name=text)
     hint = accelerator_hint(text, [*accelerator_names(), *CLOUDS])

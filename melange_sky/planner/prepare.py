@@ -118,6 +118,7 @@ def _offer_query(spec: Spec, request: PlanRequest) -> OfferQuery:
         request.prices,
         infra=tuple((place.cloud, place.region) for place in spec.resources.infra),
         accelerators=tuple(sorted({c.name for c in spec.resources.accelerators})),
+        own=(*request.prices.own, *spec.offers),
     )
 
 

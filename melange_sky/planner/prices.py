@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import HOSTED_CLOUDS, check_clouds, split_infra
+from melange_sky.planner.own_offers import own_offers
 from melange_sky.pricing.load import load_offers
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.refresh_notes import by_reason, log_refresh
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from melange_sky.pricing.query import RefreshDisplay
     from melange_sky.pricing.refresh import RefreshResult
     from melange_sky.pricing.store import Manifest
+    from melange_sky.spec import SpecSource
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +35,48 @@ def list_prices(
     accelerators: str = "",
     infra: str = "",
     offers: Path | None = None,
+    spec: SpecSource | None = None,
     as_of: str | None = None,
 ) -> OfferBook:
     """Return the offers that a plan would see, blocked ones included. Opens no socket.
 
     `accelerators` is A,B:N and `infra` CLOUD[/REGION],…, both empty for all; `offers` a CSV of one's
-    own; `as_of` a snapshot's id or date.
+    own, `spec` a spec whose own offers count too; `as_of` a snapshot's id or date.
     """
     query = OfferQuery(
         infra=split_infra(infra),
         accelerators=_names(accelerators),
         offline=True,
         offers_csv=offers,
+        own=own_offers(spec),
         as_of=as_of,
     )
     return load_offers(query)
+
+
+def cluster_offers(context: str | None = None) -> str:
+    """Return a CSV of offers for what SkyPilot sees in a Kubernetes cluster, prices to be filled in.
+
+    `context` is kubeconfig's, None for the current one. What SkyPilot's own configuration says of prices
+    (`kubernetes.pricing`) is filled in. Raises SourceUnavailableError where it sees none.
+    """
+    from melange_sky.skyserve.cluster import ask_cluster, cluster_csv
+
+    return cluster_csv(ask_cluster(context))
+
+
+def write_cluster_offers(path: Path, context: str | None = None) -> None:
+    """Write what `cluster_offers` returns to a new file; InputError where there is one, or none can be."""
+    if path.exists():
+        raise InputError(
+            f"{path} is there already, perhaps with prices of yours: name another file"
+        )
+    text = cluster_offers(context)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def refresh_prices(

@@ -13,6 +13,7 @@ from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.optimizer import Problem, SolveOptions, demand_of, optimize
 from melange_sky.planner.known_rates import with_known_rates
+from melange_sky.planner.own_offers import own_offers
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.pricing import OfferQuery, load_offers
@@ -122,7 +123,8 @@ def diff_plan(
 ) -> PlanDifference:
     """Return what a saved plan costs at the newest prices at hand, and the cheapest mix now.
 
-    With `spec` that is planned anew over all offers, so that its limits hold. Opens no socket.
+    Offers that the user stated stand as the plan has them, unless `spec` or `offers` state them anew. With
+    `spec` that is planned anew over all offers, so that its limits hold. Opens no socket.
     Raises InputError for a plan whose prices were given by a Mélange config.
     """
     clouds = _clouds(planned)
@@ -130,6 +132,8 @@ def diff_plan(
         infra=tuple((c, None) for c in clouds if c in CLOUDS),
         offline=True,
         offers_csv=offers,
+        own=own_offers(spec),
+        planned=_stated(planned),
     )
     book = load_offers(query)
     solve = SolveOptions(time_limit_s=time_limit_s)
@@ -147,6 +151,13 @@ def diff_plan(
         weighs_all=spec is not None,
         warnings=book.warnings,
     )
+
+
+def _stated(planned: Plan) -> tuple[Offer, ...]:
+    """Return the offers of a plan that the user stated: nothing else knows them, and they stand as they are."""
+    options = [c.option for model in planned.models for c in model.candidates]
+    places = [place for o in options if o.offer is not None for place in o.places]
+    return tuple(dict.fromkeys(offer for offer in places if offer.is_own))
 
 
 def _anew(

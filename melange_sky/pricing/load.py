@@ -20,7 +20,7 @@ from melange_sky.pricing.chain import (
     other_regions,
 )
 from melange_sky.pricing.own_checks import checked_own
-from melange_sky.pricing.own_csv import read_own_csv
+from melange_sky.pricing.own_csv import read_own
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.refresh_notes import by_reason
 from melange_sky.pricing.sanity import age_flag
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LISTABLE_CLOUDS = frozenset({"kubernetes", "ssh"})
+"""One's own infrastructure whose accelerators SkyPilot lists."""
+
 
 def load_offers(query: OfferQuery) -> OfferBook:
     """Return the offers that match the query, each flagged by the sanity rules.
@@ -39,7 +42,8 @@ def load_offers(query: OfferQuery) -> OfferBook:
     Raises InputError for unknown clouds, regions or accelerators and for an unreadable CSV, and
     SourceUnavailableError where no source has any offer of what was asked.
     """
-    own, own_digest = read_own_csv(query.offers_csv) if query.offers_csv else ((), "")
+    own, digests = read_own(query.own_sources)
+    own = _with_planned(own, query.planned)
     check_clouds(query.clouds, also=tuple(offer.cloud for offer in own))
     if query.forbids_network and (query.refresh or query.sources):
         raise InputError(
@@ -57,8 +61,8 @@ def load_offers(query: OfferQuery) -> OfferBook:
     _log_sources(chain, tables, len(offers))
     for sentence in selection.missing:
         chain.warn("no-region", sentence)
-    if own:
-        chain.ids.append(f"csv-{own_digest}")
+    chain.ids.extend(f"csv-{digest}" for digest in digests)
+    _warn_unpriced(chain, {*tables, *(offer.cloud for offer in own)})
     if not offers and not selection.knows_any:
         raise SourceUnavailableError(_nothing_known(chain))
     return OfferBook(
@@ -66,6 +70,32 @@ def load_offers(query: OfferQuery) -> OfferBook:
         snapshot="+".join(chain.ids) or None,
         warnings=tuple(chain.warnings),
         own_clouds=tuple(sorted({offer.cloud for offer in own})),
+    )
+
+
+def _with_planned(own: tuple[Offer, ...], planned: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """Return one's own offers, and those of a saved plan that none of them replaces."""
+    known = {(o.cloud, o.region, o.instance_type) for o in own}
+    return (*own, *(o for o in planned if (o.cloud, o.region, o.instance_type) not in known))
+
+
+def _warn_unpriced(chain: Chain, priced: set[str]) -> None:
+    """Warn of each cloud that was asked for and has no offer at all, beside others that have."""
+    for cloud in chain.query.clouds:
+        if cloud in UNHOSTED_CLOUDS and cloud not in priced:
+            chain.warn("no-own-offers", f"nothing is planned on {cloud}: {unpriced_text(cloud)}")
+
+
+def unpriced_text(cloud: str) -> str:
+    """Say how offers of one's own infrastructure come to a plan."""
+    listed = (
+        "`melange-sky prices cluster -o my.csv` lists what SkyPilot sees there; fill in what an instance costs"
+        " you and say "
+        if cloud in LISTABLE_CLOUDS
+        else "no catalog lists what an instance costs you there; say "
+    )
+    return (
+        f"it has no offers. {listed}`offers: my.csv` in the spec (columns as in catalogs/README.md)"
     )
 
 
@@ -83,10 +113,7 @@ def _nothing_known(chain: Chain) -> str:
     if reasons:
         return f"no prices of {clouds} are usable: {reasons}"
     if chain.query.clouds and set(chain.query.clouds) <= set(UNHOSTED_CLOUDS):
-        return (
-            f"no prices of {clouds} are known: no catalog lists them; give what an instance costs you "
-            "per hour with --offers my.csv (columns as in catalogs/README.md)"
-        )
+        return f"no prices of {clouds} are known: {unpriced_text(chain.query.clouds[0])}"
     return (
         f"no prices of {clouds} are known: none were fetched and the embedded snapshot has none;"
         " run `melange-sky prices refresh` with the network allowed"

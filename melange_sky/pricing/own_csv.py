@@ -5,25 +5,29 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.names.accelerators import canonical_accelerator
-from melange_sky.offers import Flag, FlagScope, Offer
+from melange_sky.names.clouds import SAME_CLOUD
+from melange_sky.offers import (
+    MORE_OFFER_COLUMNS,
+    OFFER_COLUMNS,
+    Flag,
+    FlagScope,
+    Offer,
+    OwnOffers,
+)
 from melange_sky.pricing.fields import read_number, read_price
 from melange_sky.pricing.sanity import check_offers
 from melange_sky.pricing.units import unit_columns, unit_problem
 from melange_sky.resources import catalogs_dir
 
-REQUIRED = (
-    "cloud",
-    "region",
-    "instance_type",
-    "accelerator",
-    "accelerator_count",
-    "price_usd_per_hour",
-)
-OPTIONAL = ("spot_usd_per_hour", "vcpus", "memory_gib", "source", "as_of")
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
 LARGEST_BYTES = 32 * 1024 * 1024
 
 
@@ -45,7 +49,7 @@ def read_own_csv(path: Path, default_source: str | None = None) -> tuple[tuple[O
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     reader = csv.reader(lines[start:], strict=True)
-    by_cloud: dict[str, list[Offer]] = {}
+    offers: list[Offer] = []
     try:
         columns = _columns(path, next(reader, []))
         units = unit_columns(columns)
@@ -56,13 +60,47 @@ def read_own_csv(path: Path, default_source: str | None = None) -> tuple[tuple[O
                 problem = unit_problem(units, row)
                 if problem is not None:
                     raise InputError(f"{where}: {problem}")
-                offer = _offer(cells, where, default_source or str(path.name))
-                by_cloud.setdefault(offer.cloud, []).append(offer)
+                offers.append(_offer(cells, where, default_source or str(path.name)))
     except csv.Error as error:
         raise InputError(f"{path} is not CSV (line {start + reader.line_num}): {error}") from error
-    if not by_cloud:
+    if not offers:
         raise InputError(f"{path} holds no offers: it needs at least one row under its header")
-    return tuple(o for offers in by_cloud.values() for o in check_offers(offers)), digest
+    return check_all(offers), digest
+
+
+def read_own(sources: Sequence[OwnOffers]) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    """Return the checked offers that the user states, and the content hash of each source.
+
+    Of one instance type in one region the last source that names it counts.
+    """
+    found: dict[tuple[str, str, str], list[Offer]] = {}
+    digests = []
+    rows = [source for source in sources if source.file is None]
+    for source in sources:
+        if source.file is not None:
+            offers, digest = read_own_csv(source.file)
+            digests.append(digest)
+            _put(found, offers)
+    if rows:
+        _put(found, check_all(tuple(_offer(dict(r.row), r.where, "the spec") for r in rows)))
+        digests.append(hashlib.sha256(repr([r.row for r in rows]).encode()).hexdigest()[:12])
+    offers = tuple(replace(offer, is_own=True) for group in found.values() for offer in group)
+    return offers, tuple(digests)
+
+
+def check_all(offers: Iterable[Offer]) -> tuple[Offer, ...]:
+    """Return offers of any clouds with the flags of every rule, cloud by cloud."""
+    by_cloud: dict[str, list[Offer]] = {}
+    for offer in offers:
+        by_cloud.setdefault(offer.cloud, []).append(offer)
+    return tuple(o for rows in by_cloud.values() for o in check_offers(rows))
+
+
+def _put(found: dict[tuple[str, str, str], list[Offer]], offers: Iterable[Offer]) -> None:
+    fresh: dict[tuple[str, str, str], list[Offer]] = {}
+    for offer in offers:
+        fresh.setdefault((offer.cloud, offer.region, offer.instance_type), []).append(offer)
+    found |= fresh
 
 
 def _read_text(path: Path) -> tuple[str, str]:
@@ -83,8 +121,8 @@ def _columns(path: Path, header: list[str]) -> list[str]:
     columns = [name.strip() for name in header]
     missing = [
         f"{path} lacks the column '{name}'{did_you_mean(name, columns)};"
-        f" needed: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}"
-        for name in REQUIRED
+        f" needed: {', '.join(OFFER_COLUMNS)}; optional: {', '.join(MORE_OFFER_COLUMNS)}"
+        for name in OFFER_COLUMNS
         if name not in columns
     ]
     if missing:
@@ -97,6 +135,7 @@ def _offer(cells: dict[str, str], where: str, default_source: str) -> Offer:
         if not (cells.get(key) or "").strip():
             raise InputError(f"{where}: '{key}' is empty")
     cloud = cells["cloud"].strip().casefold()
+    cloud = SAME_CLOUD.get(cloud, cloud)
     price, price_flag = read_price(cells.get("price_usd_per_hour"), FlagScope.ON_DEMAND)
     spot, spot_flag = read_price(cells.get("spot_usd_per_hour"), FlagScope.SPOT)
     flags: tuple[Flag, ...] = tuple(flag for flag in (price_flag, spot_flag) if flag is not None)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from melange_sky.offers import Offer
+from melange_sky.offers import Offer, OwnOffers
 from melange_sky.plans import PlanWarning
 from melange_sky.settings import is_offline
 
@@ -26,7 +26,8 @@ class OfferQuery:
     """What is asked: infra as (cloud, region or None) pairs, accelerators as NAME or NAME:COUNT.
 
     Empty tuples ask for everything. `as_of` is a snapshot id or a date: nothing is fetched then.
-    `refresh` pulls whatever the age; `sources` names provider APIs to pull from (and so refreshes).
+    `own` are offers that the user states beside `offers_csv`, which wins; `planned` those that a saved
+    plan holds of them, which anything newer replaces. `refresh` pulls whatever the age; `sources` names provider APIs to pull from (and so refreshes).
     MELANGE_SKY_OFFLINE forbids the network whatever `offline` says. `progress` opens a display of a
     refresh, given the events. `store_dir` and `now` are for tests and repeats.
     """
@@ -36,6 +37,8 @@ class OfferQuery:
     offline: bool = False
     refresh: bool = False
     offers_csv: Path | None = None
+    own: tuple[OwnOffers, ...] = ()
+    planned: tuple[Offer, ...] = ()
     sources: tuple[str, ...] = ()
     as_of: str | None = None
     now: datetime | None = None
@@ -46,6 +49,13 @@ class OfferQuery:
     def forbids_network(self) -> bool:
         """Whether no socket may be opened, by the query or by the environment."""
         return is_offline(self.offline)
+
+    @property
+    def own_sources(self) -> tuple[OwnOffers, ...]:
+        """Everything that the user states, the last said last."""
+        if self.offers_csv is None:
+            return self.own
+        return (*self.own, OwnOffers(where="--offers", file=self.offers_csv))
 
     @property
     def clouds(self) -> tuple[str, ...]:

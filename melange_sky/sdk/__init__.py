@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from melange_sky.sdk.planning import load, plan, render, table, verify, write
     from melange_sky.sdk.pricing import (
         check_prices,
+        cluster_offers,
         diff_plan,
         diff_prices,
         price_snapshots,
@@ -52,6 +53,7 @@ _MODULES = {
     "planning": ("load", "plan", "render", "table", "verify", "write"),
     "pricing": (
         "check_prices",
+        "cluster_offers",
         "diff_plan",
         "diff_prices",
         "price_snapshots",
@@ -69,6 +71,7 @@ __all__ = [
     "apply",
     "capacity",
     "check_prices",
+    "cluster_offers",
     "collect_profile",
     "compare",
     "diff_plan",

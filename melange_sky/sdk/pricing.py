@@ -88,6 +88,7 @@ def prices(
     accelerators: str = "",
     infra: str = "",
     offers: AnyPath | None = None,
+    spec: AnySpec | None = None,
     as_of: str | None = None,
 ) -> Prices:
     """Return the offers that a plan would see, blocked ones included. Opens no socket.
@@ -96,6 +97,7 @@ def prices(
         accelerators: Only these, "A,B:N" (NAME or NAME:COUNT); empty for all.
         infra: Only these clouds or regions, "aws,gcp/us-central1"; empty for all.
         offers: CSV of your own offers; they replace equal instances of the catalogs.
+        spec: A spec file or the same as a dict: the offers that it states count, too.
         as_of: The snapshot of that date (or id), not the newest.
 
     Returns:
@@ -106,9 +108,30 @@ def prices(
         SourceUnavailableError: No source has any such offer.
     """
     book = work.list_prices(
-        accelerators=accelerators, infra=infra, offers=path_of(offers), as_of=as_of
+        accelerators=accelerators,
+        infra=infra,
+        offers=path_of(offers),
+        spec=None if spec is None else source_of(spec),
+        as_of=as_of,
     )
     return as_result(Prices, book)
+
+
+def cluster_offers(*, context: str | None = None) -> str:
+    """Return a CSV of offers for what SkyPilot sees in a Kubernetes cluster, prices to be filled in.
+
+    Asks SkyPilot's API server, as `sky gpus list --infra k8s` does, which starts a local one where none runs.
+
+    Args:
+        context: Of kubeconfig; None for the current one.
+
+    Returns:
+        The text of a CSV of your own offers.
+
+    Raises:
+        SourceUnavailableError: SkyPilot cannot be asked, or sees no GPU there.
+    """
+    return work.cluster_offers(context)
 
 
 def refresh_prices(

@@ -23,6 +23,7 @@ from melange_sky.spec.demand import read_workload
 from melange_sky.spec.engine import EngineKeys, read_engine
 from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
+from melange_sky.spec.own_offers import read_offers
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import (
     EngineSection,
@@ -119,6 +120,7 @@ class _Reader:
         engine = self._engine(raw.get("engine"))
         current = read_current(raw.get("current"), self.problems)
         sky = read_sky(raw.get("sky"), self.path.parent, self.problems)
+        offers = read_offers(raw.get("offers"), self.path.parent, self.problems)
         lists_models = raw.get("models") is not None
         models = self._models(raw) if lists_models else [self._served(raw, ())]
         if (
@@ -139,6 +141,7 @@ class _Reader:
             redundancy=Redundancy(**asdict(redundancy)),
             headroom=top.headroom,
             current=current,
+            offers=offers,
             sky=sky,
             sky_at=self.problems.where(("sky",)),
             engine=engine.choice,

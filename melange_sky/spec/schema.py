@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from melange_sky.spec.validators import bounds, or_one_text
+from melange_sky.spec.validators import bounds, or_counted, or_one_counted, or_one_text
 
 MOST_RPS = 1e6
 """Highest request rate that a spec may ask for; more is a slip of the unit."""
@@ -26,6 +26,8 @@ Edges = Annotated[list[int], bounds(min_length=2, max_length=201)]
 Rows = Annotated[list[list[NotNegative]], bounds(min_length=1, max_length=200)]
 SizeRows = Annotated[list[list[NotNegative | None]], bounds(min_length=1, max_length=200)]
 Texts = Annotated[list[Text], or_one_text]
+Accelerators = Annotated[list[Text], or_one_text, or_counted]
+Accelerator = Annotated[str, bounds(min_length=1, max_length=500), or_one_counted]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +88,14 @@ class WorkloadSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedSection:
-    accelerators: Text
+    accelerators: Accelerator
     infra: Text | None = None
     instances: Annotated[int, bounds(ge=1, le=10_000)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentSection:
-    accelerators: Text
+    accelerators: Accelerator
     infra: Text | None = None
     instances: Annotated[int, bounds(ge=1, le=10_000)]
     usd_per_hour: Positive | None = None
@@ -109,7 +111,7 @@ class SpotSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourcesSection:
-    accelerators: Texts | None = None
+    accelerators: Accelerators | None = None
     infra: Texts | None = None
     use_spot: bool = False
     limits: dict[str, Count] = field(default_factory=dict)
@@ -169,6 +171,7 @@ class SpecSection:
     engine: Any = None
     current: Any = None
     sky: Any = None
+    offers: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,34 @@ def or_one_text(texts: Any) -> Any:
     )
 
 
+def or_counted(texts: Any) -> Any:
+    """Take SkyPilot's mapping of accelerators to counts, or a set of them, as a list of ``NAME:COUNT``."""
+    return core_schema.no_info_before_validator_function(
+        lambda value: (
+            [_counted(name, count) for name, count in value.items()]
+            if isinstance(value, dict) and value
+            else value
+        ),
+        texts,
+    )
+
+
+def or_one_counted(text: Any) -> Any:
+    """Take SkyPilot's mapping of one accelerator to its count as ``NAME:COUNT``."""
+    return core_schema.no_info_before_validator_function(
+        lambda value: (
+            _counted(*next(iter(value.items())))
+            if isinstance(value, dict) and len(value) == 1
+            else value
+        ),
+        text,
+    )
+
+
+def _counted(name: object, count: object) -> object:
+    return name if count is None else f"{name}:{count}"
+
+
 def validate(section: type[Section], raw: object) -> Section:
     """Return `raw` as the section; unknown keys and silent conversions are refused.
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from melange_sky.constraints import InstanceGroup, SpotPolicy
     from melange_sky.names.clouds import Infra
     from melange_sky.names.limits import LimitKey
+    from melange_sky.offers import OwnOffers
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix, Workload
 
@@ -126,7 +127,7 @@ class Spec:
     `engine_args_at` gives file, line and key of each of the engine's arguments.
     `quantizations` are to be chosen among, None for weights as they are stored; `quantization_where` is
     the place of the key that says so, None where the spec has none. `sky` are SkyPilot's own fields for
-    every service, `sky_at` is file, line and key of their block.
+    every service, `offers` the user's own prices, `sky_at` is file, line and key of their block.
     """
 
     name: str
@@ -141,6 +142,7 @@ class Spec:
     quantizations: tuple[str | None, ...] = (None,)
     quantization_where: str | None = None
     current: tuple[CurrentInstances, ...] = ()
+    offers: tuple[OwnOffers, ...] = ()
     sky: SkyFields = field(default_factory=SkyFields)
     sky_at: str = "sky"
 

@@ -258,8 +258,9 @@ def test_own_infrastructure_is_planned_at_its_owners_prices(tmp_path: Path) -> N
     answer = melange_sky("plan", str(file), "--offline", "-o", str(tmp_path / "none"))
     assert answer.returncode == 4
     assert answer.stderr == (
-        "error: no prices of kubernetes are known: no catalog lists them; give what an instance costs "
-        "you per hour with --offers my.csv (columns as in catalogs/README.md)\n"
+        "error: no prices of kubernetes are known: it has no offers. `melange-sky prices cluster -o my.csv` "
+        "lists what SkyPilot sees there; fill in what an instance costs you and say `offers: my.csv` in the "
+        "spec (columns as in catalogs/README.md)\n"
     )
     assert not (tmp_path / "none").exists()
     offers = tmp_path / "my.csv"

@@ -220,7 +220,7 @@ workload:
   distribution: azure-conv-2033
 resources:
   accelerators: [L4, A10H, A100-40GB, "H100:x", "A100-80GB:2.5"]
-  infra: [awss, gcp/us/central, azure/eastus, k8s]
+  infra: [awss, gcp/us/central, azure/eastus, google]
   use_spot: maybe
   limits: {H101: 4, aws: 10, g5.xlarge: -3}
 headroom: 10
@@ -248,7 +248,7 @@ engine: {version: 0.11, args: [1], env: {HF_TOKEN: hunter2}}
         ("8", "resources.accelerators[4]: 'A100-80GB:2.5': the count must be a whole number"),
         ("9", "unknown cloud 'awss' (did you mean 'aws'?)"),
         ("9", "zones are left to SkyPilot"),
-        ("9", "unknown cloud 'k8s' (did you mean 'kubernetes'?)"),
+        ("9", "unknown cloud 'google' (did you mean 'gcp'?)"),
         ("10", "resources.use_spot: must be true or false"),
         ("11", "(did you mean 'H100'?)"),
         ("11", "resources.limits['g5.xlarge']: must be at least 0"),
