@@ -11,12 +11,15 @@ from mkdocs.structure.files import File, Files
 from melange_sky.help import Style, page_text, topics
 
 ROOT = Path(__file__).resolve().parent.parent
-BESIDE = {
-    "accuracy.md": "profiling/README.md",
-    "price-rules.md": "catalogs/README.md",
-    "security.md": "SECURITY.md",
-}
+BESIDE = {"security.md": "SECURITY.md"}
 """Page of the site → file of the repository."""
+
+ELSEWHERE = {
+    "profiling/README.md": "accuracy.md",
+    "catalogs/README.md": "price-rules.md",
+    "SECURITY.md": "security.md",
+}
+"""File of the repository → the page that it is here."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -30,6 +33,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def _with_site_links(text: str) -> str:
     """Let links to files that are pages here lead to these pages."""
-    for page, file in BESIDE.items():
+    for file, page in ELSEWHERE.items():
         text = re.sub(rf"\]\((?:\.\./)*{re.escape(file)}\)", f"]({page})", text)
     return text

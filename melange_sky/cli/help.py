@@ -19,26 +19,33 @@ def _complete(context: click.Context, parameter: click.Parameter, begun: str) ->
 
 @click.command("help")
 @click.argument("topic", required=False, shell_complete=_complete)
+@click.argument("word", required=False)
 @click.pass_context
-def help_(context: click.Context, topic: str | None) -> None:
-    """Read the documentation: TOPIC, or the list of topics.
+def help_(context: click.Context, topic: str | None, word: str | None) -> None:
+    """Read the documentation: TOPIC, or the list of topics. WORD: only the keys it is part of.
 
     In colours on a terminal, plain text where it is piped. The name of a command shows its options.
     """
-    from melange_sky.help import Style, page_text, topics
+    from melange_sky.help import Style, entries_text, page_text, topics
 
     if topic is None:
         click.echo("melange-sky help TOPIC, one of:\n")
         width = max(map(len, topics()))
         for name, line in topics().items():
             click.echo(f"  {name:<{width}}  {line}")
-        click.echo("\nmelange-sky help COMMAND shows what a command takes.")
+        click.echo(
+            "\nmelange-sky help spec WORD shows the keys that a word is part of, such as spot;"
+        )
+        click.echo("melange-sky help COMMAND shows what a command takes.")
         return
     command = _command(context, topic)
     if topic not in topics() and command is not None:
         click.echo(command)
         return
-    _show(page_text(topic, Style.TERMINAL))
+    if word is None:
+        _show(page_text(topic, Style.TERMINAL))
+    else:
+        _show(entries_text(topic, word))
 
 
 def _command(context: click.Context, name: str) -> str | None:

@@ -6,7 +6,7 @@ and bounds of spec keys are read from `melange_sky.spec.schema` when a page is s
 together, for `melange-sky help` and for the site under `docs/`.
 """
 
-from melange_sky.help.pages import page_text, topics
+from melange_sky.help.pages import entries_text, page_text, topics
 from melange_sky.help.reference import Style
 
-__all__ = ["Style", "page_text", "topics"]
+__all__ = ["Style", "entries_text", "page_text", "topics"]

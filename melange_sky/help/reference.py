@@ -46,6 +46,12 @@ def reference(document: str, section: str, style: Style) -> str:
     return "\n".join(map(_item, entries)) if style is Style.TERMINAL else _table(entries)
 
 
+def entries_with(document: str, word: str) -> str:
+    """Return the entries whose path a word is part of, as a list; empty where there are none."""
+    wanted = word.casefold()
+    return "\n".join(_item(e) for e in _entries(document) if wanted in e.path.casefold())
+
+
 def schema_keys(document: str) -> list[SchemaKey] | None:
     """Return the keys of a document that has a schema, None for one that the program writes."""
     if document == "spec":

@@ -22,6 +22,8 @@ Share = Annotated[float, bounds(ge=0, le=1, allow_inf_nan=False)]
 Text = Annotated[str, bounds(min_length=1, max_length=500)]
 Script = Annotated[str, bounds(min_length=1, max_length=20_000)]
 Count = Annotated[int, bounds(ge=0, le=100_000)]
+Tokens = Annotated[int, bounds(ge=0, le=10_000_000)]
+"""Of one request: as many as the longest that a trace may hold."""
 Edges = Annotated[list[int], bounds(min_length=2, max_length=201)]
 Rows = Annotated[list[list[NotNegative]], bounds(min_length=1, max_length=200)]
 SizeRows = Annotated[list[list[NotNegative | None]], bounds(min_length=1, max_length=200)]
@@ -42,8 +44,8 @@ class SloSection:
 class CoverageSection:
     requests: Annotated[int, bounds(ge=0)] | None = None
     beyond_fraction: Share = 0.0
-    longest_input_tokens: Count | None = None
-    longest_output_tokens: Count | None = None
+    longest_input_tokens: Tokens | None = None
+    longest_output_tokens: Tokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

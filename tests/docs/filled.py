@@ -13,6 +13,9 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 import melange_sky
 
 _PLAIN: dict[Any, Any] = {
@@ -61,7 +64,8 @@ def _names() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variables in _modules().values():
         found |= {k: v for k, v in variables.items() if not k.startswith("_")}
-    return found | {"Mapping": Mapping, "Sequence": Sequence, "Path": Path}
+    plain = {"Mapping": Mapping, "Sequence": Sequence, "Path": Path}
+    return found | plain | {"np": np, "NDArray": NDArray}
 
 
 def filled(kind: Any, hollow: Hollow = Hollow.NOTHING, **over: Any) -> Any:

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from melange_sky.cli import cli
-from melange_sky.help import Style, page_text, topics
+from melange_sky.errors import InputError
+from melange_sky.help import Style, entries_text, page_text, topics
 from melange_sky.help import pages as pages_module
 from melange_sky.help.texts import documents, field_texts
 from melange_sky.spec import load_spec
@@ -62,7 +63,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def test_every_topic_has_its_page_and_every_page_its_topic() -> None:
-    assert {page.stem for page in SHIPPED} == set(topics())
+    assert {page.stem for page in SHIPPED} | set(pages_module._ELSEWHERE) == set(topics())
 
 
 @pytest.mark.parametrize("document", documents())
@@ -84,7 +85,7 @@ def test_a_page_is_shown_as_plain_text_where_it_is_piped(topic: str) -> None:
     assert "\x1b" not in done.stdout
     assert "<!--" not in done.stdout
     assert "](" not in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 120
+    assert max(map(len, done.stdout.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(("name", "text"), specs(), ids=lambda value: value.split("\n")[0][:30])
@@ -118,6 +119,16 @@ def test_a_command_on_a_page_exists_with_its_flags(page: str, line: str) -> None
     for word in words:
         if word.startswith("-") and len(word) > 1 and not word[1].isdigit():
             assert word.partition("=")[0] in flags, f"{page}: {line}: no flag '{word}'"
+
+
+def test_a_word_shows_the_keys_that_it_is_part_of() -> None:
+    text = entries_text("spec", "Spot.max")
+    assert "`resources.spot.max_fraction` — number 0 to 1, fraction; default: `1.0`" in text
+    assert "recovery" not in text
+    with pytest.raises(InputError, match=r"^nothing named 'sopt' on the page 'spec'$"):
+        entries_text("spec", "sopt")
+    with pytest.raises(InputError, match=r"which lists no keys$"):
+        entries_text("concepts", "spot")
 
 
 def test_an_unknown_topic_is_one_line_with_the_topics() -> None:

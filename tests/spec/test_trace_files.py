@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from melange_sky.errors import InputError
+from melange_sky.planner.workloads import count_trace
 from melange_sky.spec import blocks_of, files_of, load_spec, trace_name
+from melange_sky.spec.demand import load_distribution
 from melange_sky.spec.trace_files import histogram_of_trace
 
 HEADER = "arrival_s,input_tokens,output_tokens\n"
@@ -93,3 +95,13 @@ def test_what_cannot_be_one_trace_is_told_in_a_line(folder: Path, names: str, to
     with pytest.raises(InputError) as raised:
         load_spec(spec)
     assert told in raised.value.problems[0]
+
+
+def test_a_histogram_of_long_requests_is_read_back(tmp_path: Path) -> None:
+    """Requests longer than 100,000 tokens were written, but refused in a spec."""
+    trace, histogram = tmp_path / "long.csv", tmp_path / "long.yaml"
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,150000,100\n9,200,120000\n")
+    histogram.write_text(count_trace(trace).yaml)
+    coverage = load_distribution(histogram).coverage
+    assert coverage is not None
+    assert (coverage.longest_input_tokens, coverage.longest_output_tokens) == (150000, 120000)
