@@ -97,16 +97,19 @@ class Usage:
         cached = usage.get("cache_read_input_tokens")
         if isinstance(details, dict):
             cached = details.get("cached_tokens")
-        self.update(Usage(prompt, output, _tokens(cached)))
+        self._set(prompt, output, _tokens(cached))
 
     def update(self, later: Usage) -> None:
         """Take over the counts that a later event told."""
-        if later.prompt_tokens is not None:
-            self.prompt_tokens = later.prompt_tokens
-        if later.completion_tokens is not None:
-            self.completion_tokens = later.completion_tokens
-        if later.cached_tokens is not None:
-            self.cached_tokens = later.cached_tokens
+        self._set(later.prompt_tokens, later.completion_tokens, later.cached_tokens)
+
+    def _set(self, prompt: int | None, output: int | None, cached: int | None) -> None:
+        if prompt is not None:
+            self.prompt_tokens = prompt
+        if output is not None:
+            self.completion_tokens = output
+        if cached is not None:
+            self.cached_tokens = cached
 
 
 def _tokens(value: object) -> int | None:
@@ -146,11 +149,6 @@ def read_chunk(data: bytes) -> Chunk:
 
 def chunk_of(document: dict[str, Any]) -> Chunk:
     """Return what a parsed event, or a whole answer, says."""
-    usage = Usage()
-    inner = [document.get(key) for key in ("message", "response")]
-    for holder in (*inner, document):
-        if isinstance(holder, dict):
-            usage.take(holder.get("usage"))
     choices, kind, model = document.get("choices"), document.get("type"), document.get("model")
     return Chunk(
         has_output=_has_output(document, choices),
@@ -158,12 +156,22 @@ def chunk_of(document: dict[str, Any]) -> Chunk:
         finished=kind in ("response.completed", "response.incomplete", "message_stop"),
         error=document.get("error") or (kind == "response.failed" or None),
         model=model if isinstance(model, str) else None,
-        usage=usage,
-        response_id=_response_id(document),
+        usage=usage_of(document),
+        response_id=response_id_of(document),
     )
 
 
-def _response_id(document: dict[str, Any]) -> str | None:
+def usage_of(document: dict[str, Any]) -> Usage:
+    """Return the counts that a parsed event, or a whole answer, tells."""
+    usage = Usage()
+    for holder in (document.get("message"), document.get("response"), document):
+        if isinstance(holder, dict):
+            usage.take(holder.get("usage"))
+    return usage
+
+
+def response_id_of(document: dict[str, Any]) -> str | None:
+    """Return the id of an answer of the Responses API, None where it is another."""
     for holder in (document, document.get("response")):
         if isinstance(holder, dict) and holder.get("object") == "response":
             known = holder.get("id")

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from melange_sky.routing import policy
-from melange_sky.streams import Chunk, chunk_of
+from melange_sky.streams import response_id_of, usage_of
 
 if TYPE_CHECKING:
     from melange_sky.gateway.answers import ReplicaAnswer
@@ -37,6 +36,7 @@ class Finished:
     size: RequestSize
     arrival_s: float
     first_byte_s: float | None
+    ended_s: float
 
 
 class Accounts:
@@ -49,9 +49,9 @@ class Accounts:
     def answered(self, answer: ReplicaAnswer, lease: Lease, done: Finished) -> None:
         """Count a whole answer."""
         try:
-            chunk = _chunk_of(answer)
-            self._count(chunk.usage, lease, done)
-            self._remember(chunk.response_id, lease, done)
+            document = _document(answer)
+            self._count(usage_of(document), lease, done)
+            self._remember(response_id_of(document), lease, done)
         except Exception:
             log.exception("an answer could not be counted; it goes through")
 
@@ -83,16 +83,17 @@ class Accounts:
             for _ in range(sequences):
                 service.router.observe(lease.request_class, output)
         metrics, table = self._metrics, service.router.table
-        metrics.tokens.labels(service.name, option, "prompt").inc(usage.prompt_tokens)
-        metrics.tokens.labels(service.name, option, "output").inc(usage.completion_tokens)
+        metrics.tokens.add(service.name, option, "prompt", amount=usage.prompt_tokens)
+        metrics.tokens.add(service.name, option, "output", amount=usage.completion_tokens)
         if usage.cached_tokens is not None:
-            metrics.tokens.labels(service.name, option, "cached").inc(usage.cached_tokens)
-        metrics.requests.labels(
+            metrics.tokens.add(service.name, option, "cached", amount=usage.cached_tokens)
+        metrics.requests.add(
             service.name,
             option,
             service.seating.input_buckets[policy.bucket(table.input_edges, prompt)],
             service.seating.output_buckets[policy.bucket(table.output_edges, output)],
-        ).inc(sequences)
+            amount=sequences,
+        )
         if self._observed is not None:
             for _ in range(sequences):
                 self._observed.add(service.name, done.arrival_s, prompt, output)
@@ -100,13 +101,12 @@ class Accounts:
     def _times(self, lease: Lease, done: Finished) -> None:
         names = lease.service.name, lease.backend.option
         if done.first_byte_s is not None:
-            self._metrics.ttft_s.labels(*names).observe(done.first_byte_s - done.arrival_s)
-        now_s = asyncio.get_running_loop().time()
-        self._metrics.e2e_s.labels(*names).observe(now_s - done.arrival_s)
+            self._metrics.ttft_s.observe(done.first_byte_s - done.arrival_s, *names)
+        self._metrics.e2e_s.observe(done.ended_s - done.arrival_s, *names)
 
 
-def _chunk_of(answer: ReplicaAnswer) -> Chunk:
-    """Return the counts and the id of an answer; of a large one the counts that stand last in it."""
+def _document(answer: ReplicaAnswer) -> dict[str, Any]:
+    """Return an answer as it was parsed; of a large one the counts that stand last in it."""
     text = answer.plain()
     if answer.file is not None:
         found = _LAST_USAGE.findall(text)
@@ -114,5 +114,5 @@ def _chunk_of(answer: ReplicaAnswer) -> Chunk:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return Chunk()
-    return chunk_of(document) if isinstance(document, dict) else Chunk()
+        return {}
+    return document if isinstance(document, dict) else {}

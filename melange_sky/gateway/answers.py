@@ -89,17 +89,19 @@ async def read_answer(
     Raises TooLargeError, and OSError where the disk takes no more.
     """
     encoding = connection.header(b"content-encoding", "identity").casefold()
-    kept = _Kept()
-    loop = asyncio.get_running_loop()
+    kept, loop = _Kept(), connection.loop
     begun_s = loop.time()
     try:
         while piece := await connection.piece():
             if kept.size + len(piece) > settings.answer_bytes:
                 raise TooLargeError
-            await kept.add(piece)
+            kept.add(piece)
+            if kept.size > _IN_MEMORY:
+                await kept.spill()
+            if connection.at_end:
+                break
             due_s = begun_s + settings.event_s + kept.size / _LEAST_BYTES_PER_S
-            if not connection.at_end:
-                attempt.limit(max(0.0, due_s - loop.time()), "slow")
+            attempt.limit(max(0.0, due_s - loop.time()), "slow")
     except BaseException:
         kept.close()
         raise
@@ -122,11 +124,11 @@ class _Kept:
         self.file: IO[bytes] | None = None
         self.size = 0
 
-    async def add(self, piece: bytes) -> None:
+    def add(self, piece: bytes) -> None:
         self.size += len(piece)
         self.pieces.append(piece)
-        if self.size <= _IN_MEMORY:
-            return
+
+    async def spill(self) -> None:
         data, self.pieces = b"".join(self.pieces), []
         await asyncio.get_running_loop().run_in_executor(None, self._write, data)
 

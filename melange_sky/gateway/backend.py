@@ -129,13 +129,12 @@ class Attempt:
 
     __slots__ = ("_loop", "_task", "_timer", "due_s", "reason")
 
-    def __init__(self, limit_s: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
         """Start the clock for the current task."""
         self.reason: str | None = None
-        self._task = asyncio.current_task()
-        self._loop = asyncio.get_running_loop()
-        self.due_s = self._loop.time() + limit_s
-        self._timer = self._loop.call_at(self.due_s, self.expire, "timeout")
+        self._task, self._loop = asyncio.current_task(loop), loop
+        self.due_s = loop.time() + limit_s
+        self._timer = loop.call_at(self.due_s, self.expire, "timeout")
 
     def limit(self, limit_s: float, reason: str) -> None:
         """Set the clock anew: for what is left to come of an answer that has begun."""
@@ -151,7 +150,7 @@ class Attempt:
 
     def expired(self) -> bool:
         """Return whether the cancellation now handled came from `expire` alone, and take it back."""
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if self.reason is None or task is None:
             return False
         uncancel = getattr(task, "uncancel", None)  # Python 3.11 and later count cancellations

@@ -36,7 +36,7 @@ class ApiPath(str, Enum):
     @property
     def generates(self) -> bool:
         """Whether the call makes a model write."""
-        return self in (ApiPath.CHAT, ApiPath.TEXT, ApiPath.RESPONSES, ApiPath.MESSAGES)
+        return self in _LENGTHS
 
 
 _LENGTHS = {
@@ -45,6 +45,7 @@ _LENGTHS = {
     ApiPath.RESPONSES: ("max_output_tokens",),
     ApiPath.MESSAGES: ("max_tokens",),
 }
+_PROMPTS = {ApiPath.TEXT: "prompt", ApiPath.EMBEDDINGS: "input"}
 _USAGE_ON_DEMAND = (ApiPath.CHAT, ApiPath.TEXT)
 
 
@@ -129,7 +130,7 @@ def parse_request(endpoint: ApiPath, body: bytes) -> ClientRequest:
 def _document(body: bytes) -> dict[str, Any]:
     try:
         # decode first: json would also take UTF-16, which the bytes sent on are not
-        document = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        document = _JSON.decode(body.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not JSON that can be read", "invalid_json") from error
     if not isinstance(document, dict):
@@ -139,6 +140,9 @@ def _document(body: bytes) -> dict[str, Any]:
 
 def _no_constant(_name: str) -> Any:
     raise ValueError("NaN and Infinity are not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _invalid(message: str, param: str) -> Refusal:
@@ -171,7 +175,7 @@ def _max_tokens(endpoint: ApiPath, document: dict[str, Any]) -> int | None:
 
 def _prompts(endpoint: ApiPath, document: dict[str, Any]) -> int:
     """Return how many prompts a request has: several texts, or several lists of token ids."""
-    name = {ApiPath.TEXT: "prompt", ApiPath.EMBEDDINGS: "input"}.get(endpoint)
+    name = _PROMPTS.get(endpoint)
     prompt = None if name is None else document.get(name)
     if not isinstance(prompt, list):
         return 1

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from melange_sky.gateway.client_request import Refusal
@@ -24,7 +23,8 @@ class Dispatcher:
     """Hands out leases. One per gateway."""
 
     def __init__(self, settings: Settings, metrics: Metrics, sessions: Sessions) -> None:
-        """Start with empty queues."""
+        """Start with empty queues; call within a running loop."""
+        self._loop = asyncio.get_running_loop()
         self._settings, self._metrics, self._sessions = settings, metrics, sessions
         self._finished_per_s = 0.0
         self._last_finish_s: float | None = None
@@ -67,11 +67,11 @@ class Dispatcher:
         if slot < 0:
             return reason
         backend = service.by_slot[slot]
-        trial = service.begin(backend, asyncio.get_running_loop().time())
-        self._metrics.decisions.labels(service.name, backend.option, policy.REASONS[reason]).inc()
+        trial = service.begin(backend, self._loop.time())
+        self._metrics.decisions.add(service.name, backend.option, policy.REASONS[reason])
         if size.session is not None:
             how = self._sessions.went(size.session, backend, router.place)
-            self._metrics.affinity.labels(service.name, backend.option, how).inc()
+            self._metrics.affinity.add(service.name, backend.option, how)
         more = (router.add(request_class, slot) for _ in range(size.sequences - 1))
         offset = slot - backend.slots[0]
         return Lease(service, backend, offset, (need, *more), request_class, router, trial)
@@ -95,11 +95,11 @@ class Dispatcher:
         """Wait for a place; places are handed over in order of arrival (see `Service.wake`)."""
         if len(service.waiting) >= self._settings.queue_length:
             raise self._overloaded(service)
-        future: asyncio.Future[Lease | int] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Lease | int] = self._loop.create_future()
         waiting = Waiting(size, tried, lambda: self._try(service, size, tried), future)
         service.waiting.append(waiting)
-        gauge = self._metrics.queued.labels(service.name)
-        gauge.inc()
+        queued = self._metrics.queued
+        queued.add(service.name)
         try:
             # Not wait_for: in Python 3.10 and 3.11 it can swallow a cancellation.
             await asyncio.wait([future], timeout=self._settings.queue_wait_s)
@@ -109,11 +109,11 @@ class Dispatcher:
         except asyncio.CancelledError:
             place = future.result() if future.done() else None
             if isinstance(place, Lease):  # goes to the next
-                service.end_trial(place, asyncio.get_running_loop().time())
+                service.end_trial(place, self._loop.time())
                 self.release(place)
             raise
         finally:
-            gauge.dec()
+            queued.add(service.name, amount=-1)
             if waiting in service.waiting:
                 service.waiting.remove(waiting)
 
@@ -134,7 +134,7 @@ class Dispatcher:
         """Give a place back, however the request ended."""
         backend, service = lease.backend, lease.service
         backend.in_flight -= 1
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if self._last_finish_s is not None:
             gap_s = max(now_s - self._last_finish_s, 1e-6)
             weight = min(1.0, gap_s / 10)
@@ -144,14 +144,6 @@ class Dispatcher:
             for need in lease.needs:
                 service.router.finish(backend.slots[lease.offset], need)
         service.wake()
-
-    @contextlib.contextmanager
-    def held(self, lease: Lease) -> Iterator[None]:
-        """Give the place back at the end."""
-        try:
-            yield
-        finally:
-            self.release(lease)
 
 
 def _slots(backends: Sequence[Backend]) -> list[int]:

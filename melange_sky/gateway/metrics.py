@@ -5,9 +5,16 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.registry import Collector
+
+from melange_sky.gateway.sums import Counts, Levels, Times
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prometheus_client.core import Metric
+
     from melange_sky.workload import Workload
 
 _OPTION = ("plan", "option")
@@ -16,12 +23,12 @@ _TIMES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 200, 400)
 _ADDED_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10)
 
 
-class Metrics:
-    """All metrics in a registry of their own, so that several gateways fit in one process."""
+class Metrics(Collector):
+    """All metrics of one gateway."""
 
     def __init__(self) -> None:
-        """Register them."""
-        self.registry = CollectorRegistry(auto_describe=True)
+        """Start at nothing."""
+        self._all: list[Counts | Times] = []
         self._register_requests()
         self._register_times()
         self._register_state()
@@ -85,26 +92,32 @@ class Metrics:
         self.planned_rps = self._gauge("planned_rps", "Planned request rate.", *_OPTION, *_BUCKET)
         self.queued = self._gauge("queued", "Requests waiting for a free replica.", "plan")
 
-    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
-        return Counter(f"melange_gateway_{name}_total", meaning, labels, registry=self.registry)
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counts:
+        counts = Counts(f"melange_gateway_{name}", meaning, labels)
+        self._all.append(counts)
+        return counts
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
-        return Gauge(f"melange_gateway_{name}", meaning, labels, registry=self.registry)
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Levels:
+        levels = Levels(f"melange_gateway_{name}", meaning, labels)
+        self._all.append(levels)
+        return levels
 
     def _histogram(
-        self, name: str, meaning: str, buckets_s: tuple[float, ...], *labels: str
-    ) -> Histogram:
-        return Histogram(
-            f"melange_gateway_{name}_seconds",
-            meaning,
-            labels,
-            buckets=buckets_s,
-            registry=self.registry,
-        )
+        self, name: str, meaning: str, bounds_s: tuple[float, ...], *labels: str
+    ) -> Times:
+        times = Times(f"melange_gateway_{name}_seconds", meaning, labels, bounds_s)
+        self._all.append(times)
+        return times
+
+    def collect(self) -> Iterable[Metric]:
+        """Return all as Prometheus knows them."""
+        return [each.family() for each in self._all]
 
     def text(self) -> bytes:
         """Return the exposition text."""
-        return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        registry.register(self)
+        return generate_latest(registry)
 
 
 def bucket_labels(workload: Workload) -> tuple[list[str], list[str]]:

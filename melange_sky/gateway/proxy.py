@@ -48,7 +48,8 @@ class Proxy:
         observed: ObservedSink | None,
         sessions: Sessions,
     ) -> None:
-        """Keep what requests need."""
+        """Keep what requests need; call within a running loop."""
+        self._loop = asyncio.get_running_loop()
         self._sessions = sessions
         self._settings, self._upstream, self._dispatcher = settings, upstream, dispatcher
         self._metrics, self._accounts = metrics, Accounts(metrics, observed, sessions)
@@ -59,13 +60,13 @@ class Proxy:
         self, call: Call, service: Service, request: ClientRequest, headers: ForwardedHeaders
     ) -> None:
         """Answer a call by a replica. Raises Refusal where none could."""
-        arrival_s = asyncio.get_running_loop().time()
+        arrival_s = self._loop.time()
         session = self._sessions.of(
             service.seating.affinity, call.header(self._sessions.header), request
         )
         size = await service.size_of(request, session)
         running = RunningRequest(
-            task=asyncio.current_task(),
+            task=asyncio.current_task(self._loop),
             call=call,
             arrival_s=arrival_s,
             request=request,
@@ -84,7 +85,7 @@ class Proxy:
         finally:
             self.under_way.discard(running)
             for lease in running.trials:
-                service.end_trial(lease, asyncio.get_running_loop().time())
+                service.end_trial(lease, self._loop.time())
 
     async def _try_again(self, service: Service, running: RunningRequest) -> bool:
         """Make another attempt, within what may be tried again at once."""
@@ -109,13 +110,15 @@ class Proxy:
         lease = await self._lease(service, running)
         if lease.trial:
             running.trials.append(lease)
-        with self._dispatcher.held(lease):
+        try:
             result = await self._attempt(lease, running)
             if isinstance(result, ReplicaAnswer):
                 await self._whole(result, lease, running)
             elif isinstance(result, OpenStream):
                 await self._stream(result, lease, running)
             return result is not None
+        finally:
+            self._dispatcher.release(lease)
 
     async def _lease(self, service: Service, running: RunningRequest) -> Lease:
         """Get a place for the next attempt, or end with what the last one said."""
@@ -130,9 +133,9 @@ class Proxy:
         self, lease: Lease, running: RunningRequest
     ) -> ReplicaAnswer | OpenStream | None:
         """Ask one replica; None where another may be tried. Raises Refusal where none may."""
-        loop, backend = asyncio.get_running_loop(), lease.backend
+        backend = lease.backend
         if running.attempts == 0:
-            self._metrics.added_s.observe(loop.time() - running.arrival_s)
+            self._metrics.added_s.observe(self._loop.time() - running.arrival_s)
         running.attempts += 1
         try:
             result = await self._send(backend, running)
@@ -140,7 +143,7 @@ class Proxy:
             self._go_on(lease, running, error)
             return None
         self._end_retry(running)
-        running.first_byte_s = loop.time()
+        running.first_byte_s = self._loop.time()
         if isinstance(result, OpenStream) or result.status < 300:
             self._blame(running)
         return result
@@ -156,7 +159,7 @@ class Proxy:
     def _go_on(self, lease: Lease, running: RunningRequest, error: AttemptError) -> None:
         """Note a failed attempt. Raises Refusal where it was the last."""
         backend = lease.backend
-        self._metrics.failures.labels(lease.service.name, backend.option, error.kind).inc()
+        self._metrics.failures.add(lease.service.name, backend.option, error.kind)
         log.info("%r: %s", backend, error.kind)
         if error.kind == "disconnected" and not running.reused_once:
             # An idle connection that the replica closed just now looks the same: ask once more.
@@ -165,7 +168,7 @@ class Proxy:
             return
         if error.gone:
             backend.unreachable()
-            lease.service.refresh_health(asyncio.get_running_loop().time())
+            lease.service.refresh_health(self._loop.time())
         backend.suspect = True
         running.failed.append((lease, error))
         running.tried.append(backend)
@@ -183,10 +186,9 @@ class Proxy:
 
         What no other could serve is nobody's fault but the request's.
         """
-        now_s = asyncio.get_running_loop().time()
         for lease, error in running.failed:
             if error.blame:
-                lease.service.failed(lease, now_s)
+                lease.service.failed(lease, self._loop.time())
 
     def _done(self, running: RunningRequest) -> Finished:
         return Finished(
@@ -194,13 +196,14 @@ class Proxy:
             size=running.size,
             arrival_s=running.arrival_s,
             first_byte_s=running.first_byte_s,
+            ended_s=self._loop.time(),
         )
 
     async def _whole(self, answer: ReplicaAnswer, lease: Lease, running: RunningRequest) -> None:
-        lease.service.succeeded(lease, asyncio.get_running_loop().time())
+        lease.service.succeeded(lease, self._loop.time())
         if answer.status == 200:
             self._accounts.answered(answer, lease, self._done(running))
-        self._metrics.answers.labels(lease.service.name, str(answer.status)).inc()
+        self._metrics.answers.add(lease.service.name, str(answer.status))
         out = {"Content-Type": answer.content_type, "X-Request-Id": running.request_id}
         if answer.encoding is not None:
             out["Content-Encoding"] = answer.encoding
@@ -242,7 +245,7 @@ class Proxy:
         self, broken: str | None, events: EventStream, lease: Lease, running: RunningRequest
     ) -> None:
         answers, service, call = self._metrics.answers, lease.service, running.call
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if broken is None:
             call.write(events.end())
             call.end()
@@ -250,10 +253,10 @@ class Proxy:
             if not events.failed:
                 service.succeeded(lease, now_s)
             self._accounts.streamed(events, lease, self._done(running))
-            answers.labels(service.name, "200").inc()
+            answers.add(service.name, "200")
             return
-        answers.labels(service.name, "broken").inc()
-        self._metrics.failures.labels(service.name, lease.backend.option, broken).inc()
+        answers.add(service.name, "broken")
+        self._metrics.failures.add(service.name, lease.backend.option, broken)
         service.failed(lease, now_s)
         call.write(_BROKEN_EVENT)
         call.cut()

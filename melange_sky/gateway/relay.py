@@ -24,7 +24,7 @@ class Relay:
     ) -> None:
         """Prepare; nothing passes yet."""
         self._from, self._events, self._call, self._idle_s = source, events, call, idle_s
-        self._loop = asyncio.get_running_loop()
+        self._loop = source.loop
         self._ended: asyncio.Future[str | None] = self._loop.create_future()
         self._passed_s = self._loop.time()
 

@@ -54,8 +54,9 @@ class ReplicaConnection(asyncio.Protocol):
     that wait raise BrokenAnswerError where no more will come.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wait to be asked."""
+        self.loop = loop
         self.status = 0
         self.headers: dict[bytes, bytes] = {}
         self.free_since_s = 0.0
@@ -250,7 +251,7 @@ class ReplicaConnection(asyncio.Protocol):
     async def _more(self) -> None:
         """Wait until something has come."""
         self._raise_broken()
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self.loop.create_future()
         try:
             await self._waiter
         finally:
@@ -288,7 +289,7 @@ class ReplicaConnections:
         attempt.limit(min(self._connect_s, due_s - self._loop.time()), "timeout")
         try:
             _, connection = await self._loop.create_connection(
-                ReplicaConnection,
+                lambda: ReplicaConnection(self._loop),
                 origin.host,
                 origin.port,
                 ssl=self._context if origin.tls else None,

@@ -229,15 +229,15 @@ class Gateway:
                 await self._reload()
             except MelangeError as error:
                 if str(error) != self._refused:  # what is waited for is asked for again and again
-                    self.metrics.reloads.labels("refused").inc()
+                    self.metrics.reloads.add("refused")
                     log.error("reload refused, the old plan stays: %s", error)
                 self._refused = str(error)
             except Exception:
-                self.metrics.reloads.labels("failed").inc()
+                self.metrics.reloads.add("failed")
                 log.exception("reload failed, the old plan stays")
             else:
                 self._refused = None
-                self.metrics.reloads.labels("done").inc()
+                self.metrics.reloads.add("done")
                 log.info("reloaded: %d backends", len(self.fleet.backends))
 
     async def _reload(self) -> None:

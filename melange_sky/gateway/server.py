@@ -61,7 +61,7 @@ class Front:
         except Refusal as refusal:
             self._refuse(call, refusal)
         except asyncio.CancelledError:
-            self._metrics.answers.labels("", str(CLIENT_LEFT)).inc()
+            self._metrics.answers.add("", str(CLIENT_LEFT))
             raise
         except Exception:
             log.exception("a request failed for a reason within the gateway")
@@ -186,30 +186,31 @@ class Front:
         """Bring the gauges up to date and return the text."""
         now_s = asyncio.get_running_loop().time()
         metrics = self._metrics
-        metrics.in_flight.clear()
-        metrics.healthy.clear()
-        metrics.planned_rps.clear()
+        metrics.in_flight.values.clear()
+        metrics.healthy.values.clear()
+        metrics.planned_rps.values.clear()
         for name, service in self._fleet.services.items():
             for allocation in service.plan.allocations:
                 option = allocation.candidate.option.name
                 backends = [b for b in service.backends if b.option == option]
-                metrics.in_flight.labels(name, option).set(sum(b.in_flight for b in backends))
+                metrics.in_flight.set(name, option, value=sum(b.in_flight for b in backends))
                 healthy = sum(b.replicas for b in backends if b.healthy(now_s))
-                metrics.healthy.labels(name, option).set(healthy)
+                metrics.healthy.set(name, option, value=healthy)
                 for i, j in service.plan.workload.buckets():
                     share = allocation.shares[i][j]
                     if share > 0:
                         rate = share * service.plan.workload.rates_rps[i][j]
-                        metrics.planned_rps.labels(
+                        metrics.planned_rps.set(
                             name,
                             option,
                             service.seating.input_buckets[i],
                             service.seating.output_buckets[j],
-                        ).set(rate)
+                            value=rate,
+                        )
         return metrics.text()
 
     def _refuse(self, call: Call, refusal: Refusal) -> None:
-        self._metrics.answers.labels("", str(refusal.status)).inc()
+        self._metrics.answers.add("", str(refusal.status))
         headers = {"Content-Type": "application/json"}
         if refusal.retry_after_s is not None:
             headers["Retry-After"] = str(refusal.retry_after_s)

@@ -66,7 +66,7 @@ class Upstream:
 
     def __init__(self, settings: Settings, key: Secret, ca_file: Path | None = None) -> None:
         """Open the client; call within a running loop. `ca_file` verifies https replicas."""
-        self._settings = settings
+        self._settings, self._loop = settings, asyncio.get_running_loop()
         context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
         self._connections = ReplicaConnections(context, settings.connect_s)
         secret = key.reveal()
@@ -79,7 +79,7 @@ class Upstream:
 
     async def probe(self, backend: Backend) -> Probe:
         """Return what a backend's /health says within its time."""
-        attempt = Attempt(self._settings.probe_s)
+        attempt = Attempt(self._loop, self._settings.probe_s)
         try:
             return await self._look(backend, attempt)
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ class Upstream:
         Raises AttemptError, and OwnLimitError where the gateway itself could not.
         """
         limit_s = self._settings.first_byte_s if request.stream else self._settings.answer_s
-        attempt = Attempt(limit_s)
+        attempt = Attempt(self._loop, limit_s)
         backend.unstarted.add(attempt)
         try:
             return await self._exchange(backend, request, headers, attempt)
