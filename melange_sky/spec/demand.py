@@ -315,7 +315,10 @@ def _inline(section: HistogramSection, place: Place, rate_rps: float | None) -> 
         (place / "weights").add("the histogram is empty: no weight is above 0")
         return None
     if abs(total - 1) > WEIGHT_TOLERANCE:
-        (place / "weights").add(f"must sum to 1 ± {WEIGHT_TOLERANCE}, but sum to {total:.6g}")
+        percent = "; are they percent? divide by 100" if abs(total - 100) < 1 else ""
+        (place / "weights").add(
+            f"must sum to 1 ± {WEIGHT_TOLERANCE}, but sum to {total:.6g}{percent}"
+        )
         return None
     sizes = (section.input_sizes, section.output_sizes)
     good = all(

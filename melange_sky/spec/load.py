@@ -24,6 +24,7 @@ from melange_sky.spec.engine import EngineKeys, read_engine
 from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.own_offers import read_offers
+from melange_sky.spec.plausible import check_plausible
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.schema import (
     EngineSection,
@@ -115,6 +116,7 @@ class _Reader:
     def spec(self, raw: dict[str, Any]) -> Spec | None:
         top = self.problems.section(SpecSection, raw, ())
         self._name(raw.get("name"), ("name",))
+        check_plausible(raw, (top.unusual if top else None) or [], Place(self.problems))
         resources = self._resources(raw.get("resources"))
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))

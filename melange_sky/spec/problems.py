@@ -10,6 +10,8 @@ from pydantic_core import ValidationError
 
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.plans import place_of, reason_of
+from melange_sky.spec.key_hints import unknown_key
+from melange_sky.spec.schema import SECTIONS
 from melange_sky.spec.validators import Section, known_keys, validate
 from melange_sky.spec.yaml_source import Document, KeyPath
 
@@ -118,11 +120,13 @@ class Problems:
         location: KeyPath = tuple(detail["loc"])
         if detail["type"] == "unexpected_keyword_argument":
             unknown = str(location[-1])
-            known = known_keys(kind, location[:-1])
-            hint = _of_skypilot(unknown) or did_you_mean(unknown, known)
-            hint = hint or f"; known: {', '.join(known)}"
-            what = f"unknown key '{clip(unknown)}'{hint}"
-            self.add((*path, *location), what)
+            known, at = known_keys(kind, location[:-1]), (*path, *location)
+            if kind in SECTIONS.values():
+                what = unknown_key(unknown, known, at[:-1], _of_skypilot(unknown))
+            else:
+                hint = did_you_mean(unknown, known) or f"; known: {', '.join(known)}"
+                what = f"unknown key '{clip(unknown)}'{hint}"
+            self.add(at, what)
             return
         self.add((*path, *location), _sentence(detail))
 

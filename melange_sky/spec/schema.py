@@ -170,6 +170,7 @@ class SpecSection:
     resources: Any = None
     redundancy: Any = None
     headroom: Annotated[float, bounds(ge=0, le=0.95, allow_inf_nan=False)] = 0.1
+    unusual: Texts | None = None
     engine: Any = None
     current: Any = None
     sky: Any = None

@@ -173,7 +173,7 @@ def test_errors_are_one_clear_line(
     tmp_path: Path, arguments: list[str], code: int, message: str
 ) -> None:
     _write(tmp_path, _spec(), "chat.json")
-    _write(tmp_path, _spec(slo={"tpot_ms": 0.01}), "impossible.json")
+    _write(tmp_path, _spec(slo={"tpot_ms": 0.01}, unusual="slo.tpot_ms"), "impossible.json")
     _write(tmp_path, _spec(resources={"accelerators": ["T4"], "infra": ["lambda"]}), "nowhere.json")
     (tmp_path / "file").write_text("a file where a folder belongs", encoding="utf-8")
     before = sorted(p.name for p in tmp_path.iterdir())
