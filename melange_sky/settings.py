@@ -107,6 +107,26 @@ def sky_dir() -> Path:
     return Path(os.environ.get("SKY_RUNTIME_DIR") or "~").expanduser() / ".sky"
 
 
+def sky_config_files() -> tuple[Path, ...]:
+    """Return the files of SkyPilot's configuration that there are, the one that wins last.
+
+    SKYPILOT_CONFIG stands alone; else SKYPILOT_GLOBAL_CONFIG (`~/.sky/config.yaml`), then
+    SKYPILOT_PROJECT_CONFIG (`.sky.yaml` of the working folder), as `sky/skypilot_config.py` has it.
+    """
+    alone = os.environ.get("SKYPILOT_CONFIG")
+    both = (
+        os.environ.get("SKYPILOT_GLOBAL_CONFIG") or "~/.sky/config.yaml",
+        os.environ.get("SKYPILOT_PROJECT_CONFIG") or ".sky.yaml",
+    )
+    paths = [Path(text).expanduser() for text in ((alone,) if alone else both)]
+    return tuple(path for path in paths if path.is_file())
+
+
+def for_sky() -> dict[str, str]:
+    """Return the environment of a process that asks SkyPilot: this one's, without its reports of usage."""
+    return {**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
+
+
 def source_date_epoch() -> int | None:
     """Return the seconds since 1970 that SOURCE_DATE_EPOCH fixes as now, None where it is not set.
 

@@ -17,6 +17,7 @@ from melange_sky.planner.constraints import constraints_of, needs_every_region, 
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.planner.reservations import reservation_notes
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
@@ -75,6 +76,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         raise _no_offer(spec, rejected)
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
     shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
+    shared += reservation_notes(offers, spec.resources.fixed)
     rows = [
         _prepare_model(served, spec, offers, request, forms)
         for served, (forms, _) in zip(spec.models, models, strict=True)

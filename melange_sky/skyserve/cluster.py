@@ -11,12 +11,12 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from melange_sky import settings
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.offers import OFFER_COLUMNS
 
@@ -57,7 +57,7 @@ def ask_cluster(context: str | None) -> tuple[NodeShare, ...]:
             timeout=DEADLINE_S,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"},
+            env=settings.for_sky(),
         )
     except subprocess.TimeoutExpired:
         raise SourceUnavailableError(

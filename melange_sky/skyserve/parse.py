@@ -8,11 +8,12 @@ its parser prints: it has no place in the planner's own process.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from melange_sky import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +35,6 @@ class SkyParser:
     def start(cls, documents: Sequence[dict[str, Any]]) -> SkyParser | None:
         """Start the check of whole task documents; None where no process can be started."""
         text = json.dumps(list(documents))
-        environment = {**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
         try:
             child = subprocess.Popen(
                 [sys.executable, "-m", __spec__.name if __spec__ else __name__],
@@ -42,7 +42,7 @@ class SkyParser:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env=environment,
+                env=settings.for_sky(),
             )
         except OSError:
             return None
