@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from melange_sky.rates import RateProfile
+from melange_sky.reuse import Reuse
 
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
@@ -136,7 +137,8 @@ class Workload:
     bucket's requests where known, else its upper edges. A bucket is planned at these sizes.
 
     `arrivals` say how the rate moves, None where nothing is known but a rate. Input tokens are of text
-    alone, as gateways count them; `images` come on top, None where there are none.
+    alone, as gateways count them; `images` come on top, None where there are none. `reuse` is what prompts
+    share, None where none of it is to be counted on.
     """
 
     input_edges: tuple[int, ...]
@@ -149,6 +151,7 @@ class Workload:
     warnings: tuple[str, ...] = field(default=())
     arrivals: Arrivals | None = None
     images: Images | None = None
+    reuse: Reuse | None = None
 
     def as_prompts(self) -> Workload:
         """Return the workload as engines see it: every input size and edge with its images' tokens."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from melange_sky.planner.serving import Listening
+    from melange_sky.planner.serving import Listening, ServeOptions
 
 
 @click.command()
@@ -138,7 +139,16 @@ if TYPE_CHECKING:
     default=None,
     help="Seed of the router's first phase, for reproducible comparisons.",
 )
-def gateway(plan: Path, **flags: Any) -> None:
+@click.option(
+    "--export",
+    nargs=2,
+    type=(click.Choice(["haproxy"]), click.Path(path_type=Path)),
+    metavar="haproxy DIR",
+    default=None,
+    help="Write the routing for HAProxy into DIR instead of serving.",
+)
+@click.option("--force", is_flag=True, help="Let --export write into a DIR with other files.")
+def gateway(plan: Path, export: tuple[str, Path] | None, force: bool, **flags: Any) -> None:
     """Serve one OpenAI-compatible endpoint over the replicas of PLAN (plan.json or its folder).
 
     Each request goes to the option that the plan chose for its size, corrected by live load.
@@ -147,7 +157,25 @@ def gateway(plan: Path, **flags: Any) -> None:
     """
     from melange_sky.planner.serving import ServeOptions, serve_plan
 
-    serve_plan(plan, ServeOptions(**flags), _announce)
+    options = ServeOptions(**flags)
+    if export is None:
+        if force:
+            raise click.UsageError("--force goes with --export")
+        serve_plan(plan, options, _announce)
+    else:
+        _export(plan, options, export[1], force)
+
+
+def _export(plan: Path, options: ServeOptions, folder: Path, force: bool) -> None:
+    from melange_sky.planner.haproxy_export import export_haproxy
+
+    exported = export_haproxy(plan, options, folder, force=force)
+    config = shlex.quote(str(exported.config))
+    for model, option in exported.unserved:
+        click.echo(f"warning: {model}: no backend for option {option}", err=True)
+    click.echo(f"Wrote {exported.config} for {', '.join(exported.models)}")
+    click.echo(f"  haproxy -c -f {config}        checks it")
+    click.echo(f"  haproxy -W -db -f {config}    runs it; kill -USR2 to it takes a new export")
 
 
 def _announce(listening: Listening) -> None:

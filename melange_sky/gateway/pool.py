@@ -71,7 +71,7 @@ class Fleet:
             name: seating(plan, backends, self._rng, self._settings)
             for name, (plan, backends) in prepared.items()
         }
-        by_model = _by_model(seats)
+        by_model = plan_by_model(seats)
         services: dict[str, Service] = {}
         for name, (_, backends) in prepared.items():
             known = self.services.get(name)
@@ -98,7 +98,7 @@ class Fleet:
         return next(iter(self.services.values())) if len(self.services) == 1 else None
 
 
-def _by_model(seats: Mapping[str, Seating]) -> dict[str, str]:
+def plan_by_model(seats: Mapping[str, Seating]) -> dict[str, str]:
     """Return the plan's name by the name that clients use."""
     plans: dict[str, str] = {}
     for name, seat in seats.items():

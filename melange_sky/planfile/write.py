@@ -201,6 +201,7 @@ def _workload_document(workload: Workload) -> dict[str, Any]:
         "coverage": asdict(workload.coverage) if workload.coverage else None,
         "warnings": list(workload.warnings),
         "images": asdict(workload.images) if workload.images else None,
+        **({"reuse": workload.reuse.document} if workload.reuse else {}),
     }
 
 

@@ -60,14 +60,15 @@ def _read_keys(path: Path | None, variable: str, flag: str) -> list[str]:
 
 def require_key(host: str, credentials: Credentials, *, no_key: bool) -> None:
     """Raise InputError where others can reach `host` and no key is demanded of them."""
-    if credentials.clients or no_key or _is_loopback(host):
+    if credentials.clients or no_key or is_loopback(host):
         return
     raise InputError(
         f"--host {host[:80]} can be reached by others: require an API key ({CLIENT_KEYS} or --api-key-file), or pass --no-key"
     )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host can be reached from this machine alone."""
     if host == "localhost":
         return True
     try:

@@ -166,7 +166,9 @@ def _prepare_model(
         target=None if served.attainment_per_bucket else served.slo.attainment,
     )
     return _PreparedModel(
-        demand=demand, warnings=[*warnings, *_image_notes(served), *notes], lookup=lookup
+        demand=demand,
+        warnings=[*warnings, *_image_notes(served), *_reuse_notes(served), *notes],
+        lookup=lookup,
     )
 
 
@@ -228,6 +230,17 @@ def _model_notes(served: ServedModel, shape: ModelShape) -> list[PlanWarning]:
         )
         for text in shape.notes
     ]
+
+
+def _reuse_notes(served: ServedModel) -> list[PlanWarning]:
+    """Say what of the reuse is planned with."""
+    if served.workload.reuse is None:
+        return []
+    message = (
+        f"{served.model}: workload.reuse is carried in the plan, whose capacities are those of prompts that find "
+        "nothing in a prefix cache: it may buy more than is needed"
+    )
+    return [PlanWarning(code="reuse", message=message)]
 
 
 def _image_notes(served: ServedModel) -> list[PlanWarning]:

@@ -20,7 +20,7 @@ from melange_sky.planner.routes import Served, read_served
 from melange_sky.plans import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melange_sky.skyserve import LiveService
 
@@ -133,11 +133,7 @@ def serve_plan(
     certificate or address that cannot be used.
     """
     served = _read(plan)
-    if served.backends is None and not options.says_where:
-        raise InputError(
-            "no backend: give --backend OPTION=URL, --backends-file or --sky, or the file that "
-            "`apply --routes` wrote in place of a plan"
-        )
+    _require_backends(served, options)
     replica_variable = engine_named(served.plan.models[0].engine.name).key_variable
     credentials = read_credentials(
         options.api_key_file, options.replica_key_file, options.replica_ca, replica_variable
@@ -155,6 +151,23 @@ def serve_plan(
             on_start(listening)
 
     run_gateway(lambda: Gateway(sources, limits, credentials, rng), listen, announce)
+
+
+def plan_and_backends(
+    plan: Path | Plan, options: ServeOptions
+) -> tuple[Plan, Mapping[str, Sequence[str]]]:
+    """Return the plan and the URLs of its replicas as they are now, by PLAN/OPTION or OPTION."""
+    _require_backends(_read(plan), options)
+    sources = _sources(plan, options)
+    return sources.load_plan(), sources.discover()
+
+
+def _require_backends(served: Served, options: ServeOptions) -> None:
+    if served.backends is None and not options.says_where:
+        raise InputError(
+            "no backend: give --backend OPTION=URL, --backends-file or --sky, or the file that "
+            "`apply --routes` wrote in place of a plan"
+        )
 
 
 def _read(plan: Path | Plan) -> Served:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError
@@ -11,6 +11,7 @@ from melange_sky.spec.edges import parse_edges
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.trace_files import files_of, histogram_of_trace
+from melange_sky.spec.trace_reuse import reuse_of_trace
 from melange_sky.traces import read_options
 from melange_sky.workload import TraceFiles
 
@@ -59,7 +60,7 @@ def count_trace(
     timezone: str | None = None,
     keep_failed: bool = False,
 ) -> TraceWorkload:
-    """Count a trace's requests by size, in one pass; edges None for those that fit it.
+    """Count a trace's requests by size, and what they share; edges None for those that fit it.
 
     `columns` (``time=startTime:ms,input=…``, or a mapping), `timezone` and `keep_failed` say how to read it
     where that is not left to evidence. Raises InputError for a trace that cannot be read and for edges that do not rise.
@@ -71,6 +72,9 @@ def count_trace(
         _edges(input_edges, "--input-edges"),
         _edges(output_edges, "--output-edges"),
     )
+    if histogram.rate_profile is not None:  # what is shared is of no use without times
+        shared = reuse_of_trace(TraceFiles(files=files, options=options))
+        histogram = replace(histogram, reuse=shared)
     return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files))
 
 

@@ -125,3 +125,21 @@ def _sessions(first: Whole, segment: Whole, common: NDArray[np.bool_]) -> Whole:
     _, numbers = np.unique(np.where(earliest >= 0, earliest, own), return_inverse=True)
     found: Whole = numbers.astype(np.int64)
     return found
+
+
+def tokens_of_an_id(counts: Whole, input_tokens: Whole) -> int | None:
+    """Return how many tokens an id stands for, by how many there are of each prompt; None where that does not fit.
+
+    Traces count in powers of two: 512 in Mooncake's, 16 in vLLM's own.
+
+    >>> import numpy as np
+    >>> tokens_of_an_id(np.array([2, 1, 3]), np.array([1000, 500, 1025])), tokens_of_an_id(np.array([1]), np.array([0]))
+    (512, None)
+    """
+    best, most = None, 0.5
+    for tokens in (1 << power for power in range(13)):
+        fits = (counts == -(-input_tokens // tokens)) | (counts == input_tokens // tokens)
+        share = float(fits[counts > 0].mean()) if (counts > 0).any() else 0.0
+        if share > most:
+            best, most = tokens, share
+    return best

@@ -30,7 +30,7 @@ def service_name(plan: ModelPlan, allocation: Allocation) -> str:
             f"the plan's name must start with a letter, hold only letters, digits, '-', '_' and '.', "
             f"and have at most {_LONGEST_PLAN_NAME} characters, as it names SkyServe services"
         )
-    return f"{plan.name}-{_slug(allocation.candidate.option.name)}"
+    return f"{plan.name}-{slug(allocation.candidate.option.name)}"
 
 
 def gateway_name(plan: Plan) -> str:
@@ -48,16 +48,16 @@ def file_name(service: str) -> str:
     return f"{service}.sky.yaml"
 
 
-def _slug(option: str) -> str:
+def slug(option: str) -> str:
     """Return `option` in lower-case letters, digits, dots and dashes; with a digest if that loses any.
 
-    >>> _slug("a10g-1-aws-g5.xlarge"), _slug("A100-80GB:2")
+    >>> slug("a10g-1-aws-g5.xlarge"), slug("A100-80GB:2")
     ('a10g-1-aws-g5.xlarge', 'a100-80gb-2-5d9737')
     """
-    slug = re.sub(r"[^a-z0-9.]+", "-", option.lower()).strip("-.")
-    if slug == option and len(slug) <= _LONGEST_OPTION_PART:
-        return slug
-    return _cut(slug, option, _LONGEST_OPTION_PART).lstrip("-")
+    shown = re.sub(r"[^a-z0-9.]+", "-", option.lower()).strip("-.")
+    if shown == option and len(shown) <= _LONGEST_OPTION_PART:
+        return shown
+    return _cut(shown, option, _LONGEST_OPTION_PART).lstrip("-")
 
 
 def _cut(shown: str, whole: str, longest: int) -> str:

@@ -12,6 +12,7 @@ from melange_sky.simulator import RequestStream
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from melange_sky.reuse import PrefixPaths
     from melange_sky.workload import Workload
 
 CONCENTRATION = 2.0
@@ -104,8 +105,13 @@ def trace_rows(
     """
     rows = np.empty(len(arrival_s), dtype=[("at", "f8"), ("input", "i8"), ("output", "i8")])
     rows["at"], rows["input"], rows["output"] = arrival_s, input_tokens, output_tokens
+    return rows[order_of(rows)]
+
+
+def order_of(rows: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return the order of such rows by time, and at one moment by size, shape (rows,)."""
     if not len(rows):
-        return rows
+        return np.zeros(0, dtype=np.int64)
     at = np.round(rows["at"] - rows["at"].min(), CLOCK_DIGITS)
     order = np.argsort(at, kind="stable")
     same = np.diff(at[order]) == 0
@@ -113,22 +119,26 @@ def trace_rows(
     tied = order[is_tied]
     by_size = np.lexsort((rows["output"][tied], rows["input"][tied], at[tied]))
     order[is_tied] = tied[by_size]
-    return rows[order]
+    return order
 
 
 def scaled_rows(
-    rows: NDArray[np.void], rate_scale: float = 1.0, duration_s: float | None = None
+    rows: NDArray[np.void],
+    rate_scale: float = 1.0,
+    duration_s: float | None = None,
+    prefixes: PrefixPaths | None = None,
 ) -> tuple[RequestStream, int]:
     """Return a trace from time 0 with its gaps divided by `rate_scale`, cut after `duration_s`.
 
-    `rows` as of `trace_rows`; a request without an output token is sent with one. The second value
-    says how many those were.
+    `rows` as of `trace_rows`, with what they share; a request without an output token is sent with one. The
+    second value says how many those were.
     """
     arrival_s = np.round(rows["at"] - rows["at"][:1].sum(), CLOCK_DIGITS) / rate_scale
     if duration_s is not None:
         count = int(np.searchsorted(arrival_s, duration_s))
         rows, arrival_s = rows[:count], arrival_s[:count]
+        prefixes = None if prefixes is None else prefixes.part(0, count)
     stream = RequestStream.of(
-        arrival_s, np.maximum(rows["input"], 1), np.maximum(rows["output"], 1)
+        arrival_s, np.maximum(rows["input"], 1), np.maximum(rows["output"], 1), prefixes
     )
     return stream, int((rows["output"] == 0).sum())

@@ -9,6 +9,7 @@ from melange_sky.traces.units import duration
 
 if TYPE_CHECKING:
     from melange_sky.rates import RateProfile
+    from melange_sky.reuse import Reuse
     from melange_sky.spec import Histogram
     from melange_sky.spec.intake import Intake
     from melange_sky.spec.token_counts import TokenQuantiles
@@ -34,6 +35,8 @@ def histogram_note(histogram: Histogram) -> str:
         for side, found in sizes
         if found is not None
     ]
+    if histogram.reuse is not None:
+        lines += reuse_note(histogram.reuse)
     if histogram.rate_profile is not None:
         lines += _busiest_lines(intake) if intake is not None else []
         lines += _rate_lines(histogram.rate_profile)
@@ -127,7 +130,7 @@ def workload_document(histogram: Histogram) -> dict[str, Any]:
         "input_tokens": _quantiles(histogram.input_quantiles),
         "output_tokens": _quantiles(histogram.output_quantiles),
         "read": None if intake is None else _read_document(intake),
-        "reuse": None,
+        "reuse": None if histogram.reuse is None else histogram.reuse.document,
         "warnings": list(histogram.warnings),
     }
 
@@ -148,6 +151,27 @@ def _read_document(intake: Intake) -> dict[str, Any]:
         "busiest_minute_rps": None if minute is None else minute[0],
         "busiest_hour_rps": None if hour is None else hour[0],
     }
+
+
+def reuse_note(reuse: Reuse) -> list[str]:
+    """Return how much of the prompts caches of what size would find."""
+    lines = [
+        f"prefix reuse (by {reuse.source}): an endless cache finds {reuse.infinite_hit:.1%} of all prompt tokens"
+        + "".join(
+            f", one of {tokens // 1000:,}k tokens {reuse.hit_fraction(tokens):.1%}"
+            for tokens in (100_000, 1_000_000, 10_000_000)
+        )
+    ]
+    parts = []
+    if reuse.shared_prefix_tokens:
+        parts.append(f"most sessions begin with the same {reuse.shared_prefix_tokens} tokens")
+    if reuse.session_turns is not None:
+        turns = reuse.session_turns
+        parts.append(f"{turns.mean:.3g} requests a session (p95 {turns.p95:.3g})")
+    if reuse.think_time_s is not None:
+        think = reuse.think_time_s
+        parts.append(f"{think.mean:.3g} s from one to the next (p95 {think.p95:.3g} s)")
+    return [*lines, *(["; ".join(parts)] if parts else [])]
 
 
 def _quantiles(tokens: TokenQuantiles | None) -> dict[str, int] | None:

@@ -9,7 +9,8 @@ prompt tokens whose distance is at most M, tells the hit rate of every size of c
 from __future__ import annotations
 
 import bisect
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,11 @@ class Reuse:
     session_turns: Spread | None = None
     think_time_s: Spread | None = None
     source: str = "stated"
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The figures by name, without those that are not known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def hit_fraction(self, cache_tokens: float) -> float:
         """Return the fraction of prompt tokens that one cache of so many tokens finds.

@@ -8,7 +8,9 @@ from melange_sky.routing.first_state import routing_state
 from melange_sky.routing.homes import Homes, session_homes
 from melange_sky.routing.router import Router
 from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
+from melange_sky.routing.slots import slots
 from melange_sky.routing.table import (
+    FULL_LOAD,
     QUEUE_LENGTH,
     QUEUE_WAIT_S,
     RoutingState,
@@ -17,6 +19,7 @@ from melange_sky.routing.table import (
 )
 
 __all__ = [
+    "FULL_LOAD",
     "QUEUE_LENGTH",
     "QUEUE_WAIT_S",
     "SKYSERVE_POLICIES",
@@ -28,4 +31,5 @@ __all__ = [
     "routing_table",
     "session_homes",
     "skyserve_weights",
+    "slots",
 ]

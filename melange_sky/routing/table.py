@@ -109,7 +109,7 @@ def routing_table(
     rates = [[_rate_rps(a, i, j) for a in plan.allocations] for i, j in cells]
     needs = [
         [
-            routers / (r * _stay_s(plan.slo, a, i, j, workload.output_sizes[i][j])) if r else 0.0
+            routers / (r * stay_s(plan.slo, a, i, j, workload.output_sizes[i][j])) if r else 0.0
             for r, a in zip(row, plan.allocations, strict=True)
         ]
         for row, (i, j) in zip(rates, cells, strict=True)
@@ -148,7 +148,7 @@ def _rate_rps(allocation: Allocation, i: int, j: int) -> float | None:
     return cell.largest_rps
 
 
-def _stay_s(slo: SLO, allocation: Allocation, i: int, j: int, output_tokens: float) -> float:
+def stay_s(slo: SLO, allocation: Allocation, i: int, j: int, output_tokens: float) -> float:
     """Return how long a request stays in a replica at the edge of its SLO (module docstring).
 
     One that is late anyway stays for its own time to the first token where that is longer.

@@ -14,6 +14,7 @@ from melange_sky.spec.averages import histogram_of_averages, read_sizes
 from melange_sky.spec.edges import edges_problem
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
+from melange_sky.spec.reuse import FROM_FILE, NONE, read_reuse
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
 from melange_sky.spec.trace_files import files_of, histogram_of_trace, is_pattern
 from melange_sky.traces.options import read_options
@@ -31,6 +32,8 @@ from melange_sky.workload import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from melange_sky.reuse import Reuse
 
 WEIGHT_TOLERANCE = 0.001
 
@@ -59,9 +62,11 @@ def load_distribution(path: Path) -> Histogram:
     histogram = _inline(
         file.workload.histogram, Place(problems, ("workload", "histogram")), file.workload.rate_rps
     )
+    raw = file.workload.reuse
+    reuse = None if raw in (None, NONE) else read_reuse(raw, Place(problems, ("workload", "reuse")))
     problems.raise_if_any()
     assert histogram is not None
-    return histogram
+    return replace(histogram, reuse=reuse)
 
 
 def read_workload(
@@ -101,7 +106,8 @@ def read_workload(
         return None
     rule, rate_rps = found
     images = None if section.images is None else Images(**asdict(section.images))
-    workload = replace(to_workload(histogram, rate_rps), images=images)
+    reuse = _reuse(section, histogram, files, place / "reuse")
+    workload = replace(to_workload(histogram, rate_rps), images=images, reuse=reuse)
     if section.trace is None and section.burstiness is None:
         return workload
     is_own = section.trace is not None and "rate_rps" not in given
@@ -113,6 +119,35 @@ def read_workload(
         burstiness=1.0 if section.burstiness is None else section.burstiness,
     )
     return replace(workload, arrivals=arrivals)
+
+
+def _reuse(
+    section: WorkloadSection, histogram: Histogram, files: tuple[Path, ...], place: Place
+) -> Reuse | None:
+    """Return what prompts share, None where nothing is to be counted on or with the problem noted."""
+    if section.reuse in (None, NONE):
+        return None
+    if isinstance(section.reuse, dict):
+        return read_reuse(section.reuse, place)
+    if section.reuse != FROM_FILE:
+        place.add(f"must be {NONE}, {FROM_FILE} or a mapping such as `melange-sky workload` writes")
+        return None
+    found = histogram.reuse
+    if files:
+        from melange_sky.spec.trace_reuse import reuse_of_trace
+
+        try:
+            found = reuse_of_trace(files)
+        except InputError as error:
+            for message in error.problems:
+                place.problems.foreign(message)
+            return None
+    if found is None:
+        place.add(
+            "neither sessions nor block ids (hash_ids) are told there; state session_turns, think_time_s and "
+            f"shared_prefix_tokens, or write {NONE}"
+        )
+    return found
 
 
 def _check_rate_keys(section: WorkloadSection, given: set[str], place: Place) -> bool:

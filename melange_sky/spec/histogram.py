@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from melange_sky.rates import RateCounter, RateProfile
+from melange_sky.spec.reuse import reuse_lines
 from melange_sky.spec.token_counts import TokenCounts, TokenQuantiles
 from melange_sky.workload import (
     DEFAULT_INPUT_EDGES,
@@ -22,6 +23,7 @@ from melange_sky.workload import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from melange_sky.reuse import Reuse
     from melange_sky.spec.intake import Intake
 
 OptionalMatrix = tuple[tuple["float | None", ...], ...]
@@ -32,7 +34,8 @@ class Histogram:
     """Relative frequencies on a grid, shapes (I × O); sizes are mean tokens, None where unknown.
 
     `rate_rps` is the mean rate observed and `rate_profile` how it moves, None where no time is known.
-    `warnings` are of its source; `intake` says how a trace was read.
+    `warnings` are of its source; `intake` says how a trace was read, `reuse` what its prompts share, None where
+    that is not known or was not asked for.
     """
 
     input_edges: tuple[int, ...]
@@ -48,6 +51,7 @@ class Histogram:
     output_quantiles: TokenQuantiles | None = None
     warnings: tuple[str, ...] = ()
     intake: Intake | None = field(default=None, compare=False)
+    reuse: Reuse | None = None
 
 
 @dataclass(slots=True)
@@ -264,6 +268,7 @@ def histogram_yaml(histogram: Histogram, comment: str = "") -> str:
         *_rows("input_sizes", histogram.input_sizes, 1),
         *_rows("output_sizes", histogram.output_sizes, 1),
         *_coverage_lines(histogram.coverage),
+        *reuse_lines(histogram.reuse),
     ]
     return "\n".join(lines) + "\n"
 

@@ -72,6 +72,30 @@ class ImagesSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpreadSection:
+    mean: Positive
+    p95: Positive | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReuseSection:
+    stack_distance: (
+        Annotated[
+            list[Annotated[list[NotNegative], bounds(min_length=2, max_length=2)]],
+            bounds(min_length=1, max_length=1000),
+        ]
+        | None
+    ) = None
+    infinite_hit: Share | None = None
+    shared_prefix_tokens: Count = 0
+    shared_fraction: Share | None = None
+    session_turns: SpreadSection | None = None
+    think_time_s: SpreadSection | None = None
+    block_tokens: Annotated[int, bounds(ge=1, le=65536)] = 16
+    source: Text | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadSection:
     rate_rps: Rate | None = None
     rate: Any = None  # a number or a word; `demand` says which words
@@ -86,6 +110,7 @@ class WorkloadSection:
     timezone: Text | None = None
     keep_failed: bool = False
     images: ImagesSection | None = None
+    reuse: Any = None  # a section or a word; `reuse` says which
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +234,7 @@ SECTIONS: dict[str, type[Any]] = {
     "models[]": ModelSection,
     "slo": SloSection,
     "workload": WorkloadSection,
+    "workload.reuse": ReuseSection,
     "resources": ResourcesSection,
     "redundancy": RedundancySection,
     "engine": EngineSection,

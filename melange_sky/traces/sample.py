@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 SAMPLE_ROWS = 2000
@@ -20,7 +20,7 @@ class Column:
     """A column: where it is in a record (one key, or several of nested ones), and its first values."""
 
     path: tuple[str, ...]
-    values: tuple[Any, ...]
+    values: tuple[Any, ...] = field(hash=False)  # lists may be among them
 
     @property
     def name(self) -> str:

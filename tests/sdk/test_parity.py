@@ -82,6 +82,7 @@ PAIRS = (
     Pair(
         "gateway",
         ("serve",),
+        flags=frozenset({"export", "force"}),  # write files of another program
         names=frozenset({"on_start"}),  # the command line prints it
         other_words={"from_sky": "sky", "body_bytes": "body_limit"},
     ),
