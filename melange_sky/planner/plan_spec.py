@@ -215,6 +215,13 @@ class _Measuring:
         return frozenset(name for name in names if not known.has_runs(name))
 
 
+_NO_BAND = PlanWarning(
+    code="no-cost-range",
+    message="no cost range over the estimates' error is told: its ends could not be proven",
+)
+"""Where the plan itself is not proven, its ends would take as long and be no nearer to it."""
+
+
 def _cost_context(
     problem: Problem, solution: Solution, solve: SolveOptions, measuring: _Measuring
 ) -> _CostContext:
@@ -223,14 +230,17 @@ def _cost_context(
         singles = pool.submit(baselines, problem, _costs(solution), solve)
         if measuring.command is None:
             return _CostContext(baselines=singles.result(), band=None)
+        if not solution.report.is_optimal:
+            return _CostContext(baselines=singles.result(), band=None, warnings=(_NO_BAND,))
         try:
             advice = MeasuringAdvice(measuring.command, first=measuring.unknown(problem))
             band = cost_band(problem, solution, solve, advice=advice, pool=pool)
         except TimeUpError:
-            warning = PlanWarning(
+            late = PlanWarning(
                 code="time-limit",
                 message="no time was left to compute the cost range over the estimates' error; raise --time-limit",
             )
+            warning = late if solve.deadline.passed else _NO_BAND
             return _CostContext(baselines=singles.result(), band=None, warnings=(warning,))
         return _CostContext(baselines=singles.result(), band=band)
 

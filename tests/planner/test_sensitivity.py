@@ -9,8 +9,11 @@ import pytest
 
 from melange_sky.capacities import OptionCapacity, Origin
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
 from melange_sky.plans import Sensitivity
+from melange_sky.pricing import OfferQuery
 from tests.factories import make_capacity, make_option, make_workload
 
 
@@ -91,3 +94,23 @@ def test_what_no_run_stands_behind_is_measured_first_where_it_is_planned() -> No
         if (band := _band(*options, rate=14.0, first=frozenset({first}))) is not None
     ]
     assert measured == ["A10G", "L4", "A10G"]
+
+
+@pytest.mark.parametrize(("limit", "is_optimal"), [(5, True), (11, False)])
+def test_a_cost_range_that_cannot_be_proven_is_not_told(limit: int, is_optimal: bool) -> None:
+    models = [
+        {
+            "name": f"m{n}",
+            "model": "meta-llama/Llama-3.1-8B-Instruct",
+            "slo": {"tpot_ms": 60, "ttft_ms": 2000, "attainment": 0.95},
+            "workload": {"rate_rps": 3 + 5 * n, "distribution": "azure-conv-2023"},
+        }
+        for n in range(6)
+    ]
+    limits = {"L40S": limit, "H100": limit // 2}
+    resources = {"accelerators": ["L4", "L40S", "H100"], "infra": ["aws"], "limits": limits}
+    request = PlanRequest(prices=OfferQuery(offline=True))
+    plan = plan_spec({"name": "t", "models": models, "resources": resources}, request)
+    assert (plan.solver.is_optimal, plan.sensitivity) == (is_optimal, None)
+    (warning,) = [w for w in plan.warnings if w.code == "no-cost-range"]
+    assert "could not be proven" in warning.message
