@@ -95,10 +95,9 @@ def _current_fleet(plan: Plan) -> None:
     assert current["holds"] is True
 
 
-OWN_PRICES = ("--offers", "examples/own-kubernetes.csv")
 CASES: dict[str, tuple[Callable[[Plan], None], tuple[str, ...]]] = {
     "several-models": (_several_models, ()),
-    "own-kubernetes": (_own_kubernetes, OWN_PRICES),
+    "own-kubernetes": (_own_kubernetes, ()),
     "quotas-and-spot": (_quotas_and_spot, ()),
     "week": (_week, ()),
     "moe-fp8": (_moe_fp8, ()),

@@ -6,8 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
 
+from melange_sky.cli import cli
 from melange_sky.help.texts import FOLDER, FieldText, documents, field_texts
 from tests.docs.json_documents import DOCUMENTS
 from tests.docs.test_spec_reference import WITH_SCHEMA
@@ -129,3 +131,36 @@ def test_a_field_that_is_not_documented_is_found() -> None:
     assert not takes("whole number", 1.5)
     assert not takes("number", True)
     assert not takes("number", None)
+
+
+PRINTED = {"plan": ["plan"], "prices diff": ["prices-diff", "prices-diff-plan"]} | {
+    "profile run": ["profile-run", "profile-quick"]
+}
+"""Commands that print another document than that of their name, or several."""
+
+
+def commands(group: click.Group, name: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Yield every command with its whole name."""
+    context = click.Context(group)
+    for word in group.list_commands(context):
+        command = group.get_command(context, word)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{name}{word} ")
+        else:
+            yield f"{name}{word}", command
+
+
+def test_every_command_that_prints_json_has_its_documents() -> None:
+    found: set[str] = set()
+    for name, command in commands(cli):
+        kinds = [option.type for option in command.params if "--format" in option.opts]
+        if any(isinstance(kind, click.Choice) and "json" in kind.choices for kind in kinds):
+            wanted = PRINTED.get(name, [name.replace(" ", "-")])
+            missing = [document for document in wanted if document not in DOCUMENTS]
+            assert not missing, (
+                f"`{name} --format json`: add {FOLDER}/{missing[0]}.yaml, its line in "
+                "tests/docs/json_documents.py and a section on help/pages/json.md"
+            )
+            found.update(wanted)
+    assert found == set(DOCUMENTS)
