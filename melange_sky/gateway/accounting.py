@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.gateway.affinity import Affinity
+from melange_sky.gateway.blocks import seen_prompt
 from melange_sky.routing import policy
 from melange_sky.streams import response_id_of, usage_of
 
@@ -37,6 +40,7 @@ class Finished:
     arrival_s: float
     first_byte_s: float | None
     ended_s: float
+    session_header: str | None = None
 
 
 class Accounts:
@@ -95,8 +99,19 @@ class Accounts:
             amount=sequences,
         )
         if self._observed is not None:
-            for _ in range(sequences):
-                self._observed.add(service.name, done.arrival_s, prompt, output)
+            # After the answer is on its way: what prompts share takes a while to count.
+            sizes = (prompt, output, sequences)
+            asyncio.get_running_loop().call_soon(self._observe, service.name, done, sizes)
+
+    def _observe(self, model: str, done: Finished, sizes: tuple[int, int, int]) -> None:
+        """Count a request of so many prompt tokens, output tokens and sequences as observed."""
+        assert self._observed is not None
+        prompt, output, sequences = sizes
+        session = self._sessions.of(Affinity.SESSION, done.session_header, done.request)
+        number = 0 if session is None else session.number
+        seen = seen_prompt(done.request, number, prompt, self._sessions.salt)
+        for again in range(sequences):
+            self._observed.add(model, done.arrival_s, prompt, output, None if again else seen)
 
     def _times(self, lease: Lease, done: Finished) -> None:
         names = lease.service.name, lease.backend.option

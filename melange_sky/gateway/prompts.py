@@ -94,7 +94,8 @@ def _open_list(parts: list[str], given: list[Any], characters: int, until_user: 
         else:
             before = len(parts)
             parts.append(str(message.get("role")))
-            _open(parts, message.get("content"))
+            for key in ("content", "tool_calls", "output", "arguments"):
+                _open(parts, message.get(key))
             length += sum(map(len, parts[before:]))
             if until_user and message.get("role") == "user":
                 return

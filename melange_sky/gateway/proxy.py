@@ -197,6 +197,7 @@ class Proxy:
             arrival_s=running.arrival_s,
             first_byte_s=running.first_byte_s,
             ended_s=self._loop.time(),
+            session_header=running.call.header(self._sessions.header),
         )
 
     async def _whole(self, answer: ReplicaAnswer, lease: Lease, running: RunningRequest) -> None:

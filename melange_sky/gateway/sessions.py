@@ -49,7 +49,7 @@ class Sessions:
         """Start without any. `header` names sessions, `prefix_blocks` are compared in mode `prefix`."""
         self.header = header.lower().encode()
         self._prefix_characters = prefix_blocks * BLOCK_CHARACTERS
-        self._salt = os.urandom(16)
+        self.salt = os.urandom(16)
         self._last: OrderedDict[int, Backend] = OrderedDict()
         self._answers: OrderedDict[bytes, Session] = OrderedDict()
 
@@ -94,7 +94,7 @@ class Sessions:
             del self._answers[key]
 
     def _hash(self, text: str) -> bytes:
-        return hashlib.blake2b(_bytes(text), digest_size=12, key=self._salt).digest()
+        return hashlib.blake2b(_bytes(text), digest_size=12, key=self.salt).digest()
 
 
 def _remember(known: OrderedDict[Any, Any], key: Any, value: Any) -> None:

@@ -14,6 +14,7 @@ from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
+    from melange_sky.reuse import SeenPrompt
 
 
 class Keys:
@@ -127,8 +128,15 @@ class Settings:
 class ObservedSink(Protocol):
     """Where finished requests are counted: sizes and times only, never content."""
 
-    def add(self, model: str, arrival_s: float, input_tokens: int, output_tokens: int) -> None:
-        """Count one finished request."""
+    def add(
+        self,
+        model: str,
+        arrival_s: float,
+        input_tokens: int,
+        output_tokens: int,
+        prompt: SeenPrompt | None = None,
+    ) -> None:
+        """Count one finished request, and what its `prompt` shares where that can be told."""
 
     def write(self) -> None:
         """Write what was counted, whole or not at all."""

@@ -11,7 +11,10 @@ import yaml
 
 from melange_sky.errors import InputError
 from melange_sky.planner.observed_file import ObservedFile
+from melange_sky.spec.demand import load_distribution
 from tests.cli.runner import ROOT, melange_sky
+from tests.gateway.bed import MODEL, bed, run
+from tests.gateway.replica import Replica
 
 
 def test_the_observed_histogram_is_planned_at_its_rate_and_sizes(tmp_path: Path) -> None:
@@ -61,3 +64,32 @@ def test_a_file_that_cannot_be_written_is_told_at_the_start(tmp_path: Path) -> N
     for path in (tmp_path, tmp_path / "no" / "file"):
         with pytest.raises(InputError, match="--observed"):
             ObservedFile(path)
+
+
+@run
+async def test_what_chats_share_is_written_without_a_word_of_theirs(tmp_path: Path) -> None:
+    file = tmp_path / "observed.yaml"
+    observed = ObservedFile(file)
+    replicas = {"small": [Replica("a")], "big": [Replica("b")]}
+    async with bed(replicas, observed=observed) as b:
+        for turn in range(4):
+            for chat in range(5):
+                history = [{"role": "system", "content": "SECRET system prompt. " * 40}]
+                for k in range(turn + 1):
+                    history.append({"role": "user", "content": f"SECRET {chat} {k} " * 30})
+                    history.append({"role": "assistant", "content": f"SECRET answer {k} " * 30})
+                body = {"model": MODEL, "messages": history[:-1], "max_tokens": 2}
+                headers = {"X-Session-Id": f"SECRET-{chat}"}
+                url = f"{b.url}/v1/chat/completions"
+                async with b.client.post(url, json=body, headers=headers) as response:
+                    assert response.status == 200
+    observed.write()
+    text = file.read_text(encoding="utf-8")
+    assert "SECRET" not in text
+    reuse = load_distribution(file).reuse
+    assert reuse is not None
+    assert 0.5 < reuse.infinite_hit < 0.9
+    assert reuse.session_turns is not None and reuse.session_turns.mean == 4.0
+    assert reuse.think_time_s is not None
+    assert reuse.shared_prefix_tokens >= 1
+    assert reuse.source == "observed by the gateway"
