@@ -28,6 +28,9 @@ SPOT_FLOOR_FRACTION = 0.25
 SAME_PRICE = 1e-3
 """Prices of several counts that differ by less than this fraction are one price."""
 
+LEAST_GPUS, APART_TFLOPS = 3, 3.0
+"""So many GPUs, the fastest so many times as fast as the slowest, do not share one price per hour."""
+
 
 class Finding(NamedTuple):
     """A price that cannot be: the offer's place in the list, the rule's code, what it touches, why."""
@@ -44,6 +47,7 @@ def implausible(offers: Sequence[Offer]) -> Iterator[Finding]:
         yield from _out_of_class(i, offer)
     for use_spot in (False, True):
         yield from _one_price(offers, use_spot)
+    yield from _one_price_for_gpus(offers)
 
 
 def bounds_usd_per_hour(gpu: str) -> tuple[float, float] | None:
@@ -102,6 +106,24 @@ def _one_price(offers: Sequence[Offer], use_spot: bool) -> Iterator[Finding]:
                 kind = "spot " if use_spot else ""
                 message = f"{kind}{price:g} $/h for {said} {offers[i].accelerator} alike: per GPU, not per instance?"
                 yield Finding(i, "one-price-for-counts", touches, message)
+
+
+def _one_price_for_gpus(offers: Sequence[Offer]) -> Iterator[Finding]:
+    """Find GPUs of far different classes at one price per GPU in a region: a column's number, not a price."""
+    groups: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    for i, offer in enumerate(offers):
+        price = offer.price_usd_per_hour
+        if price is not None and price > 0 and offer.accelerator_count > 0:
+            groups[offer.region].append((price / offer.accelerator_count, i))
+    for rows in groups.values():
+        for same in _runs(sorted(rows)):
+            gpus = {gpu_of(offers[i]) for _, i in same}
+            rates = [spec.dense_tflops for gpu in gpus if (spec := accelerator_table().get(gpu))]
+            if len(rates) < LEAST_GPUS or max(rates) < APART_TFLOPS * min(rates):
+                continue
+            for each, i in same:
+                message = f"{each:g} $/h per GPU for {', '.join(sorted(gpus))} alike: no price?"
+                yield Finding(i, "one-price-for-gpus", FlagScope.ON_DEMAND, message)
 
 
 def _runs(rows: Sequence[tuple[float, int]]) -> Iterator[list[tuple[float, int]]]:

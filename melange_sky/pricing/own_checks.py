@@ -7,7 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Severity
-from melange_sky.pricing.anchor import Known, check_against, known_prices
+from melange_sky.pricing.anchor import (
+    Known,
+    Witnesses,
+    check_against,
+    known_prices,
+    market_of,
+)
 from melange_sky.pricing.own_csv import read_embedded
 
 if TYPE_CHECKING:
@@ -28,6 +34,18 @@ TOLD_ONLY = frozenset(
 )
 """Rules that keep a source's price out of plans and only warn of one's own: it may be negotiated."""
 
+ALSO_TOLD = frozenset(
+    {
+        "price-off-known",
+        "price-missing",
+        "price-unreadable",
+        "price-zero",
+        "price-negative",
+        "one-price-for-gpus",
+    }
+)
+"""Rules whose finding is told of one's own offers, as of no source's: each such row was meant to count."""
+
 SHOWN = 3
 
 
@@ -43,7 +61,8 @@ def checked_own(
     clouds = {offer.cloud for offer in own}
     shipped, name = read_embedded()
     known = known_prices((o for o in shipped if o.cloud in clouds), f"the {name} snapshot")
-    checked = check_against(own, known, _chosen(tables, clouds))
+    witnesses = Witnesses(shipped=known, pulls=_chosen(tables, clouds), market=market_of(shipped))
+    checked = check_against(own, witnesses)
     told = tuple(replace(offer, flags=tuple(map(_lowered, offer.flags))) for offer in checked)
     _warn(told, chain)
     return told
@@ -66,7 +85,7 @@ def _warn(own: Sequence[Offer], chain: Chain) -> None:
     doubts: dict[tuple[str, str], list[str]] = defaultdict(list)
     for offer in own:
         for flag in offer.flags:
-            if flag.code in TOLD_ONLY or flag.code == "price-off-known":
+            if flag.code in TOLD_ONLY or flag.code in ALSO_TOLD:
                 place = f"{offer.cloud}/{offer.region} " if offer.region else f"{offer.cloud} "
                 said = f"{place}{offer.instance_type}: {flag.message}"
                 doubts[flag.code, offer.source].append(said)

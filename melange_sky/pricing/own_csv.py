@@ -28,6 +28,9 @@ from melange_sky.resources import catalogs_dir
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+_FREE = (
+    "the price is zero: say what an instance costs, and what is paid anyway under resources.fixed"
+)
 LARGEST_BYTES = 32 * 1024 * 1024
 
 
@@ -138,6 +141,8 @@ def _offer(cells: dict[str, str], where: str, default_source: str) -> Offer:
     cloud = SAME_CLOUD.get(cloud, cloud)
     price, price_flag = read_price(cells.get("price_usd_per_hour"), FlagScope.ON_DEMAND)
     spot, spot_flag = read_price(cells.get("spot_usd_per_hour"), FlagScope.SPOT)
+    if price_flag is not None and price_flag.code == "price-zero":
+        price_flag = replace(price_flag, message=_FREE)
     flags: tuple[Flag, ...] = tuple(flag for flag in (price_flag, spot_flag) if flag is not None)
     count = read_number(cells.get("accelerator_count"))
     return Offer(

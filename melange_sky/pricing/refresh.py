@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import MelangeError
 from melange_sky.names.clouds import CLOUDS
-from melange_sky.pricing.anchor import Known, check_against, doubts_of, known_prices
+from melange_sky.pricing.anchor import (
+    Known,
+    Witnesses,
+    check_against,
+    doubts_of,
+    known_prices,
+    market_of,
+)
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
@@ -290,7 +297,10 @@ class _Refresh:
             self._shipped = read_embedded()
         shipped, name = self._shipped
         known = known_prices((o for o in shipped if o.cloud == cloud), f"the {name} snapshot")
-        checked = check_against(offers, known, earlier_pulls(self.store, cloud))
+        witnesses = Witnesses(
+            shipped=known, pulls=earlier_pulls(self.store, cloud), market=market_of(shipped)
+        )
+        checked = check_against(offers, witnesses)
         doubts = doubts_of(checked)
         if doubts is not None:
             self.doubtful[cloud] = doubts

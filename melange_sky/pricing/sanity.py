@@ -135,14 +135,14 @@ RULES: tuple[SanityRule, ...] = (
         severity=Severity.BLOCK,
         touches="row or spot",
         meaning="over 3 × (spot: 10 ×) dearer or cheaper than the shipped snapshot, or the last pull that"
-        " knows it, says of the instance type",
+        " knows it, says of the instance type; of a new one over 5 × beyond what its GPU costs anywhere",
     ),
     SanityRule(
         code="price-off-known",
         severity=Severity.WARN,
         touches="row or spot",
         meaning="over 1.5 × (spot: 5 ×) dearer or cheaper than the shipped snapshot, or the last pull that"
-        " knows it, says of the instance type",
+        " knows it, says of the instance type; of a new one over 1.5 × beyond what its GPU costs anywhere",
     ),
     SanityRule(
         code="below-gpu-floor",
@@ -162,6 +162,12 @@ RULES: tuple[SanityRule, ...] = (
         severity=Severity.BLOCK,
         touches="on_demand or spot",
         meaning="one price for several counts of the GPU in a region: per GPU, or one number for all",
+    ),
+    SanityRule(
+        code="one-price-for-gpus",
+        severity=Severity.WARN,
+        touches="on_demand",
+        meaning="three or more GPUs, the fastest over 3 × as fast as the slowest, at one price per GPU in a region",
     ),
     SanityRule(
         code="date-in-future",

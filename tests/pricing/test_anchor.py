@@ -128,6 +128,60 @@ def test_no_uniform_fault_reaches_a_plan_unsaid(cloud: str, fault: str, server: 
             assert touched or moved, (row, offer)
 
 
+NEW_CLOUD_TELLS = frozenset(WRONG) - {
+    "doubled",
+    "per half GPU-hour",
+    "spot as price",
+    "only spot in cents",
+    "only spot per minute",
+}
+"""Faults that show where no instance is known: what its GPU costs elsewhere differs threefold by itself."""
+
+
+@pytest.mark.parametrize("fault", sorted(NEW_CLOUD_TELLS))
+def test_a_cloud_that_nobody_knows_is_held_against_its_gpus(fault: str, server: Loopback, run):
+    """Azure's prices under names never seen: the cloud's rows are told of, whatever the fault."""
+    rows = [
+        WRONG[fault](row | {"InstanceType": f"new-{row['InstanceType']}"})
+        for row in true_rows("azure")
+        if row["Price"] and row["SpotPrice"]
+    ]
+    server.catalog("cudo", body(text_of(rows)))
+    assert run("prices", "refresh", "--infra", "cudo").code == 0
+    offers = load_offers(OfferQuery(infra=(("cudo", None),), offline=True)).offers
+    told = [o for o in offers if o.flags]
+    assert told, "at least some of the rows"
+    blocked = [o for o in offers if o.blocked(use_spot=False)]
+    if fault not in ("per GPU", "vCPUs as price", "yuan", "count as price"):
+        assert len(blocked) == len(offers)
+
+
+def test_a_new_instance_at_a_usual_price_is_not_doubted(server: Loopback, run):
+    row = {"InstanceType": "new.x", "AcceleratorName": "H100", "AcceleratorCount": "8"}
+    row |= {"vCPUs": "208", "MemoryGiB": "1872", "Region": "r", "Price": "20.0", "SpotPrice": "9"}
+    server.catalog("cudo", body(text_of([row])))
+    assert run("prices", "refresh", "--infra", "cudo").code == 0
+    (offer,) = load_offers(OfferQuery(infra=(("cudo", None),), offline=True)).offers
+    assert not offer.flags
+
+
+def test_one_number_for_all_gpus_is_no_price():
+    from melange_sky.pricing.sanity import check_offers
+
+    def codes(*gpus: str) -> set[str]:
+        offers = [
+            make_offer(
+                accelerator=gpu, instance_type=gpu, price_usd_per_hour=1.5, spot_usd_per_hour=None
+            )
+            for gpu in gpus
+        ]
+        return {flag.code for offer in check_offers(offers) for flag in offer.flags}
+
+    assert codes("L4", "A100", "H100") == {"one-price-for-gpus"}
+    assert codes("L4", "A100") == set()
+    assert codes("A10G", "L4", "T4") == set(), "GPUs of one class may cost the same"
+
+
 @pytest.mark.parametrize("cloud", ["aws", "azure", "verda", "lambda", "runpod", "nebius"])
 def test_a_true_catalog_is_not_doubted(cloud: str, server: Loopback, run):
     server.catalog(cloud, body(text_of(true_rows(cloud))))

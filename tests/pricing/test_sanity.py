@@ -203,6 +203,7 @@ def test_codes_are_distinct_and_severities_are_as_promised():
         "spot-equals-on-demand",
         "price-per-gpu-falls",
         "price-off-known",
+        "one-price-for-gpus",
         "date-in-future",
         "source-old",
     }
