@@ -122,6 +122,8 @@ def _item(entry: Entry) -> str:
     facts = "; ".join(
         filter(None, (entry.type_text, entry.default and f"default: {entry.default}"))
     ).replace("default: required", "required")
+    if not facts:
+        return f"- `{entry.path}` — {entry.text}\n"
     lines = [f"- `{entry.path}` — {facts}", f"  {entry.text}"]
     if entry.example is not None:
         lines.append(f"  Example: `{entry.example}`")
@@ -130,14 +132,16 @@ def _item(entry: Entry) -> str:
 
 def _table(entries: list[Entry]) -> str:
     with_default = any(entry.default is not None for entry in entries)
-    heads = ["key", "type", "default", "meaning"] if with_default else ["field", "type", "meaning"]
+    with_type = any(entry.type_text for entry in entries)
+    name = "key" if with_default else "field" if with_type else "code"
+    columns = {"type": with_type, "default": with_default, "meaning": True}
+    heads = [name, *(head for head, shown in columns.items() if shown)]
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for entry in entries:
         meaning = entry.text
         if entry.example is not None:
             meaning += f"<br>Example: `{entry.example}`"
-        cells = [f"`{entry.path}`", entry.type_text, entry.default or "", meaning]
-        if not with_default:
-            del cells[2]
-        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        cells = {"type": entry.type_text, "default": entry.default or "", "meaning": meaning}
+        shown = [f"`{entry.path}`", *(cells[head] for head in heads[1:])]
+        rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in shown)} |")
     return "\n".join(rows)
