@@ -91,6 +91,10 @@ class Report:
 class Chaos:
     """One run: its replicas, its clients, its gateway."""
 
+    faults: tuple[str, ...] = FAULTS
+    poisons: tuple[str, ...] = POISONS
+    ends: int = 0
+
     def __init__(self, seconds: float, rate_rps: float, seed: int = 1) -> None:
         """Prepare."""
         self.seconds, self.rate_rps, self.rng = seconds, rate_rps, random.Random(seed)
@@ -116,15 +120,20 @@ class Chaos:
                 for replica in (*self.good, *self.bad):
                     with contextlib.suppress(Exception):
                         await replica.stop()
-        if code:
+        if code != self.ends:
             self.report.good[f"the gateway ended with {code}"] += 1
         return self.report
+
+    @property
+    def backends(self) -> list[str]:
+        """The replicas as OPTION=URL."""
+        every = [*self.good, *self.bad]
+        return [f"{'small' if n % 2 else 'big'}={r.url}" for n, r in enumerate(every)]
 
     async def _gateway(self, folder: Path) -> asyncio.subprocess.Process:
         plan = folder / "plan.json"
         plan.write_text(dump_plan(split_plan(left=0.7, rate=100.0)), encoding="utf-8")
-        every = [*self.good, *self.bad]
-        backends = [f"--backend={'small' if n % 2 else 'big'}={r.url}" for n, r in enumerate(every)]
+        backends = [f"--backend={backend}" for backend in self.backends]
         gateway = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "melange_sky", "gateway", str(plan), *backends),
             *("--port", "0", "--drain", "5"),
@@ -179,12 +188,12 @@ class Chaos:
         """Give the bad replicas other faults, and all of them another poison."""
         while True:
             for replica in self.bad:
-                mode = self.rng.choice(FAULTS)
+                mode = self.rng.choice(self.faults)
                 if (replica.mode == "gone") != (mode == "gone"):
                     await (replica.stop() if mode == "gone" else replica.start(replica.port))
                 replica.mode = mode
                 replica.healthy = mode != "busy" or self.rng.random() < 0.5
-            poison = self.rng.choice(POISONS)
+            poison = self.rng.choice(self.poisons)
             for replica in (*self.good, *self.bad):
                 replica.poison = poison
                 replica.seen.clear()
@@ -218,11 +227,15 @@ class Chaos:
                 if response.status != 200:
                     return f"{response.status} {text[:120]!r}"
         except (aiohttp.ClientError, asyncio.TimeoutError) as error:
-            if b'"stream_broken"' in text:
+            if self._was_cut(text):
                 return "cut"
             return f"{type(error).__name__} after {text[-80:]!r}"
         whole = text.endswith(b"[DONE]\n\n") if stream else "choices" in json.loads(text)
         return "served" if whole else f"half: {text[-80:]!r}"
+
+    def _was_cut(self, text: bytes) -> bool:
+        """Whether a stream that broke is one that its replica cut."""
+        return b'"stream_broken"' in text
 
     async def _hostile(self) -> None:
         host, port = self.url.removeprefix("http://").split(":")
