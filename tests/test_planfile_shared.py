@@ -10,7 +10,7 @@ import pytest
 
 from melange_sky.errors import InputError
 from melange_sky.planfile import dump_plan, parse_plan
-from melange_sky.planfile.write import _candidate_document
+from melange_sky.planfile.write import _candidate_documents
 from tests.factories import make_capacity, make_engine, make_model_plan, make_option, make_plan
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def test_shared_candidates_come_back_without_loss() -> None:
 
 def test_one_more_model_adds_no_candidates_to_the_file() -> None:
     few, many = (len(dump_plan(several(count))) for count in (10, 50))
-    whole = sum(len(json.dumps(_candidate_document(c))) for c in several(1).models[0].candidates)
+    whole = sum(
+        len(json.dumps(_candidate_documents([c])[0])) for c in several(1).models[0].candidates
+    )
     assert (many - few) / 40 < len(dump_plan(several(1))) - whole / 2
 
 
@@ -66,7 +68,7 @@ def test_a_document_with_whole_candidates_is_read_too() -> None:
     for key in [key for key in document if key.startswith("shared_")]:
         del document[key]
     for model, planned in zip(document["models"], plan.models, strict=True):
-        model["candidates"] = [_candidate_document(c) for c in planned.candidates]
+        model["candidates"] = [_candidate_documents([c])[0] for c in planned.candidates]
     assert parse_plan(json.loads(json.dumps(document)), "p") == plan
 
 

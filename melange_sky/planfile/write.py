@@ -21,6 +21,8 @@ from melange_sky.plans import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.capacities import CapacityCell, DeploymentOption, OptionCapacity
     from melange_sky.constraints import Constraints
     from melange_sky.engines import EngineChoice
@@ -36,7 +38,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """
     if not plan.lists_models:
         (model,) = plan.models
-        whole = [_candidate_document(candidate) for candidate in model.candidates]
+        whole = _candidate_documents(model.candidates)
         return {
             "schema_version": SCHEMA_VERSION,
             "fleet_id": plan.fleet_id,
@@ -291,14 +293,21 @@ def _own_option_fields(option: DeploymentOption) -> dict[str, Any]:
     }
 
 
-def _candidate_document(candidate: OptionCapacity) -> dict[str, Any]:
+def _candidate_documents(candidates: Sequence[OptionCapacity]) -> list[dict[str, Any]]:
+    """Return candidates as documents; the rates of one replica in several places are put together once."""
+    rates = {id(candidate.cells): candidate.cells for candidate in candidates}
+    documents = {key: _rates_document(cells) for key, cells in rates.items()}
+    return [_candidate_document(c, documents[id(c.cells)]) for c in candidates]
+
+
+def _candidate_document(candidate: OptionCapacity, rates: dict[str, Any]) -> dict[str, Any]:
     option = candidate.option
     return {
         **_own_option_fields(option),
         "offer": _offer_document(option.offer) if option.offer else None,
         "fallbacks": [_offer_document(offer) for offer in option.fallbacks],
         "engine": _flat(option.engine) if option.engine else None,
-        **_rates_document(candidate.cells),
+        **rates,
     }
 
 

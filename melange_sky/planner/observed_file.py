@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError
 from melange_sky.planner.output_files import write_text
 from melange_sky.reuse import ReuseCounter
-from melange_sky.spec.histogram import HistogramBuilder, histogram_yaml
+from melange_sky.spec.histogram import histogram_yaml
+from melange_sky.spec.histogram_builder import HistogramBuilder
 
 if TYPE_CHECKING:
     from melange_sky.reuse import Reuse, SeenPrompt

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
 from melange_sky.rendering.names import gateway_name
-from melange_sky.rendering.services import dump
-from melange_sky.resources import templates_dir
+from melange_sky.rendering.services import dump, read_template
 
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
@@ -21,9 +18,7 @@ GATEWAY_FILE = "gateway.task.yaml"
 def render_gateway(plan: Plan) -> str:
     """Return the text of the gateway's task. Of the plan it has the name and its engines' keys alone."""
     name = gateway_name(plan)
-    document: dict[str, Any] = yaml.safe_load(
-        (templates_dir() / GATEWAY_FILE).read_text(encoding="utf-8")
-    )
+    document = read_template(GATEWAY_FILE)
     document["name"] = name
     keys = sorted({engine_named(model.engine.name).key_variable for model in plan.models})
     document["secrets"] |= dict.fromkeys(keys, "")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from melange_sky.offers import Offer
     from melange_sky.plans import Allocation, ModelPlan, Plan, SkyFields
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 GATED_SECRET = "HF_TOKEN"
 """The secret that a model needs for whose download Hugging Face asks for a token."""
 
@@ -167,11 +169,17 @@ def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:
     return engine_named(plan.engine.name).serve_command(replica)
 
 
+def read_template(name: str) -> dict[str, Any]:
+    """Return a shipped template as data."""
+    text = (templates_dir() / name).read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.load(text, Loader=_LOADER)
+    return document
+
+
 @lru_cache(maxsize=8)
 def service_skeleton(template: str) -> dict[str, Any]:
     """Return an engine's template as data; it is shared and must not be changed."""
-    text = (templates_dir() / template).read_text(encoding="utf-8")
-    skeleton: dict[str, Any] = yaml.safe_load(text)
+    skeleton = read_template(template)
     assert skeleton["service"]["ports"] == skeleton["resources"]["ports"] == PORT
     return skeleton
 

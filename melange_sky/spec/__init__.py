@@ -2,14 +2,17 @@
 
 `load_spec` reads a spec or Mélange's own JSON config and tells every problem at once; `trace_files`
 takes request traces as workloads; `histogram` turns requests into a workload and writes it for a spec.
+What reads and counts requests is loaded when it is first asked for: few specs have a trace.
 """
 
 from __future__ import annotations
 
-from melange_sky.spec.histogram import Histogram, HistogramBuilder, build_histogram, histogram_yaml
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.spec.histogram import Histogram, histogram_yaml
 from melange_sky.spec.load import SpecSource, load_own_spec, load_spec, source_name
 from melange_sky.spec.mapping import DICT_PATH
-from melange_sky.spec.trace_files import blocks_of, files_of, options_of, trace_name
 from melange_sky.spec.values import (
     AcceleratorChoice,
     CheckpointChoice,
@@ -20,6 +23,20 @@ from melange_sky.spec.values import (
     ServedModel,
     Spec,
 )
+
+if TYPE_CHECKING:
+    from melange_sky.spec.histogram_builder import HistogramBuilder, build_histogram
+    from melange_sky.spec.trace_files import blocks_of, files_of, options_of, trace_name
+
+_HOME = {
+    "HistogramBuilder": "histogram_builder",
+    "blocks_of": "trace_files",
+    "build_histogram": "histogram_builder",
+    "files_of": "trace_files",
+    "options_of": "trace_files",
+    "trace_name": "trace_files",
+}
+"""What a spec without a trace does without → the module that has it."""
 
 __all__ = [
     "DICT_PATH",
@@ -44,3 +61,11 @@ __all__ = [
     "source_name",
     "trace_name",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = found  # the next access finds it at once
+    return found

@@ -16,8 +16,6 @@ from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
 from melange_sky.spec.reuse import FROM_FILE, NONE, read_reuse
 from melange_sky.spec.schema import MOST_RPS, HistogramSection, WorkloadFile, WorkloadSection
-from melange_sky.spec.trace_files import files_of, histogram_of_trace, is_pattern
-from melange_sky.traces.options import read_options
 from melange_sky.workload import (
     AS_FOUND,
     Arrivals,
@@ -248,6 +246,8 @@ def _histogram(
     try:
         if section.distribution is not None:
             return _named(section.distribution, folder, place / "distribution")
+        from melange_sky.spec.trace_files import histogram_of_trace  # few specs have a trace
+
         return histogram_of_trace(trace, *grid)
     except InputError as error:
         for message in error.problems:
@@ -263,6 +263,8 @@ def _trace_files(
         return ()
     if not names:
         place.add("names no file")
+    from melange_sky.spec.trace_files import files_of, is_pattern  # few specs have a trace
+
     good = bool(names)
     for k, name in enumerate(names):
         where = place if len(names) == 1 else place / k
@@ -286,6 +288,8 @@ def _trace_options(section: WorkloadSection, place: Place) -> TraceOptions | Non
         return None
     if columns is None and section.timezone is None:
         return TraceOptions(keep_failed=section.keep_failed)
+    from melange_sky.traces.options import read_options  # few specs have a trace
+
     try:
         return read_options(columns, section.timezone, keep_failed=section.keep_failed)
     except InputError as error:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError
 from melange_sky.rates import RateCounter
 from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitting_edges
-from melange_sky.spec.histogram import Histogram, HistogramBuilder
+from melange_sky.spec.histogram import Histogram
+from melange_sky.spec.histogram_builder import HistogramBuilder
 from melange_sky.spec.intake import busiest_of, check_span, intake_of
 from melange_sky.traces import TraceReader
 from melange_sky.workload import AS_FOUND, TraceFiles, TraceOptions

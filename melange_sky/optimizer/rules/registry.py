@@ -84,15 +84,23 @@ class RuleSet:
 
         Enough to serve every bucket alone, once more for each spare, and what is asked for anyway.
         """
-        usable = 1 - self.problem.headroom
-        for rule in self.rules:
-            usable *= rule.usable_fraction
+        usable = self.usable_fraction
         spare = max(rule.spare_instances for rule in self.rules)
         least = max(rule.least_instances for rule in self.rules)
         return [
             max(math.ceil(column.most_load / usable - _ROUNDING) + spare, least)
             for column in canonical.columns
         ]
+
+    @property
+    def usable_fraction(self) -> float:
+        """The part of an instance's capacity that may be used, whatever goes wrong."""
+        return (1 - self.problem.headroom) * math.prod(rule.usable_fraction for rule in self.rules)
+
+    @property
+    def only_serves(self) -> bool:
+        """Whether every fleet that carries all requests in time keeps to the rules."""
+        return all(isinstance(rule, Serve | Load | Attainment) for rule in self.rules)
 
     @property
     def goal_is_cost(self) -> bool:

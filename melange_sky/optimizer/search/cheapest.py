@@ -11,7 +11,12 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.counting import least_by_counting
-from melange_sky.optimizer.search.incumbent import affordable, first_options, hurried
+from melange_sky.optimizer.search.incumbent import (
+    affordable,
+    first_options,
+    hurried,
+    least_alone,
+)
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import Point, read_point
 
@@ -76,6 +81,9 @@ def _find_among_all(
     canonical: Canonical, problem: Problem, options: SolveOptions
 ) -> Cheapest | Termination:
     enough = options.deadline.share(options.search_fraction)
+    alone = least_alone(canonical, problem, options)
+    if alone is not None:
+        canonical = affordable(canonical, problem, options, alone)
     few = first_options(canonical, problem, options)
     if few is None:
         return _find(canonical, problem, options, enough)

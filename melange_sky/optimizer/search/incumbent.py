@@ -83,6 +83,22 @@ def affordable(
     return canonical.keep(k for k in kept if canonical.columns[k].price <= most)
 
 
+def least_alone(canonical: Canonical, problem: Problem, options: SolveOptions) -> float | None:
+    """Return the least cost of a fleet with one option per model, all in time; None where none is known to do.
+
+    None too where a rule might stand against such a fleet, or nothing is to be served.
+    """
+    rules, cost = RuleSet.of(problem, options), 0.0
+    if not rules.only_serves:
+        return None
+    for demand in range(len(canonical.demands)):
+        of_demand = canonical.of_demand(demand)
+        loads = canonical.loads_by_way(of_demand)[:, 0].sum(axis=1)
+        prices = np.array([canonical.columns[k].price for k in of_demand])
+        cost += float((np.ceil(loads / rules.usable_fraction) * prices).min(initial=np.inf))
+    return cost if 0 < cost < np.inf else None
+
+
 def hurried(options: SolveOptions) -> SolveOptions:
     """Return options for the first look: near enough, soon, nothing besides the cost."""
     return replace(
