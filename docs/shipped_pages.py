@@ -10,6 +10,8 @@ from mkdocs.structure.files import File, Files
 
 from melange_sky.help import Style, page_text, topics
 
+_FILE = re.compile(r"^<!-- file: (\S+) -->$", re.MULTILINE)
+
 ROOT = Path(__file__).resolve().parent.parent
 BESIDE = {"security.md": "SECURITY.md"}
 """Page of the site → file of the repository."""
@@ -29,6 +31,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for page, text in texts.items():
         files.append(File.generated(config, page, content=_with_site_links(text)))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Show the files that a page names by `<!-- file: PATH -->`."""
+    return _FILE.sub(_shown, markdown)
+
+
+def _shown(named: re.Match[str]) -> str:
+    text = (ROOT / named[1]).read_text(encoding="utf-8").strip()
+    return f'```yaml title="{named[1]}"\n{text}\n```'
 
 
 def _with_site_links(text: str) -> str:

@@ -65,3 +65,10 @@ def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "gone.md" in done.stderr
     assert "#nowhere" in done.stderr
+
+
+def test_an_example_is_shown_as_it_lies(site: Path) -> None:
+    text = (site / "examples" / "index.html").read_text(encoding="utf-8")
+    assert "&lt;!-- file" not in text
+    assert "<!-- file" not in text
+    assert text.count('class="filename"') == 6
