@@ -6,11 +6,11 @@ import asyncio
 import json
 import logging
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from melange_sky.gateway.affinity import Affinity
 from melange_sky.gateway.blocks import seen_prompt
+from melange_sky.gateway.documents import parsed
 from melange_sky.routing import policy
 from melange_sky.streams import response_id_of, usage_of
 
@@ -31,8 +31,7 @@ _LAST_USAGE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """A request that a replica served to its end. Times in seconds of the loop's clock."""
 
     request: ClientRequest
@@ -127,7 +126,7 @@ def _document(answer: ReplicaAnswer) -> dict[str, Any]:
         found = _LAST_USAGE.findall(text)
         text = b'{"usage":' + found[-1] + b"}" if found else b"{}"
     try:
-        document = json.loads(text)
+        document = parsed(text, json.loads)
     except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}

@@ -6,8 +6,7 @@ import asyncio
 import tempfile
 import zlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from melange_sky.gateway.backend import Attempt
@@ -26,8 +25,7 @@ class TooLargeError(Exception):
     """An answer beyond the limit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaAnswer:
+class ReplicaAnswer(NamedTuple):
     """A whole answer of a replica: `body`, or a `file` of `size` bytes where it is large.
 
     `encoding` is its Content-Encoding, None where the body is as it is.

@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _PHRASES = {int(status): status.phrase for status in HTTPStatus}
 _BODILESS = (204, 304)
@@ -26,9 +26,6 @@ class TooLargeBodyError(Exception):
 
 class Connection(Protocol):
     """What a call needs of the connection that it came by."""
-
-    def write(self, data: bytes) -> None:
-        """Send bytes, or keep them while the client does not read."""
 
     async def drain(self) -> None:
         """Wait until the client reads."""
@@ -60,6 +57,7 @@ class Call:
         "_connection",
         "_error",
         "_parts",
+        "_send",
         "_waiter",
         "begun",
         "blocked_since_s",
@@ -75,9 +73,9 @@ class Call:
         "size",
     )
 
-    def __init__(self, connection: Connection) -> None:
-        """Start with nothing known."""
-        self._connection = connection
+    def __init__(self, connection: Connection, send: Callable[[bytes], None]) -> None:
+        """Start with nothing known; `send` takes the answer's bytes."""
+        self._connection, self._send = connection, send
         self.method = ""
         self.path: str | None = None
         self.headers: dict[bytes, bytes] = {}
@@ -135,7 +133,7 @@ class Call:
         """Return the body. Raises BadRequestError, TooLargeBodyError, or asyncio.TimeoutError."""
         if not self.complete and self._error is None:
             if self.headers.get(b"expect", b"").lower() == b"100-continue":
-                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._waiter = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._waiter], timeout=within_s)
         if self._error is not None:
@@ -148,7 +146,7 @@ class Call:
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Answer with a whole body."""
         head = self._head(status, headers, f"Content-Length: {len(body)}\r\n")
-        self._connection.write(head + body if self.method != "HEAD" else head)
+        self._send(head + body if self.method != "HEAD" else head)
         self._end()
 
     def begin(self, status: int, headers: Mapping[str, str], length: int | None = None) -> None:
@@ -159,12 +157,12 @@ class Call:
             self._chunked, framing = True, "Transfer-Encoding: chunked\r\n"
         else:
             self.keep_alive, framing = False, ""
-        self._connection.write(self._head(status, headers, framing))
+        self._send(self._head(status, headers, framing))
 
     def write(self, data: bytes) -> None:
         """Send a part of the body."""
         if data:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+            self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     async def drain(self) -> None:
         """Wait until the client reads."""
@@ -174,7 +172,7 @@ class Call:
     def end(self) -> None:
         """End the body."""
         if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
+            self._send(b"0\r\n\r\n")
         self._end()
 
     def cut(self) -> None:

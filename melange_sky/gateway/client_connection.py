@@ -100,7 +100,7 @@ class ClientConnection(asyncio.Protocol):
         """Begin a request."""
         if self._coming is not None:  # an upgrade was declined: it is read once more without
             return
-        self._coming = Call(self)
+        self._coming = Call(self, self._transport.write)
         self._url, self._fields, self._headed = b"", 0, False
 
     def on_url(self, url: bytes) -> None:
@@ -163,12 +163,8 @@ class ClientConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             self._break(error)
         else:
-            self._bound_head()
-
-    def _bound_head(self) -> None:
-        limit = _HEAD_FIELDS * self._clients.settings.header_bytes
-        if self._head_bytes > limit and not self._headed:
-            self._break(BadRequestError())
+            if self._head_bytes > self._clients.head_bytes and not self._headed:
+                self._break(BadRequestError())
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Read a request that asks for another protocol as if it did not; nothing may follow it."""
@@ -186,7 +182,7 @@ class ClientConnection(asyncio.Protocol):
         """Read no more: where the request ends, and the next begins, is in doubt."""
         log.info("a request that is not HTTP: %s", type(error).__name__)
         self._broken = True
-        call = self._coming or Call(self)
+        call = self._coming or Call(self, self._transport.write)
         self._coming = None
         call.keep_alive = False
         call.fail(BadRequestError())
@@ -264,10 +260,6 @@ class ClientConnection(asyncio.Protocol):
 
     # What a call calls.
 
-    def write(self, data: bytes) -> None:
-        """Send bytes."""
-        self._transport.write(data)
-
     async def drain(self) -> None:
         """Wait until the client reads, or is gone."""
         if self._resumed is not None:
@@ -311,6 +303,7 @@ class Clients:
     ) -> None:
         """Start with none; call within a running loop. `handle` answers a call."""
         self.handle, self.settings, self.body_bytes = handle, settings, body_bytes
+        self.head_bytes = _HEAD_FIELDS * settings.header_bytes
         self.loop = asyncio.get_running_loop()
         self.open: dict[ClientConnection, None] = {}
         self._look_every_s = min(1.0, settings.header_s / 8)

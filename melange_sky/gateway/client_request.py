@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
+
+from melange_sky.gateway.documents import parsed
 
 COMPLETION_DEFAULT_TOKENS = 16
 """`max_tokens` of a text completion that gives none, with OpenAI and the engines alike."""
@@ -77,8 +78,7 @@ class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gatew
         return json.dumps(document | {"error": error}).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class ClientRequest:
+class ClientRequest(NamedTuple):
     """One parsed request.
 
     `max_tokens` None where none was given; `prompts` are answered at once, by `choices` answers each.
@@ -129,8 +129,7 @@ def parse_request(endpoint: ApiPath, body: bytes) -> ClientRequest:
 
 def _document(body: bytes) -> dict[str, Any]:
     try:
-        # decode first: json would also take UTF-16, which the bytes sent on are not
-        document = _JSON.decode(body.decode("utf-8"))
+        document = parsed(body, _lenient)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not JSON that can be read", "invalid_json") from error
     if not isinstance(document, dict):
@@ -143,6 +142,10 @@ def _no_constant(_name: str) -> Any:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_constant)
+
+
+def _lenient(body: bytes) -> Any:
+    return _JSON.decode(body.decode("utf-8"))
 
 
 def _invalid(message: str, param: str) -> Refusal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
@@ -17,6 +16,7 @@ log = logging.getLogger(__name__)
 _BACKLOG = 1024
 _HANDSHAKE_S = 10.0
 _PAUSE_S = 0.05
+_AT_ONCE = 16
 
 
 class Listener:
@@ -31,6 +31,7 @@ class Listener:
         """Nothing is opened yet."""
         self._protocol, self._has_room, self._tls = protocol, has_room, tls
         self._sockets: list[socket.socket] = []
+        self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.pending = 0
         """Connections accepted of which the protocol does not know yet."""
@@ -49,7 +50,7 @@ class Listener:
             self.close()
             raise
         for each in self._sockets:
-            self._spawn(self._accept(each))
+            self._watch(each)
 
     def _bind(self, family: int, address: tuple[object, ...]) -> None:
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -64,31 +65,45 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting."""
+        for timer in self._paused.values():
+            timer.cancel()
         for task in self._tasks:
             task.cancel()
-        for each in self._sockets:
-            each.close()
+        while self._sockets:
+            listening = self._sockets.pop()
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            while not self._has_room():
-                await asyncio.sleep(_PAUSE_S)
+    def _watch(self, listening: socket.socket) -> None:
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Let connections in; a few at a time, as a full backlog must not keep the loop from all else."""
+        for _ in range(_AT_ONCE):
+            if not self._has_room():
+                self._pause(listening)
+                return
             try:
-                connection, _ = await loop.sock_accept(listening)
+                connection, _ = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
             except OSError as error:  # ours, or a client that left before it was let in
                 if own_limit(error) is not None:
                     log.warning("no connection can be accepted now: %s", own_limit(error))
-                await asyncio.sleep(_PAUSE_S)
-                continue
+                self._pause(listening)
+                return
             self.pending += 1
             self._spawn(self._take(connection))
-            await asyncio.sleep(0)  # a full backlog must not keep the loop from everything else
+
+    def _pause(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)
+        self._paused[listening] = loop.call_later(_PAUSE_S, self._watch, listening)
 
     async def _take(self, connection: socket.socket) -> None:
         try:
@@ -98,8 +113,6 @@ class Listener:
 
     async def _hand_over(self, connection: socket.socket) -> None:
         connection.setblocking(False)
-        with contextlib.suppress(OSError):
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         waits = None if self._tls is None else _HANDSHAKE_S
         try:
             await asyncio.get_running_loop().connect_accepted_socket(

@@ -159,18 +159,17 @@ class ReplicaConnection(asyncio.Protocol):
         if not self._asked or self._error is not None:
             self._transport.abort()
             return
-        if not self._headed:
-            self._begun = True
-            self._head_bytes += len(data)
+        self._begun = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._break()
-        else:
-            self._bound_head()
+        if not self._headed:
+            self._bound_head(len(data))
 
-    def _bound_head(self) -> None:
-        if self._head_bytes > _MOST_HEAD_BYTES and not self._headed:
+    def _bound_head(self, more: int) -> None:
+        self._head_bytes += more
+        if self._head_bytes > _MOST_HEAD_BYTES:
             self._break()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -214,8 +213,9 @@ class ReplicaConnection(asyncio.Protocol):
         """Take a piece of the body."""
         if self._whole:
             return
-        if self._sink is not None:
-            self._sink.take(piece)
+        sink = self._sink
+        if sink is not None:
+            sink.take(piece)
             return
         self._pieces.append(piece)
         self._unread_bytes += len(piece)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.gateway.client_request import Refusal
 from melange_sky.gateway.outliers import is_outlier
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestSize:
+class RequestSize(NamedTuple):
     """What is known of a request: prompt tokens, the longest output asked for, and its session.
 
     `input_tokens` are those of one prompt, on average; `longest_tokens` of the longest with its output.
@@ -44,8 +43,7 @@ class RequestSize:
     session: Session | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """A place at a replica, held while a request is there. `trial`: the replica was left out before."""
 
     service: Service

@@ -7,6 +7,8 @@ import re
 from melange_sky.streams import Usage, end_of_events, event_data, read_chunk, split_events
 
 _TELLS = re.compile(rb'"(?:usage|error)"\s*:(?!\s*null)|"response\.failed"')
+_MAY_TELL = re.compile(rb'"(?:usage|error|response\.failed)"')
+_CONTENT = b'"content":"'
 _OUTPUT = re.compile(
     rb'"(?:content|text|reasoning_content|reasoning|delta|arguments|thinking|partial_json)":\s*"[^"]'
 )
@@ -42,6 +44,8 @@ class EventStream:
         """Return what is to be sent on for a chunk that came."""
         if self._opaque:
             return chunk
+        if not self._held and chunk.endswith(b"\n\n") and b"\r" not in chunk:
+            return self._read(chunk)  # whole events, as most come
         data = self._held + chunk if self._held else chunk
         end = end_of_events(data, max(0, len(self._held) - 3) if self._held else 0)
         if end == 0:
@@ -61,11 +65,12 @@ class EventStream:
 
     def _read(self, whole: bytes) -> bytes:
         """Read whole events; return them less what the client did not ask for."""
-        if whole.count(b"data:") == 1 and b'"content":"' in whole:  # as most are, and quick to tell
-            self.outputs += b'"content":""' not in whole
+        at = whole.rfind(_CONTENT)
+        if at >= 0 and whole.count(b"data:") == 1:  # as most are, and quick to tell
+            self.outputs += not whole.startswith(b'"', at + len(_CONTENT))
         else:
             self.outputs += len(_OUTPUT.findall(whole))
-        if not (b'"usage"' in whole or b'"error"' in whole or b'"response.failed"' in whole):
+        if not _MAY_TELL.search(whole):
             return whole
         events = split_events(whole)
         kept = [event for event in events if not self._take(event) or not self._hide]

@@ -10,9 +10,8 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from melange_sky.errors import InputError
 from melange_sky.gateway.client_request import ApiPath
@@ -30,8 +29,7 @@ _THREAD_BYTES = 16 * 1024
 _MOST_BYTES_FACTOR = (1.0, 12.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCount:
+class PromptCount(NamedTuple):
     """Tokens of all prompts of a request, and of its longest one.
 
     `estimated_from_bytes` is 0 where the count is exact, or where a replica's count would not be of

@@ -6,7 +6,7 @@ import asyncio
 import re
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.gateway.answers import ReplicaAnswer, TooLargeError, read_answer
 from melange_sky.gateway.backend import Attempt, Probe
@@ -198,8 +198,7 @@ def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
     return answer
 
 
-@dataclass(frozen=True, slots=True)
-class ForwardedHeaders:
+class ForwardedHeaders(NamedTuple):
     """The header `lines` that a replica gets of a request, with the `request_id` in them."""
 
     request_id: str
