@@ -75,7 +75,7 @@ def plan(
     SPEC is a melange_sky YAML spec, or a Mélange JSON config. Without one, --model, --rate, --input, --output
     and an SLO say what is served; the spec that they stand for goes to stderr.
     """
-    from melange_sky.planner.plan_files import write_plan
+    from melange_sky.planner.plan_files import restarts, write_plan
     from melange_sky.planner.planning import PlanOptions, missed_reasons
 
     source, named_folder = spec_or_flags(spec, flags)
@@ -83,7 +83,10 @@ def plan(
     output, folder = output or named_folder, None
     if planned.is_deployable or output is not None:
         folder = output or Path(f"{planned.name}-plan")
+        changed = restarts(planned, folder)
         planned = write_plan(planned, folder, force=force)
+        for line in changed:
+            click.echo(f"note: {line}", err=True)
     _show(planned, folder, output_format)
     reasons = missed_reasons(planned)
     if reasons:

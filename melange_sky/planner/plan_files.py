@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from melange_sky.planfile import PLAN_FILE, dump_plan, load_plan
 from melange_sky.planner.fleet_ids import earlier_fleet_id, new_fleet_id
@@ -17,7 +19,39 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-__all__ = ["dump_plan", "load_plan", "render_services", "write_plan"]
+__all__ = ["dump_plan", "load_plan", "render_services", "restarts", "write_plan"]
+
+
+def restarts(planned: Plan, folder: Path) -> tuple[str, ...]:
+    """Return what of the services in `folder` would replace running replicas, a sentence for each service.
+
+    Services are compared as SkyServe compares them; one that is new, gone or cannot be read has none.
+    """
+    from melange_sky.skyserve.changes import differences
+
+    lines = []
+    for name, text in render_services(planned).items():
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            before, after = _document(path.read_text(encoding="utf-8")), _document(text)
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        changed = differences(before, after)
+        if changed:
+            lines.append(
+                f"{name.removesuffix('.sky.yaml')}: {', '.join(changed)} changed since the plan in {folder}, so"
+                " that an update replaces its replicas one by one"
+            )
+    return tuple(lines)
+
+
+def _document(text: str) -> dict[str, Any]:
+    document = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if not isinstance(document, dict):
+        raise ValueError("not a service")
+    return document
 
 
 def write_plan(planned: Plan, folder: Path, *, force: bool = False) -> Plan:

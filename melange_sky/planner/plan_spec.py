@@ -36,7 +36,7 @@ from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_
 from melange_sky.planner.proposals import proposal
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
-from melange_sky.planner.sky_check import checked_by_sky
+from melange_sky.planner.sky_check import checked_by_sky, disk_notes
 from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.profiles import engine_generation
@@ -72,6 +72,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     """
     with checked_by_sky(spec) as notes:
         planned = _plan_loaded(spec, request)
+    notes += disk_notes(planned) if spec.sky.block() else []
     if not notes:
         return planned
     return replace(planned, warnings=(*planned.warnings, *notes))

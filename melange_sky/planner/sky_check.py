@@ -4,21 +4,53 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.plans import PlanWarning
 from melange_sky.rendering import sample_documents
+from melange_sky.rendering.sizing import disk_gb
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from melange_sky.plans import Plan
     from melange_sky.skyserve.parse import SkyParser
     from melange_sky.spec import Spec
 
 _TAKEN: set[str] = set()
 """Documents that SkyPilot has taken, as JSON."""
+
+
+def disk_notes(planned: Plan) -> list[PlanWarning]:
+    """Warn of disks that the user sized below what system and weights need."""
+    notes = {}
+    for model in planned.models:
+        for allocation in model.allocations:
+            option = allocation.candidate.option
+            given = (model.sky.of(option).get("resources") or {}).get("disk_size")
+            needed = disk_gb(model, option)
+            size = _gigabytes(given)
+            if size is not None and size < needed:
+                notes[model.name, size] = PlanWarning(
+                    code="sky",
+                    message=f"sky.resources.disk_size: {size:g} GB is less than the {needed} GB that system, engine and "
+                    f"weights of {model.model} take",
+                )
+    return list(notes.values())
+
+
+def _gigabytes(size: object) -> float | None:
+    """Return a disk's size in GB as SkyPilot reads it (a number, or text such as 200GB), None for others."""
+    match = re.fullmatch(
+        r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])i?b?)?", str(size or "").strip(), re.IGNORECASE
+    )
+    if match is None:
+        return None
+    scale = {"k": 1e-6, "m": 1e-3, "g": 1.0, "t": 1e3, "p": 1e6}
+    return float(match[1]) * scale[(match[2] or "g").casefold()]
 
 
 @contextlib.contextmanager

@@ -320,3 +320,28 @@ def test_skypilot_s_fields_elsewhere_are_shown_their_place(tmp_path: Path) -> No
         "'file_mounts': SkyPilot's own fields go under sky: {file_mounts: …}",
     ):
         assert said in done.stderr
+
+
+def test_a_replan_tells_what_it_would_restart(tmp_path: Path) -> None:
+    label = "sky:\n  resources: {labels: {team: search}}\n"
+    assert plan_with(tmp_path, label).returncode == 0
+    same = plan_with(
+        tmp_path, label.replace("  res", "  service: {readiness_probe: /v1/models}\n  res")
+    )
+    assert same.returncode == 0 and "changed since" not in same.stderr
+    moved = plan_with(tmp_path, label.replace("search", "ads") + "  envs: {A: b}\n")
+    assert moved.returncode == 0
+    lines = [line for line in moved.stderr.splitlines() if line.startswith("note: chat-")]
+    assert lines and all(
+        "envs, resources.labels changed since the plan in chat-plan" in s for s in lines
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [("50", True), ("50GB", True), ("1TB", False), ("400", False)]
+)
+def test_a_disk_below_what_the_weights_take_is_told(size: str, told: bool, tmp_path: Path) -> None:
+    done = plan_with(tmp_path, f"sky:\n  resources: {{disk_size: {size}}}\n")
+    assert done.returncode == 0, done.stderr
+    said = "sky.resources.disk_size: 50 GB is less than the 100 GB" in " ".join(done.stdout.split())
+    assert said is told
