@@ -49,7 +49,14 @@ def test_nothing_is_fetched_from_elsewhere(site: Path) -> None:
 
 
 def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
-    for name in ("docs", "mkdocs.yml", "profiling/README.md", "catalogs/README.md", "SECURITY.md"):
+    for name in (
+        "docs",
+        "examples",
+        "mkdocs.yml",
+        "profiling/README.md",
+        "catalogs/README.md",
+        "SECURITY.md",
+    ):
         copy = tmp_path / name
         copy.parent.mkdir(exist_ok=True)
         if (ROOT / name).is_dir():
