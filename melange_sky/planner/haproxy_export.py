@@ -53,8 +53,10 @@ def export_haproxy(
     unless `force`. Raises InputError for what cannot be exported; nothing is written then.
     """
     wrong = [text for name, text in _NOT_EXPORTED.items() if getattr(options, name) is not None]
-    if options.affinity not in (None, "off"):
-        wrong.append(f"--affinity {options.affinity}: HAProxy is not given sessions yet")
+    if options.affinity == "prefix":
+        wrong.append(
+            "--affinity prefix: HAProxy keeps sessions together, not prompts that begin alike"
+        )
     if wrong:
         raise InputError(*(f"{text}; leave it out with --export" for text in wrong))
     served, urls = plan_and_backends(plan, options)
@@ -92,6 +94,7 @@ def _model(seat: Seating, backends: list[Backend]) -> ServedModel:
         most_choices=seat.most_choices,
         most_sequences=seat.most_sequences,
         most_tokens=seat.most_tokens,
+        homes=seat.router.homes,
     )
 
 
@@ -126,6 +129,7 @@ def _limits(options: ServeOptions, variable: str) -> ProxyLimits:
         first_byte_s=options.first_byte_s,
         answer_s=Settings().answer_s,
         body_bytes=options.body_bytes,
+        session_header=options.session_header if options.affinity == "session" else None,
     )
 
 

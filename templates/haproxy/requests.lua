@@ -266,10 +266,24 @@ local function prompt_of(path, document)
   return p
 end
 
+-- What a body calls its session, nil where it does not.
+local NAMES = {"session_id", "conversation", "prompt_cache_key", "safety_identifier", "user"}
+
+local function session_of(document)
+  for _, key in ipairs(NAMES) do
+    local name = document[key]
+    if is_object(name) then name = name.id end
+    if type(name) == "string" and name ~= "" then return name end
+    if key == "conversation" and type(document.previous_response_id) == "string" then return nil end
+  end
+  local user = is_object(document.metadata) and document.metadata.user_id
+  return type(user) == "string" and user ~= "" and user or nil
+end
+
 local function rounded(x) return floor(x + 0.5) end
 
--- Read a whole body: {model, stream, max_tokens, prompts, choices, input_tokens, longest_tokens}, or
--- nil and what to answer: {status, message, code, param}.
+-- Read a whole body: {model, stream, max_tokens, prompts, choices, input_tokens, longest_tokens, session},
+-- or nil and what to answer: {status, message, code, param}.
 function M.read(path, body, bytes_per_token)
   local document = M.decode(body)
   if not document then return nil, {400, "the body is not a JSON object that can be read", "invalid_json"} end
@@ -295,6 +309,7 @@ function M.read(path, body, bytes_per_token)
     model = model, stream = document.stream == true and LENGTHS[path] ~= nil, max_tokens = most,
     prompts = prompts, choices = max(n or 1, best or 1, 1),
     input_tokens = max(1, rounded(tokens / prompts)), longest_tokens = longest + (most or 1),
+    session = session_of(document),
   }
 end
 

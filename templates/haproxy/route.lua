@@ -75,8 +75,9 @@ for _, model in ipairs(plan.models) do
       model.servers = model.servers + 1
     end
   end
-  model.credit = {}
+  model.credit, model.recent = {}, {}
   for c, mix in ipairs(model.mix) do
+    model.recent[c] = {table.unpack(mix)}
     local phases, sum = {}, 0
     for k, share in ipairs(mix) do
       phases[k] = share * (math.random() - 0.5)
@@ -264,6 +265,10 @@ core.register_action("melange_read", {"http-req"}, function(txn)
     got.longest_tokens = min(got.longest_tokens, model.most_tokens)
   end
   ask.longest, ask.class = got.longest_tokens, class_of(model, got.input_tokens, got.max_tokens)
+  if plan.session_header then
+    local given = txn.sf:req_hdr(plan.session_header)
+    ask.session = given ~= "" and given or got.session
+  end
   txn:set_var("txn.model", model.name)
   txn:set_var("txn.backend", model.backend)
   txn:set_var("txn.input", got.input_tokens)
@@ -333,31 +338,106 @@ local function choose_unfit(model, seen, c, tokens)
   return nil, full and "full" or "down"
 end
 
-local function choose(txn, model, ask, barred, at)
-  local c, tokens, seen = ask.class, ask.longest, {}
-  local mix, credit, fit = model.mix[c], model.credit[c], model.fit[c]
-  local best, best_score, planned, top, total = nil, -huge, nil, -huge, 0
+-- Look at all options: what is there of each, and whether it can take the request.
+local function survey(txn, model, ask, barred, at)
+  local seen, fit = {}, model.fit[ask.class]
   for k, option in ipairs(model.options) do
     local load, copies, server, place = look(txn, option, barred, at)
     if copies > 0 then
-      local found = {load = load, server = server, at = place, option = option}
-      seen[k] = found
-      if fit[k] and tokens <= option.limit_tokens and load < plan.full_load then
-        found.usable = true
-        local owed = OFF_PLAN
-        if mix[k] > 0 then
-          total, owed = total + mix[k], credit[k] + mix[k]
-          if owed > top then top, planned = owed, k end
-        end
-        local score = owed - TIE_BREAK * load
-        if load > SPILL_LOAD then score = score - SPILL_GAIN * (load - SPILL_LOAD) end
-        if score > best_score then best, best_score = k, score end
+      local usable = fit[k] and ask.longest <= option.limit_tokens and load < plan.full_load
+      seen[k] = {load = load, server = server, at = place, option = option, usable = usable, copies = copies}
+    end
+  end
+  return seen
+end
+
+local function choose(model, ask, seen)
+  local c, tokens = ask.class, ask.longest
+  local mix, credit = model.mix[c], model.credit[c]
+  local best, best_score, planned, top, total = nil, -huge, nil, -huge, 0
+  for k = 1, #mix do
+    local found = seen[k]
+    if found and found.usable then
+      local owed = OFF_PLAN
+      if mix[k] > 0 then
+        total, owed = total + mix[k], credit[k] + mix[k]
+        if owed > top then top, planned = owed, k end
       end
+      local score = owed - TIE_BREAK * found.load
+      if found.load > SPILL_LOAD then score = score - SPILL_GAIN * (found.load - SPILL_LOAD) end
+      if score > best_score then best, best_score = k, score end
     end
   end
   if not best then return choose_unfit(model, seen, c, tokens) end
   if mix[best] > 0 then pay(model, seen, c, best, total) end
   return take(seen, best), not planned and "failover" or best == planned and "planned" or "spilled"
+end
+
+-- Sessions (melange_sky/routing/affinity.py): a session is a point; each class divides all points among
+-- the options by the plan's shares, so that a session stays where it is. Within an option it goes to the
+-- replica that its hash puts first (rendezvous hashing), past those that hold more than 1.25 times the mean.
+local SPAN, DRAWS, RECENT = 1 << 30, 8, 1024
+local LEAST_LOAD, MOST_LOAD, OVER_SHARE = 0.95, 1.25, 0.2
+
+local function option_at(pieces, point)
+  local i = 1
+  while pieces[i] <= point do i = i + 2 end
+  return pieces[i + 1]
+end
+
+local function mixed(seed, low, high)
+  local h = (seed ~ low ~ (high << 30)) * 0x9E3779B97F4A7C15
+  h = (h ~ (h >> 29)) * 0xBF58476D1CE4E5B
+  return (h ~ (h >> 32)) >> 1
+end
+
+local function seat(txn, found, barred, at, low, high)
+  local most = math.ceil(1.25 * (found.load * found.copies * found.option.slots + 1) / found.copies)
+  local best, rank = nil, -1
+  for _, server in ipairs(found.option.servers) do
+    if not barred[server.name] and admits(server, at) and txn.f:srv_is_up(server.name) and
+      txn.f:srv_conn(server.name) / server.copies < most then
+      local own = mixed(server.seed, low, high)
+      if own > rank then best, rank = server, own end
+    end
+  end
+  return best or found.server
+end
+
+local function count_share(recent, chosen)
+  for k = 1, #recent do recent[k] = recent[k] * (1 - 1 / RECENT) end
+  recent[chosen] = recent[chosen] + 1 / RECENT
+end
+
+local function choose_home(txn, model, ask, seen, barred, at)
+  local low, high = string.unpack(">I4I4", txn.c:sha2(ask.session, 256))
+  low, high = low & (SPAN - 1), high & (SPAN - 1)
+  local point = (low * 0x2C1B3C6D + high * 0x297A2D39) & (SPAN - 1)
+  local patience = (point & 255) / 256
+  local pieces, recent, most = model.pieces[ask.class], model.recent[ask.class], model.most[ask.class]
+  local home, place = option_at(pieces, point), point
+  local home_is_there = seen[home] and seen[home].usable
+  for draw = 1, DRAWS do
+    local k = draw == 1 and home or option_at(pieces, place)
+    place = (place + 2 * high + 1) & (SPAN - 1)
+    local found = (draw == 1 or k ~= home) and seen[k]
+    if found and found.usable and found.load <= LEAST_LOAD + (MOST_LOAD - LEAST_LOAD) * patience and
+      recent[k] <= most[k] * (1 + OVER_SHARE * patience) then
+      count_share(recent, home_is_there and k or home)
+      return seat(txn, found, barred, at, low, high), k ~= home and home_is_there and "spilled" or "planned"
+    end
+  end
+  if home_is_there and seen[home].load < MOST_LOAD then
+    count_share(recent, home)
+    return seat(txn, seen[home], barred, at, low, high), "planned"
+  end
+  return choose(model, ask, seen)
+end
+
+local function place_for(txn, model, ask, barred, at)
+  local seen = survey(txn, model, ask, barred, at)
+  if ask.session then return choose_home(txn, model, ask, seen, barred, at) end
+  return choose(model, ask, seen)
 end
 
 -- Any server that was not tried, where none may be used: better one in doubt than none.
@@ -380,10 +460,10 @@ local function pick(txn, model, ask)
   if ask.hop > 1 then -- better one whose last request went well
     local doubtful = {}
     for name, each in pairs(model.by_server) do doubtful[name] = each.suspect or ask.tried[name] end
-    server, reason = choose(txn, model, ask, doubtful, at)
+    server, reason = place_for(txn, model, ask, doubtful, at)
     if reason == "full" then server = nil end
   end
-  if not server then server, reason = choose(txn, model, ask, ask.tried, at) end
+  if not server then server, reason = place_for(txn, model, ask, ask.tried, at) end
   if not server and reason == "down" then
     server, reason = last_resort(txn, model, ask.tried), "failover"
   end

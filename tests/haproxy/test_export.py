@@ -191,6 +191,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"backends": ("small=http://[fe80::1%25eth0]:80",)}, "an address with a zone cannot"),
     ({"port": 0}, "--port 0: HAProxy needs a port of its own"),
     ({"tokenizer": Path("x")}, "--tokenizer: HAProxy has none"),
+    ({"affinity": "prefix"}, "--affinity prefix: HAProxy keeps sessions together"),
     ({"observed": Path("x")}, "--observed: HAProxy counts no tokens"),
     ({"api_key_file": Path("/nowhere")}, "--api-key-file: /nowhere: no such file"),
     ({"host": "a b"}, "--host: 'a b' is not a host that HAProxy can be given"),

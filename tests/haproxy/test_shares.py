@@ -275,3 +275,42 @@ def test_long_contexts_get_larger_buffers() -> None:
     sizes = [buffer_bytes([Model(n)]) for n in (0, 4096, 32_768, 131_072, 1_000_000)]  # type: ignore[list-item]
     assert sizes == [65_536, 65_536, 262_144, 262_144, 262_144]
     assert make_engine().max_model_len == 18000
+
+
+@run
+async def test_sessions_stay_and_share_as_planned_and_only_those_of_a_lost_replica_move(
+    tmp_path: Path,
+) -> None:
+    replicas = {
+        "small": [Replica("s1"), Replica("s2"), Replica("s3")],
+        "big": [Replica("b1"), Replica("b2")],
+    }
+    plan = split_plan(left=0.7, rate=500.0)
+    async with proxy_bed(tmp_path, replicas, plan, affinity="session", force_close=False) as b:
+        body = json.dumps({"model": MODEL, "prompt": "word " * 10, "max_tokens": 3})
+
+        async def served() -> dict[str, str]:
+            found = {}
+            for n in range(400):
+                _, answer, _ = await b.post(body, **{"X-Session-Id": f"chat {n}"})
+                found[f"chat {n}"] = answer["served_by"]
+            return found
+
+        first, again = await served(), await served()
+        assert first == again
+        at = Counter(name[0] for name in first.values())
+        chi2 = (at["s"] - 280) ** 2 / 280 + (at["b"] - 120) ** 2 / 120
+        assert chi2 < CHI2_999[1], at
+        assert min(Counter(first.values()).values()) > 30, Counter(first.values())
+        urls = {option: [r.url for r in group] for option, group in replicas.items()}
+        b.export(plan, urls | {"small": urls["small"][1:]})
+        await b.reload()
+        await b.complete()  # the last on the connection that was kept to the old one
+        moved = await served()
+        assert all(moved[n] == first[n] or first[n] == "s1" for n in first)
+        assert {moved[n] for n in first if first[n] == "s1"} == {"s2", "s3"}
+        for name in ("user", "session_id", "conversation"):
+            by_name = {(await b.complete(**{name: "chat 7"}))[1]["served_by"] for _ in range(5)}
+            assert by_name == {moved["chat 7"]}
+        spread = {(await b.complete())[1]["served_by"] for _ in range(20)}
+        assert spread == {"s2", "s3", "b1", "b2"}, "without a session all are used"

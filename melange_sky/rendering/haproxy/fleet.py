@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from melange_sky.plans import ModelPlan
     from melange_sky.routing import RoutingState, RoutingTable
+    from melange_sky.routing.homes import Homes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,8 @@ class ServedModel:
 
     `names` are those that clients use, `replicas` go by option in the plan's order, `slots` says how many
     requests a replica of each holds at its capacity; a request may ask for `most_choices` answers to a
-    prompt and for `most_sequences` in all, and the longest prompt has `most_tokens`, 0 if not known.
+    prompt and for `most_sequences` in all, and the longest prompt has `most_tokens`, 0 if not known. `homes` are
+    those of sessions, None where they are not kept together.
     """
 
     plan: ModelPlan
@@ -41,6 +43,7 @@ class ServedModel:
     most_choices: int
     most_sequences: int
     most_tokens: int
+    homes: Homes | None
 
     @property
     def options(self) -> list[str]:
@@ -54,7 +57,7 @@ class ProxyLimits:
 
     Times are in seconds, sizes in bytes. `key_variable` holds the key for replicas where no file does.
     `proxies` is how many proxies share the replicas; `body_bytes` None: by the models' contexts.
-    `key_needed`: it must not start without a key for clients.
+    `key_needed`: it must not start without a key for clients. `session_header` names a request's session.
     """
 
     host: str
@@ -72,3 +75,4 @@ class ProxyLimits:
     first_byte_s: float
     answer_s: float
     body_bytes: int | None
+    session_header: str | None

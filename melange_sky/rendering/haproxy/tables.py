@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.rendering.haproxy.limits import (
@@ -17,7 +19,8 @@ from melange_sky.routing import FULL_LOAD
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from melange_sky.rendering.haproxy.fleet import ProxyLimits, ServedModel
+    from melange_sky.rendering.haproxy.fleet import ProxyLimits, Replica, ServedModel
+    from melange_sky.routing.homes import Homes
     from melange_sky.routing.vector import Value, Vector
 
 
@@ -65,6 +68,7 @@ def _general(models: Sequence[ServedModel], limits: ProxyLimits) -> dict[str, An
         if limits.replica_key_file is None
         else str(limits.replica_key_file),
         "replica_key_variable": limits.key_variable,
+        "session_header": limits.session_header,
     }
     return {key: value for key, value in general.items() if value is not None}
 
@@ -83,7 +87,12 @@ def _model(model: ServedModel) -> Iterator[str]:
             "limit_tokens": table.limit_tokens[k],
             "slots": model.slots[k],
             "servers": [
-                {"name": name, "copies": each.copies, "host": _host(each.host, each.port)}
+                {
+                    "name": name,
+                    "copies": each.copies,
+                    "host": _host(each.host, each.port),
+                    "seed": _seed(each),
+                }
                 for name, each in zip(names, model.replicas[k], strict=True)
             ],
         }
@@ -93,10 +102,36 @@ def _model(model: ServedModel) -> Iterator[str]:
         ("mix", numbers(state.mix)),
         ("fit", [bool(fit) for fit in numbers(state.fit)]),
     ):
-        yield f"{what} = {{"
-        for at in range(0, len(values), table.options):
-            yield f"  {lua(values[at : at + table.options])},"
-        yield "},"
+        yield from _rows(what, _split(values, table.options))
+    if model.homes is not None:
+        yield from _rows("pieces", _pieces(model.homes))
+        yield from _rows("most", _split(numbers(model.homes.most), table.options))
+
+
+def _rows(what: str, rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    yield f"{what} = {{"
+    for row in rows:
+        yield f"  {lua(row)},"
+    yield "},"
+
+
+def _split(values: Sequence[object], options: int) -> list[Sequence[object]]:
+    return [values[at : at + options] for at in range(0, len(values), options)]
+
+
+def _pieces(homes: Homes) -> list[list[int]]:
+    """Return, per class, where each piece ends and whose it is: end, option, end, option, …"""
+    first = numbers(homes.piece_first)
+    return [
+        [n for at in range(start, end) for n in (homes.piece_end[at], homes.piece_option[at] + 1)]
+        for start, end in itertools.pairwise(first)
+    ]
+
+
+def _seed(replica: Replica) -> int:
+    """Return a number of 60 bits that stands for a replica: by where it answers, so that it stays."""
+    told = _host(replica.host, replica.port).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big") >> 4
 
 
 def numbers(vector: Vector[Value]) -> list[Value]:
