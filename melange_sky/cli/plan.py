@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Constants of the estimates (default: those of the engine's version; a wrong name lists all).",
 )
+@click.option(
+    "--affinity",
+    type=click.Choice(["session", "off"]),
+    default="session",
+    show_default=True,
+    help="How the gateway will route where workload.reuse is given: what prefix caches find depends on it.",
+)
 @objective_options
 @verify_options
 def plan(

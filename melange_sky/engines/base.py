@@ -86,6 +86,7 @@ class Engine(ABC):
     counter. `without_code`: architectures
     that it does not serve by code of its own → the last release that did, None where none ever did.
     `foreign_configs`: types of configs that it reads only by a checkpoint's own code, if `code_flag` lets it.
+    `prefix_cache_flags`: flags of the prefix cache, and whether they turn it on.
     `version_path` answers JSON with `version`; `health_path` 200 once requests are served.
     """
 
@@ -108,6 +109,15 @@ class Engine(ABC):
     without_code: ClassVar[Mapping[str, str | None]] = {}
     foreign_configs: ClassVar[frozenset[str]] = frozenset()
     code_flag: ClassVar[str] = "--trust-remote-code"
+    prefix_cache_flags: ClassVar[Mapping[str, bool]] = {}
+
+    def caches_prefixes(self, args: Sequence[str]) -> bool:
+        """Return whether ended requests' blocks are kept for prompts that begin alike, as by default."""
+        named = [(self.flags.name_of(word), word.partition("=")[2].casefold()) for word in args]
+        for name, value in reversed(named):
+            if name in self.prefix_cache_flags:
+                return self.prefix_cache_flags[name] is (value not in ("false", "0"))
+        return True
 
     @abstractmethod
     def serve_command(self, replica: Replica) -> ServeCommand:

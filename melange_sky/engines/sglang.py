@@ -165,6 +165,7 @@ class Sglang(Engine):
     program = "sglang"
     default_version = "0.5.23"
     generation = "vllm"
+    prefix_cache_flags: ClassVar = {"--disable-radix-cache": False}
     generation_note = (
         "SGLang has no figures of its own yet: its replicas are estimated as those of vLLM, the nearest "
         "engine; measure to know the error (melange-sky profile launch)"

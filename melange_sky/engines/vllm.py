@@ -228,6 +228,10 @@ class Vllm(Engine):
     weights = WEIGHTS
     without_code = WITHOUT_CODE
     foreign_configs = FOREIGN_CONFIGS
+    prefix_cache_flags: ClassVar = {
+        "--enable-prefix-caching": True,
+        "--no-enable-prefix-caching": False,
+    }
     bench = VllmBench()
 
     def serve_command(self, replica: Replica) -> ServeCommand:

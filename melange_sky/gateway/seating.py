@@ -57,7 +57,8 @@ def seating(
     )
     inputs, outputs = bucket_labels(plan.workload)
     seated = [[b for b in backends if b.option == option] for option in options]
-    affinity = settings.affinity or Affinity.OFF
+    planned = Affinity.OFF if plan.reuse is None else Affinity(plan.reuse.affinity)
+    affinity = settings.affinity or planned
     names = [f"{b.url}*{n}" for group in seated for b in group for n in range(b.replicas)]
     return Seating(
         plan=plan,

@@ -38,6 +38,7 @@ from melange_sky.plans import (
     ModelPlan,
     ModelSource,
     Plan,
+    PlannedReuse,
     PlanWarning,
     RateSummary,
     Sensitivity,
@@ -174,6 +175,7 @@ class _Plan(_Solved):
     current: CurrentFleet | None = None
     alternatives: tuple[AlternativeMix, ...] = ()
     verification: Verification | None = None
+    reuse: PlannedReuse | None = None
     rate_profile: RateSummary | None = None
     warnings: tuple[PlanWarning, ...] = ()
     engine: _EngineChoice = _EngineChoice()
@@ -320,6 +322,7 @@ def _model(document: _Plan, where: str) -> ModelPlan:
         engine_generation=document.engine_generation,
         spot=document.constraints.spot,
         verification=document.verification,
+        reuse=document.reuse,
         rate_profile=document.rate_profile,
         attainment_per_bucket=document.attainment_per_bucket,
         sky=_sky(document.sky, where),

@@ -146,6 +146,7 @@ def _one_model_document(plan: Plan, candidates: list[dict[str, Any]]) -> dict[st
         "current": asdict(plan.current) if plan.current else None,
         "alternatives": [asdict(mix) for mix in plan.alternatives],
         "verification": asdict(model.verification) if model.verification else None,
+        **({"reuse": asdict(model.reuse)} if model.reuse else {}),
         "warnings": [asdict(warning) for warning in (*plan.warnings, *model.warnings)],
         "engine": _engine_document(model.engine),
         "engine_generation": model.engine_generation,

@@ -38,7 +38,7 @@ from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
 from melange_sky.planner.sky_check import checked_by_sky, disk_notes
 from melange_sky.planner.step_log import log_dominated, log_solution
-from melange_sky.plans import ModelPlan, Plan, PlanWarning
+from melange_sky.plans import ModelPlan, Plan, PlannedReuse, PlanWarning
 from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
@@ -106,7 +106,9 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     return Plan(
         name=spec.name,
         created_at=created_at(),
-        models=_model_plans(spec, prepared, solution, context, generation_of(spec, request)),
+        models=_with_reuse(
+            _model_plans(spec, prepared, solution, context, generation_of(spec, request)), request
+        ),
         solver=solution.report,
         lists_models=spec.lists_models,
         headroom=spec.headroom,
@@ -171,6 +173,16 @@ def _model_plans(
             sky=spec.sky,
         )
         for k, served in enumerate(spec.models)
+    )
+
+
+def _with_reuse(models: tuple[ModelPlan, ...], request: PlanRequest) -> tuple[ModelPlan, ...]:
+    """Return models' plans that tell under which routing their capacities hold."""
+    return tuple(
+        replace(model, reuse=PlannedReuse(affinity=request.affinity, hits=()))
+        if request.hits.get(model.name)
+        else model
+        for model in models
     )
 
 

@@ -14,6 +14,7 @@ from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_read
 from melange_sky.planner.request import PlanRequest
+from melange_sky.plans.reuse import Routing
 from melange_sky.pricing import OfferQuery
 from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, load_spec
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.plans import Plan
-    from melange_sky.spec import SpecSource
+    from melange_sky.spec import Spec, SpecSource
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,11 @@ class PlanOptions:
     jobs: int | None = None
     verify_seconds: float = 120.0
     incumbent: Path | None = None
+    affinity: Routing = "session"
 
     def __post_init__(self) -> None:
         one_of("--assignment", self.assignment, get_args(Assignment))
+        one_of("--affinity", self.affinity, get_args(Routing))
         for flag, seconds in (
             ("--time-limit", self.time_limit_s),
             ("--verify-seconds", self.verify_seconds),
@@ -125,6 +128,7 @@ class PlanOptions:
                 robustness=protection,
             ),
             progress=hooks.estimating,
+            affinity=self.affinity,
         )
 
 
@@ -167,17 +171,28 @@ def _plan(source: SpecSource, request: PlanRequest, options: PlanOptions) -> Pla
     spec = load_spec(source)
     if isinstance(spec, MelangeConfig):
         return plan_read(spec, source, request)
-    if spec.leaves_rate_open:
-        from melange_sky.planner.rate_over_time import plan_over_time
+    if any(served.workload.reuse for served in spec.models):
+        from melange_sky.planner.reuse_rounds import plan_with_reuse
 
-        planned = plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+        planned = plan_with_reuse(
+            spec, request, lambda one, asked: _planned(one, source, asked, options), options.seed
+        )
     else:
-        planned = plan_read(spec, source, replace(request, as_needed=not spec.current))
+        planned = _planned(spec, source, request, options)
     if not spec.current:
         return planned
     from melange_sky.planner.current_fleet import with_current
 
     return with_current(planned, spec, request)
+
+
+def _planned(spec: Spec, source: SpecSource, request: PlanRequest, options: PlanOptions) -> Plan:
+    """Plan a spec; where it leaves its rate open, at one that holds over its traffic."""
+    if spec.leaves_rate_open:
+        from melange_sky.planner.rate_over_time import plan_over_time
+
+        return plan_over_time(spec, request, options.seed, jobs=side_by_side(options.jobs))
+    return plan_read(spec, source, replace(request, as_needed=not spec.current))
 
 
 def _stay_close(running: Path | None, switch_usd_per_hour: float | None) -> StayClose | None:

@@ -25,7 +25,7 @@ from melange_sky.profiles import CapacityLookup, CapacityQuery
 from melange_sky.rendering import unservable_clouds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.engines import EngineChoice
@@ -146,9 +146,10 @@ def _prepare_model(
     rules = _split_rules(spec)
     for form in forms:
         query = capacity_query(served, spec, request, form)
-        query = replace(query, bounded=request.as_needed and len(forms) == 1)
+        bounded = request.as_needed and len(forms) == 1 and not request.hits
+        query = replace(query, bounded=bounded)
         built = build_options(offers, query, rules, form=form.name or None)
-        options += built.options
+        options += _with_hits(built.options, query, request.hits.get(served.name))
         told = built.warnings
         notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]
         lookup = built.lookup if len(forms) == 1 else None
@@ -167,7 +168,7 @@ def _prepare_model(
     )
     return _PreparedModel(
         demand=demand,
-        warnings=[*warnings, *_image_notes(served), *_reuse_notes(served), *notes],
+        warnings=[*warnings, *_image_notes(served), *_reuse_notes(served, request), *notes],
         lookup=lookup,
     )
 
@@ -232,13 +233,25 @@ def _model_notes(served: ServedModel, shape: ModelShape) -> list[PlanWarning]:
     ]
 
 
-def _reuse_notes(served: ServedModel) -> list[PlanWarning]:
-    """Say what of the reuse is planned with."""
-    if served.workload.reuse is None:
+def _with_hits(
+    options: Sequence[OptionCapacity],
+    query: CapacityQuery,
+    hits: Mapping[str, Sequence[float]] | None,
+) -> Sequence[OptionCapacity]:
+    if not hits:
+        return options
+    from melange_sky.planner.hits import with_hits  # numpy is not wanted where nothing is shared
+
+    return with_hits(options, query, hits)
+
+
+def _reuse_notes(served: ServedModel, request: PlanRequest) -> list[PlanWarning]:
+    """Say where what prompts share is not counted on."""
+    if served.workload.reuse is None or request.hits:
         return []
     message = (
-        f"{served.model}: workload.reuse is carried in the plan, whose capacities are those of prompts that find "
-        "nothing in a prefix cache: it may buy more than is needed"
+        f"{served.model}: capacities are those of prompts that find nothing in a prefix cache, although workload.reuse "
+        "tells that some of them would"
     )
     return [PlanWarning(code="reuse", message=message)]
 

@@ -14,6 +14,7 @@ from melange_sky.spec import DICT_PATH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from melange_sky.plans.reuse import Routing
     from melange_sky.spec import SpecSource
 
 
@@ -27,6 +28,8 @@ class PlanRequest:
     probability with which each estimated capacity shall be reached, `engine_generation` the constants
     of estimates (None: those of the engine's version).
 
+    `hits` are, by model, what options' replicas find in their prefix caches (`planner.hits`), under a gateway with such
+    `affinity` (session or off); none by default.
     `progress` is called during long work (done, total).
     """
 
@@ -38,6 +41,8 @@ class PlanRequest:
     confidence: float = 0.5
     engine_generation: str | None = None
     as_needed: bool = False
+    hits: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
+    affinity: Routing = "session"
     progress: Callable[[int, int], None] | None = None
 
     def started(self) -> PlanRequest:

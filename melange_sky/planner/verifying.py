@@ -19,6 +19,7 @@ from melange_sky.planner.replay_loop.keep import keep_cheaper
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
 from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.reuse_rounds import plan_with_reuse, with_found_again
 from melange_sky.planner.true_rate import scale_to_mean
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
@@ -88,7 +89,7 @@ def plan_and_verify(
         on_round=hooks.on_round,
         incumbent=incumbent,
     )
-    verified = plan_verified(first, request, loop)
+    verified = with_found_again(plan_verified(first, request, loop), simulation)
 
     def judge(fleet: ModelPlan) -> tuple[bool, float]:
         verdict = simulate_plan(fleet, replace(simulation, on_progress=None)).verdict
@@ -129,8 +130,12 @@ def _first_plan(
 ) -> Plan:
     """Plan by estimate; where time runs out, among the accelerators of the plan of before alone."""
     jobs = side_by_side(options.jobs)
+
+    def over_time(one: Spec, asked: PlanRequest) -> Plan:
+        return plan_over_time(one, asked, options.seed, proven=proven, jobs=jobs)
+
     try:
-        return plan_over_time(spec, request, options.seed, proven=proven, jobs=jobs)
+        return plan_with_reuse(spec, request, over_time, options.seed)
     except NoPlanInTimeError as error:
         if incumbent is None:
             raise

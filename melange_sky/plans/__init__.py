@@ -13,6 +13,7 @@ from melange_sky.plans.figures import (
 )
 from melange_sky.plans.forms import ByteCheck, ModelForm, ModelSource
 from melange_sky.plans.plan import SCHEMA_VERSION, ModelPlan, Plan, PlanWarning
+from melange_sky.plans.reuse import OptionHits, PlannedReuse
 from melange_sky.plans.sky_fields import (
     FILLER_MEMORY,
     RESTARTING,
@@ -44,8 +45,10 @@ __all__ = [
     "ModelForm",
     "ModelPlan",
     "ModelSource",
+    "OptionHits",
     "Plan",
     "PlanWarning",
+    "PlannedReuse",
     "RateSummary",
     "Sensitivity",
     "SkyFields",

@@ -19,6 +19,7 @@ from melange_sky.plans.figures import (
     SolverReport,
 )
 from melange_sky.plans.forms import ModelForm, ModelSource
+from melange_sky.plans.reuse import PlannedReuse
 from melange_sky.plans.sky_fields import SkyFields
 from melange_sky.plans.verification import Verification
 
@@ -46,7 +47,8 @@ class ModelPlan:
     of its `forms` serves; options without one hold it as `model_shape` and `model_source` say. `spot` is the policy of the plan's
     constraints, by which its spot replicas are interrupted in replay. `warnings` are about this model
     alone. With `attainment_per_bucket` the SLO's attainment is asked of every bucket by itself. `sky` is
-    what the user adds to its services in SkyPilot's own words.
+    what the user adds to its services in SkyPilot's own words. `reuse` is what its capacities count on finding in
+    prefix caches, None for nothing.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ModelPlan:
     verification: Verification | None = None
     rate_profile: RateSummary | None = None
     attainment_per_bucket: bool = False
+    reuse: PlannedReuse | None = None
     sky: SkyFields = field(default_factory=SkyFields)
 
     @property

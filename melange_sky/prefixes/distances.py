@@ -64,6 +64,21 @@ def ramps(paths: PrefixPaths, input_tokens: Whole, output_tokens: Whole) -> tupl
     A cache of C blocks finds the first C - above of its `held` ones. What a prompt finds leaves at least its
     last token to be computed.
     """
+    above, held, _ = _uses(paths, input_tokens, output_tokens)
+    return above, held
+
+
+def endless_tokens(paths: PrefixPaths, input_tokens: Whole, output_tokens: Whole) -> Whole:
+    """Return the tokens of each prompt that an endless cache finds, shape (N,)."""
+    _, held, request = _uses(paths, input_tokens, output_tokens)
+    found: Whole = np.bincount(request, weights=held, minlength=len(paths)).astype(np.int64)
+    return found * paths.block_tokens
+
+
+def _uses(
+    paths: PrefixPaths, input_tokens: Whole, output_tokens: Whole
+) -> tuple[Whole, Whole, Whole]:
+    """Return what `ramps` does, and whose prompt each is."""
     block = paths.block_tokens
     request = np.repeat(np.arange(len(paths)), np.diff(paths.first))
     own = np.zeros(len(paths), dtype=np.int64)
@@ -87,7 +102,8 @@ def ramps(paths: PrefixPaths, input_tokens: Whole, output_tokens: Whole) -> tupl
     most = (input_tokens[request[used]] - 1) // block
     begin = paths.end[segment] - paths.blocks[segment]
     held = np.clip(most - begin, 0, paths.blocks[segment])
-    return above[used][held > 0], held[held > 0]
+    kept = held > 0
+    return above[used][kept], held[kept], request[used][kept]
 
 
 def _curve(above: Whole, held: Whole, total: int) -> tuple[tuple[int, float], ...]:

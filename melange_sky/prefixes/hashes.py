@@ -130,7 +130,7 @@ def _sessions(first: Whole, segment: Whole, common: NDArray[np.bool_]) -> Whole:
 def tokens_of_an_id(counts: Whole, input_tokens: Whole) -> int | None:
     """Return how many tokens an id stands for, by how many there are of each prompt; None where that does not fit.
 
-    Traces count in powers of two: 512 in Mooncake's, 16 in vLLM's own.
+    Traces count in powers of two: 512 in Mooncake's, 16 where an engine's own blocks are told.
 
     >>> import numpy as np
     >>> tokens_of_an_id(np.array([2, 1, 3]), np.array([1000, 500, 1025])), tokens_of_an_id(np.array([1]), np.array([0]))

@@ -10,6 +10,9 @@ Mean-value analysis of one request size (I input, O output tokens) with n reques
 The largest n is sought for which the SLO holds at its attainment: TPOT at n + z √n (the number in
 service varies as a Poisson number), room in the KV cache for as many, and TTFT with the queueing of
 M/D/1 (Pollaczek-Khinchine) for the prefill work.
+
+What prompts find in a prefix cache is spared of the prefill work, not of the KV cache. A request's own
+prefill counts in full against the TTFT limit: some find nothing, and these are to be in time too.
 """
 
 from __future__ import annotations
@@ -42,15 +45,22 @@ _SMALL_BLOCK = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSizes:
-    """Request sizes in tokens, each of shape (cells,)."""
+    """Request sizes in tokens, each of shape (cells,).
+
+    `found_tokens` of each input are found in a prefix cache on average, None for none of any.
+    """
 
     input_tokens: Floats
     output_tokens: Floats
+    found_tokens: Floats | None = None
 
     def of(self, wanted: NDArray[np.bool_]) -> RequestSizes:
         """Return only those of the cells that are wanted."""
+        found = self.found_tokens
         return RequestSizes(
-            input_tokens=self.input_tokens[wanted], output_tokens=self.output_tokens[wanted]
+            input_tokens=self.input_tokens[wanted],
+            output_tokens=self.output_tokens[wanted],
+            found_tokens=None if found is None else found[wanted],
         )
 
 
@@ -206,18 +216,19 @@ def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:
 def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Estimate:
     """Return the estimates of stacked replicas, shapes (rows × cells)."""
     work = _Work.of(replica, load)
+    cold = work if load.found_tokens is None else _Work.of(replica, load, cold=True)
     alone, nobody = np.ones_like(work.held), np.zeros_like(work.held)
     products = work.products_s(alone)
     tpot_s = work.decode_s(alone, products)
-    ttft_s = work.first_token_s(nobody, products, nobody)
+    ttft_s = cold.first_token_s(nobody, products, nobody)
     limits = dataclasses.replace(limits, ttft_s=limits.ttft_s + limits.patient * ttft_s)
     low, high = nobody, np.minimum(work.held, replica.max_num_seqs)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        good = _holds(work, limits, middle)
+        good = _holds((work, cold), limits, middle)
         low, high = np.where(good, middle, low), np.where(good, high, middle)
     single = dataclasses.replace(limits, z=np.zeros_like(limits.z))
-    possible = _holds(work, single, np.full_like(low, 1e-6))
+    possible = _holds((work, cold), single, np.full_like(low, 1e-6))
     batch = np.where(possible, low, 0.0)
     rate = np.where(possible, _rate(work, batch), 0.0)
     one_by_one = 1 / (ttft_s + np.maximum(load.output_tokens - 1, 0) * tpot_s)
@@ -275,9 +286,15 @@ class _Work:
     idle_s: Floats
 
     @classmethod
-    def of(cls, replica: ReplicaModel, load: RequestSizes) -> _Work:
-        costs, prompt = replica.costs, load.input_tokens
-        own = costs.sequence_s + pairs_s(costs, prompt) + prompt * replica.prompt_token_s
+    def of(cls, replica: ReplicaModel, load: RequestSizes, *, cold: bool = False) -> _Work:
+        """Return the work, with `cold` that of prompts that find nothing in a prefix cache."""
+        costs, whole = replica.costs, load.input_tokens
+        found = None if cold else load.found_tokens
+        prompt = whole if found is None else whole - found
+        pairs = pairs_s(costs, whole)
+        if found is not None:
+            pairs = pairs - pairs_s(costs, found)
+        own = costs.sequence_s + pairs + prompt * replica.prompt_token_s
         together = np.maximum(1.0, replica.budget_tokens / 2)
         is_long = prompt > together
         share = np.minimum(1.0, prompt / together)
@@ -287,7 +304,7 @@ class _Work:
             replica=replica,
             load=load,
             held=held_sequences(replica, load),
-            sequence_s=costs.sequence_s + read_s(costs, prompt + load.output_tokens / 2),
+            sequence_s=costs.sequence_s + read_s(costs, whole + load.output_tokens / 2),
             prompt_s=own + costs.prompts_s * steps
             if replica.chunked
             else own + costs.fixed_s + costs.prompts_s + products_s(costs, prompt),
@@ -327,8 +344,12 @@ class _Work:
         return decode / 2 + steps + self.prefill_s(batch, products)
 
 
-def _holds(work: _Work, limits: _Limits, batch: Floats) -> NDArray[np.bool_]:
-    """Whether `batch` requests in service leave the limits met at their attainment."""
+def _holds(works: tuple[_Work, _Work], limits: _Limits, batch: Floats) -> NDArray[np.bool_]:
+    """Whether `batch` requests in service leave the limits met at their attainment.
+
+    `works` are that of all on average, and that of one that finds nothing.
+    """
+    work, cold = works
     peak = np.maximum(batch + limits.z * np.sqrt(batch), 0.0)
     good: NDArray[np.bool_] = peak <= np.minimum(work.held, work.replica.max_num_seqs)
     products, crowded = work.products_s(batch), work.products_s(peak)
@@ -338,7 +359,7 @@ def _holds(work: _Work, limits: _Limits, batch: Floats) -> NDArray[np.bool_]:
     tpot = decode / np.maximum(1.0 - busy, 1e-9)
     good &= (tpot <= limits.tpot_s) | (work.load.output_tokens < 2)
     wait = _queueing(busy, prefill, limits.attainment)
-    good &= work.first_token_s(peak, crowded, decode) + wait <= limits.ttft_s
+    good &= cold.first_token_s(peak, crowded, decode) + wait <= limits.ttft_s
     return good
 
 

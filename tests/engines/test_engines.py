@@ -206,3 +206,21 @@ def test_no_quantization_is_made_of_weights_in_float32(engine: Engine) -> None:
         with pytest.raises(InputError, match=f"{word} is computed in 16 bits, so --dtype float32"):
             engine.held(model, ["--dtype", "float32", engine.flags.quantization, word])
         engine.held(model, ["--dtype", "bfloat16", engine.flags.quantization, word])
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "caches"),
+    [
+        ("vllm", [], True),
+        ("vllm", ["--no-enable-prefix-caching"], False),
+        ("vllm", ["--no_enable_prefix_caching"], False),
+        ("vllm", ["--enable-prefix-caching"], True),
+        ("vllm", ["--no-enable-prefix-caching", "--enable-prefix-caching"], True),
+        ("sglang", [], True),
+        ("sglang", ["--disable-radix-cache"], False),
+    ],
+)
+def test_engines_cache_prefixes_unless_told_not_to(
+    name: str, args: list[str], caches: bool
+) -> None:
+    assert engine_named(name).caches_prefixes(args) is caches

@@ -5,12 +5,13 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
+from melange_sky.prefixes import sampled_paths
 from melange_sky.profiles import ReplicaShape, engine_replica
 from melange_sky.replay import (
     LONG_REQUESTS,
@@ -31,6 +32,7 @@ from melange_sky.replay import (
 from melange_sky.replay.traffic import MAX_REQUESTS
 from melange_sky.replay.verdict import WARMUP_AT_MOST
 from melange_sky.spec import blocks_of, files_of, options_of, trace_name
+from melange_sky.spec.trace_reuse import shared_trace
 from melange_sky.steps import Misfit
 from melange_sky.workload import TraceFiles
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
     from melange_sky.simulator.fleet import FleetRun
     from melange_sky.steps import ReplicaModel
     from melange_sky.workload import Trace
+
+NO_AFFINITY: Literal["off"] = "off"
 
 FIRST_REPLICATIONS = 2
 FIRST_REQUESTS = 20_000
@@ -95,10 +99,14 @@ class SimulationRequest:
 def simulate_plan(plan: ModelPlan, request: SimulationRequest) -> Simulation:
     """Replay one model of a plan and judge it. Same arguments, same result, whatever the `jobs`.
 
+    Where the plan's workload says that prompts share, they do in replay, and requests go as its gateway will send
+    them: with session affinity if the plan counts on that.
     Images add their tokens to every prompt; requests are routed and judged by their text, as planned.
     Raises InputError for an unreadable trace or a plan that says nothing of its engines.
     """
     images = plan.workload.images
+    if plan.reuse is not None and plan.reuse.affinity != NO_AFFINITY:
+        request = replace(request, how=replace(request.how, affinity=True))
     if images is None:
         return _simulated(plan, request)
     seen = replace(plan, workload=plan.workload.as_prompts())
@@ -154,10 +162,38 @@ def _replications(
     def one(number: int) -> FleetRun:
         rng = np.random.default_rng([request.how.seed, 0, number])
         stream = sample_stream(plan.workload, traffic, rng)
+        if shares_prefixes(plan):
+            stream = _sharing(stream, plan, np.random.default_rng([request.how.seed, 2, number]))
         return replay(plan, engine_of, stream, replace(request.how, replication=number))
 
     with ThreadPoolExecutor(max_workers=max(request.jobs, 1)) as pool:
         return list(pool.map(one, numbers))
+
+
+def shares_prefixes(plan: ModelPlan) -> bool:
+    """Return whether prompts are replayed with what they share: it is told, and the engine keeps it."""
+    engine = engine_named(plan.engine.name)
+    return plan.workload.reuse is not None and engine.caches_prefixes(plan.engine.args)
+
+
+def sharing_stream(plan: ModelPlan, requests: int, seed: int) -> RequestStream:
+    """Return requests of a plan's workload with what they share: its trace, or so many that are sampled."""
+    arrivals, rate_rps = plan.workload.arrivals, plan.workload.rate_rps
+    if arrivals is not None and arrivals.trace is not None:
+        paths = shared_trace(arrivals.trace).paths
+        return scaled_rows(rows_of(arrivals.trace), prefixes=paths)[0]
+    traffic = Traffic(duration_s=requests / rate_rps)
+    stream = sample_stream(plan.workload, traffic, np.random.default_rng([seed, 0, 0]))
+    return _sharing(stream, plan, np.random.default_rng([seed, 2, 0]))
+
+
+def _sharing(stream: RequestStream, plan: ModelPlan, rng: np.random.Generator) -> RequestStream:
+    """Return sampled requests with prompts that share by the workload's figures."""
+    assert plan.workload.reuse is not None
+    paths = sampled_paths(
+        stream.arrival_s, stream.input_tokens, stream.output_tokens, plan.workload.reuse, rng
+    )
+    return replace(stream, prefixes=paths)
 
 
 def _traffic_text(
@@ -175,7 +211,12 @@ def _traffic_text(
 def _traced(
     plan: ModelPlan, request: SimulationRequest, trace: Trace, image_tokens: int
 ) -> Simulation:
-    stream, without_output = scaled_rows(rows_of(trace), request.rate_scale, request.duration_s)
+    prefixes = None
+    if shares_prefixes(plan) and not image_tokens:
+        prefixes = shared_trace(trace).paths
+    stream, without_output = scaled_rows(
+        rows_of(trace), request.rate_scale, request.duration_s, prefixes
+    )
     if image_tokens:
         stream = replace(stream, input_tokens=stream.input_tokens + image_tokens)
     if not len(stream):
