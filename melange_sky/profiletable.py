@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,12 +30,66 @@ from melange_sky.errors import InputError
 from melange_sky.settings import PROFILE_SUFFIX
 from melange_sky.slo import SLO, RequestLog
 
+if TYPE_CHECKING:
+    from melange_sky.reuse import Reuse
+
 SCHEMA = "melange-sky-profile/1"
 POISSON = "poisson"
+LIKE_HITS, LIKE_DISTANCE = 0.05, 2.0
+"""Reuse is of the like within this part of all prompt tokens, and this factor of its distances."""
 MAX_TABLE_BYTES = 512 * 1024 * 1024
 
 _DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 """What values of a wrong kind, size or place raise where they are read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredReuse:
+    """What the prompts of a table shared: the figures by which a workload's prompts are of the like.
+
+    `infinite_hit` is what an endless cache finds of them, half of that within `distance_tokens`; None where
+    no distances were told.
+    """
+
+    infinite_hit: float
+    shared_prefix_tokens: int
+    distance_tokens: int | None = None
+    session_turns: float | None = None
+
+    @classmethod
+    def of(cls, reuse: Reuse) -> MeasuredReuse:
+        """Return the figures of a workload's reuse."""
+        half = reuse.infinite_hit / 2
+        within = next((t for t, found in reuse.stack_distance if found >= half), None)
+        turns = reuse.session_turns
+        return cls(
+            infinite_hit=round(reuse.infinite_hit, 3),
+            shared_prefix_tokens=reuse.shared_prefix_tokens,
+            distance_tokens=within,
+            session_turns=None if turns is None else round(turns.mean, 2),
+        )
+
+    def is_like(self, other: MeasuredReuse) -> bool:
+        """Return whether rates measured with one hold for the other: as many found, as soon."""
+        if abs(self.infinite_hit - other.infinite_hit) > LIKE_HITS:
+            return False
+        pairs = (
+            (self.distance_tokens, other.distance_tokens),
+            (self.session_turns, other.session_turns),
+        )
+        known = [pair for pair in pairs if pair != (None, None)]
+        return all(
+            one is not None
+            and two is not None
+            and max(one, two, 1) <= LIKE_DISTANCE * max(min(one, two), 1)
+            for one, two in known
+        )
+
+    def __str__(self) -> str:
+        within = (
+            "" if self.distance_tokens is None else f", half within {self.distance_tokens} tokens"
+        )
+        return f"{self.infinite_hit:.0%} found by an endless cache{within}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +100,7 @@ class Provenance:
     `accelerator` without count; `engine_flags` as on the command line, secrets left out;
     `gpu_name` and `gpu_driver` as the machine itself reports them; `prefix_share` is the fraction of
     each prompt that all requests have in common (0: nothing can be answered from a prefix cache);
+    `reuse` is what they share of a workload's, None where nothing such was asked for;
     `arrivals`: ``poisson``, or the trace whose gaps were used: its file's name and short digest.
     """
 
@@ -67,6 +122,7 @@ class Provenance:
     region: str | None = None
     instance_type: str | None = None
     prefix_share: float = 0.0
+    reuse: MeasuredReuse | None = None
     arrivals: str = POISSON
     created_at: str | None = None
 
@@ -224,6 +280,8 @@ def _provenance(row: Mapping[str, Any]) -> Provenance:
     values = {key: value for key, value in row.items() if key in known}
     values["engine_flags"] = tuple(str(flag) for flag in values.get("engine_flags", ()))
     values["accelerator_count"] = int(values["accelerator_count"])
+    if values.get("reuse") is not None:
+        values["reuse"] = MeasuredReuse(**values["reuse"])
     return Provenance(**values)
 
 

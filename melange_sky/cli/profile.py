@@ -102,6 +102,11 @@ def profile() -> None:
     help="Fraction of each prompt that all requests have in common.",
 )
 @click.option(
+    "--reuse",
+    type=click.Path(path_type=Path),
+    help="A file of `workload -o` or `gateway --observed`: prompts share as much as those did, as soon.",
+)
+@click.option(
     "--arrivals",
     type=click.Path(path_type=Path),
     help="A trace whose gaps between requests are used, scaled to each rate; default: Poisson.",

@@ -223,6 +223,8 @@ class Vllm(Engine):
         "vllm:num_requests_waiting": "waiting",
         "vllm:kv_cache_usage_perc": "kv_use",  # a fraction in spite of its name
         "vllm:num_preemptions_total": "preemptions",
+        "vllm:prefix_cache_queries_total": "prefix_asked",
+        "vllm:prefix_cache_hits_total": "prefix_found",
     }
     flags = FLAGS
     weights = WEIGHTS

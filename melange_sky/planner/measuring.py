@@ -28,7 +28,8 @@ from melange_sky.profiler import (
 )
 from melange_sky.profiler.bench import Bench, cross_check
 from melange_sky.profiler.prompts import trace_offsets
-from melange_sky.profiletable import POISSON, Provenance
+from melange_sky.profiletable import POISSON, MeasuredReuse, Provenance
+from melange_sky.spec.demand import load_distribution
 from melange_sky.traces import trace_blocks
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from melange_sky.profiler import GridReport
     from melange_sky.profiler.bench import CrossCheck
+    from melange_sky.reuse import Reuse
     from melange_sky.slo import SLO
 
 __all__ = ["MeasureOptions", "Measurement", "Progress", "measure_endpoint"]
@@ -72,6 +74,7 @@ class MeasureOptions:
     max_requests: int = 4000
     prompts: str = "ids"
     prefix_share: float = 0.0
+    reuse: Path | None = None
     arrivals: Path | None = None
     max_lateness_ms: float = 25.0
     seed: int = 0
@@ -93,6 +96,19 @@ class MeasureOptions:
     def slo(self) -> SLO:
         """The limits; InputError where one makes no sense."""
         return slo_of(self.tpot_ms, self.ttft_ms, self.attainment)
+
+    @cached_property
+    def shared(self) -> Reuse | None:
+        """What prompts are to share; InputError where the file does not tell."""
+        if self.reuse is None:
+            return None
+        found = load_distribution(self.reuse).reuse
+        if found is None:
+            raise InputError(
+                f"{self.reuse}: has no workload.reuse; `workload TRACE -o FILE` writes it where the trace tells "
+                "sessions or block ids, and so does `gateway --observed FILE`"
+            )
+        return found
 
     @property
     def endpoint(self) -> Endpoint:
@@ -203,10 +219,17 @@ def _grid_options(options: MeasureOptions) -> GridOptions:
         slo=options.slo,
         demand=None if bound is None else even_demand(options.sizes, bound),
         search=search,
-        style=PromptStyle(words=options.prompts == "words", prefix_share=options.prefix_share),
+        style=prompt_style(options),
         arrivals_s=_arrivals(options.arrivals),
         late_s=options.max_lateness_ms / 1e3,
         budget_s=None if minutes is None else minutes * 60,
+    )
+
+
+def prompt_style(options: MeasureOptions) -> PromptStyle:
+    """Return how prompts are made; InputError for what does not go together."""
+    return PromptStyle(
+        words=options.prompts == "words", prefix_share=options.prefix_share, reuse=options.shared
     )
 
 
@@ -246,5 +269,6 @@ def _provenance(options: MeasureOptions) -> Provenance:
         engine_flags=flags,
         instance_type=options.instance_type,
         prefix_share=options.prefix_share,
+        reuse=None if options.shared is None else MeasuredReuse.of(options.shared),
         arrivals=_arrivals_name(options.arrivals),
     )

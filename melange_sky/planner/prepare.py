@@ -213,6 +213,7 @@ def query_of(
         engine_args=args,
         max_model_len=engine.longest_admitted(args),
         levels=not served.attainment_per_bucket,
+        reuse=workload.reuse,
     )
 
 

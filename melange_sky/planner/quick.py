@@ -126,6 +126,10 @@ def _accelerator(text: str) -> tuple[str, int]:
 
 
 def _style(options: MeasureOptions) -> PromptStyle:
+    if options.reuse is not None:
+        raise InputError(
+            "--quick corrects estimates of prompts that share nothing: leave --reuse out"
+        )
     return PromptStyle(words=options.prompts == "words", prefix_share=options.prefix_share)
 
 

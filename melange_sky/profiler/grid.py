@@ -105,6 +105,8 @@ def identity_of(provenance: Provenance) -> dict[str, object]:
     incidental.add("weight_bytes")  # counted, not measured: model, revision and flags decide
     if provenance.is_poisson:
         incidental.add("arrivals")  # tables from before there was a choice keep their names
+    if provenance.reuse is None:
+        incidental.add("reuse")
     return {key: value for key, value in asdict(provenance).items() if key not in incidental}
 
 

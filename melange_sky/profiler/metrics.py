@@ -24,7 +24,8 @@ _MAX_PAGE = 4_000_000
 class ServerMetrics:
     """Samples by name, one per look. Several engines' gauges are added up, KV use is their maximum.
 
-    `names`: name on the page → `running`, `waiting`, `kv_use` or `preemptions`.
+    `names`: name on the page → `running`, `waiting`, `kv_use`, `preemptions`, or `prefix_asked` and
+    `prefix_found`, tokens of prompts looked for and found in the prefix cache.
     """
 
     names: Mapping[str, str]
@@ -58,7 +59,14 @@ class ServerMetrics:
         counts = self.samples.get(_PREEMPTIONS)
         if counts:
             found[_PREEMPTIONS] = counts[-1] - counts[0]
+        asked, hits = (self._growth(name) for name in ("prefix_asked", "prefix_found"))
+        if asked and hits is not None:
+            found["prefix_hit_fraction"] = round(hits / asked, 4)
         return found or None
+
+    def _growth(self, name: str) -> float | None:
+        values = self.samples.get(name)
+        return values[-1] - values[0] if values else None
 
 
 async def watch_metrics(session: aiohttp.ClientSession, endpoint: Endpoint) -> ServerMetrics:

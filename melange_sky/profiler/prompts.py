@@ -1,18 +1,21 @@
-"""Prompts of an exact size that no prefix cache can answer, and arrival times."""
+"""Prompts of an exact size that no prefix cache can answer, or as far as is wanted; and arrival times."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.errors import InputError
+from melange_sky.profiler.shared_prompts import shared_ids
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from melange_sky.reuse import Reuse
 
 # Ids below are often special tokens; ids above exceed the smallest vocabularies in use (32 000).
 LOWEST_ID = 1000
@@ -25,11 +28,12 @@ class PromptStyle:
 
     Token ids give exact sizes. `words` sends text of that many words for servers that take no ids;
     sizes are then what the server's `usage` counts. `prefix_share` is the fraction of each prompt
-    that all requests of a cell have in common.
+    that all requests of a cell have in common; with `reuse` they share what a workload's prompts do.
     """
 
     words: bool = False
     prefix_share: float = 0.0
+    reuse: Reuse | None = None
     lowest_id: int = LOWEST_ID
     highest_id: int = HIGHEST_ID
 
@@ -38,6 +42,8 @@ class PromptStyle:
             raise InputError("the prefix share must be at least 0 and below 1")
         if not 0 <= self.lowest_id < self.highest_id:
             raise InputError("token ids need 0 ≤ lowest < highest")
+        if self.reuse is not None and self.prefix_share:
+            raise InputError("--reuse and --prefix-share both say what prompts share: give one")
 
 
 def request_bodies(
@@ -47,13 +53,8 @@ def request_bodies(
 
     Encoded beforehand, so that sending costs nothing when its time has come.
     """
-    input_tokens, output_tokens = sizes
-    rng = np.random.default_rng([seed, input_tokens, output_tokens])
-    shared = int(style.prefix_share * input_tokens)
-    # The common part depends on the size alone: the same over all probes of a cell.
-    common = np.random.default_rng([input_tokens]).integers(
-        style.lowest_id, style.highest_id, shared
-    )
+    _, output_tokens = sizes
+    prompts = _ids(sizes, count, style, seed)
     rest = {
         "model": model,
         "max_tokens": output_tokens,
@@ -65,12 +66,29 @@ def request_bodies(
     }
     tail = json.dumps(rest)[1:]
     bodies = []
-    for _ in range(count):
-        own = rng.integers(style.lowest_id, style.highest_id, input_tokens - shared)
-        ids = np.concatenate([common, own])
+    for ids in prompts:
         prompt = " ".join(map(_word, ids.tolist())) if style.words else ids.tolist()
         bodies.append(f'{{"prompt": {json.dumps(prompt)}, {tail}'.encode())
     return bodies
+
+
+def _ids(
+    sizes: tuple[int, int], count: int, style: PromptStyle, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    input_tokens, output_tokens = sizes
+    if style.reuse is not None:
+        ids = (style.lowest_id, style.highest_id)
+        yield from shared_ids(style.reuse, sizes, count, ids, seed)
+        return
+    rng = np.random.default_rng([seed, input_tokens, output_tokens])
+    shared = int(style.prefix_share * input_tokens)
+    # The common part depends on the size alone: the same over all probes of a cell.
+    common = np.random.default_rng([input_tokens]).integers(
+        style.lowest_id, style.highest_id, shared
+    )
+    for _ in range(count):
+        own = rng.integers(style.lowest_id, style.highest_id, input_tokens - shared)
+        yield np.concatenate([common, own])
 
 
 def _word(number: int) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.profiles.query import CapacityQuery, ReplicaShape
     from melange_sky.profiletable import MeasuredCell, ProfileTable, Provenance
+    from melange_sky.reuse import Reuse
     from melange_sky.steps import ReplicaModel
 
 _SURE = 1.645
@@ -56,6 +57,7 @@ def matching(
             is_of(made, query.model.name, shape)
             and is_usable(made, query.engine, query.engine_args)
             and has_weights(made, query.model)
+            and has_like_reuse(made, query.reuse)
         ):
             for cell in table.cells:
                 key = (cell.input_tokens, cell.output_tokens)
@@ -97,6 +99,11 @@ def table_notes(query: CapacityQuery, shapes: Iterable[ReplicaShape]) -> tuple[s
             notes.add(
                 f"profile tables {what} measured with {(made.weight_bytes or 0) / 1e9:.3g} GB of weights are left "
                 f"out: the model is planned with {query.model.weight_bytes / 1e9:.3g} GB"
+            )
+        elif not has_like_reuse(made, query.reuse):
+            notes.add(
+                f"profile tables {what} measured with --reuse ({made.reuse}) are left out: the prompts of "
+                "workload.reuse share " + ("nothing" if query.reuse is None else "otherwise")
             )
         elif made.prefix_share:
             notes.add(
@@ -148,6 +155,17 @@ def has_weights(made: Provenance, model: ModelShape | None) -> bool:
     if made.weight_bytes is None or model is None:
         return True
     return abs(made.weight_bytes / model.weight_bytes - 1) <= SAME_WEIGHTS
+
+
+def has_like_reuse(made: Provenance, reuse: Reuse | None) -> bool:
+    """Return whether a table's prompts shared as much, as soon, as those that are planned; or nothing at all."""
+    if made.reuse is None:
+        return True
+    if reuse is None:
+        return False
+    from melange_sky.profiletable import MeasuredReuse
+
+    return made.reuse.is_like(MeasuredReuse.of(reuse))
 
 
 def _title(made: Provenance) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from melange_sky.engines import Engine
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
+    from melange_sky.reuse import Reuse
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix
 
@@ -92,7 +93,8 @@ class CapacityQuery:
     those of other engines. `max_model_len` is the longest request among the arguments: every replica
     must hold it. With `bounded` sizes that no table and no earlier simulation answers have the most that
     simulation could find (`Origin.BOUND`), until `CapacityLookup.simulate` is asked for them. `generation` names the constants of the estimates. With `levels` the rates at attainments
-    above the SLO's are told too, and those that saturate a replica where that is worth knowing.
+    above the SLO's are told too, and those that saturate a replica where that is worth knowing. `reuse` is what the
+    prompts share: tables measured with some count only where it is of the like.
     """
 
     model: ModelShape
@@ -111,6 +113,7 @@ class CapacityQuery:
     max_model_len: int | None = None
     levels: bool = False
     bounded: bool = False
+    reuse: Reuse | None = None
 
     @property
     def engine_label(self) -> str:

@@ -72,6 +72,7 @@ def profile(
     max_requests: int = 4000,
     prompts: str = "ids",
     prefix_share: float = 0.0,
+    reuse: AnyPath | None = None,
     arrivals: AnyPath | None = None,
     max_lateness_ms: float = 25.0,
     seed: int = 0,
@@ -105,6 +106,7 @@ def profile(
         max_requests: Most requests of one probe.
         prompts: "ids" (token ids give exact sizes) or "words".
         prefix_share: Fraction of each prompt that all requests have in common.
+        reuse: File with a workload's reuse: prompts then share as much as its prompts do, as soon.
         arrivals: A trace whose gaps are used, scaled to each rate; None for Poisson.
         max_lateness_ms: Discard a probe if this client sent a request later than this.
         seed: Seed of arrivals and prompts.
@@ -141,6 +143,7 @@ def profile(
         max_requests=max_requests,
         prompts=prompts,
         prefix_share=prefix_share,
+        reuse=path_of(reuse),
         arrivals=path_of(arrivals),
         max_lateness_ms=max_lateness_ms,
         seed=seed,
