@@ -146,6 +146,14 @@ def test_haproxy_takes_what_is_written(tmp_path: Path, over: dict[str, Any]) -> 
     assert "WARNING" not in check(folder)
 
 
+def test_no_time_is_written_as_none(tmp_path: Path) -> None:
+    """To HAProxy a time of 0 is no limit at all."""
+    over = {"drain_s": 0.0, "queue_wait_s": 0.0, "first_byte_s": 0.1}
+    config = export(split_plan(), tmp_path / "out", **over)["haproxy.cfg"]
+    for name in ("hard-stop-after", "timeout queue", "timeout server"):
+        assert f"    {name} 1s\n" in config
+
+
 @needs_haproxy
 def test_certificates_are_named_not_copied(tmp_path: Path) -> None:
     pem, ca = tmp_path / "front end.pem", tmp_path / "ca's.pem"

@@ -38,7 +38,7 @@ def config_text(models: Sequence[ServedModel], limits: ProxyLimits) -> str:
     again = _again(models, limits)
     values = {
         "header": _header(models, limits),
-        "drain": f"{limits.drain_s:.0f}",
+        "drain": f"{max(1, limits.drain_s):.0f}",
         "buffer_bytes": str(buffer_bytes(models)),
         "queue_wait": f"{max(1, limits.queue_wait_s):.0f}",
         "first_byte": f"{max(1, limits.first_byte_s):.0f}",
