@@ -90,3 +90,5 @@ def test_wheel_ships_the_three_folders_and_no_tests(tmp_path: Path) -> None:
         name.startswith(("tests/", *(f"{folder}/" for folder in SHIPPED))) for name in names
     )
     assert "melange_sky/py.typed" in names
+    for page in ("pages/spec.md", "fields/spec.yaml"):
+        assert f"melange_sky/help/{page}" in names
