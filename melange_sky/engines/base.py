@@ -83,8 +83,8 @@ class Engine(ABC):
     (major, minor), oldest first; `generation_note` says so where
     these are another engine's. `key_variable` holds the key that replicas demand. `metrics`: name on
     its Prometheus page → `running`, `waiting` or `kv_use` (a fraction), gauges, or `preemptions`, a
-    counter. `without_code`: architectures
-    that it does not serve by code of its own → the last release that did, None where none ever did.
+    counter; where it counts tokens looked up in its prefix cache, `prefix_asked` and `prefix_found` too.
+    `without_code`: architectures that it does not serve by code of its own → the last release that did, None where none ever did.
     `foreign_configs`: types of configs that it reads only by a checkpoint's own code, if `code_flag` lets it.
     `prefix_cache_flags`: flags of the prefix cache, and whether they turn it on.
     `version_path` answers JSON with `version`; `health_path` 200 once requests are served.

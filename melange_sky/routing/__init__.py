@@ -6,9 +6,9 @@ Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python ca
 
 from melange_sky.routing.first_state import routing_state
 from melange_sky.routing.homes import Homes, session_homes
+from melange_sky.routing.replica_slots import slots
 from melange_sky.routing.router import Router
 from melange_sky.routing.skyserve import SKYSERVE_POLICIES, skyserve_weights
-from melange_sky.routing.slots import slots
 from melange_sky.routing.table import (
     FULL_LOAD,
     QUEUE_LENGTH,

@@ -1,7 +1,7 @@
 """What was meant by a key that a spec does not have: other tools' words, other places, slips of the pen.
 
-One table of words for one schema: a key that is called so elsewhere (vLLM, GuideLLM, Kubernetes, cloud
-consoles) leads to ours, wherever it lives; every key of the schema is known at every level.
+One table of words for one schema: a key that is called so elsewhere (servers, load generators,
+Kubernetes, cloud consoles) leads to ours, wherever it lives; every key of the schema is known at every level.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
+from melange_sky.engines import ENGINES
 from melange_sky.errors import clip, did_you_mean
 from melange_sky.spec.schema import SECTIONS
 from melange_sky.spec.validators import known_keys
@@ -66,18 +67,23 @@ _WORDS: dict[str, str] = {
     "headroom": "safety safety_factor safety_margin margin buffer slack overprovision utilization target_utilization overhead",
     "engine.quantization": "quant quantize precision weight_format",
     "engine.args": (
-        "vllm_args sglang_args engine_args extra_args flags cli_args max_model_len context_length max_context_length"
+        "engine_args extra_args flags cli_args max_model_len context_length max_context_length"
         " max_seq_len gpu_memory_utilization max_num_seqs max_num_batched_tokens"
         " dtype kv_cache_dtype enable_prefix_caching"
     ),
-    "engine.version": "vllm_version sglang_version engine_version image_tag",
+    "engine.version": "engine_version image_tag",
     "engine.env": "environment env_vars",
-    "engine": "vllm sglang backend server serving_engine runtime",
+    "engine": "backend server serving_engine runtime",
     "model": "model_id model_name hf_model checkpoint checkpoints weights model_path repo",
     "model_config": "config config_json hf_config config_path",
     "current": "existing running fleet current_fleet today",
     "name": "service service_name id title",
 }  # fmt: skip
+
+_WORDS |= {
+    f"engine{key}": " ".join((_WORDS[f"engine{key}"], *(f"{name}{word}" for name in ENGINES)))
+    for key, word in ((".args", "_args"), (".version", "_version"), ("", ""))
+}
 
 _NOTES: dict[str, str] = {
     "max_tokens": "the mean of what answers have, not the most that they may have",

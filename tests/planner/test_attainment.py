@@ -81,7 +81,7 @@ def test_the_plan_says_what_is_late(l40s: Plan) -> None:
 
 def test_a_plan_with_late_sizes_is_explained(l40s: Plan, caplog: pytest.LogCaptureFixture) -> None:
     """The problem has no plan where every size must be in time, yet its rules are priced."""
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG", logger="melange_sky"):
         problem = problem_of(l40s)
         log_dominated(problem, SolveOptions())
     assert "options dominated" in caplog.text
