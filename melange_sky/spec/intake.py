@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError, clip
-from melange_sky.traces import Tally
-from melange_sky.traces.units import LONGEST_S, duration, is_too_fast
 
 if TYPE_CHECKING:
     from melange_sky.rates import RateCounter
@@ -83,6 +81,8 @@ class Intake:
 
 def intake_of(readers: list[TraceReader]) -> Intake:
     """Return how files were read, once their blocks have been."""
+    from melange_sky.traces import Tally  # only where a spec names a trace
+
     readings = [reader.reading for reader in readers]
     tally = Tally()
     for reader in readers:
@@ -127,6 +127,8 @@ def check_span(
 
     `unit_is_given`: the user has said the unit, so that the rate is as meant.
     """
+    from melange_sky.traces.units import LONGEST_S, duration, is_too_fast
+
     column = dict(intake.columns).get("time", "time")
     read = f"{column} read as {' and '.join(intake.clocks)}"
     hint = f"say the unit, --columns time={column}:s (or :ms, :us, :ns), or leave the odd rows out"

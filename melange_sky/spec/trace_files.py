@@ -20,11 +20,10 @@ from melange_sky.spec.grid import FINE_EDGES, INPUT_LEVELS, OUTPUT_LEVELS, fitti
 from melange_sky.spec.histogram import Histogram
 from melange_sky.spec.histogram_builder import HistogramBuilder
 from melange_sky.spec.intake import busiest_of, check_span, intake_of
-from melange_sky.traces import TraceReader
 from melange_sky.workload import AS_FOUND, TraceFiles, TraceOptions
 
 if TYPE_CHECKING:
-    from melange_sky.traces import TraceBlock
+    from melange_sky.traces import TraceBlock, TraceReader
     from melange_sky.workload import Trace
 
 log = logging.getLogger(__name__)
@@ -100,6 +99,8 @@ def blocks_of(trace: Trace, extras: Sequence[str] = ()) -> Iterator[TraceBlock]:
 
 def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:
     """Return readers of a trace's files; InputError where only some files' times are dates."""
+    from melange_sky.traces import TraceReader  # only where a spec names a trace
+
     options = options_of(trace)
     readers = [TraceReader(path, options, extras) for path in files_of(trace)]
     first = readers[0].reading

@@ -6,16 +6,25 @@ spelling that most rows have is parsed in bulk; rows that differ one by one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from melange_sky.errors import clip
 from melange_sky.traces.sample import is_missing
-from melange_sky.traces.stamps import EPOCH_ORDINAL, Stamp, is_day_first, number, offset_at, parse
+from melange_sky.traces.stamps import (
+    EPOCH_ORDINAL,
+    Stamp,
+    is_day_first,
+    number,
+    offset_at,
+    offset_of,
+    parse,
+)
 from melange_sky.traces.units import UNIT_WORDS, Unit
 
 if TYPE_CHECKING:
@@ -29,6 +38,11 @@ FOLD_BACK_S = 600.0
 sorted by when requests ended are out of order by less."""
 
 MOST_OF_AN_HOUR_S = 1500.0
+_SPELLING = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?P<zone>[Zz]|[+-]\d\d(?::?\d\d)?|)\Z"
+)
+MOST_RUNS = 1000
+"""Runs of one day in a block up to which each day is read by itself."""
 
 
 class NotATime(NamedTuple):
@@ -123,6 +137,9 @@ class DateClock:
             return self._of_datetimes(
                 cells.cast(pl.Datetime("us", getattr(cells.dtype, "time_zone", None)))
             )
+        found = _in_one_spelling(cells)
+        if found is not None:
+            return self._instants(*found, None)
         clock_s, offset_s = _in_bulk(cells)
         odd = np.flatnonzero(np.isnan(clock_s) & cells.is_not_null().to_numpy())
         wrong = None
@@ -206,6 +223,70 @@ class DateClock:
                 offsets[row] = later[row]
         self._latest_s = float(clock_s[-1])
         return offsets.round(), skipped
+
+
+def _in_one_spelling(
+    cells: pl.Series,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Return what `_in_bulk` does of cells that are spelt alike to the character, None of any others.
+
+    Digits are taken out of the text as bytes: three times as fast as parsing strings.
+    """
+    import polars as pl
+
+    spelt = _SPELLING.match(str(cells[0])) if len(cells) and not cells.null_count() else None
+    if spelt is None:
+        return None
+    column, lengths = pl.col("t"), pl.col("t").str.len_bytes()
+    is_alike, joined = pl.DataFrame({"t": cells}).select(
+        (lengths.min() == lengths.max()).alias("alike"), column.str.join("").alias("joined")
+    )
+    if not is_alike[0]:
+        return None
+    letters = np.frombuffer(joined[0].encode(), dtype=np.uint8).reshape(len(cells), -1)
+    digits_at = [
+        at for at, letter in enumerate(str(cells[0])[: spelt.start("zone")]) if letter.isdigit()
+    ]
+    others_at = [at for at in range(letters.shape[1]) if at not in digits_at]
+    digits = (letters[:, digits_at] - ord("0")).T
+    if digits.max() > 9 or (letters[:, others_at] != letters[0, others_at]).any():
+        return None
+    year_to_day, clock = digits[:8].astype(np.int32), digits[8:].astype(np.int32)
+    days = _days_of(_joined(year_to_day))
+    hours, minutes, seconds = (_joined(clock[at : at + 2]) for at in (0, 2, 4))
+    if days is None or hours.max() > 23 or minutes.max() > 59 or seconds.max() > 60:
+        return None
+    part_s = _joined(clock[6:].astype(np.int64)) / 10.0 ** len(clock[6:]) if len(clock) > 6 else 0.0
+    zone = spelt["zone"]
+    offset_s = np.nan if not zone else 0.0 if zone in "Zz" else float(offset_of(zone))
+    clock_s = days * 86400.0 + (hours * 3600 + minutes * 60 + seconds) + part_s
+    return clock_s, np.full(len(cells), offset_s)
+
+
+def _joined(digits: NDArray[Any]) -> NDArray[Any]:
+    """Return decimal digits, shape (digits, rows), as numbers."""
+    found: NDArray[Any] = digits[0].copy()
+    for row in digits[1:]:
+        found *= 10
+        found += row
+    return found
+
+
+def _days_of(dates: NDArray[np.int32]) -> NDArray[np.float64] | None:
+    """Return dates such as 20250330 as days since 1970, None where one of them is no date."""
+    changes = np.flatnonzero(np.diff(dates)) + 1
+    starts = np.concatenate([[0], changes])
+    if len(starts) > MOST_RUNS:
+        return None
+    try:
+        days = [
+            date(number // 10_000, number // 100 % 100, number % 100).toordinal() - EPOCH_ORDINAL
+            for number in dates[starts].tolist()
+        ]
+    except ValueError:
+        return None
+    lengths = np.diff(np.concatenate([starts, [len(dates)]]))
+    return np.repeat(np.array(days, dtype=np.float64), lengths)
 
 
 def _in_bulk(cells: pl.Series) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -75,10 +75,10 @@ class CsvTable:
         with self.source.open() as file:
             for _ in range(self.header_line):
                 file.readline(table.MAX_LINE)
-            line = self.header_line + 1
-            for text in whole_records(file, self.source, line):
-                yield reader.chunk(text, line)
-                line += text.count(b"\n")
+            place = [self.header_line + 1]
+            for text in whole_records(file, self.source, place):
+                yield reader.chunk(text, place[0])
+                place[0] += text.count(b"\n")
 
 
 def csv_table(source: Source, options: TraceOptions) -> CsvTable:
@@ -145,10 +145,13 @@ def _table(source: Source, separator: str, names: list[str], line: int) -> CsvTa
     return CsvTable(source=source, separator=separator, names=tuple(cleaned), header_line=line)
 
 
-def whole_records(file: BinaryIO, source: Source, line: int) -> Iterator[bytes]:
-    """Yield blocks that end with a line, and never within quotes."""
+def whole_records(file: BinaryIO, source: Source, place: list[int]) -> Iterator[bytes]:
+    """Yield blocks that end with a line, and never within quotes; `place` is the line that the next begins at."""
     while text := file.read(table.BLOCK_BYTES):
         parts = [text, file.readline(table.MAX_LINE)]
+        if b'"' not in text and b'"' not in parts[1]:
+            yield b"".join(parts)
+            continue
         quotes = text.count(b'"') + parts[1].count(b'"')
         length = 0
         while quotes % 2 and (more := file.readline(table.MAX_LINE)):
@@ -159,9 +162,8 @@ def whole_records(file: BinaryIO, source: Source, line: int) -> Iterator[bytes]:
                 break
         whole = b"".join(parts)
         if quotes % 2:
-            raise InputError(f"{source.path}: {_open_quote(whole, line)}")
+            raise InputError(f"{source.path}: {_open_quote(whole, place[0])}")
         yield whole
-        line += whole.count(b"\n")
 
 
 def _open_quote(text: bytes, line: int) -> str:
@@ -223,8 +225,9 @@ class _BlockReader:
             )
         except pl.exceptions.PolarsError:
             return None
-        picked = [pl.col(name).alias(str(n)) for n, name in enumerate(names)]
-        return frame.slice(1).select(*picked, pl.col(f"column_{width + 1}").alias(_BEYOND))
+        picked = [frame.get_column(name).slice(1).alias(str(n)) for n, name in enumerate(names)]
+        beyond = frame.get_column(f"column_{width + 1}").slice(1).alias(_BEYOND)
+        return pl.DataFrame([*picked, beyond])
 
     def _rows(self, text: bytes, line: int) -> Iterator[tuple[int, list[str]]]:
         lines = io.StringIO(text.decode(errors="replace"), newline="")

@@ -176,6 +176,11 @@ class TraceReader:
         """Return token counts of shape (rows,), NaN where none is there; note the first that is no count."""
         import polars as pl
 
+        plain = frame.get_column(str(places[0]))
+        if len(places) == 1 and plain.dtype == pl.Float64 and not plain.null_count():
+            counted: NDArray[np.float64] = plain.to_numpy()
+            if _are_counts(counted):
+                return counted
         parts, odd = [], []
         for k in places:
             cell = pl.col(str(k))
@@ -345,6 +350,13 @@ def _usual_unit(sample: Sample) -> str | None:
     if {"request tokens", "response tokens"} <= names:
         return "s"
     return None
+
+
+def _are_counts(values: NDArray[np.float64]) -> bool:
+    whole = values.astype(np.int64, copy=False) if np.isfinite(values).all() else None
+    if whole is None or not len(values):
+        return whole is not None
+    return bool((whole == values).all() and whole.min() >= 0 and whole.max() <= MAX_TOKENS)
 
 
 def _texts(frame: pl.DataFrame, place: int | None, rows: Any) -> tuple[str | None, ...] | None:

@@ -92,7 +92,7 @@ def offset_at(zone: str, clock_s: float) -> float:
 def fixed_or_named(zone: str) -> timezone | ZoneInfo:
     """Return a zone: ``+02:00`` or a name of the IANA database."""
     if zone[0] in "+-":
-        return timezone(timedelta(seconds=_offset_s(zone)))
+        return timezone(timedelta(seconds=offset_of(zone)))
     return ZoneInfo(zone)
 
 
@@ -157,7 +157,7 @@ def _zone(name: str | None, *, is_known: bool) -> tuple[int | None, str | None]:
     if upper in _UNAMBIGUOUS_ZONES:
         return _UNAMBIGUOUS_ZONES[upper] * 3600, None
     if re.match(r"(UTC|GMT)?[+-]\d", upper):
-        return _offset_s(upper.removeprefix("UTC").removeprefix("GMT")), None
+        return offset_of(upper.removeprefix("UTC").removeprefix("GMT")), None
     if "/" in name:
         try:
             ZoneInfo(name)
@@ -179,7 +179,8 @@ def _zone(name: str | None, *, is_known: bool) -> tuple[int | None, str | None]:
     )
 
 
-def _offset_s(text: str) -> int:
+def offset_of(text: str) -> int:
+    """Return the seconds east of UTC of ``+02:00``, ``-0500`` or ``+02``."""
     digits = text[1:].replace(":", "")
     seconds = int(digits[:2]) * 3600 + int(digits[2:] or 0) * 60
     return -seconds if text[0] == "-" else seconds
