@@ -5,13 +5,14 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.rates import RateCounter
 from melange_sky.spec.histogram import Histogram, OptionalMatrix
-from melange_sky.spec.token_counts import TokenCounts
+from melange_sky.spec.token_counts import MOST_LISTED, TokenCounts
 from melange_sky.workload import DEFAULT_INPUT_EDGES, DEFAULT_OUTPUT_EDGES, Coverage
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class HistogramBuilder:
     ) -> None:
         """Count many requests; arrays of shape (requests,)."""
         rows, columns = len(self.counts), len(self.counts[0])
-        i = np.searchsorted(self.input_edges, input_tokens, side="left") - 1
-        j = np.searchsorted(self.output_edges, output_tokens, side="left") - 1
+        i = _buckets_of(self.input_edges, input_tokens)
+        j = _buckets_of(self.output_edges, output_tokens)
         self.beyond += int(np.count_nonzero((i >= rows) | (j >= columns)))
         places = np.clip(i, 0, rows - 1) * columns + np.clip(j, 0, columns - 1)
         for table, weights in (
@@ -140,6 +141,19 @@ class HistogramBuilder:
             input_quantiles=self.inputs.quantiles(),
             output_quantiles=self.outputs.quantiles(),
         )
+
+
+@lru_cache(maxsize=4)
+def _bucket_table(edges: tuple[int, ...]) -> NDArray[np.int32]:
+    tokens = np.arange(MOST_LISTED + 1)
+    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int32)
+
+
+def _buckets_of(edges: tuple[int, ...], tokens: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the bucket of each size, −1 below the first: of many from a table, else by search."""
+    if int(tokens.max(initial=0)) <= MOST_LISTED and len(tokens) > MOST_LISTED // 16:
+        return _bucket_table(edges)[tokens]
+    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int32)
 
 
 def _places(fine: Sequence[int], coarse: Sequence[int]) -> list[int]:

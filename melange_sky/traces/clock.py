@@ -251,15 +251,16 @@ def _in_one_spelling(
     digits = (letters[:, digits_at] - ord("0")).T
     if digits.max() > 9 or (letters[:, others_at] != letters[0, others_at]).any():
         return None
-    year_to_day, clock = digits[:8].astype(np.int32), digits[8:].astype(np.int32)
-    days = _days_of(_joined(year_to_day))
-    hours, minutes, seconds = (_joined(clock[at : at + 2]) for at in (0, 2, 4))
+    days = _days_of(digits[:8])
+    hours, minutes, seconds = (_joined(digits[at : at + 2]) for at in (8, 10, 12))
     if days is None or hours.max() > 23 or minutes.max() > 59 or seconds.max() > 60:
         return None
-    part_s = _joined(clock[6:].astype(np.int64)) / 10.0 ** len(clock[6:]) if len(clock) > 6 else 0.0
+    clock_s = days * 86400.0 + hours.astype(np.int32) * 3600
+    clock_s += minutes.astype(np.int32) * 60 + seconds
+    if len(digits) > 14:
+        clock_s += _joined(digits[14:].astype(np.int32)) / 10.0 ** len(digits[14:])
     zone = spelt["zone"]
     offset_s = np.nan if not zone else 0.0 if zone in "Zz" else float(offset_of(zone))
-    clock_s = days * 86400.0 + (hours * 3600 + minutes * 60 + seconds) + part_s
     return clock_s, np.full(len(cells), offset_s)
 
 
@@ -272,20 +273,20 @@ def _joined(digits: NDArray[Any]) -> NDArray[Any]:
     return found
 
 
-def _days_of(dates: NDArray[np.int32]) -> NDArray[np.float64] | None:
-    """Return dates such as 20250330 as days since 1970, None where one of them is no date."""
-    changes = np.flatnonzero(np.diff(dates)) + 1
+def _days_of(digits: NDArray[np.uint8]) -> NDArray[np.float64] | None:
+    """Return dates, their eight digits of shape (8, rows), as days since 1970; None where one is no date."""
+    changes = np.flatnonzero((digits[:, 1:] != digits[:, :-1]).any(axis=0)) + 1
     starts = np.concatenate([[0], changes])
     if len(starts) > MOST_RUNS:
         return None
+    texts = ("".join(map(str, digits[:, start])) for start in starts.tolist())
     try:
         days = [
-            date(number // 10_000, number // 100 % 100, number % 100).toordinal() - EPOCH_ORDINAL
-            for number in dates[starts].tolist()
+            date(int(t[:4]), int(t[4:6]), int(t[6:])).toordinal() - EPOCH_ORDINAL for t in texts
         ]
     except ValueError:
         return None
-    lengths = np.diff(np.concatenate([starts, [len(dates)]]))
+    lengths = np.diff(np.concatenate([starts, [digits.shape[1]]]))
     return np.repeat(np.array(days, dtype=np.float64), lengths)
 
 

@@ -147,7 +147,8 @@ def _table(source: Source, separator: str, names: list[str], line: int) -> CsvTa
 
 def whole_records(file: BinaryIO, source: Source, place: list[int]) -> Iterator[bytes]:
     """Yield blocks that end with a line, and never within quotes; `place` is the line that the next begins at."""
-    while text := file.read(table.BLOCK_BYTES):
+    size = table.block_bytes(source.path)
+    while text := file.read(size):
         parts = [text, file.readline(table.MAX_LINE)]
         if b'"' not in text and b'"' not in parts[1]:
             yield b"".join(parts)

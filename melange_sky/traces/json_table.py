@@ -67,8 +67,9 @@ class JsonTable:
     def _by_block(self, paths: list[tuple[str, ...]], numeric: list[bool]) -> Iterator[table.Chunk]:
         line = 1
         is_plain = self.is_plain
+        size = table.block_bytes(self.source.path)
         with self.source.open() as file:
-            while text := file.read(table.BLOCK_BYTES):
+            while text := file.read(size):
                 text += file.readline(table.MAX_LINE)
                 frame = _parsed(text, paths, numeric) if is_plain else None
                 if frame is None and is_plain:

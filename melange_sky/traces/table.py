@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import polars as pl
 
     from melange_sky.traces.sample import Column, Sample
@@ -15,6 +17,7 @@ MAX_LINE = 1 << 26
 """Longest line in bytes: logs may hold whole prompts."""
 
 BLOCK_BYTES = 1 << 19
+MOST_BLOCK_BYTES = 1 << 22
 BLOCK_ROWS = 1 << 15
 
 
@@ -29,6 +32,11 @@ class Chunk:
     frame: pl.DataFrame
     where: Callable[[int], str]
     wrong: tuple[int, str] | None = None
+
+
+def block_bytes(path: Path) -> int:
+    """Return how much of a file is parsed at once: more of a large one, so that each block costs less."""
+    return min(max(BLOCK_BYTES, path.stat().st_size // 64), max(BLOCK_BYTES, MOST_BLOCK_BYTES))
 
 
 class Table(Protocol):
