@@ -10,6 +10,7 @@ import yaml
 
 from melange_sky.planfile import PLAN_FILE, dump_plan, load_plan
 from melange_sky.planner.fleet_ids import earlier_fleet_id, new_fleet_id
+from melange_sky.plans import RESTARTING
 from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def restarts(planned: Plan, folder: Path) -> tuple[str, ...]:
             before, after = _document(path.read_text(encoding="utf-8")), _document(text)
         except (OSError, ValueError, yaml.YAMLError):
             continue
-        changed = differences(before, after)
+        mounts = [key for key in RESTARTING if before.get(key) != after.get(key)]
+        changed = sorted([*differences(before, after), *mounts])
         if changed:
             lines.append(
                 f"{name.removesuffix('.sky.yaml')}: {', '.join(changed)} changed since the plan in {folder}, so"

@@ -73,7 +73,8 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     offers, rejected = usable_offers(book.offers, spec.resources, rules)
     log_offers(book, offers, rejected)
     if not offers:
-        raise _no_offer(spec, rejected)
+        doubts = [w for w in book.warnings if w.code == "price-zero"]
+        raise _no_offer(spec, [*rejected, *doubts])
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
     shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
     shared += reservation_notes(offers, spec.resources.fixed)

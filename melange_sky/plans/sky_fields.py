@@ -49,6 +49,8 @@ SKY_KEYS = tuple(
 )
 """Those of which a plan itself writes none into a service."""
 
+_MAPPINGS = ("resources", "service", "envs", "volumes", "file_mounts", "config")
+
 _ROOM = "the plan chooses it: resources.{} of the spec narrows the choice"
 _HOST = "it comes with the instance type that the plan chooses"
 _PORT = "replicas listen on the plan's port, which it opens itself"
@@ -116,8 +118,8 @@ class SkyFields:
     def read(cls, block: Mapping[str, Any]) -> SkyFields:
         """Return the fields of a block without problems."""
         own = block.get(PER_ACCELERATOR) or {}
-        task = {key: deepcopy(value) for key, value in block.items() if key != PER_ACCELERATOR}
-        return cls(task=task, per_accelerator={key: deepcopy(own[key]) for key in own})
+        task = {key: value for key, value in block.items() if key != PER_ACCELERATOR}
+        return cls(task=_long_form(task), per_accelerator={k: _long_form(own[k]) for k in own})
 
     def block(self) -> dict[str, Any]:
         """Return the fields as the block that they were read from."""
@@ -150,6 +152,15 @@ class SkyFields:
         return tuple(key for key in RESTARTING if any(part.get(key) for part in parts))
 
 
+def _long_form(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of fields with SkyPilot's short form of a probe, its path, written out."""
+    long = deepcopy(dict(fields))
+    service = long.get("service")
+    if isinstance(service, dict) and isinstance(service.get("readiness_probe"), str):
+        service["readiness_probe"] = {"path": service["readiness_probe"]}
+    return long
+
+
 def merged_with(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Return both, mappings merged key by key, anything else from `above`.
 
@@ -178,6 +189,7 @@ def sky_problems(block: object, at: Path = ()) -> Iterator[tuple[Path, str]]:
         elif (key,) not in DECIDED and key not in TASK_KEYS:
             hint = did_you_mean(str(key), TASK_KEYS) or f"; known: {', '.join(TASK_KEYS)}"
             yield (*at, key), f"is no field of SkyPilot's services{hint}"
+    yield from _kind_problems(block, at)
     for path, reason in DECIDED.items():
         value: Any = block
         for part in path:
@@ -265,6 +277,15 @@ def _own_problems(own: object) -> Iterator[tuple[Path, str]]:
         yield from sky_problems(fields, path)
 
 
+def _kind_problems(block: Mapping[str, Any], at: Path) -> Iterator[tuple[Path, str]]:
+    """Yield what is no mapping or no text where a plan has to look into it; the rest is SkyPilot's to say."""
+    for key in _MAPPINGS:
+        if block.get(key) is not None and not isinstance(block[key], Mapping):
+            yield (*at, key), "must be a mapping of keys to values"
+    if block.get("setup") is not None and not isinstance(block["setup"], str):
+        yield (*at, "setup"), "must be text"
+
+
 def _plain_problems(value: object, at: Path) -> Iterator[tuple[Path, str]]:
     """Yield what a file or a shell cannot carry, wherever it is."""
     if len(at) > _DEEPEST:
@@ -293,8 +314,6 @@ def _internal_problems(resources: object, at: Path) -> Iterator[tuple[Path, str]
 
 def _env_problems(envs: object, at: Path) -> Iterator[tuple[Path, str]]:
     if not isinstance(envs, Mapping):
-        if envs is not None:
-            yield at, "must be a mapping of names to values"
         return
     for name, value in envs.items():
         problem = name_problem(str(name))

@@ -14,9 +14,6 @@ def with_fields(document: dict[str, Any], fields: dict[str, Any]) -> dict[str, A
     if not fields:
         return document
     own = dict(fields)
-    probe = (own.get("service") or {}).get("readiness_probe")
-    if isinstance(probe, str):  # SkyPilot's short form
-        own["service"] = {**own["service"], "readiness_probe": {"path": probe}}
     envs = {name: str(value) for name, value in (own.pop("envs", None) or {}).items()}
     own["secrets"] = secret_names(own)
     setup = own.pop("setup", None)

@@ -172,6 +172,16 @@ def test_every_field_of_skypilot_is_open_or_decided(updates: dict[str, Any]) -> 
     assert {p[1] for p in DECIDED if p[0] == "service"} <= set(updates["schema"]["service"])
 
 
+def test_a_probe_in_short_form_keeps_its_path_under_one_accelerator_s_own() -> None:
+    block = {
+        "service": {"readiness_probe": "/ready"},
+        "per_accelerator": {"A10G": {"service": {"readiness_probe": {"timeout_seconds": 33}}}},
+    }
+    (document,) = rendered(with_sky(plan_of(allocate(A10G, 1)), block)).values()
+    probe = document["service"]["readiness_probe"]
+    assert (probe["path"], probe["timeout_seconds"]) == ("/ready", 33)
+
+
 def test_fields_of_one_accelerator_go_on_top() -> None:
     services = rendered(team_plan())
     small = next(d for name, d in services.items() if "a10g" in name)
@@ -235,6 +245,12 @@ BAD: dict[str, tuple[Any, str]] = {
         {"service": {"readiness_probe": {"path": "/", "headers": {"X-Api-Key": "abc"}}}},
         "say $NAME, with NAME: null under sky.secrets",
     ),
+    "resources list": ({"resources": [1]}, "resources: must be a mapping"),
+    "service text": ({"service": "x"}, "service: must be a mapping"),
+    "envs list": ({"envs": ["A=b"]}, "envs: must be a mapping"),
+    "mounts text": ({"file_mounts": "x"}, "file_mounts: must be a mapping"),
+    "config number": ({"config": 3}, "config: must be a mapping"),
+    "setup list": ({"setup": ["a"]}, "setup: must be text"),
     "NUL": ({"setup": "echo \0"}, "holds a NUL character"),
     "accelerator": ({"per_accelerator": {"H10O": {}}}, "did you mean 'H100'?"),
     "count": ({"per_accelerator": {"H100:x": {}}}, "must be NAME or NAME:COUNT"),

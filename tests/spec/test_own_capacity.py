@@ -207,3 +207,4 @@ def test_a_price_of_zero_is_not_free(tmp_path: Path) -> None:
     spec_with(tmp_path, offers=[{**ROW, "price_usd_per_hour": 0}])
     done = run(tmp_path, "plan", "s.yaml", "--offline")
     assert done.returncode == 3 and "price-zero" in done.stderr
+    assert "and what is paid anyway under resources.fixed" in done.stderr
