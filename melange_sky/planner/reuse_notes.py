@@ -27,7 +27,7 @@ def reuse_notes(plan: Plan) -> tuple[PlanWarning, ...]:
 
 def blind_note(model: ModelPlan, attainment: float, target: float) -> PlanWarning:
     """Return how a verified fleet does in the same replay where sessions are not kept together."""
-    word = "would miss the target" if attainment < target else "holds without it too"
+    word = "would miss the target" if attainment < target else "holds too"
     message = (
         f"{model.name}: verified with session affinity (melange-sky gateway --affinity session); in the same replay "
         f"without it this fleet {word}: {attainment:.2%} of the requests within the SLO, target {target:.4g}"
