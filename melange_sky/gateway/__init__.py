@@ -1,8 +1,9 @@
 """One OpenAI-compatible endpoint over the planned mix.
 
-`run` is its life, `server` the HTTP side, `proxy` a request's way, `dispatch` the choice of a replica
-(by the core's `routing`), `pool` plan and backends as they are now, `service` one model of them. It
-keeps nothing that a second gateway would need.
+`run` is its life, `server` what there is to call, `client_connection` and `replica_connection` the wire,
+`proxy` a request's way, `relay` a stream's, `dispatch` the choice of a replica (by the core's `routing`),
+`pool` plan and backends as they are now, `service` one model of them. It keeps nothing that a second
+gateway would need.
 """
 
 from melange_sky.gateway.affinity import Affinity
