@@ -20,7 +20,8 @@ class Replica:
     """What to start: `model` (its name, untrusted text) as `option` runs it, listening on `port`.
 
     `shape` None: its sizes are not known. `revision` is the commit of the model to run, None for its
-    branch as it is then; `served_name` what clients call it, None where that is `model`.
+    branch as it is then; `served_name` what clients call it, None where that is `model`. `reports_cached` asks it
+    to say of each answer how much of its prompt was in the prefix cache.
     """
 
     model: str
@@ -30,6 +31,7 @@ class Replica:
     port: int
     revision: str | None = None
     served_name: str | None = None
+    reports_cached: bool = False
 
     def checkpoint_flags(self, flags: FlagTable) -> list[tuple[str, str]]:
         """Return what says which commit is run and under which name, where the user's flags do not."""

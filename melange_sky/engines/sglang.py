@@ -219,6 +219,10 @@ def _derived_flags(replica: Replica) -> Iterator[tuple[str, ...]]:
     yield "--port", str(replica.port)
     yield ("--enable-metrics",)
     yield from replica.checkpoint_flags(FLAGS)
+    if replica.reports_cached and not list(
+        FLAGS.given(replica.choice.args, {"--enable-cache-report"})
+    ):
+        yield ("--enable-cache-report",)
     settings = replica.option.engine
     if settings is None:
         yield "--tp-size", str(replica.option.accelerator_count)

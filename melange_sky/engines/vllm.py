@@ -291,6 +291,10 @@ def _derived_flags(replica: Replica, servers: Servers | None) -> Iterator[tuple[
     else:
         yield "--host", "127.0.0.1"
     yield from replica.checkpoint_flags(FLAGS)
+    if replica.reports_cached and not list(
+        FLAGS.given(replica.choice.args, {"--enable-prompt-tokens-details"})
+    ):
+        yield ("--enable-prompt-tokens-details",)
     settings = replica.option.engine
     if settings is None:
         yield "--tensor-parallel-size", str(replica.option.accelerator_count)

@@ -52,7 +52,7 @@ class PlanRequest:
 
 
 def launching(spec: SpecSource) -> str:
-    """Return what launches the measuring jobs of a spec; one given as a mapping has no file to name."""
+    """Return what launches the measuring jobs of a spec; one given as a mapping is to be put into a file."""
     if isinstance(spec, Mapping) or spec == DICT_PATH:
-        return "melange_sky.launch_profile(spec)"
+        return "melange-sky profile launch SPEC.yaml"
     return f"melange-sky profile launch {shlex.quote(str(spec))}"

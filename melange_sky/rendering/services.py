@@ -165,6 +165,7 @@ def serve_command(plan: ModelPlan, option: DeploymentOption) -> ServeCommand:
         port=PORT,
         revision=None if source is None else source.revision,
         served_name=None if checkpoint == plan.model else plan.model,
+        reports_cached=plan.reuse is not None,
     )
     return engine_named(plan.engine.name).serve_command(replica)
 

@@ -14,6 +14,7 @@ from melange_sky.engines import DEFAULT_ENGINE, EngineChoice
 from melange_sky.errors import InputError
 from melange_sky.models import find_model
 from melange_sky.plans import Allocation, ModelPlan, Plan
+from melange_sky.plans.reuse import PlannedReuse
 from melange_sky.rendering import (
     launch_command,
     render_services,
@@ -206,3 +207,19 @@ def test_clouds_without_ports_have_a_reason() -> None:
 def _first(plan: Plan) -> tuple[ModelPlan, Allocation]:
     (model,) = plan.models
     return model, model.allocations[0]
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [("vllm", "--enable-prompt-tokens-details"), ("sglang", "--enable-cache-report")],
+)
+def test_replicas_say_what_they_cached_where_the_plan_counts_on_it(engine: str, flag: str) -> None:
+    reuse = PlannedReuse(affinity="session", hits=())
+    choice = EngineChoice(name=engine)
+    plan = plan_of(allocate(A10G, 1), engine=choice)
+    counting = plan_of(allocate(A10G, 1), engine=choice, reuse=reuse)
+    asked = plan_of(
+        allocate(A10G, 1), engine=dataclasses.replace(choice, args=(flag,)), reuse=reuse
+    )
+    texts = ["".join(render_services(one).values()) for one in (plan, counting, asked)]
+    assert [text.count(flag) for text in texts] == [0, 1, 1]
