@@ -62,7 +62,7 @@ class JsonTable:
         if self.form == "lines":
             yield from self._by_block(paths, list(numeric))
         else:
-            yield from _gathered(_requests(_values(self.source, self.form), self.named), paths)
+            yield from gathered(_requests(_values(self.source, self.form), self.named), paths)
 
     def _by_block(self, paths: list[tuple[str, ...]], numeric: list[bool]) -> Iterator[table.Chunk]:
         line = 1
@@ -79,7 +79,7 @@ class JsonTable:
                     yield table.Chunk(frame=frame, where=_counting_lines(text, line))
                 else:
                     values = _lines(text, line, self.source)
-                    yield from _gathered(_requests(values, self.named), paths)
+                    yield from gathered(_requests(values, self.named), paths)
                 line += text.count(b"\n")
 
 
@@ -221,10 +221,10 @@ def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _gathered(
+def gathered(
     rows: Iterator[tuple[str, Record]], paths: list[tuple[str, ...]]
 ) -> Iterator[table.Chunk]:
-    """Yield records as chunks of text."""
+    """Yield records, each with its place, as chunks of text: a column per path."""
     import polars as pl
 
     while some := list(itertools.islice(rows, table.BLOCK_ROWS)):

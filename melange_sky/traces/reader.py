@@ -21,6 +21,7 @@ from melange_sky.traces.parquet_table import ParquetTable
 from melange_sky.traces.records import CHARACTERS_PER_TOKEN
 from melange_sky.traces.roles import Mapping, map_columns
 from melange_sky.traces.sample import Column, Sample, words_of
+from melange_sky.traces.server_log import server_log, server_of
 from melange_sky.traces.source import Source, reading_errors, source_of
 from melange_sky.traces.stamps import looks_like_times, number
 from melange_sky.traces.tokens import MAX_TOKENS, RULE, counts, is_blank
@@ -94,7 +95,8 @@ class TraceReader:
     def _notes(self) -> Iterator[str]:
         if self._mapping.is_end:
             yield f"{self._mapping.time[0].name} tells when requests ended, not when they came: no other time is there"
-        if self._mapping.input[0].path[0] == "estimated":
+        counted = (self._mapping.input[0], self._mapping.output[0])
+        if any(column.path[0] == "estimated" for column in counted):
             yield (
                 f"token counts are estimated from texts at {CHARACTERS_PER_TOKEN:g} characters a token (English;"
                 " count them with the model's tokenizer for other languages or code)"
@@ -308,6 +310,9 @@ def _table(source: Source, options: TraceOptions) -> Table:
         if source.packing:
             raise InputError(f"{source.path}: Parquet within {source.packing}; unpack it first")
         return ParquetTable(source=source)
+    server = server_of(source)
+    if server is not None:
+        return server_log(source, server)
     if source.head.lstrip()[:1] in (b"{", b"["):
         return json_table(source, options)
     return csv_table(source, options)

@@ -280,6 +280,108 @@ def sglang(rows: Rows) -> bytes:
     return lines(found)
 
 
+def in_order(events: list[tuple[int, str]]) -> bytes:
+    """Lines in the order of their microseconds, with what a server writes between them."""
+    found = ["INFO:     Application startup complete."]
+    for n, (_, line) in enumerate(sorted(events, key=lambda event: event[0])):
+        found.append(line)
+        if n % 3 == 0:
+            found.append('INFO:     10.0.0.1:4242 - "POST /v1/chat/completions HTTP/1.1" 200 OK')
+    return ("\n".join(found) + "\n").encode()
+
+
+def token_ids(count: int) -> str:
+    return str(list(range(7, 7 + count)))
+
+
+PARAMS = "SamplingParams(n=1, temperature=1.0, stop=[], max_tokens=900, min_tokens=0)"
+SAYS = "it's \"quoted\", prompt_token_ids: [1, 2], 'meta_info': {'prompt_tokens': 5}"
+
+
+def vllm(rows: Rows) -> bytes:
+    """vLLM 0.10 with --enable-log-outputs: a line when a request comes, one with its answer; no year."""
+    events = []
+    for n, r in enumerate(rows):
+        at = r.moment.strftime("(APIServer pid=1) INFO %m-%d %H:%M:%S [logger.py:39]")
+        done = (r.moment + timedelta(seconds=9)).strftime(
+            "\x1b[36m(APIServer pid=1)\x1b[0m INFO %m-%d %H:%M:%S [logger.py:71]"
+        )
+        events.append(
+            (
+                r.at_us,
+                f"{at} Received request chatcmpl-{n}: prompt: {SAYS!r}, params: {PARAMS}, prompt_token_ids: {token_ids(r.input_tokens)}, prompt_embeds shape: None, lora_request: None.",
+            )
+        )
+        ended = f"Generated response chatcmpl-{n}: output: {SAYS!r}, output_token_ids: {token_ids(r.output_tokens)}, finish_reason: stop"
+        events.append(
+            (
+                r.at_us + 9_000_000,
+                f"{done} {ended}" if r.ok else f"{done} Aborted request chatcmpl-{n}.",
+            )
+        )
+    return in_order(events)  # fmt: skip
+
+
+def vllm_streaming(rows: Rows) -> bytes:
+    """Newer vLLM at DEBUG, streaming, behind a collector that puts the whole time in front."""
+    events = []
+    for n, r in enumerate(rows):
+
+        def line(after_us: int, text: str, at: datetime = r.moment, since: int = r.at_us) -> None:
+            then = at + timedelta(microseconds=after_us)
+            stamp = then.strftime(
+                "%Y-%m-%dT%H:%M:%S.%f000Z stdout F (APIServer pid=1) INFO %m-%d %H:%M:%S"
+            )
+            events.append((since + after_us, f"{stamp} [entrypoints/logger.py:63] {text}"))
+
+        name = f"chatcmpl-{n}"
+        line(
+            0,
+            f"Request {name} details: prompt: {SAYS!r}, prompt_token_ids: {token_ids(r.input_tokens)}, prompt_embeds shape: None.",
+        )
+        line(1, f"Received request {name}: params: {PARAMS}, lora_request: None.")
+        first = r.output_tokens // 2
+        for k, part in enumerate((first, r.output_tokens - first)):
+            line(
+                5_000_000 + 2 * k,
+                f"Generated response {name} (streaming delta) details: output_token_ids: {token_ids(part)}",
+            )
+            line(
+                5_000_001 + 2 * k,
+                f"Generated response {name} (streaming delta): output: {SAYS!r}, finish_reason: None",
+            )
+        line(
+            6_000_000,
+            f"Generated response {name} (streaming complete): output: {SAYS + SAYS!r}, finish_reason: streaming_complete",
+        )
+    return in_order(events)  # fmt: skip
+
+
+def sglang_text(rows: Rows) -> bytes:
+    """SGLang's request log as text, its own health checks among it."""
+    events = []
+    for n, r in enumerate(rows):
+        at = r.moment.strftime("[%Y-%m-%d %H:%M:%S]")
+        done = (r.moment + timedelta(seconds=4)).strftime("[%Y-%m-%d %H:%M:%S TP0]")
+        obj = (
+            f"GenerateReqInput(rid='r{n}', text={SAYS!r}, sampling_params={{'max_new_tokens': 64}})"
+        )
+        meta = {"id": f"r{n}", "finish_reason": {"type": "stop" if r.ok else "abort"}, "prompt_tokens": r.input_tokens,
+                "completion_tokens": r.output_tokens, "cached_tokens": 0, "e2e_latency": 4.01}  # fmt: skip
+        if n % 2:  # a log that begins midway: the rest is told by the latency
+            events.append((r.at_us, f"{at} Receive: obj={obj}"))
+        events.append(
+            (
+                r.at_us + 4_000_000,
+                f"{done} Finish: obj={obj}, out={{'text': {SAYS!r}, 'meta_info': {meta}}}",
+            )
+        )
+        if n % 9 == 0:
+            check = obj.replace(f"'r{n}'", "'HEALTH_CHECK_1'")
+            events.append((r.at_us, f"{at} Finish: obj={check}, out={{'meta_info': {meta}}}"))
+    return in_order(events)
+
+
 def vllm_bench(rows: Rows) -> bytes:
     """The result of vLLM's own benchmark with its details: a list per column."""
     return json.dumps(
@@ -347,6 +449,10 @@ FORMATS: dict[str, Writer] = {
     "otlp": otlp,
     "spans, attributes as a mapping": per_line(lambda r: span(r, False)),
     "sglang": sglang,
+    "vllm": vllm,
+    "vllm, streaming at debug": vllm_streaming,
+    "vllm, gzip": packed(vllm, gzip.compress),
+    "sglang as text": sglang_text,
     "vllm bench": vllm_bench,
     "openinference csv": table("start_time;attributes.llm.token_count.prompt;attributes.llm.token_count.completion;attributes.llm.token_count.total;status_code", lambda r: [iso(r), r.input_tokens, r.output_tokens, 4, "OK" if r.ok else "ERROR"], ";"),
     "gemini": per_line(lambda r: {"requestTime": iso(r, 6).replace(" ", "T") + "Z", "response": {"usageMetadata": {"promptTokenCount": r.input_tokens, "candidatesTokenCount": r.output_tokens, "totalTokenCount": 3}}}),
@@ -376,6 +482,9 @@ FORMATS: dict[str, Writer] = {
 
 EXACT_TO_S = {
     "openai batch output": 1.0,
+    "vllm": 1.0,
+    "vllm, gzip": 1.0,
+    "sglang as text": 1.01,
     "bedrock": 1.0,
     "excel days": 1e-3,
     "parquet of milliseconds": 2e-3,
@@ -384,7 +493,7 @@ EXACT_TO_S = {
 
 TELL_FAILURES = (
     "litellm csv", "litellm jsonl", "openai batch output", "openai responses", "langfuse jsonl", "langfuse traces", "otlp",
-    "spans, attributes as a mapping", "sglang", "vllm bench", "openinference csv", "bedrock", "burstgpt", "parquet",
+    "spans, attributes as a mapping", "sglang", "vllm", "sglang as text", "vllm bench", "openinference csv", "bedrock", "burstgpt", "parquet",
 )  # fmt: skip
 
 SPELLINGS: dict[str, tuple[Callable[[Request], Any], str | None]] = {
