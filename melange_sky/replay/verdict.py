@@ -46,7 +46,8 @@ class Percentiles:
 class OptionVerdict:
     """One deployment option. `utilization` is its engines' time in steps ÷ time of the whole run.
 
-    `ttft_missed`, `tpot_missed`: fractions of its requests that missed that limit.
+    `ttft_missed`, `tpot_missed`: fractions of its requests that missed that limit. `prefix_hits`: fraction of its
+    requests' prompt tokens that were found in prefix caches, None where nothing is shared or it got none.
     """
 
     option: str
@@ -61,6 +62,7 @@ class OptionVerdict:
     queue_peak: float
     kv_used_mean: float
     kv_used_peak: float
+    prefix_hits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +128,17 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Simulation:
-    """A plan's replay and its verdict. `traffic` says what was sent, `notes` what to keep in mind."""
+    """A plan's replay and its verdict. `traffic` says what was sent, `notes` what to keep in mind.
+
+    `affinity`: whether requests of a session were kept together.
+    """
 
     plan: ModelPlan
     verdict: Verdict
     run: FleetRun
     traffic: str
     notes: tuple[str, ...] = ()
+    affinity: bool = False
 
 
 def judge_runs(
@@ -148,7 +154,9 @@ def judge_runs(
     windows = [judged_window(run.log) for run in runs]
     spans_s = [_span_s(r.log.arrival_s[w]) for r, (w, _) in zip(runs, windows, strict=True)]
     whole = joined(runs)
-    judged = whole.log.select(np.concatenate([window for window, _ in windows]))
+    is_judged = np.concatenate([window for window, _ in windows])
+    judged = whole.log.select(is_judged)
+    found = None if whole.found_tokens is None else whole.found_tokens[is_judged]
     good, span_s, done = meets(judged, slo), sum(spans_s), judged.ok
     tokens = int((judged.input_tokens + judged.output_tokens)[done].sum())
     per_hour = tokens * 3600.0 / span_s if span_s > 0 else 0.0
@@ -170,7 +178,7 @@ def judge_runs(
         output_tokens=int(judged.output_tokens[done].sum()),
         tokens=tokens,
         cost_usd_per_million_tokens=cost_usd_per_hour / per_hour * 1e6 if per_hour > 0 else None,
-        options=_options(whole, judged, good, slo),
+        options=_with_hits(_options(whole, judged, good, slo), judged, found),
         buckets=_buckets(judged, good, workload),
     )
     return verdict, whole
@@ -243,6 +251,20 @@ def _options(
             )
         )
     return tuple(verdicts)
+
+
+def _with_hits(
+    options: tuple[OptionVerdict, ...], judged: RequestLog, found: NDArray[np.int64] | None
+) -> tuple[OptionVerdict, ...]:
+    """Return the verdicts with what each option found of the judged prompts' tokens."""
+    if found is None:
+        return options
+    hits = []
+    for k in range(len(options)):
+        of_option = judged.option == k
+        asked = int(judged.input_tokens[of_option].sum())
+        hits.append(int(found[of_option].sum()) / asked if asked else None)
+    return tuple(replace(o, prefix_hits=h) for o, h in zip(options, hits, strict=True))
 
 
 def _missed(log: RequestLog, slo: SLO) -> NDArray[np.bool_]:

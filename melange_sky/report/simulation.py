@@ -56,7 +56,7 @@ def simulation_document(simulation: Simulation) -> dict[str, Any]:
         "goodput_rps": verdict.goodput_rps,
         "cost_usd_per_hour": plan.cost_usd_per_hour,
         "cost_usd_per_million_tokens": verdict.cost_usd_per_million_tokens,
-        "allocations": [_option(option) for option in verdict.options],
+        "allocations": [_option(option, simulation) for option in verdict.options],
         "buckets": _bucket_rows(simulation),
         "over_time": _over_time(simulation),
         "notes": list(simulation.notes),
@@ -79,7 +79,8 @@ def _percentiles(values: Percentiles) -> dict[str, float | None]:
     return {"p50": values.p50, "p90": values.p90, "p95": values.p95, "p99": values.p99}
 
 
-def _option(option: OptionVerdict) -> dict[str, Any]:
+def _option(option: OptionVerdict, simulation: Simulation) -> dict[str, Any]:
+    shares = {"prefix_hit_fraction": option.prefix_hits} if _shares_prefixes(simulation) else {}
     return {
         "option": option.option,
         "requests": option.requests,
@@ -93,7 +94,12 @@ def _option(option: OptionVerdict) -> dict[str, Any]:
         "queue_peak": option.queue_peak,
         "kv_used_mean": option.kv_used_mean,
         "kv_used_peak": option.kv_used_peak,
+        **shares,
     }
+
+
+def _shares_prefixes(simulation: Simulation) -> bool:
+    return simulation.run.found_tokens is not None
 
 
 def _bucket_rows(simulation: Simulation) -> list[dict[str, Any]]:
@@ -154,6 +160,12 @@ def print_simulation(console: Printer, simulation: Simulation) -> None:
         console.print(
             f"  {plan.workload.label(*bucket.bucket)}: {bucket.attainment:.1%} of {bucket.requests}"
         )
+    if _shares_prefixes(simulation):
+        routed = "with" if simulation.affinity else "without"
+        console.print(
+            "\nprefix hits: part of the judged requests' prompt tokens found in prefix caches, "
+            f"{routed} session affinity"
+        )
     for note in simulation.notes:
         console.print(f"note: {escape(note)}")
 
@@ -199,6 +211,7 @@ def _option_table(simulation: Simulation) -> Table:
         "queue mean",
         "peak",
         "KV peak",
+        *(("prefix hits",) if _shares_prefixes(simulation) else ()),
     )
     for name in names:
         table.add_column(name, justify="right")
@@ -215,6 +228,7 @@ def _option_table(simulation: Simulation) -> Table:
             f"{option.queue_mean:.1f}",
             f"{option.queue_peak:.0f}",
             f"{option.kv_used_peak:.0%}",
+            *((_share(option.prefix_hits),) if _shares_prefixes(simulation) else ()),
         )
     return table
 

@@ -92,6 +92,7 @@ def _simulations() -> Iterator[dict[str, Any]]:
         waiting=np.zeros((1, 1), dtype=np.int64),
         running=np.zeros((1, 1), dtype=np.int64),
         kv_used=np.zeros((1, 1)),
+        found_tokens=np.zeros(1, dtype=np.int64),
         log=SimpleNamespace(options=["text"]),
     )
     for hollow in Hollow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from melange_sky.cli import main
 from melange_sky.planfile import dump_plan, load_plan
 from melange_sky.planner.hits import with_hits
 from melange_sky.planner.planning import PlanOptions, plan_source
@@ -20,6 +22,7 @@ from melange_sky.planner.reuse_rounds import found_by, plan_with_reuse
 from melange_sky.plans import ModelPlan, Plan
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
+from melange_sky.replay.verdict import judged_window
 from melange_sky.spec import Spec, load_spec
 from melange_sky.steps import RequestSizes, capacity_estimate
 from tests.prefixes.shaped import mooncake_like
@@ -249,3 +252,40 @@ def test_sampled_replays_share_as_the_trace_does(folder: Path, warm: Plan) -> No
     assert sampled.found_tokens is not None and traced.found_tokens is not None
     shares = [float(r.found_tokens.sum() / r.log.input_tokens.sum()) for r in (sampled, traced)]
     assert shares[0] == pytest.approx(shares[1], abs=0.05)
+
+
+def test_simulate_tells_what_each_option_found_of_its_judged_prompts(
+    folder: Path, warm: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(dump_plan(warm))
+    trace = str(folder / "moon.jsonl")
+    document = _simulated(capsys, str(path), "--trace", trace, "--format", "json")
+    run = simulate_plan(warm.models[0], SimulationRequest(trace=folder / "moon.jsonl")).run
+    assert run.found_tokens is not None
+    judged, _ = judged_window(run.log)
+    for k, told in enumerate(json.loads(document)["allocations"]):
+        mine = judged & (run.log.option == k)
+        share = run.found_tokens[mine].sum() / run.log.input_tokens[mine].sum()
+        assert told["prefix_hit_fraction"] == pytest.approx(share, abs=1e-6)
+        assert share > 0
+    table = _simulated(capsys, str(path), "--trace", trace)
+    assert "prefix hits" in table and "with session affinity" in table
+    other = _simulated(capsys, str(path), "--trace", trace, "--policy", "round_robin")
+    assert "prefix hits" in other and "without session affinity" in other
+
+
+def test_simulate_tells_nothing_of_it_where_nothing_is_shared(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(dump_plan(planned(spec_file(folder, "none"))))
+    trace = str(folder / "moon.jsonl")
+    assert "prefix" not in _simulated(capsys, str(path), "--trace", trace, "--format", "json")
+    assert "prefix" not in _simulated(capsys, str(path), "--trace", trace)
+
+
+def _simulated(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with contextlib.suppress(SystemExit):
+        main(["simulate", *arguments])
+    return capsys.readouterr().out

@@ -313,7 +313,10 @@ def _judged(
             f"too short for ±{request.ci:g}: the attainment is known to ±{verdict.half_width:.3g}",
         )
     traffic += _outages_text(plan, request.how)
-    return Simulation(plan=plan, verdict=verdict, run=whole, traffic=traffic, notes=notes)
+    affinity = request.how.affinity and request.how.policy == "gateway"
+    return Simulation(
+        plan=plan, verdict=verdict, run=whole, traffic=traffic, notes=notes, affinity=affinity
+    )
 
 
 def _outages_text(plan: ModelPlan, how: Replay) -> str:
