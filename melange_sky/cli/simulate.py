@@ -17,6 +17,7 @@ from melange_sky.cli.common import (
     seed_option,
 )
 from melange_sky.cli.interruption import ends_at_once, interruptible
+from melange_sky.cli.trace_options import trace_options
 from melange_sky.errors import SloMissedError
 from melange_sky.planner.figures import POLICIES
 
@@ -28,9 +29,10 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path),
-    metavar="CSV",
+    metavar="LOG",
     help="Replay this trace; default: sample the plan's workload.",
 )
+@trace_options("--trace")
 @click.option(
     "--rate-scale",
     type=_POSITIVE,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from melange_sky.cli.common import NumberRange, jobs_option, seed_option
+from melange_sky.cli.trace_options import trace_options
 
 if TYPE_CHECKING:
     from melange_sky.plans import VerificationRound
@@ -29,10 +30,11 @@ _OPTIONS = (
     click.option(
         "--verify-trace",
         type=click.Path(path_type=Path),
-        metavar="CSV",
+        metavar="LOG",
         help="Replay this trace, scaled to the spec's rate; default: the spec's own trace, "
         "or a sample of its workload.",
     ),
+    trace_options("--verify-trace"),
     click.option(
         "--burstiness",
         type=NumberRange(min=0.01, max=1000),

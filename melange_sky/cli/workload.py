@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from melange_sky.cli.common import echo_json
+from melange_sky.cli.trace_options import trace_options
 
 
 @click.command()
@@ -30,20 +31,7 @@ def init(file: Path, force: bool) -> None:
     type=click.Path(path_type=Path),
     help="Write here instead of to stdout.",
 )
-@click.option(
-    "--columns",
-    metavar="ROLE=NAME,…",
-    help="Which column is what, such as time=ts:ms,input=prompt_len,output=n_out,status=code,session=conv;"
-    " :s, :ms, :us or :ns behind the time's is its unit. Left away: told by names and values.",
-)
-@click.option(
-    "--timezone", metavar="ZONE", help="Zone of stamps that name none: Europe/Berlin or +02:00."
-)
-@click.option(
-    "--keep-failed",
-    is_flag=True,
-    help="Count requests that failed or have no output token as demand, too.",
-)
+@trace_options()
 @click.option("--input-edges", metavar="0,25,…", help="Bucket edges of input tokens.")
 @click.option("--output-edges", metavar="0,25,…", help="Bucket edges of output tokens.")
 @click.option(

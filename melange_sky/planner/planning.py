@@ -13,6 +13,7 @@ from melange_sky.planner.figures import one_of, side_by_side, within
 from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.plan_spec import plan_read
+from melange_sky.planner.replayed_trace import replayed_trace
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans.reuse import Routing
 from melange_sky.pricing import OfferQuery
@@ -20,10 +21,12 @@ from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, load_spec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from melange_sky.plans import Plan
     from melange_sky.spec import Spec, SpecSource
+    from melange_sky.workload import Trace
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,8 @@ LARGEST_USD = 1e6
 class PlanOptions:
     """How to plan beyond the spec: the flags of `plan`, by their names.
 
-    `verify_trace`, `burstiness`, `seed`, `jobs` and `verify_seconds` are of the replay that `verify` asks for.
+    `verify_trace`, `burstiness`, `seed`, `jobs` and `verify_seconds` are of the replay that `verify` asks for;
+    `columns`, `timezone` and `keep_failed` say how its trace is read, where evidence does not.
     Raises InputError where options clash or make no sense.
     """
 
@@ -56,6 +60,9 @@ class PlanOptions:
     engine_generation: str | None = None
     verify: bool = False
     verify_trace: Path | None = None
+    columns: str | Mapping[str, str] | None = None
+    timezone: str | None = None
+    keep_failed: bool = False
     burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
@@ -94,8 +101,17 @@ class PlanOptions:
             raise InputError("--error-budget needs --throughput-error")
         if self.verify_trace is not None and not self.verify:
             raise InputError("--verify-trace needs --verify")
+        _ = self.traffic
         if self.refresh and self.prices().forbids_network:
             raise InputError("--refresh needs the network and cannot be combined with --offline")
+
+    @property
+    def traffic(self) -> Trace | None:
+        """The trace that verifies the plan, as it is to be read; None for the spec's own traffic."""
+        flag = "--verify-trace"
+        return replayed_trace(
+            self.verify_trace, flag, self.columns, self.timezone, keep_failed=self.keep_failed
+        )
 
     def prices(self, hooks: Hooks = NO_HOOKS) -> OfferQuery:
         """Which prices to plan with."""
@@ -155,7 +171,7 @@ def _replayed(source: SpecSource, request: PlanRequest, options: PlanOptions, ho
     )
 
     replayed = ReplayOptions(
-        trace=options.verify_trace,
+        trace=options.traffic,
         burstiness=options.burstiness,
         seed=options.seed,
         jobs=options.jobs,

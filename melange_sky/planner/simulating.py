@@ -10,13 +10,16 @@ from melange_sky.errors import InputError, did_you_mean
 from melange_sky.planner.figures import POLICIES, one_of, side_by_side, within
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
+from melange_sky.planner.replayed_trace import replayed_trace
 from melange_sky.replay import Replay
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.replay import Simulation
+    from melange_sky.workload import Trace
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +29,8 @@ LARGEST = 1e9
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateOptions:
     """What to replay and how: the flags of `simulate`, by their names.
+
+    `columns`, `timezone` and `keep_failed` say how `trace` is read, where evidence does not.
 
     Raises InputError where one makes no sense.
     """
@@ -41,6 +46,9 @@ class SimulateOptions:
     outage_s: float = 300.0
     model_name: str | None = None
     jobs: int | None = None
+    columns: str | Mapping[str, str] | None = None
+    timezone: str | None = None
+    keep_failed: bool = False
 
     def __post_init__(self) -> None:
         one_of("--policy", self.policy, POLICIES)
@@ -54,11 +62,19 @@ class SimulateOptions:
         ):
             if number is not None and not 0 < number <= LARGEST:
                 raise InputError(f"{flag}: must be a number above 0, at most {LARGEST:g}")
+        _ = self.traffic
+
+    @property
+    def traffic(self) -> Trace | None:
+        """The trace as it is to be read."""
+        return replayed_trace(
+            self.trace, "--trace", self.columns, self.timezone, keep_failed=self.keep_failed
+        )
 
     def request(self, hooks: Hooks) -> SimulationRequest:
         """What is replayed."""
         return SimulationRequest(
-            trace=self.trace,
+            trace=self.traffic,
             rate_scale=self.rate_scale,
             duration_s=self.duration_s,
             ci=self.ci,

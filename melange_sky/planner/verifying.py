@@ -17,10 +17,15 @@ from melange_sky.planner.rate_over_time import plan_over_time
 from melange_sky.planner.replay_loop.incumbent import Incumbent, check_incumbent
 from melange_sky.planner.replay_loop.keep import keep_cheaper
 from melange_sky.planner.replay_loop.loop import LoopRequest, plan_verified
-from melange_sky.planner.replay_loop.replay import SimulationRequest, simulate_plan
+from melange_sky.planner.replay_loop.replay import (
+    SimulationRequest,
+    simulate_plan,
+    trace_notes,
+)
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.reuse_rounds import plan_with_reuse, with_found_again
 from melange_sky.planner.true_rate import scale_to_mean
+from melange_sky.plans import PlanWarning
 from melange_sky.pricing import OfferQuery
 from melange_sky.replay import Replay
 from melange_sky.spec import AcceleratorChoice, load_own_spec
@@ -79,6 +84,7 @@ def plan_and_verify(
 ) -> Plan:
     """Plan, replay and plan again until the SLO holds or it is clear why it cannot."""
     spec = load_own_spec(source, NO_ENGINE)
+    told = _told(options.trace)
     options = options.of(spec)
     incumbent = _incumbent(options.incumbent, spec)
     first = _first_plan(spec, request, options, incumbent, proven=False)
@@ -95,7 +101,14 @@ def plan_and_verify(
         verdict = simulate_plan(fleet, replace(simulation, on_progress=None)).verdict
         return verdict.interval[0] >= verdict.target, verdict.attainment
 
+    verified = replace(verified, warnings=(*told, *verified.warnings))
     return with_current(verified, spec, request, judge)
+
+
+def _told(trace: Trace | None) -> tuple[PlanWarning, ...]:
+    """Return what is to be told of a trace that is not the spec's own."""
+    notes = () if trace is None else trace_notes(trace)
+    return tuple(PlanWarning(code="workload", message=note) for note in notes)
 
 
 def plan_beside_incumbent(

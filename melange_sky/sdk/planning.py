@@ -15,6 +15,8 @@ from melange_sky.sdk.arguments import path_of, plan_of, source_of
 from melange_sky.sdk.results import Shown, as_result
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
 
@@ -51,6 +53,9 @@ def plan(
     engine_generation: str | None = None,
     verify: bool = False,
     verify_trace: AnyPath | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
     burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
@@ -78,7 +83,11 @@ def plan(
         confidence: Plan with capacities that estimates reach with this probability, such as 0.9.
         engine_generation: Constants of the estimates; None for those of the engine's version.
         verify: Replay the plan and plan again until the SLO holds, or say why it cannot.
-        verify_trace: CSV trace to replay, scaled to the spec's rate; None for the spec's own.
+        verify_trace: Trace to replay, scaled to the spec's rate; None for the spec's own.
+        columns: Which column of the trace is what, "time=ts:ms,input=n_in" or a mapping; None for told by names
+            and values.
+        timezone: Zone of the trace's stamps that name none, such as "Europe/Berlin".
+        keep_failed: Count its requests that failed or have no output token, too.
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
@@ -114,6 +123,9 @@ def plan(
         engine_generation=engine_generation,
         verify=verify,
         verify_trace=path_of(verify_trace),
+        columns=columns,
+        timezone=timezone,
+        keep_failed=keep_failed,
         burstiness=burstiness,
         seed=seed,
         jobs=jobs,
@@ -127,6 +139,9 @@ def verify(
     spec: AnySpec,
     *,
     verify_trace: AnyPath | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
     burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
@@ -140,7 +155,11 @@ def verify(
 
     Args:
         spec: A spec file, or the same as a dict.
-        verify_trace: CSV trace to replay, scaled to the spec's rate; None for the spec's own.
+        verify_trace: Trace to replay, scaled to the spec's rate; None for the spec's own.
+        columns: Which column of the trace is what, "time=ts:ms,input=n_in" or a mapping; None for told by names
+            and values.
+        timezone: Zone of the trace's stamps that name none, such as "Europe/Berlin".
+        keep_failed: Count its requests that failed or have no output token, too.
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replay.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
@@ -161,6 +180,9 @@ def verify(
         spec,
         verify=True,
         verify_trace=verify_trace,
+        columns=columns,
+        timezone=timezone,
+        keep_failed=keep_failed,
         burstiness=burstiness,
         seed=seed,
         jobs=jobs,

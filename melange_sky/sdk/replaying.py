@@ -16,7 +16,7 @@ from melange_sky.sdk.arguments import path_of, plan_of, source_of
 from melange_sky.sdk.results import Shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
@@ -54,6 +54,9 @@ def simulate(
     plan: AnyPlan,
     *,
     trace: AnyPath | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
     rate_scale: float = 1.0,
     duration_s: float | None = None,
     seed: int = 0,
@@ -69,7 +72,11 @@ def simulate(
 
     Args:
         plan: A plan, or the plan.json or folder of one.
-        trace: CSV trace to replay; None samples the plan's workload.
+        trace: Trace to replay; None samples the plan's workload.
+        columns: Which column of the trace is what, "time=ts:ms,input=n_in" or a mapping; None for told by names
+            and values.
+        timezone: Zone of the trace's stamps that name none, such as "Europe/Berlin".
+        keep_failed: Count its requests that failed or have no output token, too.
         rate_scale: Multiplies the rate; a trace's gaps are divided by it.
         duration_s: Seconds of traffic; a trace is cut there.
         seed: Seed of arrivals, sizes and outages.
@@ -90,6 +97,9 @@ def simulate(
     """
     options = SimulateOptions(
         trace=path_of(trace),
+        columns=columns,
+        timezone=timezone,
+        keep_failed=keep_failed,
         rate_scale=rate_scale,
         duration_s=duration_s,
         seed=seed,
@@ -121,7 +131,7 @@ def compare(
     Args:
         spec: A spec file of one model, or the same as a dict.
         rates: Requests per second to compare at, as numbers or "1,4,16"; None for the spec's own traffic.
-        trace: CSV trace to replay, scaled to each rate; None for the spec's own, or a sample of its workload.
+        trace: Trace to replay, scaled to each rate; None for the spec's own, or a sample of its workload.
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replays.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.

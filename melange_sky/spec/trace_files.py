@@ -9,7 +9,7 @@ import glob
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,7 @@ from melange_sky.spec.intake import busiest_of, check_span, intake_of
 from melange_sky.workload import AS_FOUND, TraceFiles, TraceOptions
 
 if TYPE_CHECKING:
+    from melange_sky.spec.intake import Intake
     from melange_sky.traces import TraceBlock, TraceReader
     from melange_sky.workload import Trace
 
@@ -82,19 +83,25 @@ def trace_name(trace: Trace) -> str:
     return f"{names[0]} and {len(names) - 1} more"
 
 
-def blocks_of(trace: Trace, extras: Sequence[str] = ()) -> Iterator[TraceBlock]:
+def blocks_of(
+    trace: Trace, extras: Sequence[str] = (), told: Callable[[Intake], None] | None = None
+) -> Iterator[TraceBlock]:
     """Yield the requests of a trace, file by file; raises as `trace_blocks` does.
 
-    `extras`: of ``session`` and ``hash_ids``, what blocks shall hold where the trace has it. InputError too
-    for a trace without times, and where some files' times are dates and others' are not.
+    `extras`: of ``session`` and ``hash_ids``, what blocks shall hold where the trace has it. `told` gets how it
+    was read once it has been. InputError too for a trace without times, and where some files' times are dates
+    and others' are not.
     """
-    for reader in _readers(trace, extras):
+    readers = _readers(trace, extras)
+    for reader in readers:
         for block in reader.blocks():
             if reader.reading.clock is None:
                 raise InputError(
                     f"{reader.path}: holds no times, only sizes: they cannot be replayed"
                 )
             yield block
+    if told is not None:
+        told(intake_of(readers))
 
 
 def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:

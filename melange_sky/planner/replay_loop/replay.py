@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from melange_sky.plans import Allocation, ModelPlan
     from melange_sky.simulator import RequestStream
     from melange_sky.simulator.fleet import FleetRun
+    from melange_sky.spec.intake import Intake
     from melange_sky.steps import ReplicaModel
     from melange_sky.workload import Trace
 
@@ -221,20 +222,24 @@ def _traced(
         stream = replace(stream, input_tokens=stream.input_tokens + image_tokens)
     if not len(stream):
         raise InputError(f"{trace_name(trace)}: the trace holds no request")
-    notes: tuple[str, ...] = ()
+    notes = trace_notes(trace)
     if without_output:
-        notes = (f"{without_output} requests of the trace have no output token; sent with one",)
+        notes += (f"{without_output} requests of the trace have no output token; sent with one",)
     span_s = float(stream.arrival_s[-1])
     rate = f" ({(len(stream) - 1) / span_s:.4g} req/s)" if span_s > 0 else ""
     traffic = f"trace {trace_name(trace)}, timing × {1 / request.rate_scale:.4g}{rate}"
     if request.until_sure and len(stream) > LONG_REQUESTS:
-        return _by_windows(plan, request, stream, traffic)
+        return _by_windows(plan, request, stream, traffic, notes)
     run = replay(plan, engine_of, stream, request.how)
     return _judged(plan, request, [run], traffic, notes)
 
 
 def _by_windows(
-    plan: ModelPlan, request: SimulationRequest, stream: RequestStream, traffic: str
+    plan: ModelPlan,
+    request: SimulationRequest,
+    stream: RequestStream,
+    traffic: str,
+    notes: tuple[str, ...],
 ) -> Simulation:
     """Replay windows of a long trace, more of them where a few leave doubt."""
     stages = iter(STAGES)
@@ -248,7 +253,7 @@ def _by_windows(
 
         with ThreadPoolExecutor(max_workers=max(request.jobs, 1)) as pool:
             runs = list(pool.map(one, range(len(streams))))
-        simulation = _judged(plan, request, runs, f"{traffic}, {len(streams)} windows of it")
+        simulation = _judged(plan, request, runs, f"{traffic}, {len(streams)} windows of it", notes)
         verdict = replace(simulation.verdict, interval=interval_over_windows(runs, plan.slo))
         if verdict.surely or count == STAGES[-1]:
             return replace(simulation, verdict=verdict)
@@ -261,6 +266,22 @@ def _shift(seed: int) -> float:
 
 def rows_of(trace: Trace) -> NDArray[np.void]:
     """Return a trace's rows; files that have not changed since are read once."""
+    return _read(trace).rows
+
+
+def trace_notes(trace: Trace) -> tuple[str, ...]:
+    """Return what is to be told of how a trace was read: what was left out of it, what was estimated."""
+    return _read(trace).notes
+
+
+class _Read(NamedTuple):
+    """A trace's rows, and what is to be told of them."""
+
+    rows: NDArray[np.void]
+    notes: tuple[str, ...]
+
+
+def _read(trace: Trace) -> _Read:
     files = files_of(trace)
     try:
         stats = [file.stat() for file in files]
@@ -271,15 +292,19 @@ def rows_of(trace: Trace) -> NDArray[np.void]:
 
 
 @lru_cache(maxsize=2)
-def _rows(trace: TraceFiles, _changed: tuple[tuple[int, int], ...]) -> NDArray[np.void]:
+def _rows(trace: TraceFiles, _changed: tuple[tuple[int, int], ...]) -> _Read:
     return _read_rows(trace)
 
 
-def _read_rows(trace: Trace) -> NDArray[np.void]:
-    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in blocks_of(trace)]
+def _read_rows(trace: Trace) -> _Read:
+    intakes: list[Intake] = []
+    found = blocks_of(trace, told=intakes.append)
+    blocks = [(b.arrival_s, b.input_tokens, b.output_tokens) for b in found]
     if not blocks:
-        return trace_rows(np.empty(0), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-    return trace_rows(*map(np.concatenate, zip(*blocks, strict=True)))
+        raise InputError(f"{trace_name(trace)}: {intakes[0].why_empty}")
+    rows = trace_rows(*map(np.concatenate, zip(*blocks, strict=True)))
+    name = trace_name(trace)
+    return _Read(rows, tuple(f"{name}: {text}" for one in intakes for text in one.warnings))
 
 
 def _judged(
