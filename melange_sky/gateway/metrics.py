@@ -71,6 +71,14 @@ class Metrics(Collector):
             *_OPTION,
             "kind",
         )
+        self.replica_prefix = self._counter(
+            "replica_prefix_tokens",
+            "Prompt tokens that a replica looked for in its prefix cache (asked) and found there (found), by its own "
+            "count since the gateway first looked.",
+            *_OPTION,
+            "replica",
+            "kind",
+        )
         self.reloads = self._counter("reloads", "Reloads of plan or backends.", "result")
 
     def _register_times(self) -> None:

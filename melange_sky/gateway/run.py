@@ -25,6 +25,7 @@ from melange_sky.gateway.metrics import Metrics
 from melange_sky.gateway.own_limits import raise_file_limit
 from melange_sky.gateway.pool import Fleet
 from melange_sky.gateway.proxy import Proxy
+from melange_sky.gateway.replica_counts import ReplicaCounts
 from melange_sky.gateway.server import Front
 from melange_sky.gateway.sessions import Sessions
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
@@ -77,6 +78,7 @@ class Gateway:
         self._tasks: list[asyncio.Task[None]] = []
         self._last_urls: object = None
         self.standing = Standing()
+        self._replica_counts = ReplicaCounts(self.metrics)
         self._refused: str | None = None
         self._waits = False
         self._stamps: list[tuple[int, int] | None] = []
@@ -112,6 +114,7 @@ class Gateway:
         self.front.standing = self.standing
         await self._listen(listen)
         self._spawn(self._every(settings.probe_every_s, self._probe_all))
+        self._spawn(self._every(settings.counts_every_s, self._look_at_counts))
         self._spawn(self._every(5.0, self._sweep))
         self._spawn(self._every(settings.watch_every_s, self._look_for_changes))
         self._spawn(self._reloads())
@@ -198,6 +201,10 @@ class Gateway:
             backend.probed(await self.upstream.probe(backend), self._settings)
 
         await asyncio.gather(*(one(backend) for backend in backends))
+
+    async def _look_at_counts(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        await self._replica_counts.look(self.fleet.services.values(), self.upstream, now_s)
 
     async def _sweep(self) -> None:
         self.proxy.end_stalled(asyncio.get_running_loop().time())

@@ -84,7 +84,8 @@ class Settings:
     `gateways` is how many gateways share the replicas: each then counts its own requests that many
     times. `drain_s` is what requests in flight get at the end. `affinity` says what is kept together at a
     replica, None: what the plan was made for; `session_header` names sessions, `prefix_blocks` is how much of a
-    prompt's beginning does (`sessions`).
+    prompt's beginning does (`sessions`). Replicas' own counts are read every `counts_every_s`, where a plan
+    counts on prefix caches.
     """
 
     body_bytes: int | None = None
@@ -116,6 +117,7 @@ class Settings:
     event_s: float = 5.0
     answer_bytes: int = 256 * 1024 * 1024
     held_bytes: int = 512 * 1024 * 1024
+    counts_every_s: float = 15.0
     watch_every_s: float = 2.0
     observe_every_s: float = 60.0
     drain_s: float = 120.0

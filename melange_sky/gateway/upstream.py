@@ -93,6 +93,36 @@ class Upstream:
         finally:
             attempt.done()
 
+    async def page(self, backend: Backend, path: str, most_bytes: int) -> bytes | None:
+        """Return what a backend says at a path; None where it does not within a probe's time, or says more."""
+        attempt = Attempt(self._loop, self._settings.probe_s)
+        try:
+            return await self._page(backend, path, most_bytes, attempt)
+        except asyncio.CancelledError:
+            if not attempt.expired():
+                raise
+            return None
+        except (BrokenAnswerError, ConnectError, OSError):
+            return None
+        finally:
+            attempt.done()
+
+    async def _page(
+        self, backend: Backend, path: str, most_bytes: int, attempt: Attempt
+    ) -> bytes | None:
+        connection = await self._connections.get(backend.origin, attempt)
+        try:
+            connection.ask(backend.request_head("GET", path) + self._fixed + b"\r\n", b"")
+            await connection.head()
+            page = b""
+            while piece := await connection.piece():
+                page += piece
+                if len(page) > most_bytes:
+                    return None
+            return page if connection.status == 200 else None
+        finally:
+            self.give_back(backend, connection)
+
     async def _look(self, backend: Backend, attempt: Attempt) -> Probe:
         connection = await self._connections.get(backend.origin, attempt)
         try:

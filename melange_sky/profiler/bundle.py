@@ -17,6 +17,7 @@ _PARTS = (
     "settings.py",
     "slo.py",
     "streams.py",
+    "metrics_page.py",
     "profiletable.py",
     "capacity_search",
     "profiler",

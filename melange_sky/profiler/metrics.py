@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
+from melange_sky.metrics_page import samples
 from melange_sky.profiler.endpoint import Endpoint
 
 _GAUGES = ("running", "waiting", "kv_use")
@@ -34,15 +35,7 @@ class ServerMetrics:
     def take(self, page: str) -> None:
         """Read one page."""
         totals: dict[str, float] = {}
-        for line in page.splitlines():
-            name = line.partition("{")[0].partition(" ")[0]
-            short = self.names.get(name)
-            if short is None:
-                continue
-            try:
-                value = float(line.rpartition(" ")[2])
-            except ValueError:
-                continue
+        for short, value in samples(page, self.names):
             old = totals.get(short, 0.0)
             totals[short] = max(old, value) if short == "kv_use" else old + value
         for short, value in totals.items():

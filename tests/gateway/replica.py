@@ -19,7 +19,7 @@ class Replica:
     stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes);
     "garbage" (a good status and a page of HTML); "noise" (bytes that are no HTTP); "dribble" (the answer a byte at a time, 50 a second).
     A request that says "poison" gets `poison` in place of `mode`. `whole`: headers and body of every
-    answer that is not streamed.
+    answer that is not streamed. `page`: its metrics after `page_s`, None for none.
     """
 
     def __init__(
@@ -30,6 +30,9 @@ class Replica:
         self.poison = mode
         self.whole: tuple[dict[str, str], bytes] | None = None
         self.pad = ""
+        self.page: bytes | None = None
+        self.page_s = 0.0
+        self.looks = 0
         self.seen: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.no_such: set[str] = {"/v1/embeddings"}
@@ -58,6 +61,10 @@ class Replica:
             if self.mode == "hang":
                 await asyncio.sleep(60)
             return web.Response(status=200 if self.healthy else 503)
+        if request.path == "/metrics":
+            self.looks += 1
+            await asyncio.sleep(self.page_s)
+            return web.Response(status=404 if self.page is None else 200, body=self.page)
         body = json.loads(await request.read())
         self.paths.append(request.path)
         self.seen.append(body)
