@@ -11,7 +11,6 @@ from melange_sky.spec.edges import parse_edges
 from melange_sky.spec.histogram import histogram_yaml
 from melange_sky.spec.starter import starter_text
 from melange_sky.spec.trace_files import files_of, histogram_of_trace
-from melange_sky.spec.trace_reuse import reuse_of_trace
 from melange_sky.traces import read_options
 from melange_sky.workload import TraceFiles
 
@@ -72,7 +71,10 @@ def count_trace(
         _edges(input_edges, "--input-edges"),
         _edges(output_edges, "--output-edges"),
     )
-    if histogram.rate_profile is not None:  # what is shared is of no use without times
+    told = histogram.intake is not None and bool(histogram.intake.extras)
+    if told and histogram.rate_profile is not None:  # what is shared is of no use without times
+        from melange_sky.spec.trace_reuse import reuse_of_trace  # which few traces need
+
         shared = reuse_of_trace(TraceFiles(files=files, options=options))
         histogram = replace(histogram, reuse=shared)
     return TraceWorkload(histogram=histogram, trace=" ".join(file.name for file in files))

@@ -25,6 +25,7 @@ class Intake:
     `kinds`, `columns` (pairs of role and name) and `clocks` are those of its files, each once. `first_s` and
     `last_s` are on its own clock, dates as `datetime.date.toordinal` counts. `failed` requests have a status
     that says so or no output token; `left_out` of them do not count.
+    `extras`: which of ``session`` and ``hash_ids`` any file names.
     """
 
     kinds: tuple[str, ...]
@@ -37,6 +38,7 @@ class Intake:
     left_out: int
     other: int
     notes: tuple[str, ...] = ()
+    extras: frozenset[str] = frozenset()
     first_s: float | None = None
     last_s: float | None = None
     busiest_minute: Busiest | None = None
@@ -107,6 +109,7 @@ def intake_of(readers: list[TraceReader]) -> Intake:
         left_out=tally.left_out,
         other=tally.other,
         notes=tuple(notes),
+        extras=frozenset(name for reading in readings for name in reading.extras),
     )
 
 

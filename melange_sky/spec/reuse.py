@@ -6,11 +6,10 @@ import itertools
 from typing import TYPE_CHECKING
 
 from melange_sky.reuse import Reuse, Spread
-from melange_sky.spec.schema import ReuseSection
 
 if TYPE_CHECKING:
     from melange_sky.spec.problems import Place
-    from melange_sky.spec.schema import SpreadSection
+    from melange_sky.spec.schema import ReuseSection, SpreadSection
 
 NONE, FROM_FILE = "none", "file"
 _ROUNDING = 1e-6
@@ -18,6 +17,8 @@ _ROUNDING = 1e-6
 
 def read_reuse(raw: object, place: Place) -> Reuse | None:
     """Return the reuse that a mapping states; None with the problems noted where it cannot be."""
+    from melange_sky.spec.schema import ReuseSection  # which a trace's histogram does without
+
     section = place.problems.section(ReuseSection, raw, place.at)
     if section is None:
         return None

@@ -105,13 +105,18 @@ def blocks_of(
 
 
 def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:
-    """Return readers of a trace's files; InputError where only some files' times are dates."""
+    """Return readers of a trace's files; InputError where only some files have times, or dates."""
     from melange_sky.traces import TraceReader  # only where a spec names a trace
 
     options = options_of(trace)
     readers = [TraceReader(path, options, extras) for path in files_of(trace)]
     first = readers[0].reading
     for reader in readers[1:]:
+        if (reader.reading.clock is None) != (first.clock is None):
+            pair = (readers[0], reader) if reader.reading.clock is None else (reader, readers[0])
+            raise InputError(
+                f"{pair[1].path}: holds no times, but {pair[0].path} does: one trace has one clock"
+            )
         if reader.reading.is_wall_clock != first.is_wall_clock:
             pair = (readers[0], reader) if first.is_wall_clock else (reader, readers[0])
             raise InputError(

@@ -57,7 +57,8 @@ class Reading:
     """As what a trace file is read: facts for people. `columns` are pairs of role and name.
 
     `clock` is the unit and zone of its times, None where it has none. `zone_shift_s`: how far its clock is
-    ahead of UTC. `notes` are what a reader should know.
+    ahead of UTC. `notes` are what a reader should know. `extras`: which of ``session`` and ``hash_ids``
+    its requests name.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Reading:
     zone_shift_s: float = 0.0
     written: str = ""
     notes: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)

@@ -90,6 +90,7 @@ class TraceReader:
             zone_shift_s=0.0 if clock is None else clock.zone_shift_s,
             written=self._source.written,
             notes=tuple(self._notes()),
+            extras=tuple(name for name in EXTRAS if getattr(mapping, name)),
         )
 
     def _notes(self) -> Iterator[str]:

@@ -11,7 +11,7 @@ import yaml
 
 from melange_sky.errors import InputError
 from melange_sky.planner.workloads import count_trace
-from melange_sky.spec import Spec, load_spec
+from melange_sky.spec import Spec, load_spec, trace_reuse
 from melange_sky.spec.trace_reuse import BY_HASHES, BY_SESSIONS, reuse_of_trace, shared_trace
 from tests.prefixes.shaped import mooncake_like
 
@@ -157,3 +157,27 @@ def test_the_command_prints_it_as_json(tmp_path: Path, trace: Path) -> None:
     document = json.loads(json.dumps(workload_document(histogram)))["reuse"]
     assert document["infinite_hit"] == pytest.approx(document["stack_distance"][-1][1])
     assert "an endless cache finds" in histogram_note(histogram)
+
+
+def test_a_trace_that_tells_nothing_of_it_is_not_read_again_for_it(tmp_path, monkeypatch):
+    def refused(trace):
+        raise AssertionError(f"{trace} is read again")
+
+    monkeypatch.setattr(trace_reuse, "reuse_of_trace", refused)
+    plain, named = tmp_path / "plain.csv", tmp_path / "named.csv"
+    plain.write_text("arrival_s,input_tokens,output_tokens\n0,5,6\n9,7,8\n")
+    named.write_text("arrival_s,input_tokens,output_tokens,session_id\n0,5,6,a\n9,7,8,a\n")
+    assert count_trace(plain).histogram.reuse is None
+    with pytest.raises(AssertionError, match="is read again"):
+        count_trace(named)
+
+
+def test_files_with_and_without_times_are_no_one_trace(tmp_path):
+    timed, bare = tmp_path / "timed.csv", tmp_path / "bare.csv"
+    timed.write_text("arrival_s,input_tokens,output_tokens\n0,5,6\n9,7,8\n")
+    bare.write_text("input_tokens,output_tokens\n5,6\n")
+    for files in ((timed, bare), (bare, timed)):
+        with pytest.raises(InputError) as error:
+            count_trace(files)
+        told = f"{bare}: holds no times, but {timed} does: one trace has one clock"
+        assert str(error.value) == told
