@@ -113,7 +113,12 @@ def _is_multiple(cells: Cells, single: Any, engines: int) -> bool:
     """Return whether every figure is exactly so many times that of `single`."""
     if len(cells) != len(single) or any(map(lambda a, b: len(a) != len(b), cells, single)):
         return False
-    pairs = (pair for rows in zip(cells, single, strict=True) for pair in zip(*rows, strict=True))
+    pairs = [pair for rows in zip(cells, single, strict=True) for pair in zip(*rows, strict=True)]
+    # Most differ in their first rate; only what agrees in all of those is compared whole.
+    if any(
+        (one.max_rate_rps or 0.0) * engines != (cell.max_rate_rps or 0.0) for cell, one in pairs
+    ):
+        return False
     return all(one.scaled(engines) == cell for cell, one in pairs)
 
 

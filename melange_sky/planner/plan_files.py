@@ -11,7 +11,13 @@ import yaml
 from melange_sky.planfile import PLAN_FILE, dump_plan, load_plan
 from melange_sky.planner.fleet_ids import earlier_fleet_id, new_fleet_id
 from melange_sky.plans import RESTARTING
-from melange_sky.rendering import GATEWAY_FILE, render_gateway, render_services, write_folder
+from melange_sky.rendering import (
+    GATEWAY_FILE,
+    render_gateway,
+    render_services,
+    service_documents,
+    write_folder,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,17 +34,17 @@ def restarts(planned: Plan, folder: Path) -> tuple[str, ...]:
 
     Services are compared as SkyServe compares them; one that is new, gone or cannot be read has none.
     """
-    from melange_sky.skyserve.changes import differences
-
     lines = []
-    for name, text in render_services(planned).items():
+    for name, after in service_documents(planned).items() if folder.is_dir() else ():
         path = folder / name
         if not path.is_file():
             continue
         try:
-            before, after = _document(path.read_text(encoding="utf-8")), _document(text)
+            before = _document(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             continue
+        from melange_sky.skyserve.changes import differences
+
         mounts = [key for key in RESTARTING if before.get(key) != after.get(key)]
         changed = sorted([*differences(before, after), *mounts])
         if changed:

@@ -18,6 +18,7 @@ from melange_sky.rendering.services import (
     sample_documents,
     serve_command,
     service_document,
+    service_documents,
     service_skeleton,
     update_command,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "sample_documents",
     "serve_command",
     "service_document",
+    "service_documents",
     "service_name",
     "service_skeleton",
     "unservable_clouds",

@@ -22,6 +22,8 @@ from melange_sky.rendering.sky_fields import with_fields
 from melange_sky.resources import templates_dir
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from melange_sky.capacities import DeploymentOption
     from melange_sky.engines import EngineChoice, ServeCommand
     from melange_sky.offers import Offer
@@ -41,28 +43,42 @@ def render_services(plan: Plan) -> dict[str, str]:
 
     Allocations without a priced offer (a Mélange JSON config, whose names are free labels) have none.
     """
-    files: dict[str, str] = {}
+    return {
+        name: _header_of(plan, model, allocation) + dump(_document(plan, model, allocation))
+        for name, model, allocation in _files(plan)
+    }
+
+
+def service_documents(plan: Plan) -> dict[str, dict[str, Any]]:
+    """Return what the files of `render_services` hold, by the same names."""
+    return {name: _document(plan, model, allocation) for name, model, allocation in _files(plan)}
+
+
+def _files(plan: Plan) -> Iterator[tuple[str, ModelPlan, Allocation]]:
+    """Yield the name of each allocation's file and whose it is."""
+    names: set[str] = set()
     for model in plan.models:
-        files |= _render_model(plan, model)
-    return files
+        check_sky(model.sky)
+        for allocation in model.allocations:
+            if allocation.candidate.option.offer is None:
+                continue
+            name = file_name(service_name(model, allocation))
+            if name in names:
+                raise InputError(
+                    f"two allocations of the plan have the same option name ({name[:120]})"
+                )
+            names.add(name)
+            yield name, model, allocation
 
 
-def _render_model(plan: Plan, model: ModelPlan) -> dict[str, str]:
-    check_sky(model.sky)
-    files: dict[str, str] = {}
-    for allocation in model.allocations:
-        if allocation.candidate.option.offer is None:
-            continue
-        name = file_name(service_name(model, allocation))
-        if name in files:
-            raise InputError(
-                f"two allocations of the plan have the same option name ({name[:120]})"
-            )
-        commands = (launch_command(model, allocation), update_command(model, allocation))
-        text = header(model, allocation, plan.created_at, commands)
-        mark = Mark(fleet_id=plan.fleet_id, group=plan.group_name)
-        files[name] = text + dump(service_document(model, allocation, mark))
-    return files
+def _header_of(plan: Plan, model: ModelPlan, allocation: Allocation) -> str:
+    commands = (launch_command(model, allocation), update_command(model, allocation))
+    return header(model, allocation, plan.created_at, commands)
+
+
+def _document(plan: Plan, model: ModelPlan, allocation: Allocation) -> dict[str, Any]:
+    mark = Mark(fleet_id=plan.fleet_id, group=plan.group_name)
+    return service_document(model, allocation, mark)
 
 
 def launch_command(plan: ModelPlan, allocation: Allocation, folder: str = "") -> str:
