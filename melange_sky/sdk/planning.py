@@ -61,6 +61,7 @@ def plan(
     jobs: int | None = None,
     verify_seconds: float = 120.0,
     incumbent: AnyPath | None = None,
+    affinity: Literal["session", "off"] = "session",
 ) -> PlanResult:
     """Plan the cheapest mix of GPUs for a spec; writes nothing (see `write`).
 
@@ -94,6 +95,8 @@ def plan(
         verify_seconds: Seconds for the search by replay; the best fleet that held by then is returned.
         incumbent: plan.json of a plan of before: the result is never dearer than it is today where it
             holds in replay.
+        affinity: What the gateway keeps together where the workload has reuse: "session", or "off" where
+            requests go to any replica, whose prefix caches then find less.
 
     Returns:
         The plan. One that was replayed and misses its SLO is returned too: see each model's
@@ -131,6 +134,7 @@ def plan(
         jobs=jobs,
         verify_seconds=verify_seconds,
         incumbent=path_of(incumbent),
+        affinity=affinity,
     )
     return as_result(PlanResult, plan_source(source_of(spec), options))
 

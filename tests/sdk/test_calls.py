@@ -276,7 +276,7 @@ def test_profiling_jobs(sky: StandIn, tmp_path: Path, monkeypatch: pytest.Monkey
         melange_sky.launch_profile(SPEC, offline=True, max_usd=0.0, out=tmp_path / "other")
     with pytest.raises(
         MelangeError,
-        match=r"SkyPilot has no profiling jobs for <dict>; .* melange_sky.launch_profile\(spec\)",
+        match=r"SkyPilot has no profiling jobs for <dict>; .* melange-sky profile launch SPEC\.yaml",
     ):
         melange_sky.collect_profile({**SPEC, "name": "other"})
 
