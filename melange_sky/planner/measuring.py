@@ -24,6 +24,7 @@ from melange_sky.profiler import (
     PromptStyle,
     ServerPages,
     check_endpoint,
+    found_in_a_load,
     measure_grid,
 )
 from melange_sky.profiler.bench import Bench, cross_check
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["MeasureOptions", "Measurement", "Progress", "measure_endpoint"]
 
 log = logging.getLogger(__name__)
+
+MOST_LOST = 0.1
+"""So much less of the prompts' tokens may be found in a probe than the file of `--reuse` tells."""
 
 Size = tuple[int, int]
 """Input and output tokens."""
@@ -145,6 +149,7 @@ def measure_endpoint(options: MeasureOptions, progress: Progress | None = None) 
     Raises InputError for wrong use, SourceUnavailableError where the server cannot be reached.
     """
     endpoint, grid, sizes = options.endpoint, _grid_options(options), options.sizes
+    check_distances(options, grid.search.confirm_requests)
     provenance = _provenance(options)
     log.info("%d sizes to measure at %s, SLO %s", len(sizes), endpoint.shown, options.slo)
     facts = check_endpoint(endpoint, grid.style)
@@ -202,6 +207,22 @@ def _cross_check(
         tokenizer=options.tokenizer,
     )
     return cross_check(endpoint, size, able[size], bench)
+
+
+def check_distances(options: MeasureOptions, requests: int) -> None:
+    """Raise InputError where prompts would go on with ones from before a probe of so many requests."""
+    if options.shared is None:
+        return
+    for size in options.sizes:
+        found, due = found_in_a_load(options.shared, size, requests)
+        if due - found > MOST_LOST:
+            enough = REAL_SEARCH.confirm_requests
+            more = f"--max-requests {enough}, " if requests < enough else ""
+            raise InputError(
+                f"{options.reuse}: its sessions come back too late for a probe of {requests} requests: prompts of "
+                f"{size[0]} tokens would find {found:.0%}, not {due:.0%}; give {more}larger --input sizes, or a file "
+                "with shorter stack distances"
+            )
 
 
 def _grid_options(options: MeasureOptions) -> GridOptions:

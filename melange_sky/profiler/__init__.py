@@ -9,6 +9,7 @@ from melange_sky.profiler.grid import (
     table_path,
 )
 from melange_sky.profiler.prompts import PromptStyle
+from melange_sky.profiler.shared_prompts import found_in_a_load
 from melange_sky.profiler.target import EndpointTarget, ServerFacts, check_endpoint
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ServerFacts",
     "ServerPages",
     "check_endpoint",
+    "found_in_a_load",
     "measure_grid",
     "table_path",
 ]

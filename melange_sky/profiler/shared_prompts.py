@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     Whole = NDArray[np.int64]
 
 
+_SAMPLED_LAGS = 4096
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedParts:
     """Of a prompt of so many tokens: the common prefix, what a later turn repeats, and how many are later turns."""
@@ -61,6 +64,24 @@ def shared_parts(reuse: Reuse, input_tokens: int) -> SharedParts:
         common_tokens=common,
         repeated_tokens=min(most, max(common, repeated)),
         later_fraction=later if repeated > common else 0.0,
+    )
+
+
+def found_in_a_load(reuse: Reuse, sizes: tuple[int, int], count: int) -> tuple[float, float]:
+    """Return the fractions of the prompt tokens that `count` prompts find of each other, and that they should.
+
+    They are the same but for what would go on with a prompt from before the first one.
+    """
+    input_tokens, output_tokens = sizes
+    parts = shared_parts(reuse, input_tokens)
+    rng = np.random.default_rng(0)
+    new_tokens = input_tokens - parts.found_tokens + output_tokens
+    lags = _lags(reuse, new_tokens, _SAMPLED_LAGS, rng)
+    within = float(np.maximum(0.0, 1.0 - lags / count).mean())
+    later = parts.later_fraction * (parts.repeated_tokens - parts.common_tokens)
+    return (
+        (parts.common_tokens + later * within) / input_tokens,
+        (parts.common_tokens + later) / input_tokens,
     )
 
 

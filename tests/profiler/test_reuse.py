@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from melange_sky.errors import InputError
-from melange_sky.planner.measuring import MeasureOptions
+from melange_sky.errors import InputError, SourceUnavailableError
+from melange_sky.planner.measuring import MeasureOptions, measure_endpoint
 from melange_sky.prefixes import paths_of_hashes
 from melange_sky.profiler import PromptStyle
 from melange_sky.profiler.grid import identity_of, table_path
 from melange_sky.profiler.metrics import ServerMetrics
 from melange_sky.profiler.prompts import request_bodies
-from melange_sky.profiler.shared_prompts import shared_ids, shared_parts
+from melange_sky.profiler.shared_prompts import found_in_a_load, shared_ids, shared_parts
 from melange_sky.profiles.measured import has_like_reuse
 from melange_sky.profiletable import (
     MeasuredReuse,
@@ -57,6 +57,57 @@ def test_prompts_find_what_the_workloads_do(hit: float, shared: int) -> None:
     assert found == pytest.approx(hit, abs=0.04)
     small = 16 * sum(found_blocks(paths, inputs, outputs, 60)) / (512 * count)
     assert small < found - 0.1  # most distances are longer than a thousand tokens
+
+
+@pytest.mark.parametrize("distance", [2_000, 20_000, 60_000])
+def test_what_a_load_finds_is_foretold(distance: int) -> None:
+    """Distances beyond its beginning are lost: as much as in the prompts themselves, told by brute force."""
+    size, count = (512, 32), 200
+    wanted = reuse(0.6, distance, 64)
+    told, due = found_in_a_load(wanted, size, count)
+    shares = []
+    for seed in range(4):
+        rows = shared_ids(wanted, size, count, IDS, seed=seed).reshape(count, -1, 16)
+        blocks = [[row.tobytes() for row in prompt] for prompt in rows]
+        known: set[bytes] = set()
+        found = 0
+        for prompt in blocks:
+            new = [k for k, block in enumerate(prompt) if block not in known]
+            found += min(new, default=len(prompt))
+            known.update(prompt)
+        shares.append(16 * found / (512 * count))
+    assert due == pytest.approx(0.6, abs=0.01)
+    assert told == pytest.approx(sum(shares) / len(shares), abs=0.04)
+
+
+def test_a_file_whose_sessions_come_back_after_the_probe_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.yaml"
+
+    def options(distance: int, most: int = 4000) -> MeasureOptions:
+        told = reuse(0.6, distance, 64).document
+        histogram = {"input_edges": [0, 512], "output_edges": [0, 32], "weights": [[1.0]]}
+        text = {"workload": {"rate_rps": 1.0, "histogram": histogram, "reuse": told}}
+        file.write_text(json.dumps(text))
+        return MeasureOptions(
+            url="http://127.0.0.1:9",
+            model="m",
+            accelerator="L4",
+            inputs="512",
+            outputs="32",
+            tpot_ms=100,
+            reuse=file,
+            max_requests=most,
+        )
+
+    with pytest.raises(InputError) as refused:
+        measure_endpoint(options(60_000))
+    message = str(refused.value)
+    assert "w.yaml: its sessions come back too late for a probe of 200 requests" in message
+    assert "not 60%; give larger --input sizes" in message and "\n" not in message
+    with pytest.raises(InputError, match=r"for a probe of 20 requests.*give --max-requests 200, "):
+        measure_endpoint(options(3_000, most=20))
+    with pytest.raises(SourceUnavailableError):  # nobody listens there: the file is good
+        measure_endpoint(options(3_000))
 
 
 def test_parts_of_short_prompts_and_of_figures_without_distances() -> None:
