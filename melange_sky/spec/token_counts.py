@@ -45,9 +45,11 @@ class TokenCounts:
 
     def add_all(self, tokens: NDArray[np.int64]) -> None:
         """Count many requests."""
-        listed = tokens <= MOST_LISTED
-        self.beyond.update(tokens[~listed].tolist())
-        counts = np.bincount(tokens[listed]).astype(np.uint32)
+        if int(tokens.max(initial=0)) > MOST_LISTED:
+            listed = tokens <= MOST_LISTED
+            self.beyond.update(tokens[~listed].tolist())
+            tokens = tokens[listed]
+        counts = np.bincount(tokens).astype(np.uint32)
         if len(counts) > len(self.listed):
             self.listed.frombytes(bytes(4 * (len(counts) - len(self.listed))))
         np.frombuffer(self.listed, dtype=np.uint32)[: len(counts)] += counts

@@ -104,12 +104,21 @@ def blocks_of(
         told(intake_of(readers))
 
 
-def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:
+def _readers(
+    trace: Trace, extras: Sequence[str] = (), *, proves_later: bool = False
+) -> list[TraceReader]:
     """Return readers of a trace's files; InputError where only some files have times, or dates."""
     from melange_sky.traces import TraceReader  # only where a spec names a trace
 
     options = options_of(trace)
-    readers = [TraceReader(path, options, extras) for path in files_of(trace)]
+    readers = [
+        TraceReader(path, options, extras, proves_later=proves_later) for path in files_of(trace)
+    ]
+    _check_clocks(readers)
+    return readers
+
+
+def _check_clocks(readers: list[TraceReader]) -> None:
     first = readers[0].reading
     for reader in readers[1:]:
         if (reader.reading.clock is None) != (first.clock is None):
@@ -122,7 +131,6 @@ def _readers(trace: Trace, extras: Sequence[str] = ()) -> list[TraceReader]:
             raise InputError(
                 f"{pair[1].path}: its times are no dates, but those of {pair[0].path} are: one trace has one clock"
             )
-    return readers
 
 
 def histogram_of_trace(
@@ -130,17 +138,19 @@ def histogram_of_trace(
     input_edges: tuple[int, ...] | None = None,
     output_edges: tuple[int, ...] | None = None,
 ) -> Histogram:
-    """Count a trace on a grid in one pass, in two where its requests do not begin with the earliest;
+    """Count a trace on a grid in one pass, in two where its requests do not begin with the earliest or its unit is unlike its beginning;
     edges None are chosen to fit its requests.
 
     Raises InputError for an unreadable or empty trace, and for one whose rate or span cannot be.
     """
-    builder = HistogramBuilder(
-        input_edges=input_edges or FINE_EDGES, output_edges=output_edges or FINE_EDGES
-    )
-    readers = _readers(trace)
+    edges = (input_edges or FINE_EDGES, output_edges or FINE_EDGES)
+    readers = _readers(trace, proves_later=True)
     name = trace_name(trace)
-    spans = [span for reader in readers if (span := _counted(builder, reader)) is not None]
+    builder, spans = _all_counted(readers, edges)
+    misread = [reader for reader in readers if not reader.prove()]
+    if misread:
+        builder, spans = _all_counted(readers, edges)
+    _check_clocks(readers)
     intake = intake_of(readers)
     if not builder.requests:
         raise InputError(f"{readers[0].path if len(readers) == 1 else name}: {intake.why_empty}")
@@ -161,6 +171,15 @@ def histogram_of_trace(
     )
     told = tuple(f"{name}: {text}" for text in intake.warnings)
     return replace(counted, warnings=(*told, *_overlaps(spans)), intake=intake)
+
+
+def _all_counted(
+    readers: list[TraceReader], edges: tuple[tuple[int, ...], tuple[int, ...]]
+) -> tuple[HistogramBuilder, list[_Span]]:
+    """Count all files on a grid; return the counts and what times the files hold."""
+    builder = HistogramBuilder(input_edges=edges[0], output_edges=edges[1])
+    spans = [span for reader in readers if (span := _counted(builder, reader)) is not None]
+    return builder, spans
 
 
 def _counted(builder: HistogramBuilder, reader: TraceReader) -> _Span | None:

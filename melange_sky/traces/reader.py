@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -15,6 +15,7 @@ from melange_sky.errors import InputError, clip
 from melange_sky.traces.block import HashIds, Reading, Tally, TraceBlock, TraceRequest
 from melange_sky.traces.clock import DateClock, NumberClock, date_clock
 from melange_sky.traces.csv_table import csv_table
+from melange_sky.traces.evidence import Evidence
 from melange_sky.traces.json_table import json_table
 from melange_sky.traces.outcome import failed, not_understood
 from melange_sky.traces.parquet_table import ParquetTable
@@ -25,7 +26,7 @@ from melange_sky.traces.server_log import server_log, server_of
 from melange_sky.traces.source import Source, reading_errors, source_of
 from melange_sky.traces.stamps import looks_like_times, number
 from melange_sky.traces.tokens import MAX_TOKENS, RULE, counts, is_blank
-from melange_sky.traces.units import Numbers, certain_unit, unit_by_evidence
+from melange_sky.traces.units import Numbers, Unit, certain_unit
 from melange_sky.workload import AS_FOUND, TraceOptions
 
 if TYPE_CHECKING:
@@ -50,12 +51,22 @@ class TraceReader:
     """One trace file: what it was read as (`reading`), its requests (`blocks`), and then what its rows were (`tally`)."""
 
     def __init__(
-        self, path: Path, options: TraceOptions = AS_FOUND, extras: Sequence[str] = ()
+        self,
+        path: Path,
+        options: TraceOptions = AS_FOUND,
+        extras: Sequence[str] = (),
+        *,
+        proves_later: bool = False,
     ) -> None:
-        """Look at how the file begins; InputError for one that cannot be read, or not be told what it is."""
+        """Look at how the file begins; InputError for one that cannot be read, or not be told what it is.
+
+        `proves_later`: a large file may be read in the unit of times that is likely by how it begins, and
+        `prove` is asked when its blocks have been; else it is read twice where all of it must tell the unit.
+        """
         self.path = path
         self.options = options
         self.tally = Tally()
+        self._evidence: Evidence | None = None
         with reading_errors(path):
             source = source_of(path)
             if not source.head.strip():
@@ -64,8 +75,8 @@ class TraceReader:
             sample = self._table.sample()
             mapping = map_columns(sample, options, self._table.begins)
             self._columns = _Columns.of(mapping, extras)
-            self._clock = self._clock_of(mapping, sample)
-        self._source = source
+            self._source = source
+            self._clock = self._clock_of(mapping, sample, proves_later)
         self._mapping = mapping
 
     @property
@@ -112,11 +123,37 @@ class TraceReader:
         self.tally = Tally()
         if isinstance(self._clock, DateClock):
             self._clock.restart()
-        with reading_errors(self.path):
-            for chunk in self._table.chunks(self._columns.all, self._columns.numeric):
-                block = self._block(chunk)
-                if len(block):
-                    yield block
+        if self._evidence is not None:
+            self._evidence.seen = None
+        try:
+            with reading_errors(self.path):
+                for chunk in self._table.chunks(self._columns.all, self._columns.numeric):
+                    if self._evidence is not None:
+                        self._evidence.add(chunk.frame[str(self._columns.time)])
+                    block = self._block(chunk)
+                    if len(block):
+                        yield block
+        except InputError:
+            # What is wrong with a row may be wrong in the likely unit only.
+            if self._evidence is None or self._is_read_in(self._whole(self._evidence)):
+                raise
+
+    def prove(self) -> bool:
+        """Return whether the blocks were read in the unit that all of the file proves; if not, read them again.
+
+        InputError that asks for the unit where the file does not tell it.
+        """
+        evidence, self._evidence = self._evidence, None
+        if evidence is None:
+            return True
+        unit = evidence.unit()
+        was_right = self._is_read_in(unit)
+        self._clock = NumberClock(unit=unit)
+        return was_right
+
+    def _is_read_in(self, unit: Unit) -> bool:
+        clock = self._clock
+        return isinstance(clock, NumberClock) and replace(clock.unit, why=unit.why) == unit
 
     def _block(self, chunk: Chunk) -> TraceBlock:
         columns, frame = self._columns, chunk.frame
@@ -231,7 +268,9 @@ class TraceReader:
             wrong.append(_Wrong(row, why))
         return found
 
-    def _clock_of(self, mapping: Mapping, sample: Sample) -> NumberClock | DateClock | None:
+    def _clock_of(
+        self, mapping: Mapping, sample: Sample, proves_later: bool
+    ) -> NumberClock | DateClock | None:
         if not mapping.time or not mapping.time[0].values:
             return None
         column = mapping.time[0]
@@ -248,24 +287,25 @@ class TraceReader:
         first = _numbers_of(column)
         unit = certain_unit(column.name, self.options.unit, first)
         if unit is None:
-            usual = _usual_unit(sample)
-            whole = self._all_numbers(column, first)
-            unit = unit_by_evidence(whole, usual, column.name, str(self.path))
+            evidence = Evidence(
+                first=first, usual=_usual_unit(sample), name=column.name, where=str(self.path)
+            )
+            likely = evidence.likely_unit(self._source) if proves_later else None
+            if likely is not None:
+                self._evidence = evidence
+            unit = likely or self._whole(evidence)
         return NumberClock(unit=unit)
 
-    def _all_numbers(self, column: Column, first: Numbers) -> Numbers:
-        """Return the times of the whole file as they are written."""
-        rows, low, high, has_fractions = 0, first.low, first.high, first.has_fractions
-        for chunk in self._table.chunks([column], [_is_plain_number(column)]):
-            cells = chunk.frame["0"].drop_nulls()
-            import polars as pl
-
-            found = cells.cast(pl.Float64, strict=False).drop_nulls().drop_nans()
-            if len(found):
-                rows += len(found)
-                low, high = min(low, float(found.min())), max(high, float(found.max()))
-                has_fractions = has_fractions or bool((found % 1 != 0).any())
-        return Numbers(rows=rows or first.rows, low=low, high=high, has_fractions=has_fractions)
+    def _whole(self, evidence: Evidence) -> Unit:
+        """Read the times of the whole file and return the unit that they prove."""
+        evidence.seen = None
+        place = self._columns.time
+        assert place is not None
+        column, is_numeric = self._columns.all[place], self._columns.numeric[place]
+        with reading_errors(self.path):
+            for chunk in self._table.chunks([column], [is_numeric]):
+                evidence.add(chunk.frame["0"])
+        return evidence.unit()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
