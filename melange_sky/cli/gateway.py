@@ -74,6 +74,14 @@ if TYPE_CHECKING:
     help="How many gateways share the replicas.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Processes that share the port, for more cores (Linux). They share the replicas as so many "
+    "gateways and divide --queue among them.",
+)
+@click.option(
     "--affinity",
     type=click.Choice(["off", "session", "prefix"]),
     default=None,
@@ -153,7 +161,8 @@ def gateway(plan: Path, export: tuple[str, Path] | None, force: bool, **flags: A
 
     Each request goes to the option that the plan chose for its size, corrected by live load.
     SIGHUP, or a change of PLAN or --backends-file, reloads without dropping a request; SIGTERM
-    drains.
+    drains. With --workers, /metrics and --observed are of all workers together, and one that dies is
+    started again.
     """
     from melange_sky.planner.serving import ServeOptions, serve_plan
 
@@ -163,6 +172,10 @@ def gateway(plan: Path, export: tuple[str, Path] | None, force: bool, **flags: A
             raise click.UsageError("--force goes with --export")
         serve_plan(plan, options, _announce)
     else:
+        if options.workers > 1:
+            raise click.UsageError(
+                "--workers goes without --export: HAProxy has threads of its own"
+            )
         _export(plan, options, export[1], force)
 
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
+from enum import Enum
 from typing import Any
 
 from melange_sky.gateway.own_limits import own_limit
@@ -19,6 +20,23 @@ _PAUSE_S = 0.05
 _AT_ONCE = 16
 
 
+class Sharing(Enum):
+    """Whether several processes listen on the port; the `FIRST` of them checks that nobody else does."""
+
+    NONE = 0
+    FIRST = 1
+    LATER = 2
+
+
+def _require_free(family: int, address: tuple[object, ...]) -> None:
+    """Raise OSError where another program has the port: one that shares it too would get half the requests."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
+
+
 class Listener:
     """Sockets that accept while `has_room` says so; `protocol` makes the handler of a connection."""
 
@@ -27,8 +45,10 @@ class Listener:
         protocol: Callable[[], asyncio.Protocol],
         has_room: Callable[[], bool],
         tls: ssl.SSLContext | None,
+        sharing: Sharing = Sharing.NONE,
     ) -> None:
         """Nothing is opened yet."""
+        self._sharing = sharing
         self._protocol, self._has_room, self._tls = protocol, has_room, tls
         self._sockets: list[socket.socket] = []
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -58,6 +78,10 @@ class Listener:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if self._sharing is not Sharing.NONE:
+            if self._sharing is Sharing.FIRST:
+                _require_free(family, address)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind(address)
         listening.listen(_BACKLOG)
         listening.setblocking(False)

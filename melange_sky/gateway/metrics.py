@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -11,16 +12,31 @@ from prometheus_client.registry import Collector
 from melange_sky.gateway.sums import Counts, Levels, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from prometheus_client.core import Metric
 
+    from melange_sky.gateway.siblings import Gathered
+    from melange_sky.gateway.sums import Rows
     from melange_sky.workload import Workload
 
 _OPTION = ("plan", "option")
 _BUCKET = ("input_bucket", "output_bucket")
 _TIMES_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100, 200, 400)
 _ADDED_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10)
+
+
+def of_all(gathered: Gathered, count: int) -> Metrics:
+    """Return the metrics of `count` workers together, with how many of them answered."""
+    whole = Metrics()
+    answered = whole.gauge_of_workers()
+    answered.set("all", value=count)
+    answered.set("answered", value=len(gathered.live))
+    for state in gathered.live:
+        whole.merge(state["sums"])
+    for state in gathered.past:
+        whole.merge(state["sums"], past=True)
+    return whole
 
 
 class Metrics(Collector):
@@ -96,17 +112,29 @@ class Metrics(Collector):
 
     def _register_state(self) -> None:
         self.in_flight = self._gauge("in_flight", "Requests at replicas now.", *_OPTION)
-        self.healthy = self._gauge("healthy_backends", "Healthy backends.", *_OPTION)
-        self.planned_rps = self._gauge("planned_rps", "Planned request rate.", *_OPTION, *_BUCKET)
+        self.healthy = self._gauge("healthy_backends", "Healthy backends.", *_OPTION, together=min)
+        self.planned_rps = self._gauge(
+            "planned_rps", "Planned request rate.", *_OPTION, *_BUCKET, together=max
+        )
         self.queued = self._gauge("queued", "Requests waiting for a free replica.", "plan")
+
+    def gauge_of_workers(self) -> Levels:
+        """Add a gauge of how many workers there are and answered."""
+        return self._gauge("workers", "Workers whose numbers these are: answered, of all.", "which")
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counts:
         counts = Counts(f"melange_gateway_{name}", meaning, labels)
         self._all.append(counts)
         return counts
 
-    def _gauge(self, name: str, meaning: str, *labels: str) -> Levels:
-        levels = Levels(f"melange_gateway_{name}", meaning, labels)
+    def _gauge(
+        self,
+        name: str,
+        meaning: str,
+        *labels: str,
+        together: Callable[[float, float], float] = operator.add,
+    ) -> Levels:
+        levels = Levels(f"melange_gateway_{name}", meaning, labels, together)
         self._all.append(levels)
         return levels
 
@@ -116,6 +144,16 @@ class Metrics(Collector):
         times = Times(f"melange_gateway_{name}_seconds", meaning, labels, bounds_s)
         self._all.append(times)
         return times
+
+    def state(self) -> dict[str, Rows]:
+        """Return all numbers by the metric's name, as JSON takes them."""
+        return {each.name: each.state() for each in self._all}
+
+    def merge(self, state: Mapping[str, Rows], *, past: bool = False) -> None:
+        """Take in the `state` of another worker; of one that is `past`, what only grows."""
+        for each in self._all:
+            if not (past and isinstance(each, Levels)):
+                each.merge(state.get(each.name, []))
 
     def collect(self) -> Iterable[Metric]:
         """Return all as Prometheus knows them."""

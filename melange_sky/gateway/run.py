@@ -10,17 +10,16 @@ import random
 import signal
 import ssl
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.gateway.backend import Backend
 from melange_sky.gateway.client_connection import Clients
 from melange_sky.gateway.dispatch import Dispatcher
-from melange_sky.gateway.listener import Listener
+from melange_sky.gateway.listener import Listener, Sharing
 from melange_sky.gateway.metrics import Metrics
 from melange_sky.gateway.own_limits import raise_file_limit
 from melange_sky.gateway.pool import Fleet
@@ -30,25 +29,27 @@ from melange_sky.gateway.server import Front
 from melange_sky.gateway.sessions import Sessions
 from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.standing import Standing, brings_another_plan, unanswered
+from melange_sky.gateway.threads import in_thread
 from melange_sky.gateway.upstream import Upstream
 
 if TYPE_CHECKING:
+    from melange_sky.gateway.siblings import Siblings
     from melange_sky.plans import ModelPlan
 
 log = logging.getLogger(__name__)
 
-Result = TypeVar("Result")
 _CLOSE_S = 1.0
 """What of the time to drain is kept for closing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
-    """Where the gateway listens, and its TLS settings; port 0 takes a free one."""
+    """Where the gateway listens, its TLS settings, who else listens; port 0 takes a free one."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     tls: ssl.SSLContext | None = None
+    sharing: Sharing = Sharing.NONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +65,23 @@ class Gateway:
     """One running gateway. `start`, then `wait` until a signal (or `stop`), then it has drained."""
 
     def __init__(
-        self, sources: Sources, settings: Settings, credentials: Credentials, rng: random.Random
+        self,
+        sources: Sources,
+        settings: Settings,
+        credentials: Credentials,
+        rng: random.Random,
+        siblings: Siblings | None = None,
     ) -> None:
-        """Prepare; nothing is opened yet."""
+        """Prepare; nothing is opened yet. `siblings` are the other workers where there are several."""
+        self._siblings = siblings
         self._sources, self._settings, self._credentials = sources, settings, credentials
         self.metrics = Metrics()
         self.fleet = Fleet(rng, settings, sources.tokenizer)
-        self.sessions = Sessions(settings.session_header, settings.prefix_blocks)
+        self.sessions = Sessions(
+            settings.session_header,
+            settings.prefix_blocks,
+            None if siblings is None else siblings.salt,
+        )
         self.files = raise_file_limit(settings.connections)
         self._stopping = asyncio.Event()
         self._hurry = False
@@ -89,8 +100,8 @@ class Gateway:
         Raises InputError for a bad plan or backend, and where the address cannot be had.
         """
         self._stamps = _stamps(self._sources.watch)
-        plan = await _in_thread(self._sources.load_plan)
-        urls_by_option = await _in_thread(self._sources.discover)
+        plan = await in_thread(self._sources.load_plan)
+        urls_by_option = await in_thread(self._sources.discover)
         prepared = self.fleet.prepare(plan, urls_by_option)
         self._last_urls = urls_by_option
         settings = self._settings
@@ -112,6 +123,10 @@ class Gateway:
         self.fleet.load(prepared)
         self.standing.took(self._sources.revision(), (), self.fleet.backends)
         self.front.standing = self.standing
+        if self._siblings is not None:
+            self.front.siblings = self._siblings
+            await self._siblings.open(self.front.state)
+            self._spawn(self._every(1.0, self._keep_state))
         await self._listen(listen)
         self._spawn(self._every(settings.probe_every_s, self._probe_all))
         self._spawn(self._every(settings.counts_every_s, self._look_at_counts))
@@ -124,7 +139,7 @@ class Gateway:
 
     async def _listen(self, listen: Listen) -> None:
         self._server = Clients(self.front.handle, self._settings, self.front.body_bytes)
-        self._listener = Listener(self._server, self._has_room, listen.tls)
+        self._listener = Listener(self._server, self._has_room, listen.tls, listen.sharing)
         try:
             await self._listener.open(listen.host, listen.port)
         except OSError as error:
@@ -144,6 +159,10 @@ class Gateway:
             self._hurry = True
         self._stopping.set()
 
+    def _end_now(self) -> None:
+        self._hurry = True
+        self._stopping.set()
+
     def reload(self) -> None:
         """Ask for plan and backends to be read again."""
         self._reload_asked.set()
@@ -151,8 +170,12 @@ class Gateway:
     def handle_signals(self) -> None:
         """SIGTERM and SIGINT drain; SIGHUP reloads."""
         loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self.stop)
+        if self._siblings is None:
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(name, self.stop)
+        else:  # SIGTERM may come to a worker twice, by its group and by its parent
+            loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+            loop.add_signal_handler(signal.SIGUSR2, self._end_now)
         loop.add_signal_handler(signal.SIGHUP, self.reload)
 
     async def wait(self) -> None:
@@ -173,9 +196,11 @@ class Gateway:
         self._listener.close()
         await self._server.close(_CLOSE_S / 2)
         self.upstream.close()
+        if self._siblings is not None:
+            await self._siblings.close()
         if self._sources.observed is not None:
             with contextlib.suppress(MelangeError, OSError, asyncio.TimeoutError):
-                await asyncio.wait_for(_in_thread(self._sources.observed.write), _CLOSE_S / 2)
+                await asyncio.wait_for(in_thread(self._sources.observed.write), _CLOSE_S / 2)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.get_running_loop().create_task(coroutine))
@@ -209,9 +234,16 @@ class Gateway:
     async def _sweep(self) -> None:
         self.proxy.end_stalled(asyncio.get_running_loop().time())
 
+    async def _keep_state(self) -> None:
+        assert self._siblings is not None
+        self._siblings.state()
+        if self._siblings.orphaned and not self._stopping.is_set():
+            log.error("the gateway's first process is gone; this worker drains and ends")
+            self.stop()
+
     async def _write_observed(self) -> None:
         assert self._sources.observed is not None
-        await _in_thread(self._sources.observed.write)
+        await in_thread(self._sources.observed.write)
 
     async def _look_for_changes(self) -> None:
         """Ask for a reload where a watched file or the backends found differ from before."""
@@ -221,7 +253,7 @@ class Gateway:
             self.reload()
             return
         try:
-            urls_by_option = await _in_thread(self._sources.discover)
+            urls_by_option = await in_thread(self._sources.discover)
         except MelangeError as error:
             log.warning("backends could not be looked up: %s", error)
             return
@@ -249,8 +281,8 @@ class Gateway:
 
     async def _reload(self) -> None:
         self._waits = False
-        plan = await _in_thread(self._sources.load_plan)
-        urls_by_option = await _in_thread(self._sources.discover)
+        plan = await in_thread(self._sources.load_plan)
+        urls_by_option = await in_thread(self._sources.discover)
         self._last_urls = urls_by_option
         known = set(map(id, self.fleet.backends))
         prepared = self.fleet.prepare(plan, urls_by_option)
@@ -286,32 +318,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_ino
-
-
-async def _in_thread(call: Callable[[], Result]) -> Result:
-    """Run what may block. The end of the process does not wait for it, as it would for the loop's pool."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def tell(result: Result | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(cast("Result", result))
-        else:
-            future.set_exception(error)
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = call()
-        except Exception as error:  # noqa: BLE001 -- handed to who waits
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, result, failure)
-
-    threading.Thread(target=work, daemon=True).start()
-    return await future
 
 
 def _shorten_pauses() -> None:

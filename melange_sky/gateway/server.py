@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 from melange_sky.gateway.calls import CLIENT_LEFT, BadRequestError, Call, TooLargeBodyError
 from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request, shown
+from melange_sky.gateway.metrics import of_all
 from melange_sky.gateway.running import out_of
+from melange_sky.gateway.siblings import health_of_all
 from melange_sky.gateway.standing import Standing, unanswered
 from melange_sky.gateway.upstream import forwarded_headers
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from melange_sky.gateway.pool import Fleet
     from melange_sky.gateway.proxy import Proxy
     from melange_sky.gateway.settings import Keys, Settings
+    from melange_sky.gateway.siblings import Siblings, State
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +49,7 @@ class Front:
         self.most_requests = settings.connections
         """How many requests there may be at once, by the limit of open files."""
         self.standing = Standing()
+        self.siblings: Siblings | None = None
         self.accepted = 0
         """Requests let in and not answered yet, those whose body is still coming included."""
         self._held_bytes = 0
@@ -80,11 +84,13 @@ class Front:
         self._check(path in _GETS or path.startswith(_MODEL), 404)
         self._check(method in ("GET", "HEAD"), 405)
         if path == "/health":
-            self._health(call)
+            await self._health(call)
             return
         self._authorize(call)
         if path == "/metrics":
-            call.answer(200, {"Content-Type": "text/plain; charset=utf-8"}, self._metrics_text())
+            call.answer(
+                200, {"Content-Type": "text/plain; charset=utf-8"}, await self._metrics_text()
+            )
         elif path.startswith(_MODEL):
             _answer_json(call, 200, self._model(path.removeprefix(_MODEL)))
         else:
@@ -159,31 +165,47 @@ class Front:
         except BadRequestError:
             raise Refusal(400, "the body is not valid HTTP", "invalid_http") from None
 
-    def _health(self, call: Call) -> None:
+    async def _health(self, call: Call) -> None:
+        document = self._standing()
+        if self.siblings is not None:
+            gathered = await self.siblings.gather()
+            document = health_of_all(gathered, self.siblings.count)
+        _answer_json(call, 200 if document["status"] == "ok" else 503, document)
+
+    def state(self) -> State:
+        """Return what this worker tells the others."""
+        self._refresh_gauges()
+        return {"sums": self._metrics.state(), "health": self._standing()}
+
+    def _standing(self) -> dict[str, object]:
         now_s = asyncio.get_running_loop().time()
         plans = {
             name: any(b.healthy(now_s) for b in service.backends)
             for name, service in self._fleet.services.items()
         }
         status = "draining" if self.draining else "ok" if any(plans.values()) else "no replica"
-        good = status == "ok"
         served = [(service.plan, service.backends) for service in self._fleet.services.values()]
-        document = {
+        return {
             "status": status,
             "plans": plans,
             "revision": self.standing.revision,
             "unanswered_options": len(unanswered(served, now_s)),
             "leaving_requests": self.standing.leaving,
         }
-        _answer_json(call, 200 if good else 503, document)
 
     def _model(self, name: str) -> dict[str, object]:
         if name not in self._fleet.by_model:
             raise _unknown(name)
         return _card(name)
 
-    def _metrics_text(self) -> bytes:
-        """Bring the gauges up to date and return the text."""
+    async def _metrics_text(self) -> bytes:
+        """Return the text of all metrics, of all workers where there are several."""
+        if self.siblings is None:
+            self._refresh_gauges()
+            return self._metrics.text()
+        return of_all(await self.siblings.gather(), self.siblings.count).text()
+
+    def _refresh_gauges(self) -> None:
         now_s = asyncio.get_running_loop().time()
         metrics = self._metrics
         metrics.in_flight.values.clear()
@@ -207,7 +229,6 @@ class Front:
                             service.seating.output_buckets[j],
                             value=rate,
                         )
-        return metrics.text()
 
     def _refuse(self, call: Call, refusal: Refusal) -> None:
         self._metrics.answers.add("", str(refusal.status))

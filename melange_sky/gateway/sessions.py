@@ -45,11 +45,14 @@ class Session:
 class Sessions:
     """Finds the sessions of requests, and remembers where they were last; at most `MOST_KNOWN` of each."""
 
-    def __init__(self, header: str, prefix_blocks: int) -> None:
-        """Start without any. `header` names sessions, `prefix_blocks` are compared in mode `prefix`."""
+    def __init__(self, header: str, prefix_blocks: int, salt: bytes | None = None) -> None:
+        """Start without any. `header` names sessions, `prefix_blocks` are compared in mode `prefix`.
+
+        Workers whose hashes are counted together have the same `salt`; None: one of its own.
+        """
         self.header = header.lower().encode()
         self._prefix_characters = prefix_blocks * BLOCK_CHARACTERS
-        self.salt = os.urandom(16)
+        self.salt = salt or os.urandom(16)
         self._last: OrderedDict[int, Backend] = OrderedDict()
         self._answers: OrderedDict[bytes, Session] = OrderedDict()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +15,9 @@ from melange_sky.routing import QUEUE_LENGTH, QUEUE_WAIT_S
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
     from melange_sky.reuse import SeenPrompt
+
+
+_LEAST_HELD_BYTES = 64 * 1024 * 1024
 
 
 class Keys:
@@ -125,6 +128,18 @@ class Settings:
     affinity: Affinity | None = None
     session_header: str = "X-Session-Id"
     prefix_blocks: int = 4
+
+    def for_one_of(self, workers: int) -> Settings:
+        """Return the settings of one of several workers: what bounds the whole gateway is divided."""
+        if workers == 1:
+            return self
+        return replace(
+            self,
+            gateways=self.gateways * workers,
+            queue_length=-(-self.queue_length // workers),
+            retries_least=-(-self.retries_least // workers),
+            held_bytes=max(self.held_bytes // workers, _LEAST_HELD_BYTES),
+        )
 
 
 class ObservedSink(Protocol):

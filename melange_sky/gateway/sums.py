@@ -5,9 +5,10 @@ A request adds to a dozen of them; prometheus_client's own objects take a lock a
 
 from __future__ import annotations
 
+import operator
 from bisect import bisect_left
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -17,11 +18,13 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from prometheus_client.core import Metric
 
 Labels = tuple[str, ...]
+Rows = list[list[Any]]
+"""Labels and a number, or the numbers of a histogram, each."""
 
 
 class Counts:
@@ -36,6 +39,20 @@ class Counts:
         """Add to the sum of some labels."""
         self.values[labels] += amount
 
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self._name
+
+    def state(self) -> Rows:
+        """Return all numbers as JSON takes them."""
+        return [[list(labels), value] for labels, value in self.values.items()]
+
+    def merge(self, rows: Rows) -> None:
+        """Add another's `state`."""
+        for labels, value in rows:
+            self.values[tuple(labels)] += value
+
     def family(self) -> Metric:
         """Return all sums as a Prometheus counter."""
         family = CounterMetricFamily(self._name, self._meaning, labels=self._labels)
@@ -45,7 +62,25 @@ class Counts:
 
 
 class Levels(Counts):
-    """Numbers that go up and down."""
+    """Numbers that go up and down; `together` makes one of two workers' numbers."""
+
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        labels: Sequence[str],
+        together: Callable[[float, float], float] = operator.add,
+    ) -> None:
+        """Start with none."""
+        super().__init__(name, meaning, labels)
+        self._together = together
+
+    def merge(self, rows: Rows) -> None:
+        """Take another's `state` in."""
+        for given, value in rows:
+            labels = tuple(given)
+            known = self.values.get(labels)
+            self.values[labels] = value if known is None else self._together(known, value)
 
     def set(self, *labels: str, value: float) -> None:
         """Set the number of some labels."""
@@ -76,6 +111,21 @@ class Times:
     def _start(self, labels: Labels) -> list[float]:
         self.values[labels] = [0.0] * (len(self._bounds_s) + 2)
         return self.values[labels]
+
+    @property
+    def name(self) -> str:
+        """The metric's name."""
+        return self._name
+
+    def state(self) -> Rows:
+        """Return all numbers as JSON takes them."""
+        return [[list(labels), known] for labels, known in self.values.items()]
+
+    def merge(self, rows: Rows) -> None:
+        """Add another's `state`."""
+        for given, numbers in rows:
+            known = self.values.get(tuple(given)) or self._start(tuple(given))
+            known[:] = map(operator.add, known, numbers)
 
     def observe(self, seconds: float, *labels: str) -> None:
         """Count a time."""

@@ -141,8 +141,9 @@ def _drain(handover: Handover, waiting: Waiting) -> None:
     while True:
         states = [_health(url) for url in handover.gateways]
         counts = [s.get("leaving_requests") for s in states if s is not None]
-        left = sum(count for count in counts if isinstance(count, int))
-        if left == 0 and len(counts) == len(handover.gateways):
+        known = [count for count in counts if isinstance(count, int)]
+        left = sum(known)
+        if left == 0 and len(known) == len(handover.gateways):
             return
         if left != said:
             waiting.report(f"{left} requests still run at what the plan no longer uses")

@@ -5,13 +5,25 @@ from __future__ import annotations
 import logging
 import random
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
-from melange_sky.gateway import Affinity, Gateway, Listen, Settings, Sources, run_gateway
+from melange_sky.gateway import (
+    Affinity,
+    Crew,
+    Gateway,
+    Listen,
+    ObservedSink,
+    Place,
+    Settings,
+    Sharing,
+    Sources,
+    run_gateway,
+    run_workers,
+)
 from melange_sky.planner.backends import backend_lines, backend_urls, joined, replica_urls
 from melange_sky.planner.figures import within
 from melange_sky.planner.gateway_keys import read_certificate, read_credentials, require_key
@@ -22,6 +34,7 @@ from melange_sky.plans import Plan
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from melange_sky.gateway import Credentials
     from melange_sky.skyserve import LiveService
 
 log = logging.getLogger(__name__)
@@ -54,6 +67,7 @@ class ServeOptions:
     tokenizer: Path | None = None
     observed: Path | None = None
     gateways: int = 1
+    workers: int = 1
     affinity: str | None = None
     session_header: str = "X-Session-Id"
     prefix_blocks: int = 4
@@ -67,6 +81,7 @@ class ServeOptions:
     def __post_init__(self) -> None:
         within("--port", self.port, 0, 65535)
         within("--gateways", self.gateways, 1, 1000)
+        within("--workers", self.workers, 1, 64)
         within("--prefix-blocks", self.prefix_blocks, 1, 4096)
         self._require_affinity()
         within("--queue", self.queue_length, 0, 100_000)
@@ -139,18 +154,62 @@ def serve_plan(
         options.api_key_file, options.replica_key_file, options.replica_ca, replica_variable
     )
     require_key(options.host, credentials, no_key=options.no_key)
-    sources = _sources(plan, options)
     tls = read_certificate(options.tls_cert, options.tls_key)
     listen = Listen(host=options.host, port=options.port, tls=tls)
-    limits, rng = options.limits(), random.Random(options.seed)
 
-    def announce(port: int, running: Gateway) -> None:
-        listening = _listening(listen, port, running)
+    def announce(listening: Listening) -> None:
         log.info("listening on %s for %s", listening.url, ", ".join(listening.models))
         if on_start is not None:
             on_start(listening)
 
-    run_gateway(lambda: Gateway(sources, limits, credentials, rng), listen, announce)
+    if options.workers > 1:
+        _serve_by_workers(plan, options, listen, credentials, announce)
+        return
+    sources = _sources(plan, options, _observed_file(options))
+    limits, rng = options.limits(), random.Random(options.seed)
+    run_gateway(
+        lambda: Gateway(sources, limits, credentials, rng),
+        listen,
+        lambda port, running: announce(_listening(listen, port, running)),
+    )
+
+
+def _serve_by_workers(
+    plan: Path | Plan,
+    options: ServeOptions,
+    listen: Listen,
+    credentials: Credentials,
+    announce: Callable[[Listening], None],
+) -> None:
+    """Serve by several processes; what differs between them is made within each."""
+    observed = _observed_file(options)
+    limits = options.limits().for_one_of(options.workers)
+
+    def serve(place: Place) -> None:
+        number = place.siblings.number
+        seed = None if options.seed is None else f"{options.seed}/{number}"
+        sources = _sources(plan, options, None if observed is None else place.outbox)
+        sharing = Sharing.FIRST if place.first else Sharing.LATER
+        here = replace(listen, port=place.port, sharing=sharing)
+        run_gateway(
+            lambda: Gateway(sources, limits, credentials, random.Random(seed), place.siblings),
+            here,
+            lambda port, running: place.started(port, _listening(here, port, running)),
+        )
+
+    crew = Crew(
+        workers=options.workers,
+        port=options.port,
+        drain_s=limits.drain_s,
+        observe_every_s=limits.observe_every_s,
+        observed=observed,
+        serve=serve,
+    )
+    run_workers(crew, announce)
+
+
+def _observed_file(options: ServeOptions) -> ObservedFile | None:
+    return None if options.observed is None else ObservedFile(options.observed)
 
 
 def plan_and_backends(
@@ -158,7 +217,7 @@ def plan_and_backends(
 ) -> tuple[Plan, Mapping[str, Sequence[str]]]:
     """Return the plan and the URLs of its replicas as they are now, by PLAN/OPTION or OPTION."""
     _require_backends(_read(plan), options)
-    sources = _sources(plan, options)
+    sources = _sources(plan, options, None)
     return sources.load_plan(), sources.discover()
 
 
@@ -192,7 +251,7 @@ def _listening(listen: Listen, port: int, running: Gateway) -> Listening:
     )
 
 
-def _sources(plan: Path | Plan, options: ServeOptions) -> Sources:
+def _sources(plan: Path | Plan, options: ServeOptions, observed: ObservedSink | None) -> Sources:
     live = _sky_services() if options.from_sky else tuple
     file = options.backends_file
     read: list[Served] = []
@@ -212,7 +271,7 @@ def _sources(plan: Path | Plan, options: ServeOptions) -> Sources:
         revision=lambda: read[0].revision,
         watch=() if isinstance(plan, Plan) else (plan / "plan.json" if plan.is_dir() else plan,),
         tokenizer=options.tokenizer,
-        observed=None if options.observed is None else ObservedFile(options.observed),
+        observed=observed,
     )
 
 

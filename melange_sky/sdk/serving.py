@@ -33,6 +33,7 @@ def serve(
     tokenizer: AnyPath | None = None,
     observed: AnyPath | None = None,
     gateways: int = 1,
+    workers: int = 1,
     affinity: str | None = None,
     session_header: str = "X-Session-Id",
     prefix_blocks: int = 4,
@@ -64,6 +65,7 @@ def serve(
         tokenizer: tokenizer.json or its folder, for exact prompt lengths.
         observed: File to write the sizes and rate seen to, in the form a spec takes.
         gateways: How many gateways share the replicas.
+        workers: Processes that share the port (Linux); they divide the queue and count as gateways.
         affinity: What keeps requests at one replica: "off", "session" or "prefix"; None as the plan was made.
         session_header: Header that names a request's session.
         prefix_blocks: Blocks of 256 characters by which "prefix" compares prompts.
@@ -96,6 +98,7 @@ def serve(
         tokenizer=path_of(tokenizer),
         observed=path_of(observed),
         gateways=gateways,
+        workers=workers,
         affinity=affinity,
         session_header=session_header,
         prefix_blocks=prefix_blocks,
