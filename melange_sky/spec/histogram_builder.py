@@ -68,8 +68,11 @@ class HistogramBuilder:
         rows, columns = len(self.counts), len(self.counts[0])
         i = _buckets_of(self.input_edges, input_tokens)
         j = _buckets_of(self.output_edges, output_tokens)
-        self.beyond += int(np.count_nonzero((i >= rows) | (j >= columns)))
-        places = np.clip(i, 0, rows - 1) * columns + np.clip(j, 0, columns - 1)
+        if i.max(initial=0) >= rows or j.max(initial=0) >= columns:
+            self.beyond += int(np.count_nonzero((i >= rows) | (j >= columns)))
+        places = np.clip(i, 0, rows - 1, out=i)
+        places *= columns
+        places += np.clip(j, 0, columns - 1, out=j)
         for table, weights in (
             (self.counts, None),
             (self.input_sums, input_tokens),
@@ -144,16 +147,16 @@ class HistogramBuilder:
 
 
 @lru_cache(maxsize=4)
-def _bucket_table(edges: tuple[int, ...]) -> NDArray[np.int32]:
+def _bucket_table(edges: tuple[int, ...]) -> NDArray[np.int64]:
     tokens = np.arange(MOST_LISTED + 1)
-    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int32)
+    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int64)
 
 
-def _buckets_of(edges: tuple[int, ...], tokens: NDArray[np.int64]) -> NDArray[np.int32]:
+def _buckets_of(edges: tuple[int, ...], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the bucket of each size, −1 below the first: of many from a table, else by search."""
     if int(tokens.max(initial=0)) <= MOST_LISTED and len(tokens) > MOST_LISTED // 16:
         return _bucket_table(edges)[tokens]
-    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int32)
+    return (np.searchsorted(edges, tokens, side="left") - 1).astype(np.int64)
 
 
 def _places(fine: Sequence[int], coarse: Sequence[int]) -> list[int]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from melange_sky.traces.source import Source
 
-_ROWS = 1 << 18
+_ROWS = 1 << 19
+"""Rows read at once: each reading decodes the row groups that it touches as a whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

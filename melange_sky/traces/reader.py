@@ -182,6 +182,9 @@ class TraceReader:
         self, frame: pl.DataFrame, given: NDArray[np.float64], answered: NDArray[np.float64]
     ) -> NDArray[np.bool_]:
         """Tally the rows and return which of them count, of shape (rows,)."""
+        has_status = bool(self._columns.status)
+        if not has_status and len(given) and given.min() >= 0 and answered.min() > 0:
+            return np.ones(len(given), dtype=np.bool_)  # none is NaN: all were answered
         is_failed = self._failed(frame)
         is_other = np.isnan(given) & np.isnan(answered) & ~is_failed
         is_empty = ~is_failed & ~is_other & ~(answered > 0)
@@ -399,10 +402,11 @@ def _usual_unit(sample: Sample) -> str | None:
 
 
 def _are_counts(values: NDArray[np.float64]) -> bool:
-    whole = values.astype(np.int64, copy=False) if np.isfinite(values).all() else None
-    if whole is None or not len(values):
-        return whole is not None
-    return bool((whole == values).all() and whole.min() >= 0 and whole.max() <= MAX_TOKENS)
+    if not len(values):
+        return True
+    if not (values.min() >= 0 and values.max() <= MAX_TOKENS):  # false with a NaN among them
+        return False
+    return bool((values.astype(np.int32) == values).all())
 
 
 def _texts(frame: pl.DataFrame, place: int | None, rows: Any) -> tuple[str | None, ...] | None:
