@@ -16,6 +16,7 @@ from melange_sky.profiler.endpoint import Endpoint
 _GAUGES = ("running", "waiting", "kv_use")
 _PREEMPTIONS = "preemptions"
 _EVERY_S = 1.0
+_LOOK_S, _LAST_LOOK_S = 5.0, 1.0
 _IDLE_LOOK_S = 0.1
 _MOST_IDLE_WAIT_S = 5.0
 _MAX_PAGE = 4_000_000
@@ -69,21 +70,32 @@ async def watch_metrics(session: aiohttp.ClientSession, endpoint: Endpoint) -> S
     """
     metrics = ServerMetrics(names=endpoint.pages.metrics)
     try:
-        while True:
-            timeout = aiohttp.ClientTimeout(total=5.0)
-            try:
-                async with session.get(
-                    f"{endpoint.base}/metrics", timeout=timeout, allow_redirects=False
-                ) as response:
-                    if response.status != 200:
-                        return metrics
-                    page = await read_bounded(response, _MAX_PAGE)
-                    metrics.take(page.decode("utf-8", errors="replace"))
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
-                pass
+        while await _look(session, endpoint, metrics, _LOOK_S):
             await asyncio.sleep(_EVERY_S)
     except asyncio.CancelledError:
-        return metrics
+        if (
+            metrics.samples
+        ):  # what was counted since the last look counts too; gauges are idle by now
+            counters = {n: s for n, s in metrics.names.items() if s not in _GAUGES}
+            last = ServerMetrics(names=counters, samples=metrics.samples)
+            await _look(session, endpoint, last, _LAST_LOOK_S)
+    return metrics
+
+
+async def _look(
+    session: aiohttp.ClientSession, endpoint: Endpoint, metrics: ServerMetrics, limit_s: float
+) -> bool:
+    """Take one look; return whether another may tell something."""
+    timeout = aiohttp.ClientTimeout(total=limit_s)
+    with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+        async with session.get(
+            f"{endpoint.base}/metrics", timeout=timeout, allow_redirects=False
+        ) as response:
+            if response.status != 200:
+                return False
+            page = await read_bounded(response, _MAX_PAGE)
+            metrics.take(page.decode("utf-8", errors="replace"))
+    return True
 
 
 async def until_idle(session: aiohttp.ClientSession, endpoint: Endpoint, blind_s: float) -> None:
