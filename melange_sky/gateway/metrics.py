@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.registry import Collector
 
-from melange_sky.gateway.sums import Counts, Levels, Times
+from melange_sky.gateway.sums import Counts, Levels, Readings, Times
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -87,14 +87,13 @@ class Metrics(Collector):
             *_OPTION,
             "kind",
         )
-        self.replica_prefix = self._counter(
-            "replica_prefix_tokens",
+        self.replica_prefix = Readings(
+            "melange_gateway_replica_prefix_tokens",
             "Prompt tokens that a replica looked for in its prefix cache (asked) and found there (found), by its own "
             "count since the gateway first looked.",
-            *_OPTION,
-            "replica",
-            "kind",
+            (*_OPTION, "replica", "kind"),
         )
+        self._all.append(self.replica_prefix)
         self.reloads = self._counter("reloads", "Reloads of plan or backends.", "result")
 
     def _register_times(self) -> None:

@@ -61,6 +61,16 @@ class Counts:
         return family
 
 
+class Readings(Counts):
+    """Sums that several workers read alike elsewhere: together they are the largest, not the sum."""
+
+    def merge(self, rows: Rows) -> None:
+        """Take another's `state` in."""
+        for given, value in rows:
+            labels = tuple(given)
+            self.values[labels] = max(self.values[labels], value)
+
+
 class Levels(Counts):
     """Numbers that go up and down; `together` makes one of two workers' numbers."""
 

@@ -163,3 +163,12 @@ async def test_an_endpoint_for_several_replicas_is_left_alone() -> None:
         before = big.looks
         await looked(b, small)
         assert big.looks == before
+
+
+def test_workers_that_read_the_same_replica_do_not_add_up() -> None:
+    whole = Metrics()
+    for count in (300.0, 280.0):
+        one = Metrics()
+        one.replica_prefix.add("chat", "small", "http://10.0.0.1:8000", "asked", amount=count)
+        whole.merge(one.state())
+    assert list(whole.replica_prefix.values.values()) == [300.0]
