@@ -22,7 +22,7 @@ from melange_sky.traces.parquet_table import ParquetTable
 from melange_sky.traces.records import CHARACTERS_PER_TOKEN
 from melange_sky.traces.roles import Mapping, map_columns
 from melange_sky.traces.sample import Column, Sample, words_of
-from melange_sky.traces.server_log import server_log, server_of
+from melange_sky.traces.server_log import form_of, server_log
 from melange_sky.traces.source import Source, reading_errors, source_of
 from melange_sky.traces.stamps import looks_like_times, number
 from melange_sky.traces.tokens import MAX_TOKENS, RULE, counts, is_blank
@@ -354,9 +354,9 @@ def _table(source: Source, options: TraceOptions) -> Table:
         if source.packing:
             raise InputError(f"{source.path}: Parquet within {source.packing}; unpack it first")
         return ParquetTable(source=source)
-    server = server_of(source)
-    if server is not None:
-        return server_log(source, server)
+    form = form_of(source)
+    if form is not None:
+        return server_log(source, form)
     if source.head.lstrip()[:1] in (b"{", b"["):
         return json_table(source, options)
     return csv_table(source, options)

@@ -1,8 +1,4 @@
-"""What vLLM and SGLang write of requests between their other lines: one line when a request comes, one when it is answered.
-
-Forms: vLLM's `RequestLogger` (``--enable-log-requests --enable-log-outputs``; details at DEBUG in newer
-releases) and SGLang's (``--log-requests``, as text; its JSON is read as JSON).
-"""
+"""Request logs of the servers themselves, read as a table of requests."""
 
 from __future__ import annotations
 
@@ -12,40 +8,36 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from melange_sky.engines.request_log import (
+    EVENT,
+    LogForm,
+    Request,
+    Sizes,
+    log_form,
+    stamp_before,
+)
 from melange_sky.errors import InputError
 from melange_sky.traces import table
 from melange_sky.traces.json_table import gathered
 from melange_sky.traces.records import CHARACTERS_PER_TOKEN, Record
 from melange_sky.traces.sample import SAMPLE_ROWS, Column, Sample, sample_of
-from melange_sky.traces.server_lines import (
-    BARE_SGLANG,
-    BARE_VLLM,
-    EVENT,
-    Request,
-    Sizes,
-    read_sglang,
-    read_vllm,
-    stamp_before,
-)
 
 if TYPE_CHECKING:
     from melange_sky.traces.source import Source
 
 _LOOKED_AT_BYTES = 1 << 26
 _LEAST_CUT = 16
-_SGLANG = "SGLang"
-_VLLM = "vLLM"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLog:
-    """A log of vLLM or SGLang. `year`: that of its first date, None where dates name theirs.
+    """A log of a server. `year`: that of its first date, None where dates name theirs.
 
     `is_estimated`: of input and output, whether token counts come from the length of texts.
     """
 
     source: Source
-    server: str
+    form: LogForm
     year: int | None
     is_estimated: tuple[bool, bool]
     _sample: Sample = field(repr=False)
@@ -54,7 +46,7 @@ class ServerLog:
     def kind(self) -> str:
         """What it is, for people."""
         year = "" if self.year is None else f", its dates without a year from {self.year} on"
-        return f"{self.server} request log{year}"
+        return f"{self.form.title} request log{year}"
 
     @property
     def begins(self) -> str:
@@ -67,73 +59,38 @@ class ServerLog:
 
     def chunks(self, columns: Sequence[Column], numeric: Sequence[bool]) -> Iterator[table.Chunk]:
         """Yield all requests, in the order in which they were answered."""
-        found = _requests(self.source, self.server, self.year)
+        found = _requests(self.source, self.form, self.year)
         rows = ((where, _record(request, self.is_estimated)) for where, request in found)
         yield from gathered(rows, [column.path for column in columns])
 
 
-def server_of(source: Source) -> str | None:
-    """Return whose log a file is by how it begins: vLLM, SGLang, None for neither."""
-    text = source.head.decode(errors="replace")
-    for line in text.split("\n"):
-        event = EVENT.match(line)
-        if event is not None:
-            return _SGLANG if ": obj=" in event["what"] else _VLLM
-    if BARE_VLLM.search(text):
-        return _VLLM
-    return _SGLANG if BARE_SGLANG.search(text) else None
+def form_of(source: Source) -> LogForm | None:
+    """Return whose log a file is by how it begins, None for no server's."""
+    return log_form(source.head.decode(errors="replace"))
 
 
-def server_log(source: Source, server: str) -> ServerLog:
+def server_log(source: Source, form: LogForm) -> ServerLog:
     """Look at the first requests; InputError that says which flag is missing where the log lacks their sizes."""
     year = _first_year(source)
-    looked_at = _requests(source, server, year, _LOOKED_AT_BYTES)
+    looked_at = _requests(source, form, year, _LOOKED_AT_BYTES)
     requests = [request for _, request in itertools.islice(looked_at, SAMPLE_ROWS)]
-    why = _missing(server, requests)
+    why = form.missing(requests)
     if why is None:
         sides = [[r.input for r in requests], [r.output for r in requests if r.is_answered]]
         why = next(filter(None, map(_cut_at, ("prompts", "answers"), sides)), None)
     if why is not None:
-        raise InputError(f"{source.path}: {why}")
+        raise InputError(f"{source.path}: a log of {form.title} {why}")
     is_estimated = (
         any(r.input.tokens is None for r in requests if r.is_answered and r.is_begun),
         any(r.output.tokens is None for r in requests if r.is_answered and r.is_begun),
     )
     return ServerLog(
         source=source,
-        server=server,
+        form=form,
         year=year,
         is_estimated=is_estimated,
         _sample=sample_of([_record(request, is_estimated) for request in requests]),
     )
-
-
-def _missing(server: str, requests: list[Request]) -> str | None:
-    """Return what the log lacks and how the server is made to write it."""
-    if server == _SGLANG:
-        answered = any(r.is_answered for r in requests)
-        log = "a log of SGLang without finished requests"
-        return None if answered else f"{log}; its server writes them with --log-requests"
-    if not requests:
-        return (
-            "a log of vLLM without requests; its server writes them with"
-            " --enable-log-requests --enable-log-outputs and VLLM_LOGGING_LEVEL=DEBUG"
-        )
-    if not any(r.is_begun for r in requests):
-        return (
-            "a log of vLLM that tells answers, but not when requests came nor their prompts;"
-            " its server writes them with --enable-log-requests and VLLM_LOGGING_LEVEL=DEBUG"
-        )
-    if not any(r.is_answered for r in requests):
-        return (
-            "a log of vLLM that tells no output tokens; its server writes them with"
-            " --enable-log-outputs beside --enable-log-requests"
-        )
-    if not any(r.input.is_told for r in requests):
-        return "a log of vLLM that tells no prompts; its server writes them with VLLM_LOGGING_LEVEL=DEBUG"
-    if not any(r.output.is_told for r in requests):
-        return "a log of vLLM that tells no output tokens; its server writes them with VLLM_LOGGING_LEVEL=DEBUG"
-    return None
 
 
 def _cut_at(what: str, sizes: list[Sizes]) -> str | None:
@@ -150,7 +107,7 @@ def _cut_at(what: str, sizes: list[Sizes]) -> str | None:
     if both < 2 and len(texts) < max(3, 0.05 * len(sizes)):
         return None
     return (
-        f"a log of vLLM whose {what} are cut off at {longest} characters and tokens;"
+        f"whose {what} are cut off at {longest} characters and tokens;"
         " its server writes them whole without --max-log-len"
     )
 
@@ -168,11 +125,10 @@ def _record(request: Request, is_estimated: tuple[bool, bool]) -> Record:
 
 
 def _requests(
-    source: Source, server: str, year: int | None, most_bytes: int | None = None
+    source: Source, form: LogForm, year: int | None, most_bytes: int | None = None
 ) -> Iterator[tuple[str, Request]]:
     """Yield requests as they are answered, then those that never were; each with the line that told it last."""
     begun: dict[str, Request] = {}
-    read = read_sglang if server == _SGLANG else read_vllm
     dates = _Dates(year)
     number, size = 0, 0
     with source.open() as file:
@@ -185,7 +141,7 @@ def _requests(
             event = EVENT.match(text)
             if event is None:
                 continue
-            done = read(event["what"], text[event.end() :], dates.of(event["before"]), begun)
+            done = form.read(event["what"], text[event.end() :], dates.of(event["before"]), begun)
             if done is not None:
                 yield f"line {number}", done
     yield from ((f"line {number}", request) for request in begun.values())

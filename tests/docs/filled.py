@@ -97,8 +97,9 @@ def _plain(kind: Any, hollow: Hollow) -> Any:
         return filled(part, hollow)
     if origin is tuple and inner[-1] is not Ellipsis:
         return tuple(filled(part, hollow) for part in inner)
-    if origin in (tuple, list, Sequence):
-        return (list if origin is list else tuple)([filled(inner[0], hollow)])
+    if origin in (tuple, list, frozenset, Sequence):
+        made = origin if origin in (list, frozenset) else tuple
+        return made([filled(inner[0], hollow)])
     if origin is Literal:
         return inner[0]
     if origin in (Mapping, dict):

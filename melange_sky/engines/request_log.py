@@ -1,9 +1,14 @@
-"""Single lines of vLLM's and SGLang's logs that tell of requests."""
+"""What servers write of requests between their other lines: one line when a request comes, one when it is answered.
+
+Forms: vLLM's `RequestLogger` (``--enable-log-requests --enable-log-outputs``; details at DEBUG in newer
+releases) and SGLang's (``--log-requests``, as text; its JSON is read as JSON).
+"""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -13,11 +18,11 @@ EVENT = re.compile(
 )
 """How a line about a request begins; before it stands what loggers and collectors put there."""
 
-BARE_VLLM = re.compile(
+_BARE_VLLM = re.compile(
     r"^[^'\"{,\n]{0,120}\b(?:INFO|DEBUG|WARNING)\S* \d\d-\d\d \d\d:\d\d:\d\d \[?[\w./-]+\.py:\d+\]",
     re.MULTILINE,
 )
-BARE_SGLANG = re.compile(
+_BARE_SGLANG = re.compile(
     r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[^\]]*\] (?:server_args=|(?:Prefill|Decode) batch)",
     re.MULTILINE,
 )
@@ -93,7 +98,7 @@ def _written(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat(sep=" ", timespec="microseconds")
 
 
-def read_vllm(
+def _read_vllm(
     what: str, text: str, at: datetime | None, begun: dict[str, Request]
 ) -> Request | None:
     """Take a line of vLLM's into the requests that have begun; return the one that it ends."""
@@ -173,7 +178,7 @@ def _text(shown: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def read_sglang(
+def _read_sglang(
     what: str, text: str, at: datetime | None, begun: dict[str, Request]
 ) -> Request | None:
     """Take a line of SGLang's into the requests that have begun; return the one that it ends."""
@@ -203,3 +208,60 @@ def read_sglang(
 def _number(text: str, key: str) -> float | None:
     found = re.search(rf"'{key}': (\d+(?:\.\d+)?)", text)
     return None if found is None else float(found[1])
+
+
+def _missing_vllm(requests: Sequence[Request]) -> str | None:
+    if not requests:
+        return (
+            "without requests; its server writes them with"
+            " --enable-log-requests --enable-log-outputs and VLLM_LOGGING_LEVEL=DEBUG"
+        )
+    if not any(r.is_begun for r in requests):
+        return (
+            "that tells answers, but not when requests came nor their prompts;"
+            " its server writes them with --enable-log-requests and VLLM_LOGGING_LEVEL=DEBUG"
+        )
+    if not any(r.is_answered for r in requests):
+        return (
+            "that tells no output tokens; its server writes them with"
+            " --enable-log-outputs beside --enable-log-requests"
+        )
+    if not any(r.input.is_told for r in requests):
+        return "that tells no prompts; its server writes them with VLLM_LOGGING_LEVEL=DEBUG"
+    if not any(r.output.is_told for r in requests):
+        return "that tells no output tokens; its server writes them with VLLM_LOGGING_LEVEL=DEBUG"
+    return None
+
+
+def _missing_sglang(requests: Sequence[Request]) -> str | None:
+    if any(r.is_answered for r in requests):
+        return None
+    return "without finished requests; its server writes them with --log-requests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogForm:
+    """How one server writes of requests.
+
+    `bare` finds lines that are about no request. `read` takes a line (what it says, the rest, its date) into
+    the requests that have begun and returns the one that it ends. `missing` says what a log lacks and how the
+    server is made to write it.
+    """
+
+    title: str
+    bare: re.Pattern[str]
+    read: Callable[[str, str, datetime | None, dict[str, Request]], Request | None]
+    missing: Callable[[Sequence[Request]], str | None]
+
+
+_VLLM = LogForm(title="vLLM", bare=_BARE_VLLM, read=_read_vllm, missing=_missing_vllm)
+_SGLANG = LogForm(title="SGLang", bare=_BARE_SGLANG, read=_read_sglang, missing=_missing_sglang)
+
+
+def log_form(text: str) -> LogForm | None:
+    """Return whose log a text is the beginning of, None for no server's."""
+    for line in text.split("\n"):
+        event = EVENT.match(line)
+        if event is not None:
+            return _SGLANG if ": obj=" in event["what"] else _VLLM
+    return next((form for form in (_VLLM, _SGLANG) if form.bare.search(text)), None)
