@@ -65,11 +65,13 @@ async def answering(url: str) -> None:
     raise AssertionError("HAProxy did not start")
 
 
-def test_a_minute_of_chaos_loses_no_good_request() -> None:
+def test_a_minute_of_chaos_loses_only_what_ran_out_of_replicas_to_try() -> None:
+    """Five of eight replicas fail and a request is tried at four: now and then all four are among them."""
     seconds = float(os.environ.get("CHAOS_SECONDS", "60"))
     report = asyncio.run(ProxyChaos(seconds=seconds, rate_rps=28.0).run())
     print(report)
-    assert report.lost == 0, report.good
+    tried = sum(n for what, n in report.good.items() if "replicas that were tried" in what)
+    assert report.lost == tried <= 0.002 * sum(report.good.values()), report.good
     assert report.good["served"] > 0.6 * seconds * 28 * 0.75
     assert report.good["cut"] < 0.1 * sum(report.good.values())
     assert "runtime error" not in report.log, report.log[-2000:]
