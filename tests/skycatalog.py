@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from melange_sky.offers import Offer
 
-_COLUMNS = (
+COLUMNS = (
     "InstanceType",
     "AcceleratorName",
     "AcceleratorCount",
@@ -49,7 +49,7 @@ def write_catalogs(home: Path, offers: Iterable[Offer]) -> None:
     for offer in offers:
         by_cloud[offer.cloud].append(offer)
     for cloud, sold in by_cloud.items():
-        _write(root / cloud / "vms.csv", _COLUMNS, [row for offer in sold for row in _rows(offer)])
+        _write(root / cloud / "vms.csv", COLUMNS, [row for offer in sold for row in _rows(offer)])
         regions = sorted({offer.region for offer in sold})
         images = [
             (tag, region, "ubuntu", "22.04", f"image-{cloud}", "20260101")

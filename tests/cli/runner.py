@@ -1,4 +1,4 @@
-"""Run the program as a user would, in a process of its own."""
+"""Run the program as a user would: in a process of its own, or here."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from melange_sky.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,3 +27,14 @@ def melange_sky(
         cwd=cwd or ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Return the exit code of `melange-sky ARGUMENTS` in this process, and both its outputs."""
+    code = 0
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    told = capsys.readouterr()
+    return code, told.out, told.err

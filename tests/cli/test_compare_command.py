@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.cli import main
+from tests.cli.runner import call as run_here
 
 SPEC = """\
 name: chat
@@ -25,13 +25,7 @@ pytestmark = [pytest.mark.usefixtures("kept_estimates"), pytest.mark.timeout(400
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["compare", "spec.yaml", "--offline", *arguments])
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    return run_here(capsys, "compare", "spec.yaml", "--offline", *arguments)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from melange_sky.cli import main
+from tests.cli.runner import call as run_here
 
 FLAGS = "--model meta-llama/Llama-3.1-8B-Instruct --rate 2 --input 500 --output 100 --ttft-ms 2000 --tpot-ms 60"
 WHERE = ["--accelerators", "L4,A10G:1", "--infra", "aws"]
@@ -16,13 +16,7 @@ QUIET = ["--offline", "--format", "json"]
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["plan", *arguments])
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    return run_here(capsys, "plan", *arguments)
 
 
 def test_flags_plan_what_the_spec_that_they_print_plans(

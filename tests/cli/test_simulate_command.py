@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from melange_sky.cli import main
 from melange_sky.planfile import dump_plan
 from melange_sky.plans import Plan
 from melange_sky.slo import SLO
+from tests.cli.runner import call as run_here
 from tests.factories import make_model_plan, make_plan
 
 
@@ -22,13 +22,7 @@ def write(folder: Path, plan: Plan) -> str:
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(["simulate", *arguments])
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
+    return run_here(capsys, "simulate", *arguments)
 
 
 def test_json_holds_the_fields_and_the_same_seed_gives_the_same_bytes(

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.cli import main
-from tests.cli.runner import melange_sky
+from tests.cli.runner import call, melange_sky
 
 SPEC = """\
 name: chat
@@ -32,16 +31,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 def test_plan_exits_with_6_and_writes_nothing(

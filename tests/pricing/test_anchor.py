@@ -16,20 +16,8 @@ from melange_sky.pricing.gpu_hours import bounds_usd_per_hour, implausible
 from melange_sky.pricing.own_csv import read_embedded
 from tests.factories import make_offer
 from tests.pricing.server import Loopback, body
+from tests.skycatalog import COLUMNS
 
-HEADER = (
-    "InstanceType",
-    "AcceleratorName",
-    "AcceleratorCount",
-    "vCPUs",
-    "MemoryGiB",
-    "GpuInfo",
-    "Price",
-    "SpotPrice",
-    "Region",
-    "AvailabilityZone",
-    "Arch",
-)
 Row = dict[str, str]
 
 
@@ -56,7 +44,7 @@ def true_rows(cloud: str) -> list[Row]:
 
 def text_of(rows: list[Row]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return file.getvalue()

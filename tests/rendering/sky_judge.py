@@ -87,7 +87,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     enable(request["clouds"])
     verdicts = {name: judge(text) for name, text in request["files"].items()}
-    print("VERDICTS " + json.dumps({"files": verdicts, "closed": closed_clouds()}))
+    print("ANSWER " + json.dumps({"files": verdicts, "closed": closed_clouds()}))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
     request = json.load(sys.stdin)
     kept_texts = {name: stored(text) for name, text in request["files"].items()}
     kept = {name: keeps(old, kept_texts[name]) for name, old in request["before"].items()}
-    print("UPDATES " + json.dumps({"stored": kept_texts, "kept": kept, "schema": schema()}))
+    print("ANSWER " + json.dumps({"stored": kept_texts, "kept": kept, "schema": schema()}))
 
 
 if __name__ == "__main__":

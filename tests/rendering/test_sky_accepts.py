@@ -154,6 +154,28 @@ MIXED = plan_of(
 )
 
 
+def ask_sky(script: Path, home: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Return what a script that loads SkyPilot, in a home of its own, says of a request: its line of JSON."""
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        input=json.dumps(request),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={
+            "HOME": str(home),
+            "PATH": os.environ["PATH"],
+            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+        },
+    )
+    mark = "ANSWER "
+    lines = [line for line in done.stdout.splitlines() if line.startswith(mark)]
+    assert done.returncode == 0 and lines, done.stderr[-3000:]
+    told: dict[str, Any] = json.loads(lines[0].removeprefix(mark))
+    return told
+
+
 @pytest.fixture(scope="module")
 def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("skyhome")
@@ -166,23 +188,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             for name, text in render_services(plan).items()
         },
     }
-    done = subprocess.run(
-        [sys.executable, str(JUDGE)],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={
-            "HOME": str(home),
-            "PATH": os.environ["PATH"],
-            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-        },
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("VERDICTS ")]
-    assert done.returncode == 0 and lines, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(lines[0].removeprefix("VERDICTS "))
-    return told
+    return ask_sky(JUDGE, home, request)
 
 
 @pytest.fixture(scope="module")

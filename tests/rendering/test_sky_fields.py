@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from melange_sky.plans import FILLER_MEMORY, Plan, SkyFields, sky_problems
 from melange_sky.plans.sky_fields import DECIDED, RESOURCE_KEYS, TASK_KEYS
 from melange_sky.rendering import launch_command, render_services
 from tests.cli.runner import melange_sky
-from tests.rendering.test_sky_accepts import A10G, BIG, DEARER, allocate, plan_of
+from tests.rendering.test_sky_accepts import A10G, BIG, DEARER, allocate, ask_sky, plan_of
 from tests.skycatalog import write_catalogs
 
 UPDATES = Path(__file__).with_name("sky_updates.py")
@@ -68,26 +66,6 @@ def rendered(plan: Plan) -> dict[str, dict[str, Any]]:
     return {name: yaml.safe_load(text) for name, text in render_services(plan).items()}
 
 
-def ask_sky(home: Path, files: dict[str, str], before: dict[str, str]) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(UPDATES)],
-        input=json.dumps({"files": files, "before": before}),
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-        env={
-            "HOME": str(home),
-            "PATH": os.environ["PATH"],
-            "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-        },
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("UPDATES ")]
-    assert done.returncode == 0 and lines, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(lines[0].removeprefix("UPDATES "))
-    return told
-
-
 def one(plan: Plan) -> str:
     """The file of a plan's A10G service."""
     return next(text for name, text in render_services(plan).items() if "a10g" in name)
@@ -115,7 +93,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "relabelled": one(team_plan(2)),
         "plain": one(plan_of(allocate(A10G, 2))),
     }
-    before = ask_sky(home, files, {})
+    before = ask_sky(UPDATES, home, {"files": files, "before": {}})
     corrected = [dataclasses.replace(o, memory_gib=15.25) for o in (A10G, DEARER, BIG)]
     write_catalogs(home, corrected)
     resources = {**TEAM["resources"], "labels": {"team": "ads"}}
@@ -126,7 +104,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "relabelled": one(team_plan(2, resources=resources)),
         "plain": one(plan_of(allocate(A10G, 7))),
     }
-    return ask_sky(home, after, before["stored"])
+    return ask_sky(UPDATES, home, {"files": after, "before": before["stored"]})
 
 
 def test_a_change_of_replicas_restarts_nothing_even_if_the_catalog_was_corrected(

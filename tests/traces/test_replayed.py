@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from melange_sky.cli import main
 from melange_sky.planfile import dump_plan
+from tests.cli.runner import call
 from tests.factories import make_plan
 
 ROWS = [
@@ -39,16 +39,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "failed.csv").write_text(LOG.replace(";200\n", ";500\n"))
     (tmp_path / "spec.yaml").write_text(SPEC)
     return tmp_path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as exit_:
-        code = int(exit_.code or 0)
-    told = capsys.readouterr()
-    return code, told.out, told.err
 
 
 @pytest.mark.usefixtures("folder")
