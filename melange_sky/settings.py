@@ -122,6 +122,17 @@ def sky_config_files() -> tuple[Path, ...]:
     return tuple(path for path in paths if path.is_file())
 
 
+def server_config_file() -> Path:
+    """Return the configuration of SkyPilot's API server: SKYPILOT_GLOBAL_CONFIG, else `~/.sky/config.yaml`."""
+    return Path(os.environ.get("SKYPILOT_GLOBAL_CONFIG") or "~/.sky/config.yaml").expanduser()
+
+
+def server_plugins_file() -> Path:
+    """Return the list of the API server's plugins: SKYPILOT_SERVER_PLUGINS_CONFIG, else `~/.sky/plugins.yaml`."""
+    named = os.environ.get("SKYPILOT_SERVER_PLUGINS_CONFIG")
+    return Path(named or "~/.sky/plugins.yaml").expanduser()
+
+
 def for_sky() -> dict[str, str]:
     """Return the environment of a process that asks SkyPilot: this one's, without its reports of usage."""
     return {**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}

@@ -46,7 +46,7 @@ class SkyServe:
         pauses_s = iter(PAUSES_S)
         while True:
             try:
-                return tuple(map(_service, self._sky.get(self._sky.serve.status(None))))
+                return tuple(map(live_service, self._sky.get(self._sky.serve.status(None))))
             except self._sky.exceptions.ClusterNotUpError:
                 return ()
             except Exception as error:  # whatever the SDK or its server has met
@@ -167,7 +167,8 @@ def _mark_of(document: Mapping[str, Any], live: Mapping[str, Any]) -> dict[str, 
     return {"melange_sky": {**kept, **copy.deepcopy(mark)}}
 
 
-def _service(record: Mapping[str, Any]) -> LiveService:
+def live_service(record: Mapping[str, Any]) -> LiveService:
+    """Return a service from SkyServe's record of it, as its status functions give it."""
     document = yaml.safe_load(record.get("yaml_content") or "") or {}
     return LiveService(
         name=record["name"],

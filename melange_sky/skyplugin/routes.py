@@ -1,0 +1,125 @@
+"""The routes under /plugins/api/melange/: all of them read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, HTTPException
+from fastapi.responses import FileResponse, JSONResponse
+
+from melange_sky.skyplugin.fleets import by_name, fleet_document, fleet_documents
+
+if TYPE_CHECKING:
+    from melange_sky.skyplugin.latest import Answer, Latest
+    from melange_sky.skyplugin.plan_folders import FoundPlan, PlanFolders
+    from melange_sky.skyplugin.records import RunningService
+
+log = logging.getLogger(__name__)
+
+PREFIX = "/plugins/api/melange"
+SCRIPT = Path(__file__).with_name("fleets.js")
+WAIT_S = 3.0
+"""No request waits longer for SkyServe's records than this: older ones are shown, with their age."""
+
+_FRESH = {"Cache-Control": "no-store"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """What the page shows: plans from folders, services from SkyServe; `problems` are those of the set-up."""
+
+    folders: PlanFolders
+    records: Latest[tuple[RunningService, ...]]
+    problems: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return all fleets: see `melange-sky help plugin` for the fields."""
+        found, unread = self.folders.plans()
+        answer = self.records.get(WAIT_S)
+        fleets = fleet_documents(found, by_name(answer.value), _now())
+        return {
+            "fleets": fleets,
+            "live": _asked(answer),
+            "problems": [*self.problems, *unread],
+        }
+
+    def fleet(self, name: str) -> dict[str, Any]:
+        """Return one fleet by id or name; raises HTTPException where there is none."""
+        answer = self.records.get(WAIT_S)
+        found = self.find(name)
+        return {**fleet_document(found, by_name(answer.value), _now()), "live": _asked(answer)}
+
+    def prices(self) -> list[dict[str, Any]]:
+        """Return how old the prices of every plan are."""
+        found, _ = self.folders.plans()
+        fleets = fleet_documents(found, by_name(None), _now())
+        return [{key: fleet[key] for key in ("id", "name", "prices")} for fleet in fleets]
+
+    def find(self, name: str) -> FoundPlan:
+        """Return the plan of that id, else the first of that name; raises HTTPException where there is none."""
+        found, _ = self.folders.plans()
+        named = [one for one in found if name in (one.id, one.plan.name)]
+        if not named:
+            raise HTTPException(404, "no plan of this id or name in plan_dirs")
+        return min(named, key=lambda one: one.id != name)
+
+
+def _asked(answer: Answer[Any]) -> dict[str, Any]:
+    """Return how old what is known of the services is, and why nothing newer is."""
+    return {"age_s": answer.age_s, "error": answer.error}
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def routes_of(board: Board) -> APIRouter:
+    """Return the routes. Plain functions: SkyPilot's server runs them in threads, off its event loop."""
+    router = APIRouter(prefix=PREFIX, tags=["melange"])
+
+    @router.get("/fleets.js")
+    def script() -> FileResponse:
+        return FileResponse(
+            SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"}
+        )
+
+    @router.get("/fleets")
+    def fleets() -> JSONResponse:
+        return JSONResponse(board.document(), headers=_FRESH)
+
+    @router.get("/fleets/{name}")
+    def fleet(name: str) -> JSONResponse:
+        return JSONResponse(board.fleet(name), headers=_FRESH)
+
+    @router.get("/prices")
+    def prices() -> JSONResponse:
+        return JSONResponse({"plans": board.prices()}, headers=_FRESH)
+
+    @router.get("/plans/{name}")
+    def plan(name: str) -> FileResponse:
+        found = board.find(name)
+        return FileResponse(
+            found.folder / "plan.json", media_type="application/json", headers=_FRESH
+        )
+
+    return router
+
+
+def routes_that_tell(problem: str) -> APIRouter:
+    """Return the routes of a plugin that could not start: a page that says why."""
+    router = APIRouter(prefix=PREFIX, tags=["melange"])
+
+    @router.get("/fleets.js")
+    def script() -> FileResponse:
+        return FileResponse(SCRIPT, media_type="text/javascript")
+
+    @router.get("/fleets")
+    def fleets() -> JSONResponse:
+        told = {"fleets": [], "live": {"age_s": None, "error": None}, "problems": [problem]}
+        return JSONResponse(told, headers=_FRESH)
+
+    return router
