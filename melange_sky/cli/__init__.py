@@ -7,6 +7,7 @@ so that `plan` pays for nothing that it does not use.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import gc
 import importlib
@@ -23,7 +24,7 @@ from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.settings import keep_one_thread_for_products
 from melange_sky.version import __version__
 
-MANY = 50_000
+MANY = 200_000
 """New objects until the next garbage collection: a plan makes many that stay, and collections find nothing."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -114,6 +115,9 @@ def _log_to_stderr(verbose: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the documented code."""
     gc.set_threshold(MANY)
+    atexit.register(
+        gc.freeze
+    )  # the process takes all that is left with it: nobody need look through it
     keep_one_thread_for_products()
     _never_fail_on_encoding()
     with harmless_output():

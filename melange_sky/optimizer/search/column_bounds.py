@@ -153,14 +153,14 @@ def _best_price(least: Floats, missed: Floats, allowed: float) -> float:
             (least[a] - least[b]) / (missed[b] - missed[a]) for a in ways for b in ways if a < b
         ]
     known = np.concatenate(bends)
-    prices = np.unique(np.append(known[np.isfinite(known) & (known > 0)], 0.0))
+    prices = sorted({0.0, *known[np.isfinite(known) & (known > 0)].tolist()})
     low, high = 0, len(prices) - 1
     while low < high:
         middle = (low + high) // 2
         way = (least + (prices[middle] + prices[middle + 1]) / 2 * missed).argmin(axis=0)
         rises = np.take_along_axis(missed, way[None], axis=0).sum() > allowed
         low, high = (middle + 1, high) if rises else (low, middle)
-    return float(prices[low])
+    return prices[low]
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:
