@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.names.limits import LimitKey
-    from melange_sky.offers import Offer
+    from melange_sky.offers import Offer, ReservedNodes
 
 
 class Origin(str, Enum):
@@ -203,7 +203,8 @@ class DeploymentOption:
     same instance type in other regions where it may run too, at prices that the plan does not count on.
     `figures` names the very GPU in the accelerator table where SkyPilot's name covers several (its
     "H100" is SXM, PCIe or NVL); None: `accelerator` itself. `form` names the form in which the option holds
-    the model where there are several (`plans.ModelForm`); None: the first.
+    the model where there are several (`plans.ModelForm`); None: the first. `reserved` are the free nodes
+    of a reservation for whose sake the option keeps to their zone; None leaves zones to SkyPilot.
     """
 
     name: str
@@ -216,6 +217,7 @@ class DeploymentOption:
     fallbacks: tuple[Offer, ...] = ()
     figures: str | None = None
     form: str | None = None
+    reserved: ReservedNodes | None = None
 
     @property
     def gpu(self) -> str:

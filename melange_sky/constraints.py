@@ -12,7 +12,7 @@ class InstanceGroup:
     """So many instances of every option that matches: already paid, or asked for as a minimum.
 
     Single instances of a cloud are counted: a replica over several nodes takes as many.
-    `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region` and
+    `accelerator` is SkyPilot's name; `accelerator_count` per instance, `cloud`, `region`, `zone` and
     `instance_type` narrow the match and are None where any will do.
     """
 
@@ -22,11 +22,12 @@ class InstanceGroup:
     cloud: str | None = None
     region: str | None = None
     instance_type: str | None = None
+    zone: str | None = None
 
     def label(self) -> str:
         """Return the group in words, such as ``2 x A100-80GB:1 on gcp/us-central1``."""
         count = "" if self.accelerator_count is None else f":{self.accelerator_count}"
-        place = "/".join(part for part in (self.cloud, self.region) if part)
+        place = "/".join(part for part in (self.cloud, self.region, self.zone) if part)
         return f"{self.instances} x {self.accelerator}{count}" + (f" on {place}" if place else "")
 
 

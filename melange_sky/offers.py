@@ -83,6 +83,31 @@ class Offer:
         return self.spot_usd_per_hour if use_spot else self.price_usd_per_hour
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedNodes:
+    """Nodes of one instance type in one zone that reservations hold and nobody used at `as_of` (ISO 8601).
+
+    `names` are the reservations, as the cloud calls them: they are paid for whether used or not.
+    """
+
+    cloud: str
+    region: str
+    zone: str
+    instance_type: str
+    nodes: int
+    names: tuple[str, ...]
+    as_of: str
+
+    @property
+    def place(self) -> str:
+        """SkyPilot's infra of the zone."""
+        return f"{self.cloud}/{self.region}/{self.zone}"
+
+    def label(self) -> str:
+        """Return the nodes in words, such as ``2 x g5.xlarge in aws/us-east-1/us-east-1a (cr-1)``."""
+        return f"{self.nodes} x {self.instance_type} in {self.place} ({', '.join(self.names)})"
+
+
 OFFER_COLUMNS = (
     "cloud",
     "region",

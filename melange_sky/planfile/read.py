@@ -22,7 +22,7 @@ from melange_sky.errors import InputError
 from melange_sky.hub.reference import COMMIT
 from melange_sky.models import ModelShape
 from melange_sky.names.limits import LimitKey
-from melange_sky.offers import Offer
+from melange_sky.offers import Offer, ReservedNodes
 from melange_sky.planfile import FLEET_ID, PLAN_FILE
 from melange_sky.planfile.earlier import with_groups
 from melange_sky.planfile.meaning import check_plan
@@ -103,6 +103,7 @@ class _Candidate(_Document):
     fallbacks: tuple[Offer, ...] = ()
     figures: str | None = None
     form: str | None = None
+    reserved: ReservedNodes | None = None
     engine: EngineSettings | None
     engines: Annotated[int, Field(ge=1)] = 1
     max_rate_rps: MaybeRows
@@ -389,6 +390,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
         fallbacks=document.fallbacks,
         figures=document.figures,
         form=document.form,
+        reserved=document.reserved,
         engine=document.engine,
     )
     cells = _cells(document, shape, where)

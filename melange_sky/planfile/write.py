@@ -225,6 +225,7 @@ def _option_fields(option: DeploymentOption) -> dict[str, Any]:
         "instance_type": offer.instance_type if offer else None,
         "price_source": offer.source if offer else "given",
         "price_as_of": offer.as_of if offer else None,
+        **({"zone": option.reserved.zone} if option.reserved else {}),
     }
 
 
@@ -291,6 +292,7 @@ def _own_option_fields(option: DeploymentOption) -> dict[str, Any]:
         "accelerator_count": option.accelerator_count,
         "figures": option.figures,
         "form": option.form,
+        **({"reserved": asdict(option.reserved)} if option.reserved else {}),
     }
 
 

@@ -8,11 +8,14 @@ from melange_sky.constraints import Constraints
 from melange_sky.optimizer import rules_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from melange_sky.constraints import InstanceGroup
     from melange_sky.spec import Spec
 
 
-def constraints_of(spec: Spec) -> Constraints:
-    """Return what the fleet must keep to besides serving its rate.
+def constraints_of(spec: Spec, reserved: Iterable[InstanceGroup] = ()) -> Constraints:
+    """Return what the fleet must keep to besides serving its rate; `reserved` is paid for besides.
 
     Sorted: the order in which a spec names its rules must not decide between equal fleets.
     """
@@ -20,7 +23,7 @@ def constraints_of(spec: Spec) -> Constraints:
     return Constraints(
         limits=tuple(sorted(resources.limits, key=lambda limit: limit[0].name)),
         budget_usd_per_hour=resources.budget_usd_per_hour,
-        fixed=tuple(sorted(resources.fixed, key=repr)),
+        fixed=tuple(sorted((*resources.fixed, *reserved), key=repr)),
         minimum=tuple(sorted(resources.minimum, key=repr)),
         spare=redundancy.spare,
         # a model with any rate has one replica anyway

@@ -72,8 +72,9 @@ def _option(
     )
     narrowed = replace(spec, resources=resources, redundancy=Redundancy(), current=())
     prices = replace(request.prices, refresh=False)
+    asked = replace(request, prices=prices, reserved=(), progress=None)
     try:
-        problem = prepare_problem(narrowed, replace(request, prices=prices, progress=None)).problem
+        problem = prepare_problem(narrowed, asked).problem
     except InfeasibleError as error:
         raise InputError(f"{entry.where}: {error}") from None
     options = problem.demands[0].options

@@ -17,7 +17,7 @@ from melange_sky.profiles import CapacityLookup, CapacityQuery, table_notes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from melange_sky.offers import Offer
+    from melange_sky.offers import Offer, ReservedNodes
     from melange_sky.parallelism import Parallelism
     from melange_sky.profiles import ReplicaCapacity
     from melange_sky.spec import Resources
@@ -99,12 +99,14 @@ class PlannedOffer:
     """An offer to plan with, and the other regions that may stand in for its own.
 
     `use_spot` says which of its prices. `pinned` True where the plan counts on this very region, which is then part of the option's name.
+    `reserved` nodes are the reason to keep to their zone.
     """
 
     offer: Offer
     use_spot: bool = False
     fallbacks: tuple[Offer, ...] = ()
     pinned: bool = False
+    reserved: ReservedNodes | None = None
 
     @property
     def price_usd_per_hour(self) -> float:
@@ -195,16 +197,17 @@ def _merge_regions(offers: Iterable[Offer], use_spot: bool) -> list[PlannedOffer
 def option_name(planned: PlannedOffer, split: Parallelism, form: str | None = None) -> str:
     """Return a name that is unique in a plan and the same in the next one.
 
-    It says accelerator, count, cloud, instance type, the region where the plan counts on it (else a
+    It says accelerator, count, cloud, instance type, the region or zone where the plan counts on it (else a
     price move between regions would rename the service), the split where that can vary, and the form of
     the model where there are several.
     """
     offer = planned.offer
+    place = offer.region if planned.pinned else ""
     parts = [
         offer.accelerator,
         f"{offer.accelerator_count:g}",
         offer.cloud,
-        offer.region if planned.pinned else "",
+        place if planned.reserved is None else planned.reserved.zone,
         offer.instance_type,
     ]
     if offer.accelerator_count > 1 or split.nodes > 1:
@@ -273,5 +276,6 @@ def _option(planned: PlannedOffer, replica: ReplicaCapacity, form: str | None) -
         if replica.shape.accelerator == planned.offer.accelerator
         else replica.shape.accelerator,
         form=form,
+        reserved=planned.reserved,
     )
     return OptionCapacity(option=option, cells=replica.cells)

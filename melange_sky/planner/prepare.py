@@ -17,7 +17,7 @@ from melange_sky.planner.constraints import constraints_of, needs_every_region, 
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
 from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
-from melange_sky.planner.reservations import reservation_notes
+from melange_sky.planner.reservations import groups_of, reserved_offers
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing import load_offers
@@ -77,7 +77,8 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         raise _no_offer(spec, [*rejected, *doubts])
     shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
     shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
-    shared += reservation_notes(offers, spec.resources.fixed)
+    reserved, notes = reserved_offers(offers, spec.resources.fixed, request)
+    offers, shared = [*offers, *reserved], [*shared, *notes]
     rows = [
         _prepare_model(served, spec, offers, request, forms)
         for served, (forms, _) in zip(spec.models, models, strict=True)
@@ -88,7 +89,7 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
         problem=Problem(
             demands=tuple(row.demand for row in rows),
             headroom=spec.headroom,
-            constraints=constraints_of(spec),
+            constraints=constraints_of(spec, groups_of(row.demand for row in rows)),
         ),
         offers=tuple(offers),
         splits=_split_rules(spec),

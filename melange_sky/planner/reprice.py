@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.capacities import DeploymentOption, OptionCapacity
-    from melange_sky.offers import Offer
+    from melange_sky.offers import Offer, ReservedNodes
     from melange_sky.plans import Allocation, Plan, PlanWarning
     from melange_sky.spec import SpecSource
 
@@ -140,7 +140,13 @@ def diff_plan(
     repriced = reprice(planned if spec else with_known_rates(planned), book.offers, solve)
     cost, mix, late = repriced.best_usd_per_hour, _parts(repriced.best), repriced.late
     if spec is not None:
-        cost, mix, late = _anew(spec, OfferQuery(offline=True, offers_csv=offers), solve)
+        request = PlanRequest(
+            prices=OfferQuery(offline=True, offers_csv=offers),
+            solve=solve,
+            sensitivity=False,
+            reserved=_reserved(planned),
+        )
+        cost, mix, late = _anew(spec, request)
     return PlanDifference(
         planned=planned,
         repriced=repriced,
@@ -160,12 +166,18 @@ def _stated(planned: Plan) -> tuple[Offer, ...]:
     return tuple(dict.fromkeys(offer for offer in places if offer.is_own))
 
 
+def _reserved(planned: Plan) -> tuple[ReservedNodes, ...]:
+    """Return the free nodes that a plan counted: they stand as it has them."""
+    options = [c.option for model in planned.models for c in model.candidates]
+    return tuple(dict.fromkeys(o.reserved for o in options if o.reserved is not None))
+
+
 def _anew(
-    spec: SpecSource, prices: OfferQuery, solve: SolveOptions
+    spec: SpecSource, request: PlanRequest
 ) -> tuple[float | None, tuple[MixPart, ...], str | None]:
     """Return the cost and mix of a new plan, or why none was found in time."""
     try:
-        anew = plan_spec(spec, PlanRequest(prices=prices, solve=solve, sensitivity=False))
+        anew = plan_spec(spec, request)
     except NoPlanInTimeError as error:
         return None, (), str(error)
     return anew.cost_usd_per_hour, _parts(_mix_of(anew)), None

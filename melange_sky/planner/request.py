@@ -14,6 +14,7 @@ from melange_sky.spec import DICT_PATH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from melange_sky.offers import ReservedNodes
     from melange_sky.plans.reuse import Routing
     from melange_sky.spec import SpecSource
 
@@ -30,6 +31,7 @@ class PlanRequest:
 
     `hits` are, by model, what options' replicas find in their prefix caches (`planner.hits`), under a gateway with such
     `affinity` (session or off); none by default.
+    `reserved` nodes are counted as free instead of those that SkyPilot would be asked for (None).
     `progress` is called during long work (done, total).
     """
 
@@ -43,6 +45,7 @@ class PlanRequest:
     as_needed: bool = False
     hits: Mapping[str, Mapping[str, tuple[float, ...]]] = field(default_factory=dict)
     affinity: Routing = "session"
+    reserved: tuple[ReservedNodes, ...] | None = None
     progress: Callable[[int, int], None] | None = None
 
     def started(self) -> PlanRequest:

@@ -14,11 +14,13 @@ from melange_sky.rendering import sample_documents
 from melange_sky.rendering.sizing import disk_gb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from melange_sky.plans import Plan
     from melange_sky.skyserve.parse import SkyParser
     from melange_sky.spec import Spec
+
+RESERVING, RESERVING_KEYS = ("aws", "gcp"), ("specific_reservations", "prioritize_reservations")
 
 _TAKEN: set[str] = set()
 """Documents that SkyPilot has taken, as JSON."""
@@ -104,6 +106,12 @@ def _raise_refused(spec: Spec, verdicts: dict[str | None, str | None]) -> None:
         raise InputError(*lines)
 
 
+def _config(fields: Mapping[str, Any], cloud: str) -> Mapping[str, Any]:
+    """Return what fields configure for a cloud."""
+    section = (fields.get("config") or {}).get(cloud)
+    return section if isinstance(section, dict) else {}
+
+
 def _notes(spec: Spec) -> list[PlanWarning]:
     notes = [
         PlanWarning(
@@ -112,6 +120,16 @@ def _notes(spec: Spec) -> list[PlanWarning]:
             "be it for the number of replicas alone; what lies in sky.volumes or in the image replaces none",
         )
         for key in spec.sky.restarting
+    ]
+    notes += [
+        PlanWarning(
+            code="sky",
+            message=f"sky.config.{cloud}.{key}: SkyPilot reads this from its own configuration alone "
+            "(~/.sky/config.yaml), never from a service's; there the plan counts free nodes",
+        )
+        for cloud in RESERVING
+        for key in RESERVING_KEYS
+        if any(key in _config(fields, cloud) for _, fields in spec.sky.variants())
     ]
     brings = any(
         (fields.get("resources") or {}).get("image_id") for _, fields in spec.sky.variants()

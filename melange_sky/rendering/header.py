@@ -42,7 +42,7 @@ def _lines(
     if allocation.fixed_instances:
         yield (
             f"Paid for: {allocation.fixed_instances} of {allocation.instances * option.nodes}, counted as $0: "
-            "the spec says that you have them"
+            + _paid_by(option)
         )
     yield f"Price:    {_say(offer.source)}, as of {_say(offer.as_of or 'unknown')}"
     yield from _other_prices(option)
@@ -54,6 +54,15 @@ def _lines(
     yield f"To demand a key from clients, set {key} and add --secret {key} to both."
     yield controller_note()
     yield ""
+
+
+def _paid_by(option: DeploymentOption) -> str:
+    """Return who says that instances are paid for."""
+    if option.reserved is None:
+        return "the spec says that you have them"
+    return _say(
+        f"reserved, free when SkyPilot was asked at {option.reserved.as_of} ({', '.join(option.reserved.names)})"
+    )
 
 
 def _held(plan: ModelPlan, option: DeploymentOption) -> str:

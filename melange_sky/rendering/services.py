@@ -253,7 +253,7 @@ def _resources(
 ) -> dict[str, Any]:
     assert option.offer is not None
     offer = option.offer
-    section["infra"] = _infra(offer)
+    section["infra"] = _infra(offer) if option.reserved is None else option.reserved.place
     section["instance_type"] = offer.instance_type
     # some catalogs spell a name their own way, and sky looks it up as they do
     name = offer.catalog_accelerator or option.accelerator

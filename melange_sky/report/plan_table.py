@@ -131,14 +131,26 @@ def _count(number: float) -> str:
 
 
 def _show_fixed(console: Printer, plan: ModelPlan) -> None:
-    """Say what the total leaves out: instances that the spec calls paid for already."""
+    """Say what the total leaves out: instances that the spec calls paid for already, or SkyPilot reserved and free."""
     paid = [a for a in plan.allocations if a.fixed_instances]
     if not paid:
         return
-    what = ", ".join(map(_paid_for, paid))
+    by: dict[str, list[str]] = {}
+    for allocation in paid:
+        by.setdefault(_paid_by(allocation), []).append(_paid_for(allocation))
+    what = "; ".join(f"Already paid for ({who}): {', '.join(rows)}" for who, rows in by.items())
     whole = sum(a.instances * a.candidate.option.price_usd_per_hour for a in plan.allocations)
-    console.print(
-        f"Already paid for (resources.fixed): {escape(what)}; at these prices the whole fleet costs ${whole:,.3f}/h"
+    console.print(f"{escape(what)}; at these prices the whole fleet costs ${whole:,.3f}/h")
+
+
+def _paid_by(allocation: Allocation) -> str:
+    """Return who says that instances are paid for: the spec, or SkyPilot of what is reserved and free."""
+    reserved = allocation.candidate.option.reserved
+    if reserved is None:
+        return "resources.fixed"
+    names = ", ".join(reserved.names)
+    return (
+        f"reserved in {reserved.zone} by {names}, free when SkyPilot was asked at {reserved.as_of}"
     )
 
 

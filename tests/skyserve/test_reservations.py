@@ -10,7 +10,9 @@ import pytest
 from melange_sky.constraints import InstanceGroup
 from melange_sky.errors import InputError
 from melange_sky.planner.options import PlannedOffer
-from melange_sky.planner.reservations import reservation_notes
+from melange_sky.planner.request import PlanRequest
+from melange_sky.planner.reservations import reserved_offers
+from melange_sky.pricing import OfferQuery
 from melange_sky.skyserve.reservations import configured_reservations
 from tests.factories import make_offer
 
@@ -59,12 +61,14 @@ def test_a_configuration_that_is_none_is_told(text: str, folder: Path) -> None:
     (folder / ".sky.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match="SkyPilot's configuration"):
         configured_reservations()
-    (note,) = reservation_notes([PlannedOffer(offer=make_offer())], [])
-    assert "SkyPilot's configuration" in note.message
+    assert "SkyPilot's configuration" in notes([PlannedOffer(offer=make_offer())])[0]
 
 
 def notes(offers: list[Any], fixed: list[InstanceGroup] | None = None) -> list[str]:
-    return [note.message for note in reservation_notes(offers, fixed or [])]
+    offline = PlanRequest(prices=OfferQuery(offline=True))
+    counted, told = reserved_offers(offers, fixed or [], offline)
+    assert counted == []
+    return [note.message for note in told]
 
 
 def test_what_it_means_is_told_where_the_plan_may_rent(folder: Path) -> None:

@@ -254,12 +254,15 @@ def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
         return False
     if group.accelerator_count not in (None, option.accelerator_count):
         return False
+    narrowed = group.cloud, group.region, group.instance_type, group.zone
     if offer is None:
-        return (group.cloud, group.region, group.instance_type) == (None, None, None)
-    return (
-        group.cloud in (None, offer.cloud)
-        and group.region in (None, offer.region)
-        and group.instance_type in (None, offer.instance_type)
+        return not any(narrowed)
+    zone = None if option.reserved is None else option.reserved.zone
+    return all(
+        wanted in (None, there)
+        for wanted, there in zip(
+            narrowed, (offer.cloud, offer.region, offer.instance_type, zone), strict=True
+        )
     )
 
 
