@@ -26,7 +26,8 @@ class Commitment:
     `region` is empty where the term holds in every region of the cloud. `usd_per_hour` is billed in every hour of
     the term, `upfront_usd` once. `kind` spend: `all_in_usd_per_hour` is what one running instance draws from a
     commitment in USD per hour, and the rows of one `pool` share such a commitment. `product` is the cloud's name
-    of it. `longest_hours`: it may be bought for any whole number of days from `term_hours` on, up to this.
+    of it. `longest_hours`: it is sold for any whole number of days from `term_hours` on, up to this
+    (beyond 14 days: of weeks, as AWS sells its capacity blocks).
     `starts` and `ends` are the window of a block (aware), None for a term that begins when it is bought.
     `list_usd_per_hour` is the on-demand price that the source names beside it. `as_of` (ISO 8601) is when the
     price was true as far as known, `checked_at` when its source last said so; None: unknown. `is_own` says that
@@ -86,14 +87,16 @@ class Commitment:
         return same and self.region in ("", region)
 
     def lasting(self, hours: float) -> Commitment:
-        """Return the block of that many hours, a whole number of days, paid upfront at the same hourly price.
+        """Return the block of that many hours at the same hourly price.
 
         Raises ValueError where it is not sold so long, or so short.
         """
         longest = self.longest_hours or self.term_hours
-        if hours % 24 or not self.term_hours <= hours <= longest:
+        step = 24 if hours <= 14 * 24 else 7 * 24
+        if hours % step or not self.term_hours <= hours <= longest:
             raise ValueError(
-                f"{self.product} is sold for whole days from {self.term_hours / 24:g} to {longest / 24:g}"
+                f"{self.product or self.instance_type} is sold for whole days from {self.term_hours / 24:g} to"
+                f" {longest / 24:g}, beyond 14 for whole weeks"
             )
         upfront = self.upfront_usd * hours / self.term_hours
         return replace(self, term_hours=hours, upfront_usd=upfront, longest_hours=None)

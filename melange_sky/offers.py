@@ -36,15 +36,6 @@ class Flag:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Commitment:
-    """A lower price for a promised term: USD per hour of the whole instance, paid used or not."""
-
-    kind: str
-    term_years: float
-    usd_per_hour: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
     """One instance type in one region, as sold.
@@ -70,7 +61,6 @@ class Offer:
     memory_gib: float | None = None
     flags: tuple[Flag, ...] = ()
     catalog_accelerator: str | None = None
-    commitments: tuple[Commitment, ...] = ()
     is_own: bool = False
 
     def blocked(self, use_spot: bool) -> tuple[Flag, ...]:

@@ -55,7 +55,8 @@ def test_a_block_lasts_whole_days():
     assert (week.term_hours, week.longest_hours) == (168, None)
     assert week.total_usd == pytest.approx(168 * 39.33)
     assert week.all_in_usd_per_hour == pytest.approx(39.33)
-    for hours in (25, 0, 183 * 24):
+    assert BLOCK.lasting(21 * 24).term_hours == 504
+    for hours in (25, 0, 20 * 24, 183 * 24):
         with pytest.raises(ValueError, match="whole days from 1 to 182"):
             BLOCK.lasting(hours)
     with pytest.raises(ValueError, match="whole days"):

@@ -1,4 +1,4 @@
-"""`prices list`, `refresh`, `check`, `snapshots`, `diff`."""
+"""`prices list`, `terms`, `refresh`, `check`, `snapshots`, `diff`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,15 @@ infra_option = click.option(
 )
 
 
+table_option = click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["table", "json", "csv"]),
+    default="table",
+    show_default=True,
+)
+
+
 @click.group()
 def prices() -> None:
     """List, refresh and compare instance prices."""
@@ -48,13 +57,7 @@ def prices() -> None:
 @click.option(
     "--as-of", metavar="DATE|ID", help="The snapshot of that date (or id), not the newest."
 )
-@click.option(
-    "--format",
-    "output_format",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-)
+@table_option
 @offline_option
 def list_(
     accelerators: str,
@@ -80,6 +83,47 @@ def list_(
     else:
         click.echo(report.offers_table(book.offers), nl=False)
         click.echo(report.offers_note(book.offers), nl=False, err=True)
+
+
+@prices.command()
+@accelerators_option
+@infra_option
+@offers_option
+@click.option(
+    "--commitments",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    help="With these negotiated terms, which replace listed ones.",
+)
+@table_option
+@offline_option
+def terms(
+    accelerators: str,
+    infra: str,
+    offers: Path | None,
+    commitments: Path | None,
+    output_format: str,
+    offline: bool,
+) -> None:
+    """Show what clouds ask for a promised term, beside on demand. Opens no socket.
+
+    Reserved instances, savings plans, committed use and capacity blocks: discount, the share of hours from which
+    on a term pays, source, date and doubts. `prices refresh --source` pulls them anew.
+    """
+    del offline  # nothing is fetched; the option is taken so that scripts may always give it
+    from melange_sky.report import terms as report
+
+    book = work.list_terms(
+        accelerators=accelerators, infra=infra, offers=offers, commitments=commitments
+    )
+    echo_warnings(book.warnings)
+    if output_format == "json":
+        echo_json([report.term_row(quote) for quote in book.quotes])
+    elif output_format == "csv":
+        click.echo(report.terms_csv(book.quotes), nl=False)
+    else:
+        click.echo(report.terms_table(book.quotes), nl=False)
+        click.echo(report.terms_note(book.quotes), nl=False, err=True)
 
 
 @prices.command()
@@ -109,7 +153,7 @@ def cluster(context: str | None, output: Path | None) -> None:
     "sources",
     multiple=True,
     metavar="NAME",
-    help="Also fetch from a provider's own API: aws, azure, gcp, runpod, vast. Repeatable.",
+    help="Also fetch prices and terms from a provider's own API: aws, azure, gcp, runpod, vast. Repeatable.",
 )
 @click.option(
     "--deadline",

@@ -277,11 +277,7 @@ def _flat(record: Any) -> dict[str, Any]:
 
 
 def _offer_document(offer: Offer) -> dict[str, Any]:
-    return {
-        **_flat(offer),
-        "flags": [_flat(flag) for flag in offer.flags],
-        "commitments": [_flat(commitment) for commitment in offer.commitments],
-    }
+    return {**_flat(offer), "flags": [_flat(flag) for flag in offer.flags]}
 
 
 def _own_option_fields(option: DeploymentOption) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""List, refresh, check and compare instance prices: what `prices` does (of a plan: `reprice`)."""
+"""List, refresh, check and compare prices of instances and terms: what `prices` does (of a plan: `reprice`)."""
 
 from __future__ import annotations
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
@@ -17,6 +18,7 @@ from melange_sky.pricing.store import Store
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from melange_sky.pricing.commitments.load import CommitmentBook
     from melange_sky.pricing.cross_check import PriceCheck
     from melange_sky.pricing.diff import Difference
     from melange_sky.pricing.query import RefreshDisplay
@@ -52,6 +54,30 @@ def list_prices(
         as_of=as_of,
     )
     return load_offers(query)
+
+
+def list_terms(
+    *,
+    accelerators: str = "",
+    infra: str = "",
+    offers: Path | None = None,
+    commitments: Path | None = None,
+) -> CommitmentBook:
+    """Return the terms at hand, each beside what its instance costs on demand. Opens no socket.
+
+    `accelerators` is A,B:N and `infra` CLOUD[/REGION],…, both empty for all; `offers` a CSV of one's own offers,
+    `commitments` one of negotiated terms, which replace listed ones.
+    """
+    from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
+
+    pairs = split_infra(infra)
+    asked = OfferQuery(
+        infra=pairs, accelerators=_names(accelerators), offline=True, offers_csv=offers
+    )
+    book = load_offers(asked)
+    query = CommitmentQuery(infra=pairs, only_offered=bool(accelerators), own=commitments)
+    terms = load_commitments(query, book.offers)
+    return replace(terms, warnings=(*book.warnings, *terms.warnings))
 
 
 def cluster_offers(context: str | None = None) -> str:
@@ -124,9 +150,17 @@ def refresh_warnings(result: RefreshResult) -> tuple[str, ...]:
     ]
     lines += [
         f"warning: {cloud}: {said}"
-        for about in (result.vanished, result.doubtful)
+        for about in (result.vanished, result.doubtful, result.terms.vanished)
         for cloud, said in about.items()
     ]
+    lines += [
+        f"warning: no new terms of {', '.join(parts)}: {reason}"
+        for parts, reason in by_reason(result.terms.failed)
+    ]
+    if result.terms.store_problem is not None:
+        lines.append(
+            f"warning: the terms that came could not be saved: {result.terms.store_problem}"
+        )
     absent = [cloud for cloud in result.absent if cloud in HOSTED_CLOUDS]
     if absent and result.any_good:
         lines.append(f"note: no hosted catalog of {', '.join(absent)} (HTTP 404)")

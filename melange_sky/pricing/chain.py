@@ -152,11 +152,15 @@ def _in_memory(chain: Chain, result: RefreshResult) -> dict[str, tuple[Entry, Ta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """`only` are the regions that it holds where more are asked for, else None."""
+    """`only` are the regions that it holds where more are asked for, else None.
+
+    `checked_at` is when its source last said that it holds, None for a file on this machine.
+    """
 
     table: Table
     source: str
     as_of: str | None
+    checked_at: str | None = None
     only: frozenset[str] | None = None
 
 
@@ -180,6 +184,7 @@ def choose(chain: Chain) -> dict[str, Chosen]:
             table=table,
             source=entry.label,
             as_of=entry.as_of or entry.checked_at,
+            checked_at=entry.checked_at,
             only=None if covers else frozenset(entry.regions or ()),
         )
         if chain.query.as_of is None and _age(entry, chain.now) > STALE_AFTER:

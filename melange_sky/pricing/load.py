@@ -70,6 +70,7 @@ def load_offers(query: OfferQuery) -> OfferBook:
         snapshot="+".join(chain.ids) or None,
         warnings=tuple(chain.warnings),
         own_clouds=tuple(sorted({offer.cloud for offer in own})),
+        checked_at={c: t.checked_at for c, t in tables.items() if t.checked_at is not None},
     )
 
 

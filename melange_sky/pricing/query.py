@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,9 +69,11 @@ class OfferBook:
     """The offers that match, flagged ones included; `snapshot` is the id to repeat the plan with.
 
     `own_clouds` are those that the user's own offers name: the user knows that they can be used.
+    `checked_at` says, per cloud of a source that was asked, when it last said that its prices hold (ISO 8601).
     """
 
     offers: tuple[Offer, ...]
     snapshot: str | None
     warnings: tuple[PlanWarning, ...] = ()
     own_clouds: tuple[str, ...] = ()
+    checked_at: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from melange_sky.pricing.anchor import (
     known_prices,
     market_of,
 )
+from melange_sky.pricing.commitments.store import PulledTerms, TermSource, TermStore
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
@@ -96,7 +97,8 @@ class RefreshResult:
     `manifest` is the new snapshot, None where nothing came or it could not be written; then
     `store_problem` says why, and `pulled` still holds the prices. `vanished` names clouds of whose
     offers many are gone: perhaps a file that was cut where it was made; `doubtful` those of whose prices
-    some are too far from what was known, or from what any such GPU costs.
+    some are too far from what was known, or from what any such GPU costs. `terms` says what came of the terms that
+    provider APIs list.
     """
 
     fetched: tuple[str, ...]
@@ -108,6 +110,7 @@ class RefreshResult:
     store_problem: str | None = None
     vanished: Mapping[str, str] = field(default_factory=dict)
     doubtful: Mapping[str, str] = field(default_factory=dict)
+    terms: PulledTerms = field(default_factory=PulledTerms)
 
     @property
     def any_good(self) -> bool:
@@ -157,6 +160,7 @@ class _Refresh:
         self.absent: list[str] = []
         self.vanished: dict[str, str] = {}
         self.doubtful: dict[str, str] = {}
+        self.terms: dict[str, TermSource] = {}
         self._shipped: tuple[tuple[Offer, ...], str] | None = None
 
     async def run(self) -> RefreshResult:
@@ -169,6 +173,7 @@ class _Refresh:
                 *(self._one(http, cloud, by_cloud.get(cloud), until) for cloud in clouds)
             )
         manifest, problem = self._commit()
+        terms = TermStore(self.store).keep(self.terms, self.options.clock())
         return RefreshResult(
             fetched=tuple(c for c in clouds if c in self.pulled and c not in self.unchanged),
             unchanged=tuple(self.unchanged),
@@ -179,6 +184,7 @@ class _Refresh:
             store_problem=problem,
             vanished=self.vanished,
             doubtful=self.doubtful,
+            terms=terms,
         )
 
     async def _one(self, http: Http, cloud: str, api: PriceApi | None, until: float) -> None:
@@ -271,7 +277,8 @@ class _Refresh:
         return f"SkyPilot catalog {self.options.addresses.schema}/{cloud} ({host(url)})"
 
     async def _from_api(self, http: Http, api: PriceApi, until: float) -> Pulled:
-        offers = await api.fetch(http, until)
+        listing = await api.fetch(http, until)
+        offers = listing.offers
         if not offers:
             raise FetchError(f"{api.name} answered with no GPU prices")
         table = self._checked(api.cloud, offers)
@@ -289,6 +296,10 @@ class _Refresh:
             regions=api.regions,
         )
         self._note_vanished(api.cloud, entry, table)
+        if listing.terms:
+            self.terms[api.cloud] = TermSource(
+                name=api.name, label=api.label, url=api.url, parts=listing.terms
+            )
         return Pulled(entry=entry, table=table)
 
     def _checked(self, cloud: str, offers: Sequence[Offer]) -> bytes:

@@ -156,13 +156,18 @@ class Store:
             f"the store holds {ids[0]} to {ids[-1]}" if ids else "no prices have been fetched yet"
         )
 
-    def table(self, entry: Entry) -> Table | None:
-        """Return the table of an entry, None where it is gone, damaged or of another version."""
+    def data(self, entry: Entry) -> bytes | None:
+        """Return the bytes of an entry's table, None where it is gone or damaged."""
         try:
             data = (self._tables / entry.table).read_bytes()
         except OSError:
             return None
-        if _digest(data) not in entry.table:
+        return data if _digest(data) in entry.table else None
+
+    def table(self, entry: Entry) -> Table | None:
+        """Return the table of an entry, None where it is gone, damaged or of another version."""
+        data = self.data(entry)
+        if data is None:
             return None
         try:
             return Table.decode(data)

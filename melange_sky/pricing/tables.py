@@ -12,13 +12,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.offers import Commitment, Flag, FlagScope, Offer, Severity
+from melange_sky.offers import Flag, FlagScope, Offer, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 TABLE_VERSION = 1
-_CODED = ("region", "instance_type", "accelerator", "catalog_accelerator", "flags", "commitments")
+_CODED = ("region", "instance_type", "accelerator", "catalog_accelerator", "flags")
 _PLAIN = ("accelerator_count", "price_usd_per_hour", "spot_usd_per_hour", "vcpus", "memory_gib")
 
 
@@ -48,8 +48,6 @@ def _order(offer: Offer) -> tuple[str, str, str, float]:
 def _code(column: str, offer: Offer) -> str:
     if column == "flags":
         return json.dumps([[f.code, f.severity, f.touches, f.message] for f in offer.flags])
-    if column == "commitments":
-        return json.dumps([[c.kind, c.term_years, c.usd_per_hour] for c in offer.commitments])
     return json.dumps(getattr(offer, column))
 
 
@@ -97,7 +95,6 @@ class Table:
         coded = {name: columns[name]["index"] for name in _CODED}
         values = {name: columns[name]["values"] for name in _CODED}
         flags = [_flags(value) for value in values["flags"]]
-        commitments = [_commitments(value) for value in values["commitments"]]
         counts = columns["accelerator_count"]
         rows = range(columns["rows"]) if only is None else only.of(columns)
         return [
@@ -115,7 +112,6 @@ class Table:
                 memory_gib=columns["memory_gib"][i],
                 flags=flags[coded["flags"][i]],
                 catalog_accelerator=values["catalog_accelerator"][coded["catalog_accelerator"][i]],
-                commitments=commitments[coded["commitments"][i]],
             )
             for i in rows
         ]
@@ -157,7 +153,3 @@ def _flags(rows: list[list[str]]) -> tuple[Flag, ...]:
         Flag(code=code, severity=Severity(severity), touches=FlagScope(touches), message=message)
         for code, severity, touches, message in rows
     )
-
-
-def _commitments(rows: list[list[Any]]) -> tuple[Commitment, ...]:
-    return tuple(Commitment(kind=k, term_years=t, usd_per_hour=p) for k, t, p in rows)

@@ -60,10 +60,6 @@ def offer_row(offer: Offer) -> dict[str, Any]:
         "vcpus": offer.vcpus,
         "memory_gib": offer.memory_gib,
         "device_memory_gib": spec.memory_gib if spec else None,
-        "commitments": [
-            {"kind": c.kind, "term_years": c.term_years, "usd_per_hour": c.usd_per_hour}
-            for c in offer.commitments
-        ],
     }
 
 

@@ -21,6 +21,8 @@ def refresh_document(result: RefreshResult) -> dict[str, Any]:
         "unchanged": list(result.unchanged),
         "failed": dict(result.failed),
         "not_hosted": list(result.absent),
+        "terms": dict(result.terms.came),
+        "terms_failed": dict(result.terms.failed),
     }
 
 
@@ -30,7 +32,8 @@ def refresh_text(result: RefreshResult) -> str:
     for cloud in (*result.fetched, *result.unchanged):
         entry = result.pulled[cloud].entry
         state = "unchanged" if cloud in result.unchanged else "fetched"
-        lines.append(f"{cloud:<15}{state:<11}{entry.offers:>6} offers  {entry.label}")
+        terms = f", {result.terms.came[cloud]} terms" if cloud in result.terms.came else ""
+        lines.append(f"{cloud:<15}{state:<11}{entry.offers:>6} offers{terms}  {entry.label}")
     lines.append(f"snapshot {result.manifest.id if result.manifest else None}")
     return "".join(f"{line}\n" for line in lines)
 

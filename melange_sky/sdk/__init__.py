@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         diff_plan,
         diff_prices,
         price_snapshots,
+        price_terms,
         prices,
         refresh_prices,
     )
@@ -57,6 +58,7 @@ _MODULES = {
         "diff_plan",
         "diff_prices",
         "price_snapshots",
+        "price_terms",
         "prices",
         "refresh_prices",
     ),
@@ -84,6 +86,7 @@ __all__ = [
     "load",
     "plan",
     "price_snapshots",
+    "price_terms",
     "prices",
     "profile",
     "profile_status",

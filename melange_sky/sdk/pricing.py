@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from melange_sky.planner import prices as work
 from melange_sky.planner.reprice import PlanDifference
 from melange_sky.planner.reprice import diff_plan as reprice_plan
+from melange_sky.pricing.commitments.load import CommitmentBook
 from melange_sky.pricing.cross_check import PriceCheck
 from melange_sky.pricing.diff import Difference
 from melange_sky.pricing.query import OfferBook
@@ -14,6 +15,7 @@ from melange_sky.pricing.refresh import RefreshResult
 from melange_sky.pricing.store import Manifest
 from melange_sky.report import offers as show_offers
 from melange_sky.report import price_changes as show_changes
+from melange_sky.report import terms as show_terms
 from melange_sky.report.page import rows_html
 from melange_sky.report.repricing import repricing_note, repricing_text
 from melange_sky.sdk.arguments import path_of, plan_of, source_of
@@ -35,6 +37,18 @@ class Prices(Shown, OfferBook):
 
     def _repr_html_(self) -> str:
         return rows_html(show_offers.offers_rows(self.offers), right=show_offers.RIGHT)
+
+
+class PriceTerms(Shown, CommitmentBook):
+    """The terms as `quotes`, each beside its on-demand price, and `warnings`; printed as a table."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return show_terms.terms_table(self.quotes) + show_terms.terms_note(self.quotes)
+
+    def _repr_html_(self) -> str:
+        return rows_html(show_terms.terms_rows(self.quotes), right=show_terms.RIGHT)
 
 
 class Refreshed(Shown, RefreshResult):
@@ -117,6 +131,38 @@ def prices(
     return as_result(Prices, book)
 
 
+def price_terms(
+    *,
+    accelerators: str = "",
+    infra: str = "",
+    offers: AnyPath | None = None,
+    commitments: AnyPath | None = None,
+) -> PriceTerms:
+    """Return what clouds ask for a promised term, beside on demand. Opens no socket.
+
+    Args:
+        accelerators: Only these, "A,B:N" (NAME or NAME:COUNT); empty for all.
+        infra: Only these clouds or regions, "aws,gcp/us-central1"; empty for all.
+        offers: CSV of your own offers, to hold terms against.
+        commitments: CSV of negotiated terms; they replace listed ones of the same instance and term.
+
+    Returns:
+        The terms with discount, break-even utilisation, source, date and flags; prices are USD per hour of an
+        instance.
+
+    Raises:
+        InputError: A cloud, region or accelerator is unknown, or a CSV cannot be used (a line per fault).
+        SourceUnavailableError: No source has any such offer.
+    """
+    book = work.list_terms(
+        accelerators=accelerators,
+        infra=infra,
+        offers=path_of(offers),
+        commitments=path_of(commitments),
+    )
+    return as_result(PriceTerms, book)
+
+
 def cluster_offers(*, context: str | None = None) -> str:
     """Return a CSV of offers for what SkyPilot sees in a Kubernetes cluster, prices to be filled in.
 
@@ -145,7 +191,7 @@ def refresh_prices(
 
     Args:
         infra: Only these clouds or regions, "aws,gcp/us-central1"; empty for all.
-        sources: Provider APIs to fetch from too: "aws", "azure", "gcp", "runpod", "vast".
+        sources: Provider APIs to fetch prices and terms from too: "aws", "azure", "gcp", "runpod", "vast".
         deadline_s: Seconds that one file may take.
         offline: Open no socket: refused, as a refresh needs the network.
 

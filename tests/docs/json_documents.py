@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from melange_sky.capacity_search import SearchResult
+from melange_sky.commitments import Commitment
 from melange_sky.offers import Offer
 from melange_sky.optimizer import SweepPoint
 from melange_sky.planfile import plan_document
@@ -24,6 +25,8 @@ from melange_sky.planner.observed import ObservedTraffic
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
 from melange_sky.plans import Plan
+from melange_sky.pricing.commitments.on_demand import Quote
+from melange_sky.pricing.commitments.store import PulledTerms
 from melange_sky.pricing.cross_check import PriceCheck
 from melange_sky.pricing.diff import Difference, PriceChange
 from melange_sky.pricing.store import Manifest
@@ -50,6 +53,7 @@ from melange_sky.report.repricing import repricing_document
 from melange_sky.report.services import status_document
 from melange_sky.report.simulation import simulations_document
 from melange_sky.report.sweep import sweep_json
+from melange_sky.report.terms import term_row
 from melange_sky.report.workload import workload_document
 from melange_sky.skyserve import ServiceState
 from melange_sky.slo import SLO
@@ -128,10 +132,12 @@ def _capacities() -> Iterator[dict[str, Any]]:
 
 def _refreshes() -> Iterator[dict[str, Any]]:
     names = {"fetched": ("text",), "unchanged": ("text",), "absent": ("text",)}
+    terms = PulledTerms(came={"key": 1}, failed={"key": "text"})
     for manifest in (filled(Manifest), None):
-        yield refresh_document(
-            SimpleNamespace(manifest=manifest, failed={"key": "text"}, **names)  # type: ignore[arg-type]
+        result: Any = SimpleNamespace(
+            manifest=manifest, failed={"key": "text"}, terms=terms, **names
         )
+        yield refresh_document(result)
 
 
 def _workloads() -> Iterator[dict[str, Any]]:
@@ -143,6 +149,13 @@ def _offers() -> Iterator[list[dict[str, Any]]]:
     for hollow in Hollow:
         yield [offer_row(filled(Offer, hollow))]
     yield [offer_row(filled(Offer, accelerator="text", accelerator_count=math.nan))]
+
+
+def _terms() -> Iterator[list[dict[str, Any]]]:
+    for hollow in Hollow:
+        yield [term_row(filled(Quote, hollow))]
+    day = filled(Quote, commitment=filled(Commitment, term_hours=24.0), on_demand_usd_per_hour=None)
+    yield [term_row(day)]
 
 
 def _differences() -> Iterator[dict[str, Any]]:
@@ -210,6 +223,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "models-list": _model_lists,
     "workload": _workloads,
     "prices-list": _offers,
+    "prices-terms": _terms,
     "prices-refresh": _refreshes,
     "prices-snapshots": _many(Manifest, snapshots_document),
     "prices-diff": _differences,

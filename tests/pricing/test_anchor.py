@@ -338,6 +338,7 @@ def test_money_and_time_that_a_table_states(column, value, said, tmp_path: Path,
 def test_a_price_that_begins_later_is_not_today_s():
     from melange_sky.pricing.apis.accumulator import PriceAccumulator
     from melange_sky.pricing.apis.azure_retail import MACHINES, read_item
+    from melange_sky.pricing.commitments.sheet import TermSheet
 
     sheet = PriceAccumulator(cloud="azure", machines=dict(MACHINES))
     item = {
@@ -348,8 +349,12 @@ def test_a_price_that_begins_later_is_not_today_s():
         "unitOfMeasure": "1 Hour",
         "effectiveStartDate": "2020-01-01T00:00:00Z",
     }
-    read_item(item | {"retailPrice": 1.0, "effectiveStartDate": "2999-01-01T00:00:00Z"}, sheet)
-    read_item(item, sheet)
+    terms = TermSheet(cloud="azure")
+    later = {"retailPrice": 1.0, "effectiveStartDate": "2999-01-01T00:00:00Z"}
+    read_item(item | later, sheet, terms)
+    read_item(item, sheet, terms)
+    read_item(item | later | {"type": "Reservation", "reservationTerm": "1 Year"}, sheet, terms)
+    assert terms.rows() == ()
     (offer,) = sheet.offers()
     assert offer.price_usd_per_hour == 3.673
     assert json.dumps(offer.source) == '""'

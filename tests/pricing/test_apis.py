@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from melange_sky.offers import Commitment
+from melange_sky.commitments import Commitment
 from melange_sky.pricing.apis.sources import SOURCES, find_apis
+from melange_sky.pricing.commitments.store import TermStore
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.store import Store
 from tests.pricing.server import Answer, Exchange, Loopback, body, head, status
@@ -23,6 +25,10 @@ def answer_json(value: object) -> Answer:
 def listed(run, infra: str) -> dict[tuple[str, str], dict]:
     rows = run("prices", "list", "--infra", infra, "--format", "json").json()
     return {(r["region"], r["instance_type"]): r for r in rows}
+
+
+def kept_terms(home: Path, cloud: str) -> list[Commitment]:
+    return [term.row for term in TermStore(Store(home / "prices")).newest()[cloud]]
 
 
 def pull(run, *arguments: str):
@@ -106,15 +112,18 @@ def test_azure_retail(azure_server, run, home):
     assert (east["accelerator"], east["accelerator_count"]) == ("A100-80GB", 1)
     assert east["source"] == "Azure Retail Prices API"
     assert east["flags"] == []
-    store = Store(home / "prices")
-    entry = store.newest().clouds["azure"]
-    offer = store.table(entry).offers("x", None)[0]
-    assert offer.commitments == (
-        Commitment(kind="reservation", term_years=1, usd_per_hour=21033.0 / 8760),
-        Commitment(kind="reservation", term_years=3, usd_per_hour=42066.0 / 26280),
-        Commitment(kind="savings-plan", term_years=1, usd_per_hour=2.4),
-        Commitment(kind="savings-plan", term_years=3, usd_per_hour=1.6),
-    )
+    terms = {(t.product, t.term_hours): t for t in kept_terms(home, "azure")}
+    assert {key: t.usd_per_hour for key, t in terms.items()} == {
+        ("reservation", 8760): 21033.0 / 8760,
+        ("reservation", 26280): 42066.0 / 26280,
+        ("savings plan", 8760): 2.4,
+        ("savings plan", 26280): 1.6,
+    }
+    assert {t.list_usd_per_hour for t in terms.values()} == {3.673}
+    assert {t.pool for t in terms.values() if t.kind == "spend"} == {
+        "Azure savings plan, 1 year",
+        "Azure savings plan, 3 years",
+    }
     asked = [parse_qs(urlsplit(path).query) for path in azure_server.paths()]
     assert {q["api-version"][0] for q in asked} == {"2023-01-01-preview"}
     assert all("serviceName eq 'Virtual Machines'" in q["$filter"][0] for q in asked)
@@ -198,13 +207,10 @@ def test_runpod(server, run, monkeypatch, home):
     (asked,) = server.asked
     assert asked.method == "POST"
     assert "gpuTypes" in json.loads(asked.body)["query"]
-    store = Store(home / "prices")
-    offers = store.table(store.newest().clouds["runpod"]).offers("x", None)
-    (one,) = [o for o in offers if o.instance_type == "1x_A100-80GB_SECURE"]
-    assert {(c.kind, round(c.term_years, 3), c.usd_per_hour) for c in one.commitments} == {
-        ("prepaid", 0.083, 1.5),
-        ("prepaid", 0.25, 1.4),
-    }
+    terms = [t for t in kept_terms(home, "runpod") if t.instance_type == "2x_A100-80GB_SECURE"]
+    assert {(t.term_months, t.region, t.usd_per_hour) for t in terms} == {(1, "", 0), (3, "", 0)}
+    assert {t.term_months: round(t.all_in_usd_per_hour, 9) for t in terms} == {1: 3.0, 3: 2.8}
+    assert {t.upfront_usd for t in terms} == {3.0 * 730, 2.8 * 2190}
 
 
 MACHINE = {
@@ -396,20 +402,22 @@ def serve_aws(server: Loopback, monkeypatch, answer: Answer) -> None:
 def test_aws_bulk(server, run, monkeypatch, home):
     serve_aws(server, monkeypatch, body(AWS_FILE))
     assert pull(run, "--source", "aws", "--infra", "aws/eu-west-1").code == 0
-    assert server.paths() == ["/region_index.json", "/offers/2026/eu-west-1/index.csv"]
+    assert {p for p in server.paths() if "savingsPlan" not in p} == {
+        "/region_index.json",
+        "/offers/2026/eu-west-1/index.csv",
+    }
     rows = listed(run, "aws/eu-west-1")
     assert {k: r["price_usd_per_hour"] for k, r in rows.items()} == {
         ("eu-west-1", "g6.xlarge"): 0.8048,
         ("eu-west-1", "p5.48xlarge"): 55.04,
     }
     assert all(r["flags"] == [] for r in rows.values())
-    store = Store(home / "prices")
-    offers = store.table(store.newest().clouds["aws"]).offers("x", None)
     assert {
-        o.instance_type: [(c.term_years, c.usd_per_hour) for c in o.commitments] for o in offers
+        (t.instance_type, t.term_hours, t.product): (t.usd_per_hour, t.upfront_usd)
+        for t in kept_terms(home, "aws")
     } == {
-        "g6.xlarge": [(1, 0.5), (3, 0.35)],
-        "p5.48xlarge": [],
+        ("g6.xlarge", 8760, "standard reserved instance, no upfront"): (0.5, 0),
+        ("g6.xlarge", 26280, "standard reserved instance, no upfront"): (0.35, 0),
     }
 
 
@@ -470,9 +478,9 @@ GCP_SKUS = [
         "Preemptible",
         224_000_000,
     ),
-    sku("Commitment v1: G2 Instance Core in Americas for 1 Year", "Commit1Yr", 15_000_000),
-    sku("Commitment v1: G2 Instance Ram in Americas for 1 Year", "Commit1Yr", 1_800_000),
-    sku("Commitment v1: Nvidia L4 GPU in Americas for 1 Year", "Commit1Yr", 350_000_000),
+    sku("Commitment v1: G2 Cpu in Americas for 1 Year", "Commit1Yr", 15_000_000),
+    sku("Commitment v1: G2 Ram in Americas for 1 Year", "Commit1Yr", 1_800_000),
+    sku("Commitment v1: Nvidia L4 GPU running in Americas for 1 Year", "Commit1Yr", 350_000_000),
     sku("A3 Instance Core running in Americas", "OnDemand", 29_000_000),
     sku("A3 Instance Ram running in Americas", "OnDemand", 2_500_000),
     sku("Nvidia H100 80GB GPU DWS Defined Duration running in Americas", "OnDemand", 4_200_000_000),
@@ -508,10 +516,10 @@ def test_gcp_billing(server, run, monkeypatch, home):
     assert not any(kind.startswith("a3") for _, kind in rows), "its GPU has no list price here"
     assert not any(b"secret-key" in path.read_bytes() for path in home.rglob("*") if path.is_file())
     assert not any("secret-key" in exchange.path for exchange in server.asked)
-    store = Store(home / "prices")
-    offers = store.table(store.newest().clouds["gcp"]).offers("x", None)
-    (one,) = [o for o in offers if o.instance_type == "g2-standard-4"]
-    assert [(c.kind, c.term_years) for c in one.commitments] == [("committed-use", 1)]
+    (one,) = [t for t in kept_terms(home, "gcp") if t.instance_type == "g2-standard-4"]
+    assert (one.kind, one.term_hours, one.region) == ("instance", 8760, "us-central1")
+    assert one.usd_per_hour == pytest.approx(4 * 0.015 + 16 * 0.0018 + 0.35)
+    assert one.list_usd_per_hour == small["price_usd_per_hour"]
 
 
 JUNK = [

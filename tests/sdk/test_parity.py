@@ -61,6 +61,7 @@ PAIRS = (
     Pair("compare", ("compare",)),
     Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships
     Pair("prices list", ("prices",), flags=NO_FETCH),
+    Pair("prices terms", ("price_terms",), flags=NO_FETCH),
     Pair("prices cluster", ("cluster_offers",)),
     Pair("prices refresh", ("refresh_prices",)),
     Pair("prices check", ("check_prices",)),

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from melange_sky.offers import Offer
+    from melange_sky.pricing.commitments.sheet import TermPart
     from melange_sky.pricing.fetch import Http
 
 
-class PriceApi(Protocol):
-    """One provider's price list. `fetch` returns checked offers without source and date.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a provider's API gave: checked offers, and its terms part by part, both without source and date."""
 
-    It raises FetchError (or another SourceUnavailableError) where nothing usable came by `until`, on
-    the monotonic clock.
+    offers: tuple[Offer, ...]
+    terms: tuple[TermPart, ...] = ()
+
+
+class PriceApi(Protocol):
+    """One provider's price list.
+
+    `fetch` raises FetchError (or another SourceUnavailableError) where no usable prices came by `until`, on
+    the monotonic clock; a part of the terms that failed says so in the listing.
     """
 
     @property
@@ -36,5 +46,5 @@ class PriceApi(Protocol):
     def url(self) -> str:
         """Where it is asked."""
 
-    async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
-        """Return the cloud's offers."""
+    async def fetch(self, http: Http, until: float) -> Listing:
+        """Return the cloud's offers and terms."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from melange_sky.offers import Commitment, FlagScope, Offer
+from melange_sky.offers import FlagScope, Offer
 from melange_sky.pricing.sanity import check_offers, make_flag
 
 
@@ -25,7 +25,6 @@ class _Prices:
     on_demand: float | None = None
     spot: float | None = None
     bad: list[str] = field(default_factory=list)
-    commitments: dict[tuple[str, float], float] = field(default_factory=dict)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,14 +46,9 @@ class PriceAccumulator:
             old = row.on_demand
             row.on_demand = usd_per_hour if old is None else min(old, usd_per_hour)
 
-    def commitment(
-        self, region: str, instance_type: str, kind: str, term_years: float, usd_per_hour: float
-    ) -> None:
-        """Take the price of a promised term in."""
-        if usd_per_hour > 0:
-            row = self._rows.setdefault((region, instance_type), _Prices())
-            key = (kind, term_years)
-            row.commitments[key] = min(usd_per_hour, row.commitments.get(key, usd_per_hour))
+    def on_demand(self) -> dict[tuple[str, str], float]:
+        """Return what each (region, instance type) costs on demand, as far as it has a price."""
+        return {key: row.on_demand for key, row in self._rows.items() if row.on_demand is not None}
 
     def offers(self) -> tuple[Offer, ...]:
         """Return the checked offers of every machine with a price."""
@@ -85,10 +79,6 @@ class PriceAccumulator:
                     memory_gib=machine.memory_gib,
                     flags=tuple(flags),
                     catalog_accelerator=machine.catalog_accelerator,
-                    commitments=tuple(
-                        Commitment(kind=kind, term_years=term, usd_per_hour=price)
-                        for (kind, term), price in sorted(row.commitments.items())
-                    ),
                 )
             )
         return check_offers(offers)

@@ -1,4 +1,4 @@
-"""AWS's bulk offer files: on-demand and reserved prices of EC2, no credentials, no spot.
+"""AWS's bulk offer files: on-demand and reserved prices of EC2 and its savings plans, no credentials, no spot.
 
 One CSV per region of about 480 MB (read 2026): it is streamed line by line and filtered on raw text
 before any parsing, so that only one line and the kept rows are in memory. Without a region named,
@@ -12,9 +12,15 @@ import csv
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urljoin, urlsplit
 
+from melange_sky.pricing.apis import Listing
 from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator
+from melange_sky.pricing.apis.aws_terms import (
+    ReservedRows,
+    ReservedTerm,
+    csv_address,
+    read_savings_plans,
+)
 from melange_sky.pricing.fields import read_number
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
@@ -22,7 +28,6 @@ from melange_sky.settings import api_url
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from melange_sky.offers import Offer
     from melange_sky.pricing.fetch import Http
 
 DEFAULT_REGIONS = ("us-east-1", "us-east-2", "us-west-2")
@@ -72,6 +77,8 @@ _KEPT = {
     "Pre Installed S/W": "NA",
 }
 _COLUMNS = (
+    "SKU",
+    "OfferTermCode",
     "TermType",
     "Unit",
     "PricePerUnit",
@@ -102,36 +109,54 @@ class AwsBulk:
             "https://pricing.us-east-1.amazonaws.com/offers/v1.0/aws/AmazonEC2/current/region_index.json",
         )
 
-    async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
-        """Return the offers of the regions; one that cannot be read whole fails the cloud."""
+    async def fetch(self, http: Http, until: float) -> Listing:
+        """Return the offers and terms of the regions.
+
+        One whose offer file cannot be read whole fails the cloud; savings plans fail by themselves.
+        """
         index = await http.json(self.url, until)
         known = index.get("regions") if isinstance(index, dict) else None
         if not isinstance(known, dict):
             raise FetchError("AWS's index has no regions")
         sheet = PriceAccumulator(cloud=self.cloud, machines=dict(MACHINES))
+        reserved = ReservedRows()
         regions = [r for r in self.regions if isinstance(known.get(r), dict)]
         if not regions:
             raise FetchError("AWS's index has none of the requested regions")
-        await asyncio.gather(
-            *(
-                self._region(http, until, r, str(known[r].get("currentVersionUrl")), sheet)
-                for r in regions
-            )
+        plans = asyncio.ensure_future(
+            read_savings_plans(http, until, self.url, regions, frozenset(MACHINES))
         )
-        return sheet.offers()
+        try:
+            await asyncio.gather(
+                *(
+                    self._region(
+                        http, until, r, str(known[r].get("currentVersionUrl")), sheet, reserved
+                    )
+                    for r in regions
+                )
+            )
+            rows = await plans
+        finally:
+            plans.cancel()
+        listed = sheet.on_demand()
+        parts = (*reserved.parts(regions, listed), *(part.priced(listed) for part in rows))
+        return Listing(offers=sheet.offers(), terms=parts)
 
     async def _region(
-        self, http: Http, until: float, region: str, path: str, sheet: PriceAccumulator
+        self,
+        http: Http,
+        until: float,
+        region: str,
+        path: str,
+        sheet: PriceAccumulator,
+        reserved: ReservedRows,
     ) -> None:
-        url = urljoin(self.url, path)
-        if urlsplit(url).hostname != urlsplit(self.url).hostname or not path.endswith(".json"):
-            raise FetchError("AWS's index points elsewhere")
-        lines = http.lines(url.removesuffix(".json") + ".csv", until)
-        await read_offer_file(lines, region, sheet)
+        lines = http.lines(csv_address(self.url, path), until)
+        await read_offer_file(lines, region, sheet, reserved)
 
 
 async def read_offer_file(
-    lines: AsyncIterator[bytes], region: str, sheet: PriceAccumulator
+    lines: AsyncIterator[bytes], region: str, sheet: PriceAccumulator, reserved: ReservedRows
 ) -> None:
     """Take the GPU rows of one region's offer file in, line by line."""
     at: dict[str, int] | None = None
@@ -142,7 +167,8 @@ async def read_offer_file(
             continue
         # one search is far cheaper than parsing half a million lines
         if _GPU_ROW.search(line):
-            _read_row(next(csv.reader([line.decode("utf-8", "replace")])), at, region, sheet)
+            cells = next(csv.reader([line.decode("utf-8", "replace")]))
+            _read_row(cells, at, region, sheet, reserved)
     if at is None:
         raise FetchError(f"AWS's offer file of {region} has no header")
 
@@ -155,7 +181,13 @@ def _columns(line: str) -> dict[str, int]:
     return header
 
 
-def _read_row(row: list[str], at: dict[str, int], region: str, sheet: PriceAccumulator) -> None:
+def _read_row(
+    row: list[str],
+    at: dict[str, int],
+    region: str,
+    sheet: PriceAccumulator,
+    reserved: ReservedRows,
+) -> None:
     if len(row) < len(at):
         return
     kind = row[at["Instance Type"]]
@@ -165,15 +197,20 @@ def _read_row(row: list[str], at: dict[str, int], region: str, sheet: PriceAccum
     if option is not None and row[option] not in ("OnDemand", ""):
         return
     price = read_number(row[at["PricePerUnit"]])
-    if price is None or row[at["Currency"]] != "USD" or row[at["Unit"]] != "Hrs":
+    if price is None or row[at["Currency"]] != "USD":
         return
-    if row[at["TermType"]] == "OnDemand":
+    unit = row[at["Unit"]]
+    if row[at["TermType"]] == "OnDemand" and unit == "Hrs":
         sheet.price(region, kind, price, spot=False)
-    elif (
-        row[at["TermType"]] == "Reserved"
-        and row[at["PurchaseOption"]] == "No Upfront"
-        and row[at["OfferingClass"]] == "standard"
-    ):
-        years = read_number(row[at["LeaseContractLength"]].removesuffix("yr"))
-        if years:
-            sheet.commitment(region, kind, "reservation", years, price)
+    elif row[at["TermType"]] == "Reserved" and row[at["OfferingClass"]] == "standard":
+        reserved.add(
+            ReservedTerm(
+                region=region,
+                instance_type=kind,
+                offer=(row[at["SKU"]], row[at["OfferTermCode"]]),
+                lease=row[at["LeaseContractLength"]],
+                option=row[at["PurchaseOption"]],
+            ),
+            unit,
+            price,
+        )

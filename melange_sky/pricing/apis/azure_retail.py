@@ -2,7 +2,8 @@
 
 https://learn.microsoft.com/rest/api/cost-management/retail-prices/azure-retail-prices (read 2026).
 Filter values are case-sensitive since 2023-01-01-preview; only that version returns `savingsPlan`.
-A reservation's price is the total of its term although its unit says "1 Hour".
+A reservation's price is the total of its term although its unit says "1 Hour"; it may be paid by the month at
+no extra cost, which is how its terms are listed. A savings plan's price is per hour, its spend counts in all regions.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urljoin, urlsplit
 
+from melange_sky.commitments import Commitment, term_text
+from melange_sky.pricing.apis import Listing
 from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
+from melange_sky.pricing.commitments.sheet import TermPart, TermSheet
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.pricing.sanity import age_days
 from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
-    from melange_sky.offers import Offer
     from melange_sky.pricing.fetch import Http
 
 API_VERSION = "2023-01-01-preview"
 MOST_PAGES = 40
-HOURS = {"1 Year": (1.0, 8760.0), "3 Years": (3.0, 26280.0), "5 Years": (5.0, 43800.0)}
+HOURS = {"1 Year": 8760.0, "3 Years": 26280.0, "5 Years": 43800.0}
 
 # what Azure's GPU sizes carry (size pages of its documentation); the API names no GPU
 MACHINES: dict[str, Machine] = {
@@ -72,13 +75,19 @@ class AzureRetail:
         """The API's address."""
         return self.endpoint or api_url("azure", "https://prices.azure.com/api/retail/prices")
 
-    async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
-        """Return the offers of every GPU size."""
+    async def fetch(self, http: Http, until: float) -> Listing:
+        """Return the offers and terms of every GPU size."""
         sheet = PriceAccumulator(cloud=self.cloud, machines=dict(MACHINES))
-        await asyncio.gather(*(self._size(http, until, size, sheet) for size in MACHINES))
-        return sheet.offers()
+        terms = TermSheet(cloud=self.cloud)
+        await asyncio.gather(*(self._size(http, until, size, sheet, terms) for size in MACHINES))
+        whole = TermPart(name="reservations and savings plans", rows=terms.rows())
+        whole = whole.priced(sheet.on_demand())
+        parts = (whole,) if self.regions is None else whole.by_region(self.regions)
+        return Listing(offers=sheet.offers(), terms=parts)
 
-    async def _size(self, http: Http, until: float, size: str, sheet: PriceAccumulator) -> None:
+    async def _size(
+        self, http: Http, until: float, size: str, sheet: PriceAccumulator, terms: TermSheet
+    ) -> None:
         conditions = f"serviceName eq 'Virtual Machines' and armSkuName eq '{size}'"
         if self.regions:
             names = " or ".join(f"armRegionName eq '{region}'" for region in self.regions)
@@ -92,7 +101,7 @@ class AzureRetail:
                 raise FetchError("Azure's answer has no Items")
             for item in items:
                 if isinstance(item, dict) and item.get("armSkuName") == size:
-                    read_item(item, sheet)
+                    read_item(item, sheet, terms)
             following = page.get("NextPageLink")
             if not following:
                 return
@@ -106,7 +115,7 @@ class AzureRetail:
         return following
 
 
-def read_item(item: dict[str, Any], sheet: PriceAccumulator) -> None:
+def read_item(item: dict[str, Any], sheet: PriceAccumulator, terms: TermSheet) -> None:
     """Take one item in: Linux on shared hosts, by its type and name suffixes."""
     product, sku = text(item.get("productName")), text(item.get("skuName"))
     if any(word in product for word in ("Windows", "CloudServices", "Cloud Services", "Dedicated")):
@@ -121,12 +130,42 @@ def read_item(item: dict[str, Any], sheet: PriceAccumulator) -> None:
         spot = sku.endswith("Spot")
         sheet.price(region, size, price, spot=spot)
         for plan in () if spot else item.get("savingsPlan") or ():
-            rate = number(plan.get("retailPrice")) if isinstance(plan, dict) else None
-            if rate is not None and plan.get("term") in HOURS:
-                sheet.commitment(region, size, "savings-plan", HOURS[plan["term"]][0], rate)
+            _read_plan(plan, region, size, terms)
     elif item.get("type") == "Reservation" and item.get("reservationTerm") in HOURS:
-        years, hours = HOURS[item["reservationTerm"]]
-        sheet.commitment(region, size, "reservation", years, price / hours)
+        hours = HOURS[item["reservationTerm"]]
+        terms.add(
+            Commitment(
+                cloud=terms.cloud,
+                region=region,
+                instance_type=size,
+                term_hours=hours,
+                usd_per_hour=price / hours,
+                product="reservation",
+            )
+        )
+
+
+def _read_plan(plan: object, region: str, size: str, terms: TermSheet) -> None:
+    """Take one entry of an item's `savingsPlan` in: {unitPrice, retailPrice, term}, per hour."""
+    if not isinstance(plan, dict) or plan.get("term") not in HOURS:
+        return
+    listed = number(plan.get("retailPrice"))
+    rate = number(plan.get("unitPrice")) if listed is None else listed
+    if rate is None:
+        return
+    hours = HOURS[plan["term"]]
+    terms.add(
+        Commitment(
+            cloud=terms.cloud,
+            region=region,
+            instance_type=size,
+            term_hours=hours,
+            usd_per_hour=rate,
+            kind="spend",
+            product="savings plan",
+            pool=f"Azure savings plan, {term_text(hours)}",
+        )
+    )
 
 
 def _begins_later(start: str) -> bool:

@@ -1,7 +1,8 @@
 """RunPod's GraphQL API: price per GPU-hour, spot bid and prepaid terms, no credentials.
 
 Prices hold in every data centre and name none; the offers are listed for the region `US`, which
-SkyPilot's own catalog lists for every GPU type. Instance types are SkyPilot's, `2x_L4_SECURE`.
+SkyPilot's own catalog lists for every GPU type, the terms for any region. Instance types are SkyPilot's,
+`2x_L4_SECURE`. The price of a term (savings plan) is per hour too, and paid for the whole term upfront.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.commitments import HOURS_PER_MONTH, Commitment
 from melange_sky.names.accelerators import canonical_accelerator
+from melange_sky.pricing.apis import Listing
 from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
+from melange_sky.pricing.commitments.sheet import TermPart, TermSheet
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
-    from melange_sky.offers import Offer
     from melange_sky.pricing.fetch import Http
 
 QUERY = """
@@ -31,7 +34,8 @@ query {
 """
 COUNTS = (1, 2, 4, 8)
 REGION = "US"
-TERMS = {"oneMonthPrice": 1 / 12, "threeMonthPrice": 0.25, "sixMonthPrice": 0.5}
+TERMS = {"oneMonthPrice": 1, "threeMonthPrice": 3, "sixMonthPrice": 6}
+"""Months of each field's term."""
 
 
 def accelerator_of(gpu_id: str, memory_gb: float | None) -> str:
@@ -70,21 +74,23 @@ class RunPod:
         """The API's address."""
         return self.endpoint or api_url("runpod", "https://api.runpod.io/graphql")
 
-    async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
-        """Return the secure cloud's offers with 1, 2, 4 and 8 GPUs."""
+    async def fetch(self, http: Http, until: float) -> Listing:
+        """Return the secure cloud's offers and terms with 1, 2, 4 and 8 GPUs."""
         answer = await http.json(self.url, until, method="POST", payload={"query": QUERY})
         data = answer.get("data") if isinstance(answer, dict) else None
         rows = data.get("gpuTypes") if isinstance(data, dict) else None
         if not isinstance(rows, list):
             raise FetchError("RunPod's answer has no gpuTypes")
         sheet = PriceAccumulator(cloud=self.cloud)
+        terms = TermSheet(cloud=self.cloud)
         for row in rows:
             if isinstance(row, dict):
-                read_gpu_type(row, sheet)
-        return sheet.offers()
+                read_gpu_type(row, sheet, terms)
+        part = TermPart(name="savings plans", rows=terms.rows())
+        return Listing(offers=sheet.offers(), terms=(part,))
 
 
-def read_gpu_type(row: dict[str, Any], sheet: PriceAccumulator) -> None:
+def read_gpu_type(row: dict[str, Any], sheet: PriceAccumulator, terms: TermSheet) -> None:
     """Take one GPU type in: the price of n GPUs is n times that of one."""
     price = number(row.get("securePrice"))
     gpu_id = text(row.get("id"))
@@ -106,7 +112,19 @@ def read_gpu_type(row: dict[str, Any], sheet: PriceAccumulator) -> None:
         sheet.price(REGION, kind, price * count, spot=False)
         if bid is not None:
             sheet.price(REGION, kind, bid * count, spot=True)
-        for key, years in TERMS.items():
+        for key, months in TERMS.items():
             rate = number(row.get(key))
             if rate is not None:
-                sheet.commitment(REGION, kind, "prepaid", years, rate * count)
+                hours = months * HOURS_PER_MONTH
+                terms.add(
+                    Commitment(
+                        cloud=sheet.cloud,
+                        region="",
+                        instance_type=kind,
+                        term_hours=hours,
+                        usd_per_hour=0.0,
+                        upfront_usd=rate * count * hours,
+                        product="savings plan, all upfront",
+                        list_usd_per_hour=price * count,
+                    )
+                )

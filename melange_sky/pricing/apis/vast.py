@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.names.accelerators import canonical_accelerator
+from melange_sky.pricing.apis import Listing
 from melange_sky.pricing.apis.accumulator import Machine, PriceAccumulator, number, text
 from melange_sky.pricing.http_errors import FetchError
 from melange_sky.settings import api_url
 
 if TYPE_CHECKING:
-    from melange_sky.offers import Offer
     from melange_sky.pricing.fetch import Http
 
 GPUS = (
@@ -75,14 +75,14 @@ class Vast:
         """The API's address."""
         return self.endpoint or api_url("vast", "https://console.vast.ai/api/v0/bundles/")
 
-    async def fetch(self, http: Http, until: float) -> tuple[Offer, ...]:
+    async def fetch(self, http: Http, until: float) -> Listing:
         """Return the cheapest machine of each shape and country."""
         sheet = PriceAccumulator(cloud=self.cloud)
         pages = await asyncio.gather(*(self._search(http, until, gpu) for gpu in GPUS))
         for machine in (machine for page in pages for machine in page):
             if isinstance(machine, dict):
                 read_machine(machine, sheet)
-        return sheet.offers()
+        return Listing(offers=sheet.offers())
 
     async def _search(self, http: Http, until: float, gpu: str) -> list[Any]:
         query = {
