@@ -50,6 +50,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("melange_sky.cli.services:apply", "Bring the planned services up, or change them."),
     "status": ("melange_sky.cli.services:status", "Show planned against live replicas."),
     "down": ("melange_sky.cli.services:down", "Take the planned services down."),
+    "plugin": (
+        "melange_sky.cli.plugin:plugin",
+        "Show fleets in SkyPilot's dashboard; guard launches.",
+    ),
     "help": ("melange_sky.cli.help:help_", "Read the documentation, topic by topic."),
 }
 """Command name → where it is, and its one-line help (so that `--help` imports nothing)."""

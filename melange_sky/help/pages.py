@@ -25,6 +25,7 @@ TOPICS = {
     "accuracy": "How far off estimates are, run by run; the format of measured tables.",
     "price-rules": "The rules that every price passes, and the files that ship.",
     "operate": "Launch a plan, put one endpoint over it, change it while it serves.",
+    "plugin": "Fleets in SkyPilot's dashboard, gauges, and a guard on launches.",
     "files": "Exit codes, environment variables, and what is stored where.",
     "setup": "Install, shell completion, use from Python.",
 }

@@ -9,7 +9,7 @@ SkyPilot finds this module through the entry point `sky.client_sdks`; it works w
 tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
 
 `planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`,
-`pricing`, `measuring`, `services`, `serving` and `starting` hold the functions, `results` makes what they
+`pricing`, `measuring`, `services`, `serving`, `plugin_files` and `starting` hold the functions, `results` makes what they
 return print, `arguments` says what they take. A function's module is imported when the function is first used, so that importing this one is quick.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         profile_status,
     )
     from melange_sky.sdk.planning import load, plan, render, table, verify, write
+    from melange_sky.sdk.plugin_files import install_plugin, plugin_status, remove_plugin
     from melange_sky.sdk.pricing import (
         check_prices,
         cluster_offers,
@@ -52,6 +53,7 @@ _MODULES = {
     "answering": ("capacity", "explain", "sweep"),
     "measuring": ("collect_profile", "launch_profile", "profile", "profile_status"),
     "planning": ("load", "plan", "render", "table", "verify", "write"),
+    "plugin_files": ("install_plugin", "plugin_status", "remove_plugin"),
     "pricing": (
         "check_prices",
         "cluster_offers",
@@ -81,10 +83,12 @@ __all__ = [
     "down",
     "explain",
     "init",
+    "install_plugin",
     "launch_profile",
     "list_models",
     "load",
     "plan",
+    "plugin_status",
     "price_snapshots",
     "price_terms",
     "prices",
@@ -92,6 +96,7 @@ __all__ = [
     "profile_status",
     "pull_model",
     "refresh_prices",
+    "remove_plugin",
     "render",
     "serve",
     "show_model",

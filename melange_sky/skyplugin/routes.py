@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, JSONResponse
 
 from melange_sky.skyplugin.fleets import by_name, fleet_document, fleet_documents
+from melange_sky.skyplugin.told import FRESH, PREFIX, script
 
 if TYPE_CHECKING:
     from melange_sky.skyplugin.latest import Answer, Latest
@@ -20,12 +20,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PREFIX = "/plugins/api/melange"
-SCRIPT = Path(__file__).with_name("fleets.js")
 WAIT_S = 3.0
 """No request waits longer for SkyServe's records than this: older ones are shown, with their age."""
-
-_FRESH = {"Cache-Control": "no-store"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,45 +77,25 @@ def routes_of(board: Board) -> APIRouter:
     """Return the routes. Plain functions: SkyPilot's server runs them in threads, off its event loop."""
     router = APIRouter(prefix=PREFIX, tags=["melange"])
 
-    @router.get("/fleets.js")
-    def script() -> FileResponse:
-        return FileResponse(
-            SCRIPT, media_type="text/javascript", headers={"Cache-Control": "no-cache"}
-        )
+    router.add_api_route("/fleets.js", script, methods=["GET"])
 
     @router.get("/fleets")
     def fleets() -> JSONResponse:
-        return JSONResponse(board.document(), headers=_FRESH)
+        return JSONResponse(board.document(), headers=FRESH)
 
     @router.get("/fleets/{name}")
     def fleet(name: str) -> JSONResponse:
-        return JSONResponse(board.fleet(name), headers=_FRESH)
+        return JSONResponse(board.fleet(name), headers=FRESH)
 
     @router.get("/prices")
     def prices() -> JSONResponse:
-        return JSONResponse({"plans": board.prices()}, headers=_FRESH)
+        return JSONResponse({"plans": board.prices()}, headers=FRESH)
 
     @router.get("/plans/{name}")
     def plan(name: str) -> FileResponse:
         found = board.find(name)
         return FileResponse(
-            found.folder / "plan.json", media_type="application/json", headers=_FRESH
+            found.folder / "plan.json", media_type="application/json", headers=FRESH
         )
-
-    return router
-
-
-def routes_that_tell(problem: str) -> APIRouter:
-    """Return the routes of a plugin that could not start: a page that says why."""
-    router = APIRouter(prefix=PREFIX, tags=["melange"])
-
-    @router.get("/fleets.js")
-    def script() -> FileResponse:
-        return FileResponse(SCRIPT, media_type="text/javascript")
-
-    @router.get("/fleets")
-    def fleets() -> JSONResponse:
-        told = {"fleets": [], "live": {"age_s": None, "error": None}, "problems": [problem]}
-        return JSONResponse(told, headers=_FRESH)
 
     return router

@@ -65,6 +65,7 @@ CALLS: dict[str, list[str]] = {
     "apply": ["apply", "chat-plan", "--dry-run"],
     "status": ["status", "chat-plan", "--format", "json"],
     "down": ["down", "chat-plan", "-y"],
+    "plugin install": ["plugin", "install", "chat-plan", "--guard", "warn", "-y"],
     "help": ["help", "spec"],
 }
 REFUSED = {

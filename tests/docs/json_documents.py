@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +23,10 @@ from melange_sky.planner.comparison import Contender
 from melange_sky.planner.explaining import PlanReasons
 from melange_sky.planner.models import KnownModel, list_models, show_model
 from melange_sky.planner.observed import ObservedTraffic
+from melange_sky.planner.plugin_files import PluginStatus
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
-from melange_sky.plans import Plan
+from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.commitments.on_demand import Quote
 from melange_sky.pricing.commitments.store import PulledTerms
 from melange_sky.pricing.cross_check import PriceCheck
@@ -34,6 +36,7 @@ from melange_sky.profiler.bench import CrossCheck
 from melange_sky.profiler.skyjobs import JobState
 from melange_sky.profiles.calibration import Calibration
 from melange_sky.profiletable import Provenance
+from melange_sky.rendering import service_name
 from melange_sky.replay import OptionVerdict, Verdict
 from melange_sky.report.capacity import capacity_document
 from melange_sky.report.comparison import comparison_rows
@@ -42,6 +45,7 @@ from melange_sky.report.jobs import job_states_document, preview_document
 from melange_sky.report.measuring import measured_document
 from melange_sky.report.models import list_document, model_document
 from melange_sky.report.offers import offer_row
+from melange_sky.report.plugin import status_document as plugin_status_document
 from melange_sky.report.price_changes import (
     check_document,
     difference_document,
@@ -55,11 +59,15 @@ from melange_sky.report.simulation import simulations_document
 from melange_sky.report.sweep import sweep_json
 from melange_sky.report.terms import term_row
 from melange_sky.report.workload import workload_document
-from melange_sky.skyserve import ServiceState
+from melange_sky.skyplugin.fleets import by_name, fleet_documents
+from melange_sky.skyplugin.plan_folders import FoundPlan
+from melange_sky.skyplugin.records import RunningService
+from melange_sky.skyserve import LiveReplica, LiveService, ServiceState
 from melange_sky.slo import SLO
 from melange_sky.spec import Histogram
 from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
+from tests.factories import make_offer, make_plan
 
 
 def _plans() -> Iterator[dict[str, Any]]:
@@ -205,6 +213,44 @@ def _model_lists() -> Iterator[list[dict[str, Any]]]:
     yield list_document([filled(KnownModel)])
 
 
+def _fleets() -> Iterator[dict[str, Any]]:
+    """As `skyplugin.routes.Board.document` has them: a live service, strays, odd prices, nothing known."""
+    plan = make_plan(fleet_id=_FLEET, verification=filled(Verification))
+    (model,) = plan.models
+    first = model.allocations[0]
+    undated = _with_offer(make_plan(name="undated"), make_offer(as_of=None))
+    free = _with_offer(make_plan(name="free"), None)
+    running = [
+        _running(service_name(model, first), option=first.candidate.option.name, plan="chat"),
+        _running("stray", option="a100", plan="chat"),
+        _running("stray-2"),
+    ]
+    plans = [FoundPlan(plan=one, folder=Path("text")) for one in (plan, undated, free)]
+    for known, age_s, error in ((running, 1.0, None), (None, None, "text")):
+        fleets = fleet_documents(plans, by_name(known), datetime(2026, 9, 11, tzinfo=timezone.utc))
+        yield {"fleets": fleets, "live": {"age_s": age_s, "error": error}, "problems": ["text"]}
+
+
+_FLEET = "0123456789ab"
+
+
+def _with_offer(plan: Plan, offer: Offer | None) -> Plan:
+    """Return a plan whose allocations all have the same offer."""
+    (model,) = plan.models
+    allocations = tuple(
+        replace(a, candidate=replace(a.candidate, option=replace(a.candidate.option, offer=offer)))
+        for a in model.allocations
+    )
+    return replace(plan, models=(replace(model, allocations=allocations),))
+
+
+def _running(name: str, **mark: str) -> RunningService:
+    replicas = tuple(filled(LiveReplica, hollow, id=i) for i, hollow in enumerate(Hollow))
+    document = {"_metadata": {"melange_sky": {**mark, "id": _FLEET}}}
+    service = filled(LiveService, name=name, document=document, replicas=replicas)
+    return RunningService(service=service, instances={0: "text"})
+
+
 def _statuses() -> Iterator[dict[str, Any]]:
     for hollow in Hollow:
         traffic = filled(ObservedTraffic, hollow)
@@ -236,5 +282,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     ),
     "profile-status": _each(JobState, lambda state: job_states_document({"JOB": state})),
     "status": _statuses,
+    "plugin-status": _each(PluginStatus, plugin_status_document),
+    "plugin-fleets": _fleets,
 }
 """By the name of the file of its fields in `melange_sky/help/fields/`."""

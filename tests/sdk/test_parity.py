@@ -79,6 +79,9 @@ PAIRS = (
     Pair("profile collect", ("collect_profile",)),
     Pair("apply", ("apply",), flags=ASKS, names=TELLS),
     Pair("status", ("status",)),
+    Pair("plugin install", ("install_plugin",), flags=ASKS),
+    Pair("plugin status", ("plugin_status",)),
+    Pair("plugin remove", ("remove_plugin",), flags=ASKS),
     Pair("down", ("down",), flags=ASKS, names=TELLS),
     Pair(
         "gateway",
@@ -127,7 +130,7 @@ def parameters_of(pair: Pair) -> dict[str, inspect.Parameter]:
 def test_every_command_and_every_function_has_its_other_side() -> None:
     commands = {pair.command.split()[0] for pair in PAIRS}
     assert commands | READS == set(COMMANDS)
-    for group in ("prices", "profile", "models"):
+    for group in ("prices", "profile", "models", "plugin"):
         held = command_of(group)
         assert isinstance(held, click.Group)
         here = {pair.command for pair in PAIRS if pair.command.startswith(group + " ")}

@@ -1,0 +1,101 @@
+"""The guard on launches: SkyPilot's `admin_policy`, with the user's own policy in front of it.
+
+A guard rail, not a lock: a client may name another policy in its own config.yaml. What the user's policy
+refuses stays refused; a fault of the guard itself lets the request pass, with a line in the log.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any
+
+from melange_sky.errors import MelangeError
+from melange_sky.skyplugin.guard_settings import GuardSettings, read_guard, users_policy
+from melange_sky.skyplugin.guarded import objection
+from melange_sky.skyplugin.parameters import installed_parameters
+from melange_sky.skyplugin.plan_folders import PlanFolders
+from melange_sky.skyplugin.task_prices import is_replica, launch_of
+
+GUARDED = frozenset({"launch", "serve.up", "serve.update", "jobs.launch"})
+"""SkyPilot's names for `sky launch`, `sky serve up`, `sky serve update` and `sky jobs launch`."""
+
+
+@cache
+def guard_class() -> type:
+    """Return the class that config.yaml names: made when SkyPilot asks for it, since its base is SkyPilot's."""
+    import sky
+
+    class Guard(sky.AdminPolicy):  # type: ignore[misc] # SkyPilot's package has no types
+        """Holds planned services to their plans, and every launch to the limits in config.yaml."""
+
+        @classmethod
+        def validate_and_mutate(cls, user_request: Any) -> Any:
+            """Return the request as the user's own policy leaves it; raises where that or the guard refuses."""
+            return judged(user_request)
+
+    return Guard
+
+
+def judged(request: Any) -> Any:
+    """Return a request as the user's own policy leaves it; raises SkyPilot's refusal where one is due."""
+    log = _log()
+    try:
+        limits = read_guard(request.skypilot_config)
+    except MelangeError as error:
+        log.warning("melange-sky: the guard is off: %s", error)
+        limits = GuardSettings(launch="off", policy=users_policy(request.skypilot_config))
+    passed = _ask_users_policy(limits.policy, request)
+    if not _is_guarded(request, limits):
+        return passed
+    said = _objection(passed.task, limits)
+    if said is not None and limits.launch == "refuse":
+        from sky import exceptions
+
+        raise exceptions.UserRequestRejectedByPolicy(f"melange-sky: {said}.")
+    if said is not None:
+        log.warning("melange-sky: %s.", said)
+    return passed
+
+
+def _is_guarded(request: Any, limits: GuardSettings) -> bool:
+    """Return whether the rules apply: on the server alone, where the launch happens, and once."""
+    return (
+        limits.launch != "off"
+        and request.request_name.value in GUARDED
+        and not request.at_client_side
+        and not is_replica(request.task)
+    )
+
+
+def _objection(task: Any, limits: GuardSettings) -> str | None:
+    log = _log()
+    try:
+        found, unread = PlanFolders(installed_parameters().plan_dirs).plans()
+        for problem in unread:
+            log.debug("melange-sky: %s", problem)
+        plans = [one.plan for one in found]
+        return objection(launch_of(task, plans), plans, limits, datetime.now(timezone.utc))
+    except Exception as error:  # noqa: BLE001 - a fault of the guard must not stop a launch
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        log.warning("melange-sky: the guard let this pass unchecked: %s", told)
+        return None
+
+
+def _ask_users_policy(policy: str | None, request: Any) -> Any:
+    """Return the request after the user's own policy; whatever that raises is raised: it decides."""
+    import sky
+
+    if policy is None:
+        return sky.MutatedUserRequest(task=request.task, skypilot_config=request.skypilot_config)
+    from sky.utils import admin_policy_utils
+
+    found = admin_policy_utils._get_policy_impl(policy)  # SkyPilot has no public way to load one
+    return found.apply(request)
+
+
+def _log() -> Any:
+    """Return a logger below SkyPilot's own: its lines reach the user who launches."""
+    from sky import sky_logging
+
+    return sky_logging.init_logger("sky.melange_sky.guard")

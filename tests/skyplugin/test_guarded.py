@@ -1,0 +1,229 @@
+"""What the guard says of a launch, in its very words, and what it lets pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from melange_sky.errors import InputError
+from melange_sky.plans import Plan
+from melange_sky.skyplugin.guard_settings import (
+    GUARD_CLASS,
+    SCHEMA,
+    GuardSettings,
+    read_guard,
+    users_policy,
+)
+from melange_sky.skyplugin.guarded import Choice, Launch, objection
+from tests.factories import make_offer, make_plan
+
+NOW = datetime(2026, 9, 11, tzinfo=timezone.utc)
+ID = "0123456789ab"
+MARK = {"plan": "chat", "option": "a10g", "id": ID}
+NONE = GuardSettings()
+
+
+def plan(**over: Any) -> Plan:
+    """Two instances of g5.xlarge at $1.006/h for the option a10g, besides one of another."""
+    made = make_plan(fleet_id=ID, **over)
+    (model,) = made.models
+    small, large = model.allocations
+    allocations = (replace(small, instances=2), large)
+    return replace(made, models=(replace(model, allocations=allocations),))
+
+
+def choice(**over: Any) -> Choice:
+    values: dict[str, Any] = {
+        "cloud": "aws",
+        "region": "us-east-1",
+        "instance_type": "g5.xlarge",
+        "accelerators": {"A10G": 1},
+        "use_spot": False,
+        "usd_per_hour": 1.006,
+        "source": "SkyPilot's catalog",
+    }
+    return Choice(**(values | over))
+
+
+def launch(*choices: Choice, **over: Any) -> Launch:
+    values: dict[str, Any] = {"name": "chat-a10g", "mark": MARK, "replicas": 2, "nodes": 1}
+    return Launch(choices=choices or (choice(),), **(values | over))
+
+
+def said(one: Launch, limits: GuardSettings = NONE, *plans: Plan) -> str | None:
+    return objection(one, plans or (plan(),), limits, NOW)
+
+
+def test_a_service_as_planned_passes() -> None:
+    assert said(launch()) is None
+    assert said(launch(replicas=1)) is None  # fewer cost less
+    assert said(launch(choice(region=None))) is None
+    assert said(launch(choice(instance_type=None, accelerators={"a10g": 1.0}))) is None
+    assert said(launch(choice(usd_per_hour=1.01))) is None  # catalogs round
+    assert said(launch(choice(usd_per_hour=None))) is None  # nobody knows
+
+
+@pytest.mark.parametrize(
+    ("one", "sentence"),
+    [
+        (
+            launch(choice(usd_per_hour=1.624)),
+            "chat-a10g would cost $3.25/h (2 × $1.624, SkyPilot's catalog), and the plan 'chat' allows $2.01/h for it",
+        ),
+        (
+            launch(replicas=3),
+            "chat-a10g would cost $3.02/h (3 × $1.006, SkyPilot's catalog), and the plan 'chat' allows $2.01/h for it",
+        ),
+        (
+            launch(nodes=2),
+            "chat-a10g would cost $4.02/h (4 × $1.006, SkyPilot's catalog), and the plan 'chat' allows $2.01/h for it",
+        ),
+        (
+            launch(choice(), choice(instance_type="g5.12xlarge", accelerators={"A10G": 4})),
+            (
+                "chat-a10g may run on g5.12xlarge (A10G:4) on aws/us-east-1, and the plan 'chat' has A10G:1 of "
+                "aws/us-east-1 g5.xlarge for it"
+            ),
+        ),
+        (
+            launch(choice(use_spot=True)),
+            (
+                "chat-a10g may run on spot g5.xlarge (A10G:1) on aws/us-east-1, and the plan 'chat' has A10G:1 of "
+                "aws/us-east-1 g5.xlarge for it"
+            ),
+        ),
+        (
+            launch(choice(cloud=None, region=None, instance_type=None)),
+            "chat-a10g may run on (A10G:1), and the plan 'chat' has A10G:1 of aws/us-east-1 g5.xlarge for it",
+        ),
+        (
+            launch(choice(accelerators={}, instance_type=None)),
+            (
+                "chat-a10g may run on a machine without GPUs on aws/us-east-1, and the plan 'chat' has A10G:1 of "
+                "aws/us-east-1 g5.xlarge for it"
+            ),
+        ),
+        (
+            launch(mark={**MARK, "option": "gone"}),
+            "chat-a10g: the option 'gone' is not in the plan 'chat' any more",
+        ),
+    ],
+)
+def test_a_planned_service_is_held_to_its_plan(one: Launch, sentence: str) -> None:
+    assert said(one) == sentence
+
+
+def test_prices_that_are_too_old_are_told() -> None:
+    week = GuardSettings(max_price_age_days=7)
+    assert said(launch(), week) == (
+        "chat-a10g: the price of g5.xlarge in the plan 'chat' was last known true 10 days ago, and 7 are allowed; "
+        "plan again"
+    )
+    assert said(launch(), GuardSettings(max_price_age_days=10)) is None
+    undated = plan()
+    (model,) = undated.models
+    first = model.allocations[0]
+    option = replace(first.candidate.option, offer=make_offer(as_of=None))
+    first = replace(first, candidate=replace(first.candidate, option=option))
+    undated = replace(undated, models=(replace(model, allocations=(first,)),))
+    assert said(launch(), week, undated) == (
+        "chat-a10g: nobody knows how old the plan's price of g5.xlarge is"
+    )
+
+
+def test_another_region_of_the_plan_is_held_to_its_own_price() -> None:
+    made = plan()
+    (model,) = made.models
+    small, large = model.allocations
+    other = make_offer(region="us-west-2", price_usd_per_hour=1.2)
+    option = replace(small.candidate.option, fallbacks=(other,))
+    small = replace(small, candidate=replace(small.candidate, option=option))
+    made = replace(made, models=(replace(model, allocations=(small, large)),))
+    there = choice(region="us-west-2", usd_per_hour=1.2)
+    assert said(launch(there), NONE, made) is None
+    dear = choice(usd_per_hour=1.2)
+    assert "allows $2.01/h" in (said(launch(dear), NONE, made) or "")
+
+
+def test_what_no_plan_here_made_is_held_to_the_limits_alone() -> None:
+    anything = choice(instance_type="p5.48xlarge", accelerators={"H100": 8}, usd_per_hour=55.04)
+    for mark in (None, {**MARK, "id": "ffffffffffff"}):
+        free = launch(anything, mark=mark, name="train", replicas=1, nodes=2)
+        assert said(free) is None
+        assert said(free, GuardSettings(max_usd_per_hour=120)) is None
+        assert said(free, GuardSettings(max_usd_per_hour=100)) == (
+            "train would cost $110.08/h (2 × $55.040 for p5.48xlarge (H100:8) on aws/us-east-1, SkyPilot's catalog), "
+            "and 100 are allowed"
+        )
+
+
+def test_a_tasks_own_limit_is_kept_where_skypilot_does_not() -> None:
+    own = launch(choice(most_usd_per_hour=1.0), mark=None, name="train", replicas=1)
+    assert said(own) == (
+        "train: g5.xlarge (A10G:1) on aws/us-east-1 costs $1.006/h (SkyPilot's catalog), more than the task's own "
+        "max_hourly_cost of 1, which SkyPilot does not heed here"
+    )
+    assert said(launch(choice(most_usd_per_hour=1.1), mark=None)) is None
+
+
+def guard(**keys: Any) -> dict[str, Any]:
+    return {"plugins": {"melange": {"guard": keys}}}
+
+
+def test_the_keys_are_read_and_off_is_what_yaml_makes_of_it() -> None:
+    assert read_guard({}) == GuardSettings(launch="warn")
+    assert read_guard(guard(launch=False)).launch == "off"
+    assert read_guard(
+        guard(launch="refuse", max_price_age_days=7, max_usd_per_hour=40, policy="a.B")
+    ) == GuardSettings(launch="refuse", max_price_age_days=7.0, max_usd_per_hour=40.0, policy="a.B")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"launch": "stop"},
+            "plugins.melange.guard.launch: 'stop' is none of off, warn, refuse",
+        ),
+        (
+            {"max_usd_per_hour": 0},
+            "plugins.melange.guard.max_usd_per_hour: '0' is not a number above 0",
+        ),
+        (
+            {"max_price_age_days": True},
+            "plugins.melange.guard.max_price_age_days: 'True' is not a number above 0",
+        ),
+    ],
+)
+def test_a_key_that_cannot_be_read_is_told_and_the_own_policy_stays(
+    keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        read_guard(guard(**keys))
+    assert str(error.value) == message
+    assert users_policy(guard(**keys, policy="a.B")) == "a.B"
+
+
+def test_the_guard_is_never_its_own_policy() -> None:
+    assert users_policy(guard(policy=GUARD_CLASS)) is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "holds"),
+    [
+        ({}, True),
+        ({"launch": False, "policy": "a.B"}, True),
+        ({"launch": "refuse", "max_usd_per_hour": 1.5, "max_price_age_days": 1}, True),
+        ({"launch": "stop"}, False),
+        ({"lunch": "warn"}, False),
+        ({"max_usd_per_hour": 0}, False),
+    ],
+)
+def test_skypilot_checks_the_keys_by_the_same_rules(keys: dict[str, Any], holds: bool) -> None:
+    import jsonschema
+
+    valid = jsonschema.Draft7Validator(SCHEMA).is_valid({"guard": keys})
+    assert valid == holds
