@@ -201,7 +201,8 @@ def _against_on_demand(quote: Quote) -> list[Told]:
     elif discount > LARGEST_DISCOUNT:
         told.append(("term-discount", f"{said}: {100 * discount:.1f} % off{_hint(quote)}"))
     elif discount <= SAME_PRICE:
-        told.append(("term-above-on-demand", f"{said}: {100 * -discount:.1f} % more"))
+        more = f"{100 * -discount:.1f} % more" if discount < -SAME_PRICE else "nothing off"
+        told.append(("term-above-on-demand", f"{said}: {more}"))
     listed = row.list_usd_per_hour
     if listed is not None and abs(listed / price - 1) > LIST_MOVED:
         moved = f"listed beside an on-demand price of {listed:g} $/h, which is {price:g} now"
