@@ -7,7 +7,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.commitments import term_text
-from melange_sky.pricing.commitments.own_csv import COLUMNS, OPTIONAL
+from melange_sky.pricing.commitments.own_csv import COLUMNS, OPTIONAL, SHOWN
 from melange_sky.report.columns import aligned
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ RIGHT = (6, 7, 8, 9, 10)
 """Columns of `terms_rows` that hold numbers."""
 
 MOST_SOURCES = 20
-_SHOWN = ("all_in_usd_per_hour", "on_demand_usd_per_hour", "discount_fraction")
 
 
 def term_row(quote: Quote) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def terms_csv(quotes: Sequence[Quote]) -> str:
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    columns = (*COLUMNS, *OPTIONAL, *_SHOWN, "flags")
+    columns = (*COLUMNS, *OPTIONAL, *SHOWN)
     writer.writerow(columns)
     for quote in quotes:
         row = term_row(quote)

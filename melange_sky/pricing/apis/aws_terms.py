@@ -195,9 +195,10 @@ def _plan_row(cells: Mapping[str, str], region: str) -> Commitment | None:
         return None
     kind, hours = box.group(1), years * YEAR_HOURS
     upfront = UPFRONT[option]
-    name = "Compute Savings Plan"
+    name, shared = "Compute Savings Plan", ""
     if family == "EC2InstanceSavingsPlans":
-        name = f"EC2 Instance Savings Plan {kind.partition('.')[0]} {region}"
+        # of one family of instances in one region
+        name, shared = "EC2 Instance Savings Plan", f" {kind.partition('.')[0]} {region}"
     return Commitment(
         cloud="aws",
         region=region,
@@ -206,6 +207,6 @@ def _plan_row(cells: Mapping[str, str], region: str) -> Commitment | None:
         usd_per_hour=rate * (1 - upfront),
         upfront_usd=rate * upfront * hours,
         kind="spend",
-        product=f"{name.split(' Plan')[0]} Plan, {option.lower()}",
-        pool=f"AWS {name}, {term_text(hours)}, {option.lower()}",
+        product=f"{name}, {option.lower()}",
+        pool=f"AWS {name}{shared}, {term_text(hours)}, {option.lower()}",
     )

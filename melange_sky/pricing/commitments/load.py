@@ -15,7 +15,7 @@ from melange_sky.names.clouds import check_clouds, regions_of
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing.commitments.on_demand import OnDemand, Quote
 from melange_sky.pricing.commitments.own_csv import read_embedded_terms, read_own_terms
-from melange_sky.pricing.commitments.rules import check_quotes
+from melange_sky.pricing.commitments.rules import SECOND_HAND, check_quotes
 from melange_sky.pricing.commitments.sheet import term_key
 from melange_sky.pricing.commitments.store import TermStore
 from melange_sky.pricing.store import Store
@@ -187,7 +187,7 @@ class _Witnesses:
 
     def __init__(self, store: TermStore, shipped: Sequence[Commitment], name: str) -> None:
         self._store = store
-        self._shipped = {_known_key(row): row for row in shipped}
+        self._shipped = {_known_key(r): r for r in shipped if r.confidence != SECOND_HAND}
         self._name = name
         self._pulls: dict[str, list[tuple[str, dict[tuple[object, ...], float]]]] = {}
 

@@ -51,6 +51,9 @@ OPTIONAL = (
 )
 """Columns that it may have besides."""
 
+SHOWN = ("all_in_usd_per_hour", "on_demand_usd_per_hour", "discount_fraction", "flags")
+"""Columns that `prices terms --format csv` writes besides; nothing reads them."""
+
 MOST_MONTHS = 120
 WINDOW_TOLERANCE = 0.01
 """A window may differ from the term by this fraction: months are not all 730 hours."""
@@ -91,7 +94,7 @@ def read_terms(
             )
         return row
 
-    return read_table(path, COLUMNS, OPTIONAL, read)
+    return read_table(path, COLUMNS, OPTIONAL, read, passed_over=SHOWN)
 
 
 def _term(cells: Mapping[str, str], now: datetime, file: str, clouds: Sequence[str]) -> Commitment:

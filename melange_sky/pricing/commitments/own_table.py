@@ -26,8 +26,11 @@ def read_table(
     columns: Sequence[str],
     optional: Sequence[str],
     read: Callable[[Mapping[str, str], str], T],
+    passed_over: Sequence[str] = (),
 ) -> tuple[tuple[T, ...], str]:
     """Return what `read` makes of each row (cells by column, and ``file:line``), and the file's hash.
+
+    Columns of no known name are passed over, unless they look like a misspelt one; `passed_over` never do.
 
     Lines that start with ``#`` are comments. Raises InputError with a line per fault.
     """
@@ -35,7 +38,7 @@ def read_table(
     found: list[T] = []
     faults: list[str] = []
     try:
-        for where, cells in _rows(path, text, columns, optional):
+        for where, cells in _rows(path, text, columns, optional, passed_over):
             try:
                 if isinstance(cells, str):
                     faults.append(f"{where}: {cells}")
@@ -70,14 +73,18 @@ def _text(path: Path) -> tuple[str, str]:
 
 
 def _rows(
-    path: Path, text: str, columns: Sequence[str], optional: Sequence[str]
+    path: Path,
+    text: str,
+    columns: Sequence[str],
+    optional: Sequence[str],
+    passed_over: Sequence[str],
 ) -> Iterator[tuple[str, dict[str, str] | str]]:
     """Yield where each row is and its cells, or what is wrong with the row as a whole."""
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     reader = csv.reader((line.removesuffix("\r") for line in lines[start:]), strict=True)
     header = [name.strip() for name in next(reader, [])]
-    _check_header(path, header, columns, optional)
+    _check_header(path, [h for h in header if h not in passed_over], columns, optional)
     units = unit_columns(header)
     for row in reader:
         if not row or row[0].startswith("#") or not any(cell.strip() for cell in row):
