@@ -16,7 +16,7 @@ def _shipped(folder: str) -> Path:
 
 
 def templates_dir() -> Path:
-    """Return the folder of SkyPilot YAML skeletons."""
+    """Return the folder of SkyPilot YAML skeletons, and of what reports look like."""
     return _shipped("templates")
 
 

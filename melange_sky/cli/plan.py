@@ -20,6 +20,13 @@ from melange_sky.cli.common import (
 from melange_sky.cli.objectives import objective_options
 from melange_sky.cli.one_line import one_line_options, spec_or_flags
 from melange_sky.cli.verification import telling_rounds, verify_options
+from melange_sky.cli.written import (
+    check_written,
+    figure_option,
+    html_option,
+    write_figures,
+    write_page,
+)
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
@@ -74,8 +81,16 @@ if TYPE_CHECKING:
 )
 @objective_options
 @verify_options
+@html_option
+@figure_option
 def plan(
-    spec: Path | None, output: Path | None, output_format: str, force: bool, **flags: Any
+    spec: Path | None,
+    output: Path | None,
+    output_format: str,
+    force: bool,
+    html: Path | None,
+    figure: Path | None,
+    **flags: Any,
 ) -> None:
     """Plan the cheapest mix for SPEC and write its SkyPilot services.
 
@@ -85,6 +100,7 @@ def plan(
     from melange_sky.planner.plan_files import restarts, write_plan
     from melange_sky.planner.planning import PlanOptions, missed_reasons
 
+    check_written(html, figure)
     source, named_folder = spec_or_flags(spec, flags)
     planned = _planned(source, PlanOptions(**flags))
     output, folder = output or named_folder, None
@@ -95,6 +111,7 @@ def plan(
         for line in changed:
             click.echo(f"note: {line}", err=True)
     _show(planned, folder, output_format)
+    _write(planned, html, figure)
     reasons = missed_reasons(planned)
     if reasons:
         raise SloMissedError("; ".join(reasons))
@@ -125,6 +142,19 @@ def render(plan_file: Path, output: Path, force: bool) -> None:
 
     write_plan(load_plan(plan_file), output, force=force)
     click.echo(f"wrote {output}", err=True)
+
+
+def _write(planned: Plan, html: Path | None, figure: Path | None) -> None:
+    """Write the plan as a report and as a picture, where that is asked for."""
+    if html is not None:
+        from melange_sky.planner.price_history import price_histories
+        from melange_sky.report.html import plan_page
+
+        write_page(html, plan_page(planned, price_histories(planned)))
+    if figure is not None:
+        from melange_sky.report.figures import plan_figures
+
+        write_figures(figure, plan_figures(planned))
 
 
 def _show(planned: Plan, folder: Path | None, output_format: str) -> None:

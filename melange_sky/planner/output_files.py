@@ -12,14 +12,44 @@ from melange_sky.errors import InputError
 log = logging.getLogger(__name__)
 
 
+REPORT_MARK = '<meta name="generator" content="melange-sky'
+"""What the head of a report holds, so that it may be written anew."""
+
+
 def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 as `write_bytes` does."""
+    write_bytes(path, text.encode())
+
+
+def check_target(path: Path, *, report: bool = False) -> None:
+    """Raise InputError, before any work, where no file can be written at `path`.
+
+    A `report` replaces reports alone: a name typed wrong must not cost a spec.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: cannot be written (there is no folder {path.parent})")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name a file")
+    if report and path.exists():
+        try:
+            with path.open("rb") as file:
+                head = file.read(4096)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+        if head and REPORT_MARK.encode() not in head:
+            raise InputError(
+                f"{path}: is there already and no report of melange-sky; name another file"
+            )
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a temporary file next to `path` and move it into place; raises InputError where that is not possible."""
     try:
         mode = path.stat().st_mode & 0o777 if path.is_file() else 0o666 & ~_umask()
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:50]}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
             Path(name).chmod(mode)
             os.replace(name, path)  # noqa: PTH105
         except BaseException:
@@ -27,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    log.info("wrote %s, %d characters", path, len(text))
+    log.info("wrote %s, %d bytes", path, len(data))
 
 
 def make_folder(folder: Path) -> None:

@@ -48,7 +48,7 @@ def print_plan(console: Printer, plan: Plan) -> None:
         _show_model(console, plan, model)
     if plan.lists_models:
         replayed = any(model.verification for model in plan.models)
-        solved = _solver_text(plan.solver, replayed=replayed)
+        solved = solver_text(plan.solver, replayed=replayed)
         console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({solved})")
         _show_band_and_alternatives(console, plan)
     if plan.current is not None:
@@ -63,13 +63,13 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
     console.print(
         f"{escape(model.name)}: {escape(model.model)} at {model.workload.rate_rps:g} req/s ({escape(model.workload.source)})"
     )
-    console.print(f"SLO: {_slo_text(model)}; headroom {plan.headroom * 100:.3g} %\n")
+    console.print(f"SLO: {slo_text(model)}; headroom {plan.headroom * 100:.3g} %\n")
     sources = _price_sources(model.allocations)
     console.print(_allocation_table(model.allocations, sources))
     per_month = model.cost_usd_per_hour * 730
     console.print(
         f"Total ${model.cost_usd_per_hour:,.3f}/h, about ${per_month:,.0f} a month "
-        f"({_solver_text(plan.solver, replayed=model.verification is not None)})"
+        f"({solver_text(plan.solver, replayed=model.verification is not None)})"
     )
     _show_misses(console, model)
     _show_fixed(console, model)
@@ -161,7 +161,8 @@ def _paid_for(allocation: Allocation) -> str:
     return f"{paid} of {allocation.instances * option.nodes} × {option.accelerator}:{option.accelerator_count}"
 
 
-def _slo_text(plan: ModelPlan) -> str:
+def slo_text(plan: ModelPlan) -> str:
+    """Return the SLO in words."""
     limits = [
         f"{name} {limit_s * 1000:g} ms"
         for name, limit_s in (("TPOT", plan.slo.tpot_s), ("TTFT", plan.slo.ttft_s))
@@ -173,7 +174,8 @@ def _slo_text(plan: ModelPlan) -> str:
     return f"{plan.slo.attainment * 100:.4g} % {which} within {' and '.join(limits)}"
 
 
-def _solver_text(solver: SolverReport, *, replayed: bool) -> str:
+def solver_text(solver: SolverReport, *, replayed: bool) -> str:
+    """Return how far the search for the cheapest fleet got."""
     if replayed and not solver.is_optimal:
         return "the cheapest found with replay, not proven optimal"
     if solver.is_optimal:

@@ -8,7 +8,7 @@ SkyPilot finds this module through the entry point `sky.client_sdks`; it works w
 `melange_sky` itself. Options have the names and defaults of the command line's flags. Results print as
 tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
 
-`planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`,
+`planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`, `reporting`,
 `pricing`, `measuring`, `services`, `serving`, `plugin_files` and `starting` hold the functions, `results` makes what they
 return print, `arguments` says what they take. A function's module is imported when the function is first used, so that importing this one is quick.
 """
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         refresh_prices,
     )
     from melange_sky.sdk.replaying import compare, simulate
+    from melange_sky.sdk.reporting import html_report
     from melange_sky.sdk.services import apply, down, status
     from melange_sky.sdk.serving import serve
     from melange_sky.sdk.starting import (
@@ -64,6 +65,7 @@ _MODULES = {
         "prices",
         "refresh_prices",
     ),
+    "reporting": ("html_report",),
     "replaying": ("compare", "simulate"),
     "services": ("apply", "down", "status"),
     "serving": ("serve",),
@@ -82,6 +84,7 @@ __all__ = [
     "diff_prices",
     "down",
     "explain",
+    "html_report",
     "init",
     "install_plugin",
     "launch_profile",

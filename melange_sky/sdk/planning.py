@@ -30,7 +30,10 @@ class PlanResult(Shown, Plan):
         return plan_table(self, width=terminal_width()) + verdicts
 
     def _repr_html_(self) -> str:
-        return plan_html(self)
+        from melange_sky.report.figures import plan_figures  # Matplotlib, only where it is shown
+        from melange_sky.report.html import figures_html
+
+        return plan_html(self) + figures_html(plan_figures(self))
 
 
 def plan(

@@ -52,6 +52,7 @@ CALLS: dict[str, list[str]] = {
     "sweep": ["sweep", "spec.yaml", "--rate", "1", "--offline", "--format", "json"],
     "simulate": ["simulate", "chat-plan/plan.json", "--duration", "60", "--format", "json"],
     "compare": ["compare", "spec.yaml", "--rates", "1", "--offline", "--format", "json"],
+    "report": ["report", "chat-plan"],
     "profile": ["profile", "launch", "spec.yaml", "--dry-run", "--offline", "--format", "json"],
     "models list": ["models", "list", "--format", "json"],
     "models pull": ["models", "pull", "org/other", "--offline"],

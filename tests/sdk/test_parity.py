@@ -11,7 +11,7 @@ import pytest
 import melange_sky
 from melange_sky.cli import COMMANDS, cli
 
-SHOWN = frozenset({"output_format", "output"})
+SHOWN = frozenset({"output_format", "output", "html", "figure"})
 """How a command prints and where it writes: Python has the result itself."""
 
 
@@ -59,6 +59,7 @@ PAIRS = (
     Pair("explain", ("explain",), flags=frozenset({"everything"})),  # how much is printed
     Pair("sweep", ("sweep",)),
     Pair("compare", ("compare",)),
+    Pair("report", ("html_report",)),
     Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships
     Pair("prices list", ("prices",), flags=NO_FETCH),
     Pair("prices terms", ("price_terms",), flags=NO_FETCH),

@@ -4,8 +4,19 @@
 and hatches. Import this package only where figures are wanted: it takes half a second.
 """
 
-from melange_sky.report.figures.figure import Cell, Figure, Grid
+from melange_sky.report.figures.chart import Cell, Grid
+from melange_sky.report.figures.figure import Figure, picture_of
+from melange_sky.report.figures.history import history_figure
 from melange_sky.report.figures.plans import model_figures, plan_figures
 from melange_sky.report.figures.style import FIGURE_CSS
 
-__all__ = ["FIGURE_CSS", "Cell", "Figure", "Grid", "model_figures", "plan_figures"]
+__all__ = [
+    "FIGURE_CSS",
+    "Cell",
+    "Figure",
+    "Grid",
+    "history_figure",
+    "model_figures",
+    "picture_of",
+    "plan_figures",
+]

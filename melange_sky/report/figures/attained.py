@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.report.figures.canvas import name_ticks, text_width
-from melange_sky.report.figures.figure import Cell, Chart, Figure, Grid, Key
+from melange_sky.report.figures.canvas import DASHES, few_ticks, name_ticks, text_width
+from melange_sky.report.figures.chart import Cell, Chart, Grid, Key
+from melange_sky.report.figures.figure import Figure
 from melange_sky.report.figures.numbers import percent, short_usd, usd
 from melange_sky.report.figures.style import INK, MUTED, SERIES
 from melange_sky.report.verification import verification_text
@@ -26,7 +27,8 @@ def attained_figure(model: ModelPlan) -> Figure | None:
     return Figure(
         name="replays",
         title="Fleets that were replayed",
-        caption=verification_text(model).replace("\n", " ").strip(),
+        caption=" ".join(verification_text(model).split("\n")[1:]).strip()
+        or "Cost and attainment of each.",
         origin=SIMULATED,
         table=_table(model, verified),
         chart=_chart(model, verified),
@@ -47,10 +49,13 @@ def _chart(model: ModelPlan, verified: Verification) -> Chart:
             axes.plot([x, x], [low, high], color=MUTED, linewidth=1.0)
             axes.plot([x], [attained], color=MUTED, marker="o", markersize=4, linestyle="")
         axes.plot([cost, cost], [verified.low, verified.high], color=SERIES[0], linewidth=2.4)
-        axes.plot([cost], [verified.attainment], color=SERIES[0], marker="D", markersize=7, linestyle="")
-        axes.axhline(target, color=INK, linewidth=1.4, linestyle=(0, (3, 2)))
+        axes.plot(
+            [cost], [verified.attainment], color=SERIES[0], marker="D", markersize=7, linestyle=""
+        )
+        axes.axhline(target, color=INK, linewidth=1.4, linestyle=DASHES)
         axes.margins(x=0.08)
-        axes.locator_params(nbins=5)
+        axes.locator_params(axis="y", nbins=5)
+        few_ticks(axes)
         name_ticks(axes, lambda part: f"{part * 100:.4g}%", axis="y")
         name_ticks(axes, short_usd)
 
@@ -61,7 +66,7 @@ def _chart(model: ModelPlan, verified: Verification) -> Chart:
         x_label="cost an hour",
         y_label="requests within the SLO",
         keys=(
-            Key(label="this plan, its worst replay", mark="point", colour=SERIES[0]),
+            Key(label="this plan, its worst replay", mark="diamond", colour=SERIES[0]),
             Key(label="other fleets", mark="point", colour=MUTED),
             Key(label=f"target {target:.4g}", mark="line", dashed=True),
             Key(label="95 % interval", mark="line", colour=MUTED),

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure as Sheet
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
+from matplotlib.transforms import Affine2D
 
 from melange_sky.report.figures.numbers import printable
 from melange_sky.report.figures.style import INK, LINE, MUTED, ON, PAPER
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-    from melange_sky.report.figures.figure import Chart, Figure, Key
+    from melange_sky.report.figures.chart import Chart, Key
 
 WIDTH = 372.0
 """CSS pixels: what a phone shows at its full size."""
@@ -36,7 +37,11 @@ WIDTH = 372.0
 TEXT = 10.5
 """Size of the letters in pixels; that of titles in picture files is half as large again."""
 
+DASHES = (0, (3, 2))
+"""How a line is broken that is a limit or a target."""
+
 _ROW, _GAP, _SWATCH, _TITLE = 16.0, 12.0, 12.0, 30.0
+_MARKERS = {"point": "o", "diamond": "D", "cross": "x"}
 _LOCK = threading.RLock()
 """Matplotlib's settings are the process's: one chart at a time."""
 
@@ -69,9 +74,12 @@ _SETTINGS: dict[str, Any] = {
 def _settings() -> Iterator[None]:
     """Hold Matplotlib's own defaults with ours, whatever the user's file of settings says."""
     with _LOCK, mpl.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # the reader's fonts have it
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from"
+        )  # the reader's fonts have it
         mpl.rcdefaults()
-        mpl.rcParams.update(_SETTINGS)
+        settings: Any = mpl.rcParams
+        settings.update(_SETTINGS)
         yield
 
 
@@ -85,46 +93,46 @@ def text_width(text: str, size: float = TEXT) -> float:
         return float(font.get_width_height()[0]) / 64
 
 
-def svg_of(figure: Figure) -> str:
-    """Return a figure's chart as one SVG element, its colours as variables."""
+def svg_of(chart: Chart, name: str, words: Words) -> str:
+    """Return a chart as one SVG element, its colours as variables; `name` begins its ids."""
     with _settings():
-        sheet = _sheet((figure,), titled=False)
+        sheet = _sheet([("", chart)], titled=False)
         buffer = io.StringIO()
         sheet.savefig(buffer, format="svg", metadata=_NOTHING)
-    words = Words(title=printable(figure.title), description=printable(figure.caption))
-    return tidy(buffer.getvalue(), figure.name, words)
+    words = Words(title=printable(words.title), description=printable(words.description))
+    return tidy(buffer.getvalue(), name, words)
 
 
-def picture_of(figures: Sequence[Figure], kind: str) -> bytes:
-    """Return figures one below the other, each under its title, as a PNG or SVG file on white."""
+def picture_of_charts(charts: Sequence[tuple[str, Chart]], kind: str) -> bytes:
+    """Return charts one below the other, each under its title, as the bytes of a "png" or "svg" file."""
     with _settings():
-        sheet = _sheet(figures, titled=True)
+        sheet = _sheet(charts, titled=True)
         buffer = io.BytesIO()
         if kind == "svg":
             sheet.savefig(buffer, format="svg", metadata=_NOTHING, facecolor=PAPER)
         else:
-            sheet.savefig(buffer, format="png", metadata={"Software": None}, facecolor=PAPER, dpi=144)
+            sheet.savefig(
+                buffer, format="png", metadata={"Software": None}, facecolor=PAPER, dpi=144
+            )
     return buffer.getvalue()
 
 
 _NOTHING = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
-def _sheet(figures: Sequence[Figure], *, titled: bool) -> Sheet:
-    """Return the charts on one sheet, measured in pixels: 72 to Matplotlib's inch."""
+def _sheet(charts: Sequence[tuple[str, Chart]], *, titled: bool) -> Sheet:
+    """Return charts with their titles on one sheet, measured in pixels: 72 to Matplotlib's inch."""
     head = _TITLE if titled else 0.0
-    heights = [_height(figure.chart) + head for figure in figures]
+    heights = [_height(chart) + head for _, chart in charts]
     total = sum(heights)
     sheet = Sheet(figsize=(WIDTH / 72, total / 72), dpi=72)
     sheet.patch.set_alpha(1.0 if titled else 0.0)
     top = total
-    for figure, height in zip(figures, heights, strict=True):
+    for (title, chart), height in zip(charts, heights, strict=True):
         if titled:
-            title = printable(figure.title)
-            sheet.text(
-                8 / WIDTH, (top - 20) / total, title, fontsize=TEXT * 1.2, fontweight="bold"
-            )
-        _place(sheet, figure.chart, (top - head, total))
+            at = 8 / WIDTH, (top - 20) / total
+            sheet.text(*at, printable(title), fontsize=TEXT * 1.2, fontweight="bold")
+        _place(sheet, chart, (top - head, total))
         top -= height
     return sheet
 
@@ -159,8 +167,11 @@ def _place(sheet: Sheet, chart: Chart, at: tuple[float, float]) -> None:
         x = 8.0
         for key in row:
             for mark in _marks(key, x, bottom):
+                mark.set_transform(Affine2D().scale(1 / 72) + sheet.dpi_scale_trans)
                 sheet.add_artist(mark)
-            sheet.text((x + _SWATCH + 5) / WIDTH, (bottom - 9) / total, printable(key.label), va="baseline")
+            sheet.text(
+                (x + _SWATCH + 5) / WIDTH, (bottom - 9) / total, printable(key.label), va="baseline"
+            )
             x += _key_width(key)
         bottom -= _ROW
 
@@ -187,29 +198,34 @@ def _marks(key: Key, x: float, top: float) -> list[Artist]:
     """Return the sample of a legend's entry, in pixels of the sheet."""
     middle = top - 5.5
     if key.mark == "line":
-        style = (0, (3, 2)) if key.dashed else "-"
-        line = Line2D([x, x + _SWATCH], [middle] * 2, color=key.colour, linewidth=1.8, linestyle=style, transform=None)
-        return [line]
-    if key.mark == "point":
+        dashes: Any = DASHES if key.dashed else "-"
         return [
-            Line2D([x + _SWATCH / 2], [middle], color=key.colour, marker="o", markersize=6, linestyle="", transform=None)
+            Line2D(
+                [x, x + _SWATCH], [middle] * 2, color=key.colour, linewidth=1.8, linestyle=dashes
+            )
         ]
+    if key.mark in _MARKERS:
+        place = [x + _SWATCH / 2], [middle]
+        return [
+            Line2D(*place, color=key.colour, marker=_MARKERS[key.mark], markersize=6, linestyle="")
+        ]
+    box = (x, top - 11), _SWATCH, 11
     if key.mark == "late":
-        box = Rectangle((x, top - 11), _SWATCH, 11, facecolor=MUTED, linewidth=0, transform=None)
         corner = [(x + _SWATCH - 7, top), (x + _SWATCH, top), (x + _SWATCH, top - 7)]
-        return [box, Polygon(corner, facecolor=ON, edgecolor=MUTED, linewidth=0.6, transform=None)]
-    return [
-        Rectangle(
-            (x, top - 11), _SWATCH, 11, facecolor=key.colour, edgecolor=ON, hatch=key.hatch, linewidth=0, transform=None
-        )
-    ]
+        return [
+            Rectangle(*box, facecolor=MUTED, linewidth=0),
+            Polygon(corner, facecolor=ON, edgecolor=MUTED, linewidth=0.6),
+        ]
+    return [Rectangle(*box, facecolor=key.colour, edgecolor=ON, hatch=key.hatch, linewidth=0)]
 
 
 def bar(axes: Axes, box: tuple[float, float, float, float], colour: str, hatch: str = "") -> None:
     """Draw a bar: `box` is left, bottom, width and height in the axes' own units."""
     left, bottom, width, height = box
     axes.add_patch(
-        Rectangle((left, bottom), width, height, facecolor=colour, edgecolor=ON, hatch=hatch, linewidth=0)
+        Rectangle(
+            (left, bottom), width, height, facecolor=colour, edgecolor=ON, hatch=hatch, linewidth=0
+        )
     )
 
 
@@ -220,7 +236,7 @@ def bar_rows(axes: Axes, labels: Sequence[str], most: float) -> None:
     axes.set_yticks(range(len(labels)), [printable(label) for label in labels])
     axes.spines["bottom"].set_visible(False)
     axes.grid(visible=True, axis="x")
-    axes.locator_params(axis="x", nbins=5)
+    few_ticks(axes)
 
 
 def name_ticks(axes: Axes, words: Callable[[float], str], *, axis: Literal["x", "y"] = "x") -> None:
@@ -234,3 +250,9 @@ def name_ticks(axes: Axes, words: Callable[[float], str], *, axis: Literal["x", 
     else:
         axes.set_yticks(shown, [words(place) for place in shown])
         axes.set_ylim(low, high)
+
+
+def few_ticks(axes: Axes) -> None:
+    """Leave room between the ticks of the horizontal axis for words of up to five letters."""
+    width = axes.get_position().width * WIDTH
+    axes.locator_params(axis="x", nbins=max(2, int(width // 48)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.planfile import allocation_origin
-from melange_sky.report.figures.canvas import bar, bar_rows, name_ticks, text_width
-from melange_sky.report.figures.figure import Cell, Chart, Figure, Grid, Key
+from melange_sky.report.figures.canvas import DASHES, bar, bar_rows, name_ticks, text_width
+from melange_sky.report.figures.chart import Cell, Chart, Grid, Key
+from melange_sky.report.figures.figure import Figure
 from melange_sky.report.figures.numbers import count, percent, plain, rate, shortened, words
 from melange_sky.report.figures.series import ORIGIN_WORDS, origin_keys, origin_text, series_of
 from melange_sky.report.figures.style import INK, MUTED, hatch_of
@@ -55,7 +56,7 @@ def _chart(model: ModelPlan, headroom: float) -> Chart:
             axes.annotate(text, (end, y), (6, 0), textcoords="offset points", va="center")
         axes.axvline(1.0, color=INK, linewidth=1.4)
         if headroom:
-            axes.axvline(1 - headroom, color=MUTED, linewidth=1.2, linestyle=(0, (3, 2)))
+            axes.axvline(1 - headroom, color=MUTED, linewidth=1.2, linestyle=DASHES)
 
     return Chart(
         draw=draw,

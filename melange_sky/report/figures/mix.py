@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.planfile import allocation_origin
 from melange_sky.report.figures.canvas import TEXT, bar, bar_rows, name_ticks, text_width
-from melange_sky.report.figures.figure import UNKNOWN, Cell, Chart, Figure, Grid, Key
+from melange_sky.report.figures.chart import UNKNOWN, Cell, Chart, Grid, Key
+from melange_sky.report.figures.figure import Figure
 from melange_sky.report.figures.numbers import count, percent, short_usd, shortened, usd, words
 from melange_sky.report.figures.series import (
     alone_origin,
@@ -69,7 +70,12 @@ def _chart(rows: list[_Row], keys: tuple[Key, ...]) -> Chart:
         for y, row in enumerate(rows):
             left = 0.0
             for part in row.parts:
-                bar(axes, (left, y - 0.36, part.usd_per_hour, 0.72), part.colour, hatch_of(part.origin))
+                bar(
+                    axes,
+                    (left, y - 0.36, part.usd_per_hour, 0.72),
+                    part.colour,
+                    hatch_of(part.origin),
+                )
                 if part.letter and part.usd_per_hour > 0.055 * most:
                     _letter(axes, (left + part.usd_per_hour / 2, y), part)
                 left += part.usd_per_hour
@@ -155,7 +161,10 @@ def _alone_cells(baseline: Baseline) -> tuple[Cell, ...]:
     if baseline.at_least:
         cost = Cell(f"≥ {cost.text}", cost.value)
     shapes = {held.shape if held else None, baseline.shape} - {None}
-    remark = [baseline.reason or "", f"as {' or '.join(sorted(map(str, shapes)))}" if shapes else ""]
+    remark = [
+        baseline.reason or "",
+        f"as {' or '.join(sorted(map(str, shapes)))}" if shapes else "",
+    ]
     return (
         Cell(f"{baseline.accelerator} alone"),
         count(baseline.instances),
@@ -167,5 +176,3 @@ def _alone_cells(baseline: Baseline) -> tuple[Cell, ...]:
         percent(held.attainment if held else None, 2),
         words("; ".join(part for part in remark if part)),
     )
-
-

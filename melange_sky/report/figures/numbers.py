@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from melange_sky.report.figures.figure import UNKNOWN, Cell
+from melange_sky.report.figures.chart import UNKNOWN, Cell
 
 SHORT = 26
 """Characters of a name in a chart; its table has it whole."""
@@ -10,16 +10,20 @@ SHORT = 26
 
 def usd(value: float | None) -> Cell:
     """Return dollars to the tenth of a cent, as the plan's table has them."""
-    return UNKNOWN if value is None else Cell(f"${value:,.3f}", value)
+    return UNKNOWN if value is None else Cell(_signed(value, f"${abs(value):,.3f}"), value)
 
 
 def short_usd(value: float) -> str:
     """Return dollars for a chart: cents, and no cents from a thousand up.
 
-    >>> short_usd(13.4201), short_usd(20000)
-    ('$13.42', '$20,000')
+    >>> short_usd(13.4201), short_usd(-20000)
+    ('$13.42', '-$20,000')
     """
-    return f"${value:,.0f}" if abs(value) >= 1000 else f"${value:,.2f}"
+    return _signed(value, f"${abs(value):,.{0 if abs(value) >= 1000 else 2}f}")
+
+
+def _signed(value: float, text: str) -> str:
+    return f"-{text}" if value < 0 else text
 
 
 def percent(value: float | None, digits: int = 1) -> Cell:

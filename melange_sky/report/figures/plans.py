@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 def plan_figures(plan: Plan) -> tuple[Figure, ...]:
     """Return all figures of a plan; their names are unique, those of the second model end in ``-2``."""
     figures = [
-        replace(figure, name=figure.name if n == 0 else f"{figure.name}-{n + 1}")
+        replace(
+            figure,
+            name=figure.name if n == 0 else f"{figure.name}-{n + 1}",
+            title=f"{model.name}: {figure.title}" if plan.lists_models else figure.title,
+        )
         for n, model in enumerate(plan.models)
         for figure in model_figures(plan, model)
     ]

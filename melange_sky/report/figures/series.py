@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import Origin, weakest
-from melange_sky.report.figures.figure import Key
+from melange_sky.report.figures.chart import Key
 from melange_sky.report.figures.style import HATCHES, MUTED, hatch_of, letter_of, series_colour
 
 if TYPE_CHECKING:

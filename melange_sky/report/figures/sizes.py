@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from melange_sky.capacities import INFERRED, Origin, weakest
 from melange_sky.report.figures.canvas import bar
-from melange_sky.report.figures.figure import Cell, Chart, Figure, Grid, Key
+from melange_sky.report.figures.chart import Cell, Chart, Grid, Key
+from melange_sky.report.figures.figure import Figure
 from melange_sky.report.figures.numbers import percent, rate, words
 from melange_sky.report.figures.series import ORIGIN_WORDS, origin_keys, origin_text, series_of
 from melange_sky.report.figures.style import ON, hatch_of
@@ -47,7 +48,9 @@ def sizes_figure(model: ModelPlan) -> Figure:
     keys = [Key(label=s.label, colour=s.colour) for s in series_of(model).values()]
     if any(size.late > 0 for size in sizes):
         keys.append(Key(label="served late, all or in part", mark="late"))
-    shared = " A percentage: the rest goes elsewhere." if any(s.share < WHOLE for s in sizes) else ""
+    shared = (
+        " A percentage: the rest goes elsewhere." if any(s.share < WHOLE for s in sizes) else ""
+    )
     return Figure(
         name="sizes",
         title="Who serves which size",
@@ -110,11 +113,17 @@ def _chart(model: ModelPlan, sizes: list[_Size], keys: tuple[Key, ...]) -> Chart
         axes.spines[["left", "bottom"]].set_visible(False)
         for size in sizes:
             y = place[size.i]
-            bar(axes, (size.j - 0.48, y - 0.47, 0.96, 0.94), size.most.colour, hatch_of(size.origin))
+            bar(
+                axes, (size.j - 0.48, y - 0.47, 0.96, 0.94), size.most.colour, hatch_of(size.origin)
+            )
             if len(columns) <= MANY:
                 _letter(axes, (size.j, y), size)
             if size.late > 0:
-                corner = [(size.j + 0.3, y - 0.47), (size.j + 0.48, y - 0.47), (size.j + 0.48, y - 0.1)]
+                corner = [
+                    (size.j + 0.3, y - 0.47),
+                    (size.j + 0.48, y - 0.47),
+                    (size.j + 0.48, y - 0.1),
+                ]
                 axes.fill(*zip(*corner, strict=True), facecolor=ON, linewidth=0)
 
     return Chart(
@@ -160,5 +169,3 @@ def _table(model: ModelPlan, sizes: list[_Size]) -> Grid:
         )
     header = ("input tokens", "output tokens", "req/s", *(s.label for s in series.values()))
     return Grid(header=(*header, "served late", "capacities"), rows=tuple(rows))
-
-

@@ -1,0 +1,14 @@
+"""Reports as self-contained HTML files: `document` is what a page is, the modules beside it what each result tells."""
+
+from melange_sky.report.html.document import (
+    Page,
+    Section,
+    Table,
+    Tile,
+    Verdict,
+    figures_html,
+    page_html,
+)
+from melange_sky.report.html.of_plan import plan_page
+
+__all__ = ["Page", "Section", "Table", "Tile", "Verdict", "figures_html", "page_html", "plan_page"]
