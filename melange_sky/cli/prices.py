@@ -153,7 +153,7 @@ def cluster(context: str | None, output: Path | None) -> None:
     "sources",
     multiple=True,
     metavar="NAME",
-    help="Also fetch prices and terms from a provider's own API: aws, azure, gcp, runpod, vast. Repeatable.",
+    help="Also fetch prices and terms from a provider's own API: aws, azure, cyclenerd (of gcp), gcp, runpod, vast. Repeatable.",
 )
 @click.option(
     "--deadline",

@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-import itertools
 import json
-import threading
 import time
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from melange_sky.errors import MelangeError
 from melange_sky.names.clouds import CLOUDS
 from melange_sky.pricing.anchor import (
-    Known,
     Witnesses,
     check_against,
     doubts_of,
@@ -27,21 +24,21 @@ from melange_sky.pricing.anchor import (
     market_of,
 )
 from melange_sky.pricing.commitments.store import PulledTerms, TermSource, TermStore
+from melange_sky.pricing.coroutines import run_coroutine
 from melange_sky.pricing.fetch import Body, Fetched, Http, Request
 from melange_sky.pricing.hosted_csv import PARSER_VERSION, parse_catalog
 from melange_sky.pricing.http_errors import FetchError, Validators, error_text, host, iso_date
 from melange_sky.pricing.own_csv import read_embedded
+from melange_sky.pricing.pulls import earlier_pulls
 from melange_sky.pricing.store import Entry, Manifest, Store, Update, renewed, table_name, utc_text
 from melange_sky.pricing.tables import Table, encode_table
 from melange_sky.settings import CatalogAddresses, catalog_addresses
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from melange_sky.offers import Offer
     from melange_sky.pricing.apis import PriceApi
-
-T = TypeVar("T")
 
 _BAD_DATA = (ValueError, TypeError, ArithmeticError, LookupError, csv.Error)
 """What reading an answer of an unforeseen form may raise: it costs its own cloud, not the others."""
@@ -50,8 +47,6 @@ ASKED_DEADLINE_S = 40.0
 """Longest that one file may take when a refresh was asked for; the whole stays under 60 s."""
 VANISHED_FRACTION = 0.2
 """Reported where more than this fraction of a cloud's offers is gone since the pull before."""
-LOOKED_BACK = 40
-"""At most so many earlier tables of a cloud are read for what an instance cost."""
 
 UNASKED_DEADLINE_S = 15.0
 """The same when a plan refreshes by itself: it has cached prices to fall back on."""
@@ -124,29 +119,6 @@ def refresh(store: Store, options: RefreshOptions) -> RefreshResult:
     Never raises for what a server does; the whole ends a few seconds after `deadline_s`.
     """
     return run_coroutine(lambda: _Refresh(store, options).run())
-
-
-def run_coroutine(make: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Run a coroutine to its end, also where the caller's thread already runs a loop (notebooks)."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(make())
-    outcome: list[T] = []
-    problem: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            outcome.append(asyncio.run(make()))
-        except BaseException as error:  # noqa: BLE001 - handed over to the caller's thread
-            problem.append(error)
-
-    thread = threading.Thread(target=work, name="melange-refresh")
-    thread.start()
-    thread.join()
-    if problem:
-        raise problem[0]
-    return outcome[0]
 
 
 class _Refresh:
@@ -293,6 +265,7 @@ class _Refresh:
             table=table_name(api.cloud, table),
             offers=len(offers),
             parser=PARSER_VERSION,
+            as_of=listing.as_of,
             regions=api.regions,
         )
         self._note_vanished(api.cloud, entry, table)
@@ -354,27 +327,6 @@ class _Refresh:
     def _tell(self, cloud: str, state: str, detail: str = "") -> None:
         if self.options.on_event is not None:
             self.options.on_event(Event(cloud=cloud, state=state, detail=detail))
-
-
-def earlier_pulls(store: Store, cloud: str) -> Iterator[Known]:
-    """Yield what earlier pulls knew of a cloud's prices, newest first; read only as far as asked.
-
-    All of them, not the last alone: a fault that lasts must meet the time before it.
-    """
-    newest = store.newest()
-    if newest is None:
-        return
-    told: set[str] = set()
-    for manifest in itertools.chain([newest], store.before(newest)):
-        entry = manifest.clouds.get(cloud)
-        table = None if entry is None or entry.table in told else store.table(entry)
-        if entry is None or table is None:
-            continue
-        told.add(entry.table)
-        offers = table.offers(entry.label, entry.as_of)
-        yield known_prices(offers, f"the pull of {entry.fetched_at[:10]}")
-        if len(told) >= LOOKED_BACK:
-            return
 
 
 def _api_label(api: PriceApi) -> str:

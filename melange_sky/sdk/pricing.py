@@ -191,7 +191,8 @@ def refresh_prices(
 
     Args:
         infra: Only these clouds or regions, "aws,gcp/us-central1"; empty for all.
-        sources: Provider APIs to fetch prices and terms from too: "aws", "azure", "gcp", "runpod", "vast".
+        sources: Provider APIs to fetch prices and terms from too: "aws", "azure",
+            "cyclenerd" (of GCP, no key), "gcp", "runpod", "vast".
         deadline_s: Seconds that one file may take.
         offline: Open no socket: refused, as a refresh needs the network.
 

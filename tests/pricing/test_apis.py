@@ -522,6 +522,66 @@ def test_gcp_billing(server, run, monkeypatch, home):
     assert one.list_usd_per_hour == small["price_usd_per_hour"]
 
 
+CYCLENERD = """\
+---
+about:
+  copyright: |2
+
+    Apache License, Version 2.0
+  generated: Sat Nov 28 03:53:56 2026
+  timestamp: 1795838036
+compute:
+  instance:
+    a2-highgpu-8g:
+      a100: 8
+      cost:
+        europe-west4:
+          hour: 29.983776
+          month: 21888.15648
+        us-central1:
+          hour: 29.38708
+          hour_spot: 10.34684
+          month: 21452.5684
+          month_1y: 13514.9691136
+          month_3y: 7508.53662384
+          month_spot: 7553.1932
+        us-east4: [1, 2]
+      cpu: 96
+      ram: 680
+    c2-standard-16:
+      cost:
+        us-central1:
+          hour: 0.835232
+          month_1y: 384.0968
+  storage: {}
+"""
+
+
+def test_cyclenerd(server, run, monkeypatch, home):
+    server.answers["/pricing.yml"] = body(CYCLENERD)
+    monkeypatch.setenv("MELANGE_SKY_CYCLENERD_URL", f"{server.url}/pricing.yml")
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    assert pull(run, "--source", "cyclenerd").code == 0
+    rows = listed(run, "gcp")
+    assert {k: (r["price_usd_per_hour"], r["spot_usd_per_hour"]) for k, r in rows.items()} == {
+        ("us-central1", "a2-highgpu-8g"): (29.38708, 10.34684),
+        ("europe-west4", "a2-highgpu-8g"): (29.983776, None),
+    }
+    assert {r["as_of"] for r in rows.values()} == {"2026-11-28T03:53:56Z"}
+    year, three = sorted(kept_terms(home, "gcp"), key=lambda t: t.term_hours)
+    assert year.usd_per_hour == pytest.approx(13514.9691136 / 730, abs=1e-6)
+    assert year.discount(29.38708) == pytest.approx(0.370, abs=5e-4)
+    assert (three.term_hours, three.region) == (26280, "us-central1")
+    assert three.discount(three.list_usd_per_hour) == pytest.approx(0.650, abs=5e-4)
+    assert {t.checked_at for t in (year, three)} == {"2026-11-28T03:53:56Z"}, "when GCP was asked"
+
+
+def test_one_source_a_cloud(run):
+    done = pull(run, "--source", "gcp", "--source", "cyclenerd")
+    assert done.code == 2
+    assert "error: gcp and cyclenerd both list gcp: name one of these sources" in done.err
+
+
 JUNK = [
     [],
     {},
@@ -539,11 +599,12 @@ APIS = tuple(name for name in SOURCES if name != "catalog")
 
 @dataclass(frozen=True)
 class Case:
-    """What a source answers when it is well: `answer` (of the server) at `path`, `infra` to ask for."""
+    """What a source answers when it is well: `answer` (of the server) at `path`, `infra` to ask for, `form`."""
 
     path: str
     answer: Callable[[Loopback], Answer]
     infra: str
+    form: str = "JSON"
 
 
 CASES = {
@@ -551,6 +612,7 @@ CASES = {
         "/region_index.json", lambda server: server.answers["/region_index.json"], "aws/eu-west-1"
     ),
     "azure": Case("/api/retail/prices", azure, "azure"),
+    "cyclenerd": Case("/pricing.yml", lambda server: body(CYCLENERD), "gcp", form="YAML"),
     "gcp": Case("/skus", lambda server: gcp, "gcp"),
     "runpod": Case("/graphql", lambda server: answer_json(RUNPOD), "runpod"),
     "vast": Case("/bundles/", lambda server: vast, "vast"),
@@ -592,6 +654,7 @@ def test_what_any_source_gave_stays_whatever_fault_comes_next(source, server, ru
     assert any(row["price_usd_per_hour"] for row in good.values())
     for fault, (answer, said) in FAULTS.items():
         serve(source, server, monkeypatch, answer)
+        said = said.replace("JSON", CASES[source].form)
         deadline = "1" if said == "deadline" else "20"
         done = run(
             "prices", "refresh", "--source", source, "--infra", infra, "--deadline", deadline

@@ -13,10 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """What a provider's API gave: checked offers, and its terms part by part, both without source and date."""
+    """What a provider's API gave: checked offers, and its terms part by part, both without source.
+
+    `as_of` (ISO 8601) is when the list was true where it says so; else what came is of the moment.
+    """
 
     offers: tuple[Offer, ...]
     terms: tuple[TermPart, ...] = ()
+    as_of: str | None = None
 
 
 class PriceApi(Protocol):

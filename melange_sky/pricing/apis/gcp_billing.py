@@ -65,6 +65,14 @@ SHAPES: dict[str, tuple[str, float, float, int]] = {
 }
 """Instance type → family, vCPUs, GiB, GPUs (machine family pages of GCP's documentation)."""
 
+MACHINES: dict[str, Machine] = {
+    kind: Machine(
+        accelerator=FAMILIES[family].accelerator, count=gpus, vcpus=vcpus, memory_gib=memory
+    )
+    for kind, (family, vcpus, memory, gpus) in SHAPES.items()
+}
+"""What those instance types are."""
+
 TERMS = {"Commit1Yr": 8760.0, "Commit3Yr": 26280.0}
 """Usage types of commitments and the hours of their term."""
 USAGES = ("OnDemand", "Preemptible", *TERMS)
@@ -156,16 +164,13 @@ def _unit_price(sku: Mapping[str, Any]) -> float | None:
 
 def sum_parts(parts: Parts) -> Listing:
     """Add the parts of every machine in every region where all of them are priced."""
-    sheet = PriceAccumulator(cloud="gcp")
+    sheet = PriceAccumulator(cloud="gcp", machines=dict(MACHINES))
     terms = TermSheet(cloud="gcp")
     regions = defaultdict(set)
     for _, usage, region in parts:
         regions[usage].add(region)
     for kind, (family_name, vcpus, memory, gpus) in SHAPES.items():
         family = FAMILIES[family_name]
-        sheet.machines[kind] = Machine(
-            accelerator=family.accelerator, count=gpus, vcpus=vcpus, memory_gib=memory
-        )
         amounts = (vcpus, memory, float(gpus))
         for usage in USAGES:
             names = family.parts(committed=usage in TERMS)
@@ -176,14 +181,17 @@ def sum_parts(parts: Parts) -> Listing:
                 total = sum((p or 0.0) * n for p, n in zip(prices, amounts, strict=True))
                 total = round(total, 6)
                 if usage in TERMS:
-                    terms.add(_commitment(region, kind, TERMS[usage], total))
+                    terms.add(resource_commitment(region, kind, TERMS[usage], total))
                 else:
                     sheet.price(region, kind, total, spot=usage == "Preemptible")
     part = TermPart(name="resource commitments", rows=terms.rows())
     return Listing(offers=sheet.offers(), terms=(part.priced(sheet.on_demand()),))
 
 
-def _commitment(region: str, kind: str, term_hours: float, usd_per_hour: float) -> Commitment:
+def resource_commitment(
+    region: str, kind: str, term_hours: float, usd_per_hour: float
+) -> Commitment:
+    """Return the commitment to the resources of one instance."""
     return Commitment(
         cloud="gcp",
         region=region,

@@ -56,7 +56,12 @@ def merge_parts(
             KeptTerm(
                 part=part.name,
                 region=part.region,
-                row=replace(row, source=source, as_of=checked_at, checked_at=checked_at),
+                row=replace(
+                    row,
+                    source=source,
+                    as_of=row.as_of or checked_at,
+                    checked_at=row.checked_at or checked_at,
+                ),
             )
             for row in part.rows
         ]
