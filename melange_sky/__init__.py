@@ -20,6 +20,7 @@ from melange_sky.version import __version__ as __version__
 if TYPE_CHECKING:
     from melange_sky.sdk import (
         apply,
+        bound,
         capacity,
         check_prices,
         cluster_offers,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         refresh_prices,
         remove_plugin,
         render,
+        reservation,
         serve,
         show_model,
         simulate,
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "apply",
+    "bound",
     "capacity",
     "check_prices",
     "cluster_offers",
@@ -85,6 +88,7 @@ __all__ = [
     "refresh_prices",
     "remove_plugin",
     "render",
+    "reservation",
     "serve",
     "show_model",
     "simulate",

@@ -46,6 +46,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "simulate": ("melange_sky.cli.simulate:simulate", "Replay requests through a planned fleet."),
     "compare": ("melange_sky.cli.compare:compare", "Compare verified fleets at equal attainment."),
     "report": ("melange_sky.cli.report:report", "Write a result as one HTML file."),
+    "reserve": (
+        "melange_sky.cli.reserve:reserve",
+        "Advise what to commit to, and what to rent on top.",
+    ),
+    "bound": ("melange_sky.cli.reserve:bound", "Tell what a perfect autoscaler would cost."),
     "profile": ("melange_sky.cli.profile:profile", "Measure endpoints, or launch measuring jobs."),
     "gateway": ("melange_sky.cli.gateway:gateway", "Serve one endpoint over the planned mix."),
     "apply": ("melange_sky.cli.services:apply", "Bring the planned services up, or change them."),

@@ -24,6 +24,7 @@ TOPICS = {
     "estimates": "How capacities are estimated, how far to trust them, how to measure.",
     "accuracy": "How far off estimates are, run by run; the format of measured tables.",
     "price-rules": "The rules that every price passes, and the files that ship.",
+    "reserve": "Reserve the base, rent the peak: demand, terms, scenarios, reserve.json.",
     "operate": "Launch a plan, put one endpoint over it, change it while it serves.",
     "plugin": "Fleets in SkyPilot's dashboard, gauges, and a guard on launches.",
     "files": "Exit codes, environment variables, and what is stored where.",

@@ -35,6 +35,7 @@ from melange_sky.optimizer.rules.registry import constraints_among, rules_of
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.answers.explanation import Explanation, explain
+    from melange_sky.optimizer.answers.given_fleet import shared_out
     from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
     from melange_sky.optimizer.answers.rate_sweep import PriceStep, SweepPoint, sweep_rates
     from melange_sky.optimizer.answers.robustness import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(("Explanation", "explain"), "explanation"),
+    "shared_out": "given_fleet",
     **dict.fromkeys(("Neighbour", "next_cheaper", "next_simpler"), "neighbours"),
     **dict.fromkeys(("PriceStep", "SweepPoint", "sweep_rates"), "rate_sweep"),
     **dict.fromkeys(("OtherFleet", "RobustReport", "other_fleets", "robust_report"), "robustness"),
@@ -91,6 +93,7 @@ __all__ = [
     "problem_of",
     "robust_report",
     "rules_of",
+    "shared_out",
     "sweep_rates",
     "taken_traffic",
 ]

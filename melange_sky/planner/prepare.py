@@ -62,12 +62,20 @@ def problem_for(spec: Spec, request: PlanRequest) -> Problem:
     return without_assumed(prepare_problem(spec, request).problem, spec.resources.assumed_splits)
 
 
-def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
-    """Read prices and models, build the options and look their capacities up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundOffers:
+    """The offers that a spec may be planned with, what is to be told of them and of others, and their book."""
 
-    Raises InputError, InfeasibleError where no offer or option is left, SourceUnavailableError.
+    offers: tuple[PlannedOffer, ...]
+    rejected: tuple[PlanWarning, ...]
+    book: OfferBook
+
+
+def find_offers(spec: Spec, request: PlanRequest) -> FoundOffers:
+    """Read prices and return the offers that are usable for a spec.
+
+    Raises InputError, InfeasibleError where no offer is left, SourceUnavailableError.
     """
-    models = [spec_forms(served, spec, request) for served in spec.models]
     book = load_offers(_offer_query(spec, request))
     rules = _offer_rules(spec, request, book)
     offers, rejected = usable_offers(book.offers, spec.resources, rules)
@@ -75,7 +83,22 @@ def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
     if not offers:
         doubts = [w for w in book.warnings if w.code == "price-zero"]
         raise _no_offer(spec, [*rejected, *doubts])
-    shared = [*book.warnings, *rejected, *_missing_accelerators(spec, offers)]
+    return FoundOffers(offers=tuple(offers), rejected=tuple(rejected), book=book)
+
+
+def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
+    """Read prices and models, build the options and look their capacities up.
+
+    Raises InputError, InfeasibleError where no offer or option is left, SourceUnavailableError.
+    """
+    return prepare_with(spec, request, find_offers(spec, request))
+
+
+def prepare_with(spec: Spec, request: PlanRequest, found: FoundOffers) -> PreparedProblem:
+    """Read models, build the options of offers and look their capacities up; raises what `prepare_problem` does."""
+    models = [spec_forms(served, spec, request) for served in spec.models]
+    offers, book = list(found.offers), found.book
+    shared = [*book.warnings, *found.rejected, *_missing_accelerators(spec, offers)]
     shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
     reserved, notes = reserved_offers(offers, spec.resources.fixed, request)
     offers, shared = [*offers, *reserved], [*shared, *notes]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Busiest = tuple[float, float]
 """Rate in req/s, and when it begins in seconds after the first request."""
 
-_EPOCH_OF_DATES_S = 719_163 * 86_400.0
+EPOCH_OF_DATES_S = 719_163 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class Intake:
         """Return a time of the trace's own clock for people; seconds where it has no dates."""
         if not self.is_wall_clock:
             return f"{at_s:.6g} s"
-        local_s = at_s - _EPOCH_OF_DATES_S + self.zone_shift_s
+        local_s = at_s - EPOCH_OF_DATES_S + self.zone_shift_s
         try:
             moment = datetime(1970, 1, 1) + timedelta(seconds=round(local_s))
         except OverflowError:  # a date that no calendar has

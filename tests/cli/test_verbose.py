@@ -50,6 +50,14 @@ CALLS: dict[str, list[str]] = {
     ],
     "explain": ["explain", "chat-plan/plan.json", "--format", "json"],
     "sweep": ["sweep", "spec.yaml", "--rate", "1", "--offline", "--format", "json"],
+    "reserve": [
+        *("reserve", "spec.yaml", "--demand", "demand.csv", "--offline", "--stale-ok"),
+        *("--format", "json"),
+    ],
+    "bound": [
+        *("bound", "spec.yaml", "--demand", "demand.csv", "--offline", "--stale-ok"),
+        *("--format", "json"),
+    ],
     "simulate": ["simulate", "chat-plan/plan.json", "--duration", "60", "--format", "json"],
     "compare": ["compare", "spec.yaml", "--rates", "1", "--offline", "--format", "json"],
     "report": ["report", "chat-plan"],
@@ -85,6 +93,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "spec.yaml").write_text(SPEC)
     rows = "".join(f"{k},100,50\n" for k in range(20))
     (tmp_path / "trace.csv").write_text(f"arrival_s,input_tokens,output_tokens\n{rows}")
+    hours = "".join(f"2026-11-02T{hour:02}:00:00Z,{1 + hour}\n" for hour in range(3))
+    (tmp_path / "demand.csv").write_text(f"time,rate_rps\n{hours}")
     return tmp_path
 
 

@@ -67,6 +67,7 @@ from melange_sky.slo import SLO
 from melange_sky.spec import Histogram
 from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
+from tests.docs.reserve_documents import bounds, reservations
 from tests.factories import make_offer, make_plan
 
 
@@ -264,6 +265,8 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "explain": _each(PlanReasons, explanation_document),
     "sweep": _many(SweepPoint, lambda points: json.loads(sweep_json(points))),
     "compare": _many(Contender, comparison_rows),
+    "reserve": reservations,
+    "bound": bounds,
     "capacity": _capacities,
     "models-show": _models,
     "models-list": _model_lists,

@@ -60,6 +60,8 @@ PAIRS = (
     Pair("sweep", ("sweep",)),
     Pair("compare", ("compare",)),
     Pair("report", ("html_report",)),
+    Pair("reserve", ("reservation",), flags=frozenset({"force"})),  # of the result's `write`
+    Pair("bound", ("bound",)),
     Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships
     Pair("prices list", ("prices",), flags=NO_FETCH),
     Pair("prices terms", ("price_terms",), flags=NO_FETCH),

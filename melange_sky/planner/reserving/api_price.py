@@ -1,0 +1,106 @@
+"""Against an API that is paid by the token: what the demand costs there, and the rate from which on a fleet wins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from melange_sky.reserve.covering import Tariff
+
+if TYPE_CHECKING:
+    from melange_sky.optimizer import Deadline
+    from melange_sky.planner.reserving.asking import Asked
+    from melange_sky.planner.reserving.material import Mix
+    from melange_sky.reserve.answer import Advice
+
+HIGHEST_TIMES = 100.0
+"""The break-even rate is sought up to so many times the demand's mean."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiComparison:
+    """The advice beside an API over the demand.
+
+    Prices in USD per million tokens; `usd` is what the demand costs there, `own_usd_per_million` and
+    `usd_per_million` what a million tokens (prompt and answer together) cost here and there. `wins_from_rps` is
+    the least even rate of the demand's mean mix at which a fleet rented on demand costs no more than the API,
+    None where none up to `sought_rps` does.
+    """
+
+    input_usd: float
+    output_usd: float
+    usd: float
+    input_tokens: float
+    output_tokens: float
+    own_usd_per_million: float
+    usd_per_million: float
+    wins_from_rps: float | None
+    sought_rps: float
+
+
+def tokens_per_request(mix: Mix) -> tuple[float, float]:
+    """Return the mean prompt and answer of a mix in tokens, images among the prompt's."""
+    prompts = mix.workload.as_prompts()
+    rates, total = mix.workload.rates_rps, mix.workload.rate_rps
+    cells = mix.workload.buckets()
+    return (
+        sum(rates[i][j] * prompts.input_sizes[i][j] for i, j in cells) / total,
+        sum(rates[i][j] * prompts.output_sizes[i][j] for i, j in cells) / total,
+    )
+
+
+def compared_with_api(asked: Asked, advice: Advice, deadline: Deadline) -> ApiComparison | None:
+    """Return the comparison that --api-price asks for, None without. Raises TimeUpError."""
+    prices = asked.options.api_usd
+    if prices is None:
+        return None
+    question = asked.question
+    rates = question.scenarios[0].rate_rps
+    seconds = question.hours_each * 3600
+    per_request = [tokens_per_request(mix) for mix in asked.mixes]
+    inputs = outputs = 0.0
+    for k, (prompt, answer) in enumerate(per_request):
+        requests = float(rates[question.mix == k].sum()) * seconds
+        inputs, outputs = inputs + requests * prompt, outputs + requests * answer
+    usd = (inputs * prices[0] + outputs * prices[1]) / 1e6
+    requests = float(rates.sum()) * seconds
+    sought = HIGHEST_TIMES * float(rates.mean())
+    total = (inputs + outputs) / 1e6
+    return ApiComparison(
+        input_usd=prices[0],
+        output_usd=prices[1],
+        usd=usd,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        own_usd_per_million=advice.totals.chosen_usd / total,
+        usd_per_million=usd / total,
+        wins_from_rps=_wins_from(asked, usd / requests * 3600, sought, deadline),
+        sought_rps=sought,
+    )
+
+
+def _wins_from(asked: Asked, api_usd: float, sought: float, deadline: Deadline) -> float | None:
+    """Return the least rate at which some fleet costs no more; `api_usd`: of an hour at 1 req/s.
+
+    The cheapest fleet is a staircase over the rate: on each step, the API costs as much at cost ÷ api_usd.
+    The commonest mix stands for all.
+    """
+    question = asked.question
+    shares = [
+        float(question.scenarios[0].rate_rps[question.mix == k].sum())
+        for k in range(len(asked.mixes))
+    ]
+    served = question.mixes[shares.index(max(shares))]
+    tariff = Tariff.flat(question.scenarios[0].rents[question.scenarios[0].price[0]])
+    rate = 1e-6
+    while rate <= sought:
+        deadline.check()
+        fleet = served.cheapest(tariff, rate)
+        if fleet is None:
+            return None
+        highest = max(served.highest_rate(fleet), rate)
+        even = float(tariff.cost(fleet)) / api_usd
+        if even <= highest:
+            return max(even, 0.0) if even > rate else rate
+        rate = highest * (1 + 1e-6)
+    return None

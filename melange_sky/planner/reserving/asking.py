@@ -1,0 +1,276 @@
+"""From spec, prices and demand to the question that the reservation search answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.constraints import Constraints
+from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.planner.assumed_splits import without_assumed
+from melange_sky.planner.constraints import constraints_of
+from melange_sky.planner.prepare import prepare_with
+from melange_sky.planner.reserving.material import Mix
+from melange_sky.planner.reserving.purchases import Purchasable, purchasable
+from melange_sky.planner.reserving.survivors import survivors
+from melange_sky.reserve.build import served_by
+from melange_sky.reserve.question import Question, Scenario
+from melange_sky.spec.histogram import to_workload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.commitments import Owned
+    from melange_sky.optimizer import Deadline
+    from melange_sky.planner.request import PlanRequest
+    from melange_sky.planner.reserving.material import Given
+    from melange_sky.planner.reserving.wishes import ReserveOptions
+    from melange_sky.spec import Spec
+    from melange_sky.spec.hourly import HourlyDemand
+    from melange_sky.spec.scenarios import Change, ScenarioChanges
+
+    Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """The question with all that its answer is told by.
+
+    `mixes` are in the order of the question's; `purchasable` in that of its purchases; `owned` are stated units,
+    `held`, (periods × options), how many of them run as which option.
+    """
+
+    spec: Spec
+    options: ReserveOptions
+    demand: HourlyDemand
+    mixes: tuple[Mix, ...]
+    changes: tuple[ScenarioChanges, ...]
+    purchasable: tuple[Purchasable, ...]
+    owned: tuple[Owned, ...]
+    question: Question
+    notes: tuple[str, ...] = ()
+
+    def candidate(self, option: int) -> OptionCapacity:
+        """Return an option by its index, with the capacities of some mix."""
+        name = self.question.options[option]
+        return next(c for mix in self.mixes for c in mix.options if c.option.name == name)
+
+
+def check_spec(spec: Spec) -> None:
+    """Raise InputError for what a reservation cannot be reckoned for."""
+    problems = []
+    if len(spec.models) > 1:
+        problems.append("models: reserve answers for one model; make a spec for each")
+    if spec.resources.use_spot or spec.resources.spot is not None:
+        problems.append(
+            "resources.use_spot: a base of spot is a contradiction, for spot can be taken away at any moment; leave spot "
+            "out of the spec for reserve and bound"
+        )
+    if spec.resources.fixed:
+        problems.append(
+            "resources.fixed: say what is paid for already with --owned, until when too"
+        )
+    problems += [
+        f"{key}: reserve cannot keep it in every hour; leave it out, or plan single hours with `plan`"
+        for key in _rules_beyond(spec)
+    ]
+    if problems:
+        raise InputError(*(f"{spec.path}: {problem}" for problem in problems))
+
+
+def _rules_beyond(spec: Spec) -> list[str]:
+    rules = constraints_of(spec)
+    known = {
+        "resources.limits": rules.limits,
+        "resources.budget_usd_per_hour": rules.budget_usd_per_hour,
+        "resources.minimum": rules.minimum,
+        "resources.max_option_types": rules.max_option_types,
+        "resources.min_option_types": rules.min_option_types,
+        "redundancy.spare": rules.spare,
+        "redundancy.min_replicas": rules.min_replicas,
+    }
+    return [key for key, value in known.items() if value]
+
+
+def question_of(
+    given: Given, options: ReserveOptions, request: PlanRequest, deadline: Deadline
+) -> Asked:
+    """Look capacities up and put the question together.
+
+    Raises InputError, InfeasibleError where no option serves some mix, TimeUpError.
+    """
+    spec, demand = given.spec, given.demand
+    labels = demand.labels
+    mix = np.array([labels.index(label) for label in demand.mix], dtype=np.intp)
+    rates = [_rates(demand, change.demand) for change in given.changes]
+    peaks = np.max(rates, axis=0)
+    mixes = tuple(
+        _mix(given, label, float(peaks[mix == k].max()), request) for k, label in enumerate(labels)
+    )
+    mixes = survivors(mixes, _hour_prices(mixes, given), given.owned)
+    names = tuple(dict.fromkeys(c.option.name for m in mixes for c in m.options))
+    if not names:
+        raise InfeasibleError(f"{spec.name}: no option serves any size of the demand")
+    candidates = _by_name(mixes)
+    rents, rows = _prices([candidates[name] for name in names], given)
+    served = [served_by(m.problem, names, deadline) for m in mixes]
+    hours = demand.step_s / 3600
+    bought = purchasable(
+        given, [candidates[name].option for name in names], served, (mix, peaks), options
+    )
+    question = Question(
+        options=names,
+        mixes=served,
+        mix=mix,
+        hours_each=hours,
+        scenarios=tuple(
+            Scenario(name=change.name, rate_rps=rate, rents=rents, price=row, weight=change.weight)
+            for change, rate, row in zip(given.changes, rates, rows, strict=True)
+        ),
+        purchases=tuple(one.purchase for one in bought),
+        owned=_owned_units(given, [candidates[name] for name in names]),
+        objective=options.aim,
+        startup_hours=options.startup_s / 3600,
+        min_run_hours=options.min_run_s / 3600,
+        within=options.within_fraction,
+        budget_upfront_usd=math.inf if options.budget_upfront is None else options.budget_upfront,
+    )
+    return Asked(
+        spec=spec,
+        options=options,
+        demand=demand,
+        mixes=mixes,
+        changes=given.changes,
+        purchasable=bought,
+        owned=given.owned,
+        question=question,
+        notes=given.notes,
+    )
+
+
+def _mix(given: Given, label: str, peak_rps: float, request: PlanRequest) -> Mix:
+    """Return a mix with the options that may serve it."""
+    (served,) = given.spec.models
+    known = given.sizes.get(label)
+    workload = served.workload
+    if known is not None:
+        workload = replace(
+            to_workload(known, 1.0), images=served.workload.images, reuse=served.workload.reuse
+        )
+    workload = replace(workload.at_rate(peak_rps or 1.0), arrivals=None)
+    spec = replace(given.spec, models=(replace(served, workload=workload),))
+    prepared = prepare_with(spec, request, given.found)
+    firm = without_assumed(prepared.problem, spec.resources.assumed_splits)
+    # what is paid already is the question's, for it may end within the demand
+    rules: Constraints = replace(firm.constraints, fixed=())
+    return Mix(
+        label=label,
+        workload=workload,
+        prepared=prepared,
+        problem=replace(firm, constraints=rules),
+    )
+
+
+def _by_name(mixes: Sequence[Mix]) -> dict[str, OptionCapacity]:
+    return {c.option.name: c for mix in mixes for c in mix.options}
+
+
+def _rates(demand: HourlyDemand, change: Change | None) -> Floats:
+    return np.array(demand.rate_rps) * _factors(demand, change)
+
+
+def _factors(demand: HourlyDemand, change: Change | None) -> Floats:
+    """Return a change's factor in every step; a step in which it begins is unchanged."""
+    if change is None:
+        return np.ones(len(demand.starts))
+    if change.since is None:
+        return np.full(len(demand.starts), change.factor)
+    since = change.since
+    return np.array([change.factor if start >= since else 1.0 for start in demand.starts])
+
+
+def _prices(
+    candidates: Sequence[OptionCapacity], given: Given
+) -> tuple[Floats, list[NDArray[np.intp]]]:
+    """Return the rows of on-demand prices, (rows × options), and each scenario's row in every step."""
+    base = np.array([c.option.price_usd_per_hour for c in candidates])
+    table: list[Floats] = []
+    of_scenario = []
+    for change in given.changes:
+        factors = np.ones((len(given.demand.starts), len(candidates)))
+        for accelerator, by in change.prices:
+            here = np.array([accelerator in ("", c.option.accelerator) for c in candidates])
+            _check_change(change, by, accelerator, here, given.demand)
+            factors[:, here] *= _factors(given.demand, by)[:, None]
+        kinds, place = np.unique(factors, axis=0, return_inverse=True)
+        of_scenario.append((place.reshape(-1) + len(table)).astype(np.intp))
+        table += [base * row for row in kinds]
+    return np.array(table), of_scenario
+
+
+def _check_change(
+    scenario: ScenarioChanges,
+    by: Change,
+    accelerator: str,
+    here: NDArray[np.bool_],
+    demand: HourlyDemand,
+) -> None:
+    """Raise InputError for a change that changes nothing: a slip in a name or a date."""
+    if not here.any():
+        raise InputError(
+            f"{scenario.where}: price: no option has the accelerator '{accelerator}', so its price changes nothing"
+        )
+    if by.since is not None and by.since > demand.starts[-1]:
+        raise InputError(
+            f"{scenario.where}: price: {by.since.date()} lies beyond the demand, which ends "
+            f"{demand.starts[-1].date()}; repeat the demand with --growth 0, or give a date within it"
+        )
+
+
+def _hour_prices(mixes: Sequence[Mix], given: Given) -> dict[str, tuple[float, float]]:
+    """Return the least that an hour of each option may cost, by any term in any scenario, and the most rented."""
+    factors = [1.0, *(by.factor for change in given.changes for _, by in change.prices)]
+    found = {}
+    for name, candidate in _by_name(mixes).items():
+        option = candidate.option
+        rented = option.price_usd_per_hour
+        prices = [min(factors) * rented]
+        if option.offer is not None:
+            offer = option.offer
+            prices += [
+                term.all_in_usd_per_hour * option.nodes
+                for term in given.terms
+                if term.covers(offer.cloud, offer.region, offer.instance_type)
+            ]
+        found[name] = min(prices), max(factors) * rented
+    return found
+
+
+def _owned_units(given: Given, candidates: Sequence[OptionCapacity]) -> Floats | None:
+    """Return the owned instances that run in every step, (periods × options): of a type, as its first option."""
+    if not given.owned:
+        return None
+    units = np.zeros((len(given.demand.starts), len(candidates)))
+    for own in given.owned:
+        k = _owned_option(own, candidates)
+        held = [own.holds(start) for start in given.demand.starts]
+        units[:, k] += own.count / candidates[k].option.nodes * np.array(held, dtype=float)
+    return np.floor(units)
+
+
+def _owned_option(own: Owned, candidates: Sequence[OptionCapacity]) -> int:
+    for k, candidate in enumerate(candidates):
+        offer = candidate.option.offer
+        if offer is None or (offer.cloud, offer.instance_type) != (own.cloud, own.instance_type):
+            continue
+        if own.region in ("", offer.region):
+            return k
+    raise InputError(
+        f"{own.where}: {own.instance_type} on {own.cloud} serves no size of this model within its SLO; leave it out"
+    )

@@ -1,0 +1,225 @@
+"""From the answer to fleets: which hours share one, and a plan of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.constraints import Constraints
+from melange_sky.errors import MelangeError
+from melange_sky.optimizer import shared_out
+from melange_sky.planner.clock import created_at
+from melange_sky.planner.fleet_ids import new_fleet_id
+from melange_sky.planner.notes import allocation_notes, headroom_notes
+from melange_sky.planner.prepare import generation_of
+from melange_sky.planner.reserving.terms import term_name
+from melange_sky.plans import ModelPlan, Plan, PlanWarning, SolverReport
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.planner.request import PlanRequest
+    from melange_sky.planner.reserving.asking import Asked
+    from melange_sky.planner.reserving.material import Mix
+    from melange_sky.plans import Allocation
+    from melange_sky.reserve.answer import Advice
+
+    Floats = NDArray[np.float64]
+
+CODE = "reserved"
+FEASIBLE = "feasible"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """So many instances of an option in a fleet: `owned` and `committed` of them are paid for anyway.
+
+    A spend commitment covers what it covers in money, not in instances: it is in none of these.
+    """
+
+    option: int
+    instances: int
+    owned: int
+    committed: int
+
+    @property
+    def rented(self) -> int:
+        """What is billed by the hour."""
+        return self.instances - self.owned - self.committed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """The periods that share a fleet and a mix; `rate_rps` is the highest of theirs, `plan` None where nothing runs."""
+
+    mix: int
+    periods: tuple[int, ...]
+    rate_rps: float
+    running: tuple[Running, ...]
+    plan: Plan | None
+
+
+def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet, ...]:
+    """Return the distinct fleets in the order of their first hour, each with a plan of what runs.
+
+    Whatever is committed or owned runs in every hour in which it is paid for and can serve: it costs no more.
+    """
+    question = asked.question
+    owned, committed = question.owned_units(), _committed(asked, advice)
+    running = np.maximum(np.round(advice.fleets), owned + committed)
+    rates = question.scenarios[0].rate_rps
+    groups: dict[tuple[int, bytes, bytes], list[int]] = {}
+    for period in range(question.periods):
+        paid = np.stack((owned[period], committed[period]))
+        key = int(question.mix[period]), running[period].tobytes(), paid.tobytes()
+        groups.setdefault(key, []).append(period)
+    fleets = []
+    fleet_id = None
+    for (mix, _, _), periods in groups.items():
+        first, highest = periods[0], float(rates[periods].max())
+        kinds = tuple(
+            Running(
+                option=k,
+                instances=int(running[first, k]),
+                owned=int(min(owned[first, k], running[first, k])),
+                committed=int(committed[first, k]),
+            )
+            for k in np.flatnonzero(running[first] > 0).tolist()
+        )
+        plan = None
+        if kinds and highest > 0:
+            plan = _plan(asked, advice, asked.mixes[mix], highest, kinds, request)
+            fleet_id = fleet_id or new_fleet_id(plan)
+            plan = replace(plan, fleet_id=fleet_id)
+        fleets.append(
+            Fleet(mix=mix, periods=tuple(periods), rate_rps=highest, running=kinds, plan=plan)
+        )
+    return tuple(fleets)
+
+
+def _committed(asked: Asked, advice: Advice) -> Floats:
+    """Return the committed instances that run as each option, (periods × options).
+
+    What several options of one instance type may fill goes to those that the hour's fleet has, the rest to the
+    first of them.
+    """
+    question = asked.question
+    units = np.zeros((question.periods, len(question.options)))
+    left = np.maximum(np.round(advice.fleets) - question.owned_units(), 0.0)
+    for one, bought in zip(asked.purchasable, advice.bought, strict=True):
+        if one.step_usd_per_hour is not None or not bought.units:
+            continue
+        active = question.active(one.purchase)
+        rest = np.where(active, float(bought.units), 0.0)
+        for k, draw in one.purchase.draws.items():
+            taken = np.minimum(np.floor(rest / draw), left[:, k])
+            units[:, k] += taken
+            left[:, k] -= taken
+            rest -= taken * draw
+        first, draw = next(iter(one.purchase.draws.items()))
+        units[:, first] += np.floor(rest / draw)
+    return units
+
+
+def _plan(
+    asked: Asked,
+    advice: Advice,
+    mix: Mix,
+    rate_rps: float,
+    kinds: Sequence[Running],
+    request: PlanRequest,
+) -> Plan:
+    spec, prepared = asked.spec, mix.prepared
+    (served,) = spec.models
+    workload = mix.workload.at_rate(rate_rps)
+    names = {asked.question.options[one.option]: one for one in kinds}
+    (demand,) = mix.problem.demands
+    options = tuple(c for c in demand.options if c.option.name in names)
+    problem = replace(mix.problem, demands=(replace(demand, workload=workload, options=options),))
+    found = shared_out(
+        problem,
+        {name: one.instances for name, one in names.items()},
+        {name: one.owned + one.committed for name, one in names.items()},
+    )
+    if found is None:
+        raise MelangeError(
+            f"{spec.name}: the fleet found for {rate_rps:g} req/s does not serve it when checked again"
+        )
+    model = ModelPlan(
+        name=served.name,
+        model=served.model,
+        slo=served.slo,
+        workload=workload,
+        allocations=found,
+        candidates=options,
+        model_shape=prepared.forms[0][0].shape,
+        model_source=prepared.forms[0][0].source,
+        forms=tuple(form for form in prepared.forms[0] if form.name),
+        engine=spec.engine,
+        engine_generation=generation_of(spec, request),
+        attainment_per_bucket=served.attainment_per_bucket,
+        sky=spec.sky,
+    )
+    notes = (
+        *_paid_notes(asked, advice, kinds),
+        *allocation_notes(found, model.engine_generation),
+        *headroom_notes(spec.headroom),
+        *prepared.shared_warnings,
+        *prepared.warnings[0],
+    )
+    return Plan(
+        name=spec.name,
+        created_at=created_at(),
+        models=(model,),
+        solver=SolverReport(
+            status=FEASIBLE, mip_gap=advice.gap, solve_seconds=0.0, solver="melange_sky.reserve"
+        ),
+        lists_models=spec.lists_models,
+        headroom=spec.headroom,
+        constraints=_constraints(asked, found),
+        price_snapshot=prepared.snapshot,
+        warnings=notes,
+    )
+
+
+def _constraints(asked: Asked, found: Sequence[Allocation]) -> Constraints:
+    """Return the spec's rules, with what is paid for in this very fleet as fixed."""
+    from melange_sky.planner.replay_loop.replan import instance_group
+
+    (mix, *_) = asked.mixes
+    paid = tuple(
+        replace(instance_group(a.candidate, 1), instances=a.fixed_instances)
+        for a in found
+        if a.fixed_instances
+    )
+    return replace(mix.problem.constraints, fixed=paid)
+
+
+def _paid_notes(asked: Asked, advice: Advice, kinds: Sequence[Running]) -> tuple[PlanWarning, ...]:
+    """Say which instances the plan's cost leaves out, and what they cost."""
+    paid = [one for one in kinds if one.owned or one.committed]
+    if not paid:
+        return ()
+    parts = []
+    for one in paid:
+        name = asked.question.options[one.option]
+        if one.owned:
+            parts.append(f"{one.owned} × {name} owned")
+        if one.committed:
+            parts.append(f"{one.committed} × {name} committed")
+    terms = [
+        f"{bought.units} × {term_name(one.term)} at ${one.term.all_in_usd_per_hour:,.4g}/h each"
+        for one, bought in zip(asked.purchasable, advice.bought, strict=True)
+        if bought.units and one.step_usd_per_hour is None
+    ]
+    behind = f"; the commitments are billed used or not: {', '.join(terms)}" if terms else ""
+    return (
+        PlanWarning(
+            code=CODE,
+            message=f"the cost per hour is of what is rented on top: {', '.join(parts)}, paid for anyway{behind}",
+        ),
+    )

@@ -1,0 +1,167 @@
+"""The order of the steps: what `reserve` and `bound` do, and how their answer is written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from melange_sky.errors import MelangeError, NoPlanInTimeError
+from melange_sky.optimizer import NEVER, TimeUpError
+from melange_sky.planner.hooks import NO_HOOKS, Hooks
+from melange_sky.planner.prepare import find_offers
+from melange_sky.planner.prices import refresh_prices, refresh_warnings
+from melange_sky.planner.reservations import reserved_offers
+from melange_sky.planner.reserving.ages import price_lines, require_fresh
+from melange_sky.planner.reserving.answer import Reservation
+from melange_sky.planner.reserving.api_price import compared_with_api
+from melange_sky.planner.reserving.asking import Asked, check_spec, question_of
+from melange_sky.planner.reserving.document import RESERVE_FILE, bound_document, reserve_files
+from melange_sky.planner.reserving.fleets import fleets_of
+from melange_sky.planner.reserving.material import Given
+from melange_sky.planner.reserving.proving import MOST_FLEETS, prove
+from melange_sky.planner.reserving.terms import asked_terms, held_units, placed
+from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
+from melange_sky.pricing.commitments.owned import read_owned
+from melange_sky.rendering import write_folder
+from melange_sky.reserve.advise import advise
+from melange_sky.spec import load_own_spec
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from melange_sky.optimizer import Deadline
+    from melange_sky.planner.request import PlanRequest
+    from melange_sky.planner.reserving.ages import PriceLine
+    from melange_sky.planner.reserving.wishes import ReserveOptions
+    from melange_sky.spec import Spec, SpecSource
+
+log = logging.getLogger(__name__)
+
+TERM_SOURCES = ("aws", "azure", "gcp", "runpod")
+"""Provider APIs that tell terms besides prices."""
+
+NO_ENGINE = (
+    "reserve takes a melange_sky spec: a Mélange config holds no offers that could be committed to"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bound:
+    """What a perfect autoscaler costs: `autoscaler_usd` on demand alone, `bound_usd` with the terms weighed."""
+
+    asked: Asked
+    lines: tuple[PriceLine, ...]
+    autoscaler_usd: float
+    bound_usd: float
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `bound --format json` prints."""
+        return bound_document(self.asked, (self.bound_usd, self.autoscaler_usd), self.lines)
+
+
+def reserve_source(
+    source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_HOOKS
+) -> Reservation:
+    """Advise on what to commit to and what to rent for a spec and a demand over time.
+
+    Fleets that miss their SLO in replay are in the answer all the same: its `missed` says which.
+    Raises InputError, InfeasibleError, SourceUnavailableError for stale prices, NoPlanInTimeError.
+    """
+    request = options.request(hooks)
+    try:
+        asked, lines, deadline = _asked(source, options, request, hooks)
+        advice = advise(asked.question, deadline=deadline, progress=hooks.searching)
+        api = compared_with_api(asked, advice, deadline.at_least(5.0))
+    except TimeUpError:
+        raise NoPlanInTimeError(options.time_limit_s) from None
+    fleets = fleets_of(asked, advice, request)
+    found = Reservation(asked=asked, advice=advice, fleets=fleets, lines=lines, api=api)
+    wanted = len(fleets) <= MOST_FLEETS if options.verify is None else options.verify
+    if not wanted:
+        return found
+    proof = prove(asked, fleets, hooks.proving)
+    return replace(found, fleets=proof.fleets, proof=proof)
+
+
+def bound_source(source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_HOOKS) -> Bound:
+    """Return what a perfect autoscaler costs over a demand; raises what `reserve_source` does."""
+    request = options.request(hooks)
+    try:
+        asked, lines, deadline = _asked(source, options, request, hooks)
+        whole = advise(asked.question, deadline=deadline, progress=hooks.searching)
+    except TimeUpError:
+        raise NoPlanInTimeError(options.time_limit_s) from None
+    return Bound(
+        asked=asked,
+        lines=lines,
+        autoscaler_usd=whole.totals.all_on_demand_usd,
+        bound_usd=whole.totals.bound_usd,
+    )
+
+
+def write_reservation(found: Reservation, folder: Path, *, force: bool = False) -> tuple[str, ...]:
+    """Write reserve.json and the plans as one folder, all or nothing; return the files' names.
+
+    Raises InputError where the folder holds foreign or edited files and `force` is False.
+    """
+    files = reserve_files(found)
+    write_folder(folder, files, force=force)
+    log.info("wrote %d files to %s", len(files), folder)
+    return (RESERVE_FILE, *sorted(set(files) - {RESERVE_FILE}))
+
+
+def _asked(
+    source: SpecSource, options: ReserveOptions, request: PlanRequest, hooks: Hooks
+) -> tuple[Asked, tuple[PriceLine, ...], Deadline]:
+    """Read everything and put the question; the time for the search runs from then on."""
+    spec = load_own_spec(source, NO_ENGINE)
+    check_spec(spec)
+    demand, sizes = options.source.read(options.weeks)
+    changes = options.changes
+    told = _refreshed(spec, request, hooks)
+    found = find_offers(spec, request)
+    owned = () if options.owned is None else read_owned(options.owned, found.book.own_clouds)
+    free, about_free = reserved_offers(found.offers, (), request)
+    owned = (*owned, *(held_units(nodes) for nodes in free))
+    request = replace(request, reserved=())
+    query = CommitmentQuery(
+        infra=tuple((p.cloud, p.region) for p in spec.resources.infra),
+        only_offered=True,
+        own=options.commitments,
+    )
+    book = load_commitments(query, found.book.offers)
+    rows = tuple(quote.commitment for quote in book.usable)
+    if options.commitments is not None:
+        rows = tuple(row for row in rows if row.is_own)
+    places = placed(found.offers, asked_terms(rows, options), owned, options.discount_rate)
+    given = Given(
+        spec=spec,
+        demand=demand,
+        sizes=sizes,
+        changes=changes,
+        found=replace(found, offers=places.offers),
+        terms=places.terms,
+        owned=owned,
+        notes=(*told, *(w.message for w in (*about_free, *book.warnings))),
+    )
+    deadline = NEVER
+    asked = question_of(given, options, request, deadline)
+    lines = price_lines(asked, found.book.checked_at)
+    if not options.stale_ok:
+        require_fresh(lines, offline=request.prices.forbids_network)
+    return asked, lines, deadline.within(options.time_limit_s)
+
+
+def _refreshed(spec: Spec, request: PlanRequest, hooks: Hooks) -> tuple[str, ...]:
+    """Pull prices of the spec's clouds where the network is allowed; return what is to be told of it."""
+    if request.prices.forbids_network:
+        return ()
+    clouds = tuple(dict.fromkeys(place.cloud for place in spec.resources.infra))
+    sources = tuple(cloud for cloud in clouds if cloud in TERM_SOURCES)
+    try:
+        result = refresh_prices(infra=",".join(clouds), sources=sources, display=hooks.refreshing)
+    except MelangeError as error:
+        return (str(error),)
+    return refresh_warnings(result)

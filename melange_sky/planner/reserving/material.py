@@ -1,0 +1,51 @@
+"""What a reservation is reckoned from: the mixes of sizes, and what was read of demand, prices and terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.commitments import Commitment, Owned
+    from melange_sky.optimizer import Problem
+    from melange_sky.planner.prepare import FoundOffers, PreparedProblem
+    from melange_sky.spec import Spec
+    from melange_sky.spec.histogram import Histogram
+    from melange_sky.spec.hourly import HourlyDemand
+    from melange_sky.spec.scenarios import ScenarioChanges
+    from melange_sky.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """One mix of sizes: its label, its workload at the highest rate asked of it, and what was prepared for it.
+
+    `problem` holds only options that are weighed.
+    """
+
+    label: str
+    workload: Workload
+    prepared: PreparedProblem
+    problem: Problem
+
+    @property
+    def options(self) -> tuple[OptionCapacity, ...]:
+        """The options that are weighed, with their capacities for these sizes."""
+        return self.problem.demands[0].options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What was read for a question: spec, demand with the sizes of its mixes, scenarios, offers, terms, owned units."""
+
+    spec: Spec
+    demand: HourlyDemand
+    sizes: Mapping[str, Histogram]
+    changes: tuple[ScenarioChanges, ...]
+    found: FoundOffers
+    terms: tuple[Commitment, ...]
+    owned: tuple[Owned, ...]
+    notes: tuple[str, ...] = ()
