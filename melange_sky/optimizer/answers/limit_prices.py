@@ -31,6 +31,7 @@ from melange_sky.optimizer.search.levels import (
     checked_levels,
     find_cheapest_levels,
     needed_levels,
+    within,
 )
 from melange_sky.optimizer.search.solution_point import COST_TIE
 from melange_sky.plans import SolverReport
@@ -132,6 +133,11 @@ class _Fleet:
     cost_usd_per_hour: float
     units: tuple[int, ...]
 
+    def cost_at(self, prices: Prices) -> float:
+        """Return what it costs with these prices on the limits on top."""
+        units = zip(prices, self.units, strict=True)
+        return self.cost_usd_per_hour + sum(price * count for price, count in units)
+
 
 @dataclass(slots=True, kw_only=True)
 class _Search:
@@ -222,7 +228,8 @@ class _Search:
         for n, model in enumerate(self.models):
             share = self.options.deadline.of_one(len(self.models) - n)
             own = replace(self.options, deadline=share, known_usd_per_hour=None)
-            found.append(_cheapest(model.at(self.limits, prices), own))
+            most = min(fleet.cost_at(prices) for fleet in self.fleets[n].values())
+            found.append(_cheapest(model.at(self.limits, prices), own, most))
         return found
 
     def _forbidding(self) -> Prices:
@@ -294,11 +301,16 @@ def _surcharged(form: Levelled, limits: Limits, prices: Prices) -> Levelled:
     )
 
 
-def _cheapest(forms: Sequence[Levelled], options: SolveOptions) -> _Found:
-    """Return the cheapest fleet of one model; raise NoPlanInTimeError where none was found in time."""
+def _cheapest(forms: Sequence[Levelled], options: SolveOptions, most: float) -> _Found:
+    """Return the cheapest fleet of one model, of which one is known that costs `most`.
+
+    Raises NoPlanInTimeError where none was found in time.
+    """
     late = NoPlanInTimeError(options.time_limit_s)
     try:
-        levels = find_cheapest_levels(needed_levels(forms, options), options)
+        kept = [(form, within(form, options, most)) for form in forms]
+        worth = [replace(form, canonical=c) for form, c in kept if c is not None]
+        levels = find_cheapest_levels(needed_levels(worth, options), options)
     except TimeUpError:
         raise late from None
     if isinstance(levels, Termination):

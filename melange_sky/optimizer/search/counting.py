@@ -117,13 +117,17 @@ class _Count:
         self.cut(nothing, root.goal, root.reduced_costs)
         bounds = np.array(self.program.bounds, dtype=np.float64)
         below, tried = -1.0, 0
-        cap, step = max(root.goal, self.waste.bound), float(self.prices.min()) / 2
+        least_step = step = float(self.prices.min()) / 2
+        cap, growth = max(root.goal, self.waste.bound), 2.0
         while below < float(self.prices @ bounds):
-            cap, step = cap + step, step * 2
-            fleets = self._between(below, cap, bounds)
+            fleets = self._between(below, cap + step, bounds)
             if fleets is None:
-                return
-            below = cap
+                if step <= least_step:
+                    return
+                step, growth = max(least_step, step / 4), 1.0
+                continue
+            below = cap = cap + step
+            step *= growth
             while len(fleets):
                 tried += 1
                 if tried > MOST_TRIED:
@@ -138,17 +142,21 @@ class _Count:
     def _between(self, below: float, cap: float, bounds: Floats) -> Floats | None:
         """Return the fleets of more than one cost and at most another, sorted by cost; None: too many."""
         room, wasted = self.waste.of_counts(cap)
-        rows, cost, waste = np.zeros((1, 0)), np.zeros(1), np.zeros(1)
-        for price, most, own in zip(self.prices, bounds, wasted, strict=True):
+        root = self.cuts[0]
+        dearer, spare = self.prices - root.worth, cap - root.least + _SLACK * max(1.0, root.least)
+        rows, cost, waste, over = np.zeros((1, 0)), np.zeros(1), np.zeros(1), np.zeros(1)
+        for k, (price, most, own) in enumerate(zip(self.prices, bounds, wasted, strict=True)):
             counts = np.arange(min(len(own), int(most) + 1), dtype=np.float64)
             if len(rows) * len(counts) > MOST_AT_ONCE:
                 return None
             costs, wastes = cost[:, None] + price * counts, waste[:, None] + own[: len(counts)]
-            kept, of_column = np.nonzero((costs <= cap) & (wastes <= room))
+            overs = over[:, None] + dearer[k] * counts
+            kept, of_column = np.nonzero((costs <= cap) & (wastes <= room) & (overs <= spare))
             if len(kept) > MOST_FLEETS:
                 return None
             rows = np.column_stack((rows[kept], counts[of_column]))
             cost, waste = costs[kept, of_column], wastes[kept, of_column]
+            over = overs[kept, of_column]
         # A fleet may waste what it costs above the bound, and no more.
         serves = (cost > below) & (waste <= room - (cap - cost))
         fleets = rows[serves][np.argsort(cost[serves], kind="stable")]

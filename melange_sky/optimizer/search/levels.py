@@ -135,7 +135,7 @@ def find_cheapest_levels(
     for n, form in enumerate(forms):
         part = replace(options, deadline=options.deadline.share(1 / (len(forms) - n)))
         best = min((one.cheapest.point.goal for one in found), default=None)
-        canonical = form.canonical if best is None else _within(form, part, best)
+        canonical = form.canonical if best is None else within(form, part, best)
         if canonical is None:
             continue
         result = find_cheapest(canonical, form.problem, part)
@@ -173,8 +173,8 @@ def _proven_together(found: list[Level], *, in_doubt: bool) -> list[Level]:
     return together
 
 
-def _within(form: Levelled, options: SolveOptions, best: float) -> Canonical | None:
-    """Return what a fleet as cheap as the best may hold, None where there is no such fleet."""
+def within(form: Levelled, options: SolveOptions, best: float) -> Canonical | None:
+    """Return what a fleet as cheap as the best known may hold, None where there is no such fleet."""
     if not RuleSet.of(form.problem, options).goal_is_cost:
         return form.canonical
     most = best * (1 + options.within_fraction) + COST_TIE * max(1.0, best)
