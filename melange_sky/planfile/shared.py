@@ -64,12 +64,14 @@ class SharedParts:
         """Begin with nothing."""
         self._write = writers
         self._offers, self._engines, self._rates, self._options = (_Once() for _ in range(4))
+        self._multiples: dict[tuple[Cells, int], int | None] = {}
 
     def candidates(self, candidates: Sequence[OptionCapacity]) -> list[Document]:
         """Return a model's candidates, in their order, by the places of their parts."""
         # Replicas of one engine first: those of several are told as so many of them.
         by_engines = sorted(range(len(candidates)), key=lambda k: _engines_of(candidates[k]))
-        written = {k: self._candidate(candidates[k]) for k in by_engines}
+        singles: dict[Cells, int] = {}
+        written = {k: self._candidate(candidates[k], singles) for k in by_engines}
         return [written[k] for k in range(len(candidates))]
 
     def document(self) -> Document:
@@ -78,9 +80,9 @@ class SharedParts:
         named = zip((OFFERS, ENGINES, RATES, OPTIONS), parts, strict=True)
         return {name: part.documents for name, part in named}
 
-    def _candidate(self, candidate: OptionCapacity) -> Document:
+    def _candidate(self, candidate: OptionCapacity, singles: dict[Cells, int]) -> Document:
         option, engine = candidate.option, candidate.option.engine
-        rates, engines = self._rates_of(candidate)
+        rates, engines = self._rates_of(candidate, singles)
         document: Document = {"option": self._option(option), "rates": rates}
         if engine is not None:
             document["engine"] = self._engines.place(engine, partial(self._write.engine, engine))
@@ -94,14 +96,23 @@ class SharedParts:
         document = self._write.option(option) | own
         return self._options.place(repr(document), lambda: document)
 
-    def _rates_of(self, candidate: OptionCapacity) -> tuple[int, int]:
-        """Return the place of the rates of which a candidate has a multiple, and the multiple."""
+    def _rates_of(self, candidate: OptionCapacity, singles: dict[Cells, int]) -> tuple[int, int]:
+        """Return the place of the rates of which a candidate has a multiple, and the multiple.
+
+        `singles` are the places of the rates of one engine that this model's candidates have.
+        """
         cells, engines = candidate.cells, _engines_of(candidate)
-        if engines > 1 and cells not in self._rates.places:
-            for single, place in self._rates.places.items():
-                if _is_multiple(cells, single, engines):
-                    return place, engines
-        return self._rates.place(cells, lambda: _short(self._write.rates(cells))), 1
+        if engines == 1:
+            place = singles[cells] = self._place(cells)
+            return place, 1
+        if (cells, engines) not in self._multiples:
+            alike = (place for one, place in singles.items() if _is_multiple(cells, one, engines))
+            self._multiples[cells, engines] = next(alike, None)
+        multiple = self._multiples[cells, engines]
+        return (self._place(cells), 1) if multiple is None else (multiple, engines)
+
+    def _place(self, cells: Cells) -> int:
+        return self._rates.place(cells, lambda: _short(self._write.rates(cells)))
 
 
 def _engines_of(candidate: OptionCapacity) -> int:

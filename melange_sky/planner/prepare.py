@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import engine_named
@@ -16,7 +17,7 @@ from melange_sky.planner.confidence import at_confidence
 from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
-from melange_sky.planner.options import OfferRules, PlannedOffer, build_options, usable_offers
+from melange_sky.planner.options import OfferRules, build_options, usable_offers
 from melange_sky.planner.reservations import groups_of, reserved_offers
 from melange_sky.planner.step_log import log_offers, log_options
 from melange_sky.plans import PlanWarning
@@ -25,12 +26,13 @@ from melange_sky.profiles import CapacityLookup, CapacityQuery
 from melange_sky.rendering import unservable_clouds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.engines import EngineChoice
     from melange_sky.models import ModelShape
     from melange_sky.offers import Offer
+    from melange_sky.planner.options import BuiltOptions, PlannedOffer
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import ModelForm, ModelPlan
     from melange_sky.pricing import OfferBook, OfferQuery
@@ -102,8 +104,15 @@ def prepare_with(spec: Spec, request: PlanRequest, found: FoundOffers) -> Prepar
     shared += [*_engine_notes(spec), *_limits_of_nothing(spec, book.offers)]
     reserved, notes = reserved_offers(offers, spec.resources.fixed, request)
     offers, shared = [*offers, *reserved], [*shared, *notes]
+    splits = _split_rules(spec)
+
+    @cache
+    def build(query: CapacityQuery, form: str | None) -> BuiltOptions:
+        """Build the options once for all models that ask the same of capacities."""
+        return build_options(offers, query, splits, form=form)
+
     rows = [
-        _prepare_model(served, spec, offers, request, forms)
+        _prepare_model(served, spec, request, forms, build)
         for served, (forms, _) in zip(spec.models, models, strict=True)
     ]
     for row in rows:
@@ -115,7 +124,7 @@ def prepare_with(spec: Spec, request: PlanRequest, found: FoundOffers) -> Prepar
             constraints=constraints_of(spec, groups_of(row.demand for row in rows)),
         ),
         offers=tuple(offers),
-        splits=_split_rules(spec),
+        splits=splits,
         forms=tuple(forms for forms, _ in models),
         queries=tuple(
             capacity_query(served, spec, request, forms[0])
@@ -161,19 +170,18 @@ class _PreparedModel:
 def _prepare_model(
     served: ServedModel,
     spec: Spec,
-    offers: Sequence[PlannedOffer],
     request: PlanRequest,
     forms: Sequence[ModelForm],
+    build: Callable[[CapacityQuery, str | None], BuiltOptions],
 ) -> _PreparedModel:
     options: list[OptionCapacity] = []
     notes: list[PlanWarning] = []
     lookup: CapacityLookup | None = None
-    rules = _split_rules(spec)
     for form in forms:
         query = capacity_query(served, spec, request, form)
         bounded = request.as_needed and len(forms) == 1 and not request.hits
         query = replace(query, bounded=bounded)
-        built = build_options(offers, query, rules, form=form.name or None)
+        built = build(query, form.name or None)
         options += _with_hits(built.options, query, request.hits.get(served.name))
         told = built.warnings
         notes += told if len(forms) == 1 else [_of_form(note, form) for note in told]
