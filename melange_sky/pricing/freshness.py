@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.pricing.sanity import age_days
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from melange_sky.commitments import Commitment
     from melange_sky.offers import Offer
 
+TERM_SOURCES = {"aws": "aws", "azure": "azure", "gcp": "cyclenerd", "runpod": "runpod"}
+"""The source (`--source`) of each cloud's terms that needs no key."""
+
 LONGEST_HOURS = 24.0
 """Older prices and terms are refused before a commitment, unless the user says otherwise."""
 
@@ -22,7 +25,7 @@ LONGEST_HOURS = 24.0
 class Age:
     """How old one source's figures are: `what` they are, `hours` since it last said so (None: nobody knows).
 
-    `is_own` says that the user states them.
+    `is_own` says that the user states them; `is_listed` that a source can be asked for today's.
     """
 
     what: str
@@ -31,6 +34,7 @@ class Age:
     known_at: str | None
     hours: float | None
     is_own: bool = False
+    is_listed: bool = True
 
     @property
     def is_stale(self) -> bool:
@@ -74,11 +78,14 @@ def price_ages(
 
 def term_ages(rows: Iterable[Commitment], now: datetime) -> tuple[Age, ...]:
     """Return the age of each source of these terms."""
-    seen = {(r.cloud, r.source, r.as_of, r.checked_at, r.is_own) for r in rows}
-    return tuple(
-        _age("terms", cloud, source, (as_of, checked), now, own=own)
-        for cloud, source, as_of, checked, own in sorted(seen, key=str)
-    )
+    found: dict[tuple[object, ...], Age] = {}
+    for row in sorted(rows, key=lambda row: (row.cloud, row.source, str(row.as_of))):
+        age = _age("terms", row.cloud, row.source, (row.as_of, row.checked_at), now, own=row.is_own)
+        # blocks, of any length, are in no list
+        listed = row.cloud in TERM_SOURCES and row.longest_hours is None
+        key = (row.cloud, row.source, age.known_at, row.is_own, listed)
+        found.setdefault(key, replace(age, is_listed=listed))
+    return tuple(found.values())
 
 
 def stale_problems(ages: Iterable[Age]) -> tuple[str, ...]:
@@ -89,10 +96,14 @@ def stale_problems(ages: Iterable[Age]) -> tuple[str, ...]:
 def _advice(age: Age) -> str:
     if age.is_own:
         return f"; they say as_of {age.known_at}: see whether they still hold and date them, or say --stale-ok"
-    return (
-        f"; `melange-sky prices refresh --infra {age.cloud} --source {age.cloud}` asks for today's where"
-        " the cloud lists them; or say --stale-ok"
-    )
+    command = f"melange-sky prices refresh --infra {age.cloud}"
+    if age.what == "prices":
+        return f"; `{command}` fetches today's; or say --stale-ok"
+    if age.is_listed:
+        return (
+            f"; `{command} --source {TERM_SOURCES[age.cloud]}` fetches today's; or say --stale-ok"
+        )
+    return "; no list has them: ask for an offer and state it (`--commitments`), or say --stale-ok"
 
 
 def _age(

@@ -8,7 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from melange_sky.pricing import OfferQuery, load_offers
-from melange_sky.pricing.freshness import price_ages, stale_problems, term_ages
+from melange_sky.pricing.apis.sources import find_apis
+from melange_sky.pricing.freshness import TERM_SOURCES, price_ages, stale_problems, term_ages
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.store import Store
 from tests.pricing.catalogs import GOOD_AWS
@@ -69,10 +70,25 @@ def test_one_line_per_source():
     ]
     assert stale_problems(ages) == (
         (
-            "terms of aws: 2 days old, another list; `melange-sky prices refresh --infra aws --source aws` asks for"
-            " today's where the cloud lists them; or say --stale-ok"
+            "terms of aws: 2 days old, another list; `melange-sky prices refresh --infra aws --source aws` fetches"
+            " today's; or say --stale-ok"
         ),
     )
+    block = term(longest_hours=4368, term_hours=24, as_of="2024-12-31", checked_at=None)
+    other = term(cloud="lambda", as_of="2026-11-01", checked_at=None)
+    advice = (
+        "; no list has them: ask for an offer and state it (`--commitments`), or say --stale-ok"
+    )
+    assert stale_problems(term_ages([block, other], NOW)) == (
+        f"terms of aws: 700 days old, a list{advice}",
+        f"terms of lambda: 30 days old, a list{advice}",
+    )
+
+
+def test_the_sources_that_are_named_list_terms_without_a_key():
+    for cloud, source in TERM_SOURCES.items():
+        (api,) = find_apis((source,), ())
+        assert api.cloud == cloud
 
 
 def test_a_catalog_that_did_not_change_is_as_young_as_its_last_check(server, home):
@@ -90,4 +106,11 @@ def test_a_catalog_that_did_not_change_is_as_young_as_its_last_check(server, hom
 def test_what_ships_is_too_old_to_sign_for(home):
     found = load_offers(OfferQuery(infra=(("aws", None),), offline=True))
     assert found.checked_at == {}
-    assert stale_problems(price_ages(found.offers, found.checked_at, NOW))
+    said = stale_problems(price_ages(found.offers, found.checked_at, NOW))
+    assert said
+    assert all(
+        line.endswith(
+            "; `melange-sky prices refresh --infra aws` fetches today's; or say --stale-ok"
+        )
+        for line in said
+    )

@@ -21,9 +21,13 @@ from melange_sky.pricing.commitments.store import TermStore
 from melange_sky.pricing.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from melange_sky.offers import Offer
+    from melange_sky.pricing.commitments.table import KeptTerm
+
+    _Prices = dict[tuple[object, ...], float]
+    """What an hour of each term cost, by what tells it from others."""
 
 log = logging.getLogger(__name__)
 
@@ -189,7 +193,8 @@ class _Witnesses:
         self._store = store
         self._shipped = {_known_key(r): r for r in shipped if r.confidence != SECOND_HAND}
         self._name = name
-        self._pulls: dict[str, list[tuple[str, dict[tuple[object, ...], float]]]] = {}
+        self._open: dict[str, list[tuple[str, _Prices]]] = {}
+        self._closed: dict[str, Iterator[tuple[str, tuple[KeptTerm, ...]]]] = {}
 
     def __call__(self, row: Commitment) -> list[tuple[float, str]]:
         found = []
@@ -205,13 +210,16 @@ class _Witnesses:
                     break
         return found
 
-    def _earlier(self, cloud: str) -> list[tuple[str, dict[tuple[object, ...], float]]]:
-        if cloud not in self._pulls:
-            self._pulls[cloud] = [
-                (day, {term_key(term.row): term.row.all_in_usd_per_hour for term in terms})
-                for day, terms in self._store.earlier(cloud, LOOKED_BACK)
-            ]
-        return self._pulls[cloud]
+    def _earlier(self, cloud: str) -> Iterator[tuple[str, _Prices]]:
+        """Yield earlier pulls, newest first; each is read when the ones after it did not know a term."""
+        if cloud not in self._closed:
+            self._open[cloud] = []
+            self._closed[cloud] = self._store.earlier(cloud, LOOKED_BACK)
+        yield from self._open[cloud]
+        for day, terms in self._closed[cloud]:
+            prices = {term_key(term.row): term.row.all_in_usd_per_hour for term in terms}
+            self._open[cloud].append((day, prices))
+            yield day, prices
 
 
 def _known_key(row: Commitment) -> tuple[object, ...]:

@@ -6,12 +6,13 @@ itself, so that one file that fails costs no other.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.pricing.commitments.table import decode_terms, encode_terms, merge_parts
-from melange_sky.pricing.store import Entry, Store, Update, table_name, utc_text
+from melange_sky.pricing.store import LOCK_WAIT_S, Entry, Store, Update, table_name, utc_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,17 +84,41 @@ class TermStore:
             return None
 
     def keep(self, sources: Mapping[str, TermSource], now: datetime) -> PulledTerms:
-        """Put what came into the store, in place of what it replaces. Never raises for a full disk."""
+        """Put what came into the store, in place of what it replaces. Never raises for a full disk.
+
+        Another process that pulls other regions of a cloud waits: each builds on what the other has kept.
+        """
+        if not sources:
+            return PulledTerms()
+        try:
+            with self._held():
+                return self._keep(sources, now)
+        except OSError as error:
+            problem = f"cannot write to {self._store.folder}: {error.strerror or error}"
+            return replace(_failed_parts(sources), store_problem=problem)
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        import filelock
+
+        self._store.folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self._store.folder / ".pull.lock", timeout=LOCK_WAIT_S)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise OSError(None, f"another pull held it for {LOCK_WAIT_S:g} s") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _keep(self, sources: Mapping[str, TermSource], now: datetime) -> PulledTerms:
         at_hand = self.newest()
         stamp = utc_text(now)
         entries, tables = {}, {}
         came: dict[str, int] = {}
         vanished: dict[str, str] = {}
-        failed: dict[str, str] = {}
         for cloud, source in sources.items():
-            for part in source.parts:
-                if part.problem is not None:
-                    failed[f"{cloud} {part.name} {part.region}".strip()] = part.problem
             if all(part.problem is not None for part in source.parts):
                 continue
             merged = merge_parts(at_hand.get(cloud, ()), source.parts, source.label, stamp)
@@ -119,10 +144,18 @@ class TermStore:
                 offers=len(merged.kept),
                 parser=1,
             )
-        problem = None
         if entries:
-            try:
-                self._store.commit(Update(entries=entries, tables=tables), now)
-            except OSError as error:
-                problem = f"cannot write to {self._store.folder}: {error.strerror or error}"
-        return PulledTerms(came=came, failed=failed, vanished=vanished, store_problem=problem)
+            self._store.commit(Update(entries=entries, tables=tables), now)
+        return replace(_failed_parts(sources), came=came, vanished=vanished)
+
+
+def _failed_parts(sources: Mapping[str, TermSource]) -> PulledTerms:
+    """Return what a pull could not bring, whatever becomes of the rest."""
+    return PulledTerms(
+        failed={
+            f"{cloud} {part.name} {part.region}".strip(): part.problem
+            for cloud, source in sources.items()
+            for part in source.parts
+            if part.problem is not None
+        }
+    )

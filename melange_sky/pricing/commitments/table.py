@@ -1,8 +1,14 @@
-"""One cloud's terms as JSON: a row each, with the part of the list that it came from and when."""
+"""One cloud's terms as packed JSON: a row each, with the part of the list that it came from and when.
+
+Every pull dates its rows anew, so that no two tables are equal as those of prices are; packed, one is a tenth to a
+twentieth of its text.
+"""
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -76,7 +82,8 @@ def encode_terms(cloud: str, terms: Sequence[KeptTerm]) -> bytes:
     """Return a cloud's terms as bytes; equal terms give equal bytes."""
     rows = [_row_document(term) for term in terms]
     document = {"version": TABLE_VERSION, "cloud": cloud, "rows": sorted(rows, key=json.dumps)}
-    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    return gzip.compress(text.encode(), mtime=0)
 
 
 def decode_terms(data: bytes) -> tuple[KeptTerm, ...]:
@@ -84,7 +91,10 @@ def decode_terms(data: bytes) -> tuple[KeptTerm, ...]:
 
     Raises ValueError, KeyError or TypeError where they are damaged or of another version.
     """
-    document = json.loads(data)
+    try:
+        document = json.loads(gzip.decompress(data))
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError("the terms are not packed as they were written") from error
     if not isinstance(document, dict) or document.get("version") != TABLE_VERSION:
         raise ValueError("the terms are of another version")
     return tuple(_term(document["cloud"], row) for row in document["rows"])

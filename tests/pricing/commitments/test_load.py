@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import filelock
 import pytest
 
 from melange_sky import price_terms
@@ -231,3 +234,51 @@ def test_the_command_refuses_what_it_cannot_read(home, run, tmp_path):
     )
     assert run("prices", "terms", "--infra", "asw").code == 2
     assert run("prices", "terms", "--accelerators", "H1000").code == 2
+
+
+def test_two_pulls_of_other_regions_at_once_keep_both(home):
+    """Each builds on what the other has kept, whoever comes first."""
+    regions = [f"region-{i}" for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda r: keep(home, term(region=r), region=r), regions))
+    kept = TermStore(Store(home / "prices")).newest()["aws"]
+    assert sorted(each.row.region for each in kept) == regions
+
+
+def test_a_store_that_is_held_costs_the_terms_and_is_told(home, monkeypatch):
+    monkeypatch.setattr("melange_sky.pricing.commitments.store.LOCK_WAIT_S", 0.05)
+    keep(home, term())
+    part = TermPart(name="reserved instances", rows=(term(usd_per_hour=30.0),))
+    source = TermSource(name="aws", label="a list", url="http://x", parts=(part,))
+    store = TermStore(Store(home / "prices"))
+    with filelock.FileLock(home / "prices" / "terms" / ".pull.lock"):
+        said = store.keep({"aws": source}, NOW)
+    assert (
+        said.store_problem
+        == f"cannot write to {home}/prices/terms: another pull held it for 0.05 s"
+    )
+    assert [each.row.usd_per_hour for each in store.newest()["aws"]] == [36.0]
+
+
+def test_thousands_of_terms_are_read_and_checked_at_once(home):
+    offers = tuple(
+        offer(f"p{k}.48xlarge", 10.0 + k, region=f"r{r}") for k in range(20) for r in range(40)
+    )
+    rows = [
+        term(
+            instance_type=o.instance_type,
+            region=o.region,
+            term_hours=hours,
+            usd_per_hour=o.price_usd_per_hour * share,
+        )
+        for o in offers
+        for hours, share in ((8760, 0.65), (26280, 0.45))
+    ]
+    for days in (3, 2, 1, 0):
+        keep(home, *rows, region="", days_ago=days)
+    began = time.process_time()
+    found = book(home, infra=(("aws", None),), offers=offers)
+    assert time.process_time() - began < 2.0
+    assert len(found.usable) >= len(rows) == 1600
+    size = sum(path.stat().st_size for path in (home / "prices" / "terms").rglob("*.json"))
+    assert size < 4 * 100_000, "a tenth of its text"
