@@ -330,7 +330,9 @@ def _by_level(
     for n, cell in enumerate(flat):
         for level, rate in cell.levels:
             known = level if level in found else _same_level(level, found)
-            found.setdefault(known, [None] * len(flat))[n] = rate
+            if known not in found:
+                found[known] = [None] * len(flat)
+            found[known][n] = rate
     shape = len(cells), -1
     return {
         level: np.array(rates, dtype=np.float64).reshape(shape) for level, rates in found.items()

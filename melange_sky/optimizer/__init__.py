@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
 from melange_sky.optimizer.answers.baseline import baselines
-from melange_sky.optimizer.answers.conflict import Conflict
 from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.planned import demand_of, problem_of
@@ -34,6 +33,7 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import constraints_among, rules_of
 
 if TYPE_CHECKING:
+    from melange_sky.optimizer.answers.conflict import Conflict
     from melange_sky.optimizer.answers.explanation import Explanation, explain
     from melange_sky.optimizer.answers.given_fleet import shared_out
     from melange_sky.optimizer.answers.neighbours import Neighbour, next_cheaper, next_simpler
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.answers.traffic_split import TakenTraffic, taken_traffic
 
 _HOME = {
+    "Conflict": "conflict",
     **dict.fromkeys(("Explanation", "explain"), "explanation"),
     "shared_out": "given_fleet",
     **dict.fromkeys(("Neighbour", "next_cheaper", "next_simpler"), "neighbours"),

@@ -23,7 +23,6 @@ from melange_sky.optimizer import (
 from melange_sky.planner.assumed_splits import settled
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.form_notes import form_gain, gain_notes, preferring_first_forms
-from melange_sky.planner.melange_config import plan_config
 from melange_sky.planner.needed_rates import NeededRates
 from melange_sky.planner.notes import (
     allocation_notes,
@@ -59,6 +58,8 @@ def plan_spec(source: SpecSource, request: PlanRequest | None = None) -> Plan:
 def plan_read(spec: Spec | MelangeConfig, source: SpecSource, request: PlanRequest) -> Plan:
     """Plan what was read from `source`; raises what `plan_spec` does."""
     if isinstance(spec, MelangeConfig):
+        from melange_sky.planner.melange_config import plan_config
+
         name = source.stem if isinstance(source, Path) else "melange"
         return plan_config(spec, name, request)
     return plan_loaded(spec, request)

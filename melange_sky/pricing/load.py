@@ -19,7 +19,6 @@ from melange_sky.pricing.chain import (
     find_snapshot,
     other_regions,
 )
-from melange_sky.pricing.own_checks import checked_own
 from melange_sky.pricing.own_csv import read_own
 from melange_sky.pricing.query import OfferBook, OfferQuery
 from melange_sky.pricing.refresh_notes import by_reason
@@ -54,7 +53,10 @@ def load_offers(query: OfferQuery) -> OfferBook:
     )
     find_snapshot(chain)
     tables = choose(chain)
-    own = checked_own(own, chain, tables)
+    if own:
+        from melange_sky.pricing.own_checks import checked_own  # few users have offers of their own
+
+        own = checked_own(own, chain, tables)
     selection = Selection(infra=query.infra, accelerators=query.accelerators)
     listed = [*embedded(chain, tables), *other_regions(chain, tables)]
     offers = selection.of(tables, listed, own)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.resources import catalogs_dir
 from melange_sky.spec import yaml_source
-from melange_sky.spec.averages import histogram_of_averages, read_sizes
 from melange_sky.spec.edges import edges_problem
 from melange_sky.spec.histogram import Histogram, to_workload
 from melange_sky.spec.problems import Place, Problems
@@ -234,6 +233,8 @@ def _histogram(
 ) -> Histogram | None:
     """Return the histogram of a section; `sources` are the folder of paths, and the trace."""
     if section.input_tokens is not None:
+        from melange_sky.spec.averages import histogram_of_averages, read_sizes
+
         sizes = [
             read_sizes(getattr(section, key), place / key)
             for key in ("input_tokens", "output_tokens")

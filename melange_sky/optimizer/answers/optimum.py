@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.optimizer.answers.allocations import allocate
 from melange_sky.optimizer.answers.alternatives import find_alternatives
-from melange_sky.optimizer.answers.conflict import find_conflict
-from melange_sky.optimizer.answers.wording import conflict_error
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.question import Alternative, Solution, SolveOptions, Step
 from melange_sky.optimizer.program.termination import Termination
@@ -99,6 +97,9 @@ def _cheapest(problem: Problem, options: SolveOptions) -> tuple[Level, ...]:
     if not isinstance(cheapest, Termination):
         return cheapest
     if cheapest is Termination.INFEASIBLE:
+        from melange_sky.optimizer.answers.conflict import find_conflict
+        from melange_sky.optimizer.answers.wording import conflict_error
+
         raise conflict_error(find_conflict(forms, options))
     if cheapest is Termination.LIMIT:
         raise late

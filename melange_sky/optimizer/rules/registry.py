@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
@@ -148,8 +149,8 @@ class RuleSet:
         alone may stand against a fixed rival, and none may count types, of which there may be more.
         """
         needed = max(rule.rivals_needed for rule in self.rules)
-        able = [rival for rival, copies in rivals if not self._against(column, rival, copies)]
-        if len(able) >= needed:
+        able = (True for rival, copies in rivals if not self._against(column, rival, copies))
+        if len(list(islice(able, needed))) >= needed:
             return True
         if any(rule.counts_types for rule in self.rules):
             return False

@@ -153,7 +153,7 @@ def _best_price(least: Floats, missed: Floats, allowed: float) -> float:
             (least[a] - least[b]) / (missed[b] - missed[a]) for a in ways for b in ways if a < b
         ]
     known = np.concatenate(bends)
-    prices = sorted({0.0, *known[np.isfinite(known) & (known > 0)].tolist()})
+    prices: list[float] = sorted({0.0, *known[np.isfinite(known) & (known > 0)].tolist()})
     low, high = 0, len(prices) - 1
     while low < high:
         middle = (low + high) // 2
