@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -192,9 +192,7 @@ def _days(document: Document) -> str:
     if demand["hours"] > 24 * MOST_DAYS:
         return ""
     of_step = {h: n for n, period in enumerate(document["periods"], 1) for h in period["hours"]}
-    first = datetime.fromisoformat(demand["start"] or "1970-01-01T00:00:00+00:00")
-    step = timedelta(seconds=demand["step_s"])
-    times = [first + k * step for k in range(len(of_step))]
+    step, times = timedelta(seconds=demand["step_s"]), _times(demand, len(of_step))
     rows = []
     for label, steps in _by_day(times, dated=demand["start"] is not None):
         ranges = []
@@ -204,6 +202,21 @@ def _days(document: Document) -> str:
             ranges.append(f"{times[hours[0]]:%H:%M}–{ends:%H:%M} F{fleet}")
         rows.append((label, "  ".join(ranges)))
     return aligned([("day", "fleets"), *rows])
+
+
+def _times(demand: Document, steps: int) -> list[datetime]:
+    """Return the local time of each step's start as the demand writes them."""
+    first = datetime.fromisoformat(demand["start"] or "1970-01-01T00:00:00+00:00")
+    starts = [first + k * timedelta(seconds=demand["step_s"]) for k in range(steps)]
+    zones = {
+        row["step"]: timezone(timedelta(seconds=row["utc_offset_s"])) for row in demand["offsets"]
+    }
+    zone = first.tzinfo
+    times = []
+    for step, start in enumerate(starts):
+        zone = zones.get(step, zone)
+        times.append(start.astimezone(zone))
+    return times
 
 
 def _by_day(times: list[datetime], *, dated: bool) -> Iterator[tuple[str, list[int]]]:

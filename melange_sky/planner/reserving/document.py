@@ -15,7 +15,8 @@ from melange_sky.planner.reserving.purchases import Purchasable
 from melange_sky.planner.reserving.terms import HOURS_PER_YEAR, net_present_usd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime, timedelta
 
     from melange_sky.commitments import Commitment
     from melange_sky.planner.reserving.ages import PriceLine
@@ -160,7 +161,7 @@ def _demand(asked: Asked) -> dict[str, Any]:
     return {
         "source": demand.source,
         "start": demand.starts[0].isoformat() if demand.is_dated else None,
-        "utc_offset_s": _offset_s(asked) if demand.is_dated else None,
+        "offsets": list(_offsets(demand.starts)) if demand.is_dated else [],
         "step_s": demand.step_s,
         "hours": demand.hours,
         "mean_rps": float(rates.mean()),
@@ -180,9 +181,14 @@ def _demand(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _offset_s(asked: Asked) -> float:
-    offset = asked.demand.starts[0].utcoffset()
-    return 0.0 if offset is None else offset.total_seconds()
+def _offsets(starts: Sequence[datetime]) -> Iterator[dict[str, Any]]:
+    """Yield the steps from which on another offset from UTC holds: the first, and where clocks change."""
+    last: timedelta | None = None
+    for step, start in enumerate(starts):
+        offset = start.utcoffset()
+        if offset is not None and offset != last:
+            yield {"step": step, "utc_offset_s": offset.total_seconds()}
+            last = offset
 
 
 def _term(term: Commitment, lines: Sequence[PriceLine]) -> dict[str, Any]:
