@@ -285,7 +285,7 @@ def _prices(document: Document) -> str:
         (
             line["what"],
             f"{line['usd_per_hour']:.4g}",
-            _age(line["age_days"]) + (" STALE" if line["stale"] else ""),
+            _age(line) + (" STALE" if line["stale"] else ""),
             f"{line['source']}{'' if line['as_of'] is None else ', as of ' + line['as_of']}",
         )
         for line in document["prices"]
@@ -293,7 +293,8 @@ def _prices(document: Document) -> str:
     return aligned(rows, right=(1,))
 
 
-def _age(days: float | None) -> str:
+def _age(line: Document) -> str:
+    days = line["age_days"]
     if days is None:
-        return "unknown"
+        return "yours" if line["is_own"] else "unknown"
     return f"{days:.0f} days" if days >= 2 else f"{days * 24:.0f} hours"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from melange_sky.commitments import Commitment
     from melange_sky.offers import Offer
     from melange_sky.planner.reserving.asking import Asked
+    from melange_sky.reserve.answer import Advice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +56,7 @@ def price_lines(asked: Asked, checked_at: Mapping[str, str]) -> tuple[PriceLine,
 def _of_offer(offer: Offer, checked_at: Mapping[str, str], moment: datetime) -> PriceLine:
     (age,) = price_ages([offer], checked_at, moment)
     return PriceLine(
-        what=f"{offer.cloud}/{offer.region} {offer.instance_type}, on demand",
+        what=offer_name(offer),
         usd_per_hour=offer.price_usd_per_hour or 0.0,
         source=offer.source,
         as_of=offer.as_of,
@@ -72,6 +73,23 @@ def _of_term(term: Commitment, moment: datetime) -> PriceLine:
         as_of=term.as_of,
         age=age,
     )
+
+
+def used_lines(asked: Asked, advice: Advice, lines: Sequence[PriceLine]) -> tuple[PriceLine, ...]:
+    """Return the lines of what is advised: the instances that run in any hour, and the terms that are bought."""
+    runs = {k for k in range(len(asked.question.options)) if (advice.fleets[:, k] > 0).any()}
+    names = {
+        offer_name(offer) for k in runs if (offer := asked.candidate(k).option.offer) is not None
+    }
+    for one, bought in zip(asked.purchasable, advice.bought, strict=True):
+        if bought.units:
+            names |= {term_name(term) for term in one.terms}
+    return tuple(line for line in lines if line.what in names)
+
+
+def offer_name(offer: Offer) -> str:
+    """Return an offer for people, and to tell its line by."""
+    return f"{offer.cloud}/{offer.region} {offer.instance_type}, on demand"
 
 
 def require_fresh(lines: Iterable[PriceLine], *, offline: bool) -> None:

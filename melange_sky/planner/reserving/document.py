@@ -327,5 +327,6 @@ def _price(line: PriceLine) -> dict[str, Any]:
         "source": line.source,
         "as_of": line.as_of,
         "age_days": line.age_days,
+        "is_own": line.age.is_own,
         "stale": line.age.is_stale,
     }

@@ -12,7 +12,7 @@ from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.prepare import find_offers
 from melange_sky.planner.prices import refresh_prices, refresh_warnings
 from melange_sky.planner.reservations import reserved_offers
-from melange_sky.planner.reserving.ages import price_lines, require_fresh
+from melange_sky.planner.reserving.ages import price_lines, require_fresh, used_lines
 from melange_sky.planner.reserving.answer import Reservation
 from melange_sky.planner.reserving.api_price import compared_with_api
 from melange_sky.planner.reserving.asking import Asked, check_spec, question_of
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 TERM_SOURCES = ("aws", "azure", "gcp", "runpod")
 """Provider APIs that tell terms besides prices."""
+
+EMBEDDED = "embedded-terms"
+"""Said of list terms that ship, which one's own stand in place of."""
 
 NO_ENGINE = (
     "reserve takes a melange_sky spec: a Mélange config holds no offers that could be committed to"
@@ -76,6 +79,8 @@ def reserve_source(
         api = compared_with_api(asked, advice, deadline.at_least(5.0))
     except TimeUpError:
         raise NoPlanInTimeError(options.time_limit_s) from None
+    if not options.stale_ok:
+        require_fresh(used_lines(asked, advice, lines), offline=request.prices.forbids_network)
     fleets = fleets_of(asked, advice, request)
     found = Reservation(asked=asked, advice=advice, fleets=fleets, lines=lines, api=api)
     wanted = len(fleets) <= MOST_FLEETS if options.verify is None else options.verify
@@ -93,6 +98,8 @@ def bound_source(source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_
         whole = advise(asked.question, deadline=deadline, progress=hooks.searching)
     except TimeUpError:
         raise NoPlanInTimeError(options.time_limit_s) from None
+    if not options.stale_ok:
+        require_fresh(used_lines(asked, whole, lines), offline=request.prices.forbids_network)
     return Bound(
         asked=asked,
         lines=lines,
@@ -144,13 +151,20 @@ def _asked(
         found=replace(found, offers=places.offers),
         terms=places.terms,
         owned=owned,
-        notes=(*told, *(w.message for w in (*about_free, *book.warnings))),
+        notes=(
+            *told,
+            *(
+                w.message
+                for w in (*about_free, *book.warnings)
+                if not (options.commitments and w.code == EMBEDDED)
+            ),
+        ),
     )
     deadline = NEVER
     asked = question_of(given, options, request, deadline)
     lines = price_lines(asked, found.book.checked_at)
-    if not options.stale_ok:
-        require_fresh(lines, offline=request.prices.forbids_network)
+    if not options.stale_ok and all(line.age.is_stale for line in lines):
+        require_fresh(lines, offline=request.prices.forbids_network)  # whatever the answer is
     return asked, lines, deadline.within(options.time_limit_s)
 
 
