@@ -147,9 +147,7 @@ def _totals(document: Document) -> str:
         ("bound_usd", "perfect autoscaler at the cheapest rates"),
     ):
         value = totals[key]
-        saves = (
-            "" if value is None or key == "chosen_usd" or not value else f"{1 - chosen / value:.1%}"
-        )
+        saves = "" if key == "chosen_usd" or not value else _against(chosen, value)
         rows.append((text, _usd(value), "-" if value is None else _usd(value * factor), saves))
     gap = document["gap"]
     proven = "proven best" if gap <= 1e-9 else f"proven within {gap:.2%} of the best"
@@ -160,8 +158,12 @@ def _totals(document: Document) -> str:
     )
 
 
+def _against(chosen: float, other: float) -> str:
+    return f"{1 - chosen / other:.1%}" if chosen <= other else f"is {chosen / other - 1:.1%} above"
+
+
 def _fleets(document: Document) -> str:
-    rows = [("fleet", "hours", "req/s", "runs", "rented $/h", "in replay")]
+    rows = [("fleet", "hours", "req/s", "runs: [paid anyway] + rented", "rented $/h", "in replay")]
     for n, period in enumerate(document["periods"], 1):
         replayed = period["attainment"]
         told = "-" if replayed is None else f"{replayed:.2%}{'' if period['holds'] else ' MISSED'}"
@@ -179,11 +181,11 @@ def _fleets(document: Document) -> str:
 
 
 def _runs(period: Document) -> str:
-    parts = []
-    for one in period["fleet"]:
-        kinds = [f"{one[kind]} {kind}" for kind in ("owned", "committed", "rented") if one[kind]]
-        parts.append(f"{one['instances']} × {one['accelerator']} ({', '.join(kinds)})")
-    return " + ".join(parts)
+    """Return what runs, such as ``[2 × L4:1] + 1 × H100:1``: in brackets what is paid for anyway."""
+    paid = [(one["owned"] + one["committed"], one["accelerator"]) for one in period["fleet"]]
+    rented = [(one["rented"], one["accelerator"]) for one in period["fleet"]]
+    base, top = (" + ".join(f"{n} × {name}" for n, name in rows if n) for rows in (paid, rented))
+    return " + ".join(part for part in (f"[{base}]" if base else "", top) if part)
 
 
 def _days(document: Document) -> str:
@@ -280,6 +282,9 @@ def _verification(document: Document) -> str:
 
 
 def _prices(document: Document) -> str:
+    """Return the prices of what is advised, each with its age and source, and how old the others are."""
+    used = [line for line in document["prices"] if line["used"]]
+    others = [line for line in document["prices"] if not line["used"]]
     rows = [("price", "$/h", "age", "source")]
     rows += [
         (
@@ -288,9 +293,13 @@ def _prices(document: Document) -> str:
             _age(line) + (" STALE" if line["stale"] else ""),
             f"{line['source']}{'' if line['as_of'] is None else ', as of ' + line['as_of']}",
         )
-        for line in document["prices"]
+        for line in used
     ]
-    return aligned(rows, right=(1,))
+    text = aligned(rows, right=(1,))
+    if others:
+        stale = sum(line["stale"] for line in others)
+        text += f"{len(others)} other prices and terms were weighed, {stale} of them older than a day (all are in the JSON).\n"
+    return text
 
 
 def _age(line: Document) -> str:

@@ -38,7 +38,7 @@ def bounds() -> Iterator[dict[str, Any]]:
     """Yield documents of `bound`."""
     for hollow in Hollow:
         found = _found(hollow, None)
-        yield bound_document(found.asked, (0.5, 0.5), found.lines)
+        yield bound_document(found.asked, (0.5, 0.5), found.lines, found.lines)
 
 
 def _found(hollow: Hollow, step: float | None) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from melange_sky.reserve.covering import Tariff
+from melange_sky.optimizer import SolveOptions, least_cost
+from melange_sky.optimizer.answers.rate_sweep import at_rate
 
 if TYPE_CHECKING:
     from melange_sky.optimizer import Deadline
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from melange_sky.planner.reserving.material import Mix
     from melange_sky.reserve.answer import Advice
 
-HIGHEST_TIMES = 100.0
+LEAST_RPS = 1e-6
+HIGHEST_TIMES = 10.0
 """The break-even rate is sought up to so many times the demand's mean."""
 
 
@@ -82,25 +84,22 @@ def compared_with_api(asked: Asked, advice: Advice, deadline: Deadline) -> ApiCo
 def _wins_from(asked: Asked, api_usd: float, sought: float, deadline: Deadline) -> float | None:
     """Return the least rate at which some fleet costs no more; `api_usd`: of an hour at 1 req/s.
 
-    The cheapest fleet is a staircase over the rate: on each step, the API costs as much at cost ÷ api_usd.
-    The commonest mix stands for all.
+    The cheapest fleet's cost is a staircase over the rate. Where it is above the API's at a rate, it is above it
+    at all rates up to cost ÷ api_usd, too; so the least rate is what repeating this comes to. The commonest mix
+    stands for all.
     """
     question = asked.question
-    shares = [
-        float(question.scenarios[0].rate_rps[question.mix == k].sum())
-        for k in range(len(asked.mixes))
-    ]
-    served = question.mixes[shares.index(max(shares))]
-    tariff = Tariff.flat(question.scenarios[0].rents[question.scenarios[0].price[0]])
-    rate = 1e-6
+    rates = question.scenarios[0].rate_rps
+    shares = [float(rates[question.mix == k].sum()) for k in range(len(asked.mixes))]
+    problem = asked.mixes[shares.index(max(shares))].problem
+    solve = SolveOptions(time_limit_s=deadline.left_s, deadline=deadline)
+    rate = LEAST_RPS
     while rate <= sought:
-        deadline.check()
-        fleet = served.cheapest(tariff, rate)
-        if fleet is None:
+        cost = least_cost(at_rate(problem, rate), solve).cost_usd_per_hour
+        if cost is None:
             return None
-        highest = max(served.highest_rate(fleet), rate)
-        even = float(tariff.cost(fleet)) / api_usd
-        if even <= highest:
-            return max(even, 0.0) if even > rate else rate
-        rate = highest * (1 + 1e-6)
+        even = cost / api_usd
+        if even <= rate * (1 + 1e-9):
+            return rate
+        rate = even
     return None

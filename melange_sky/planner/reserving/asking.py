@@ -94,6 +94,8 @@ def _rules_beyond(spec: Spec) -> list[str]:
         "resources.min_option_types": rules.min_option_types,
         "redundancy.spare": rules.spare,
         "redundancy.min_replicas": rules.min_replicas,
+        "redundancy.max_share_per_region": rules.max_share_per_region,
+        "redundancy.max_share_per_cloud": rules.max_share_per_cloud,
     }
     return [key for key, value in known.items() if value]
 

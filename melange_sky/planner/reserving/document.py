@@ -8,7 +8,7 @@ from melange_sky.commitments import term_text
 from melange_sky.planfile import dump_plan
 from melange_sky.planfile.write import document_text
 from melange_sky.planner.clock import created_at
-from melange_sky.planner.reserving.ages import oldest
+from melange_sky.planner.reserving.ages import oldest, used_lines
 from melange_sky.planner.reserving.api_price import tokens_per_request
 from melange_sky.planner.reserving.proving import verification
 from melange_sky.planner.reserving.purchases import Purchasable
@@ -56,6 +56,7 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
     (served,) = asked.spec.models
     totals = advice.totals
     pairs = list(zip(asked.purchasable, advice.bought, strict=True))
+    used = used_lines(asked, advice, found.lines)
     ids = [fleet.plan.fleet_id for fleet in found.fleets if fleet.plan is not None]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -122,16 +123,19 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
         "flip_fraction": advice.flip_fraction,
         "api": None if found.api is None else _flat(found.api),
         "verification": None if found.proof is None else _verification(asked, found.proof),
-        "prices": [_price(line) for line in found.lines],
-        "prices_as_of": oldest(found.lines),
+        "prices": [_price(line, line in used) for line in found.lines],
+        "prices_as_of": oldest(used),
         "notes": [*asked.notes, *asked.demand.notes, NOT_IN_TOTALS],
     }
 
 
 def bound_document(
-    asked: Asked, totals: tuple[float, float], lines: Sequence[PriceLine]
+    asked: Asked, totals: tuple[float, float], lines: Sequence[PriceLine], used: Sequence[PriceLine]
 ) -> dict[str, Any]:
-    """Return what `bound --format json` prints; `totals` are the bound with terms and without any."""
+    """Return what `bound --format json` prints; `totals` are the bound with terms and without any.
+
+    `used` are the lines of what runs.
+    """
     with_terms, without = totals
     return {
         "name": asked.spec.name,
@@ -143,8 +147,8 @@ def bound_document(
         "usd_per_hour": without / asked.demand.hours,
         "year_factor": HOURS_PER_YEAR / asked.demand.hours,
         "demand": _demand(asked),
-        "prices": [_price(line) for line in lines],
-        "prices_as_of": oldest(lines),
+        "prices": [_price(line, line in used) for line in lines],
+        "prices_as_of": oldest(used),
         "notes": [*asked.notes, *asked.demand.notes, NOT_IN_TOTALS],
     }
 
@@ -320,7 +324,7 @@ def _verification(asked: Asked, proof: Proof) -> dict[str, Any]:
     }
 
 
-def _price(line: PriceLine) -> dict[str, Any]:
+def _price(line: PriceLine, used: bool) -> dict[str, Any]:
     return {
         "what": line.what,
         "usd_per_hour": line.usd_per_hour,
@@ -328,5 +332,6 @@ def _price(line: PriceLine) -> dict[str, Any]:
         "as_of": line.as_of,
         "age_days": line.age_days,
         "is_own": line.age.is_own,
+        "used": used,
         "stale": line.age.is_stale,
     }

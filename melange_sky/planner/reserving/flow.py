@@ -55,13 +55,16 @@ class Bound:
 
     asked: Asked
     lines: tuple[PriceLine, ...]
+    used: tuple[PriceLine, ...]
     autoscaler_usd: float
     bound_usd: float
 
     @property
     def document(self) -> dict[str, Any]:
         """What `bound --format json` prints."""
-        return bound_document(self.asked, (self.bound_usd, self.autoscaler_usd), self.lines)
+        return bound_document(
+            self.asked, (self.bound_usd, self.autoscaler_usd), self.lines, self.used
+        )
 
 
 def reserve_source(
@@ -98,11 +101,13 @@ def bound_source(source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_
         whole = advise(asked.question, deadline=deadline, progress=hooks.searching)
     except TimeUpError:
         raise NoPlanInTimeError(options.time_limit_s) from None
+    used = used_lines(asked, whole, lines)
     if not options.stale_ok:
-        require_fresh(used_lines(asked, whole, lines), offline=request.prices.forbids_network)
+        require_fresh(used, offline=request.prices.forbids_network)
     return Bound(
         asked=asked,
         lines=lines,
+        used=used,
         autoscaler_usd=whole.totals.all_on_demand_usd,
         bound_usd=whole.totals.bound_usd,
     )
