@@ -17,6 +17,7 @@ from melange_sky.cli.common import (
     seed_option,
     time_limit_option,
 )
+from melange_sky.cli.trace_options import trace_options
 from melange_sky.cli.verification import telling_rounds
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     metavar="CSV",
     help="Replay this trace, scaled to each rate; default: the spec's own, or a sample of its workload.",
 )
+@trace_options("--trace")
 @click.option(
     "--burstiness",
     type=NumberRange(min=0.01, max=1000),

@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     default="X-Session-Id",
     show_default=True,
     metavar="NAME",
-    help="Header that names a request's session; without it fields of the body do (docs/affinity.md).",
+    help="Header that names a request's session; without it fields of the body do (`melange-sky help affinity`).",
 )
 @click.option(
     "--prefix-blocks",

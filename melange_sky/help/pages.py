@@ -27,6 +27,8 @@ TOPICS = {
     "reserve": "Reserve the base, rent the peak: demand, terms, scenarios, reserve.json.",
     "operate": "Launch a plan, put one endpoint over it, change it while it serves.",
     "plugin": "Fleets in SkyPilot's dashboard, gauges, and a guard on launches.",
+    "affinity": "Chats and agents stay at the replica that has their history cached.",
+    "haproxy": "HAProxy in place of the gateway: what it does, and what it cannot.",
     "files": "Exit codes, environment variables, and what is stored where.",
     "setup": "Install, shell completion, use from Python.",
 }

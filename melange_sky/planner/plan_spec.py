@@ -73,7 +73,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     """
     with checked_by_sky(spec) as notes:
         planned = _plan_loaded(spec, request)
-    notes += disk_notes(planned) if spec.sky.block() else []
+    notes += disk_notes(planned) if spec.skies else []
     if not notes:
         return planned
     return replace(planned, warnings=(*planned.warnings, *notes))
@@ -171,7 +171,7 @@ def _model_plans(
             spot=prepared.problem.constraints.spot,
             rate_profile=rate_summary(served.workload),
             attainment_per_bucket=served.attainment_per_bucket,
-            sky=spec.sky,
+            sky=served.sky,
         )
         for k, served in enumerate(spec.models)
     )

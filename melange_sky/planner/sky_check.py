@@ -16,7 +16,8 @@ from melange_sky.rendering.sizing import disk_gb
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from melange_sky.plans import Plan
+    from melange_sky.engines import EngineChoice
+    from melange_sky.plans import Plan, SkyFields
     from melange_sky.skyserve.parse import SkyParser
     from melange_sky.spec import Spec
 
@@ -62,8 +63,13 @@ def checked_by_sky(spec: Spec) -> Iterator[list[PlanWarning]]:
     Nothing is started for a spec without fields. Raises InputError with what SkyPilot says against them,
     after the body.
     """
+    skies = spec.skies
     notes = _notes(spec)
-    documents = sample_documents(spec.sky, spec.engine.name) if spec.sky.block() else {}
+    documents = {
+        (at, key): document
+        for at, fields in skies.items()
+        for key, document in sample_documents(fields, spec.engine.name).items()
+    }
     text = json.dumps(list(documents.values()))
     if text in _TAKEN:  # a spec is planned several times where its rate is sought
         documents = {}
@@ -84,7 +90,7 @@ def checked_by_sky(spec: Spec) -> Iterator[list[PlanWarning]]:
                 )
             )
             return
-        _raise_refused(spec, dict(zip(documents, verdicts, strict=True)))
+        _raise_refused(dict(zip(documents, verdicts, strict=True)))
         _TAKEN.add(text)
 
 
@@ -94,13 +100,12 @@ def _started(documents: list[dict[str, Any]]) -> SkyParser | None:
     return SkyParser.start(documents)
 
 
-def _raise_refused(spec: Spec, verdicts: dict[str | None, str | None]) -> None:
+def _raise_refused(verdicts: dict[tuple[str, str | None], str | None]) -> None:
     """Raise what SkyPilot said; what it says of every accelerator is told once."""
-    common = verdicts[None]
     lines = [
-        f"{spec.sky_at}{'' if key is None else f'.per_accelerator.{key}'}: SkyPilot refuses it: {said}"
-        for key, said in verdicts.items()
-        if said is not None and (key is None or said != common)
+        f"{at}{'' if key is None else f'.per_accelerator.{key}'}: SkyPilot refuses it: {said}"
+        for (at, key), said in verdicts.items()
+        if said is not None and (key is None or said != verdicts[at, None])
     ]
     if lines:
         raise InputError(*lines)
@@ -113,34 +118,29 @@ def _config(fields: Mapping[str, Any], cloud: str) -> Mapping[str, Any]:
 
 
 def _notes(spec: Spec) -> list[PlanWarning]:
-    notes = [
-        PlanWarning(
-            code="sky",
-            message=f"sky.{key}: SkyServe replaces every replica at each `serve update` of such a service, "
-            "be it for the number of replicas alone; what lies in sky.volumes or in the image replaces none",
+    """Return what is to know of the fields, each once."""
+    texts = [text for fields in spec.skies.values() for text in _texts(fields, spec.engine)]
+    return [PlanWarning(code="sky", message=text) for text in dict.fromkeys(texts)]
+
+
+def _texts(sky: SkyFields, engine: EngineChoice) -> Iterator[str]:
+    for key in sky.restarting:
+        yield (
+            f"sky.{key}: SkyServe replaces every replica at each `serve update` of such a service, "
+            "be it for the number of replicas alone; what lies in sky.volumes or in the image replaces none"
         )
-        for key in spec.sky.restarting
-    ]
-    notes += [
-        PlanWarning(
-            code="sky",
-            message=f"sky.config.{cloud}.{key}: SkyPilot reads this from its own configuration alone "
-            "(~/.sky/config.yaml), never from a service's; there the plan counts free nodes",
+    variants = [fields for _, fields in sky.variants()]
+    for cloud in RESERVING:
+        for key in RESERVING_KEYS:
+            if any(key in _config(fields, cloud) for fields in variants):
+                yield (
+                    f"sky.config.{cloud}.{key}: SkyPilot reads this from its own configuration alone "
+                    "(~/.sky/config.yaml), never from a service's; there the plan counts free nodes"
+                )
+    brings = any((fields.get("resources") or {}).get("image_id") for fields in variants)
+    if brings and engine.version is None:
+        version = engine_named(engine.name).default_version
+        yield (
+            f"sky.resources.image_id: an engine that the image brings is run as it is, and estimates "
+            f"are of {engine.name} {version}; engine.version says which one to install or expect"
         )
-        for cloud in RESERVING
-        for key in RESERVING_KEYS
-        if any(key in _config(fields, cloud) for _, fields in spec.sky.variants())
-    ]
-    brings = any(
-        (fields.get("resources") or {}).get("image_id") for _, fields in spec.sky.variants()
-    )
-    if brings and spec.engine.version is None:
-        version = engine_named(spec.engine.name).default_version
-        notes.append(
-            PlanWarning(
-                code="sky",
-                message=f"sky.resources.image_id: an engine that the image brings is run as it is, and estimates "
-                f"are of {spec.engine.name} {version}; engine.version says which one to install or expect",
-            )
-        )
-    return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from melange_sky.planner.replay_loop.replay import (
     simulate_plan,
     trace_notes,
 )
+from melange_sky.planner.replayed_trace import replayed_trace
 from melange_sky.planner.request import PlanRequest
 from melange_sky.planner.reuse_rounds import plan_with_reuse, with_found_again
 from melange_sky.planner.true_rate import scale_to_mean
@@ -31,12 +33,14 @@ from melange_sky.replay import Replay
 from melange_sky.spec import AcceleratorChoice, load_own_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from melange_sky.plans import ModelPlan, Plan
     from melange_sky.spec import Spec, SpecSource
     from melange_sky.workload import Trace
+
+log = logging.getLogger(__name__)
 
 NO_ENGINE = "a Mélange config does not describe the engine, so there is nothing to replay"
 
@@ -169,11 +173,15 @@ def _narrowed(spec: Spec, incumbent: Incumbent) -> Spec:
 class CompareOptions:
     """At which rates to compare, and by which traffic: the flags of `compare`, by their names.
 
-    `trace` and `burstiness` None are those of the spec.
+    `trace` and `burstiness` None are those of the spec. `columns`, `timezone` and `keep_failed` say how
+    `trace` is read, where evidence does not.
     """
 
     rates: str | Sequence[float] | None = None
     trace: Path | None = None
+    columns: str | Mapping[str, str] | None = None
+    timezone: str | None = None
+    keep_failed: bool = False
     burstiness: float | None = None
     seed: int = 0
     jobs: int | None = None
@@ -190,8 +198,18 @@ def compare_source(
     Raises InputError for a spec of several models.
     """
     spec = load_own_spec(source, NO_ENGINE)
+    trace = replayed_trace(
+        options.trace,
+        "--trace",
+        options.columns,
+        options.timezone,
+        keep_failed=options.keep_failed,
+    )
+    if trace is not None:
+        for note in trace_notes(trace):
+            log.warning("%s", note)
     replayed = ReplayOptions(
-        trace=options.trace, burstiness=options.burstiness, seed=options.seed, jobs=options.jobs
+        trace=trace, burstiness=options.burstiness, seed=options.seed, jobs=options.jobs
     ).of(spec)
     rates = options.rates
     request = ComparisonRequest(

@@ -121,6 +121,20 @@ class SkyFields:
         task = {key: value for key, value in block.items() if key != PER_ACCELERATOR}
         return cls(task=_long_form(task), per_accelerator={k: _long_form(own[k]) for k in own})
 
+    def over(self, below: SkyFields) -> SkyFields:
+        """Return these fields on top of others, key by key."""
+        keys = dict.fromkeys((*below.per_accelerator, *self.per_accelerator))
+        none: Mapping[str, Any] = {}
+        return SkyFields(
+            task=merged_with(below.task, self.task),
+            per_accelerator={
+                key: merged_with(
+                    below.per_accelerator.get(key, none), self.per_accelerator.get(key, none)
+                )
+                for key in keys
+            },
+        )
+
     def block(self) -> dict[str, Any]:
         """Return the fields as the block that they were read from."""
         own = {PER_ACCELERATOR: self.per_accelerator} if self.per_accelerator else {}

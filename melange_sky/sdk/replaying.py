@@ -119,6 +119,9 @@ def compare(
     *,
     rates: str | Sequence[float] | None = None,
     trace: AnyPath | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    timezone: str | None = None,
+    keep_failed: bool = False,
     burstiness: float | None = None,
     seed: int = 0,
     jobs: int | None = None,
@@ -132,6 +135,10 @@ def compare(
         spec: A spec file of one model, or the same as a dict.
         rates: Requests per second to compare at, as numbers or "1,4,16"; None for the spec's own traffic.
         trace: Trace to replay, scaled to each rate; None for the spec's own, or a sample of its workload.
+        columns: Which column of the trace is what, "time=ts:ms,input=n_in" or a mapping; None for told by names
+            and values.
+        timezone: Zone of the trace's stamps that name none, such as "Europe/Berlin".
+        keep_failed: Count its requests that failed or have no output token, too.
         burstiness: Squared coefficient of variation of sampled arrivals' gaps; None for the spec's.
         seed: Seed of the replays.
         jobs: Replays to run in parallel; None for all cores, at most 8. Does not change the result.
@@ -149,6 +156,9 @@ def compare(
     options = CompareOptions(
         rates=rates,
         trace=path_of(trace),
+        columns=columns,
+        timezone=timezone,
+        keep_failed=keep_failed,
         burstiness=burstiness,
         seed=seed,
         jobs=jobs,

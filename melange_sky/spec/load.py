@@ -14,6 +14,7 @@ from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
 from melange_sky.parallelism import AssumedSplits
+from melange_sky.plans import SkyFields
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.checkpoints import read_checkpoints
@@ -121,10 +122,10 @@ class _Reader:
         redundancy = self._section(RedundancySection, raw.get("redundancy"), ("redundancy",))
         engine = self._engine(raw.get("engine"))
         current = read_current(raw.get("current"), self.problems)
-        sky = read_sky(raw.get("sky"), self.path.parent, self.problems)
+        sky = self._sky(raw, ())
         offers = read_offers(raw.get("offers"), self.path.parent, self.problems)
         lists_models = raw.get("models") is not None
-        models = self._models(raw) if lists_models else [self._served(raw, ())]
+        models = self._models(raw, sky) if lists_models else [self._served(raw, (), sky)]
         if (
             top is None
             or resources is None
@@ -144,8 +145,6 @@ class _Reader:
             headroom=top.headroom,
             current=current,
             offers=offers,
-            sky=sky,
-            sky_at=self.problems.where(("sky",)),
             engine=engine.choice,
             quantizations=engine.quantizations,
             quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),
@@ -182,7 +181,10 @@ class _Reader:
                 f" with a letter or digit and have at most {MAX_NAME} characters",
             )
 
-    def _models(self, raw: dict[str, Any]) -> list[ServedModel | None]:
+    def _sky(self, raw: dict[str, Any], at: KeyPath) -> SkyFields:
+        return read_sky(raw.get("sky"), self.path.parent, Place(self.problems, (*at, "sky")))
+
+    def _models(self, raw: dict[str, Any], sky: SkyFields) -> list[ServedModel | None]:
         for key in _SERVED_KEYS:
             if raw.get(key) is not None:
                 self.problems.add((key,), "belongs in each entry of models, not at the top level")
@@ -200,13 +202,13 @@ class _Reader:
                 served.append(None)
                 continue
             self._name(entry.get("name"), (*at, "name"))
-            served.append(self._served(entry, at))
+            served.append(self._served(entry, at, self._sky(entry, at).over(sky)))
         seen = [m.name for m in served if m is not None]
         for name in sorted({n for n in seen if seen.count(n) > 1}):
             self.problems.add(("models",), f"two models are named '{clip(name)}'")
         return served
 
-    def _served(self, raw: dict[str, Any], at: KeyPath) -> ServedModel | None:
+    def _served(self, raw: dict[str, Any], at: KeyPath, sky: SkyFields) -> ServedModel | None:
         checkpoints = None
         if raw.get("model") is None:
             self._missing(raw, "model", at)
@@ -238,6 +240,8 @@ class _Reader:
             checkpoints=checkpoints,
             images_at=self.problems.where((*at, "workload", "images")),
             attainment_per_bucket=slo[1],
+            sky=sky,
+            sky_at=self.problems.where((*(at if raw.get("sky") else ()), "sky")),
         )
 
     def _missing(self, raw: dict[str, Any], key: str, at: KeyPath) -> None:

@@ -180,6 +180,7 @@ class ModelSection:
     slo: Any = None
     workload: Any = None
     model_config: Text | None = None
+    sky: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from melange_sky.plans import SkyFields, sky_problems
 
 if TYPE_CHECKING:
-    from melange_sky.spec.problems import Problems
-
-KEY = "sky"
+    from melange_sky.spec.problems import Place
 
 
-def read_sky(raw: Any, folder: Path, problems: Problems) -> SkyFields:
-    """Return the block's fields; problems are noted at their keys.
+def read_sky(raw: Any, folder: Path, place: Place) -> SkyFields:
+    """Return the block's fields; problems are noted at their keys below `place`.
 
     Paths on this machine are relative to the spec's folder, as everywhere in a spec. (SkyPilot takes
     them from where `sky` is called.)
@@ -23,7 +21,7 @@ def read_sky(raw: Any, folder: Path, problems: Problems) -> SkyFields:
         return SkyFields()
     found = False
     for path, what in sky_problems(raw):
-        problems.add((KEY, *path), what)
+        place.problems.add((*place.at, *path), what)
         found = True
     if found:
         return SkyFields()

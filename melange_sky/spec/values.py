@@ -107,7 +107,9 @@ class ServedModel:
 
     `checkpoints` are of one model; `model`, the name of the first, is the one that clients use.
     `images_at` is file, line and key of its workload's images. With `attainment_per_bucket` the SLO's
-    attainment holds for every bucket by itself, not for all requests together.
+    attainment holds for every bucket by itself, not for all requests together. `sky` are SkyPilot's own
+    fields for its services, those of the spec below those of the model; `sky_at` is file, line and key of
+    their block.
     """
 
     name: str
@@ -118,6 +120,8 @@ class ServedModel:
     checkpoints: tuple[CheckpointChoice, ...]
     images_at: str = "workload.images"
     attainment_per_bucket: bool = False
+    sky: SkyFields = field(default_factory=SkyFields)
+    sky_at: str = "sky"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +130,7 @@ class Spec:
 
     `engine_args_at` gives file, line and key of each of the engine's arguments.
     `quantizations` are to be chosen among, None for weights as they are stored; `quantization_where` is
-    the place of the key that says so, None where the spec has none. `sky` are SkyPilot's own fields for
-    every service, `offers` the user's own prices, `sky_at` is file, line and key of their block.
+    the place of the key that says so, None where the spec has none. `offers` are the user's own prices.
     """
 
     name: str
@@ -143,8 +146,11 @@ class Spec:
     quantization_where: str | None = None
     current: tuple[CurrentInstances, ...] = ()
     offers: tuple[OwnOffers, ...] = ()
-    sky: SkyFields = field(default_factory=SkyFields)
-    sky_at: str = "sky"
+
+    @property
+    def skies(self) -> dict[str, SkyFields]:
+        """SkyPilot's own fields of the models that have any, by the place of their block."""
+        return {m.sky_at: m.sky for m in self.models if m.sky.block()}
 
     @property
     def leaves_rate_open(self) -> bool:

@@ -14,9 +14,13 @@ import yaml
 from melange_sky.errors import InputError
 from melange_sky.planfile import dump_plan
 from melange_sky.planfile.read import parse_plan
+from melange_sky.planner.plan_spec import plan_spec
+from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import FILLER_MEMORY, Plan, SkyFields, sky_problems
 from melange_sky.plans.sky_fields import DECIDED, RESOURCE_KEYS, TASK_KEYS
+from melange_sky.pricing import OfferQuery
 from melange_sky.rendering import launch_command, render_services
+from melange_sky.spec import load_spec
 from tests.cli.runner import melange_sky
 from tests.rendering.test_sky_accepts import A10G, BIG, DEARER, allocate, ask_sky, plan_of
 from tests.skycatalog import write_catalogs
@@ -279,6 +283,48 @@ def test_skypilot_s_own_parser_reads_the_block(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: s.yaml:6: sky: SkyPilot refuses it: ")
     assert "fastest" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "chat-plan").exists()
+
+
+MODELS = """
+name: two
+sky: {envs: {TEAM: a, ZONE: b}, per_accelerator: {L4: {resources: {labels: {gpu: l4}}}}}
+models:
+  - {name: plain, model: Qwen/Qwen2.5-7B-Instruct, slo: {tpot_ms: 80}, workload: {rate_rps: 1, input_tokens: 200, output_tokens: 100}}
+  - name: own
+    model: meta-llama/Llama-3.1-8B-Instruct
+    slo: {tpot_ms: 80}
+    workload: {rate_rps: 1, input_tokens: 200, output_tokens: 100}
+    sky: {envs: {TEAM: c}, file_mounts: {/data: ./data}}
+resources: {accelerators: [L4], infra: [gcp]}
+"""
+
+
+def test_a_model_of_several_has_fields_of_its_own_on_top(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(MODELS)
+    plain, own = load_spec(tmp_path / "spec.yaml").models
+    assert plain.sky.task == {"envs": {"TEAM": "a", "ZONE": "b"}}
+    assert own.sky.task == {
+        "envs": {"TEAM": "c", "ZONE": "b"},
+        "file_mounts": {"/data": str(tmp_path / "data")},
+    }
+    assert plain.sky.per_accelerator == own.sky.per_accelerator != {}
+    assert own.sky_at.endswith("models.1.sky") and plain.sky_at.endswith(": sky")
+    plan = plan_spec(tmp_path / "spec.yaml", PlanRequest(prices=OfferQuery(offline=True)))
+    files = {name: yaml.safe_load(text)["envs"] for name, text in render_services(plan).items()}
+    assert {name.split("-")[1]: envs["TEAM"] for name, envs in files.items()} == {
+        "plain": "a",
+        "own": "c",
+    }
+    (note,) = [w.message for w in plan.warnings if w.code == "sky"]
+    assert note.startswith("sky.file_mounts: SkyServe replaces every replica")
+
+
+def test_a_model_s_wrong_fields_are_told_at_their_place(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(MODELS.replace("envs: {TEAM: c}", "resources: {cpus: 4}"))
+    with pytest.raises(
+        InputError, match=r"models\.1\.sky\.resources\.cpus: it comes with the instance type"
+    ):
+        load_spec(tmp_path / "spec.yaml")
 
 
 def test_from_spec_to_files_with_paths_of_the_spec_s_folder(tmp_path: Path) -> None:

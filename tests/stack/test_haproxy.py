@@ -26,7 +26,7 @@ PROXIES, REQUESTS, LEFT = 4, 2000, 0.7
 
 
 class ProxyChaos(Chaos):
-    """The chaos of the gateway, but for faults that HAProxy passes on (docs/haproxy.md)."""
+    """The chaos of the gateway, but for faults that HAProxy passes on (`help haproxy`)."""
 
     faults = ("error", "busy", "deny", "drop", "die", "noise", "gone", "ok")
     poisons = ("error", "drop", "busy", "reject", "tell")

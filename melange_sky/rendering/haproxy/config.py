@@ -97,7 +97,7 @@ def _header(models: Sequence[ServedModel], limits: ProxyLimits) -> str:
     whole, most = whole_bytes(models), body_bytes(models, limits)
     lines = (
         "HAProxy 2.6 or later (with Lua) in place of `melange-sky gateway`: the routing of a plan.",
-        "Written by `melange-sky gateway PLAN --export haproxy DIR`; docs/haproxy.md says more.",
+        "Written by `melange-sky gateway PLAN --export haproxy DIR`; `melange-sky help haproxy` says more.",
         "",
         "  Check:    haproxy -c -f haproxy.cfg",
         "  Run:      haproxy -W -db -f haproxy.cfg      (keys: MELANGE_SKY_API_KEY, "
