@@ -6,25 +6,29 @@ refuses stays refused; a fault of the guard itself lets the request pass, with a
 
 from __future__ import annotations
 
+import logging
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
 
 from melange_sky.errors import MelangeError
 from melange_sky.skyplugin.guard_settings import GuardSettings, read_guard, users_policy
-from melange_sky.skyplugin.guarded import objection
-from melange_sky.skyplugin.parameters import installed_parameters
-from melange_sky.skyplugin.plan_folders import PlanFolders
-from melange_sky.skyplugin.task_prices import is_replica, launch_of
 
 GUARDED = frozenset({"launch", "serve.up", "serve.update", "jobs.launch"})
 """SkyPilot's names for `sky launch`, `sky serve up`, `sky serve update` and `sky jobs launch`."""
+
+REPLICA_VARIABLE = "SKYPILOT_SERVE_REPLICA_ID"
+"""What SkyServe sets in the task of every replica (`sky/serve/constants.py`)."""
 
 
 @cache
 def guard_class() -> type:
     """Return the class that config.yaml names: made when SkyPilot asks for it, since its base is SkyPilot's."""
     import sky
+
+    logging.getLogger("melange_sky").setLevel(
+        logging.WARNING
+    )  # a launch prints what its process logs
 
     class Guard(sky.AdminPolicy):  # type: ignore[misc] # SkyPilot's package has no types
         """Holds planned services to their plans, and every launch to the limits in config.yaml."""
@@ -59,18 +63,26 @@ def judged(request: Any) -> Any:
 
 
 def _is_guarded(request: Any, limits: GuardSettings) -> bool:
-    """Return whether the rules apply: on the server alone, where the launch happens, and once."""
+    """Return whether the rules apply: on the server alone, where the launch happens, and to no replica of a
+    service, which was let through before.
+    """
     return (
         limits.launch != "off"
         and request.request_name.value in GUARDED
         and not request.at_client_side
-        and not is_replica(request.task)
+        and REPLICA_VARIABLE not in (request.task.envs or {})
     )
 
 
 def _objection(task: Any, limits: GuardSettings) -> str | None:
+    """Return what speaks against a task; whatever is broken in here or below lets it pass."""
     log = _log()
     try:
+        from melange_sky.skyplugin.guarded import objection
+        from melange_sky.skyplugin.parameters import installed_parameters
+        from melange_sky.skyplugin.plan_folders import PlanFolders
+        from melange_sky.skyplugin.task_prices import launch_of
+
         found, unread = PlanFolders(installed_parameters().plan_dirs).plans()
         for problem in unread:
             log.debug("melange-sky: %s", problem)

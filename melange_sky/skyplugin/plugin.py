@@ -1,12 +1,15 @@
-"""The plugin of SkyPilot's API server. Whatever goes wrong in it, the server starts and serves."""
+"""The plugin of SkyPilot's API server. Whatever goes wrong in it, the server starts and serves.
+
+So nothing else of the package is imported but where a fault is caught.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from melange_sky.skyplugin.parameters import Parameters, read_parameters
 from melange_sky.version import __version__
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ def plugin_class() -> type:
         js_extension_path = f"{PREFIX}/fleets.js"
 
         def __init__(self, **given: Any) -> None:
-            self._parameters = read_parameters(given)
+            self._given = given
 
         @property
         def viewer_allowlist(self) -> list[Any]:
@@ -40,15 +43,15 @@ def plugin_class() -> type:
         def install(self, extension_context: Any) -> None:
             """Install; a fault is logged and told on the page, and never reaches the server."""
             is_main = extension_context.context is plugins.PluginContext.MAIN
-            install(self._parameters, extension_context.app, is_main=is_main)
+            install(self._given, extension_context.app, is_main=is_main)
 
     return Plugin
 
 
-def install(parameters: Parameters, app: Any | None, *, is_main: bool) -> None:
+def install(given: Mapping[str, Any], app: Any | None, *, is_main: bool) -> None:
     """Install in one process of the server: gauges in the main one, routes where there is an app; never raises."""
     try:
-        _install(parameters, app, is_main=is_main)
+        _install(given, app, is_main=is_main)
     except Exception as error:
         log.exception("melange-sky: the plugin could not start; the API server goes on without it")
         if app is not None:
@@ -56,9 +59,9 @@ def install(parameters: Parameters, app: Any | None, *, is_main: bool) -> None:
             _tell(app, f"the plugin could not start: {told}")
 
 
-def _install(parameters: Parameters, app: Any | None, *, is_main: bool) -> None:
+def _install(given: Mapping[str, Any], app: Any | None, *, is_main: bool) -> None:
     _register_keys()
-    board = _board(parameters)
+    board = _board(given)
     if is_main:
         from sky.server import metrics
 
@@ -80,12 +83,14 @@ def _tell(app: Any, problem: str) -> None:
         log.exception("melange-sky: the page that tells of the fault could not be added either")
 
 
-def _board(parameters: Parameters) -> Any:
+def _board(given: Mapping[str, Any]) -> Any:
     from melange_sky.skyplugin.latest import Latest
+    from melange_sky.skyplugin.parameters import read_parameters
     from melange_sky.skyplugin.plan_folders import PlanFolders
     from melange_sky.skyplugin.records import running_services
     from melange_sky.skyplugin.routes import Board
 
+    parameters = read_parameters(given)
     return Board(
         folders=PlanFolders(parameters.plan_dirs),
         records=Latest(running_services, fresh_s=FRESH_S),

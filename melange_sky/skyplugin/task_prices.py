@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
     from melange_sky.plans import Plan
 
-REPLICA_VARIABLE = "SKYPILOT_SERVE_REPLICA_ID"
-"""What SkyServe sets in the task of every replica (`sky/serve/constants.py`)."""
-
 _HOUR_S = 3600
 _CATALOG = "SkyPilot's catalog"
 
@@ -36,11 +33,6 @@ def launch_of(task: Any, plans: Iterable[Plan]) -> Launch:
         nodes=task.num_nodes,
         choices=tuple(_choice(one, task.num_nodes, plans) for one in task.resources),
     )
-
-
-def is_replica(task: Any) -> bool:
-    """Return whether SkyServe launches the task as a replica of a service that was let through before."""
-    return REPLICA_VARIABLE in (task.envs or {})
 
 
 def _choice(resources: Any, nodes: int, plans: tuple[Plan, ...]) -> Choice:
