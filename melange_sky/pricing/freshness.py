@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.pricing.sanity import age_days
+from melange_sky.settings import gcp_api_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -14,11 +15,19 @@ if TYPE_CHECKING:
     from melange_sky.commitments import Commitment
     from melange_sky.offers import Offer
 
-TERM_SOURCES = {"aws": "aws", "azure": "azure", "gcp": "cyclenerd", "runpod": "runpod"}
+_TERM_SOURCES = {"aws": "aws", "azure": "azure", "gcp": "cyclenerd", "runpod": "runpod"}
 """The source (`--source`) of each cloud's terms that needs no key."""
 
 LONGEST_HOURS = 24.0
 """Older prices and terms are refused before a commitment, unless the user says otherwise."""
+
+
+def term_source(cloud: str) -> str | None:
+    """Return the source (`--source`) to ask for a cloud's terms, None where no list has them.
+
+    GCP's own list, where there is a key for it.
+    """
+    return "gcp" if cloud == "gcp" and gcp_api_key() else _TERM_SOURCES.get(cloud)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +91,7 @@ def term_ages(rows: Iterable[Commitment], now: datetime) -> tuple[Age, ...]:
     for row in sorted(rows, key=lambda row: (row.cloud, row.source, str(row.as_of))):
         age = _age("terms", row.cloud, row.source, (row.as_of, row.checked_at), now, own=row.is_own)
         # blocks, of any length, are in no list
-        listed = row.cloud in TERM_SOURCES and row.longest_hours is None
+        listed = term_source(row.cloud) is not None and row.longest_hours is None
         key = (row.cloud, row.source, age.known_at, row.is_own, listed)
         found.setdefault(key, replace(age, is_listed=listed))
     return tuple(found.values())
@@ -100,9 +109,7 @@ def _advice(age: Age) -> str:
     if age.what == "prices":
         return f"; `{command}` fetches today's; or say --stale-ok"
     if age.is_listed:
-        return (
-            f"; `{command} --source {TERM_SOURCES[age.cloud]}` fetches today's; or say --stale-ok"
-        )
+        return f"; `{command} --source {term_source(age.cloud)}` fetches today's; or say --stale-ok"
     return "; no list has them: ask for an offer and state it (`--commitments`), or say --stale-ok"
 
 

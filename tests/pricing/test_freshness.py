@@ -9,7 +9,7 @@ import pytest
 
 from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.pricing.apis.sources import find_apis
-from melange_sky.pricing.freshness import TERM_SOURCES, price_ages, stale_problems, term_ages
+from melange_sky.pricing.freshness import price_ages, stale_problems, term_ages, term_source
 from melange_sky.pricing.refresh import RefreshOptions, refresh
 from melange_sky.pricing.store import Store
 from tests.pricing.catalogs import GOOD_AWS
@@ -85,10 +85,18 @@ def test_one_line_per_source():
     )
 
 
-def test_the_sources_that_are_named_list_terms_without_a_key():
-    for cloud, source in TERM_SOURCES.items():
+def test_whom_to_ask_for_terms(monkeypatch):
+    for name in ("GOOGLE_API_KEY", "MELANGE_SKY_GCP_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for cloud in ("aws", "azure", "gcp", "runpod"):
+        source = term_source(cloud)
+        assert source is not None
         (api,) = find_apis((source,), ())
         assert api.cloud == cloud
+    assert term_source("gcp") == "cyclenerd"
+    assert (term_source("lambda"), term_source("vast")) == (None, None)
+    monkeypatch.setenv("GOOGLE_API_KEY", "a-key")
+    assert term_source("gcp") == "gcp"
 
 
 def test_a_catalog_that_did_not_change_is_as_young_as_its_last_check(server, home):
