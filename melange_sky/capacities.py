@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 class Origin(str, Enum):
     """How a capacity is known, best first. `GIVEN` stands for figures the user's own file states.
 
-    `CALIBRATED` is an estimate whose constants were fitted on a few probes of the user's own replica.
+    `CALIBRATED` is an estimate whose constants were fitted on a few probes of the user's own replica, `OBSERVED` one
+    whose constants its own traffic told.
     `BOUND` is no estimate but the most that simulation could find: of a size that was not simulated because
     no cheapest fleet serves it so.
     """
 
     MEASURED = "measured"
     GIVEN = "given"
+    OBSERVED = "observed"
     INTERPOLATED = "interpolated"
     CALIBRATED = "calibrated"
     ESTIMATED = "estimated"
@@ -39,7 +41,7 @@ class Origin(str, Enum):
 NOT_KNOWN = "not simulated: no cheapest fleet serves it so"
 """What is said of a size of which only a bound is known."""
 
-INFERRED = frozenset({Origin.CALIBRATED, Origin.ESTIMATED, Origin.BOUND})
+INFERRED = frozenset({Origin.OBSERVED, Origin.CALIBRATED, Origin.ESTIMATED, Origin.BOUND})
 """Figures of the engine model, which its error bands hold for."""
 
 _RANK = {origin: rank for rank, origin in enumerate(Origin)}

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{.*\})?[ \t]+(\S+)", re.MULTILINE)
+_SAMPLE = re.compile(r"^([A-Za-z_:][\w:]*)(?:\{(.*)\})?[ \t]+(\S+)", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 
 def samples(page: str, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
@@ -19,11 +20,26 @@ def samples(page: str, names: Mapping[str, str]) -> Iterator[tuple[str, float]]:
     >>> list(samples('a{engine="0"} 2.0\\na{engine="1"} 3 1700000000\\nb 1', {"a": "asked"}))
     [('asked', 2.0), ('asked', 3.0)]
     """
+    for short, _, value in labelled(page, names):
+        yield short, value
+
+
+def labelled(page: str, names: Mapping[str, str]) -> Iterator[tuple[str, str, float]]:
+    """Yield the same samples with the text of their labels between: (short name, labels, value)."""
     for match in _SAMPLE.finditer(page):
         short = names.get(match[1])
         if short is None:
             continue
         try:
-            yield short, float(match[2])
+            yield short, match[2] or "", float(match[3])
         except ValueError:
             continue
+
+
+def labels_of(text: str) -> dict[str, str]:
+    """Return labels by name.
+
+    >>> labels_of('engine="0",le="+Inf"')
+    {'engine': '0', 'le': '+Inf'}
+    """
+    return dict(_LABEL.findall(text))

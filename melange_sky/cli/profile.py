@@ -9,6 +9,7 @@ import click
 
 from melange_sky.cli.common import echo_json, format_option
 from melange_sky.cli.profile_jobs import collect, launch, status
+from melange_sky.cli.profile_learn import learn
 from melange_sky.engines import BENCH_TOOLS, DEFAULT_ENGINE, ENGINES
 from melange_sky.errors import SloMissedError
 
@@ -191,5 +192,5 @@ def _progress() -> Progress:
     )
 
 
-for command in (launch, status, collect):
+for command in (learn, launch, status, collect):
     profile.add_command(command)

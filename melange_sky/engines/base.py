@@ -83,7 +83,9 @@ class Engine(ABC):
     (major, minor), oldest first; `generation_note` says so where
     these are another engine's. `key_variable` holds the key that replicas demand. `metrics`: name on
     its Prometheus page → `running`, `waiting` or `kv_use` (a fraction), gauges, or `preemptions`, a
-    counter; where it counts tokens looked up in its prefix cache, `prefix_asked` and `prefix_found` too.
+    counter; where it counts tokens looked up in its prefix cache, `prefix_asked` and `prefix_found` too;
+    where its constants can be learnt from it, the counters of `learning.COUNTERS`, and in `histograms` the sizes of
+    finished requests, `prompts` and `answers`.
     `without_code`: architectures that it does not serve by code of its own → the last release that did, None where none ever did.
     `foreign_configs`: types of configs that it reads only by a checkpoint's own code, if `code_flag` lets it.
     `prefix_cache_flags`: flags of the prefix cache, and whether they turn it on.
@@ -103,6 +105,7 @@ class Engine(ABC):
     health_path: ClassVar[str]
     version_path: ClassVar[str]
     metrics: ClassVar[Mapping[str, str]]
+    histograms: ClassVar[Mapping[str, str]] = {}
     flags: ClassVar[FlagTable]
     weights: ClassVar[WeightTable]
     bench: ClassVar[BenchTool | None] = None

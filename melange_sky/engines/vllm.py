@@ -225,6 +225,15 @@ class Vllm(Engine):
         "vllm:num_preemptions_total": "preemptions",
         "vllm:prefix_cache_queries_total": "prefix_asked",
         "vllm:prefix_cache_hits_total": "prefix_found",
+        "vllm:inter_token_latency_seconds_sum": "decode_s",
+        "vllm:inter_token_latency_seconds_count": "decoded",
+        "vllm:prompt_tokens_total": "prompted",
+        "vllm:time_to_first_token_seconds_sum": "ttft_s",
+        "vllm:time_to_first_token_seconds_count": "first_tokens",
+    }
+    histograms: ClassVar[Mapping[str, str]] = {
+        "vllm:request_prompt_tokens": "prompts",
+        "vllm:request_generation_tokens": "answers",
     }
     flags = FLAGS
     weights = WEIGHTS

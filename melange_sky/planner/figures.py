@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 
 from melange_sky.errors import InputError, clip, did_you_mean
+from melange_sky.names.accelerators import find_accelerator
+from melange_sky.offers import parse_accelerator
 from melange_sky.slo import SLO
 
 LARGEST_TOKENS = 10_000_000
@@ -34,6 +36,15 @@ def _tokens(flag: str, word: str) -> int:
     raise InputError(
         f"{flag}: '{word[:30]}' is not a number of tokens between 1 and {LARGEST_TOKENS}"
     )
+
+
+def replica_gpus(text: str) -> tuple[str, int]:
+    """Return the accelerator's name and count of ``A10G:1``; InputError names the flag."""
+    try:
+        name, count = parse_accelerator(text)
+        return find_accelerator(name).name, int(count or 1)
+    except ValueError as error:
+        raise InputError(f"--accelerator: {str(error)[:200]}") from error
 
 
 def slo_of(tpot_ms: float | None, ttft_ms: float | None, attainment: float) -> SLO:

@@ -22,8 +22,7 @@ from melange_sky.capacity_search import ProbeAborted
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
 from melange_sky.models import load_model
-from melange_sky.names.accelerators import find_accelerator
-from melange_sky.offers import parse_accelerator
+from melange_sky.planner.figures import replica_gpus
 from melange_sky.profiler import PromptStyle, check_endpoint
 from melange_sky.profiler.target import EndpointTarget, OutOfTime
 from melange_sky.profiles import ReplicaShape, engine_replica
@@ -75,7 +74,7 @@ def measure_quick(
     where the server cannot be reached.
     """
     started = time.monotonic()
-    name, gpus = _accelerator(options.accelerator)
+    name, gpus = replica_gpus(options.accelerator)
     engine = engine_named(options.engine)
     facts = check_endpoint(options.endpoint, _style(options))
     generation = engine.generation_of(facts.version)
@@ -115,14 +114,6 @@ def _check_probes(used: int, planned: int, minutes: float) -> None:
             f"only {used} of {planned} probes could be used in {minutes:g} min; "
             "raise --max-minutes, or run nearer to the server"
         )
-
-
-def _accelerator(text: str) -> tuple[str, int]:
-    try:
-        name, count = parse_accelerator(text)
-        return find_accelerator(name).name, int(count or 1)
-    except ValueError as error:
-        raise InputError(f"--accelerator: {str(error)[:200]}") from error
 
 
 def _style(options: MeasureOptions) -> PromptStyle:

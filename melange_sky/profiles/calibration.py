@@ -1,4 +1,4 @@
-"""Constants fitted on a few probes of the user's own replica: `<home>/profiles/*.calibration.json`."""
+"""Constants fitted on the user's own replica, by probes or by its traffic: `<home>/profiles/*.calibration.json`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from melange_sky.capacities import Origin
 from melange_sky.settings import profiles_dir
 from melange_sky.steps import ErrorBand, Scales
 
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 class Calibration:
     """By what the estimates' constants of one model on one replica were off, and how sure that is.
 
-    `low`, `high`: band of true ÷ estimated throughput after the correction.
+    `low`, `high`: band of true ÷ estimated throughput after the correction. `origin` is "calibrated" where `probes`
+    were sent, "observed" where it was learnt from so many minutes of traffic.
     """
 
     model: str
@@ -41,11 +43,14 @@ class Calibration:
     probes: int
     seconds: float
     measured_at: str
+    origin: str = Origin.CALIBRATED.value
 
     @property
     def band(self) -> ErrorBand:
         """The band with where it comes from."""
-        basis = f"{self.probes} probes of this model on this GPU, {self.measured_at[:10]}"
+        is_seen = self.origin == Origin.OBSERVED.value
+        what = "minutes of traffic" if is_seen else "probes"
+        basis = f"{self.probes} {what} of this model on this GPU, {self.measured_at[:10]}"
         return ErrorBand(low=self.low, high=self.high, basis=basis)
 
 
@@ -53,6 +58,8 @@ def save_calibration(calibration: Calibration, folder: Path) -> Path:
     """Write a calibration in place of an earlier one of the same replica; return its path."""
     model = calibration.model.replace("/", "--")
     name = f"{model}-{calibration.accelerator}-tp{calibration.tensor_parallel}-{calibration.engine}"
+    if calibration.origin != Origin.CALIBRATED.value:
+        name = f"{name}-{calibration.origin}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name.lower()}{SUFFIX}"
     document = {"schema": SCHEMA, **dataclasses.asdict(calibration)}

@@ -134,7 +134,7 @@ def gpu_group(
         bands=_stated_bands(generation, accelerator.name, model, split)
         if found is None
         else dict.fromkeys(REGIMES, found.band),
-        origin=Origin.ESTIMATED if found is None else Origin.CALIBRATED,
+        origin=Origin.ESTIMATED if found is None else Origin(found.origin),
     )
 
 

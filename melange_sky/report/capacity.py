@@ -50,7 +50,14 @@ class CapacityView(Protocol):
 Paint = Callable[[str, float], str]
 """Colours a cell's text by where its rate lies between the lowest (0) and the highest (1)."""
 
-_MARKS = {"measured": "m", "given": "g", "interpolated": "i", "calibrated": "c", "estimated": "e"}
+_MARKS = {
+    "measured": "m",
+    "given": "g",
+    "observed": "o",
+    "interpolated": "i",
+    "calibrated": "c",
+    "estimated": "e",
+}
 _WIDTH = 22
 
 
@@ -122,7 +129,7 @@ def capacity_text(answer: CapacityView, paint: Paint | None = None) -> str:
     query = answer.query
     lines = [
         f"{query.model.name} on engine {query.engine_label}: highest requests per second within the SLO",
-        "m measured, i interpolated, c calibrated, e estimated; $/M: US dollars per million tokens, input and output",
+        "m measured, o observed, i interpolated, c calibrated, e estimated; $/M: US dollars per million tokens, input and output",
     ]
     reasons: dict[str, str] = {}
     shade = None if paint is None else _scaled(paint, answer)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from melange_sky.sdk.measuring import (
         collect_profile,
         launch_profile,
+        learn_profile,
         profile,
         profile_status,
     )
@@ -53,7 +54,13 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "answering": ("capacity", "explain", "sweep"),
-    "measuring": ("collect_profile", "launch_profile", "profile", "profile_status"),
+    "measuring": (
+        "collect_profile",
+        "launch_profile",
+        "learn_profile",
+        "profile",
+        "profile_status",
+    ),
     "planning": ("load", "plan", "render", "table", "verify", "write"),
     "plugin_files": ("install_plugin", "plugin_status", "remove_plugin"),
     "pricing": (
@@ -91,6 +98,7 @@ __all__ = [
     "init",
     "install_plugin",
     "launch_profile",
+    "learn_profile",
     "list_models",
     "load",
     "plan",

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.planner import measuring_jobs as work
+from melange_sky.planner import traffic_learning
 from melange_sky.planner.measuring import Measurement, MeasureOptions, measure_endpoint
 from melange_sky.profiler.skyjobs import JobState
 from melange_sky.report.jobs import job_states_text, preview_text
+from melange_sky.report.learning import observation_text
 from melange_sky.report.measuring import measured_text
 from melange_sky.sdk.arguments import path_of, source_of
 from melange_sky.sdk.results import Shown, as_result
@@ -26,6 +28,15 @@ class Measured(Shown, Measurement):
 
     def __str__(self) -> str:
         return measured_text(self)
+
+
+class Observed(Shown, traffic_learning.Observation):
+    """What traffic told of a replica's constants; printed in a few lines."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return observation_text(self.learnt, self.cuts, self.calibration)
 
 
 class Jobs(Shown, work.JobsPreview):
@@ -156,6 +167,60 @@ def profile(
         tokenizer=tokenizer,
     )
     return as_result(Measured, measure_endpoint(options))
+
+
+def learn_profile(
+    *,
+    metrics: Sequence[str],
+    model: str,
+    accelerator: str,
+    window: str = "1h",
+    every_s: float = 15.0,
+    tpot_ms: float | None = None,
+    ttft_ms: float | None = None,
+    attainment: float = 0.95,
+    engine: str = DEFAULT_ENGINE.name,
+    api_key_env: str = "OPENAI_API_KEY",
+    out: AnyPath | None = None,
+) -> Observed:
+    """Correct the estimates of a model by the figures of replicas that serve it, without a load test.
+
+    What low traffic cannot tell stays as estimated: then nothing is kept.
+
+    Args:
+        metrics: Addresses of replicas of one kind.
+        model: The model that they serve.
+        accelerator: What each runs on, such as "A10G:1".
+        window: How long to look, such as "90m" or "24h".
+        every_s: Seconds between two looks.
+        tpot_ms: Limit of the time per output token after the first, in milliseconds.
+        ttft_ms: Limit of the time to the first token, in milliseconds.
+        attainment: Fraction of requests that must meet every limit.
+        engine: What serves.
+        api_key_env: Environment variable that holds the servers' key.
+        out: Folder of the profile tables; None for the profile store.
+
+    Returns:
+        The corrections, the highest rate that follows for such requests with its interval, and what is kept.
+
+    Raises:
+        InputError: An option makes no sense, or too little was seen.
+        SourceUnavailableError: No server answers.
+    """
+    options = traffic_learning.LearnOptions(
+        metrics=metrics,
+        model=model,
+        accelerator=accelerator,
+        window=window,
+        every_s=every_s,
+        tpot_ms=tpot_ms,
+        ttft_ms=ttft_ms,
+        attainment=attainment,
+        engine=engine,
+        api_key_env=api_key_env,
+        out=path_of(out),
+    )
+    return as_result(Observed, traffic_learning.learn_from_traffic(options))
 
 
 def launch_profile(

@@ -152,7 +152,7 @@ def fit_scales(start: ReplicaModel, probes: Sequence[RequestLog], rounds: int = 
         apply=lambda z: scales(z).applied(start),
         probes=usable,
         log_medians=np.log(np.where(medians > 0, medians, np.nan)),
-        centre=np.zeros(4),
+        centre=np.zeros(len(PROBED)),
         width=SCALE_WIDTH,
     )
     z = _minimum(fit, rounds)
@@ -164,9 +164,12 @@ SCALE_WIDTH = 0.5
 """Width of the priors on the logarithms of scales: estimates are rarely off by more than twice that."""
 
 
+PROBED = ("host", "products", "cache", "request")
+"""The scales that a few probes tell apart."""
+
+
 def _named(z: Floats) -> dict[str, float]:
-    names = [field.name for field in dataclasses.fields(Scales)]
-    return dict(zip(names, np.exp(z).tolist(), strict=True))
+    return dict(zip(PROBED, np.exp(z).tolist(), strict=True))
 
 
 def _first_guess(probes: Sequence[RequestLog], seen: Floats) -> Floats:

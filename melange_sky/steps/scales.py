@@ -18,19 +18,22 @@ class Scales:
     """By what a replica's constants are multiplied to agree with an endpoint.
 
     `host`: steps and sequences. `products`: reading and computing weights, and attention of prompts.
-    `cache`: reading keys and values. `request`: what is spent on a request outside of steps.
+    `cache`: reading keys and values. `request`: what is spent on a request outside of steps. `computing`:
+    computing alone, over `products`, where that is known apart from reading weights.
     """
 
     host: float = 1.0
     products: float = 1.0
     cache: float = 1.0
     request: float = 1.0
+    computing: float = 1.0
 
     def applied(self, replica: ReplicaModel) -> ReplicaModel:
         """Return the replica with its constants multiplied."""
         costs, products, cache = replica.costs, self.products, self.cache
+        computing = products * self.computing
         windows = tuple(
-            w._replace(kv_token_s=w.kv_token_s * cache, pair_s=w.pair_s * products)
+            w._replace(kv_token_s=w.kv_token_s * cache, pair_s=w.pair_s * computing)
             for w in costs.windows
         )
         scaled = costs._replace(
@@ -39,9 +42,9 @@ class Scales:
             sequence_s=costs.sequence_s * self.host,
             weights_s=costs.weights_s * products,
             experts_s=costs.experts_s * products,
-            token_flops_s=costs.token_flops_s * products,
-            expert_token_s=costs.expert_token_s * products,
-            pair_s=costs.pair_s * products,
+            token_flops_s=costs.token_flops_s * computing,
+            expert_token_s=costs.expert_token_s * computing,
+            pair_s=costs.pair_s * computing,
             kv_token_s=costs.kv_token_s * cache,
             windows=windows,
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from melange_sky.capacity_search import SearchResult
 from melange_sky.commitments import Commitment
+from melange_sky.learning import Learnt
 from melange_sky.offers import Offer
 from melange_sky.optimizer import SweepPoint
 from melange_sky.planfile import plan_document
@@ -42,6 +43,7 @@ from melange_sky.report.capacity import capacity_document
 from melange_sky.report.comparison import comparison_rows
 from melange_sky.report.explanation import explanation_document
 from melange_sky.report.jobs import job_states_document, preview_document
+from melange_sky.report.learning import observation_document
 from melange_sky.report.measuring import measured_document
 from melange_sky.report.models import list_document, model_document
 from melange_sky.report.offers import offer_row
@@ -252,6 +254,14 @@ def _running(name: str, **mark: str) -> RunningService:
     return RunningService(service=service, instances={0: "text"})
 
 
+def _observations() -> Iterator[dict[str, Any]]:
+    for busiest in (0.1, 0.9):
+        learnt = filled(Learnt, busiest=busiest)
+        for kept in (None, filled(Calibration)):
+            path = None if kept is None else Path("text")
+            yield observation_document(learnt, {"reason": 1}, kept, path)
+
+
 def _statuses() -> Iterator[dict[str, Any]]:
     for hollow in Hollow:
         traffic = filled(ObservedTraffic, hollow)
@@ -280,6 +290,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "prices-check": _each(PriceCheck, check_document),
     "profile-run": _measurements,
     "profile-quick": _each(Calibration, lambda kept: quick_document(kept, Path("text"))),
+    "profile-learn": _observations,
     "profile-launch": _many(
         ProfilingJob, lambda jobs: preview_document(SimpleNamespace(jobs=jobs, taken=jobs))
     ),

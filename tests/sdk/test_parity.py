@@ -77,6 +77,7 @@ PAIRS = (
         names=frozenset({"inputs", "outputs"}),
         other_words={"bench_command": "vllm"},
     ),
+    Pair("profile learn", ("learn_profile",)),
     Pair("profile launch", ("launch_profile",), flags=ASKS),
     Pair("profile status", ("profile_status",)),
     Pair("profile collect", ("collect_profile",)),
