@@ -300,6 +300,7 @@ resources: {accelerators: [L4], infra: [gcp]}
 
 
 def test_a_model_of_several_has_fields_of_its_own_on_top(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
     (tmp_path / "spec.yaml").write_text(MODELS)
     plain, own = load_spec(tmp_path / "spec.yaml").models
     assert plain.sky.task == {"envs": {"TEAM": "a", "ZONE": "b"}}
@@ -308,10 +309,10 @@ def test_a_model_of_several_has_fields_of_its_own_on_top(tmp_path: Path) -> None
         "file_mounts": {"/data": str(tmp_path / "data")},
     }
     assert plain.sky.per_accelerator == own.sky.per_accelerator != {}
-    assert own.sky_at.endswith("models.1.sky") and plain.sky_at.endswith(": sky")
+    assert own.sky_at.endswith("models[1].sky") and plain.sky_at.endswith(": sky")
     plan = plan_spec(tmp_path / "spec.yaml", PlanRequest(prices=OfferQuery(offline=True)))
     files = {name: yaml.safe_load(text)["envs"] for name, text in render_services(plan).items()}
-    assert {name.split("-")[1]: envs["TEAM"] for name, envs in files.items()} == {
+    assert {name.split("-")[0]: envs["TEAM"] for name, envs in files.items()} == {
         "plain": "a",
         "own": "c",
     }
@@ -322,7 +323,7 @@ def test_a_model_of_several_has_fields_of_its_own_on_top(tmp_path: Path) -> None
 def test_a_model_s_wrong_fields_are_told_at_their_place(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(MODELS.replace("envs: {TEAM: c}", "resources: {cpus: 4}"))
     with pytest.raises(
-        InputError, match=r"models\.1\.sky\.resources\.cpus: it comes with the instance type"
+        InputError, match=r"models\[1\]\.sky\.resources\.cpus: it comes with the instance type"
     ):
         load_spec(tmp_path / "spec.yaml")
 

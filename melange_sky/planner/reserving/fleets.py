@@ -162,7 +162,7 @@ def _plan(
         engine=spec.engine,
         engine_generation=generation_of(spec, request),
         attainment_per_bucket=served.attainment_per_bucket,
-        sky=spec.sky,
+        sky=served.sky,
     )
     notes = (
         *_paid_notes(asked, advice, kinds),
