@@ -18,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 from melange_sky.commitments import Commitment, term_text
 from melange_sky.pricing.commitments.sheet import TermPart, TermSheet
 from melange_sky.pricing.fields import read_number
-from melange_sky.pricing.http_errors import FetchError
+from melange_sky.pricing.http_errors import FetchError, error_text
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -117,7 +117,7 @@ async def read_savings_plans(
         if not isinstance(listed, list):
             raise FetchError("AWS's index of savings plans has no regions")
     except FetchError as error:
-        return tuple(_failed(region, error) for region in regions)
+        return tuple(_failed(region, str(error)) for region in regions)
     paths = {
         str(entry.get("regionCode")): str(entry.get("versionUrl"))
         for entry in listed
@@ -130,15 +130,17 @@ async def read_savings_plans(
                 raise FetchError("AWS's index of savings plans does not name it")
             lines = http.lines(csv_address(index_url, paths[region]), until)
             rows = await read_plan_file(lines, region, kinds)
-        except (FetchError, csv.Error) as error:
-            return _failed(region, error)
+        except FetchError as error:
+            return _failed(region, str(error))
+        except (ValueError, LookupError, csv.Error) as error:
+            return _failed(region, f"its answer cannot be read: {error_text(error)}")
         return TermPart(name="savings plans", region=region, rows=rows)
 
     return tuple(await asyncio.gather(*map(one, regions)))
 
 
-def _failed(region: str, error: Exception) -> TermPart:
-    return TermPart(name="savings plans", region=region, problem=str(error))
+def _failed(region: str, problem: str) -> TermPart:
+    return TermPart(name="savings plans", region=region, problem=problem)
 
 
 async def read_plan_file(

@@ -155,6 +155,11 @@ FAULTS = {
         ),
         "points elsewhere",
     ),
+    "an index with an address that is none": (
+        INDEX,
+        answer_json({"regions": [{"regionCode": "us-east-1", "versionUrl": "http://[x/y.json"}]}),
+        "its answer cannot be read: ValueError",
+    ),
     "a file that fails": ("us-east-1", status(500), "HTTP 500"),
     "a file without a header": ("us-east-1", body("nothing\n" * 9), "have no header"),
     "a file that lacks a column": (
