@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import highspy
@@ -99,9 +100,11 @@ def solve_by_highs(
     highs.run()
     info = highs.getInfo()
     termination = _termination(highs.getModelStatus(), info)
-    if not termination.has_solution:
-        return termination, [], None
     bound = float(info.mip_dual_bound) if linear.is_whole() else None
+    if not termination.has_solution:
+        # What was proven until the time was up holds, although no solution was found.
+        is_known = bound is not None and isfinite(bound)
+        return termination, [], bound if is_known and termination is Termination.LIMIT else None
     return termination, list(highs.getSolution().col_value), bound
 
 

@@ -25,7 +25,8 @@ class IntegerProgram:
 
     Buckets are numbered over all demands; `offsets[d]` is the number of demand d's first one.
     `bounds` are the most instances that any best fleet uses. `scenarios` are the losses that the
-    fleet is held to survive. `extra_goal` is what the objective counts besides the cost.
+    fleet is held to survive; with `own_spares` it survives every one, for options that are alike have
+    spare instances of their own. `extra_goal` is what the objective counts besides the cost.
     """
 
     lp: Linear
@@ -38,6 +39,7 @@ class IntegerProgram:
     x: list[int]
     y: dict[ShareKey, int]
     scenarios: tuple[Scenario, ...] = ()
+    own_spares: bool = False
     fixed: dict[tuple[int, int], int] = field(default_factory=dict)
     extra_goal: Terms = field(default_factory=list)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from melange_sky.optimizer.program.termination import Termination
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.optimizer.problem.question import SolveOptions
     from melange_sky.optimizer.program.linear import Linear
 
@@ -63,3 +65,18 @@ def run(linear: Linear, options: SolveOptions) -> Outcome:
         solver=name,
         values=tuple(values) if termination.has_solution else (),
     )
+
+
+def divisible(linear: Linear, columns: Sequence[int], options: SolveOptions) -> list[float] | None:
+    """Return so much of each of these columns as the optimum holds with no column whole.
+
+    None where that has none, or HiGHS is not there. Raises TimeUpError.
+    """
+    if options.solver == "cbc" or not has_highs():
+        return None
+    import numpy as np
+
+    from melange_sky.optimizer.program.highs import Relaxed
+
+    found = Relaxed(linear, columns, options.deadline).least_from(np.zeros(len(columns)))
+    return None if found is None else [float(found.values[column]) for column in columns]

@@ -8,6 +8,7 @@ Indices: b bucket, k column (an option of one model). Variables:
 * s<n>_b_k ∈ [0, 1]  as y, once the instances of loss scenario n are gone
 * e_k_n ∈ {0, 1}     1 if there are at least n instances of k
 * c_k ≥ 0            instances of k started or stopped against a running fleet
+* g_k ∈ {0, 1}       1 if there is any instance of k or of what is like it, with spares of their own
 * t_k ∈ {0, 1}       1 if there is any instance of k; h_k ∈ {0, 1}: 1 only if there is one
 
 Variables are named by index (LP files fold distinct option names into one), constraints in words.
@@ -34,8 +35,13 @@ def build_program(
     options: SolveOptions,
     only: frozenset[str] | None = None,
     scenarios: tuple[Scenario, ...] = (),
+    *,
+    own_spares: bool = False,
 ) -> IntegerProgram:
-    """Build the program with its goal; `only` names the rules that it holds (default all)."""
+    """Build the program with its goal; `only` names the rules that it holds (default all).
+
+    Losses are those of `scenarios`, or every one with `own_spares`: see `rules/losses.py`.
+    """
     sliced = options.assignment == "sliced"
     rules = RuleSet.of(problem, options)
     bounds = rules.instance_bounds(canonical)
@@ -52,6 +58,7 @@ def build_program(
         bounds=bounds,
         offsets=offsets,
         scenarios=scenarios,
+        own_spares=own_spares,
         # With shares alone nothing holds the instances, and whole ones would make an LP a MIP.
         x=[lp.add(f"x_{k}", 0.0, bound, whole=only is None) for k, bound in enumerate(bounds)],
         y={},

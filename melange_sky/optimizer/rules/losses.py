@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -40,6 +41,11 @@ class Spare(Rule):
     No serving fleet has Σ_k price_k × x_k below D, the cost of every bucket on its cheapest option
     without rounding; so what is left after losing n ≤ spare instances of k obeys
     Σ_j price_j × x_j − price_k × Σ_{m ≤ n} e_km ≥ D. That cuts off what no scenario has to.
+
+    A program with `own_spares` asks for more than the rule, and needs no scenario: options g of one model
+    with the same loads hold `spare` instances beyond what they carry,
+    Σ_{k ∈ g} Σ_b load_bk × y_bk ≤ (1 − headroom) × (Σ_{k ∈ g} x_k − spare × g_g), x_k ≤ bound_k × g_g.
+    Whatever is lost, the others of its kind carry its load.
     """
 
     name = "spare"
@@ -61,7 +67,10 @@ class Spare(Rule):
             yield f"spare must be at most {MAX_SPARE}, not {problem.constraints.spare}"
 
     def add_rows(self, program: IntegerProgram) -> None:
-        """Add e_kn, the cuts by cost, and s and its rows for every scenario of the program."""
+        """Add e_kn, the cuts by cost, and s and its rows for every scenario of the program, or own spares."""
+        if program.own_spares:
+            self._own_spares(program)
+            return
         there = {
             (k, n): _there(program, k, n)
             for k in range(len(program.x))
@@ -82,6 +91,21 @@ class Spare(Rule):
                 terms.append((program.x[k], -program.usable))
                 terms += [(there[k, n], program.usable) for n in range(1, lost.get(k, 0) + 1)]
                 program.row(terms, LE, 0, f"after_loss_{s}_load_fits_option_{k}")
+
+    def _own_spares(self, program: IntegerProgram) -> None:
+        alike: dict[tuple[int, bytes], list[int]] = defaultdict(list)
+        for k, column in enumerate(program.canonical.columns):
+            alike[column.demand, column.loads.tobytes()].append(k)
+        load = Load.of(program.problem, program.options)
+        for first, *others in alike.values():
+            there = program.lp.add(f"g_{first}", 0.0, 1.0, whole=True)
+            terms = [(there, self.spare * program.usable)]
+            for k in (first, *others):
+                terms += load.terms(program, program.y, k, "own_spares_load")
+                terms.append((program.x[k], -program.usable))
+                used = [(program.x[k], 1.0), (there, -float(program.bounds[k]))]
+                program.row(used, LE, 0, f"option_{k}_has_own_spares")
+            program.row(terms, LE, 0, f"own_spares_of_option_{first}")
 
     def _most_lost(self, program: IntegerProgram, k: int) -> int:
         return max([min(self.spare, 2), *(dict(s).get(k, 0) for s in program.scenarios)])

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.run import run
+from melange_sky.optimizer.program.run import divisible, run
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.column_bounds import least_goal
 from melange_sky.optimizer.search.counting import least_by_counting
 from melange_sky.optimizer.search.incumbent import (
     affordable,
@@ -64,6 +65,16 @@ def find_cheapest(
     Large problems are first solved on a few promising options: one instance that costs more than
     that whole fleet is then left out, and if time runs out that fleet is the answer, with its gap.
     """
+    found = _find_cheapest(canonical, problem, options)
+    if isinstance(found, Termination) or found.is_proven:
+        return found
+    bound = least_goal(canonical, problem, options)
+    return found if (found.outcome.bound or 0.0) >= bound else found.unproven(bound)
+
+
+def _find_cheapest(
+    canonical: Canonical, problem: Problem, options: SolveOptions
+) -> Cheapest | Termination:
     unproven: Cheapest | None = None
     if options.known_usd_per_hour is not None:
         unproven = _find_known(canonical, problem, options, options.known_usd_per_hour)
@@ -80,6 +91,7 @@ def find_cheapest(
 def _find_among_all(
     canonical: Canonical, problem: Problem, options: SolveOptions
 ) -> Cheapest | Termination:
+    spare = RuleSet.of(problem, options).spare_instances
     enough = options.deadline.share(options.search_fraction)
     alone = least_alone(canonical, problem, options)
     if alone is not None:
@@ -87,11 +99,15 @@ def _find_among_all(
     few = first_options(canonical, problem, options)
     if few is None:
         return _find(canonical, problem, options, enough)
-    first = _find(few, problem, hurried(options), options.deadline.share(1 / 3))
+    soon = options.deadline.share(1 / 3)
+    first = _find_soon(canonical, problem, options, soon) if spare else None
+    first = first or _find(few, problem, hurried(options), soon)
     if isinstance(first, Termination):
         return _find(canonical, problem, options, enough)
     rest = affordable(canonical, problem, options, first.point.cost)
     in_time = replace(options, deadline=enough)
+    # Past this, fleets with own spares are looked for among what is left.
+    enough = enough.share(0.7) if spare else enough
     whole = _find(rest, problem, in_time, enough, _translate(few, rest, first.program))
     if isinstance(whole, Termination):
         return first.unproven(0.0)
@@ -99,6 +115,50 @@ def _find_among_all(
         return whole
     # The promising few's own bound says nothing of the whole; only the whole's may be stated.
     return first.unproven(whole.outcome.bound or 0.0)
+
+
+def _find_soon(
+    canonical: Canonical, problem: Problem, options: SolveOptions, soon: Deadline
+) -> Cheapest | None:
+    """Return a fleet with own spares, or one of the options of such that survives every loss for less.
+
+    None where there is none with own spares. Nothing is proven of either.
+    """
+    half = replace(options, deadline=soon.share(0.5))
+    own = with_own_spares(canonical, problem, half)
+    if own is None:
+        return None
+    held = own.program.canonical.keep(k for k, n in enumerate(own.point.instances) if n)
+    best, in_time = own, replace(options, deadline=soon)
+    for among in (held, own.program.canonical):
+        better = _find(among, problem, in_time, soon.share(0.7))
+        if isinstance(better, Cheapest) and better.point.goal < best.point.goal:
+            best = better.unproven(0.0)
+    return best
+
+
+def with_own_spares(
+    canonical: Canonical, problem: Problem, options: SolveOptions
+) -> Cheapest | None:
+    """Return the cheapest fleet of which every kind of option holds spare instances of its own.
+
+    Sought among the options that would be used were instances divisible. None where none is found.
+    """
+    near = replace(options, mip_gap=max(options.mip_gap, LOOSE_GAP))
+    try:
+        program = build_program(canonical, problem, near, own_spares=True)
+        used = divisible(program.lp, program.x, near)
+        if used is not None and any(used):
+            canonical = canonical.keep(k for k, count in enumerate(used) if count > 0)
+            program = build_program(canonical, problem, near, own_spares=True)
+        outcome = run(program.lp, near)
+        if outcome.objective is None:
+            return None
+        point = read_point(program, outcome)
+        program = build_program(canonical, problem, options)
+    except TimeUpError:
+        return None
+    return Cheapest(program=program, outcome=outcome, point=point).unproven(0.0)
 
 
 def _find_known(
@@ -156,20 +216,23 @@ def _find(
         try:
             program = build_program(canonical, problem, options, scenarios=scenarios)
             outcome = _solved(program, _any(options) if is_late else limited)
+            bound = max(bound, outcome.bound or 0.0)
             if outcome.termination is Termination.LIMIT and not is_late:
                 is_late = True
+                safe = with_own_spares(canonical, problem, options) if spare else None
                 continue
             if outcome.objective is None:
                 return outcome.termination if safe is None else safe.unproven(bound)
-            bound = max(bound, outcome.bound or 0.0)
             point = read_point(program, outcome)
             loss = worst_loss(canonical, problem, options, point.instances)
         except TimeUpError:
             break
-        is_late = is_late or enough.passed
         if loss is not None:
             scenarios = (*scenarios, loss)
+            if enough.passed and not is_late:
+                is_late, safe = True, safe or with_own_spares(canonical, problem, options)
             continue
+        is_late = is_late or enough.passed
         if safe is None or point.goal < safe.point.goal:
             safe = Cheapest(program=program, outcome=outcome, point=point)
         if not is_late and (gap <= options.mip_gap or outcome.termination is Termination.FEASIBLE):

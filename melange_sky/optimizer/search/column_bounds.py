@@ -58,6 +58,12 @@ def worth_a_look(
     return [k for k in everything if waste[k] <= room]
 
 
+def least_goal(canonical: Canonical, problem: Problem, options: SolveOptions) -> float:
+    """Return a bound of every fleet's goal from below, 0 where a rule makes it another than the cost."""
+    is_cost = RuleSet.of(problem, options).goal_is_cost
+    return max(0.0, Waste.of(canonical, problem).bound) if is_cost else 0.0
+
+
 class Waste(NamedTuple):
     """What instances of each column must waste, and the bound of every fleet's cost from below."""
 
@@ -160,7 +166,7 @@ def _best_price(least: Floats, missed: Floats, allowed: float) -> float:
         way = (least + (prices[middle] + prices[middle + 1]) / 2 * missed).argmin(axis=0)
         rises = np.take_along_axis(missed, way[None], axis=0).sum() > allowed
         low, high = (middle + 1, high) if rises else (low, middle)
-    return prices[low]
+    return float(prices[low])
 
 
 def _room(most_usd_per_hour: float, bound: float) -> float:

@@ -19,7 +19,7 @@ from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet, checked_form
 from melange_sky.optimizer.search.cheapest import Cheapest, find_cheapest
-from melange_sky.optimizer.search.column_bounds import Waste
+from melange_sky.optimizer.search.column_bounds import Waste, least_goal
 from melange_sky.optimizer.search.dominance import drop_dominated
 from melange_sky.optimizer.search.incumbent import affordable
 from melange_sky.optimizer.search.simplest import settle_ties
@@ -132,6 +132,7 @@ def find_cheapest_levels(
     """
     found: list[Level] = []
     ends: list[Termination] = []
+    doubts: list[float] = []
     for n, form in enumerate(forms):
         part = replace(options, deadline=options.deadline.share(1 / (len(forms) - n)))
         best = min((one.cheapest.point.goal for one in found), default=None)
@@ -141,27 +142,28 @@ def find_cheapest_levels(
         result = find_cheapest(canonical, form.problem, part)
         if isinstance(result, Termination):
             ends.append(result)
+            if result is not Termination.INFEASIBLE:
+                doubts.append(least_goal(form.canonical, form.problem, options))
         else:
             found.append(Level(levelled=form, cheapest=result))
     if not found:
         return _worst(ends)
-    in_doubt = _worst(ends) is not Termination.INFEASIBLE
-    found = _proven_together(found, in_doubt=in_doubt)
+    found = _proven_together(found, doubts)
     goal = min(one.cheapest.point.goal for one in found)
     most = goal * (1 + options.within_fraction) + COST_TIE * max(1.0, goal)
     kept = [one for one in found if one.cheapest.point.goal <= most]
     return tuple(sorted(kept, key=lambda one: one.cheapest.point.goal))
 
 
-def _proven_together(found: list[Level], *, in_doubt: bool) -> list[Level]:
+def _proven_together(found: list[Level], doubts: list[float]) -> list[Level]:
     """Return the fleets, each with no more said of it than holds over all levels.
 
-    `in_doubt` where some level had no answer at all.
+    `doubts` are the least goals that the levels without an answer could have.
     """
-    if len(found) == 1 and not in_doubt:
+    if len(found) == 1 and not doubts:
         return found
-    bound = min(0.0 if in_doubt else one.cheapest.outcome.bound or 0.0 for one in found)
-    is_proven = not in_doubt and all(one.cheapest.is_proven for one in found)
+    bound = min([*doubts, *(one.cheapest.outcome.bound or 0.0 for one in found)])
+    is_proven = not doubts and all(one.cheapest.is_proven for one in found)
     together = []
     for one in found:
         cheapest = one.cheapest
