@@ -1,7 +1,12 @@
-"""Several workers on one port (SO_REUSEPORT): started, watched, started again, drained. The parent serves nothing."""
+"""Several workers on one port (SO_REUSEPORT): started, watched, started again, drained. The parent serves nothing.
+
+A worker's event loop says every second that it turns. One that has been silent for long hangs, with its share
+of the new connections: it is killed and started again, as one that ended is.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import multiprocessing
@@ -34,6 +39,7 @@ log = logging.getLogger(__name__)
 _BLOCKED = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.2
 _BATCH_S = 0.05
+_BEAT_S = 1.0
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.1, 10.0
 _STEADY_S = 30.0
 """A worker that ran so long starts again without a longer pause."""
@@ -55,8 +61,13 @@ class Place:
     outbox: Outbox
 
     def started(self, port: int, what: object) -> None:
-        """Tell the parent that requests are taken."""
+        """Tell the parent that requests are taken, and from now on that the running loop turns."""
         self.outbox.tell(("started", (port, what)))
+        self._beat(asyncio.get_running_loop())
+
+    def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.outbox.tell(("turns", None))
+        loop.call_later(_BEAT_S, self._beat, loop)
 
 
 class Outbox:
@@ -109,7 +120,7 @@ class Outbox:
 class Crew:
     """How many workers there are, from which port, how long they drain; `observed` counts for all of them.
 
-    `serve` runs one worker, in a process of its own.
+    `serve` runs one worker, in a process of its own. One that is silent for `hung_s` is started anew.
     """
 
     workers: int
@@ -118,6 +129,7 @@ class Crew:
     observe_every_s: float
     observed: ObservedSink | None
     serve: Callable[[Place], None]
+    hung_s: float = 15.0
 
 
 @dataclass(slots=True)
@@ -126,6 +138,7 @@ class _Worker:
     process: ForkProcess
     pipe: Connection
     began_s: float
+    heard_s: float
     ready: bool = False
     failure: str | None = None
 
@@ -158,7 +171,8 @@ class _Supervisor:
         self._salt = os.urandom(16)
         self._said: object = None
         self._up = False
-        self._next_write_s = time.monotonic() + crew.observe_every_s
+        self._looked_s = time.monotonic()
+        self._next_write_s = self._looked_s + crew.observe_every_s
 
     def run(self, announce: Callable[[Any], None]) -> None:
         own = tempfile.gettempdir()
@@ -218,7 +232,8 @@ class _Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         theirs.close()
-        self._workers[number] = _Worker(number, process, ours, time.monotonic())
+        now_s = time.monotonic()
+        self._workers[number] = _Worker(number, process, ours, now_s, now_s)
 
     def _serve(self, siblings: Siblings, pipe: Connection, first: bool) -> None:
         """Be a worker."""
@@ -236,7 +251,7 @@ class _Supervisor:
         outbox.write()
 
     def _look(self) -> None:
-        """Take what workers say, replace those that ended, write what was observed."""
+        """Take what workers say, replace those that ended or hang, write what was observed."""
         ours: list[Any] = [w.process.sentinel for w in self._workers.values()]
         ours += [w.pipe for w in self._workers.values() if not w.pipe.closed]
         ready = set(wait(ours, _LOOK_S))
@@ -248,6 +263,7 @@ class _Supervisor:
             if worker.process.sentinel in ready:
                 self._ended(worker)
         now_s = time.monotonic()
+        self._kill_hung(now_s)
         for number in [n for n, due_s in self._due_s.items() if due_s <= now_s and not self._asked]:
             del self._due_s[number]
             self._begin(number)
@@ -255,9 +271,21 @@ class _Supervisor:
             self._write_observed()
             self._next_write_s = time.monotonic() + self._crew.observe_every_s
 
+    def _kill_hung(self, now_s: float) -> None:
+        paused = now_s - self._looked_s > self._crew.hung_s / 2  # the whole machine was, say
+        self._looked_s = now_s
+        for worker in self._workers.values():
+            if paused or not worker.ready or self._asked:
+                worker.heard_s = now_s
+            elif now_s - worker.heard_s > self._crew.hung_s:
+                log.error("worker %d hangs: it is killed", worker.number)
+                worker.process.kill()
+                worker.heard_s = now_s
+
     def _hear(self, worker: _Worker) -> None:
         try:
             while not worker.pipe.closed and worker.pipe.poll():
+                worker.heard_s = time.monotonic()
                 for kind, what in worker.pipe.recv():
                     self._take(worker, kind, what)
         except (EOFError, OSError):
@@ -271,7 +299,7 @@ class _Supervisor:
             worker.ready = True
             self._port, said = what
             self._said = self._said or said
-        else:
+        elif kind == "failed":
             worker.failure = what
 
     def _ended(self, worker: _Worker) -> None:

@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -202,6 +204,41 @@ def test_a_killed_worker_is_started_again_and_loses_only_what_was_in_its_hands(
         refuses_its_port_to_another(running, plan_file, capsys)
         assert running.end() == 0
     assert "ended (signal 9); it starts again in 0.1 s" in running.said
+
+
+CREW = """
+import asyncio, logging, sys
+from melange_sky.gateway.workers import Crew, run_workers
+logging.basicConfig()
+def serve(place):
+    async def main():
+        place.started(1, "up")
+        await asyncio.sleep(60)
+    asyncio.run(main())
+crew = Crew(workers=2, port=0, drain_s=0.1, observe_every_s=60, observed=None, serve=serve, hung_s=2.5)
+run_workers(crew, lambda said: print(said, flush=True))
+"""
+
+
+def test_a_worker_whose_loop_stands_still_is_started_again() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", CREW], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        try:
+            assert parent.stdout is not None
+            assert parent.stdout.readline() == "up\n"
+            before = workers_of(parent.pid)
+            victim = min(before)
+            os.kill(victim, signal.SIGSTOP)
+            settled(lambda: len(workers_of(parent.pid) - before) == 1, 20.0)
+            assert len(workers_of(parent.pid) & before) == 1
+            assert victim not in workers_of(parent.pid)
+            parent.terminate()
+            _, said = parent.communicate(timeout=20)
+        finally:
+            parent.kill()
+    assert said.count("hangs: it is killed") == 1
+    assert said.count("ended (signal 9); it starts again in 0.1 s") == 1
 
 
 def test_ctrl_c_drains_and_leaves_nothing_behind(plan_file: Path, own_temp: Path) -> None:
