@@ -81,6 +81,14 @@ class CsvTable:
                 place[0] += text.count(b"\n")
 
 
+def names_its_columns(source: Source, options: TraceOptions) -> bool:
+    """Return whether the first line is a header beyond doubt: names alone, those of token columns among them."""
+    line = source.head.decode(errors="replace").partition("\n")[0].strip()
+    names = max((line.split(separator) for separator in _SEPARATORS), key=len)
+    plain = all(name.replace("_", "").replace(" ", "").isalnum() for name in names)
+    return plain and _score(names, {name.casefold() for _, name in options.columns}) >= 2
+
+
 def csv_table(source: Source, options: TraceOptions) -> CsvTable:
     """Find the separator and the header: the first line that names the columns of tokens.
 

@@ -14,7 +14,7 @@ import numpy as np
 from melange_sky.errors import InputError, clip
 from melange_sky.traces.block import HashIds, Reading, Tally, TraceBlock, TraceRequest
 from melange_sky.traces.clock import DateClock, NumberClock, date_clock
-from melange_sky.traces.csv_table import csv_table
+from melange_sky.traces.csv_table import csv_table, names_its_columns
 from melange_sky.traces.evidence import Evidence
 from melange_sky.traces.json_table import json_table
 from melange_sky.traces.outcome import failed, not_understood
@@ -22,7 +22,6 @@ from melange_sky.traces.parquet_table import ParquetTable
 from melange_sky.traces.records import CHARACTERS_PER_TOKEN
 from melange_sky.traces.roles import Mapping, map_columns
 from melange_sky.traces.sample import Column, Sample, words_of
-from melange_sky.traces.server_log import form_of, server_log
 from melange_sky.traces.source import Source, reading_errors, source_of
 from melange_sky.traces.stamps import looks_like_times, number
 from melange_sky.traces.tokens import MAX_TOKENS, RULE, counts, is_blank
@@ -354,6 +353,13 @@ def _table(source: Source, options: TraceOptions) -> Table:
         if source.packing:
             raise InputError(f"{source.path}: Parquet within {source.packing}; unpack it first")
         return ParquetTable(source=source)
+    if names_its_columns(source, options):
+        return csv_table(source, options)
+    from melange_sky.traces.server_log import (
+        form_of,
+        server_log,
+    )  # what engines write: slow to load
+
     form = form_of(source)
     if form is not None:
         return server_log(source, form)

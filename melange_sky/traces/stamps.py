@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
-from email.utils import parsedate_tz
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -164,6 +163,8 @@ def _zone(name: str | None, *, is_known: bool) -> tuple[int | None, str | None]:
         except (KeyError, ValueError, OSError):
             raise ValueError(f"unknown zone '{name[:40]}'") from None
         return None, name
+    from email.utils import parsedate_tz  # slow to load for a word that few logs have
+
     known = parsedate_tz(f"Mon, 01 Jan 2024 00:00:00 {upper}")
     # RFC 2822: a name that is not its own means nothing (-0000), which the parser gives as None.
     if (
