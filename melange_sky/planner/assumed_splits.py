@@ -8,6 +8,7 @@ what their band adds; else the plan does without them and says what they might s
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import Origin
@@ -19,6 +20,8 @@ from melange_sky.plans import PlanWarning
 from melange_sky.steps import ErrorBand, split_band
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from melange_sky.capacities import CapacityCell, OptionCapacity
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
 
@@ -52,12 +55,7 @@ def settled(
     firm = without_assumed(problem, rule)
     if firm == problem:
         return problem, solution, ()
-    used = [
-        c
-        for demand, chosen in zip(problem.demands, solution.allocations, strict=True)
-        for c in (a.candidate for a in chosen)
-        if _is_assumed(c, demand)
-    ]
+    used = _used(problem, solution)
     if not used:
         return firm, solution, ()
     try:
@@ -70,6 +68,26 @@ def settled(
     if rule is AssumedSplits.ROBUST and _saves_at_low_end(problem, other, solve):
         return problem, solution, ()
     return firm, other, _left_out(used, solution, other)
+
+
+def rivals_of(
+    problem: Problem, solution: Solution, rule: AssumedSplits
+) -> tuple[Callable[[Problem], Problem], ...]:
+    """Return how to make, of a problem, those whose optima `settled` would hold against this solution's."""
+    if not _used(problem, solution) or without_assumed(problem, rule) == problem:
+        return ()
+    firm = partial(without_assumed, rule=rule)
+    return (firm, _all_at_low_end) if rule is AssumedSplits.ROBUST else (firm,)
+
+
+def _used(problem: Problem, solution: Solution) -> list[OptionCapacity]:
+    """Return the options with assumed splits that a fleet holds."""
+    return [
+        c
+        for demand, chosen in zip(problem.demands, solution.allocations, strict=True)
+        for c in (a.candidate for a in chosen)
+        if _is_assumed(c, demand)
+    ]
 
 
 def _serves_less(demand: Demand, firm: tuple[OptionCapacity, ...]) -> bool:
@@ -87,20 +105,24 @@ def _is_assumed(capacity: OptionCapacity, demand: Demand) -> bool:
     if assumed_of(capacity.option) is None:
         return False
     cells = (capacity.cells[i][j] for i, j in demand.workload.buckets())
-    return any(cell.origin is Origin.ESTIMATED for cell in cells)
+    return any(cell.origin in (Origin.ESTIMATED, Origin.BOUND) for cell in cells)
 
 
 def _saves_at_low_end(problem: Problem, firm: Solution, solve: SolveOptions) -> bool:
     """Return whether assumed splits still save where they carry as little as their band allows."""
+    alone = replace(solve, within_fraction=0.0, alternatives=0, stay_close=None)
+    least = least_cost(_all_at_low_end(problem), alone)
+    if least.termination is Termination.LIMIT or least.cost_usd_per_hour is None:
+        return False
+    return least.cost_usd_per_hour < firm.cost_usd_per_hour - SAME_USD
+
+
+def _all_at_low_end(problem: Problem) -> Problem:
     demands = tuple(
         replace(d, options=tuple(_at_low_end(c) if _is_assumed(c, d) else c for c in d.options))
         for d in problem.demands
     )
-    alone = replace(solve, within_fraction=0.0, alternatives=0, stay_close=None)
-    least = least_cost(replace(problem, demands=demands), alone)
-    if least.termination is Termination.LIMIT or least.cost_usd_per_hour is None:
-        return False
-    return least.cost_usd_per_hour < firm.cost_usd_per_hour - SAME_USD
+    return replace(problem, demands=demands)
 
 
 def _at_low_end(capacity: OptionCapacity) -> OptionCapacity:

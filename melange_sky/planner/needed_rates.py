@@ -9,9 +9,10 @@ target's own level alone and stop near the optimum: most sizes that matter are k
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer import TimeUpError, constraints_among, optimize
-from melange_sky.planner.assumed_splits import without_assumed
+from melange_sky.planner.assumed_splits import rivals_of, settled, without_assumed
 from melange_sky.planner.known_rates import with_known_cells
 from melange_sky.profiles import ReplicaShape
 
@@ -45,6 +46,8 @@ MOST_OF_SINGLES = 64
 
 Find = Callable[["PreparedProblem", "SolveOptions"], "Solution"]
 
+View = Callable[["Problem"], "Problem"]
+
 Places = dict[tuple[ReplicaShape, tuple[int, int]], float]
 """USD per hour of what a fleet serves at a bound, by replica and bucket."""
 
@@ -65,30 +68,45 @@ class NeededRates:
     def optimum(self, solve: SolveOptions, rule: AssumedSplits, find: Find) -> Solution | None:
         """Return the proven optimum that `find` finds of the problem, resting on no bound.
 
-        None where there is nothing to simulate, or all was simulated at once: because more is asked
-        for than the least cost, splits may be left out that rest on assumptions, or half of the time
-        that is left did not suffice. Raises InfeasibleError as `find` does.
+        What `rule` holds against it rests on none either. None where there is nothing to simulate, or all
+        was simulated at once: because more is asked for than the least cost, a calibration may back what the
+        rule leaves out, not even at bounds all can be served, or half of the time that is left did not suffice.
         """
         if not self._has_bounds:
             return None
         half = replace(solve, deadline=solve.deadline.share(0.5))
-        if not _asks_for_more(solve) and without_assumed(self.problem, rule) == self.problem:
+        is_sorted = without_assumed(self.problem, rule) == self.problem
+        if not _asks_for_more(solve) and (is_sorted or not self._has_calibrations):
             try:
-                return self._resting_on_none(half, find)
+                return self._decided(half, rule, find)
             except (TimeUpError, NoPlanInTimeError):
                 log.info("no time was left to find which capacities matter: all are simulated")
+            except InfeasibleError:
+                log.info("not all can be served: all are simulated, to say what cannot")
         self._simulate_all()
         return None
 
-    def _resting_on_none(self, solve: SolveOptions, find: Find) -> Solution:
-        """Simulate what optima rest on until one rests on no bound; raise TimeUpError if that is late."""
+    def _decided(self, solve: SolveOptions, rule: AssumedSplits, find: Find) -> Solution:
+        """Return the optimum once what it rests on is simulated, and what its assumed splits are judged by."""
         for k in range(len(self.problem.demands)):
             self._come_near(k, solve)
+        known = self._resting_on_none(solve, find, lambda problem: problem)
+        for rival in rivals_of(self.problem, known, rule):
+            with contextlib.suppress(InfeasibleError):
+                self._resting_on_none(solve, find, rival)
+        return known
+
+    def _resting_on_none(self, solve: SolveOptions, find: Find, view: View) -> Solution:
+        """Simulate what optima of the problem, seen so, rest on until one rests on no bound.
+
+        Raises TimeUpError if that is late.
+        """
         rounds = 0
         while True:
             solve.deadline.check()
-            solution = find(self.prepared, solve)
-            asked = [_at_bounds(*pair) for pair in self._chosen(solution)]
+            problem = view(self.problem)
+            solution = find(replace(self.prepared, problem=problem), solve)
+            asked = [_at_bounds(*pair) for pair in _chosen(problem, solution)]
             if not solution.report.is_optimal:
                 raise TimeUpError
             if not any(asked):
@@ -97,7 +115,7 @@ class NeededRates:
                 self._simulate(k, _heaviest(places, rounds))
             rounds += 1
 
-    def settle_best_single(self, solve: SolveOptions) -> None:
+    def settle_best_single(self, solve: SolveOptions, rule: AssumedSplits, known: Solution) -> None:
         """Simulate what the cheapest fleet of a single accelerator rests on, where that takes little.
 
         So the saving against the best single accelerator is known, and others are known to be no better.
@@ -106,11 +124,13 @@ class NeededRates:
         if not self._has_bounds or len(self.problem.demands) > 1:
             return
         options = replace(solve, deadline=solve.deadline.share(0.2))
+        (planned,) = settled(self.problem, known, rule, options)[0].demands
+        names = {capacity.option.name for capacity in planned.options}
         costs: dict[str, float] = {}
         left = MOST_OF_SINGLES
         try:
             while left > 0:
-                places = self._of_best_single(costs, options)
+                places = self._of_best_single(names, costs, options)
                 if not places:
                     return
                 chosen = _heaviest(places, 0)[:left]
@@ -119,9 +139,12 @@ class NeededRates:
         except (TimeUpError, NoPlanInTimeError):
             log.info("no time was left to simulate what single accelerators rest on")
 
-    def _of_best_single(self, costs: dict[str, float], options: SolveOptions) -> Places:
+    def _of_best_single(
+        self, among: Set[str], costs: dict[str, float], options: SolveOptions
+    ) -> Places:
         """Return what the cheapest single accelerator serves at bounds; `costs` are those known by now."""
         (demand,) = self.problem.demands
+        demand = replace(demand, options=tuple(c for c in demand.options if c.option.name in among))
         fleets: dict[str, Places] = {}
         while True:
             names = {c.option.accelerator for c in demand.options} - costs.keys()
@@ -150,9 +173,9 @@ class NeededRates:
     def _has_bounds(self) -> bool:
         return any(c.has_bounds for demand in self.problem.demands for c in demand.options)
 
-    def _chosen(self, solution: Solution) -> Iterable[tuple[Demand, Solution]]:
-        for demand, chosen in zip(self.problem.demands, solution.allocations, strict=True):
-            yield demand, replace(solution, allocations=(chosen,))
+    @property
+    def _has_calibrations(self) -> bool:
+        return any(lookup.is_calibrated for lookup in self.prepared.lookups if lookup is not None)
 
     def _come_near(self, k: int, solve: SolveOptions) -> None:
         """Simulate what fleets of one model near the optimum rest on, no size served late."""
@@ -202,6 +225,11 @@ class NeededRates:
         self.prepared = replace(
             self.prepared, problem=replace(self.problem, demands=tuple(demands))
         )
+
+
+def _chosen(problem: Problem, solution: Solution) -> Iterable[tuple[Demand, Solution]]:
+    for demand, chosen in zip(problem.demands, solution.allocations, strict=True):
+        yield demand, replace(solution, allocations=(chosen,))
 
 
 def _asks_for_more(solve: SolveOptions) -> bool:

@@ -86,7 +86,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     if known is None:
         started = request.started()  # what was simulated does not count
     else:
-        rates.settle_best_single(started.solve)
+        rates.settle_best_single(started.solve, rule, known)
     request = started
     prepared = rates.prepared
     log_dominated(prepared.problem, request.solve)

@@ -197,6 +197,12 @@ class CapacityLookup:
         self._estimates = _estimates(query, self._groups, sizes)
         self._cells = _looked_up(self._estimates, CellCount.of(query, len(keys)), len(keys))
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the user's own calibration stands behind any of it."""
+        fitting = (group for group in self._groups.values() if isinstance(group, Group))
+        return any(group.origin is Origin.CALIBRATED for group in fitting)
+
     def capacities(self, shapes: Iterable[ReplicaShape]) -> tuple[ReplicaCapacity, ...]:
         """Return what replicas carry by what is known now, in the order given."""
         found = {key: self.of_group(key) for key in {group_key(shape) for shape in shapes}}

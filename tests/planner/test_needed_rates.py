@@ -64,6 +64,19 @@ def drawn(seed: int) -> dict[str, Any]:
     )
 
 
+def drawn_split(seed: int) -> dict[str, Any]:
+    """One that takes several GPUs a replica, among them splits whose step times are assumed."""
+    rng = random.Random(f"splits {seed}")
+    document = drawn(seed)
+    document["model"] = rng.choice(["Qwen/Qwen2.5-32B-Instruct", "meta-llama/Llama-2-13b-hf"])
+    document["slo"]["tpot_ms"] = rng.choice([55, 80, 120])
+    document["resources"]["accelerators"] = rng.choice(
+        [["L4:4", "L4:8", "A10G:4"], ["A10G:8", "L40S:4", "L4:8"], ["L4:2", "L4:8", "H100:1"]]
+    )
+    document["resources"]["assumed_splits"] = rng.choice(["robust", "robust", "none", "all"])
+    return document
+
+
 def fleet(plan: Plan) -> list[tuple[str, int]]:
     return [(a.candidate.option.name, a.instances) for m in plan.models for a in m.allocations]
 
@@ -73,17 +86,17 @@ def at_bounds(plan: Plan) -> int:
     return sum(cell.origin is Origin.BOUND for cell in cells)
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_the_same_answer_as_with_all_simulated(seed: int) -> None:
+@pytest.mark.parametrize("document", [*map(drawn, range(30)), *map(drawn_split, range(12))])
+def test_the_same_answer_as_with_all_simulated(document: dict[str, Any]) -> None:
     """What is simulated first is kept, so that both see the same rates."""
     try:
-        quick = plan_spec(drawn(seed), AS_NEEDED)
+        quick = plan_spec(document, AS_NEEDED)
     except InfeasibleError as refused:
         with pytest.raises(InfeasibleError) as as_well:
-            plan_spec(drawn(seed), REQUEST)
+            plan_spec(document, REQUEST)
         assert str(as_well.value) == str(refused)
         return
-    whole = plan_spec(drawn(seed), REQUEST)
+    whole = plan_spec(document, REQUEST)
     assert at_bounds(whole) == 0
     assert quick.cost_usd_per_hour == pytest.approx(whole.cost_usd_per_hour, rel=1e-9)
     assert (quick.solver.status, fleet(quick)) == (whole.solver.status, fleet(whole))
