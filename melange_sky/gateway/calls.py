@@ -7,6 +7,9 @@ import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote
+
+import httptools
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -214,3 +217,18 @@ def _date() -> str:
     if now != _Date.second:
         _Date.second, _Date.line = now, f"Date: {formatdate(now, usegmt=True)}\r\n"
     return _Date.line
+
+
+def path_of(target: bytes) -> str:
+    """Return the path of a request's target, decoded and without what follows a question mark.
+
+    >>> [path_of(b"/v1/models/a%2Fb?x"), path_of(b"http://host/health"), path_of(b"*")]
+    ['/v1/models/a/b', '/health', '*']
+    """
+    if not target.startswith(b"/") and target != b"*":
+        try:
+            target = httptools.parse_url(target).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            return ""
+    path = target.partition(b"?")[0].decode("latin-1")
+    return unquote(path) if "%" in path else path

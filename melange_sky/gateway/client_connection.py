@@ -7,11 +7,10 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
-from urllib.parse import unquote
 
 import httptools
 
-from melange_sky.gateway.calls import BadRequestError, Call
+from melange_sky.gateway.calls import BadRequestError, Call, path_of
 
 if TYPE_CHECKING:
     from melange_sky.gateway.settings import Settings
@@ -130,7 +129,7 @@ class ClientConnection(asyncio.Protocol):
         self._headed, self._head_bytes = True, 0
         parser = self._parser
         call.method = parser.get_method().decode()
-        call.path = _path(self._url)
+        call.path = path_of(self._url)
         call.modern = parser.get_http_version() >= "1.1"
         call.keep_alive = parser.should_keep_alive()
         call.body_due = b"content-length" in call.headers or b"transfer-encoding" in call.headers
@@ -344,18 +343,3 @@ class Clients:
                 await asyncio.wait(late, timeout=within_s)
         for connection in tuple(self.open):
             connection.abort()
-
-
-def _path(target: bytes) -> str:
-    """Return the path of a request's target, decoded and without what follows a question mark.
-
-    >>> [_path(b"/v1/models/a%2Fb?x"), _path(b"http://host/health"), _path(b"*")]
-    ['/v1/models/a/b', '/health', '*']
-    """
-    if not target.startswith(b"/") and target != b"*":
-        try:
-            target = httptools.parse_url(target).path or b"/"
-        except httptools.HttpParserInvalidURLError:
-            return ""
-    path = target.partition(b"?")[0].decode("latin-1")
-    return unquote(path) if "%" in path else path

@@ -31,6 +31,7 @@ from melange_sky.gateway.settings import Keys, Secret, Settings, Sources
 from melange_sky.gateway.standing import Standing, brings_another_plan, unanswered
 from melange_sky.gateway.threads import in_thread
 from melange_sky.gateway.upstream import Upstream
+from melange_sky.gateway.watched import Stamp, stamps_of
 
 if TYPE_CHECKING:
     from melange_sky.gateway.siblings import Siblings
@@ -92,14 +93,14 @@ class Gateway:
         self._replica_counts = ReplicaCounts(self.metrics)
         self._refused: str | None = None
         self._waits = False
-        self._stamps: list[tuple[int, int] | None] = []
+        self._stamps: list[Stamp | None] = []
 
     async def start(self, listen: Listen) -> int:
         """Load plan and backends, probe them, listen. Returns the port.
 
         Raises InputError for a bad plan or backend, and where the address cannot be had.
         """
-        self._stamps = _stamps(self._sources.watch)
+        self._stamps = stamps_of(self._sources.watch)
         plan = await in_thread(self._sources.load_plan)
         urls_by_option = await in_thread(self._sources.discover)
         prepared = self.fleet.prepare(plan, urls_by_option)
@@ -247,7 +248,7 @@ class Gateway:
 
     async def _look_for_changes(self) -> None:
         """Ask for a reload where a watched file or the backends found differ from before."""
-        stamps = _stamps(self._sources.watch)
+        stamps = stamps_of(self._sources.watch)
         before, self._stamps = self._stamps, stamps
         if stamps != before or self._waits:
             self.reload()
@@ -306,18 +307,6 @@ class Gateway:
             self._waits = True
             names = ", ".join(f"{option[:80]} of {plan}" for plan, option in missing[:4])
             raise InputError(f"no replica answers yet for {names}")
-
-
-def _stamps(paths: tuple[Path, ...]) -> list[tuple[int, int] | None]:
-    return [_stamp(path) for path in paths]
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _shorten_pauses() -> None:

@@ -5,202 +5,43 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from melange_sky.capacities import (
     CapacityCell,
     DeploymentOption,
-    EngineSettings,
     OptionCapacity,
-    Origin,
 )
-from melange_sky.constraints import Constraints
-from melange_sky.engines import DEFAULT_ENGINE, EngineChoice, engine_named
+from melange_sky.engines import EngineChoice, engine_named
 from melange_sky.errors import InputError
 from melange_sky.hub.reference import COMMIT
-from melange_sky.models import ModelShape
-from melange_sky.names.limits import LimitKey
-from melange_sky.offers import Offer, ReservedNodes
-from melange_sky.planfile import FLEET_ID, PLAN_FILE
-from melange_sky.planfile.earlier import with_groups
+from melange_sky.planfile import PLAN_FILE
+from melange_sky.planfile.documents import (
+    AllocationDocument,
+    CandidateDocument,
+    EngineChoiceDocument,
+    ListedPlanDocument,
+    MaybeRows,
+    PlanDocument,
+)
 from melange_sky.planfile.meaning import check_plan
 from melange_sky.planfile.shared import with_whole_candidates
 from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
-    AlternativeMix,
-    Baseline,
-    CurrentFleet,
-    FormGain,
     ModelForm,
     ModelPlan,
     ModelSource,
     Plan,
-    PlannedReuse,
-    PlanWarning,
-    RateSummary,
-    Sensitivity,
     SkyFields,
-    SolverReport,
-    Verification,
     sky_problems,
 )
 from melange_sky.slo import SLO
-from melange_sky.workload import Matrix, Workload
+from melange_sky.workload import Matrix
 
 MAX_BYTES = 256 * 1024 * 1024
-MOST_INSTANCES = 1_000_000
-
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-MaybeRows = list[list[NonNegative | None]]
-FleetId = Annotated[str, Field(pattern=FLEET_ID)]
-
-
-def _with_limit_keys(document: Any) -> Any:
-    """Return the document of constraints with the names that its limits are keyed by as keys."""
-    if not isinstance(document, dict) or not isinstance(document.get("limits"), list):
-        return document
-    limits = [
-        [LimitKey.of(row[0]), *row[1:]]
-        if isinstance(row, list) and row and isinstance(row[0], str)
-        else row
-        for row in document["limits"]
-    ]
-    return {**document, "limits": limits}
-
-
-_Constraints = Annotated[Constraints, BeforeValidator(_with_limit_keys)]
-_ModelShape = Annotated[ModelShape, BeforeValidator(with_groups)]
-
-
-class _Document(BaseModel):
-    """Fields of later versions are ignored, so that an older program reads what it knows."""
-
-    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
-
-
-class _Slo(_Document):
-    tpot_ms: Positive | None = None
-    ttft_ms: Positive | None = None
-    attainment: Annotated[float, Field(gt=0, le=1)] = 0.95
-
-
-class _Level(_Document):
-    attainment: Annotated[float, Field(ge=0, le=1)]
-    max_rate_rps: MaybeRows
-
-
-class _Candidate(_Document):
-    option: str
-    accelerator_name: str
-    accelerator_count: Annotated[int, Field(ge=1)]
-    price_usd_per_hour: NonNegative
-    use_spot: bool
-    offer: Offer | None
-    fallbacks: tuple[Offer, ...] = ()
-    figures: str | None = None
-    form: str | None = None
-    reserved: ReservedNodes | None = None
-    engine: EngineSettings | None
-    engines: Annotated[int, Field(ge=1)] = 1
-    max_rate_rps: MaybeRows
-    origin: list[list[Origin | None]]
-    reasons: list[list[str | None]]
-    low_rps: MaybeRows | None = None
-    high_rps: MaybeRows | None = None
-    levels: list[_Level] = []
-    ttft_alone_s: MaybeRows | None = None
-
-
-class _LateShares(_Document):
-    attainment: Annotated[float, Field(ge=0, le=1)]
-    shares: list[list[NonNegative]]
-
-
-class _Allocation(_Document):
-    option: str
-    instances: Annotated[int, Field(ge=1, le=MOST_INSTANCES)]
-    fixed_instances: Annotated[int, Field(ge=0, le=MOST_INSTANCES)] = 0
-    load_fraction: NonNegative
-    rate_rps: NonNegative
-    shares: list[list[NonNegative]]
-    level: Annotated[float, Field(gt=0, le=1)] | None = None
-    late_shares: list[_LateShares] = []
-
-
-class _EngineChoice(_Document):
-    name: str = DEFAULT_ENGINE.name
-    version: str | None = None
-    args: list[str] = []
-    env: dict[str, str] = {}
-    setup: str | None = None
-
-
-class _Solved(_Document):
-    status: str
-    mip_gap: float
-    solve_seconds: float
-    solver: str = "unknown"
-    bound_usd_per_hour: NonNegative | None = None
-    limit_prices: dict[str, NonNegative] = {}
-
-    def report(self) -> SolverReport:
-        return SolverReport(
-            status=self.status,
-            mip_gap=self.mip_gap,
-            solve_seconds=self.solve_seconds,
-            solver=self.solver,
-            bound_usd_per_hour=self.bound_usd_per_hour,
-            limit_prices=tuple(self.limit_prices.items()),
-        )
-
-
-class _Plan(_Solved):
-    name: str
-    model: str
-    created_at: str
-    fleet_id: FleetId | None = None
-    slo: _Slo
-    attainment_per_bucket: bool = True
-    headroom: NonNegative = 0.0
-    constraints: _Constraints = Constraints()
-    workload: Workload
-    allocations: list[_Allocation]
-    baselines: tuple[Baseline, ...] = ()
-    sensitivity: Sensitivity | None = None
-    confidence: float = 0.5
-    form_gain: FormGain | None = None
-    current: CurrentFleet | None = None
-    alternatives: tuple[AlternativeMix, ...] = ()
-    verification: Verification | None = None
-    reuse: PlannedReuse | None = None
-    rate_profile: RateSummary | None = None
-    warnings: tuple[PlanWarning, ...] = ()
-    engine: _EngineChoice = _EngineChoice()
-    engine_generation: str | None = None
-    sky: dict[str, Any] = {}
-    price_snapshot: str | None = None
-    model_shape: _ModelShape | None = None
-    model_source: ModelSource | None = None
-    forms: tuple[ModelForm, ...] = ()
-    candidates: list[_Candidate]
-
-
-class _ListedPlan(_Solved):
-    name: str
-    created_at: str
-    fleet_id: FleetId | None = None
-    models: Annotated[list[_Plan], Field(min_length=1)]
-    warnings: tuple[PlanWarning, ...] = ()
-    sensitivity: Sensitivity | None = None
-    confidence: float = 0.5
-    form_gain: FormGain | None = None
-    current: CurrentFleet | None = None
-    alternatives: tuple[AlternativeMix, ...] = ()
-    constraints: _Constraints = Constraints()
 
 
 def load_plan(path: Path) -> Plan:
@@ -237,9 +78,9 @@ def parse_plan(document: object, where: str) -> Plan:
     document = with_whole_candidates(document, where)
     try:
         if "models" in document:
-            plan = _listed_plan(_ListedPlan.model_validate(document), where)
+            plan = _listed_plan(ListedPlanDocument.model_validate(document), where)
         else:
-            plan = _plan(_Plan.model_validate(document), where)
+            plan = _plan(PlanDocument.model_validate(document), where)
     except ValidationError as error:
         lines = [
             f"{where}: {_path(problem['loc'])}: {problem['msg']}" for problem in error.errors()
@@ -253,7 +94,7 @@ def _path(location: tuple[int | str, ...]) -> str:
     return ".".join(str(part) for part in location) or "top level"
 
 
-def _listed_plan(document: _ListedPlan, where: str) -> Plan:
+def _listed_plan(document: ListedPlanDocument, where: str) -> Plan:
     plans = [_plan(model, f"{where}: models.{i}") for i, model in enumerate(document.models)]
     return Plan(
         name=document.name,
@@ -274,7 +115,7 @@ def _listed_plan(document: _ListedPlan, where: str) -> Plan:
     )
 
 
-def _plan(document: _Plan, where: str) -> Plan:
+def _plan(document: PlanDocument, where: str) -> Plan:
     return Plan(
         name=document.name,
         created_at=document.created_at,
@@ -293,7 +134,7 @@ def _plan(document: _Plan, where: str) -> Plan:
     )
 
 
-def _model(document: _Plan, where: str) -> ModelPlan:
+def _model(document: PlanDocument, where: str) -> ModelPlan:
     workload = document.workload
     shape = len(workload.input_edges) - 1, len(workload.output_edges) - 1
     for key in ("rates_rps", "input_sizes", "output_sizes"):
@@ -339,7 +180,7 @@ def _sky(block: dict[str, Any], where: str) -> SkyFields:
     return SkyFields.read(block)
 
 
-def _forms(document: _Plan, where: str) -> tuple[ModelForm, ...]:
+def _forms(document: PlanDocument, where: str) -> tuple[ModelForm, ...]:
     """Return the forms; every candidate's must be among them."""
     for form in document.forms:
         _checked(form.source, f"{where}: forms.{form.name[:60]}.source")
@@ -358,7 +199,7 @@ def _checked(source: ModelSource | None, where: str) -> ModelSource | None:
     return source
 
 
-def _engine_choice(document: _EngineChoice, where: str) -> EngineChoice:
+def _engine_choice(document: EngineChoiceDocument, where: str) -> EngineChoice:
     try:
         engine = engine_named(document.name)
     except InputError as error:
@@ -379,7 +220,7 @@ def _check_shape(rows: Any, shape: tuple[int, int], where: str) -> None:
         )
 
 
-def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> OptionCapacity:
+def _candidate(document: CandidateDocument, shape: tuple[int, int], where: str) -> OptionCapacity:
     option = DeploymentOption(
         name=document.option,
         accelerator=document.accelerator_name,
@@ -400,7 +241,7 @@ def _candidate(document: _Candidate, shape: tuple[int, int], where: str) -> Opti
 
 
 def _cells(
-    document: _Candidate, shape: tuple[int, int], where: str
+    document: CandidateDocument, shape: tuple[int, int], where: str
 ) -> tuple[tuple[CapacityCell, ...], ...]:
     unknown: MaybeRows = [[None] * shape[1] for _ in range(shape[0])]
     low, high = document.low_rps or unknown, document.high_rps or unknown
@@ -436,7 +277,10 @@ def _cells(
 
 
 def _allocation(
-    document: _Allocation, candidates: dict[str, OptionCapacity], shape: tuple[int, int], where: str
+    document: AllocationDocument,
+    candidates: dict[str, OptionCapacity],
+    shape: tuple[int, int],
+    where: str,
 ) -> Allocation:
     named = f"{where}: allocations.{document.option[:60]}"
     if document.option not in candidates:

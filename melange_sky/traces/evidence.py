@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError
+from melange_sky.traces.sample import Column, Sample, words_of
+from melange_sky.traces.stamps import number
 from melange_sky.traces.units import Numbers, Unit, unit_by_evidence
 
 if TYPE_CHECKING:
@@ -74,3 +76,21 @@ class Evidence:
             return unit_by_evidence(whole, self.usual, self.name, self.where)
         except InputError:
             return None
+
+
+def numbers_of(column: Column) -> Numbers:
+    """Return what a column of numbers holds in the sample."""
+    found = [value for value in map(number, column.present) if value is not None]
+    return Numbers(
+        rows=len(found), low=min(found), high=max(found), has_fractions=any(v % 1 for v in found)
+    )
+
+
+def usual_unit(sample: Sample) -> str | None:
+    """Return the unit in which logs with these columns are published: Mooncake's in ms, BurstGPT's in s."""
+    names = {" ".join(words_of(column.path[-1])) for column in sample.columns}
+    if {"input length", "output length"} <= names or "hash ids" in names:
+        return "ms"
+    if {"request tokens", "response tokens"} <= names:
+        return "s"
+    return None

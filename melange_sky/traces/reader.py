@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from melange_sky.errors import InputError, clip
-from melange_sky.traces.block import HashIds, Reading, Tally, TraceBlock, TraceRequest
+from melange_sky.traces.block import Reading, Tally, TraceBlock, TraceRequest
 from melange_sky.traces.clock import DateClock, NumberClock, date_clock
+from melange_sky.traces.columns import Columns, are_counts, hash_ids_of, is_number, texts_of
 from melange_sky.traces.csv_table import csv_table, names_its_columns
-from melange_sky.traces.evidence import Evidence
+from melange_sky.traces.evidence import Evidence, numbers_of, usual_unit
 from melange_sky.traces.json_table import json_table
 from melange_sky.traces.outcome import failed, not_understood
 from melange_sky.traces.parquet_table import ParquetTable
 from melange_sky.traces.records import CHARACTERS_PER_TOKEN
 from melange_sky.traces.roles import Mapping, map_columns
-from melange_sky.traces.sample import Column, Sample, words_of
+from melange_sky.traces.sample import Sample
 from melange_sky.traces.source import Source, reading_errors, source_of
-from melange_sky.traces.stamps import looks_like_times, number
+from melange_sky.traces.stamps import looks_like_times
 from melange_sky.traces.tokens import MAX_TOKENS, RULE, counts, is_blank
-from melange_sky.traces.units import Numbers, Unit, certain_unit
+from melange_sky.traces.units import Unit, certain_unit
 from melange_sky.workload import AS_FOUND, TraceOptions
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class TraceReader:
             self._table = _table(source, options)
             sample = self._table.sample()
             mapping = map_columns(sample, options, self._table.begins)
-            self._columns = _Columns.of(mapping, extras)
+            self._columns = Columns.of(mapping, extras)
             self._source = source
             self._clock = self._clock_of(mapping, sample, proves_later)
         self._mapping = mapping
@@ -173,8 +174,8 @@ class TraceReader:
             arrival_s=arrival_s[rows],
             input_tokens=given[rows].astype(np.int64),
             output_tokens=np.nan_to_num(answered[rows]).astype(np.int64),
-            session=_texts(frame, columns.session, rows),
-            hash_ids=_hash_ids(frame, columns.hash_ids, rows),
+            session=texts_of(frame, columns.session, rows),
+            hash_ids=hash_ids_of(frame, columns.hash_ids, rows),
         )
 
     def _sorted_out(
@@ -221,7 +222,7 @@ class TraceReader:
         plain = frame.get_column(str(places[0]))
         if len(places) == 1 and plain.dtype == pl.Float64 and not plain.null_count():
             counted: NDArray[np.float64] = plain.to_numpy()
-            if _are_counts(counted):
+            if are_counts(counted):
                 return counted
         parts, odd = [], []
         for k in places:
@@ -284,13 +285,13 @@ class TraceReader:
             raise InputError(
                 f"{where}: {column.name} holds no times{shown}; name the column by --columns time=…"
             )
-        if not _is_number(column):
+        if not is_number(column):
             return date_clock(column.values, self.options.timezone)
-        first = _numbers_of(column)
+        first = numbers_of(column)
         unit = certain_unit(column.name, self.options.unit, first)
         if unit is None:
             evidence = Evidence(
-                first=first, usual=_usual_unit(sample), name=column.name, where=str(self.path)
+                first=first, usual=usual_unit(sample), name=column.name, where=str(self.path)
             )
             likely = evidence.likely_unit(self._source) if proves_later else None
             if likely is not None:
@@ -308,44 +309,6 @@ class TraceReader:
             for chunk in self._table.chunks([column], [is_numeric]):
                 evidence.add(chunk.frame["0"])
         return evidence.unit()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Columns:
-    """The columns that are read, and where in them each role lies."""
-
-    all: tuple[Column, ...]
-    numeric: tuple[bool, ...]
-    time: int | None
-    input: tuple[int, ...]
-    added: tuple[int, ...]
-    output: tuple[int, ...]
-    status: tuple[int, ...]
-    session: int | None
-    hash_ids: int | None
-
-    @classmethod
-    def of(cls, mapping: Mapping, extras: Sequence[str]) -> _Columns:
-        session = mapping.session if "session" in extras else ()
-        hashes = mapping.hash_ids if "hash_ids" in extras else ()
-        groups = (mapping.time, mapping.input, mapping.added, mapping.output, mapping.status)
-        columns = tuple(dict.fromkeys(c for group in (*groups, session, hashes) for c in group))
-        texts = set(mapping.status) | set(session) | set(hashes)
-
-        def places(group: tuple[Column, ...]) -> tuple[int, ...]:
-            return tuple(map(columns.index, group))
-
-        return cls(
-            all=columns,
-            numeric=tuple(c not in texts and _is_plain_number(c) for c in columns),
-            time=next(iter(places(mapping.time)), None),
-            input=places(mapping.input),
-            added=places(mapping.added),
-            output=places(mapping.output),
-            status=places(mapping.status),
-            session=next(iter(places(session)), None),
-            hash_ids=next(iter(places(hashes)), None),
-        )
 
 
 def _table(source: Source, options: TraceOptions) -> Table:
@@ -366,75 +329,6 @@ def _table(source: Source, options: TraceOptions) -> Table:
     if source.head.lstrip()[:1] in (b"{", b"["):
         return json_table(source, options)
     return csv_table(source, options)
-
-
-def _is_number(column: Column) -> bool:
-    given = column.present[:200]
-    is_compact = all(
-        isinstance(value, str | int)
-        and str(value).strip()[:2] in ("19", "20")
-        and len(str(value).strip()) == 14
-        for value in given
-    )
-    return not is_compact and sum(number(value) is not None for value in given) >= 0.9 * len(given)
-
-
-def _is_plain_number(column: Column) -> bool:
-    """Return whether a parser of plain numbers reads the column's sample."""
-    if column.present and not _is_number(column):
-        return False
-    return all(
-        (isinstance(value, int | float) and not isinstance(value, bool))
-        or (isinstance(value, str) and value.replace(".", "", 1).isdecimal())
-        for value in column.present
-    )
-
-
-def _numbers_of(column: Column) -> Numbers:
-    found = [value for value in map(number, column.present) if value is not None]
-    return Numbers(
-        rows=len(found), low=min(found), high=max(found), has_fractions=any(v % 1 for v in found)
-    )
-
-
-def _usual_unit(sample: Sample) -> str | None:
-    """Return the unit in which logs with these columns are published: Mooncake's in ms, BurstGPT's in s."""
-    names = {" ".join(words_of(column.path[-1])) for column in sample.columns}
-    if {"input length", "output length"} <= names or "hash ids" in names:
-        return "ms"
-    if {"request tokens", "response tokens"} <= names:
-        return "s"
-    return None
-
-
-def _are_counts(values: NDArray[np.float64]) -> bool:
-    if not len(values):
-        return True
-    if not (values.min() >= 0 and values.max() <= MAX_TOKENS):  # false with a NaN among them
-        return False
-    return bool((values.astype(np.int32) == values).all())
-
-
-def _texts(frame: pl.DataFrame, place: int | None, rows: Any) -> tuple[str | None, ...] | None:
-    import polars as pl
-
-    if place is None:
-        return None
-    cells = frame[str(place)].cast(pl.String)
-    return tuple((cells if isinstance(rows, slice) else cells[rows]).to_list())
-
-
-def _hash_ids(frame: pl.DataFrame, place: int | None, rows: Any) -> HashIds | None:
-    import polars as pl
-
-    if place is None:
-        return None
-    text = frame[str(place)].cast(pl.String)
-    cells = (text if isinstance(rows, slice) else text[rows]).fill_null("[]")
-    lists = cells.str.json_decode(pl.List(pl.Int64))
-    starts = np.concatenate([[0], np.cumsum(lists.list.len().fill_null(0).to_numpy())])
-    ids = lists.explode().drop_nulls().to_numpy()
-    return HashIds(ids=ids.astype(np.int64), starts=starts.astype(np.int64))
 
 
 def trace_blocks(

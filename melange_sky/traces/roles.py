@@ -12,224 +12,24 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.traces.outcome import is_outcome
+from melange_sky.traces.role_words import (
+    AT_THE_END,
+    COUNTED,
+    INPUT,
+    NO_COUNT,
+    NO_PARENT,
+    NO_TIME,
+    OF_TOKENS,
+    OUTPUT,
+    SESSIONS,
+    TIMES,
+)
 from melange_sky.traces.sample import Column, Sample, words_of
 from melange_sky.traces.stamps import looks_like_times
 from melange_sky.traces.tokens import as_count, looks_like_counts
 
 if TYPE_CHECKING:
     from melange_sky.workload import TraceOptions
-
-_INPUT = frozenset(
-    [
-        "input",
-        "inputs",
-        "prompt",
-        "prompts",
-        "context",
-        "request",
-        "req",
-        "in",
-        "query",
-        "prefill",
-        "question",
-    ]
-)
-_OUTPUT = frozenset(
-    [
-        "output",
-        "outputs",
-        "completion",
-        "completions",
-        "generated",
-        "generation",
-        "response",
-        "resp",
-        "out",
-        "answer",
-        "decode",
-        "candidates",
-        "reply",
-    ]
-)
-_COUNTED = frozenset(
-    [
-        "token",
-        "tokens",
-        "tok",
-        "toks",
-        "length",
-        "lengths",
-        "len",
-        "lens",
-        "count",
-        "counts",
-        "size",
-        "usage",
-        "num",
-        "n",
-    ]
-)
-_OF_TOKENS = frozenset(["token", "tokens", "tok", "toks"])
-_NO_COUNT = frozenset(
-    [
-        "cost",
-        "price",
-        "usd",
-        "spend",
-        "budget",
-        "cached",
-        "cache",
-        "max",
-        "min",
-        "limit",
-        "total",
-        "reasoning",
-        "audio",
-        "image",
-        "video",
-        "thoughts",
-        "tool",
-        "time",
-        "latency",
-        "ms",
-        "seconds",
-        "duration",
-        "rate",
-        "per",
-        "second",
-        "id",
-        "ids",
-        "hash",
-        "text",
-        "details",
-        "accepted",
-        "rejected",
-        "predicted",
-        "throughput",
-        "char",
-        "chars",
-        "character",
-        "characters",
-        "byte",
-        "bytes",
-        "avg",
-        "mean",
-        "p50",
-        "p95",
-        "p99",
-        "type",
-        "name",
-        "url",
-        "status",
-        "error",
-        "message",
-        "messages",
-        "body",
-        "format",
-        "model",
-        "embedding",
-        "price",
-        "prices",
-        "tps",
-        "speed",
-        "version",
-        "index",
-        "path",
-        "content",
-        "str",
-        "string",
-        "code",
-    ]
-)
-_NO_PARENT = frozenset(["details", "cost", "costs", "price", "prices"])
-_TIMES = {
-    "arrival": 6,
-    "arrived": 6,
-    "start": 5,
-    "started": 5,
-    "begin": 5,
-    "received": 5,
-    "sent": 4,
-    "request": 1,
-    "timestamp": 3,
-    "timestamps": 3,
-    "created": 3,
-    "time": 2,
-    "times": 2,
-    "datetime": 2,
-    "date": 2,
-    "ts": 2,
-    "at": 1,
-}
-_AT_THE_END = frozenset(
-    [
-        "end",
-        "ended",
-        "finish",
-        "finished",
-        "completed",
-        "completion",
-        "done",
-        "stop",
-        "stopped",
-        "last",
-        "response",
-    ]
-)
-_NO_TIME = frozenset(
-    [
-        "first",
-        "latency",
-        "elapsed",
-        "duration",
-        "ttft",
-        "tpot",
-        "itl",
-        "e2e",
-        "queue",
-        "cache",
-        "expires",
-        "expired",
-        "timeout",
-        "updated",
-        "update",
-        "modified",
-        "zone",
-        "timezone",
-        "token",
-        "tokens",
-        "id",
-        "ids",
-        "count",
-        "per",
-        "cost",
-        "price",
-        "total",
-        "rate",
-        "human",
-        "birth",
-        "expiry",
-        "deleted",
-        "prompt",
-        "input",
-        "output",
-        "delta",
-        "average",
-        "avg",
-        "mean",
-        "version",
-        "processing",
-    ]
-)
-_SESSIONS = {
-    "session": 6,
-    "conversation": 5,
-    "chat": 4,
-    "thread": 4,
-    "dialog": 4,
-    "dialogue": 4,
-    "user": 2,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,14 +71,14 @@ def side_of(path: tuple[str, ...]) -> str | None:
     parts = [part for key in path for part in key.split(".")]
     leaf, parent = words_of(parts[-1]), words_of(parts[-2]) if len(parts) > 1 else []
     words = set(leaf)
-    if words & _NO_COUNT or (set(parent) & _NO_PARENT and "usage" not in parent):
+    if words & NO_COUNT or (set(parent) & NO_PARENT and "usage" not in parent):
         return None
-    sides = [name for name, known in (("input", _INPUT), ("output", _OUTPUT)) if words & known]
+    sides = [name for name, known in (("input", INPUT), ("output", OUTPUT)) if words & known]
     if len(sides) != 1:
         return None
     is_counted = (
-        words & _COUNTED
-        or set(parent) & _COUNTED
+        words & COUNTED
+        or set(parent) & COUNTED
         or words <= {"input", "output", "inputs", "outputs"}
     )
     return sides[0] if is_counted else None
@@ -290,7 +90,7 @@ def _counting(sample: Sample, side: str) -> list[Column]:
 
     def rank(column: Column) -> tuple[bool, bool, int]:
         words = set(words_of(column.path[-1]))
-        return not column.present, not words & _OF_TOKENS, len(column.path)
+        return not column.present, not words & OF_TOKENS, len(column.path)
 
     return sorted(found, key=rank)
 
@@ -315,9 +115,9 @@ def _timing(sample: Sample) -> tuple[tuple[Column, ...], bool]:
 
 def _time_score(column: Column, *, at_the_end: bool) -> int:
     words = words_of(column.path[-1].rpartition(".")[2])
-    if set(words) & _NO_TIME or bool(set(words) & _AT_THE_END) is not at_the_end:
+    if set(words) & NO_TIME or bool(set(words) & AT_THE_END) is not at_the_end:
         return 0
-    return max((_TIMES.get(word, 0) for word in words), default=0) or int(
+    return max((TIMES.get(word, 0) for word in words), default=0) or int(
         at_the_end and len(words) == 1
     )
 
@@ -326,7 +126,7 @@ def _sessions(sample: Sample) -> tuple[Column, ...]:
     scored = []
     for column in sample.columns:
         words = words_of(column.path[-1])
-        score = max((_SESSIONS.get(word, 0) for word in words), default=0)
+        score = max((SESSIONS.get(word, 0) for word in words), default=0)
         if (
             score
             and not set(words) & {"agent", "parent", "time", "tokens", "name", "type"}
@@ -424,9 +224,9 @@ def _untold(sample: Sample, pairs: dict[str, tuple[Column, ...]], options: Trace
 
 def _guesses(missing: Iterable[str], names: list[str]) -> dict[str, str]:
     known: dict[str, Callable[[str], bool]] = {
-        "input": lambda name: bool(set(words_of(name)) & (_INPUT | {"i", "inp", "prom", "p"})),
+        "input": lambda name: bool(set(words_of(name)) & (INPUT | {"i", "inp", "prom", "p"})),
         "output": lambda name: bool(
-            set(words_of(name)) & (_OUTPUT | {"o", "outp", "gen", "comp", "r"})
+            set(words_of(name)) & (OUTPUT | {"o", "outp", "gen", "comp", "r"})
         ),
     }
     found = {}

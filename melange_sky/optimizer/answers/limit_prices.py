@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.allocations import allocate
+from melange_sky.optimizer.answers.repriced import Limits, Prices, Repriced
 from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.problem.question import Solution, Step
 from melange_sky.optimizer.program.linear import EQ, LE, Linear
@@ -28,7 +29,6 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.levels import (
     Levelled,
-    checked_levels,
     find_cheapest_levels,
     needed_levels,
     within,
@@ -39,14 +39,10 @@ from melange_sky.plans import SolverReport
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from melange_sky.capacities import OptionCapacity
-    from melange_sky.names.limits import LimitKey
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.search.cheapest import Cheapest
     from melange_sky.plans import Allocation
 
-    Limits = tuple[tuple[LimitKey, int], ...]
-    Prices = tuple[float, ...]
     Instances = tuple[tuple[str, int], ...]
 
 log = logging.getLogger(__name__)
@@ -264,41 +260,6 @@ class _Search:
         program, _ = self._program(whole=False)
         value, duals = solve_with_duals(program, self.options.deadline)
         return value, tuple(max(0.0, -dual) for dual in duals[len(self.parts) :])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repriced:
-    """One model at each level of attainment, in canonical form, to be planned at many prices."""
-
-    forms: tuple[Levelled, ...]
-
-    @classmethod
-    def of(cls, part: Problem, options: SolveOptions) -> Repriced:
-        """Return the levels at which every bucket can be served; raise as `checked_levels` does."""
-        return cls(forms=tuple(checked_levels(part, options.deadline)))
-
-    def at(self, limits: Limits, prices: Prices) -> list[Levelled]:
-        """Return the levels with these prices on top of the options' own."""
-        return [_surcharged(form, limits, prices) for form in self.forms]
-
-
-def _surcharged(form: Levelled, limits: Limits, prices: Prices) -> Levelled:
-    (demand,) = form.problem.demands
-    dearer: dict[str, OptionCapacity] = {}
-    for capacity in demand.options:
-        option = capacity.option
-        more = sum(p * option.units(key) for p, (key, _) in zip(prices, limits, strict=True))
-        price = replace(option, price_usd_per_hour=option.price_usd_per_hour + more)
-        dearer[option.name] = replace(capacity, option=price) if more else capacity
-    priced = replace(demand, options=tuple(dearer.values()))
-    return Levelled(
-        problem=replace(form.problem, demands=(priced,)),
-        canonical=replace(
-            form.canonical,
-            demands=(priced,),
-            columns=tuple(replace(c, capacity=dearer[c.name]) for c in form.canonical.columns),
-        ),
-    )
 
 
 def _cheapest(forms: Sequence[Levelled], options: SolveOptions, most: float) -> _Found:

@@ -100,8 +100,8 @@ def _find_among_all(
     if few is None:
         return _find(canonical, problem, options, enough)
     soon = options.deadline.share(1 / 3)
-    first = _find_soon(canonical, problem, options, soon) if spare else None
-    first = first or _find(few, problem, hurried(options), soon)
+    own = _find_soon(canonical, problem, options, soon) if spare else None
+    first = own or _find(few, problem, hurried(options), soon)
     if isinstance(first, Termination):
         return _find(canonical, problem, options, enough)
     rest = affordable(canonical, problem, options, first.point.cost)
