@@ -28,9 +28,9 @@ from melange_sky.parallelism import Parallelism
 from melange_sky.planner.capacity import CapacityOptions, ask_capacity
 from melange_sky.profiles import CapacityQuery, ReplicaShape, engine_replica
 from melange_sky.profiles.cache import fingerprint
-from melange_sky.profiles.lookup import tables_to_ship
 from melange_sky.profiles.shipped import ShippedTable, read_document, write_document
 from melange_sky.profiles.simulated import simulated_cell
+from melange_sky.profiles.to_ship import tables_to_ship
 from melange_sky.spec.demand import load_distribution, shipped_distributions
 from melange_sky.spec.histogram import to_workload
 from melange_sky.steps import Misfit, ReplicaModel, RequestSizes, capacity_estimate

@@ -1,12 +1,7 @@
 """Capacity tables and estimates behind one question: what does this replica carry?"""
 
 from melange_sky.profiles.constants import engine_generation, engine_generations
-from melange_sky.profiles.lookup import (
-    CapacityLookup,
-    engine_replica,
-    replica_capacities,
-    tables_to_ship,
-)
+from melange_sky.profiles.lookup import CapacityLookup, engine_replica, replica_capacities
 from melange_sky.profiles.measured import has_weights, is_of, is_usable, table_notes
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
 from melange_sky.profiles.shipped import write_table
@@ -16,6 +11,7 @@ from melange_sky.profiles.splits import (
     refused_splits,
     sensible_splits,
 )
+from melange_sky.profiles.to_ship import tables_to_ship
 
 __all__ = [
     "CapacityLookup",

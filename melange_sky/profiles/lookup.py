@@ -28,7 +28,7 @@ from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.profiles.bounds import slos_of_bounds, upper_bounds
-from melange_sky.profiles.cache import EstimateCache, fingerprint
+from melange_sky.profiles.cache import EstimateCache
 from melange_sky.profiles.constants import engine_generation
 from melange_sky.profiles.estimate import (
     NO_TRAFFIC,
@@ -47,7 +47,6 @@ from melange_sky.steps import (
     Misfit,
     ReplicaModel,
     RequestSizes,
-    capacity_estimate,
     capacity_estimates_within,
     split_replica,
 )
@@ -115,48 +114,6 @@ def _replica_cells(
     return tuple(rows)
 
 
-def tables_to_ship(
-    query: CapacityQuery, shapes: Sequence[ReplicaShape]
-) -> dict[str, dict[str, object]]:
-    """Return, per replica that fits, simulated ÷ analytic rates on the query's grid, by fingerprint.
-
-    null where a size does not fit into the cache, 0 where the SLO cannot be met.
-    """
-    exact = dataclasses.replace(query, exact=True)
-    sizes, tables = _sizes(query), {}
-    lookup = CapacityLookup(exact, shapes)
-    for shape in shapes:
-        group_cells = lookup.of_group(group_key(shape))
-        if isinstance(group_cells, Unfit):
-            continue
-        group = group_cells.group
-        guess = capacity_estimate(group.replica, sizes, query.slo).rate_rps.tolist()
-        fits = (sizes.input_tokens + sizes.output_tokens <= group.max_model_len).tolist()
-        flat = [
-            None if not fit else _ratio(cell, first)
-            for cell, first, fit in zip(group_cells.cells, guess, fits, strict=True)
-        ]
-        columns = len(query.input_sizes[0])
-        held = {"engine_args": list(query.engine_args)} if query.engine_args else {}
-        tables[fingerprint(group.replica, query.slo, with_limit=False)] = {
-            "model": query.model.name,
-            **held,
-            "accelerator": shape.accelerator,
-            "tensor_parallel": shape.tensor_parallel,
-            **({"links": shape.links} if shape.links else {}),
-            "engine": query.generation,
-            "slo": dataclasses.asdict(query.slo),
-            "ratios": [flat[i : i + columns] for i in range(0, len(flat), columns)],
-        }
-    return tables
-
-
-def _ratio(cell: CapacityCell, analytic_rps: float) -> float:
-    if cell.max_rate_rps is None or analytic_rps <= 0:
-        return 0.0
-    return round(cell.max_rate_rps / analytic_rps, 3)
-
-
 def _check(query: CapacityQuery) -> None:
     sizes = [s for matrix in (query.input_sizes, query.output_sizes) for row in matrix for s in row]
     for size in sizes:
@@ -192,7 +149,7 @@ class CapacityLookup:
             query = dataclasses.replace(query, bounded=False)  # measured rates follow estimates
         self.query = query
         keys = sorted({group_key(shape) for shape in wanted})
-        sizes = _sizes(query)
+        sizes = sizes_of(query)
         self._groups = {key: gpu_group(query, key, sizes, self._generation) for key in keys}
         self._estimates = _estimates(query, self._groups, sizes)
         self._cells = _looked_up(self._estimates, CellCount.of(query, len(keys)), len(keys))
@@ -369,8 +326,8 @@ def _settings_of(shape: ReplicaShape, group: Group, generation: Generation) -> E
     )
 
 
-def _sizes(query: CapacityQuery) -> RequestSizes:
-    """All buckets, row by row, in whole tokens; sizes below one token count as one."""
+def sizes_of(query: CapacityQuery) -> RequestSizes:
+    """Return all buckets, row by row, in whole tokens; sizes below one token count as one."""
     flat = (
         np.array(m, dtype=np.float64).reshape(-1) for m in (query.input_sizes, query.output_sizes)
     )
