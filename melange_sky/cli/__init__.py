@@ -51,6 +51,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Advise what to commit to, and what to rent on top.",
     ),
     "bound": ("melange_sky.cli.reserve:bound", "Tell what a perfect autoscaler would cost."),
+    "schedule": (
+        "melange_sky.cli.schedule:schedule",
+        "Bring the fleets of a reserve folder up by the hour.",
+    ),
     "profile": ("melange_sky.cli.profile:profile", "Measure endpoints, or launch measuring jobs."),
     "gateway": ("melange_sky.cli.gateway:gateway", "Serve one endpoint over the planned mix."),
     "apply": ("melange_sky.cli.services:apply", "Bring the planned services up, or change them."),

@@ -22,6 +22,21 @@ routes_option = click.option(
     type=click.Path(path_type=Path),
     help="Write plan and addresses as one file, which `gateway FILE` serves and follows.",
 )
+gateways_option = click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="URL",
+    help="Before anything stops, wait until this gateway serves the plan and has let go of the rest.",
+)
+drain_option = click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0, 86400),
+    default=600.0,
+    show_default=True,
+    help="Longest wait in seconds for requests that still run at what stops.",
+)
 yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmation.")
 
 
@@ -31,21 +46,8 @@ yes_option = click.option("-y", "--yes", is_flag=True, help="Skip the confirmati
 @click.option("--dry-run", is_flag=True, help="Show what would change, and stop.")
 @routes_option
 @backends_option
-@click.option(
-    "--gateway",
-    "gateways",
-    multiple=True,
-    metavar="URL",
-    help="Before anything stops, wait until this gateway serves the plan and has let go of the rest.",
-)
-@click.option(
-    "--drain",
-    "drain_s",
-    type=click.FloatRange(0, 86400),
-    default=600.0,
-    show_default=True,
-    help="Longest wait in seconds for requests that still run at what stops.",
-)
+@gateways_option
+@drain_option
 @click.option(
     "--adopt",
     is_flag=True,

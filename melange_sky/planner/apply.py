@@ -114,8 +114,13 @@ class Deployment:
         """
         live = {s.name: s for s in services}
         places: dict[str, dict[str, list[str]]] = {w.plan: {} for w in self.wanted}
+        serving = {
+            (m.name, a.candidate.option.name) for m in self.planned.models for a in m.allocations
+        }
         for w in self.wanted:
             service = live.get(w.name)
+            if (w.plan, w.option) not in serving:
+                continue  # it starts for a later plan
             if service is not None and service.endpoint:
                 replicas = max(1, min(service.ready, w.replicas))
                 places[w.plan][w.option] = [f"{service.endpoint}*{replicas}"]
@@ -224,6 +229,21 @@ def _rollout(on_event: Callable[[str], None] | None, claim: Claim) -> Rollout:
 def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
     """Return the planned services as their files in `folder` have them."""
     place = folder if folder.is_dir() else folder.parent
+
+    def read(name: str) -> tuple[dict[str, Any], str]:
+        path = place / file_name(name)
+        return _read_service(path), str(path)
+
+    rows = wanted_of(planned, read)
+    if not rows:
+        raise InputError(f"'{place}': the plan has no services that could run")
+    return rows
+
+
+def wanted_of(
+    planned: Plan, read: Callable[[str], tuple[dict[str, Any], str]]
+) -> tuple[Wanted, ...]:
+    """Return the planned services; `read` gives each one's document by its name, and where that stands."""
     rows = []
     for model in planned.models:
         for allocation in model.allocations:
@@ -231,8 +251,7 @@ def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
             if option.offer is None:
                 continue
             name = service_name(model, allocation)
-            path = place / file_name(name)
-            document = _read_service(path)
+            document, where = read(name)
             rows.append(
                 Wanted(
                     name=name,
@@ -240,13 +259,11 @@ def wanted_services(planned: Plan, folder: Path) -> tuple[Wanted, ...]:
                     option=option.name,
                     fleet=planned.group_name,
                     fleet_id=planned.fleet_id,
-                    replicas=_replicas(document["service"], path),
+                    replicas=_replicas(document["service"], where),
                     price_usd_per_hour=option.price_usd_per_hour,
                     document=document,
                 )
             )
-    if not rows:
-        raise InputError(f"'{place}': the plan has no services that could run")
     return tuple(rows)
 
 
@@ -267,7 +284,7 @@ def _read_service(path: Path) -> dict[str, Any]:
     return dict(document)
 
 
-def _replicas(service: dict[str, Any], path: Path) -> int:
+def _replicas(service: dict[str, Any], path: str) -> int:
     policy = service.get("replica_policy")
     count = service.get(
         "replicas", policy.get("min_replicas") if isinstance(policy, dict) else None

@@ -24,8 +24,15 @@ from melange_sky.errors import InputError
 from melange_sky.rendering.exchange import ASIDE, STAGED, exchange, in_use, recover
 
 MANIFEST = ".melange-sky.json"
-KEPT = ("backends", "routes.json")
-"""What `apply` and `status` are told to write beside a plan: no plan's work, and no reason to refuse."""
+KEPT = (
+    "backends",
+    "routes.json",
+    "schedule.jsonl",
+    "schedule.log",
+    "schedule.crontab",
+    "schedule.sky.yaml",
+)
+"""What `apply`, `status` and `schedule` write beside plans: no plan's work, and no reason to refuse."""
 _FORMAT = 1
 _MANIFEST_LIMIT = 1_000_000
 

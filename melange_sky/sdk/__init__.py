@@ -9,7 +9,7 @@ SkyPilot finds this module through the entry point `sky.client_sdks`; it works w
 tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
 
 `planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`, `reporting`,
-`reserving`, `pricing`, `measuring`, `services`, `serving`, `plugin_files` and `starting` hold the functions, `results` makes what they
+`reserving`, `scheduling`, `pricing`, `measuring`, `services`, `serving`, `plugin_files` and `starting` hold the functions, `results` makes what they
 return print, `arguments` says what they take. A function's module is imported when the function is first used, so that importing this one is quick.
 """
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from melange_sky.sdk.replaying import compare, simulate
     from melange_sky.sdk.reporting import html_report
     from melange_sky.sdk.reserving import bound, reservation
+    from melange_sky.sdk.scheduling import schedule
     from melange_sky.sdk.services import apply, down, status
     from melange_sky.sdk.serving import serve
     from melange_sky.sdk.starting import (
@@ -76,6 +77,7 @@ _MODULES = {
     "reporting": ("html_report",),
     "replaying": ("compare", "simulate"),
     "reserving": ("bound", "reservation"),
+    "scheduling": ("schedule",),
     "services": ("apply", "down", "status"),
     "serving": ("serve",),
     "starting": ("init", "list_models", "pull_model", "show_model", "trace_workload"),
@@ -113,6 +115,7 @@ __all__ = [
     "remove_plugin",
     "render",
     "reservation",
+    "schedule",
     "serve",
     "show_model",
     "simulate",

@@ -58,6 +58,7 @@ CALLS: dict[str, list[str]] = {
         *("bound", "spec.yaml", "--demand", "demand.csv", "--offline", "--stale-ok"),
         *("--format", "json"),
     ],
+    "schedule": ["schedule", "chat-reserve", "--format", "json"],
     "simulate": ["simulate", "chat-plan/plan.json", "--duration", "60", "--format", "json"],
     "compare": ["compare", "spec.yaml", "--rates", "1", "--offline", "--format", "json"],
     "report": ["report", "chat-plan"],
@@ -93,6 +94,14 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "spec.yaml").write_text(SPEC)
     rows = "".join(f"{k},100,50\n" for k in range(20))
     (tmp_path / "trace.csv").write_text(f"arrival_s,input_tokens,output_tokens\n{rows}")
+    periods = [{"hours": list(range(24)), "plan": "fleet-01.json", "rate_rps": 1.0}]
+    reserve = {
+        "name": "chat",
+        "demand": {"start": "2026-11-02T00:00:00Z", "step_s": 3600},
+        "periods": periods,
+    }
+    fleets = {"reserve.json": json.dumps(reserve), "fleet-01.json": dump_plan(plan)}
+    write_folder(tmp_path / "chat-reserve", fleets, force=False)
     hours = "".join(f"2026-11-02T{hour:02}:00:00Z,{1 + hour}\n" for hour in range(3))
     (tmp_path / "demand.csv").write_text(f"time,rate_rps\n{hours}")
     return tmp_path

@@ -69,7 +69,7 @@ from melange_sky.slo import SLO
 from melange_sky.spec import Histogram
 from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
-from tests.docs.reserve_documents import bounds, reservations
+from tests.docs.reserve_documents import bounds, reservations, schedules
 from tests.factories import make_offer, make_plan
 
 
@@ -277,6 +277,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "compare": _many(Contender, comparison_rows),
     "reserve": reservations,
     "bound": bounds,
+    "schedule": schedules,
     "capacity": _capacities,
     "models-show": _models,
     "models-list": _model_lists,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,8 @@ from melange_sky.planner.reserving.document import bound_document, reserve_docum
 from melange_sky.planner.reserving.proving import Proof, WholeReplay
 from melange_sky.planner.reserving.purchases import Purchasable
 from melange_sky.planner.reserving.terms import term_name
+from melange_sky.planner.scheduling.document import schedule_document
+from melange_sky.planner.scheduling.timetable import Timetable
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.freshness import Age
 from melange_sky.reserve.answer import Advice, Bought, ScenarioCost, Totals
@@ -39,6 +42,30 @@ def bounds() -> Iterator[dict[str, Any]]:
     for hollow in Hollow:
         found = _found(hollow, None)
         yield bound_document(found.asked, (0.5, 0.5), found.lines, found.lines)
+
+
+def schedules() -> Iterator[dict[str, Any]]:
+    """Yield documents of `schedule`: a day with a step up, a step down and an hour without anything."""
+    for hollow in Hollow:
+        table = Timetable(
+            start=START,
+            step_s=3600.0,
+            fleets=[0, 1, *[2] * 22],
+            cycle=24,
+            counts=[{"text": 1}, {"text": 2}, {}],
+        )
+        files = [SimpleNamespace(file=name) for name in (Path("text"), Path("text"), None)]
+        schedule: Any = SimpleNamespace(
+            name="text",
+            fleet_id=filled(str | None, hollow),
+            repeats="day",
+            startup_s=0.5,
+            startup_origin="text",
+            timetable=table,
+            fleets=files,
+        )
+        for hour in (0, 5):
+            yield schedule_document(schedule, START + timedelta(hours=hour))
 
 
 def _found(hollow: Hollow, step: float | None) -> Any:
