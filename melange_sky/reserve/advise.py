@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.optimizer.deadline import NEVER, Deadline
+from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.reserve.answer import Advice, Bought, ScenarioCost, Totals
-from melange_sky.reserve.hours import Hours
-from melange_sky.reserve.master import Prices
-from melange_sky.reserve.purchase import Offered, Search
+from melange_sky.reserve.known import Known
+from melange_sky.reserve.market import Market
+from melange_sky.reserve.objective import Measure
+from melange_sky.reserve.question import Objective, Question, Scenario
+from melange_sky.reserve.rivals import best_alone, peak_held, perfect_autoscaler
+from melange_sky.reserve.running import Running, covered, run_beside, used_fractions
+from melange_sky.reserve.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from melange_sky.reserve.question import Question
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+
+_SAME = 1e-8
+"""A gap of no more is the solvers' rounding."""
 
 
 def advise(
@@ -26,80 +37,175 @@ def advise(
 ) -> Advice:
     """Return what to buy, with the fleets beside it and a proof or a gap.
 
-    `progress` is told the least cost found and what is proven below it.
+    `progress` is told the least cost found and what is proven below it. With one scenario its cost is what is made
+    least, whatever the objective. Purchases are chosen at the cost of free
+    switching; start-up and minimum run times are in all costs that are told, and in the gap.
 
     Raises InfeasibleError where no fleet serves some period, TimeUpError where time ends before any answer.
     """
-    base = question.scenarios[0]
-    hours = Hours(
-        mix=question.mix,
-        rate_rps=base.rate_rps,
-        weight=np.full(question.periods, question.hours_each),
-        price=base.price,
-    )
-    span = question.hours_each * question.periods
-    count = len(question.options)
-    commit, most = np.full(count, np.inf), np.zeros(count)
-    by_option: dict[int, int] = {}
-    for k, purchase in enumerate(question.purchases):
-        ((option, _),) = purchase.draws.items()
-        if purchase.usd / span < commit[option]:
-            commit[option], most[option] = purchase.usd / span, purchase.most
-            by_option[option] = k
-    commit = np.where(np.isfinite(commit), commit, base.rents.max(axis=0))
-    owned = question.owned_units().min(axis=0)
-    search = Search(
-        mixes=question.mixes,
-        hours=hours,
-        prices=Prices(rent=base.rents, commit=commit, hours=span),
-        offered=Offered(owned=owned, most=owned + most),
-        deadline=deadline,
-        progress=progress,
-    )
-    nothing = search._exact(owned)
-    found = search.best(question.within)
-    paid = span * float(commit @ owned)
-    cost = found.cost_usd - paid
-    units = np.zeros(len(question.purchases), dtype=int)
-    for option, k in by_option.items():
-        units[k] = int(found.held[option] - owned[option])
-    covered = np.minimum(found.fleets, found.held)
-    return Advice(
-        bought=tuple(
-            Bought(
-                name=p.name,
-                units=int(units[k]),
-                usd=float(units[k] * p.usd),
-                upfront_usd=float(units[k] * p.upfront_usd),
-                break_even_fraction=p.usd / (span * float(base.rents[0, next(iter(p.draws))])),
-                used_fraction=None,
-            )
-            for k, p in enumerate(question.purchases)
-        ),
-        fleets=found.fleets,
-        covered=covered,
-        totals=Totals(
-            chosen_usd=cost,
-            all_on_demand_usd=nothing - paid,
-            commit_peak_usd=nothing - paid,
-            best_single_usd=None,
-            best_single=None,
-            bound_usd=cost * (1 - found.gap),
-            free_switch_usd=cost,
-        ),
-        scenarios=(
-            ScenarioCost(
-                name=base.name,
-                weight=base.weight,
-                cost_usd=cost,
-                nothing_usd=nothing - paid,
-                best_usd=cost,
+    if len(question.scenarios) == 1:
+        question = replace(question, objective=Objective())
+    return _Adviser(question, deadline, progress).advice()
+
+
+@dataclass(slots=True)
+class _Adviser:
+    """One question's searches, which share what is known of fleets."""
+
+    question: Question
+    deadline: Deadline
+    progress: Callable[[float, float], None]
+    known: Known = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Begin with no fleet."""
+        self.known = Known(self.question.mixes)
+
+    def advice(self) -> Advice:
+        """Return the whole advice."""
+        question = self.question
+        scenarios = range(len(question.scenarios))
+        count = len(scenarios)
+        alone = [self._alone(s, count - s) for s in scenarios] if count > 1 else []
+        best = np.array([cost for cost, _ in alone]) if alone else np.zeros(1)
+        search = self._search(question, best, self.deadline)
+        found = search.best([units for _, units in alone])
+        # What follows is bounded work, and an answer without it would be none.
+        self._until(NEVER)
+        search.deadline = NEVER
+        units, nothing = found.units, np.zeros(len(found.units))
+        runs = [run_beside(search, units, s) for s in scenarios]
+        idle = [run_beside(search, nothing, s) for s in scenarios]
+        knowing = [run_beside(search, alone[s][1], s) for s in scenarios] if alone else runs
+        costs = np.array([run.cost_usd for run in runs])
+        value = search.measure.of(costs)
+        whole = max(abs(value), float(search.market.weights @ costs))
+        gap = max(0.0, value - found.bound) / whole if whole > 0 else 0.0
+        return Advice(
+            bought=self._bought(search, units, runs),
+            fleets=runs[0].fleets,
+            covered=covered(search, units, runs[0]),
+            totals=self._totals(search, units, runs[0], idle[0]),
+            scenarios=tuple(
+                ScenarioCost(
+                    name=scenario.name,
+                    weight=float(search.market.weights[s]),
+                    cost_usd=runs[s].cost_usd,
+                    nothing_usd=idle[s].cost_usd,
+                    best_usd=min(knowing[s].cost_usd, runs[s].cost_usd, idle[s].cost_usd),
+                )
+                for s, scenario in enumerate(question.scenarios)
             ),
-        ),
-        objective_usd=cost,
-        bound_objective_usd=cost * (1 - found.gap),
-        gap=found.gap,
-        stochastic_value_usd=None,
-        foresight_value_usd=0.0,
-        flip_fraction=None,
-    )
+            objective_usd=value,
+            bound_objective_usd=min(value, found.bound),
+            gap=gap if gap > _SAME else 0.0,
+            stochastic_value_usd=self._stochastic_value(search, value) if alone else None,
+            foresight_value_usd=max(
+                0.0, float(search.market.weights @ (costs - [run.cost_usd for run in knowing]))
+            ),
+            flip_fraction=_flip(search, units, costs, [run.cost_usd for run in idle]),
+        )
+
+    def _until(self, deadline: Deadline) -> None:
+        for mix in self.question.mixes:
+            mix.until(deadline)
+
+    def _search(self, question: Question, best: Floats, deadline: Deadline) -> Search:
+        self._until(deadline)
+        market = Market(question)
+        measure = Measure(objective=question.objective, weights=market.weights, best=best)
+        return Search(
+            market=market,
+            known=self.known,
+            measure=measure,
+            within=question.within,
+            deadline=deadline,
+            progress=self.progress,
+        )
+
+    def _alone(self, s: int, left: int) -> tuple[float, Floats]:
+        """Return the best cost of one scenario, of so many left, and its purchase in the whole question's places."""
+        only = replace(
+            self.question, scenarios=(self.question.scenarios[s],), objective=Objective()
+        )
+        search = self._search(only, np.zeros(1), self.deadline.of_one(left + 1))
+        found = search.best([])
+        return found.value, self._placed(search, found.units)
+
+    def _placed(self, search: Search, units: Floats) -> Floats:
+        """Return units of another search's purchases in the places of those of the whole question."""
+        everything = np.zeros(len(self.question.purchases))
+        everything[search.market.kept] = units
+        return everything[Market(self.question).kept]
+
+    def _stochastic_value(self, search: Search, value: float) -> float | None:
+        """Return what the measure comes to with the best purchase for the mean scenario, above the chosen.
+
+        None where the time is up.
+        """
+        question, weights = self.question, search.market.weights
+        rates = sum(w * s.rate_rps for w, s in zip(weights, question.scenarios, strict=True))
+        rents = sum(w * s.rents[s.price] for w, s in zip(weights, question.scenarios, strict=True))
+        rows, price = np.unique(np.array(rents), axis=0, return_inverse=True)
+        mean = Scenario(name="mean", rate_rps=np.array(rates), rents=rows, price=price.reshape(-1))
+        only = replace(question, scenarios=(mean,), objective=Objective())
+        other = self._search(only, np.zeros(1), self.deadline)
+        try:
+            units = self._placed(other, other.best([]).units)
+        except TimeUpError:
+            return None
+        finally:
+            self._until(NEVER)
+        costs = [run_beside(search, units, s).cost_usd for s in range(len(question.scenarios))]
+        return max(0.0, search.measure.of(np.array(costs)) - value)
+
+    def _bought(self, search: Search, units: Floats, runs: list[Running]) -> tuple[Bought, ...]:
+        """Return every purchase of the question with its units."""
+        question, base = self.question, self.question.scenarios[0]
+        counts = dict(zip(search.market.kept, units.tolist(), strict=True))
+        fractions = used_fractions(search, units, runs)
+        used = dict(zip(search.market.kept, fractions.tolist(), strict=True))
+        rents = base.rents[base.price]
+        bought = []
+        for k, purchase in enumerate(question.purchases):
+            options, draws = list(purchase.draws), np.array(list(purchase.draws.values()))
+            worth = (rents[:, options] / draws).max(axis=1)[question.active(purchase)].sum()
+            count = int(counts.get(k, 0))
+            bought.append(
+                Bought(
+                    name=purchase.name,
+                    units=count,
+                    usd=count * purchase.usd,
+                    upfront_usd=count * purchase.upfront_usd,
+                    break_even_fraction=float(purchase.usd / (worth * question.hours_each)),
+                    used_fraction=used[k] if count else None,
+                )
+            )
+        return tuple(bought)
+
+    def _totals(self, search: Search, units: Floats, run: Running, idle: Running) -> Totals:
+        """Return what stands beside the base case's cost."""
+        base = replace(self.question, scenarios=self.question.scenarios[:1], objective=Objective())
+        single = best_alone(self._search(base, np.zeros(1), NEVER))
+        return Totals(
+            chosen_usd=run.cost_usd,
+            all_on_demand_usd=idle.cost_usd,
+            commit_peak_usd=peak_held(self.question),
+            best_single_usd=None if single is None else single[0],
+            best_single=None if single is None else single[1],
+            bound_usd=perfect_autoscaler(self.question),
+            free_switch_usd=float(search.totals(units)[0]),
+        )
+
+
+def _flip(search: Search, units: Floats, costs: Floats, idle: list[float]) -> float | None:
+    """Return the fall of all on-demand prices at which buying nothing costs no more, by the scenarios' weights.
+
+    Rents fall with the prices while what is bought stays paid, and no fleet's place among others changes: paid =
+    (1 − fall) × (rent saved).
+    """
+    paid = float(search.market.usd @ units)
+    if paid <= 0:
+        return None
+    saved = float(search.market.weights @ (np.array(idle) - costs)) + paid
+    return 1.0 - paid / saved

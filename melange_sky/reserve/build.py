@@ -1,4 +1,4 @@
-"""The fleets that serve a problem's mix, made from the optimizer's own programs."""
+"""The fleets that serve a problem's mix, made from the optimizer's own canonical forms."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 
 from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.optimizer.problem.question import SolveOptions
-from melange_sky.optimizer.program.highs import Relaxed
-from melange_sky.optimizer.rules.build import build_program
+from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.levels import checked_levels
-from melange_sky.reserve.serving import Level, Served
+from melange_sky.reserve.cone import Cone, Shape
+from melange_sky.reserve.serving import Served
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,24 +27,26 @@ def served_by(problem: Problem, names: Sequence[str], deadline: Deadline = NEVER
 
     Raises InfeasibleError where a size is served by no option, TimeUpError.
     """
-    forms = checked_levels(problem, deadline)
     place = {name: k for k, name in enumerate(names)}
-    return Served(levels=[_level(form, place, deadline) for form in forms], deadline=deadline)
+    shapes = [_shape(form, place) for form in checked_levels(problem, deadline)]
+    return Served([Cone(shape, deadline) for shape in shapes], deadline)
 
 
-def _level(form: Levelled, place: dict[str, int], deadline: Deadline) -> Level:
-    program = build_program(form.canonical, form.problem, SolveOptions(deadline=deadline))
+def _shape(form: Levelled, place: dict[str, int]) -> Shape:
+    (demand,), (buckets,) = form.canonical.demands, form.canonical.buckets
+    usable = RuleSet.of(form.problem, SolveOptions()).usable_fraction
+    rate_rps = demand.workload.rate_rps
     columns = form.canonical.columns
-    rate_rps = form.problem.demands[0].workload.rate_rps
-    most = np.zeros(len(place))
+    ways = max(len(column.loads) for column in columns)
+    loads = np.full((len(place), ways, len(buckets)), np.inf)
+    weights = np.zeros((len(place), ways))
     for column in columns:
-        most[place[column.name]] = column.most_load / program.usable / rate_rps
-    for x in program.x:
-        program.lp.upper[x] = np.inf
-    return Level(
-        relaxed=Relaxed(program.lp, program.x, deadline),
-        asked_rps=rate_rps,
-        places=np.array([place[column.name] for column in columns], dtype=np.intp),
-        prices=np.array([column.price for column in columns]),
-        most=most,
+        k = place[column.name]
+        loads[k, : len(column.loads)] = column.loads / usable / rate_rps
+        weights[k, : len(column.weights)] = column.weights
+    return Shape(
+        loads=loads,
+        weights=weights,
+        shares=np.array([bucket.rate_rps for bucket in buckets]) / rate_rps,
+        may_miss=demand.may_miss_fraction if ways > 1 else 0.0,
     )

@@ -1,118 +1,124 @@
 """Which fleets serve one mix of request sizes, and the cheapest that do at any prices and rate.
 
-With the mix fixed, what a fleet needs grows in proportion to the rate: fleets that serve, instances in
-fractions, form a cone. It is learnt as inequalities Σ worth × instances ≥ least × rate, each from a linear
-program that says why one fleet does not serve (Benders, Numerische Mathematik 4, 1962). Instances may stand
-idle, so worths are never negative. A model may be planned at several attainment levels: each is a cone of its
-own, and a fleet serves where any of them holds.
+A model may be planned at several attainment levels: each is a cone of its own, and a fleet serves where any of
+them holds.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.optimizer.deadline import NEVER, Deadline
-from melange_sky.reserve.covering import Covering
+from melange_sky.reserve.covering import Cheapest, Covering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from melange_sky.optimizer.program.highs import Relaxed
-    from melange_sky.reserve.covering import Tariff
+    from melange_sky.reserve.cone import Cone
+    from melange_sky.reserve.tariff import Tariff
 
     Floats = NDArray[np.float64]
 
-_SLACK = 1e-6
-"""Relative room in an inequality for what the solver's tolerances let pass."""
+_SLACK = 1e-7
+"""A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
+
+_ROUNDING = 1e-9
+
+_ROWS_AT_ONCE = 5
+"""So many worths join a covering program at a time: those that a fleet misses most."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Level:
-    """The fleets that serve at one attainment level.
-
-    `places` are the options that its program holds, among all, and `prices` theirs in its goal; the program asks
-    for `asked_rps`. `most` are, per option, the instances that alone serve all that it can at 1 req/s.
-    """
-
-    relaxed: Relaxed
-    asked_rps: float
-    places: NDArray[np.intp]
-    prices: Floats
-    most: Floats
-    worths: Floats = field(init=False)
-    leasts: Floats = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Begin with what is known of the empty fleet."""
-        self.worths, self.leasts = np.zeros((0, len(self.most))), np.zeros(0)
-        self.lacks(np.zeros(len(self.most)), self.asked_rps)
-
-    def lacks(self, fleet: Floats, rate: float) -> bool:
-        """Return whether a fleet does not serve the rate; learn why. Raises TimeUpError."""
-        if (self.worths @ fleet < self.leasts * (rate * (1 - _SLACK))).any():
-            return True
-        asked = fleet[self.places] * (self.asked_rps / rate)
-        found = self.relaxed.least_from(asked)
-        if found is None:
-            return True
-        worth = np.zeros(len(fleet))
-        worth[self.places] = np.maximum(self.prices - found.reduced_costs, 0.0)
-        least = (found.goal - float(found.reduced_costs @ asked)) / self.asked_rps
-        short = least * rate - float(worth @ fleet)
-        if short <= _SLACK * found.goal * rate / self.asked_rps:
-            return False
-        self.worths = np.vstack((self.worths, worth))
-        self.leasts = np.append(self.leasts, least)
-        return True
-
-    def highest_rate(self, fleet: Floats) -> float:
-        """Return the highest rate that a fleet serves, 0 where it serves none. Raises TimeUpError."""
-        while True:
-            rate = float((self.worths @ fleet / self.leasts).min()) * (1 - _SLACK)
-            if rate <= 0 or not self.lacks(fleet, rate):
-                return max(rate, 0.0)
-
-
-@dataclass(slots=True, kw_only=True)
 class Served:
     """The fleets that serve one mix. Fleets are arrays of instances, one place per option."""
 
-    levels: Sequence[Level]
-    deadline: Deadline = NEVER
+    def __init__(self, levels: Sequence[Cone], deadline: Deadline = NEVER) -> None:
+        """Take the cones of the attainment levels."""
+        self.levels, self.deadline = levels, deadline
+        self._rates: list[dict[bytes, float]] = [{} for _ in levels]
+        self._last: list[Floats | None] = [None for _ in levels]
 
-    def highest_rate(self, fleet: Floats) -> float:
+    def until(self, deadline: Deadline) -> None:
+        """Hold all that is asked from now on to a deadline."""
+        self.deadline = deadline
+        for level in self.levels:
+            level.deadline = deadline
+
+    @property
+    def most(self) -> Floats:
+        """Instances of each option that do all that it can at 1 req/s, (options)."""
+        most: Floats = np.max([level.most for level in self.levels], axis=0)
+        return most
+
+    def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves. Raises TimeUpError."""
-        return max(level.highest_rate(fleet) for level in self.levels)
+        ceilings = [level.at_most(fleet) for level in self.levels]
+        best = 0.0
+        for n in sorted(range(len(ceilings)), key=lambda n: -ceilings[n]):
+            if ceilings[n] > best:
+                best = max(best, self._of_level(n, fleet))
+        return best * (1 + 2 * _SLACK)
 
-    def cheapest(self, tariff: Tariff, rate: float, below: float = np.inf) -> Floats | None:
+    def level_of(self, fleet: Floats) -> Cone:
+        """Return the level at which a fleet serves most. Raises TimeUpError."""
+        best = max(range(len(self.levels)), key=lambda n: self._of_level(n, fleet))
+        return self.levels[best]
+
+    def _of_level(self, n: int, fleet: Floats) -> float:
+        key = fleet.tobytes()
+        if key not in self._rates[n]:
+            self._rates[n][key] = self.levels[n].rate(fleet)
+        return self._rates[n][key]
+
+    def cheapest(self, tariff: Tariff, rate: float, below: float = np.inf) -> Cheapest | None:
         """Return the fleet that serves the rate at least cost, all that is free with it.
 
         None where none does for less than `below`.
 
         Raises TimeUpError.
         """
-        best: Floats | None = None
-        for level in self.levels:
-            fleet = self._at_level(level, tariff, rate, below)
-            if fleet is not None:
-                best, below = fleet, float(tariff.cost(fleet))
-        return best
+        best: Cheapest | None = None
+        bound = below
+        for n in range(len(self.levels)):
+            found = self._at_level(n, tariff, rate, below)
+            if found is not None:
+                bound = min(bound, found.bound)
+                if found.cost < below:
+                    best, below = found, found.cost
+        if best is None:
+            return None
+        return Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
 
-    def _at_level(self, level: Level, tariff: Tariff, rate: float, below: float) -> Floats | None:
-        most = np.ceil(level.most * rate)
+    def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
+        level, asked = self.levels[n], rate * (1 - _SLACK)
+        prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
+        along = level.shape.worth(prices)
+        rows = self._closest(n, self._last[n])
         while True:
-            covering = Covering(
-                worths=level.worths,
-                leasts=level.leasts * (rate * (1 - _SLACK)),
-                most=most,
-            )
-            fleet = covering.cheapest(tariff, below, self.deadline)
-            if fleet is None:
+            worths = np.vstack((along, level.worths[rows])) / asked
+            most = np.ceil(level.most * rate)
+            found = Covering(worths=worths, most=most).cheapest(tariff, below, self.deadline)
+            if found is None:
                 return None
-            if not level.lacks(fleet, rate):
-                return fleet
+            self._last[n] = found.fleet
+            known = len(level.worths)
+            if level.at_most(found.fleet) >= asked * (1 - _ROUNDING):
+                if self._of_level(n, found.fleet) >= asked * (1 - _ROUNDING):
+                    return found
+                if len(level.worths) > known:
+                    rows = np.append(rows, known)
+                    continue
+            fresh = np.setdiff1d(self._closest(n, found.fleet), rows)
+            if not len(fresh):  # within the solvers' tolerance of a row that it keeps
+                return found
+            rows = np.append(rows, fresh)
+
+    def _closest(self, n: int, fleet: Floats | None) -> NDArray[np.intp]:
+        """Return the known rows of a level that a fleet misses most."""
+        worths = self.levels[n].worths
+        if fleet is None or len(worths) <= _ROWS_AT_ONCE:
+            return np.arange(len(worths))[-_ROWS_AT_ONCE:]
+        return np.argpartition(worths @ fleet, _ROWS_AT_ONCE)[:_ROWS_AT_ONCE]

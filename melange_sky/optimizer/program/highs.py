@@ -19,7 +19,7 @@ from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.program.termination import Termination
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,6 +71,19 @@ def _greet_unseen() -> None:
             os.close(kept)
 
 
+def quiet_highs(settings: Mapping[str, object]) -> Any:
+    """Return a new HiGHS that prints nothing and uses one thread, with these of its options set.
+
+    One thread: runs are byte-equal whatever else the machine does. Options that a release does not know it
+    does without.
+    """
+    _greet_unseen()
+    highs = highspy.Highs()
+    for name, value in (("output_flag", False), ("threads", 1), *settings.items()):
+        highs.setOptionValue(name, value)
+    return highs
+
+
 def solve_by_highs(
     linear: Linear, mip_gap: float, deadline: Deadline
 ) -> tuple[Termination, list[float], float | None]:
@@ -78,25 +91,17 @@ def solve_by_highs(
 
     HiGHS looks at its clock between its steps, so that it may end late by one of them.
     """
-    _greet_unseen()
-    handed = as_highs(linear)
-    highs = highspy.Highs()
-    for name, value in (
-        ("output_flag", False),
-        ("time_limit", deadline.left_s),
+    settings = {
+        "time_limit": deadline.left_s,
         # HiGHS's own default gap is 1e-4, so 0 must be said.
-        ("mip_rel_gap", mip_gap),
-        ("mip_abs_gap", 0.0),
-        # One thread: runs are byte-equal whatever else the machine does.
-        ("threads", 1),
-        ("mip_feasibility_tolerance", 1e-7),
-        ("primal_feasibility_tolerance", 1e-7),
-    ):
-        highs.setOptionValue(name, value)
-    if len(linear.names) <= _SMALL:
-        for name in _COSTLY:
-            highs.setOptionValue(name, False)  # unknown to some releases, which do without
-    highs.passModel(handed)
+        "mip_rel_gap": mip_gap,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": 1e-7,
+        "primal_feasibility_tolerance": 1e-7,
+    }
+    costly = _COSTLY if len(linear.names) <= _SMALL else ()
+    highs = quiet_highs(settings | dict.fromkeys(costly, False))
+    highs.passModel(as_highs(linear))
     highs.run()
     info = highs.getInfo()
     termination = _termination(highs.getModelStatus(), info)
@@ -113,10 +118,7 @@ def solve_with_duals(linear: Linear, deadline: Deadline) -> tuple[float, list[fl
 
     Raises TimeUpError where HiGHS found none before the deadline.
     """
-    _greet_unseen()
-    highs = highspy.Highs()
-    for name, value in (("output_flag", False), ("time_limit", deadline.left_s), ("threads", 1)):
-        highs.setOptionValue(name, value)
+    highs = quiet_highs({"time_limit": deadline.left_s})
     highs.passModel(as_highs(linear))
     highs.run()
     if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
@@ -141,19 +143,12 @@ class Relaxed:
     """
 
     def __init__(self, linear: Linear, columns: Sequence[int], deadline: Deadline) -> None:
-        _greet_unseen()
         self._columns = np.array(columns, dtype=np.int32)
         self._upper = np.array([linear.upper[column] for column in columns])
         self._deadline = deadline
-        self._highs = highspy.Highs()
-        for name, value in (
-            ("output_flag", False),
-            ("threads", 1),
-            # The basis of the solve before is worth more.
-            ("presolve", "off"),
-            ("primal_feasibility_tolerance", 1e-9),
-        ):
-            self._highs.setOptionValue(name, value)
+        # Presolve off: the basis of the solve before is worth more.
+        settings = {"presolve": "off", "primal_feasibility_tolerance": 1e-9}
+        self._highs = quiet_highs(settings)
         handed = as_highs(linear)
         handed.integrality_ = []
         self._highs.passModel(handed)

@@ -1,0 +1,108 @@
+"""The fleets found so far with the highest rates they serve, and what a purchase costs with the best of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.reserve.market import Box
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.reserve.market import Group, Market
+    from melange_sky.reserve.serving import Served
+
+    Floats = NDArray[np.float64]
+
+
+class Known:
+    """Fleets, (fleets × options), and rates, (fleets × mixes); a purchase's cost is a look-up in their order."""
+
+    def __init__(self, mixes: Sequence[Served]) -> None:
+        """Begin with none."""
+        self._mixes = mixes
+        self._at: dict[bytes, int] = {}
+        self._fleets: list[Floats] = []
+        self._rates: list[Floats] = []
+        self._table: tuple[Floats, Floats] | None = None
+        self._orders: dict[int, NDArray[np.intp]] = {}
+        self._weights: dict[tuple[int, bytes], Floats] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._fleets)
+
+    def learn(self, fleet: Floats) -> int:
+        """Keep a fleet; return its place. Raises TimeUpError."""
+        key = fleet.tobytes()
+        if key not in self._at:
+            self.put(fleet, np.array([mix.rate(fleet) for mix in self._mixes]))
+        return self._at[key]
+
+    def put(self, fleet: Floats, rates: Floats) -> None:
+        """Keep a fleet whose highest rates of all mixes are known, if it is not kept yet."""
+        key = fleet.tobytes()
+        if key not in self._at:
+            self._at[key] = len(self._fleets)
+            self._fleets.append(fleet)
+            self._rates.append(rates)
+            self._table = None
+
+    def rate(self, place: int, mix: int) -> float:
+        """Return the highest rate of a mix that a fleet serves."""
+        return float(self._rates[place][mix])
+
+    @property
+    def fleets(self) -> Floats:
+        """All fleets, (fleets × options)."""
+        return self._tables()[0]
+
+    @property
+    def rates(self) -> Floats:
+        """Their highest rates, (fleets × mixes)."""
+        return self._tables()[1]
+
+    def _tables(self) -> tuple[Floats, Floats]:
+        if self._table is None:
+            self._table = (np.array(self._fleets), np.array(self._rates))
+            self._orders, self._weights = {}, {}
+        return self._table
+
+    def cost(self, market: Market, units: Floats) -> Floats:
+        """Return the rent of every scenario beside a purchase with the best known fleets, (scenarios), USD."""
+        costs = np.zeros(len(market.question.scenarios))
+        box = Box(low=units, high=units)
+        for group in market.groups:
+            order, weights = self._order(group)
+            best = np.minimum.accumulate(market.tariff(group, box).cost(self.fleets[order]))
+            costs[group.scenario] += float(weights @ best[: len(weights)])
+        return costs * market.question.hours_each
+
+    def running(self, market: Market, units: Floats, group: Group) -> Floats:
+        """Return the best known fleet of every period of a group beside a purchase, (periods there × options)."""
+        order = np.argsort(-self.rates[:, group.mix], kind="stable")
+        fleets, rates = self.fleets[order], self.rates[order, group.mix]
+        costs = market.tariff(group, Box(low=units, high=units)).cost(fleets)
+        least = np.minimum.accumulate(costs)
+        first = np.maximum.accumulate(
+            np.where(costs <= least, np.arange(len(costs)), 0)
+        )  # the last fleet that was cheapest so far
+        last = np.searchsorted(-rates, -group.rates_rps, side="right") - 1
+        running: Floats = fleets[first[last]]
+        return running
+
+    def _order(self, group: Group) -> tuple[NDArray[np.intp], Floats]:
+        """Return the fleets in order of falling rates, and how many periods each is the last to serve."""
+        rates = self.rates[:, group.mix]
+        key = (group.mix, group.rates_rps.tobytes())
+        if key not in self._weights:
+            if group.mix not in self._orders:
+                self._orders[group.mix] = np.argsort(-rates, kind="stable")
+            falling = rates[self._orders[group.mix]]
+            last = np.searchsorted(-falling, -group.rates_rps, side="right") - 1
+            self._weights[key] = np.bincount(last).astype(np.float64)
+        return self._orders[group.mix], self._weights[key]
