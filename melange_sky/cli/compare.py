@@ -19,6 +19,7 @@ from melange_sky.cli.common import (
 )
 from melange_sky.cli.trace_options import trace_options
 from melange_sky.cli.verification import telling_rounds
+from melange_sky.cli.written import check_written, html_option, write_page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,8 +67,11 @@ if TYPE_CHECKING:
 )
 @jobs_option
 @offline_option
+@html_option
 @format_option
-def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -> None:
+def compare(
+    spec: Path, output: Path | None, output_format: str, html: Path | None, **flags: Any
+) -> None:
     """Compare the mix, Mélange's sliced mix and each accelerator alone, all verified by replay.
 
     Every fleet is planned, replayed and planned again until it holds the SLO, so that costs are
@@ -79,6 +83,7 @@ def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -
     from melange_sky.report.comparison import comparison_rows, comparison_table
     from melange_sky.report.terminal import terminal_width
 
+    check_written(html)
     options = CompareOptions(**flags)
     if output is not None:
         make_folder(output)
@@ -91,6 +96,10 @@ def compare(spec: Path, output: Path | None, output_format: str, **flags: Any) -
         echo_json(comparison_rows(contenders))
     else:
         click.echo(comparison_table(contenders, width=terminal_width()), nl=False)
+    if html is not None:
+        from melange_sky.report.html import comparison_page
+
+        write_page(html, comparison_page(contenders, spec.stem))
 
 
 def _show_contender(one: Contender) -> None:

@@ -21,6 +21,13 @@ from melange_sky.cli.objectives import (
     throughput_error_option,
     within_option,
 )
+from melange_sky.cli.written import (
+    check_written,
+    figure_option,
+    html_option,
+    write_figures,
+    write_page,
+)
 
 
 @click.command()
@@ -84,12 +91,22 @@ def explain(plan_file: Path, output_format: str, everything: bool, **flags: Any)
     type=click.Choice(["table", "csv", "json"]),
     help="Default: a table on stdout; in a file, what its name ends in, else CSV.",
 )
-def sweep(spec: Path, output: Path | None, output_format: str | None, **flags: Any) -> None:
+@html_option
+@figure_option
+def sweep(
+    spec: Path,
+    output: Path | None,
+    output_format: str | None,
+    html: Path | None,
+    figure: Path | None,
+    **flags: Any,
+) -> None:
     """Plan SPEC at every rate, TPOT limit and price given: cost and mix at each point."""
     from melange_sky.planner.output_files import write_text
     from melange_sky.planner.sweep import SweepOptions, sweep_source
     from melange_sky.report.sweep import sweep_csv, sweep_json, sweep_table
 
+    check_written(html, figure)
     points = sweep_source(spec, SweepOptions(**flags))
     if output_format is None:
         named_json = output is not None and output.suffix == ".json"
@@ -99,3 +116,11 @@ def sweep(spec: Path, output: Path | None, output_format: str | None, **flags: A
         click.echo(text, nl=False)
     else:
         write_text(output, text)
+    if html is not None:
+        from melange_sky.report.html import sweep_page
+
+        write_page(html, sweep_page(points, spec.stem))
+    if figure is not None:
+        from melange_sky.report.figures.rates import sweep_figures
+
+        write_figures(figure, sweep_figures(points))

@@ -18,6 +18,7 @@ from melange_sky.cli.common import (
 )
 from melange_sky.cli.interruption import ends_at_once, interruptible
 from melange_sky.cli.trace_options import trace_options
+from melange_sky.cli.written import check_written, html_option, write_page
 from melange_sky.errors import SloMissedError
 from melange_sky.planner.figures import POLICIES
 
@@ -81,8 +82,9 @@ _POSITIVE = NumberRange(min=0, min_open=True, max=1e9)
     "--model", "model_name", metavar="NAME", help="Replay only this model of a plan of several."
 )
 @jobs_option
+@html_option
 @format_option
-def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
+def simulate(plan_file: Path, output_format: str, html: Path | None, **flags: Any) -> None:
     """Replay traffic through the planned fleet and report whether the SLO holds.
 
     Every request goes through the gateway's routing policy to replicas of the engine model. Exits 5
@@ -95,6 +97,7 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
     from melange_sky.report.simulation import simulation_table, simulations_document
     from melange_sky.report.terminal import terminal_width
 
+    check_written(html)
     planned = load_plan(plan_file)
     options = work.SimulateOptions(**flags)
     with ends_at_once(), replay_bar() as show:
@@ -105,6 +108,10 @@ def simulate(plan_file: Path, output_format: str, **flags: Any) -> None:
     else:
         for simulation in simulations:
             click.echo(simulation_table(simulation, width=terminal_width()))
+    if html is not None:
+        from melange_sky.report.html import simulation_page
+
+        write_page(html, simulation_page(simulations, planned.name))
     missed = [work.missed_text(s) for s in simulations if not s.verdict.met]
     if missed:
         raise SloMissedError("; ".join(missed))

@@ -29,6 +29,10 @@ COLUMNS = (
 _COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8a5aab", "#c78b1f", "#4d4d4d", "#1a9a96", "#b0569b")
 
 
+MIX = "mix"
+"""The kind of the fleet that all others are held against."""
+
+
 class ContenderView(Protocol):
     """One fleet at one rate, see `planner.comparison.Contender`."""
 
@@ -97,17 +101,23 @@ def print_comparison(console: Printer, rows: Sequence[ContenderView]) -> None:
     console.print(table)
 
 
+def saving_of(row: ContenderView, rows: Sequence[ContenderView]) -> float | None:
+    """Return what the mix of the same rate saves against a fleet; None for the mix, and where either has no cost."""
+    mix = next((r for r in rows if r.rate_rps == row.rate_rps and r.kind == MIX), None)
+    if row.kind == MIX or mix is None or mix.usd_per_hour is None or not row.usd_per_hour:
+        return None
+    return 1 - mix.usd_per_hour / row.usd_per_hour
+
+
 def _cells(row: ContenderView, rows: Sequence[ContenderView]) -> tuple[str, ...]:
-    mix = next((r for r in rows if r.rate_rps == row.rate_rps and r.kind == "mix"), None)
-    saves = "-"
-    if mix is not None and mix.usd_per_hour is not None and row.usd_per_hour:
-        saves = f"{1 - mix.usd_per_hour / row.usd_per_hour:.1%}"
+    saved = saving_of(row, rows)
+    saves = "-" if saved is None else f"{saved:.1%}"
     return (
         f"{row.rate_rps:g}",
         row.kind,
         "-" if row.paper_usd_per_hour is None else f"{row.paper_usd_per_hour:,.3f}",
         "-" if row.usd_per_hour is None else f"{row.usd_per_hour:,.3f}",
-        "" if row is mix else saves,
+        "" if row.kind == MIX else saves,
         "-" if row.attainment is None else f"{row.attainment:.1%}",
         row.reason or row.fleet or "",
     )

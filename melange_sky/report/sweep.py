@@ -45,7 +45,7 @@ def sweep_csv(points: Sequence[SweepPoint]) -> str:
                 p.prices,
                 p.cost_usd_per_hour,
                 p.status,
-                _mix(p),
+                mix_text(p),
                 p.best_single,
                 p.best_single_usd_per_hour,
                 p.reason,
@@ -77,7 +77,7 @@ def _cells(p: SweepPoint) -> tuple[str, ...]:
         "-" if tpot_ms is None else f"{tpot_ms:g}",
         p.prices or "-",
         _usd(p.cost_usd_per_hour),
-        _mix(p) or p.reason or p.status,
+        mix_text(p) or p.reason or p.status,
         p.best_single or "-",
         _usd(p.best_single_usd_per_hour),
     )
@@ -87,7 +87,8 @@ def _tpot_ms(p: SweepPoint) -> float | None:
     return None if p.tpot_s is None else round(p.tpot_s * 1000, 6)
 
 
-def _mix(p: SweepPoint) -> str:
+def mix_text(p: SweepPoint) -> str:
+    """Return what runs at a point, empty where there is no plan."""
     return " + ".join(f"{n} x {name}" for name, n in p.mix)
 
 

@@ -9,6 +9,19 @@ from melange_sky.report.html.document import (
     figures_html,
     page_html,
 )
+from melange_sky.report.html.of_answers import comparison_page, simulation_page, sweep_page
 from melange_sky.report.html.of_plan import plan_page
 
-__all__ = ["Page", "Section", "Table", "Tile", "Verdict", "figures_html", "page_html", "plan_page"]
+__all__ = [
+    "Page",
+    "Section",
+    "Table",
+    "Tile",
+    "Verdict",
+    "comparison_page",
+    "figures_html",
+    "page_html",
+    "plan_page",
+    "simulation_page",
+    "sweep_page",
+]
