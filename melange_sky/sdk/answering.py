@@ -24,6 +24,7 @@ from melange_sky.sdk.results import Shown, as_result
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from melange_sky.report.figures import Figure
     from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
 
@@ -44,8 +45,13 @@ class Sweep(Shown, tuple[SweepPoint, ...]):
     def __str__(self) -> str:
         return sweep_table(self)
 
-    def _repr_html_(self) -> str:
+    def _tables_html(self) -> str:
         return rows_html(sweep_rows(self), right=RIGHT)
+
+    def _figures(self) -> tuple[Figure, ...]:
+        from melange_sky.report.figures.rates import sweep_figures
+
+        return sweep_figures(self)
 
 
 class Capacities(Shown, CapacityAnswer):

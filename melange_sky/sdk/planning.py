@@ -17,6 +17,7 @@ from melange_sky.sdk.results import Shown, as_result
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from melange_sky.report.figures import Figure
     from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
 
@@ -29,11 +30,13 @@ class PlanResult(Shown, Plan):
         verdicts = "".join(map(verification_text, self.models))
         return plan_table(self, width=terminal_width()) + verdicts
 
-    def _repr_html_(self) -> str:
-        from melange_sky.report.figures import plan_figures  # Matplotlib, only where it is shown
-        from melange_sky.report.html import figures_html
+    def _tables_html(self) -> str:
+        return plan_html(self)
 
-        return plan_html(self) + figures_html(plan_figures(self))
+    def _figures(self) -> tuple[Figure, ...]:
+        from melange_sky.report.figures import plan_figures
+
+        return plan_figures(self)
 
 
 def plan(

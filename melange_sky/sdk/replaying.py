@@ -18,6 +18,7 @@ from melange_sky.sdk.results import Shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from melange_sky.report.figures import Figure
     from melange_sky.sdk.arguments import AnyPath, AnyPlan, AnySpec
 
 
@@ -34,8 +35,13 @@ class Simulations(Shown, tuple[Simulation, ...]):
     def __str__(self) -> str:
         return text_of(print_simulations, self, width=terminal_width())
 
-    def _repr_html_(self) -> str:
+    def _tables_html(self) -> str:
         return html_of(print_simulations, self)
+
+    def _figures(self) -> tuple[Figure, ...]:
+        from melange_sky.report.figures.replays import simulation_figures
+
+        return tuple(figure for one in self for figure in simulation_figures(one))
 
 
 class Comparison(Shown, tuple[Contender, ...]):
@@ -46,8 +52,13 @@ class Comparison(Shown, tuple[Contender, ...]):
     def __str__(self) -> str:
         return comparison_table(self, width=terminal_width())
 
-    def _repr_html_(self) -> str:
+    def _tables_html(self) -> str:
         return html_of(print_comparison, self)
+
+    def _figures(self) -> tuple[Figure, ...]:
+        from melange_sky.report.figures.rates import comparison_figure
+
+        return (comparison_figure(self),)
 
 
 def simulate(

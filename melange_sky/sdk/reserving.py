@@ -20,6 +20,7 @@ from melange_sky.sdk.results import Shown, as_result
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from melange_sky.report.figures import Figure
     from melange_sky.sdk.arguments import AnyPath, AnySpec
 
 
@@ -44,6 +45,11 @@ class Advised(Shown, Reservation):
 
     def __str__(self) -> str:
         return reserve_text(self.document)
+
+    def _figures(self) -> tuple[Figure, ...]:
+        from melange_sky.report.figures.week import reserve_figures
+
+        return reserve_figures(self.document)
 
 
 class Bounded(Shown, Bound):

@@ -21,7 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import Affine2D
 
-from melange_sky.report.figures.numbers import printable
+from melange_sky.report.figures.numbers import printable, shortened
 from melange_sky.report.figures.style import INK, LINE, MUTED, ON, PAPER
 from melange_sky.report.figures.svg import Words, tidy
 
@@ -93,6 +93,20 @@ def text_width(text: str, size: float = TEXT) -> float:
         return float(font.get_width_height()[0]) / 64
 
 
+def _fitted(text: str, width: float) -> str:
+    """Return a text that takes at most so many pixels, the middle of a long one left out."""
+    shown = printable(text)
+    length = len(shown)
+    while length > 1 and text_width(shown) > width:
+        length = min(length - 1, int(length * width / text_width(shown)))
+        shown = shortened(printable(text), max(length, 3))
+    return shown
+
+
+def _key_label(key: Key) -> str:
+    return _fitted(key.label, WIDTH - 16 - _SWATCH - 5)
+
+
 def svg_of(chart: Chart, name: str, words: Words) -> str:
     """Return a chart as one SVG element, its colours as variables; `name` begins its ids."""
     with _settings():
@@ -131,7 +145,9 @@ def _sheet(charts: Sequence[tuple[str, Chart]], *, titled: bool) -> Sheet:
     for (title, chart), height in zip(charts, heights, strict=True):
         if titled:
             at = 8 / WIDTH, (top - 20) / total
-            sheet.text(*at, printable(title), fontsize=TEXT * 1.2, fontweight="bold")
+            sheet.text(
+                *at, _fitted(title, (WIDTH - 16) / 1.4), fontsize=TEXT * 1.2, fontweight="bold"
+            )
         _place(sheet, chart, (top - head, total))
         top -= height
     return sheet
@@ -170,14 +186,14 @@ def _place(sheet: Sheet, chart: Chart, at: tuple[float, float]) -> None:
                 mark.set_transform(Affine2D().scale(1 / 72) + sheet.dpi_scale_trans)
                 sheet.add_artist(mark)
             sheet.text(
-                (x + _SWATCH + 5) / WIDTH, (bottom - 9) / total, printable(key.label), va="baseline"
+                (x + _SWATCH + 5) / WIDTH, (bottom - 9) / total, _key_label(key), va="baseline"
             )
             x += _key_width(key)
         bottom -= _ROW
 
 
 def _key_width(key: Key) -> float:
-    return _SWATCH + 5 + text_width(printable(key.label)) + _GAP
+    return _SWATCH + 5 + text_width(_key_label(key)) + _GAP
 
 
 def _legend_rows(keys: Sequence[Key]) -> list[list[Key]]:
@@ -186,7 +202,7 @@ def _legend_rows(keys: Sequence[Key]) -> list[list[Key]]:
     used = math.inf
     for key in keys:
         width = _key_width(key)
-        if used + width > WIDTH - 8:
+        if used + width - _GAP > WIDTH - 8:
             rows.append([])
             used = 8.0
         rows[-1].append(key)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WHOLE = 0.995
 """A share from which on a size counts as served by one shape."""
 
+LEAST_HEIGHT = 112.0
+"""Pixels that the name of the vertical axis needs."""
+
 MANY = 12
 """Up to so many columns a cell has room for its letter."""
 
@@ -128,7 +131,7 @@ def _chart(model: ModelPlan, sizes: list[_Size], keys: tuple[Key, ...]) -> Chart
 
     return Chart(
         draw=draw,
-        height=height * len(rows),
+        height=max(height * len(rows), LEAST_HEIGHT),
         row_labels=labels,
         y_label="input tokens, up to",
         x_label="output tokens, up to",

@@ -11,6 +11,7 @@ from melange_sky.report.html.document import (
 )
 from melange_sky.report.html.of_answers import comparison_page, simulation_page, sweep_page
 from melange_sky.report.html.of_plan import plan_page
+from melange_sky.report.html.of_reserve import reserve_page
 
 __all__ = [
     "Page",
@@ -22,6 +23,7 @@ __all__ = [
     "figures_html",
     "page_html",
     "plan_page",
+    "reserve_page",
     "simulation_page",
     "sweep_page",
 ]
