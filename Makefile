@@ -48,8 +48,10 @@ bench-stack: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python tests/bench/summary.py --start
 	@for script in tests/bench/bench_*.py; do echo "== $$script"; \
-	  timeout 150 $(BIN)/python $$script || { [ $$? -eq 124 ] && echo "cut off after 150 s"; } || exit 1; done
-	@$(BIN)/python tests/bench/summary.py
+	  timeout 150 $(BIN)/python $$script; code=$$?; \
+	  case $$code in 0) ;; 124) echo "cut off after 150 s";; *) bad="$$bad $$script";; esac; done; \
+	  $(BIN)/python tests/bench/summary.py; \
+	  [ -z "$$bad" ] || { echo "failed:$$bad"; exit 1; }
 
 # Every published result at hand beside what the estimates say of it.
 bench-published: $(STAMP)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from table import Figure, note
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -168,6 +169,10 @@ def main(draws: int) -> None:
             f"{confidence:10.2f}  {truth:22} {np.mean(share >= 0.999):10.0%}  {np.percentile(share, 10):16.2f}"
             f"  {np.median(share):6.2f}   {np.mean(over):+.0%} (median {np.median(over):+.0%})"
         )
+        what = f"fleets that carry all, confidence {confidence:g}, {truth}"
+        cost = f"cost over the optimum {np.mean(over):+.0%}"
+        carry = float(np.mean(share >= 0.999))
+        note(Figure(what=what, ours=carry, unit="", more_is_better=True, note=cost))
 
 
 def median_figures(plan: Plan, median: Plan) -> Plan:

@@ -147,7 +147,7 @@ def by_decision(plan: ModelPlan, sessions: int = 0) -> None:
         ends.append(spent[1] / 20_000 * 1e6)
     sizes = tuple(8 * times for times in FLEETS)
     decision = "a routing decision" + (" for a session" if sessions else "")
-    for what, values in ((decision, choices), ("its end", ends)):
+    for what, values in ((decision, choices), (f"the end of {decision}", ends)):
         note(Growth(what=what, over="replicas", sizes=sizes, values=tuple(values), unit="µs"))
     note(Figure(what=f"{decision} at 10,000 replicas", ours=choices[-1], unit="µs", at_most=5))
 

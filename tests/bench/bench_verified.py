@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from table import Beside, Figure, note
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -285,6 +286,15 @@ def main() -> None:
                 continue
             bad |= bool(row.problems)
             print(shown(row), flush=True)
+            note(
+                Figure(
+                    what=f"verified fleet, {one}",
+                    ours=row.verified,
+                    unit="$/h",
+                    rival=Beside(name="best single", value=row.single),
+                    note="; ".join(row.problems) or "holds on fresh seeds",
+                )
+            )
     sys.exit(bad)
 
 
