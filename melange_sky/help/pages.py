@@ -29,6 +29,7 @@ TOPICS = {
     "plugin": "Fleets in SkyPilot's dashboard, gauges, and a guard on launches.",
     "affinity": "Chats and agents stay at the replica that has their history cached.",
     "haproxy": "HAProxy in place of the gateway: what it does, and what it cannot.",
+    "report": "One HTML file of a result, and pictures: what they show, how to make them.",
     "files": "Exit codes, environment variables, and what is stored where.",
     "setup": "Install, shell completion, use from Python.",
 }
