@@ -408,3 +408,94 @@ def test_prices_and_terms_older_than_a_day_are_refused_unless_said_to_do(folder:
     assert "prices of aws" in str(found.value) and "--stale-ok" in str(found.value)
     document = reserved(folder, [1, 3], {}, stale_ok=True)
     assert any(line["stale"] for line in document["prices"])
+
+
+def test_only_what_is_committed_keeps_to_its_region(folder: Path) -> None:
+    rows = [
+        f"aws,{region},{name},{GPU[name]},1,{price}"
+        for name, price in PRICES.items()
+        for region, price in (("us-east-1", price), ("us-west-2", price + 0.1))
+    ]
+    header = "cloud,region,instance_type,accelerator,accelerator_count,price_usd_per_hour"
+    (folder / "offers.csv").write_text("\n".join((header, *rows)) + "\n")
+    spec = {**SPEC, "resources": {**SPEC["resources"], "infra": ["aws/us-east-1", "aws/us-west-2"]}}
+    regions = {}
+    for price in (0.5, 1.0):
+        found = melange_sky.reservation(
+            spec,
+            demand=write_demand(folder, [0.7, 0.7, 1.4]),
+            commitments=write_terms(folder, {"g5.xlarge": price}),
+            offline=True,
+            stale_ok=True,  # other sizes are of the table that ships
+            verify=False,
+        )
+        options = [
+            a.candidate.option
+            for fleet in found.fleets
+            if fleet.plan
+            for a in fleet.plan.models[0].allocations
+            if a.candidate.option.offer and a.candidate.option.offer.instance_type == "g5.xlarge"
+        ]
+        regions[price] = {(o.name, tuple(f.region for f in o.fallbacks)) for o in options}
+    assert regions[0.5] == {("a10g-1-aws-us-east-1-g5.xlarge", ())}
+    assert regions[1.0] == {("a10g-1-aws-g5.xlarge", ("us-west-2",))}
+
+
+def test_mixes_have_sizes_and_plans_of_their_own(folder: Path) -> None:
+    for name, prompt in (("day", 200), ("night", 900)):
+        lines = [f"{second},{prompt},100" for second in range(200)]
+        (folder / f"{name}.csv").write_text(
+            "\n".join(("arrival_s,input_tokens,output_tokens", *lines))
+        )
+    lines = [HOUR.format(day=2, hour=n, rate=1) + (",night" if n < 2 else ",day") for n in range(4)]
+    (folder / "mixed.csv").write_text("\n".join(("time,rate_rps,mix", *lines)) + "\n")
+    found = melange_sky.reservation(
+        SPEC,
+        demand="mixed.csv",
+        mix=["day=day.csv", "night=night.csv"],
+        offline=True,
+        verify=False,
+    )
+    night, day = found.document["periods"]
+    assert (night["mix"], night["hours"]) == ("night", [0, 1])
+    assert (day["mix"], day["hours"]) == ("day", [2, 3])
+    sizes = {m["label"]: m["input_tokens"] for m in found.document["demand"]["mixes"]}
+    assert sizes == {"night": pytest.approx(900), "day": pytest.approx(200)}
+    plans = [fleet.plan for fleet in found.fleets]
+    assert [p and p.models[0].workload.source for p in plans] == [
+        "trace night.csv",
+        "trace day.csv",
+    ]
+
+
+def test_an_api_is_compared_at_the_demand_and_at_the_rate_from_which_a_fleet_wins(
+    folder: Path,
+) -> None:
+    write_offers(folder, {"g5.xlarge": 1.0, "g6.xlarge": 50.0})
+    document = reserved(folder, [0.3, 0.6], {}, api_price="1,2")
+    api = document["api"]
+    tokens = api["input_tokens"] + api["output_tokens"]
+    requests = 0.9 * 3600
+    assert api["input_tokens"] == pytest.approx(1000 * requests)
+    assert api["output_tokens"] == pytest.approx(200 * requests)
+    assert api["usd"] == pytest.approx((1000 + 2 * 200) * requests / 1e6)
+    assert api["own_usd_per_million"] == pytest.approx(
+        document["totals"]["chosen_usd"] / tokens * 1e6
+    )
+    # one instance at $1/h costs as much as the API at $1.40 a thousand requests
+    assert api["wins_from_rps"] == pytest.approx(1 / (1400e-6 * 3600), rel=1e-6)
+    free = reserved(folder, [0.3, 0.6], {}, api_price="0.0001,0")["api"]
+    assert free["wins_from_rps"] is None and free["sought_rps"] == pytest.approx(4.5)
+
+
+def test_a_log_is_counted_by_the_hour(folder: Path) -> None:
+    lines = [
+        f"2026-11-02T{n // 600:02}:{n // 10 % 60:02}:{6 * (n % 10):02}Z,500,100"
+        for n in range(1800)
+    ]
+    (folder / "log.csv").write_text("\n".join(("time,input,output", *lines)) + "\n")
+    found = melange_sky.reservation(SPEC, trace="log.csv", offline=True, verify=False)
+    demand = found.document["demand"]
+    assert demand["rates_rps"] == pytest.approx([1 / 6] * 3, rel=0.01)
+    assert demand["mixes"][0]["input_tokens"] == pytest.approx(500)
+    assert any("one mix of sizes" in note for note in found.document["notes"])

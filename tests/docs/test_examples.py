@@ -95,6 +95,16 @@ def _current_fleet(plan: Plan) -> None:
     assert current["holds"] is True
 
 
+def _reserve(plan: Plan) -> None:
+    rates = [float(line.split(",")[1]) for line in _lines("reserve-week.csv")[1:]]
+    assert len(rates) == 168
+    assert min(rates) < plan["workload"]["rate_rps"] < max(rates)
+
+
+def _lines(name: str) -> list[str]:
+    return (EXAMPLES / name).read_text(encoding="utf-8").splitlines()
+
+
 CASES: dict[str, tuple[Callable[[Plan], None], tuple[str, ...]]] = {
     "several-models": (_several_models, ()),
     "own-kubernetes": (_own_kubernetes, ()),
@@ -102,6 +112,7 @@ CASES: dict[str, tuple[Callable[[Plan], None], tuple[str, ...]]] = {
     "week": (_week, ()),
     "moe-fp8": (_moe_fp8, ()),
     "current-fleet": (_current_fleet, ()),
+    "reserve": (_reserve, ()),
 }
 
 
@@ -119,7 +130,9 @@ def test_every_example_is_on_its_page_and_planned() -> None:
         assert f"melange-sky plan examples/{name}.yaml" in page
 
 
-def test_the_week_is_what_its_script_makes() -> None:
+def test_the_weeks_are_what_their_scripts_make() -> None:
     made = "\n".join(runpy.run_path(str(EXAMPLES / "make_week.py"))["lines"]()) + "\n"
     held = gzip.decompress((EXAMPLES / "week.csv.gz").read_bytes()).decode()
     assert held == made
+    rates = runpy.run_path(str(EXAMPLES / "make_reserve_week.py"))["lines"]()
+    assert _lines("reserve-week.csv") == rates

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
     from melange_sky.commitments import Owned
     from melange_sky.optimizer import Deadline
+    from melange_sky.planner.options import PlannedOffer
     from melange_sky.planner.request import PlanRequest
     from melange_sky.planner.reserving.material import Given
     from melange_sky.planner.reserving.wishes import ReserveOptions
@@ -43,7 +44,7 @@ class Asked:
     """The question with all that its answer is told by.
 
     `mixes` are in the order of the question's; `purchasable` in that of its purchases; `owned` are stated units,
-    `held`, (periods × options), how many of them run as which option.
+    `offers` those that a plan would have, no region pinned.
     """
 
     spec: Spec
@@ -53,6 +54,7 @@ class Asked:
     changes: tuple[ScenarioChanges, ...]
     purchasable: tuple[Purchasable, ...]
     owned: tuple[Owned, ...]
+    offers: tuple[PlannedOffer, ...]
     question: Question
     notes: tuple[str, ...] = ()
 
@@ -151,6 +153,7 @@ def question_of(
         changes=given.changes,
         purchasable=bought,
         owned=given.owned,
+        offers=given.offers,
         question=question,
         notes=given.notes,
     )

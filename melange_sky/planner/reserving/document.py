@@ -115,9 +115,9 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
             }
             for one in advice.scenarios
         ],
-        "gap": advice.gap,
+        "gap": min(advice.gap, 1.0),  # no cost is below 0
         "objective_usd": advice.objective_usd,
-        "bound_objective_usd": advice.bound_objective_usd,
+        "bound_objective_usd": max(advice.bound_objective_usd, 0.0),
         "stochastic_value_usd": advice.stochastic_value_usd,
         "foresight_value_usd": advice.foresight_value_usd,
         "flip_fraction": advice.flip_fraction,

@@ -176,7 +176,10 @@ def _plan(
         created_at=created_at(),
         models=(model,),
         solver=SolverReport(
-            status=FEASIBLE, mip_gap=advice.gap, solve_seconds=0.0, solver="melange_sky.reserve"
+            status=FEASIBLE,
+            mip_gap=min(advice.gap, 1.0),
+            solve_seconds=0.0,
+            solver="melange_sky.reserve",
         ),
         lists_models=spec.lists_models,
         headroom=spec.headroom,

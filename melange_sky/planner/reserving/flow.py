@@ -20,6 +20,7 @@ from melange_sky.planner.reserving.document import RESERVE_FILE, bound_document,
 from melange_sky.planner.reserving.fleets import fleets_of
 from melange_sky.planner.reserving.material import Given
 from melange_sky.planner.reserving.proving import MOST_FLEETS, prove
+from melange_sky.planner.reserving.relaxing import relaxed
 from melange_sky.planner.reserving.terms import asked_terms, held_units, placed
 from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
 from melange_sky.pricing.commitments.owned import read_owned
@@ -84,6 +85,7 @@ def reserve_source(
         raise NoPlanInTimeError(options.time_limit_s) from None
     if not options.stale_ok:
         require_fresh(used_lines(asked, advice, lines), offline=request.prices.forbids_network)
+    asked = relaxed(asked, advice, asked.offers)
     fleets = fleets_of(asked, advice, request)
     found = Reservation(asked=asked, advice=advice, fleets=fleets, lines=lines, api=api)
     wanted = len(fleets) <= MOST_FLEETS if options.verify is None else options.verify
@@ -154,6 +156,7 @@ def _asked(
         sizes=sizes,
         changes=changes,
         found=replace(found, offers=places.offers),
+        offers=found.offers,
         terms=places.terms,
         owned=owned,
         notes=(

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
     from melange_sky.commitments import Commitment, Owned
     from melange_sky.optimizer import Problem
+    from melange_sky.planner.options import PlannedOffer
     from melange_sky.planner.prepare import FoundOffers, PreparedProblem
     from melange_sky.spec import Spec
     from melange_sky.spec.histogram import Histogram
@@ -39,13 +40,17 @@ class Mix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Given:
-    """What was read for a question: spec, demand with the sizes of its mixes, scenarios, offers, terms, owned units."""
+    """What was read for a question: spec, demand with the sizes of its mixes, scenarios, offers, terms, owned units.
+
+    `found` are the offers with those of terms pinned to their region, `offers` as a plan would have them.
+    """
 
     spec: Spec
     demand: HourlyDemand
     sizes: Mapping[str, Histogram]
     changes: tuple[ScenarioChanges, ...]
     found: FoundOffers
+    offers: tuple[PlannedOffer, ...]
     terms: tuple[Commitment, ...]
     owned: tuple[Owned, ...]
     notes: tuple[str, ...] = ()

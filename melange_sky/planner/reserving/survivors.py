@@ -70,7 +70,9 @@ def _replaces(
         return False
     copies = max(1.0, float(np.ceil(ratio - _SLACK)))
     cost, least = copies * prices[a][1], prices[b][0]
-    return cost < least * (1 - _SLACK) or (copies == 1 and cost <= least and is_earlier)
+    if copies > 1:  # at equal cost the smaller ones, of which fewer may run
+        return cost <= least * (1 + _SLACK)
+    return cost < least * (1 - _SLACK) or (cost <= least and is_earlier)
 
 
 def _carried(mixes: Sequence[Mix], name: str) -> tuple[Floats, Floats]:
