@@ -14,16 +14,15 @@ from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.assumed_splits import without_assumed
 from melange_sky.planner.checkpoints import spec_forms
 from melange_sky.planner.confidence import at_confidence
-from melange_sky.planner.constraints import constraints_of, needs_every_region, price_kinds
+from melange_sky.planner.constraints import constraints_of
+from melange_sky.planner.found_offers import FoundOffers, find_offers, spelled
 from melange_sky.planner.instance_splits import SplitRules
 from melange_sky.planner.notes import rate_notes
-from melange_sky.planner.options import OfferRules, build_options, usable_offers
+from melange_sky.planner.options import build_options
 from melange_sky.planner.reservations import groups_of, reserved_offers
-from melange_sky.planner.step_log import log_offers, log_options
+from melange_sky.planner.step_log import log_options
 from melange_sky.plans import PlanWarning
-from melange_sky.pricing import load_offers
 from melange_sky.profiles import CapacityLookup, CapacityQuery
-from melange_sky.rendering import unservable_clouds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from melange_sky.planner.options import BuiltOptions, PlannedOffer
     from melange_sky.planner.request import PlanRequest
     from melange_sky.plans import ModelForm, ModelPlan
-    from melange_sky.pricing import OfferBook, OfferQuery
-    from melange_sky.spec import AcceleratorChoice, ServedModel, Spec
+    from melange_sky.spec import ServedModel, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,30 +60,6 @@ class PreparedProblem:
 def problem_for(spec: Spec, request: PlanRequest) -> Problem:
     """Return the optimizer's problem of an already checked spec."""
     return without_assumed(prepare_problem(spec, request).problem, spec.resources.assumed_splits)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundOffers:
-    """The offers that a spec may be planned with, what is to be told of them and of others, and their book."""
-
-    offers: tuple[PlannedOffer, ...]
-    rejected: tuple[PlanWarning, ...]
-    book: OfferBook
-
-
-def find_offers(spec: Spec, request: PlanRequest) -> FoundOffers:
-    """Read prices and return the offers that are usable for a spec.
-
-    Raises InputError, InfeasibleError where no offer is left, SourceUnavailableError.
-    """
-    book = load_offers(_offer_query(spec, request))
-    rules = _offer_rules(spec, request, book)
-    offers, rejected = usable_offers(book.offers, spec.resources, rules)
-    log_offers(book, offers, rejected)
-    if not offers:
-        doubts = [w for w in book.warnings if w.code == "price-zero"]
-        raise _no_offer(spec, [*rejected, *doubts])
-    return FoundOffers(offers=tuple(offers), rejected=tuple(rejected), book=book)
 
 
 def prepare_problem(spec: Spec, request: PlanRequest) -> PreparedProblem:
@@ -136,25 +110,6 @@ def prepare_with(spec: Spec, request: PlanRequest, found: FoundOffers) -> Prepar
         ),
         shared_warnings=tuple(shared),
         snapshot=book.snapshot,
-    )
-
-
-def _offer_rules(spec: Spec, request: PlanRequest, book: OfferBook) -> OfferRules:
-    closed = {c: why for c, why in unservable_clouds().items() if c not in book.own_clouds}
-    return OfferRules(
-        kinds=price_kinds(spec),
-        allow_flagged=request.allow_flagged,
-        closed_clouds=closed,
-        regions=needs_every_region(spec),
-    )
-
-
-def _offer_query(spec: Spec, request: PlanRequest) -> OfferQuery:
-    return replace(
-        request.prices,
-        infra=tuple((place.cloud, place.region) for place in spec.resources.infra),
-        accelerators=tuple(sorted({c.name for c in spec.resources.accelerators})),
-        own=(*request.prices.own, *spec.offers),
     )
 
 
@@ -309,23 +264,6 @@ def generation_of(spec: Spec, request: PlanRequest) -> str:
     return request.engine_generation or engine.generation_of(spec.engine.version)
 
 
-def _no_offer(spec: Spec, rejected: Sequence[PlanWarning]) -> InfeasibleError:
-    wanted = ", ".join(_spelled(c) for c in spec.resources.accelerators) or "any accelerator"
-    where = ", ".join(
-        f"{p.cloud}/{p.region}" if p.region else p.cloud for p in spec.resources.infra
-    )
-    why = "; ".join(w.message for w in rejected) or "no requested cloud sells them"
-    kind = "spot" if spec.resources.use_spot else "on demand"
-    return InfeasibleError(
-        f"{spec.path}: resources: no usable {kind} offer of {wanted} on {where or 'any cloud'} ({why}); "
-        "see `melange-sky prices list`"
-    )
-
-
-def _spelled(choice: AcceleratorChoice) -> str:
-    return choice.name if choice.count is None else f"{choice.name}:{choice.count}"
-
-
 def _limits_of_nothing(spec: Spec, offers: Iterable[Offer]) -> list[PlanWarning]:
     """Warn of limits on instance types that nobody sells: a slip there would bind nothing."""
     sold = {offer.instance_type for offer in offers}
@@ -357,7 +295,7 @@ def _missing_accelerators(spec: Spec, offers: Sequence[PlannedOffer]) -> list[Pl
     return [
         PlanWarning(
             code="no-offer",
-            message=f"{_spelled(choice)}: no usable offer on the requested infra; left out",
+            message=f"{spelled(choice)}: no usable offer on the requested infra; left out",
         )
         for choice in spec.resources.accelerators
         if not any(

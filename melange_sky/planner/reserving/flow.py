@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.optimizer import NEVER, TimeUpError
+from melange_sky.planner.found_offers import find_offers
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
-from melange_sky.planner.prepare import find_offers
 from melange_sky.planner.prices import refresh_prices, refresh_warnings
 from melange_sky.planner.reservations import reserved_offers
 from melange_sky.planner.reserving.ages import price_lines, require_fresh, used_lines
@@ -24,6 +24,7 @@ from melange_sky.planner.reserving.relaxing import relaxed
 from melange_sky.planner.reserving.terms import asked_terms, held_units, placed
 from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
 from melange_sky.pricing.commitments.owned import read_owned
+from melange_sky.pricing.freshness import term_source
 from melange_sky.rendering import write_folder
 from melange_sky.reserve.advise import advise
 from melange_sky.spec import load_own_spec
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from melange_sky.spec import Spec, SpecSource
 
 log = logging.getLogger(__name__)
-
-TERM_SOURCES = ("aws", "azure", "gcp", "runpod")
-"""Provider APIs that tell terms besides prices."""
 
 EMBEDDED = "embedded-terms"
 """Said of list terms that ship, which one's own stand in place of."""
@@ -181,7 +179,7 @@ def _refreshed(spec: Spec, request: PlanRequest, hooks: Hooks) -> tuple[str, ...
     if request.prices.forbids_network:
         return ()
     clouds = tuple(dict.fromkeys(place.cloud for place in spec.resources.infra))
-    sources = tuple(cloud for cloud in clouds if cloud in TERM_SOURCES)
+    sources = tuple(found for cloud in clouds if (found := term_source(cloud)))
     try:
         result = refresh_prices(infra=",".join(clouds), sources=sources, display=hooks.refreshing)
     except MelangeError as error:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from melange_sky.capacities import OptionCapacity
     from melange_sky.commitments import Commitment, Owned
     from melange_sky.optimizer import Problem
+    from melange_sky.planner.found_offers import FoundOffers
     from melange_sky.planner.options import PlannedOffer
-    from melange_sky.planner.prepare import FoundOffers, PreparedProblem
+    from melange_sky.planner.prepare import PreparedProblem
     from melange_sky.spec import Spec
     from melange_sky.spec.histogram import Histogram
     from melange_sky.spec.hourly import HourlyDemand
