@@ -85,6 +85,18 @@ class RateProfile:
         busiest = int(np.argmax(self.rates_rps))
         return float(sum(self.lengths_s[:busiest]))
 
+    @property
+    def chance_variation(self) -> float:
+        """How much the windows' rates differ by chance: their coefficient of variation beyond a Poisson
+        stream's, by the differences of neighbours, so that no trend counts. Windows without a request are left out; 0 where few are left.
+        """
+        busy = [(n, n / s) for n, s in zip(self.counts, self.lengths_s, strict=True) if n]
+        if len(busy) < FEWEST_WINDOWS:
+            return 0.0
+        counts, rates = np.array(busy).T
+        apart = np.diff(rates) / (rates[1:] + rates[:-1])
+        return math.sqrt(max(0.0, 2 * float((apart**2).mean()) - 1 / float(counts.mean())))
+
     def fraction_under(self, rate_rps: float) -> float:
         """Return the fraction of the time in which the rate is at most this one."""
         under = [s for r, s in zip(self.rates_rps, self.lengths_s, strict=True) if r <= rate_rps]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from melange_sky.rates import MOST_SECONDS, RateCounter, RateProfile
@@ -96,3 +97,18 @@ def test_a_trace_that_spans_no_time_or_centuries_has_no_profile() -> None:
     assert counter.profile(is_wall_clock=False) is None
     counter.add(5.0 + MOST_SECONDS + 1)
     assert counter.profile(is_wall_clock=False) is None
+
+
+@pytest.mark.parametrize("variation", [0.0, 0.2, 0.5])
+def test_windows_that_differ_by_chance_are_told_from_a_trend_and_from_luck(
+    variation: float,
+) -> None:
+    rng = np.random.default_rng(8)
+    windows = 400
+    rates = 1.0 + 0.6 * np.sin(np.arange(windows) / 288 * 2 * np.pi)
+    if variation:
+        rates *= rng.gamma(variation**-2, variation**2, size=windows)
+    counts = rng.poisson(300 * rates)
+    times = np.repeat(np.arange(windows) * 300.0, counts) + rng.uniform(0, 300, counts.sum())
+    found = profile_of(sorted(times.tolist())).chance_variation
+    assert found == pytest.approx(variation, abs=0.05)

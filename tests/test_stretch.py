@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from melange_sky.replay.stretch import FEWEST_WINDOWS, WINDOW_S, _student, interval_of_requests
 from melange_sky.replay.verdict import attainment_interval
@@ -38,6 +39,45 @@ def test_requests_of_one_burst_are_no_thousand_witnesses() -> None:
         missed[0] += other < attainment_interval(used[1])[0]
         missed[1] += other < interval_of_requests(*used).low
     assert missed[1] < missed[0] / 2
+
+
+def windows_of_one_source(
+    rng: np.random.Generator, spread: float, windows: int
+) -> list[tuple[float, NDArray[np.float64]]]:
+    """Busy and quiet windows by chance: their rates (mean 1, coefficient of variation `spread`), and a draw
+    per request, by window."""
+    rates = rng.gamma(spread**-2, spread**2, size=windows)
+    return [(rate, rng.random(rng.poisson(150 * rate))) for rate in rates]
+
+
+def within_limits(
+    windows: list[tuple[float, NDArray[np.float64]]], capacity: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return when requests arrive and which meet the limits on a fleet of so much capacity."""
+    late = [1 / (1 + np.exp(12 * (1 - rate / capacity))) for rate, _ in windows]
+    at = [WINDOW_S * (k + np.arange(len(d)) / len(d)) for k, (_, d) in enumerate(windows)]
+    good = [draws >= chance for (_, draws), chance in zip(windows, late, strict=True)]
+    return np.concatenate(at), np.concatenate(good)
+
+
+@pytest.mark.parametrize(
+    ("spread", "windows", "least"), [(0.05, 12, 0.95), (0.2, 12, 0.85), (0.5, 12, 0.7)]
+)
+def test_the_smallest_fleet_that_holds_over_a_trace_holds_over_another_such(
+    spread: float, windows: int, least: float
+) -> None:
+    """As often as the module says: less where windows differ much, for none busier than its own is foreseen."""
+    rng = np.random.default_rng(5)
+    held, tries = 0, 120
+    for _ in range(tries):
+        used, other = (windows_of_one_source(rng, spread, windows) for _ in range(2))
+        low, high = 0.5, 8.0
+        for _ in range(9):
+            middle = (low + high) / 2
+            holds = interval_of_requests(*within_limits(used, middle)).low >= 0.95
+            low, high = (low, middle) if holds else (middle, high)
+        held += within_limits(other, high)[1].mean() >= 0.95
+    assert held >= tries * least
 
 
 def test_a_longer_trace_says_more() -> None:

@@ -56,6 +56,9 @@ FIRST_RAISE = 1.1
 LARGEST_RAISE = 8.0
 BISECTIONS = 40
 BISECTIONS_BY_REPLAY = 4
+MUCH_VARIATION, MANY_WINDOWS = 0.2, 288
+"""Windows that differ more by chance, and fewer than a day's, do not tell how busy others will be."""
+
 SEARCHED = 10.0
 """Rates from the mean ÷ 10 to the busiest window's × 10 are searched."""
 
@@ -265,12 +268,29 @@ def _noted(plan: Plan, verdicts: list[Verdict | None]) -> Plan:
             f"{verdict.attainment:.2%} of {verdict.judged:,} replayed requests meet the SLO "
             f"(target {verdict.target:.0%})",
         )
+        notes = (note, *_doubt_of_few_windows(model.workload.arrivals))
         if plan.lists_models:
-            models.append(replace(model, warnings=(note, *model.warnings)))
+            models.append(replace(model, warnings=(*notes, *model.warnings)))
         else:
             models.append(model)
-            shared.insert(0, note)
+            shared[:0] = notes
     return replace(plan, models=tuple(models), warnings=tuple(shared))
+
+
+def _doubt_of_few_windows(arrivals: Arrivals | None) -> tuple[PlanWarning, ...]:
+    """Say what a trace cannot promise of windows busier than its own; see `replay.stretch`."""
+    profile = None if arrivals is None else arrivals.profile
+    if profile is None or len(profile.counts) >= MANY_WINDOWS:
+        return ()
+    variation = profile.chance_variation
+    if variation < MUCH_VARIATION:
+        return ()
+    message = (
+        f"the {len(profile.counts)} five-minute windows of the trace differ by {variation:.0%} by chance, so that "
+        "another such stretch may be busier than any of them: of fleets that just hold over such a trace, one in "
+        "four to ten misses over the next; a trace of a day and more, or more headroom, makes it surer"
+    )
+    return (PlanWarning(code="rate", message=message),)
 
 
 def _least_rate(model: ModelPlan, served: ServedModel, seed: int) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from melange_sky.errors import InputError
@@ -83,6 +85,19 @@ def test_the_least_rate_that_holds_lies_between_mean_and_peak(tmp_path: Path) ->
     assert note.startswith(
         f"planned at {summary.planned_rps:.3g} req/s (mean {summary.mean_rps:.3g},"
     )
+
+
+@pytest.mark.parametrize(("variation", "told"), [(0.5, 1), (0.05, 0)])
+def test_few_windows_that_differ_much_are_told(tmp_path: Path, variation: float, told: int) -> None:
+    rates = 2 * np.random.default_rng(4).gamma(variation**-2, variation**2, size=12)
+    write_trace(tmp_path / "hour.csv", lambda t: float(rates[int(t // 300)]), 3600, 8.0)
+    found = plan_over_time(spec_of(tmp_path, f"trace: hour.csv, grid: {GRID}"), REQUEST)
+    notes = [w.message for w in found.warnings if "may be busier" in w.message]
+    assert len(notes) == told
+    for note in notes:
+        assert re.match(
+            r"the 1[12] five-minute windows of the trace differ by \d\d% by chance", note
+        )
 
 
 def test_a_cheaper_fleet_of_the_same_kind_would_miss(tmp_path: Path) -> None:
