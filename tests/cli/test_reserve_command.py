@@ -499,3 +499,71 @@ def test_a_log_is_counted_by_the_hour(folder: Path) -> None:
     assert demand["rates_rps"] == pytest.approx([1 / 6] * 3, rel=0.01)
     assert demand["mixes"][0]["input_tokens"] == pytest.approx(500)
     assert any("one mix of sizes" in note for note in found.document["notes"])
+
+
+def test_owned_instances_end_and_cost_nothing_until_then(folder: Path) -> None:
+    write_offers(folder, {"g5.xlarge": 1.0, "g6.xlarge": 50.0})
+    header = "cloud,region,instance_type,count,until"
+    (folder / "owned.csv").write_text(f"{header}\naws,us-east-1,g5.xlarge,1,2026-11-02T02:00:00Z\n")
+    document = reserved(folder, [0.3] * 4, {}, owned=folder / "owned.csv")
+    assert document["totals"]["chosen_usd"] == pytest.approx(2.0)
+    held = {h: one["owned"] for p in document["periods"] for one in p["fleet"] for h in p["hours"]}
+    assert held == {0: 1, 1: 1, 2: 0, 3: 0}
+
+
+def test_scenarios_objectives_and_what_knowing_them_is_worth(folder: Path) -> None:
+    (folder / "s.yaml").write_text(
+        "- {name: as planned, weight: 0.5}\n"
+        "- {name: half, weight: 0.3, demand: ×0.5}\n"
+        "- {name: cheap, weight: 0.2, price: {on_demand: ×0.6}}\n"
+    )
+    rates, terms = [1.0, 3.0, 2.0], {"g5.xlarge": 0.7}
+    found = {
+        objective: reserved(folder, rates, terms, scenarios=folder / "s.yaml", objective=objective)
+        for objective in ("expected", "regret", "cvar:0.5")
+    }
+    expected = found["expected"]
+    assert [one["name"] for one in expected["scenarios"]] == ["as planned", "half", "cheap"]
+    for document in found.values():
+        for one in document["scenarios"]:
+            assert one["regret_usd"] == pytest.approx(one["cost_usd"] - one["best_usd"], abs=1e-9)
+            assert one["best_usd"] <= one["cost_usd"] + 1e-9
+    mean = {k: sum(s["weight"] * s["cost_usd"] for s in d["scenarios"]) for k, d in found.items()}
+    worst = {k: max(s["regret_usd"] for s in d["scenarios"]) for k, d in found.items()}
+    assert mean["expected"] == min(mean.values())
+    assert worst["regret"] == min(worst.values())
+    knowing = sum(s["weight"] * s["best_usd"] for s in expected["scenarios"])
+    assert expected["foresight_value_usd"] == pytest.approx(mean["expected"] - knowing)
+
+
+def test_start_up_and_shortest_run_times_cost_no_less(folder: Path) -> None:
+    rates = [0.5, 3.0, 0.5, 3.0]
+    free, started, kept = (
+        reserved(folder, rates, {}, **more)["totals"]
+        for more in ({}, {"startup_s": 1800.0}, {"startup_s": 1800.0, "min_run_s": 10800.0})
+    )
+    assert free["chosen_usd"] < started["chosen_usd"] <= kept["chosen_usd"]
+    assert started["free_switch_usd"] == pytest.approx(free["chosen_usd"])
+    assert started["bound_usd"] == pytest.approx(free["bound_usd"])
+
+
+def test_a_savings_plan_discounts_what_runs_up_to_its_spend(folder: Path) -> None:
+    header = "cloud,region,instance_type,term_months,usd_per_hour,upfront_usd,kind,source,as_of"
+    rows = [
+        f"aws,us-east-1,{name},12,{0.6 * price},0,spend,plan," for name, price in PRICES.items()
+    ]
+    (folder / "spend.csv").write_text("\n".join((header, *rows)) + "\n")
+    found = melange_sky.reservation(
+        SPEC,
+        demand=write_demand(folder, [3.0, 3.0, 3.0]),
+        commitments="spend.csv",
+        offline=True,
+        verify=False,
+    )
+    (one,) = found.document["commitments"]
+    totals = found.document["totals"]
+    assert one["kind"] == "spend" and one["count"] == 1
+    assert one["commit_usd_per_hour"] * 3 == pytest.approx(totals["committed_usd"])
+    # all of a flat load is discounted, but for what a step of spend is too coarse for
+    assert totals["chosen_usd"] == pytest.approx(0.6 * totals["all_on_demand_usd"], rel=0.03)
+    assert all(r["committed"] == 0 for p in found.document["periods"] for r in p["fleet"])

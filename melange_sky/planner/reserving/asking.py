@@ -10,11 +10,12 @@ import numpy as np
 
 from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError
+from melange_sky.optimizer import SolveOptions, least_cost
 from melange_sky.planner.assumed_splits import without_assumed
 from melange_sky.planner.constraints import constraints_of
 from melange_sky.planner.prepare import prepare_with
 from melange_sky.planner.reserving.material import Mix
-from melange_sky.planner.reserving.purchases import Purchasable, purchasable
+from melange_sky.planner.reserving.purchases import AskedRates, Purchasable, purchasable
 from melange_sky.planner.reserving.survivors import survivors
 from melange_sky.reserve.build import served_by
 from melange_sky.reserve.question import Question, Scenario
@@ -125,9 +126,11 @@ def question_of(
     rents, rows = _prices([candidates[name] for name in names], given)
     served = [served_by(m.problem, names, deadline) for m in mixes]
     hours = demand.step_s / 3600
-    bought = purchasable(
-        given, [candidates[name].option for name in names], served, (mix, peaks), options
+    rates_asked = AskedRates(
+        mix=mix, peaks_rps=peaks, peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes)
     )
+    listed = [candidates[name].option for name in names]
+    bought = purchasable(given, listed, served, rates_asked, options)
     question = Question(
         options=names,
         mixes=served,
@@ -180,6 +183,12 @@ def _mix(given: Given, label: str, peak_rps: float, request: PlanRequest) -> Mix
         prepared=prepared,
         problem=replace(firm, constraints=rules),
     )
+
+
+def _peak_usd_per_hour(mixes: Sequence[Mix]) -> float:
+    """Return what the cheapest fleet of the dearest mix costs on demand at its highest rate."""
+    found = [least_cost(mix.problem, SolveOptions()).cost_usd_per_hour for mix in mixes]
+    return max((cost for cost in found if cost is not None), default=0.0)
 
 
 def _by_name(mixes: Sequence[Mix]) -> dict[str, OptionCapacity]:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from melange_sky.planner.request import PlanRequest
     from melange_sky.planner.reserving.ages import PriceLine
     from melange_sky.planner.reserving.wishes import ReserveOptions
+    from melange_sky.reserve.answer import Advice
     from melange_sky.spec import Spec, SpecSource
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def reserve_source(
     request = options.request(hooks)
     try:
         asked, lines, deadline = _asked(source, options, request, hooks)
-        advice = advise(asked.question, deadline=deadline, progress=hooks.searching)
+        advice = bounded(advise(asked.question, deadline=deadline, progress=hooks.searching))
         api = compared_with_api(asked, advice, deadline.at_least(5.0))
     except TimeUpError:
         raise NoPlanInTimeError(options.time_limit_s) from None
@@ -91,6 +92,15 @@ def reserve_source(
         return found
     proof = prove(asked, fleets, hooks.proving)
     return replace(found, fleets=proof.fleets, proof=proof)
+
+
+def bounded(advice: Advice) -> Advice:
+    """Return advice with the better of two bounds: what the search proved, and the perfect autoscaler's cost."""
+    if len(advice.scenarios) > 1 or advice.objective_usd <= 0:
+        return advice
+    bound = max(advice.bound_objective_usd, min(advice.totals.bound_usd, advice.objective_usd))
+    gap = min(advice.gap, 1 - bound / advice.objective_usd)
+    return replace(advice, bound_objective_usd=bound, gap=gap)
 
 
 def bound_source(source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_HOOKS) -> Bound:

@@ -14,7 +14,7 @@ from melange_sky.planner.reserving.terms import equal_usd_per_hour, is_block, te
 from melange_sky.reserve.question import Purchase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Active = NDArray[np.bool_]
 
-SPEND_STEPS = 100
+SPEND_STEPS = 200
 """About so many steps make the most that may be spent an hour."""
 
 DAY = timedelta(days=1)
@@ -55,24 +55,34 @@ class Purchasable:
         return self.terms[0]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AskedRates:
+    """Each period's mix and its highest rate, (periods); `peak_usd_per_hour` finds what the dearest hour costs."""
+
+    mix: NDArray[np.intp]
+    peaks_rps: Floats
+    peak_usd_per_hour: Callable[[], float]
+
+
 def purchasable(
     given: Given,
     options: Sequence[DeploymentOption],
     mixes: Sequence[Served],
-    asked: tuple[NDArray[np.intp], Floats],
+    asked: AskedRates,
     wishes: ReserveOptions,
 ) -> tuple[Purchasable, ...]:
-    """Return what may be bought for some options; `asked` are each period's mix and its highest rate.
+    """Return what may be bought for some options.
 
     Of terms that pay for the same instances in the same hours only the cheapest is weighed, unless a budget
     bounds what may be paid upfront.
     """
-    most = _most(mixes, *asked)
+    most = _most(mixes, asked)
     found: list[Purchasable] = []
     for term in given.terms:
         if term.kind == "instance":
             found += _instances(term, given.demand, options, most, wishes.discount_rate)
-    found += _spend(given, options, most, wishes.discount_rate)
+    if any(term.kind == "spend" for term in given.terms):
+        found += _spend(given, options, asked.peak_usd_per_hour(), wishes.discount_rate)
     return found_best(found) if wishes.budget_upfront is None else tuple(found)
 
 
@@ -91,10 +101,10 @@ def found_best(found: Sequence[Purchasable]) -> tuple[Purchasable, ...]:
     return tuple(best)
 
 
-def _most(mixes: Sequence[Served], mix: NDArray[np.intp], peaks: Floats) -> Floats:
+def _most(mixes: Sequence[Served], asked: AskedRates) -> Floats:
     """Return the most instances of each option that any hour has use for."""
     rows = [
-        np.ceil(level.most * float(peaks[mix == k].max()) - 1e-9)
+        np.ceil(level.most * float(asked.peaks_rps[asked.mix == k].max()) - 1e-9)
         for k, served in enumerate(mixes)
         for level in served.levels
     ]
@@ -181,9 +191,12 @@ def _during(demand: HourlyDemand, start: datetime, hours: float) -> Active | Non
 
 
 def _spend(
-    given: Given, options: Sequence[DeploymentOption], most: Floats, discount_rate: float
+    given: Given, options: Sequence[DeploymentOption], peak_usd: float, discount_rate: float
 ) -> Iterator[Purchasable]:
-    """Yield a purchase for each pool of spend terms: whole steps of USD per hour."""
+    """Yield a purchase for each pool of spend terms: whole steps of USD per hour.
+
+    No hour has use for more than its cheapest fleet costs on demand, `peak_usd` at the most.
+    """
     pools: dict[tuple[str | None, float, bool], list[Commitment]] = defaultdict(list)
     for term in given.terms:
         if term.kind == "spend":
@@ -192,8 +205,7 @@ def _spend(
         rates = dict(_rates(terms, options))
         if not rates:
             continue
-        largest = max(rate * most[k] for k, rate in rates.items())
-        step = _round_step(largest / SPEND_STEPS)
+        step = _round_step(peak_usd / SPEND_STEPS)
         first = terms[0]
         active = _during(given.demand, given.demand.starts[0], first.term_hours)
         hours = given.demand.hours
@@ -206,7 +218,7 @@ def _spend(
                 name=f"{first.pool or first.product}",
                 usd=step * hours * dearer,
                 draws={k: rate / step for k, rate in rates.items()},
-                most=math.ceil(largest / step),
+                most=math.ceil(peak_usd / step),
                 upfront_usd=step * first.term_hours * upfront,
                 active=active,
             ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from melange_sky.commitments import Commitment, Owned
 from melange_sky.errors import InputError
 from melange_sky.offers import Offer
 from melange_sky.planner.options import PlannedOffer
-from melange_sky.planner.reserving.purchases import purchasable
+from melange_sky.planner.reserving.purchases import AskedRates, purchasable
 from melange_sky.planner.reserving.terms import (
     asked_terms,
     equal_usd_per_hour,
@@ -72,7 +71,9 @@ def bought(terms: list[Commitment], hours: int = 168, **flags: Any) -> Any:
     )
     given: Any = SimpleNamespace(terms=tuple(terms), demand=demand(hours))
     served: Any = SimpleNamespace(levels=[SimpleNamespace(most=np.array([4.0]))])
-    asked = np.zeros(hours, dtype=np.intp), np.ones(hours)
+    asked = AskedRates(
+        mix=np.zeros(hours, dtype=np.intp), peaks_rps=np.ones(hours), peak_usd_per_hour=lambda: 4.0
+    )
     return purchasable(given, [option], [served], asked, options(**flags))
 
 
@@ -160,7 +161,7 @@ def test_a_block_with_dates_counts_between_them_alone() -> None:
 def test_spend_is_bought_in_steps_that_running_instances_draw() -> None:
     (one,) = bought([term(0.62, kind="spend", pool="savings plan", region="")])
     step = one.step_usd_per_hour
-    assert step == 0.05 and one.purchase.most == math.ceil(4 * 0.62 / step)
+    assert step == 0.02 and one.purchase.most == 200
     assert one.purchase.draws == {0: pytest.approx(0.62 / step)}
     assert one.purchase.usd == pytest.approx(168 * step) and one.rates == {0: 0.62}
 
