@@ -76,6 +76,7 @@ class Cone:
         self.shape, self.most = shape, shape.most
         self.worths = shape.worth(np.ones(len(self.most)))[None]
         self.deadline = deadline
+        self._along: dict[bytes, Floats] = {}
         self._rows = np.arange(len(self.most), dtype=np.int32)
         self._highs = quiet_highs({"presolve": "off", "primal_feasibility_tolerance": 1e-9})
         self._highs.passModel(self._model())
@@ -83,6 +84,13 @@ class Cone:
     def at_most(self, fleet: Floats) -> float:
         """Return a rate that the fleet does not exceed, by what is known."""
         return float((self.worths @ fleet).min())
+
+    def along(self, prices: Floats) -> Floats:
+        """Return the worth along prices > 0."""
+        key = prices.tobytes()
+        if key not in self._along:
+            self._along[key] = self.shape.worth(prices)
+        return self._along[key]
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves; learn why it is no more. Raises TimeUpError."""

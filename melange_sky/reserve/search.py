@@ -52,18 +52,22 @@ class Answer:
 
 @dataclass(slots=True, kw_only=True)
 class _Tree:
-    """The best purchase so far, the boxes that wait, least bound first, and the least bound of those done with."""
+    """The best purchase so far, the boxes that wait, least bound first, and the least bound of those done with.
+
+    `here` is the bound of the box that is looked at, inf for none.
+    """
 
     units: Floats
     value: float
     done: float = np.inf
+    here: float = np.inf
     waiting: list[tuple[float, int, Box]] = field(default_factory=list)
     order: Iterator[int] = field(default_factory=count)
 
     @property
     def floor(self) -> float:
         """What no purchase comes below."""
-        return min([self.value, self.done, *(least for least, _, _ in self.waiting[:1])])
+        return min([self.value, self.done, self.here, *(least for least, _, _ in self.waiting[:1])])
 
     def put(self, least: float, box: Box) -> None:
         """Let a box wait."""
@@ -112,13 +116,13 @@ class Search:
 
     def _split(self, tree: _Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
-        least, _, box = tree.waiting[0]
-        relaxation, least, box = self._bounded(box, tree.value, least)
+        tree.here, _, box = heapq.heappop(tree.waiting)
+        relaxation, box = self._bounded(box, tree)
         for tried in self._rounded(relaxation.units, box):
             if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
                 self._try(tree, tried)
                 self._improve(tree)
-        heapq.heappop(tree.waiting)
+        least, tree.here = tree.here, np.inf
         if box.is_point or least >= tree.value - self._room(tree.value):
             tree.done = min(tree.done, least)
             return
@@ -238,15 +242,16 @@ class Search:
                 units = fewer
         return units
 
-    def _bounded(self, box: Box, value: float, least: float) -> tuple[Relaxation, float, Box]:
-        """Return the program of a box, a bound of all its purchases, and the box without what cannot be best.
+    def _bounded(self, box: Box, tree: _Tree) -> tuple[Relaxation, Box]:
+        """Return the program of a box, and the box without what cannot be best; tell the tree its bound.
 
         Fleets are sought until none could lower it, in a box of several purchases only while that pays.
         """
+        value = tree.value
         master = Master(self.market, self.cells, box, self.measure, self.deadline)
-        tariffs = Tariffs(self.market, self.cells, self.known)
         for units in (box.low, box.high):
-            for g, place in enumerate(tariffs.best(Box(low=units, high=units))):
+            point = Tariffs(self.market, self.cells, self.known, Box(low=units, high=units))
+            for g, place in enumerate(point.best()):
                 group = self.market.groups[self.cells[g].group]
                 master.enter(g, self.market.tariff(group, box), self.known.fleets[[place]])
         target, kept, scale = value - self._room(value), box, self._scale(value)
@@ -256,24 +261,25 @@ class Search:
             short = 0.0 if abs(short) <= 2 * _SAME * scale else short
             bound = relaxation.value + short
             kept = _without(kept, box, relaxation.reduced, target - bound)
-            least = max(least, bound)
-            slack = relaxation.value - least
-            if not new or slack <= max(_SAME, self.within / 4) * scale or least >= target:
-                return relaxation, least, kept
+            tree.here = max(tree.here, bound)
+            self.progress(value, tree.floor)
+            slack = relaxation.value - tree.here
+            if not new or slack <= max(_SAME, self.within / 4) * scale or tree.here >= target:
+                return relaxation, kept
             enough = max(_STEP * scale, (value - relaxation.value) / 2)
             if not box.is_point and slack < enough:
-                return relaxation, least, kept
+                return relaxation, kept
 
     def _solved(self, master: Master, box: Box, scale: float) -> Relaxation:
         """Return the optimum over all known fleets, as nearly as it pays."""
-        tariffs = Tariffs(self.market, self.cells, self.known)
+        tariffs = Tariffs(self.market, self.cells, self.known, box)
         while True:
             relaxation = master.solve()
             gained = 0.0
-            for g, tariff, places, gain in tariffs.cheaper(box, relaxation):
+            for g, tariff, places, gain in tariffs.cheaper(relaxation):
                 if master.enter(g, tariff, self.known.fleets[places]):
                     gained += gain
-            if gained <= max(_SAME, self.within / 20) * scale:
+            if gained <= max(_SAME, self.within / 8) * scale:
                 return relaxation
 
     def _lowered(self, master: Master, box: Box, relaxation: Relaxation) -> tuple[float, int]:

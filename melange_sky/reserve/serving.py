@@ -95,7 +95,7 @@ class Served:
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
         level, asked = self.levels[n], rate * (1 - _SLACK)
         prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
-        along = level.shape.worth(prices)
+        along = level.along(prices)
         rows = self._closest(n, self._last[n])
         while True:
             worths = np.vstack((along, level.worths[rows])) / asked

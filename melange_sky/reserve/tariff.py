@@ -128,18 +128,6 @@ class Tariff:
             total += pool.price * np.maximum(used[pool.purchase] - pool.low, 0.0)
         return total
 
-    def table(self, most: int) -> Floats:
-        """Return what 0, 1, … `most` instances of each option cost, (options × most + 1), pools aside."""
-        counts = np.arange(most + 1.0)
-        rest = np.maximum(counts - self.free[:, None], 0.0)
-        cost = np.zeros(rest.shape)
-        for step in self.steps:
-            own = rest[step.option]
-            cost[step.option] += step.price * np.clip(own - step.low, 0.0, step.width)
-            rest[step.option] = np.maximum(own - step.low - step.width, 0.0)
-        cost += rest * self.full[:, None]
-        return cost
-
     def cut(self, margins: Floats) -> tuple[float, Floats]:
         """Return a line below the cost at shadow prices of the pools: a constant, and a price per instance rented."""
         constant, price = 0.0, self.full
