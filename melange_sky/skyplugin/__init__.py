@@ -5,7 +5,8 @@ writes both. They are the only names that SkyPilot asks for, and each is importe
 that this package costs a process that uses neither nothing.
 
 `parameters` reads what plugins.yaml gives, `plan_folders` finds and reads plans, `records` asks SkyServe's own
-tables, `latest` bounds how long that may take, `fleets` puts plans and records together (pure), `routes` and
+tables, `latest` bounds how long that may take, `fleets` puts plans and records together (pure), `drawings` has the
+figures, `routes` and
 `gauges` show it, `told` says why there is nothing to show. `guard` is the policy, `guarded` its rules (pure), `task_prices` what a task costs.
 """
 

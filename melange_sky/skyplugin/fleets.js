@@ -28,11 +28,10 @@
     '.msk .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}',
     '.msk td small{display:block;color:#4b5563}',
     '.msk .n small{white-space:normal;max-width:18em;margin-left:auto}',
-    '.msk img{max-width:100%;height:auto}',
-    '.dark .msk{color:#e5e7eb}.dark .msk .card{background:#111827;border-color:#374151}',
-    '.dark .msk a,.dark .msk button{color:#93c5fd}',
-    '.dark .msk .soft,.dark .msk th,.dark .msk dt,.dark .msk small{color:#9ca3af}',
-    '.dark .msk th,.dark .msk td{border-color:#1f2937}'
+    '.msk figure{margin:14px 0 22px;max-width:860px}.msk h4{font-weight:600;margin:0 0 6px}',
+    '.msk img{max-width:100%;height:auto;background:#fff}.msk figcaption{color:#4b5563;margin:4px 0}',
+    '.msk summary{cursor:pointer;color:#1d4ed8;margin-top:10px}',
+    '.msk tbody td:nth-child(2){min-width:12em}.msk [data-figure=price]{min-width:13em}'
   ].join('\n');
 
   function el(tag, given, children) {
@@ -139,8 +138,52 @@
       body.push(el('dl', {'class': 'sums'}, [sum('Requests within the SLO', 'attainment', attainment(model))]));
       body.push(table(fleet, model));
     });
+    if (fleet.models.length) body.push(figures(fleet));
     if (fleet.strays.length) body.push(el('div', {'class': 'told'}, fleet.strays.map(stray)));
     return el('section', {'class': 'card', 'data-fleet': fleet.id, 'aria-label': fleet.name}, body);
+  }
+
+  // Drawn when opened, and open again after a refresh; kept by the fleet's id.
+  var opened = {};
+
+  function figures(fleet) {
+    var place = page.base + PATH + '/fleets/' + encodeURIComponent(fleet.id) + '/figures';
+    var inner = el('div', {}, [el('p', {'class': 'soft'}, ['loading…'])]);
+    var box = el('details', {'data-figures': fleet.id}, [el('summary', {}, ['Figures']), inner]);
+    if (opened[fleet.id] && opened[fleet.id].at === fleet.created_at) inner = box.replaceChild(opened[fleet.id].inner, inner) && opened[fleet.id].inner;
+    box.open = Boolean(opened[fleet.id] && opened[fleet.id].open);
+    box.addEventListener('toggle', function () {
+      var known = opened[fleet.id];
+      if (!box.open || (known && known.at === fleet.created_at)) {
+        if (known) known.open = box.open;
+        return;
+      }
+      opened[fleet.id] = {at: fleet.created_at, inner: inner, open: true};
+      fetch(place).then(function (answer) {
+        if (!answer.ok) throw new Error('the server answered ' + answer.status);
+        return answer.json();
+      }).then(function (found) {
+        inner.replaceChildren.apply(inner, found.figures.map(function (one) { return figure(place, one); }));
+      }).catch(function (problem) {
+        delete opened[fleet.id];
+        inner.replaceChildren(el('p', {'class': 'bad'}, ['could not be drawn: ' + problem.message]));
+      });
+    });
+    return box;
+  }
+
+  function figure(place, one) {
+    var rows = one.rows.map(function (row) { return el('tr', {}, row.map(function (text) { return el('td', {}, [text]); })); });
+    var heads = one.header.map(function (text) { return el('th', {scope: 'col'}, [text]); });
+    return el('figure', {'data-drawing': one.name}, [
+      el('h4', {}, [one.title]),
+      el('img', {src: place + '/' + encodeURIComponent(one.name) + '.svg', alt: one.title + '. ' + one.caption}),
+      el('figcaption', {}, [one.caption + ' ', el('small', {}, [one.origin])]),
+      el('details', {}, [
+        el('summary', {}, ['Table']),
+        el('div', {'class': 'wide', tabindex: '0', role: 'region', 'aria-label': one.title}, [el('table', {}, [el('thead', {}, [el('tr', {}, heads)]), el('tbody', {}, rows)])])
+      ])
+    ]);
   }
 
   function nextChange(change) {

@@ -6,7 +6,7 @@ Dollars are the plan's own prices times replicas, planned and live: no bill is r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.pricing.sanity import age_days
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from melange_sky.capacities import DeploymentOption
+    from melange_sky.planner.scheduling.folder import Schedule
     from melange_sky.plans import Allocation, ModelPlan, Plan
     from melange_sky.skyplugin.plan_folders import FoundPlan
     from melange_sky.skyplugin.records import RunningService
@@ -69,13 +70,14 @@ def fleet_document(found: FoundPlan, running: Running, now: datetime) -> dict[st
     return {
         "id": found.id,
         "name": plan.name,
-        "folder": found.folder.name,
+        "folder": found.file.parent.name,
         "created_at": plan.created_at,
         "models": models,
         "strays": strays,
         "planned_usd_per_hour": round(plan.cost_usd_per_hour, 6),
         "live_usd_per_hour": _sum(live) if running.services is not None else None,
         "prices": _prices(plan, now),
+        "next_change": None if found.schedule is None else _next_change(found.schedule, now),
         "warnings": [w.code for w in plan.warnings],
     }
 
@@ -218,6 +220,17 @@ def _strays(plan: Plan, running: Running) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _next_change(schedule: Schedule, now: datetime) -> dict[str, str] | None:
+    """Return when something else runs next by the schedule, and all that runs then; None where nothing changes."""
+    for at, counts in schedule.timetable.changes(now):
+        text = " + ".join(f"{count} × {name}" for name, count in counts.items() if count)
+        return {
+            "at": at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "text": text or "nothing",
+        }
+    return None
 
 
 def _prices(plan: Plan, now: datetime) -> dict[str, Any]:

@@ -83,10 +83,7 @@ def _objection(task: Any, limits: GuardSettings) -> str | None:
         from melange_sky.skyplugin.plan_folders import PlanFolders
         from melange_sky.skyplugin.task_prices import launch_of
 
-        found, unread = PlanFolders(installed_parameters().plan_dirs).plans()
-        for problem in unread:
-            log.debug("melange-sky: %s", problem)
-        plans = [one.plan for one in found]
+        plans = PlanFolders(installed_parameters().plan_dirs).all_plans()
         return objection(launch_of(task, plans), plans, limits, datetime.now(timezone.utc))
     except Exception as error:  # noqa: BLE001 - a fault of the guard must not stop a launch
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.pricing.sanity import age_days
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from melange_sky.capacities import DeploymentOption
@@ -68,30 +68,36 @@ def objection(
 ) -> str | None:
     """Return in one sentence what speaks against a launch, None where nothing does.
 
-    A service that bears a plan's mark is held to that plan; whatever else is launched, to the limits.
+    A service that bears a fleet's mark is held to the plan of that fleet that allows it most readily; whatever else
+    is launched, to the limits.
     """
-    planned = None
+    found = None
     if launch.mark is not None:
-        planned = _planned(launch.mark, plans)
-    found = None if planned is None else _against_plan(launch, *planned, limits, now)
+        said = [_against_plan(launch, *one, limits, now) for one in _planned(launch.mark, plans)]
+        found = None if None in said else next(iter(said), None)
     return found or _against_limits(launch, limits)
 
 
 def _planned(
     mark: Mapping[str, str], plans: Iterable[Plan]
-) -> tuple[Plan, Allocation | None] | None:
-    """Return the plan that made the mark, and what it has of the option now; None for an unknown plan."""
-    for plan in plans:
-        if plan.fleet_id is None or plan.fleet_id != mark.get("id"):
-            continue
-        for model in plan.models:
-            for one in model.allocations:
-                if (model.name, one.candidate.option.name) == (
-                    mark.get("plan"),
-                    mark.get("option"),
-                ):
-                    return plan, one
-        return plan, None
+) -> Iterator[tuple[Plan, Allocation | None]]:
+    """Yield the plans of the fleet that made the mark, and what each has of the option; none for an unknown fleet.
+
+    A fleet that changes by the hour has several, each of which may have planned the launch; those that hold
+    the option come first.
+    """
+    fleet = [
+        plan for plan in plans if plan.fleet_id is not None and plan.fleet_id == mark.get("id")
+    ]
+    rows = [(plan, _allocation(mark, plan)) for plan in fleet]
+    yield from sorted(rows, key=lambda row: row[1] is None)
+
+
+def _allocation(mark: Mapping[str, str], plan: Plan) -> Allocation | None:
+    for model in plan.models:
+        for one in model.allocations:
+            if (model.name, one.candidate.option.name) == (mark.get("plan"), mark.get("option")):
+                return one
     return None
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, HTTPException
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 
-from melange_sky.skyplugin.fleets import by_name, fleet_document, fleet_documents
+from melange_sky.skyplugin.drawings import Drawings, figure_document
+from melange_sky.skyplugin.fleets import by_name, fleet_documents
 from melange_sky.skyplugin.told import FRESH, PREFIX, script
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.skyplugin.latest import Answer, Latest
     from melange_sky.skyplugin.plan_folders import FoundPlan, PlanFolders
     from melange_sky.skyplugin.records import RunningService
@@ -31,33 +34,49 @@ class Board:
     folders: PlanFolders
     records: Latest[tuple[RunningService, ...]]
     problems: tuple[str, ...] = ()
+    drawings: Drawings = field(default_factory=Drawings)
 
     def document(self) -> dict[str, Any]:
         """Return all fleets: see `melange-sky help plugin` for the fields."""
-        found, unread = self.folders.plans()
+        found, unread = self.folders.plans(_now())
         answer = self.records.get(WAIT_S)
-        fleets = fleet_documents(found, by_name(answer.value), _now())
         return {
-            "fleets": fleets,
+            "fleets": self._fleets(found, answer.value),
             "live": _asked(answer),
             "problems": [*self.problems, *unread],
         }
 
+    def _fleets(
+        self, found: Sequence[FoundPlan], running: tuple[RunningService, ...] | None
+    ) -> list[dict[str, Any]]:
+        return fleet_documents(found, by_name(running), _now())
+
     def fleet(self, name: str) -> dict[str, Any]:
         """Return one fleet by id or name; raises HTTPException where there is none."""
         answer = self.records.get(WAIT_S)
-        found = self.find(name)
-        return {**fleet_document(found, by_name(answer.value), _now()), "live": _asked(answer)}
+        (fleet,) = self._fleets([self.find(name)], answer.value)
+        return {**fleet, "live": _asked(answer)}
+
+    def figures(self, name: str) -> list[dict[str, Any]]:
+        """Return the figures of a plan, words and tables; raises HTTPException where there is none."""
+        return [figure_document(one) for one in self.drawings.figures(self.find(name).plan)]
+
+    def drawing(self, name: str, figure: str) -> str:
+        """Return one figure as SVG; raises HTTPException where there is none."""
+        for one in self.drawings.figures(self.find(name).plan):
+            if one.name == figure:
+                return one.svg
+        raise HTTPException(404, "the plan has no figure of this name")
 
     def prices(self) -> list[dict[str, Any]]:
         """Return how old the prices of every plan are."""
-        found, _ = self.folders.plans()
-        fleets = fleet_documents(found, by_name(None), _now())
+        found, _ = self.folders.plans(_now())
+        fleets = self._fleets(found, None)
         return [{key: fleet[key] for key in ("id", "name", "prices")} for fleet in fleets]
 
     def find(self, name: str) -> FoundPlan:
         """Return the plan of that id, else the first of that name; raises HTTPException where there is none."""
-        found, _ = self.folders.plans()
+        found, _ = self.folders.plans(_now())
         named = [one for one in found if name in (one.id, one.plan.name)]
         if not named:
             raise HTTPException(404, "no plan of this id or name in plan_dirs")
@@ -87,6 +106,14 @@ def routes_of(board: Board) -> APIRouter:
     def fleet(name: str) -> JSONResponse:
         return JSONResponse(board.fleet(name), headers=FRESH)
 
+    @router.get("/fleets/{name}/figures")
+    def figures(name: str) -> JSONResponse:
+        return JSONResponse({"figures": board.figures(name)}, headers=FRESH)
+
+    @router.get("/fleets/{name}/figures/{figure}.svg")
+    def drawing(name: str, figure: str) -> Response:
+        return Response(board.drawing(name, figure), media_type="image/svg+xml", headers=FRESH)
+
     @router.get("/prices")
     def prices() -> JSONResponse:
         return JSONResponse({"plans": board.prices()}, headers=FRESH)
@@ -94,8 +121,6 @@ def routes_of(board: Board) -> APIRouter:
     @router.get("/plans/{name}")
     def plan(name: str) -> FileResponse:
         found = board.find(name)
-        return FileResponse(
-            found.folder / "plan.json", media_type="application/json", headers=FRESH
-        )
+        return FileResponse(found.file, media_type="application/json", headers=FRESH)
 
     return router

@@ -27,6 +27,7 @@ from melange_sky.planner.observed import ObservedTraffic
 from melange_sky.planner.plugin_files import PluginStatus
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
+from melange_sky.planner.scheduling.timetable import Timetable
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.commitments.on_demand import Quote
 from melange_sky.pricing.commitments.store import PulledTerms
@@ -228,9 +229,15 @@ def _fleets() -> Iterator[dict[str, Any]]:
         _running("stray", option="a100", plan="chat"),
         _running("stray-2"),
     ]
-    plans = [FoundPlan(plan=one, folder=Path("text")) for one in (plan, undated, free)]
+    now = datetime(2026, 9, 11, tzinfo=timezone.utc)
+    table = Timetable(
+        start=now, step_s=43_200.0, fleets=(0, 1), cycle=2, counts=({"text": 1}, {"text": 2})
+    )
+    schedule: Any = SimpleNamespace(timetable=table)
+    plans = [FoundPlan(plan=one, file=Path("text/text")) for one in (undated, free)]
+    plans.insert(0, FoundPlan(plan=plan, file=Path("text/text"), schedule=schedule))
     for known, age_s, error in ((running, 1.0, None), (None, None, "text")):
-        fleets = fleet_documents(plans, by_name(known), datetime(2026, 9, 11, tzinfo=timezone.utc))
+        fleets = fleet_documents(plans, by_name(known), now)
         yield {"fleets": fleets, "live": {"age_s": age_s, "error": error}, "problems": ["text"]}
 
 

@@ -66,7 +66,7 @@ class ApiServer:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        self.port, self.metrics_port = _free_port(), _free_port()
+        self.port, self.metrics_port = _free_ports()
         site = self.home / "site"
         site.mkdir(parents=True, exist_ok=True)
         shutil.copy(HERE / "hooks.py", site / "stand_in_hooks.py")
@@ -168,7 +168,20 @@ def api_server(
         server.stop()
 
 
-def _free_port() -> int:
+def _free_ports() -> tuple[int, int]:
+    """Return two ports below those that connections take; the first has its queue's free too.
+
+    SkyPilot's queue follows the server's port (`sky/server/requests/queues/mp_queue.py`).
+    """
+    found = (port for port in range(21000 + os.getpid() % 2000, 29000) if _is_free(port))
+    first = next(port for port in found if _is_free(50000 + (port - 46580 + 11) % 10000))
+    return first, next(found)
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

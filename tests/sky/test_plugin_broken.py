@@ -11,8 +11,9 @@ import pytest
 
 from tests.sky.bed import HERE
 from tests.sky.browser import visiting
+from tests.sky.fleets_page import PAGE, READY
 from tests.sky.server import api_server
-from tests.sky.test_plugin import CONFIG, PAGE, READY
+from tests.sky.test_plugin import CONFIG
 
 pytestmark = [pytest.mark.sky, pytest.mark.timeout(600)]
 

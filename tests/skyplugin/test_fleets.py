@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,7 +49,7 @@ def running(
 
 
 def found(plan: Plan | None = None) -> FoundPlan:
-    return FoundPlan(plan=plan or make_plan(fleet_id=ID), folder=Path("/plans/chat-plan"))
+    return FoundPlan(plan=plan or make_plan(fleet_id=ID), file=Path("/plans/chat-plan/plan.json"))
 
 
 def name_of(plan: Plan, number: int) -> str:
@@ -182,18 +183,18 @@ def test_plans_are_found_in_folders_and_one_below(tmp_path: Path) -> None:
     write(tmp_path / "many" / "x", make_plan(name="first"))
     write(tmp_path / "many" / "y", make_plan(name="second"))
     folders = PlanFolders((tmp_path / "a", tmp_path / "many"))
-    plans, problems = folders.plans()
+    plans, problems = folders.plans(NOW)
     assert [one.plan.name for one in plans] == ["alone", "first", "second"] and problems == ()
 
 
 def test_a_plan_is_read_again_when_its_file_changes_and_only_then(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", make_plan(name="chat"))
     folders = PlanFolders((folder,))
-    (first,), _ = folders.plans()
-    (again,), _ = folders.plans()
-    assert again is first
+    (first,), _ = folders.plans(NOW)
+    (again,), _ = folders.plans(NOW)
+    assert again.plan is first.plan
     (folder / "plan.json").write_text(dump_plan(make_plan(name="another")))
-    (changed,), _ = folders.plans()
+    (changed,), _ = folders.plans(NOW)
     assert changed.plan.name == "another"
 
 
@@ -202,8 +203,39 @@ def test_what_cannot_be_read_is_told_beside_what_can(tmp_path: Path) -> None:
     bad.mkdir()
     empty.mkdir()
     (bad / "plan.json").write_text("{")
-    plans, problems = PlanFolders((good, bad, empty, tmp_path / "gone")).plans()
+    plans, problems = PlanFolders((good, bad, empty, tmp_path / "gone")).plans(NOW)
     assert [one.plan.name for one in plans] == ["chat"]
     assert len(problems) == 3
     assert f"{empty}: holds no plan.json, nor do the folders in it" in problems
     assert f"{tmp_path / 'gone'}: cannot be read (No such file or directory)" in problems
+
+
+def test_a_reserve_shows_the_plan_of_the_hour_and_its_next_change(tmp_path: Path) -> None:
+    def plan_of(count: int) -> Plan:
+        made = make_plan(fleet_id=ID)
+        (model,) = made.models
+        small, large = model.allocations
+        allocations = (replace(small, instances=count), large)
+        return replace(made, models=(replace(model, allocations=allocations),))
+
+    for n, count in enumerate((1, 3), 1):
+        (tmp_path / f"fleet-0{n}.json").write_text(dump_plan(plan_of(count)))
+    night = {"hours": list(range(12)), "plan": "fleet-01.json", "rate_rps": 1.0}
+    day = {"hours": list(range(12, 24)), "plan": "fleet-02.json", "rate_rps": 3.0}
+    document = {
+        "name": "chat",
+        "startup_s": 600,
+        "demand": {"start": "2026-09-01T00:00:00Z", "step_s": 3600},
+        "periods": [night, day],
+    }
+    (tmp_path / "reserve.json").write_text(json.dumps(document))
+    folders = PlanFolders((tmp_path,))
+    found_now, problems = folders.plans(NOW)
+    assert problems == ()
+    (shown,) = found_now
+    assert shown.file.name == "fleet-01.json"
+    changed = fleet_document(shown, by_name([]), NOW)["next_change"]
+    assert changed == {"at": "2026-09-11T11:45:00Z", "text": "1 × chat-a100 + 3 × chat-a10g"}
+    (shown,), _ = folders.plans(NOW.replace(hour=13))
+    assert shown.file.name == "fleet-02.json"
+    assert len(folders.all_plans()) == 2

@@ -227,3 +227,14 @@ def test_skypilot_checks_the_keys_by_the_same_rules(keys: dict[str, Any], holds:
 
     valid = jsonschema.Draft7Validator(SCHEMA).is_valid({"guard": keys})
     assert valid == holds
+
+
+def test_a_fleet_that_changes_by_the_hour_is_held_to_the_plan_that_allows_it() -> None:
+    night, day = plan(), plan()
+    (model,) = day.models
+    more = replace(model.allocations[0], instances=5)
+    day = replace(day, models=(replace(model, allocations=(more,)),))
+    assert said(launch(replicas=5), NONE, night, day) is None
+    assert said(launch(replicas=6), NONE, night, day) is not None
+    gone = launch(mark={**MARK, "option": "a100"}, replicas=1)
+    assert "has A100-80GB:1" in (said(gone, NONE, day, night) or "")
