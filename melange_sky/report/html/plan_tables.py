@@ -78,31 +78,27 @@ def price_sources(model: ModelPlan) -> tuple[str, ...]:
 
 
 def replica_grid(model: ModelPlan) -> Grid:
-    """Return how each option's replicas are run: form, nodes, the engine's settings."""
-    engines = [a.candidate.option.engine for a in model.allocations]
-    names = [field.name for field in fields(next(e for e in engines if e))] if any(engines) else []
-    rows = []
-    for allocation, engine in zip(model.allocations, engines, strict=True):
-        option = allocation.candidate.option
-        settings = [UNKNOWN if engine is None else _setting(getattr(engine, n)) for n in names]
-        rows.append(
-            (
-                Cell(option.name),
-                Cell(model.checkpoint_of(option)),
-                count(option.nodes),
-                count(allocation.fixed_instances),
-                percent(allocation.level),
-                *settings,
-            )
+    """Return how each option's replicas are run, an option a column: form, nodes, the engine's settings."""
+    options = [allocation.candidate.option for allocation in model.allocations]
+    known = [option.engine for option in options if option.engine is not None]
+    names = [field.name for field in fields(known[0]) if field.name != "nodes"] if known else []
+    rows = [
+        (Cell("checkpoint"), *(Cell(model.checkpoint_of(option)) for option in options)),
+        (Cell("nodes"), *(count(option.nodes) for option in options)),
+        (
+            Cell("instances paid for already"),
+            *(count(a.fixed_instances) for a in model.allocations),
+        ),
+        (Cell("planned at attainment"), *(percent(a.level) for a in model.allocations)),
+    ]
+    rows += [
+        (
+            Cell(name.replace("_", " ")),
+            *(UNKNOWN if o.engine is None else _setting(getattr(o.engine, name)) for o in options),
         )
-    header = (
-        "option",
-        "checkpoint",
-        "nodes",
-        "instances paid for already",
-        "planned at attainment",
-    )
-    return Grid(header=(*header, *(name.replace("_", " ") for name in names)), rows=tuple(rows))
+        for name in names
+    ]
+    return Grid(header=("", *(option.name for option in options)), rows=tuple(rows))
 
 
 def _setting(value: float | bool | str | None) -> Cell:
