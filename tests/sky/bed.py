@@ -477,6 +477,8 @@ class Bed:
             "allowed_clouds": ["slurm"],
             "serve": {"controller": {"consolidation_mode": True}},
             "jobs": {"controller": {"consolidation_mode": True}},
+            "admin_policy": "melange_sky.skyplugin.Guard",
+            "plugins": {"melange": {"guard": {"launch": "refuse"}}},
             "slurm": {
                 "allowed_clusters": [CLUSTER],
                 "provision_timeout": 60,
@@ -486,6 +488,11 @@ class Bed:
         (self.home / ".sky" / "config.yaml").write_text(
             json.dumps(config, indent=1)
         )  # JSON is YAML
+        ours = {
+            "class": "melange_sky.skyplugin.Plugin",
+            "parameters": {"plan_dirs": [str(self.home / "desk")]},
+        }
+        (self.home / ".sky" / "plugins.yaml").write_text(json.dumps({"plugins": [ours]}))
         common = self.home / ".sky" / "catalogs" / "v8" / "common"
         common.mkdir(parents=True)
         names = "".join(f"{name},\"['Slurm']\"\n" for name in sorted(prices))

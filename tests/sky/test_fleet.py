@@ -34,6 +34,7 @@ from tests.sky.client import (
     wait_for,
     write_offers,
 )
+from tests.sky.fleets_page import check_fleets_page
 from tests.sky.moving import Streaming, apply_until, folder_words, single_option
 
 pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
@@ -207,6 +208,8 @@ def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     story.note("sky serve up returned for one service")
     apply(sky_bed, desk, first)
     story.note("applied, all ready")
+    check_fleets_page(first)
+    story.note("the dashboard's page shows the plan and what runs")
     with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
         check_shares(url, first)
     story.note("shares as planned")
