@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -220,3 +222,20 @@ def test_a_plan_is_drawn_as_a_picture_whose_kind_is_its_name(
         assert first.read_bytes() == second.read_bytes() and first.read_bytes().startswith(start)
     code, _, told = call(capsys, "plan", spec, "--figure", "a.jpg")
     assert (code, told) == (2, "error: --figure a.jpg: the name must end in .png or .svg\n")
+
+
+def test_a_plan_pays_for_no_figure(tmp_path: Path) -> None:
+    hide = "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'jinja2')))"
+    run = f"{hide}; from melange_sky.cli import main; main()"
+    arguments = (
+        "plan",
+        str(ROOT / "examples" / "chat.yaml"),
+        "--offline",
+        "-o",
+        str(tmp_path / "p"),
+    )
+    for code in ((run, *arguments), (f"{hide}; import melange_sky; melange_sky.plan",)):
+        done = subprocess.run(
+            [sys.executable, "-c", *code], capture_output=True, text=True, check=False, cwd=ROOT
+        )
+        assert done.returncode == 0, done.stderr
