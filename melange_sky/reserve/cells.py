@@ -41,6 +41,21 @@ def cells_of(groups: Sequence[Group], hours_each: float) -> list[Cell]:
     return cells
 
 
+def finer(
+    cells: Sequence[Cell], groups: Sequence[Group], changes: Sequence[Sequence[int]]
+) -> list[Cell]:
+    """Return the cells cut where each group's costs change, and in halves; the same where none can be cut."""
+    hours_each = cells[0].hours / (cells[0].last - cells[0].first)
+    found = []
+    for n, (group, places) in enumerate(zip(groups, changes, strict=True)):
+        here = [cell for cell in cells if cell.group == n]
+        halves = [(cell.first + cell.last) // 2 for cell in here]
+        rates = group.rates_rps[sorted({*(c.first for c in here), *halves, *places})]
+        starts = np.unique(np.searchsorted(group.rates_rps, rates, side="left"))
+        found += _cells(n, group, starts.tolist(), hours_each)
+    return found
+
+
 def _cells(n: int, group: Group, starts: list[int], hours_each: float) -> list[Cell]:
     ends = [*starts[1:], len(group.rates_rps)]
     return [

@@ -103,10 +103,12 @@ class Tariffs:
         order = np.argsort(own, axis=2, kind="stable")
         own = np.take_along_axis(own, order, axis=2)
         widths = np.take_along_axis(self._widths, order, axis=2)
-        rest, table = self._beyond, np.zeros(self._beyond.shape)
+        rest = self._beyond
+        table: Floats = np.zeros(rest.shape)
         for slot in range(widths.shape[2]):
             width = widths[:, :, slot, None]
             taken = np.minimum(rest, width)
             table += own[:, :, slot, None] * taken
             rest = rest - taken
-        return table + rest * self._rents[:, :, None]
+        table += rest * self._rents[:, :, None]
+        return table

@@ -17,7 +17,7 @@ import numpy as np
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
-from melange_sky.reserve.cells import Cell, cells_of
+from melange_sky.reserve.cells import Cell, cells_of, finer
 from melange_sky.reserve.market import Box, Market
 from melange_sky.reserve.master import Master, Relaxation
 from melange_sky.reserve.pricing import Tariffs
@@ -101,18 +101,41 @@ class Search:
         tree = _Tree(units=units, value=self.value(units))
         if self.market.root.is_point:  # nothing to buy
             return Answer(units=units, value=tree.value, bound=tree.value)
-        tree.put(-np.inf, self.market.root)
+        proven = -np.inf
         try:
             for start in starts:
                 self._try(tree, start)
             self._improve(tree)
-            while tree.waiting and tree.floor < tree.value - self._room(tree.value):
-                self._split(tree)
-                self.progress(tree.value, tree.floor)
+            cells: list[Cell] = []
+            while proven < tree.value - self._room(tree.value) and len(self.cells) > len(cells):
+                proven, cells = max(proven, self._explored(tree)), self.cells
+                self.cells = self._finer(tree.units)
         except TimeUpError:
-            pass  # the boxes that wait say what is not proven
+            proven = max(proven, tree.floor)  # the boxes that wait say what is not proven
         units = self._needed(tree.units, tree.value)
-        return Answer(units=units, value=self.value(units), bound=tree.floor)
+        return Answer(units=units, value=self.value(units), bound=min(proven, tree.value))
+
+    def _explored(self, tree: _Tree) -> float:
+        """Return the bound of all purchases with the cells as they are. Raises TimeUpError."""
+        tree.done, tree.waiting = np.inf, []
+        tree.put(-np.inf, self.market.root)
+        while tree.waiting and tree.floor < tree.value - self._room(tree.value):
+            self._split(tree)
+            self.progress(tree.value, tree.floor)
+        return tree.floor
+
+    def _finer(self, units: Floats) -> list[Cell]:
+        """Return finer cells: cut where what the periods cost changes, with a purchase and without."""
+        changes: list[list[int]] = []
+        for group in self.market.groups:
+            places: set[int] = set()
+            for bought in (units, np.zeros(len(units))):
+                fleets = self.known.running(self.market, bought, group)
+                places.update(
+                    (np.flatnonzero((np.diff(fleets, axis=0) != 0).any(axis=1)) + 1).tolist()
+                )
+            changes.append(sorted(places))
+        return finer(self.cells, self.market.groups, changes)
 
     def _split(self, tree: _Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""

@@ -192,6 +192,17 @@ def test_a_unit_is_bought_where_it_is_busy_for_more_than_it_costs() -> None:
         assert one.used_fraction == (None if busy is None else pytest.approx(busy))
 
 
+def test_more_rates_than_the_bound_looks_at_are_proven_too() -> None:
+    problem = Problem(demands=(demand([[1.0]], option("a", 2.0, [[1.0]])),))
+    rates = [round(0.5 + 0.007 * n, 4) for n in range(500)]  # up to 4 instances
+    advice = advise(case([problem], [rates], purchases=(term(0, 0.7 * 2.0 * 500),)).question)
+    counts = np.ceil(np.array(rates) - 1e-9)
+    costs = [2.0 * np.maximum(counts - y, 0).sum() + 700.0 * y for y in range(5)]
+    assert advice.gap == 0
+    assert advice.bought[0].units == int(np.argmin(costs))
+    assert advice.totals.chosen_usd == pytest.approx(min(costs))
+
+
 def drawn(rng: random.Random) -> Iterator[Problem]:
     """Problems with attainment levels that some fleet serves."""
     while True:
