@@ -78,4 +78,4 @@ def test_an_example_is_shown_as_it_lies(site: Path) -> None:
     text = (site / "examples" / "index.html").read_text(encoding="utf-8")
     assert "&lt;!-- file" not in text
     assert "<!-- file" not in text
-    assert text.count('class="filename"') == 6
+    assert text.count('class="filename"') == 7
