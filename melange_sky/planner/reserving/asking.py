@@ -16,13 +16,13 @@ from melange_sky.planner.constraints import constraints_of
 from melange_sky.planner.prepare import prepare_with
 from melange_sky.planner.reserving.material import Mix
 from melange_sky.planner.reserving.purchases import AskedRates, Purchasable, purchasable
-from melange_sky.planner.reserving.survivors import survivors
+from melange_sky.planner.reserving.survivors import HourPrices, survivors
 from melange_sky.reserve.build import served_by
 from melange_sky.reserve.question import Question, Scenario
 from melange_sky.spec.histogram import to_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -118,12 +118,14 @@ def question_of(
     mixes = tuple(
         _mix(given, label, float(peaks[mix == k].max()), request) for k, label in enumerate(labels)
     )
-    mixes = survivors(mixes, _hour_prices(mixes, given), given.owned)
+    known = _by_name(mixes)
+    rents, rows = _prices(list(known.values()), given)
+    mixes = survivors(mixes, _hour_prices(known, rents, given), given.owned)
     names = tuple(dict.fromkeys(c.option.name for m in mixes for c in m.options))
     if not names:
         raise InfeasibleError(f"{spec.name}: no option serves any size of the demand")
     candidates = _by_name(mixes)
-    rents, rows = _prices([candidates[name] for name in names], given)
+    rents = rents[:, [list(known).index(name) for name in names]]
     served = [served_by(m.problem, names, deadline) for m in mixes]
     hours = demand.step_s / 3600
     rates_asked = AskedRates(
@@ -247,22 +249,19 @@ def _check_change(
         )
 
 
-def _hour_prices(mixes: Sequence[Mix], given: Given) -> dict[str, tuple[float, float]]:
-    """Return the least that an hour of each option may cost, by any term in any scenario, and the most rented."""
-    factors = [1.0, *(by.factor for change in given.changes for _, by in change.prices)]
+def _hour_prices(
+    candidates: Mapping[str, OptionCapacity], rents: Floats, given: Given
+) -> dict[str, HourPrices]:
+    """Return what an hour of each option costs rented, in every row of prices, and at its cheapest term."""
     found = {}
-    for name, candidate in _by_name(mixes).items():
-        option = candidate.option
-        rented = option.price_usd_per_hour
-        prices = [min(factors) * rented]
-        if option.offer is not None:
-            offer = option.offer
-            prices += [
-                term.all_in_usd_per_hour * option.nodes
-                for term in given.terms
-                if term.covers(offer.cloud, offer.region, offer.instance_type)
-            ]
-        found[name] = min(prices), max(factors) * rented
+    for k, (name, candidate) in enumerate(candidates.items()):
+        option, offer = candidate.option, candidate.option.offer
+        terms = [
+            term.all_in_usd_per_hour * option.nodes
+            for term in given.terms
+            if offer is not None and term.covers(offer.cloud, offer.region, offer.instance_type)
+        ]
+        found[name] = HourPrices(rented=rents[:, k], committed=min(terms, default=math.inf))
     return found
 
 

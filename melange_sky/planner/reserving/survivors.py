@@ -1,13 +1,14 @@
 """Options that no best purchase and no best fleet needs are left out before the search.
 
 k instances of option A make one of B needless where they carry at least as much in every bucket of every mix, at
-every level of attainment, and rented for the hour cost no more than an hour of B at the lowest price it can have,
-committed or rented, in any scenario.
+every level of attainment, and rented for the hour cost no more than an hour of B at the lowest price it can have then,
+committed or rented, whichever prices hold.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,10 +28,18 @@ _SLACK = 1e-12
 MOST_COPIES = 64
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HourPrices:
+    """What an hour of an option costs: `rented`, (price rows), and `committed` at its cheapest term, inf without."""
+
+    rented: Floats
+    committed: float = math.inf
+
+
 def survivors(
-    mixes: Sequence[Mix], prices: Mapping[str, tuple[float, float]], owned: Sequence[Owned]
+    mixes: Sequence[Mix], prices: Mapping[str, HourPrices], owned: Sequence[Owned]
 ) -> tuple[Mix, ...]:
-    """Return mixes without needless options; `prices` are, by name, the least and the most of an hour.
+    """Return mixes without needless options; `prices` are by name.
 
     Of an owned instance type the option that carries most of the demand's requests is kept, and it alone.
     """
@@ -56,7 +65,7 @@ def _replaces(
     a: str,
     b: str,
     rates: Mapping[str, tuple[Floats, Floats]],
-    prices: Mapping[str, tuple[float, float]],
+    prices: Mapping[str, HourPrices],
     is_earlier: bool,
 ) -> bool:
     """Return whether instances of `a`, rented, make one of `b` needless."""
@@ -69,10 +78,12 @@ def _replaces(
     if not ratio <= MOST_COPIES:
         return False
     copies = max(1.0, float(np.ceil(ratio - _SLACK)))
-    cost, least = copies * prices[a][1], prices[b][0]
+    cost = copies * prices[a].rented
+    least = np.minimum(prices[b].rented, prices[b].committed)
     if copies > 1:  # at equal cost the smaller ones, of which fewer may run
-        return cost <= least * (1 + _SLACK)
-    return cost < least * (1 - _SLACK) or (cost <= least and is_earlier)
+        return bool((cost <= least * (1 + _SLACK)).all())
+    is_cheaper = (cost < least * (1 - _SLACK)).any()
+    return bool((cost <= least).all()) and bool(is_cheaper or is_earlier)
 
 
 def _carried(mixes: Sequence[Mix], name: str) -> tuple[Floats, Floats]:

@@ -15,7 +15,7 @@ from melange_sky.commitments import Owned
 from melange_sky.offers import Offer
 from melange_sky.optimizer import Demand, Problem
 from melange_sky.planner.reserving.material import Mix
-from melange_sky.planner.reserving.survivors import survivors
+from melange_sky.planner.reserving.survivors import HourPrices, survivors
 from melange_sky.workload import Workload
 
 WORKLOAD = Workload(
@@ -62,7 +62,11 @@ def mix_of(options: list[OptionCapacity]) -> Mix:
     return Mix(label="", workload=WORKLOAD, prepared=prepared, problem=problem)
 
 
-def left(mixes: list[Mix], prices: dict[str, tuple[float, float]], *owned: Owned) -> list[str]:
+def priced(*rented: float, term: float = np.inf) -> HourPrices:
+    return HourPrices(rented=np.array(rented), committed=term)
+
+
+def left(mixes: list[Mix], prices: dict[str, HourPrices], *owned: Owned) -> list[str]:
     kept = survivors(mixes, prices, owned)
     return [c.option.name for c in kept[0].options]
 
@@ -111,7 +115,7 @@ def test_no_hour_becomes_dearer_whatever_is_paid_for_the_committed_option(
     name = f"o{committed % len(options)}"
     rented = {c.option.name: c.option.price_usd_per_hour for c in options}
     paid = {**rented, name: rented[name] * discount}
-    prices = {n: (paid[n], rented[n]) for n in rented}
+    prices = {n: priced(rented[n], term=paid[n]) for n in rented}
     kept = set(left([mix_of(options)], prices))
     some = [c for c in options if c.option.name in kept]
     assert cost(some, rate, paid) <= cost(options, rate, paid) + 1e-9
@@ -121,10 +125,11 @@ def test_no_hour_becomes_dearer_whatever_is_paid_for_the_committed_option(
 def test_many_small_ones_replace_a_large_one_of_the_same_price_but_not_a_cheaper_term() -> None:
     small, large = option("small", 1.0, (1.0, 1.0)), option("large", 4.0, (4.0, 4.0))
     mixes = [mix_of([small, large])]
-    assert left(mixes, {"small": (1.0, 1.0), "large": (4.0, 4.0)}) == ["small"]
-    assert left(mixes, {"small": (1.0, 1.0), "large": (2.4, 4.0)}) == ["small", "large"]
-    # in a scenario in which renting the small ones becomes dearer they replace nothing
-    assert left(mixes, {"small": (1.0, 1.5), "large": (4.0, 6.0)}) == ["small", "large"]
+    assert left(mixes, {"small": priced(1.0), "large": priced(4.0)}) == ["small"]
+    assert left(mixes, {"small": priced(1.0), "large": priced(4.0, term=2.4)}) == ["small", "large"]
+    # where every price falls alike they still do, where theirs rises alone they do not
+    assert left(mixes, {"small": priced(1.0, 0.8), "large": priced(4.0, 3.2)}) == ["small"]
+    assert left(mixes, {"small": priced(1.0, 1.5), "large": priced(4.0, 4.0)}) == ["small", "large"]
 
 
 def test_what_is_owned_stays_in_its_best_split_alone() -> None:
@@ -140,6 +145,6 @@ def test_what_is_owned_stays_in_its_best_split_alone() -> None:
         cells=((CapacityCell.estimated(1.5), CapacityCell.estimated(1.0)),),
     )
     own = Owned(cloud="aws", region="", instance_type="t", count=1)
-    prices = {"t": (9.0, 9.0), "t-tp2": (9.0, 9.0), "u": (0.1, 0.1)}
+    prices = {"t": priced(9.0), "t-tp2": priced(9.0), "u": priced(0.1)}
     assert left([mix_of([one, split, other])], prices, own) == ["t-tp2", "u"]
     assert left([mix_of([one, split, other])], prices) == ["u"]
