@@ -136,3 +136,24 @@ def test_the_weeks_are_what_their_scripts_make() -> None:
     assert held == made
     rates = runpy.run_path(str(EXAMPLES / "make_reserve_week.py"))["lines"]()
     assert _lines("reserve-week.csv") == rates
+
+
+def test_a_week_is_reserved_and_every_fleet_and_the_whole_week_hold_in_replay(
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    done = melange_sky(
+        *("reserve", "examples/chat.yaml", "--demand", "examples/reserve-week.csv"),
+        *("--offline", "--stale-ok", "--startup-s", "300", "-o", str(out)),
+        MELANGE_SKY_HOME=str(tmp_path / "home"),
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads((out / "reserve.json").read_text(encoding="utf-8"))
+    totals = document["totals"]
+    assert totals["bound_usd"] <= totals["chosen_usd"] < totals["all_on_demand_usd"]
+    assert totals["all_on_demand_usd"] < totals["commit_peak_usd"]
+    assert document["commitments"]
+    assert all(period["holds"] for period in document["periods"])
+    proof = document["verification"]
+    assert proof["holds"] and proof["hours"] == 168
+    assert proof["attainment"] >= proof["target"]
