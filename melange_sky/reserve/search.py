@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 _SAME = 1e-9
 """Costs that differ by no more of the whole are the same."""
 
+_TURNS = 4
+"""Every so many cells are asked for new fleets at a time: what is found in one serves its neighbours."""
+
 _STEP = 1e-4
 """A bound that could rise by less of the cost, or of what smaller boxes have to close, is left for those."""
 
@@ -278,20 +281,31 @@ class Search:
                 group = self.market.groups[self.cells[g].group]
                 master.enter(g, self.market.tariff(group, box), self.known.fleets[[place]])
         target, kept, scale = value - self._room(value), box, self._scale(value)
+        first = -1
         while True:
+            first += 1
             relaxation = self._solved(master, box, scale)
-            short, new = self._lowered(master, box, relaxation)
-            short = 0.0 if abs(short) <= 2 * _SAME * scale else short
-            bound = relaxation.value + short
-            kept = _without(kept, box, relaxation.reduced, target - bound)
-            tree.here = max(tree.here, bound)
-            self.progress(value, tree.floor)
-            slack = relaxation.value - tree.here
-            if not new or slack <= max(_SAME, self.within / 4) * scale or tree.here >= target:
-                return relaxation, kept
             enough = max(_STEP * scale, (value - relaxation.value) / 2)
-            if not box.is_point and slack < enough:
-                return relaxation, kept
+            tolerated = max(_SAME, self.within / 4) * scale
+            short, new = 0.0, 0
+            for turn in range(_TURNS):
+                here = range((first + turn) % _TURNS, len(self.cells), _TURNS)
+                lowered, entered = self._lowered(master, box, relaxation, here)
+                short, new = short + lowered, new + entered
+                much = tolerated if box.is_point else max(tolerated, enough)
+                if new and first % _TURNS and -short > much:
+                    break  # no bound worth having: first with these
+            else:
+                short = 0.0 if abs(short) <= 2 * _SAME * scale else short
+                bound = relaxation.value + short
+                kept = _without(kept, box, relaxation.reduced, target - bound)
+                tree.here = max(tree.here, bound)
+                self.progress(value, tree.floor)
+                slack = relaxation.value - tree.here
+                if not new or slack <= tolerated or tree.here >= target:
+                    return relaxation, kept
+                if not box.is_point and slack < enough:
+                    return relaxation, kept
 
     def _solved(self, master: Master, box: Box, scale: float) -> Relaxation:
         """Return the optimum over all known fleets, as nearly as it pays."""
@@ -305,10 +319,14 @@ class Search:
             if gained <= max(_SAME, self.within / 8) * scale:
                 return relaxation
 
-    def _lowered(self, master: Master, box: Box, relaxation: Relaxation) -> tuple[float, int]:
-        """Return what other fleets may lower the program's value by; let them enter, and say how many."""
+    def _lowered(
+        self, master: Master, box: Box, relaxation: Relaxation, cells: range
+    ) -> tuple[float, int]:
+        """Return what other fleets in some cells may lower the program's value by; let them enter, count them."""
         total, new = 0.0, 0
-        for g in np.flatnonzero(relaxation.weights > 0).tolist():
+        for g in cells:
+            if relaxation.weights[g] <= 0:
+                continue
             group = self.market.groups[self.cells[g].group]
             tariff = self.market.tariff(group, box, relaxation.prices[g])
             dual, mix = float(relaxation.duals[g]), self.market.question.mixes[group.mix]
