@@ -175,7 +175,7 @@ def _branched(
     model.a_matrix_.value_ = matrix.ravel()
     whole = highspy.HighsVarType
     model.integrality_ = [whole.kInteger] * columns + [whole.kContinuous]
-    settings = {"time_limit": deadline.left_s, "mip_rel_gap": 0.0, "mip_abs_gap": 0.0}
+    settings = {"time_limit": deadline.left_s, "mip_rel_gap": 1e-9, "mip_abs_gap": 0.0}
     highs = quiet_highs(settings | {"mip_feasibility_tolerance": 1e-7})
     highs.passModel(model)
     highs.run()
