@@ -16,7 +16,7 @@ def trace_options(of: str = "") -> Callable[[Callable[..., Any]], Callable[..., 
             "--columns",
             metavar="ROLE=NAME,…",
             help=f"{told} column is what, such as time=ts:ms,input=prompt_len,output=n_out,status=code,"
-            "session=conv; :s, :ms, :us or :ns behind the time's is its unit. Left away: told by names and values.",
+            "session=conv; :s, :ms, :us, :ns, :min or :h behind the time's is its unit. Left away: told by names and values.",
         ),
         click.option(
             "--timezone",

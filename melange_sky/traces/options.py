@@ -12,10 +12,19 @@ from melange_sky.workload import TraceOptions
 ROLES = ("time", "input", "output", "status", "session", "hash_ids")
 """What a column can be: `--columns ROLE=NAME`."""
 
-TICKS_PER_S = {"s": 1.0, "ms": 1e3, "us": 1e6, "µs": 1e6, "ns": 1e9}
+TICKS_PER_S = {
+    "s": 1.0,
+    "ms": 1e3,
+    "us": 1e6,
+    "µs": 1e6,
+    "ns": 1e9,
+    "min": 1 / 60,
+    "h": 1 / 3600,
+    "d": 1 / 86_400,
+}
 """Units of a time that is a number."""
 
-_UNIT = re.compile(r"(?P<name>.+):(?P<unit>s|ms|us|µs|ns)\Z")
+_UNIT = re.compile(r"(?P<name>.+):(?P<unit>s|ms|us|µs|ns|min|h|d)\Z")
 _OFFSET = re.compile(r"[+-]\d\d:?\d\d\Z")
 
 

@@ -16,12 +16,16 @@ _NAMED = {
     "ms": "ms", "msec": "ms", "millis": "ms", "milli": "ms", "milliseconds": "ms", "millisecond": "ms",
     "us": "us", "micros": "us", "micro": "us", "microseconds": "us", "usec": "us",
     "ns": "ns", "nanos": "ns", "nano": "ns", "nanoseconds": "ns",
+    "min": "min", "mins": "min", "minute": "min", "minutes": "min",
+    "h": "h", "hr": "h", "hrs": "h", "hour": "h", "hours": "h", "day": "d", "days": "d",
 }  # fmt: skip
 UNIT_WORDS = {
     "s": "seconds",
     "ms": "milliseconds",
     "us": "microseconds",
     "ns": "nanoseconds",
+    "min": "minutes",
+    "h": "hours",
     "d": "days",
 }
 EPOCH_S = (946_684_800.0, 4_102_444_800.0)
@@ -71,8 +75,8 @@ class Unit:
 def named_unit(name: str) -> str | None:
     """Return the unit that a column's name ends with, None for none.
 
-    >>> named_unit("startTimeUnixNano"), named_unit("arrival_s"), named_unit("timestamp")
-    ('ns', 's', None)
+    >>> named_unit("startTimeUnixNano"), named_unit("arrival_s"), named_unit("time_min"), named_unit("timestamp")
+    ('ns', 's', 'min', None)
     """
     words = words_of(name)
     return _NAMED.get(words[-1]) if len(words) > 1 else None

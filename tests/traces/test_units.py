@@ -143,3 +143,16 @@ def test_a_unit_that_is_given_is_taken(tmp_path: Path) -> None:
             assert rate == pytest.approx(ticks / 500)
         (block,) = trace_blocks(path, options)
         assert block.arrival_s[-1] == pytest.approx(1199 * 500 / ticks)
+
+
+@pytest.mark.parametrize(
+    ("name", "per_hour"), [("time_min", 60), ("time_hours", 1), ("arrival_minute", 60), ("time", 3600)]
+)
+def test_minutes_and_hours_are_read_as_the_column_is_named(
+    name: str, per_hour: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "log.csv"
+    rows = "".join(f"{n},100,50\n" for n in range(200))
+    path.write_text(f"{name},input_tokens,output_tokens\n{rows}")
+    (block,) = trace_blocks(path, read_options(None))
+    assert block.arrival_s[-1] == pytest.approx(199 * 3600 / per_hour)

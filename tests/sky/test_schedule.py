@@ -1,0 +1,105 @@
+"""The hours of a `reserve` folder on a real SkyServe: up ahead of time, shared replicas kept, down, nothing left."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.sky.bed import Bed
+from tests.sky.client import Story, running, wait_for, write_offers
+from tests.sky.test_fleet import ask
+
+pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
+
+SIZE = (2000, 60)
+QUIET, BUSY = 4, 16  # hours of a day whose first four ask for nothing
+
+
+def write_inputs(folder: Path, low_rps: float, high_rps: float) -> None:
+    write_offers(folder)
+    spec = {
+        "name": "hours",
+        "model": "Qwen/Qwen2.5-7B-Instruct",
+        "slo": {"tpot_ms": 60, "ttft_ms": 2000},
+        "workload": {"rate_rps": 1, "input_tokens": SIZE[0], "output_tokens": SIZE[1]},
+        "resources": {"accelerators": ["A100-80GB:1"]},
+    }
+    (folder / "spec.yaml").write_text(yaml.safe_dump(spec))
+    rates = [0.0] * QUIET + [low_rps] * (BUSY - QUIET) + [high_rps] * (24 - BUSY)
+    rows = [f"2026-11-02T{hour:02}:00:00Z,{rate}\n" for hour, rate in enumerate(rates)]
+    (folder / "day.csv").write_text("time,rate_rps\n" + "".join(rows))
+
+
+def reserve(bed: Bed, folder: Path) -> dict[str, Any]:
+    """Let `reserve` make fleets of one and of two replicas: the rates for that are found by trial."""
+    for high in (4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0):
+        write_inputs(folder, 1.0, high)
+        done = bed.run(
+            *("melange-sky", "reserve", str(folder / "spec.yaml"), "--offline", "--stale-ok"),
+            *("--demand", str(folder / "day.csv"), "--offers", str(folder / "offers.csv")),
+            *("--no-verify", "-o", str(folder / "fleets"), "--format", "json"),
+        )
+        assert done.returncode == 0, done.stderr
+        document: dict[str, Any] = json.loads(done.stdout)
+        counts = [[row["instances"] for row in one["fleet"]] for one in document["periods"]]
+        if counts == [[], [1], [2]]:
+            return document
+    raise AssertionError(f"no rate takes two replicas: {counts}")
+
+
+def carry_out(bed: Bed, folder: Path, hour: float) -> str:
+    """Let it be that hour of the demand's day now, and carry the schedule out; return what it told."""
+    file = folder / "fleets" / "reserve.json"
+    document = json.loads(file.read_text())
+    now = datetime.now(timezone.utc)
+    document["demand"]["start"] = (now - timedelta(hours=hour)).isoformat()
+    file.write_text(json.dumps(document))
+    done = bed.run(
+        *("melange-sky", "schedule", str(folder / "fleets"), "--apply", "--startup-s", "600"),
+        *("--backends", str(folder / "backends")),
+        timeout_s=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
+def answers(folder: Path) -> set[tuple[str, str]]:
+    """Ask the service where the gateway would; return the nodes that answer, and since when each runs."""
+    (line,) = (folder / "backends").read_text().splitlines()
+    url = line.partition("=")[2].partition("*")[0]
+    return {ask(url, SIZE)[:2] for _ in range(12)}
+
+
+def test_a_day_of_fleets(sky_bed: Bed) -> None:
+    story = Story("schedule")
+    desk = sky_bed.home / "hours"
+    desk.mkdir()
+    reserve(sky_bed, desk)
+    told = carry_out(sky_bed, desk, QUIET - 0.1)  # nothing is asked for yet, in six minutes it is
+    assert "starting 1" in told and len(running(sky_bed, "hours-")) == 1, told
+    story.note("the first replica is up before its hour")
+    (first,) = answers(desk)
+    assert "nothing to change" in carry_out(sky_bed, desk, QUIET + 1)
+    told = carry_out(sky_bed, desk, BUSY - 0.1)
+    both = answers(desk)
+    assert "1 → 2 replicas" in told and first in both and len(both) == 2, (told, both)
+    story.note("a step up, ahead of its hour: the first replica kept running")
+    told = carry_out(sky_bed, desk, QUIET + 1)
+    wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
+    assert "2 → 1 replicas" in told and answers(desk) < both, told
+    story.note("a step down: the other kept running")
+    told = carry_out(sky_bed, desk, 1)
+    wait_for(lambda: not running(sky_bed, "hours-"), "emptying the nodes", 300)
+    assert "stopping" in told, told
+    rows = [
+        json.loads(row) for row in (desk / "fleets" / "schedule.jsonl").read_text().splitlines()
+    ]
+    assert [row["plan"] is None for row in rows][-1] and any(
+        "1 → 2" in row["event"] for row in rows
+    )
+    story.note("down, nothing left")
