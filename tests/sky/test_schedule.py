@@ -52,7 +52,7 @@ def reserve(bed: Bed, folder: Path) -> dict[str, Any]:
     raise AssertionError(f"no rate takes two replicas: {counts}")
 
 
-def carry_out(bed: Bed, folder: Path, hour: float) -> str:
+def carry_out(bed: Bed, folder: Path, hour: float, *words: str) -> str:
     """Let it be that hour of the demand's day now, and carry the schedule out; return what it told."""
     file = folder / "fleets" / "reserve.json"
     document = json.loads(file.read_text())
@@ -61,7 +61,7 @@ def carry_out(bed: Bed, folder: Path, hour: float) -> str:
     file.write_text(json.dumps(document))
     done = bed.run(
         *("melange-sky", "schedule", str(folder / "fleets"), "--apply", "--startup-s", "600"),
-        *("--backends", str(folder / "backends")),
+        *words,
         timeout_s=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -80,7 +80,10 @@ def test_a_day_of_fleets(sky_bed: Bed) -> None:
     desk = sky_bed.home / "hours"
     desk.mkdir()
     reserve(sky_bed, desk)
-    told = carry_out(sky_bed, desk, QUIET - 0.1)  # nothing is asked for yet, in six minutes it is
+    places = ("--backends", str(desk / "backends"))
+    told = carry_out(
+        sky_bed, desk, QUIET - 0.1, *places
+    )  # nothing is asked for yet, in six minutes it is
     assert "starting 1" in told and len(running(sky_bed, "hours-")) == 1, told
     story.note("the first replica is up before its hour")
     (first,) = answers(desk)

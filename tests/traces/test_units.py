@@ -146,7 +146,8 @@ def test_a_unit_that_is_given_is_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "per_hour"), [("time_min", 60), ("time_hours", 1), ("arrival_minute", 60), ("time", 3600)]
+    ("name", "per_hour"),
+    [("time_min", 60), ("time_hours", 1), ("arrival_minute", 60), ("time", 3600)],
 )
 def test_minutes_and_hours_are_read_as_the_column_is_named(
     name: str, per_hour: float, tmp_path: Path
