@@ -60,7 +60,7 @@ class Watched:
     cuts: Counter[str]
 
 
-def windows_of(scrapes: Sequence[Scrape]) -> Watched:
+def windows_of(scrapes: Sequence[Scrape], window_s: float = WINDOW_S) -> Watched:
     """Return what a server's looks tell, in the order in which they were taken.
 
     A window ends where looks are missing, the clock was set, or a counter fell; one in which requests ran but
@@ -72,7 +72,7 @@ def windows_of(scrapes: Sequence[Scrape]) -> Watched:
     for run in _runs(scrapes, cuts):
         if run[0].prompts is not None and run[-1].prompts is not None:
             sizes.append((_since(run, "prompts", cuts), _since(run, "answers", cuts)))
-        found.extend(_windows(run, cuts))
+        found.extend(_windows(run, window_s, cuts))
     prompts, answers = (
         (_together(column) for column in zip(*sizes, strict=True)) if sizes else (None, None)
     )
@@ -146,10 +146,10 @@ def _cut(before: Scrape, after: Scrape, usual_s: float) -> str | None:
     return None
 
 
-def _windows(run: Sequence[Scrape], cuts: Counter[str]) -> Iterator[Window]:
+def _windows(run: Sequence[Scrape], window_s: float, cuts: Counter[str]) -> Iterator[Window]:
     start = 0
     for end in range(1, len(run)):
-        if run[end].time_s - run[start].time_s < WINDOW_S:
+        if run[end].time_s - run[start].time_s < window_s:
             continue
         window = _window(run[start : end + 1])
         if window is None:

@@ -1,6 +1,6 @@
 """How closely two profiles of a real vLLM server agree, and with `vllm bench serve`, and how far the
 engine model fitted on a few probes is off at other sizes and rates; how far a fleet of two servers is
-from its simulation; what keeping chats at their server is worth. Figures only.
+from its simulation; how near its own metrics come to its measured knee; what keeping chats at their server is worth. Figures only.
 
 Run by `make bench-stack` on an idle machine; aims: rates within 15 %, latencies within 10 %, the
 engine model's median error 25 %, the fleet's attainments and median TPOTs within 25 %, hits within 3 points, chats that are kept served sooner.
@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from melange_sky.gateway import Affinity
-from tests.stack import chat_fleet, engine_fit, profiling, real_fleet
+from tests.stack import chat_fleet, engine_fit, learnt_knee, profiling, real_fleet
 from tests.stack.vllm_server import make_model, vllm_server
 
 
@@ -69,6 +69,7 @@ def main() -> None:
         with vllm_server(work / "tiny", work / "vllm.log") as url:
             print(f"server ready after {time.monotonic() - began:.0f} s")
             bench_engine_model(url)
+            print(learnt_knee.run(url, work))
             documents = []
             for seed in (0, 100):
                 began = time.monotonic()

@@ -1,0 +1,77 @@
+"""The highest rate of a real vLLM server by its own metrics under traffic, beside what `profile run` measures."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from melange_sky.capacity_search import ProbeAborted
+from melange_sky.engines import engine_named
+from melange_sky.learning import Learnt, learn, windows_of
+from melange_sky.profiler import Endpoint, EndpointTarget, ServerPages
+from melange_sky.profiler.scraping import Scraping
+from melange_sky.simulator import fit_replica
+from melange_sky.slo import SLO
+from melange_sky.steps import ReplicaModel, Scales
+from tests.stack import profiling
+from tests.stack.engine_fit import FITTED, START, Prober
+
+LIMITS = SLO(ttft_s=0.5, tpot_s=0.1, attainment=0.9)
+SIZE = (512, 32)
+ROUND_S, WINDOW_S = 12.0, 10.0
+HIGH, LOW = (0.3, 0.5, 0.7, 0.8, 0.7, 0.6, 0.4), (0.05, 0.1, 0.15, 0.1, 0.05, 0.1)
+WRONG = Scales(host=1.5, products=1.3)
+"""By what the first guess is made wrong: as an estimate of another machine would be."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knee:
+    """The highest rate in requests per second: measured, and learnt under two kinds of traffic."""
+
+    measured_rps: float
+    guessed_rps: float
+    high: Learnt
+    low: Learnt
+
+    def __str__(self) -> str:
+        high, low = self.high, self.low
+        return (
+            f"knee measured {self.measured_rps:.1f} req/s, guessed {self.guessed_rps:.1f}, learnt {high.rate_rps:.1f} "
+            f"[{high.low_rps:.1f}, {high.high_rps:.1f}] under up to {max(HIGH):.0%} of it "
+            f"({high.rate_rps / self.measured_rps:.2f} ×, aim within 20 %; ceiling observed: {high.is_ceiling_seen}); "
+            f"under {max(LOW):.0%}: at least {low.low_rps:.1f}, ceiling observed: {low.is_ceiling_seen}"
+        )
+
+
+def run(url: str, work: Path) -> Knee:
+    """Measure, guess wrongly, and learn from traffic."""
+    prober = Prober(url)
+    guess = WRONG.applied(fit_replica(START, [prober.log(p, k) for k, p in enumerate(FITTED)]))
+    measured = profiling.rates(profiling.run(url, work / "knee", inputs=SIZE[:1]))[SIZE]
+    high, low = (
+        _learnt(url, guess, [share * measured for share in shares]) for shares in (HIGH, LOW)
+    )
+    return Knee(measured_rps=measured, guessed_rps=high.estimated_rps, high=high, low=low)
+
+
+def _learnt(url: str, guess: ReplicaModel, rates: Sequence[float]) -> Learnt:
+    """Send requests at one rate after another, look at the server's metrics, and learn."""
+    engine = engine_named("vllm")
+    endpoint = Endpoint(url=url, model="tiny", timeout_s=60.0, pages=ServerPages.of(engine))
+    scraping = Scraping(endpoints=[endpoint], engine=engine, every_s=1.0)
+    looking = threading.Thread(target=scraping.run, args=(ROUND_S * len(rates) + 2,))
+    looking.start()
+    for seed, rate in enumerate(rates):
+        began = time.monotonic()
+        target = EndpointTarget(
+            endpoint=endpoint, input_tokens=SIZE[0], output_tokens=SIZE[1], late_s=0.25
+        )
+        with contextlib.suppress(ProbeAborted):
+            target.probe(rate, max(8, round(rate * ROUND_S)), seed)
+        time.sleep(max(0.0, ROUND_S - (time.monotonic() - began)))
+    looking.join()
+    return learn(guess, windows_of(scraping.looks[0], WINDOW_S), LIMITS)
