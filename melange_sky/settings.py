@@ -138,6 +138,20 @@ def for_sky() -> dict[str, str]:
     return {**os.environ, "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
 
 
+def handed_on() -> dict[str, str]:
+    """Return the variables that a command started later needs to find the same files and server.
+
+    One that holds a user and a password is left out: it is a secret, and belongs into no file.
+    """
+    names = ("MELANGE_SKY_HOME", "SKYPILOT_API_SERVER_ENDPOINT")
+    found = {name: os.environ.get(name, "") for name in names}
+    return {
+        name: value
+        for name, value in found.items()
+        if value and "\n" not in value and "@" not in value
+    }
+
+
 def source_date_epoch() -> int | None:
     """Return the seconds since 1970 that SOURCE_DATE_EPOCH fixes as now, None where it is not set.
 

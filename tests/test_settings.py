@@ -70,3 +70,11 @@ def test_an_empty_secret_is_none(monkeypatch):
     monkeypatch.setenv("KEY_ONE", "")
     monkeypatch.setenv("KEY_TWO", "value")
     assert settings.secrets(("KEY_ONE", "KEY_TWO", "KEY_THREE")) == {"KEY_TWO": "value"}
+
+
+def test_what_is_handed_on_to_a_later_command_holds_no_password(monkeypatch):
+    monkeypatch.setenv("MELANGE_SKY_HOME", "/data")
+    monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", "https://user:pass@sky.example")
+    assert settings.handed_on() == {"MELANGE_SKY_HOME": "/data"}
+    monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", "https://sky.example")
+    assert settings.handed_on()["SKYPILOT_API_SERVER_ENDPOINT"] == "https://sky.example"

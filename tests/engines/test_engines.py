@@ -22,6 +22,7 @@ from melange_sky.engines import (
     model_problem,
 )
 from melange_sky.errors import InputError
+from melange_sky.learning import COUNTERS
 from melange_sky.models import find_model
 from melange_sky.profiles import engine_generations
 from melange_sky.rendering import PORT, render_services
@@ -90,7 +91,8 @@ def test_it_is_known_by_its_name_and_estimated_by_a_generation(engine: Engine) -
     assert engine.generation in engine_generations()
     assert (engine.generation_note is None) == (engine.generation == engine.name)
     counted = set(engine.metrics.values()) - {"prefix_asked", "prefix_found"}
-    assert counted == {"running", "waiting", "kv_use", "preemptions"}
+    learnt = set(COUNTERS) if engine.histograms else set()
+    assert counted == {"running", "waiting", "kv_use", "preemptions"} | learnt
     assert engine.requirement(EngineChoice()) == f"{engine.package}=={engine.default_version}"
     assert engine.requirement(EngineChoice(version="1.2")) == f"{engine.package}==1.2"
     assert not list(choice_problems(engine, EngineChoice(version=engine.default_version)))

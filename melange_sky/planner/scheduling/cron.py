@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import yaml
 from melange_sky.planner.handover import Handover
 from melange_sky.planner.output_files import write_text
 from melange_sky.planner.scheduling.folder import TICK_S
+from melange_sky.settings import handed_on
 from melange_sky.version import __version__
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from melange_sky.planner.scheduling.folder import Schedule
 
 CRON_FILE, JOB_FILE = "schedule.crontab", "schedule.sky.yaml"
-_KEPT_VARIABLES = ("MELANGE_SKY_HOME", "SKYPILOT_API_SERVER_ENDPOINT")
 _MOUNT = "~/melange-schedule"
 
 
@@ -42,11 +41,7 @@ def crontab_text(schedule: Schedule, handover: Handover) -> str:
         [sys.executable, "-m", "melange_sky", "schedule", str(folder), *_words(schedule, handover)]
     )
     log = shlex.quote(str(folder / "schedule.log"))
-    kept = [
-        f"{name}={shlex.quote(value)}\n"
-        for name in _KEPT_VARIABLES
-        if (value := os.environ.get(name)) and "\n" not in value
-    ]
+    kept = [f"{name}={shlex.quote(value)}\n" for name, value in handed_on().items()]
     line = f"*/{TICK_S / 60:g} * * * * {command} >> {log} 2>&1".replace("%", r"\%")
     return f"# Fleets of {_plain(schedule.name)} by the hour; add it with `crontab -e`.\n{''.join(kept)}{line}\n"
 
