@@ -109,8 +109,10 @@ def _show_contender(one: Contender) -> None:
 
 
 def _write(folder: Path, contenders: Sequence[Contender]) -> None:
-    from melange_sky.planner.output_files import write_text
-    from melange_sky.report.comparison import comparison_csv, comparison_figure
+    from melange_sky.planner.output_files import write_bytes, write_text
+    from melange_sky.report.comparison import comparison_csv
+    from melange_sky.report.figures import picture_of
+    from melange_sky.report.figures.rates import comparison_figure
 
     write_text(folder / "compare.csv", comparison_csv(contenders))
-    write_text(folder / "compare.svg", comparison_figure(contenders))
+    write_bytes(folder / "compare.svg", picture_of([comparison_figure(contenders)], "svg"))

@@ -1,13 +1,10 @@
-"""How a comparison of fleets is shown: table, CSV and a figure that needs no library."""
+"""How a comparison of fleets is shown: table and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape as html_escape
 from typing import Any, Protocol
 
 from rich.markup import escape
@@ -26,7 +23,6 @@ COLUMNS = (
     "reason",
     "late",
 )
-_COLOURS = ("#1b6ca8", "#d1495b", "#3c8d53", "#8a5aab", "#c78b1f", "#4d4d4d", "#1a9a96", "#b0569b")
 
 
 MIX = "mix"
@@ -121,100 +117,3 @@ def _cells(row: ContenderView, rows: Sequence[ContenderView]) -> tuple[str, ...]
         "-" if row.attainment is None else f"{row.attainment:.1%}",
         row.reason or row.fleet or "",
     )
-
-
-_LEFT, _RIGHT, _TOP, _BOTTOM = 80, 560, 50, 360
-_LABEL_PX = 34
-"""Labels of the rate axis that stand nearer to each other are left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Scale:
-    low: float
-    high: float
-    start: float
-    end: float
-
-    def __call__(self, value: float) -> float:
-        span = self.high - self.low
-        share = (value - self.low) / span if span > 0 else 0.5
-        return self.start + share * (self.end - self.start)
-
-
-def comparison_figure(rows: Sequence[ContenderView]) -> str:
-    """Return an SVG of what a request per second costs over the rate, a line per kind of fleet.
-
-    The rate's axis is logarithmic: what matters is how the fleets compare from few requests to many.
-    """
-    known = [
-        (r.kind, math.log(r.rate_rps), r.usd_per_hour / r.rate_rps)
-        for r in rows
-        if r.usd_per_hour is not None
-    ]
-    rates = sorted({r.rate_rps for r in rows}) or [1.0]
-    most = max((cost for _, _, cost in known), default=0.0) or 1.0  # paid-for fleets cost nothing
-    step = _round_step(most / 4)
-    top = step * math.ceil(most / step - 1e-9)
-    x = _Scale(math.log(rates[0]), math.log(rates[-1]), _LEFT + 20, _RIGHT - 20)
-    y = _Scale(0.0, top, _BOTTOM, _TOP)
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="420" font-family="sans-serif" font-size="13">',
-        '<rect width="760" height="420" fill="white"/>',
-        f'<text x="{_LEFT}" y="24" font-size="15">Fleets that hold the SLO in replay: cost per request per second</text>',
-        *_axes(rates, [step * k for k in range(round(top / step) + 1)], x, y),
-    ]
-    # The first kind, the mix, is drawn last, above the others.
-    for number, kind in reversed(list(enumerate(dict.fromkeys(r.kind for r in rows)))):
-        points = [(x(rate), y(cost)) for name, rate, cost in known if name == kind]
-        late = any(r.late for r in rows if r.kind == kind)
-        parts += _line(number, kind if points else _without_fleet(kind, late=late), points)
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _round_step(least: float) -> float:
-    """Return the least of 1, 2, 2.5, 5 and 10 times a power of ten that is not below `least`.
-
-    >>> _round_step(0.013), _round_step(2.2), _round_step(30)
-    (0.02, 2.5, 50.0)
-    """
-    power = 10.0 ** math.floor(math.log10(least))
-    steps = (1.0, 2.0, 2.5, 5.0, 10.0)
-    return next(power * s for s in steps if power * s >= least * (1 - 1e-9))
-
-
-def _axes(rates: Sequence[float], costs: Sequence[float], x: _Scale, y: _Scale) -> list[str]:
-    parts = [
-        f'<path d="M{_LEFT} {y(cost):.1f}H{_RIGHT}" stroke="{"#444" if cost == 0 else "#ddd"}"/>'
-        f'<text x="{_LEFT - 6}" y="{y(cost) + 4:.1f}" text-anchor="end">{cost:,.4g}</text>'
-        for cost in costs
-    ]
-    before = -math.inf
-    for rate in rates:
-        at = x(math.log(rate))
-        parts.append(f'<path d="M{at:.1f} {_BOTTOM}v5" stroke="#444"/>')
-        if at - before >= _LABEL_PX:
-            before = at
-            parts.append(f'<text x="{at:.1f}" y="380" text-anchor="middle">{rate:g}</text>')
-    middle = (_TOP + _BOTTOM) / 2
-    return [
-        *parts,
-        f'<text x="{(_LEFT + _RIGHT) / 2}" y="405" text-anchor="middle">requests per second (logarithmic)</text>',
-        f'<text x="18" y="{middle}" text-anchor="middle" transform="rotate(-90 18 {middle})">USD per hour ÷ requests per second</text>',
-    ]
-
-
-def _without_fleet(kind: str, *, late: bool) -> str:
-    return f"{kind} (no fleet found in time)" if late else f"{kind} (no fleet holds)"
-
-
-def _line(number: int, name: str, points: Sequence[tuple[float, float]]) -> list[str]:
-    """Return a kind's line, its points and its entry in the legend."""
-    colour = _COLOURS[number % len(_COLOURS)] if points else "#888"
-    dash = ' stroke-dasharray="6 3"' if number >= len(_COLOURS) else ""
-    path = " ".join(f"{px:.1f},{py:.1f}" for px, py in points)
-    at = _TOP + 20 * number
-    return [
-        f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{3 if number == 0 else 2}"{dash}/>',
-        *(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in points),
-        f'<text x="{_RIGHT + 20}" y="{at}" fill="{colour}">{html_escape(name)}</text>',
-    ]

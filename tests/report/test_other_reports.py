@@ -94,7 +94,7 @@ def test_a_comparison_shows_what_the_mix_saves() -> None:
     figure = comparison_figure(rows)
     saves = figure.table.header.index("the mix saves")
     assert [row[saves].value for row in figure.table.rows] == [None, 0.25, None, 0.25, None]
-    assert "C L4: no fleet holds" in " ".join(re.findall(r">([^<]+)<", figure.svg)).replace(
+    assert "C L4: no fleet found in time" in " ".join(re.findall(r">([^<]+)<", figure.svg)).replace(
         "  ", " "
     )
     document = parsed(page_html(comparison_page(rows, "chat")))
@@ -103,6 +103,12 @@ def test_a_comparison_shows_what_the_mix_saves() -> None:
     assert "a cheaper fleet may hold" in text_of(document)
     one = comparison_figure(rows[:2])
     assert "$3.00" in one.svg and "requests per second" not in one.svg
+
+
+def test_a_fleet_that_is_paid_for_already_can_be_drawn() -> None:
+    rows = [Contender(rate_rps=rate, kind="the mix", usd_per_hour=0.0) for rate in (1.0, 2.0)]
+    for figure in (comparison_figure(rows), comparison_figure(rows[:1])):
+        assert "the mix" in figure.svg
 
 
 def test_a_replay_shows_its_interval_and_its_latencies() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from melange_sky.planner.comparison import Contender
 from melange_sky.plans import Baseline, PlanWarning, Sensitivity, SolverReport
-from melange_sky.report.comparison import comparison_figure
 from melange_sky.report.plan_table import plan_table
 from tests.factories import make_engine, make_model_plan, make_plan
 
@@ -116,11 +114,6 @@ def test_splits_of_one_instance_can_be_told_apart() -> None:
 def test_markup_in_untrusted_text_is_shown_as_it_is() -> None:
     text = plan_table(make_plan(model="[red]x[/red]"), width=200)
     assert "[red]x[/red]" in text
-
-
-def test_a_fleet_that_is_paid_for_already_can_be_drawn() -> None:
-    rows = [Contender(rate_rps=rate, kind="the mix", usd_per_hour=0.0) for rate in (1.0, 2.0)]
-    assert comparison_figure(rows).count("<circle") == 2
 
 
 def test_listed_models_have_a_total_each_and_the_cost_band_once() -> None:

@@ -253,19 +253,24 @@ def _over_rates(rows: Sequence[ContenderView], kinds: Sequence[str]) -> Chart:
     ]
     keys = [
         Key(
-            label=line.label if line.points else f"{line.label}: no fleet holds",
+            label=line.label if line.points else f"{line.label}: {_without_fleet(rows, kind)}",
             colour=line.colour,
             mark="line",
         )
-        for line in lines
+        for line, kind in zip(lines, kinds, strict=True)
     ]
     return _chart(lines, tuple(keys))
+
+
+def _without_fleet(rows: Sequence[ContenderView], kind: str) -> str:
+    is_late = any(row.late for row in rows if row.kind == kind)
+    return "no fleet found in time" if is_late else "no fleet holds"
 
 
 def _side_by_side(rows: Sequence[ContenderView]) -> Chart:
     labels = tuple(shortened(row.kind, 22) for row in rows)
     texts = [
-        "no fleet holds" if row.usd_per_hour is None else short_usd(row.usd_per_hour)
+        _without_fleet([row], row.kind) if row.usd_per_hour is None else short_usd(row.usd_per_hour)
         for row in rows
     ]
 
