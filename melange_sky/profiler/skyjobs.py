@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +36,9 @@ class SkyJobs:
 
     def __init__(self, *, managed: bool, secrets: Mapping[str, str]) -> None:
         try:
-            import sky
+            # Where SkyPilot is imported first, its log goes to what is standard output then; ours is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                import sky
         except ImportError as error:
             raise SourceUnavailableError(
                 "SkyPilot is not installed here; install it with: pip install skypilot"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -29,7 +31,9 @@ class SkyServe:
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
         try:
-            import sky
+            # Where SkyPilot is imported first, its log goes to what is standard output then; ours is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                import sky
         except ImportError as error:
             raise SourceUnavailableError(
                 "SkyPilot is not installed here; install it with: pip install skypilot"
