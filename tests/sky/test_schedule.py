@@ -75,6 +75,19 @@ def answers(folder: Path) -> set[tuple[str, str]]:
     return {ask(url, SIZE)[:2] for _ in range(12)}
 
 
+def answering(folder: Path, count: int) -> set[tuple[str, str]]:
+    """Wait until so many nodes answer: SkyServe's balancer asks for ready replicas every 20 seconds."""
+    seen: set[tuple[str, str]] = set()
+
+    def all_answer() -> bool:
+        seen.clear()
+        seen.update(answers(folder))
+        return len(seen) == count
+
+    wait_for(all_answer, f"{count} replicas behind the balancer", 90)
+    return seen
+
+
 def test_a_day_of_fleets(sky_bed: Bed) -> None:
     story = Story("schedule")
     desk = sky_bed.home / "hours"
@@ -89,8 +102,8 @@ def test_a_day_of_fleets(sky_bed: Bed) -> None:
     (first,) = answers(desk)
     assert "nothing to change" in carry_out(sky_bed, desk, QUIET + 1)
     told = carry_out(sky_bed, desk, BUSY - 0.1)
-    both = answers(desk)
-    assert "1 → 2 replicas" in told and first in both and len(both) == 2, (told, both)
+    both = answering(desk, 2)
+    assert "1 → 2 replicas" in told and first in both, (told, both)
     story.note("a step up, ahead of its hour: the first replica kept running")
     told = carry_out(sky_bed, desk, QUIET + 1)
     wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
