@@ -24,7 +24,7 @@ from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.settings import keep_one_thread_for_products
 from melange_sky.version import __version__
 
-MANY = 200_000
+MANY = 50_000
 """New objects until the next garbage collection: a plan makes many that stay, and collections find nothing."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
