@@ -32,6 +32,30 @@ offline_option = click.option(
 )
 
 
+def slo_options(command: Command) -> Command:
+    """Add the limits that a measured or observed rate is held to."""
+    options = (
+        click.option(
+            "--tpot-ms",
+            type=float,
+            help="Limit of the time per output token after the first, in milliseconds.",
+        ),
+        click.option(
+            "--ttft-ms", type=float, help="Limit of the time to the first token, in milliseconds."
+        ),
+        click.option(
+            "--attainment",
+            type=float,
+            default=0.95,
+            show_default=True,
+            help="Fraction of requests that must meet every limit.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 class NumberRange(click.FloatRange):
     """click's range of numbers without NaN and infinities, which it would let pass."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option
+from melange_sky.cli.common import echo_json, format_option, slo_options
 from melange_sky.cli.profile_jobs import collect, launch, status
 from melange_sky.cli.profile_learn import learn
 from melange_sky.engines import BENCH_TOOLS, DEFAULT_ENGINE, ENGINES
@@ -34,21 +34,7 @@ def profile() -> None:
 )
 @click.option("--input", "inputs", help="Prompt sizes in tokens: 64,256,1024.")
 @click.option("--output", "outputs", help="Output sizes in tokens: 16,64.")
-@click.option(
-    "--tpot-ms",
-    type=float,
-    help="Limit of the time per output token after the first, in milliseconds.",
-)
-@click.option(
-    "--ttft-ms", type=float, help="Limit of the time to the first token, in milliseconds."
-)
-@click.option(
-    "--attainment",
-    type=float,
-    default=0.95,
-    show_default=True,
-    help="Fraction of requests that must meet every limit.",
-)
+@slo_options
 @click.option("-o", "--out", type=click.Path(path_type=Path), help="Folder of the profile tables.")
 @click.option(
     "--api-key-env",

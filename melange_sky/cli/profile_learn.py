@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from melange_sky.cli.common import echo_json, format_option
+from melange_sky.cli.common import echo_json, format_option, slo_options
 from melange_sky.engines import DEFAULT_ENGINE, ENGINES
 
 _SAY_S = 60.0
@@ -37,21 +37,7 @@ _SAY_S = 60.0
     show_default=True,
     help="Seconds between two looks.",
 )
-@click.option(
-    "--tpot-ms",
-    type=float,
-    help="Limit of the time per output token after the first, in milliseconds.",
-)
-@click.option(
-    "--ttft-ms", type=float, help="Limit of the time to the first token, in milliseconds."
-)
-@click.option(
-    "--attainment",
-    type=float,
-    default=0.95,
-    show_default=True,
-    help="Fraction of requests that must meet every limit.",
-)
+@slo_options
 @click.option(
     "--engine",
     type=click.Choice(list(ENGINES)),

@@ -21,6 +21,7 @@ from melange_sky.offers import (
     OwnOffers,
 )
 from melange_sky.pricing.fields import read_number, read_price
+from melange_sky.pricing.own_text import own_text
 from melange_sky.pricing.sanity import check_offers
 from melange_sky.pricing.units import unit_columns, unit_problem
 from melange_sky.resources import catalogs_dir
@@ -48,7 +49,7 @@ def read_own_csv(path: Path, default_source: str | None = None) -> tuple[tuple[O
     the file's name. Raises InputError where the file cannot be trusted as a file; a bad cell flags
     its own row.
     """
-    text, digest = _read_text(path)
+    text, digest = own_text(path, LARGEST_BYTES, " of offers")
     lines = text.split("\n")
     start = next((i for i, line in enumerate(lines) if line.strip() and line[0] != "#"), 0)
     reader = csv.reader(lines[start:], strict=True)
@@ -104,20 +105,6 @@ def _put(found: dict[tuple[str, str, str], list[Offer]], offers: Iterable[Offer]
     for offer in offers:
         fresh.setdefault((offer.cloud, offer.region, offer.instance_type), []).append(offer)
     found |= fresh
-
-
-def _read_text(path: Path) -> tuple[str, str]:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; a CSV file of offers belongs there")
-        if path.stat().st_size > LARGEST_BYTES:
-            raise InputError(f"{path} is larger than {LARGEST_BYTES // 2**20} MiB")
-        data = path.read_bytes()
-        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()[:12]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
 def _columns(path: Path, header: list[str]) -> list[str]:

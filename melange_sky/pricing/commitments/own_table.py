@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from typing import TYPE_CHECKING, TypeVar
 
 from melange_sky.errors import InputError, did_you_mean
 from melange_sky.pricing.commitments.cells import CellError
+from melange_sky.pricing.own_text import own_text
 from melange_sky.pricing.units import unit_columns, unit_problem
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def read_table(
 
     Lines that start with ``#`` are comments. Raises InputError with a line per fault.
     """
-    text, digest = _text(path)
+    text, digest = own_text(path, LARGEST_BYTES)
     found: list[T] = []
     faults: list[str] = []
     try:
@@ -56,20 +56,6 @@ def read_table(
     if not found:
         raise InputError(f"{path} holds no rows: it needs at least one under its header")
     return tuple(found), digest
-
-
-def _text(path: Path) -> tuple[str, str]:
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; a CSV file belongs there")
-        if path.stat().st_size > LARGEST_BYTES:
-            raise InputError(f"{path} is larger than {LARGEST_BYTES // 2**20} MiB")
-        data = path.read_bytes()
-        return data.decode("utf-8-sig"), hashlib.sha256(data).hexdigest()[:12]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
 
 
 def _rows(
