@@ -42,9 +42,12 @@ def replica_gpus(text: str) -> tuple[str, int]:
     """Return the accelerator's name and count of ``A10G:1``; InputError names the flag."""
     try:
         name, count = parse_accelerator(text)
-        return find_accelerator(name).name, int(count or 1)
+        name = find_accelerator(name).name
     except ValueError as error:
         raise InputError(f"--accelerator: {str(error)[:200]}") from error
+    if count is not None and count != int(count):
+        raise InputError("--accelerator: a replica needs a whole number of GPUs")
+    return name, int(count or 1)
 
 
 def slo_of(tpot_ms: float | None, ttft_ms: float | None, attainment: float) -> SLO:

@@ -14,9 +14,7 @@ from melange_sky import settings
 from melange_sky.capacity_search import REAL_SEARCH, even_demand
 from melange_sky.engines import DEFAULT_ENGINE, bench_named, engine_named
 from melange_sky.errors import InputError
-from melange_sky.names.accelerators import find_accelerator
-from melange_sky.offers import parse_accelerator
-from melange_sky.planner.figures import slo_of, token_sizes
+from melange_sky.planner.figures import replica_gpus, slo_of, token_sizes
 from melange_sky.profiler import (
     Endpoint,
     GridOptions,
@@ -273,18 +271,15 @@ def _arrivals_name(trace: Path | None) -> str:
 
 
 def _provenance(options: MeasureOptions) -> Provenance:
+    name, gpus = replica_gpus(options.accelerator)
     try:
-        name, count = parse_accelerator(options.accelerator)
         flags = tuple(shlex.split(options.engine_flags))
-        name = find_accelerator(name).name
     except ValueError as error:
-        raise InputError(f"--accelerator or --engine-flags: {str(error)[:200]}") from error
-    if count is not None and count != int(count):
-        raise InputError("--accelerator: a replica needs a whole number of GPUs")
+        raise InputError(f"--engine-flags: {str(error)[:200]}") from error
     return Provenance(
         model=options.model,
         accelerator=name,
-        accelerator_count=int(count or 1),
+        accelerator_count=gpus,
         revision=options.revision,
         engine=engine_named(options.engine).name,
         engine_flags=flags,

@@ -78,6 +78,7 @@ def learn_from_traffic(
     """
     seconds = window_seconds(options.window)
     slo = slo_of(options.tpot_ms, options.ttft_ms, options.attainment)
+    name, gpus = replica_gpus(options.accelerator)
     engine = engine_named(options.engine)
     if not engine.histograms:
         raise InputError(
@@ -86,7 +87,6 @@ def learn_from_traffic(
     scraping = Scraping(
         endpoints=_endpoints(options, engine), engine=engine, every_s=options.every_s
     )
-    name, gpus = replica_gpus(options.accelerator)
     model = load_model(options.model)
     scraping.run(seconds, None if on_look is None else lambda gone: on_look(gone, seconds))
     version = next((v for v in scraping.versions if v is not None), None)

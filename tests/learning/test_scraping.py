@@ -185,6 +185,9 @@ def test_the_command_asks_for_what_it_needs(tmp_path, monkeypatch, capsys) -> No
     code, _, said = call(capsys, *asked, "--metrics", "http://127.0.0.1:9", "--window", "soon")
     assert code == 2
     assert "--window 'soon' is no time; write 30m, 24h or 7d" in said
+    half = [*asked[:-1], "H100:0.5", "--metrics", "http://127.0.0.1:9"]
+    code, _, said = call(capsys, *half)
+    assert (code, said) == (2, "error: --accelerator: a replica needs a whole number of GPUs\n")
     code, _, said = call(capsys, *asked, "--metrics", "http://127.0.0.1:9", "--window", "1m")
     assert code == 4
     assert "no /metrics at http://127.0.0.1:9" in said
