@@ -8,12 +8,9 @@ import tempfile
 from pathlib import Path
 
 from melange_sky.errors import InputError
+from melange_sky.rendering.shown import REPORT_MARK, head_of
 
 log = logging.getLogger(__name__)
-
-
-REPORT_MARK = '<meta name="generator" content="melange-sky'
-"""What the head of a report holds, so that it may be written anew."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -32,8 +29,7 @@ def check_target(path: Path, *, report: bool = False) -> None:
         raise InputError(f"{path}: is a folder; name a file")
     if report and path.exists():
         try:
-            with path.open("rb") as file:
-                head = file.read(4096)
+            head = head_of(path)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from None
         if head and REPORT_MARK.encode() not in head:

@@ -3,7 +3,7 @@
 A manifest with each file's SHA-256 lies in the folder. A folder is *ours* while every file in it is
 listed there and has the listed hash; such a folder is replaced by renaming a finished one into place.
 Anything else is refused, unless `force`: then our files are replaced one by one and files that no
-plan wrote are left alone.
+plan wrote are left alone. Reports and pictures of results, which say who wrote them, are kept.
 
 Where the system can exchange two folders, a process that is killed at any moment leaves the old one
 or the new one. Where it cannot, the old one is put aside first; should nobody put the new one in its
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from melange_sky.errors import InputError
 from melange_sky.rendering.exchange import ASIDE, STAGED, exchange, in_use, recover
+from melange_sky.rendering.shown import is_shown_result
 
 MANIFEST = ".melange-sky.json"
 KEPT = (
@@ -116,8 +117,8 @@ def _replace_folder(staged: Path, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         staged.rename(folder)
         return
-    for name in KEPT:
-        if _is_plain(folder / name) and not (staged / name).exists():
+    for name in _kept(folder):
+        if not (staged / name).exists():
             shutil.copy2(folder / name, staged / name)
     if exchange(staged, folder):
         return
@@ -146,9 +147,15 @@ def _replace_files(staged: Path, folder: Path) -> None:
             (folder / name).unlink()
 
 
+def _kept(folder: Path) -> list[str]:
+    """Return the names of the files beside a plan that stay when it is replaced."""
+    shown = [path.name for path in folder.iterdir() if is_shown_result(path)]
+    return [*(name for name in KEPT if _is_plain(folder / name)), *sorted(shown)]
+
+
 def _foreign(folder: Path) -> list[str]:
     """Return the names in `folder` that no plan wrote or that were edited since, sorted."""
-    ours = {MANIFEST, *(name for name in KEPT if _is_plain(folder / name))}
+    ours = {MANIFEST, *_kept(folder)}
     present = sorted(path.name for path in folder.iterdir() if path.name not in ours)
     listed = _listed(folder)
     if listed is None:

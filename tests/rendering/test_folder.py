@@ -17,6 +17,7 @@ import pytest
 from melange_sky.errors import InputError
 from melange_sky.rendering import MANIFEST, write_folder
 from melange_sky.rendering.exchange import ASIDE, STAGED, YOUNG_S, exchange, recover
+from melange_sky.rendering.shown import REPORT_MARK
 
 FILES = {"plan.json": "{}\n", "a.sky.yaml": "name: a\n"}
 OTHERS = {"plan.json": '{"x": 1}\n', "b.sky.yaml": "name: b\n"}
@@ -177,6 +178,30 @@ def test_what_apply_wrote_beside_a_plan_stays_and_is_no_foreign_file(
     (folder / name).write_text("a10g=http://10.0.0.1:30001")
     write_folder(folder, OTHERS, force=False)
     assert content(folder) == {**OTHERS, name: "a10g=http://10.0.0.1:30001"} and alone(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "stays"),
+    [
+        ("report.html", f'<!DOCTYPE html><head>{REPORT_MARK}"></head>', True),
+        ("Costs.SVG", "<?xml?><metadata><dc:title>melange-sky</dc:title></metadata>", True),
+        ("notes.html", "<!DOCTYPE html><head></head>", False),
+        ("report.html", " " * 5000 + REPORT_MARK, False),
+        ("report.txt", REPORT_MARK, False),
+    ],
+)
+def test_reports_beside_a_plan_stay_and_are_no_foreign_files(
+    folder: Path, name: str, text: str, stays: bool
+) -> None:
+    write_folder(folder, FILES, force=False)
+    (folder / name).write_text(text)
+    if stays:
+        write_folder(folder, OTHERS, force=False)
+        assert content(folder) == {**OTHERS, name: text} and alone(folder)
+    else:
+        with pytest.raises(InputError, match=f"were edited since: {name}; choose"):
+            write_folder(folder, OTHERS, force=False)
+        assert content(folder) == {**FILES, name: text}
 
 
 def test_folders_change_places(folder: Path) -> None:

@@ -224,6 +224,25 @@ def test_a_plan_is_drawn_as_a_picture_whose_kind_is_its_name(
     assert (code, told) == (2, "error: --figure a.jpg: the name must end in .png or .svg\n")
 
 
+def test_reports_and_pictures_within_a_plans_folder_do_not_stop_the_next_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "chat-plan"
+    spec = str(ROOT / "examples" / "chat.yaml")
+    plan = ("plan", spec, "--offline", "-o", str(folder))
+    assert call(capsys, *plan)[0] == 0
+    names = ("report.html", "mix.png", "mix.svg")
+    assert call(capsys, "report", str(folder), "-o", str(folder / names[0]))[0] == 0
+    for name in names[1:]:
+        assert call(capsys, *plan, "--figure", str(folder / name))[0] == 0
+    kept = {name: (folder / name).read_bytes() for name in names}
+    assert call(capsys, *plan)[0] == 0
+    assert {name: (folder / name).read_bytes() for name in names} == kept
+    (folder / "mine.html").write_text("<p>mine</p>", encoding="utf-8")
+    code, _, told = call(capsys, *plan)
+    assert code == 2 and "edited since: mine.html; choose" in told
+
+
 def test_a_plan_pays_for_no_figure(tmp_path: Path) -> None:
     hide = "import sys; sys.modules.update(dict.fromkeys(('matplotlib', 'jinja2')))"
     run = f"{hide}; from melange_sky.cli import main; main()"

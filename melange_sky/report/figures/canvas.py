@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.transforms import Affine2D
 
+from melange_sky.rendering.shown import MAKER
 from melange_sky.report.figures.numbers import printable, shortened
 from melange_sky.report.figures.style import INK, LINE, MUTED, ON, PAPER
 from melange_sky.report.figures.svg import Words, tidy
@@ -123,11 +124,11 @@ def picture_of_charts(charts: Sequence[tuple[str, Chart]], kind: str) -> bytes:
         sheet = _sheet(charts, titled=True)
         buffer = io.BytesIO()
         if kind == "svg":
-            sheet.savefig(buffer, format="svg", metadata=_NOTHING, facecolor=PAPER)
+            made = {**_NOTHING, "Creator": MAKER}
+            sheet.savefig(buffer, format="svg", metadata=made, facecolor=PAPER)
         else:
-            sheet.savefig(
-                buffer, format="png", metadata={"Software": None}, facecolor=PAPER, dpi=144
-            )
+            made = {"Software": MAKER}
+            sheet.savefig(buffer, format="png", metadata=made, facecolor=PAPER, dpi=144)
     return buffer.getvalue()
 
 
