@@ -4,7 +4,9 @@ The fleet is judged from the engine's step times, never from the capacities that
 and measured requests end in the same log and are judged by the same `slo` code.
 """
 
+from melange_sky.replay.rollout import FleetStep, Handover, Life, Rollout, plan_counts, rollout_of
 from melange_sky.replay.run import Replay, interruptions_per_hour, replay
+from melange_sky.replay.stepped import replay_rollout
 from melange_sky.replay.stretch import StretchInterval, interval_of_another
 from melange_sky.replay.traffic import (
     Traffic,
@@ -32,9 +34,13 @@ __all__ = [
     "LONG_REQUESTS",
     "STAGES",
     "BucketVerdict",
+    "FleetStep",
+    "Handover",
+    "Life",
     "OptionVerdict",
     "Percentiles",
     "Replay",
+    "Rollout",
     "Simulation",
     "StretchInterval",
     "Traffic",
@@ -43,7 +49,10 @@ __all__ = [
     "interval_of_another",
     "interval_over_windows",
     "judge_runs",
+    "plan_counts",
     "replay",
+    "replay_rollout",
+    "rollout_of",
     "sample_stream",
     "scaled_rows",
     "trace_rows",

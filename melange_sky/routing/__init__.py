@@ -4,6 +4,7 @@ Pure: no I/O, no clock, randomness handed in. `Router` is the form for Python ca
 `policy` work on plain sequences, lists here or arrays in compiled code, so that both run one source.
 """
 
+from melange_sky.routing.carrying import carried_over
 from melange_sky.routing.first_state import routing_state
 from melange_sky.routing.homes import Homes, session_homes
 from melange_sky.routing.replica_slots import slots
@@ -27,6 +28,7 @@ __all__ = [
     "Router",
     "RoutingState",
     "RoutingTable",
+    "carried_over",
     "routing_state",
     "routing_table",
     "session_homes",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.routing import affinity, policy
+from melange_sky.routing import affinity, carrying, policy
 from melange_sky.routing.first_state import routing_state
 from melange_sky.routing.homes import session_homes
 from melange_sky.routing.table import FULL_LOAD, routing_table
@@ -101,12 +101,7 @@ class Router:
 
     def restore(self, replica: int, load: float, in_flight: int) -> None:
         """Set what is in flight at a replica that another router knew before."""
-        state, k = self.state, self.table.option_of[replica]
-        if state.healthy[replica]:
-            state.option_load[k] += load - state.load[replica]
-            state.option_in_flight[k] += in_flight - state.in_flight[replica]
-        state.load[replica], state.in_flight[replica] = load, in_flight
-        policy.rank(self.table, state, replica)
+        carrying.restore(self.table, self.state, replica, load, in_flight)
 
     def option_of(self, replica: int) -> str:
         """Return the name of a replica's option."""
@@ -128,7 +123,4 @@ class Router:
             or table.output_edges != old_table.output_edges
         ):
             return
-        for at in range(len(self.state.seen)):
-            self.state.seen[at] = old.state.seen[at]
-        for c in range(len(self.state.fresh)):
-            policy.refresh(table, self.state, c)
+        carrying.adopt(table, self.state, old.state)

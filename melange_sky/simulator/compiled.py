@@ -13,8 +13,9 @@ _PROGRAM = Program(
     kernel.run_open_loop,
     kernel.run_closed_loop,
     dispatch.run,
+    dispatch.run_part,
 )
-set_requests, enter, advance_all, run_open_loop, run_closed_loop, run = _PROGRAM.entries()
+set_requests, enter, advance_all, run_open_loop, run_closed_loop, run, run_part = _PROGRAM.entries()
 
 make = _PROGRAM.make
 """Make the code now, rather than on the first call."""

@@ -19,7 +19,7 @@ from melange_sky.routing.homes import Homes
 from melange_sky.routing.minima import NEVER, first_at_most, put
 from melange_sky.routing.table import RoutingState, RoutingTable
 from melange_sky.simulator import state as c
-from melange_sky.simulator.kernel import advance_all, enter, note_due
+from melange_sky.simulator.kernel import advance_all, enter, is_idle, note_due
 from melange_sky.simulator.prefix_cache import forget
 from melange_sky.simulator.state import FleetState
 
@@ -50,7 +50,8 @@ class Rules(NamedTuple):
 # Columns of `Book.marks`.
 ENDED_SEEN, QUEUE_HEAD, QUEUE_TAIL, EVENT, SAMPLE = range(5)
 QUEUE_STEP_S = 0.01
-UP, DOWN = 1, 0
+DOWN, UP, DRAIN = 0, 1, 2
+"""What happens to a replica: it fails, it serves from now on, or it ends what it has and gets nothing more."""
 
 
 class Book(NamedTuple):
@@ -61,7 +62,7 @@ class Book(NamedTuple):
     holds when requests ended that the policy takes for running still, in the order of
     `FleetState.finished`, as `routing.minima`; `queue` and `lost` have room for request numbers.
     `first_engine` (R + 1): the engines of replica r are first_engine[r] … first_engine[r + 1] − 1.
-    Events rise in time. `waiting`, `running`, `used`
+    Events rise in time; `event_up` says what they are (UP, DOWN, DRAIN). `waiting`, `running`, `used`
     (S × E) hold the samples taken at `sample_s`: queued and admitted requests, KV cache in use.
     """
 
@@ -207,14 +208,16 @@ def _lose(s: FleetState, d: Routed, b: Book, engine: int, room: int) -> None:
 
 
 def _event(s: FleetState, d: Routed, b: Book, room: int) -> None:
-    """Apply the next failure or recovery."""
+    """Apply the next failure or recovery. One that serves again has an empty prefix cache."""
     at = b.marks[EVENT]
-    replica, up = b.event_replica[at], b.event_up[at]
+    replica, what = b.event_replica[at], b.event_up[at]
     b.marks[EVENT] += 1
-    policy.set_health(d.table, d.state, replica, up)
-    if up == DOWN:
-        for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
+    policy.set_health(d.table, d.state, replica, 1 if what == UP else 0)
+    for engine in range(b.first_engine[replica], b.first_engine[replica + 1]):
+        if what == DOWN:
             _lose(s, d, b, engine, room)
+        elif what == UP and s.caches[engine, c.CACHING] == 1 and is_idle(s, engine):
+            forget(s, engine)
 
 
 def _sample(s: FleetState, b: Book) -> None:
@@ -263,10 +266,18 @@ def _run_to(
             return
 
 
-def run(s: FleetState, d: Routed, b: Book, end_s: float, rules: Rules) -> None:
-    """Serve all requests, set with rising arrivals, and see them through to the end."""
-    now = 0.0
-    for request in range(len(s.request)):
+def run_part(
+    s: FleetState,
+    d: Routed,
+    b: Book,
+    requests: tuple[int, int],
+    span: tuple[float, float],
+    rules: Rules,
+) -> None:
+    """Bring everything from span[0] to span[1], in which requests[0] up to requests[1] arrive."""
+    now, until = span
+    first, end = requests
+    for request in range(first, end):
         arrival = s.times[request, c.ARRIVAL]
         _run_to(s, d, b, (now, arrival), rules)
         now = arrival
@@ -274,6 +285,16 @@ def run(s: FleetState, d: Routed, b: Book, end_s: float, rules: Rules) -> None:
         queued = b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
         if queued or not _send(s, d, b, request, rules.policy):
             _enqueue(b, request, rules.room)
+    if until > now:
+        _run_to(s, d, b, (now, until), rules)
+
+
+def run(s: FleetState, d: Routed, b: Book, end_s: float, rules: Rules) -> None:
+    """Serve all requests, set with rising arrivals, and see them through to the end."""
+    now = 0.0
+    if len(s.request) > 0:
+        now = s.times[len(s.request) - 1, c.ARRIVAL]
+        run_part(s, d, b, (0, len(s.request)), (0.0, now), rules)
     while now < end_s and (
         b.marks[EVENT] < len(b.event_s) or b.marks[QUEUE_HEAD] < b.marks[QUEUE_TAIL]
     ):

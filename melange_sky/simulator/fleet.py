@@ -15,9 +15,11 @@ from melange_sky.routing.minima import NEVER, width
 from melange_sky.simulator import state as columns
 from melange_sky.simulator.dispatch import (
     AFFINITY,
+    DOWN,
     GATEWAY,
     POLICIES,
     SAMPLE,
+    UP,
     Book,
     Routed,
     Rules,
@@ -114,15 +116,17 @@ def simulate_planned_fleet(
     state = fleet_state(engines, len(stream), longest, stream.prefixes)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
-    book = _book(options, len(stream), end_s, rules)
+    turns = [(o.start_s, o.replica, DOWN) for o in rules.outages]
+    turns += [(o.end_s, o.replica, UP) for o in rules.outages]
+    book = empty_book(options, len(stream), end_s, sorted(turns), rules)
     latest = end_s + rules.queue_patience_s + max((o.end_s for o in rules.outages), default=0.0)
     policy = POLICIES.index(rules.policy)
     if homes is not None and stream.prefixes is not None and policy == GATEWAY:
         policy, book = AFFINITY, book._replace(session=session_hashes(stream.prefixes.session))
     limits = Rules(policy, rules.queue_room, rules.queue_patience_s)
-    known = Routed(_arrays(table), _arrays(routing), _arrays(homes or NOBODY_AT_HOME))
+    known = Routed(arrays_of(table), arrays_of(routing), arrays_of(homes or NOBODY_AT_HOME))
     compiled.run(state, known, book, latest, limits)
-    return _result(options, state, book, stream)
+    return result_of(options, state, book, stream)
 
 
 def session_hashes(numbers: Whole) -> Whole:
@@ -135,7 +139,7 @@ def session_hashes(numbers: Whole) -> Whole:
     return hashes
 
 
-def _arrays(values: Any) -> Any:
+def arrays_of(values: Any) -> Any:
     """Return a named tuple with its lists as fresh arrays, which is what compiled code takes."""
     kinds = {int: np.int64, float: np.float64}
     return type(values)(
@@ -148,12 +152,15 @@ def _arrays(values: Any) -> Any:
     )
 
 
-def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: FleetRules) -> Book:
+def empty_book(
+    options: Sequence[FleetOption],
+    requests: int,
+    end_s: float,
+    events: Sequence[tuple[float, int, int]],
+    rules: FleetRules,
+) -> Book:
+    """Return a book before the first request; `events` are (time, replica, DOWN or UP or DRAIN) in order."""
     per_replica = [o.engines_per_replica for o in options for _ in range(o.replicas)]
-    events = sorted(
-        [(o.start_s, o.replica, 0) for o in rules.outages]
-        + [(o.end_s, o.replica, 1) for o in rules.outages]
-    )
     engines = sum(per_replica)
     samples = rules.samples if end_s > 0 else 0
     return Book(
@@ -178,9 +185,10 @@ def _book(options: Sequence[FleetOption], requests: int, end_s: float, rules: Fl
     )
 
 
-def _result(
+def result_of(
     options: Sequence[FleetOption], state: Any, book: Book, stream: RequestStream
 ) -> FleetRun:
+    """Return what happened, once everything has been served."""
     option_of_replica = np.repeat(np.arange(len(options)), [o.replicas for o in options])
     per_engine = np.repeat(
         np.arange(len(options)), [o.replicas * o.engines_per_replica for o in options]
