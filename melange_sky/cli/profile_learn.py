@@ -18,8 +18,23 @@ _SAY_S = 60.0
 @click.option(
     "--metrics",
     multiple=True,
-    required=True,
     help="Address of a replica that serves, such as http://HOST:8000; once per replica of one kind.",
+)
+@click.option(
+    "--prometheus",
+    metavar="URL",
+    help="Address of a Prometheus that scrapes such replicas: learn at once from the window that it kept.",
+)
+@click.option(
+    "--select",
+    metavar="LABELS",
+    help="With --prometheus, labels that only replicas of one kind have, such as 'job=\"chat-l40s\"'.",
+)
+@click.option(
+    "--prometheus-token-env",
+    default="PROMETHEUS_TOKEN",
+    show_default=True,
+    help="Environment variable that holds the token of --prometheus, or its whole Authorization header.",
 )
 @click.option("--model", required=True, help="The model that they serve.")
 @click.option("--accelerator", required=True, help="What each runs on, such as A10G:1.")
@@ -27,7 +42,7 @@ _SAY_S = 60.0
     "--window",
     default="1h",
     show_default=True,
-    help="How long to look, such as 90m or 24h; Ctrl-C learns from what was seen.",
+    help="How long to look, such as 90m or 24h; Ctrl-C learns from what was seen. With --prometheus, back.",
 )
 @click.option(
     "--every",

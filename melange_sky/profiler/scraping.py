@@ -7,14 +7,14 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
 
 from melange_sky.errors import InputError, SourceUnavailableError
-from melange_sky.learning import COUNTERS, GAUGES, Scrape, Sizes
+from melange_sky.learning import COUNTERS, FOUND, GAUGES, Scrape, Sizes
 from melange_sky.metrics_page import labelled, labels_of
 from melange_sky.profiler.metrics import read_bounded
 
@@ -25,19 +25,48 @@ if TYPE_CHECKING:
 LOOK_S = 5.0
 _MOST_BYTES = 4_000_000
 _NEEDED = (*GAUGES, *COUNTERS)
+_PARTS = ("bucket", "sum")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One figure: its metric's name, its labels and its value."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def wanted_names(engine: Engine) -> tuple[str, ...]:
+    """Return the names of an engine's metrics from which looks are made, histograms' parts among them."""
+    shorts = {*_NEEDED, FOUND}
+    plain = [name for name, short in engine.metrics.items() if short in shorts]
+    return (*plain, *(f"{base}_{end}" for base in engine.histograms for end in _PARTS))
 
 
 def scrape_of(page: str, engine: Engine, time_s: float, where: str) -> Scrape:
     """Return what a page says. Raises InputError where it is not such an engine's, or of several models."""
+    names = {name: name for name in wanted_names(engine)}
+    samples = [Sample(name, labels_of(text), v) for name, text, v in labelled(page, names)]
+    return look_of(samples, engine, time_s, where)
+
+
+def look_of(samples: Iterable[Sample], engine: Engine, time_s: float, where: str) -> Scrape:
+    """Return the look that a server's samples of one time make. Raises InputError as `scrape_of` does."""
     totals: dict[str, float] = {}
     engines, models = 0, set()
-    for short, text, value in labelled(page, engine.metrics):
+    histograms: list[Sample] = []
+    for sample in samples:
+        short, value = engine.metrics.get(sample.name), sample.value
+        if short is None:
+            histograms.append(sample)
+            continue
         if not math.isfinite(value) or value < 0:
-            raise InputError(f"{where}: {_name(engine, short)} is {value:g}, which counts nothing")
+            raise InputError(f"{where}: {sample.name} is {value:g}, which counts nothing")
         totals[short] = totals.get(short, 0.0) + value
         if short == "running":
             engines += 1
-            models.add(labels_of(text).get("model_name", ""))
+            models.add(sample.labels.get("model_name", ""))
     missing = [_name(engine, short) for short in _NEEDED if short not in totals]
     if missing:
         raise InputError(
@@ -48,12 +77,13 @@ def scrape_of(page: str, engine: Engine, time_s: float, where: str) -> Scrape:
         names = ", ".join(sorted(models)[:3])
         raise InputError(f"{where}: figures of several models on one page ({names[:100]})")
     totals["kv_use"] /= engines
+    sizes = {short: _sizes(histograms, base) for base, short in engine.histograms.items()}
     return Scrape(
         time_s=time_s,
         figures=totals,
         engines=engines,
-        prompts=_sizes(page, engine, "prompts"),
-        answers=_sizes(page, engine, "answers"),
+        prompts=sizes.get("prompts"),
+        answers=sizes.get("answers"),
     )
 
 
@@ -61,24 +91,18 @@ def _name(engine: Engine, short: str) -> str:
     return next(name for name, known in engine.metrics.items() if known == short)
 
 
-def _sizes(page: str, engine: Engine, wanted: str) -> Sizes | None:
-    """Return a histogram of the page, None where it is not there; of several engines the sum."""
-    base = next((name for name, short in engine.histograms.items() if short == wanted), None)
-    if base is None:
-        return None
-    names: Mapping[str, str] = {f"{base}_bucket": "bucket", f"{base}_sum": "sum"}
+def _sizes(samples: Sequence[Sample], base: str) -> Sizes | None:
+    """Return a histogram of the samples, None where it is not there; of several engines the sum."""
     counts: dict[float, float] = {}
     tokens = 0.0
-    for short, text, value in labelled(page, names):
-        if short == "sum":
-            tokens += value
-            continue
-        try:
-            edge = float(labels_of(text).get("le", "nan"))
-        except ValueError:
-            continue
-        if not math.isnan(edge):
-            counts[edge] = counts.get(edge, 0.0) + value
+    for sample in samples:
+        if sample.name == f"{base}_sum":
+            tokens += sample.value
+        elif sample.name == f"{base}_bucket":
+            with contextlib.suppress(ValueError):
+                edge = float(sample.labels.get("le", "nan"))
+                if not math.isnan(edge):
+                    counts[edge] = counts.get(edge, 0.0) + sample.value
     edges = tuple(sorted(counts))
     if not edges or not math.isinf(edges[-1]):
         return None

@@ -171,9 +171,12 @@ def profile(
 
 def learn_profile(
     *,
-    metrics: Sequence[str],
     model: str,
     accelerator: str,
+    metrics: Sequence[str] = (),
+    prometheus: str | None = None,
+    select: str | None = None,
+    prometheus_token_env: str = "PROMETHEUS_TOKEN",
     window: str = "1h",
     every_s: float = 15.0,
     tpot_ms: float | None = None,
@@ -188,10 +191,13 @@ def learn_profile(
     What low traffic cannot tell stays as estimated: then nothing is kept.
 
     Args:
-        metrics: Addresses of replicas of one kind.
         model: The model that they serve.
         accelerator: What each runs on, such as "A10G:1".
-        window: How long to look, such as "90m" or "24h".
+        metrics: Addresses of replicas of one kind, to be looked at from now on.
+        prometheus: Instead, the address of a Prometheus that looked at them already.
+        select: Matchers that leave replicas of one kind of it, such as 'job="chat-l40s"'.
+        prometheus_token_env: Environment variable that holds its token, or its whole Authorization header.
+        window: How long to look, or back, such as "90m" or "24h".
         every_s: Seconds between two looks.
         tpot_ms: Limit of the time per output token after the first, in milliseconds.
         ttft_ms: Limit of the time to the first token, in milliseconds.
@@ -208,9 +214,12 @@ def learn_profile(
         SourceUnavailableError: No server answers.
     """
     options = traffic_learning.LearnOptions(
-        metrics=metrics,
         model=model,
         accelerator=accelerator,
+        metrics=metrics,
+        prometheus=prometheus,
+        select=select,
+        prometheus_token_env=prometheus_token_env,
         window=window,
         every_s=every_s,
         tpot_ms=tpot_ms,

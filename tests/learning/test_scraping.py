@@ -148,9 +148,9 @@ def test_a_page_longer_than_any_is_cut_off(serve) -> None:
 
 def test_a_server_that_never_tells_is_said_at_once(serve) -> None:
     with pytest.raises(SourceUnavailableError, match="no /metrics at http:"):
-        scraping(serve(503)).run(60.0)
+        scraping(serve(503), every_s=5.0).run(60.0)
     with pytest.raises(InputError, match="is this its /metrics"):
-        scraping(serve("nothing")).run(60.0)
+        scraping(serve("nothing"), every_s=5.0).run(60.0)
 
 
 def test_too_short_a_look_is_said_with_what_to_do(serve) -> None:
