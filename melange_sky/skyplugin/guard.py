@@ -52,13 +52,14 @@ def judged(request: Any) -> Any:
     passed = _ask_users_policy(limits.policy, request)
     if not _is_guarded(request, limits):
         return passed
-    said = _objection(passed.task, limits)
+    said, doubted = _judgement(passed.task, limits)
     if said is not None and limits.launch == "refuse":
         from sky import exceptions
 
         raise exceptions.UserRequestRejectedByPolicy(f"melange-sky: {said}.")
-    if said is not None:
-        log.warning("melange-sky: %s.", said)
+    for sentence in (said, doubted):
+        if sentence is not None:
+            log.warning("melange-sky: %s.", sentence)
     return passed
 
 
@@ -74,21 +75,23 @@ def _is_guarded(request: Any, limits: GuardSettings) -> bool:
     )
 
 
-def _objection(task: Any, limits: GuardSettings) -> str | None:
-    """Return what speaks against a task; whatever is broken in here or below lets it pass."""
+def _judgement(task: Any, limits: GuardSettings) -> tuple[str | None, str | None]:
+    """Return what speaks against a task, and which price nobody knows; what is broken in here lets it pass."""
     log = _log()
     try:
-        from melange_sky.skyplugin.guarded import objection
+        from melange_sky.skyplugin.guarded import doubt, objection
         from melange_sky.skyplugin.parameters import installed_parameters
         from melange_sky.skyplugin.plan_folders import PlanFolders
         from melange_sky.skyplugin.task_prices import launch_of
 
         plans = PlanFolders(installed_parameters().plan_dirs).all_plans()
-        return objection(launch_of(task, plans), plans, limits, datetime.now(timezone.utc))
+        launch = launch_of(task, plans, limited=limits.max_usd_per_hour is not None)
+        against = objection(launch, plans, limits, datetime.now(timezone.utc))
+        return against, doubt(launch, plans, limits)
     except Exception as error:  # noqa: BLE001 - a fault of the guard must not stop a launch
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         log.warning("melange-sky: the guard let this pass unchecked: %s", told)
-        return None
+        return None, None
 
 
 def _ask_users_policy(policy: str | None, request: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.pricing.sanity import age_days
+from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ class Choice:
     """One of the resources that a task may run on, as SkyPilot reads them; None for what the task leaves open.
 
     `usd_per_hour` is the price of one instance, None where nobody knows it; `source` says whose price it is.
-    `most_usd_per_hour` is the task's own `max_hourly_cost`, which SkyPilot heeds only in part.
+    `most_usd_per_hour` is the task's own `max_hourly_cost`, which SkyPilot heeds only in part. `is_offered` is
+    False where no cloud has such a machine: SkyPilot will say so itself.
     """
 
     cloud: str | None
@@ -36,6 +38,27 @@ class Choice:
     usd_per_hour: float | None
     source: str
     most_usd_per_hour: float | None = None
+    is_offered: bool = True
+
+    def may_be(self, place: Offer) -> bool:
+        """Return whether this may run on an offer, however it is paid.
+
+        Instance types of one's own hardware only spell out what was asked for: plans have other names for them.
+        """
+        names = {
+            place.accelerator.casefold(),
+            (place.catalog_accelerator or place.accelerator).casefold(),
+        }
+        gpus = {name.casefold(): count for name, count in self.accelerators.items()}
+        is_virtual = place.cloud in VIRTUAL_INSTANCES
+        return (
+            self.cloud == place.cloud
+            and (not place.region or self.region in (None, place.region))
+            and (is_virtual or self.instance_type in (None, place.instance_type))
+            and bool(gpus)
+            and set(gpus) <= names
+            and set(gpus.values()) == {place.accelerator_count}
+        )
 
     @property
     def text(self) -> str:
@@ -76,6 +99,33 @@ def objection(
         said = [_against_plan(launch, *one, limits, now) for one in _planned(launch.mark, plans)]
         found = None if None in said else next(iter(said), None)
     return found or _against_limits(launch, limits)
+
+
+def doubt(launch: Launch, plans: Iterable[Plan], limits: GuardSettings) -> str | None:
+    """Return in one sentence which price nobody knows though something is held against it, None where all are known.
+
+    That is told and refuses nothing: what cannot be priced cannot be too dear either.
+    """
+    planned = launch.mark is not None and next(iter(_planned(launch.mark, plans)), None) is not None
+    for choice in launch.choices:
+        held = planned or limits.max_usd_per_hour is not None
+        if choice.usd_per_hour is not None or not choice.is_offered:
+            continue
+        if held or choice.most_usd_per_hour is not None:
+            return (
+                f"{launch.name}: nobody knows what {choice.text} costs, so it passes without a look at its price; "
+                f"{_remedy(choice)}"
+            )
+    return None
+
+
+def _remedy(choice: Choice) -> str:
+    if choice.cloud is None:
+        return "name a cloud, or state kubernetes.pricing in SkyPilot's config.yaml"
+    if choice.cloud in VIRTUAL_INSTANCES:
+        key = "slurm" if choice.cloud == "slurm" else "kubernetes"
+        return f"state {key}.pricing in SkyPilot's config.yaml"
+    return "SkyPilot's catalog has no price for it"
 
 
 def _planned(
@@ -129,24 +179,9 @@ def _against_plan(
 
 def _place_of(choice: Choice, option: DeploymentOption) -> Offer | None:
     """Return the offer of the plan that a choice is, None for another type, region or way of paying."""
-    for place in option.places:
-        names = {
-            place.accelerator.casefold(),
-            (place.catalog_accelerator or place.accelerator).casefold(),
-        }
-        gpus = {name.casefold(): count for name, count in choice.accelerators.items()}
-        same = (
-            choice.cloud == place.cloud
-            and choice.region in (None, place.region)
-            and choice.instance_type in (None, place.instance_type)
-            and choice.use_spot == option.use_spot
-            and bool(gpus)
-            and set(gpus) <= names
-            and set(gpus.values()) == {option.accelerator_count}
-        )
-        if same:
-            return place
-    return None
+    if choice.use_spot != option.use_spot:
+        return None
+    return next((place for place in option.places if choice.may_be(place)), None)
 
 
 def _places_text(places: Sequence[Offer]) -> str:

@@ -17,7 +17,7 @@ from melange_sky.skyplugin.guard_settings import (
     read_guard,
     users_policy,
 )
-from melange_sky.skyplugin.guarded import Choice, Launch, objection
+from melange_sky.skyplugin.guarded import Choice, Launch, doubt, objection
 from tests.factories import make_offer, make_plan
 
 NOW = datetime(2026, 9, 11, tzinfo=timezone.utc)
@@ -167,6 +167,34 @@ def test_a_tasks_own_limit_is_kept_where_skypilot_does_not() -> None:
         "max_hourly_cost of 1, which SkyPilot does not heed here"
     )
     assert said(launch(choice(most_usd_per_hour=1.1), mark=None)) is None
+
+
+def test_a_price_that_nobody_knows_is_told_where_something_is_held_against_it() -> None:
+    limit = GuardSettings(max_usd_per_hour=4)
+    unknown = choice(usd_per_hour=None)
+    planned, other = launch(unknown), launch(unknown, mark=None)
+    told = (
+        "chat-a10g: nobody knows what g5.xlarge (A10G:1) on aws/us-east-1 costs, so it passes without a look at its "
+        "price; SkyPilot's catalog has no price for it"
+    )
+    assert doubt(planned, [plan()], NONE) == doubt(other, [], limit) == told
+    assert (
+        doubt(launch(choice(usd_per_hour=None, most_usd_per_hour=1), mark=None), [], NONE) == told
+    )
+    assert doubt(other, [plan()], NONE) is None  # nothing is held against it
+    assert doubt(launch(mark={**MARK, "id": "f" * 12}), [plan()], NONE) is None
+    assert doubt(launch(), [plan()], limit) is None
+    assert doubt(launch(choice(usd_per_hour=None, is_offered=False)), [plan()], limit) is None
+
+
+def test_ones_own_hardware_is_the_plans_whatever_its_instance_type_is_called() -> None:
+    row = make_offer(cloud="kubernetes", region="", instance_type="l4-1", accelerator="L4")
+    one = choice(cloud="kubernetes", region="ours", accelerators={"L4": 1}, instance_type=None)
+    assert one.may_be(row)
+    assert replace(one, instance_type="4CPU--16GB--L4:1").may_be(row)
+    assert one.may_be(replace(row, region="ours")) and not one.may_be(replace(row, region="its"))
+    assert not one.may_be(replace(row, accelerator_count=2))
+    assert not one.may_be(replace(row, cloud="slurm"))
 
 
 def guard(**keys: Any) -> dict[str, Any]:
