@@ -65,6 +65,7 @@ class Accounts:
             if usage.completion_tokens is None and not events.failed:
                 usage.completion_tokens = events.outputs  # the replica told none: an event each
             self._count(usage, lease, done)
+            self._judge(usage, lease, done)
             self._remember(events.response_id, lease, done)
         except Exception:
             log.exception("a stream could not be counted; it went through")
@@ -111,6 +112,17 @@ class Accounts:
         seen = seen_prompt(done.request, number, prompt, self._sessions.salt)
         for again in range(sequences):
             self._observed.add(model, done.arrival_s, prompt, output, None if again else seen)
+
+    def _judge(self, usage: Usage, lease: Lease, done: Finished) -> None:
+        """Count a stream as within the plan's limits or not; of a whole answer the first token is not seen."""
+        slo, tokens = lease.service.plan.slo, usage.completion_tokens
+        if done.first_byte_s is None or (slo.tpot_s is not None and tokens is None):
+            return
+        met = slo.ttft_s is None or done.first_byte_s - done.arrival_s <= slo.ttft_s
+        if slo.tpot_s is not None and tokens is not None and tokens > 1:
+            met &= (done.ended_s - done.first_byte_s) / (tokens - 1) <= slo.tpot_s
+        result = "met" if met else "missed"
+        self._metrics.slo.add(lease.service.name, lease.backend.option, result)
 
     def _times(self, lease: Lease, done: Finished) -> None:
         names = lease.service.name, lease.backend.option

@@ -51,7 +51,10 @@ _USAGE_ON_DEMAND = (ApiPath.CHAT, ApiPath.TEXT)
 
 
 class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gateway
-    """An answer other than 200 that the gateway itself gives, in OpenAI's form."""
+    """An answer other than 200 that the gateway itself gives, in OpenAI's form.
+
+    `plan` is the one whose replicas could not serve the request, empty where it never came to that.
+    """
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class Refusal(Exception):  # noqa: N818 -- an answer, not a failure of the gatew
     ) -> None:
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after_s = retry_after_s
+        self.plan = ""
         super().__init__(message)
 
     def body(self, *, anthropic: bool = False) -> bytes:

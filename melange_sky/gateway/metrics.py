@@ -62,6 +62,12 @@ class Metrics(Collector):
             "plan",
             "status",
         )
+        self.slo = self._counter(
+            "slo",
+            "Streamed answers within the plan's limits of TTFT and TPOT (met), or not (missed).",
+            *_OPTION,
+            "result",
+        )
         self.decisions = self._counter(
             "decisions",
             "Routing decisions: by plan, spilled in a burst, failover, or to an option not fit for it.",

@@ -79,6 +79,9 @@ class Proxy:
             answered = await self._try_once(service, running)
             while not answered:
                 answered = await self._try_again(service, running)
+        except Refusal as refusal:
+            refusal.plan = service.name
+            raise
         except OwnLimitError as error:
             log.warning("out of %s: a request is refused", error)
             raise out_of(str(error)) from error

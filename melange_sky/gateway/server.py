@@ -231,7 +231,7 @@ class Front:
                         )
 
     def _refuse(self, call: Call, refusal: Refusal) -> None:
-        self._metrics.answers.add("", str(refusal.status))
+        self._metrics.answers.add(refusal.plan, str(refusal.status))
         headers = {"Content-Type": "application/json"}
         if refusal.retry_after_s is not None:
             headers["Retry-After"] = str(refusal.retry_after_s)

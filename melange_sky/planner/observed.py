@@ -91,7 +91,7 @@ def observed_traffic(planned: Plan, observed: Path) -> ObservedTraffic:
 def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> TrafficVerdict:
     """Judge a plan of one model by the traffic of its gateway, on whatever grid that counted."""
     (model,) = with_known_rates(plan).models
-    rates = _in_buckets_of(model, observed)
+    rates = in_buckets_of(model, observed)
     servable, unplanned = _split(model, rates)
     demand = demand_of(
         replace(model, workload=replace(model.workload, rates_rps=servable)), model.candidates
@@ -105,7 +105,7 @@ def judge_traffic(plan: Plan, observed: Workload, options: SolveOptions) -> Traf
     )
 
 
-def _in_buckets_of(plan: ModelPlan, observed: Workload) -> Matrix:
+def in_buckets_of(plan: ModelPlan, observed: Workload) -> Matrix:
     """Move each observed bucket, at its mean size, into the plan's; what lies beyond goes outermost."""
     inputs, outputs = plan.workload.input_edges, plan.workload.output_edges
     rates = [[0.0] * (len(outputs) - 1) for _ in inputs[1:]]

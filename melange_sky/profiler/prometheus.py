@@ -23,7 +23,7 @@ from melange_sky.profiler.metrics import read_bounded
 from melange_sky.profiler.scraping import Sample, look_of, wanted_names
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from melange_sky.engines import Engine
     from melange_sky.learning import Scrape
@@ -96,16 +96,49 @@ class Prometheus:
         """
         return asyncio.run(self._looks(engine, asked))
 
-    async def _looks(self, engine: Engine, asked: Asked) -> Kept:
+    def latest(
+        self, names: Sequence[str], within: frozenset[str], back_s: float, select: str | None = None
+    ) -> Latest:
+        """Return the last figures of some names, by server, no older than `back_s` seconds.
+
+        Of a server that was scraped several times, those of the last alone. `within` are labels that differ
+        within one server's page. Raises InputError for a selection that it does not understand,
+        SourceUnavailableError where it does not answer.
+        """
+        return asyncio.run(self._latest(names, _Gathered(within | {"__name__"}), back_s, select))
+
+    async def _latest(
+        self, names: Sequence[str], gathered: _Gathered, back_s: float, select: str | None
+    ) -> Latest:
+        chosen = "" if select is None else f", {_checked(select)}"
+        async with self._session() as session:
+            questions = _Questions(server=self, session=session)
+            now_s = await questions.now_s()
+            selector = f'{{__name__=~"{"|".join(names)}"{chosen}}}'
+            gathered.add(await questions.samples(selector, now_s - back_s, now_s), now_s - back_s)
+        found = {target: max(kept.items()) for target, kept in gathered.samples.items() if kept}
+        return Latest(
+            now_s=now_s,
+            times={target: at_s for target, (at_s, _) in found.items()},
+            samples={
+                target: [(s.name, s.labels, s.value) for s in samples]
+                for target, (_, samples) in found.items()
+            },
+        )
+
+    def _session(self) -> aiohttp.ClientSession:
         headers = {} if self.authorization is None else {"Authorization": self.authorization}
         timeout = aiohttp.ClientTimeout(total=ANSWER_S)
-        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+        return aiohttp.ClientSession(headers=headers, timeout=timeout)
+
+    async def _looks(self, engine: Engine, asked: Asked) -> Kept:
+        async with self._session() as session:
             questions = _Questions(server=self, session=session)
             now_s = await questions.now_s()
             matchers = await self._matchers(questions, engine, asked, now_s)
             names = "|".join(wanted_names(engine))
             selector = f'{{__name__=~"{names}"{matchers}}}'
-            gathered = _Gathered()
+            gathered = _Gathered(_WITHIN)
             at_s = now_s - asked.window_s
             while at_s < now_s:
                 until_s = min(now_s, at_s + CHUNK_S)
@@ -149,6 +182,15 @@ class Asked:
     window_s: float
     model: str
     select: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latest:
+    """The last figures of each server: when they were scraped, by the clock that `now_s` is of, and (name, labels, value)."""
+
+    now_s: float
+    times: Mapping[Target, float]
+    samples: Mapping[Target, list[tuple[str, Mapping[str, str], float]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +304,9 @@ class _Questions:
 
 @dataclass(slots=True)
 class _Gathered:
-    """Samples by server and time."""
+    """Samples by server and time; labels `within` one server's page do not tell servers apart."""
+
+    within: frozenset[str]
 
     samples: dict[Target, dict[float, list[Sample]]] = field(
         default_factory=lambda: defaultdict(lambda: defaultdict(list))
@@ -272,7 +316,7 @@ class _Gathered:
         """Take in what came after a time; what ends a question begins the next one as well."""
         for row in series:
             labels = {str(name): str(value) for name, value in row["metric"].items()}
-            target = tuple(sorted((k, v) for k, v in labels.items() if k not in _WITHIN))
+            target = tuple(sorted((k, v) for k, v in labels.items() if k not in self.within))
             name, kept = str(labels.get("__name__", "")), self.samples[target]
             for time_s, value in _pairs(row.get("values")):
                 if time_s > after_s:
