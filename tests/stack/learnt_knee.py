@@ -30,17 +30,26 @@ WRONG = Scales(host=1.5, products=1.3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knee:
-    """The highest rate in requests per second: measured, and learnt under two kinds of traffic."""
+    """The highest rate in requests per second: measured before and after, and learnt under two kinds of traffic.
 
-    measured_rps: float
+    How far the two measurements are apart is how far the machine itself moved meanwhile.
+    """
+
+    before_rps: float
+    after_rps: float
     guessed_rps: float
     high: Learnt
     low: Learnt
 
+    @property
+    def measured_rps(self) -> float:
+        """What lies between the two measurements."""
+        return (self.before_rps * self.after_rps) ** 0.5
+
     def __str__(self) -> str:
         high, low = self.high, self.low
         return (
-            f"knee measured {self.measured_rps:.1f} req/s, guessed {self.guessed_rps:.1f}, learnt {high.rate_rps:.1f} "
+            f"knee measured {self.before_rps:.1f} req/s before and {self.after_rps:.1f} after, guessed {self.guessed_rps:.1f}, learnt {high.rate_rps:.1f} "
             f"[{high.low_rps:.1f}, {high.high_rps:.1f}] under up to {max(HIGH):.0%} of it "
             f"({high.rate_rps / self.measured_rps:.2f} ×, aim within 20 %; ceiling observed: {high.is_ceiling_seen}); "
             f"under {max(LOW):.0%}: at least {low.low_rps:.1f}, ceiling observed: {low.is_ceiling_seen}"
@@ -51,11 +60,23 @@ def run(url: str, work: Path) -> Knee:
     """Measure, guess wrongly, and learn from traffic."""
     prober = Prober(url)
     guess = WRONG.applied(fit_replica(START, [prober.log(p, k) for k, p in enumerate(FITTED)]))
-    measured = profiling.rates(profiling.run(url, work / "knee", inputs=SIZE[:1]))[SIZE]
+    before = _measured(url, work / "before", seed=0)
     high, low = (
-        _learnt(url, guess, [share * measured for share in shares]) for shares in (HIGH, LOW)
+        _learnt(url, guess, [share * before for share in shares]) for shares in (HIGH, LOW)
     )
-    return Knee(measured_rps=measured, guessed_rps=high.estimated_rps, high=high, low=low)
+    after = _measured(url, work / "after", seed=7)
+    return Knee(
+        before_rps=before,
+        after_rps=after,
+        guessed_rps=high.estimated_rps,
+        high=high,
+        low=low,
+    )
+
+
+def _measured(url: str, folder: Path, seed: int) -> float:
+    document = profiling.run(url, folder, "--seed", str(seed), inputs=SIZE[:1])
+    return profiling.rates(document)[SIZE]
 
 
 def _learnt(url: str, guess: ReplicaModel, rates: Sequence[float]) -> Learnt:

@@ -74,13 +74,13 @@ async def test_a_gateway_tells_rates_by_size_attainment_and_replicas() -> None:
     replicas = {"small": [Replica("s")], "big": [Replica("b"), Replica("c", ttft_s=0.4)]}
     async with bed(replicas, plan) as b:
         source = source_of([b.url], clock, plan=plan)
-        first = await asyncio.to_thread(source.look)
+        first = await asyncio.to_thread(source.see)
         assert (first.rate_rps, first.attainment, first.faults) == (None, None, ())
         assert first.live == {"small": 1, "big": 2}
         await together([b.stream(words=10) for _ in range(8)])
         await together([b.stream(words=LONG) for _ in range(4)])
         clock.steady_s += 10.0
-        seen = await asyncio.to_thread(source.look)
+        seen = await asyncio.to_thread(source.see)
     assert seen.rate_rps == pytest.approx(1.2)
     assert seen.bucket_rates is not None
     assert seen.bucket_rates.tolist() == [[1.2], [0.0]], (
@@ -100,11 +100,11 @@ async def test_refused_requests_are_demand_and_what_waits_is_too() -> None:
     clock = Clock()
     async with bed(replicas, split_plan(rate=0.5), settings) as b:
         source = source_of([b.url], clock)
-        await asyncio.to_thread(source.look)
+        await asyncio.to_thread(source.see)
         calls = [asyncio.ensure_future(b.complete(words=LONG, max_tokens=2)) for _ in range(30)]
         await asyncio.sleep(0.6)
         clock.steady_s += 10.0
-        seen = await asyncio.to_thread(source.look)
+        seen = await asyncio.to_thread(source.see)
         answers = await asyncio.gather(*calls)
     refused = sum(status == 429 for status, _ in answers)
     assert refused > 0
@@ -119,17 +119,17 @@ async def test_a_new_gateway_in_place_of_the_old_is_a_reset_and_no_lull() -> Non
     async with bed({"small": [Replica("s")], "big": [Replica("b")]}) as b:
         source, port = source_of([b.url], clock), int(b.url.rsplit(":", 1)[1])
         await together([b.complete() for _ in range(5)])
-        await asyncio.to_thread(source.look)
+        await asyncio.to_thread(source.see)
     again = {"small": [Replica("s")], "big": [Replica("b")]}
     async with bed(again, listen=Listen(port=port)) as b:
         await together([b.complete() for _ in range(3)])
         clock.steady_s += 10.0
-        seen = await asyncio.to_thread(source.look)
+        seen = await asyncio.to_thread(source.see)
         assert codes(seen) == ["reset"]
         assert (seen.rate_rps, seen.attainment) == (None, None)
         await together([b.complete() for _ in range(5)])
         clock.steady_s += 10.0
-        assert (await asyncio.to_thread(source.look)).rate_rps == pytest.approx(0.5)
+        assert (await asyncio.to_thread(source.see)).rate_rps == pytest.approx(0.5)
 
 
 @run
@@ -138,20 +138,20 @@ async def test_a_lost_replica_is_seen_and_a_stopped_gateway_is_unreachable() -> 
     small = Replica("s")
     async with bed({"small": [small], "big": [Replica("b")]}) as b:
         source = source_of([b.url], clock)
-        await asyncio.to_thread(source.look)
+        await asyncio.to_thread(source.see)
         small.healthy = False
         for _ in range(100):
             await asyncio.sleep(0.05)
             clock.steady_s += 1.0
-            seen = await asyncio.to_thread(source.look)
+            seen = await asyncio.to_thread(source.see)
             if seen.live == {"small": 0, "big": 1}:
                 break
         assert seen.live == {"small": 0, "big": 1}
         wrong = GatewaySource(urls=[b.url], plan=split_plan().models[0], key="other")
-        assert [f.message for f in (await asyncio.to_thread(wrong.look)).faults] == [
+        assert [f.message for f in (await asyncio.to_thread(wrong.see)).faults] == [
             f"{b.url}: HTTP 401"
         ]
-    gone = await asyncio.to_thread(source.look)
+    gone = await asyncio.to_thread(source.see)
     assert codes(gone) == ["unreachable"]
     assert gone.live is None
 
@@ -201,18 +201,18 @@ def test_clocks_that_leap_or_go_back_are_said_and_no_rate_is_made_of_them() -> N
     clock = Clock()
     with pages(page(plan=NAME)) as (url, now):
         source = source_of([url], clock)
-        source.look()
+        source.see()
         for leap_s, said in ((3600.0, "leapt +3600 s"), (-7200.0, "went back 7140 s")):
             clock.steady_s += 60.0
             clock.off_s += leap_s
             now[0] = page(finished=100, plan=NAME)
-            seen = source.look()
+            seen = source.see()
             assert codes(seen) == ["clock"]
             assert said in seen.faults[0].message
             assert seen.rate_rps is None
         clock.steady_s += 60.0
         now[0] = page(finished=160, plan=NAME)
-        assert source.look().rate_rps == pytest.approx(1.0)
+        assert source.see().rate_rps == pytest.approx(1.0)
 
 
 def test_figures_that_stand_still_while_requests_run_are_frozen_and_an_idle_night_is_not() -> None:
@@ -221,15 +221,15 @@ def test_figures_that_stand_still_while_requests_run_are_frozen_and_an_idle_nigh
         source = source_of([url], clock)
         found = []
         for _ in range(4):
-            found.append(codes(source.look()))
+            found.append(codes(source.see()))
             clock.steady_s += STILL_S / 2
         assert found == [[], [], ["frozen"], ["frozen"]]
         now[0] = page(finished=9, running=3, plan=NAME)
-        assert codes(source.look()) == []
+        assert codes(source.see()) == []
         now[0] = page(finished=12, plan=NAME)
         for _ in range(5):
             clock.steady_s += STILL_S
-            seen = source.look()
+            seen = source.see()
         assert (seen.rate_rps, seen.faults) == (0.0, ())
 
 
@@ -253,29 +253,29 @@ def test_pages_that_do_not_tell_are_one_line(text: str | None, code: str, said: 
     clock = Clock()
     with pages(page(plan=NAME)) as (url, now):
         source = source_of([url], clock)
-        source.look()
+        source.see()
         clock.steady_s, now[0] = 60.0, text
-        seen = source.look()
+        seen = source.see()
         assert codes(seen) == [code]
         assert said in seen.faults[0].message
         assert "\n" not in seen.faults[0].message
         assert seen.rate_rps is None
         clock.steady_s, now[0] = 120.0, page(finished=240, plan=NAME)
-        assert source.look().rate_rps == pytest.approx(2.0), "counters say what came meanwhile"
+        assert source.see().rate_rps == pytest.approx(2.0), "counters say what came meanwhile"
 
 
 def test_two_gateways_add_up_and_one_that_began_anew_is_not_hidden_by_the_other() -> None:
     clock = Clock()
     with pages(page(100, plan=NAME)) as (one, a), pages(page(100, plan=NAME)) as (two, b):
         source = source_of([one, two], clock)
-        source.look()
+        source.see()
         clock.steady_s += 10.0
         a[0], b[0] = page(110, refused=5, plan=NAME), page(120, plan=NAME)
-        seen = source.look()
+        seen = source.see()
         assert (seen.rate_rps, seen.refused_rps, seen.live) == (3.5, 0.5, {"small": 2})
         clock.steady_s += 10.0
         a[0], b[0] = page(1, plan=NAME), page(1000, plan=NAME)
-        seen = source.look()
+        seen = source.see()
         assert codes(seen) == ["reset"]
         assert seen.rate_rps is None
 
@@ -302,18 +302,18 @@ def test_a_prometheus_tells_the_same_of_the_gateways_that_it_scrapes() -> None:
     with prometheus(held, 1005.0) as url:
         server = Prometheus.at(url, None, "PROMETHEUS_TOKEN")
         source = PrometheusSource(server=server, plan=plan, clock=clock.time)
-        first = source.look()
+        first = source.see()
         assert (first.rate_rps, first.live, first.faults) == (None, {"small": 2}, ())
         held.clear()
         held.update(series((1000.0, page(50, plan=NAME)), (1004.0, page(60, refused=2, plan=NAME))))
-        seen = source.look()
+        seen = source.see()
         assert (seen.rate_rps, seen.refused_rps) == (3.0, 0.5)
         held.clear()
-        assert codes(source.look()) == ["missing"]
-    assert codes(source.look()) == ["unreachable"]
+        assert codes(source.see()) == ["missing"]
+    assert codes(source.see()) == ["unreachable"]
     with prometheus(series((1000.0, page(plan=NAME))), 1240.0) as url:
         server = Prometheus.at(url, None, "PROMETHEUS_TOKEN")
-        seen = PrometheusSource(server=server, plan=plan).look()
+        seen = PrometheusSource(server=server, plan=plan).see()
         assert codes(seen) == ["frozen"]
         assert "was last scraped 240 s ago" in seen.faults[0].message
 
@@ -330,9 +330,9 @@ def test_the_observed_file_tells_rates_between_two_writings(tmp_path) -> None:
         file.write()
         clock.steady_s = at_s
         os.utime(path, (clock.time() - 5, clock.time() - 5))
-        return source.look()
+        return source.see()
 
-    assert codes(source.look()) == ["missing"]
+    assert codes(source.see()) == ["missing"]
     first = wrote(20, 60.0)
     assert (first.rate_rps, first.faults, first.live) == (None, (), None)
     seen = wrote(120, 120.0)
@@ -340,16 +340,16 @@ def test_the_observed_file_tells_rates_between_two_writings(tmp_path) -> None:
     assert seen.bucket_rates is not None
     assert seen.bucket_rates.tolist() == [[pytest.approx(1.0)], [pytest.approx(1.0)]]
     clock.steady_s = 150.0
-    assert (source.look().rate_rps, source.look().faults) == (None, ())
+    assert (source.see().rate_rps, source.see().faults) == (None, ())
     clock.steady_s = 900.0
-    old = source.look()
+    old = source.see()
     assert codes(old) == ["frozen"]
     assert "was written 13 min ago; is the gateway running?" in old.faults[0].message
     file = ObservedFile(path)
     assert codes(wrote(3, 1000.0)) == ["reset"]
     path.write_text("workload: {")
     os.utime(path, (clock.time(), clock.time()))
-    assert codes(source.look()) == ["missing"]
+    assert codes(source.see()) == ["missing"]
 
 
 def test_replicas_tell_how_many_serve_and_how_much_waits() -> None:
@@ -366,15 +366,15 @@ def test_replicas_tell_how_many_serve_and_how_much_waits() -> None:
             clock=clock.time,
             steady=clock.steady,
         )
-        assert source.look().live == {"L4": 2}
+        assert source.see().live == {"L4": 2}
         clock.steady_s += 100.0
         a[0], b[0] = look(2), look(3, waiting=50.0)
-        seen = source.look()
+        seen = source.see()
         assert seen.rate_rps == pytest.approx((100 + 200 + 50) / 100)
         assert (seen.queue, seen.refused_rps, seen.attainment) == (50.0, None, None)
         clock.steady_s += 100.0
         a[0], b[0] = None, "nothing"
-        seen = source.look()
+        seen = source.see()
         assert codes(seen) == ["unreachable", "renamed"]
         assert seen.live == {"L4": 0}
 
@@ -390,12 +390,12 @@ def test_sources_together_fill_each_other_and_all_their_faults_count() -> None:
     class Fixed:
         seen: Seen
 
-        def look(self) -> Seen:
+        def see(self) -> Seen:
             return self.seen
 
     file = Seen(time=1.0, rate_rps=5.0)
     live = Seen(time=2.0, rate_rps=7.0, refused_rps=1.0, live={"a": 2}, queue=3.0)
-    whole = Together(sources=[Fixed(file), Fixed(live)], clock=lambda: 9.0).look()
+    whole = Together(sources=[Fixed(file), Fixed(live)], clock=lambda: 9.0).see()
     assert (whole.time, whole.rate_rps, whole.refused_rps) == (9.0, 5.0, None)
     assert (whole.live, whole.queue) == ({"a": 2}, 3.0)
 

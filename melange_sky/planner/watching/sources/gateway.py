@@ -152,7 +152,7 @@ class GatewaySource:
             url: GatewayCounting(plan=self.plan, name=url.removesuffix("/metrics")) for url in urls
         }
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return what came since the look before."""
         return added(
             [self._look(url, counting) for url, counting in self._counting.items()], self.clock()

@@ -41,7 +41,7 @@ class ObservedSource:
         """Begin without a reading."""
         self._counting = Counting(name=str(self.path))
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return what came between the file that was seen before and this one, None where it is the same."""
         now_s = self.clock()
         try:

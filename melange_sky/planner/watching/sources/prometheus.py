@@ -36,7 +36,7 @@ class PrometheusSource:
     clock: Callable[[], float] = time.time
     _counting: dict[Target, GatewayCounting] = field(default_factory=dict)
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return what came since the look before, by the times of the samples themselves."""
         try:
             latest = self.server.latest(tuple(NAMES), LABELS, BACK_S, self.select)

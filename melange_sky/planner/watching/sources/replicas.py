@@ -48,7 +48,7 @@ class ReplicaSource:
             found[option.strip(), address] = Counting(name=name)
         self._counting = found
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return what came since the look before. A replica that does not answer does not serve either."""
         looks, live = [], {option: 0 for option, _ in self._counting}
         for (option, url), counting in self._counting.items():

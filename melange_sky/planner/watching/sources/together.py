@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """What is looked at again and again."""
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return what came since the look before; never raises, but tells by `faults`."""
         ...
 
@@ -66,11 +66,11 @@ class Together:
     sources: Sequence[Source]
     clock: Callable[[], float]
 
-    def look(self) -> Seen:
+    def see(self) -> Seen:
         """Return the looks as one."""
         whole = Seen(time=self.clock())
         for source in self.sources:
-            seen = source.look()
+            seen = source.see()
             whole = replace(
                 whole,
                 **{
