@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         table,
         trace_workload,
         verify,
+        watch,
         write,
     )
 
@@ -101,6 +102,7 @@ __all__ = [
     "table",
     "trace_workload",
     "verify",
+    "watch",
     "write",
 ]
 

@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("melange_sky.cli.services:apply", "Bring the planned services up, or change them."),
     "status": ("melange_sky.cli.services:status", "Show planned against live replicas."),
     "down": ("melange_sky.cli.services:down", "Take the planned services down."),
+    "watch": ("melange_sky.cli.watch:watch", "Follow a fleet's traffic; propose or make changes."),
     "plugin": (
         "melange_sky.cli.plugin:plugin",
         "Show fleets in SkyPilot's dashboard; guard launches.",

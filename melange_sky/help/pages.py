@@ -25,6 +25,7 @@ TOPICS = {
     "accuracy": "How far off estimates are, run by run; the format of measured tables.",
     "price-rules": "The rules that every price passes, and the files that ship.",
     "reserve": "Reserve the base, rent the peak: demand, terms, scenarios, reserve.json.",
+    "watch": "A fleet that follows its traffic: decisions, guard rails, the journal, backtests.",
     "operate": "Launch a plan, put one endpoint over it, change it while it serves.",
     "plugin": "Fleets in SkyPilot's dashboard, gauges, and a guard on launches.",
     "affinity": "Chats and agents stay at the replica that has their history cached.",

@@ -15,10 +15,12 @@ from melange_sky.offers import Offer, ReservedNodes
 from melange_sky.planfile import FLEET_ID
 from melange_sky.planfile.earlier import with_groups
 from melange_sky.plans import (
+    AllowedHours,
     AlternativeMix,
     Baseline,
     CurrentFleet,
     FormGain,
+    GuardRails,
     ModelForm,
     ModelSource,
     PlannedReuse,
@@ -130,6 +132,24 @@ class EngineChoiceDocument(Document):
     setup: str | None = None
 
 
+class GuardDocument(Document):
+    """What `watch` may do to the fleet without asking."""
+
+    launch: str | None = None
+    max_usd_per_hour: NonNegative | None = None
+    max_change_instances: Annotated[int, Field(ge=0)] | None = None
+    min_interval_s: NonNegative | None = None
+    hours: str | None = None
+    approve_above_usd: NonNegative | None = None
+    freeze: bool = False
+
+    def rails(self) -> GuardRails:
+        """Return them as the plan holds them; raises ValueError for hours that are none."""
+        fields = self.model_dump()
+        hours = None if self.hours is None else AllowedHours.read(self.hours)
+        return GuardRails(**{**fields, "hours": hours})
+
+
 class SolvedDocument(Document):
     """How far the fleet is proven."""
 
@@ -159,6 +179,7 @@ class PlanDocument(SolvedDocument):
     model: str
     created_at: str
     fleet_id: FleetId | None = None
+    guard: GuardDocument | None = None
     slo: SloDocument
     attainment_per_bucket: bool = True
     headroom: NonNegative = 0.0
@@ -191,6 +212,7 @@ class ListedPlanDocument(SolvedDocument):
     name: str
     created_at: str
     fleet_id: FleetId | None = None
+    guard: GuardDocument | None = None
     models: Annotated[list[PlanDocument], Field(min_length=1)]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None

@@ -22,6 +22,7 @@ from melange_sky.planfile.documents import (
     AllocationDocument,
     CandidateDocument,
     EngineChoiceDocument,
+    GuardDocument,
     ListedPlanDocument,
     MaybeRows,
     PlanDocument,
@@ -29,8 +30,10 @@ from melange_sky.planfile.documents import (
 from melange_sky.planfile.meaning import check_plan
 from melange_sky.planfile.shared import with_whole_candidates
 from melange_sky.plans import (
+    NO_GUARD,
     SCHEMA_VERSION,
     Allocation,
+    GuardRails,
     ModelForm,
     ModelPlan,
     ModelSource,
@@ -112,6 +115,7 @@ def _listed_plan(document: ListedPlanDocument, where: str) -> Plan:
         form_gain=document.form_gain,
         current=document.current,
         fleet_id=document.fleet_id,
+        guard=_guard(document.guard, where),
     )
 
 
@@ -131,7 +135,17 @@ def _plan(document: PlanDocument, where: str) -> Plan:
         form_gain=document.form_gain,
         current=document.current,
         fleet_id=document.fleet_id,
+        guard=_guard(document.guard, where),
     )
+
+
+def _guard(document: GuardDocument | None, where: str) -> GuardRails:
+    if document is None:
+        return NO_GUARD
+    try:
+        return document.rails()
+    except ValueError as error:
+        raise InputError(f"{where}: guard.hours: {error}") from error
 
 
 def _model(document: PlanDocument, where: str) -> ModelPlan:

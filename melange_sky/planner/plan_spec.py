@@ -113,6 +113,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         solver=solution.report,
         lists_models=spec.lists_models,
         headroom=spec.headroom,
+        guard=spec.guard,
         constraints=problem.constraints,
         price_snapshot=prepared.snapshot,
         warnings=shared if spec.lists_models else shared + prepared.warnings[0],

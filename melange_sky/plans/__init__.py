@@ -12,6 +12,7 @@ from melange_sky.plans.figures import (
     VerifiedBaseline,
 )
 from melange_sky.plans.forms import ByteCheck, ModelForm, ModelSource
+from melange_sky.plans.guard import NO_GUARD, AllowedHours, GuardRails
 from melange_sky.plans.plan import SCHEMA_VERSION, ModelPlan, Plan, PlanWarning
 from melange_sky.plans.reuse import OptionHits, PlannedReuse
 from melange_sky.plans.sky_fields import (
@@ -31,16 +32,19 @@ from melange_sky.plans.verification import LateSize, Verification, VerificationR
 
 __all__ = [
     "FILLER_MEMORY",
+    "NO_GUARD",
     "RESTARTING",
     "SCHEMA_VERSION",
     "SKY_KEYS",
     "Allocation",
+    "AllowedHours",
     "AlternativeMix",
     "Baseline",
     "ByteCheck",
     "CurrentFleet",
     "ExpectedMiss",
     "FormGain",
+    "GuardRails",
     "LateSize",
     "ModelForm",
     "ModelPlan",

@@ -19,6 +19,7 @@ from melange_sky.plans.figures import (
     SolverReport,
 )
 from melange_sky.plans.forms import ModelForm, ModelSource
+from melange_sky.plans.guard import NO_GUARD, GuardRails
 from melange_sky.plans.reuse import PlannedReuse
 from melange_sky.plans.sky_fields import SkyFields
 from melange_sky.plans.verification import Verification
@@ -154,7 +155,7 @@ class Plan:
     probability with which each estimated capacity was taken to be reached: 0.5 for its median.
     `fleet_id` tells its services from those of other plans of the same name: made once, and kept by
     every plan of the name that is written into the same folder later. Plans that differ in nothing
-    else are equal.
+    else are equal. `guard` is what `watch` may do to its fleet without asking.
     """
 
     name: str
@@ -171,6 +172,7 @@ class Plan:
     confidence: float = 0.5
     form_gain: FormGain | None = None
     current: CurrentFleet | None = None
+    guard: GuardRails = NO_GUARD
     fleet_id: str | None = field(default=None, compare=False)
 
     @property

@@ -32,8 +32,9 @@ KEPT = (
     "schedule.log",
     "schedule.crontab",
     "schedule.sky.yaml",
+    "watch.jsonl",
 )
-"""What `apply`, `status` and `schedule` write beside plans: no plan's work, and no reason to refuse."""
+"""What `apply`, `status`, `schedule` and `watch` write beside plans: no plan's work, and no reason to refuse."""
 _FORMAT = 1
 _MANIFEST_LIMIT = 1_000_000
 

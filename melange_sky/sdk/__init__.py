@@ -9,7 +9,7 @@ SkyPilot finds this module through the entry point `sky.client_sdks`; it works w
 tables, and show as such in notebooks. Errors are those of `melange_sky.errors`.
 
 `planning` (plan, verify, write and the like), `answering` (explain, sweep, capacity), `replaying`, `reporting`,
-`reserving`, `scheduling`, `pricing`, `measuring`, `services`, `serving`, `plugin_files` and `starting` hold the functions, `results` makes what they
+`reserving`, `scheduling`, `pricing`, `measuring`, `services`, `serving`, `watching`, `plugin_files` and `starting` hold the functions, `results` makes what they
 return print, `arguments` says what they take. A function's module is imported when the function is first used, so that importing this one is quick.
 """
 
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         show_model,
         trace_workload,
     )
+    from melange_sky.sdk.watching import watch
 
 _MODULES = {
     "answering": ("capacity", "explain", "sweep"),
@@ -81,6 +82,7 @@ _MODULES = {
     "services": ("apply", "down", "status"),
     "serving": ("serve",),
     "starting": ("init", "list_models", "pull_model", "show_model", "trace_workload"),
+    "watching": ("watch",),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -124,6 +126,7 @@ __all__ = [
     "table",
     "trace_workload",
     "verify",
+    "watch",
     "write",
 ]
 

@@ -22,6 +22,7 @@ from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.current import read_current
 from melange_sky.spec.demand import read_workload
 from melange_sky.spec.engine import EngineKeys, read_engine
+from melange_sky.spec.guard import read_guard
 from melange_sky.spec.mapping import DICT_PATH, document_of
 from melange_sky.spec.melange_json import is_melange, read_melange
 from melange_sky.spec.own_offers import read_offers
@@ -124,6 +125,7 @@ class _Reader:
         current = read_current(raw.get("current"), self.problems)
         sky = self._sky(raw, ())
         offers = read_offers(raw.get("offers"), self.path.parent, self.problems)
+        guard = read_guard(raw.get("guard"), self.problems)
         lists_models = raw.get("models") is not None
         models = self._models(raw, sky) if lists_models else [self._served(raw, (), sky)]
         if (
@@ -145,6 +147,7 @@ class _Reader:
             headroom=top.headroom,
             current=current,
             offers=offers,
+            guard=guard,
             engine=engine.choice,
             quantizations=engine.quantizations,
             quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),

@@ -172,6 +172,17 @@ class EngineSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardSection:
+    launch: Any = None
+    max_usd_per_hour: Positive | None = None
+    max_change_instances: Annotated[int, bounds(ge=0, le=10_000)] | None = None
+    min_interval_s: NotNegative | None = None
+    hours: Text | None = None
+    approve_above_usd: NotNegative | None = None
+    freeze: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSection:
     """The four keys that say what is served; `name` is the spec's own where there is one model."""
 
@@ -201,6 +212,7 @@ class SpecSection:
     current: Any = None
     sky: Any = None
     offers: Any = None
+    guard: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,6 +252,7 @@ SECTIONS: dict[str, type[Any]] = {
     "redundancy": RedundancySection,
     "engine": EngineSection,
     "current[]": CurrentSection,
+    "guard": GuardSection,
 }
 """The sections of a spec by the path of their key: all that a spec may hold, for its reference."""
 

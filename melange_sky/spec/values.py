@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import EngineChoice
 from melange_sky.parallelism import AssumedSplits
-from melange_sky.plans import SkyFields
+from melange_sky.plans import NO_GUARD, GuardRails, SkyFields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,6 +146,7 @@ class Spec:
     quantization_where: str | None = None
     current: tuple[CurrentInstances, ...] = ()
     offers: tuple[OwnOffers, ...] = ()
+    guard: GuardRails = NO_GUARD
 
     @property
     def skies(self) -> dict[str, SkyFields]:

@@ -81,18 +81,25 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Read what is there; a last line that was cut short is dropped. Raises InputError."""
         self.path = path
-        told = read_journal(path)
-        self._last = told.last_hash
+        self._last: str | None = None
+        self._bytes = 0
+        self._read()
+
+    def _read(self) -> None:
+        told = read_journal(self.path)
+        self._last, self._bytes = told.last_hash, told.bytes
         if told.torn:
-            with self._errors(), path.open("r+b") as file:
+            with self._errors(), self.path.open("r+b") as file:
                 file.truncate(told.bytes)
                 os.fsync(file.fileno())
 
     def append(self, entry: Mapping[str, Any]) -> str:
         """Write one line, `previous_hash` put last; return its hash. Raises InputError where the disk refuses.
 
-        A line that could not be written whole is taken back.
+        A line that could not be written whole is taken back. Where others wrote since, theirs come first.
         """
+        if self._bytes != (self.path.stat().st_size if self.path.exists() else 0):
+            self._read()
         text = json.dumps({**entry, "previous_hash": self._last}, allow_nan=False)
         with self._errors(), self.path.open("ab", buffering=0) as file:
             start = file.seek(0, os.SEEK_END)
@@ -106,6 +113,7 @@ class Journal:
                     os.ftruncate(file.fileno(), start)
                 raise
         self._last = line_hash(text)
+        self._bytes += len(text.encode()) + 1
         return self._last
 
     @contextlib.contextmanager

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Floats = NDArray[np.float64]
-
 FaultCode = Literal["missing", "frozen", "reset", "clock", "renamed", "unreachable"]
 
 
@@ -40,7 +38,7 @@ class Seen:
 
     time: float
     rate_rps: float | None = None
-    bucket_rates: Floats | None = None
+    bucket_rates: NDArray[np.float64] | None = None
     refused_rps: float | None = None
     attainment: float | None = None
     queue: float | None = None

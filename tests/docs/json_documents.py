@@ -28,6 +28,7 @@ from melange_sky.planner.plugin_files import PluginStatus
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
 from melange_sky.planner.scheduling.timetable import Timetable
+from melange_sky.planner.watching.entries import entry_of
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.commitments.on_demand import Quote
 from melange_sky.pricing.commitments.store import PulledTerms
@@ -68,6 +69,10 @@ from melange_sky.skyplugin.records import RunningService
 from melange_sky.skyserve import LiveReplica, LiveService, ServiceState
 from melange_sky.slo import SLO
 from melange_sky.spec import Histogram
+from melange_sky.watching.decide import State
+from melange_sky.watching.decision import Decision
+from melange_sky.watching.forecast import Forecast
+from melange_sky.watching.seen import Seen
 from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
 from tests.docs.reserve_documents import bounds, reservations, schedules
@@ -276,6 +281,31 @@ def _statuses() -> Iterator[dict[str, Any]]:
         yield status_document(SimpleNamespace(services=services, traffic=traffic))
 
 
+def _looks() -> Iterator[dict[str, Any]]:
+    for hollow in Hollow:
+        unknown = hollow is Hollow.ALL
+        seen = filled(
+            Seen,
+            hollow,
+            time=0.0,
+            live=None if unknown else {"a": 1},
+            bucket_rates=None if unknown else np.ones((1, 1)),
+        )
+        told = None if hollow is Hollow.ALL else filled(Forecast)
+        target = None if hollow is Hollow.ALL else {"a": 2}
+        decision = filled(Decision, verb="apply", target=target)
+        fleet = None if hollow is Hollow.ALL else (1,)
+        state = State(
+            changed_s=None if fleet is None else 0.0,
+            started_s=None if fleet is None else 0.0,
+            standing=fleet,
+            target=fleet,
+            without={"a": 60.0},
+        )
+        entry = entry_of(seen, (told, told), decision, state, ("a",))
+        yield {**entry, "previous_hash": None if fleet is None else "text"}
+
+
 DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "plan": _plans,
     "simulate": _simulations,
@@ -285,6 +315,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "reserve": reservations,
     "bound": bounds,
     "schedule": schedules,
+    "watch": _looks,
     "capacity": _capacities,
     "models-show": _models,
     "models-list": _model_lists,

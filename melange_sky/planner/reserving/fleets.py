@@ -183,6 +183,7 @@ def _plan(
         ),
         lists_models=spec.lists_models,
         headroom=spec.headroom,
+        guard=spec.guard,
         constraints=_constraints(asked, found),
         price_snapshot=prepared.snapshot,
         warnings=notes,

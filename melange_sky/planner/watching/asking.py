@@ -1,0 +1,71 @@
+"""How to follow a fleet: the flags of `watch`, by their names, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from melange_sky.errors import InputError, clip
+from melange_sky.planner.figures import within
+from melange_sky.planner.replayed_trace import replayed_trace
+from melange_sky.spec.guard import load_guard
+from melange_sky.watching.decide import Mode, Rules
+from melange_sky.watching.provisioning import StartUps
+
+if TYPE_CHECKING:
+    from melange_sky.plans import Plan
+    from melange_sky.workload import Trace
+
+MODES: tuple[Mode, ...] = ("observe", "propose", "apply")
+LONGEST_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions:
+    """What to look at and what may be done: the flags of `watch`, by their names.
+
+    `once` ends after one look, as cron wants it. Raises InputError where a flag makes no sense.
+    """
+
+    mode: str = "observe"
+    observed: Path | None = None
+    gateway: str | None = None
+    metrics: Sequence[str] = ()
+    prometheus: str | None = None
+    every_s: float = 60.0
+    once: bool = False
+    policy: Path | None = None
+    startup_s: float | None = None
+    replay: Path | None = None
+    columns: str | Mapping[str, str] | None = None
+    timezone: str | None = None
+    keep_failed: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"--mode: '{clip(self.mode)}' must be one of {', '.join(MODES)}")
+        within("--every", self.every_s, 1.0, 3600.0)
+        if self.startup_s is not None:
+            within("--startup-s", self.startup_s, 0.0, LONGEST_S)
+        _ = self.trace
+
+    @property
+    def trace(self) -> Trace | None:
+        """The trace to replay, as it is to be read."""
+        return replayed_trace(
+            self.replay, "--replay", self.columns, self.timezone, keep_failed=self.keep_failed
+        )
+
+    @property
+    def start_ups(self) -> StartUps:
+        """How long replicas take to serve, as far as it was told."""
+        return StartUps(given_s=self.startup_s)
+
+    def rules(self, planned: Plan) -> Rules:
+        """Return how decisions are made for a plan; --policy stands in place of its `guard`."""
+        guard = planned.guard if self.policy is None else load_guard(self.policy)
+        (model,) = planned.models
+        return Rules(mode=cast("Mode", self.mode), target=model.slo.attainment, guard=guard)

@@ -1,0 +1,142 @@
+"""Follow a live fleet: look, decide, write down, tell, and make or propose the change."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from melange_sky import settings
+from melange_sky.errors import InputError, MelangeError
+from melange_sky.planfile import load_plan
+from melange_sky.planner.plan_files import write_plan
+from melange_sky.planner.watching.plan_fleets import PlanFleets
+from melange_sky.planner.watching.target import target_plan
+from melange_sky.planner.watching.ticking import NotHadError, Watcher
+from melange_sky.watching.decide import failed
+from melange_sky.watching.journal import JOURNAL_FILE, Journal, read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from melange_sky.planner.watching.asking import WatchOptions
+    from melange_sky.planner.watching.ticking import Actor, Source, Tick
+    from melange_sky.plans import Plan
+
+log = logging.getLogger(__name__)
+
+PROPOSAL = "-proposed"
+"""What is proposed lies in a folder beside the plan's, named so at its end, ready for `apply`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What a run saw: its last look, how many there were, and whether a guard forbade the cure at the last."""
+
+    looks: int
+    last: dict[str, Any] | None
+    forbidden: bool
+
+
+class Follower:
+    """One plan folder's fleet, followed."""
+
+    def __init__(
+        self, folder: Path, options: WatchOptions, source: Source, actor: Actor | None
+    ) -> None:
+        """Read plan and journal. Raises InputError."""
+        planned = load_plan(folder)
+        self.folder = folder if folder.is_dir() else folder.parent
+        self.options, self.source, self.actor = options, source, actor
+        self.fleets = PlanFleets(planned)
+        self.watcher = Watcher(
+            self.fleets, options.start_ups, options.rules(planned), options.every_s
+        )
+        path = self.folder / JOURNAL_FILE
+        self.watcher.resume(read_journal(path).lines)
+        self.journal = Journal(path)
+
+    def look(self, tell: Callable[[str], None]) -> Tick:
+        """Take one look and do what it asks for."""
+        tick = self.watcher.tick(self.source.see())
+        self.journal.append(tick.entry)
+        decision = tick.decision
+        tell(f"{tick.entry['time']} {decision.verb} [{decision.reason}] {decision.message}")
+        if decision.target is None or decision.verb not in ("propose", "apply"):
+            return tick
+        target = target_plan(self.fleets, decision.target, _need(tick))
+        if decision.verb == "propose":
+            place = self.folder.resolve()
+            place = place.with_name(place.name + PROPOSAL)
+            write_plan(target, place)
+            tell(f"approve it with: melange-sky apply {shlex.quote(str(place))}")
+        elif self.actor is not None:
+            self._act(target, tell)
+        return tick
+
+    def _act(self, target: Plan, tell: Callable[[str], None]) -> None:
+        assert self.actor is not None
+        try:
+            self.actor.act(target, tell)
+        except NotHadError as error:
+            self.watcher.state = failed(self.watcher.state, error.options, self.watcher.rules)
+            tell(f"could not be had: {error}")
+        except MelangeError as error:
+            self.watcher.state = failed(self.watcher.state, frozenset(), self.watcher.rules)
+            tell(f"failed: {error}")
+
+
+def _need(tick: Tick) -> float:
+    forecast = tick.entry["forecast"]
+    return float(max(forecast["high_rps"], forecast["later_high_rps"]))
+
+
+def follow(
+    folder: Path,
+    options: WatchOptions,
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> Followed:
+    """Follow a fleet until interrupted, or for one look. Raises InputError where another watcher is at work."""
+    from melange_sky.planner.watching.opening import source_of
+
+    planned = load_plan(folder)
+    actor = None
+    if options.mode == "apply":
+        from melange_sky.planner.watching.acting import actor_of  # observe never needs SkyPilot
+
+        actor = actor_of(folder, planned, options)
+    with locked(planned):
+        follower = Follower(folder, options, source_of(options, planned), actor)
+        looks = 0
+        last: Tick | None = None
+        try:
+            while last is None or not options.once:
+                if looks:
+                    sleep(options.every_s)
+                last = follower.look(tell)
+                looks += 1
+        except KeyboardInterrupt:
+            log.info("interrupted after %d looks", looks)
+    forbidden = last is not None and last.decision.verb == "blocked" and last.decision.slo_missed
+    return Followed(looks=looks, last=None if last is None else last.entry, forbidden=forbidden)
+
+
+@contextlib.contextmanager
+def locked(planned: Plan) -> Iterator[None]:
+    """Hold the lock of a plan's fleet on this machine. Raises InputError where another watcher has it."""
+    path = settings.home_dir() / "watch" / f"{planned.fleet_id or planned.name}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path, timeout=0):
+            yield
+    except Timeout:
+        raise InputError(f"{planned.name}: another watcher of this fleet is at work here") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked: {error.strerror or error}") from error

@@ -1,0 +1,179 @@
+"""The fleets that a plan's options, prices and rules allow, chosen by the planner's optimizer and remembered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
+from melange_sky.optimizer import Problem, SolveOptions, constraints_among, optimize, problem_of
+from melange_sky.optimizer.answers.rate_sweep import at_rate
+from melange_sky.optimizer.rules.groups import matches
+from melange_sky.planner.known_rates import with_known_rates
+from melange_sky.planner.replay_loop.replan import instance_group
+from melange_sky.reserve.build import served_by
+from melange_sky.watching.fleets import NOTHING, Counts
+
+if TYPE_CHECKING:
+    from melange_sky.capacities import OptionCapacity
+    from melange_sky.optimizer import Solution
+    from melange_sky.plans import Plan
+
+RUNG = 1.01
+"""Rates are rounded up to powers of it, so that a week asks for a few hundred fleets at most."""
+_MOST_LOSSES = 3
+_SECONDS = 20.0
+
+
+class PlanFleets:
+    """`melange_sky.watching.fleets.Fleets` of a plan of one model: see there for what the methods say.
+
+    `demand` holds the plan's traffic; options that can serve none of it are left out.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        """Take a plan's options; simulates rates that it knows bounds of. Raises InputError for several models."""
+        if len(plan.models) != 1:
+            raise InputError("watch follows one model; this plan has several: make a plan for each")
+        self.plan = with_known_rates(plan)
+        self._problem = problem_of(self.plan)
+        (demand,) = self._problem.demands
+        if demand.workload.rate_rps <= 0:
+            raise InputError("the plan's workload has no rate, so that no mix of sizes is known")
+        self._candidates: tuple[OptionCapacity, ...] = demand.options
+        self.options = tuple(c.option.name for c in self._candidates)
+        self.prices = tuple(c.option.price_usd_per_hour for c in self._candidates)
+        self._served = served_by(self._problem, self.options)
+        self._rates: dict[Counts, float] = {}
+        self._found: dict[tuple[int, frozenset[str], Counts | None], Counts | None] = {}
+        self._shrunk: dict[tuple[Counts, int], Counts] = {}
+
+    def planned(self) -> Counts:
+        """Return the plan's own fleet."""
+        (model,) = self.plan.models
+        counts = {a.candidate.option.name: a.instances for a in model.allocations}
+        return tuple(counts.get(name, 0) for name in self.options)
+
+    def rate(self, fleet: Counts) -> float:
+        """Return the highest rate of a fleet; with spare instances, of the worst that losing them leaves."""
+        spare = self.plan.constraints.spare
+        if not spare:
+            return self._rate(fleet)
+        kinds = [k for k, n in enumerate(fleet) if n]
+        lost = combinations_with_replacement(kinds, min(spare, _MOST_LOSSES))
+        left = (tuple(n - loss.count(k) for k, n in enumerate(fleet)) for loss in lost)
+        return min((self._rate(rest) for rest in left if min(rest) >= 0), default=0.0)
+
+    def _rate(self, fleet: Counts) -> float:
+        if fleet not in self._rates:
+            self._rates[fleet] = self._served.rate(np.array(fleet, dtype=np.float64))
+        return self._rates[fleet]
+
+    def cost(self, fleet: Counts) -> float:
+        """Return what a fleet is billed per hour; what the plan has as paid for costs nothing."""
+        paid = self.paid(fleet)
+        rows = zip(self.options, fleet, self.prices, strict=True)
+        return sum((n - paid.get(name, 0)) * price for name, n, price in rows)
+
+    def paid(self, fleet: Counts) -> dict[str, int]:
+        """Return how many replicas of each option the plan has as paid for, fixed or reserved."""
+        found: dict[str, int] = {}
+        billed = list(fleet)
+        for group in self.plan.constraints.fixed:
+            left = group.instances
+            for k, candidate in enumerate(self._candidates):
+                if billed[k] and matches(candidate.option, group):
+                    nodes = candidate.option.nodes
+                    taken = min(billed[k], left // nodes)
+                    billed[k], left = billed[k] - taken, left - taken * nodes
+                    name = candidate.option.name
+                    found[name] = found.get(name, 0) + taken
+        return found
+
+    def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
+        """Return the cheapest fleet for a rate, a hundredth more at most."""
+        return self._solved(rung(rate_rps), without, None)
+
+    def grown(
+        self, fleet: Counts, rate_rps: float, without: frozenset[str] = NOTHING
+    ) -> Counts | None:
+        """Return what serves a rate with the least added to a fleet."""
+        return self._solved(rung(rate_rps), without, fleet)
+
+    def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
+        """Return a fleet without what it can spare, dearest first; what the rules ask for stays."""
+        key = fleet, rung(rate_rps)
+        if key not in self._shrunk:
+            self._shrunk[key] = self._spared(fleet, RUNG ** key[1])
+        return self._shrunk[key]
+
+    def _spared(self, fleet: Counts, rate_rps: float) -> Counts:
+        rules = self.plan.constraints
+        if rules.minimum or rules.min_option_types > 1 or rules.max_share_per_region:
+            return fleet  # `cheapest` keeps to such rules
+        if rules.max_share_per_cloud or rules.min_replicas >= sum(fleet):
+            return fleet
+        rest = list(fleet)
+        for k in sorted(range(len(rest)), key=lambda k: -self.prices[k]):
+            while rest[k] and sum(rest) > max(rules.min_replicas, 1):
+                rest[k] -= 1
+                if self.rate(tuple(rest)) < rate_rps:
+                    rest[k] += 1
+                    break
+        return tuple(rest)
+
+    def _solved(self, step: int, without: frozenset[str], held: Counts | None) -> Counts | None:
+        key = step, without, held
+        if key not in self._found:
+            self._found[key] = self._optimum(RUNG**step, without, held)
+        return self._found[key]
+
+    def _optimum(
+        self, rate_rps: float, without: frozenset[str], held: Counts | None
+    ) -> Counts | None:
+        problem = at_rate(self._problem, rate_rps)
+        if without:
+            problem = _leaving_out(problem, without, held, self.options)
+        if held is not None:
+            kept = tuple(
+                instance_group(candidate, n)
+                for candidate, n in zip(self._candidates, held, strict=True)
+                if n
+            )
+            rules = problem.constraints
+            problem = replace(problem, constraints=replace(rules, minimum=rules.minimum + kept))
+        try:
+            return self._counts(optimize(problem, SolveOptions(time_limit_s=_SECONDS)))
+        except (InfeasibleError, InputError, NoPlanInTimeError):
+            return None
+
+    def _counts(self, solution: Solution) -> Counts:
+        (allocations,) = solution.allocations
+        counts = {a.candidate.option.name: a.instances for a in allocations}
+        return tuple(counts.get(name, 0) for name in self.options)
+
+
+def rung(rate_rps: float) -> int:
+    """Return the power of `RUNG` that a rate is rounded up to."""
+    return math.ceil(math.log(max(rate_rps, 1e-6)) / math.log(RUNG) - 1e-9)
+
+
+def _leaving_out(
+    problem: Problem, without: frozenset[str], held: Counts | None, names: tuple[str, ...]
+) -> Problem:
+    """Return a problem without options that cannot be had, those that run already aside."""
+    running = {name for name, n in zip(names, held or (), strict=False) if n}
+    (demand,) = problem.demands
+    options = tuple(
+        c
+        for c in demand.options
+        if c.option.name not in without or (held is not None and c.option.name in running)
+    )
+    if not options:
+        raise InfeasibleError("no option is left")
+    rules = constraints_among(problem.constraints, [c.option for c in options])
+    return replace(problem, demands=(replace(demand, options=options),), constraints=rules)

@@ -1,0 +1,136 @@
+"""One look at a time: what was seen becomes a forecast, a decision and a line in the journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+from melange_sky.errors import MelangeError
+from melange_sky.planner.watching.entries import entry_of, state_of
+from melange_sky.watching.decide import Look, Rules, State, decide
+from melange_sky.watching.decision import REASONS, Decision
+from melange_sky.watching.forecast import Forecaster
+from melange_sky.watching.seen import Fault, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from melange_sky.planner.watching.plan_fleets import PlanFleets
+    from melange_sky.plans import Plan
+    from melange_sky.watching.provisioning import StartUps
+
+LEAP_LOOKS = 10
+LEAP_S = 900.0
+"""Time that leaps by more than so many looks, and by more than so long, is not believed."""
+
+
+class Source(Protocol):
+    """Where looks come from: `observe` mode needs nothing else."""
+
+    def see(self) -> Seen:
+        """Return one look, at the present time; what fails is a fault in it, never an exception."""
+
+
+class Actor(Protocol):
+    """What carries a change out."""
+
+    def act(self, target: Plan, tell: Callable[[str], None]) -> None:
+        """Make the fleet what a plan says, grown first; resumable anywhere.
+
+        Raises MelangeError where it cannot, `NotHadError` naming the options that could not be had.
+        """
+
+
+class NotHadError(MelangeError):
+    """Replicas of some options could not be had; the others stand as they did."""
+
+    def __init__(self, message: str, options: frozenset[str]) -> None:
+        """Say why, and of which options."""
+        super().__init__(message)
+        self.options = options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """One look: what was seen, what was decided, and the journal's line without its hash."""
+
+    seen: Seen
+    decision: Decision
+    entry: dict[str, Any]
+
+
+class Watcher:
+    """The looks of one fleet in their order: what was learned, and what is remembered."""
+
+    def __init__(
+        self, fleets: PlanFleets, start_ups: StartUps, rules: Rules, every_s: float
+    ) -> None:
+        """Begin without a past."""
+        self.fleets, self.rules, self.every_s = fleets, rules, every_s
+        self.state = State()
+        self.startup_s = tuple(start_ups.of(name).seconds for name in fleets.options)
+        usual = start_ups.longest_s(fleets.options)
+        self._soon = Forecaster(usual + every_s)
+        self._later = Forecaster(2 * usual + every_s)
+        self._last_s: float | None = None
+
+    def resume(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Learn from the lines of a journal, and go on where the last one stood."""
+        for line in lines:
+            observed = line.get("observed")
+            if not isinstance(observed, dict):
+                continue  # a line about a change
+            time = datetime.fromisoformat(str(line["time"]).replace("Z", "+00:00")).timestamp()
+            rate = observed.get("rate_rps")
+            if isinstance(rate, int | float) and not observed.get("faults"):
+                self._learn(time, float(rate))
+            self._last_s = time
+            self.state = state_of(line.get("state"), self.fleets.options)
+
+    def tick(self, seen: Seen) -> Tick:
+        """Return what is decided at a look."""
+        leap = self._leap(seen.time)
+        if leap is not None:
+            seen = replace(seen, faults=(leap, *seen.faults))
+        self._last_s = seen.time
+        if seen.rate_rps is not None and not seen.faults:
+            self._learn(seen.time, seen.rate_rps)
+        soon, later = self._soon.forecast(), self._later.forecast()
+        if not seen.is_sound or soon is None or later is None:
+            decision = _kept(seen)
+            self.state = replace(self.state, time=seen.time, agreed=0)
+        else:
+            look = Look(seen=seen, soon=soon, later=later)
+            decision, self.state = decide(look, self.state, self.fleets, self.startup_s, self.rules)
+        entry = entry_of(seen, (soon, later), decision, self.state, self.fleets.options)
+        return Tick(seen=seen, decision=decision, entry=entry)
+
+    def _learn(self, time: float, rate_rps: float) -> None:
+        self._soon.add(time, rate_rps)
+        self._later.add(time, rate_rps)
+
+    def _leap(self, time: float) -> Fault | None:
+        if self._last_s is None:
+            return None
+        passed = time - self._last_s
+        if passed <= 0:
+            what = f"the clock went back by {-passed:.0f} s" if passed else "the clock stands still"
+            return Fault(code="clock", message=f"{what}; nothing is changed at this look")
+        if passed > max(LEAP_LOOKS * self.every_s, LEAP_S):
+            return Fault(
+                code="clock",
+                message=f"{passed:.0f} s since the look before: a clock that leapt, or a pause; nothing is changed at this look",
+            )
+        return None
+
+
+def _kept(seen: Seen) -> Decision:
+    """Return that nothing is changed since what was seen cannot be believed."""
+    if seen.faults:
+        what = "; ".join(fault.message for fault in seen.faults)
+    elif seen.rate_rps is None:
+        what = "the rate is not known"
+    else:
+        what = "the live replicas are not known"
+    return Decision(verb="keep", reason="signal", message=f"{REASONS['signal']}: {what}")
