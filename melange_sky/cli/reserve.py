@@ -142,7 +142,7 @@ _RESERVE = (
     click.option(
         "--verify/--no-verify",
         default=None,
-        help="Replay every distinct fleet and the demand hour by hour (default: up to 40 fleets).",
+        help="Replay every distinct fleet, the demand hour by hour and in one run (default: up to 40 fleets).",
     ),
     seed_option,
     jobs_option,

@@ -27,7 +27,7 @@ from melange_sky.planner.observed import ObservedTraffic
 from melange_sky.planner.plugin_files import PluginStatus
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
-from melange_sky.planner.scheduling.timetable import Timetable
+from melange_sky.planner.timetable import Timetable
 from melange_sky.planner.watching.entries import entry_of
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.commitments.on_demand import Quote

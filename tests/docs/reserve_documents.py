@@ -15,11 +15,12 @@ from melange_sky.commitments import Commitment, Owned
 from melange_sky.planner.reserving.ages import PriceLine
 from melange_sky.planner.reserving.api_price import ApiComparison
 from melange_sky.planner.reserving.document import bound_document, reserve_document
+from melange_sky.planner.reserving.one_run import OneRun
 from melange_sky.planner.reserving.proving import Proof, WholeReplay
 from melange_sky.planner.reserving.purchases import Purchasable
 from melange_sky.planner.reserving.terms import term_name
 from melange_sky.planner.scheduling.document import schedule_document
-from melange_sky.planner.scheduling.timetable import Timetable
+from melange_sky.planner.timetable import Timetable
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.freshness import Age
 from melange_sky.reserve.answer import Advice, Bought, ScenarioCost, Totals
@@ -113,7 +114,7 @@ def _found(hollow: Hollow, step: float | None) -> Any:
         running=(SimpleNamespace(option=0, instances=2, owned=1, committed=0, rented=1),),
         plan=judged if is_whole else None,
     )
-    proof = Proof(fleets=(fleet,), whole=filled(WholeReplay))
+    proof = Proof(fleets=(fleet,), whole=filled(WholeReplay), one_run=_one_run(hollow))
     return SimpleNamespace(
         asked=_asked(hollow, plan, (one, one)),
         advice=advice,
@@ -122,6 +123,11 @@ def _found(hollow: Hollow, step: float | None) -> Any:
         proof=proof if is_whole else None,
         api=filled(ApiComparison | None, hollow),
     )
+
+
+def _one_run(hollow: Hollow) -> OneRun:
+    run: OneRun = filled(OneRun, hollow, first=0, steps=2, by_step=(0.5, None))
+    return run
 
 
 def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:

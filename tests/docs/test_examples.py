@@ -157,3 +157,6 @@ def test_a_week_is_reserved_and_every_fleet_and_the_whole_week_hold_in_replay(
     proof = document["verification"]
     assert proof["holds"] and proof["hours"] == 168
     assert proof["attainment"] >= proof["target"]
+    run = proof["in_one_run"]
+    assert run["holds"] and run["hours"] == len(run["by_hour"]) == 168
+    assert (run["startup_s"], run["startup_origin"]) == (300, "--startup-s") and run["starts"] > 50

@@ -26,7 +26,7 @@ from melange_sky.planner.scheduling.carrying_out import carry_out
 from melange_sky.planner.scheduling.cron import crontab_text, write_cron
 from melange_sky.planner.scheduling.document import schedule_document
 from melange_sky.planner.scheduling.folder import Schedule, read_schedule
-from melange_sky.planner.scheduling.timetable import Timetable, cycle_of
+from melange_sky.planner.timetable import Timetable, cycle_of
 from melange_sky.report.schedule import schedule_text
 from melange_sky.skyserve import LiveService, Wanted
 from tests.cli.runner import call

@@ -188,6 +188,13 @@ def sharing_stream(plan: ModelPlan, requests: int, seed: int) -> RequestStream:
     return _sharing(stream, plan, np.random.default_rng([seed, 2, 0]))
 
 
+def shared_stream(stream: RequestStream, plan: ModelPlan, seed: int) -> RequestStream:
+    """Return requests with what they share by a plan's workload, as they are where that is nothing."""
+    if not shares_prefixes(plan):
+        return stream
+    return _sharing(stream, plan, np.random.default_rng([seed, 2, 0]))
+
+
 def _sharing(stream: RequestStream, plan: ModelPlan, rng: np.random.Generator) -> RequestStream:
     """Return sampled requests with prompts that share by the workload's figures."""
     assert plan.workload.reuse is not None

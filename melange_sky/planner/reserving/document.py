@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESERVE_FILE = "reserve.json"
+SIMULATED = "simulated: the engine's step times are estimates"
 NOT_IN_TOTALS = "data transfer, disks, SkyServe's controller and taxes are in no total"
 
 
@@ -304,12 +305,22 @@ def _period(asked: Asked, fleet: Fleet, number: int) -> dict[str, Any]:
         ),
         "attainment": None if judged is None else judged.attainment,
         "holds": None if judged is None else judged.holds,
+        "replay": None
+        if judged is None
+        else {
+            "traffic": judged.traffic,
+            "requests": judged.requests,
+            "low": judged.low,
+            "high": judged.high,
+        },
     }
 
 
 def _verification(asked: Asked, proof: Proof) -> dict[str, Any]:
     whole = proof.whole
+    run = proof.one_run
     return {
+        "origin": SIMULATED,
         "holds": not proof.missed,
         "attainment": whole.attainment,
         "target": whole.target,
@@ -321,6 +332,24 @@ def _verification(asked: Asked, proof: Proof) -> dict[str, Any]:
         "worst_attainment": whole.worst_attainment,
         "seed": asked.options.seed,
         "missed": list(proof.missed),
+        "in_one_run": {
+            "holds": run.holds,
+            "attainment": run.attainment,
+            "worst_hour": run.worst,
+            "worst_attainment": run.worst_attainment,
+            "by_hour": list(run.by_step),
+            "first_hour": run.first,
+            "hours": run.steps,
+            "startup_s": run.startup_s,
+            "startup_origin": run.startup_origin,
+            "ahead_s": run.ahead_s,
+            "late_s": run.late_s,
+            "span_s": run.span_s,
+            "replayed_s": run.replayed_s,
+            "requests": run.requests,
+            "starts": run.starts,
+            "switches": run.switches,
+        },
     }
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from melange_sky.planner.handover import Handover
 from melange_sky.planner.output_files import write_text
-from melange_sky.planner.scheduling.folder import TICK_S
+from melange_sky.planner.timetable import TICK_S
 from melange_sky.settings import handed_on
 from melange_sky.version import __version__
 

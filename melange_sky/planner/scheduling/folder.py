@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from melange_sky.errors import InputError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.reserving.document import RESERVE_FILE
-from melange_sky.planner.scheduling.timetable import Timetable, cycle_of
+from melange_sky.planner.timetable import TICK_S, Timetable, cycle_of, startup_of
 from melange_sky.rendering import service_name
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_STARTUP_S = 900.0
-"""To provision a machine, install the engine and load weights takes 5 to 15 minutes as a rule."""
-TICK_S = 300.0
-"""How often a schedule is looked at: nothing may be later than that."""
 _LARGEST_BYTES = 64 * 1024 * 1024
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -109,7 +105,7 @@ def read_schedule(folder: Path, startup_s: float | None = None) -> Schedule:
         raise InputError(f"{file}: periods: their plans are of several fleets; run `reserve` again")
     if not ids:
         raise InputError(f"{file}: periods: nothing ever runs, so there is nothing to schedule")
-    ahead_s, origin = _startup(document, startup_s)
+    ahead_s, origin = startup_of(startup_s, document.startup_s, RESERVE_FILE)
     log.info("read %s: %d fleets, replicas take %g s (%s)", file, len(fleets), ahead_s, origin)
     return Schedule(
         folder=folder,
@@ -151,14 +147,6 @@ def _fleet(folder: Path, file: Path, number: int, period: _Period) -> ScheduledF
         raise InputError(f"{file}: periods.{number}.plan: must be a file in the folder")
     path = folder / period.plan
     return ScheduledFleet(rate_rps=period.rate_rps, file=path, plan=load_plan(path))
-
-
-def _startup(document: _Reserve, given_s: float | None) -> tuple[float, str]:
-    if given_s is not None:
-        return given_s, "--startup-s"
-    if document.startup_s > 0:
-        return document.startup_s, RESERVE_FILE
-    return DEFAULT_STARTUP_S, "assumed: --startup-s says how long a replica takes until it serves"
 
 
 def _timetable(

@@ -65,7 +65,9 @@ def _verdict(document: Document) -> Verdict:
         )
     text = (
         f"{proof['attainment']:.2%} of {proof['requests']:,} requests within the SLO over {proof['hours']:,g} hours,"
-        f" target {proof['target'] * 100:.4g}%; {proof['fleets']} fleets were replayed. {' '.join(proof['missed'])}"
+        f" target {proof['target'] * 100:.4g}%; {proof['in_one_run']['attainment']:.2%} in one run in which replicas take"
+        f" {proof['in_one_run']['startup_s']:,.0f} s to start; {proof['fleets']} fleets were replayed."
+        f" {' '.join(proof['missed'])}"
     )
     holds = proof["holds"]
     return Verdict(

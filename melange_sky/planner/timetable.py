@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
 
+DEFAULT_STARTUP_S = 900.0
+"""To provision a machine, install the engine and load weights takes 5 to 15 minutes as a rule."""
+TICK_S = 300.0
+"""How often a schedule is looked at: nothing may be later than that."""
 WEEK_S = 7 * 86_400.0
 DAY_S = 86_400.0
 
@@ -91,3 +95,15 @@ def cycle_of(steps: int, step_s: float) -> int | None:
             cycle = min(cycle_s, span_s) / step_s
             return int(cycle) if cycle.is_integer() else None
     return None
+
+
+def startup_of(given_s: float | None, known_s: float, where: str) -> tuple[float, str]:
+    """Return how long a replica takes until it serves, and where that is from.
+
+    `given_s` is the flag's, `known_s` what stands in `where`, 0 where nothing does.
+    """
+    if given_s is not None:
+        return given_s, "--startup-s"
+    if known_s > 0:
+        return known_s, where
+    return DEFAULT_STARTUP_S, "assumed: --startup-s says how long a replica takes until it serves"
