@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from melange_sky.cli.common import echo_event, echo_json, format_option, seed_option
+from melange_sky.cli.services import backends_option, drain_option, routes_option
 from melange_sky.cli.trace_options import trace_options
 
 FORBIDDEN = 5
@@ -32,8 +33,8 @@ FORBIDDEN = 5
 @click.option(
     "--metrics",
     multiple=True,
-    metavar="URL",
-    help="Address of a replica that serves; once per replica.",
+    metavar="OPTION=URL",
+    help="Address of a replica that serves, and its option; once per replica.",
 )
 @click.option("--prometheus", metavar="URL", help="Address of a Prometheus that scrapes them.")
 @click.option(
@@ -44,7 +45,7 @@ FORBIDDEN = 5
     show_default=True,
     help="Seconds between two looks; of the trace with --replay.",
 )
-@click.option("--once", is_flag=True, help="Take one look and end, as cron wants it.")
+@click.option("--once", is_flag=True, help="Look twice, half a minute apart, tell once and end.")
 @click.option(
     "--policy",
     type=click.Path(path_type=Path),
@@ -55,6 +56,9 @@ FORBIDDEN = 5
     type=float,
     help="Seconds from starting a replica until it serves (default: what was seen, else 600).",
 )
+@routes_option
+@backends_option
+@drain_option
 @click.option(
     "--replay",
     type=click.Path(path_type=Path),

@@ -128,10 +128,13 @@ class Deployment:
         log.info("wrote the addresses of %d services", sum(map(len, places.values())))
 
 
-def open_deployment(folder: Path, *, adopt: bool = False) -> Deployment:
+def open_deployment(
+    folder: Path, *, adopt: bool = False, host: ServiceHost | None = None
+) -> Deployment:
     """Return the deployment of a plan folder (or of a plan.json with its services next to it).
 
-    `adopt` lets it take over services of its names that another fleet or user made. Secrets that the services name are taken from the environment. Raises InputError for a folder
+    `adopt` lets it take over services of its names that another fleet or user made; `host` stands in place
+    of SkyServe. Secrets that the services name are taken from the environment. Raises InputError for a folder
     that holds no plan or no service, SourceUnavailableError where SkyPilot is not installed.
     """
     planned = load_plan(folder)
@@ -144,7 +147,7 @@ def open_deployment(folder: Path, *, adopt: bool = False) -> Deployment:
         planned=planned,
         plan_file=folder / PLAN_FILE if folder.is_dir() else folder,
         wanted=wanted,
-        server=SkyServe(secrets),
+        server=SkyServe(secrets) if host is None else host,
         adopt=adopt,
     )
 

@@ -33,6 +33,11 @@ KEPT = (
     "schedule.crontab",
     "schedule.sky.yaml",
     "watch.jsonl",
+    "watch-intent.json",
+    "watch-starts.json",
+    "watch.log",
+    "watch.crontab",
+    "watch.sky.yaml",
 )
 """What `apply`, `status`, `schedule` and `watch` write beside plans: no plan's work, and no reason to refuse."""
 _FORMAT = 1

@@ -27,6 +27,9 @@ def watch(
     once: bool = False,
     policy: AnyPath | None = None,
     startup_s: float | None = None,
+    routes: AnyPath | None = None,
+    backends: AnyPath | None = None,
+    drain_s: float = 600.0,
     replay: AnyPath | None = None,
     columns: str | Mapping[str, str] | None = None,
     timezone: str | None = None,
@@ -41,12 +44,15 @@ def watch(
         mode: "observe" only tells, "propose" writes a proposal down, "apply" makes SkyServe run what is decided.
         observed: The file that a gateway's `--observed` writes.
         gateway: A gateway's address: its metrics are read.
-        metrics: Addresses of replicas that serve.
+        metrics: Addresses of replicas that serve, each as "OPTION=URL".
         prometheus: Address of a Prometheus that scrapes them.
         every_s: Seconds between two looks; of the trace with `replay`.
         once: Take one look and end.
         policy: A YAML file of guard rails, in place of the plan's `guard`.
         startup_s: Seconds from starting a replica until it serves; None for what was seen, else 600.
+        routes: Where plan and addresses are written as one file, for `gateway FILE`.
+        backends: Where lines for `gateway --backends-file` are written.
+        drain_s: Longest wait for requests that still run at what stops.
         replay: A trace, or a CSV of time,rate_rps, to play through the simulator.
         columns: Which column of the trace is what, "time=ts:ms,input=n_in" or a mapping; None for told by names
             and values.
@@ -72,6 +78,9 @@ def watch(
         once=once,
         policy=path_of(policy),
         startup_s=startup_s,
+        routes=path_of(routes),
+        backends=path_of(backends),
+        drain_s=drain_s,
         replay=path_of(replay),
         columns=columns,
         timezone=timezone,

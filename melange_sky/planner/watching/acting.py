@@ -1,10 +1,30 @@
-"""How a change that was decided is made on SkyServe."""
+"""Make a change that was decided on SkyServe: written down before, grown first, finished or taken back after any end.
+
+Kill it anywhere: the next start reads what was under way (`intent`), and what runs, and goes on from there. Where
+SkyServe cannot be asked the change stays under way; where replicas cannot be had the fleet goes back to the plan
+that it came from.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from melange_sky.errors import InputError
+from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
+from melange_sky.planfile import PLAN_FILE, dump_plan, load_document, parse_plan
+from melange_sky.planner.apply import Deployment, ServiceHost, is_settled, open_deployment
+from melange_sky.planner.handover import Handover
+from melange_sky.planner.plan_files import write_plan
+from melange_sky.planner.watching.intent import (
+    Intent,
+    end_intent,
+    read_intent,
+    write_intent,
+)
+from melange_sky.planner.watching.ticking import NotHadError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,8 +33,101 @@ if TYPE_CHECKING:
     from melange_sky.planner.watching.ticking import Actor
     from melange_sky.plans import Plan
 
+log = logging.getLogger(__name__)
 
-def actor_of(folder: Path, planned: Plan, options: WatchOptions) -> Actor:
+Tell = Callable[[str], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class SkyActor:
+    """Carries changes of one plan folder's fleet out, one at a time. `host` is SkyServe, None the real one."""
+
+    folder: Path
+    handover: Handover = field(default_factory=Handover)
+    host: ServiceHost | None = None
+
+    def act(self, target: Plan, tell: Tell) -> None:
+        """Make the fleet what a plan says. A change that an earlier run left is ended first.
+
+        Raises NotHadError where replicas could not be had: the fleet is what it was before;
+        SourceUnavailableError where SkyServe cannot be asked: the next call goes on; InputError where the
+        folder cannot be written: nothing is changed then.
+        """
+        self.resume(tell)
+        before = self._document()
+        intent = Intent(way="forth", before=before, after=json.loads(dump_plan(target)))
+        write_intent(self.folder, intent)
+        try:
+            self._write(intent.goal)
+        except InputError:
+            end_intent(self.folder)
+            raise
+        self._carry(intent, tell)
+
+    def resume(self, tell: Tell) -> bool:
+        """End a change that was left under way; return whether there was one. Raises as `act` does."""
+        intent = read_intent(self.folder)
+        if intent is None:
+            return False
+        now = self._document()
+        if now not in (intent.before, intent.after):
+            tell("the plan was written anew while a change was under way, which is given up")
+            end_intent(self.folder)
+            return False
+        tell(f"going on with a change that was under way ({intent.way})")
+        self._carry(intent, tell)
+        return True
+
+    def _carry(self, intent: Intent, tell: Tell) -> None:
+        if intent.way == "forth":
+            try:
+                self._bring_about(intent.goal, tell)
+            except (SourceUnavailableError, InputError):
+                raise
+            except MelangeError as error:
+                why = " ".join(str(error).split())
+                intent = intent.turned(why, self._lacking())
+                write_intent(self.folder, intent)
+            else:
+                end_intent(self.folder)
+                return
+        tell(f"back to the fleet before: {intent.why}")
+        self._bring_about(intent.goal, tell)
+        end_intent(self.folder)
+        raise NotHadError(intent.why, frozenset(intent.options))
+
+    def _bring_about(self, document: dict[str, Any], tell: Tell) -> None:
+        """Write a plan where it is not there yet, and make SkyServe run it."""
+        self._write(document)
+        deployment = self._deployment()
+        changes = deployment.changes()
+        if not is_settled(changes) or self.handover.routes or self.handover.backends:
+            deployment.apply(changes, tell, self.handover)
+        elif self.handover.gateways:
+            deployment.apply(changes, log.debug, self.handover)
+
+    def _write(self, document: dict[str, Any]) -> None:
+        if self._document() != document:
+            write_plan(parse_plan(document, PLAN_FILE), self.folder)
+
+    def _document(self) -> dict[str, Any]:
+        document, _ = load_document(self.folder / PLAN_FILE)
+        if not isinstance(document, dict):
+            raise InputError(f"{self.folder / PLAN_FILE}: is no plan of one model")
+        return document
+
+    def _deployment(self) -> Deployment:
+        return open_deployment(self.folder, host=self.host)
+
+    def _lacking(self) -> tuple[str, ...]:
+        """Return the options whose services have fewer ready replicas than the plan wants."""
+        deployment = self._deployment()
+        states = deployment.states(deployment.services())
+        return tuple(sorted({s.option for s in states if s.ready < s.planned}))
+
+
+def actor_of(folder: Path, options: WatchOptions) -> Actor:
     """Return what carries changes of a plan folder's fleet out. Raises InputError where nothing can."""
-    del folder, planned, options
-    raise InputError("--mode apply: changes cannot be made yet; --mode propose writes them down")
+    if not folder.is_dir():
+        raise InputError(f"--mode apply: give the plan's folder, not {folder.name}")
+    return SkyActor(folder=folder, handover=options.handover)

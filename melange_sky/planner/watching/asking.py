@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from melange_sky.errors import InputError, clip
 from melange_sky.planner.figures import within
+from melange_sky.planner.handover import Handover
 from melange_sky.planner.replayed_trace import replayed_trace
+from melange_sky.planner.watching.starts import learnt_starts
 from melange_sky.spec.guard import load_guard
 from melange_sky.watching.decide import Mode, Rules
 from melange_sky.watching.provisioning import StartUps
@@ -26,7 +28,7 @@ LONGEST_S = 86_400.0
 class WatchOptions:
     """What to look at and what may be done: the flags of `watch`, by their names.
 
-    `once` ends after one look, as cron wants it. Raises InputError where a flag makes no sense.
+    `once` ends after one look. `routes`, `backends` and `drain_s` are as those of `apply`. Raises InputError where a flag makes no sense.
     """
 
     mode: str = "observe"
@@ -38,6 +40,9 @@ class WatchOptions:
     once: bool = False
     policy: Path | None = None
     startup_s: float | None = None
+    routes: Path | None = None
+    backends: Path | None = None
+    drain_s: float = 600.0
     replay: Path | None = None
     columns: str | Mapping[str, str] | None = None
     timezone: str | None = None
@@ -59,10 +64,17 @@ class WatchOptions:
             self.replay, "--replay", self.columns, self.timezone, keep_failed=self.keep_failed
         )
 
+    def start_ups(self, folder: Path) -> StartUps:
+        """Return how long replicas take to serve: as was told, else as a folder's watcher saw it."""
+        return StartUps(given_s=self.startup_s, seen=learnt_starts(folder))
+
     @property
-    def start_ups(self) -> StartUps:
-        """How long replicas take to serve, as far as it was told."""
-        return StartUps(given_s=self.startup_s)
+    def handover(self) -> Handover:
+        """How gateways hear of a change."""
+        gateways = () if self.gateway is None else (self.gateway,)
+        return Handover(
+            routes=self.routes, backends=self.backends, gateways=gateways, drain_s=self.drain_s
+        )
 
     def rules(self, planned: Plan) -> Rules:
         """Return how decisions are made for a plan; --policy stands in place of its `guard`."""

@@ -45,6 +45,18 @@ def entry_of(
     }
 
 
+def change_entry(
+    time: float, event: str, message: str, state: State, options: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return the line about what came of a change: done, failed, or not-had."""
+    return {
+        "time": _time(time),
+        "event": event,
+        "message": message,
+        "state": _state(state, options),
+    }
+
+
 def fleet_hash(counts: Mapping[str, int]) -> str:
     """Return the id of a fleet: the same for the same replicas."""
     text = json.dumps(sorted((name, n) for name, n in counts.items() if n))

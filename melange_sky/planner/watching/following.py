@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -15,6 +15,7 @@ from melange_sky import settings
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.plan_files import write_plan
+from melange_sky.planner.watching.entries import change_entry
 from melange_sky.planner.watching.plan_fleets import PlanFleets
 from melange_sky.planner.watching.target import target_plan
 from melange_sky.planner.watching.ticking import NotHadError, Watcher
@@ -56,7 +57,7 @@ class Follower:
         self.options, self.source, self.actor = options, source, actor
         self.fleets = PlanFleets(planned)
         self.watcher = Watcher(
-            self.fleets, options.start_ups, options.rules(planned), options.every_s
+            self.fleets, options.start_ups(self.folder), options.rules(planned), options.every_s
         )
         path = self.folder / JOURNAL_FILE
         self.watcher.resume(read_journal(path).lines)
@@ -81,15 +82,27 @@ class Follower:
         return tick
 
     def _act(self, target: Plan, tell: Callable[[str], None]) -> None:
+        """Make a change, and write down what came of it."""
         assert self.actor is not None
         try:
             self.actor.act(target, tell)
-        except NotHadError as error:
-            self.watcher.state = failed(self.watcher.state, error.options, self.watcher.rules)
-            tell(f"could not be had: {error}")
         except MelangeError as error:
-            self.watcher.state = failed(self.watcher.state, frozenset(), self.watcher.rules)
-            tell(f"failed: {error}")
+            self.failed(error, tell)
+        else:
+            self.note("done", "the fleet is what was decided", tell)
+
+    def failed(self, error: MelangeError, tell: Callable[[str], None]) -> None:
+        """Write down that a change could not be made; what could not be had is left alone for a while."""
+        lacking = error.options if isinstance(error, NotHadError) else frozenset()
+        self.watcher.state = failed(self.watcher.state, lacking, self.watcher.rules)
+        event = "not-had" if lacking else "failed"
+        self.note(event, " ".join(str(error).split()), tell)
+
+    def note(self, event: str, message: str, tell: Callable[[str], None]) -> None:
+        """Add a line about a change that was made, or was not."""
+        state = self.watcher.state
+        self.journal.append(change_entry(time.time(), event, message, state, self.fleets.options))
+        tell(f"{event}: {message}")
 
 
 def _need(tick: Tick) -> float:
@@ -111,9 +124,15 @@ def follow(
     if options.mode == "apply":
         from melange_sky.planner.watching.acting import actor_of  # observe never needs SkyPilot
 
-        actor = actor_of(folder, planned, options)
+        actor = actor_of(folder, options)
     with locked(planned):
-        follower = Follower(folder, options, source_of(options, planned), actor)
+        left = None if actor is None else _ended(actor, tell)
+        source = source_of(options, planned, folder if folder.is_dir() else folder.parent)
+        follower = Follower(folder, options, source, actor)
+        if actor is not None:  # nothing is under way any more
+            follower.watcher.state = replace(follower.watcher.state, target=None)
+        if left is not None:
+            follower.failed(left, tell)
         looks = 0
         last: Tick | None = None
         try:
@@ -126,6 +145,15 @@ def follow(
             log.info("interrupted after %d looks", looks)
     forbidden = last is not None and last.decision.verb == "blocked" and last.decision.slo_missed
     return Followed(looks=looks, last=None if last is None else last.entry, forbidden=forbidden)
+
+
+def _ended(actor: Actor, tell: Callable[[str], None]) -> MelangeError | None:
+    """End a change that an earlier watcher left under way; return why it could not be made, None where it could."""
+    try:
+        actor.resume(tell)
+    except NotHadError as error:
+        return error
+    return None
 
 
 @contextlib.contextmanager

@@ -35,6 +35,9 @@ class Source(Protocol):
 class Actor(Protocol):
     """What carries a change out."""
 
+    def resume(self, tell: Callable[[str], None]) -> bool:
+        """End a change that an earlier run left under way; return whether there was one. Raises as `act` does."""
+
     def act(self, target: Plan, tell: Callable[[str], None]) -> None:
         """Make the fleet what a plan says, grown first; resumable anywhere.
 
@@ -79,8 +82,9 @@ class Watcher:
         """Learn from the lines of a journal, and go on where the last one stood."""
         for line in lines:
             observed = line.get("observed")
-            if not isinstance(observed, dict):
-                continue  # a line about a change
+            if not isinstance(observed, dict):  # a line about a change
+                self.state = state_of(line.get("state"), self.fleets.options)
+                continue
             time = datetime.fromisoformat(str(line["time"]).replace("Z", "+00:00")).timestamp()
             rate = observed.get("rate_rps")
             if isinstance(rate, int | float) and not observed.get("faults"):

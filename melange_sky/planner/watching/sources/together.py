@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Protocol
 from melange_sky.watching.seen import Seen
 
 if TYPE_CHECKING:
-    from melange_sky.watching.seen import Floats
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
 
 
 class Source(Protocol):

@@ -1,0 +1,97 @@
+"""`watch` as a process: what it needs, what it tells, and what the next one makes of one that was killed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from melange_sky.planfile import load_plan
+from melange_sky.planner import apply as applying
+from melange_sky.planner.watching import acting, opening
+from melange_sky.planner.watching.asking import WatchOptions
+from melange_sky.planner.watching.following import follow
+from melange_sky.planner.watching.sources.sky import SkySource
+from tests.cli.runner import call
+from tests.watching.test_acting import DiskServe, fleet, folder, killed, planned
+from tests.watching.test_sources import NAME, page, pages
+
+__all__ = ["folder"]
+
+
+def test_observing_needs_no_skypilot_and_tells_what_it_sees(folder: Path) -> None:
+    code = (
+        "import sys; from melange_sky.cli import cli; "
+        "sys.exit(cli(sys.argv[1:], standalone_mode=False) or ('sky' in sys.modules))"
+    )
+    with pages(page(finished=5, plan=NAME)) as (url, _):
+        words = ["watch", str(folder), "--gateway", url, "--every", "1", "--once"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words, "--format", "json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    last = json.loads(done.stdout)
+    assert (last["observed"]["rate_rps"], last["observed"]["live"]) == (0.0, {"small": 2})
+    assert len((folder / "watch.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "give --gateway URL, --prometheus URL, --observed FILE or --metrics OPTION=URL"),
+        (["--gateway", "ftp://x"], "--gateway: 'ftp://x' is not http://HOST[:PORT]"),
+        (["--metrics", "http://h:1"], "--metrics: write OPTION=URL, such as L4=http://HOST:8000"),
+        (["--prometheus", "x"], "--prometheus 'x' is not an http:// or https:// address"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_one_line(
+    words: list[str], said: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, told = call(capsys, "watch", str(folder), *words, "--once")
+    assert code == 2
+    assert told.startswith(f"error: {said}")
+    assert told.count("\n") == 1
+
+
+def test_a_gateway_that_is_gone_is_a_line_and_no_end(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--gateway", "http://127.0.0.1:9", "--every", "1", "--once"]
+    code, _, told = call(capsys, "watch", str(folder), *words)
+    assert code == 0
+    assert "keep [signal]" in told
+    assert "http://127.0.0.1:9: " in told
+
+
+def test_a_change_that_a_killed_watcher_left_is_finished_before_the_first_look(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sky = tmp_path / "sky"
+    assert killed(folder, fleet(load_plan(folder), small=1, big=3), sky, 30)
+    server = DiskServe(sky)
+    monkeypatch.setattr(applying.time, "sleep", server.sleep)
+    monkeypatch.setattr(applying.time, "monotonic", server.clock)
+    monkeypatch.setattr(
+        acting,
+        "actor_of",
+        lambda place, options: acting.SkyActor(folder=place, host=server),
+    )
+    monkeypatch.setattr(
+        opening, "_of_sky", lambda plan, place: SkySource(plan=plan, records=server)
+    )
+    monkeypatch.setattr(opening.time, "sleep", lambda seconds: None)
+    told: list[str] = []
+    with pages(page(finished=5, plan=NAME)) as (url, _):
+        options = WatchOptions(mode="apply", metrics=[f"big={url}"], once=True)
+        follow(folder, options, told.append)
+    assert told[0] == "going on with a change that was under way (forth)"
+    assert planned(folder) == server.options() == {"small": 1, "big": 3}
+    (line,) = [json.loads(row) for row in (folder / "watch.jsonl").read_text().splitlines()]
+    assert line["observed"]["live"]["big"] == 3
