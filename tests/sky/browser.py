@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from tests.accessibility import AXE, INSTALL, serious_findings
 from tests.sky.bed import _must
 
 if TYPE_CHECKING:
@@ -26,6 +27,10 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
 
+    def unusable(self) -> list[tuple[str, str]]:
+        """Return what axe-core calls serious in our page, SkyPilot's own bars aside."""
+        return serious_findings(self.page, "#melange-fleets")
+
     def figures(self, place: str) -> dict[str, str]:
         """Return the texts of the named figures within one element."""
         found = self.page.locator(f"{place} [data-figure]")
@@ -35,11 +40,10 @@ class Visit:
 
 
 def chromium() -> str:
-    """Return Debian's Chromium, installed where it is missing."""
+    """Return Debian's Chromium, installed with axe-core where one of them is missing."""
     path = shutil.which("chromium")
-    if path is None:
-        _must("apt-get", "update", "-qq")
-        _must("apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium")
+    if path is None or not AXE.exists():
+        _must(str(INSTALL))
         path = shutil.which("chromium")
     assert path is not None
     return path

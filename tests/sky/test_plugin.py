@@ -132,11 +132,14 @@ def test_the_page_shows_the_plan_and_what_runs(server: ApiServer) -> None:
         sizes = drawn.evaluate_all(
             "all => Promise.all(all.map(one => one.decode().then(() => one.naturalWidth)))"
         )
+        for one in visit.page.locator("#melange-fleets figure summary").all():
+            one.click()
+        unusable = visit.unusable()
         visit.page.get_by_role("button", name="Refresh").click()
         visit.page.wait_for_timeout(1500)
         still = drawn.count()
     assert len(sizes) == still >= 3 and min(sizes) > 100  # open after a refresh too
-    assert visit.errors == []
+    assert visit.errors == unusable == []
     assert visit.hosts == {server.url.removeprefix("http://")}
     assert link is not None and link.endswith("/plugins/melange")
     plan = json.loads((server.home / "plans" / "chat-plan" / "plan.json").read_text())

@@ -15,6 +15,7 @@ import pytest
 
 from melange_sky.planfile import dump_plan
 from melange_sky.report.html import page_html, plan_page, reserve_page
+from tests.accessibility import AXE, serious_findings
 from tests.cli.runner import ROOT
 from tests.report.plans import PLANS, hostile
 from tests.report.reading import numbers_of
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.stack
-AXE = ROOT / "build/browser/node_modules/axe-core/axe.min.js"
 PHONE, DESK = 360, 1280
 ZOOMED = DESK // 4
 """Pixels that are left of a desk's width at 400 %."""
@@ -151,14 +151,7 @@ def test_axe_finds_nothing_serious(
         opened.page.evaluate(
             "document.querySelectorAll('details').forEach(one => { one.open = true })"
         )
-        opened.page.evaluate(AXE.read_text(encoding="utf-8"))
-        found = opened.page.evaluate("axe.run()")
-        serious = [
-            (one["id"], one["nodes"][0]["html"][:200])
-            for one in found["violations"]
-            if one["impact"] in {"serious", "critical"}
-        ]
-        assert not serious and found["passes"]
+        assert serious_findings(opened.page) == []
 
 
 def test_print_is_light_and_opens_what_is_folded(

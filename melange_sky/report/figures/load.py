@@ -22,6 +22,8 @@ def load_figure(model: ModelPlan, headroom: float) -> Figure:
     """Return the load of each option against its capacity, and against what headroom leaves of it."""
     origins = [allocation_origin(a) for a in model.allocations]
     kept = f" {headroom:.0%} of each replica's capacity was to be kept free." if headroom else ""
+    if any(a.load_fraction > 1 for a in model.allocations):
+        kept += " Above 100% replay holds more than the capacities say."
     return Figure(
         name="load",
         title="How full each option is",

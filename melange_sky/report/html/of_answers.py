@@ -58,7 +58,7 @@ def _simulation_section(simulation: Simulation, number: int) -> Section:
         title=f"{plan.name}: {plan.fleet_text()}",
         facts=_verdict_facts(verdict, plan.cost_usd_per_hour),
         tables=(
-            Table(grid=_latency_grid(verdict), title="Latencies"),
+            Table(grid=_latency_grid(verdict), title="Latencies of the judged requests"),
             Table(grid=_option_grid(simulation), title="Each option"),
             Table(grid=_bucket_grid(simulation), title="Each size", folded=True),
         ),

@@ -175,7 +175,7 @@ def replay_facts(verified: Verification) -> tuple[tuple[str, Cell], ...]:
         ("95 % interval to", percent(verified.high, 2)),
         ("cost over the plan before replay", usd(verified.premium_usd_per_hour)),
         ("seeds", Cell(", ".join(map(str, verified.seeds)))),
-        ("fleets replayed", count(len(verified.rounds))),
+        ("replays", count(len(verified.rounds))),
         ("search cut short by its time", Cell("yes" if verified.cut_short else "no")),
         ("traffic", words(verified.traffic)),
     )
