@@ -40,19 +40,30 @@ def plugin() -> None:
     type=click.Choice(["off", "warn", "refuse"]),
     help="Check launches against their plans too, and do this: name the guard as SkyPilot's admin_policy, in front of your own.",
 )
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="FLEET=URL",
+    help="A gateway of a fleet, by the plan's name or the fleet's id, whose traffic is shown; give it again for more.",
+)
 @config_option
 @yes_option
 def install(
-    plan_dirs: tuple[Path, ...], guard: str | None, server_config: Path | None, yes: bool
+    plan_dirs: tuple[Path, ...],
+    guard: str | None,
+    gateways: tuple[str, ...],
+    server_config: Path | None,
+    yes: bool,
 ) -> None:
     """Name the plugin in plugins.yaml, with the folders of plans that it shows.
 
-    A folder may hold one plan or folders of plans; folders given before stay. With --guard, config.yaml
+    A folder may hold one plan, a reserve, or folders of these; folders given before stay. With --guard, config.yaml
     names the guard.
     """
     from melange_sky.planner.plugin_files import install_changes
 
-    changes = install_changes(plan_dirs, server_config, guard)
+    changes = install_changes(plan_dirs, server_config, guard, _by_fleet(gateways))
     _carry_out(changes, yes)
 
 
@@ -82,6 +93,16 @@ def status(server_config: Path | None, output_format: str) -> None:
         echo_json(status_document(found))
     else:
         click.echo(status_text(found), nl=False)
+
+
+def _by_fleet(gateways: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for text in gateways:
+        name, is_split, url = text.partition("=")
+        if not (name and is_split):
+            raise click.BadParameter(f"'{text[:100]}' is not FLEET=URL", param_hint="--gateway")
+        found.setdefault(name, []).append(url)
+    return found
 
 
 def _carry_out(changes: Sequence[FileChange], yes: bool) -> None:

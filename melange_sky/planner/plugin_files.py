@@ -12,6 +12,8 @@ from melange_sky import settings
 from melange_sky.errors import InputError
 from melange_sky.planfile import PLAN_FILE
 from melange_sky.planner.output_files import make_folder, write_text
+from melange_sky.planner.reserving.document import RESERVE_FILE
+from melange_sky.planner.watching.sources.fetching import metrics_url
 from melange_sky.planner.yaml_edit import (
     YamlText,
     add_item,
@@ -24,7 +26,7 @@ from melange_sky.planner.yaml_edit import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 PLUGIN = "melange_sky.skyplugin.Plugin"
 GUARD = "melange_sky.skyplugin.Guard"
@@ -80,11 +82,13 @@ class ServerFiles:
 class PluginStatus:
     """How the files stand. `guard` is the guard's mode, `policy` the user's own policy behind it.
 
-    `plan_dirs` is None where the plugin is not installed, `guard` where the guard is not.
+    `plan_dirs` and `gateways`, addresses by fleet, are None where the plugin is not installed, `guard` where the
+    guard is not.
     """
 
     files: ServerFiles
     plan_dirs: tuple[str, ...] | None
+    gateways: dict[str, tuple[str, ...]] | None
     guard: str | None
     policy: str | None
     importable: bool
@@ -100,6 +104,7 @@ def plugin_status(server_config: Path | None = None) -> PluginStatus:
     return PluginStatus(
         files=files,
         plan_dirs=None if found is None else _dirs(found[1]),
+        gateways=None if found is None else _gateways(found[1]),
         guard=_mode(guard.get("launch", "warn")) if is_on else None,
         policy=guard.get("policy") if is_on else None,
         importable=importlib.util.find_spec("sky") is not None,
@@ -107,16 +112,21 @@ def plugin_status(server_config: Path | None = None) -> PluginStatus:
 
 
 def install_changes(
-    plan_dirs: Sequence[Path], server_config: Path | None = None, guard: str | None = None
+    plan_dirs: Sequence[Path],
+    server_config: Path | None = None,
+    guard: str | None = None,
+    gateways: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[FileChange, ...]:
     """Return what installing would change: plugins.yaml, and config.yaml where a guard's mode is given.
 
-    Folders are added to those that are there. Raises InputError for a folder without plans and for files that
-    cannot be changed without touching other lines.
+    Folders are added to those that are there; `gateways`, addresses by a fleet's name or id, replace those of that
+    fleet. Raises InputError for a folder without plans, for what is no address, and for files that cannot be
+    changed without touching other lines.
     """
+    addresses = _checked(gateways or {})
     files = ServerFiles.at(server_config)
     folders = [str(_plan_dir(folder)) for folder in plan_dirs]
-    changes = [_install_plugin(files.plugins, folders)]
+    changes = [_install_plugin(files.plugins, folders, addresses)]
     if guard is not None:
         changes.append(_install_guard(files.config, guard))
     return tuple(change for change in changes if change.diff)
@@ -129,15 +139,32 @@ def remove_changes(server_config: Path | None = None) -> tuple[FileChange, ...]:
     return tuple(change for change in changes if change.diff)
 
 
-def _install_plugin(path: Path, folders: list[str]) -> FileChange:
+def _install_plugin(
+    path: Path, folders: list[str], gateways: Mapping[str, str | list[str]]
+) -> FileChange:
     text, where = _read(path), str(path)
     found = _entry(text, where)
+    given = {} if found is None else _parameters(found[1])
     known = () if found is None else _dirs(found[1])
-    if found is not None and set(folders) <= set(known):
+    wanted = {**given, "plan_dirs": list(dict.fromkeys([*known, *folders]))}
+    if gateways:
+        listed = given.get("gateways")
+        wanted["gateways"] = {**(listed if isinstance(listed, dict) else {}), **gateways}
+    if found is not None and wanted == given:
         return FileChange(path=path, before=text, after=text)
     base = text or "" if found is None else _without_plugin(text or "", where)
-    entry = {"class": PLUGIN, "parameters": {"plan_dirs": list(dict.fromkeys([*known, *folders]))}}
+    entry = {"class": PLUGIN, "parameters": wanted}
     return FileChange(path=path, before=text, after=add_item(base, where, "plugins", entry))
+
+
+def _checked(gateways: Mapping[str, Sequence[str]]) -> dict[str, str | list[str]]:
+    """Return addresses as plugins.yaml takes them: one as a text. Raises InputError for what is none."""
+    for urls in gateways.values():
+        for url in urls:
+            metrics_url(url, "--gateway")
+    return {
+        name: urls[0] if len(urls) == 1 else list(urls) for name, urls in gateways.items() if urls
+    }
 
 
 def _install_guard(path: Path, mode: str) -> FileChange:
@@ -225,8 +252,11 @@ def _plan_dir(folder: Path) -> Path:
         raise InputError(
             f"{folder}: is not a folder; give one that `plan -o` wrote, or one that holds such"
         )
-    if not (folder / PLAN_FILE).is_file() and not any(folder.glob(f"*/{PLAN_FILE}")):
-        raise InputError(f"{folder}: holds no {PLAN_FILE}, nor do the folders in it")
+    files = (PLAN_FILE, RESERVE_FILE)
+    if not any((folder / name).is_file() or any(folder.glob(f"*/{name}")) for name in files):
+        raise InputError(
+            f"{folder}: holds neither {PLAN_FILE} nor {RESERVE_FILE}, nor do the folders in it"
+        )
     return folder.resolve()
 
 
@@ -239,8 +269,21 @@ def _entry(text: str | None, where: str) -> tuple[int, dict[str, Any]] | None:
     return None
 
 
+def _parameters(entry: dict[str, Any]) -> dict[str, Any]:
+    given = entry.get("parameters")
+    return given if isinstance(given, dict) else {}
+
+
+def _gateways(entry: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    listed = _parameters(entry).get("gateways")
+    return {
+        str(name): tuple(map(str, urls if isinstance(urls, list) else [urls]))
+        for name, urls in (listed.items() if isinstance(listed, dict) else ())
+    }
+
+
 def _dirs(entry: dict[str, Any]) -> tuple[str, ...]:
-    folders = (entry.get("parameters") or {}).get("plan_dirs")
+    folders = _parameters(entry).get("plan_dirs")
     return tuple(str(one) for one in folders) if isinstance(folders, list) else ()
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 class ChangeView(Protocol):
@@ -33,6 +33,8 @@ class PluginView(Protocol):
     @property
     def plan_dirs(self) -> Sequence[str] | None: ...
     @property
+    def gateways(self) -> Mapping[str, Sequence[str]] | None: ...
+    @property
     def guard(self) -> str | None: ...
     @property
     def policy(self) -> str | None: ...
@@ -57,6 +59,9 @@ def status_document(found: PluginView) -> dict[str, Any]:
         "config_file": str(found.files.config),
         "installed": found.plan_dirs is not None,
         "plan_dirs": None if found.plan_dirs is None else list(found.plan_dirs),
+        "gateways": None
+        if found.gateways is None
+        else {name: list(urls) for name, urls in found.gateways.items()},
         "guard": found.guard,
         "policy": found.policy,
     }
@@ -68,6 +73,8 @@ def status_text(found: PluginView) -> str:
         page = "not installed"
     else:
         page = f"installed, plans from {', '.join(found.plan_dirs) or 'no folder'}"
+        for name, urls in (found.gateways or {}).items():
+            page += f", traffic of {name} from {', '.join(urls)}"
     guard = "not installed"
     if found.guard is not None:
         behind = "no other policy" if found.policy is None else f"{found.policy} is asked first"

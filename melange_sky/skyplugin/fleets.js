@@ -86,19 +86,50 @@
       el('td', {'class': 'n', 'data-figure': 'planned'}, [row.planned_replicas]),
       el('td', {'class': 'n', 'data-figure': 'live'}, [liveText(row), off]),
       el('td', {'class': 'n', 'data-figure': 'load'}, [percent(row.planned_load)]),
+      observedLoad(row),
       priceCell(row),
       el('td', {'class': 'n', 'data-figure': 'planned-usd'}, [usd(row.planned_usd_per_hour, 3)]),
       el('td', {'class': 'n', 'data-figure': 'live-usd'}, [usd(row.live_usd_per_hour, 3)])
     ]);
   }
 
-  var HEADS = [['Runs on', ''], ['Service', ''], ['Planned', 'n'], ['Live', 'n'], ['Planned load', 'n'], ['Price per hour', 'n'], ['Planned $/h', 'n'], ['Live $/h', 'n']];
+  var HEADS = [['Runs on', ''], ['Service', ''], ['Planned', 'n'], ['Live', 'n'], ['Planned load', 'n'], ['Observed load', 'n'], ['Price per hour', 'n'], ['Planned $/h', 'n'], ['Live $/h', 'n']];
 
   function table(fleet, model) {
     var heads = HEADS.map(function (head) { return el('th', {scope: 'col', 'class': head[1]}, [head[0]]); });
     return el('div', {'class': 'wide', tabindex: '0', role: 'region', 'aria-label': 'Options of ' + model.name}, [
       el('table', {}, [el('thead', {}, [el('tr', {}, heads)]), el('tbody', {}, model.options.map(optionRow))])
     ]);
+  }
+
+  function observedLoad(row) {
+    if (row.observed_load === null && row.observed_rps === null) return el('td', {'class': 'n', 'data-figure': 'observed-load'}, ['not observed']);
+    var load = row.observed_load === null ? 'unknown' : percent(row.observed_load);
+    return el('td', {'class': 'n', 'data-figure': 'observed-load'}, [load, el('small', {}, [rate(row.observed_rps) + ' req/s'])]);
+  }
+
+  function rate(value) {
+    return value === null ? 'unknown' : String(Number(value.toPrecision(3)));
+  }
+
+  function span(seconds) {
+    if (seconds < 120) return Math.round(seconds) + ' s';
+    return seconds < 7200 ? Math.round(seconds / 60) + ' min' : Math.round(seconds / 3600) + ' h';
+  }
+
+  // What gateways saw: the rate and the part within the SLO, over which time, how long ago, by whom.
+  function observed(model) {
+    var seen = model.observed;
+    if (seen === null) return [sum('Observed', 'observed', ['not observed ', el('small', {}, ['no gateway is named for it'])])];
+    if (seen.over_s === null) return [sum('Observed', 'observed', ['not observed ', el('small', {}, [seen.told.join('; ')])])];
+    var when = 'mean of ' + span(seen.over_s) + ', ' + span(seen.age_s) + ' ago, at ' + seen.gateways.join(', ');
+    var refused = seen.refused_rps ? rate(seen.refused_rps) + ' of them refused; ' : '';
+    var within = seen.attainment === null ? ['not observed ', el('small', {}, ['no answer was streamed'])]
+      : [percent(seen.attainment) + ' ', el('small', {}, ['of streamed answers, the same ' + span(seen.over_s)])];
+    return [
+      sum('Observed requests per second', 'observed-rate', [rate(seen.rate_rps) + ' ', el('small', {}, [refused + when])]),
+      sum('Observed within the SLO', 'observed-attainment', within)
+    ];
   }
 
   function attainment(model) {
@@ -135,7 +166,7 @@
     ];
     fleet.models.forEach(function (model) {
       body.push(el('h3', {}, [model.model + ' ', el('span', {'class': 'soft'}, ['at ' + Number(model.planned_rps.toPrecision(6)) + ' requests per second'])]));
-      body.push(el('dl', {'class': 'sums'}, [sum('Requests within the SLO', 'attainment', attainment(model))]));
+      body.push(el('dl', {'class': 'sums'}, [sum('Requests within the SLO', 'attainment', attainment(model))].concat(observed(model))));
       body.push(table(fleet, model));
     });
     if (fleet.models.length) body.push(figures(fleet));

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.pricing.sanity import age_days
 from melange_sky.rendering import service_name
+from melange_sky.skyplugin.observed import observed_document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.planner.scheduling.folder import Schedule
     from melange_sky.plans import Allocation, ModelPlan, Plan
+    from melange_sky.skyplugin.observed import ModelSeen, Observed
     from melange_sky.skyplugin.plan_folders import FoundPlan
     from melange_sky.skyplugin.records import RunningService
     from melange_sky.skyserve import LiveReplica
@@ -53,17 +55,27 @@ def by_name(services: Iterable[RunningService] | None) -> Running:
     return Running(services=known)
 
 
+NOTHING_OBSERVED: Observed = {}
+
+
 def fleet_documents(
-    found: Sequence[FoundPlan], running: Running, now: datetime
+    found: Sequence[FoundPlan],
+    running: Running,
+    now: datetime,
+    observed: Observed = NOTHING_OBSERVED,
 ) -> list[dict[str, Any]]:
     """Return one document per plan, in the order given."""
-    return [fleet_document(one, running, now) for one in found]
+    return [fleet_document(one, running, now, observed) for one in found]
 
 
-def fleet_document(found: FoundPlan, running: Running, now: datetime) -> dict[str, Any]:
-    """Return a plan with what runs of it: see `melange-sky help plugin` for the fields."""
+def fleet_document(
+    found: FoundPlan, running: Running, now: datetime, observed: Observed = NOTHING_OBSERVED
+) -> dict[str, Any]:
+    """Return a plan with what runs of it and what its gateways saw: see `melange-sky help plugin` for the fields."""
     plan = found.plan
-    models = [_model(model, running, now) for model in plan.models]
+    models = [
+        _model(model, running, now, observed.get((found.id, model.name))) for model in plan.models
+    ]
     strays = _strays(plan, running)
     live = [row["live_usd_per_hour"] for model in models for row in model["options"]]
     live += [one["usd_per_hour"] for one in strays]
@@ -82,7 +94,9 @@ def fleet_document(found: FoundPlan, running: Running, now: datetime) -> dict[st
     }
 
 
-def _model(model: ModelPlan, running: Running, now: datetime) -> dict[str, Any]:
+def _model(
+    model: ModelPlan, running: Running, now: datetime, seen: ModelSeen | None
+) -> dict[str, Any]:
     verified = model.verification
     return {
         "name": model.name,
@@ -98,7 +112,19 @@ def _model(model: ModelPlan, running: Running, now: datetime) -> dict[str, Any]:
             "high": verified.high,
             "holds": verified.holds,
         },
-        "options": [_option(model, one, running, now) for one in model.allocations],
+        "observed": None if seen is None else observed_document(seen, now.timestamp()),
+        "options": [
+            {**_option(model, one, running, now), **_observed(one, seen)}
+            for one in model.allocations
+        ],
+    }
+
+
+def _observed(allocation: Allocation, seen: ModelSeen | None) -> dict[str, float | None]:
+    one = None if seen is None else seen.options.get(allocation.candidate.option.name)
+    return {
+        "observed_rps": None if one is None else one.rate_rps,
+        "observed_load": None if one is None else one.load_fraction,
     }
 
 

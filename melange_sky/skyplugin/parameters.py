@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from melange_sky import settings
+from melange_sky.errors import InputError
 
 CLASS = "melange_sky.skyplugin.Plugin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameters:
-    """The folders of plans; `problems` says what was wrong, a sentence each, for the page to show."""
+    """The folders of plans, and the addresses of each fleet's gateways by its name or id.
+
+    `problems` says what was wrong, a sentence each, for the page to show.
+    """
 
     plan_dirs: tuple[Path, ...] = ()
+    gateways: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
@@ -25,7 +30,7 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     problems = [
         f"plugins.yaml: the parameter '{name}' is not known"
         for name in given
-        if name != "plan_dirs"
+        if name not in ("plan_dirs", "gateways")
     ]
     folders = given.get("plan_dirs", [])
     if not isinstance(folders, list) or not all(isinstance(one, str) for one in folders):
@@ -34,8 +39,34 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     elif not folders:
         problems.append("plugins.yaml: plan_dirs names no folder of plans")
     return Parameters(
-        plan_dirs=tuple(Path(one).expanduser() for one in folders), problems=tuple(problems)
+        plan_dirs=tuple(Path(one).expanduser() for one in folders),
+        gateways=_gateways(given.get("gateways", {}), problems),
+        problems=tuple(problems),
     )
+
+
+def _gateways(given: object, problems: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return addresses by fleet; what is none is told."""
+    if not isinstance(given, Mapping):
+        problems.append("plugins.yaml: gateways must name each fleet's gateway, such as {chat: …}")
+        return {}
+    if not given:
+        return {}
+    from melange_sky.planner.watching.sources.fetching import metrics_url
+
+    found = {}
+    for name, listed in given.items():
+        urls = [listed] if isinstance(listed, str) else listed
+        try:
+            if not isinstance(urls, list) or not urls:
+                raise InputError(f"gateways: {name}: must be an address or a list of such")
+            for url in urls:
+                metrics_url(str(url), f"gateways: {name}")
+        except InputError as error:
+            problems.append(f"plugins.yaml: {error}")
+        else:
+            found[str(name)] = tuple(map(str, urls))
+    return found
 
 
 def installed_parameters() -> Parameters:

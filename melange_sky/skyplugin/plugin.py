@@ -61,7 +61,7 @@ def install(given: Mapping[str, Any], app: Any | None, *, is_main: bool) -> None
 
 def _install(given: Mapping[str, Any], app: Any | None, *, is_main: bool) -> None:
     _register_keys()
-    board = _board(given)
+    board = _board(given, serves_page=app is not None)
     if is_main:
         from sky.server import metrics
 
@@ -83,7 +83,7 @@ def _tell(app: Any, problem: str) -> None:
         log.exception("melange-sky: the page that tells of the fault could not be added either")
 
 
-def _board(given: Mapping[str, Any]) -> Any:
+def _board(given: Mapping[str, Any], *, serves_page: bool) -> Any:
     from melange_sky.skyplugin.latest import Latest
     from melange_sky.skyplugin.parameters import read_parameters
     from melange_sky.skyplugin.plan_folders import PlanFolders
@@ -91,11 +91,46 @@ def _board(given: Mapping[str, Any]) -> Any:
     from melange_sky.skyplugin.routes import Board
 
     parameters = read_parameters(given)
+    folders = PlanFolders(parameters.plan_dirs)
     return Board(
-        folders=PlanFolders(parameters.plan_dirs),
+        folders=folders,
         records=Latest(running_services, fresh_s=FRESH_S),
+        gateways=_gateways(parameters.gateways, folders, ask_on=serves_page),
         problems=parameters.problems,
     )
+
+
+def _gateways(urls: Mapping[str, tuple[str, ...]], folders: Any, *, ask_on: bool) -> Any:
+    """Return the fleets' gateways, None where none is named.
+
+    With `ask_on` they are asked every minute from now on, by a thread, so that a page has figures at once: not in
+    the main process, which makes others of itself and is asked by each scrape of its metrics.
+    """
+    if not urls:
+        return None
+    from datetime import datetime, timezone
+
+    from melange_sky.skyplugin.latest import Latest
+    from melange_sky.skyplugin.observed import OBSERVE_S, Gateways
+
+    source = Gateways(urls=urls, found=lambda: folders.plans(datetime.now(timezone.utc))[0])
+    latest = Latest(source.look, fresh_s=OBSERVE_S)
+
+    if ask_on:
+        _ask_every(latest, OBSERVE_S)
+    return latest
+
+
+def _ask_every(latest: Any, seconds: float) -> None:
+    import threading
+    import time
+
+    def run() -> None:
+        while True:
+            latest.get(0)
+            time.sleep(seconds)
+
+    threading.Thread(target=run, name="melange-gateways", daemon=True).start()
 
 
 def _register_keys() -> None:

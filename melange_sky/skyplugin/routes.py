@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, HTTPException
 from fastapi.responses import FileResponse, JSONResponse, Response
 
+from melange_sky.errors import MelangeError
 from melange_sky.skyplugin.drawings import Drawings, figure_document
 from melange_sky.skyplugin.fleets import by_name, fleet_documents
 from melange_sky.skyplugin.told import FRESH, PREFIX, script
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.skyplugin.latest import Answer, Latest
+    from melange_sky.skyplugin.observed import Observed
     from melange_sky.skyplugin.plan_folders import FoundPlan, PlanFolders
     from melange_sky.skyplugin.records import RunningService
 
@@ -29,10 +31,14 @@ WAIT_S = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """What the page shows: plans from folders, services from SkyServe; `problems` are those of the set-up."""
+    """What the page shows: plans from folders, services from SkyServe, traffic from gateways, where any are named.
+
+    `problems` are those of the set-up.
+    """
 
     folders: PlanFolders
     records: Latest[tuple[RunningService, ...]]
+    gateways: Latest[Observed] | None = None
     problems: tuple[str, ...] = ()
     drawings: Drawings = field(default_factory=Drawings)
 
@@ -40,16 +46,19 @@ class Board:
         """Return all fleets: see `melange-sky help plugin` for the fields."""
         found, unread = self.folders.plans(_now())
         answer = self.records.get(WAIT_S)
-        return {
-            "fleets": self._fleets(found, answer.value),
-            "live": _asked(answer),
-            "problems": [*self.problems, *unread],
-        }
+        fleets, problems = [], [*self.problems, *unread]
+        for one in found:
+            try:
+                fleets += self._fleets([one], answer.value)
+            except MelangeError as error:  # what a plan's file says must not hide the others
+                problems.append(f"{one.file}: {' '.join(str(error).split())[:300]}")
+        return {"fleets": fleets, "live": _asked(answer), "problems": problems}
 
     def _fleets(
         self, found: Sequence[FoundPlan], running: tuple[RunningService, ...] | None
     ) -> list[dict[str, Any]]:
-        return fleet_documents(found, by_name(running), _now())
+        seen = None if self.gateways is None else self.gateways.get(WAIT_S).value
+        return fleet_documents(found, by_name(running), _now(), seen or {})
 
     def fleet(self, name: str) -> dict[str, Any]:
         """Return one fleet by id or name; raises HTTPException where there is none."""

@@ -139,6 +139,24 @@ def test_folders_are_added_to_those_that_are_there(server: Path, plans: Path) ->
     assert told(server / "plugins.yaml").count(PLUGIN) == 1
 
 
+def test_gateways_are_added_by_fleet_and_stay_when_folders_come(server: Path, plans: Path) -> None:
+    chat, other = {"chat": ["http://10.0.0.2:8000"]}, {"other": ["http://a:1", "http://b:2"]}
+    carry_out(install_changes([plans], server, gateways=chat))
+    assert install_changes([plans], server, gateways=chat) == ()
+    carry_out(install_changes([plans], server, gateways=other))
+    reserve = plans.parent / "reserve"
+    reserve.mkdir()
+    (reserve / "reserve.json").write_text("{}")
+    carry_out(install_changes([reserve], server))
+    status = plugin_status(server)
+    assert status.plan_dirs == (str(plans), str(reserve))
+    assert status.gateways == {name: tuple(urls) for name, urls in {**chat, **other}.items()}
+    carry_out(remove_changes(server))
+    assert told(server / "plugins.yaml") is None and plugin_status(server).gateways is None
+    with pytest.raises(InputError, match=r"--gateway: '10\.0\.0\.2' is not http://HOST"):
+        install_changes([plans], server, gateways={"chat": ["10.0.0.2"]})
+
+
 def test_the_guards_mode_changes_and_the_own_policy_stays_behind_it(
     server: Path, plans: Path
 ) -> None:
@@ -207,7 +225,7 @@ def test_what_cannot_be_changed_line_by_line_is_left_alone(
 
 
 def test_a_folder_without_plans_is_refused(server: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"sky: holds no plan\.json, nor do the folders in it"):
+    with pytest.raises(InputError, match=r"sky: holds neither plan\.json nor reserve\.json"):
         install_changes([server], server)
     with pytest.raises(InputError, match="gone: is not a folder; give one that `plan -o` wrote"):
         install_changes([tmp_path / "gone"], server)
