@@ -61,7 +61,7 @@ def status_document(found: PluginView) -> dict[str, Any]:
         "plan_dirs": None if found.plan_dirs is None else list(found.plan_dirs),
         "gateways": None
         if found.gateways is None
-        else {name: list(urls) for name, urls in found.gateways.items()},
+        else [{"fleet": name, "urls": list(urls)} for name, urls in found.gateways.items()],
         "guard": found.guard,
         "policy": found.policy,
     }

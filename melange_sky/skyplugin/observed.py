@@ -18,9 +18,12 @@ from melange_sky.planner.watching.sources.gateway import GatewayCounting, Sample
 from melange_sky.planner.watching.sources.together import added
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from melange_sky.plans import Allocation, ModelPlan
     from melange_sky.skyplugin.plan_folders import FoundPlan
-    from melange_sky.watching.seen import Floats, Seen
+    from melange_sky.watching.seen import Seen
 
 OBSERVE_S = 60.0
 """A gateway is asked at most so often."""
@@ -186,7 +189,7 @@ def _planned_rates(model: ModelPlan, allocation: Allocation) -> list[list[float]
     ]
 
 
-def _work(allocation: Allocation, rates: Floats | list[list[float]]) -> float | None:
+def _work(allocation: Allocation, rates: NDArray[np.float64] | list[list[float]]) -> float | None:
     """Return how many instances' capacity so many requests take, None where one's is not known."""
     whole = 0.0
     for cells, row in zip(allocation.candidate.cells, rates, strict=True):

@@ -64,6 +64,7 @@ from melange_sky.report.sweep import sweep_json
 from melange_sky.report.terms import term_row
 from melange_sky.report.workload import workload_document
 from melange_sky.skyplugin.fleets import by_name, fleet_documents
+from melange_sky.skyplugin.observed import ModelSeen, OptionSeen
 from melange_sky.skyplugin.plan_folders import FoundPlan
 from melange_sky.skyplugin.records import RunningService
 from melange_sky.skyserve import LiveReplica, LiveService, ServiceState
@@ -241,8 +242,13 @@ def _fleets() -> Iterator[dict[str, Any]]:
     schedule: Any = SimpleNamespace(timetable=table)
     plans = [FoundPlan(plan=one, file=Path("text/text")) for one in (undated, free)]
     plans.insert(0, FoundPlan(plan=plan, file=Path("text/text"), schedule=schedule))
+    option = first.candidate.option.name
+    seen = {
+        (_FLEET, "chat"): replace(filled(ModelSeen), options={option: filled(OptionSeen)}),
+        ("undated", "undated"): filled(ModelSeen, Hollow.PLAIN),
+    }
     for known, age_s, error in ((running, 1.0, None), (None, None, "text")):
-        fleets = fleet_documents(plans, by_name(known), now)
+        fleets = fleet_documents(plans, by_name(known), now, seen)
         yield {"fleets": fleets, "live": {"age_s": age_s, "error": error}, "problems": ["text"]}
 
 

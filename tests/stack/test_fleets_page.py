@@ -101,14 +101,16 @@ def page(address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         one = browser.new_page(viewport={"width": request.param, "height": 900})
         wrong: list[str] = []
+        asked_for: list[str] = []
         one.on("console", lambda message: wrong.append(message.text))
         one.on("pageerror", lambda error: wrong.append(str(error)))
         one.on("dialog", lambda dialog: wrong.append(dialog.message))
-        one.on("request", lambda asked: asked.url.startswith(address) or wrong.append(asked.url))
+        one.on("request", lambda asked: asked_for.append(asked.url))
         one.goto(address)
         one.wait_for_selector("#melange-fleets [data-loaded]")
         yield one
         browser.close()
+        assert [url for url in asked_for if not url.startswith(address)] == []
         assert [text for text in wrong if "favicon" not in text and "404" not in text] == []
 
 

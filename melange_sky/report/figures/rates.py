@@ -131,7 +131,7 @@ def _chart(lines: Sequence[_Line], keys: tuple[Key, ...], unit: str = "cost an h
         if is_wide:
             axes.set_xscale("log")
             axes.minorticks_off()
-        for line in lines:
+        for line in sorted(lines, key=lambda line: line.letter, reverse=True):  # the mix on top
             if not line.points:
                 continue
             style = DASHES if line.dashed else "-"
@@ -145,7 +145,17 @@ def _chart(lines: Sequence[_Line], keys: tuple[Key, ...], unit: str = "cost an h
         axes.set_ylim(0, most * 1.08)
         for line, y in _apart([line for line in lines if line.letter and line.points], most):
             at = line.points[-1]
-            axes.annotate(line.letter, (at[0], y), (7, 0), textcoords="offset points", va="center")
+            up = (y - at[1]) * HEIGHT / (most * 1.08)
+            lead = {
+                "arrowstyle": "-",
+                "color": line.colour,
+                "linewidth": 0.8,
+                "shrinkA": 1,
+                "relpos": (0, 0.5),
+            }
+            axes.annotate(
+                line.letter, at, (18, up), textcoords="offset points", va="center", arrowprops=lead
+            )
         axes.grid(visible=True, axis="y")
         axes.locator_params(axis="y", nbins=5)
         name_ticks(axes, short_usd, axis="y")
@@ -160,7 +170,7 @@ def _chart(lines: Sequence[_Line], keys: tuple[Key, ...], unit: str = "cost an h
         draw=draw,
         height=HEIGHT,
         row_labels=(short_usd(most * 1.08),),
-        right=24.0,
+        right=34.0 if any(line.letter for line in lines) else 24.0,
         x_label=f"requests per second{' (logarithmic)' if is_wide else ''}",
         y_label=unit,
         keys=keys,
