@@ -30,6 +30,7 @@
     '.msk .n small{white-space:normal;max-width:18em;margin-left:auto}',
     '.msk figure{margin:14px 0 22px;max-width:860px}.msk h4{font-weight:600;margin:0 0 6px}',
     '.msk img{max-width:100%;height:auto;background:#fff}.msk figcaption{color:#4b5563;margin:4px 0}',
+    '.msk ul{margin:4px 0 10px 18px;list-style:disc}.msk li{margin:2px 0;overflow-wrap:anywhere}',
     '.msk summary{cursor:pointer;color:#1d4ed8;margin-top:10px}',
     '.msk tbody td:nth-child(2){min-width:12em}.msk [data-figure=price]{min-width:13em}'
   ].join('\n');
@@ -169,6 +170,7 @@
       body.push(el('dl', {'class': 'sums'}, [sum('Requests within the SLO', 'attainment', attainment(model))].concat(observed(model))));
       body.push(table(fleet, model));
     });
+    if (fleet.watch) body.push(watch(fleet.watch));
     if (fleet.models.length) body.push(figures(fleet));
     if (fleet.strays.length) body.push(el('div', {'class': 'told'}, fleet.strays.map(stray)));
     return el('section', {'class': 'card', 'data-fleet': fleet.id, 'aria-label': fleet.name}, body);
@@ -214,6 +216,21 @@
         el('summary', {}, ['Table']),
         el('div', {'class': 'wide', tabindex: '0', role: 'region', 'aria-label': one.title}, [el('table', {}, [el('thead', {}, [el('tr', {}, heads)]), el('tbody', {}, rows)])])
       ])
+    ]);
+  }
+
+  function lookText(one) {
+    var what = one.event || one.decision + ' (' + one.reason + ')';
+    return one.time.slice(0, 16).replace('T', ' ') + ' UTC: ' + what + (one.message ? ', ' + one.message : '');
+  }
+
+  function watch(found) {
+    var last = found.last ? lookText(found.last) : 'no look yet';
+    var rows = found.changes.map(function (one) { return el('li', {}, [lookText(one)]); });
+    return el('div', {'data-figure': 'watch'}, [
+      el('h3', {}, ['Watch']),
+      el('p', {'class': 'soft'}, ['Last look ' + last]),
+      rows.length ? el('ul', {'aria-label': 'Last decisions and changes'}, rows) : el('p', {'class': 'soft'}, ['No change was decided lately.'])
     ]);
   }
 

@@ -90,6 +90,7 @@ def fleet_document(
         "live_usd_per_hour": _sum(live) if running.services is not None else None,
         "prices": _prices(plan, now),
         "next_change": None if found.schedule is None else _next_change(found.schedule, now),
+        "watch": found.watched,
         "warnings": [w.code for w in plan.warnings],
     }
 

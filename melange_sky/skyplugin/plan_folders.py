@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from melange_sky.errors import MelangeError
 from melange_sky.planfile import PLAN_FILE, load_plan
 from melange_sky.planner.reserving.document import RESERVE_FILE
 from melange_sky.planner.scheduling.folder import Schedule, read_schedule
 from melange_sky.plans import Plan
+from melange_sky.skyplugin.watched import last_told
 
 MOST_PLANS = 200
 """More folders in one named folder are not looked at: the page is for fleets that run."""
@@ -20,11 +22,15 @@ _FILE_LIMIT = 50_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundPlan:
-    """A plan, the file that holds it, and the schedule that brings others of the same fleet, if any."""
+    """A plan, the file that holds it, and the schedule that brings others of the same fleet, if any.
+
+    `watched` is what the fleet's watcher last told, None where nobody watches.
+    """
 
     plan: Plan
     file: Path
     schedule: Schedule | None = None
+    watched: dict[str, Any] | None = None
 
     @property
     def id(self) -> str:
@@ -50,7 +56,7 @@ class PlanFolders:
             if isinstance(read, str):
                 problems.append(read)
             elif isinstance(read, Plan):
-                found.append(FoundPlan(plan=read, file=what))
+                found.append(FoundPlan(plan=read, file=what, watched=last_told(what.parent)))
             else:
                 fleet = read.fleets[read.timetable.fleet_at(now)]
                 if fleet.plan is not None and fleet.file is not None:

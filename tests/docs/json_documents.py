@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,12 +68,14 @@ from melange_sky.skyplugin.fleets import by_name, fleet_documents
 from melange_sky.skyplugin.observed import ModelSeen, OptionSeen
 from melange_sky.skyplugin.plan_folders import FoundPlan
 from melange_sky.skyplugin.records import RunningService
+from melange_sky.skyplugin.watched import last_told
 from melange_sky.skyserve import LiveReplica, LiveService, ServiceState
 from melange_sky.slo import SLO
 from melange_sky.spec import Histogram
 from melange_sky.watching.decide import State
 from melange_sky.watching.decision import Decision
 from melange_sky.watching.forecast import Forecast
+from melange_sky.watching.journal import JOURNAL_FILE
 from melange_sky.watching.seen import Seen
 from melange_sky.workload import Coverage
 from tests.docs.filled import Hollow, filled
@@ -240,13 +243,23 @@ def _fleets() -> Iterator[dict[str, Any]]:
         start=now, step_s=43_200.0, fleets=(0, 1), cycle=2, counts=({"text": 1}, {"text": 2})
     )
     schedule: Any = SimpleNamespace(timetable=table)
-    plans = [FoundPlan(plan=one, file=Path("text/text")) for one in (undated, free)]
-    plans.insert(0, FoundPlan(plan=plan, file=Path("text/text"), schedule=schedule))
     option = first.candidate.option.name
     seen = {
         (_FLEET, "chat"): replace(filled(ModelSeen), options={option: filled(OptionSeen)}),
         ("undated", "undated"): filled(ModelSeen, Hollow.PLAIN),
     }
+    plans = [FoundPlan(plan=undated, file=Path("text/text"))]
+    with TemporaryDirectory() as name:
+        looks = [*_looks(), {"time": "text", "event": "done", "message": "text"}]
+        rows = [json.dumps(one) for one in [*looks, {**looks[0], "decision": "apply"}]]
+        (Path(name) / JOURNAL_FILE).write_text("".join(f"{row}\n" for row in rows))
+        watched = last_told(Path(name))
+        (Path(name) / JOURNAL_FILE).write_text(f"{json.dumps(looks[-1])}\n")
+        begun = last_told(Path(name))
+    plans.append(FoundPlan(plan=free, file=Path("text/text"), watched=begun))
+    plans.insert(
+        0, FoundPlan(plan=plan, file=Path("text/text"), schedule=schedule, watched=watched)
+    )
     for known, age_s, error in ((running, 1.0, None), (None, None, "text")):
         fleets = fleet_documents(plans, by_name(known), now, seen)
         yield {"fleets": fleets, "live": {"age_s": age_s, "error": error}, "problems": ["text"]}

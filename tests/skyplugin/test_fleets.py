@@ -16,7 +16,9 @@ from melange_sky.rendering import service_name
 from melange_sky.skyplugin.fleets import STATES, by_name, fleet_document, state_of
 from melange_sky.skyplugin.plan_folders import FoundPlan, PlanFolders
 from melange_sky.skyplugin.records import RunningService
+from melange_sky.skyplugin.watched import last_told
 from melange_sky.skyserve import LiveReplica, LiveService
+from melange_sky.watching.journal import JOURNAL_FILE
 from tests.factories import make_offer, make_plan
 
 NOW = datetime(2026, 9, 11, tzinfo=timezone.utc)
@@ -239,3 +241,35 @@ def test_a_reserve_shows_the_plan_of_the_hour_and_its_next_change(tmp_path: Path
     (shown,), _ = folders.plans(NOW.replace(hour=13))
     assert shown.file.name == "fleet-02.json"
     assert len(folders.all_plans()) == 2
+
+
+def test_what_a_watcher_told_is_shown_newest_first_and_nothing_else_of_its_journal(
+    tmp_path: Path,
+) -> None:
+    assert last_told(tmp_path) is None
+    (tmp_path / "chat-plan").mkdir()
+    (tmp_path / "chat-plan" / "plan.json").write_text(dump_plan(make_plan()))
+    rows = [
+        {
+            "time": f"t{k}",
+            "decision": "keep" if k % 100 else "apply",
+            "reason": "grow",
+            "message": "m" * 300,
+            "observed": {"rate_rps": 1.0, "live": {"a" * 900: k}},
+        }
+        for k in range(700)
+    ]
+    rows.append({"time": "t700", "event": "done", "message": "<script>", "state": {}})
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    torn = '[1]\nno json\n{"time": "torn'
+    (tmp_path / "chat-plan" / JOURNAL_FILE).write_text(text + torn)
+    (shown,), _ = PlanFolders((tmp_path,)).plans(NOW)
+    watched = fleet_document(shown, by_name([]), NOW)["watch"]
+    assert watched["last"] == {
+        "time": "t699",
+        "decision": "keep",
+        "reason": "grow",
+        "message": "m" * 300,
+    }
+    assert [one["time"] for one in watched["changes"]] == ["t700", "t600", "t500", "t400"]
+    assert watched["changes"][0]["message"] == "<script>"
