@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from melange_sky.cli.common import echo_event, echo_json, format_option, seed_option
 from melange_sky.cli.services import backends_option, drain_option, routes_option
 from melange_sky.cli.trace_options import trace_options
+
+if TYPE_CHECKING:
+    from melange_sky.planner.watching.asking import WatchOptions
 
 FORBIDDEN = 5
 """Exit code where a guard forbids the cure while the SLO is being missed."""
@@ -67,6 +70,11 @@ FORBIDDEN = 5
 @trace_options("--replay")
 @seed_option
 @click.option(
+    "--cron",
+    is_flag=True,
+    help="Write a crontab and a SkyPilot job beside the plan that keep such a watcher running, and print the crontab.",
+)
+@click.option(
     "--explain",
     is_flag=False,
     flag_value="LAST",
@@ -74,7 +82,7 @@ FORBIDDEN = 5
     help="Explain the last decision that was not to keep the fleet, or the last N lines, and end.",
 )
 @format_option
-def watch(folder: Path, output_format: str, explain: str | None, **flags: Any) -> None:
+def watch(folder: Path, output_format: str, explain: str | None, cron: bool, **flags: Any) -> None:
     """Follow the traffic of DIR's plan: say when another fleet is cheaper or the SLO at risk, and change it if told to.
 
     Every look is a line in DIR/watch.jsonl. Exit code 5 where a guard forbids the cure while the SLO is missed.
@@ -85,12 +93,22 @@ def watch(folder: Path, output_format: str, explain: str | None, **flags: Any) -
     if explain is not None:
         _explain(folder, explain, output_format)
         return
+    if cron:
+        _cron(folder, WatchOptions(**flags))
+        return
     options = WatchOptions(**flags)
     found = follow(folder, options, echo_event)
     if output_format == "json":
         echo_json(found.last)
     if found.forbidden:
         raise click.exceptions.Exit(FORBIDDEN)
+
+
+def _cron(folder: Path, options: WatchOptions) -> None:
+    from melange_sky.planner.watching.cron import CRON_FILE, JOB_FILE, write_cron
+
+    click.echo(write_cron(folder, options), nl=False)
+    click.echo(f"wrote {folder / CRON_FILE} and {folder / JOB_FILE}", err=True)
 
 
 def _explain(folder: Path, which: str, output_format: str) -> None:

@@ -62,7 +62,7 @@ PAIRS = (
     Pair("report", ("html_report",)),
     Pair("reserve", ("reservation",), flags=frozenset({"force"})),  # of the result's `write`
     Pair("bound", ("bound",)),
-    Pair("watch", ("watch",), flags=frozenset({"explain"}), names=TELLS),  # reads the journal
+    Pair("watch", ("watch",), flags=frozenset({"explain", "cron"}), names=TELLS),  # of files
     Pair("schedule", ("schedule",), names=TELLS),
     Pair("capacity", ("capacity",), flags=frozenset({"write_table"})),  # makes what ships
     Pair("prices list", ("prices",), flags=NO_FETCH),

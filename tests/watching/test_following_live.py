@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from melange_sky.planfile import load_plan
 from melange_sky.planner import apply as applying
+from melange_sky.planner.plan_files import write_plan
 from melange_sky.planner.watching import acting, opening
 from melange_sky.planner.watching.asking import WatchOptions
 from melange_sky.planner.watching.following import follow
@@ -95,3 +98,36 @@ def test_a_change_that_a_killed_watcher_left_is_finished_before_the_first_look(
     assert planned(folder) == server.options() == {"small": 1, "big": 3}
     (line,) = [json.loads(row) for row in (folder / "watch.jsonl").read_text().splitlines()]
     assert line["observed"]["live"]["big"] == 3
+
+
+def test_a_crontab_and_a_job_start_the_same_watcher(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MELANGE_SKY_API_KEY", "s3cret")
+    words = ["--gateway", "http://h:1/a b%", "--mode", "apply", "--routes", "my routes.json"]
+    code, _, told = call(capsys, "watch", str(folder), *words, "--cron")
+    assert code == 0, "addresses are checked when it watches"
+    words[1] = "http://h:1"
+    code, crontab, told = call(capsys, "watch", str(folder), *words, "--cron")
+    assert (code, told) == (
+        0,
+        f"wrote {folder / 'watch.crontab'} and {folder / 'watch.sky.yaml'}\n",
+    )
+    assert crontab == (folder / "watch.crontab").read_text()
+    (line,) = [row for row in crontab.splitlines() if row.startswith("*/5 ")]
+    command, _, rest = line.partition(" 2>&1 | ")
+    assert rest.startswith("grep --line-buffered -v 'another watcher of this fleet is at work' >> ")
+    assert shlex.split(command)[5:] == [
+        *(sys.executable, "-m", "melange_sky", "watch", str(folder.resolve())),
+        *("--mode", "apply", "--every", "60", "--gateway", "http://h:1", "--drain", "600"),
+        *("--routes", str(Path("my routes.json").resolve())),
+    ]
+    job = yaml.safe_load((folder / "watch.sky.yaml").read_text())
+    assert job["run"] == (
+        "while true; do melange-sky watch ~/melange-watch --mode apply --every 60 "
+        "--gateway http://h:1 --drain 600 || true; sleep 60; done\n"
+    )
+    assert job["api_server_access"] is True
+    assert "s3cret" not in crontab + (folder / "watch.sky.yaml").read_text()
+    write_plan(load_plan(folder), folder)
+    assert (folder / "watch.crontab").exists(), "a new plan keeps them"

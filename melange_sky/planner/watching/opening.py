@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from melange_sky import settings
 from melange_sky.engines import engine_named
 from melange_sky.errors import InputError
+from melange_sky.planner.gateway_keys import CLIENT_KEYS
 from melange_sky.planner.watching.sources.gateway import GatewaySource
 from melange_sky.planner.watching.sources.together import Together
 from melange_sky.planner.watching.starts import StartLog
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GATEWAY_KEY, PROMETHEUS_TOKEN = "MELANGE_SKY_API_KEY", "PROMETHEUS_TOKEN"
-"""Variables with a client's key of the gateway, and a Prometheus's token."""
+PROMETHEUS_TOKEN = "PROMETHEUS_TOKEN"
+"""The variable with a Prometheus's token."""
 
 ONCE_S = 30.0
 """How far the two looks are apart that `--once` needs to see a rate."""
@@ -54,7 +55,8 @@ def source_of(options: WatchOptions, planned: Plan, folder: Path) -> Source:
 def _of_traffic(options: WatchOptions, model: ModelPlan) -> list[Source]:
     found: list[Source] = []
     if options.gateway:
-        key = settings.secret(GATEWAY_KEY)
+        keys = (settings.secret(CLIENT_KEYS) or "").split()  # one a line; any of them will do
+        key = keys[0] if keys else None
         found.append(GatewaySource(urls=[options.gateway], plan=model, key=key))
     if options.prometheus:
         from melange_sky.planner.watching.sources.prometheus import PrometheusSource
