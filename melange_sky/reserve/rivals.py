@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.errors import InfeasibleError
-from melange_sky.reserve.covering import Covering
 from melange_sky.reserve.known import Known
 from melange_sky.reserve.tariff import Tariff
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from melange_sky.reserve.question import Question
     from melange_sky.reserve.search import Search
+    from melange_sky.reserve.serving import Served
 
     Floats = NDArray[np.float64]
+
+_ROUNDING = 1e-9
 
 
 def perfect_autoscaler(question: Question) -> float:
@@ -86,20 +90,12 @@ def peak_held(question: Question) -> float:
         fleets[m] = found
     if len(fleets) == 1:
         return next(iter(fleets.values())).cost
-    # A fleet for several mixes keeps to each one's rows at the level that was cheapest for it alone.
-    most = np.max([np.ceil(question.mixes[m].most * rate) for m, rate in peaks.items()], axis=0)
-    levels = {m: question.mixes[m].level_of(found.fleet) for m, found in fleets.items()}
-    while True:
-        known = sum(len(level.worths) for level in levels.values())
-        worths = np.vstack([levels[m].worths / rate for m, rate in peaks.items()])
-        joint = Covering(worths=worths, most=most).cheapest(
-            tariff, np.inf, question.mixes[0].deadline
-        )
-        if joint is None:
-            raise InfeasibleError("no fleet serves the highest rate of every mix")
-        able = [levels[m].rate(joint.fleet) >= rate * (1 - 1e-7) for m, rate in peaks.items()]
-        if all(able) or known == sum(len(level.worths) for level in levels.values()):
-            return joint.cost
+    joint = type(question.mixes[0]).cheapest_for_all(
+        [question.mixes[m] for m in peaks], list(peaks.values()), tariff
+    )
+    if joint is None:
+        raise InfeasibleError("no fleet serves the highest rate of every mix")
+    return joint.cost
 
 
 def best_alone(search: Search) -> tuple[float, int] | None:
@@ -110,18 +106,32 @@ def best_alone(search: Search) -> tuple[float, int] | None:
     """
     market, mixes = search.market, search.market.question.mixes
     best: tuple[float, int] | None = None
+    peaks = np.zeros(len(mixes))
+    for group in market.groups:
+        peaks[group.mix] = max(peaks[group.mix], float(group.rates_rps[-1]))
     for option in range(len(market.question.options)):
-        one = np.zeros(len(market.question.options))
-        one[option] = 1.0
-        rates = [mix.rate(one) for mix in mixes]
-        asked = [float(g.rates_rps[-1]) / rates[g.mix] for g in market.groups if rates[g.mix] > 0]
-        if len(asked) < len(market.groups):
+        known = _alone(mixes, option, peaks)
+        if known is None:
             continue
-        known = Known(mixes)
-        for count in range(int(np.ceil(max(asked, default=0.0))) + 1):
-            known.put(one * count, np.array(rates) * count)
         alone = search.among(known)
         cost = alone.by_steps()
         if best is None or cost < best[0]:
             best = (cost, option)
     return best
+
+
+def _alone(mixes: Sequence[Served], option: int, peaks_rps: Floats) -> Known | None:
+    """Return so many instances of one option alone as its mixes' highest rates need, None where none suffice."""
+    known = Known(mixes)
+    pairs = list(zip(mixes, peaks_rps.tolist(), strict=True))
+    most = int(np.ceil(max(float(mix.most[option]) * peak for mix, peak in pairs) - _ROUNDING))
+    if any(mix.rate_alone(option, most) < peak for mix, peak in pairs):
+        return None
+    for count in range(most + 1):
+        rates = np.array([mix.rate_alone(option, count) for mix in mixes])
+        fleet = np.zeros(len(mixes[0].most))
+        fleet[option] = count
+        known.put(fleet, rates)
+        if (rates >= peaks_rps).all():
+            return known
+    return None

@@ -62,6 +62,49 @@ class Served:
                 best = max(best, self._of_level(n, fleet))
         return best * (1 + 2 * _SLACK)
 
+    def rate_alone(self, option: int, count: int) -> float:
+        """Return the highest rate that so many instances of one option serve. Raises TimeUpError."""
+        fleet = np.zeros(len(self.most))
+        fleet[option] = 1.0
+        return count * self.rate(fleet)
+
+    def with_idle(self, fleet: Floats, paid: Floats, rate_rps: float) -> Floats:
+        """Return a fleet that serves a rate with what is paid for anyway standing by."""
+        more: Floats = np.maximum(fleet, paid)
+        return more
+
+    @staticmethod
+    def cheapest_for_all(
+        mixes: Sequence[Served], rates_rps: Sequence[float], tariff: Tariff
+    ) -> Cheapest | None:
+        """Return the cheapest fleet that serves each mix at its rate, None where there is none.
+
+        It keeps to each mix's rows at the level that is cheapest for that mix alone. Raises TimeUpError.
+        """
+        fleets = []
+        for mix, rate in zip(mixes, rates_rps, strict=True):
+            found = mix.cheapest(tariff, rate)
+            if found is None:
+                return None
+            fleets.append(found.fleet)
+        pairs = list(zip(mixes, rates_rps, strict=True))
+        most = np.max([np.ceil(mix.most * rate) for mix, rate in pairs], axis=0)
+        levels = [mix.level_of(fleet) for mix, fleet in zip(mixes, fleets, strict=True)]
+        while True:
+            known = sum(len(level.worths) for level in levels)
+            worths = np.vstack(
+                [level.worths / rate for level, rate in zip(levels, rates_rps, strict=True)]
+            )
+            joint = Covering(worths=worths, most=most).cheapest(tariff, np.inf, mixes[0].deadline)
+            if joint is None:
+                return None
+            able = [
+                level.rate(joint.fleet) >= rate * (1 - _SLACK)
+                for level, rate in zip(levels, rates_rps, strict=True)
+            ]
+            if all(able) or known == sum(len(level.worths) for level in levels):
+                return joint
+
     def level_of(self, fleet: Floats) -> Cone:
         """Return the level at which a fleet serves most. Raises TimeUpError."""
         best = max(range(len(self.levels)), key=lambda n: self._of_level(n, fleet))

@@ -334,13 +334,36 @@ def _set(**over: Any) -> Callable[[], dict[str, Any]]:
 
 REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], list[str], int, str]] = {
     "no demand": (_set(), [], 2, "error: give one of --demand CSV and --trace FILE\n"),
-    "spot": (
-        _set(resources={**SPEC["resources"], "use_spot": True}),
+    "a budget by the hour": (
+        _set(resources={**SPEC["resources"], "budget_usd_per_hour": 5}),
         ["--demand", "demand.csv"],
         2,
         (
-            "error: spec.yaml: resources.use_spot: a base of spot is a contradiction, for spot can be taken away at any "
-            "moment; leave spot out of the spec for reserve and bound\n"
+            "error: spec.yaml: resources.budget_usd_per_hour: what is committed is paid by the year, not by the hour; "
+            "leave it out, and bound what is paid at once with --budget-upfront\n"
+        ),
+    ),
+    "rules that no fleet keeps": (
+        _set(resources={**SPEC["resources"], "limits": {"aws": 1}}, redundancy={"spare": 1}),
+        ["--demand", "demand.csv"],
+        3,
+        (
+            "error: at the demand's highest rate, 3 req/s: the limit of 1 instance on aws cannot be met at this rate; "
+            "to make it possible, raise the limit to 5 instances on aws\n"
+        ),
+    ),
+    "fixed elsewhere": (
+        _set(
+            resources={
+                **SPEC["resources"],
+                "fixed": [{"accelerators": "L4:1", "infra": "gcp", "instances": 1}],
+            }
+        ),
+        ["--demand", "demand.csv"],
+        2,
+        (
+            "error: spec.yaml: resources.fixed: 1 x L4:1 on gcp: no on-demand offer of the spec is one of them; check "
+            "accelerators and infra\n"
         ),
     ),
     "a term": (

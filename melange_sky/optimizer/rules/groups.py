@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import DeploymentOption
     from melange_sky.constraints import Constraints, InstanceGroup
+    from melange_sky.offers import Offer
     from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
@@ -250,9 +251,7 @@ class Minimum(_GroupRule):
 def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
     """Return whether the instances of `option`, of which a replica may take several, are some of the group's."""
     offer = option.offer
-    if option.accelerator.casefold() not in map(str.casefold, names_of(group.accelerator)):
-        return False
-    if group.accelerator_count not in (None, option.accelerator_count):
+    if not _is_of(option.accelerator, option.accelerator_count, group):
         return False
     narrowed = group.cloud, group.region, group.instance_type, group.zone
     if offer is None:
@@ -264,6 +263,23 @@ def matches(option: DeploymentOption, group: InstanceGroup) -> bool:
             narrowed, (offer.cloud, offer.region, offer.instance_type, zone), strict=True
         )
     )
+
+
+def matches_offer(offer: Offer, group: InstanceGroup) -> bool:
+    """Return whether instances of an offer, in whatever zone, are some of the group's."""
+    return _is_of(offer.accelerator, offer.accelerator_count, group) and all(
+        wanted in (None, there)
+        for wanted, there in (
+            (group.cloud, offer.cloud),
+            (group.region, offer.region),
+            (group.instance_type, offer.instance_type),
+        )
+    )
+
+
+def _is_of(accelerator: str, count: float, group: InstanceGroup) -> bool:
+    named = accelerator.casefold() in map(str.casefold, names_of(group.accelerator))
+    return named and group.accelerator_count in (None, count)
 
 
 def _matching(program: IntegerProgram, group: InstanceGroup) -> list[int]:

@@ -47,17 +47,21 @@ def price_lines(asked: Asked, checked_at: Mapping[str, str]) -> tuple[PriceLine,
     `checked_at` is when each cloud's source last said that its prices hold.
     """
     moment = now()
-    offers = [asked.candidate(k).option.offer for k in range(len(asked.question.options))]
-    lines = [_of_offer(o, checked_at, moment) for o in offers if o is not None]
+    options = [asked.candidate(k).option for k in range(len(asked.question.options))]
+    lines = [
+        _of_offer(o.offer, o.use_spot, checked_at, moment) for o in options if o.offer is not None
+    ]
     lines += [_of_term(term, moment) for one in asked.purchasable for term in one.terms]
     return tuple({line.what: line for line in lines}.values())
 
 
-def _of_offer(offer: Offer, checked_at: Mapping[str, str], moment: datetime) -> PriceLine:
+def _of_offer(
+    offer: Offer, use_spot: bool, checked_at: Mapping[str, str], moment: datetime
+) -> PriceLine:
     (age,) = price_ages([offer], checked_at, moment)
     return PriceLine(
-        what=offer_name(offer),
-        usd_per_hour=offer.price_usd_per_hour or 0.0,
+        what=offer_name(offer, use_spot),
+        usd_per_hour=offer.price(use_spot) or 0.0,
         source=offer.source,
         as_of=offer.as_of,
         age=age,
@@ -78,18 +82,18 @@ def _of_term(term: Commitment, moment: datetime) -> PriceLine:
 def used_lines(asked: Asked, advice: Advice, lines: Sequence[PriceLine]) -> tuple[PriceLine, ...]:
     """Return the lines of what is advised: the instances that run in any hour, and the terms that are bought."""
     runs = {k for k in range(len(asked.question.options)) if (advice.fleets[:, k] > 0).any()}
-    names = {
-        offer_name(offer) for k in runs if (offer := asked.candidate(k).option.offer) is not None
-    }
+    options = [asked.candidate(k).option for k in runs]
+    names = {offer_name(o.offer, o.use_spot) for o in options if o.offer is not None}
     for one, bought in zip(asked.purchasable, advice.bought, strict=True):
         if bought.units:
             names |= {term_name(term) for term in one.terms}
     return tuple(line for line in lines if line.what in names)
 
 
-def offer_name(offer: Offer) -> str:
-    """Return an offer for people, and to tell its line by."""
-    return f"{offer.cloud}/{offer.region} {offer.instance_type}, on demand"
+def offer_name(offer: Offer, use_spot: bool) -> str:
+    """Return an offer at one of its prices for people, and to tell its line by."""
+    kind = "spot" if use_spot else "on demand"
+    return f"{offer.cloud}/{offer.region} {offer.instance_type}, {kind}"
 
 
 def require_fresh(lines: Iterable[PriceLine], *, offline: bool) -> None:

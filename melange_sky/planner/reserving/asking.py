@@ -12,12 +12,11 @@ from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import SolveOptions, least_cost
 from melange_sky.planner.assumed_splits import without_assumed
-from melange_sky.planner.constraints import constraints_of
 from melange_sky.planner.prepare import prepare_with
 from melange_sky.planner.reserving.material import Mix
 from melange_sky.planner.reserving.purchases import AskedRates, Purchasable, purchasable
 from melange_sky.planner.reserving.survivors import HourPrices, survivors
-from melange_sky.reserve.build import served_by
+from melange_sky.planner.reserving.under_rules import idle_notes, require_fleets, served_mixes
 from melange_sky.reserve.question import Question, Scenario
 from melange_sky.spec.histogram import to_workload
 
@@ -62,45 +61,7 @@ class Asked:
     def candidate(self, option: int) -> OptionCapacity:
         """Return an option by its index, with the capacities of some mix."""
         name = self.question.options[option]
-        return next(c for mix in self.mixes for c in mix.options if c.option.name == name)
-
-
-def check_spec(spec: Spec) -> None:
-    """Raise InputError for what a reservation cannot be reckoned for."""
-    problems = []
-    if len(spec.models) > 1:
-        problems.append("models: reserve answers for one model; make a spec for each")
-    if spec.resources.use_spot or spec.resources.spot is not None:
-        problems.append(
-            "resources.use_spot: a base of spot is a contradiction, for spot can be taken away at any moment; leave spot "
-            "out of the spec for reserve and bound"
-        )
-    if spec.resources.fixed:
-        problems.append(
-            "resources.fixed: say what is paid for already with --owned, until when too"
-        )
-    problems += [
-        f"{key}: reserve cannot keep it in every hour; leave it out, or plan single hours with `plan`"
-        for key in _rules_beyond(spec)
-    ]
-    if problems:
-        raise InputError(*(f"{spec.path}: {problem}" for problem in problems))
-
-
-def _rules_beyond(spec: Spec) -> list[str]:
-    rules = constraints_of(spec)
-    known = {
-        "resources.limits": rules.limits,
-        "resources.budget_usd_per_hour": rules.budget_usd_per_hour,
-        "resources.minimum": rules.minimum,
-        "resources.max_option_types": rules.max_option_types,
-        "resources.min_option_types": rules.min_option_types,
-        "redundancy.spare": rules.spare,
-        "redundancy.min_replicas": rules.min_replicas,
-        "redundancy.max_share_per_region": rules.max_share_per_region,
-        "redundancy.max_share_per_cloud": rules.max_share_per_cloud,
-    }
-    return [key for key, value in known.items() if value]
+        return next(mix.named[name] for mix in self.mixes if name in mix.named)
 
 
 def question_of(
@@ -121,12 +82,14 @@ def question_of(
     known = _by_name(mixes)
     rents, rows = _prices(list(known.values()), given)
     mixes = survivors(mixes, _hour_prices(known, rents, given), given.owned)
-    names = tuple(dict.fromkeys(c.option.name for m in mixes for c in m.options))
+    names = tuple(dict.fromkeys(name for m in mixes for name in m.named))
     if not names:
         raise InfeasibleError(f"{spec.name}: no option serves any size of the demand")
     candidates = _by_name(mixes)
     rents = rents[:, [list(known).index(name) for name in names]]
-    served = [served_by(m.problem, names, deadline) for m in mixes]
+    served = served_mixes(mixes, names, deadline)
+    tops = [float(peaks[mix == k].max()) for k in range(len(mixes))]
+    require_fleets(mixes, served, rents, tops)
     hours = demand.step_s / 3600
     rates_asked = AskedRates(
         mix=mix, peaks_rps=peaks, peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes)
@@ -160,7 +123,7 @@ def question_of(
         owned=given.owned,
         offers=given.offers,
         question=question,
-        notes=given.notes,
+        notes=(*given.notes, *idle_notes(mixes, peaks)),
     )
 
 
@@ -194,7 +157,7 @@ def _peak_usd_per_hour(mixes: Sequence[Mix]) -> float:
 
 
 def _by_name(mixes: Sequence[Mix]) -> dict[str, OptionCapacity]:
-    return {c.option.name: c for mix in mixes for c in mix.options}
+    return {name: one for mix in mixes for name, one in mix.named.items()}
 
 
 def _rates(demand: HourlyDemand, change: Change | None) -> Floats:
@@ -221,7 +184,12 @@ def _prices(
     for change in given.changes:
         factors = np.ones((len(given.demand.starts), len(candidates)))
         for accelerator, by in change.prices:
-            here = np.array([accelerator in ("", c.option.accelerator) for c in candidates])
+            here = np.array(
+                [
+                    accelerator in ("", c.option.accelerator) and not c.option.use_spot
+                    for c in candidates
+                ]
+            )
             _check_change(change, by, accelerator, here, given.demand)
             factors[:, here] *= _factors(given.demand, by)[:, None]
         kinds, place = np.unique(factors, axis=0, return_inverse=True)
@@ -259,7 +227,9 @@ def _hour_prices(
         terms = [
             term.all_in_usd_per_hour * option.nodes
             for term in given.terms
-            if offer is not None and term.covers(offer.cloud, offer.region, offer.instance_type)
+            if offer is not None
+            and not option.use_spot
+            and term.covers(offer.cloud, offer.region, offer.instance_type)
         ]
         found[name] = HourPrices(rented=rents[:, k], committed=min(terms, default=math.inf))
     return found
@@ -280,7 +250,9 @@ def _owned_units(given: Given, candidates: Sequence[OptionCapacity]) -> Floats |
 def _owned_option(own: Owned, candidates: Sequence[OptionCapacity]) -> int:
     for k, candidate in enumerate(candidates):
         offer = candidate.option.offer
-        if offer is None or (offer.cloud, offer.instance_type) != (own.cloud, own.instance_type):
+        if offer is None or candidate.option.use_spot:
+            continue
+        if (offer.cloud, offer.instance_type) != (own.cloud, own.instance_type):
             continue
         if own.region in ("", offer.region):
             return k

@@ -10,6 +10,7 @@ import numpy as np
 from melange_sky.constraints import Constraints
 from melange_sky.errors import MelangeError
 from melange_sky.optimizer import shared_out
+from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.notes import allocation_notes, headroom_notes
@@ -18,10 +19,11 @@ from melange_sky.planner.reserving.terms import term_name
 from melange_sky.plans import ModelPlan, Plan, PlanWarning, SolverReport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from melange_sky.optimizer import Problem
     from melange_sky.planner.request import PlanRequest
     from melange_sky.planner.reserving.asking import Asked
     from melange_sky.planner.reserving.material import Mix
@@ -70,8 +72,8 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
     """
     question = asked.question
     owned, committed = question.owned_units(), _committed(asked, advice)
-    running = np.maximum(np.round(advice.fleets), owned + committed)
     rates = question.scenarios[0].rate_rps
+    running = _running(asked, np.round(advice.fleets), owned + committed)
     groups: dict[tuple[int, bytes, bytes], list[int]] = {}
     for period in range(question.periods):
         paid = np.stack((owned[period], committed[period]))
@@ -81,12 +83,13 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
     fleet_id = None
     for (mix, _, _), periods in groups.items():
         first, highest = periods[0], float(rates[periods].max())
+        owned_here = np.minimum(owned[first], running[first])
         kinds = tuple(
             Running(
                 option=k,
                 instances=int(running[first, k]),
-                owned=int(min(owned[first, k], running[first, k])),
-                committed=int(committed[first, k]),
+                owned=int(owned_here[k]),
+                committed=int(min(committed[first, k], running[first, k] - owned_here[k])),
             )
             for k in np.flatnonzero(running[first] > 0).tolist()
         )
@@ -99,6 +102,21 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
             Fleet(mix=mix, periods=tuple(periods), rate_rps=highest, running=kinds, plan=plan)
         )
     return tuple(fleets)
+
+
+def _running(asked: Asked, fleets: Floats, paid: Floats) -> Floats:
+    """Return fleets with all that is paid for anyway, (periods × options), as far as the rules let it stand by."""
+    question = asked.question
+    rates = question.scenarios[0].rate_rps
+    running = np.maximum(fleets, paid)
+    known: dict[tuple[object, ...], Floats] = {}
+    for t in np.flatnonzero((paid > fleets).any(axis=1) & (rates > 0)).tolist():
+        mix = int(question.mix[t])
+        key = (mix, float(rates[t]), fleets[t].tobytes(), paid[t].tobytes())
+        if key not in known:
+            known[key] = question.mixes[mix].with_idle(fleets[t], paid[t], float(rates[t]))
+        running[t] = known[key]
+    return running
 
 
 def _committed(asked: Asked, advice: Advice) -> Floats:
@@ -134,47 +152,23 @@ def _plan(
     request: PlanRequest,
 ) -> Plan:
     spec, prepared = asked.spec, mix.prepared
-    (served,) = spec.models
-    workload = mix.workload.at_rate(rate_rps)
-    names = {asked.question.options[one.option]: one for one in kinds}
-    (demand,) = mix.problem.demands
-    options = tuple(c for c in demand.options if c.option.name in names)
-    problem = replace(mix.problem, demands=(replace(demand, workload=workload, options=options),))
-    found = shared_out(
-        problem,
-        {name: one.instances for name, one in names.items()},
-        {name: one.owned + one.committed for name, one in names.items()},
-    )
-    if found is None:
-        raise MelangeError(
-            f"{spec.name}: the fleet found for {rate_rps:g} req/s does not serve it when checked again"
-        )
-    model = ModelPlan(
-        name=served.name,
-        model=served.model,
-        slo=served.slo,
-        workload=workload,
-        allocations=found,
-        candidates=options,
-        model_shape=prepared.forms[0][0].shape,
-        model_source=prepared.forms[0][0].source,
-        forms=tuple(form for form in prepared.forms[0] if form.name),
-        engine=spec.engine,
-        engine_generation=generation_of(spec, request),
-        attainment_per_bucket=served.attainment_per_bucket,
-        sky=served.sky,
+    problem = at_rate(mix.problem, rate_rps)
+    running = {mix.keys[asked.question.options[one.option]]: one for one in kinds}
+    models = tuple(
+        _model(asked, mix, replace(problem, demands=(demand,)), running, request)
+        for demand in problem.demands
     )
     notes = (
         *_paid_notes(asked, advice, kinds),
-        *allocation_notes(found, model.engine_generation),
+        *(note for m in models for note in allocation_notes(m.allocations, m.engine_generation)),
         *headroom_notes(spec.headroom),
         *prepared.shared_warnings,
-        *prepared.warnings[0],
+        *(warning for of_model in prepared.warnings for warning in of_model),
     )
     return Plan(
         name=spec.name,
         created_at=created_at(),
-        models=(model,),
+        models=models,
         solver=SolverReport(
             status=FEASIBLE,
             mip_gap=min(advice.gap, 1.0),
@@ -184,9 +178,57 @@ def _plan(
         lists_models=spec.lists_models,
         headroom=spec.headroom,
         guard=spec.guard,
-        constraints=_constraints(asked, found),
+        constraints=_constraints(asked, [a for model in models for a in model.allocations]),
         price_snapshot=prepared.snapshot,
-        warnings=notes,
+        warnings=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _model(
+    asked: Asked,
+    mix: Mix,
+    problem: Problem,
+    running: Mapping[tuple[str, str], Running],
+    request: PlanRequest,
+) -> ModelPlan:
+    """Return the plan of a problem's one model, its traffic spread over what runs."""
+    spec, prepared = asked.spec, mix.prepared
+    (demand,) = problem.demands
+    place = [served.name for served in spec.models].index(demand.name)
+    served, workload = spec.models[place], demand.workload
+    if len(spec.models) == 1:
+        workload = mix.workload.at_rate(workload.rate_rps)
+    own = {option: one for (model, option), one in running.items() if model == demand.name}
+    options = tuple(c for c in demand.options if c.option.name in own)
+    rules = problem.constraints
+    found = shared_out(
+        replace(
+            problem,
+            demands=(replace(demand, workload=workload, options=options),),
+            constraints=replace(rules, limits=(), minimum=()),  # of all models together
+        ),
+        {name: one.instances for name, one in own.items()},
+        {name: one.owned + one.committed for name, one in own.items()},
+    )
+    if found is None:
+        raise MelangeError(
+            f"{spec.name}: the fleet found for {workload.rate_rps:g} req/s does not serve it when checked again"
+        )
+    forms = prepared.forms[place]
+    return ModelPlan(
+        name=served.name,
+        model=served.model,
+        slo=served.slo,
+        workload=workload,
+        allocations=found,
+        candidates=options,
+        model_shape=forms[0].shape,
+        model_source=forms[0].source,
+        forms=tuple(form for form in forms if form.name),
+        engine=spec.engine,
+        engine_generation=generation_of(spec, request),
+        attainment_per_bucket=served.attainment_per_bucket,
+        sky=served.sky,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.optimizer import NEVER, TimeUpError
+from melange_sky.planner.constraints import needs_every_region
 from melange_sky.planner.found_offers import find_offers
 from melange_sky.planner.hooks import NO_HOOKS, Hooks
 from melange_sky.planner.prices import refresh_prices, refresh_warnings
@@ -15,13 +16,14 @@ from melange_sky.planner.reservations import reserved_offers
 from melange_sky.planner.reserving.ages import price_lines, require_fresh, used_lines
 from melange_sky.planner.reserving.answer import Reservation
 from melange_sky.planner.reserving.api_price import compared_with_api
-from melange_sky.planner.reserving.asking import Asked, check_spec, question_of
+from melange_sky.planner.reserving.asking import Asked, question_of
 from melange_sky.planner.reserving.document import RESERVE_FILE, bound_document, reserve_files
 from melange_sky.planner.reserving.fleets import fleets_of
 from melange_sky.planner.reserving.material import Given
 from melange_sky.planner.reserving.proving import MOST_FLEETS, prove
 from melange_sky.planner.reserving.relaxing import relaxed
-from melange_sky.planner.reserving.terms import asked_terms, held_units, placed
+from melange_sky.planner.reserving.terms import PlaceWishes, asked_terms, held_units, placed
+from melange_sky.planner.reserving.under_rules import check_spec, fixed_units
 from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
 from melange_sky.pricing.commitments.owned import read_owned
 from melange_sky.pricing.freshness import term_source
@@ -145,8 +147,8 @@ def _asked(
     told = _refreshed(spec, request, hooks)
     found = find_offers(spec, request)
     owned = () if options.owned is None else read_owned(options.owned, found.book.own_clouds)
-    free, about_free = reserved_offers(found.offers, (), request)
-    owned = (*owned, *(held_units(nodes) for nodes in free))
+    free, about_free = reserved_offers(found.offers, spec.resources.fixed, request)
+    owned = (*owned, *fixed_units(spec, found.offers), *(held_units(nodes) for nodes in free))
     request = replace(request, reserved=())
     query = CommitmentQuery(
         infra=tuple((p.cloud, p.region) for p in spec.resources.infra),
@@ -157,7 +159,8 @@ def _asked(
     rows = tuple(quote.commitment for quote in book.usable)
     if options.commitments is not None:
         rows = tuple(row for row in rows if row.is_own)
-    places = placed(found.offers, asked_terms(rows, options), owned, options.discount_rate)
+    apart = PlaceWishes(discount_rate=options.discount_rate, every_region=needs_every_region(spec))
+    places = placed(found.offers, asked_terms(rows, options), owned, apart)
     given = Given(
         spec=spec,
         demand=demand,

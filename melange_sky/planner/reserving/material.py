@@ -35,8 +35,26 @@ class Mix:
 
     @property
     def options(self) -> tuple[OptionCapacity, ...]:
-        """The options that are weighed, with their capacities for these sizes."""
-        return self.problem.demands[0].options
+        """The options that are weighed, with their capacities for these sizes, model by model."""
+        return tuple(option for demand in self.problem.demands for option in demand.options)
+
+    @property
+    def keys(self) -> dict[str, tuple[str, str]]:
+        """Model and option by the name that the question knows an option by: its own, after the model's of several."""
+        several = len(self.problem.demands) > 1
+        return {
+            f"{demand.name}: {one.option.name}" if several else one.option.name: (
+                demand.name,
+                one.option.name,
+            )
+            for demand in self.problem.demands
+            for one in demand.options
+        }
+
+    @property
+    def named(self) -> dict[str, OptionCapacity]:
+        """The options by the names that the question knows them by."""
+        return dict(zip(self.keys, self.options, strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

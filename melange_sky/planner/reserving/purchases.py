@@ -104,9 +104,8 @@ def found_best(found: Sequence[Purchasable]) -> tuple[Purchasable, ...]:
 def _most(mixes: Sequence[Served], asked: AskedRates) -> Floats:
     """Return the most instances of each option that any hour has use for."""
     rows = [
-        np.ceil(level.most * float(asked.peaks_rps[asked.mix == k].max()) - 1e-9)
+        np.ceil(served.most * float(asked.peaks_rps[asked.mix == k].max()) - 1e-9)
         for k, served in enumerate(mixes)
-        for level in served.levels
     ]
     most: Floats = np.max(rows, axis=0)
     return most
@@ -117,6 +116,7 @@ def _covered(term: Commitment, options: Sequence[DeploymentOption]) -> list[int]
         k
         for k, option in enumerate(options)
         if option.offer is not None
+        and not option.use_spot
         and term.covers(option.offer.cloud, option.offer.region, option.offer.instance_type)
     ]
 

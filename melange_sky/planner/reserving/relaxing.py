@@ -10,7 +10,7 @@ from melange_sky.planner.options import option_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.capacities import DeploymentOption
     from melange_sky.planner.options import PlannedOffer
     from melange_sky.planner.reserving.asking import Asked
     from melange_sky.planner.reserving.material import Mix
@@ -33,24 +33,36 @@ def relaxed(asked: Asked, advice: Advice, offers: Sequence[PlannedOffer]) -> Ask
     renamed: dict[str, DeploymentOption] = {}
     for k, name in enumerate(question.options):
         option = asked.candidate(k).option
-        planned = next((p for p in offers if p.offer == option.offer and not p.pinned), None)
+        planned = next(
+            (
+                p
+                for p in offers
+                if (p.offer, p.use_spot) == (option.offer, option.use_spot) and not p.pinned
+            ),
+            None,
+        )
         if k in taken or planned is None or option.engine is None:
             continue
-        fresh = option_name(planned, option.engine.split, option.form)
-        renamed[name] = replace(option, name=fresh, fallbacks=planned.fallbacks)
-    names = tuple(renamed[n].name if n in renamed else n for n in question.options)
-    return replace(
-        asked,
-        mixes=tuple(_of_mix(mix, renamed) for mix in asked.mixes),
-        question=replace(question, options=names),
-    )
+        own = option_name(planned, option.engine.split, option.form)
+        renamed[name] = replace(option, name=own, fallbacks=planned.fallbacks)
+    fresh: dict[str, str] = {}
+    mixes = tuple(_of_mix(mix, renamed) for mix in asked.mixes)
+    for old, new in zip(asked.mixes, mixes, strict=True):
+        fresh |= dict(zip(old.keys, new.keys, strict=True))
+    names = tuple(fresh[name] for name in question.options)
+    return replace(asked, mixes=mixes, question=replace(question, options=names))
 
 
 def _of_mix(mix: Mix, renamed: dict[str, DeploymentOption]) -> Mix:
-    def changed(candidate: OptionCapacity) -> OptionCapacity:
-        option = renamed.get(candidate.option.name)
-        return candidate if option is None else replace(candidate, option=option)
-
-    (demand,) = mix.problem.demands
-    options = tuple(changed(candidate) for candidate in demand.options)
-    return replace(mix, problem=replace(mix.problem, demands=(replace(demand, options=options),)))
+    names = {key: name for name, key in mix.keys.items()}
+    demands = tuple(
+        replace(
+            demand,
+            options=tuple(
+                replace(one, option=renamed.get(names[demand.name, one.option.name], one.option))
+                for one in demand.options
+            ),
+        )
+        for demand in mix.problem.demands
+    )
+    return replace(mix, problem=replace(mix.problem, demands=demands))

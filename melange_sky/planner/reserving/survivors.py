@@ -2,16 +2,24 @@
 
 k instances of option A make one of B needless where they carry at least as much in every bucket of every mix, at
 every level of attainment, and rented for the hour cost no more than an hour of B at the lowest price it can have then,
-committed or rented, whichever prices hold.
+committed or rented, whichever prices hold. Under rules, as many A as the rules ask for must each be able to stand
+for B by every rule; what a rule names stays.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from melange_sky.optimizer import NEVER, SolveOptions
+from melange_sky.optimizer.rules.attainment import Attainment
+from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.serving import Load, Serve
+from melange_sky.optimizer.search.levels import checked_levels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,6 +28,8 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.commitments import Owned
+    from melange_sky.optimizer import Demand
+    from melange_sky.optimizer.problem.canonical import Column
     from melange_sky.planner.reserving.material import Mix
 
     Floats = NDArray[np.float64]
@@ -45,45 +55,98 @@ def survivors(
     """
     names = list(prices)
     rates = {name: _carried(mixes, name) for name in names}
+    rules = _Rules(mixes)
     kept: list[str] = []
     own = {name for name in names if _is_owned(mixes, name, owned)}
     for b, name in enumerate(names):
-        rivals = [r for r in names if r != name]
+        rivals = [r for r in names if r != name and rules.model[r] == rules.model[name]]
         if name in own:
-            same = [r for r in own if _type(mixes, r) == _type(mixes, name)]
+            same = [
+                r
+                for r in own
+                if _type(mixes, r) == _type(mixes, name) and rules.model[r] == rules.model[name]
+            ]
             best = max(same, key=lambda r: (rates[r][0].sum(), -names.index(r)))
             if name == best:
                 kept.append(name)
             continue
-        if not any(_replaces(r, name, rates, prices, names.index(r) < b) for r in rivals):
+        able = (
+            r
+            for r in rivals
+            if (copies := _copies(r, name, rates, prices, names.index(r) < b)) is not None
+            and rules.let_replace(name, r, copies)
+        )
+        if rules.pin(name) or len(list(islice(able, rules.needed))) < rules.needed:
             kept.append(name)
     chosen = set(kept)
     return tuple(_only(mix, chosen) for mix in mixes)
 
 
-def _replaces(
+class _Rules:
+    """What the rules of the mixes say of options, by their names; most say nothing."""
+
+    def __init__(self, mixes: Sequence[Mix]) -> None:
+        self._sets = [RuleSet.of(mix.problem, SolveOptions()) for mix in mixes]
+        self.model = {name: model for mix in mixes for name, (model, _) in mix.keys.items()}
+        self.needed = max(rule.rivals_needed for rules in self._sets for rule in rules.rules)
+        self._columns: list[dict[str, Column]] = []
+        self._apart = [
+            any(not isinstance(rule, Serve | Load | Attainment) for rule in rules.rules)
+            for rules in self._sets
+        ]
+        for mix, apart in zip(mixes, self._apart, strict=True):
+            forms = checked_levels(mix.problem, NEVER)[:1] if apart else []
+            names = {key: name for name, key in mix.keys.items()}
+            self._columns.append(
+                {
+                    names[form.canonical.demands[c.demand].name, c.name]: c
+                    for form in forms
+                    for c in form.canonical.columns
+                }
+            )
+
+    def let_replace(self, name: str, rival: str, copies: float) -> bool:
+        """Return whether the rules let copies of a rival stand for each instance of an option."""
+        return all(
+            rule.may_replace(columns[name], columns[rival], copies)
+            for rules, columns in zip(self._sets, self._columns, strict=True)
+            if name in columns and rival in columns
+            for rule in rules.rules
+        )
+
+    def pin(self, name: str) -> bool:
+        """Return whether any rule names an option, which then stays."""
+        return any(
+            rule.pins(columns[name], self.model[name])
+            for rules, columns in zip(self._sets, self._columns, strict=True)
+            if name in columns
+            for rule in rules.rules
+        )
+
+
+def _copies(
     a: str,
     b: str,
     rates: Mapping[str, tuple[Floats, Floats]],
     prices: Mapping[str, HourPrices],
     is_earlier: bool,
-) -> bool:
-    """Return whether instances of `a`, rented, make one of `b` needless."""
+) -> float | None:
+    """Return how many instances of `a`, rented, make one of `b` needless, None where none do."""
     ours, theirs = rates[a][1], rates[b][1]
     served = theirs > 0
     if not served.any():
-        return True
+        return 1.0
     with np.errstate(divide="ignore"):
         ratio = float((theirs[served] / ours[served]).max())
     if not ratio <= MOST_COPIES:
-        return False
+        return None
     copies = max(1.0, float(np.ceil(ratio - _SLACK)))
     cost = copies * prices[a].rented
     least = np.minimum(prices[b].rented, prices[b].committed)
     if copies > 1:  # at equal cost the smaller ones, of which fewer may run
-        return bool((cost <= least * (1 + _SLACK)).all())
+        return copies if (cost <= least * (1 + _SLACK)).all() else None
     is_cheaper = (cost < least * (1 - _SLACK)).any()
-    return bool((cost <= least).all()) and bool(is_cheaper or is_earlier)
+    return copies if (cost <= least).all() and (is_cheaper or is_earlier) else None
 
 
 def _carried(mixes: Sequence[Mix], name: str) -> tuple[Floats, Floats]:
@@ -91,9 +154,11 @@ def _carried(mixes: Sequence[Mix], name: str) -> tuple[Floats, Floats]:
     plain: list[float] = []
     levels: list[float] = []
     for mix in mixes:
-        option = next((c for c in mix.options if c.option.name == name), None)
-        attained = _levels(mix)
-        for i, j in mix.workload.buckets():
+        model = next(m.keys[name][0] for m in mixes if name in m.keys)
+        option = mix.named.get(name)
+        demand = next(d for d in mix.problem.demands if d.name == model)
+        attained = _levels(demand)
+        for i, j in demand.workload.buckets():
             cell = None if option is None else option.cells[i][j]
             rate = 0.0 if cell is None else (cell.max_rate_rps or 0.0)
             plain.append(rate)
@@ -102,19 +167,19 @@ def _carried(mixes: Sequence[Mix], name: str) -> tuple[Floats, Floats]:
     return np.array(plain), np.array(levels)
 
 
-def _levels(mix: Mix) -> list[float]:
+def _levels(demand: Demand) -> list[float]:
     return sorted(
         {
             level
-            for candidate in mix.options
-            for i, j in mix.workload.buckets()
+            for candidate in demand.options
+            for i, j in demand.workload.buckets()
             for level, _ in candidate.cells[i][j].levels
         }
     )
 
 
 def _find(mixes: Sequence[Mix], name: str) -> OptionCapacity:
-    return next(c for mix in mixes for c in mix.options if c.option.name == name)
+    return next(mix.named[name] for mix in mixes if name in mix.named)
 
 
 def _type(mixes: Sequence[Mix], name: str) -> tuple[str, str, str]:
@@ -123,6 +188,8 @@ def _type(mixes: Sequence[Mix], name: str) -> tuple[str, str, str]:
 
 
 def _is_owned(mixes: Sequence[Mix], name: str, owned: Sequence[Owned]) -> bool:
+    if _find(mixes, name).option.use_spot:
+        return False
     cloud, region, instance_type = _type(mixes, name)
     return any(
         (own.cloud, own.instance_type) == (cloud, instance_type) and own.region in ("", region)
@@ -132,6 +199,12 @@ def _is_owned(mixes: Sequence[Mix], name: str, owned: Sequence[Owned]) -> bool:
 
 def _only(mix: Mix, names: set[str]) -> Mix:
     """Return a mix with these options alone."""
-    (demand,) = mix.problem.demands
-    options = tuple(c for c in demand.options if c.option.name in names)
-    return replace(mix, problem=replace(mix.problem, demands=(replace(demand, options=options),)))
+    kept = {key for name, key in mix.keys.items() if name in names}
+    demands = tuple(
+        replace(
+            demand,
+            options=tuple(c for c in demand.options if (demand.name, c.option.name) in kept),
+        )
+        for demand in mix.problem.demands
+    )
+    return replace(mix, problem=replace(mix.problem, demands=demands))

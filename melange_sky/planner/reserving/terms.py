@@ -26,6 +26,14 @@ Sold = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceWishes:
+    """How places are chosen: what a year's wait costs as a fraction, and whether a rule tells regions apart."""
+
+    discount_rate: float = 0.0
+    every_region: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
     """Where instances run: offers to plan with, those of committed or owned units pinned to their region."""
 
@@ -81,29 +89,33 @@ def placed(
     offers: Sequence[PlannedOffer],
     rows: Sequence[Commitment],
     owned: Sequence[Owned],
-    discount_rate: float,
+    wishes: PlaceWishes,
 ) -> Places:
     """Choose the regions: the cheapest on demand for all, and those of the best terms and of what is owned.
 
     Of one instance type, equal terms of several regions do not compete: what an instance serves does not depend
-    on where it runs, so the cheapest row of each kind, length and payment is weighed. Raises InputError for
-    owned instances that are not among the offers.
+    on where it runs, so the cheapest row of each kind, length and payment is weighed; in each region, where a rule
+    tells regions apart. Spot is rented only, as a plan would have it. Raises InputError for owned instances that
+    are not among the offers.
     """
     by_type: dict[Sold, list[PlannedOffer]] = defaultdict(list)
+    spot = [planned for planned in offers if planned.use_spot]
     for planned in offers:
+        if planned.use_spot:
+            continue
         by_type[planned.offer.cloud, planned.offer.instance_type].append(planned)
     kept: list[Commitment] = []
     found: list[PlannedOffer] = []
     for sold, planned_offers in sorted(by_type.items()):
         own = [unit for unit in owned if (unit.cloud, unit.instance_type) == sold]
         own_rows = [row for row in rows if (row.cloud, row.instance_type) == sold]
-        chosen, terms = _of_type(planned_offers, own_rows, own, discount_rate)
+        chosen, terms = _of_type(planned_offers, own_rows, own, wishes)
         found += chosen
         kept += terms
     unknown = [unit for unit in owned if (unit.cloud, unit.instance_type) not in by_type]
     if unknown:
         raise InputError(*(_not_usable(unit) for unit in unknown))
-    return Places(offers=tuple(found), terms=tuple(kept))
+    return Places(offers=(*found, *spot), terms=tuple(kept))
 
 
 def _not_usable(unit: Owned) -> str:
@@ -118,7 +130,7 @@ def _of_type(
     planned_offers: Sequence[PlannedOffer],
     rows: Sequence[Commitment],
     owned: Sequence[Owned],
-    discount_rate: float,
+    wishes: PlaceWishes,
 ) -> tuple[list[PlannedOffer], list[Commitment]]:
     """Return the offers of one instance type to plan with, and its terms."""
     places = {o.region: o for o in _regions(planned_offers)}
@@ -127,7 +139,7 @@ def _of_type(
         return list(planned_offers), []
     wanted = {planned.offer.region for planned in planned_offers}
     terms: list[Commitment] = []
-    for row in _best_rows(rows, set(places), cheapest, discount_rate):
+    for row in _best_rows(rows, set(places), cheapest, wishes):
         terms.append(row)
         if row.region and row.kind == "instance":
             wanted.add(row.region)
@@ -147,14 +159,15 @@ def _regions(planned_offers: Sequence[PlannedOffer]) -> Iterator[Offer]:
 
 
 def _best_rows(
-    rows: Sequence[Commitment], regions: set[str], cheapest: str, discount_rate: float
+    rows: Sequence[Commitment], regions: set[str], cheapest: str, wishes: PlaceWishes
 ) -> list[Commitment]:
     """Return the cheapest row of each kind, length and way to pay, among regions where the type is sold."""
+    discount_rate = wishes.discount_rate
     best: dict[tuple[object, ...], Commitment] = {}
     for row in rows:
         if row.region and row.region not in regions:
             continue
-        if row.kind == "spend" and row.region not in ("", cheapest):
+        if row.kind == "spend" and row.region not in ("", cheapest) and not wishes.every_region:
             continue
         key = (
             row.kind,
@@ -163,6 +176,7 @@ def _best_rows(
             row.upfront_usd > 0,
             row.starts,
             row.longest_hours,
+            row.region if wishes.every_region else "",
         )
         known = best.get(key)
         cost = (equal_usd_per_hour(row, discount_rate), row.region != cheapest, row.region)

@@ -17,6 +17,7 @@ from melange_sky.offers import Offer
 from melange_sky.planner.options import PlannedOffer
 from melange_sky.planner.reserving.purchases import AskedRates, purchasable
 from melange_sky.planner.reserving.terms import (
+    PlaceWishes,
     asked_terms,
     equal_usd_per_hour,
     net_present_usd,
@@ -70,7 +71,7 @@ def bought(terms: list[Commitment], hours: int = 168, **flags: Any) -> Any:
         name="a10g", accelerator="A10G", accelerator_count=1, price_usd_per_hour=1.0, offer=offer()
     )
     given: Any = SimpleNamespace(terms=tuple(terms), demand=demand(hours))
-    served: Any = SimpleNamespace(levels=[SimpleNamespace(most=np.array([4.0]))])
+    served: Any = SimpleNamespace(most=np.array([4.0]))
     asked = AskedRates(
         mix=np.zeros(hours, dtype=np.intp), peaks_rps=np.ones(hours), peak_usd_per_hour=lambda: 4.0
     )
@@ -93,7 +94,7 @@ def test_terms_of_up_to_a_year_are_weighed_and_others_where_asked_for() -> None:
 def test_instances_of_a_term_are_pinned_to_its_region_and_the_cheapest_row_stands_for_all() -> None:
     east, west = offer(price=1.0), offer("us-west-2", 1.2)
     merged = PlannedOffer(offer=east, fallbacks=(west,))
-    found = placed([merged], [term(0.7), term(0.6, region="us-west-2")], [], 0.0)
+    found = placed([merged], [term(0.7), term(0.6, region="us-west-2")], [], PlaceWishes())
     assert [p.offer.region for p in found.offers] == ["us-east-1", "us-west-2"]
     assert all(p.pinned and not p.fallbacks for p in found.offers)
     assert [t.region for t in found.terms] == ["us-west-2"]
@@ -102,7 +103,7 @@ def test_instances_of_a_term_are_pinned_to_its_region_and_the_cheapest_row_stand
 def test_without_a_term_an_instance_type_keeps_its_fallbacks() -> None:
     merged = PlannedOffer(offer=offer(), fallbacks=(offer("us-west-2", 1.2),))
     for rows in ([], [term(region="eu-west-1")]):
-        assert placed([merged], rows, [], 0.0).offers == (merged,)
+        assert placed([merged], rows, [], PlaceWishes()).offers == (merged,)
 
 
 def test_owned_instances_need_an_offer_of_their_place() -> None:
@@ -110,9 +111,9 @@ def test_owned_instances_need_an_offer_of_their_place() -> None:
         cloud="aws", region="eu-west-1", instance_type="g5.xlarge", count=1, where="o.csv:2"
     )
     with pytest.raises(InputError, match=r"^o\.csv:2: g5\.xlarge on aws/eu-west-1 is not among"):
-        placed([PlannedOffer(offer=offer())], [], [own], 0.0)
+        placed([PlannedOffer(offer=offer())], [], [own], PlaceWishes())
     found = placed(
-        [PlannedOffer(offer=offer())], [], [Owned(**{**_fields(own), "region": ""})], 0.0
+        [PlannedOffer(offer=offer())], [], [Owned(**{**_fields(own), "region": ""})], PlaceWishes()
     )
     assert [p.offer.region for p in found.offers] == ["us-east-1"]
 

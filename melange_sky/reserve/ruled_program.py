@@ -1,0 +1,137 @@
+"""The cheapest fleet under the rules at a tariff: rows for worths as they prove to matter, of the fleet or what a loss leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from melange_sky.reserve.covering import Cheapest
+from melange_sky.reserve.ruled_whole import Need, RuledWhole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from melange_sky.optimizer.deadline import Deadline
+    from melange_sky.reserve.ruled_level import RuledLevel
+    from melange_sky.reserve.tariff import Tariff
+
+    Floats = NDArray[np.float64]
+
+SLACK = 1e-7
+"""A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
+
+_ROUNDING = 1e-9
+
+_SAME = 1e-9
+"""Costs that differ by no more of the whole are the same."""
+
+_MOST_CUTS = 30
+"""So many shadow prices of pools are tried at most; beyond, the bound is what it is."""
+
+_KEPT = 8
+"""So many of the rows that were needed last are held from the start, of whole fleets and of what losses leave."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A rate that a fleet must serve at a level, by its rules."""
+
+    level: RuledLevel
+    rate_rps: float
+
+    @property
+    def served_rps(self) -> float:
+        """The rate that counts as serving it."""
+        return self.rate_rps * (1 - SLACK) * (1 - _ROUNDING)
+
+    def need(self, worth: Floats, is_lossy: bool) -> Need:
+        """Return a row of the level at this rate."""
+        return Need(worth=worth / (self.rate_rps * (1 - SLACK)), is_lossy=is_lossy)
+
+
+class Rows:
+    """Worths that were needed before, by level and by whether they hold after losses: the latest first."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._kept: dict[tuple[int, bool], list[Floats]] = {}
+
+    def of(self, ask: Ask) -> list[Need]:
+        """Return what is kept of an ask's level as rows at its rate."""
+        return [
+            ask.need(worth, is_lossy)
+            for (level, is_lossy), worths in self._kept.items()
+            if level == id(ask.level)
+            for worth in worths
+        ]
+
+    def put(self, level: RuledLevel, worth: Floats, is_lossy: bool) -> None:
+        """Keep a worth."""
+        kept = self._kept.setdefault((id(level), is_lossy), [])
+        kept[:] = [one for one in kept if not np.array_equal(one, worth)]
+        kept.insert(0, worth)
+        del kept[_KEPT:]
+
+
+def cheapest_ruled(
+    asks: Sequence[Ask], tariff: Tariff, below: float, deadline: Deadline, rows: Rows
+) -> Cheapest | None:
+    """Return the cheapest fleet that serves every ask, None where none costs less than `below`. Raises TimeUpError."""
+    prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
+    needs = [need for ask in asks for need in rows.of(ask)]
+    needs += [ask.need(ask.level.cone.along(prices), False) for ask in asks]
+    needs += [ask.need(ask.level.after.along(prices), True) for ask in asks if ask.level.spare]
+    rented = replace(tariff, pools=())
+    whole = RuledWhole(asks[0].level, [ask.rate_rps for ask in asks], [a.level for a in asks])
+    lines: list[tuple[float, Tariff]] = []
+    if tariff.pools:
+        lines.append(_line(tariff, _free_margins(tariff)))
+    else:
+        lines.append((0.0, rented))
+    best: Cheapest | None = None
+    while True:
+        deadline.check()
+        found = whole.solve(lines, needs, below, deadline)
+        if found is None:
+            if best is None or best.cost > below:
+                return None
+            return Cheapest(fleet=best.fleet, cost=best.cost, bound=best.cost)
+        bound, fleet = found
+        fresh = _short(asks, fleet, needs, rows)
+        if fresh:
+            needs += fresh
+            continue
+        cost = float(tariff.cost(fleet[None])[0])
+        if cost < below and (best is None or cost < best.cost):
+            best, below = Cheapest(fleet=fleet, cost=cost, bound=bound), cost
+        if not tariff.pools or bound >= cost - _SAME * max(1.0, abs(cost)):
+            return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
+        if len(lines) > _MOST_CUTS:
+            return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
+        lines.append(_line(tariff, tariff.bill(fleet[None])[2][0]))
+
+
+def _free_margins(tariff: Tariff) -> Floats:
+    return np.array([pool.price for pool in tariff.pools])
+
+
+def _line(tariff: Tariff, margins: Floats) -> tuple[float, Tariff]:
+    """Return a line below the cost at shadow prices of the pools: a constant, and a tariff without pools."""
+    constant, price = tariff.cut(margins)
+    return constant, replace(tariff, pools=(), full=price)
+
+
+def _short(asks: Sequence[Ask], fleet: Floats, needs: Sequence[Need], rows: Rows) -> list[Need]:
+    """Return rows that a fleet breaks, none where it serves every ask or is within the solvers' tolerance of it."""
+    fresh: list[Need] = []
+    for ask in asks:
+        for short in ask.level.short(fleet, ask.served_rps):
+            need = ask.need(short.worth, bool(short.lost))
+            if not any(need.is_as(old) for old in (*needs, *fresh)):
+                fresh.append(need)
+                rows.put(ask.level, short.worth, bool(short.lost))
+    return fresh

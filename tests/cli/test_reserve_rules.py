@@ -1,0 +1,153 @@
+"""`reserve` under the spec's rules: every period's plan keeps them, by hand and by the planner's own checks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import melange_sky
+from melange_sky.optimizer import SolveOptions, problem_of
+from melange_sky.optimizer.search.levels import checked_levels
+from melange_sky.optimizer.search.loss_scenarios import worst_loss
+from melange_sky.planfile import load_plan
+from melange_sky.plans import Plan
+from tests.cli.test_reserve_command import (
+    PRICES,
+    SPEC,
+    folder,  # noqa: F401
+    write_demand,
+    write_offers,
+    write_terms,
+)
+
+RATES = [1.0, 3.0, 6.0, 2.0]
+
+
+def ruled(
+    here: Path, *, resources: dict[str, Any] | None = None, terms: bool = True, **spec: Any
+) -> tuple[dict[str, Any], list[Plan]]:
+    """The answer and its plans for the spec with other parts."""
+    text = {**SPEC, **spec, "resources": {**SPEC["resources"], **(resources or {})}}
+    found = melange_sky.reservation(
+        text,
+        demand=write_demand(here, RATES),
+        commitments=write_terms(here, {"g6.xlarge": 0.5, "g5.xlarge": 0.62}) if terms else None,
+        offline=True,
+        stale_ok=True,
+        verify=False,
+    )
+    return found.document, [fleet.plan for fleet in found.fleets if fleet.plan]
+
+
+def counts(plan: Plan) -> dict[str, int]:
+    return {
+        f"{a.candidate.option.offer.instance_type}{'+spot' if a.candidate.option.use_spot else ''}": a.instances
+        for a in plan.models[0].allocations
+        if a.candidate.option.offer
+    }
+
+
+def survives(plan: Plan) -> bool:
+    """Whether the planner finds no loss that the fleet does not survive."""
+    for form in checked_levels(problem_of(plan), SolveOptions().deadline):
+        running = {a.candidate.option.name: a.instances for a in plan.models[0].allocations}
+        each = [running.get(column.name, 0) for column in form.canonical.columns]
+        if worst_loss(form.canonical, form.problem, SolveOptions(), each) is None:
+            return True
+    return False
+
+
+def test_limits_bound_what_runs_committed_or_rented(folder: Path) -> None:  # noqa: F811
+    free, plans = ruled(folder)
+    most = max(counts(plan).get("g5.xlarge", 0) for plan in plans)
+    assert most > 1
+    document, plans = ruled(folder, resources={"limits": {"A10G": most - 1}})
+    assert all(counts(plan).get("g5.xlarge", 0) < most for plan in plans)
+    assert document["totals"]["chosen_usd"] >= free["totals"]["chosen_usd"]
+    assert document["gap"] == 0
+    assert plans[0].constraints.limits
+
+
+def test_spare_instances_and_a_floor_are_there_in_every_hour(folder: Path) -> None:  # noqa: F811
+    document, plans = ruled(folder, redundancy={"spare": 1, "min_replicas": 3})
+    assert len({hour for period in document["periods"] for hour in period["hours"]}) == len(RATES)
+    for plan in plans:
+        assert sum(counts(plan).values()) >= 3
+        assert survives(plan)
+
+
+def test_option_types_are_counted_in_every_hour(folder: Path) -> None:  # noqa: F811
+    _, plans = ruled(folder, resources={"min_option_types": 2})
+    assert all(len(counts(plan)) >= 2 for plan in plans)
+    _, plans = ruled(folder, resources={"max_option_types": 1})
+    assert all(len(counts(plan)) == 1 for plan in plans)
+
+
+def test_spot_is_rented_and_never_committed(folder: Path) -> None:  # noqa: F811
+    header = "cloud,region,instance_type,accelerator,accelerator_count,price_usd_per_hour,spot_usd_per_hour"
+    rows = [
+        f"aws,us-east-1,{name},{gpu},1,{PRICES[name]},{0.4 * PRICES[name]}"
+        for name, gpu in (("g6.xlarge", "L4"), ("g5.xlarge", "A10G"))
+    ]
+    (folder / "offers.csv").write_text("\n".join((header, *rows)) + "\n")
+    document, plans = ruled(folder, resources={"spot": {"max_fraction": 0.5}})
+    kinds = {kind for plan in plans for kind in counts(plan)}
+    assert any(kind.endswith("+spot") for kind in kinds)
+    for plan in plans:
+        model = plan.models[0]
+        spot = sum(a.rate_rps for a in model.allocations if a.candidate.option.use_spot)
+        assert spot <= 0.5 * model.workload.rate_rps * (1 + 1e-6)
+        assert not any(a.fixed_instances for a in model.allocations if a.candidate.option.use_spot)
+    assert {one["instance_type"] for one in document["commitments"]} <= set(PRICES)
+    assert any("spot" in line["what"] for line in document["prices"])
+
+
+def test_fixed_instances_are_owned_until_the_end(folder: Path) -> None:  # noqa: F811
+    write_offers(folder, {"g5.xlarge": 1.0, "g6.xlarge": 50.0})
+    group = {"accelerators": "A10G:1", "instances": 1, "infra": "aws"}
+    document, _ = ruled(folder, resources={"fixed": [group]}, terms=False)
+    assert [(one["instance_type"], one["count"]) for one in document["owned"]] == [("g5.xlarge", 1)]
+    owned = {h: one["owned"] for p in document["periods"] for one in p["fleet"] for h in p["hours"]}
+    assert set(owned.values()) == {1}
+
+
+def test_a_rule_that_does_not_bind_changes_nothing(folder: Path) -> None:  # noqa: F811
+    free, _ = ruled(folder)
+    loose, _ = ruled(folder, resources={"limits": {"L4": 99, "aws": 99}, "max_option_types": 9})
+    for key in (
+        "chosen_usd",
+        "all_on_demand_usd",
+        "commit_peak_usd",
+        "bound_usd",
+        "best_single_usd",
+    ):
+        assert loose["totals"][key] == pytest.approx(free["totals"][key], rel=1e-6), key
+
+
+def test_hours_without_traffic_are_told_of(folder: Path) -> None:  # noqa: F811
+    text = {**SPEC, "redundancy": {"min_replicas": 2}}
+    found = melange_sky.reservation(
+        text, demand=write_demand(folder, [0.0, 1.0]), offline=True, stale_ok=True, verify=False
+    )
+    assert any("hours without traffic" in note for note in found.document["notes"])
+    assert found.document["periods"][0]["fleet"] == []
+
+
+def test_plans_of_a_folder_keep_their_rules_when_read_again(
+    folder: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    found = melange_sky.reservation(
+        {**SPEC, "redundancy": {"spare": 1}},
+        demand=write_demand(folder, RATES),
+        commitments=write_terms(folder, {"g6.xlarge": 0.5}),
+        offline=True,
+        stale_ok=True,
+        verify=False,
+    )
+    found.write(tmp_path / "out")
+    for file in sorted((tmp_path / "out").glob("fleet-*.json")):
+        plan = load_plan(file)
+        assert plan.constraints.spare == 1 and survives(plan)

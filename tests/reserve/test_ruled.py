@@ -1,0 +1,162 @@
+"""Reservations under rules: against one whole integer program, against the advice without, and by the rules' checks."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from melange_sky.constraints import Constraints
+from melange_sky.errors import InfeasibleError
+from melange_sky.optimizer import SolveOptions
+from melange_sky.optimizer.answers.rate_sweep import at_rate
+from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.search.levels import checked_levels
+from melange_sky.optimizer.search.loss_scenarios import worst_loss
+from melange_sky.optimizer.search.shares import peak_load
+from melange_sky.reserve.advise import advise
+from melange_sky.reserve.build import served_by
+from melange_sky.reserve.ruled import ruled_by
+from tests.optimizer.factories import with_levels
+from tests.reserve.factories import random_problem
+from tests.reserve.ruled_factories import RuledCase, random_rules, ruled_case, whole_ruled_program
+
+KINDS = (
+    ("limits",),
+    ("spare",),
+    ("min_replicas",),
+    ("max_option_types",),
+    ("min_option_types",),
+    ("share",),
+    ("limits", "spare"),
+    ("share", "spare", "max_option_types"),
+    ("limits", "min_replicas", "share"),
+)
+
+
+def drawn(seed: int, kinds: tuple[str, ...]) -> tuple[RuledCase, float | None]:
+    """A case of one or two models and its least cost by one program; None where no fleet keeps the rules."""
+    rng = random.Random(seed)
+    models = 1 + seed % 2
+    case = ruled_case(rng, random_rules(rng, kinds), models=models, options=4 - models)
+    return case, whole_ruled_program(case)
+
+
+@pytest.mark.parametrize(("seed", "kinds"), list(product(range(4), KINDS)))
+def test_equals_a_whole_integer_program_with_the_rules(seed: int, kinds: tuple[str, ...]) -> None:
+    try:
+        case, least = drawn(seed, kinds)
+    except InfeasibleError as error:
+        assert "no fleet keeps to the shares" in str(error)
+        return
+    if least is None:
+        with pytest.raises(InfeasibleError, match="no fleet serves"):
+            advise(case.question)
+        return
+    advice = advise(case.question)
+    assert advice.gap == 0
+    assert advice.totals.chosen_usd == pytest.approx(least, rel=1e-6)
+    assert advice.totals.bound_usd <= advice.totals.chosen_usd * (1 + 1e-9)
+    check_fleets(case, advice.fleets)
+
+
+def check_fleets(case: RuledCase, fleets: np.ndarray) -> None:
+    """Every period's fleet by the optimizer's own checks: instances, shares, and what each loss leaves."""
+    rates = case.question.scenarios[0].rate_rps
+    for rate, fleet in zip(rates.tolist(), fleets, strict=True):
+        if not rate:
+            continue
+        (form,) = checked_levels(at_rate(case.problem, rate * (1 - 1e-6)), SolveOptions().deadline)
+        canonical = form.canonical
+        names = [d.name for d in canonical.demands]
+        counts = [int(fleet[case.places[names[c.demand], c.name]]) for c in canonical.columns]
+        options = SolveOptions()
+        peak = peak_load(canonical, form.problem, options, counts)
+        assert peak is not None and peak <= 1 + 1e-6
+        assert worst_loss(canonical, form.problem, options, counts) is None
+        for rule in RuleSet.of(form.problem, options).rules:
+            assert rule.name in ("serve", "load", "spare") or holds(rule.name, case, fleet), (
+                rule.name
+            )
+
+
+def holds(name: str, case: RuledCase, fleet: np.ndarray) -> bool:
+    """Whether a fleet keeps a rule, counted by hand."""
+    rules, first = case.problem.constraints, 0
+    own = []
+    for only in case.problem.demands:
+        own.append(fleet[first : first + len(only.options)])
+        first += len(only.options)
+    units = [o.option for d in case.problem.demands for o in d.options]
+    if name == "limits":
+        return all(
+            sum(n * o.units(key) for n, o in zip(fleet, units, strict=True)) <= most
+            for key, most in rules.limits
+        )
+    return {
+        "min_replicas": all(n.sum() >= rules.min_replicas for n in own),
+        "max_option_types": all((n > 0).sum() <= (rules.max_option_types or 9) for n in own),
+        "min_option_types": all((n > 0).sum() >= rules.min_option_types for n in own),
+        "cloud_share": True,  # of shares: looked at above
+    }[name]
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from(KINDS))
+def test_a_rule_never_lowers_the_cost_and_one_that_does_not_bind_leaves_it(
+    seed: int, kinds: tuple[str, ...]
+) -> None:
+    rng = random.Random(seed)
+    rules = random_rules(rng, kinds)
+    state = rng.getstate()
+    found = []
+    for constraints in (
+        Constraints(),
+        rules,
+        replace(Constraints(), min_replicas=1, max_option_types=9),
+    ):
+        rng.setstate(state)
+        try:
+            advice = advise(ruled_case(rng, constraints, periods=3).question)
+        except InfeasibleError:
+            return
+        found.append(advice.totals)
+    free, ruled, loose = found
+    assert ruled.chosen_usd >= free.chosen_usd * (1 - 1e-6)
+    assert ruled.all_on_demand_usd >= free.all_on_demand_usd * (1 - 1e-6)
+    assert loose.chosen_usd == pytest.approx(free.chosen_usd, rel=1e-6)
+    assert loose.bound_usd == pytest.approx(free.bound_usd, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_without_rules_the_fleets_serve_what_the_other_engine_says(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = random_problem(rng, 3, levels=seed % 2 == 1)
+    names = [o.option.name for o in problem.demands[0].options]
+    places = {(problem.demands[0].name, name): k for k, name in enumerate(names)}
+    try:
+        plain, ruled = served_by(problem, names), ruled_by(problem, places, 3)
+    except InfeasibleError:
+        return
+    for _ in range(8):
+        fleet = np.array([float(rng.randrange(4)) for _ in names])
+        assert ruled.rate(fleet) == pytest.approx(plain.rate(fleet), rel=1e-6, abs=1e-9)
+
+
+def test_levels_of_attainment_are_kept_under_rules() -> None:
+    rng = random.Random(5)
+    for _ in range(5):
+        case = ruled_case(rng, Constraints(spare=1), options=2)
+        problem = with_levels(case.problem, rng)
+        try:
+            served = ruled_by(problem, case.places, 2)
+        except InfeasibleError:
+            continue
+        two = served.rate(np.array([1.0, 1.0]))
+        alone = [served.ruled[0].after.rate(np.array(one)) for one in ([1.0, 0.0], [0.0, 1.0])]
+        assert two >= min(alone) * (1 - 1e-6)
