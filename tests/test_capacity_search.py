@@ -17,6 +17,7 @@ from melange_sky.capacity_search import (
     SearchOptions,
     find_max_rate,
     judge,
+    probe_verdict,
 )
 from melange_sky.slo import SLO, RequestLog
 
@@ -307,3 +308,11 @@ def test_it_always_ends(coin: float, start: float | None, attainment: float, gar
     rates = [p.rate_rps for p in result.probes if p.verdict is ProbeVerdict.PASS]
     assert result.low_rps == (max(rates) if rates else None)
     assert all(isinstance(p, Probe) and 0 < p.rate_rps <= 1e4 for p in result.probes)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=70))
+def test_what_is_quick_of_a_probe_is_what_numpy_says(seconds: list[float]) -> None:
+    values = np.array(seconds)
+    good = values > values.mean()
+    assert probe_verdict._median(values) == float(np.median(values))
+    assert probe_verdict._fraction(good) == float(good.mean())

@@ -165,19 +165,20 @@ def judge(
     done = log.ok & np.isfinite(log.last_token_s)
     if not done.any():
         return _without_answers(probe)
-    e2e_s = float(np.median(log.e2e_s[done]))
+    e2e_s = _median(log.e2e_s[done])
     span_s = float(log.arrival_s[-1] - log.arrival_s[0])
     window = _steady_window(log.arrival_s, e2e_s, options)
     good = meets(log, slo)[window]
     z = NormalDist().inv_cdf(0.5 + options.confidence / 2)
     effective = _effective_size(good)
-    successes = float(good.mean()) * effective
+    attainment = _fraction(good)
+    successes = attainment * effective
     slope, error = _latency_slope(log, window & done)
     busy_s = float(log.last_token_s[done].max() - log.arrival_s[0])
     probe = replace(
         probe,
         judged=int(window.sum()),
-        attainment=float(good.mean()),
+        attainment=attainment,
         interval=wilson_interval(successes, effective, z),
         served_fraction=1 / (1 + max(0.0, slope)),
         served_rps=float(done.sum()) / busy_s if busy_s > 0 else None,
@@ -185,6 +186,18 @@ def judge(
         median_e2e_s=e2e_s,
     )
     return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
+
+
+def _median(values: NDArray[np.float64]) -> float:
+    """Return what `np.median` does of some finite values, in a third of its time."""
+    below, above = (len(values) - 1) // 2, len(values) // 2
+    middle = np.partition(values, (below, above))
+    return float((middle[below] + middle[above]) / 2)
+
+
+def _fraction(good: NDArray[np.bool_]) -> float:
+    """Return the part that is true; `mean` takes five times as long for a few hundred."""
+    return int(np.count_nonzero(good)) / len(good) if len(good) else float("nan")
 
 
 def _without_answers(probe: Probe) -> Probe:
@@ -293,12 +306,12 @@ def _steady_window(
 def _effective_size(good: NDArray[np.bool_]) -> float:
     """Return how many independent requests these are worth: n ÷ design effect, by batch means."""
     count = good.shape[0]
-    p = float(good.mean())
+    p = _fraction(good)
     batches = min(16, count // 8)
     if batches < 4 or p in (0.0, 1.0):
         return float(count)
     size = count // batches
-    means = good[: batches * size].reshape(batches, size).mean(axis=1)
+    means = np.add.reduce(good[: batches * size].reshape(batches, size), axis=1) / size
     variance = float(means.var(ddof=1))
     effect: float = size * variance / (p * (1 - p))
     return float(count / max(1.0, effect))
@@ -315,13 +328,13 @@ def _latency_slope(log: RequestLog, rows: NDArray[np.bool_]) -> tuple[float, flo
     if batches < 4:
         return 0.0, math.inf
     size = arrival_s.shape[0] // batches
-    x = arrival_s[: batches * size].reshape(batches, size).mean(axis=1)
-    y = e2e_s[: batches * size].reshape(batches, size).mean(axis=1)
-    x = x - x.mean()
+    x = np.add.reduce(arrival_s[: batches * size].reshape(batches, size), axis=1) / size
+    y = np.add.reduce(e2e_s[: batches * size].reshape(batches, size), axis=1) / size
+    x = x - np.add.reduce(x) / batches
     spread = float((x * x).sum())
     if spread <= 0:
         return 0.0, math.inf
     slope = float((x * y).sum()) / spread
-    residual = y - y.mean() - slope * x
+    residual = y - np.add.reduce(y) / batches - slope * x
     error = math.sqrt(float((residual * residual).sum()) / (batches - 2) / spread)
     return slope, error

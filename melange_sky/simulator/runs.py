@@ -71,10 +71,12 @@ class RequestStream:
 def simulate_replica(replica: ReplicaModel, stream: RequestStream) -> RequestLog:
     """Serve a stream on one engine."""
     from melange_sky.simulator import compiled
+    from melange_sky.simulator.native import Packed
 
     state = fleet_state([replica], len(stream), _longest(stream), stream.prefixes)
-    compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
-    compiled.run_open_loop(state)
+    packed: Any = Packed(state)
+    compiled.set_requests(packed, stream.arrival_s, stream.input_tokens, stream.output_tokens)
+    compiled.run_open_loop(packed)
     log = _log(state, stream.input_tokens, stream.output_tokens)
     return dataclasses.replace(
         log,

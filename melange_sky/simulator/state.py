@@ -6,12 +6,13 @@ Column names of the per-replica arrays stand here as constants; nothing else kno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from melange_sky.routing.minima import NEVER, width
-from melange_sky.steps import ReplicaModel, products_table
+from melange_sky.steps import ReplicaModel, StepCosts, products_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -157,7 +158,7 @@ def fleet_state(
         residues=np.zeros((count, block), dtype=np.int64),
         heap_key=np.zeros((count, room), dtype=np.int64),
         heap_request=np.zeros((count, room), dtype=np.int64),
-        tables=np.stack([products_table(r.costs, tokens) for r in kinds]),
+        tables=np.stack([_products(r.costs, tokens) for r in kinds]),
         times=np.full((requests, 3), np.nan),
         request=np.full((requests, 12), NONE, dtype=np.int64),
         finished=np.zeros(max(requests, 1), dtype=np.int64),
@@ -166,6 +167,12 @@ def fleet_state(
         now=np.zeros(1),
         **_caches(replicas, requests, prefixes),
     )
+
+
+@lru_cache(maxsize=64)
+def _products(costs: StepCosts, size: int) -> Floats:
+    """Return the products' table, kept: the probes of one search ask for the same. Never written to."""
+    return products_table(costs, size)
 
 
 def caches_prefixes(replica: ReplicaModel, block_tokens: int) -> bool:

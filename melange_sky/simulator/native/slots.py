@@ -9,7 +9,7 @@ import numpy as np
 
 from melange_sky.simulator.native.kinds import Array, Kind, Record, Scalar, Several, record_of
 
-_ITEMS = {Scalar.WHOLE: np.dtype(np.int64), Scalar.FLOAT: np.dtype(np.float64)}
+_WHOLE, _FLOAT = np.dtype(np.int64), np.dtype(np.float64)
 
 
 class Packed:
@@ -32,7 +32,8 @@ def put(kind: Kind, value: Any, slots: list[int], kept: list[Packed]) -> None:
     """
     match kind:
         case Array():
-            if value.dtype != _ITEMS[kind.item] or value.ndim != kind.dimensions:
+            item = _FLOAT if kind.item is Scalar.FLOAT else _WHOLE
+            if value.dtype != item or value.ndim != kind.dimensions:
                 raise TypeError(f"an array of {value.dtype}, {value.ndim}-dimensional, for {kind}")
             if not value.flags.c_contiguous:
                 raise TypeError("an array with gaps")
