@@ -51,16 +51,22 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Fields:
     """A config or one of its sections; what was asked for is remembered.
 
-    `told` gathers what a reader must warn of. `defaults` are those of the `transformers` class, taken for what the file leaves out. `where` names
-    the file, and the section within it.
+    `told` gathers what a reader must warn of. `defaults` are those of the `transformers` class, taken for
+    what the file leaves out; `withheld` are more of them, of sizes that a file states itself: they stand in
+    only where a size may be left out. `where` names the file, and the section within it.
     """
 
     def __init__(
-        self, raw: Mapping[str, Any], where: str, defaults: Mapping[str, Any] | None = None
+        self,
+        raw: Mapping[str, Any],
+        where: str,
+        defaults: Mapping[str, Any] | None = None,
+        withheld: Mapping[str, Any] | None = None,
     ) -> None:
         self.raw = raw
         self.where = where
         self.defaults = defaults or {}
+        self.withheld = withheld or {}
         self.read: set[str] = set()
         self.assumed: set[str] = set()
         self.told: list[str] = []
@@ -74,7 +80,9 @@ class Fields:
                 return self.raw[name]
         if key in self.raw:
             return None  # null in the file is an answer
-        default = self.defaults.get(key)
+        default = next(
+            (d[n] for d in (self.defaults, self.withheld) for n in names if n in d), None
+        )
         if default is not None and default is not False:
             self.assumed.add(key)
         return default
@@ -88,15 +96,16 @@ class Fields:
     def whole(self, key: str, default: int | None = None) -> int:
         """Return a positive whole number; raise InputError where it is wrong or missing."""
         value = self.get(key)
-        if value is None:
-            if default is None:
-                hint = did_you_mean(key, (name for name in map(str, self.raw) if name != key))
-                raise InputError(
-                    f"{self.where}: no '{key}'{hint}: needed to size the model; is this the config.json "
-                    "of a decoder-only model?"
-                )
-            return default
-        return self._checked(key, value)
+        withheld = not self.has(key) and any(
+            n in self.withheld for n in (key, *ALIASES.get(key, ()))
+        )
+        if default is None and (value is None or withheld):
+            hint = did_you_mean(key, (name for name in map(str, self.raw) if name != key))
+            raise InputError(
+                f"{self.where}: no '{key}'{hint}: needed to size the model; is this the config.json "
+                "of a decoder-only model?"
+            )
+        return default if value is None and default is not None else self._checked(key, value)
 
     def _checked(self, key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST:

@@ -106,7 +106,7 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
     """Read Zamba2: Mamba-2 layers, some of which call one of a few shared transformer blocks."""
     core = read_core(fields, family)
     calling = _calling_layers(fields, core)
-    blocks = fields.whole("num_mem_blocks", 1)
+    blocks = min(fields.whole("num_mem_blocks", 1), len(calling))
     rank, width = fields.whole("adapter_rank", 128), fields.whole("intermediate_size")
     attention, attending = _zamba2_attention(fields, core)
     layers = []

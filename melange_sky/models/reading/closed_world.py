@@ -10,7 +10,7 @@ from melange_sky.models.fields import Fields, shown
 _STRUCTURE = (
     r"layer|head|expert|moe|hidden|intermediate|width|inner|rank|lora|block|pattern|mamba|ssm|conv|state|"
     r"latent|shared|share|ffn|mlp|attn|attention|kv|cla|window|sliding|chunk|sparse|index|mtp|nextn|memory|altup|"
-    r"adapter|ngram|engram|embed|vocab|recurr|linear|compress|loop|stack|residual|hc_|depth|group"
+    r"adapter|ngram|engram|embed|vocab|recurr|linear|compress|loop|stack|residual|hc_|depth|group|cross"
 )
 
 _HARMLESS = (
@@ -22,7 +22,7 @@ _HARMLESS = (
     r"^use_(mamba_kernels|mem_eff_path|kernel|logn_attn|dynamic_ntk|parallel)|time_step|chunk_size|attention_bias_|"
     r"num_logits_to_keep|cache_implementation|beam|penalty|do_sample|^(max|min)_length$|temperature|top_[kp]$|typical_p|"
     r"length_penalty|ngram_size|diversity|early_stopping|bad_words|prefix$|suppress|forced_|finetuning|task_specific|"
-    r"pruned_heads|is_decoder|is_encoder_decoder|add_cross|cross_attention_hidden_size|tie_encoder|remove_invalid|"
+    r"pruned_heads|is_decoder|is_encoder_decoder|cross_attention_hidden_size|tie_encoder|remove_invalid|"
     r"exponential_decay|^tf_|use_bfloat16|^name|^id2|^language|version|license|image_|video_|vision_|audio_|"
     r"^(eos|bos|pad|sep|unk|boi|eoi|boa|eoa)_|ignore_index|^seed$|^training|alibi|parallel_attn|bias_scale|"
     r"residual_in_fp32|rescale_prenorm|sinkhorn|hash_layers|n_group|topk|routed_scaling|ep_size|"
@@ -49,6 +49,10 @@ _SHAPING_FACTORS = re.compile(
 """Words and factors that decide sizes, whatever else their names look like."""
 
 
+_TRUE_SHAPES = frozenset({"add_cross_attention"})
+"""Fields that add a part to any decoder where they are true."""
+
+
 def is_harmless(name: str) -> bool:
     """Return whether a field of this name changes no size."""
     return re.search(_HARMLESS, name.lower()) is not None
@@ -57,15 +61,15 @@ def is_harmless(name: str) -> bool:
 def unread(fields: Fields, passed: Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Return (fields that may change the structure, other unknown fields) that nothing has read.
 
-    A field that is null, false, zero, empty or 1 changes nothing.
+    A field that is null, false, zero, empty, 1 or true changes nothing, but for true where it adds a part.
     """
     structural, other = [], []
     allowed = {*fields.read, *passed}
     for key, value in fields.raw.items():
         name = str(key)
-        if name in allowed or _is_idle(value):
+        if name in allowed or (_is_idle(value) and not (value is True and name in _TRUE_SHAPES)):
             continue
-        if _is_shaping(name.lower(), value):
+        if name in _TRUE_SHAPES or _is_shaping(name.lower(), value):
             structural.append(shown(name))
         elif is_harmless(name):
             continue

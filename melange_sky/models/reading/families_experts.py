@@ -228,7 +228,7 @@ EXPERTS: tuple[Family, ...] = (
         ),
         experts=ExpertTraits(
             dense_first="dense_intermediate_size",
-            width="moe_intermediate_size",
+            or_dense_width=True,
             shared_width="shared_intermediate_size",
             module="block_sparse_moe",
         ),
@@ -311,7 +311,7 @@ EXPERTS: tuple[Family, ...] = (
         o_bias="attention_bias",
         head_norm="head",
         window="ignored",
-        experts=ExpertTraits(),
+        experts=ExpertTraits(or_dense_width=True),
     ),
     Family(
         types=("bailing_moe",),

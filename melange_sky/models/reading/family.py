@@ -32,12 +32,14 @@ WindowRule = Literal["field", "qwen", "alternate", "pattern", "mimo", "chunks", 
 class ExpertTraits:
     """How a family reads its experts.
 
-    `width` is the field of an expert's width, `dense_width` that of a dense layer's, `shared_width`
+    `width` is the field of an expert's width (`or_dense_width`: without it, experts are as wide as a dense
+    layer), `dense_width` that of a dense layer's, `shared_width`
     that of the shared expert's (None: `n_shared_experts` × an expert's width). `always_shared`: there
     is one shared expert whatever the fields say.
     """
 
     width: str = "moe_intermediate_size"
+    or_dense_width: bool = False
     dense_width: str = "intermediate_size"
     shared_width: str | None = None
     always_shared: bool = False

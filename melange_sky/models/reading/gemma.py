@@ -20,6 +20,7 @@ def read_gemma4(fields: Fields, family: Family) -> Decoder:
     """Read Gemma 4: full layers have a head size and key heads of their own, values may be the keys."""
     core = read_core(fields, family)
     kinds = mixers(fields, family, core.layers)
+    kinds[-1] = "full"  # whatever a file says of its last layer
     count = expert_count(fields, family)
     shared_from = core.layers - _shared_layers(fields, core)
     layers = []
@@ -65,11 +66,12 @@ def _own_sizes(fields: Fields, core: Core, kind: Mixer, number: int) -> Core:
     """Return the head sizes of one layer: those of full layers, or what the file says of this one."""
     head_dim, kv_heads = core.head_dim, core.kv_heads
     fields.read.update(("global_head_dim", "num_global_key_value_heads"))
+    listed = fields.section("per_layer_config")
     if kind == "full":
-        head_dim = fields.maybe("global_head_dim") or head_dim
+        stated = listed is None or fields.has("global_head_dim")
+        head_dim = (fields.maybe("global_head_dim") if stated else None) or head_dim
         if fields.flag("attention_k_eq_v"):
             kv_heads = fields.maybe("num_global_key_value_heads") or kv_heads
-    listed = fields.section("per_layer_config")
     if listed is not None:
         for name in (str(number), f"{number:02d}", f"{number:03d}"):
             entry = listed.section(name)

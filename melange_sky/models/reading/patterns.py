@@ -36,6 +36,9 @@ WORDS: dict[str, Mixer] = {
 """What `layer_types` and its like call a layer."""
 
 
+REPEATED = "layer_types_repeated"
+"""Under what name class defaults say which kinds of layer follow each other, over and over."""
+
 _WINDOW_FIELDS = (
     "sliding_window",
     "sliding_window_size",
@@ -89,7 +92,16 @@ def _stated(fields: Fields, layers: int) -> list[Mixer] | None:
                 f"{fields.where}: '{key}' holds '{shown(unknown)}', an unsupported kind of layer"
             )
         return [WORDS[word] for word in words]
-    return _numbered(fields, layers)
+    return _numbered(fields, layers) or _repeated(fields, layers)
+
+
+def _repeated(fields: Fields, layers: int) -> list[Mixer] | None:
+    """Return the kinds that the class of a config repeats over its layers where a file names none."""
+    words = fields.defaults.get(REPEATED)
+    if words is None:
+        return None
+    fields.assumed.add("layer_types")
+    return [WORDS[words[i % len(words)]] for i in range(layers)]
 
 
 def _numbered(fields: Fields, layers: int) -> list[Mixer] | None:
@@ -175,8 +187,12 @@ def _by_pattern(fields: Fields, layers: int, window: int | None) -> list[Mixer]:
 
 def _mimo(fields: Fields, layers: int, window: int | None) -> list[Mixer]:
     flags = fields.wholes("hybrid_layer_pattern", layers)
-    if flags is None or window is None:
+    if window is None:
         return ["full"] * layers
+    if flags is None:
+        raise InputError(
+            f"{fields.where}: no 'hybrid_layer_pattern': needed to tell layers with a window from the others"
+        )
     return ["sliding" if flag else "full" for flag in flags]
 
 
@@ -227,7 +243,7 @@ def sparse_layers(fields: Fields, layers: int) -> list[bool]:
     if period is not None:
         offset = fields.maybe("expert_layer_offset") or 0
         return [i % period == offset for i in range(layers)]
-    if fields.has("moe_layer_interval") or fields.has("moe_layer_start_index"):
+    if any(fields.get(key) is not None for key in ("moe_layer_interval", "moe_layer_start_index")):
         return _ernie(fields, layers)
     frequency = fields.maybe("moe_layer_freq") or 1
     step = fields.maybe("decoder_sparse_step") or fields.maybe("interleave_moe_layer_step") or 1

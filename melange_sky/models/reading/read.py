@@ -14,28 +14,11 @@ from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.decoder import Decoder
-from melange_sky.models.reading.defaults import class_defaults
+from melange_sky.models.reading.defaults import class_defaults, stated_at_top
 from melange_sky.models.reading.encoders import only_text, read_towers
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.refusals import what_it_is
 from melange_sky.models.reading.wrapper import Wrapper
-
-STATED = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-    "intermediate_size",
-    "num_experts",
-    "num_experts_per_tok",
-    "moe_intermediate_size",
-    "kv_lora_rank",
-    "q_lora_rank",
-    "layer_types",
-    "max_position_embeddings",
-    "n_shared_experts",
-)
-"""Sizes that a config states at its top; only in a nested section do class defaults stand in for them."""
 
 ANSWERED = frozenset({"quantization_config", "compression_config", "architectures", "model_type"})
 
@@ -272,10 +255,7 @@ def _is_own(stated: str, wrapper: Wrapper) -> bool:
 
 def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
     if chosen.wrapper is None:
-        defaults = dict(class_defaults(chosen.model_type))
-        for key in STATED:
-            defaults.pop(key, None)
-        return Fields(outer.raw, where, defaults)
+        return stated_at_top(outer.raw, where, chosen.model_type)
     section = _text_section(outer.raw, chosen.wrapper)
     if section is None and not chosen.wrapper.text.endswith("|"):
         raise InputError(f"{outer.where}: '{chosen.wrapper.text}' must be a mapping")
@@ -285,10 +265,7 @@ def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
             for key, value in outer.raw.items()
             if key not in (chosen.wrapper.vision_section, "audio_config")
         }
-        defaults = dict(class_defaults(chosen.family.types[0]))
-        for key in STATED:
-            defaults.pop(key, None)
-        return Fields(flat, outer.where, defaults)
+        return stated_at_top(flat, outer.where, chosen.family.types[0])
     stated = section.get("model_type")
     kind = stated if isinstance(stated, str) and stated else chosen.wrapper.text_type or ""
     return Fields(

@@ -180,6 +180,9 @@ _PATTERNS = (
 )
 """What the names of architectures that are not read say, sought in this order."""
 
+_MISLEADING = r"moondream|eagle\d_\d_vl"
+"""Names that hold a word of another kind."""
+
 _DIFFUSION = ("diffusion", "llada", "dream", "unet", "flux", "bagel", "pixart")
 
 
@@ -239,7 +242,7 @@ def _kind_by_name(config: Mapping[str, Any], name: str, decoders: Container[str]
             return words
     if "_diffusers_version" in config or "_class_name" in config:
         return "diffusion model"
-    folded = name.lower()
+    folded = re.sub(_MISLEADING, "", name.lower())
     if any(word in folded for word in ("eagle", "mtpmodel", "draftmodel", "medusa")):
         return "draft model"
     if _is_backbone(name, decoders):

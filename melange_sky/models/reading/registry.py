@@ -45,7 +45,7 @@ def plain_family(config: Mapping[str, Any]) -> Family:
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         mlp_bias="mlp_bias",
-        experts=ExpertTraits() if counted else None,
+        experts=ExpertTraits(or_dense_width=True) if counted else None,
     )
 
 

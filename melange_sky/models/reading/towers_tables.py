@@ -5,6 +5,7 @@ from __future__ import annotations
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import Matrix, norm
+from melange_sky.models.reading.defaults import class_defaults
 from melange_sky.models.reading.patterns import sparse_layers
 from melange_sky.models.reading.towers_clip import clip_or_siglip
 from melange_sky.models.reading.vit import (
@@ -239,7 +240,7 @@ def ernie_vl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 def _vision_experts(outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Return the experts beside those of text, which only tokens of images pass."""
-    section = outer.section("text_config") or outer
+    section = outer.section("text_config", class_defaults("ernie4_5_vl_moe_text")) or outer
     counts = section.get("num_experts")
     widths = section.get("moe_intermediate_size")
     if not isinstance(counts, list) and not isinstance(widths, list):

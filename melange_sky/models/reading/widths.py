@@ -127,7 +127,9 @@ def _expert_width(fields: Fields, traits: ExpertTraits) -> int:
     if isinstance(value, list) and value:
         return max(1, (fields.wholes(traits.width) or [1])[0])
     width = fields.maybe(traits.width)
-    return width if width is not None else fields.whole(traits.dense_width)
+    if width is None and traits.or_dense_width:
+        return fields.whole(traits.dense_width)
+    return fields.whole(traits.width) if width is None else width
 
 
 def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
