@@ -321,3 +321,21 @@ def test_skyserve_tells_what_serves_what_starts_and_how_long_it_took(folder: Pat
     (folder / STARTS_FILE).write_text(json.dumps({"format": 1, "seconds": {"big": ["x"]}}))
     assert learnt_starts(folder) == {}
     assert (folder / PLAN_FILE).exists()
+
+
+def test_a_plan_written_anew_between_two_changes_is_not_overwritten(
+    folder: Path, tmp_path: Path
+) -> None:
+    server = DiskServe(tmp_path / "sky")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(applying.time, "sleep", server.sleep)
+        patched.setattr(applying.time, "monotonic", server.clock)
+        actor = SkyActor(folder=folder, host=server)
+        actor.act(fleet(load_plan(folder), small=2, big=2), lambda text: None)
+        target = fleet(load_plan(folder), small=1, big=2)
+        write_plan(fleet(load_plan(folder), small=4, big=4), folder)
+        with pytest.raises(InputError, match="the plan was written anew since it was looked at"):
+            actor.act(target, lambda text: None)
+    assert planned(folder) == {"small": 4, "big": 4}
+    assert server.options() == {"small": 2, "big": 2}
+    assert read_intent(folder) is None

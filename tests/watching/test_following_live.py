@@ -131,3 +131,26 @@ def test_a_crontab_and_a_job_start_the_same_watcher(
     assert "s3cret" not in crontab + (folder / "watch.sky.yaml").read_text()
     write_plan(load_plan(folder), folder)
     assert (folder / "watch.crontab").exists(), "a new plan keeps them"
+
+
+def test_a_plan_that_is_written_anew_is_followed_from_then_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    looks = 0
+
+    def sleep(_: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            write_plan(fleet(load_plan(folder), small=4, big=4), folder)
+        if looks == 3:
+            raise KeyboardInterrupt
+
+    with pages(page(finished=5, plan=NAME)) as (url, _):
+        found = follow(folder, WatchOptions(gateway=url), told.append, sleep)
+    assert found.looks == 3
+    assert [line for line in told if "anew" in line] == [
+        "the plan was written anew: it is followed from now on"
+    ]
+    assert len((folder / "watch.jsonl").read_text().splitlines()) == 3

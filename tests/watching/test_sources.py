@@ -394,10 +394,15 @@ def test_sources_together_fill_each_other_and_all_their_faults_count() -> None:
             return self.seen
 
     file = Seen(time=1.0, rate_rps=5.0)
-    live = Seen(time=2.0, rate_rps=7.0, refused_rps=1.0, live={"a": 2}, queue=3.0)
-    whole = Together(sources=[Fixed(file), Fixed(live)], clock=lambda: 9.0).see()
+    live = Seen(
+        time=2.0, rate_rps=7.0, refused_rps=1.0, live={"a": 2}, starting={"b": 1}, queue=3.0
+    )
+    other = Seen(time=3.0, live={"a": 9}, starting={"a": 9}, queue=0.0)
+    sources = [Fixed(file), Fixed(live), Fixed(other)]
+    whole = Together(sources=sources, clock=lambda: 9.0, prices_as_of="2026-11-01").see()
     assert (whole.time, whole.rate_rps, whole.refused_rps) == (9.0, 5.0, None)
-    assert (whole.live, whole.queue) == ({"a": 2}, 3.0)
+    assert (whole.live, whole.starting, whole.queue) == ({"a": 2}, {"b": 1}, 3.0)
+    assert whole.prices_as_of == "2026-11-01"
 
 
 def test_the_names_that_are_read_are_those_that_a_gateway_writes() -> None:

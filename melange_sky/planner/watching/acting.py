@@ -45,6 +45,7 @@ class SkyActor:
     folder: Path
     handover: Handover = field(default_factory=Handover)
     host: ServiceHost | None = None
+    _known: dict[str, Any] | None = None
 
     def act(self, target: Plan, tell: Tell) -> None:
         """Make the fleet what a plan says. A change that an earlier run left is ended first.
@@ -55,6 +56,11 @@ class SkyActor:
         """
         self.resume(tell)
         before = self._document()
+        if self._known is not None and before != self._known:
+            self._known = before
+            raise InputError(
+                f"{self.folder}: the plan was written anew since it was looked at; it is left as it is"
+            )
         intent = Intent(way="forth", before=before, after=json.loads(dump_plan(target)))
         write_intent(self.folder, intent)
         try:
@@ -68,6 +74,7 @@ class SkyActor:
         """End a change that was left under way; return whether there was one. Raises as `act` does."""
         intent = read_intent(self.folder)
         if intent is None:
+            self._known = self._known or self._document()
             return False
         now = self._document()
         if now not in (intent.before, intent.after):
@@ -109,6 +116,7 @@ class SkyActor:
     def _write(self, document: dict[str, Any]) -> None:
         if self._document() != document:
             write_plan(parse_plan(document, PLAN_FILE), self.folder)
+        self._known = self._document()
 
     def _document(self) -> dict[str, Any]:
         document, _ = load_document(self.folder / PLAN_FILE)

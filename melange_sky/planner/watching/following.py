@@ -13,8 +13,9 @@ from filelock import FileLock, Timeout
 
 from melange_sky import settings
 from melange_sky.errors import InputError, MelangeError
-from melange_sky.planfile import load_plan
+from melange_sky.planfile import PLAN_FILE, load_plan
 from melange_sky.planner.plan_files import write_plan
+from melange_sky.planner.routes import revision_of
 from melange_sky.planner.watching.entries import change_entry
 from melange_sky.planner.watching.plan_fleets import PlanFleets
 from melange_sky.planner.watching.target import target_plan
@@ -59,9 +60,14 @@ class Follower:
         self.watcher = Watcher(
             self.fleets, options.start_ups(self.folder), options.rules(planned), options.every_s
         )
+        self._revision = plan_revision(self.folder)
         path = self.folder / JOURNAL_FILE
         self.watcher.resume(read_journal(path).lines)
         self.journal = Journal(path)
+
+    def is_of_another_plan(self) -> bool:
+        """Return whether somebody wrote the plan anew since it was read; one that cannot be read is none."""
+        return plan_revision(self.folder) not in (self._revision, None)
 
     def look(self, tell: Callable[[str], None]) -> Tick:
         """Take one look and do what it asks for."""
@@ -84,12 +90,15 @@ class Follower:
     def _act(self, target: Plan, tell: Callable[[str], None]) -> None:
         """Make a change, and write down what came of it."""
         assert self.actor is not None
+        if self.is_of_another_plan():
+            return  # the next look is at that
         try:
             self.actor.act(target, tell)
         except MelangeError as error:
             self.failed(error, tell)
         else:
             self.note("done", "the fleet is what was decided", tell)
+        self._revision = plan_revision(self.folder)
 
     def failed(self, error: MelangeError, tell: Callable[[str], None]) -> None:
         """Write down that a change could not be made; what could not be had is left alone for a while."""
@@ -103,6 +112,14 @@ class Follower:
         state = self.watcher.state
         self.journal.append(change_entry(time.time(), event, message, state, self.fleets.options))
         tell(f"{event}: {message}")
+
+
+def plan_revision(folder: Path) -> str | None:
+    """Return the name of a plan's content, None where it cannot be read."""
+    try:
+        return revision_of((folder / PLAN_FILE).read_bytes())
+    except OSError:
+        return None
 
 
 def _need(tick: Tick) -> float:
@@ -139,6 +156,10 @@ def follow(
             while last is None or not options.once:
                 if looks:
                     sleep(options.every_s)
+                if follower.is_of_another_plan():
+                    tell("the plan was written anew: it is followed from now on")
+                    source = source_of(options, load_plan(folder), follower.folder)
+                    follower = Follower(folder, options, source, actor)
                 last = follower.look(tell)
                 looks += 1
         except KeyboardInterrupt:

@@ -48,8 +48,16 @@ def source_of(options: WatchOptions, planned: Plan, folder: Path) -> Source:
     elif options.observed and not (options.gateway or options.metrics or options.prometheus):
         log.warning("no source tells which replicas run: the plan's are taken to")
         sources.append(PlannedFleet(plan=model))
-    source: Source = Together(sources=sources, clock=time.time)
+    source: Source = Together(sources=sources, clock=time.time, prices_as_of=oldest_price(model))
     return Twice(source=source, apart_s=min(ONCE_S, options.every_s)) if options.once else source
+
+
+def oldest_price(model: ModelPlan) -> str | None:
+    """Return since when the oldest price of a plan's options is known, None where one has no date."""
+    offers = [c.option.offer for c in model.candidates if c.option.offer is not None]
+    dates = [offer.as_of for offer in offers]
+    known = [date for date in dates if date is not None]
+    return min(known) if known and len(known) == len(dates) else None
 
 
 def _of_traffic(options: WatchOptions, model: ModelPlan) -> list[Source]:

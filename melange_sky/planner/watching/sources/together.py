@@ -64,14 +64,18 @@ def _attainment(looks: Sequence[Seen]) -> float | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Together:
-    """Several sources of one fleet: what the first does not know, the next may; all their faults count."""
+    """Several sources of one fleet: what the first does not know, the next may; all their faults count.
+
+    `prices_as_of` says how old the prices of the plan are, which none of them knows.
+    """
 
     sources: Sequence[Source]
     clock: Callable[[], float]
+    prices_as_of: str | None = None
 
     def see(self) -> Seen:
         """Return the looks as one."""
-        whole = Seen(time=self.clock())
+        whole = Seen(time=self.clock(), prices_as_of=self.prices_as_of)
         for source in self.sources:
             seen = source.see()
             whole = replace(
@@ -81,6 +85,7 @@ class Together:
                     for name in ("queue", "live", "attainment")
                     if getattr(whole, name) is None
                 },
+                starting=seen.starting if whole.live is None else whole.starting,
                 faults=(*whole.faults, *seen.faults),
             )
             if (
