@@ -1,4 +1,4 @@
-"""`profile learn --prometheus` against Debian's Prometheus, filled with an hour of simulated replicas."""
+"""`profile learn --prometheus` and `watch --prometheus` against Debian's Prometheus."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from melange_sky.learning import Scrape, learn, windows_of
 from melange_sky.learning.windows import pooled
+from melange_sky.planner.watching.sources.prometheus import PrometheusSource
 from melange_sky.profiler.prometheus import Asked, Prometheus
+from melange_sky.watching.seen import Seen
+from tests.gateway.bed import split_plan
 from tests.learning.kept import series_of
 from tests.learning.pages import ENGINE
 from tests.learning.test_learning import LIMITS, watched
 from tests.stack.vllm_server import free_port
+from tests.watching.test_sources import NAME, page, pages
 
 pytestmark = [
     pytest.mark.stack,
@@ -34,9 +38,8 @@ def shifted(looks: Sequence[Scrape], by_s: float) -> list[Scrape]:
     return [dataclasses.replace(look, time_s=round(look.time_s + by_s, 3)) for look in looks]
 
 
-@contextlib.contextmanager
-def filled(folder: Path, servers: Sequence[Sequence[Scrape]]) -> Iterator[str]:
-    """Run a Prometheus that kept these looks, behind a user and a password."""
+def filled(folder: Path, servers: Sequence[Sequence[Scrape]]) -> None:
+    """Put looks into the store of a Prometheus that is to be started."""
     lines = [
         f"{dict(key)['__name__']}{{"
         + ",".join(f'{name}="{text}"' for name, text in key if name != "__name__")
@@ -48,7 +51,12 @@ def filled(folder: Path, servers: Sequence[Sequence[Scrape]]) -> Iterator[str]:
     (folder / "looks.om").write_text("".join(lines) + "# EOF\n")
     make = ["promtool", "tsdb", "create-blocks-from", "openmetrics", "looks.om", "data"]
     subprocess.run(make, cwd=folder, check=True, capture_output=True, timeout=120)
-    (folder / "prometheus.yml").write_text("global: {}\n")
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: str = "global: {}\n") -> Iterator[str]:
+    """Run a Prometheus over a folder, behind a user and a password."""
+    (folder / "prometheus.yml").write_text(config)
     (folder / "web.yml").write_text(f"basic_auth_users:\n  observer: {HASHED}\n")
     port = free_port()
     flags = ["--config.file=prometheus.yml", "--web.config.file=web.yml"]
@@ -78,7 +86,8 @@ def test_a_real_prometheus_tells_what_the_servers_told(tmp_path) -> None:
     estimate, _, seen = watched(0, 0.75)
     end_s = time.time() - 5 - seen[-1].time_s
     servers = [shifted(seen, end_s), shifted(seen[:50] + seen[60:], end_s - 3)]
-    with filled(tmp_path, servers) as url:
+    filled(tmp_path, servers)
+    with running(tmp_path) as url:
         server = Prometheus.at(f"{url}/", BASIC, "MINE")
         kept = server.looks(ENGINE, Asked(window_s=3600, model="m", select='job="chat"'))
         last = server.looks(ENGINE, Asked(window_s=600, model="m"))
@@ -90,3 +99,36 @@ def test_a_real_prometheus_tells_what_the_servers_told(tmp_path) -> None:
         for each in (kept.looks, servers)
     )
     assert told == direct
+
+
+SCRAPES = """
+scrape_configs:
+  - job_name: gateways
+    scrape_interval: 1s
+    static_configs: [{targets: ["%s"]}]
+"""
+
+
+def test_a_watcher_sees_gateways_through_a_real_prometheus(tmp_path) -> None:
+    with (
+        pages(page(100, plan=NAME)) as (gateway, now),
+        running(tmp_path, SCRAPES % gateway.removeprefix("http://")) as url,
+    ):
+        server = Prometheus.at(url, BASIC, "MINE")
+        source = PrometheusSource(server=server, plan=split_plan().models[0])
+        first = _until(source, lambda seen: seen.live == {"small": 2})
+        assert first.faults == ()
+        now[0] = page(1000, refused=100, plan=NAME)
+        seen = _until(source, lambda seen: bool(seen.rate_rps))
+        assert seen.faults == ()
+        assert seen.rate_rps == pytest.approx(10 * (seen.refused_rps or 0))
+        now[0] = page(5, plan=NAME)
+        assert [f.code for f in _until(source, lambda s: bool(s.faults)).faults] == ["reset"]
+
+
+def _until(source: PrometheusSource, holds: Callable[[Seen], bool]) -> Seen:
+    until = time.monotonic() + 60
+    while not holds(seen := source.see()):
+        assert time.monotonic() < until, seen
+        time.sleep(1.1)
+    return seen

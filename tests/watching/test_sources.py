@@ -308,6 +308,8 @@ def test_a_prometheus_tells_the_same_of_the_gateways_that_it_scrapes() -> None:
         held.update(series((1000.0, page(50, plan=NAME)), (1004.0, page(60, refused=2, plan=NAME))))
         seen = source.see()
         assert (seen.rate_rps, seen.refused_rps) == (3.0, 0.5)
+        again = source.see()
+        assert (again.rate_rps, again.live, again.faults) == (None, {"small": 2}, ())
         held.clear()
         assert codes(source.see()) == ["missing"]
     assert codes(source.see()) == ["unreachable"]

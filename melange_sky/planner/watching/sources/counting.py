@@ -61,8 +61,12 @@ class Counting:
     still_since_s: float | None = field(default=None)
 
     def seen(self, now: Reading) -> Seen:
-        """Return what came since the last reading that was sound; rates are None at the first, and with any fault."""
+        """Return what came since the last reading that was sound; rates are None at the first, with any fault,
+        and where a source that tells its own times says the same once more.
+        """
         before, faults = self.before, list(now.faults)
+        if not faults and before is not None and _is_same(before, now):
+            return Seen(time=now.time_s, queue=now.queue, live=now.live)
         if not faults:
             self.before = now
             faults = [] if before is None else self._compared(before, now)
@@ -107,6 +111,11 @@ class _Rates:
     buckets: Floats | None
     refused_rps: float | None
     attainment: float | None
+
+
+def _is_same(before: Reading, now: Reading) -> bool:
+    """Return whether a source that tells its own times has nothing new."""
+    return now.steady_s is None and now.time_s == before.time_s
 
 
 def _of_clocks(name: str, before: Reading, now: Reading) -> Fault | None:
