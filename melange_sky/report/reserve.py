@@ -181,7 +181,15 @@ def _fleets(document: Document) -> str:
 
 
 def _runs(period: Document) -> str:
-    """Return what runs, such as ``[2 × L4:1] + 1 × H100:1``: in brackets what is paid for anyway."""
+    """Return what runs, such as ``[2 × L4:1] + 1 × H100:1``: in brackets what is paid for anyway.
+
+    Of several models each after its name.
+    """
+    models = dict.fromkeys(one["model"] for one in period["fleet"])
+    if len(models) > 1:
+        parts = [[one for one in period["fleet"] if one["model"] == name] for name in models]
+        texts = [_runs({"fleet": part}) for part in parts]
+        return "; ".join(f"{name}: {text}" for name, text in zip(models, texts, strict=True))
     paid = [(one["owned"] + one["committed"], one["accelerator"]) for one in period["fleet"]]
     rented = [(one["rented"], one["accelerator"]) for one in period["fleet"]]
     base, top = (" + ".join(f"{n} × {name}" for n, name in rows if n) for rows in (paid, rented))

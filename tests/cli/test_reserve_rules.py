@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import melange_sky
+from melange_sky.errors import InputError
 from melange_sky.optimizer import SolveOptions, problem_of
 from melange_sky.optimizer.search.levels import checked_levels
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
@@ -151,3 +152,121 @@ def test_plans_of_a_folder_keep_their_rules_when_read_again(
     for file in sorted((tmp_path / "out").glob("fleet-*.json")):
         plan = load_plan(file)
         assert plan.constraints.spare == 1 and survives(plan)
+
+
+MODELS: dict[str, Any] = {
+    "name": "both",
+    "models": [
+        {
+            "name": "chat",
+            **{key: SPEC[key] for key in ("model", "slo")},
+            "workload": SPEC["workload"],
+        },
+        {
+            "name": "code",
+            **{key: SPEC[key] for key in ("model", "slo")},
+            "workload": {
+                "rate_rps": 2,
+                "histogram": {"input_edges": [0, 2000], "output_edges": [0, 100], "weights": [[1]]},
+            },
+        },
+    ],
+    "resources": SPEC["resources"],
+    "offers": "offers.csv",
+}
+
+
+def several(here: Path, rates: list[float], **more: Any) -> Any:
+    """The answer for two models, 4 to 1 by their rates."""
+    return melange_sky.reservation(
+        {**MODELS, **more.pop("spec", {})},
+        demand=write_demand(here, rates),
+        commitments=write_terms(here, {"g6.xlarge": 0.5, "g5.xlarge": 0.62}),
+        offline=True,
+        stale_ok=True,
+        verify=more.pop("verify", False),
+        **more,
+    )
+
+
+def test_several_models_share_terms_and_limits(folder: Path) -> None:  # noqa: F811
+    rates = [2.0, 5.0, 9.0]
+    found = several(folder, rates)
+    document = found.document
+    assert [(m["name"], m["mean_rps"]) for m in document["models"]] == [
+        ("chat", pytest.approx(0.8 * sum(rates) / 3)),
+        ("code", pytest.approx(0.2 * sum(rates) / 3)),
+    ]
+    assert document["slo"] is None
+    alone = []
+    for served, part in zip(MODELS["models"], (0.8, 0.2), strict=True):
+        own = {**SPEC, "workload": served["workload"]}
+        alone.append(
+            melange_sky.reservation(
+                own,
+                demand=write_demand(folder, [part * rate for rate in rates]),
+                commitments="terms.csv",
+                offline=True,
+                stale_ok=True,
+                verify=False,
+            ).document
+        )
+    # a term may serve either model, and so no dearer than each with terms of its own
+    for key in ("chosen_usd", "all_on_demand_usd"):
+        together, apart = document["totals"][key], sum(one["totals"][key] for one in alone)
+        assert together <= apart * (1 + 1e-6), key
+    on_demand = [one["totals"]["all_on_demand_usd"] for one in alone]
+    assert document["totals"]["all_on_demand_usd"] == pytest.approx(sum(on_demand), rel=1e-6)
+    for period in document["periods"]:
+        assert {one["model"] for one in period["fleet"]} == {"chat", "code"}
+    for fleet in found.fleets:
+        models = {m.name: m.workload.rate_rps for m in fleet.plan.models}
+        assert models["chat"] == pytest.approx(4 * models["code"])
+    most = max(a10gs(fleet.plan) for fleet in found.fleets)
+    assert most > 1
+    bound = several(
+        folder, rates, spec={"resources": {**SPEC["resources"], "limits": {"A10G": most - 1}}}
+    )
+    assert all(a10gs(fleet.plan) < most for fleet in bound.fleets)
+    assert bound.document["totals"]["chosen_usd"] >= document["totals"]["chosen_usd"] * (1 - 1e-9)
+
+
+def a10gs(plan: Plan) -> int:
+    """Instances of one accelerator over all models."""
+    return sum(
+        a.instances
+        for model in plan.models
+        for a in model.allocations
+        if a.candidate.option.accelerator == "A10G"
+    )
+
+
+def test_several_models_are_replayed_each_against_its_own_limits(folder: Path) -> None:  # noqa: F811
+    found = several(folder, [2.0, 4.0], verify=True)
+    judged = found.document["verification"]
+    assert [one["name"] for one in judged["models"]] == ["chat", "code"]
+    assert judged["attainment"] == min(
+        (one["attainment"] for one in judged["models"]),
+        key=lambda a: abs(a - judged["attainment"]),
+    )
+    assert all(m.verification for fleet in found.fleets for m in fleet.plan.models)
+    assert all(one["target"] == 0.95 for one in judged["models"])
+
+
+def test_what_several_models_cannot_have_is_one_line(folder: Path) -> None:  # noqa: F811
+    (folder / "owned.csv").write_text(
+        "cloud,region,instance_type,count,until\naws,us-east-1,g5.xlarge,1,\n"
+    )
+    with pytest.raises(
+        InputError, match=r"^owned\.csv:2: g5\.xlarge on aws serves several models \(chat, code\)"
+    ):
+        several(folder, [2.0, 4.0], owned="owned.csv")
+    (folder / "mixed.csv").write_text(
+        "time,rate_rps,mix\n2026-11-02T00:00:00Z,1,day\n2026-11-02T01:00:00Z,1,day\n"
+    )
+    lines = [f"{second},200,100" for second in range(200)]
+    (folder / "day.csv").write_text("\n".join(("arrival_s,input_tokens,output_tokens", *lines)))
+    with pytest.raises(InputError, match="models: mixes of sizes are of one model"):
+        melange_sky.reservation(
+            MODELS, demand="mixed.csv", mix=["day=day.csv"], offline=True, stale_ok=True
+        )

@@ -16,7 +16,7 @@ from melange_sky.planner.reserving.ages import PriceLine
 from melange_sky.planner.reserving.api_price import ApiComparison
 from melange_sky.planner.reserving.document import bound_document, reserve_document
 from melange_sky.planner.reserving.one_run import OneRun
-from melange_sky.planner.reserving.proving import Proof, WholeReplay
+from melange_sky.planner.reserving.proving import ModelProof, Proof, WholeReplay
 from melange_sky.planner.reserving.purchases import Purchasable
 from melange_sky.planner.reserving.terms import term_name
 from melange_sky.planner.scheduling.document import schedule_document
@@ -103,7 +103,10 @@ def _found(hollow: Hollow, step: float | None) -> Any:
         fleet_id="text",
         models=(
             SimpleNamespace(
-                verification=filled(Verification | None, hollow), fleet_text=lambda: "text"
+                verification=filled(Verification | None, hollow),
+                fleet_text=lambda: "text",
+                slo=SimpleNamespace(attainment=0.5),
+                name="text",
             ),
         ),
     )
@@ -114,7 +117,10 @@ def _found(hollow: Hollow, step: float | None) -> Any:
         running=(SimpleNamespace(option=0, instances=2, owned=1, committed=0, rented=1),),
         plan=judged if is_whole else None,
     )
-    proof = Proof(fleets=(fleet,), whole=filled(WholeReplay), one_run=_one_run(hollow))
+    proof = Proof(
+        fleets=(fleet,),
+        models=(ModelProof(name="text", whole=filled(WholeReplay), one_run=_one_run(hollow)),),
+    )
     return SimpleNamespace(
         asked=_asked(hollow, plan, (one, one)),
         advice=advice,
@@ -143,7 +149,9 @@ def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:
     )
     label = "text" if hollow is Hollow.NOTHING else ""
     return SimpleNamespace(
-        spec=SimpleNamespace(name="text", models=(filled(type(model), hollow),)),
+        spec=SimpleNamespace(
+            name="text", models=(filled(type(model), hollow),) * (2 if hollow is Hollow.ALL else 1)
+        ),
         options=SimpleNamespace(
             objective="expected",
             startup_s=0.5,
@@ -153,7 +161,15 @@ def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:
             seed=0,
         ),
         demand=demand,
-        mixes=(SimpleNamespace(label=label, workload=filled(Workload)),),
+        mixes=(
+            SimpleNamespace(
+                label=label,
+                workload=filled(Workload),
+                workloads=(filled(Workload),),
+                parts=(1.0,),
+                keys={"text": ("text", "text")},
+            ),
+        ),
         purchasable=bought,
         owned=(filled(Owned, hollow, region=label),),
         notes=("text",),
@@ -162,5 +178,6 @@ def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:
             mix=np.zeros(1, dtype=np.intp),
             options=("text",),
         ),
+        rates_of=lambda _place: np.array([0.5]),
         candidate=lambda _k: filled(OptionCapacity, hollow),
     )

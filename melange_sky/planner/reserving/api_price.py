@@ -41,14 +41,15 @@ class ApiComparison:
 
 
 def tokens_per_request(mix: Mix) -> tuple[float, float]:
-    """Return the mean prompt and answer of a mix in tokens, images among the prompt's."""
-    prompts = mix.workload.as_prompts()
-    rates, total = mix.workload.rates_rps, mix.workload.rate_rps
-    cells = mix.workload.buckets()
-    return (
-        sum(rates[i][j] * prompts.input_sizes[i][j] for i, j in cells) / total,
-        sum(rates[i][j] * prompts.output_sizes[i][j] for i, j in cells) / total,
-    )
+    """Return the mean prompt and answer of a mix in tokens, images among the prompt's, over all its models."""
+    inputs = outputs = 0.0
+    for workload, part in zip(mix.workloads, mix.parts, strict=True):
+        prompts = workload.as_prompts()
+        rates, total, cells = workload.rates_rps, workload.rate_rps, workload.buckets()
+        prompt = sum(rates[i][j] * prompts.input_sizes[i][j] for i, j in cells)
+        answer = sum(rates[i][j] * prompts.output_sizes[i][j] for i, j in cells)
+        inputs, outputs = inputs + part * prompt / total, outputs + part * answer / total
+    return inputs, outputs
 
 
 def compared_with_api(asked: Asked, advice: Advice, deadline: Deadline) -> ApiComparison | None:

@@ -21,7 +21,7 @@ from melange_sky.reserve.question import Question, Scenario
 from melange_sky.spec.histogram import to_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +57,12 @@ class Asked:
     offers: tuple[PlannedOffer, ...]
     question: Question
     notes: tuple[str, ...] = ()
+
+    def rates_of(self, model: int) -> Floats:
+        """Return the base case's rates of one model, by its place in the spec, (periods)."""
+        parts = np.array([mix.parts[model] for mix in self.mixes])
+        rates: Floats = self.question.scenarios[0].rate_rps * parts[self.question.mix]
+        return rates
 
     def candidate(self, option: int) -> OptionCapacity:
         """Return an option by its index, with the capacities of some mix."""
@@ -106,7 +112,7 @@ def question_of(
             for change, rate, row in zip(given.changes, rates, rows, strict=True)
         ),
         purchases=tuple(one.purchase for one in bought),
-        owned=_owned_units(given, [candidates[name] for name in names]),
+        owned=_owned_units(given, {name: candidates[name] for name in names}),
         objective=options.aim,
         startup_hours=options.startup_s / 3600,
         min_run_hours=options.min_run_s / 3600,
@@ -129,25 +135,34 @@ def question_of(
 
 def _mix(given: Given, label: str, peak_rps: float, request: PlanRequest) -> Mix:
     """Return a mix with the options that may serve it."""
-    (served,) = given.spec.models
+    parts = _parts(given.spec)
     known = given.sizes.get(label)
-    workload = served.workload
-    if known is not None:
-        workload = replace(
-            to_workload(known, 1.0), images=served.workload.images, reuse=served.workload.reuse
-        )
-    workload = replace(workload.at_rate(peak_rps or 1.0), arrivals=None)
-    spec = replace(given.spec, models=(replace(served, workload=workload),))
+    models = []
+    for served, part in zip(given.spec.models, parts, strict=True):
+        workload = served.workload
+        if known is not None:
+            workload = replace(
+                to_workload(known, 1.0), images=workload.images, reuse=workload.reuse
+            )
+        workload = replace(workload.at_rate((peak_rps or 1.0) * part), arrivals=None)
+        models.append(replace(served, workload=workload))
+    spec = replace(given.spec, models=tuple(models))
     prepared = prepare_with(spec, request, given.found)
     firm = without_assumed(prepared.problem, spec.resources.assumed_splits)
     # what is paid already is the question's, for it may end within the demand
     rules: Constraints = replace(firm.constraints, fixed=())
     return Mix(
         label=label,
-        workload=workload,
+        workload=models[0].workload,
         prepared=prepared,
         problem=replace(firm, constraints=rules),
     )
+
+
+def _parts(spec: Spec) -> list[float]:
+    """Return each model's part of the total rate, as the spec's own rates have it."""
+    rates = [served.workload.rate_rps for served in spec.models]
+    return [rate / sum(rates) for rate in rates]
 
 
 def _peak_usd_per_hour(mixes: Sequence[Mix]) -> float:
@@ -235,7 +250,7 @@ def _hour_prices(
     return found
 
 
-def _owned_units(given: Given, candidates: Sequence[OptionCapacity]) -> Floats | None:
+def _owned_units(given: Given, candidates: Mapping[str, OptionCapacity]) -> Floats | None:
     """Return the owned instances that run in every step, (periods × options): of a type, as its first option."""
     if not given.owned:
         return None
@@ -243,11 +258,28 @@ def _owned_units(given: Given, candidates: Sequence[OptionCapacity]) -> Floats |
     for own in given.owned:
         k = _owned_option(own, candidates)
         held = [own.holds(start) for start in given.demand.starts]
-        units[:, k] += own.count / candidates[k].option.nodes * np.array(held, dtype=float)
+        nodes = list(candidates.values())[k].option.nodes
+        units[:, k] += own.count / nodes * np.array(held, dtype=float)
     return np.floor(units)
 
 
-def _owned_option(own: Owned, candidates: Sequence[OptionCapacity]) -> int:
+def _owned_option(own: Owned, candidates: Mapping[str, OptionCapacity]) -> int:
+    found = list(_options_of(own, list(candidates.values())))
+    names = list(candidates)
+    models = dict.fromkeys(names[k].rpartition(": ")[0] for k in found)
+    if len(models) > 1:
+        raise InputError(
+            f"{own.where}: {own.instance_type} on {own.cloud} serves several models ({', '.join(models)}), and reserve "
+            "shares no owned instances among them; make a spec for each with what is its own"
+        )
+    if found:
+        return found[0]
+    raise InputError(
+        f"{own.where}: {own.instance_type} on {own.cloud} serves no size of this model within its SLO; leave it out"
+    )
+
+
+def _options_of(own: Owned, candidates: Sequence[OptionCapacity]) -> Iterator[int]:
     for k, candidate in enumerate(candidates):
         offer = candidate.option.offer
         if offer is None or candidate.option.use_spot:
@@ -255,7 +287,4 @@ def _owned_option(own: Owned, candidates: Sequence[OptionCapacity]) -> int:
         if (offer.cloud, offer.instance_type) != (own.cloud, own.instance_type):
             continue
         if own.region in ("", offer.region):
-            return k
-    raise InputError(
-        f"{own.where}: {own.instance_type} on {own.cloud} serves no size of this model within its SLO; leave it out"
-    )
+            yield k

@@ -10,6 +10,12 @@ from melange_sky.planfile.write import document_text
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.reserving.ages import oldest, used_lines
 from melange_sky.planner.reserving.api_price import tokens_per_request
+from melange_sky.planner.reserving.document_models import (
+    model_names,
+    models_document,
+    slo_document,
+    verification_document,
+)
 from melange_sky.planner.reserving.proving import verification
 from melange_sky.planner.reserving.purchases import Purchasable
 from melange_sky.planner.reserving.terms import HOURS_PER_YEAR, net_present_usd
@@ -23,12 +29,11 @@ if TYPE_CHECKING:
     from melange_sky.planner.reserving.answer import Reservation
     from melange_sky.planner.reserving.asking import Asked
     from melange_sky.planner.reserving.fleets import Fleet
-    from melange_sky.planner.reserving.proving import Proof
     from melange_sky.reserve.answer import Bought
 
 SCHEMA_VERSION = 1
 RESERVE_FILE = "reserve.json"
-SIMULATED = "simulated: the engine's step times are estimates"
+
 NOT_IN_TOTALS = "data transfer, disks, SkyServe's controller and taxes are in no total"
 
 
@@ -54,7 +59,7 @@ def reserve_files(found: Reservation) -> dict[str, str]:
 def reserve_document(found: Reservation) -> dict[str, Any]:
     """Return what reserve.json holds."""
     asked, advice = found.asked, found.advice
-    (served,) = asked.spec.models
+    first, *others = asked.spec.models
     totals = advice.totals
     pairs = list(zip(asked.purchasable, advice.bought, strict=True))
     used = used_lines(asked, advice, found.lines)
@@ -62,14 +67,11 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "name": asked.spec.name,
-        "model": served.model,
+        "model": model_names(asked),
         "fleet_id": ids[0] if ids else None,
         "created_at": created_at(),
-        "slo": {
-            "tpot_ms": None if served.slo.tpot_s is None else served.slo.tpot_s * 1000,
-            "ttft_ms": None if served.slo.ttft_s is None else served.slo.ttft_s * 1000,
-            "attainment": served.slo.attainment,
-        },
+        "slo": None if others else slo_document(first),
+        "models": models_document(asked),
         "objective": asked.options.objective,
         "startup_s": asked.options.startup_s,
         "min_run_s": asked.options.min_run_s,
@@ -123,7 +125,7 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
         "foresight_value_usd": advice.foresight_value_usd,
         "flip_fraction": advice.flip_fraction,
         "api": None if found.api is None else _flat(found.api),
-        "verification": None if found.proof is None else _verification(asked, found.proof),
+        "verification": None if found.proof is None else verification_document(asked, found.proof),
         "prices": [_price(line, line in used) for line in found.lines],
         "prices_as_of": oldest(used),
         "notes": [*asked.notes, *asked.demand.notes, NOT_IN_TOTALS],
@@ -140,7 +142,7 @@ def bound_document(
     with_terms, without = totals
     return {
         "name": asked.spec.name,
-        "model": asked.spec.models[0].model,
+        "model": model_names(asked),
         "autoscaler_usd": without,
         "bound_usd": with_terms,
         "startup_s": asked.options.startup_s,
@@ -285,7 +287,8 @@ def _period(asked: Asked, fleet: Fleet, number: int) -> dict[str, Any]:
         "mix": asked.mixes[fleet.mix].label or None,
         "fleet": [
             {
-                "option": asked.question.options[one.option],
+                "model": asked.mixes[fleet.mix].keys[asked.question.options[one.option]][0],
+                "option": option.name,
                 "accelerator": option.accelerators,
                 "cloud": None if option.offer is None else option.offer.cloud,
                 "region": None if option.offer is None else option.offer.region,
@@ -312,43 +315,6 @@ def _period(asked: Asked, fleet: Fleet, number: int) -> dict[str, Any]:
             "requests": judged.requests,
             "low": judged.low,
             "high": judged.high,
-        },
-    }
-
-
-def _verification(asked: Asked, proof: Proof) -> dict[str, Any]:
-    whole = proof.whole
-    run = proof.one_run
-    return {
-        "origin": SIMULATED,
-        "holds": not proof.missed,
-        "attainment": whole.attainment,
-        "target": whole.target,
-        "fleets": len([fleet for fleet in proof.fleets if fleet.plan is not None]),
-        "hours": whole.hours,
-        "stretch_s": whole.stretch_s,
-        "requests": whole.requests,
-        "worst_hour": whole.worst,
-        "worst_attainment": whole.worst_attainment,
-        "seed": asked.options.seed,
-        "missed": list(proof.missed),
-        "in_one_run": {
-            "holds": run.holds,
-            "attainment": run.attainment,
-            "worst_hour": run.worst,
-            "worst_attainment": run.worst_attainment,
-            "by_hour": list(run.by_step),
-            "first_hour": run.first,
-            "hours": run.steps,
-            "startup_s": run.startup_s,
-            "startup_origin": run.startup_origin,
-            "ahead_s": run.ahead_s,
-            "late_s": run.late_s,
-            "span_s": run.span_s,
-            "replayed_s": run.replayed_s,
-            "requests": run.requests,
-            "starts": run.starts,
-            "switches": run.switches,
         },
     }
 

@@ -23,7 +23,7 @@ from melange_sky.planner.reserving.material import Given
 from melange_sky.planner.reserving.proving import MOST_FLEETS, prove
 from melange_sky.planner.reserving.relaxing import relaxed
 from melange_sky.planner.reserving.terms import PlaceWishes, asked_terms, held_units, placed
-from melange_sky.planner.reserving.under_rules import check_spec, fixed_units
+from melange_sky.planner.reserving.under_rules import check_mixes, check_spec, fixed_units
 from melange_sky.pricing.commitments.load import CommitmentQuery, load_commitments
 from melange_sky.pricing.commitments.owned import read_owned
 from melange_sky.pricing.freshness import term_source
@@ -143,6 +143,7 @@ def _asked(
     spec = load_own_spec(source, NO_ENGINE)
     check_spec(spec)
     demand, sizes = options.source.read(options.weeks)
+    check_mixes(spec, demand.labels)
     changes = options.changes
     told = _refreshed(spec, request, hooks)
     found = find_offers(spec, request)

@@ -25,13 +25,26 @@ if TYPE_CHECKING:
 class Mix:
     """One mix of sizes: its label, its workload at the highest rate asked of it, and what was prepared for it.
 
-    `problem` holds only options that are weighed.
+    `problem` holds only options that are weighed. Of several models `workload` is the first's.
     """
 
     label: str
     workload: Workload
     prepared: PreparedProblem
     problem: Problem
+
+    @property
+    def workloads(self) -> tuple[Workload, ...]:
+        """The workload of each model, in the order of the spec."""
+        if len(self.problem.demands) == 1:
+            return (self.workload,)
+        return tuple(demand.workload for demand in self.problem.demands)
+
+    @property
+    def parts(self) -> tuple[float, ...]:
+        """The part of the total rate that each model has, in the order of the spec."""
+        rates = [workload.rate_rps for workload in self.workloads]
+        return tuple(rate / sum(rates) for rate in rates)
 
     @property
     def options(self) -> tuple[OptionCapacity, ...]:

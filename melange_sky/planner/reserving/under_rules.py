@@ -39,8 +39,6 @@ IDLE_NOTE = (
 def check_spec(spec: Spec) -> None:
     """Raise InputError for what a reservation cannot be reckoned for."""
     problems = []
-    if len(spec.models) > 1:
-        problems.append("models: reserve answers for one model; make a spec for each")
     if constraints_of(spec).budget_usd_per_hour is not None:
         problems.append(
             "resources.budget_usd_per_hour: what is committed is paid by the year, not by the hour; leave it out, and "
@@ -48,6 +46,15 @@ def check_spec(spec: Spec) -> None:
         )
     if problems:
         raise InputError(*(f"{spec.path}: {problem}" for problem in problems))
+
+
+def check_mixes(spec: Spec, labels: Sequence[str]) -> None:
+    """Raise InputError where mixes of sizes are named for several models."""
+    if len(spec.models) > 1 and any(labels):
+        raise InputError(
+            f"{spec.path}: models: mixes of sizes are of one model; leave the demand's column `mix` out, and each of "
+            "several models has the sizes of the spec"
+        )
 
 
 def is_ruled(mix: Mix) -> bool:
