@@ -154,3 +154,10 @@ def test_a_negative_number_of_shared_experts_is_refused():
     config = next(c for c in CONFIGS if c.get("model_type") == "gpt_oss")
     with pytest.raises(InputError, match="'n_shared_experts' must be a whole number between 1 and"):
         read_layers({**config, "n_shared_experts": -37})
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "moe_intermediate_size"])
+def test_sizes_that_no_model_has_are_refused_by_name(key):
+    config = next(c for c in CONFIGS if c.get("model_type") == "deepseek_v3")
+    with pytest.raises(InputError, match=f"more than any model has: is '{key}' \\(10+\\) right"):
+        read_layers({**config, key: 10**8})

@@ -116,6 +116,25 @@ CASES = {
         {"quant_method": "mxfp8", "ignored_layers": ["lm_head"]},
         LINEAR * grouped(8, 8, 32) + PLAIN,
     ),
+    "compressed-tensors mxfp8": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "float-quantized",
+            "config_groups": {
+                "group_0": {
+                    "targets": ["Linear"],
+                    "weights": {
+                        "num_bits": 8,
+                        "type": "float",
+                        "strategy": "group",
+                        "group_size": 32,
+                    },
+                }
+            },
+            "ignore": ["lm_head"],
+        },
+        LINEAR * grouped(8, 8, 32) + PLAIN,
+    ),
     "gptq by layers": (
         {
             "quant_method": "gptq",

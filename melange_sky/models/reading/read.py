@@ -17,7 +17,7 @@ from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.defaults import class_defaults, stated_at_top
 from melange_sky.models.reading.encoders import only_text, read_towers
 from melange_sky.models.reading.family import Family
-from melange_sky.models.reading.refusals import what_it_is
+from melange_sky.models.reading.refusals import check_size, what_it_is
 from melange_sky.models.reading.wrapper import Wrapper
 
 ANSWERED = frozenset({"quantization_config", "compression_config", "architectures", "model_type"})
@@ -48,9 +48,11 @@ def read_layers(config: object, where: str = "config.json", *, measured: bool = 
             f"{where}: not a JSON object; give the config.json of a Hugging Face model"
         )
     try:
-        return _read(config, where, measured)
+        layers = _read(config, where, measured)
     except RecursionError as error:
         raise InputError(f"{where}: nested too deeply to be a model's config") from error
+    check_size(config, layers.parameters, where)
+    return layers
 
 
 def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Mapping
 from typing import Any
 
+from melange_sky.errors import InputError
 from melange_sky.models.fields import shown
 
 ENCODERS = frozenset(
@@ -257,3 +258,28 @@ def _is_backbone(name: str, decoders: Container[str]) -> bool:
     short = name.removesuffix("Model").removesuffix("Text")
     endings = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
     return name.endswith("Model") and any(short + ending in decoders for ending in endings)
+
+
+MOST_PARAMETERS = 10**14
+
+
+def check_size(config: Mapping[str, Any], parameters: int, where: str) -> None:
+    """Raise InputError, with the largest size that a config states, where it makes more than any model has."""
+    if parameters <= MOST_PARAMETERS:
+        return
+    name, value = _largest(config)
+    raise InputError(
+        f"{where}: its fields make {parameters:.3g} parameters, more than any model has: is '{shown(name)}' "
+        f"({value}) right?"
+    )
+
+
+def _largest(config: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the largest size of a config and its sections with its name; numbers of tokens and positions aside."""
+    found = [("", 0)]
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            found.append(_largest(value))
+        elif isinstance(value, int) and "token" not in str(key) and "position" not in str(key):
+            found.append((str(key), int(value)))
+    return max(found, key=lambda row: row[1])

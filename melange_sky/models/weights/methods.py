@@ -131,6 +131,8 @@ def _group_format(group: Fields, outer_format: str) -> WeightFormat | None:
             block = weights.wholes("block_structure") or [128, 128]
             return formats.fp8_block(max(1, block[0]), max(1, block[-1]))
         form = formats.FP8_TENSOR if weights.text("strategy") == "tensor" else formats.FP8_CHANNEL
+        if width is not None:
+            form = formats.MXFP8 if width == 32 else replace(formats.FP8_CHANNEL, group=width)
         return form if group.raw.get("input_activations") else replace(form, float8=False)
     zero_point = weights.raw.get("symmetric") is False
     return formats.integers(bits, width, zero_point)
