@@ -10,7 +10,7 @@
     '.msk h1{font-size:18px;font-weight:600;margin:0}',
     '.msk h2{font-size:16px;font-weight:600;margin:0}',
     '.msk h3{font-size:14px;font-weight:600;margin:14px 0 4px}',
-    '.msk a{color:#1d4ed8}.msk a:hover{text-decoration:underline}',
+    '.msk a{color:#1d4ed8;text-decoration:underline}.msk a:hover{text-decoration-thickness:2px}',
     '.msk button{color:#1d4ed8;padding:2px 6px}',
     '.msk :focus-visible{outline:2px solid #1d4ed8;outline-offset:2px}',
     '.msk .head{display:flex;flex-wrap:wrap;gap:4px 16px;align-items:baseline;justify-content:space-between}',

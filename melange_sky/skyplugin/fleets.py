@@ -102,7 +102,7 @@ def _model(
     return {
         "name": model.name,
         "model": model.model,
-        "planned_rps": sum(map(sum, model.workload.rates_rps)),
+        "planned_rps": round(model.workload.rate_rps, 9),
         "slo_attainment": model.slo.attainment,
         "planned_attainment": model.planned_attainment,
         "verified": None

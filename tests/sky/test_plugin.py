@@ -148,6 +148,7 @@ def test_the_page_shows_the_plan_and_what_runs(server: ApiServer) -> None:
         assert shown["planned"] == str(row["replicas"])
         assert shown["price"].startswith(f"${row['price_usd_per_hour']:.3f} ")
         assert shown["load"] == f"{100 * row['load_fraction']:.1f}%"
+        assert shown["observed-load"] == "not observed"
     assert small["live"] in ("0 ready, 1 starting", "0 ready, 1 starting, 1 failed")
     assert (large["live"], large["live-usd"]) == ("0 ready", "$0.000")
 

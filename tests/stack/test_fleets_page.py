@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.stack
 
-DASHBOARD = """<!DOCTYPE html><html lang="en"><head><title>Fleets</title></head><body><main id="here"></main>
+DASHBOARD = """<!DOCTYPE html><html lang="en"><head><title>Fleets</title>
+<style>* { margin: 0 } a { color: inherit; text-decoration: inherit }</style></head><body><main id="here"></main>
 <script>window.SkyDashboardPluginAPI = {
   registerTopNavLink: () => {}, registerRoute: route => { window.route = route }
 }</script>

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+import operator
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Sheet
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from melange_sky.report.figures.chart import Chart, Key
+
+T = TypeVar("T")
 
 WIDTH = 372.0
 """CSS pixels: what a phone shows at its full size."""
@@ -267,6 +270,15 @@ def name_ticks(axes: Axes, words: Callable[[float], str], *, axis: Literal["x", 
     else:
         axes.set_yticks(shown, [words(place) for place in shown])
         axes.set_ylim(low, high)
+
+
+def apart(marks: Sequence[tuple[T, float]], gap: float) -> list[tuple[T, float]]:
+    """Return marks with heights that are at least `gap` from each other, lowest first, none lower than it was."""
+    below, placed = -math.inf, []
+    for mark, height in sorted(marks, key=operator.itemgetter(1)):
+        below = max(height, below + gap)
+        placed.append((mark, below))
+    return placed
 
 
 def few_ticks(axes: Axes) -> None:

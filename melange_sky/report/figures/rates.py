@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from melange_sky.report.comparison import MIX, ContenderView, saving_of
 from melange_sky.report.figures.canvas import (
     DASHES,
+    apart,
     bar,
     bar_rows,
     few_ticks,
@@ -143,7 +144,8 @@ def _chart(lines: Sequence[_Line], keys: tuple[Key, ...], unit: str = "cost an h
             for x, y in line.flips:
                 axes.plot([x], [y], color=INK, marker="D", markersize=5, linestyle="")
         axes.set_ylim(0, most * 1.08)
-        for line, y in _apart([line for line in lines if line.letter and line.points], most):
+        ends = [(line, line.points[-1][1]) for line in lines if line.letter and line.points]
+        for line, y in apart(ends, most * 1.08 * 12.0 / HEIGHT):
             at = line.points[-1]
             up = (y - at[1]) * HEIGHT / (most * 1.08)
             lead = {
@@ -175,15 +177,6 @@ def _chart(lines: Sequence[_Line], keys: tuple[Key, ...], unit: str = "cost an h
         y_label=unit,
         keys=keys,
     )
-
-
-def _apart(lines: Sequence[_Line], most: float) -> list[tuple[_Line, float]]:
-    """Return lines with the height at which their letters stand, far enough from each other."""
-    gap, below, placed = most * 1.08 * 12.0 / HEIGHT, -math.inf, []
-    for line in sorted(lines, key=lambda line: line.points[-1][1]):
-        below = max(line.points[-1][1], below + gap)
-        placed.append((line, below))
-    return placed
 
 
 def _spread(rates: Sequence[float], apart: float = 0.11) -> list[float]:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from melange_sky.report.figures import FIGURE_CSS, Cell, Figure, Grid
 from melange_sky.report.figures.numbers import printable
 from melange_sky.resources import templates_dir
 
+_OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 _NAMESPACE = ' xmlns="http://www.w3.org/2000/svg"'
 
 
@@ -102,6 +104,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_inert,
     )
+    environment.filters["told"] = _told
     environment.globals |= {"exact": _exact, "drawn": _drawn}
     return environment
 
@@ -115,6 +118,11 @@ def _inert(value: object) -> object:
     if isinstance(value, str) and not isinstance(value, Markup):
         return printable(value.replace("\n", " "))
     return value
+
+
+def _told(text: str) -> Markup:
+    """Return a sentence for a template, escaped; options within (`--verify`) are not broken after their dashes."""
+    return Markup(_OPTION.sub(r'<span class="s">\g<0></span>', str(escape(_inert(text)))))
 
 
 def _exact(value: float | str) -> str:

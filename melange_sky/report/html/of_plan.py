@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 def plan_page(plan: Plan, histories: Sequence[HistoryView] = ()) -> Page:
     """Return a plan's report; `histories` are the prices of what it runs over time, as far as known."""
-    history = history_figure(histories)
+    history = history_figure(histories, plan)
     return Page(
         title=plan.name,
         kind="Deployment plan",
