@@ -1,8 +1,17 @@
-"""The hours of a `reserve` folder on a real SkyServe: up ahead of time, shared replicas kept, down, nothing left."""
+"""The hours of a `reserve` folder on a real SkyServe: up ahead of time, shared replicas kept, down, nothing left.
+
+Each step is killed once it has told SkyServe, and the next run ends it, behind a gateway that clients ask all the while.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +20,7 @@ import pytest
 import yaml
 
 from tests.sky.bed import Bed
-from tests.sky.client import Story, running, wait_for, write_offers
+from tests.sky.client import Story, gateway, running, wait_for, write_offers
 from tests.sky.test_fleet import ask
 
 pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
@@ -52,20 +61,75 @@ def reserve(bed: Bed, folder: Path) -> dict[str, Any]:
     raise AssertionError(f"no rate takes two replicas: {counts}")
 
 
-def carry_out(bed: Bed, folder: Path, hour: float, *words: str) -> str:
-    """Let it be that hour of the demand's day now, and carry the schedule out; return what it told."""
+def set_hour(folder: Path, hour: float) -> None:
+    """Let it be that hour of the demand's day now."""
     file = folder / "fleets" / "reserve.json"
     document = json.loads(file.read_text())
     now = datetime.now(timezone.utc)
     document["demand"]["start"] = (now - timedelta(hours=hour)).isoformat()
     file.write_text(json.dumps(document))
-    done = bed.run(
-        *("melange-sky", "schedule", str(folder / "fleets"), "--apply", "--startup-s", "600"),
-        *words,
-        timeout_s=900,
-    )
+
+
+def apply_command(folder: Path) -> list[str]:
+    return ["melange-sky", "schedule", str(folder / "fleets"), "--apply", "--startup-s", "600"]
+
+
+def carry_out(bed: Bed, folder: Path, hour: float, *words: str) -> str:
+    """Carry out what the schedule says for an hour; return what it told."""
+    set_hour(folder, hour)
+    done = bed.run(*apply_command(folder), *words, timeout_s=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr
+
+
+def killed(bed: Bed, folder: Path, hour: float, after: str, *words: str) -> str:
+    """Carry the schedule out, and kill it as soon as it has told of something; return what it told."""
+    set_hour(folder, hour)
+    process = subprocess.Popen(
+        [*apply_command(folder), *words],
+        env=bed.env,
+        cwd=bed.home,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    told = ""
+    try:
+        for line in process.stderr:
+            told += line
+            if after in line:
+                break
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+        process.stderr.close()
+    assert after in told and process.returncode == -signal.SIGKILL, told
+    return told
+
+
+@contextmanager
+def asked_all_the_while(url: str) -> Iterator[list[str]]:
+    """Let a client ask without end; yields what went wrong."""
+    failed: list[str] = []
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.wait(0.5):
+            try:
+                ask(url, SIZE)
+            except OSError as error:
+                failed.append(str(error))
+
+    thread = threading.Thread(target=client, daemon=True)
+    thread.start()
+    try:
+        yield failed
+    finally:
+        over.set()
+        thread.join(timeout=90)
 
 
 def answers(folder: Path) -> set[tuple[str, str]]:
@@ -93,25 +157,33 @@ def test_a_day_of_fleets(sky_bed: Bed) -> None:
     desk = sky_bed.home / "hours"
     desk.mkdir()
     reserve(sky_bed, desk)
-    places = ("--backends", str(desk / "backends"))
+    places = ("--backends", str(desk / "backends"), "--routes", str(desk / "routes.json"))
     told = carry_out(
         sky_bed, desk, QUIET - 0.1, *places
     )  # nothing is asked for yet, in six minutes it is
     assert "starting 1" in told and len(running(sky_bed, "hours-")) == 1, told
     story.note("the first replica is up before its hour")
     (first,) = answers(desk)
-    assert "nothing to change" in carry_out(sky_bed, desk, QUIET + 1)
-    told = carry_out(sky_bed, desk, BUSY - 0.1)
-    both = answering(desk, 2)
-    assert "1 → 2 replicas" in told and first in both, (told, both)
-    story.note("a step up, ahead of its hour: the first replica kept running")
-    told = carry_out(sky_bed, desk, QUIET + 1)
-    wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
-    assert "2 → 1 replicas" in told and answering(desk, 1) < both, told
-    story.note("a step down: the other kept running")
+    with (
+        gateway(sky_bed, desk / "routes.json") as url,
+        asked_all_the_while(url) as failed,
+    ):
+        there = (*places, "--gateway", url)
+        assert "nothing to change" in carry_out(sky_bed, desk, QUIET + 1, *there)
+        killed(sky_bed, desk, BUSY - 0.1, "1 of 2 ready", *there)
+        told = carry_out(sky_bed, desk, BUSY - 0.1, *there)
+        both = answering(desk, 2)
+        assert "1 → 2" not in told and first in both, (told, both)
+        story.note("a step up, killed and run again: the first replica kept running")
+        killed(sky_bed, desk, QUIET + 1, "2 → 1 replicas", *there)
+        carry_out(sky_bed, desk, QUIET + 1, *there)
+        wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
+        assert answering(desk, 1) < both
+        story.note("a step down, killed and run again: the other kept running")
+        assert not failed, failed[:5]
+    killed(sky_bed, desk, 1, "stopping")
     told = carry_out(sky_bed, desk, 1)
     wait_for(lambda: not running(sky_bed, "hours-"), "emptying the nodes", 300)
-    assert "stopping" in told, told
     rows = [
         json.loads(row) for row in (desk / "fleets" / "schedule.jsonl").read_text().splitlines()
     ]
