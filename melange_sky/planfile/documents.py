@@ -15,10 +15,13 @@ from melange_sky.offers import Offer, ReservedNodes
 from melange_sky.planfile import FLEET_ID
 from melange_sky.planfile.earlier import with_groups
 from melange_sky.plans import (
+    DOWNSCALE_DELAY_S,
+    UPSCALE_DELAY_S,
     AllowedHours,
     AlternativeMix,
     Baseline,
     CurrentFleet,
+    Elastic,
     FormGain,
     GuardRails,
     ModelForm,
@@ -150,6 +153,19 @@ class GuardDocument(Document):
         return GuardRails(**{**fields, "hours": hours})
 
 
+class ElasticDocument(Document):
+    """How far SkyServe's own autoscaler may move replicas; what follows from it is not read."""
+
+    min: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max: Annotated[float, Field(ge=1, le=100)] = 1.0
+    upscale_delay_s: NonNegative = UPSCALE_DELAY_S
+    downscale_delay_s: NonNegative = DOWNSCALE_DELAY_S
+
+    def elastic(self) -> Elastic:
+        """Return it as the plan holds it."""
+        return Elastic(**self.model_dump())
+
+
 class SolvedDocument(Document):
     """How far the fleet is proven."""
 
@@ -180,6 +196,7 @@ class PlanDocument(SolvedDocument):
     created_at: str
     fleet_id: FleetId | None = None
     guard: GuardDocument | None = None
+    elastic: ElasticDocument | None = None
     slo: SloDocument
     attainment_per_bucket: bool = True
     headroom: NonNegative = 0.0
@@ -213,6 +230,7 @@ class ListedPlanDocument(SolvedDocument):
     created_at: str
     fleet_id: FleetId | None = None
     guard: GuardDocument | None = None
+    elastic: ElasticDocument | None = None
     models: Annotated[list[PlanDocument], Field(min_length=1)]
     warnings: tuple[PlanWarning, ...] = ()
     sensitivity: Sensitivity | None = None

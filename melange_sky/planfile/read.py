@@ -116,6 +116,7 @@ def _listed_plan(document: ListedPlanDocument, where: str) -> Plan:
         current=document.current,
         fleet_id=document.fleet_id,
         guard=_guard(document.guard, where),
+        elastic=None if document.elastic is None else document.elastic.elastic(),
     )
 
 
@@ -136,6 +137,7 @@ def _plan(document: PlanDocument, where: str) -> Plan:
         current=document.current,
         fleet_id=document.fleet_id,
         guard=_guard(document.guard, where),
+        elastic=None if document.elastic is None else document.elastic.elastic(),
     )
 
 

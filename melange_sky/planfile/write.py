@@ -10,9 +10,9 @@ from melange_sky.capacities import INFERRED, Origin, weakest
 from melange_sky.constraints import Constraints
 from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
+from melange_sky.planfile.running import elastic_fields, guard_fields
 from melange_sky.planfile.shared import SharedParts, Writers
 from melange_sky.plans import (
-    NO_GUARD,
     SCHEMA_VERSION,
     Allocation,
     ExpectedMiss,
@@ -43,7 +43,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         return {
             "schema_version": SCHEMA_VERSION,
             "fleet_id": plan.fleet_id,
-            **_guard_fields(plan),
+            **guard_fields(plan),
+            **elastic_fields(plan),
             **_one_model_document(plan, whole),
         }
     parts = SharedParts(
@@ -58,7 +59,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "fleet_id": plan.fleet_id,
-        **_guard_fields(plan),
+        **guard_fields(plan),
+        **elastic_fields(plan),
         "name": plan.name,
         "created_at": plan.created_at,
         **_solver_fields(plan.solver),
@@ -88,14 +90,6 @@ def _apart(plan: Plan, model: ModelPlan) -> Plan:
         alternatives=(),
         warnings=(),
     )
-
-
-def _guard_fields(plan: Plan) -> dict[str, Any]:
-    """Return the guard rails that are set, nothing where none is."""
-    rails = plan.guard
-    if rails == NO_GUARD:
-        return {}
-    return {"guard": {**asdict(rails), "hours": rails.hours.text if rails.hours else None}}
 
 
 def dump_plan(plan: Plan) -> str:

@@ -122,7 +122,7 @@ class Deployment:
             if (w.plan, w.option) not in serving:
                 continue  # it starts for a later plan
             if service is not None and service.endpoint:
-                replicas = max(1, min(service.ready, w.replicas))
+                replicas = max(1, min(service.ready, w.most or w.replicas))
                 places[w.plan][w.option] = [f"{service.endpoint}*{replicas}"]
         handover.write(self.plan_file, places)
         log.info("wrote the addresses of %d services", sum(map(len, places.values())))
@@ -263,6 +263,7 @@ def wanted_of(
                     fleet=planned.group_name,
                     fleet_id=planned.fleet_id,
                     replicas=_replicas(document["service"], where),
+                    most=_most(document["service"]),
                     price_usd_per_hour=option.price_usd_per_hour,
                     document=document,
                 )
@@ -295,6 +296,15 @@ def _replicas(service: dict[str, Any], path: str) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise InputError(f"{path}: service.replicas must be a whole number")
     return count
+
+
+def _most(service: dict[str, Any]) -> int | None:
+    """Return how many replicas SkyServe's autoscaler may run, None where it moves nothing."""
+    policy = service.get("replica_policy")
+    if not isinstance(policy, dict) or "target_qps_per_replica" not in policy:
+        return None
+    most = policy.get("max_replicas")
+    return most if isinstance(most, int) and not isinstance(most, bool) else None
 
 
 def _prices(planned: Plan) -> dict[tuple[str, str], float]:

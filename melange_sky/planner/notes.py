@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.optimizer import Problem, Robustness, Solution, SolveOptions
     from melange_sky.planner.request import PlanRequest
-    from melange_sky.plans import Allocation
+    from melange_sky.plans import Allocation, Elastic
     from melange_sky.workload import Workload
 
 
@@ -150,6 +150,21 @@ def rate_text(summary: RateSummary) -> str:
     if summary.peak_rps is not None:
         text += f", busiest five minutes {summary.peak_rps:.3g}"
     return text + f", burstiness {summary.burstiness:.3g})"
+
+
+def elastic_notes(elastic: Elastic | None) -> tuple[PlanWarning, ...]:
+    """Say what an elastic fleet cannot do yet when it is new."""
+    if elastic is None or elastic.min >= 1:
+        return ()
+    return (
+        PlanWarning(
+            code="elastic",
+            message=f"elastic.min is {elastic.min:g}: a new service starts with its fewest replicas, and SkyServe adds "
+            f"others only once requests have come for {elastic.upscale_delay_s:g} s and these have started; until then "
+            "the fleet serves less than the plan's rate. Apply the plan without `elastic` first, then with it: what "
+            "runs is kept",
+        ),
+    )
 
 
 def headroom_notes(headroom: float) -> tuple[PlanWarning, ...]:

@@ -27,6 +27,7 @@ from melange_sky.planner.needed_rates import NeededRates
 from melange_sky.planner.notes import (
     allocation_notes,
     alternative_mixes,
+    elastic_notes,
     headroom_notes,
     objective_notes,
     rate_summary,
@@ -114,6 +115,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
         lists_models=spec.lists_models,
         headroom=spec.headroom,
         guard=spec.guard,
+        elastic=spec.elastic,
         constraints=problem.constraints,
         price_snapshot=prepared.snapshot,
         warnings=shared if spec.lists_models else shared + prepared.warnings[0],
@@ -131,7 +133,7 @@ def _solution_notes(
     chosen = chain(*solution.allocations)
     notes = objective_notes(problem, solution, request)
     notes += allocation_notes(chosen, generation_of(spec, request))
-    return notes + headroom_notes(spec.headroom)
+    return notes + headroom_notes(spec.headroom) + elastic_notes(spec.elastic)
 
 
 def _form_notes(

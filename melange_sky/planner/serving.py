@@ -41,6 +41,11 @@ log = logging.getLogger(__name__)
 
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 
+PAST_BALANCER = (
+    "--sky: the plan is elastic, and SkyServe scales by the requests that its own load balancers see, which --sky goes "
+    "past; give the file that `apply --routes` wrote, or --backends-file of `status --backends`"
+)
+
 SKY_EVERY_S = 10.0
 """Asking SkyPilot's API server costs a second of its work each time."""
 
@@ -222,11 +227,17 @@ def plan_and_backends(
 
 
 def _require_backends(served: Served, options: ServeOptions) -> None:
+    _require_balancers(served, options)
     if served.backends is None and not options.says_where:
         raise InputError(
             "no backend: give --backend OPTION=URL, --backends-file or --sky, or the file that "
             "`apply --routes` wrote in place of a plan"
         )
+
+
+def _require_balancers(served: Served, options: ServeOptions) -> None:
+    if options.from_sky and served.plan.elastic is not None:
+        raise InputError(PAST_BALANCER)
 
 
 def _read(plan: Path | Plan) -> Served:
@@ -257,7 +268,9 @@ def _sources(plan: Path | Plan, options: ServeOptions, observed: ObservedSink | 
     read: list[Served] = []
 
     def load() -> Plan:
-        read[:] = [_read(plan)]
+        served = _read(plan)
+        _require_balancers(served, options)
+        read[:] = [served]
         return read[0].plan
 
     def discover() -> dict[str, list[str]]:

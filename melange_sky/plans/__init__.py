@@ -1,6 +1,8 @@
 """The plan: data only, and all that rendering, simulating, explaining and reporting need."""
 
 from melange_sky.plans.allocations import Allocation, ExpectedMiss
+from melange_sky.plans.elastic import DOWNSCALE_DELAY_S, UPSCALE_DELAY_S, Elastic
+from melange_sky.plans.elastic_bounds import ElasticBounds, cost_range, elastic_bounds, plan_bounds
 from melange_sky.plans.figures import (
     AlternativeMix,
     Baseline,
@@ -31,17 +33,21 @@ from melange_sky.plans.sky_fields import (
 from melange_sky.plans.verification import LateSize, Verification, VerificationRound
 
 __all__ = [
+    "DOWNSCALE_DELAY_S",
     "FILLER_MEMORY",
     "NO_GUARD",
     "RESTARTING",
     "SCHEMA_VERSION",
     "SKY_KEYS",
+    "UPSCALE_DELAY_S",
     "Allocation",
     "AllowedHours",
     "AlternativeMix",
     "Baseline",
     "ByteCheck",
     "CurrentFleet",
+    "Elastic",
+    "ElasticBounds",
     "ExpectedMiss",
     "FormGain",
     "GuardRails",
@@ -61,9 +67,12 @@ __all__ = [
     "VerificationRound",
     "VerifiedBaseline",
     "check_sky",
+    "cost_range",
+    "elastic_bounds",
     "is_given_at_launch",
     "merged_with",
     "place_of",
+    "plan_bounds",
     "reason_of",
     "secret_names",
     "sky_problems",

@@ -9,6 +9,7 @@ from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.engines import EngineChoice, engine_named
 from melange_sky.models import ModelShape
 from melange_sky.plans.allocations import Allocation, ExpectedMiss
+from melange_sky.plans.elastic import Elastic
 from melange_sky.plans.figures import (
     AlternativeMix,
     Baseline,
@@ -156,6 +157,7 @@ class Plan:
     `fleet_id` tells its services from those of other plans of the same name: made once, and kept by
     every plan of the name that is written into the same folder later. Plans that differ in nothing
     else are equal. `guard` is what `watch` may do to its fleet without asking.
+    `elastic` is how far SkyServe's own autoscaler may move each option's replicas, None where they stay as planned.
     """
 
     name: str
@@ -173,6 +175,7 @@ class Plan:
     form_gain: FormGain | None = None
     current: CurrentFleet | None = None
     guard: GuardRails = NO_GUARD
+    elastic: Elastic | None = None
     fleet_id: str | None = field(default=None, compare=False)
 
     @property

@@ -13,7 +13,13 @@ import yaml
 from melange_sky.engines import INSTALL_BALANCER, Replica, engine_named
 from melange_sky.errors import InputError
 from melange_sky.offers import accelerator_spec_text
-from melange_sky.plans import FILLER_MEMORY, check_sky, is_given_at_launch, secret_names
+from melange_sky.plans import (
+    FILLER_MEMORY,
+    check_sky,
+    elastic_bounds,
+    is_given_at_launch,
+    secret_names,
+)
 from melange_sky.rendering import sizing
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 from melange_sky.rendering.header import header
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.engines import EngineChoice, ServeCommand
     from melange_sky.offers import Offer
-    from melange_sky.plans import Allocation, ModelPlan, Plan, SkyFields
+    from melange_sky.plans import Allocation, Elastic, ModelPlan, Plan, SkyFields
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -78,7 +84,29 @@ def _header_of(plan: Plan, model: ModelPlan, allocation: Allocation) -> str:
 
 def _document(plan: Plan, model: ModelPlan, allocation: Allocation) -> dict[str, Any]:
     mark = Mark(fleet_id=plan.fleet_id, group=plan.group_name)
-    return service_document(model, allocation, mark)
+    document = service_document(model, allocation, mark)
+    if plan.elastic is not None:
+        set_bounds(document, plan.elastic, allocation, plan.headroom)
+    return document
+
+
+def set_bounds(
+    document: dict[str, Any], elastic: Elastic, allocation: Allocation, headroom: float
+) -> None:
+    """Let SkyServe's own autoscaler move an option's replicas, where its bounds leave it room."""
+    bounds = elastic_bounds(elastic, allocation, headroom)
+    if bounds is None:
+        return
+    given = document["service"].get("replica_policy", {})
+    policy = {
+        **given,
+        "min_replicas": bounds.min_replicas,
+        "max_replicas": bounds.max_replicas,
+        "target_qps_per_replica": bounds.target_qps_per_replica,
+        "upscale_delay_seconds": round(elastic.upscale_delay_s),
+        "downscale_delay_seconds": round(elastic.downscale_delay_s),
+    }
+    document["service"] = _with_policy(document["service"], policy)
 
 
 def launch_command(plan: ModelPlan, allocation: Allocation, folder: str = "") -> str:
@@ -242,8 +270,14 @@ def _service(section: dict[str, Any], plan: ModelPlan, allocation: Allocation) -
         "max_replicas": allocation.instances,
         "dynamic_ondemand_fallback": True,
     }
+    return _with_policy(section, policy)
+
+
+def _with_policy(section: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
+    """Return a service section with a policy in the place of what said how many replicas run."""
+    said = ("replicas", "replica_policy")
     return {
-        ("replica_policy" if key == "replicas" else key): (policy if key == "replicas" else value)
+        ("replica_policy" if key in said else key): (policy if key in said else value)
         for key, value in section.items()
     }
 

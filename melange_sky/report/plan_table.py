@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from melange_sky.planfile import allocation_origin
+from melange_sky.report.elastic import elastic_text
 from melange_sky.report.page import Printer, html_of, text_of
 from melange_sky.report.savings import current_text, saving_text
 
@@ -50,6 +51,8 @@ def print_plan(console: Printer, plan: Plan) -> None:
         replayed = any(model.verification for model in plan.models)
         solved = solver_text(plan.solver, replayed=replayed)
         console.print(f"Together ${plan.cost_usd_per_hour:,.2f}/h ({solved})")
+        if plan.elastic is not None:
+            console.print(elastic_text(plan), markup=False)
         _show_band_and_alternatives(console, plan)
     if plan.current is not None:
         console.print(current_text(plan.current), markup=False)
@@ -73,6 +76,8 @@ def _show_model(console: Printer, plan: Plan, model: ModelPlan) -> None:
     )
     _show_misses(console, model)
     _show_fixed(console, model)
+    if not plan.lists_models and plan.elastic is not None:
+        console.print(elastic_text(plan), markup=False)
     if not plan.lists_models:
         _show_band_and_alternatives(console, plan)
     for source, number in sources.items():

@@ -72,10 +72,14 @@ def states_text(states: Sequence[ServiceState]) -> str:
     for state in states:
         place = state.endpoint or "no endpoint yet"
         lines.append(
-            f"{state.service}: {state.ready} of {state.planned} ready ({state.status}), {place}"
+            f"{state.service}: {state.ready} of {state.planned}{_to(state)} ready ({state.status}), {place}"
         )
         lines += [f"  {r.id}: {r.status} {r.endpoint or ''}".rstrip() for r in state.replicas]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _to(state: ServiceState) -> str:
+    return "" if state.most is None else f" to {state.most}"
 
 
 def status_document(standing: StatusView) -> dict[str, Any]:

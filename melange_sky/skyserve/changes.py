@@ -21,7 +21,8 @@ class Wanted:
 
     `plan` and `option` are the names under which it is known from plan to plan; `fleet` that of the
     plan of several models, None for a plan of one; `fleet_id` tells it from plans of the same names,
-    None in plans of earlier versions.
+    None in plans of earlier versions. SkyServe's own autoscaler may run up to `most` replicas, `replicas` being
+    the fewest; None where they stay as they are.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Wanted:
     replicas: int
     price_usd_per_hour: float
     document: dict[str, Any]
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +248,7 @@ def _to_wanted(
             cost_before_usd_per_hour=0.0,
             cost_after_usd_per_hour=cost,
             wanted=wanted,
+            reason=_up_to(wanted),
         )
     why = _moves(wanted, live, claim)
     before = live.target
@@ -266,8 +269,16 @@ def _to_wanted(
         cost_after_usd_per_hour=cost,
         wanted=wanted if is_made_by(live.maker, wanted, claim) else _adopted(wanted, claim),
         maker=live.maker,
-        reason=f"{', '.join(why)}: replicas are replaced one by one" if why else "",
+        reason=f"{', '.join(why)}: replicas are replaced one by one" if why else _up_to(wanted),
     )
+
+
+def _up_to(wanted: Wanted) -> str:
+    """Say what SkyServe's autoscaler may make of a service, empty where it stays as it is."""
+    if wanted.most is None:
+        return ""
+    cost = wanted.most * wanted.price_usd_per_hour
+    return f"SkyServe's autoscaler adds up to {wanted.most - wanted.replicas}: then ${cost:,.3f}/h"
 
 
 def is_made_by(maker: Maker, wanted: Wanted, claim: Claim) -> bool:

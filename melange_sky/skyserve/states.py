@@ -16,7 +16,10 @@ NOT_THERE = "DOWN"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """One planned service as it stands: replicas planned, aimed at by SkyServe, and ready."""
+    """One planned service as it stands: replicas planned, aimed at by SkyServe, and ready.
+
+    SkyServe's own autoscaler may run up to `most`, from what is planned here on; None where it moves nothing.
+    """
 
     service: str
     option: str
@@ -26,6 +29,7 @@ class ServiceState:
     status: str = NOT_THERE
     endpoint: str | None = None
     replicas: tuple[LiveReplica, ...] = ()
+    most: int | None = None
 
 
 def service_states(
@@ -38,7 +42,9 @@ def service_states(
 
 def _state(wanted: Wanted, live: LiveService | None) -> ServiceState:
     if live is None:
-        return ServiceState(service=wanted.name, option=wanted.option, planned=wanted.replicas)
+        return ServiceState(
+            service=wanted.name, option=wanted.option, planned=wanted.replicas, most=wanted.most
+        )
     return ServiceState(
         service=wanted.name,
         option=wanted.option,
@@ -48,4 +54,5 @@ def _state(wanted: Wanted, live: LiveService | None) -> ServiceState:
         status=live.status,
         endpoint=live.endpoint,
         replicas=live.replicas,
+        most=wanted.most,
     )

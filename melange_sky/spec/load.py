@@ -21,6 +21,7 @@ from melange_sky.spec.checkpoints import read_checkpoints
 from melange_sky.spec.choices import read_accelerator_choice
 from melange_sky.spec.current import read_current
 from melange_sky.spec.demand import read_workload
+from melange_sky.spec.elastic import read_elastic
 from melange_sky.spec.engine import EngineKeys, read_engine
 from melange_sky.spec.guard import read_guard
 from melange_sky.spec.mapping import DICT_PATH, document_of
@@ -126,6 +127,7 @@ class _Reader:
         sky = self._sky(raw, ())
         offers = read_offers(raw.get("offers"), self.path.parent, self.problems)
         guard = read_guard(raw.get("guard"), self.problems)
+        elastic = read_elastic(raw.get("elastic"), self.problems, resources, redundancy)
         lists_models = raw.get("models") is not None
         models = self._models(raw, sky) if lists_models else [self._served(raw, (), sky)]
         if (
@@ -148,6 +150,7 @@ class _Reader:
             current=current,
             offers=offers,
             guard=guard,
+            elastic=elastic,
             engine=engine.choice,
             quantizations=engine.quantizations,
             quantization_where=self._where_given(raw.get("engine"), "engine", "quantization"),

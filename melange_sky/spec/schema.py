@@ -172,6 +172,14 @@ class EngineSection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ElasticSection:
+    min: Annotated[float, bounds(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    max: Annotated[float, bounds(ge=1, le=100, allow_inf_nan=False)] = 1.0
+    upscale_delay_s: Annotated[float, bounds(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
+    downscale_delay_s: Annotated[float, bounds(ge=0, le=86_400, allow_inf_nan=False)] = 1200.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuardSection:
     launch: Any = None
     max_usd_per_hour: Positive | None = None
@@ -213,6 +221,7 @@ class SpecSection:
     sky: Any = None
     offers: Any = None
     guard: Any = None
+    elastic: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +262,7 @@ SECTIONS: dict[str, type[Any]] = {
     "engine": EngineSection,
     "current[]": CurrentSection,
     "guard": GuardSection,
+    "elastic": ElasticSection,
 }
 """The sections of a spec by the path of their key: all that a spec may hold, for its reference."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import EngineChoice
 from melange_sky.parallelism import AssumedSplits
-from melange_sky.plans import NO_GUARD, GuardRails, SkyFields
+from melange_sky.plans import NO_GUARD, Elastic, GuardRails, SkyFields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,6 +147,7 @@ class Spec:
     current: tuple[CurrentInstances, ...] = ()
     offers: tuple[OwnOffers, ...] = ()
     guard: GuardRails = NO_GUARD
+    elastic: Elastic | None = None
 
     @property
     def skies(self) -> dict[str, SkyFields]:

@@ -28,6 +28,7 @@ _PLAIN: dict[Any, Any] = {
     Any: "text",
 }
 _OWN: dict[str, dict[str, Any]] = {
+    "Elastic": {"max": 2.0},
     "Workload": {"input_edges": (0, 10), "output_edges": (0, 10)},
     "EngineChoice": {"name": "vllm"},
     "LateSize": {"i": 0, "j": 0},

@@ -13,7 +13,7 @@ from melange_sky.optimizer import shared_out
 from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.fleet_ids import new_fleet_id
-from melange_sky.planner.notes import allocation_notes, headroom_notes
+from melange_sky.planner.notes import allocation_notes, elastic_notes, headroom_notes
 from melange_sky.planner.prepare import generation_of
 from melange_sky.planner.reserving.terms import term_name
 from melange_sky.plans import ModelPlan, Plan, PlanWarning, SolverReport
@@ -162,6 +162,7 @@ def _plan(
         *_paid_notes(asked, advice, kinds),
         *(note for m in models for note in allocation_notes(m.allocations, m.engine_generation)),
         *headroom_notes(spec.headroom),
+        *elastic_notes(spec.elastic),
         *prepared.shared_warnings,
         *(warning for of_model in prepared.warnings for warning in of_model),
     )
@@ -178,6 +179,7 @@ def _plan(
         lists_models=spec.lists_models,
         headroom=spec.headroom,
         guard=spec.guard,
+        elastic=spec.elastic,
         constraints=_constraints(asked, [a for model in models for a in model.allocations]),
         price_snapshot=prepared.snapshot,
         warnings=tuple(dict.fromkeys(notes)),

@@ -111,7 +111,8 @@ def deployment_of(schedule: Schedule, moment: datetime) -> Deployment:
     rows: dict[str, Wanted] = {}
     for fleet in fleets:
         for wanted in _wanted(fleet):
-            rows.setdefault(wanted.name, _with_replicas(wanted, counts[wanted.name]))
+            more = counts[wanted.name] - fleet.counts[wanted.name]
+            rows.setdefault(wanted.name, _with_more(wanted, more))
     names = {name for w in rows.values() for name in w.document.get("secrets") or {}}
     return Deployment(
         planned=told.plan,
@@ -128,10 +129,17 @@ def _wanted(fleet: ScheduledFleet) -> tuple[Wanted, ...]:
     return wanted_of(fleet.plan, lambda name: (documents[file_name(name)], name))
 
 
-def _with_replicas(wanted: Wanted, replicas: int) -> Wanted:
+def _with_more(wanted: Wanted, more: int) -> Wanted:
+    """Return a service with so many replicas more; of those that SkyServe moves itself both bounds rise."""
     document: dict[str, Any] = copy.deepcopy(wanted.document)
-    document["service"]["replicas"] = replicas
-    return replace(wanted, replicas=replicas, document=document)
+    service = document["service"]
+    if "replicas" in service:
+        service["replicas"] += more
+    else:
+        service["replica_policy"]["min_replicas"] += more
+        service["replica_policy"]["max_replicas"] += more
+    most = None if wanted.most is None else wanted.most + more
+    return replace(wanted, replicas=wanted.replicas + more, most=most, document=document)
 
 
 def _log(schedule: Schedule, fleet: ScheduledFleet, text: str) -> None:
