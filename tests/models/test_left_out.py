@@ -104,3 +104,14 @@ def test_cross_attention_is_refused():
 def test_a_name_that_holds_another_word_is_not_taken_for_it(name):
     with pytest.raises(InputError, match=f"'{name}' is not a supported model"):
         read_layers({"architectures": [name], "model_type": "x"})
+
+
+@pytest.mark.parametrize("family", ["qwen3_next", "qwen3_5_text"])
+def test_a_gate_that_a_config_takes_away_is_not_counted(family):
+    config = next(f["config"] for f in FAMILIES if f["type"] == family)
+    with_gate, without = (
+        read_layers({**config, "attn_output_gate": gate}) for gate in (True, False)
+    )
+    full = sum(layer.attention.kind == "full" for layer in without.layers)
+    gates = full * config["num_attention_heads"] * config["head_dim"] * config["hidden_size"]
+    assert with_gate.parameters - without.parameters == gates

@@ -50,6 +50,8 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
         "per-head",
     ):
         gate = "width"
+    if gate == "query" and fields.get("attn_output_gate") is False:
+        gate = "none"
     traits = AttentionTraits(
         module=family.module,
         qkv_bias=is_on(fields, family.qkv_bias),
