@@ -38,6 +38,12 @@ MOST_REQUESTS = 1_500_000
 MOST_SHARING = 150_000
 """Where prompts share: to sample what they share takes longer than the replay itself."""
 
+MOST_AT_ALL = 2
+"""So many times as many where the least that is to be replayed of every change takes as much."""
+
+CHANGES_A_STEP = 3
+"""In a step as a rule: the rate, what serves, the gateway's plan."""
+
 SHORTEST_S, LEAST_S = 120.0, 30.0
 """After every change so long is replayed in full, and of the rest at least so long, as `MOST_REQUESTS` allow."""
 
@@ -209,13 +215,27 @@ def _timetable(asked: Demanded, ahead_s: float) -> tuple[Timetable, list[ModelPl
 
 
 def _window(asked: Demanded) -> tuple[int, int]:
-    """Return (first step, steps) of what is replayed: all of it, or of a long demand the busiest week."""
+    """Return (first step, steps) of what is replayed: all of it, or of a long demand the busiest week.
+
+    Of more requests than can be replayed, so many hours as can, the busiest ones in a row.
+    """
     count, step_s = len(asked.rates_rps), asked.step_s
-    if count * step_s <= LONGEST_S:
-        return 0, count
-    week = max(1, int(LONGEST_S / 2 / step_s))
-    sums = np.convolve(asked.rates_rps, np.ones(week), "valid")
-    return int(sums.argmax()), week
+    first = 0
+    if count * step_s > LONGEST_S:
+        count = max(1, int(LONGEST_S / 2 / step_s))
+        first = _busiest(asked.rates_rps, count)
+    rates = asked.rates_rps[first : first + count]
+    least_s = min(step_s, CHANGES_A_STEP * (SHORTEST_S + LEAST_S))
+    share = MOST_AT_ALL * _most(asked) / max(float(rates.sum()) * least_s, 1e-9)
+    if share >= 1:
+        return first, count
+    count = max(1, int(share * count))
+    return first + _busiest(rates, count), count
+
+
+def _busiest(rates: Floats, count: int) -> int:
+    """Return the first of so many steps in a row that ask for most."""
+    return int(np.convolve(rates, np.ones(count), "valid").argmax())
 
 
 def _mean(rates: Floats) -> float:

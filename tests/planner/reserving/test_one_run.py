@@ -143,6 +143,15 @@ def test_of_a_long_demand_the_busiest_week_is_replayed() -> None:
     assert 9 <= found.worst < 16 and found.holds
 
 
+def test_of_more_requests_than_can_be_replayed_the_busiest_hours_are() -> None:
+    asked = a_day(step_s=3600.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one_run, "MOST_REQUESTS", 20_000)
+        found = in_one_run(asked)
+    assert CHANGES[0] <= found.first and found.first + found.steps <= CHANGES[1]
+    assert found.requests < 60_000 and found.holds
+
+
 @given(
     st.lists(st.floats(1, 1e5), min_size=1, max_size=12),
     st.floats(10, 1e5),
