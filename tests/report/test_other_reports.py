@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import melange_sky
+from melange_sky.capacities import Origin
 from melange_sky.optimizer import SweepPoint
 from melange_sky.planner.comparison import Contender
 from melange_sky.report.figures.rates import comparison_figure, sweep_figures
@@ -40,6 +41,7 @@ def point(
         "best_single": "A10G",
         "best_single_usd_per_hour": None if cost is None else cost * 1.1,
         "reason": None,
+        "origin": None if cost is None else Origin.ESTIMATED,
     }
     return SweepPoint(**{**values, **over})
 
@@ -47,7 +49,7 @@ def point(
 POINTS = (
     point(1, 1.5, (("a10g", 1),)),
     point(2, 2.5, (("a10g", 2),)),
-    point(4, 4.25, (("a10g", 1), ("h100", 1))),
+    point(4, 4.25, (("a10g", 1), ("h100", 1)), origin=Origin.OBSERVED),
     point(8, None, (), reason="too much"),
     point(16, 9.75, (("h100", 2),)),
     point(1, 3.5, (("h100", 1),), tpot_s=0.02),
@@ -62,6 +64,9 @@ def test_a_sweep_shows_every_point_and_where_the_types_change() -> None:
     )
     assert first.caption == (
         "Diamonds are where the types of the mix change: 2 times here. 1 of 5 points have no plan; the table says why."
+    )
+    assert first.origin == (
+        "Capacities: learnt from observed traffic, estimated. Each point is planned on these, none was replayed."
     )
     changes = first.table.header.index("the mix changes")
     assert [row[0].value for row in first.table.rows if row[changes].text == "yes"] == [4, 16]

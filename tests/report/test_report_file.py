@@ -106,6 +106,12 @@ def test_how_a_capacity_is_known_is_a_hatch_and_a_word() -> None:
         "Capacities: estimated.",
         "Capacities: calibrated on a few measurements.",
     ]
+    all_of_them = {origin.value: drawn(origin) for origin in Origin}
+    assert len({words for _, words in all_of_them.values()}) == len(Origin)
+    assert {name for name, (svg, _) in all_of_them.items() if "<pattern" not in svg} == {
+        "measured",
+        "given",
+    }
 
 
 def test_the_saving_says_whether_it_was_verified() -> None:

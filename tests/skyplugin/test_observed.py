@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,7 +17,10 @@ from melange_sky.skyplugin.fleets import by_name, fleet_document
 from melange_sky.skyplugin.observed import FIRST_LOOK, Gateways
 from melange_sky.skyplugin.parameters import read_parameters
 from melange_sky.skyplugin.plan_folders import FoundPlan
+from melange_sky.slo import SLO
 from tests.factories import make_plan
+from tests.gateway.bed import KEY, bed, run, split_plan, together
+from tests.gateway.replica import Replica
 
 ID = "0123456789ab"
 URL = "http://10.0.0.2:8000"
@@ -168,3 +172,28 @@ def test_an_address_that_is_none_is_told_and_stops_nothing(given: Any, problem: 
 def test_addresses_are_one_or_several() -> None:
     read = read_parameters({"plan_dirs": ["/p"], "gateways": {"a": URL, "b": [URL, "http://h:1"]}})
     assert read.gateways == {"a": (URL,), "b": (URL, "http://h:1")} and read.problems == ()
+
+
+@run
+async def test_a_real_gateway_tells_its_traffic_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MELANGE_SKY_API_KEY", KEY)
+    plan = replace(split_plan(), fleet_id=ID)
+    (model,) = plan.models
+    plan = replace(plan, models=(replace(model, slo=SLO(ttft_s=5.0, tpot_s=5.0)),))
+    one = found(plan)
+    times = iter([100.0, 110.0])
+    async with bed({"small": [Replica("s")], "big": [Replica("b")]}, plan) as b:
+        gateways = Gateways(
+            urls={plan.name: (b.url,)},
+            found=lambda: (one,),
+            clock=lambda: 1_800_000_000.0,
+            steady=lambda: next(times),
+        )
+        await asyncio.to_thread(gateways.look)
+        gateways.clock = lambda: 1_800_000_010.0
+        await together([b.stream(words=10) for _ in range(8)])
+        (seen,) = (await asyncio.to_thread(gateways.look)).values()
+    assert (seen.rate_rps, seen.attainment, seen.over_s) == (pytest.approx(0.8), 1.0, 10.0)
+    assert (seen.gateways, seen.told) == ((b.url,), ())
+    assert sum(part.rate_rps or 0.0 for part in seen.options.values()) == pytest.approx(0.8)
+    assert all(part.load_fraction is not None for part in seen.options.values())

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from melange_sky.capacities import weakest
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.optimum import optimize
@@ -14,7 +15,7 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet
 
 if TYPE_CHECKING:
-    from melange_sky.capacities import OptionCapacity
+    from melange_sky.capacities import OptionCapacity, Origin
     from melange_sky.optimizer.problem.question import Demand, Problem, SolveOptions
 
 
@@ -23,7 +24,8 @@ class SweepPoint:
     """One point: the total rate, TPOT limit and prices asked, and the plan there.
 
     `status` is a value of `Termination`. Costs are None, with the `reason`, where there is no plan;
-    `prices` None for those of the spec.
+    `prices` None for those of the spec. `origin` is how the capacities of the mix are known, the least certain of
+    them for the sizes that are asked for; None where there is no plan.
     """
 
     rate_rps: float
@@ -35,6 +37,7 @@ class SweepPoint:
     best_single_usd_per_hour: float | None
     reason: str | None = None
     prices: str | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +187,13 @@ def _point(
         mix=mix_of(solution),
         best_single=single,
         best_single_usd_per_hour=single_cost,
+        origin=weakest(
+            origin
+            for demand, chosen in zip(problem.demands, solution.allocations, strict=True)
+            for a in chosen
+            for i, j in demand.workload.buckets()
+            if a.shares[i][j] > 0 and (origin := a.candidate.cells[i][j].origin) is not None
+        ),
     )
     counts = {
         (demand.name, a.candidate.option.name): a.instances

@@ -30,6 +30,7 @@ from melange_sky.report.figures.numbers import (
     usd,
     words,
 )
+from melange_sky.report.figures.series import ORIGIN_WORDS, origin_text
 from melange_sky.report.figures.style import INK, MUTED, letter_of, series_colour
 from melange_sky.report.sweep import mix_text
 
@@ -77,7 +78,7 @@ def _sweep_figure(name: str, about: str, group: Sequence[SweepPoint]) -> Figure:
         name=name,
         title=f"Cost over the rate{f', {about}' if about else ''}",
         caption=f"Diamonds are where the types of the mix change: {times} here.{none}",
-        origin="Each point planned on measured or estimated capacities, none replayed.",
+        origin=f"{origin_text(p.origin for p in group)} Each point is planned on these, none was replayed.",
         table=Grid(header=_SWEEP, rows=_sweep_rows(group, flips)),
         chart=_chart(lines, (*keys, Key(label="the mix changes", mark="diamond", colour=INK))),
     )
@@ -196,6 +197,7 @@ _SWEEP = (
     "$/h",
     "status",
     "mix",
+    "capacities",
     "the mix changes",
     "best single",
     "its $/h",
@@ -214,6 +216,7 @@ def _sweep_rows(
             usd(p.cost_usd_per_hour),
             words(p.status),
             words(mix_text(p)),
+            words(None if p.origin is None else ORIGIN_WORDS[p.origin]),
             words("yes" if any(p is flip for flip in flips) else None),
             words(p.best_single),
             usd(p.best_single_usd_per_hour),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ORIGIN_WORDS = {
     Origin.MEASURED: "measured",
     Origin.GIVEN: "given in the config",
+    Origin.OBSERVED: "learnt from observed traffic",
     Origin.INTERPOLATED: "interpolated from measurements",
     Origin.CALIBRATED: "calibrated on a few measurements",
     Origin.ESTIMATED: "estimated",

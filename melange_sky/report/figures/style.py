@@ -52,6 +52,7 @@ NAMES = {
 HATCHES = {
     Origin.MEASURED: "",
     Origin.GIVEN: "",
+    Origin.OBSERVED: "|||",
     Origin.INTERPOLATED: "..",
     Origin.CALIBRATED: "\\\\\\",
     Origin.ESTIMATED: "////",
