@@ -97,12 +97,14 @@ def ruled_case(
         both = dict.fromkeys((0, options), 1.0)
         usd = float(min(prices[0], prices[options])) * 0.6 * periods
         purchases[0] = Purchase(name="both", usd=usd, draws=both, most=3)
-    pools = [p for p in purchases if len(p.draws) > 1][
-        1:
-    ]  # of two on the same instances the first is drawn on first
-    return made(
-        problem, places, prices, rates, [p for p in purchases if not any(p is o for o in pools)]
-    )
+    return made(problem, places, prices, rates, apart(purchases))
+
+
+def apart(purchases: list[Purchase]) -> list[Purchase]:
+    """Purchases without those that cover an option of one that several options draw on, which is drawn on last."""
+    pools = [p for p in purchases if len(p.draws) > 1][:1]
+    covered = {k for p in pools for k in p.draws}
+    return pools + [p for p in purchases if not covered & set(p.draws)]
 
 
 def made(
