@@ -245,3 +245,16 @@ def test_steps_that_make_no_sense() -> None:
         rollout_of([FleetStep(at_s=0, plan=None)], 0)
     with pytest.raises(ValueError, match="back in time"):
         rollout_of([FleetStep(at_s=1, plan=fleet(a=1)), FleetStep(at_s=0, plan=fleet(a=1))], 0)
+
+
+def test_a_plan_is_taken_once_its_own_replicas_serve_whatever_is_grown_for_later() -> None:
+    a1, a2, a4 = fleet(a=1), fleet(a=2), fleet(a=4)
+    rollout = rollout_of(
+        [
+            FleetStep(at_s=0, plan=a1, counts={"a": 2}),
+            FleetStep(at_s=100, plan=a2, counts={"a": 4}),  # two more for the step after it
+            FleetStep(at_s=400, plan=a4),
+        ],
+        600,
+    )
+    assert [(one.at_s, one.plan) for one in rollout.handovers] == [(0.0, a1), (100, a2), (700, a4)]

@@ -33,7 +33,7 @@ from melange_sky.skyserve.client import SkyServe
 from melange_sky.skyserve.rollout import RolloutTarget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from melange_sky.plans import Plan
@@ -83,22 +83,33 @@ class Deployment:
         changes: Sequence[ServiceChange],
         on_event: Callable[[str], None] | None = None,
         handover: Handover = NO_HANDOVER,
+        needs: Mapping[str, int] | None = None,
     ) -> None:
         """Carry the changes out; `on_event` gets a sentence at each step.
 
         What grows is ready before `handover` brings the traffic over, and that is done before anything
-        shrinks or stops. Raises MelangeError where a step fails.
+        shrinks or stops. `needs` are the replicas by service that the plan itself needs where others grow for later
+        ones: if those are ready, traffic is brought over before the others are. Raises MelangeError where a step
+        fails.
         """
         rollout = _rollout(on_event, self._claim())
         waiting = Waiting(report=rollout.report, clock=rollout.clock, sleep=rollout.sleep)
         stops = any(change.lowers for change in changes)
 
-        def switch(services: Sequence[LiveService]) -> None:
+        def bring_over(services: Sequence[LiveService], stops: bool) -> None:
             self.write_places(handover, services)
             revisions = handover.revisions(self.plan_file)
             wait_for_gateways(handover, revisions, waiting, stops=stops)
 
-        roll_out(self.server, changes, replace(rollout, switch=switch))
+        def early(services: Sequence[LiveService]) -> None:
+            ready = {service.name: service.ready for service in services}
+            if needs and all(ready.get(name, 0) >= count for name, count in needs.items()):
+                bring_over(services, stops=False)
+
+        def switch(services: Sequence[LiveService]) -> None:
+            bring_over(services, stops)
+
+        roll_out(self.server, changes, replace(rollout, switch=switch, early=early))
 
     def _claim(self) -> Claim:
         return Claim(users=self.server.users(), adopt=self.adopt)

@@ -1,8 +1,8 @@
 """From steps to lives: which replica is started when, serves from when on, and stops when. Pure.
 
-A step makes before it breaks, as `apply` and `schedule` do: what is more than before is started at once, and
-once it all serves the gateway takes the step's plan and what is too many ends its requests and stops. A
-step that comes before the one before is through takes its place; what was started and is still wanted goes on.
+A step makes before it breaks, as `apply` and `schedule` do: what is more than before is started at once; once the
+plan's own replicas serve the gateway takes it, and once all that is wanted does, what is too many ends its requests
+and stops. A step that comes before the one before is through takes its place; what was started and is still wanted goes on.
 """
 
 from __future__ import annotations
@@ -136,19 +136,21 @@ def rollout_of(steps: Sequence[FleetStep], startup_s: float | Mapping[str, float
 
 @dataclass(slots=True, kw_only=True)
 class _Moving:
-    """What has been started so far; `pending` is the step that waits for its replicas, and until when."""
+    """What has been started so far. Of the `pending` step the gateway takes the plan once the plan's own replicas
+    serve (`taken_s`), and what is too many stops once all that the step wants do (`ready_s`).
+    """
 
     startup_s: float | Mapping[str, float]
     lives: list[Life]
     handovers: list[Handover]
-    pending: tuple[float, FleetStep] | None = None
+    pending: FleetStep | None = None
+    taken_s: float = 0.0
+    ready_s: float = 0.0
     alive: dict[str, list[int]] = field(default_factory=dict)
 
     def take(self, step: FleetStep, *, serves_at_once: bool) -> None:
-        """Begin a step; the one before is finished if it got so far."""
-        if self.pending is not None and self.pending[0] <= step.at_s:
-            self._hand_over()
-        ready_s = step.at_s
+        """Begin a step; the one before is finished as far as it got."""
+        self._finish(step.at_s)
         for option, count in step.wanted.items():
             alive = self.alive.setdefault(option, [])
             start_s = 0.0 if serves_at_once else self._startup_s(option)
@@ -157,28 +159,45 @@ class _Moving:
                 self.lives.append(
                     Life(option=option, ordered_s=step.at_s, serves_s=step.at_s + start_s)
                 )
-            ready_s = max(ready_s, *(self.lives[n].serves_s for n in alive[:count]))
-        self.pending = ready_s, step
+        own = {} if step.plan is None else plan_counts(step.plan)
+        self.pending = step
+        self.ready_s = self._all_serve_s(step.at_s, step.wanted)
+        self.taken_s = self._all_serve_s(step.at_s, own)
 
     def ended(self) -> Rollout:
         """Finish the last step and return all."""
-        self._hand_over()
+        self._finish(math.inf)
         return Rollout(lives=tuple(self.lives), handovers=tuple(self.handovers))
 
     def _startup_s(self, option: str) -> float:
         return self.startup_s if isinstance(self.startup_s, int | float) else self.startup_s[option]
 
-    def _hand_over(self) -> None:
-        """Give the gateway the pending step's plan and stop what is too many, the youngest first."""
-        assert self.pending is not None
-        at_s, step = self.pending
-        if step.plan is not None and step.plan is not self.handovers[-1].plan:
-            if at_s <= self.handovers[-1].at_s:
-                self.handovers.pop()
-            self.handovers.append(Handover(at_s=max(at_s, 0.0), plan=step.plan))
+    def _all_serve_s(self, at_s: float, counts: Mapping[str, int]) -> float:
+        """Return when so many replicas of each option serve, as far as they were started."""
+        numbers = [
+            n for option, count in counts.items() for n in self.alive.get(option, [])[:count]
+        ]
+        return max([at_s, *(self.lives[n].serves_s for n in numbers)])
+
+    def _finish(self, until_s: float) -> None:
+        """Do what of the pending step is due by a time: give the gateway its plan, stop what is too many."""
+        step = self.pending
+        if step is None:
+            return
+        if self.taken_s <= until_s:
+            self._hand_over(step)
+        if self.ready_s > until_s:
+            return
         for option, alive in self.alive.items():
             count = step.wanted.get(option, 0)
             for number in alive[count:]:
-                self.lives[number] = replace(self.lives[number], stops_s=at_s)
+                self.lives[number] = replace(self.lives[number], stops_s=self.ready_s)
             del alive[count:]
-        self.pending = None
+
+    def _hand_over(self, step: FleetStep) -> None:
+        """Give the gateway a step's plan; one that it had for no time at all is left out."""
+        if step.plan is None or step.plan is self.handovers[-1].plan:
+            return
+        if self.taken_s <= self.handovers[-1].at_s:
+            self.handovers.pop()
+        self.handovers.append(Handover(at_s=max(self.taken_s, 0.0), plan=step.plan))

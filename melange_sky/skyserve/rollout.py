@@ -43,7 +43,8 @@ class Rollout:
     """How a rollout waits: `report` is shown each event, `clock` and `sleep` are seconds.
 
     `switch` brings the traffic over to the services that it is given, and returns when nothing is sent
-    to, or runs at, what the plan no longer uses. It is called again by a rollout that is run again.
+    to, or runs at, what the plan no longer uses. It is called again by a rollout that is run again. `early` is
+    called once before, as soon as what grows was asked for.
     """
 
     report: Callable[[str], None]
@@ -53,6 +54,7 @@ class Rollout:
     grace_s: float = 900.0
     """Time to provision a node, on top of the service's own start-up delay."""
     switch: Callable[[Sequence[LiveService]], None] | None = None
+    early: Callable[[Sequence[LiveService]], None] | None = None
     claim: Claim = Claim()  # noqa: RUF009 - frozen
 
 
@@ -62,6 +64,8 @@ def roll_out(server: RolloutTarget, changes: Sequence[ServiceChange], rollout: R
     lowering = [c for c in changes if c.lowers]
     for change in growing:
         _apply(server, change, rollout)
+    if rollout.early is not None:
+        rollout.early(server.services())
     _wait_ready(server, growing, rollout)
     if rollout.switch is not None:
         rollout.switch(server.services())

@@ -223,6 +223,36 @@ def test_a_run_that_died_is_finished_by_the_next(
     assert server.counts() == schedule.timetable.running_at(noon)
 
 
+def test_gateways_need_not_wait_for_what_grows_for_a_later_hour(
+    reserved: Path, server: Memory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    schedule = read_schedule(reserved, 600)
+    carried(schedule, MONDAY + 5 * HOUR)
+    routes = tmp_path / "routes.json"
+
+    def die(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(applying.time, "sleep", die)
+    ahead = MONDAY + 10 * HOUR - timedelta(minutes=10)
+    with pytest.raises(KeyboardInterrupt):  # while the noon's replicas start
+        carry_out(schedule, Handover(routes=routes), lambda text: None, ahead)
+    assert server.counts() == schedule.timetable.running_at(ahead)
+    night = schedule.fleets[schedule.timetable.fleet_at(ahead)]
+    assert night.file is not None
+    assert json.loads(routes.read_text())["plan"] == json.loads(night.file.read_text())
+    routes.unlink()
+    noon = MONDAY + 10 * HOUR
+    for (
+        name,
+        service,
+    ) in server.live.items():  # none of them is ready yet: gateways keep what they have
+        server.live[name] = dataclasses.replace(service, replicas=())
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(schedule, Handover(routes=routes), lambda text: None, noon)
+    assert not routes.exists()
+
+
 def test_nothing_is_shrunk_while_what_grows_fails(reserved: Path, server: Memory) -> None:
     schedule = read_schedule(reserved, 600)
     carried(schedule, MONDAY + 5 * HOUR)

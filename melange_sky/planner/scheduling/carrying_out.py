@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def _carried_out(
     try:
         if schedule.timetable.running_at(moment):
             deployment = deployment_of(schedule, moment)
-            _bring_about(deployment, handover, tell)
+            _bring_about(deployment, fleet.counts, handover, tell)
         else:
             _stop_all(schedule, tell)
     except MelangeError as error:
@@ -79,11 +79,14 @@ def _carried_out(
     return CarriedOut(done=tuple(done))
 
 
-def _bring_about(deployment: Deployment, handover: Handover, tell: Event) -> None:
-    changes = deployment.changes()
+def _bring_about(
+    deployment: Deployment, needs: Mapping[str, int], handover: Handover, tell: Event
+) -> None:
+    """Carry out what differs; gateways are told of the hour's plan at once where what it `needs` is ready."""
+    changes, tells = deployment.changes(), handover.routes or handover.backends or handover.gateways
     if not is_settled(changes):
-        deployment.apply(changes, tell, handover)
-    elif handover.routes or handover.backends or handover.gateways:
+        deployment.apply(changes, tell, handover, needs if tells else None)
+    elif tells:
         deployment.apply(
             changes, _quiet, handover
         )  # an earlier run may have ended before it told them
