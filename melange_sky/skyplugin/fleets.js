@@ -84,7 +84,7 @@
     return el('tr', {'data-option': row.option}, [
       el('td', {}, [row.accelerators, el('small', {}, [place])]),
       el('td', {}, [row.service || 'none', el('small', {}, [row.status || 'status unknown']), row.endpoint ? el('small', {}, [link(row.endpoint)]) : null]),
-      el('td', {'class': 'n', 'data-figure': 'planned'}, [row.planned_replicas]),
+      el('td', {'class': 'n', 'data-figure': 'planned'}, [row.planned_replicas, moved(row)]),
       el('td', {'class': 'n', 'data-figure': 'live'}, [liveText(row), off]),
       el('td', {'class': 'n', 'data-figure': 'load'}, [percent(row.planned_load)]),
       observedLoad(row),
@@ -101,6 +101,11 @@
     return el('div', {'class': 'wide', tabindex: '0', role: 'region', 'aria-label': 'Options of ' + model.name}, [
       el('table', {}, [el('thead', {}, [el('tr', {}, heads)]), el('tbody', {}, model.options.map(optionRow))])
     ]);
+  }
+
+  function moved(row) {
+    if (row.planned_min_replicas === row.planned_max_replicas) return null;
+    return el('small', {}, [row.planned_min_replicas + ' to ' + row.planned_max_replicas + ' by SkyServe’s autoscaler']);
   }
 
   function observedLoad(row) {

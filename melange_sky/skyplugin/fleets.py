@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.plans import elastic_bounds
 from melange_sky.pricing.sanity import age_days
 from melange_sky.rendering import service_name
 from melange_sky.skyplugin.observed import observed_document
@@ -74,7 +75,8 @@ def fleet_document(
     """Return a plan with what runs of it and what its gateways saw: see `melange-sky help plugin` for the fields."""
     plan = found.plan
     models = [
-        _model(model, running, now, observed.get((found.id, model.name))) for model in plan.models
+        _model(plan, model, running, now, observed.get((found.id, model.name)))
+        for model in plan.models
     ]
     strays = _strays(plan, running)
     live = [row["live_usd_per_hour"] for model in models for row in model["options"]]
@@ -96,7 +98,7 @@ def fleet_document(
 
 
 def _model(
-    model: ModelPlan, running: Running, now: datetime, seen: ModelSeen | None
+    plan: Plan, model: ModelPlan, running: Running, now: datetime, seen: ModelSeen | None
 ) -> dict[str, Any]:
     verified = model.verification
     return {
@@ -115,9 +117,19 @@ def _model(
         },
         "observed": None if seen is None else observed_document(seen, now.timestamp()),
         "options": [
-            {**_option(model, one, running, now), **_observed(one, seen)}
+            {**_option(model, one, running, now), **_bounds(plan, one), **_observed(one, seen)}
             for one in model.allocations
         ],
+    }
+
+
+def _bounds(plan: Plan, allocation: Allocation) -> dict[str, int]:
+    """Return between which counts SkyServe may move an option's replicas; both are the plan's where it may not."""
+    elastic, planned = plan.elastic, allocation.instances
+    bounds = None if elastic is None else elastic_bounds(elastic, allocation, plan.headroom)
+    return {
+        "planned_min_replicas": planned if bounds is None else bounds.min_replicas,
+        "planned_max_replicas": planned if bounds is None else bounds.max_replicas,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from melange_sky.plans import elastic_bounds
 from melange_sky.pricing.sanity import age_days
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
 
@@ -167,7 +168,7 @@ def _against_plan(
             )
         if choice.usd_per_hour is None:
             continue
-        allowed = option.price_in(place) * allocation.instances
+        allowed = option.price_in(place) * _most_replicas(plan, allocation)
         asked = choice.usd_per_hour * launch.machines
         if asked > allowed * (1 + TOLERANCE):
             return (
@@ -175,6 +176,13 @@ def _against_plan(
                 f"{choice.source}), and the plan '{plan.name}' allows ${allowed:,.2f}/h for it"
             )
     return _too_old(launch, plan, option.places, limits, now)
+
+
+def _most_replicas(plan: Plan, allocation: Allocation) -> int:
+    """Return the replicas that a plan allows an option: more than planned where SkyServe may move them."""
+    elastic = plan.elastic
+    bounds = None if elastic is None else elastic_bounds(elastic, allocation, plan.headroom)
+    return allocation.instances if bounds is None else bounds.max_replicas
 
 
 def _place_of(choice: Choice, option: DeploymentOption) -> Offer | None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from melange_sky.planfile import dump_plan
-from melange_sky.plans import Plan
+from melange_sky.plans import Elastic, Plan
 from melange_sky.rendering import service_name
 from melange_sky.skyplugin.fleets import STATES, by_name, fleet_document, state_of
 from melange_sky.skyplugin.plan_folders import FoundPlan, PlanFolders
@@ -94,6 +94,15 @@ def test_what_is_reserved_is_billed_neither_planned_nor_live() -> None:
     live = running(name_of(plan, 0), replica(1), replica(2))
     document = fleet_document(found(plan), by_name([live]), NOW)
     assert document["live_usd_per_hour"] == document["planned_usd_per_hour"] == 1.006
+
+
+def test_the_counts_between_which_skyserve_may_move_replicas_are_shown() -> None:
+    plan = make_plan(fleet_id=ID)
+    (row, *_) = options(fleet_document(found(plan), by_name(()), NOW)).values()
+    assert (row["planned_min_replicas"], row["planned_max_replicas"]) == (1, 1)
+    moved = replace(plan, elastic=Elastic(max=3.0))
+    (row, *_) = options(fleet_document(found(moved), by_name(()), NOW)).values()
+    assert (row["planned_replicas"], row["planned_max_replicas"]) == (1, 3)
 
 
 def test_nothing_is_known_where_skyserve_could_not_be_asked() -> None:

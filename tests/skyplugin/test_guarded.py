@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from melange_sky.errors import InputError
-from melange_sky.plans import Plan
+from melange_sky.plans import Elastic, Plan
 from melange_sky.skyplugin.guard_settings import (
     GUARD_CLASS,
     SCHEMA,
@@ -114,6 +114,12 @@ def test_a_service_as_planned_passes() -> None:
 )
 def test_a_planned_service_is_held_to_its_plan(one: Launch, sentence: str) -> None:
     assert said(one) == sentence
+
+
+def test_replicas_that_skyserve_may_move_are_the_plans_up_to_its_bound() -> None:
+    moved = replace(plan(), elastic=Elastic(min=0.5, max=2.0))  # 1 to 4 of the two
+    assert said(launch(replicas=4), NONE, moved) is None
+    assert "allows $4.02/h for it" in (said(launch(replicas=5), NONE, moved) or "")
 
 
 def test_prices_that_are_too_old_are_told() -> None:
