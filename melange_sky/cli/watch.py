@@ -14,8 +14,8 @@ from melange_sky.cli.trace_options import trace_options
 if TYPE_CHECKING:
     from melange_sky.planner.watching.asking import WatchOptions
 
-FORBIDDEN = 5
-"""Exit code where a guard forbids the cure while the SLO is being missed."""
+FORBIDDEN = MISSED = 5
+"""Exit code where a guard forbids the cure while the SLO is being missed, and where a replay misses it."""
 
 
 @click.command()
@@ -97,6 +97,9 @@ def watch(folder: Path, output_format: str, explain: str | None, cron: bool, **f
         _cron(folder, WatchOptions(**flags))
         return
     options = WatchOptions(**flags)
+    if options.replay is not None:
+        _replay(folder, options, output_format)
+        return
     found = follow(folder, options, echo_event)
     if output_format == "json":
         echo_json(found.last)
@@ -109,6 +112,22 @@ def _cron(folder: Path, options: WatchOptions) -> None:
 
     click.echo(write_cron(folder, options), nl=False)
     click.echo(f"wrote {folder / CRON_FILE} and {folder / JOB_FILE}", err=True)
+
+
+def _replay(folder: Path, options: WatchOptions, output_format: str) -> None:
+    from melange_sky.planner.watching.document import backtest_document
+    from melange_sky.planner.watching.replay import backtest, write_replay
+    from melange_sky.report.backtest import backtest_text
+
+    found = backtest(folder, options, echo_event)
+    path = write_replay(found, folder)
+    if output_format == "json":
+        echo_json(backtest_document(found))
+    else:
+        click.echo(backtest_text(backtest_document(found)), nl=False)
+    click.echo(f"every look: {path}", err=True)
+    if not found.held:
+        raise click.exceptions.Exit(MISSED)
 
 
 def _explain(folder: Path, which: str, output_format: str) -> None:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from melange_sky.planner.watching.asking import WatchOptions
+from melange_sky.planner.watching.document import backtest_document
 from melange_sky.planner.watching.following import Followed, follow
+from melange_sky.planner.watching.replay import Backtest, backtest, write_replay
+from melange_sky.report.backtest import backtest_text
 from melange_sky.sdk.arguments import path_of
+from melange_sky.sdk.results import Shown, as_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from melange_sky.sdk.arguments import AnyPath
+
+
+class PlayedWatch(Shown, Backtest):
+    """What watching would have cost over a trace; printed as `watch --replay` shows it."""
+
+    __slots__ = ()
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `watch --replay --format json` prints."""
+        return backtest_document(self)
+
+    def __str__(self) -> str:
+        return backtest_text(self.document)
 
 
 def watch(
@@ -36,7 +54,7 @@ def watch(
     keep_failed: bool = False,
     seed: int = 0,
     on_event: Callable[[str], None] | None = None,
-) -> Followed:
+) -> Followed | PlayedWatch:
     """Follow the traffic of a plan folder's fleet; every look is a line in its watch.jsonl.
 
     Args:
@@ -62,7 +80,8 @@ def watch(
         on_event: Called with a sentence at each look; None says nothing.
 
     Returns:
-        The number of looks, the last one's line, and whether a guard forbade the cure while the SLO was missed.
+        The number of looks, the last one's line, and whether a guard forbade the cure while the SLO was missed; with
+        `replay` the backtest, whose lines are in watch.jsonl.
 
     Raises:
         InputError: The folder holds no plan of one model, or the traffic cannot be read.
@@ -87,4 +106,9 @@ def watch(
         keep_failed=keep_failed,
         seed=seed,
     )
-    return follow(Path(folder), options, on_event or (lambda _text: None))
+    tell = on_event or (lambda _text: None)
+    if options.replay is None:
+        return follow(Path(folder), options, tell)
+    found = backtest(Path(folder), options, tell)
+    write_replay(found, Path(folder))
+    return as_result(PlayedWatch, found)

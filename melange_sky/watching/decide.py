@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from melange_sky.watching.seen import Seen
 
 Mode = Literal["observe", "propose", "apply"]
+_MOST_REGRETS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,16 +33,20 @@ class Rules:
 
     `ahead_s` is how far savings are counted, `min_run_s` how long what started runs at least. A change must save
     `worth_fraction` of the fleet's cost beyond what it costs itself. A fleet shrinks after `agreeing` looks.
-    `target` is the SLO's attainment. An option that could not be had is left alone for `cool_down_s`.
+    `target` is the SLO's attainment. Where a fleet has to grow within `calm_s` of having shrunk, it shrinks no more for
+    that long, and twice as long each time that happens again. A need above what is served by `slack_fraction` is left to
+    the headroom. An option that could not be had is left alone for `cool_down_s`.
     """
 
     mode: Mode = "observe"
     target: float = 0.95
-    ahead_s: float = 3600.0
+    ahead_s: float = 7200.0
     min_run_s: float = 600.0
     worth_fraction: float = 0.02
     agreeing: int = 2
     cool_down_s: float = 1800.0
+    calm_s: float = 3600.0
+    slack_fraction: float = 0.03
     guard: GuardRails = NO_GUARD
 
 
@@ -52,7 +57,8 @@ class State:
     `changed_s` and `started_s`: when the fleet last changed, when something last started. `agreed`: how many looks
     in a row wanted less. `standing`: what was proposed and not followed. `without`: options that could not be had,
     until when. `missed`: looks in a row at which the SLO was missed. `target`: what a change will leave once it is
-    through, None where nothing is under way.
+    through, None where nothing is under way. `shrunk_s`: when it last shrank; `regrets`: how often in a row that was
+    too soon; until `calm_until_s` it does not shrink.
     """
 
     time: float | None = None
@@ -63,6 +69,18 @@ class State:
     without: Mapping[str, float] = field(default_factory=dict)
     missed: int = 0
     target: Counts | None = None
+    shrunk_s: float | None = None
+    regrets: int = 0
+    calm_until_s: float | None = None
+
+    def grown(self, now: float, calm_s: float) -> State:
+        """Return the state after a growth: one that comes soon after a fleet shrank calms."""
+        if self.shrunk_s is None:
+            return self
+        soon = now - self.shrunk_s <= calm_s
+        regrets = min(self.regrets + 1, _MOST_REGRETS) if soon else 0
+        until = now + calm_s * 2 ** (regrets - 1) if soon else self.calm_until_s
+        return replace(self, shrunk_s=None, regrets=regrets, calm_until_s=until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +124,15 @@ def decide(
     need = look.soon.high_rps
     if state.missed >= 2 and held == live:
         need = max(need, fleets.rate(live) * 1.05)  # the rates promise more than they hold
-    deciding = _Deciding(weigh=weigh, state=state, rules=rules, now=now, missed=missed)
-    if need > weigh.held_rate:
+    deciding = _Deciding(
+        weigh=weigh,
+        state=state,
+        rules=rules,
+        now=now,
+        missed=missed,
+        learns=look.later.band_origin == "assumed",
+    )
+    if need > weigh.held_rate * (1 + rules.slack_fraction):
         return deciding.grow(need)
     return deciding.save(max(need, look.later.high_rps))
 
@@ -149,6 +174,7 @@ class _Deciding:
     rules: Rules
     now: float
     missed: bool
+    learns: bool
 
     def grow(self, need: float) -> tuple[Decision, State]:
         """Return what a fleet that is too small becomes."""
@@ -175,7 +201,9 @@ class _Deciding:
             state = replace(state, agreed=0, standing=None)
             return self._told("keep", code, REASONS[code], found), state
         waiting = None
-        if state.started_s is not None and self.now - state.started_s < rules.min_run_s:
+        if self.learns or (state.calm_until_s or 0.0) > self.now:
+            waiting = "calm"
+        elif state.started_s is not None and self.now - state.started_s < rules.min_run_s:
             waiting = "min-run"
         elif state.agreed + 1 < rules.agreeing:
             waiting = "agree"
@@ -238,6 +266,10 @@ class _Deciding:
             state = replace(state, standing=target)
             return self._told("propose", code, message, found, target), state
         starts = any(a > b for a, b in zip(target, held, strict=True))
+        if reason in ("grow", "risk"):
+            state = state.grown(now, rules.calm_s)
+        elif fleets.rate(target) < fleets.rate(held):
+            state = replace(state, shrunk_s=now)
         state = replace(
             state,
             changed_s=now,

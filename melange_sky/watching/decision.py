@@ -17,6 +17,7 @@ REASONS: Mapping[str, str] = {
     "shrink": "a smaller fleet serves what is to come",
     "replace": "another fleet serves what is to come for less",
     "agree": "a smaller fleet would do; the next look must say so too",
+    "calm": "a smaller fleet would do; but too little is known yet, or one that shrank had to grow again soon",
     "min-run": "a smaller fleet would do; what started must run for a while first",
     "standing": "a proposal stands that nobody has followed yet",
     "no-fleet": "no fleet that is allowed serves what is to come",

@@ -1,8 +1,8 @@
 """The rate of the next minutes: a level times the shape of the same hours before, with a band learnt from its errors.
 
-Rates are kept in steps of five minutes. Three rules foretell the highest step within a horizon: the level of now
-times how the rate went on a week ago, the same a day ago, and a damped trend (Holt 1957; Gardner and McKenzie,
-Management Science 31, 1985). Of those that apply the one speaks that erred least over the last two hours. The band
+Rates are kept in steps of five minutes. Four rules foretell the highest step within a horizon: the level of now
+times how the rate went on a week ago, the same a day ago, a damped trend (Holt 1957; Gardner and McKenzie,
+Management Science 31, 1985), and the mean of the last half hour. Of those that apply the one speaks that erred least over the last two hours. The band
 above it is the quantile of its own errors over the last day, so that it holds what it promises whatever the
 traffic's nature. On held-back days the level times a shape beat seasonal-naive and Holt-Winters rules
 (tests/bench/bench_watch.py).
@@ -31,7 +31,8 @@ _SMOOTH = 3
 _HOLT = (0.6, 0.2, 0.95)
 """How much of the newest step enters level and trend, and how far the trend lives on per step."""
 
-RULES = ("week", "day", "trend")
+_STEADY = 6
+RULES = ("week", "day", "trend", "steady")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Forecast:
     """What is expected within `over_s` seconds, in requests per second.
 
     `level_rps` is now's, `expected_rps` the highest five minutes by the rule, `high_rps` what these exceed in one
-    of ten cases, never below the last five minutes. `rule`: week, day or trend. `band_origin`: learnt or assumed.
+    of ten cases, never below the last five minutes. `rule`: week, day, trend or steady. `band_origin`: learnt or assumed.
     """
 
     over_s: float
@@ -158,6 +159,7 @@ class Forecaster:
                 told[rule] = level * ratio
         base, slope = self._holt
         told["trend"] = max(base, base + self._ahead * slope, 0.0)
+        told["steady"] = float(np.nanmean(self._steps(last - _STEADY + 1, last + 1)))
         return told
 
     def _ratio(self, then: int) -> float | None:

@@ -29,7 +29,11 @@ from melange_sky.planner.plugin_files import PluginStatus
 from melange_sky.planner.profiling import ProfilingJob
 from melange_sky.planner.reprice import PlanDifference
 from melange_sky.planner.timetable import Timetable
+from melange_sky.planner.watching.document import backtest_document
 from melange_sky.planner.watching.entries import entry_of
+from melange_sky.planner.watching.replay import Backtest
+from melange_sky.planner.watching.replay import Contender as PlayedFleet
+from melange_sky.planner.watching.traffic import PlayedTraffic
 from melange_sky.plans import Plan, Verification
 from melange_sky.pricing.commitments.on_demand import Quote
 from melange_sky.pricing.commitments.store import PulledTerms
@@ -77,7 +81,7 @@ from melange_sky.watching.decision import Decision
 from melange_sky.watching.forecast import Forecast
 from melange_sky.watching.journal import JOURNAL_FILE
 from melange_sky.watching.seen import Seen
-from melange_sky.workload import Coverage
+from melange_sky.workload import Coverage, Workload
 from tests.docs.filled import Hollow, filled
 from tests.docs.reserve_documents import bounds, reservations, schedules
 from tests.factories import make_offer, make_plan
@@ -319,10 +323,34 @@ def _looks() -> Iterator[dict[str, Any]]:
             started_s=None if fleet is None else 0.0,
             standing=fleet,
             target=fleet,
+            shrunk_s=None if fleet is None else 0.0,
+            calm_until_s=None if fleet is None else 0.0,
             without={"a": 60.0},
         )
         entry = entry_of(seen, (told, told), decision, state, ("a",))
         yield {**entry, "previous_hash": None if fleet is None else "text"}
+
+
+def _backtests() -> Iterator[dict[str, Any]]:
+    traffic = PlayedTraffic(
+        source="text",
+        start=0.0,
+        counts=np.ones(3, dtype=np.int64),
+        rates_rps=np.ones(3),
+        workload=filled(Workload),
+        seed=0,
+        notes=("text",),
+    )
+    bare = PlayedFleet(name="text", usd=1.0, judged=None, changes=None)
+    yield backtest_document(
+        filled(
+            Backtest,
+            traffic=traffic,
+            contenders=(filled(PlayedFleet), bare),
+            perfect_usd=0.5,
+            reasons={"keep steady": 1},
+        )
+    )
 
 
 DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
@@ -335,6 +363,7 @@ DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {
     "bound": bounds,
     "schedule": schedules,
     "watch": _looks,
+    "watch-replay": _backtests,
     "capacity": _capacities,
     "models-show": _models,
     "models-list": _model_lists,

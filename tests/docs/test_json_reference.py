@@ -134,7 +134,8 @@ def test_a_field_that_is_not_documented_is_found() -> None:
 
 
 PRINTED = {"plan": ["plan"], "prices diff": ["prices-diff", "prices-diff-plan"]} | {
-    "profile run": ["profile-run", "profile-quick"]
+    "profile run": ["profile-run", "profile-quick"],
+    "watch": ["watch", "watch-replay"],
 }
 """Commands that print another document than that of their name, or several."""
 

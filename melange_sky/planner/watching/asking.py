@@ -76,8 +76,8 @@ class WatchOptions:
             routes=self.routes, backends=self.backends, gateways=gateways, drain_s=self.drain_s
         )
 
-    def rules(self, planned: Plan) -> Rules:
+    def rules(self, planned: Plan, mode: Mode | None = None) -> Rules:
         """Return how decisions are made for a plan; --policy stands in place of its `guard`."""
         guard = planned.guard if self.policy is None else load_guard(self.policy)
         (model,) = planned.models
-        return Rules(mode=cast("Mode", self.mode), target=model.slo.attainment, guard=guard)
+        return Rules(mode=mode or cast("Mode", self.mode), target=model.slo.attainment, guard=guard)

@@ -129,6 +129,9 @@ def _state(state: State, options: tuple[str, ...]) -> dict[str, Any]:
         "target": _named(state.target, options),
         "without": {name: _time(until) for name, until in state.without.items()},
         "missed": state.missed,
+        "shrunk": _time(state.shrunk_s),
+        "regrets": state.regrets,
+        "calm_until": _time(state.calm_until_s),
     }
 
 
@@ -150,6 +153,9 @@ def state_of(document: object, options: tuple[str, ...]) -> State:
         target=_counts(document.get("target"), options),
         without=until,
         missed=_whole(document.get("missed")),
+        shrunk_s=_seconds(document.get("shrunk")),
+        regrets=_whole(document.get("regrets")),
+        calm_until_s=_seconds(document.get("calm_until")),
     )
 
 

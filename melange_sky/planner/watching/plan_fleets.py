@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Set
 from dataclasses import replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from melange_sky.optimizer import Solution
     from melange_sky.plans import Plan
 
-RUNG = 1.01
+RUNG = 1.02
 """Rates are rounded up to powers of it, so that a week asks for a few hundred fleets at most."""
 _MOST_LOSSES = 3
 _SECONDS = 20.0
@@ -48,6 +49,7 @@ class PlanFleets:
         self.options = tuple(c.option.name for c in self._candidates)
         self.prices = tuple(c.option.price_usd_per_hour for c in self._candidates)
         self._served = served_by(self._problem, self.options)
+        self._chosen: set[str] = set()
         self._rates: dict[Counts, float] = {}
         self._found: dict[tuple[int, frozenset[str], Counts | None], Counts | None] = {}
         self._shrunk: dict[tuple[Counts, int], Counts] = {}
@@ -95,13 +97,14 @@ class PlanFleets:
         return found
 
     def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
-        """Return the cheapest fleet for a rate, a hundredth more at most."""
+        """Return the cheapest fleet for a rate, a fiftieth more at most."""
         return self._solved(rung(rate_rps), without, None)
 
     def grown(
         self, fleet: Counts, rate_rps: float, without: frozenset[str] = NOTHING
     ) -> Counts | None:
-        """Return what serves a rate with the least added to a fleet."""
+        """Return what serves a rate with the least added to a fleet, of what the cheapest fleets are made of."""
+        self.cheapest(rate_rps, without)
         return self._solved(rung(rate_rps), without, fleet)
 
     def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
@@ -136,8 +139,11 @@ class PlanFleets:
         self, rate_rps: float, without: frozenset[str], held: Counts | None
     ) -> Counts | None:
         problem = at_rate(self._problem, rate_rps)
+        running = {name for name, n in zip(self.options, held or (), strict=False) if n}
+        if held is not None:  # additions are chosen among what cheapest fleets are made of
+            problem = _among(problem, self._chosen | running)
         if without:
-            problem = _leaving_out(problem, without, held, self.options)
+            problem = _among(problem, set(self.options) - (without - running))
         if held is not None:
             kept = tuple(
                 instance_group(candidate, n)
@@ -147,13 +153,17 @@ class PlanFleets:
             rules = problem.constraints
             problem = replace(problem, constraints=replace(rules, minimum=rules.minimum + kept))
         try:
-            return self._counts(optimize(problem, SolveOptions(time_limit_s=_SECONDS)))
+            found = self._counts(optimize(problem, SolveOptions(time_limit_s=_SECONDS)))
         except (InfeasibleError, InputError, NoPlanInTimeError):
             return None
+        rows = zip(self.options, found, held or found, strict=True)
+        more = {name for name, n, had in rows if n > had}
+        return None if more & without else found
 
     def _counts(self, solution: Solution) -> Counts:
         (allocations,) = solution.allocations
         counts = {a.candidate.option.name: a.instances for a in allocations}
+        self._chosen |= set(counts)
         return tuple(counts.get(name, 0) for name in self.options)
 
 
@@ -162,18 +172,9 @@ def rung(rate_rps: float) -> int:
     return math.ceil(math.log(max(rate_rps, 1e-6)) / math.log(RUNG) - 1e-9)
 
 
-def _leaving_out(
-    problem: Problem, without: frozenset[str], held: Counts | None, names: tuple[str, ...]
-) -> Problem:
-    """Return a problem without options that cannot be had, those that run already aside."""
-    running = {name for name, n in zip(names, held or (), strict=False) if n}
+def _among(problem: Problem, names: Set[str]) -> Problem:
+    """Return a problem with these options alone, and the rules that speak of them."""
     (demand,) = problem.demands
-    options = tuple(
-        c
-        for c in demand.options
-        if c.option.name not in without or (held is not None and c.option.name in running)
-    )
-    if not options:
-        raise InfeasibleError("no option is left")
+    options = tuple(c for c in demand.options if c.option.name in names)
     rules = constraints_among(problem.constraints, [c.option for c in options])
     return replace(problem, demands=(replace(demand, options=options),), constraints=rules)

@@ -25,6 +25,11 @@ LEAP_S = 900.0
 """Time that leaps by more than so many looks, and by more than so long, is not believed."""
 
 
+GROW_QUANTILE, SHRINK_QUANTILE = 0.6, 0.9
+"""A fleet grows for what is exceeded in two of five cases, and shrinks to what is in one of ten: what lies between
+keeps chance from growing and shrinking it in turn. The headroom of every capacity stands beyond both."""
+
+
 class Source(Protocol):
     """Where looks come from: `observe` mode needs nothing else."""
 
@@ -74,8 +79,8 @@ class Watcher:
         self.state = State()
         self.startup_s = tuple(start_ups.of(name).seconds for name in fleets.options)
         usual = start_ups.longest_s(fleets.options)
-        self._soon = Forecaster(usual + every_s)
-        self._later = Forecaster(2 * usual + every_s)
+        self._soon = Forecaster(usual + every_s, GROW_QUANTILE)
+        self._later = Forecaster(2 * usual + every_s, SHRINK_QUANTILE)
         self._last_s: float | None = None
 
     def resume(self, lines: Sequence[Mapping[str, Any]]) -> None:

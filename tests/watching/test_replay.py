@@ -1,0 +1,163 @@
+"""A backtest: the watcher over hours of rates, its changes played through the simulator."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import melange_sky
+from melange_sky.planner.watching.asking import WatchOptions
+from melange_sky.planner.watching.document import backtest_document
+from melange_sky.planner.watching.playing import shifted
+from melange_sky.planner.watching.replay import backtest, write_replay
+from melange_sky.replay import FleetStep, rollout_of
+from melange_sky.report.backtest import backtest_text
+from melange_sky.watching.journal import Journal, read_journal
+from tests.cli.runner import call
+from tests.factories import make_model_plan
+
+SPEC = """\
+name: w
+model: meta-llama/Llama-3.1-8B-Instruct
+slo: {tpot_ms: 60, ttft_ms: 2000}
+workload: {rate_rps: 3, distribution: short-chat}
+resources: {accelerators: [L4, A10G], infra: aws}
+"""
+START = datetime(2026, 11, 2, tzinfo=timezone.utc)
+
+
+def rates_csv(path: Path, rates: list[float], step_s: int = 300) -> Path:
+    rows = [
+        f"{(START + timedelta(seconds=n * step_s)).isoformat()},{rate:.4f}\n"
+        for n, rate in enumerate(rates)
+    ]
+    path.write_text("time,rate_rps\n" + "".join(rows))
+    return path
+
+
+def swing(hours: int, low: float, high: float) -> list[float]:
+    steps = hours * 12
+    middle, half = (low + high) / 2, (high - low) / 2
+    return [middle - half * math.cos(2 * math.pi * n / steps) for n in range(steps)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("watch")
+    spec = place / "w.yaml"
+    spec.write_text(SPEC)
+    melange_sky.write(melange_sky.plan(spec, offline=True), place / "plan")
+    return place / "plan"
+
+
+def options(path: Path, **over: Any) -> WatchOptions:
+    return WatchOptions(replay=path, mode="apply", **over)
+
+
+def silent(_text: str) -> None:
+    """Hear nothing."""
+
+
+def test_a_swing_is_followed_and_held(folder: Path, tmp_path: Path) -> None:
+    path = rates_csv(tmp_path / "swing.csv", swing(8, 1.0, 8.0))
+    found = backtest(folder, options(path), silent)
+    assert found.held and not found.blocked
+    assert found.watched.judged is not None and found.watched.judged.whole
+    assert 0 <= found.above_perfect < 0.5
+    names = {one.name: one for one in found.contenders}
+    assert found.watched.usd < names["static peak"].usd
+    assert names["static peak"].changes == 0
+    document = backtest_document(found)
+    assert json.loads(json.dumps(document)) == document
+    assert "perfect foresight" in backtest_text(document)
+    again = backtest(folder, options(path), silent)
+    assert again.lines == found.lines
+    assert backtest_document(again) == document
+
+
+def test_its_journal_is_a_journal_and_never_overwrites_a_live_one(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rates_csv(tmp_path / "flat.csv", [2.0] * 24)
+    found = backtest(folder, options(path), silent, compare=False)
+    journal = write_replay(found, folder)
+    told = read_journal(journal)
+    assert len(told.lines) == 120
+    assert {line["decision"] for line in told.lines} == {"keep"}
+    assert {line["replay"] for line in told.lines} == {"flat.csv"}
+    backtest(folder, options(path), silent, compare=False)  # one of a replay is replaced
+    Journal(journal).append({"time": "2026-11-03T00:00:00Z", "decision": "keep"})
+    before = journal.read_bytes()
+    code, _, said = call(capsys, "watch", str(folder), "--replay", str(path))
+    assert code == 2
+    assert "tells of a live fleet" in said and said.count("\n") == 1
+    assert journal.read_bytes() == before
+    journal.unlink()
+
+
+def test_a_frozen_fleet_misses_and_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = rates_csv(tmp_path / "rise.csv", [1.0] * 12 + [25.0] * 12)
+    policy = tmp_path / "guard.yaml"
+    policy.write_text("freeze: true\n")
+    flags = ["--replay", str(path), "--policy", str(policy), "--format", "json"]
+    code, out, said = call(capsys, "watch", str(folder), *flags)
+    assert code == 5, said
+    document = json.loads(out)
+    assert document["blocked"] and not document["held"]
+    assert document["decisions"]["blocked freeze"] > 0
+    code, out, _ = call(capsys, "watch", str(folder), "--explain")
+    assert code == 0 and "blocked [freeze]" in out
+    code, out, _ = call(capsys, "watch", str(folder), "--explain", "3", "--format", "json")
+    assert len(json.loads(out)) == 3
+    (folder / "watch.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--replay", "nothing.csv"], "nothing.csv"),
+        (["--every", "0"], "--every"),
+        (["--every", "30", "--replay", "x.csv"], "--every: a replay looks every 20 s"),
+        (["--startup-s", "-1"], "--startup-s"),
+        (["--explain", "many"], "--explain: 'many' must be LAST or a number of lines"),
+        (["--policy", "nothing.yaml", "--once", "--observed", "x.yaml"], "nothing.yaml"),
+        (["--timezone", "UTC"], "name the trace with --replay"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], text: str
+) -> None:
+    Journal(folder / "watch.jsonl").append({"time": "x", "decision": "keep", "replay": "y"})
+    code, _, said = call(capsys, "watch", str(folder), *arguments)
+    (folder / "watch.jsonl").unlink()
+    assert code == 2
+    assert text in said and said.count("\n") == 1
+
+
+def test_an_hour_at_least(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = rates_csv(tmp_path / "short.csv", [1.0, 1.0])
+    code, _, said = call(capsys, "watch", str(folder), "--replay", str(path))
+    assert code == 2
+    assert "covers less than an hour" in said
+
+
+def test_a_part_of_a_rollout_begins_with_what_serves_then() -> None:
+    one, other = make_model_plan(), make_model_plan()
+    steps = [
+        FleetStep(at_s=0, plan=one, counts={"a10g": 1}),
+        FleetStep(at_s=1000, plan=other, counts={"a10g": 3}),
+    ]
+    part = shifted(rollout_of(steps, 600), 1200)
+    assert [(life.ordered_s, life.serves_s) for life in part.lives] == [
+        (-1200, 0),
+        (-200, 400),
+        (-200, 400),
+    ]
+    assert [(one.at_s, one.plan is other) for one in part.handovers] == [(0, False), (400, True)]

@@ -1,0 +1,96 @@
+"""Fleets whose answers can be reckoned by hand, and a watcher over rates that are made up."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from melange_sky.planner.watching.ticking import Tick, Watcher
+from melange_sky.watching.decide import Rules
+from melange_sky.watching.fleets import NOTHING, Counts
+from melange_sky.watching.provisioning import StartUps
+from melange_sky.watching.seen import Seen
+
+
+class ToyFleets:
+    """Options by name with (USD per hour, requests per second); what any fleet serves adds up."""
+
+    def __init__(self, most: int = 12, **options: tuple[float, float]) -> None:
+        self.options = tuple(options)
+        self.prices = tuple(price for price, _ in options.values())
+        self._rates = tuple(rate for _, rate in options.values())
+        self._most = most
+        self._known: dict[Any, Counts | None] = {}
+
+    def rate(self, fleet: Counts) -> float:
+        return sum(n * rate for n, rate in zip(fleet, self._rates, strict=True))
+
+    def cost(self, fleet: Counts) -> float:
+        return sum(n * price for n, price in zip(fleet, self.prices, strict=True))
+
+    def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
+        return self.grown(tuple(0 for _ in self.options), rate_rps, without)
+
+    def grown(
+        self, fleet: Counts, rate_rps: float, without: frozenset[str] = NOTHING
+    ) -> Counts | None:
+        key = fleet, math.ceil(rate_rps * 4) / 4, without
+        if key not in self._known:
+            self._known[key] = self._grown(*key)
+        return self._known[key]
+
+    def _grown(self, fleet: Counts, rate_rps: float, without: frozenset[str]) -> Counts | None:
+        most = [0 if name in without else self._most for name in self.options]
+        added = itertools.product(*(range(n + 1) for n in most))
+        ways = (tuple(a + b for a, b in zip(fleet, more, strict=True)) for more in added)
+        able = [way for way in ways if self.rate(way) >= rate_rps]
+        return min(able, key=lambda way: (self.cost(way), sum(way), way), default=None)
+
+    def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
+        key = fleet, math.ceil(rate_rps * 4) / 4
+        if key not in self._known:
+            self._known[key] = self._shrunk(*key)
+        return self._known[key]
+
+    def _shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
+        ways = itertools.product(*(range(n + 1) for n in fleet))
+        able = [way for way in ways if self.rate(way) >= rate_rps]
+        return min(able, key=lambda way: (self.cost(way), way), default=None)
+
+
+FLEETS = ToyFleets(small=(1.0, 5.0), large=(1.7, 10.0))
+
+
+def watcher(rules: Rules, startup_s: float = 600.0, every_s: float = 60.0, **over: Any) -> Watcher:
+    fleets: Any = over.get("fleets", FLEETS)
+    return Watcher(fleets, StartUps(given_s=startup_s), rules, every_s)
+
+
+def followed(
+    one: Watcher, rates: Iterable[float], first: dict[str, int], startup_s: float = 600.0
+) -> Iterator[Tick]:
+    """Look at each rate, a minute apart; what is decided is started at once and serves after its start-up."""
+    live, coming = dict(first), list[tuple[float, dict[str, int]]]()
+    for number, rate in enumerate(rates):
+        now = 1_790_000_000.0 + 60 * number
+        for _, target in [c for c in coming if c[0] <= now]:
+            live = dict(target)
+        coming = [c for c in coming if c[0] > now]
+        wanted = coming[-1][1] if coming else live
+        starting = {k: n - live.get(k, 0) for k, n in wanted.items() if n > live.get(k, 0)}
+        tick = one.tick(Seen(time=now, rate_rps=rate, live=live, starting=starting))
+        if tick.decision.verb == "apply" and tick.decision.target is not None:
+            target = dict(tick.decision.target)
+            grows = any(n > live.get(k, 0) for k, n in target.items())
+            coming = [(now + (startup_s if grows else 0.0), target)]
+        yield tick
+
+
+def actions(ticks: Iterable[Tick]) -> list[tuple[int, str]]:
+    return [(n, t.decision.reason) for n, t in enumerate(ticks) if t.decision.verb == "apply"]
+
+
+def poisson_like(mean: float, noise: float, count: int, rng: Any) -> list[float]:
+    return [max(0.0, mean * (1 + noise * rng.uniform(-1, 1))) for _ in range(count)]
