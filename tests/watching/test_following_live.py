@@ -96,7 +96,9 @@ def test_a_change_that_a_killed_watcher_left_is_finished_before_the_first_look(
         follow(folder, options, told.append)
     assert told[0] == "going on with a change that was under way (forth)"
     assert planned(folder) == server.options() == {"small": 1, "big": 3}
-    (line,) = [json.loads(row) for row in (folder / "watch.jsonl").read_text().splitlines()]
+    rows = (folder / "watch.jsonl").read_text().splitlines()
+    done, line = map(json.loads, rows)
+    assert (done["event"], "decision" in done) == ("done", False)
     assert line["observed"]["live"]["big"] == 3
 
 

@@ -143,13 +143,15 @@ def follow(
 
         actor = actor_of(folder, options)
     with locked(planned):
-        left = None if actor is None else _ended(actor, tell)
+        was_left, lost = (False, None) if actor is None else _ended(actor, tell)
         source = source_of(options, planned, folder if folder.is_dir() else folder.parent)
         follower = Follower(folder, options, source, actor)
         if actor is not None:  # nothing is under way any more
             follower.watcher.state = replace(follower.watcher.state, target=None)
-        if left is not None:
-            follower.failed(left, tell)
+        if lost is not None:
+            follower.failed(lost, tell)
+        elif was_left:
+            follower.note("done", "a change that an earlier watcher began is made", tell)
         looks = 0
         last: Tick | None = None
         try:
@@ -168,13 +170,12 @@ def follow(
     return Followed(looks=looks, last=None if last is None else last.entry, forbidden=forbidden)
 
 
-def _ended(actor: Actor, tell: Callable[[str], None]) -> MelangeError | None:
-    """End a change that an earlier watcher left under way; return why it could not be made, None where it could."""
+def _ended(actor: Actor, tell: Callable[[str], None]) -> tuple[bool, NotHadError | None]:
+    """End a change that an earlier watcher left; return whether there was one, and why it could not be made."""
     try:
-        actor.resume(tell)
+        return actor.resume(tell), None
     except NotHadError as error:
-        return error
-    return None
+        return True, error
 
 
 @contextlib.contextmanager
