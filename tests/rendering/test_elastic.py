@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from melange_sky.planner.serving import ServeOptions, plan_and_backends
 from melange_sky.plans import Elastic, Plan, cost_range, elastic_bounds
 from melange_sky.rendering import file_name, render_services, service_documents
 from melange_sky.report.elastic import elastic_text
+from melange_sky.skyplugin.guard_settings import GuardSettings
+from melange_sky.skyplugin.guarded import Choice, Launch, objection
 from melange_sky.skyserve import Action, LiveReplica, LiveService, compare, service_states
 from melange_sky.spec import Spec, load_spec
 from tests.factories import make_model_plan, make_plan
@@ -189,6 +192,29 @@ def test_a_gateway_that_goes_past_skyserve_s_balancers_is_refused() -> None:
     plan = elastic_plan(Elastic(max=2))
     with pytest.raises(InputError, match="--sky: the plan is elastic, and SkyServe scales by"):
         plan_and_backends(plan, ServeOptions(from_sky=True))
+
+
+@pytest.mark.parametrize(("asked", "refused"), [(8, False), (9, True)])
+def test_the_plugin_s_guard_allows_what_the_bounds_allow(asked: int, refused: bool) -> None:
+    plan = dataclasses.replace(elastic_plan(Elastic(max=2)), fleet_id="abcdef012345")
+    (name, document) = next(iter(service_documents(plan).items()))
+    option = plan.models[0].allocations[0].candidate.option
+    assert option.offer is not None
+    choice = Choice(
+        cloud=option.offer.cloud,
+        region=option.offer.region,
+        instance_type=option.offer.instance_type,
+        accelerators={option.accelerator: option.accelerator_count},
+        use_spot=False,
+        usd_per_hour=option.price_usd_per_hour,
+        source="test",
+    )
+    mark = document["_metadata"]["melange_sky"]
+    launch = Launch(name=name, mark=mark, replicas=asked, nodes=1, choices=(choice,))
+    now = datetime(2026, 9, 2, tzinfo=timezone.utc)
+    found = objection(launch, [plan], GuardSettings(), now)
+    assert (found is not None and "allows $8.05/h" in found) is refused, found
+    assert refused or found is None
 
 
 SPEC: dict[str, Any] = {
