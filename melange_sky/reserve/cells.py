@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from melange_sky.reserve.market import Group
 
-_MOST_CELLS = 220
+_MOST_CELLS = 48
 """So many spans at first; where rounding is what keeps the bound from the cost, more."""
 
 
@@ -41,16 +42,38 @@ def cells_of(groups: Sequence[Group], hours_each: float) -> list[Cell]:
     return cells
 
 
+def around_each(cells: Sequence[Cell], coarse: Sequence[Cell]) -> list[int]:
+    """Return which of coarser cells each cell is part of."""
+    places = sorted(range(len(coarse)), key=lambda n: (coarse[n].group, coarse[n].first))
+    starts = [(coarse[n].group, coarse[n].first) for n in places]
+    return [places[bisect_right(starts, (cell.group, cell.first)) - 1] for cell in cells]
+
+
 def finer(
     cells: Sequence[Cell], groups: Sequence[Group], changes: Sequence[Sequence[int]]
 ) -> list[Cell]:
-    """Return the cells cut where each group's costs change, and in halves; the same where none can be cut."""
+    """Return the cells cut where each group's costs change, else in halves; the same where none can be cut."""
     hours_each = cells[0].hours / (cells[0].last - cells[0].first)
+    cut = _cut(cells, groups, changes, hours_each)
+    if len(cut) > len(cells):
+        return cut
+    halves: list[list[int]] = [[] for _ in groups]
+    for cell in cells:
+        halves[cell.group].append((cell.first + cell.last) // 2)
+    return _cut(cells, groups, halves, hours_each)
+
+
+def _cut(
+    cells: Sequence[Cell],
+    groups: Sequence[Group],
+    changes: Sequence[Sequence[int]],
+    hours_each: float,
+) -> list[Cell]:
+    """Return the cells cut at places in their groups' periods, never between equal rates."""
     found = []
     for n, (group, places) in enumerate(zip(groups, changes, strict=True)):
-        here = [cell for cell in cells if cell.group == n]
-        halves = [(cell.first + cell.last) // 2 for cell in here]
-        rates = group.rates_rps[sorted({*(c.first for c in here), *halves, *places})]
+        firsts = (cell.first for cell in cells if cell.group == n)
+        rates = group.rates_rps[sorted({*firsts, *places})]
         starts = np.unique(np.searchsorted(group.rates_rps, rates, side="left"))
         found += _cells(n, group, starts.tolist(), hours_each)
     return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import highspy
@@ -13,15 +14,17 @@ from melange_sky.optimizer.program.highs import quiet_highs
 from melange_sky.reserve.depth_first import GAVE_UP, Cover, cheapest_cover_fast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.deadline import Deadline
-    from melange_sky.reserve.tariff import Tariff
+    from melange_sky.reserve.tariff import Bill, Tariff
 
     Floats = NDArray[np.float64]
 
-_MOST_NODES = 200_000
-"""Beyond so many nodes the search gives up for HiGHS: some tens of milliseconds."""
+_MOST_NODES = 10_000_000
+"""Beyond so many nodes the search gives up for HiGHS: some tenths of a second."""
 
 _SAME = 1e-9
 """Costs that differ by no more of the whole are the same."""
@@ -32,9 +35,10 @@ _MOST_CUTS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cheapest:
-    """A fleet, its cost, and what no fleet costs less than."""
+    """A fleet, how it is paid, its cost, and what no fleet costs less than."""
 
     fleet: Floats
+    bill: Bill
     cost: float
     bound: float
 
@@ -43,80 +47,131 @@ class Cheapest:
 class Covering:
     """Whole instances with worths @ instances ≥ 1 in every row, enough where `most` of each are rented.
 
-    `worths` is (rows × options), `most` (options).
+    `worths` is (rows × options), `most` (options). `along` makes one more row that holds for all fleets, near the
+    cheapest at prices, (options).
     """
 
     worths: Floats
     most: Floats
+    along: Callable[[Floats], Floats] | None = None
 
     def cheapest(self, tariff: Tariff, below: float, deadline: Deadline) -> Cheapest | None:
         """Return the cheapest fleet, with all that is free, None where none costs less than `below`.
 
+
         Raises TimeUpError.
         """
         base = tariff.base
-        needed = 1.0 - self.worths @ base
-        rows = needed > 0
+        kinds = _kinds(tariff)
+        options = np.array([k.option for k in kinds] + list(range(len(base))), dtype=np.intp)
+        widths = [kind.width for kind in kinds]
         program = _Whole(
-            options=np.array(
-                [s.option for s in tariff.steps if s.price > 0] + list(range(len(base))),
-                dtype=np.intp,
-            ),
-            prices=np.array([s.price for s in tariff.steps if s.price > 0]),
-            most=np.concatenate(
-                ([s.width for s in tariff.steps if s.price > 0], np.maximum(self.most - base, 0.0))
-            ),
-            worths=self.worths[rows] / needed[rows, None],
+            options=options,
+            prices=np.array([kind.price for kind in kinds]),
+            most=np.concatenate((widths, np.maximum(self.most - base, 0.0))),
+            rented_last=not tariff.pools,
         )
-        lines = [tariff.cut(np.array([pool.price for pool in tariff.pools]))]
+        lines = [tariff.cut(np.array([float(pool.prices[0]) for pool in tariff.pools]))]
         best: Cheapest | None = None
         while True:
-            found = program.solve(lines, below, deadline)
+            found = program.solve(lines, self._rows(base, lines[1:]), below, deadline)
             if found is None:  # nothing costs less than the best, by lines that lie below all costs
                 if best is None or best.cost > below:
                     return None
-                return Cheapest(fleet=best.fleet, cost=best.cost, bound=best.cost)
+                return replace(best, bound=best.cost)
             bound, counts = found
-            fleet = base + np.bincount(program.options, weights=counts, minlength=len(base))
-            cost = float(tariff.cost(fleet[None])[0])
+            fleet = base + np.bincount(options, weights=counts, minlength=len(base))
+            bill = tariff.bill(fleet[None], _steps(tariff, kinds, counts)[None])
+            cost = float(tariff.total(bill)[0])
             if best is None or cost < best.cost:
-                best = Cheapest(fleet=fleet, cost=cost, bound=bound)
+                best = Cheapest(fleet=fleet, bill=bill, cost=cost, bound=bound)
                 below = min(below, cost)
             if bound >= best.cost - _SAME * max(1.0, abs(best.cost)) or len(lines) > _MOST_CUTS:
-                return Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
-            lines.append(tariff.cut(tariff.bill(fleet[None])[2][0]))
+                return replace(best, bound=min(bound, best.cost))
+            lines.append(tariff.cut(bill.margins[0]))
+
+    def _rows(self, base: Floats, lines: list[tuple[float, Floats]]) -> Floats:
+        """Return the rows that are not satisfied by what is free, along lines too, for what is not free."""
+        worths = self.worths
+        if self.along is not None:
+            worths = np.vstack((worths, *(self.along(price) for _, price in lines if price.any())))
+        needed = 1.0 - worths @ base
+        rows = needed > 0
+        wanting: Floats = worths[rows] / needed[rows, None]
+        return wanting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """Steps of one option at one price above 0: their places in the tariff, and how many instances in all."""
+
+    option: int
+    price: float
+    width: float
+    places: tuple[int, ...]
+
+
+def _kinds(tariff: Tariff) -> list[_Kind]:
+    """Return the steps that cost something, those alike as one, by option and price."""
+    alike: dict[tuple[int, float], list[int]] = {}
+    for n, step in enumerate(tariff.steps):
+        if 0 < step.price < tariff.full[step.option]:
+            alike.setdefault((step.option, step.price), []).append(n)
+    return [
+        _Kind(
+            option=option,
+            price=price,
+            width=sum(tariff.steps[n].width for n in places),
+            places=tuple(places),
+        )
+        for (option, price), places in sorted(alike.items())
+    ]
+
+
+def _steps(tariff: Tariff, kinds: list[_Kind], counts: Floats) -> Floats:
+    """Return what each step of a tariff covers, (steps), where so many of each kind are used."""
+    taken = np.array([s.width if s.price <= 0 else 0.0 for s in tariff.steps])
+    for kind, count in zip(kinds, counts.tolist(), strict=False):
+        left = count
+        for place in kind.places:
+            taken[place] = min(left, tariff.steps[place].width)
+            left -= taken[place]
+    return taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Whole:
     """min max over lines of (constant + Σ price × x) with worths @ x ≥ 1 in every row, 0 ≤ x ≤ most whole.
 
-    Columns are instances at the steps' `prices`, then rented ones at those of the lines; `options` says of which
-    option each is, `worths`, (rows × options), what an instance of it does.
+    Columns are instances at the steps' `prices`, in order of option and price, then rented ones at those of the
+    lines; `options` says of which option each is.  With
+    `rented_last` an instance is rented only where all steps of its option are used up.
     """
 
     options: NDArray[np.intp]
     prices: Floats
     most: Floats
-    worths: Floats
+    rented_last: bool
 
     def solve(
-        self, lines: list[tuple[float, Floats]], below: float, deadline: Deadline
+        self, lines: list[tuple[float, Floats]], worths: Floats, below: float, deadline: Deadline
     ) -> tuple[float, Floats] | None:
         """Return the least cost under `below` and x, None where there is none. Raises TimeUpError."""
         deadline.check()
+        pairs = pairwise(lines)  # a mean of lines lies below the costs too
+        lines = [*lines, *(((a + b) / 2, (p + q) / 2) for (a, p), (b, q) in pairs)]
         price = np.array([np.concatenate((self.prices, line)) for _, line in lines])
         constant = np.array([constant for constant, _ in lines])
-        if not len(self.worths):
+        if not len(worths):
             least = float(constant.max())
             return (least, np.zeros(len(self.most))) if least < below else None
-        worth = self.worths[:, self.options]
+        worth = worths[:, self.options]
         used = np.flatnonzero((self.most > 0) & worth.any(axis=0))
         if (worth[:, used] @ self.most[used] < 1).any():
             return None
-        order = used[np.argsort(-price[0, used], kind="stable")]
+        order, follows = self._order(price.max(axis=0), used)
         price, worth = price[:, order], worth[:, order]
-        found = self._searched(constant, price, worth, self.most[order], below)
+        found = self._searched(constant, price, worth, (self.most[order], follows), below)
         if found is None:
             found = _branched(constant, price, worth, self.most[order], deadline)
         cost, counts = found
@@ -126,11 +181,31 @@ class _Whole:
         whole[order] = counts
         return cost, whole
 
-    @staticmethod
+    def _order(self, price: Floats, used: NDArray[np.intp]) -> tuple[NDArray[np.intp], Floats]:
+        """Return columns in the order in which they are tried, and which need the one before all used up.
+
+        Options of the dearest instances first; of one option the cheapest.
+        """
+        rented = used >= len(self.prices)
+        option = self.options[used]
+        dearest = np.zeros(int(option.max(initial=0)) + 1)
+        np.maximum.at(dearest, option, price[used])
+        order = np.lexsort((price[used], rented, option, -dearest[option]))
+        follows = np.zeros(len(used))
+        same = option[order][1:] == option[order][:-1]
+        follows[1:] = same & (self.rented_last | ~rented[order][1:])
+        return used[order], follows
+
     def _searched(
-        constant: Floats, price: Floats, worth: Floats, most: Floats, below: float
+        self,
+        constant: Floats,
+        price: Floats,
+        worth: Floats,
+        bounds: tuple[Floats, Floats],
+        below: float,
     ) -> tuple[float, Floats] | None:
         """Return the least cost and the counts by searching depth first, None: too long a search."""
+        most, follows = bounds
         worth = np.ascontiguousarray(worth.T)
         columns, rows = worth.shape
         cheap = np.full((len(price), columns + 1, rows), np.inf)
@@ -142,6 +217,7 @@ class _Whole:
         cover = Cover(
             price=np.ascontiguousarray(price),
             most=most.astype(np.int64),
+            follows=follows.astype(np.int64),
             worth=worth,
             cheap=np.ascontiguousarray(cheap.reshape(-1, rows)),
             left=np.ones((columns + 1, rows)),
@@ -154,7 +230,11 @@ class _Whole:
 
 
 def _branched(
-    constant: Floats, price: Floats, worth: Floats, most: Floats, deadline: Deadline
+    constant: Floats,
+    price: Floats,
+    worth: Floats,
+    most: Floats,
+    deadline: Deadline,
 ) -> tuple[float, Floats]:
     """Return the least cost and the counts by HiGHS; inf where there are none."""
     rows, columns = worth.shape

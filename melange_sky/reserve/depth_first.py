@@ -15,7 +15,8 @@ GAVE_UP = -1.0
 class Cover(NamedTuple):
     """min max_t (spent_t0 + Σ price_t × x) with Σ worth × x ≥ 1 for each row, 0 ≤ x ≤ most whole.
 
-    `price` is (tariffs × columns), `worth` (columns × rows), `most` and `counts` (columns). `cheap`,
+    `price` is (tariffs × columns), `worth` (columns × rows), `most` and `counts` (columns). A column that `follows`
+    the one before, (columns), is used only where that is used up. `cheap`,
     (tariffs × (columns + 1) by rows), is the least price of a whole row from a column on under a tariff;
     `left`, (columns + 1 × rows), begins with ones and is what is still needed there. `spent`, (tariffs × columns
     + 1), begins with what every fleet costs and is the cost of the columns before. `best` becomes the counts.
@@ -23,6 +24,7 @@ class Cover(NamedTuple):
 
     price: FloatRows
     most: Whole
+    follows: Whole
     worth: FloatRows
     cheap: FloatRows
     left: FloatRows
@@ -55,6 +57,8 @@ def _dearer(c: Cover, at: int, rows: int, than: float) -> bool:
 
 def _enough(c: Cover, at: int, rows: int) -> int:
     """Return how many of a column do all that it can for what is left."""
+    if c.follows[at] > 0 and c.counts[at - 1] < c.most[at - 1]:
+        return 0
     enough = 0
     for row in range(rows):
         if c.left[at, row] > 0.0 and c.worth[at, row] > 0.0:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.reserve.market import Box
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from melange_sky.reserve.cells import Cell
     from melange_sky.reserve.market import Group, Market
     from melange_sky.reserve.serving import Served
 
@@ -56,6 +55,10 @@ class Known:
         """Return the highest rate of a mix that a fleet serves."""
         return float(self._rates[place][mix])
 
+    def rates_of(self, place: int) -> Floats:
+        """Return the highest rates of all mixes that a fleet serves, (mixes)."""
+        return self._rates[place]
+
     @property
     def fleets(self) -> Floats:
         """All fleets, (fleets × options)."""
@@ -75,18 +78,30 @@ class Known:
     def cost(self, market: Market, units: Floats) -> Floats:
         """Return the rent of every scenario beside a purchase with the best known fleets, (scenarios), USD."""
         costs = np.zeros(len(market.question.scenarios))
-        box = Box(low=units, high=units)
         for group in market.groups:
             order, weights = self._order(group)
-            best = np.minimum.accumulate(market.tariff(group, box).cost(self.fleets[order]))
+            best = np.minimum.accumulate(market.beside(group, units).cost(self.fleets[order]))
             costs[group.scenario] += float(weights @ best[: len(weights)])
         return costs * market.question.hours_each
+
+    def cost_in(self, market: Market, units: Floats, cells: Sequence[Cell]) -> Floats:
+        """Return what `cost` does where every period of a cell has its rate: no more than that, (scenarios), USD."""
+        costs = np.zeros(len(market.question.scenarios))
+        for n, group in enumerate(market.groups):
+            here = [cell for cell in cells if cell.group == n]
+            order, _ = self._order(group)
+            best = np.minimum.accumulate(market.beside(group, units).cost(self.fleets[order]))
+            falling = self.rates[order, group.mix]
+            rates = np.array([cell.rate_rps for cell in here])
+            last = np.searchsorted(-falling, -rates, side="right") - 1
+            costs[group.scenario] += float(np.array([cell.hours for cell in here]) @ best[last])
+        return costs
 
     def running(self, market: Market, units: Floats, group: Group) -> Floats:
         """Return the best known fleet of every period of a group beside a purchase, (periods there × options)."""
         order = np.argsort(-self.rates[:, group.mix], kind="stable")
         fleets, rates = self.fleets[order], self.rates[order, group.mix]
-        costs = market.tariff(group, Box(low=units, high=units)).cost(fleets)
+        costs = market.beside(group, units).cost(fleets)
         least = np.minimum.accumulate(costs)
         first = np.maximum.accumulate(
             np.where(costs <= least, np.arange(len(costs)), 0)

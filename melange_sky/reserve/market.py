@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.reserve.tariff import Pool, Step, Tariff
+from melange_sky.reserve.levels import Levels
+from melange_sky.reserve.tariff import SURE, Pool, Step, Tariff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,30 +186,37 @@ class Market:
             paid = np.where(upfront > 0, self.question.budget_upfront_usd / upfront, np.inf)
         return Box(low=np.zeros(len(most)), high=np.minimum(most, np.floor(paid + _SAME)))
 
-    def tariff(self, group: Group, box: Box, prices: Floats | None = None) -> Tariff:
-        """Return what fleets cost in a group beside a box, at shadow prices, (purchases), of what lies between."""
-        prices = np.zeros(len(self.usd)) if prices is None else prices
-        steps, pools = [], []
-        for k in np.flatnonzero(group.active & (box.high > 0)).tolist():
-            option, low, high = self.alone[k], float(box.low[k]), float(box.high[k])
+    def tariff(self, group: Group, levels: Levels, prices: Floats | None = None) -> Tariff:
+        """Return what fleets cost in a group beside a box, at shadow prices, (levels), of what lies between."""
+        prices = np.zeros(len(levels.purchase)) if prices is None else prices
+        steps: list[Step] = []
+        tiers: dict[int, list[tuple[float, float, int]]] = {}
+        parts = [(k, SURE, units, 0.0) for k, units in enumerate(levels.box.low.tolist()) if units]
+        between = zip(levels.purchase.tolist(), levels.width.tolist(), prices.tolist(), strict=True)
+        parts += [(k, n, width, price) for n, (k, width, price) in enumerate(between)]
+        for k, level, width, price in parts:
+            if not group.active[k]:
+                continue
+            option = self.alone[k]
             if option is None:
-                bounds = (low, high)
-                pools.append(Pool.of(k, self.draws[k], group.rents, bounds, float(prices[k])))
-            else:
-                price = min(float(prices[k]), float(group.rents[option]))
-                steps.append(
-                    Step(purchase=k, option=option, low=low, width=high - low, price=price)
-                )
+                tiers.setdefault(k, []).append((price, width, level))
+            elif level == SURE or price < group.rents[option]:
+                steps.append(Step(purchase=k, option=option, width=width, price=price, level=level))
         steps.sort(key=lambda step: step.price)
+        pools = [Pool.of(k, self.draws[k], group.rents, tiers[k]) for k in sorted(tiers)]
         return Tariff(free=group.owned, full=group.rents, steps=tuple(steps), pools=tuple(pools))
 
-    def tariffs_by_period(self, box: Box, scenario: int) -> list[Tariff]:
+    def beside(self, group: Group, units: Floats) -> Tariff:
+        """Return what fleets cost in a group beside a purchase."""
+        return self.tariff(group, Levels.of(Box(low=units, high=units)))
+
+    def tariffs_by_period(self, units: Floats, scenario: int) -> list[Tariff]:
         """Return the tariff of every period of a scenario; groups share one. Periods without traffic have their own."""
         question, asked = self.question, self.question.scenarios[scenario]
         found: list[Tariff | None] = [None] * question.periods
         for group in self.groups:
             if group.scenario == scenario:
-                tariff = self.tariff(group, box)
+                tariff = self.beside(group, units)
                 for t in group.periods.tolist():
                     found[t] = tariff
         owned = question.owned_units()
@@ -226,6 +234,6 @@ class Market:
                         rates_rps=np.zeros(1),
                         periods=np.array([t], dtype=np.intp),
                     )
-                    idle[key] = self.tariff(alone, box)
+                    idle[key] = self.beside(alone, units)
                 found[t] = idle[key]
         return [tariff for tariff in found if tariff is not None]

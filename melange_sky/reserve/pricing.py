@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 
     from melange_sky.reserve.cells import Cell
     from melange_sky.reserve.known import Known
-    from melange_sky.reserve.market import Box, Market
-    from melange_sky.reserve.master import Relaxation
+    from melange_sky.reserve.levels import Levels
+    from melange_sky.reserve.market import Market
+    from melange_sky.reserve.master import Shadows
     from melange_sky.reserve.tariff import Tariff
 
     Floats = NDArray[np.float64]
@@ -26,89 +27,129 @@ _SAME = 1e-9
 
 
 class Tariffs:
-    """The known fleets beside a box: in which cells each serves, and what it costs there at any shadow prices.
+    """The known fleets beside a box in levels: where each serves, and what it costs there at any shadow prices.
 
     Purchases of one option cover its instances in order of their prices in a cell; arrays of them are (cells ×
-    options × purchases of the option).
+    options × slots), a slot per level of the option's purchases.
     """
 
-    def __init__(self, market: Market, cells: Sequence[Cell], known: Known, box: Box) -> None:
+    def __init__(self, market: Market, cells: Sequence[Cell], known: Known, levels: Levels) -> None:
         """Look the fleets up."""
-        self._market, self._cells, self._box = market, cells, box
-        self._fleets = known.fleets
-        self._counts = known.fleets.astype(np.intp).T.copy()
-        groups = [market.groups[cell.group] for cell in cells]
-        rates = np.array([cell.rate_rps for cell in cells])
-        self._fails = rates[:, None] > known.rates[:, [group.mix for group in groups]].T
-        active = np.array([group.active for group in groups])
-        self._rents = np.array([group.rents for group in groups])
-        free = np.array([group.owned for group in groups])
+        self._market, self._cells, self._levels = market, cells, levels
+        self._known = known
+        self._groups = [market.groups[cell.group] for cell in cells]
+        active = np.array([group.active for group in self._groups])
+        self._rents = np.array([group.rents for group in self._groups])
+        self._free = np.array([group.owned for group in self._groups])
         alone = market.alone
-        self._steps = np.array([k for k, j in enumerate(alone) if j is not None], dtype=np.intp)
-        self._options = np.array([j for j in alone if j is not None], dtype=np.intp)
+        for k, option in enumerate(alone):
+            if option is not None:
+                self._free[:, option] += active[:, k] * levels.box.low[k]
+        of_option = [(n, alone[k]) for n, k in enumerate(levels.purchase.tolist())]
+        self._places = np.array([n for n, j in of_option if j is not None], dtype=np.intp)
+        self._options = np.array([j for _, j in of_option if j is not None], dtype=np.intp)
         self._slots = np.array(
             [(self._options[:n] == j).sum() for n, j in enumerate(self._options)], dtype=np.intp
         )
-        self._widths = np.zeros((*free.shape, int(self._slots.max(initial=0)) + 1))
-        for k, j, slot in zip(self._steps, self._options, self._slots, strict=True):
-            free[:, j] += active[:, k] * box.low[k]
-            self._widths[:, j, slot] = active[:, k] * (box.high[k] - box.low[k])
-        most = np.arange(int(self._counts.max(initial=0)) + 1.0)
-        self._beyond = np.maximum(most - free[:, :, None], 0.0)
+        self._widths = np.zeros((*self._free.shape, int(self._slots.max(initial=-1)) + 1))
+        here = active[:, levels.purchase[self._places]]
+        self._widths[:, self._options, self._slots] = here * levels.width[self._places]
         pools = [k for k, j in enumerate(alone) if j is None]
-        self._has_pools = bool((active[:, pools] & (box.high[pools] > 0)).any())
+        self._has_pools = bool((active[:, pools] & (levels.box.high[pools] > 0)).any())
+        self._look_up()
 
-    def best(self) -> list[int]:
-        """Return the cheapest fleet of every cell where the purchases between cost nothing."""
-        prices = np.zeros((len(self._cells), len(self._market.usd)))
-        places: list[int] = self._costs(prices).argmin(axis=1).tolist()
-        return places
+    def _look_up(self) -> None:
+        """Take in what fleets are known by now."""
+        known = self._known
+        self._fleets = known.fleets
+        self._counts = known.fleets.astype(np.intp).T.copy()
+        rates = np.array([cell.rate_rps for cell in self._cells])
+        mixes = [group.mix for group in self._groups]
+        self._fails = rates[:, None] > known.rates[:, mixes].T
+        most = np.arange(int(self._counts.max(initial=0)) + 1.0)
+        self._beyond = np.maximum(most - self._free[:, :, None], 0.0)
 
-    def cheaper(
-        self, relaxation: Relaxation
-    ) -> Iterator[tuple[int, Tariff, NDArray[np.intp], float]]:
+    def cheapest(self, prices: Floats) -> tuple[NDArray[np.intp], Floats]:
+        """Return the cheapest known fleet of every cell at prices, (cells × levels), and what it costs an hour."""
+        costs = self._costs(prices)
+        places = costs.argmin(axis=1)
+        return places, costs[np.arange(len(costs)), places]
+
+    def near(self, prices: Floats) -> Iterator[tuple[int, Tariff, NDArray[np.intp]]]:
+        """Yield every cell with a tariff at prices, (cells × levels), and its cheapest known fleets."""
+        costs = self._costs(prices)
+        few = min(_AT_ONCE, costs.shape[1] - 1)
+        for g, places in enumerate(np.argpartition(costs, few, axis=1)[:, :_AT_ONCE]):
+            serve = places[np.isfinite(costs[g, places])]
+            yield g, self._market.tariff(self._groups[g], self._levels, prices[g]), serve
+
+    def cheaper(self, shadows: Shadows) -> Iterator[tuple[int, Tariff, NDArray[np.intp], float]]:
         """Yield cells with a tariff, some fleets cheaper than its dual, and what that may gain in USD."""
-        costs = self._costs(relaxation.prices)
+        costs = self._costs(shadows.prices)
         few = min(_AT_ONCE, costs.shape[1] - 1)
         places = np.argpartition(costs, few, axis=1)[:, :_AT_ONCE]
         best = np.take_along_axis(costs, places, axis=1)
-        duals = relaxation.duals
+        duals = shadows.duals
         cheap = best < (duals - _SAME * np.maximum(1.0, np.abs(duals)))[:, None]
-        for g in np.flatnonzero(cheap.any(axis=1) & (relaxation.weights > 0)).tolist():
-            gain = (duals[g] - float(best[g].min())) * relaxation.weights[g]
-            yield g, self._tariff(g, relaxation.prices[g]), places[g][cheap[g]], float(gain)
+        for g in np.flatnonzero(cheap.any(axis=1) & (shadows.weights > 0)).tolist():
+            gain = (duals[g] - float(best[g].min())) * shadows.weights[g]
+            yield g, self.tariff(g, shadows), places[g][cheap[g]], float(gain)
 
-    def _tariff(self, g: int, prices: Floats) -> Tariff:
-        return self._market.tariff(self._market.groups[self._cells[g].group], self._box, prices)
+    def tariff(self, g: int, shadows: Shadows) -> Tariff:
+        """Return what fleets cost in a cell."""
+        return self._market.tariff(self._groups[g], self._levels, shadows.prices[g])
 
     def _costs(self, prices: Floats) -> Floats:
-        """Return what fleets cost at prices, (cells × purchases): (cells × fleets), inf where one does not serve."""
+        """Return what fleets cost at prices, (cells × levels): (cells × fleets), inf where one does not serve."""
+        if len(self._known) > len(self._fleets):
+            self._look_up()
+        table, rest = self._table(prices)
+        costs = np.zeros(self._fails.shape)
+        for option, counts in enumerate(self._counts):
+            costs += table[:, option, counts]
         if self._has_pools:
-            costs = np.array(
-                [self._tariff(g, row).cost(self._fleets) for g, row in enumerate(prices)]
-            )
-        else:
-            table = self._table(prices)
-            costs = np.zeros(self._fails.shape)
-            for option, counts in enumerate(self._counts):
-                costs += table[:, option, counts]
+            for g in range(len(self._cells)):
+                costs[g] -= self._pooled(
+                    self._market.tariff(self._groups[g], self._levels, prices[g]), rest[g]
+                )
         costs[self._fails] = np.inf
         return costs
 
-    def _table(self, prices: Floats) -> Floats:
-        """Return what 0, 1, … instances of each option cost, (cells × options × counts)."""
+    def _pooled(self, tariff: Tariff, rest: Floats) -> Floats:
+        """Return what pools save each fleet, (fleets); `rest`, (options × counts), is what steps leave."""
+        saved = np.zeros(len(self._fleets))
+        left = {j: rest[j][self._counts[j]] for pool in tariff.pools for j in pool.order.tolist()}
+        for pool in tariff.pools:
+            used = np.zeros(len(saved))
+            for j, worth in zip(pool.order.tolist(), pool.worths.tolist(), strict=True):
+                room = float(pool.widths[pool.prices < worth].sum())
+                drawn = np.minimum(left[j] * pool.draws[j], np.maximum(room - used, 0.0))
+                used += drawn
+                saved += worth * drawn
+                left[j] = left[j] - drawn / pool.draws[j]
+            ends = np.concatenate(([0.0], np.cumsum(pool.widths)))
+            paid = np.concatenate(([0.0], np.cumsum(pool.widths * pool.prices)))
+            saved -= np.interp(used, ends, paid)
+        return saved
+
+    def _table(self, prices: Floats) -> tuple[Floats, Floats]:
+        """Return what 0, 1, … instances of each option cost, (cells × options × counts), and those rented."""
         own = np.zeros(self._widths.shape)
-        capped = np.minimum(prices[:, self._steps], self._rents[:, self._options])
+        capped = np.minimum(prices[:, self._places], self._rents[:, self._options])
         own[:, self._options, self._slots] = capped
+        widths = self._widths.copy()
+        widths[:, self._options, self._slots] *= capped < self._rents[:, self._options]
         order = np.argsort(own, axis=2, kind="stable")
         own = np.take_along_axis(own, order, axis=2)
-        widths = np.take_along_axis(self._widths, order, axis=2)
+        widths = np.take_along_axis(widths, order, axis=2)
         rest = self._beyond
         table: Floats = np.zeros(rest.shape)
         for slot in range(widths.shape[2]):
             width = widths[:, :, slot, None]
+            if not width.any():
+                continue
             taken = np.minimum(rest, width)
             table += own[:, :, slot, None] * taken
             rest = rest - taken
         table += rest * self._rents[:, :, None]
-        return table
+        return table, rest

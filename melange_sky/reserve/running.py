@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.reserve.chronology import cheapest_path
-from melange_sky.reserve.market import Box
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +44,7 @@ def run_beside(search: Search, units: Floats, scenario: int) -> Running:
     if question.startup_hours <= 0 and question.min_run_hours <= question.hours_each:
         return Running(fleets=fleets, cost_usd=float(free))
     frontier = np.unique(np.vstack((np.zeros((1, fleets.shape[1])), fleets)), axis=0)
-    tariffs = search.market.tariffs_by_period(Box(low=units, high=units), scenario)
+    tariffs = search.market.tariffs_by_period(units, scenario)
     costs = _costs(search, scenario, frontier, tariffs)
     starts = _Starts(frontier, tariffs, question.startup_hours)
     least = math.ceil(question.min_run_hours / question.hours_each - _ROUNDING)
@@ -78,7 +77,7 @@ class _Starts:
         """Return the costs in a period, (from × to)."""
         tariff = self._tariffs[period]
         if id(tariff) not in self._known:
-            rented = tariff.bill(self._frontier)[0]
+            rented = tariff.bill(self._frontier).rest
             cost = np.zeros((len(rented), len(rented)))
             for k, price in enumerate(tariff.full.tolist()):
                 counts = self._frontier[:, k]
@@ -90,10 +89,10 @@ class _Starts:
 
 def covered(search: Search, units: Floats, running: Running) -> Floats:
     """Return what of the base case's fleets owned and bought units pay for, (periods × options)."""
-    tariffs = search.market.tariffs_by_period(Box(low=units, high=units), 0)
+    tariffs = search.market.tariffs_by_period(units, 0)
     paid = np.zeros_like(running.fleets)
     for t, tariff in enumerate(tariffs):
-        paid[t] = running.fleets[t] - tariff.bill(running.fleets[t][None])[0][0]
+        paid[t] = running.fleets[t] - tariff.bill(running.fleets[t][None]).rest[0]
     return paid
 
 
@@ -103,19 +102,18 @@ def used_fractions(search: Search, units: Floats, runs: list[Running]) -> Floats
     By the scenarios' weights. Free units that a period could do without are not needed there.
     """
     market, question = search.market, search.market.question
-    box = Box(low=units, high=units)
     used = np.zeros(len(units))
     for s, running in enumerate(runs):
         lean: dict[tuple[bytes, int], _Lean] = {}
-        tariffs = market.tariffs_by_period(box, s)
+        tariffs = market.tariffs_by_period(units, s)
         for t in np.flatnonzero(question.scenarios[s].rate_rps > 0).tolist():
             fleet, mix = running.fleets[t], int(question.mix[t])
             key = (fleet.tobytes(), id(tariffs[t]))
             if key not in lean:
                 lean[key] = _Lean(search, mix, tariffs[t], fleet)
             needed = lean[key].at(float(question.scenarios[s].rate_rps[t]))
-            for k, amount in tariffs[t].bill(needed[None])[1].items():
-                used[k] += float(amount[0]) * market.weights[s]
+            for k, amount in tariffs[t].used(needed).items():
+                used[k] += amount * market.weights[s]
     hours = units * market.active.sum(axis=1)
     fractions: Floats = np.full(len(used), np.nan)
     np.divide(used, hours, out=fractions, where=hours > 0)

@@ -1,8 +1,8 @@
 """The search for a purchase: branch and bound over boxes of purchases.
 
 A box's bound is a linear program over fleets (`master.py`) to which fleets are added until none could lower it
-(`serving.py` finds the cheapest fleet at any prices); with one purchase in the box that program is exact, so that
-the search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
+(`bounding.py`; `serving.py` finds the cheapest fleet at any prices); a box of one purchase is priced, so that the
+search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
 fleets found so far (`known.py`), and what looks best is priced with the cheapest fleets of all.
 """
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
+from melange_sky.reserve.bounding import Bounds, Shade
 from melange_sky.reserve.cells import Cell, cells_of, finer
+from melange_sky.reserve.levels import Levels
 from melange_sky.reserve.market import Box, Market
-from melange_sky.reserve.master import Master, Relaxation
-from melange_sky.reserve.pricing import Tariffs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 _SAME = 1e-9
 """Costs that differ by no more of the whole are the same."""
 
-_TURNS = 4
-"""Every so many cells are asked for new fleets at a time: what is found in one serves its neighbours."""
+_PART = 1e-6
+"""A level bought less than so far from whole is whole."""
 
-_STEP = 1e-4
-"""A bound that could rise by less of the cost, or of what smaller boxes have to close, is left for those."""
+_FEW = 12
+"""Of so many purchases each is tried at every step."""
+
+_UNITS = 30
+"""Of a box of so many units each is a level from the start, of a larger one those near the best known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +67,17 @@ class _Tree:
     value: float
     done: float = np.inf
     here: float = np.inf
-    waiting: list[tuple[float, int, Box]] = field(default_factory=list)
+    waiting: list[tuple[float, int, Box, Shade | None]] = field(default_factory=list)
     order: Iterator[int] = field(default_factory=count)
 
     @property
     def floor(self) -> float:
         """What no purchase comes below."""
-        return min([self.value, self.done, self.here, *(least for least, _, _ in self.waiting[:1])])
+        return min([self.value, self.done, self.here, *(first[0] for first in self.waiting[:1])])
 
-    def put(self, least: float, box: Box) -> None:
+    def put(self, least: float, box: Box, shade: Shade | None = None) -> None:
         """Let a box wait."""
-        heapq.heappush(self.waiting, (least, next(self.order), box))
+        heapq.heappush(self.waiting, (least, next(self.order), box, shade))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,10 +92,14 @@ class Search:
     progress: Callable[[float, float], None] = field(default=lambda _cost, _bound: None)
     priced: set[bytes] = field(default_factory=set)
     cells: list[Cell] = field(init=False)
+    cuts: list[set[float]] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Put the periods in cells."""
+        """Put the periods in cells, and the units in levels."""
         self.cells = cells_of(self.market.groups, self.market.question.hours_each)
+        high = self.market.root.high
+        most = high if high.sum() <= _UNITS else np.zeros(len(high))
+        self.cuts = [set(np.arange(count + 1.0).tolist()) for count in most]
 
     def best(self, starts: Sequence[Floats]) -> Answer:
         """Return the best purchase, proven to `within` of its cost if time suffices; `starts` are guesses.
@@ -104,35 +111,97 @@ class Search:
         tree = _Tree(units=units, value=self.value(units))
         if self.market.root.is_point:  # nothing to buy
             return Answer(units=units, value=tree.value, bound=tree.value)
-        proven = -np.inf
+        tree.put(-np.inf, self.market.root)
         try:
             for start in starts:
                 self._try(tree, start)
-            self._improve(tree)
-            cells: list[Cell] = []
-            while proven < tree.value - self._room(tree.value) and len(self.cells) > len(cells):
-                proven, cells = max(proven, self._explored(tree)), self.cells
-                self.cells = self._finer(tree.units)
+            self._improve(tree, np.ones(len(units)))
+            while tree.waiting and tree.floor < tree.value - self._room(tree.value):
+                self._split(tree)
+                self.progress(tree.value, tree.floor)
         except TimeUpError:
-            proven = max(proven, tree.floor)  # the boxes that wait say what is not proven
+            pass  # the boxes that wait say what is not proven
         units = self._needed(tree.units, tree.value)
-        return Answer(units=units, value=self.value(units), bound=min(proven, tree.value))
+        return Answer(units=units, value=self.value(units), bound=min(tree.floor, tree.value))
 
-    def _explored(self, tree: _Tree) -> float:
-        """Return the bound of all purchases with the cells as they are. Raises TimeUpError."""
-        tree.done, tree.waiting = np.inf, []
-        tree.put(-np.inf, self.market.root)
-        while tree.waiting and tree.floor < tree.value - self._room(tree.value):
-            self._split(tree)
-            self.progress(tree.value, tree.floor)
-        return tree.floor
+    def _split(self, tree: _Tree) -> None:
+        """Bound the box that waits first, try what its program buys, and put its parts in its place."""
+        tree.here, _, box, above = heapq.heappop(tree.waiting)
+        if box.is_point:
+            self._try(tree, box.low)
+            tree.done, tree.here = min(tree.done, self.value(box.low)), np.inf
+            return
+        for k, bought in enumerate(tree.units.tolist()):
+            self.cuts[k] |= {bought - 1, bought, bought + 1} if bought else set()
+        shade = self._bounds(tree).of(
+            Levels.of(box, self.cuts), tree.value, lambda bound: self._raise(tree, bound), above
+        )
+        units = shade.levels.units(shade.bought)
+        for tried in self._rounded(units, box):
+            if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
+                self._try(tree, tried)
+        self._improve(tree, units)
+        room = tree.value - tree.here
+        if room <= self._room(tree.value):
+            tree.done = min(tree.done, tree.here)
+        elif self._sharpened(shade, tree) or (self._levelled(shade) and above is None):
+            tree.put(tree.here, shade.kept, shade)
+        else:
+            parts = [shade.kept] if shade.kept.is_point else shade.parts(self.market.usd)
+            for part in filter(self._payable, parts):
+                tree.put(tree.here, part, shade)
+        tree.here = np.inf
 
-    def _finer(self, units: Floats) -> list[Cell]:
-        """Return finer cells: cut where what the periods cost changes, with a purchase and without."""
+    def _bounds(self, tree: _Tree) -> Bounds:
+        return Bounds(
+            market=self.market,
+            known=self.known,
+            measure=self.measure,
+            cells=self.cells,
+            units=tree.units,
+            within=self.within,
+            scale=self._scale(tree.value),
+            deadline=self.deadline,
+        )
+
+    def _raise(self, tree: _Tree, bound: float) -> None:
+        """Let the box at hand have a bound, and tell."""
+        tree.here = max(tree.here, bound)
+        self.progress(tree.value, tree.floor)
+
+    def _levelled(self, shade: Shade) -> bool:
+        """Cut levels that are bought in part; return whether there are any."""
+        levels, bought = shade.levels, shade.bought
+        coarse = (levels.width > 1) & (bought > _PART) & (bought < levels.width - _PART)
+        for k, units in zip(levels.purchase[coarse], (levels.start + bought)[coarse], strict=True):
+            self.cuts[k] |= {float(np.floor(units)), float(np.floor(units)) + 1}
+        return bool(coarse.any())
+
+    def _sharpened(self, shade: Shade, tree: _Tree) -> bool:
+        """Cut cells finer where their rounding is much of what keeps the bound from the cost; return whether."""
+        box = shade.levels.box
+        rounded = np.clip(np.round(shade.levels.units(shade.bought)), box.low, box.high)
+        pair = [tree.units, rounded]
+        if max(self._lost(units) for units in pair) <= (tree.value - tree.here) / 4:
+            return False
+        cells = self._finer(pair)
+        is_finer = len(cells) > len(self.cells)
+        self.cells = cells
+        return is_finer
+
+    def _lost(self, units: Floats) -> float:
+        """Return what the measure loses where every period of a cell has its lowest rate."""
+        paid = float(self.market.usd @ units)
+        known, market = self.known, self.market
+        whole = self.measure.of(known.cost(market, units) + paid)
+        return whole - self.measure.of(known.cost_in(market, units, self.cells) + paid)
+
+    def _finer(self, purchases: Sequence[Floats]) -> list[Cell]:
+        """Return finer cells: cut where what the periods cost changes beside some purchases."""
         changes: list[list[int]] = []
         for group in self.market.groups:
             places: set[int] = set()
-            for bought in (units, np.zeros(len(units))):
+            for bought in purchases:
                 fleets = self.known.running(self.market, bought, group)
                 places.update(
                     (np.flatnonzero((np.diff(fleets, axis=0) != 0).any(axis=1)) + 1).tolist()
@@ -140,27 +209,15 @@ class Search:
             changes.append(sorted(places))
         return finer(self.cells, self.market.groups, changes)
 
-    def _split(self, tree: _Tree) -> None:
-        """Bound the box that waits first, try what its program buys, and put its parts in its place."""
-        tree.here, _, box = heapq.heappop(tree.waiting)
-        relaxation, box = self._bounded(box, tree)
-        for tried in self._rounded(relaxation.units, box):
-            if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
-                self._try(tree, tried)
-                self._improve(tree)
-        least, tree.here = tree.here, np.inf
-        if box.is_point or least >= tree.value - self._room(tree.value):
-            tree.done = min(tree.done, least)
-            return
-        for part in filter(self._payable, _parts(box, relaxation, self.market.usd)):
-            tree.put(least, part)
-
     def by_steps(self) -> float:
         """Return the cost of what single steps and exchanges from nothing lead to, by the known fleets alone."""
         units = np.zeros(len(self.market.usd))
         value = self._quick(units)
+        every = np.flatnonzero(self.market.root.high > 0).tolist()
         while True:
-            ways = [(self._quick(moved), n, moved) for n, moved in enumerate(self._moves(units))]
+            ways = [
+                (self._quick(moved), n, moved) for n, moved in enumerate(self._moves(units, every))
+            ]
             least, _, moved = min(ways, default=(np.inf, 0, units))
             if not least < value - _SAME * self._scale(value):
                 return value
@@ -187,7 +244,7 @@ class Search:
         """
         if units.tobytes() not in self.priced:
             for group in self.market.groups:
-                self._price(group, self.market.tariff(group, Box(low=units, high=units)))
+                self._price(group, self.market.beside(group, units))
             self.priced.add(units.tobytes())
         return self.known.cost(self.market, units) + float(self.market.usd @ units)
 
@@ -226,22 +283,30 @@ class Search:
             tree.units, tree.value = units, value
         return better
 
-    def _improve(self, tree: _Tree) -> None:
-        """Go where single steps and exchanges of units lead to."""
+    def _improve(self, tree: _Tree, near: Floats) -> None:
+        """Go where single steps and exchanges of units lead to, of purchases in use or near to it."""
         while True:
             self.deadline.check()
-            ways = [
-                (self._quick(moved), n, moved) for n, moved in enumerate(self._moves(tree.units))
-            ]
-            quick, _, moved = min(ways, default=(np.inf, 0, tree.units))
-            least = tree.value - _SAME * self._scale(tree.value)
-            if not quick < least or not self._try(tree, moved):
+            able = self.market.root.high > 0
+            if len(tree.units) > _FEW:
+                able &= (tree.units > 0) | (near > 0)
+            units, value = tree.units, tree.value
+            moves = self._moves(units, np.flatnonzero(able).tolist())
+            ways = [(self._quick(moved), n, moved - units) for n, moved in enumerate(moves)]
+            for quick, _, change in sorted(ways, key=lambda way: way[:2]):
+                if quick >= tree.value - _SAME * self._scale(tree.value):
+                    break
+                moved = units + change  # several at once
+                if (moved >= 0).all() and (moved <= self.market.root.high).all():
+                    total = self._quick(moved)
+                    if total < value - _SAME * self._scale(tree.value):
+                        units, value = moved, total
+            if units is tree.units or not self._try(tree, units):
                 return
 
-    def _moves(self, units: Floats) -> list[Floats]:
+    def _moves(self, units: Floats, places: Sequence[int]) -> list[Floats]:
         """Return purchases near one: some units more or less of each, or of one in exchange for another."""
         most = self.market.root.high
-        places = np.flatnonzero(most > 0).tolist()
         changes = [
             {k: sign * 2.0**power}
             for k in places
@@ -268,102 +333,8 @@ class Search:
                 units = fewer
         return units
 
-    def _bounded(self, box: Box, tree: _Tree) -> tuple[Relaxation, Box]:
-        """Return the program of a box, and the box without what cannot be best; tell the tree its bound.
-
-        Fleets are sought until none could lower it, in a box of several purchases only while that pays.
-        """
-        value = tree.value
-        master = Master(self.market, self.cells, box, self.measure, self.deadline)
-        for units in (box.low, box.high):
-            point = Tariffs(self.market, self.cells, self.known, Box(low=units, high=units))
-            for g, place in enumerate(point.best()):
-                group = self.market.groups[self.cells[g].group]
-                master.enter(g, self.market.tariff(group, box), self.known.fleets[[place]])
-        target, kept, scale = value - self._room(value), box, self._scale(value)
-        first = -1
-        while True:
-            first += 1
-            relaxation = self._solved(master, box, scale)
-            enough = max(_STEP * scale, (value - relaxation.value) / 2)
-            tolerated = max(_SAME, self.within / 4) * scale
-            short, new = 0.0, 0
-            for turn in range(_TURNS):
-                here = range((first + turn) % _TURNS, len(self.cells), _TURNS)
-                lowered, entered = self._lowered(master, box, relaxation, here)
-                short, new = short + lowered, new + entered
-                much = tolerated if box.is_point else max(tolerated, enough)
-                if new and first % _TURNS and -short > much:
-                    break  # no bound worth having: first with these
-            else:
-                short = 0.0 if abs(short) <= 2 * _SAME * scale else short
-                bound = relaxation.value + short
-                kept = _without(kept, box, relaxation.reduced, target - bound)
-                tree.here = max(tree.here, bound)
-                self.progress(value, tree.floor)
-                slack = relaxation.value - tree.here
-                if not new or slack <= tolerated or tree.here >= target:
-                    return relaxation, kept
-                if not box.is_point and slack < enough:
-                    return relaxation, kept
-
-    def _solved(self, master: Master, box: Box, scale: float) -> Relaxation:
-        """Return the optimum over all known fleets, as nearly as it pays."""
-        tariffs = Tariffs(self.market, self.cells, self.known, box)
-        while True:
-            relaxation = master.solve()
-            gained = 0.0
-            for g, tariff, places, gain in tariffs.cheaper(relaxation):
-                if master.enter(g, tariff, self.known.fleets[places]):
-                    gained += gain
-            if gained <= max(_SAME, self.within / 8) * scale:
-                return relaxation
-
-    def _lowered(
-        self, master: Master, box: Box, relaxation: Relaxation, cells: range
-    ) -> tuple[float, int]:
-        """Return what other fleets in some cells may lower the program's value by; let them enter, count them."""
-        total, new = 0.0, 0
-        for g in cells:
-            if relaxation.weights[g] <= 0:
-                continue
-            group = self.market.groups[self.cells[g].group]
-            tariff = self.market.tariff(group, box, relaxation.prices[g])
-            dual, mix = float(relaxation.duals[g]), self.market.question.mixes[group.mix]
-            below = dual - max(_SAME * max(1.0, abs(dual)), self.within / 8 * dual)
-            found = mix.cheapest(tariff, self.cells[g].rate_rps, below)
-            least = below if found is None else min(found.bound, below)
-            if found is not None:
-                place = self.known.learn(found.fleet)
-                new += master.enter(g, tariff, self.known.fleets[[place]])
-            total += (least - dual) * relaxation.weights[g]
-        return total, new
-
     def _rounded(self, units: Floats, box: Box) -> list[Floats]:
         """Return what the program buys in whole units, rounded each way."""
         ways = (np.floor, np.round, np.ceil)
         found = {tuple(np.clip(way(units), box.low, box.high)) for way in ways}
         return [np.array(one) for one in sorted(found)]
-
-
-def _without(kept: Box, box: Box, reduced: Floats, room: float) -> Box:
-    """Return a box without purchases that cost more than there is room for, by their reduced costs."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(reduced != 0, np.floor(max(room, 0.0) / np.abs(reduced) + _SAME), np.inf)
-    high = np.where(reduced > 0, np.minimum(kept.high, box.low + steps), kept.high)
-    low = np.where(reduced < 0, np.maximum(kept.low, box.high - steps), kept.low)
-    return Box(low=np.minimum(low, high), high=high)
-
-
-def _parts(box: Box, relaxation: Relaxation, usd: Floats) -> list[Box]:
-    """Return a box in two, cut where what the program buys is furthest from whole, else at its widest."""
-    wide = box.high > box.low
-    bought = relaxation.units
-    off = np.where(wide, np.abs(bought - np.round(bought)) * usd, -1.0)
-    k = int(off.argmax())
-    if abs(bought[k] - round(float(bought[k]))) < 1e-6:
-        k = int(np.where(wide, (box.high - box.low) * usd, -1.0).argmax())
-    cut = min(max(float(np.floor(bought[k] + 1e-6)), box.low[k]), box.high[k] - 1)
-    below, above = box.high.copy(), box.low.copy()
-    below[k], above[k] = cut, cut + 1
-    return [Box(low=box.low, high=below), Box(low=above, high=box.high)]

@@ -6,6 +6,7 @@ them holds.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -133,17 +134,19 @@ class Served:
                     best, below = found, found.cost
         if best is None:
             return None
-        return Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
+        return replace(best, bound=min(bound, best.cost))
 
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
         level, asked = self.levels[n], rate * (1 - _SLACK)
-        prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
-        along = level.along(prices)
+        along = self._along(n, tariff.full)
         rows = self._closest(n, self._last[n])
         while True:
             worths = np.vstack((along, level.worths[rows])) / asked
             most = np.ceil(level.most * rate)
-            found = Covering(worths=worths, most=most).cheapest(tariff, below, self.deadline)
+            covering = Covering(
+                worths=worths, most=most, along=lambda price: self._along(n, price) / asked
+            )
+            found = covering.cheapest(tariff, below, self.deadline)
             if found is None:
                 return None
             self._last[n] = found.fleet
@@ -158,6 +161,10 @@ class Served:
             if not len(fresh):  # within the solvers' tolerance of a row that it keeps
                 return found
             rows = np.append(rows, fresh)
+
+    def _along(self, n: int, prices: Floats) -> Floats:
+        """Return the worth of a level along prices ≥ 0."""
+        return self.levels[n].along(np.maximum(prices, 1e-9 * float(prices.max())))
 
     def _closest(self, n: int, fleet: Floats | None) -> NDArray[np.intp]:
         """Return the known rows of a level that a fleet misses most."""
