@@ -174,6 +174,7 @@ class Bounds:
             if found is not None:
                 place = self.known.learn(found.fleet)
                 fresh.append((found.fleet, self.known.rates_of(place)))
-                new += master.enter(g, tariff, found.bill)
+                bill = found.bill or tariff.bill(found.fleet[None])
+                new += master.enter(g, tariff, bill)
             least[g] = below if found is None else min(found.bound, below)
         return least, new

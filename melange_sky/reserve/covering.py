@@ -35,12 +35,12 @@ _MOST_CUTS = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cheapest:
-    """A fleet, how it is paid, its cost, and what no fleet costs less than."""
+    """A fleet, its cost, what no fleet costs less than, and how it is paid, None: as its tariff bills it."""
 
     fleet: Floats
-    bill: Bill
     cost: float
     bound: float
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,11 +112,11 @@ def cheapest_ruled(
             return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
         if len(lines) > _MOST_CUTS:
             return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
-        lines.append(_line(tariff, tariff.bill(fleet[None])[2][0]))
+        lines.append(_line(tariff, tariff.bill(fleet[None]).margins[0]))
 
 
 def _free_margins(tariff: Tariff) -> Floats:
-    return np.array([pool.price for pool in tariff.pools])
+    return np.array([float(pool.prices[0]) for pool in tariff.pools])
 
 
 def _line(tariff: Tariff, margins: Floats) -> tuple[float, Tariff]:
