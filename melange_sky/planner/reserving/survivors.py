@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from melange_sky.optimizer import NEVER, SolveOptions
 from melange_sky.optimizer.rules.attainment import Attainment
+from melange_sky.optimizer.rules.groups import matches
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.rules.serving import Load, Serve
 from melange_sky.optimizer.search.levels import checked_levels
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from melange_sky.capacities import OptionCapacity
     from melange_sky.commitments import Owned
+    from melange_sky.constraints import InstanceGroup
     from melange_sky.optimizer import Demand
-    from melange_sky.optimizer.problem.canonical import Column
+    from melange_sky.optimizer.problem.canonical import Canonical, Column
     from melange_sky.planner.reserving.material import Mix
 
     Floats = NDArray[np.float64]
@@ -70,13 +71,12 @@ def survivors(
             if name == best:
                 kept.append(name)
             continue
-        able = (
-            r
+        able = [
+            (r, copies)
             for r in rivals
             if (copies := _copies(r, name, rates, prices, names.index(r) < b)) is not None
-            and rules.let_replace(name, r, copies)
-        )
-        if rules.pin(name) or len(list(islice(able, rules.needed))) < rules.needed:
+        ]
+        if not rules.need_none(name, able):
             kept.append(name)
     chosen = set(kept)
     return tuple(_only(mix, chosen) for mix in mixes)
@@ -90,6 +90,7 @@ class _Rules:
         self.model = {name: model for mix in mixes for name, (model, _) in mix.keys.items()}
         self.needed = max(rule.rivals_needed for rules in self._sets for rule in rules.rules)
         self._columns: list[dict[str, Column]] = []
+        self._canonical: list[Canonical | None] = []
         self._apart = [
             any(not isinstance(rule, Serve | Load | Attainment) for rule in rules.rules)
             for rules in self._sets
@@ -97,6 +98,7 @@ class _Rules:
         for mix, apart in zip(mixes, self._apart, strict=True):
             forms = checked_levels(mix.problem, NEVER)[:1] if apart else []
             names = {key: name for name, key in mix.keys.items()}
+            self._canonical.append(forms[0].canonical if forms else None)
             self._columns.append(
                 {
                     names[form.canonical.demands[c.demand].name, c.name]: c
@@ -105,23 +107,33 @@ class _Rules:
                 }
             )
 
-    def let_replace(self, name: str, rival: str, copies: float) -> bool:
-        """Return whether the rules let copies of a rival stand for each instance of an option."""
+    def need_none(self, name: str, rivals: Sequence[tuple[str, float]]) -> bool:
+        """Return whether no rule wants an option for which so many copies of each rival can stand."""
+        named = self._named(name)
+        able = [
+            (rival, copies)
+            for rival, copies in rivals
+            if not named or (copies == 1 and named <= self._named(rival))
+        ]
+        if not any(name in columns for columns in self._columns):
+            return len(able) >= self.needed
         return all(
-            rule.may_replace(columns[name], columns[rival], copies)
-            for rules, columns in zip(self._sets, self._columns, strict=True)
-            if name in columns and rival in columns
-            for rule in rules.rules
+            rules.is_needless(
+                canonical,
+                columns[name],
+                [(columns[rival], copies) for rival, copies in able if rival in columns],
+            )
+            for rules, canonical, columns in zip(
+                self._sets, self._canonical, self._columns, strict=True
+            )
+            if canonical is not None and name in columns
         )
 
-    def pin(self, name: str) -> bool:
-        """Return whether any rule names an option, which then stays."""
-        return any(
-            rule.pins(columns[name], self.model[name])
-            for rules, columns in zip(self._sets, self._columns, strict=True)
-            if name in columns
-            for rule in rules.rules
-        )
+    def _named(self, name: str) -> frozenset[InstanceGroup]:
+        """Return the groups of a minimum that an option is one of."""
+        option = next((c[name].capacity.option for c in self._columns if name in c), None)
+        groups = {g for rules in self._sets for g in rules.problem.constraints.minimum}
+        return frozenset(g for g in groups if option is not None and matches(option, g))
 
 
 def _copies(
