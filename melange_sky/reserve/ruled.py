@@ -7,6 +7,7 @@ them, though, so that what is free joins a fleet only where it may.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,8 @@ import numpy as np
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.optimizer.search.levels import checked_levels
-from melange_sky.reserve.covering import Cheapest
 from melange_sky.reserve.ruled_level import RuledLevel
-from melange_sky.reserve.ruled_program import SLACK, Ask, Rows, cheapest_ruled
+from melange_sky.reserve.ruled_program import SLACK, Ask, Rows, cheapest_ruled, with_free
 from melange_sky.reserve.serving import Served
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.problem.question import Problem
+    from melange_sky.reserve.covering import Cheapest
     from melange_sky.reserve.ruled_cone import Place
     from melange_sky.reserve.tariff import Tariff
 
@@ -143,7 +144,7 @@ class RuledServed(Served):
                     best, below = found, found.cost
         if best is None:
             return None
-        return Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
+        return replace(best, bound=min(bound, best.cost))
 
     def _of_ruled(
         self, n: int, level: RuledLevel, tariff: Tariff, rate: float, below: float
@@ -155,4 +156,4 @@ class RuledServed(Served):
         if found is None:
             return None
         fleet = self.with_idle(found.fleet, tariff.base, rate * (1 - SLACK))
-        return Cheapest(fleet=fleet, cost=found.cost, bound=found.bound)
+        return replace(found, fleet=fleet, bill=with_free(tariff, found, fleet))

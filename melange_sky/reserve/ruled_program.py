@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from melange_sky.optimizer.deadline import Deadline
     from melange_sky.reserve.ruled_level import RuledLevel
-    from melange_sky.reserve.tariff import Tariff
+    from melange_sky.reserve.tariff import Bill, Tariff
 
     Floats = NDArray[np.float64]
 
@@ -85,38 +85,59 @@ def cheapest_ruled(
     needs = [need for ask in asks for need in rows.of(ask)]
     needs += [ask.need(ask.level.cone.along(prices), False) for ask in asks]
     needs += [ask.need(ask.level.after.along(prices), True) for ask in asks if ask.level.spare]
-    rented = replace(tariff, pools=())
     whole = RuledWhole(asks[0].level, [ask.rate_rps for ask in asks], [a.level for a in asks])
-    lines: list[tuple[float, Tariff]] = []
-    if tariff.pools:
-        lines.append(_line(tariff, _free_margins(tariff)))
-    else:
-        lines.append((0.0, rented))
+    lines = [_line(tariff, np.array([float(pool.prices[0]) for pool in tariff.pools]))]
     best: Cheapest | None = None
     while True:
         deadline.check()
         found = whole.solve(lines, needs, below, deadline)
-        if found is None:
+        if found is None:  # nothing costs less than the best, by lines that lie below all costs
             if best is None or best.cost > below:
                 return None
-            return Cheapest(fleet=best.fleet, cost=best.cost, bound=best.cost)
+            return replace(best, bound=best.cost)
         bound, fleet = found
         fresh = _short(asks, fleet, needs, rows)
         if fresh:
             needs += fresh
             continue
-        cost = float(tariff.cost(fleet[None])[0])
+        paid = paid_least(tariff, fleet, [line for _, line in lines])
+        cost = float(tariff.total(paid)[0])
         if cost < below and (best is None or cost < best.cost):
-            best, below = Cheapest(fleet=fleet, cost=cost, bound=bound), cost
-        if not tariff.pools or bound >= cost - _SAME * max(1.0, abs(cost)):
-            return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
-        if len(lines) > _MOST_CUTS:
-            return best and Cheapest(fleet=best.fleet, cost=best.cost, bound=min(bound, best.cost))
-        lines.append(_line(tariff, tariff.bill(fleet[None]).margins[0]))
+            best, below = Cheapest(fleet=fleet, bill=paid, cost=cost, bound=bound), cost
+        is_done = not tariff.pools or bound >= cost - _SAME * max(1.0, abs(cost))
+        if is_done or len(lines) > _MOST_CUTS:
+            return best and replace(best, bound=min(bound, best.cost))
+        lines.append(_line(tariff, paid.margins[0]))
 
 
-def _free_margins(tariff: Tariff) -> Floats:
-    return np.array([float(pool.prices[0]) for pool in tariff.pools])
+def paid_least(tariff: Tariff, fleet: Floats, lines: Sequence[Tariff]) -> Bill:
+    """Return the cheapest way to pay a fleet, (options), of those in which each step that beats a line is used."""
+    ways = [tariff.bill(fleet[None], _steps(tariff, line.full, fleet)[None]) for line in lines]
+    return min(ways, key=lambda bill: float(tariff.total(bill)[0]))
+
+
+def with_free(tariff: Tariff, found: Cheapest, fleet: Floats) -> Bill:
+    """Return how a fleet is paid that is the one found and more instances that cost nothing."""
+    assert found.bill is not None  # `cheapest_ruled` always says how
+    steps = found.bill.steps[0].copy()
+    more = np.maximum(fleet - tariff.free, 0.0) - np.maximum(found.fleet - tariff.free, 0.0)
+    for n, step in enumerate(tariff.steps):
+        if step.price <= 0:
+            taken = min(more[step.option], step.width - steps[n])
+            steps[n] += taken
+            more[step.option] -= taken
+    return tariff.bill(fleet[None], steps[None])
+
+
+def _steps(tariff: Tariff, full: Floats, fleet: Floats) -> Floats:
+    """Return what each step covers of a fleet, (steps), where those are used that cost less than `full`."""
+    rest = np.maximum(fleet - tariff.free, 0.0)
+    taken = np.zeros(len(tariff.steps))
+    for n, step in enumerate(tariff.steps):
+        if step.price <= 0 or step.price < full[step.option]:
+            taken[n] = min(rest[step.option], step.width)
+            rest[step.option] -= taken[n]
+    return taken
 
 
 def _line(tariff: Tariff, margins: Floats) -> tuple[float, Tariff]:
