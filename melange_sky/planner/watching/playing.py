@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from melange_sky.watching.fleets import Counts
 
 WARM_S = 120.0
-STRETCH_S = 600.0
+STRETCH_S = 300.0
 """Stretches of so long are replayed, after `WARM_S` that do not count."""
 
 

@@ -16,7 +16,7 @@ from melange_sky.planner.watching.rivals import (
     SkyRule,
     five_minutes,
     perfect_usd,
-    sky_rule,
+    sky_rules,
     static_peak,
 )
 from melange_sky.planner.watching.ticking import Watcher
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from melange_sky.planner.watching.asking import WatchOptions
     from melange_sky.watching.fleets import Counts
 
+RULE, TUNED_RULE = "SkyServe's rule", "its best target"
 MOST_REQUESTS = 200_000
 """More requests than so many are replayed in evenly spread stretches, for each contender."""
 
@@ -169,15 +170,16 @@ def _rivals(
                 changes=0,
             )
         )
-    rule = sky_rule(fleets, traffic, startup_s, goal, replayed)
-    if rule is not None:
-        found.append(_of_rule(rule))
-    return found
+    rules = sky_rules(fleets, traffic, startup_s, goal, replayed)
+    names = (RULE, TUNED_RULE)
+    return found + [
+        _of_rule(name, rule) for name, rule in zip(names, rules, strict=True) if rule is not None
+    ]
 
 
-def _of_rule(rule: SkyRule) -> Contender:
+def _of_rule(name: str, rule: SkyRule) -> Contender:
     return Contender(
-        name="SkyServe's rule",
+        name=name,
         usd=rule.usd,
         judged=rule.judged,
         changes=rule.changes,

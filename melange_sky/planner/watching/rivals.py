@@ -24,12 +24,12 @@ WINDOW_S, LOOK_S, UP_S, DOWN_S = 60.0, 20.0, 300.0, 1200.0
 """SkyServe's window of requests, its time between decisions, and how long it waits up and down by default
 (`sky/serve/constants.py` of SkyPilot 0.14)."""
 
-LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS = 0.3, 1.3, 4
+LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS = 0.4, 1.5, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyRule:
-    """SkyServe's request-rate autoscaler on one option, at the target that it does best with."""
+    """SkyServe's request-rate autoscaler on one option, at one target of requests per second and replica."""
 
     option: str
     target_rps: float
@@ -78,42 +78,48 @@ def perfect_usd(
     return float(path.cost_usd)
 
 
-def sky_rule(
+def sky_rules(
     fleets: PlanFleets,
     traffic: PlayedTraffic,
     startup_s: Sequence[float],
     goal: float,
     replayed: tuple[int, int],
-) -> SkyRule | None:
-    """Return SkyServe's rule on the option that serves the traffic alone for least, at no less attainment than `goal`.
+) -> tuple[SkyRule | None, SkyRule | None]:
+    """Return SkyServe's rule on the option that serves the traffic alone for least, at two targets per replica.
 
-    The target of requests per second and replica is sought by halving: the highest that reaches the goal. None
-    where no option serves all sizes alone; `replayed`: most requests and seed of a replay.
+    The first is the planned capacity, headroom kept: what anybody can set beforehand, and what a watcher goes by.
+    The second is found afterwards, by halving: the highest that reaches `goal`, None where none that was tried
+    does. `replayed`: most requests and seed of a replay. Both None where no option serves all sizes alone.
     """
     option = _best_alone(fleets, five_minutes(traffic))
     if option is None:
-        return None
+        return None, None
     one = tuple(int(k == option) for k in range(len(fleets.options)))
     alone = fleets.rate(one)
-    best: SkyRule | None = None
-    low, high = LEAST_FACTOR, HIGHEST_FACTOR
-    for _ in range(ROUNDS):
-        factor = (low + high) / 2
+
+    def played(factor: float) -> SkyRule:
         fleet = _by_rule(fleets, traffic, startup_s, option, alone * factor)
-        found = SkyRule(
+        return SkyRule(
             option=fleets.options[option],
             target_rps=alone * factor,
             usd=fleet.usd(traffic.seconds),
             judged=judged(fleet, traffic, *replayed),
             changes=fleet.changes,
         )
-        if found.judged.attainment >= goal:
-            low = factor
-            if best is None or found.usd < best.usd:
-                best = found
-        else:
+
+    planned = played(1.0)
+    best: SkyRule | None = planned if planned.judged.attainment >= goal else None
+    low, high = (1.0, HIGHEST_FACTOR) if best else (LEAST_FACTOR, 1.0)
+    for _ in range(ROUNDS):
+        factor = (low + high) / 2
+        found = played(factor)
+        if found.judged.attainment < goal:
             high = factor
-    return best
+            continue
+        low = factor
+        if best is None or found.usd < best.usd:
+            best = found
+    return planned, best
 
 
 def _best_alone(
