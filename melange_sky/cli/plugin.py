@@ -63,7 +63,7 @@ def install(
     """
     from melange_sky.planner.plugin_files import install_changes
 
-    changes = install_changes(plan_dirs, server_config, guard, _by_fleet(gateways))
+    changes = install_changes(plan_dirs, server_config, guard, gateways)
     _carry_out(changes, yes)
 
 
@@ -93,16 +93,6 @@ def status(server_config: Path | None, output_format: str) -> None:
         echo_json(status_document(found))
     else:
         click.echo(status_text(found), nl=False)
-
-
-def _by_fleet(gateways: Sequence[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for text in gateways:
-        name, is_split, url = text.partition("=")
-        if not (name and is_split):
-            raise click.BadParameter(f"'{text[:100]}' is not FLEET=URL", param_hint="--gateway")
-        found.setdefault(name, []).append(url)
-    return found
 
 
 def _carry_out(changes: Sequence[FileChange], yes: bool) -> None:

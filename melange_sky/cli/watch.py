@@ -10,12 +10,10 @@ import click
 from melange_sky.cli.common import echo_event, echo_json, format_option, seed_option
 from melange_sky.cli.services import backends_option, drain_option, routes_option
 from melange_sky.cli.trace_options import trace_options
+from melange_sky.errors import SloMissedError
 
 if TYPE_CHECKING:
     from melange_sky.planner.watching.asking import WatchOptions
-
-FORBIDDEN = MISSED = 5
-"""Exit code where a guard forbids the cure while the SLO is being missed, and where a replay misses it."""
 
 
 @click.command()
@@ -104,7 +102,7 @@ def watch(folder: Path, output_format: str, explain: str | None, cron: bool, **f
     if output_format == "json":
         echo_json(found.last)
     if found.forbidden:
-        raise click.exceptions.Exit(FORBIDDEN)
+        raise SloMissedError("the SLO is being missed, and the guard forbids the cure")
 
 
 def _cron(folder: Path, options: WatchOptions) -> None:
@@ -127,7 +125,7 @@ def _replay(folder: Path, options: WatchOptions, output_format: str) -> None:
         click.echo(backtest_text(backtest_document(found)), nl=False)
     click.echo(f"every look: {path}", err=True)
     if not found.held:
-        raise click.exceptions.Exit(MISSED)
+        raise SloMissedError(f"the SLO is missed; every look: {path}")
 
 
 def _explain(folder: Path, which: str, output_format: str) -> None:

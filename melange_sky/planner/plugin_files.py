@@ -115,15 +115,15 @@ def install_changes(
     plan_dirs: Sequence[Path],
     server_config: Path | None = None,
     guard: str | None = None,
-    gateways: Mapping[str, Sequence[str]] | None = None,
+    gateways: Sequence[str] = (),
 ) -> tuple[FileChange, ...]:
     """Return what installing would change: plugins.yaml, and config.yaml where a guard's mode is given.
 
-    Folders are added to those that are there; `gateways`, addresses by a fleet's name or id, replace those of that
+    Folders are added to those that are there; `gateways`, FLEET=URL with a fleet's name or id, replace those of that
     fleet. Raises InputError for a folder without plans, for what is no address, and for files that cannot be
     changed without touching other lines.
     """
-    addresses = _checked(gateways or {})
+    addresses = _by_fleet(gateways)
     files = ServerFiles.at(server_config)
     folders = [str(_plan_dir(folder)) for folder in plan_dirs]
     changes = [_install_plugin(files.plugins, folders, addresses)]
@@ -157,14 +157,16 @@ def _install_plugin(
     return FileChange(path=path, before=text, after=add_item(base, where, "plugins", entry))
 
 
-def _checked(gateways: Mapping[str, Sequence[str]]) -> dict[str, str | list[str]]:
+def _by_fleet(gateways: Sequence[str]) -> dict[str, str | list[str]]:
     """Return addresses as plugins.yaml takes them: one as a text. Raises InputError for what is none."""
-    for urls in gateways.values():
-        for url in urls:
-            metrics_url(url, "--gateway")
-    return {
-        name: urls[0] if len(urls) == 1 else list(urls) for name, urls in gateways.items() if urls
-    }
+    found: dict[str, list[str]] = {}
+    for text in gateways:
+        name, is_split, url = text.partition("=")
+        if not (name and is_split):
+            raise InputError(f"--gateway: {text[:100]!r} is not FLEET=URL")
+        metrics_url(url, "--gateway")
+        found.setdefault(name, []).append(url)
+    return {name: urls[0] if len(urls) == 1 else list(urls) for name, urls in found.items()}
 
 
 def _install_guard(path: Path, mode: str) -> FileChange:

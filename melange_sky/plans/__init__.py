@@ -2,7 +2,6 @@
 
 from melange_sky.plans.allocations import Allocation, ExpectedMiss
 from melange_sky.plans.elastic import DOWNSCALE_DELAY_S, UPSCALE_DELAY_S, Elastic
-from melange_sky.plans.elastic_bounds import ElasticBounds, cost_range, elastic_bounds, plan_bounds
 from melange_sky.plans.figures import (
     AlternativeMix,
     Baseline,
@@ -16,6 +15,7 @@ from melange_sky.plans.figures import (
 from melange_sky.plans.forms import ByteCheck, ModelForm, ModelSource
 from melange_sky.plans.guard import NO_GUARD, AllowedHours, GuardRails
 from melange_sky.plans.plan import SCHEMA_VERSION, ModelPlan, Plan, PlanWarning
+from melange_sky.plans.replica_bounds import ElasticBounds, cost_range, elastic_bounds, plan_bounds
 from melange_sky.plans.reuse import OptionHits, PlannedReuse
 from melange_sky.plans.sky_fields import (
     FILLER_MEMORY,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.reserve.cells import Cell, around_each
-from melange_sky.reserve.levels import Levels
-from melange_sky.reserve.market import Box, Market
+from melange_sky.reserve.levels import Box, Levels
+from melange_sky.reserve.market import Market
 from melange_sky.reserve.master import Master, Relaxation, Shadows
 from melange_sky.reserve.pricing import Tariffs
 

@@ -19,9 +19,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from melange_sky.reserve.market import Box
-
     Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The purchases with low ≤ units ≤ high: arrays of whole units, one place per purchase."""
+
+    low: Floats
+    high: Floats
+
+    @property
+    def is_point(self) -> bool:
+        """Whether it holds one purchase."""
+        return bool((self.low == self.high).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.reserve.levels import Levels
+from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.tariff import SURE, Pool, Step, Tariff
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _SAME = 1e-9
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """The purchases with low ≤ units ≤ high: arrays of whole units, one place per purchase."""
-
-    low: Floats
-    high: Floats
-
-    @property
-    def is_point(self) -> bool:
-        """Whether it holds one purchase."""
-        return bool((self.low == self.high).all())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,8 +19,8 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.reserve.bounding import Bounds, Shade
 from melange_sky.reserve.cells import Cell, cells_of, finer
-from melange_sky.reserve.levels import Levels
-from melange_sky.reserve.market import Box, Market
+from melange_sky.reserve.levels import Box, Levels
+from melange_sky.reserve.market import Market
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -17,7 +17,7 @@ from melange_sky.sdk.arguments import path_of
 from melange_sky.sdk.results import Shown, as_result
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from melange_sky.sdk.arguments import AnyPath
 
@@ -44,7 +44,7 @@ def install_plugin(
     plan_dirs: Sequence[AnyPath],
     *,
     guard: Literal["off", "warn", "refuse"] | None = None,
-    gateways: Mapping[str, Sequence[str]] | None = None,
+    gateways: Sequence[str] = (),
     server_config: AnyPath | None = None,
 ) -> FileChanges:
     """Name the plugin in plugins.yaml, with the folders of plans that it shows; written without asking.
@@ -54,7 +54,7 @@ def install_plugin(
     Args:
         plan_dirs: Folders that `write` wrote, or that hold such; those given before stay.
         guard: Check launches against their plans too, and do this; None: leave the guard as it is.
-        gateways: Addresses of gateways whose traffic is shown, by the plan's name or the fleet's id.
+        gateways: Gateways whose traffic is shown, as "FLEET=URL" with the plan's name or the fleet's id.
         server_config: The API server's config.yaml or its folder; None: where SkyPilot looks itself.
 
     Returns:

@@ -3,6 +3,8 @@
 A fleet grows at once when the highest rate that is to be expected until another replica could serve exceeds what
 runs and starts. It shrinks, or is exchanged, when that saves more over `ahead_s` than the change costs, and two
 looks in a row say so. While a fleet is exchanged the old one runs on, so that no change takes capacity away.
+Soon after a change, and while a forecast has no errors of its own yet, a change needs more than the scatter of rates
+explains, unless the SLO is being missed.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Rules:
     `worth_fraction` of the fleet's cost beyond what it costs itself. A fleet shrinks after `agreeing` looks.
     `target` is the SLO's attainment. Where a fleet has to grow within `calm_s` of having shrunk, it shrinks no more for
     that long, and twice as long each time that happens again. A need above what is served by `slack_fraction` is left to
-    the headroom. An option that could not be had is left alone for `cool_down_s`.
+    the headroom, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change. An option that could not be had is left alone for `cool_down_s`.
     """
 
     mode: Mode = "observe"
@@ -47,6 +49,7 @@ class Rules:
     cool_down_s: float = 1800.0
     calm_s: float = 3600.0
     slack_fraction: float = 0.03
+    noises: float = 4.0
     guard: GuardRails = NO_GUARD
 
 
@@ -121,7 +124,8 @@ def decide(
         ahead_s=rules.ahead_s,
         without=frozenset(state.without),
     )
-    need = look.soon.high_rps
+    learns = look.later.band_origin == "assumed"
+    need = look.soon.level_rps if learns else look.soon.high_rps
     if state.missed >= 2 and held == live:
         need = max(need, fleets.rate(live) * 1.05)  # the rates promise more than they hold
     deciding = _Deciding(
@@ -130,11 +134,13 @@ def decide(
         rules=rules,
         now=now,
         missed=missed,
-        learns=look.later.band_origin == "assumed",
+        learns=learns,
     )
-    if need > weigh.held_rate * (1 + rules.slack_fraction):
+    recent = state.changed_s is not None and now - state.changed_s < rules.calm_s
+    scatter = rules.noises * look.soon.noise if (recent or learns) and not missed else 0.0
+    if need > weigh.held_rate * (1 + max(rules.slack_fraction, scatter)):
         return deciding.grow(need)
-    return deciding.save(max(need, look.later.high_rps))
+    return deciding.save(max(need, look.later.high_rps) * (1 + scatter))
 
 
 def failed(state: State, options: frozenset[str], rules: Rules) -> State:

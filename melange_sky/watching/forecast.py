@@ -27,9 +27,12 @@ RECENT = round(7200 / STEP_S)
 FEW = 24
 """With fewer errors than so many steps the band is assumed."""
 ASSUMED_BAND = 1.25
+ASSUMED_NOISE = 0.05
 _SMOOTH = 3
 _HOLT = (0.6, 0.2, 0.95)
 """How much of the newest step enters level and trend, and how far the trend lives on per step."""
+_OF_SCATTER = 0.1
+"""How much of the newest step's scatter enters what is known of it."""
 
 _STEADY = 6
 RULES = ("week", "day", "trend", "steady")
@@ -41,6 +44,8 @@ class Forecast:
 
     `level_rps` is now's, `expected_rps` the highest five minutes by the rule, `high_rps` what these exceed in one
     of ten cases, never below the last five minutes. `rule`: week, day, trend or steady. `band_origin`: learnt or assumed.
+    `noise` is the standard deviation of a mean of five minutes that the looks' own scatter explains, ÷ that mean;
+    what is assumed at first wears off over two hours.
     """
 
     over_s: float
@@ -49,6 +54,7 @@ class Forecast:
     high_rps: float
     rule: str
     band_origin: str
+    noise: float
 
 
 class Forecaster:
@@ -61,6 +67,8 @@ class Forecaster:
         self._rates: deque[float] = deque(maxlen=KEPT)
         self._first = 0  # the number of the oldest step kept
         self._sum, self._weight = 0.0, 0
+        self._squares = 0.0
+        self._scatter = ASSUMED_NOISE**2
         self._open: int | None = None
         self._ticks: deque[tuple[float, float]] = deque()
         self._holt = (math.nan, 0.0)
@@ -79,6 +87,7 @@ class Forecaster:
         if self._ticks and time <= self._ticks[-1][0]:
             self._ticks.clear()
         self._sum, self._weight = self._sum + rate_rps, self._weight + 1
+        self._squares += rate_rps**2
         self._ticks.append((time, rate_rps))
         while self._ticks[0][0] <= time - STEP_S:
             self._ticks.popleft()
@@ -107,6 +116,7 @@ class Forecaster:
             high_rps=max(expected * band, recent),
             rule=rule,
             band_origin=origin,
+            noise=math.sqrt(self._scatter),
         )
 
     def _loss(self, rule: str) -> float:
@@ -117,10 +127,20 @@ class Forecaster:
     def _close(self, following: int) -> None:
         """End the open step, and any that nothing was seen of, up to `following`."""
         assert self._open is not None
+        self._learn_scatter()
         self._end_step(self._sum / self._weight)
         for _ in range(min(following - self._open - 1, KEPT)):
             self._end_step(math.nan)
-        self._sum, self._weight = 0.0, 0
+        self._sum, self._weight, self._squares = 0.0, 0, 0.0
+
+    def _learn_scatter(self) -> None:
+        """Take the open step's looks into the variance of a step's mean, relative to it."""
+        mean, looks = self._sum / self._weight, self._weight
+        if looks < 2 or mean <= 0:
+            return
+        spread = max(self._squares - looks * mean**2, 0.0) / (looks - 1)
+        fresh = spread / looks / mean**2
+        self._scatter += _OF_SCATTER * (fresh - self._scatter)
 
     def _end_step(self, rate: float) -> None:
         if len(self._rates) == KEPT:

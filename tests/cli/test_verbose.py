@@ -75,6 +75,7 @@ CALLS: dict[str, list[str]] = {
     "apply": ["apply", "chat-plan", "--dry-run"],
     "status": ["status", "chat-plan", "--format", "json"],
     "down": ["down", "chat-plan", "-y"],
+    "watch": ["watch", "chat-plan", "--replay", "rates.csv", "--format", "json"],
     "plugin install": ["plugin", "install", "chat-plan", "--guard", "warn", "-y"],
     "help": ["help", "spec"],
 }
@@ -104,6 +105,8 @@ def folder(tmp_path: Path) -> Path:
     write_folder(tmp_path / "chat-reserve", fleets, force=False)
     hours = "".join(f"2026-11-02T{hour:02}:00:00Z,{1 + hour}\n" for hour in range(3))
     (tmp_path / "demand.csv").write_text(f"time,rate_rps\n{hours}")
+    steps = "".join(f"2026-11-02T00:{5 * k:02}:00Z,1\n" for k in range(12))
+    (tmp_path / "rates.csv").write_text(f"time,rate_rps\n{steps}")
     return tmp_path
 
 

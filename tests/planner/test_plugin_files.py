@@ -140,7 +140,7 @@ def test_folders_are_added_to_those_that_are_there(server: Path, plans: Path) ->
 
 
 def test_gateways_are_added_by_fleet_and_stay_when_folders_come(server: Path, plans: Path) -> None:
-    chat, other = {"chat": ["http://10.0.0.2:8000"]}, {"other": ["http://a:1", "http://b:2"]}
+    chat, other = ["chat=http://10.0.0.2:8000"], ["other=http://a:1", "other=http://b:2"]
     carry_out(install_changes([plans], server, gateways=chat))
     assert install_changes([plans], server, gateways=chat) == ()
     carry_out(install_changes([plans], server, gateways=other))
@@ -150,11 +150,16 @@ def test_gateways_are_added_by_fleet_and_stay_when_folders_come(server: Path, pl
     carry_out(install_changes([reserve], server))
     status = plugin_status(server)
     assert status.plan_dirs == (str(plans), str(reserve))
-    assert status.gateways == {name: tuple(urls) for name, urls in {**chat, **other}.items()}
+    assert status.gateways == {
+        "chat": ("http://10.0.0.2:8000",),
+        "other": ("http://a:1", "http://b:2"),
+    }
     carry_out(remove_changes(server))
     assert told(server / "plugins.yaml") is None and plugin_status(server).gateways is None
     with pytest.raises(InputError, match=r"--gateway: '10\.0\.0\.2' is not http://HOST"):
-        install_changes([plans], server, gateways={"chat": ["10.0.0.2"]})
+        install_changes([plans], server, gateways=["chat=10.0.0.2"])
+    with pytest.raises(InputError, match="--gateway: 'http://a:1' is not FLEET=URL"):
+        install_changes([plans], server, gateways=["http://a:1"])
 
 
 def test_the_guards_mode_changes_and_the_own_policy_stays_behind_it(

@@ -30,6 +30,7 @@ def told(high: float) -> Forecast:
         high_rps=high,
         rule="trend",
         band_origin="learnt",
+        noise=0.02,
     )
 
 

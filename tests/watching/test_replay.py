@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,9 @@ def test_an_hour_at_least(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_part_of_a_rollout_begins_with_what_serves_then() -> None:
     one, other = make_model_plan(), make_model_plan()
+    other = replace(
+        other, allocations=tuple(replace(each, instances=3) for each in other.allocations)
+    )
     steps = [
         FleetStep(at_s=0, plan=one, counts={"a10g": 1}),
         FleetStep(at_s=1000, plan=other, counts={"a10g": 3}),
