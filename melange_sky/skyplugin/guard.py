@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from melange_sky.errors import MelangeError
-from melange_sky.skyplugin.guard_settings import GuardSettings, read_guard, users_policy
+from melange_sky.skyplugin.guard_settings import GuardSettings, Mode, read_guard, users_policy
 
 GUARDED = frozenset({"launch", "serve.up", "serve.update", "jobs.launch"})
 """SkyPilot's names for `sky launch`, `sky serve up`, `sky serve update` and `sky jobs launch`."""
@@ -50,10 +50,12 @@ def judged(request: Any) -> Any:
         log.warning("melange-sky: the guard is off: %s", error)
         limits = GuardSettings(launch="off", policy=users_policy(request.skypilot_config))
     passed = _ask_users_policy(limits.policy, request)
-    if not _is_guarded(request, limits):
+    if not _is_guarded(request):
         return passed
-    said, doubted = _judgement(passed.task, limits)
-    if said is not None and limits.launch == "refuse":
+    mode, said, doubted = _judgement(passed.task, limits)
+    if mode == "off":
+        return passed
+    if said is not None and mode == "refuse":
         from sky import exceptions
 
         raise exceptions.UserRequestRejectedByPolicy(f"melange-sky: {said}.")
@@ -63,35 +65,40 @@ def judged(request: Any) -> Any:
     return passed
 
 
-def _is_guarded(request: Any, limits: GuardSettings) -> bool:
+def _is_guarded(request: Any) -> bool:
     """Return whether the rules apply: on the server alone, where the launch happens, and to no replica of a
     service, which was let through before.
     """
     return (
-        limits.launch != "off"
-        and request.request_name.value in GUARDED
+        request.request_name.value in GUARDED
         and not request.at_client_side
         and REPLICA_VARIABLE not in (request.task.envs or {})
     )
 
 
-def _judgement(task: Any, limits: GuardSettings) -> tuple[str | None, str | None]:
-    """Return what speaks against a task, and which price nobody knows; what is broken in here lets it pass."""
+def _judgement(task: Any, limits: GuardSettings) -> tuple[Mode, str | None, str | None]:
+    """Return what is done about a task, what speaks against it, and which price nobody knows.
+
+    What is broken in here lets it pass.
+    """
     log = _log()
     try:
-        from melange_sky.skyplugin.guarded import doubt, objection
+        from melange_sky.skyplugin.guarded import doubt, mode_of, objection
         from melange_sky.skyplugin.parameters import installed_parameters
         from melange_sky.skyplugin.plan_folders import PlanFolders
         from melange_sky.skyplugin.task_prices import launch_of
 
         plans = PlanFolders(installed_parameters().plan_dirs).all_plans()
         launch = launch_of(task, plans, limited=limits.max_usd_per_hour is not None)
+        mode = mode_of(launch, plans, limits)
+        if mode == "off":
+            return mode, None, None
         against = objection(launch, plans, limits, datetime.now(timezone.utc))
-        return against, doubt(launch, plans, limits)
+        return mode, against, doubt(launch, plans, limits)
     except Exception as error:  # noqa: BLE001 - a fault of the guard must not stop a launch
         told = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         log.warning("melange-sky: the guard let this pass unchecked: %s", told)
-        return None, None
+        return limits.launch, None, None
 
 
 def _ask_users_policy(policy: str | None, request: Any) -> Any:

@@ -12,6 +12,7 @@ GUARD_CLASS = "melange_sky.skyplugin.Guard"
 
 Mode = Literal["off", "warn", "refuse"]
 MODES: tuple[Mode, ...] = ("off", "warn", "refuse")
+"""The strictest last."""
 
 _GUARD = {
     "type": "object",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from melange_sky.plans import elastic_bounds
 from melange_sky.pricing.sanity import age_days
 from melange_sky.rendering.clouds import VIRTUAL_INSTANCES
+from melange_sky.skyplugin.guard_settings import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption
     from melange_sky.offers import Offer
     from melange_sky.plans import Allocation, Plan
-    from melange_sky.skyplugin.guard_settings import GuardSettings
+    from melange_sky.skyplugin.guard_settings import GuardSettings, Mode
 
 TOLERANCE = 0.01
 """Catalogs round: a price that is higher by less than this is the plan's."""
@@ -100,6 +101,18 @@ def objection(
         said = [_against_plan(launch, *one, limits, now) for one in _planned(launch.mark, plans)]
         found = None if None in said else next(iter(said), None)
     return found or _against_limits(launch, limits)
+
+
+def mode_of(launch: Launch, plans: Iterable[Plan], limits: GuardSettings) -> Mode:
+    """Return what is done about a launch: what its fleet's plans say (`guard: launch`), the strictest of them, and
+    what config.yaml says where they say nothing or no plan is behind it.
+    """
+    said = {
+        plan.guard.launch
+        for plan, _ in _planned(launch.mark or {}, plans)
+        if plan.guard.launch is not None
+    }
+    return next((mode for mode in reversed(MODES) if mode in said), limits.launch)
 
 
 def doubt(launch: Launch, plans: Iterable[Plan], limits: GuardSettings) -> str | None:

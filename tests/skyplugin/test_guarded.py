@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from melange_sky.errors import InputError
-from melange_sky.plans import Elastic, Plan
+from melange_sky.plans import Elastic, GuardRails, Plan
 from melange_sky.skyplugin.guard_settings import (
     GUARD_CLASS,
     SCHEMA,
@@ -17,7 +17,7 @@ from melange_sky.skyplugin.guard_settings import (
     read_guard,
     users_policy,
 )
-from melange_sky.skyplugin.guarded import Choice, Launch, doubt, objection
+from melange_sky.skyplugin.guarded import Choice, Launch, doubt, mode_of, objection
 from tests.factories import make_offer, make_plan
 
 NOW = datetime(2026, 9, 11, tzinfo=timezone.utc)
@@ -272,3 +272,22 @@ def test_a_fleet_that_changes_by_the_hour_is_held_to_the_plan_that_allows_it() -
     assert said(launch(replicas=6), NONE, night, day) is not None
     gone = launch(mark={**MARK, "option": "a100"}, replicas=1)
     assert "has A100-80GB:1" in (said(gone, NONE, day, night) or "")
+
+
+@pytest.mark.parametrize(
+    ("config", "planned", "mode"),
+    [
+        ("warn", (None,), "warn"),
+        ("warn", ("refuse",), "refuse"),
+        ("off", ("warn",), "warn"),
+        ("refuse", ("off",), "off"),
+        ("warn", ("off", "refuse", None), "refuse"),
+    ],
+)
+def test_a_plans_own_word_on_launches_goes_before_the_servers(
+    config: Any, planned: tuple[str | None, ...], mode: str
+) -> None:
+    plans = [plan(guard=GuardRails(launch=word)) for word in planned]
+    assert mode_of(launch(), plans, GuardSettings(launch=config)) == mode
+    for other in (launch(mark=None), launch(mark={**MARK, "id": "ba9876543210"})):
+        assert mode_of(other, plans, GuardSettings(launch=config)) == config

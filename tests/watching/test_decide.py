@@ -241,7 +241,7 @@ def test_a_clock_that_leaps_changes_nothing_at_that_look(step: float) -> None:
 def test_a_missing_rate_or_unknown_replicas_change_nothing() -> None:
     one = watcher(APPLY)
     for seen in (Seen(time=NOW, live={"small": 1}), Seen(time=NOW + 60, rate_rps=50.0)):
-        assert one.tick(seen).decision.reason == "signal"
+        assert one.tick(seen).decision.reason == "unknown"
 
 
 @given(

@@ -135,11 +135,12 @@ class Watcher:
 
 
 def _kept(seen: Seen) -> Decision:
-    """Return that nothing is changed since what was seen cannot be believed."""
+    """Return that nothing is changed, since what was seen cannot be believed or is too little."""
+    code = "signal" if seen.faults else "unknown"
     if seen.faults:
         what = "; ".join(fault.message for fault in seen.faults)
     elif seen.rate_rps is None:
-        what = "the rate is not known"
+        what = "the rate is not known, as at a first look"
     else:
         what = "the live replicas are not known"
-    return Decision(verb="keep", reason="signal", message=f"{REASONS['signal']}: {what}")
+    return Decision(verb="keep", reason=code, message=f"{REASONS[code]}: {what}")
