@@ -78,3 +78,10 @@ def test_states_follow_the_type_that_is_computed_in(name, plain):
     wide = shape.in_plain("float32")
     assert wide.state_bytes_per_sequence - shape.state_bytes_per_sequence == 2 * plain
     assert wide.in_plain("bfloat16").state_bytes_per_sequence == shape.state_bytes_per_sequence
+
+
+def test_an_audio_section_that_is_missing_is_told_where_the_class_has_an_encoder():
+    deaf = {key: value for key, value in THINKER.items() if key != "audio_config"}
+    told = read_layers({**OMNI, "thinker_config": deaf}).warnings
+    assert "no 'audio_config': no encoder of audio is counted" in told
+    assert not any("audio" in line for line in read_layers(OMNI).warnings)

@@ -12,7 +12,8 @@ class Wrapper:
     `text` names the section of the language model ("" where its fields stand at the top), `within` a
     section that holds all the others. `text_type` is the language model's family where its section
     does not say it. `left_out` are sections that say nothing of sizes; `unloaded` those of parts that the
-    checkpoint holds and engines do not load (what speaks).
+    checkpoint holds and engines do not load (what speaks). `optional_audio`: the class of a config that names no
+    audio builds none, so that nothing is missing.
     """
 
     types: tuple[str, ...]
@@ -28,3 +29,4 @@ class Wrapper:
     unloaded: tuple[str, ...] = ()
     fixed: tuple[tuple[str, int], ...] = ()
     always: bool = False
+    optional_audio: bool = False

@@ -25,6 +25,7 @@ WRAPPERS: tuple[Wrapper, ...] = (
         architectures=("Gemma4ForConditionalGeneration", "Gemma4UnifiedForConditionalGeneration"),
         vision="gemma4",
         audio="gemma4_audio",
+        optional_audio=True,
         text_type="gemma4_text",
     ),
     Wrapper(
