@@ -203,7 +203,7 @@ def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     story = Story("fleet")
     first = first_plan(sky_bed, desk)
     commit(sky_bed, desk, "first plan")
-    story.note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']}/h")
+    story.note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']:.2f}/h")
     start_one_by_hand(sky_bed, desk, first)
     story.note("sky serve up returned for one service")
     apply(sky_bed, desk, first)
