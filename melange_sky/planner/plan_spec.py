@@ -5,7 +5,6 @@ Each step lives elsewhere and can be used alone.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -36,6 +35,7 @@ from melange_sky.planner.prepare import PreparedProblem, generation_of, prepare_
 from melange_sky.planner.proposals import proposal
 from melange_sky.planner.request import PlanRequest, launching
 from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
+from melange_sky.planner.side_solves import side_pool
 from melange_sky.planner.sky_check import checked_by_sky, disk_notes
 from melange_sky.planner.step_log import log_dominated, log_solution
 from melange_sky.plans import ModelPlan, Plan, PlannedReuse, PlanWarning
@@ -96,7 +96,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     prepared = replace(prepared, problem=problem)
     solution = preferring_first_forms(prepared, solution, request.solve)
     log_solution(solution)
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with side_pool(solution, 1) as pool:
         forms = pool.submit(_form_notes, spec, prepared, solution, request)
         asked = _Measuring(
             command=_measure_command(spec, request), generation=generation_of(spec, request)
@@ -243,7 +243,7 @@ def _cost_context(
     problem: Problem, solution: Solution, solve: SolveOptions, measuring: _Measuring
 ) -> _CostContext:
     """Solve for the baselines and, with a measuring `command`, for the cost band, side by side."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with side_pool(solution, 2) as pool:
         singles = pool.submit(baselines, problem, _costs(solution), solve)
         if measuring.command is None:
             return _CostContext(baselines=singles.result(), band=None)
