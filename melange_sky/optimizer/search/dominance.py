@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 _SLACK = 1e-12
 
+MOST_AT_ONCE = 200_000
+"""Figures of pairs of options that are looked at together, for the memory that they take."""
+
 
 def drop_dominated(canonical: Canonical, rules: RuleSet) -> Canonical:
     """Return the problem without needless columns. Ties are settled by the order of the names.
@@ -38,23 +41,26 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
     if not columns or not columns[0].loads.size:
         return indices
     own, others = _loads(canonical, indices)
+    serves = np.isfinite(own)
     # One large instance may be many small ones: dearer by count, which matters to a simplest plan.
     single = rules.options.within_fraction > 0
+    at_once = max(1, MOST_AT_ONCE // others.size)
     kept = []
-    for b, index in enumerate(indices):
+    for first in range(0, len(indices), at_once):
         rules.options.deadline.check()
-        if rules.pins(canonical, columns[b]):
-            kept.append(index)
-            continue
-        if not columns[b].serves():
-            continue
-        copies = _copies(others, own[b])
-        rivals = [
-            (columns[a], float(copies[a]))
-            for a in np.flatnonzero(_cheaper(prices, b, copies, single)).tolist()
-        ]
-        if not rules.is_needless(canonical, columns[b], rivals):
-            kept.append(index)
+        some = slice(first, first + at_once)
+        copies = _copies(others, own[some], serves[some])
+        beaten = _cheaper(prices, some, copies, single)
+        is_beaten, is_used = beaten.any(axis=1).tolist(), serves[some].any(axis=1).tolist()
+        for b, column in enumerate(columns[some]):
+            if rules.pins(canonical, column):
+                kept.append(indices[first + b])
+                continue
+            if not is_used[b]:
+                continue
+            rivals = [(columns[a], float(copies[b, a])) for a in np.flatnonzero(beaten[b]).tolist()]
+            if not (is_beaten[b] and rules.is_needless(canonical, column, rivals)):
+                kept.append(indices[first + b])
     return kept
 
 
@@ -71,28 +77,33 @@ def _loads(
     return by_way.reshape(len(indices), -1), np.hstack(no_later)
 
 
-def _copies(loads: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return, per option, how many of it do at least what fills `own`; inf where none suffice.
+def _copies(
+    loads: NDArray[np.float64], own: NDArray[np.float64], serves: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Return, per row of `own` and option, how many of it do at least what the row does; inf where none suffice.
 
-    `loads` has shape (options × ways of buckets), inf where an option cannot serve.
+    `loads` has shape (options × ways of buckets), inf where an option cannot serve; `own` some of its rows, or of
+    others alike, and `serves` says where those are finite.
     """
-    served = np.isfinite(own)
-    ratio = (loads[:, served] / own[served]).max(axis=1)
-    copies: NDArray[np.float64] = np.maximum(1.0, np.ceil(ratio - _SLACK))
+    ratio = np.full((len(own), *loads.shape), -np.inf)
+    np.divide(loads, own[:, None], out=ratio, where=serves[:, None])
+    copies: NDArray[np.float64] = np.maximum(1.0, np.ceil(ratio.max(axis=2) - _SLACK))
     return copies
 
 
 def _cheaper(
-    prices: NDArray[np.float64], b: int, copies: NDArray[np.float64], single: bool
+    prices: NDArray[np.float64], some: slice, copies: NDArray[np.float64], single: bool
 ) -> NDArray[np.bool_]:
-    """Return which options beat `b` by price: several only strictly, one also by its name."""
-    earlier = np.arange(len(prices)) < b
-    one: NDArray[np.bool_] = (copies == 1) & (
-        (prices < prices[b]) | ((prices == prices[b]) & earlier)
-    )
+    """Return which options beat some of them by price: several only strictly, one also by its name.
+
+    Of shape (some × options), as `copies`.
+    """
+    places, own = np.arange(len(prices)), prices[some, None]
+    earlier = places < places[some, None]
+    one: NDArray[np.bool_] = (copies == 1) & ((prices < own) | ((prices == own) & earlier))
     if single:
         return one
     with np.errstate(invalid="ignore"):
-        several: NDArray[np.bool_] = (copies > 1) & (copies * prices < prices[b] * (1 - _SLACK))
+        several: NDArray[np.bool_] = (copies > 1) & (copies * prices < own * (1 - _SLACK))
     several |= one
     return several
