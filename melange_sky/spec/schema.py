@@ -1,9 +1,9 @@
 """The keys of a spec, section by section: types and ranges only. Meaning is checked in `load`.
 
-Each section is validated by itself, so that a mistake in one does not hide those in the others.
+Each section is validated by itself, so that a mistake in one does not hide those in the others. Validation
+alone makes sections: they have no methods, not even those that dataclasses get by themselves. Annotations
+are no texts here, for validators read them.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -32,24 +32,30 @@ Accelerators = Annotated[list[Text], or_one_text, or_counted]
 Accelerator = Annotated[str, bounds(min_length=1, max_length=500), or_one_counted]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class SloSection:
+    """`slo`."""
+
     tpot_ms: Positive | None = None
     ttft_ms: Positive | None = None
     attainment: Fraction = 0.95
     attainment_per_bucket: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class CoverageSection:
+    """How much of a trace a histogram tells."""
+
     requests: Annotated[int, bounds(ge=0)] | None = None
     beyond_fraction: Share = 0.0
     longest_input_tokens: Tokens | None = None
     longest_output_tokens: Tokens | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class HistogramSection:
+    """A histogram written into the spec or a workload file."""
+
     input_edges: Edges
     output_edges: Edges
     weights: Rows
@@ -59,26 +65,34 @@ class HistogramSection:
     source: Text | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class GridSection:
+    """`workload.grid`."""
+
     input_edges: Edges | None = None
     output_edges: Edges | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class ImagesSection:
+    """`workload.images`."""
+
     per_request: Annotated[float, bounds(gt=0, le=1000, allow_inf_nan=False)]
     tokens: Annotated[int, bounds(ge=1, le=1_000_000)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class SpreadSection:
+    """A mean and its 95th percentile."""
+
     mean: Positive
     p95: Positive | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class ReuseSection:
+    """`workload.reuse`, where it is more than a word."""
+
     stack_distance: (
         Annotated[
             list[Annotated[list[NotNegative], bounds(min_length=2, max_length=2)]],
@@ -95,8 +109,10 @@ class ReuseSection:
     source: Text | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class WorkloadSection:
+    """`workload`."""
+
     rate_rps: Rate | None = None
     rate: Any = None  # a number or a word; `demand` says which words
     burstiness: Burstiness | None = None
@@ -113,15 +129,19 @@ class WorkloadSection:
     reuse: Any = None  # a section or a word; `reuse` says which
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class FixedSection:
+    """One of `resources.fixed` or `resources.minimum`."""
+
     accelerators: Accelerator
     infra: Text | None = None
     instances: Annotated[int, bounds(ge=1, le=10_000)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class CurrentSection:
+    """One of `current`."""
+
     accelerators: Accelerator
     infra: Text | None = None
     instances: Annotated[int, bounds(ge=1, le=10_000)]
@@ -129,15 +149,19 @@ class CurrentSection:
     split: Text | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class SpotSection:
+    """`resources.spot`."""
+
     max_fraction: Share = 1.0
     interruption_rate: NotNegative | None = None
     recovery_s: NotNegative | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class ResourcesSection:
+    """`resources`."""
+
     accelerators: Accelerators | None = None
     infra: Texts | None = None
     use_spot: bool = False
@@ -153,16 +177,20 @@ class ResourcesSection:
     assumed_splits: Text = "robust"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class RedundancySection:
+    """`redundancy`."""
+
     spare: Annotated[int, bounds(ge=0, le=1000)] = 0
     min_replicas: Annotated[int, bounds(ge=1, le=10_000)] = 1
     max_share_per_region: Fraction | None = None
     max_share_per_cloud: Fraction | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class EngineSection:
+    """`engine`."""
+
     name: Text | None = None
     version: Text | None = None
     quantization: Texts | None = None
@@ -171,16 +199,20 @@ class EngineSection:
     setup: Script | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class ElasticSection:
+    """`elastic`."""
+
     min: Annotated[float, bounds(gt=0, le=1, allow_inf_nan=False)] = 1.0
     max: Annotated[float, bounds(ge=1, le=100, allow_inf_nan=False)] = 1.0
     upscale_delay_s: Annotated[float, bounds(ge=0, le=86_400, allow_inf_nan=False)] = 300.0
     downscale_delay_s: Annotated[float, bounds(ge=0, le=86_400, allow_inf_nan=False)] = 1200.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class GuardSection:
+    """`guard`."""
+
     launch: Any = None
     max_usd_per_hour: Positive | None = None
     max_change_instances: Annotated[int, bounds(ge=0, le=10_000)] | None = None
@@ -190,7 +222,7 @@ class GuardSection:
     freeze: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class ModelSection:
     """The four keys that say what is served; `name` is the spec's own where there is one model."""
 
@@ -202,7 +234,7 @@ class ModelSection:
     sky: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class SpecSection:
     """The top level. Sections stay raw here and are validated one by one."""
 
@@ -224,7 +256,7 @@ class SpecSection:
     elastic: Any = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class WorkloadFile:
     """A file that `melange-sky workload` writes, or a shipped distribution with its origin."""
 
@@ -235,13 +267,15 @@ class WorkloadFile:
     derivation: Text | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class MelangeGpu:
+    """One GPU of Mélange's config."""
+
     cost: Positive
     tputs: Rows
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(init=False, repr=False, eq=False)
 class MelangeSection:
     """Mélange's own JSON config."""
 

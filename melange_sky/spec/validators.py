@@ -118,7 +118,6 @@ def _section_schema(section: Any) -> core_schema.CoreSchema:
         section,
         core_schema.dataclass_args_schema(section.__name__, keys, extra_behavior="forbid"),
         [field.name for field in fields(section)],
-        slots=True,
     )
 
 
