@@ -311,6 +311,25 @@ class OptionCapacity:
         """Whether any figure is a mere bound of what simulation could find."""
         return any(cell.origin is Origin.BOUND for row in self.cells for cell in row)
 
+    def with_cells(
+        self, cells: tuple[tuple[CapacityCell, ...], ...], factors: NDArray[np.float64]
+    ) -> OptionCapacity:
+        """Return the option with other cells, whose rates are its own times `factors`, shape (input buckets × output buckets).
+
+        Where a factor is 0, the cell must serve nothing.
+        """
+        self.rates()
+        moved = replace(self, cells=cells)
+        times = np.where(factors > 0, factors, np.nan)
+        moved._grids.update({level: grid * times for level, grid in self._grids.items()})
+        return moved
+
+    def on(self, option: DeploymentOption) -> OptionCapacity:
+        """Return what another option carries of which a replica is the same."""
+        other = replace(self, option=option)
+        other._grids.update(self._grids)
+        return other
+
     def without_bounds(self) -> OptionCapacity:
         """Return the option serving nothing at sizes of which only a bound is known."""
         if not self.has_bounds:

@@ -247,17 +247,21 @@ def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
     What is only bounded counts at the good end, where a bound makes the cost no higher than it is, and
     not at the bad one.
     """
-    demands = tuple(
-        replace(
-            demand,
-            options=tuple(
-                _at_band_end(o, demand.workload.buckets(), good) if o.option.gpu in names else o
-                for o in (c if good else c.without_bounds() for c in demand.options)
-            ),
-        )
-        for demand in problem.demands
+    return replace(
+        problem, demands=tuple(_moved_demand(demand, names, good) for demand in problem.demands)
     )
-    return replace(problem, demands=demands)
+
+
+def _moved_demand(demand: Demand, names: frozenset[str], good: bool) -> Demand:
+    buckets, options = demand.workload.buckets(), []
+    known: dict[tuple[int, bool], OptionCapacity] = {}  # the same replica in several places
+    for option in demand.options:
+        key = id(option.cells), option.option.gpu in names
+        if key not in known:
+            whole = option if good else option.without_bounds()
+            known[key] = _at_band_end(whole, buckets, good) if key[1] else whole
+        options.append(known[key].on(option.option))
+    return replace(demand, options=tuple(options))
 
 
 def _at_band_end(
@@ -265,9 +269,11 @@ def _at_band_end(
 ) -> OptionCapacity:
     """Return the option with its estimates of these buckets at one end of their band."""
     cells = [list(row) for row in option.cells]
+    factors = np.ones((len(cells), len(cells[0])))
     for i, j in buckets:
-        cells[i][j] = _at_end(cells[i][j], good)
-    return replace(option, cells=tuple(map(tuple, cells)))
+        factors[i, j] = factor = _times_at_end(cells[i][j], good)
+        cells[i][j] = _times(cells[i][j], factor)
+    return option.with_cells(tuple(map(tuple, cells)), factors)
 
 
 def _times_at_end(cell: CapacityCell, good: bool) -> float:
@@ -283,8 +289,8 @@ def _times_at_end(cell: CapacityCell, good: bool) -> float:
     return max(end, 0.0) / rate
 
 
-def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
-    factor = _times_at_end(cell, good)
+def _times(cell: CapacityCell, factor: float) -> CapacityCell:
+    """Return the cell with its rates times a factor, and no band; serving nothing where that is 0."""
     if factor == 1.0:
         return cell
     if factor == 0.0:
@@ -293,7 +299,7 @@ def _at_end(cell: CapacityCell, good: bool) -> CapacityCell:
         max_rate_rps=None if cell.max_rate_rps is None else cell.max_rate_rps * factor,
         origin=cell.origin,
         reason=cell.reason,
-        levels=tuple((level, rate * factor) for level, rate in cell.levels),
+        levels=tuple([(level, rate * factor) for level, rate in cell.levels]),
         alone_ttft_s=cell.alone_ttft_s,
     )
 

@@ -95,14 +95,19 @@ class StepCosts(NamedTuple):
 def products_s(costs: StepCosts, tokens: Floats) -> Floats:
     """Return the time of a step's products, element-wise work and all-reduces, same shape as `tokens`."""
     seconds = smooth_max(costs.weights_s, costs.token_flops_s * tokens, costs.sharpness)
-    if np.any(costs.experts_s):  # the powers are what takes long here
+    if _any(costs.experts_s):  # the powers are what takes long here
         touched = 1.0 - costs.expert_miss ** (tokens**costs.expert_skew)
         seconds = seconds + costs.experts_s * touched + costs.expert_token_s * tokens
     seconds = seconds + tokens * costs.token_link_s
-    if np.any(costs.link_s):
+    if _any(costs.link_s):
         link = smooth_max(costs.link_s, costs.link_token_s * tokens, costs.link_sharpness)
         seconds = seconds + link
     return seconds
+
+
+def _any(figures: Any) -> bool:
+    """Return whether a figure, or any of a column, is not 0."""
+    return bool(figures.any() if isinstance(figures, np.ndarray) else figures)
 
 
 def smooth_max(first: Any, second: Floats, sharpness: Any) -> Floats:
@@ -114,7 +119,7 @@ def smooth_max(first: Any, second: Floats, sharpness: Any) -> Floats:
     larger = np.maximum(first, second)
     ratio = np.minimum(first, second) / np.maximum(larger, 1e-30)
     result: Floats
-    if np.all(sharpness == 1.0):  # powers take long
+    if not _any(sharpness != 1.0):  # powers take long
         result = larger * (1.0 + ratio)
     else:
         result = larger * (1.0 + ratio**sharpness) ** (1.0 / sharpness)

@@ -249,8 +249,10 @@ def _columns(
     weights = tuple(demand.way_weight(way) for way in range(len(levels)))
     if not capacities:
         return []
-    grids = np.array([[c.rates(level) for level in levels] for c in capacities])
-    rates = grids[:, :, [b.i for b in buckets], [b.j for b in buckets]]
+    alike = {id(c.cells): c for c in capacities}  # the same replica in several places
+    grids = {key: [c.rates(level) for level in levels] for key, c in alike.items()}
+    rates = np.array([grids[id(c.cells)] for c in capacities])
+    rates = rates[:, :, [b.i for b in buckets], [b.j for b in buckets]]
     derated = np.array(
         [
             constraints.available_fraction(use_spot=c.option.use_spot, nodes=c.option.nodes)

@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -190,9 +191,12 @@ def as_highs(linear: Linear) -> Any:
     lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
     lp.a_matrix_.num_col_, lp.a_matrix_.num_row_ = lp.num_col_, lp.num_row_
     lengths = [len(row.columns) for row in linear.rows]
-    lp.a_matrix_.start_ = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
-    lp.a_matrix_.index_ = np.array([c for row in linear.rows for c in row.columns], dtype=np.int32)
-    lp.a_matrix_.value_ = np.array([v for row in linear.rows for v in row.coefficients])
+    starts, rows = np.concatenate(([0], np.cumsum(lengths))), linear.rows
+    lp.a_matrix_.start_ = starts.astype(np.int32)
+    columns = chain.from_iterable(row.columns for row in rows)
+    lp.a_matrix_.index_ = np.fromiter(columns, np.int32, count=int(starts[-1]))
+    coefficients = chain.from_iterable(row.coefficients for row in rows)
+    lp.a_matrix_.value_ = np.fromiter(coefficients, np.float64, count=int(starts[-1]))
     if linear.is_whole():
         kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
         lp.integrality_ = [kinds[whole] for whole in linear.whole]

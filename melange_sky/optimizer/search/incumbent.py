@@ -80,7 +80,8 @@ def affordable(
         return canonical
     most = cost * (1 + options.within_fraction) * (1 + 1e-9)
     kept = worth_a_look(canonical, problem, options, most)
-    return canonical.keep(k for k in kept if canonical.columns[k].price <= most)
+    kept = [k for k in kept if canonical.columns[k].price <= most]
+    return canonical if len(kept) == len(canonical.columns) else canonical.keep(kept)
 
 
 def least_alone(canonical: Canonical, problem: Problem, options: SolveOptions) -> float | None:
