@@ -96,7 +96,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     prepared = replace(prepared, problem=problem)
     solution = preferring_first_forms(prepared, solution, request.solve)
     log_solution(solution)
-    with side_pool(solution, 1) as pool:
+    with side_pool(solution, request.solve, 1) as pool:
         forms = pool.submit(_form_notes, spec, prepared, solution, request)
         asked = _Measuring(
             command=_measure_command(spec, request), generation=generation_of(spec, request)
@@ -243,7 +243,7 @@ def _cost_context(
     problem: Problem, solution: Solution, solve: SolveOptions, measuring: _Measuring
 ) -> _CostContext:
     """Solve for the baselines and, with a measuring `command`, for the cost band, side by side."""
-    with side_pool(solution, 2) as pool:
+    with side_pool(solution, solve, 2) as pool:
         singles = pool.submit(baselines, problem, _costs(solution), solve)
         if measuring.command is None:
             return _CostContext(baselines=singles.result(), band=None)

@@ -9,22 +9,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import ParamSpec, TypeVar
 
-    from melange_sky.optimizer import Solution
+    from melange_sky.optimizer import Solution, SolveOptions
 
     P = ParamSpec("P")
     T = TypeVar("T")
 
-SOON_S = 0.2
-"""Where the plan was solved in less, so are those beside it.
+SOON_S, AMPLE_S = 0.2, 5.0
+"""Where the plan was solved in less than the first and the second is left, none beside it wants for time.
 
 HiGHS leaves Python alone while it works, but in solves so short there is little of that: threads would wait for
 each other's turn at Python, and take longer together than one after the other.
 """
 
 
-def side_pool(solution: Solution, workers: int) -> Executor:
+def side_pool(solution: Solution, solve: SolveOptions, workers: int) -> Executor:
     """Return what runs the solves beside a plan: so many threads at most, none where all end soon."""
-    if solution.report.solve_seconds < SOON_S:
+    if solution.report.solve_seconds < SOON_S and solve.deadline.left_s > AMPLE_S:
         return InTurn()
     return ThreadPoolExecutor(max_workers=workers)
 
