@@ -58,7 +58,6 @@ BEST_EFFORT = 0.0
 SPENT_ABOVE = (0.2, 0.8)
 """What the levels above a target leave to other requests, as parts of the misses that it allows."""
 
-
 _SAME_LEVEL = 1e-9
 """Attainments no further apart are the same one, written and read back."""
 
@@ -164,6 +163,9 @@ class CapacityCell:
     def unserved(cls, reason: str) -> CapacityCell:
         """Return the cell of a bucket that cannot be served at any rate."""
         return cls(max_rate_rps=None, reason=reason)
+
+
+Cells = tuple[tuple[CapacityCell, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +281,7 @@ class OptionCapacity:
     """A deployment option and its capacity per bucket, shape (input buckets × output buckets)."""
 
     option: DeploymentOption
-    cells: tuple[tuple[CapacityCell, ...], ...]
+    cells: Cells
     _grids: dict[float | None, NDArray[np.float64]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -311,24 +313,12 @@ class OptionCapacity:
         """Whether any figure is a mere bound of what simulation could find."""
         return any(cell.origin is Origin.BOUND for row in self.cells for cell in row)
 
-    def with_cells(
-        self, cells: tuple[tuple[CapacityCell, ...], ...], factors: NDArray[np.float64]
-    ) -> OptionCapacity:
-        """Return the option with other cells, whose rates are its own times `factors`, shape (input buckets × output buckets).
-
-        Where a factor is 0, the cell must serve nothing.
-        """
+    def with_cells(self, cells: Cells, factors: NDArray[np.float64]) -> OptionCapacity:
+        """Return the option with other cells: its own rates times `factors`, (I × O), none where that is 0."""
         self.rates()
-        moved = replace(self, cells=cells)
-        times = np.where(factors > 0, factors, np.nan)
+        moved, times = replace(self, cells=cells), np.where(factors > 0, factors, np.nan)
         moved._grids.update({level: grid * times for level, grid in self._grids.items()})
         return moved
-
-    def on(self, option: DeploymentOption) -> OptionCapacity:
-        """Return what another option carries of which a replica is the same."""
-        other = replace(self, option=option)
-        other._grids.update(self._grids)
-        return other
 
     def without_bounds(self) -> OptionCapacity:
         """Return the option serving nothing at sizes of which only a bound is known."""
@@ -342,9 +332,7 @@ class OptionCapacity:
         return replace(self, cells=cells)
 
 
-def _by_level(
-    cells: tuple[tuple[CapacityCell, ...], ...],
-) -> dict[float | None, NDArray[np.float64]]:
+def _by_level(cells: Cells) -> dict[float | None, NDArray[np.float64]]:
     """Return the rates of cells at the target (None) and at each level, NaN where there is none."""
     flat = [cell for row in cells for cell in row]
     found: dict[float | None, list[float | None]] = {None: [cell.max_rate_rps for cell in flat]}

@@ -260,7 +260,10 @@ def _moved_demand(demand: Demand, names: frozenset[str], good: bool) -> Demand:
         if key not in known:
             whole = option if good else option.without_bounds()
             known[key] = _at_band_end(whole, buckets, good) if key[1] else whole
-        options.append(known[key].on(option.option))
+        same = known[key]
+        options.append(
+            same if same.option is option.option else replace(same, option=option.option)
+        )
     return replace(demand, options=tuple(options))
 
 

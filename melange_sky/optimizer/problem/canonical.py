@@ -7,8 +7,8 @@ always builds the same program and yields the same plan.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -141,11 +141,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Canonical:
-    """A problem's columns and buckets. `demands` are sorted by name; both lists follow them."""
+    """A problem's columns and buckets, after `demands` sorted by name; `learned` is what `Waste.of` found out, by headroom."""
 
     demands: tuple[Demand, ...]
     buckets: tuple[tuple[Bucket, ...], ...]
     columns: tuple[Column, ...]
+    learned: dict[float, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_demand(self, demand: int) -> list[int]:
         """Return the indices of a demand's columns."""
@@ -180,11 +181,7 @@ class Canonical:
 
     def keep(self, indices: Iterable[int]) -> Canonical:
         """Return the same problem with only these columns."""
-        return Canonical(
-            demands=self.demands,
-            buckets=self.buckets,
-            columns=tuple(self.columns[k] for k in sorted(indices)),
-        )
+        return replace(self, columns=tuple(self.columns[k] for k in sorted(indices)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,9 +73,13 @@ class Waste(NamedTuple):
 
     @classmethod
     def of(cls, canonical: Canonical, problem: Problem) -> Waste:
-        """Look at every column of a problem."""
-        parts = tuple(_by_demand(canonical, problem))
-        return cls(len(canonical.columns), parts, sum(part.bound for part in parts))
+        """Look at every column of a problem, once."""
+        known: Waste | None = canonical.learned.get(problem.headroom)
+        if known is None:
+            parts = tuple(_by_demand(canonical, problem))
+            known = cls(len(canonical.columns), parts, sum(part.bound for part in parts))
+            canonical.learned[problem.headroom] = known
+        return known
 
     def of_counts(self, most_usd_per_hour: float) -> tuple[float, list[list[float]]]:
         """Return what a fleet of at most this cost may waste, and what 0, 1, … of each column waste.
