@@ -32,7 +32,7 @@ Accelerators = Annotated[list[Text], or_one_text, or_counted]
 Accelerator = Annotated[str, bounds(min_length=1, max_length=500), or_one_counted]
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class SloSection:
     """`slo`."""
 
@@ -42,7 +42,7 @@ class SloSection:
     attainment_per_bucket: bool = False
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class CoverageSection:
     """How much of a trace a histogram tells."""
 
@@ -52,7 +52,7 @@ class CoverageSection:
     longest_output_tokens: Tokens | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class HistogramSection:
     """A histogram written into the spec or a workload file."""
 
@@ -65,7 +65,7 @@ class HistogramSection:
     source: Text | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class GridSection:
     """`workload.grid`."""
 
@@ -73,7 +73,7 @@ class GridSection:
     output_edges: Edges | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class ImagesSection:
     """`workload.images`."""
 
@@ -81,7 +81,7 @@ class ImagesSection:
     tokens: Annotated[int, bounds(ge=1, le=1_000_000)]
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class SpreadSection:
     """A mean and its 95th percentile."""
 
@@ -89,7 +89,7 @@ class SpreadSection:
     p95: Positive | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class ReuseSection:
     """`workload.reuse`, where it is more than a word."""
 
@@ -109,7 +109,7 @@ class ReuseSection:
     source: Text | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class WorkloadSection:
     """`workload`."""
 
@@ -129,7 +129,7 @@ class WorkloadSection:
     reuse: Any = None  # a section or a word; `reuse` says which
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class FixedSection:
     """One of `resources.fixed` or `resources.minimum`."""
 
@@ -138,7 +138,7 @@ class FixedSection:
     instances: Annotated[int, bounds(ge=1, le=10_000)]
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class CurrentSection:
     """One of `current`."""
 
@@ -149,7 +149,7 @@ class CurrentSection:
     split: Text | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class SpotSection:
     """`resources.spot`."""
 
@@ -158,7 +158,7 @@ class SpotSection:
     recovery_s: NotNegative | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class ResourcesSection:
     """`resources`."""
 
@@ -177,7 +177,7 @@ class ResourcesSection:
     assumed_splits: Text = "robust"
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class RedundancySection:
     """`redundancy`."""
 
@@ -187,7 +187,7 @@ class RedundancySection:
     max_share_per_cloud: Fraction | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class EngineSection:
     """`engine`."""
 
@@ -199,7 +199,7 @@ class EngineSection:
     setup: Script | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class ElasticSection:
     """`elastic`."""
 
@@ -209,7 +209,7 @@ class ElasticSection:
     downscale_delay_s: Annotated[float, bounds(ge=0, le=86_400, allow_inf_nan=False)] = 1200.0
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class GuardSection:
     """`guard`."""
 
@@ -222,7 +222,7 @@ class GuardSection:
     freeze: bool = False
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class ModelSection:
     """The four keys that say what is served; `name` is the spec's own where there is one model."""
 
@@ -234,7 +234,7 @@ class ModelSection:
     sky: Any = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class SpecSection:
     """The top level. Sections stay raw here and are validated one by one."""
 
@@ -256,7 +256,7 @@ class SpecSection:
     elastic: Any = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class WorkloadFile:
     """A file that `melange-sky workload` writes, or a shipped distribution with its origin."""
 
@@ -267,7 +267,7 @@ class WorkloadFile:
     derivation: Text | None = None
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class MelangeGpu:
     """One GPU of Mélange's config."""
 
@@ -275,7 +275,7 @@ class MelangeGpu:
     tputs: Rows
 
 
-@dataclass(init=False, repr=False, eq=False)
+@dataclass(init=False, repr=False, eq=False, kw_only=True)
 class MelangeSection:
     """Mélange's own JSON config."""
 

@@ -51,7 +51,7 @@ def _survivors(canonical: Canonical, indices: list[int], rules: RuleSet) -> list
         some = slice(first, first + at_once)
         copies = _copies(others, own[some], serves[some])
         beaten = _cheaper(prices, some, copies, single)
-        is_beaten, is_used = beaten.any(axis=1).tolist(), serves[some].any(axis=1).tolist()
+        is_beaten, is_used = np.asarray(beaten.any(axis=1)), np.asarray(serves[some].any(axis=1))
         for b, column in enumerate(columns[some]):
             if rules.pins(canonical, column):
                 kept.append(indices[first + b])
