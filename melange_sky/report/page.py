@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from html import escape
 from typing import Protocol, TypeVar
 
 from rich.table import Table
@@ -111,4 +110,6 @@ def _plain(marked: str) -> str:
 
 def _safe(text: str) -> str:
     """Escape text for HTML; control characters, which a browser might act on, become question marks."""
+    from html import escape  # text does without
+
     return escape("".join(c if c.isprintable() or c == "\n" else "?" for c in text))
