@@ -270,6 +270,21 @@ def changes(part: Constraints | SolveOptions) -> dict[str, Any]:
     }
 
 
+def test_options_looked_at_one_by_one_leave_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    problems = [
+        with_levels(random_problem(random.Random(seed), options=9, buckets=4), random.Random(seed))
+        for seed in range(20)
+    ]
+    forms = [
+        (canonical_form(one), RuleSet.of(one, SolveOptions()))
+        for p in problems
+        for one in at_levels(p)
+    ]
+    together = [[c.name for c in drop_dominated(*form).columns] for form in forms]
+    monkeypatch.setattr(dominance, "MOST_AT_ONCE", 1)
+    assert [[c.name for c in drop_dominated(*form).columns] for form in forms] == together
+
+
 def test_each_pruning_leaves_something_out() -> None:
     dropped = bounded = counted = contending = looked = 0
     for seed in range(20):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from melange_sky.capacities import OptionCapacity, Origin
 from melange_sky.optimizer import Demand, Problem, SolveOptions, optimize
 from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
-from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
+from melange_sky.planner.sensitivity import MeasuringAdvice, _at_band_end, cost_band
 from melange_sky.plans import Sensitivity
 from melange_sky.pricing import OfferQuery
 from tests.factories import make_capacity, make_option, make_workload
@@ -114,3 +115,15 @@ def test_a_cost_range_that_cannot_be_proven_is_not_told(limit: int, is_optimal: 
     assert (plan.solver.is_optimal, plan.sensitivity) == (is_optimal, None)
     (warning,) = [w for w in plan.warnings if w.code == "no-cost-range"]
     assert "could not be proven" in warning.message
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_rates_at_an_end_of_the_band_are_those_of_its_cells(good: bool) -> None:
+    option = make_capacity([[2.0, None, 4.0]], make_option("L4", accelerator="L4"))
+    cells = [replace(c, levels=((0.0, 6.0), (0.96, 1.5))) for c in option.cells[0]]
+    cells[2] = replace(cells[2], origin=Origin.BOUND)
+    option = replace(option, cells=(tuple(cells),))
+    moved = _at_band_end(option if good else option.without_bounds(), [(0, 0), (0, 2)], good)
+    by_cells = OptionCapacity(option=moved.option, cells=moved.cells)
+    for level in (None, 0.0, 0.96, 0.99):
+        np.testing.assert_array_equal(moved.rates(level), by_cells.rates(level))
