@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # that is the machine, not the case
+)
 hypothesis.settings.load_profile("repeatable")
 
 if TYPE_CHECKING:
