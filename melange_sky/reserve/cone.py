@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import highspy
 import numpy as np
 
-from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.highs import quiet_highs
+from melange_sky.reserve.rate_cone import RateCone
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -68,48 +67,25 @@ class Shape:
         return prices / float(max(bounds))
 
 
-class Cone:
-    """Highest rates of fleets, and the worths learnt by the way, (rows × options)."""
+class Cone(RateCone):
+    """The highest rates of fleets that serve one mix at one attainment level."""
 
     def __init__(self, shape: Shape, deadline: Deadline) -> None:
         """Build the program; the first worth is along equal prices."""
+        super().__init__(deadline)
         self.shape, self.most = shape, shape.most
         self.worths = shape.worth(np.ones(len(self.most)))[None]
-        self.deadline = deadline
-        self._along: dict[bytes, Floats] = {}
         self._rows = np.arange(len(self.most), dtype=np.int32)
-        self._highs = quiet_highs({"presolve": "off", "primal_feasibility_tolerance": 1e-9})
         self._highs.passModel(self._model())
-
-    def at_most(self, fleet: Floats) -> float:
-        """Return a rate that the fleet does not exceed, by what is known."""
-        return float((self.worths @ fleet).min())
-
-    def along(self, prices: Floats) -> Floats:
-        """Return the worth along prices > 0."""
-        key = prices.tobytes()
-        if key not in self._along:
-            self._along[key] = self.shape.worth(prices)
-        return self._along[key]
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves; learn why it is no more. Raises TimeUpError."""
-        self.deadline.check()
-        highs = self._highs
-        highs.changeRowsBounds(len(fleet), self._rows, np.full(len(fleet), -np.inf), fleet)
-        highs.setOptionValue("time_limit", highs.getRunTime() + self.deadline.left_s)
-        highs.run()
-        if highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            highs.clearSolver()  # from its last basis it lost its way
-            highs.run()
-        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise TimeUpError
-        solution = highs.getSolution()
-        worth = np.maximum(-np.array(solution.row_dual)[: len(fleet)], 0.0)
-        rate = -float(highs.getInfo().objective_function_value)
-        if worth.any() and not (self.worths @ fleet <= rate * (1 + 1e-9)).any():
-            self.worths = np.vstack((self.worths, worth))
+        rate, worth = self._highest(self._rows, fleet)
+        self._learn(fleet, rate, worth)
         return max(rate, 0.0)
+
+    def _worth(self, prices: Floats) -> Floats:
+        return self.shape.worth(prices)
 
     def _model(self) -> Any:
         """Rows: load of each option, each bucket, misses where there may be some. The last column is λ."""

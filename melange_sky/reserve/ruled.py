@@ -16,8 +16,9 @@ import numpy as np
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.optimizer.search.levels import checked_levels
+from melange_sky.reserve.rate_cone import SLACK
 from melange_sky.reserve.ruled_level import RuledLevel
-from melange_sky.reserve.ruled_program import SLACK, Ask, Rows, cheapest_ruled, with_free
+from melange_sky.reserve.ruled_program import Ask, Rows, cheapest_ruled, with_free
 from melange_sky.reserve.serving import Served
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class RuledServed(Served):
     def __init__(self, levels: Sequence[RuledLevel], deadline: Deadline = NEVER) -> None:
         """Take the attainment levels."""
         self.ruled, self._rows = levels, Rows()
-        self._alone = [Served([level.cone], deadline) for level in levels]  # type: ignore[list-item]
-        super().__init__([level.cone for level in levels], deadline)  # type: ignore[misc]
+        self._alone = [Served([level.cone], deadline) for level in levels]
+        super().__init__([level.cone for level in levels], deadline)
 
     def until(self, deadline: Deadline) -> None:
         """Hold all that is asked from now on to a deadline."""
@@ -121,34 +122,17 @@ class RuledServed(Served):
             assert isinstance(served, RuledServed)
             alone = [
                 (found.cost, n)
-                for n, level in enumerate(served.ruled)
-                if (found := served._of_ruled(n, level, tariff, rate, np.inf)) is not None
+                for n in range(len(served.ruled))
+                if (found := served._at_level(n, tariff, rate, np.inf)) is not None
             ]
             if not alone:
                 return None
             asks.append(Ask(level=served.ruled[min(alone)[1]], rate_rps=rate))
         return cheapest_ruled(asks, tariff, np.inf, mixes[0].deadline, Rows())
 
-    def cheapest(self, tariff: Tariff, rate: float, below: float = np.inf) -> Cheapest | None:
-        """Return the fleet that serves the rate at least cost, with what is free where the rules let it.
-
-        None where none does for less than `below`. Raises TimeUpError.
-        """
-        best: Cheapest | None = None
-        bound = below
-        for n, level in enumerate(self.ruled):
-            found = self._of_ruled(n, level, tariff, rate, below)
-            if found is not None:
-                bound = min(bound, found.bound)
-                if found.cost < below:
-                    best, below = found, found.cost
-        if best is None:
-            return None
-        return replace(best, bound=min(bound, best.cost))
-
-    def _of_ruled(
-        self, n: int, level: RuledLevel, tariff: Tariff, rate: float, below: float
-    ) -> Cheapest | None:
+    def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
+        """Return the cheapest at one level, with what is free where the rules let it."""
+        level = self.ruled[n]
         if level.only_shares:
             return self._alone[n].cheapest(tariff, rate, below)
         ask = Ask(level=level, rate_rps=rate)

@@ -23,6 +23,7 @@ from melange_sky.optimizer.program.highs import as_highs, quiet_highs
 from melange_sky.optimizer.program.linear import Linear
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.serving import Load
+from melange_sky.reserve.rate_cone import RateCone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,8 +47,8 @@ def column_places(canonical: Canonical, places: Mapping[Place, int]) -> NDArray[
     return np.array(found, dtype=np.intp)
 
 
-class RuledCone:
-    """Highest total rates of fleets under some rules, and the worths learnt by the way, (rows × options)."""
+class RuledCone(RateCone):
+    """The highest total rates of fleets under some rules."""
 
     def __init__(
         self,
@@ -61,68 +62,43 @@ class RuledCone:
 
         `columns` say which of so many `options` each column of the problem is.
         """
-        self.deadline = deadline
+        super().__init__(deadline)
         self._form, self._only = form, only
         self._columns, self._options = columns, options
         self._rate_rps = sum(d.workload.rate_rps for d in form.canonical.demands)
-        self._along: dict[bytes, Floats] = {}
         self.most = np.zeros(self._options)
         self.most[self._columns] = [c.most_load for c in form.canonical.columns]
-        self._highs = quiet_highs({"presolve": "off", "primal_feasibility_tolerance": 1e-9})
         self._rows, self._usable = self._pass_model()
         self.most /= self._usable * self._rate_rps
         self.worths = self.along(np.ones(self._options))[None]
 
-    def at_most(self, fleet: Floats) -> float:
-        """Return a rate that the fleet does not exceed, by what is known."""
-        return float((self.worths @ fleet).min())
-
-    def along(self, prices: Floats) -> Floats:
-        """Return the worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts.
-
-        Raises InfeasibleError where no fleet keeps to the shares, however large; TimeUpError.
-        """
-        key = prices.tobytes()
-        if key not in self._along:
-            program = self._program()
-            lp = program.lp
-            lp.whole = [False] * len(lp.whole)
-            lp.upper = [np.inf] * len(lp.upper)
-            lp.goal = list(zip(program.x, prices[self._columns].tolist(), strict=True))
-            self.deadline.check()
-            highs = quiet_highs({"time_limit": self.deadline.left_s})
-            highs.passModel(as_highs(lp))
-            highs.run()
-            if highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
-                raise InfeasibleError("no fleet keeps to the shares per region, cloud or spot")
-            if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-                raise TimeUpError
-            least = float(highs.getInfo().objective_function_value)
-            worth = np.zeros(self._options)
-            worth[self._columns] = prices[self._columns] * (self._rate_rps / least)
-            self._along[key] = worth
-        return self._along[key]
-
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves; learn why it is no more. Raises TimeUpError."""
+        value, duals = self._highest(self._rows, fleet[self._columns] * self._usable)
+        rate = max(0.0, value * self._rate_rps)
+        worth = np.zeros(self._options)
+        worth[self._columns] = duals * self._usable * self._rate_rps
+        self._learn(fleet, rate, worth)
+        return rate
+
+    def _worth(self, prices: Floats) -> Floats:
+        program = self._program()
+        lp = program.lp
+        lp.whole = [False] * len(lp.whole)
+        lp.upper = [np.inf] * len(lp.upper)
+        lp.goal = list(zip(program.x, prices[self._columns].tolist(), strict=True))
         self.deadline.check()
-        highs, rows = self._highs, len(self._rows)
-        room = fleet[self._columns] * self._usable
-        highs.changeRowsBounds(rows, self._rows, np.full(rows, -np.inf), room)
-        highs.setOptionValue("time_limit", highs.getRunTime() + self.deadline.left_s)
+        highs = quiet_highs({"time_limit": self.deadline.left_s})
+        highs.passModel(as_highs(lp))
         highs.run()
-        if highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            highs.clearSolver()  # from its last basis it lost its way
-            highs.run()
+        if highs.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
+            raise InfeasibleError("no fleet keeps to the shares per region, cloud or spot")
         if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             raise TimeUpError
-        duals = -np.array(highs.getSolution().row_dual)[self._rows]
+        least = float(highs.getInfo().objective_function_value)
         worth = np.zeros(self._options)
-        worth[self._columns] = np.maximum(duals, 0.0) * self._usable * self._rate_rps
-        rate = max(0.0, -float(highs.getInfo().objective_function_value) * self._rate_rps)
-        if worth.any() and not (self.worths @ fleet <= rate * (1 + 1e-9)).any():
-            self.worths = np.vstack((self.worths, worth))
-        return rate
+        worth[self._columns] = prices[self._columns] * (self._rate_rps / least)
+        return worth
 
     def _program(self) -> Any:
         return build_program(

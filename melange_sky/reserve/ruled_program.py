@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.reserve.covering import Cheapest
+from melange_sky.reserve.rate_cone import SLACK
 from melange_sky.reserve.ruled_whole import Need, RuledWhole
 
 if TYPE_CHECKING:
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from melange_sky.reserve.tariff import Bill, Tariff
 
     Floats = NDArray[np.float64]
-
-SLACK = 1e-7
-"""A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
 
 _ROUNDING = 1e-9
 

@@ -13,19 +13,17 @@ import numpy as np
 
 from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.reserve.covering import Cheapest, Covering
+from melange_sky.reserve.rate_cone import SLACK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from melange_sky.reserve.cone import Cone
+    from melange_sky.reserve.rate_cone import RateCone
     from melange_sky.reserve.tariff import Tariff
 
     Floats = NDArray[np.float64]
-
-_SLACK = 1e-7
-"""A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
 
 _ROUNDING = 1e-9
 
@@ -36,7 +34,7 @@ _ROWS_AT_ONCE = 5
 class Served:
     """The fleets that serve one mix. Fleets are arrays of instances, one place per option."""
 
-    def __init__(self, levels: Sequence[Cone], deadline: Deadline = NEVER) -> None:
+    def __init__(self, levels: Sequence[RateCone], deadline: Deadline = NEVER) -> None:
         """Take the cones of the attainment levels."""
         self.levels, self.deadline = levels, deadline
         self._rates: list[dict[bytes, float]] = [{} for _ in levels]
@@ -61,7 +59,7 @@ class Served:
         for n in sorted(range(len(ceilings)), key=lambda n: -ceilings[n]):
             if ceilings[n] > best:
                 best = max(best, self._of_level(n, fleet))
-        return best * (1 + 2 * _SLACK)
+        return best * (1 + 2 * SLACK)
 
     def rate_alone(self, option: int, count: int) -> float:
         """Return the highest rate that so many instances of one option serve. Raises TimeUpError."""
@@ -100,13 +98,13 @@ class Served:
             if joint is None:
                 return None
             able = [
-                level.rate(joint.fleet) >= rate * (1 - _SLACK)
+                level.rate(joint.fleet) >= rate * (1 - SLACK)
                 for level, rate in zip(levels, rates_rps, strict=True)
             ]
             if all(able) or known == sum(len(level.worths) for level in levels):
                 return joint
 
-    def level_of(self, fleet: Floats) -> Cone:
+    def level_of(self, fleet: Floats) -> RateCone:
         """Return the level at which a fleet serves most. Raises TimeUpError."""
         best = max(range(len(self.levels)), key=lambda n: self._of_level(n, fleet))
         return self.levels[best]
@@ -137,7 +135,7 @@ class Served:
         return replace(best, bound=min(bound, best.cost))
 
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
-        level, asked = self.levels[n], rate * (1 - _SLACK)
+        level, asked = self.levels[n], rate * (1 - SLACK)
         along = self._along(n, tariff.full)
         rows = self._closest(n, self._last[n])
         while True:

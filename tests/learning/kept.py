@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from melange_sky.learning import Scrape
 from tests.learning.pages import page_of
+from tests.loopback import answering
 
 Series = dict[tuple[tuple[str, str], ...], list[tuple[float, str]]]
 _LINE = re.compile(r"(\S+?)\{(.*)\} (\S+)")
@@ -50,61 +50,24 @@ def answer(series: Series, query: str, at_s: float) -> dict[str, Any]:
     return {"resultType": "matrix", "result": rows}
 
 
-@contextlib.contextmanager
 def prometheus(
     series: Series, now_s: float, *, token: str | None = None, warning: str | None = None
-) -> Iterator[str]:
-    """Serve the API with samples; `queries` of the class hold what was asked."""
+) -> AbstractContextManager[str]:
+    """Serve the API with samples."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
-            if token is not None and self.headers.get("Authorization") != token:
-                self._send(401, b"Unauthorized\n")
-                return
-            at_s = float(asked.get("time", now_s))
-            said = {"status": "success", "data": answer(series, asked["query"], at_s)}
-            if warning is not None:
-                said["warnings"] = [warning]
-            self._send(200, json.dumps(said).encode())
+    def said(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+        asked = {key: values[0] for key, values in parse_qs(urlsplit(request.path).query).items()}
+        if token is not None and request.headers.get("Authorization") != token:
+            return 401, b"Unauthorized\n"
+        at_s = float(asked.get("time", now_s))
+        found = {"status": "success", "data": answer(series, asked["query"], at_s)}
+        if warning is not None:
+            found["warnings"] = [warning]
+        return 200, json.dumps(found).encode()
 
-        def _send(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return answering(said)
 
 
-@contextlib.contextmanager
-def saying(body: bytes, status: int = 200) -> Iterator[str]:
+def saying(body: bytes, status: int = 200) -> AbstractContextManager[str]:
     """Serve the same bytes whatever is asked."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return answering(lambda _: (status, body))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -23,6 +23,7 @@ from melange_sky.profiler.scraping import Scraping, scrape_of
 from tests.cli.runner import call
 from tests.learning.pages import ENGINE, page_of
 from tests.learning.scraped import counted
+from tests.loopback import answering
 
 LOOK = Scrape(
     time_s=0.0,
@@ -46,36 +47,20 @@ ELSEWHERE = "on the page; vLLM counts them under these names: is this its /metri
 @pytest.fixture
 def serve() -> Iterator[Callable[..., str]]:
     """Serve pages one after the other, the last one again and again; return the address."""
-    servers = []
+    with contextlib.ExitStack() as stack:
 
-    def start(*pages: str | int) -> str:
-        left = list(pages)
+        def start(*pages: str | int) -> str:
+            left = list(pages)
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path == "/version":
-                    body, status = b'{"version": "0.33.0"}', 200
-                else:
-                    page = left.pop(0) if len(left) > 1 else left[0]
-                    body = page.encode() if isinstance(page, str) else b""
-                    status = 200 if isinstance(page, str) else page
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+            def answer(request: BaseHTTPRequestHandler) -> tuple[int, bytes]:
+                if request.path == "/version":
+                    return 200, b'{"version": "0.33.0"}'
+                page = left.pop(0) if len(left) > 1 else left[0]
+                return (200, page.encode()) if isinstance(page, str) else (page, b"")
 
-            def log_message(self, *_: object) -> None:
-                pass
+            return stack.enter_context(answering(answer))
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 def scraping(*urls: str, every_s: float = 0.02) -> Scraping:

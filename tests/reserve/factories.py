@@ -18,19 +18,27 @@ from melange_sky.reserve.question import Objective, Purchase, Question, Scenario
 from tests.optimizer.factories import demand, option, with_levels
 
 
+def random_replica(
+    rng: random.Random, *, serves_all: bool
+) -> tuple[list[list[float | None]], float]:
+    """The rates of a replica on 2 × 2 buckets, of which it serves all or most, and its price."""
+    strength = rng.uniform(0.5, 3)
+    rates = [
+        [
+            round(strength * rng.uniform(0.5, 2), 3) if serves_all or rng.random() < 0.8 else None
+            for _ in range(2)
+        ]
+        for _ in range(2)
+    ]
+    return rates, round(strength * rng.uniform(0.7, 1.4), 2)
+
+
 def random_problem(rng: random.Random, options: int, levels: bool = False) -> Problem:
     """One model of 2 × 2 buckets at 1 req/s in all."""
     rows = []
     for k in range(options):
-        strength = rng.uniform(0.5, 3)
-        rates = [
-            [
-                round(strength * rng.uniform(0.5, 2), 3) if k == 0 or rng.random() < 0.8 else None
-                for _ in range(2)
-            ]
-            for _ in range(2)
-        ]
-        rows.append(option(f"o{k}", round(strength * rng.uniform(0.7, 1.4), 2), rates))
+        rates, price = random_replica(rng, serves_all=k == 0)
+        rows.append(option(f"o{k}", price, rates))
     problem = Problem(demands=(demand(random_mix(rng), *rows),))
     return with_levels(problem, rng) if levels else problem
 

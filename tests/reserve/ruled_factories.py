@@ -16,7 +16,7 @@ from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.reserve.question import Purchase, Question, Scenario
 from melange_sky.reserve.ruled import ruled_by
 from tests.optimizer.factories import demand, placed
-from tests.reserve.factories import _sum, random_mix, random_purchases
+from tests.reserve.factories import _sum, random_mix, random_purchases, random_replica
 
 CLOUDS = ("aws/r0", "gcp/r1", "aws/r2")
 
@@ -25,15 +25,7 @@ def random_options(rng: random.Random, count: int, model: int) -> list[OptionCap
     """Options on clouds, at names of their own per model; each serves nearly all of 2 × 2 buckets."""
     found = []
     for k in range(count):
-        strength = rng.uniform(0.5, 3)
-        rates = [
-            [
-                round(strength * rng.uniform(0.5, 2), 3) if k == 0 or rng.random() < 0.8 else None
-                for _ in range(2)
-            ]
-            for _ in range(2)
-        ]
-        price = round(strength * rng.uniform(0.7, 1.4), 2)
+        rates, price = random_replica(rng, serves_all=k == 0)
         found.append(placed(f"m{model}o{k}", price, rates, CLOUDS[k % 3], accelerator=f"g{k}"))
     return found
 

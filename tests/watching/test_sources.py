@@ -9,9 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -33,6 +31,7 @@ from tests.gateway.replica import Replica
 from tests.learning.kept import prometheus
 from tests.learning.pages import ENGINE, page_of
 from tests.learning.test_scraping import LOOK
+from tests.loopback import answering
 
 LONG = 120
 LIMITS = SLO(ttft_s=0.25, tpot_s=0.1)
@@ -161,24 +160,11 @@ def pages(first: str | None = None) -> Iterator[tuple[str, list[str | None]]]:
     """Serve whatever page is in the list, None for an error."""
     now: list[str | None] = [first]
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = (now[0] or "").encode()
-            self.send_response(200 if now[0] is not None else 500)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(_: object) -> tuple[int, bytes]:
+        return (500, b"") if now[0] is None else (200, now[0].encode())
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", now
-    finally:
-        server.shutdown()
-        server.server_close()
+    with answering(answer) as url:
+        yield url, now
 
 
 def page(finished: int = 0, refused: int = 0, running: int = 0, plan: str = "chat") -> str:
