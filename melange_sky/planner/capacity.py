@@ -20,8 +20,10 @@ from melange_sky.pricing import OfferQuery, load_offers
 from melange_sky.profiles import (
     CapacityQuery,
     ReplicaShape,
+    engine_generation,
     engine_generations,
     enough_nodes,
+    holding,
     nearest_split,
     refused_splits,
     replica_capacities,
@@ -265,13 +267,13 @@ def _shapes(
 ) -> dict[str, list[ReplicaShape]]:
     """Return, per option, its splits; one that does not fit stands for the reason."""
     names = options.accelerators
-    shapes = {}
+    shapes, held = {}, holding(model, engine_generation(generation))
     for word in names.split(",") if isinstance(names, str) else names:
         label, name, gpus = _accelerator(word.strip())
         splits = [
             split
             for nodes in range(1, options.max_nodes + 1)
-            for split in sensible_splits(model, find_accelerator(name), gpus, generation, nodes)
+            for split in sensible_splits(model, find_accelerator(name), gpus, nodes, held=held)
         ]
         shapes[label] = [
             ReplicaShape.split_as(name, split) for split in splits or [nearest_split(model, gpus)]

@@ -17,7 +17,9 @@ from melange_sky.planner.pcie_splits import (
 from melange_sky.plans import PlanWarning
 from melange_sky.profiles import (
     ReplicaShape,
+    engine_generation,
     enough_nodes,
+    holding,
     nearest_split,
     sensible_splits,
 )
@@ -72,14 +74,14 @@ def instance_splits(
 ) -> InstanceSplits:
     """Return the splits of every kind of instance among the offers."""
     table, model = accelerator_table(), query.model
-    shapes, fits = {}, {}
+    shapes, fits, held = {}, {}, holding(model, engine_generation(query.generation))
     offer_of = {gpus_of(offer): offer for offer in offers}
     for gpus, offer in sorted(offer_of.items(), key=itemgetter(0)):
         name, count, _ = gpus
         splits = [
             split
             for nodes in range(1, rules.nodes + 1)
-            for split in sensible_splits(model, table[name], count, query.generation, nodes)
+            for split in sensible_splits(model, table[name], count, nodes, held=held)
         ]
         shapes[gpus] = tuple(
             ReplicaShape.split_as(name, split, offer)

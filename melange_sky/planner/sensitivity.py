@@ -74,12 +74,12 @@ def cost_band(
         return None
     options.deadline.check()
     problem = _contenders(problem, options.deadline)
-    ways = (_at_level_of(problem, solution), problem)
+    ways, known = (_at_level_of(problem, solution), problem), _Moved()
     plain = _plain(options)
     used = {a.candidate.option.gpu for chosen in solution.allocations for a in chosen}
 
     def cost(moved: frozenset[str], good: bool) -> Future[float | None]:
-        return pool.submit(_cost, ways, plain, moved, good)
+        return pool.submit(_cost, ways, plain, _End(moved, good, known))
 
     ends = [cost(frozenset(names), good) for good in (True, False)]
     spans = _relaxed_spans(problem, names)
@@ -227,44 +227,51 @@ def _difference(good: float | None, bad: float | None) -> float:
     return inf if bad is None else bad - good
 
 
-def _cost(
-    ways: Sequence[Problem], options: SolveOptions, names: frozenset[str], good: bool
-) -> float | None:
+_Moved = dict[tuple[int, bool, bool], OptionCapacity]
+"""Options at an end of the band by their cells, whether these move, and whether it is the good end."""
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The accelerators whose estimates are at one end of their band, and options that are known there."""
+
+    names: frozenset[str]
+    good: bool
+    known: _Moved
+
+    def of(self, problem: Problem) -> Problem:
+        """Return the problem with these accelerators' estimates at that end.
+
+        What is only bounded counts at the good end, where a bound makes the cost no higher than it is, and
+        not at the bad one.
+        """
+        return replace(problem, demands=tuple(map(self._demand, problem.demands)))
+
+    def _demand(self, demand: Demand) -> Demand:
+        buckets, options = demand.workload.buckets(), []
+        for option in demand.options:
+            moves = option.option.gpu in self.names
+            key = id(option.cells), moves, self.good  # the same replica in several places
+            if key not in self.known:
+                whole = option if self.good else option.without_bounds()
+                self.known[key] = _at_band_end(whole, buckets, self.good) if moves else whole
+            same = self.known[key]
+            options.append(
+                same if same.option is option.option else replace(same, option=option.option)
+            )
+        return replace(demand, options=tuple(options))
+
+
+def _cost(ways: Sequence[Problem], options: SolveOptions, end: _End) -> float | None:
     """Return the least cost of the first of these problems that has a fleet, estimates at one end."""
     for problem in ways:
-        least = least_cost(_moved(problem, names, good), options)
+        least = least_cost(end.of(problem), options)
         is_known = least.termination.has_solution or least.termination is Termination.INFEASIBLE
         if not is_known or least.gap > max(options.mip_gap, 1e-9):
             raise TimeUpError
         if least.cost_usd_per_hour is not None:
             return least.cost_usd_per_hour
     return None
-
-
-def _moved(problem: Problem, names: frozenset[str], good: bool) -> Problem:
-    """Return the problem with some accelerators' estimates at one end of their band.
-
-    What is only bounded counts at the good end, where a bound makes the cost no higher than it is, and
-    not at the bad one.
-    """
-    return replace(
-        problem, demands=tuple(_moved_demand(demand, names, good) for demand in problem.demands)
-    )
-
-
-def _moved_demand(demand: Demand, names: frozenset[str], good: bool) -> Demand:
-    buckets, options = demand.workload.buckets(), []
-    known: dict[tuple[int, bool], OptionCapacity] = {}  # the same replica in several places
-    for option in demand.options:
-        key = id(option.cells), option.option.gpu in names
-        if key not in known:
-            whole = option if good else option.without_bounds()
-            known[key] = _at_band_end(whole, buckets, good) if key[1] else whole
-        same = known[key]
-        options.append(
-            same if same.option is option.option else replace(same, option=option.option)
-        )
-    return replace(demand, options=tuple(options))
 
 
 def _at_band_end(

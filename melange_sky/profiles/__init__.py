@@ -7,6 +7,7 @@ from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaSh
 from melange_sky.profiles.shipped import write_table
 from melange_sky.profiles.splits import (
     enough_nodes,
+    holding,
     nearest_split,
     refused_splits,
     sensible_splits,
@@ -23,6 +24,7 @@ __all__ = [
     "engine_replica",
     "enough_nodes",
     "has_weights",
+    "holding",
     "is_of",
     "is_usable",
     "nearest_split",

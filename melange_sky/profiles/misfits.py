@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from melange_sky.parallelism import Parallelism
-from melange_sky.profiles.splits import splits_of
+from melange_sky.profiles.splits import holding, splits_of
 from melange_sky.steps import holds
 from melange_sky.steps.memory import GIB
 
@@ -41,8 +41,8 @@ def out_of_memory(
         f"{split.gpus} × {accelerator.name}: {misfit.missing_bytes / GIB:.1f} GiB missing"
     )
     ways = []
-    more = (n for n in _MORE_GPUS if n > split.gpus)
-    enough = next((n for n in more if any(splits_of(model, accelerator, n, generation))), None)
+    more, held = (n for n in _MORE_GPUS if n > split.gpus), holding(model, generation)
+    enough = next((n for n in more if any(splits_of(model, accelerator, held, n))), None)
     if enough is not None:
         ways.append(f"{enough} × {accelerator.name}")
     for name, size in _SMALLER_FORMS if model.value_bytes <= 2.0 else ():

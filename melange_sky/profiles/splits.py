@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from melange_sky.engines import DEFAULT_ENGINE
@@ -17,13 +19,27 @@ if TYPE_CHECKING:
     from melange_sky.models import ModelShape
     from melange_sky.steps import Generation
 
+Holding = Callable[["AcceleratorSpec", Parallelism], bool]
+"""Whether GPUs of a kind in a split hold one model and a cache."""
+
+
+def holding(model: ModelShape, generation: Generation) -> Holding:
+    """Return what tells whether GPUs hold a model, each kind of engine looked at once."""
+
+    @functools.cache
+    def engine_holds(accelerator: AcceleratorSpec, engine: Parallelism) -> bool:
+        return holds(model, accelerator, engine, generation)
+
+    return lambda accelerator, split: engine_holds(accelerator, split.one_engine)
+
 
 def sensible_splits(
     model: ModelShape,
     accelerator: AcceleratorSpec,
     count: int,
-    generation: str = DEFAULT_ENGINE.generation,
     nodes: int = 1,
+    *,
+    held: Holding | None = None,
 ) -> tuple[Parallelism, ...]:
     """Return the splits of `nodes` instances with `count` GPUs each, smallest tensor group first.
 
@@ -31,21 +47,23 @@ def sensible_splits(
     not hold the model by themselves: else as many copies of the group do the same work on the same GPUs
     and wait for nobody. (A pipeline leaves more room for the cache than copies; so does a larger tensor
     group.) Over several nodes only what needs all of them: one pipeline, or experts spread over all.
+    `held` is what `holding` says of the model; None: by the default engine's figures.
     """
-    return tuple(splits_of(model, accelerator, count, engine_generation(generation), nodes))
+    held = held or holding(model, engine_generation(DEFAULT_ENGINE.generation))
+    return tuple(splits_of(model, accelerator, held, count, nodes))
 
 
 def splits_of(
     model: ModelShape,
     accelerator: AcceleratorSpec,
+    held: Holding,
     count: int,
-    generation: Generation,
     nodes: int = 1,
 ) -> Iterator[Parallelism]:
-    """Yield the splits of `sensible_splits` under a generation's figures."""
+    """Yield the splits of `sensible_splits`."""
     for tensor in _divisors(count):
-        for split in _of_tensor_groups(model, accelerator, generation, tensor, (count, nodes)):
-            if model.split_problem(split) is None and holds(model, accelerator, split, generation):
+        for split in _of_tensor_groups(model, accelerator, held, tensor, (count, nodes)):
+            if model.split_problem(split) is None and held(accelerator, split):
                 yield split
 
 
@@ -57,9 +75,9 @@ def enough_nodes(
     model: ModelShape, accelerator: AcceleratorSpec, count: int, generation: str, nodes: int = 1
 ) -> int | None:
     """Return how many instances hold a model that `nodes` of them do not, None where a few do not either."""
-    figures = engine_generation(generation)
+    held = holding(model, engine_generation(generation))
     more = range(nodes + 1, MOST_NODES_TOLD + 1)
-    return next((n for n in more if any(splits_of(model, accelerator, count, figures, n))), None)
+    return next((n for n in more if any(splits_of(model, accelerator, held, count, n))), None)
 
 
 def refused_splits(model: ModelShape, count: int) -> tuple[tuple[int, str], ...]:
@@ -80,14 +98,14 @@ def nearest_split(model: ModelShape, count: int) -> Parallelism:
 def _of_tensor_groups(
     model: ModelShape,
     accelerator: AcceleratorSpec,
-    generation: Generation,
+    held: Holding,
     tensor: int,
     machine: tuple[int, int],
 ) -> Iterator[Parallelism]:
     """Yield the splits into tensor groups of one size on (GPUs per node, nodes), fit or not."""
     count, nodes = machine
     group = Parallelism(tensor=tensor)
-    if holds(model, accelerator, group, generation):
+    if held(accelerator, group):
         if nodes == 1:
             yield dataclasses.replace(group, data=count // tensor)
     elif nodes == 1:

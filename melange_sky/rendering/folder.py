@@ -74,38 +74,45 @@ def _write(folder: Path, files: dict[str, str], force: bool, shown: Path) -> Non
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}{STAGED}", dir=folder.parent))
+    takes_place = folder.is_dir()  # of what must not be lost to a cut of power
     with in_use(staged):
         try:
-            _fill(staged, files)
+            _fill(staged, files, synced=takes_place)
             if folder.is_dir() and (foreign or folder == Path(os.path.realpath(Path.cwd()))):
                 _replace_files(staged, folder)
             else:
                 _replace_folder(staged, folder)
-            _sync(folder.parent)
+            if takes_place:
+                _sync(folder.parent)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
 
 
-def _fill(staged: Path, files: dict[str, str]) -> None:
-    """Write all files and their manifest, with the permissions that a plain mkdir would give."""
+def _fill(staged: Path, files: dict[str, str], *, synced: bool) -> None:
+    """Write all files and their manifest, with the permissions that a plain mkdir would give.
+
+    `synced`: each is on the disk before it counts as written.
+    """
     umask = os.umask(0)
     os.umask(umask)
     staged.chmod(0o777 & ~umask)
     hashes = {}
     for name, text in sorted(files.items()):
         data = text.encode("utf-8")
-        _write_synced(staged / name, data)
+        _write_file(staged / name, data, synced=synced)
         hashes[name] = hashlib.sha256(data).hexdigest()
     manifest = json.dumps({"format": _FORMAT, "sha256": hashes}, indent=2) + "\n"
-    _write_synced(staged / MANIFEST, manifest.encode())
-    _sync(staged)
+    _write_file(staged / MANIFEST, manifest.encode(), synced=synced)
+    if synced:
+        _sync(staged)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def _write_file(path: Path, data: bytes, *, synced: bool) -> None:
     with path.open("wb") as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:
