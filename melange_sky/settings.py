@@ -53,6 +53,11 @@ def estimates_dir() -> Path:
     return home_dir() / "estimates"
 
 
+def machine_code_dir() -> Path:
+    """Return the folder of the machine code that this machine made of the simulator."""
+    return home_dir() / "code"
+
+
 def is_offline(asked: bool = False) -> bool:
     """Return whether the network is forbidden: by what was asked, or by MELANGE_SKY_OFFLINE."""
     return asked or os.environ.get("MELANGE_SKY_OFFLINE", "") not in ("", "0")

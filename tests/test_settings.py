@@ -35,6 +35,7 @@ def test_home_is_where_the_variable_says_else_the_platform_s(monkeypatch, tmp_pa
     assert settings.home_dir() == tmp_path
     folders = (settings.prices_dir(), settings.profiles_dir(), settings.estimates_dir())
     assert folders == (tmp_path / "prices", tmp_path / "profiles", tmp_path / "estimates")
+    assert settings.machine_code_dir() == tmp_path / "code"
     monkeypatch.delenv("MELANGE_SKY_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     assert settings.home_dir().name == "melange-sky"

@@ -8,16 +8,8 @@ from types import FunctionType
 from typing import Any
 
 from melange_sky.simulator.native import numbers
-from melange_sky.simulator.native.kinds import (
-    F64,
-    I1,
-    I64,
-    Array,
-    Record,
-    Scalar,
-    Several,
-    ir_type,
-)
+from melange_sky.simulator.native.kinds import Array, Record, Scalar, Several
+from melange_sky.simulator.native.llvm_types import F64, I1, I64, ir_type
 from melange_sky.simulator.native.values import NUMBERS, UNKNOWN, Value, Values
 
 

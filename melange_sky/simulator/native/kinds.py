@@ -7,12 +7,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import FunctionType
 from typing import Any
-
-from llvmlite import ir
-
-I1, I64, F64 = ir.IntType(1), ir.IntType(64), ir.DoubleType()
-POINTER = ir.PointerType()
 
 
 class TranslationError(TypeError):
@@ -65,13 +61,6 @@ _NAMED: dict[str, Kind] = {
 }
 _OF_ITEMS = ("Vector", "Sequence")
 
-_SCALARS = {
-    Scalar.WHOLE: I64,
-    Scalar.FLOAT: F64,
-    Scalar.TRUTH: I1,
-    Scalar.NOTHING: ir.VoidType(),
-}
-
 
 def slots_of(kind: Kind) -> int:
     """Return how many slots of eight bytes a value takes where it is handed over in memory."""
@@ -82,19 +71,6 @@ def slots_of(kind: Kind) -> int:
             return sum(slots_of(k) for k in kind.kinds)
         case _:
             return 0 if kind is Scalar.NOTHING else 1
-
-
-def ir_type(kind: Kind) -> Any:
-    """Return the type of a value in LLVM's language."""
-    match kind:
-        case Array():
-            return ir.LiteralStructType([POINTER, *[I64] * kind.dimensions])
-        case Several():
-            return ir.LiteralStructType([ir_type(k) for k in kind.kinds])
-        case Record():
-            return POINTER
-        case _:
-            return _SCALARS[kind]
 
 
 def annotated(node: ast.expr | None, scope: Mapping[str, Any]) -> Kind:
@@ -115,6 +91,25 @@ def annotated(node: ast.expr | None, scope: Mapping[str, Any]) -> Kind:
     raise TranslationError(f"annotation {ast.unparse(node)} is of no kind that is known here")
 
 
+def signature_of(function: FunctionType) -> tuple[tuple[Kind, ...], Kind]:
+    """Return the kinds of a function's arguments and of its result, which its module annotates in words."""
+    code, scope = function.__code__, function.__globals__
+
+    def kind_of(name: str) -> Kind:
+        annotation = function.__annotations__.get(name)
+        if annotation is None:
+            return Scalar.NOTHING
+        return annotated(_read(annotation), scope)
+
+    names = code.co_varnames[: code.co_argcount]
+    return tuple(kind_of(name) for name in names), kind_of("return")
+
+
+def _read(annotation: Any) -> ast.expr:
+    text = getattr(annotation, "__forward_arg__", annotation)
+    return ast.parse(text, mode="eval").body
+
+
 _records: dict[Any, Record] = {}
 
 
@@ -124,9 +119,8 @@ def record_of(named_tuple: Any) -> Record:
         fields: list[tuple[str, Kind, int]] = []
         place = 0
         for name, annotation in named_tuple.__annotations__.items():
-            text = getattr(annotation, "__forward_arg__", annotation)
             scope = vars(sys.modules[named_tuple.__module__])
-            kind = annotated(ast.parse(text, mode="eval").body, scope)
+            kind = annotated(_read(annotation), scope)
             fields.append((name, kind, place))
             place += slots_of(kind)
         _records[named_tuple] = Record(named_tuple.__name__, tuple(fields))

@@ -9,7 +9,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from melange_sky.simulator.native.kinds import F64, I64, Scalar
+from melange_sky.simulator.native.kinds import Scalar
+from melange_sky.simulator.native.llvm_types import F64, I64
 
 
 def floor_divide(builder: Any, left: Any, right: Any) -> Any:

@@ -8,7 +8,8 @@ from types import FunctionType
 from typing import Any
 
 from melange_sky.simulator.native.expressions import Expressions
-from melange_sky.simulator.native.kinds import I64, Kind, Scalar, Several, ir_type
+from melange_sky.simulator.native.kinds import Kind, Scalar, Several
+from melange_sky.simulator.native.llvm_types import I64, ir_type
 from melange_sky.simulator.native.values import Functions, Signature, Value
 
 

@@ -12,17 +12,14 @@ from typing import Any, NoReturn, Protocol
 from llvmlite import ir
 
 from melange_sky.simulator.native.kinds import (
-    F64,
-    I1,
-    I64,
     Array,
     Kind,
     Scalar,
     Several,
     TranslationError,
-    ir_type,
     slots_of,
 )
+from melange_sky.simulator.native.llvm_types import F64, I1, I64, ir_type
 
 UNKNOWN = object()
 NUMBERS = (Scalar.WHOLE, Scalar.FLOAT)
