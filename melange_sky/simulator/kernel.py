@@ -328,6 +328,19 @@ def run_open_loop(s: FleetState) -> None:
     advance(s, 0, math.inf, False)
 
 
+def run_alike(s: FleetState, arrival: Floats, inputs: int, outputs: int) -> None:
+    """Serve requests of one size, with rising arrivals, on replica 0, which is idle at time 0."""
+    for request in range(len(arrival)):
+        for column in range(len(s.request[request])):
+            s.request[request, column] = c.NONE
+        s.request[request, c.INPUT], s.request[request, c.OUTPUT] = inputs, outputs
+        s.times[request, c.ARRIVAL] = arrival[request]
+        s.times[request, c.FIRST], s.times[request, c.LAST] = math.nan, math.nan
+        advance(s, 0, arrival[request], False)
+        submit(s, 0, request)
+    advance(s, 0, math.inf, False)
+
+
 def run_closed_loop(s: FleetState, users: int) -> None:
     """Keep `users` requests in flight on replica 0: the next one is sent when one ends."""
     sent, seen = 0, 0

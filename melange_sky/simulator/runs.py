@@ -209,7 +209,7 @@ def simulate_fleet(
 
 
 def _longest(stream: RequestStream) -> int:
-    return int(min(stream.input_tokens.max(initial=1), 65536))
+    return int(min(stream.input_tokens.max(initial=1), columns.LONGEST_TOKENS))
 
 
 def _log(state: FleetState, inputs: Whole, outputs: Whole, count: int | None = None) -> RequestLog:

@@ -99,6 +99,10 @@ NEW, IN_QUEUE, IN_PREFILL, IN_DECODE, DONE, REFUSED = range(6)
 NONE = -1
 
 
+LONGEST_TOKENS = 65536
+"""Tokens of a step up to which products are looked up."""
+
+
 class FleetState(NamedTuple):
     """Everything that moves. Shapes: R replicas, N requests, T distinct step tables.
 

@@ -106,7 +106,7 @@ def signature_of(function: FunctionType) -> tuple[tuple[Kind, ...], Kind]:
 
 
 def _read(annotation: Any) -> ast.expr:
-    text = getattr(annotation, "__forward_arg__", annotation)
+    text: str = getattr(annotation, "__forward_arg__", annotation)
     return ast.parse(text, mode="eval").body
 
 
