@@ -11,6 +11,7 @@ Verb = Literal["keep", "propose", "apply", "blocked"]
 REASONS: Mapping[str, str] = {
     "steady": "the fleet serves what is to come, and none is cheaper by more than a change costs",
     "signal": "what was seen cannot be believed: nothing is changed by it",
+    "taken": "another watcher changed the fleet since: this one ends",
     "unknown": "too little was seen to decide: nothing is changed",
     "starting": "replicas start that will serve what is to come",
     "grow": "the fleet is too small for what is to come",

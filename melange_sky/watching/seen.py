@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FaultCode = Literal["missing", "frozen", "reset", "clock", "renamed", "unreachable"]
+FaultCode = Literal["missing", "frozen", "reset", "clock", "renamed", "unreachable", "taken"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,8 @@ class Fault:
     """A signal that cannot be believed: its code, and one line that says where and what.
 
     missing: a value is not there; frozen: it does not move though others do; reset: a counter fell; clock: time
-    went back or leapt; renamed: the source speaks, but not of what is looked for; unreachable: nobody answers.
+    went back or leapt; renamed: the source speaks, but not of what is looked for; unreachable: nobody answers; taken: another watcher
+    changed the fleet since.
     """
 
     code: FaultCode

@@ -21,6 +21,7 @@ from melange_sky.planfile import PLAN_FILE, load_plan
 from melange_sky.planner import apply as applying
 from melange_sky.planner.plan_files import write_plan
 from melange_sky.planner.watching.acting import SkyActor
+from melange_sky.planner.watching.holding import Holding
 from melange_sky.planner.watching.intent import INTENT_FILE, read_intent
 from melange_sky.planner.watching.sources.sky import SkySource
 from melange_sky.planner.watching.starts import STARTS_FILE, StartLog, learnt_starts
@@ -103,13 +104,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+def actor(place: Path, server: Memory, watcher: str = "here") -> SkyActor:
+    return SkyActor(folder=place, host=server, holding=Holding(watcher=watcher))
+
+
 def act(place: Path, target: Plan, server: Memory) -> list[str]:
     """Act as a watcher does, on time that SkyServe makes pass."""
     events: list[str] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(applying.time, "sleep", server.sleep)
         patched.setattr(applying.time, "monotonic", server.clock)
-        SkyActor(folder=place, host=server).act(target, events.append)
+        actor(place, server).act(target, events.append)
     return events
 
 
@@ -117,7 +122,7 @@ def resume(place: Path, server: Memory) -> bool:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(applying.time, "sleep", server.sleep)
         patched.setattr(applying.time, "monotonic", server.clock)
-        return SkyActor(folder=place, host=server).resume(lambda text: None)
+        return actor(place, server).resume(lambda text: None)
 
 
 def planned(place: Path) -> dict[str, int]:
@@ -330,12 +335,12 @@ def test_a_plan_written_anew_between_two_changes_is_not_overwritten(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(applying.time, "sleep", server.sleep)
         patched.setattr(applying.time, "monotonic", server.clock)
-        actor = SkyActor(folder=folder, host=server)
-        actor.act(fleet(load_plan(folder), small=2, big=2), lambda text: None)
+        watcher = actor(folder, server)
+        watcher.act(fleet(load_plan(folder), small=2, big=2), lambda text: None)
         target = fleet(load_plan(folder), small=1, big=2)
         write_plan(fleet(load_plan(folder), small=4, big=4), folder)
         with pytest.raises(InputError, match="the plan was written anew since it was looked at"):
-            actor.act(target, lambda text: None)
+            watcher.act(target, lambda text: None)
     assert planned(folder) == {"small": 4, "big": 4}
     assert server.options() == {"small": 2, "big": 2}
     assert read_intent(folder) is None

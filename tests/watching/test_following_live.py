@@ -14,7 +14,7 @@ import yaml
 from melange_sky.planfile import load_plan
 from melange_sky.planner import apply as applying
 from melange_sky.planner.plan_files import write_plan
-from melange_sky.planner.watching import acting, opening
+from melange_sky.planner.watching import acting, following, opening
 from melange_sky.planner.watching.asking import WatchOptions
 from melange_sky.planner.watching.following import follow
 from melange_sky.planner.watching.sources.sky import SkySource
@@ -84,12 +84,15 @@ def test_a_change_that_a_killed_watcher_left_is_finished_before_the_first_look(
     monkeypatch.setattr(
         acting,
         "actor_of",
-        lambda place, options: acting.SkyActor(folder=place, host=server),
+        lambda place, options, holding: acting.SkyActor(folder=place, host=server, holding=holding),
     )
     monkeypatch.setattr(
-        opening, "_of_sky", lambda plan, place: SkySource(plan=plan, records=server)
+        opening,
+        "_of_sky",
+        lambda plan, place, holding: SkySource(plan=plan, records=server, holding=holding),
     )
     monkeypatch.setattr(opening.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(following, "own_id", lambda: "here")
     told: list[str] = []
     with pages(page(finished=5, plan=NAME)) as (url, _):
         options = WatchOptions(mode="apply", metrics=[f"big={url}"], once=True)

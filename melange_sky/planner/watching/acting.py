@@ -7,10 +7,11 @@ that it came from.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InputError, MelangeError, SourceUnavailableError
@@ -18,13 +19,16 @@ from melange_sky.planfile import PLAN_FILE, dump_plan, load_document, parse_plan
 from melange_sky.planner.apply import Deployment, ServiceHost, is_settled, open_deployment
 from melange_sky.planner.handover import Handover
 from melange_sky.planner.plan_files import write_plan
+from melange_sky.planner.watching.holding import Holding
 from melange_sky.planner.watching.intent import (
     Intent,
     end_intent,
     read_intent,
     write_intent,
 )
+from melange_sky.planner.watching.sources.sky import of_fleet
 from melange_sky.planner.watching.ticking import NotHadError
+from melange_sky.skyserve.watch_marks import marked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +36,53 @@ if TYPE_CHECKING:
     from melange_sky.planner.watching.asking import WatchOptions
     from melange_sky.planner.watching.ticking import Actor
     from melange_sky.plans import Plan
+    from melange_sky.skyserve import LiveService, Wanted
 
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldHost:
+    """SkyServe for one watcher: what it changes bears its mark; whatever is read tells whether another has the fleet.
+
+    Raises TakenError then.
+    """
+
+    host: ServiceHost
+    planned: Plan
+    holding: Holding
+
+    def services(self) -> tuple[LiveService, ...]:
+        """Return all services that run."""
+        found = self.host.services()
+        self.holding.check(service for _, service in of_fleet(self.planned, found))
+        return found
+
+    def users(self) -> frozenset[str]:
+        """Return SkyPilot's ids of this user."""
+        return self.host.users()
+
+    def answers(self, service: LiveService) -> bool:
+        """Return whether a service's load balancer knows a replica."""
+        return self.host.answers(service)
+
+    def normal(self, wanted: Wanted, live: LiveService | None) -> dict[str, Any]:
+        """Return a document as SkyPilot would keep it."""
+        return self.host.normal(wanted, live)
+
+    def start(self, wanted: Wanted) -> None:
+        """Bring a service up."""
+        self.host.start(marked(wanted, self.holding.mark()))
+
+    def update(self, wanted: Wanted, live: LiveService) -> None:
+        """Change a service."""
+        self.host.update(marked(wanted, self.holding.mark()), live)
+
+    def stop(self, name: str) -> None:
+        """Take a service down."""
+        self.host.stop(name)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +90,7 @@ class SkyActor:
     """Carries changes of one plan folder's fleet out, one at a time. `host` is SkyServe, None the real one."""
 
     folder: Path
+    holding: Holding
     handover: Handover = field(default_factory=Handover)
     host: ServiceHost | None = None
     _known: dict[str, Any] | None = None
@@ -52,9 +100,11 @@ class SkyActor:
 
         Raises NotHadError where replicas could not be had: the fleet is what it was before;
         SourceUnavailableError where SkyServe cannot be asked: the next call goes on; InputError where the
-        folder cannot be written: nothing is changed then.
+        folder cannot be written: nothing is changed then; TakenError where another watcher has the fleet.
         """
         self.resume(tell)
+        with contextlib.suppress(SourceUnavailableError):  # the change stays under way then
+            self._deployment().services()  # before anything is written, another watcher shows
         before = self._document()
         if self._known is not None and before != self._known:
             self._known = before
@@ -125,7 +175,9 @@ class SkyActor:
         return document
 
     def _deployment(self) -> Deployment:
-        return open_deployment(self.folder, host=self.host)
+        plain = open_deployment(self.folder, host=self.host)
+        host = HeldHost(host=plain.server, planned=plain.planned, holding=self.holding)
+        return replace(plain, server=host)
 
     def _lacking(self) -> tuple[str, ...]:
         """Return the options whose services have fewer ready replicas than the plan wants."""
@@ -134,8 +186,8 @@ class SkyActor:
         return tuple(sorted({s.option for s in states if s.ready < s.planned}))
 
 
-def actor_of(folder: Path, options: WatchOptions) -> Actor:
+def actor_of(folder: Path, options: WatchOptions, holding: Holding) -> Actor:
     """Return what carries changes of a plan folder's fleet out. Raises InputError where nothing can."""
     if not folder.is_dir():
         raise InputError(f"--mode apply: give the plan's folder, not {folder.name}")
-    return SkyActor(folder=folder, handover=options.handover)
+    return SkyActor(folder=folder, handover=options.handover, holding=holding)

@@ -57,6 +57,14 @@ class WatchOptions:
             within("--startup-s", self.startup_s, 0.0, LONGEST_S)
         _ = self.trace
 
+    def check(self, planned: Plan) -> None:
+        """Raise InputError where a plan's fleet cannot be followed so."""
+        if self.mode != "observe" and planned.elastic is not None:
+            raise InputError(
+                f"--mode {self.mode}: {planned.name} is `elastic`: SkyServe's autoscaler changes its replicas, and two "
+                "cannot; make the plan without `elastic`, or watch it with --mode observe"
+            )
+
     @property
     def trace(self) -> Trace | None:
         """The trace to replay, as it is to be read."""

@@ -31,7 +31,9 @@ def write_cron(folder: Path, options: WatchOptions) -> str:
     """Write a crontab and a SkyPilot job beside a plan; return the crontab. Raises InputError where it cannot."""
     if not folder.is_dir():
         raise InputError(f"--cron: give the plan's folder, not {folder.name}")
-    name = load_plan(folder).name
+    planned = load_plan(folder)
+    options.check(planned)
+    name = planned.name
     crontab = crontab_text(folder, name, options)
     write_text(folder / CRON_FILE, crontab)
     write_text(folder / JOB_FILE, job_text(folder, name, options))

@@ -17,6 +17,7 @@ from melange_sky.planfile import PLAN_FILE, load_plan
 from melange_sky.planner.plan_files import write_plan
 from melange_sky.planner.routes import revision_of
 from melange_sky.planner.watching.entries import change_entry
+from melange_sky.planner.watching.holding import Holding, TakenError, own_id
 from melange_sky.planner.watching.plan_fleets import PlanFleets
 from melange_sky.planner.watching.target import target_plan
 from melange_sky.planner.watching.ticking import NotHadError, Watcher
@@ -54,6 +55,7 @@ class Follower:
     ) -> None:
         """Read plan and journal. Raises InputError."""
         planned = load_plan(folder)
+        options.check(planned)
         self.folder = folder if folder.is_dir() else folder.parent
         self.options, self.source, self.actor = options, source, actor
         self.fleets = PlanFleets(planned)
@@ -70,11 +72,13 @@ class Follower:
         return plan_revision(self.folder) not in (self._revision, None)
 
     def look(self, tell: Callable[[str], None]) -> Tick:
-        """Take one look and do what it asks for."""
+        """Take one look and do what it asks for. Raises TakenError where another watcher has the fleet."""
         tick = self.watcher.tick(self.source.see())
         self.journal.append(tick.entry)
         decision = tick.decision
         tell(f"{tick.entry['time']} {decision.verb} [{decision.reason}] {decision.message}")
+        if decision.reason == "taken":
+            raise TakenError(f"{self.fleets.plan.name}: {decision.message}")
         if decision.target is None or decision.verb not in ("propose", "apply"):
             return tick
         target = target_plan(self.fleets, decision.target, _need(tick))
@@ -94,6 +98,9 @@ class Follower:
             return  # the next look is at that
         try:
             self.actor.act(target, tell)
+        except TakenError as error:
+            self.note("taken", str(error), tell)
+            raise
         except MelangeError as error:
             self.failed(error, tell)
         else:
@@ -133,18 +140,23 @@ def follow(
     tell: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> Followed:
-    """Follow a fleet until interrupted, or for one look. Raises InputError where another watcher is at work."""
+    """Follow a fleet until interrupted, or for one look. Raises InputError where another watcher is at work.
+
+    That one may work here (it holds the lock) or elsewhere (it changed the fleet: TakenError).
+    """
     from melange_sky.planner.watching.opening import source_of
 
     planned = load_plan(folder)
-    actor = None
+    options.check(planned)
+    actor = holding = None
     if options.mode == "apply":
         from melange_sky.planner.watching.acting import actor_of  # observe never needs SkyPilot
 
-        actor = actor_of(folder, options)
+        holding = Holding(watcher=own_id())
+        actor = actor_of(folder, options, holding)
     with locked(planned):
         was_left, lost = (False, None) if actor is None else _ended(actor, tell)
-        source = source_of(options, planned, folder if folder.is_dir() else folder.parent)
+        source = source_of(options, planned, folder if folder.is_dir() else folder.parent, holding)
         follower = Follower(folder, options, source, actor)
         if actor is not None:  # nothing is under way any more
             follower.watcher.state = replace(follower.watcher.state, target=None)
@@ -160,7 +172,7 @@ def follow(
                     sleep(options.every_s)
                 if follower.is_of_another_plan():
                     tell("the plan was written anew: it is followed from now on")
-                    source = source_of(options, load_plan(folder), follower.folder)
+                    source = source_of(options, load_plan(folder), follower.folder, holding)
                     follower = Follower(folder, options, source, actor)
                 last = follower.look(tell)
                 looks += 1

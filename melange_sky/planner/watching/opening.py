@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from melange_sky.planner.watching.asking import WatchOptions
+    from melange_sky.planner.watching.holding import Holding
     from melange_sky.planner.watching.ticking import Source
     from melange_sky.plans import ModelPlan, Plan
 
@@ -33,18 +34,20 @@ ONCE_S = 30.0
 """How far the two looks are apart that `--once` needs to see a rate."""
 
 
-def source_of(options: WatchOptions, planned: Plan, folder: Path) -> Source:
+def source_of(
+    options: WatchOptions, planned: Plan, folder: Path, holding: Holding | None
+) -> Source:
     """Return what the options name. Raises InputError where that cannot be read.
 
-    With `--mode apply` SkyServe says which replicas run; else who sees the traffic, or, where that is the
+    With a `holding`, that of `--mode apply`, SkyServe says which replicas run; else who sees the traffic, or, where that is the
     observed file alone, the plan.
     """
     if len(planned.models) != 1:
         raise InputError("watch follows one model; this plan has several: make a plan for each")
     (model,) = planned.models
     sources = _of_traffic(options, model)
-    if options.mode == "apply":
-        sources.insert(0, _of_sky(planned, folder))
+    if holding is not None:
+        sources.insert(0, _of_sky(planned, folder, holding))
     elif options.observed and not (options.gateway or options.metrics or options.prometheus):
         log.warning("no source tells which replicas run: the plan's are taken to")
         sources.append(PlannedFleet(plan=model))
@@ -90,11 +93,12 @@ def _of_traffic(options: WatchOptions, model: ModelPlan) -> list[Source]:
     return found
 
 
-def _of_sky(planned: Plan, folder: Path) -> Source:
+def _of_sky(planned: Plan, folder: Path, holding: Holding) -> Source:
     from melange_sky.planner.watching.sources.sky import SkySource
     from melange_sky.skyserve.client import SkyServe
 
-    return SkySource(plan=planned, records=SkyServe({}), starts=StartLog.of(folder))
+    starts = StartLog.of(folder)
+    return SkySource(plan=planned, records=SkyServe({}), holding=holding, starts=starts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,9 @@ class Watcher:
 
 def _kept(seen: Seen) -> Decision:
     """Return that nothing is changed, since what was seen cannot be believed or is too little."""
+    for fault in seen.faults:
+        if fault.code == "taken":
+            return Decision(verb="keep", reason="taken", message=fault.message)
     code = "signal" if seen.faults else "unknown"
     if seen.faults:
         what = "; ".join(fault.message for fault in seen.faults)

@@ -11,6 +11,7 @@ from melange_sky.errors import MelangeError
 from melange_sky.watching.seen import Fault, Seen
 
 if TYPE_CHECKING:
+    from melange_sky.planner.watching.holding import Holding
     from melange_sky.planner.watching.starts import StartLog
     from melange_sky.plans import Plan
     from melange_sky.skyserve import LiveService
@@ -27,10 +28,14 @@ class ServiceRecords(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class SkySource:
-    """The services of a fleet of one model. It tells no demand."""
+    """The services of a fleet of one model. It tells no demand.
+
+    `holding` is what its watcher knows of others: one that has the fleet is a fault, `taken`.
+    """
 
     plan: Plan
     records: ServiceRecords
+    holding: Holding | None = None
     starts: StartLog | None = None
     clock: Callable[[], float] = time.time
 
@@ -43,6 +48,9 @@ class SkySource:
             fault = Fault(code="unreachable", message=str(error).splitlines()[0])
             return Seen(time=now_s, faults=(fault,))
         ours = of_fleet(self.plan, services)
+        said = None if self.holding is None else self.holding.taken(one for _, one in ours)
+        if said is not None:
+            return Seen(time=now_s, faults=(Fault(code="taken", message=said),))
         if self.starts is not None:
             self.starts.note(ours, now_s)
         live = {c.option.name: 0 for c in self.plan.models[0].candidates}
