@@ -30,7 +30,7 @@ class Tariffs:
     """The known fleets beside a box in levels: where each serves, and what it costs there at any shadow prices.
 
     Purchases of one option cover its instances in order of their prices in a cell; arrays of them are (cells ×
-    options × slots), a slot per level of the option's purchases.
+    covered options × slots), a slot per level of the option's purchases.
     """
 
     def __init__(self, market: Market, cells: Sequence[Cell], known: Known, levels: Levels) -> None:
@@ -51,9 +51,11 @@ class Tariffs:
         self._slots = np.array(
             [(self._options[:n] == j).sum() for n, j in enumerate(self._options)], dtype=np.intp
         )
-        self._widths = np.zeros((*self._free.shape, int(self._slots.max(initial=-1)) + 1))
+        self._covered, self._rows = np.unique(self._options, return_inverse=True)
+        slots = int(self._slots.max(initial=-1)) + 1
+        self._widths = np.zeros((len(cells), len(self._covered), slots))
         here = active[:, levels.purchase[self._places]]
-        self._widths[:, self._options, self._slots] = here * levels.width[self._places]
+        self._widths[:, self._rows, self._slots] = here * levels.width[self._places]
         pools = [k for k, j in enumerate(alone) if j is None]
         self._has_pools = bool((active[:, pools] & (levels.box.high[pools] > 0)).any())
         self._look_up()
@@ -68,6 +70,7 @@ class Tariffs:
         self._fails = rates[:, None] > known.rates[:, mixes].T
         most = np.arange(int(self._counts.max(initial=0)) + 1.0)
         self._beyond = np.maximum(most - self._free[:, :, None], 0.0)
+        self._rented = self._beyond * self._rents[:, :, None]
 
     def cheapest(self, prices: Floats) -> tuple[NDArray[np.intp], Floats]:
         """Return the cheapest known fleet of every cell at prices, (cells × levels), and what it costs an hour."""
@@ -134,22 +137,25 @@ class Tariffs:
 
     def _table(self, prices: Floats) -> tuple[Floats, Floats]:
         """Return what 0, 1, … instances of each option cost, (cells × options × counts), and those rented."""
+        rents = self._rents[:, self._options]
+        capped = np.minimum(prices[:, self._places], rents)
         own = np.zeros(self._widths.shape)
-        capped = np.minimum(prices[:, self._places], self._rents[:, self._options])
-        own[:, self._options, self._slots] = capped
+        own[:, self._rows, self._slots] = capped
         widths = self._widths.copy()
-        widths[:, self._options, self._slots] *= capped < self._rents[:, self._options]
+        widths[:, self._rows, self._slots] *= capped < rents
         order = np.argsort(own, axis=2, kind="stable")
         own = np.take_along_axis(own, order, axis=2)
         widths = np.take_along_axis(widths, order, axis=2)
-        rest = self._beyond
-        table: Floats = np.zeros(rest.shape)
+        left = self._beyond[:, self._covered]
+        cost = np.zeros(left.shape)
         for slot in range(widths.shape[2]):
             width = widths[:, :, slot, None]
             if not width.any():
                 continue
-            taken = np.minimum(rest, width)
-            table += own[:, :, slot, None] * taken
-            rest = rest - taken
-        table += rest * self._rents[:, :, None]
+            taken = np.minimum(left, width)
+            cost += own[:, :, slot, None] * taken
+            left -= taken
+        table, rest = self._rented.copy(), self._beyond.copy()
+        table[:, self._covered] = cost + left * self._rents[:, self._covered, None]
+        rest[:, self._covered] = left
         return table, rest

@@ -50,6 +50,11 @@ class RateCone(ABC):
         """Return a rate that the fleet does not exceed, by what is known."""
         return float((self.worths @ fleet).min())
 
+    def least_worth(self, fleet: Floats) -> Floats:
+        """Return the known worth by which a fleet serves least, (options)."""
+        worth: Floats = self.worths[int((self.worths @ fleet).argmin())]
+        return worth
+
     def along(self, prices: Floats) -> Floats:
         """Return the worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts.
 

@@ -100,14 +100,9 @@ class RuledServed(Served):
 
         As many of each option as they let.
         """
-        for option in np.flatnonzero(paid > fleet).tolist():
-            for count in np.arange(paid[option], fleet[option], -1.0).tolist():
-                more = fleet.copy()
-                more[option] = count
-                if self.rate(more) >= rate_rps:
-                    fleet = more
-                    break
-        return fleet
+        able = (level for level in self.ruled if level.rate(fleet) * (1 + 2 * SLACK) >= rate_rps)
+        level = next(able, None)
+        return fleet if level is None else level.with_idle(fleet, paid)
 
     @staticmethod
     def cheapest_for_all(
@@ -139,5 +134,5 @@ class RuledServed(Served):
         found = cheapest_ruled([ask], tariff, below, self.deadline, self._rows)
         if found is None:
             return None
-        fleet = self.with_idle(found.fleet, tariff.base, rate * (1 - SLACK))
+        fleet = level.with_idle(found.fleet, tariff.base)
         return replace(found, fleet=fleet, bill=with_free(tariff, found, fleet))

@@ -68,17 +68,22 @@ class RuledCone(RateCone):
         self._rate_rps = sum(d.workload.rate_rps for d in form.canonical.demands)
         self.most = np.zeros(self._options)
         self.most[self._columns] = [c.most_load for c in form.canonical.columns]
+        self._rates: dict[bytes, float] = {}
         self._rows, self._usable = self._pass_model()
         self.most /= self._usable * self._rate_rps
         self.worths = self.along(np.ones(self._options))[None]
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves; learn why it is no more. Raises TimeUpError."""
+        key = fleet.tobytes()
+        if key in self._rates:
+            return self._rates[key]
         value, duals = self._highest(self._rows, fleet[self._columns] * self._usable)
         rate = max(0.0, value * self._rate_rps)
         worth = np.zeros(self._options)
         worth[self._columns] = duals * self._usable * self._rate_rps
         self._learn(fleet, rate, worth)
+        self._rates[key] = rate
         return rate
 
     def _worth(self, prices: Floats) -> Floats:

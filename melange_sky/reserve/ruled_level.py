@@ -12,7 +12,7 @@ Rows are added until the fleet found serves the rate, as a linear program and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -22,7 +22,6 @@ import numpy as np
 from melange_sky.optimizer.problem.question import SolveOptions
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.attainment import Attainment
-from melange_sky.optimizer.rules.base import FinishedFleet
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.groups import Fixed, Minimum
 from melange_sky.optimizer.rules.instances import Limits, MinReplicas
@@ -31,7 +30,6 @@ from melange_sky.optimizer.rules.money import Budget, StayCloseToFleet
 from melange_sky.optimizer.rules.option_types import MaxOptionTypes, MinOptionTypes
 from melange_sky.optimizer.rules.registry import SHARE_RULES, RuleSet
 from melange_sky.optimizer.rules.serving import Load, Serve
-from melange_sky.plans import Allocation
 from melange_sky.reserve.ruled_cone import RuledCone, column_places
 
 if TYPE_CHECKING:
@@ -49,6 +47,8 @@ if TYPE_CHECKING:
 
 _NOT_OF_INSTANCES = (Load, Spare, Fixed, Budget, StayCloseToFleet)
 """Rules beside those of shares that are no rules of whole instances: kept by worths, or not by a fleet alone."""
+
+_ROUNDING = 1e-9
 
 _LINEAR = (Limits, MinReplicas, Minimum)
 """Rules whose rows are of instances alone, with coefficients that are not negative."""
@@ -85,6 +85,26 @@ class LinearRules:
     serve: NDArray[np.int64]
     models: int
     types: tuple[int, int]
+
+    def keeps(self, counts: Floats) -> bool:
+        """Return whether so many instances, (columns), keep to them."""
+        used = counts @ self.counted
+        if (used > self.upper + _ROUNDING).any() or (used < self.lower - _ROUNDING).any():
+            return False
+        there = counts > 0
+        kinds = np.bincount(self.model[there], minlength=self.models)
+        serving = np.bincount(self.model[there & (self.serve > 0)], minlength=self.models)
+        return bool(kinds.max() <= self.types[1] and serving.min() >= self.types[0])
+
+    def room(self, counts: Floats, column: int) -> float:
+        """Return how many more of a column they let join so many instances, (columns), that keep to them."""
+        if counts[column] == 0:
+            own = (self.model == self.model[column]) & (counts > 0)
+            if own.sum() >= self.types[1]:
+                return 0.0
+        counted = self.counted[column]
+        left = (self.upper - counts @ self.counted)[counted > 0] / counted[counted > 0]
+        return max(0.0, float(np.floor(left + _ROUNDING).min(initial=np.inf)))
 
 
 class RuledLevel:
@@ -133,58 +153,35 @@ class RuledLevel:
         rates += [self.after.rate(self.left(fleet, lost)) for lost in self.losses(fleet)]
         return min(rates)
 
-    def short(self, fleet: Floats, rate_rps: float) -> list[Short]:
-        """Return what a fleet is short of at a rate, each once: the whole fleet first. Raises TimeUpError."""
-        found = []
-        if self.cone.rate(fleet) < rate_rps:
-            worths = self.cone.worths
-            found.append(Short(worth=worths[int((worths @ fleet).argmin())], lost=()))
-        for lost in self.losses(fleet):
-            left = self.left(fleet, lost)
-            if self.after.rate(left) < rate_rps:
-                worths = self.after.worths
-                found.append(Short(worth=worths[int((worths @ left).argmin())], lost=lost))
-        return found
+    def short(self, fleet: Floats, rate_rps: float) -> Iterator[list[Short]]:
+        """Yield what a fleet is short of at a rate, the whole fleet first: by known worths, then by linear programs.
+
+        Raises TimeUpError.
+        """
+        cases: list[tuple[Lost, Floats, RuledCone]] = [((), fleet, self.cone)]
+        cases += [(lost, self.left(fleet, lost), self.after) for lost in self.losses(fleet)]
+        for highest in (RuledCone.at_most, RuledCone.rate):
+            yield [
+                Short(worth=cone.least_worth(left), lost=lost)
+                for lost, left, cone in cases
+                if highest(cone, left) < rate_rps
+            ]
 
     def keeps_rules(self, fleet: Floats) -> bool:
         """Return whether a fleet keeps to the rules about whole instances."""
-        if not self.rules:
-            return True
-        canonical = self.form.canonical
-        counts = np.round(fleet[self.columns]).astype(int).tolist()
-        allocations: list[list[Allocation]] = [[] for _ in canonical.demands]
-        for k, count in enumerate(counts):
-            if count:
-                allocation = replace(self._idle[k], instances=count)
-                allocations[canonical.columns[k].demand].append(allocation)
-        fleet_found = FinishedFleet(
-            problem=self.form.problem,
-            options=SolveOptions(),
-            demands=canonical.demands,
-            allocations=tuple(map(tuple, allocations)),
-            goal_usd_per_hour=0.0,
-            shares_after_loss=lambda _demand, _lost: None,
-        )
-        return not any(True for rule in self.rules for _ in rule.violations(fleet_found))
+        return not self.rules or self.linear.keeps(np.round(fleet[self.columns]))
 
-    @cached_property
-    def _idle(self) -> list[Allocation]:
-        """An allocation of each column that serves nothing."""
-        canonical = self.form.canonical
-        return [
-            Allocation(
-                candidate=column.capacity,
-                instances=1,
-                load_fraction=0.0,
-                rate_rps=0.0,
-                shares=tuple(
-                    tuple(0.0 for _ in row)
-                    for row in canonical.demands[column.demand].workload.rates_rps
-                ),
-                fixed_instances=0,
-            )
-            for column in canonical.columns
-        ]
+    def with_idle(self, fleet: Floats, paid: Floats) -> Floats:
+        """Return a fleet with as many of what is paid for anyway as the rules let stand by.
+
+        More instances serve no less, whatever is lost; only rules that count instances may have no room for them.
+        """
+        more: Floats = fleet.copy()
+        for k, option in enumerate(self.columns.tolist()):
+            if paid[option] > more[option]:
+                room = self.linear.room(more[self.columns], k)
+                more[option] += min(paid[option] - more[option], room)
+        return more
 
     def losses(self, fleet: Floats) -> Iterator[Lost]:
         """Yield every way to lose the spare instances of one model, or all of it where it has fewer."""
@@ -241,10 +238,8 @@ class RuledLevel:
         return pinned
 
     @cached_property
-    def linear(self) -> LinearRules | None:
-        """The rules about whole instances as numbers, None where one is of another kind."""
-        if any(not isinstance(rule, _LINEAR + _OF_TYPES) for rule in self.rules):
-            return None
+    def linear(self) -> LinearRules:
+        """The rules about whole instances as numbers."""
         canonical = self.form.canonical
         program = build_program(
             canonical,

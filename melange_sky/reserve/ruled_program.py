@@ -148,9 +148,13 @@ def _short(asks: Sequence[Ask], fleet: Floats, needs: Sequence[Need], rows: Rows
     """Return rows that a fleet breaks, none where it serves every ask or is within the solvers' tolerance of it."""
     fresh: list[Need] = []
     for ask in asks:
-        for short in ask.level.short(fleet, ask.served_rps):
-            need = ask.need(short.worth, bool(short.lost))
-            if not any(need.is_as(old) for old in (*needs, *fresh)):
-                fresh.append(need)
-                rows.put(ask.level, short.worth, bool(short.lost))
+        before = len(fresh)
+        for found in ask.level.short(fleet, ask.served_rps):
+            for short in found:
+                need = ask.need(short.worth, bool(short.lost))
+                if not any(need.is_as(old) for old in (*needs, *fresh)):
+                    fresh.append(need)
+                    rows.put(ask.level, short.worth, bool(short.lost))
+            if len(fresh) > before:
+                break
     return fresh

@@ -68,10 +68,8 @@ class RuledWhole:
         """Return the least of the greatest line and the fleet, None where none is under `below`. Raises TimeUpError."""
         tables = self._tables(lines)
         constants = np.array([constant for constant, _ in lines])
-        counts: Floats | None = None
-        cost = GAVE_UP
-        if self._level.linear is not None:
-            cost, counts = self._searched(constants, tables, needs, below)
+        counts: Floats | None
+        cost, counts = self._searched(constants, tables, needs, below)
         if cost == GAVE_UP:
             cost, counts = self._branched(constants, tables, needs, below, deadline)
         if counts is None or cost >= below:
@@ -83,19 +81,13 @@ class RuledWhole:
     def _tables(self, lines: Sequence[tuple[float, Tariff]]) -> Floats:
         """Return what 0, 1, … instances of each column cost by each line, (lines × columns × counts)."""
         counts = np.arange(self._most.max(initial=0.0) + 1)
-        return np.array(
-            [
-                [_cost_of(tariff, option, counts) for option in self._level.columns.tolist()]
-                for _, tariff in lines
-            ]
-        )
+        return np.array([_costs(tariff, counts)[self._level.columns] for _, tariff in lines])
 
     def _searched(
         self, constants: Floats, tables: Floats, needs: Sequence[Need], below: float
     ) -> tuple[float, Floats]:
         """Return the least cost and the counts by searching depth first; GAVE_UP: too long a search."""
         level = self._level
-        assert level.linear is not None
         most = self._most.astype(np.int64)
         last = np.take_along_axis(tables[0], most[:, None], axis=1)[:, 0]
         order = np.argsort(-last / np.maximum(most, 1), kind="stable")
@@ -162,9 +154,10 @@ class RuledWhole:
             for k, own in enumerate(table):
                 paid = lp.add(f"paid_{t}_{k}")
                 terms.append((paid, -1.0))
-                for n, slope in enumerate(
-                    np.diff(own).tolist()
-                ):  # the cost is convex: its lines bound it
+                slopes = np.diff(own[: int(self._most[k]) + 1])
+                kinks = np.flatnonzero(np.diff(slopes, prepend=-1.0) > _ROUNDING)
+                # the cost is convex: its lines bound it
+                for n, slope in zip(kinks.tolist(), slopes[kinks].tolist(), strict=True):
                     lp.row(
                         [(paid, 1.0), (x[k], -slope)],
                         GE,
@@ -193,15 +186,17 @@ class RuledWhole:
         return (lp.value(values) if bound is None else bound), counts
 
 
-def _cost_of(tariff: Tariff, option: int, counts: Floats) -> Floats:
-    """Return what counts of one option cost by a tariff without pools: free, then by its steps, then rented."""
-    full = float(tariff.full[option])
-    steps = [(s.price, s.width) for s in tariff.steps if s.option == option and 0 < s.price < full]
-    prices, widths = np.array([*sorted(steps), (full, np.inf)]).T
-    beyond = np.maximum(counts - tariff.base[option], 0.0)
-    starts = np.append(0.0, np.cumsum(widths[:-1]))
-    cost: Floats = prices @ np.clip(beyond - starts[:, None], 0.0, widths[:, None])
-    return cost
+def _costs(tariff: Tariff, counts: Floats) -> Floats:
+    """Return what counts of each option cost by a tariff without pools, (options × counts): free, by steps, rented."""
+    rest = np.maximum(counts - tariff.base[:, None], 0.0)
+    cost = np.zeros(rest.shape)
+    for step in tariff.steps:
+        if 0 < step.price < tariff.full[step.option]:
+            taken = np.minimum(rest[step.option], step.width)
+            cost[step.option] += step.price * taken
+            rest[step.option] -= taken
+    total: Floats = cost + rest * tariff.full[:, None]
+    return total
 
 
 def _from_here(values: Floats) -> Floats:

@@ -15,13 +15,19 @@ from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions
 from melange_sky.optimizer.answers.rate_sweep import at_rate
-from melange_sky.optimizer.rules.registry import RuleSet
+from melange_sky.optimizer.rules.groups import Fixed, Minimum
+from melange_sky.optimizer.rules.instances import Limits, MinReplicas
+from melange_sky.optimizer.rules.losses import Spare
+from melange_sky.optimizer.rules.money import Budget, StayCloseToFleet
+from melange_sky.optimizer.rules.option_types import MaxOptionTypes, MinOptionTypes
+from melange_sky.optimizer.rules.registry import RULES, RuleSet
+from melange_sky.optimizer.rules.serving import Load
 from melange_sky.optimizer.search.levels import checked_levels
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.shares import peak_load
 from melange_sky.reserve.advise import advise
 from melange_sky.reserve.build import served_by
-from melange_sky.reserve.ruled import ruled_by
+from melange_sky.reserve.ruled import RuledServed, ruled_by
 from tests.optimizer.factories import with_levels
 from tests.reserve.factories import random_problem
 from tests.reserve.ruled_factories import RuledCase, random_rules, ruled_case, whole_ruled_program
@@ -160,3 +166,40 @@ def test_levels_of_attainment_are_kept_under_rules() -> None:
         two = served.rate(np.array([1.0, 1.0]))
         alone = [served.ruled[0].after.rate(np.array(one)) for one in ([1.0, 0.0], [0.0, 1.0])]
         assert two >= min(alone) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rules_as_numbers_say_what_they_say_in_words_and_let_in_what_they_have_room_for(
+    seed: int,
+) -> None:
+    rng = random.Random(seed)
+    kinds = ("limits", "min_replicas", "max_option_types", "min_option_types")
+    rules = random_rules(rng, (kinds[seed % 4], "limits") if seed < 4 else (kinds[seed % 4],))
+    case = ruled_case(rng, rules, models=1 + seed // 4, options=3)
+    (served,) = case.question.mixes
+    assert isinstance(served, RuledServed)
+    names = [rule.name for rule in served.ruled[0].rules]
+    kept = 0
+    for _ in range(120):
+        fleet = np.array([rng.choice([0.0, 0.0, 1.0, 2.0, 3.0]) for _ in case.places])
+        by_hand = all(holds(name, case, fleet) for name in names)
+        assert served.ruled[0].keeps_rules(fleet) == by_hand
+        rate = served.rate(fleet)
+        if not by_hand or rate <= 0:
+            continue
+        kept += 1
+        paid = np.array([float(rng.randrange(6)) for _ in case.places])
+        more = served.with_idle(fleet, paid, rate * (1 - 1e-6))
+        assert (more >= fleet).all() and (more <= np.maximum(fleet, paid)).all()
+        assert served.rate(more) >= rate * (1 - 1e-6)
+        for option in np.flatnonzero(paid > more):
+            beyond = more.copy()
+            beyond[option] += 1
+            assert not all(holds(name, case, beyond) for name in names)
+    assert kept
+
+
+def test_every_rule_about_whole_instances_is_one_that_reservations_reckon_with() -> None:
+    kept = {Limits, MinReplicas, Minimum, MaxOptionTypes, MinOptionTypes}
+    apart = {Load, Spare, Fixed, Budget, StayCloseToFleet}
+    assert {rule for rule in RULES if not rule.speaks_of_shares} == kept | apart
