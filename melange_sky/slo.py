@@ -156,7 +156,8 @@ def meets(log: RequestLog, slo: SLO) -> NDArray[np.bool_]:
     if slo.ttft_s is not None:
         good &= log.ttft_s <= slo.ttft_s
     if slo.tpot_s is not None:
-        tpot_s = log.tpot_s
+        decoding_s = log.last_token_s - log.first_token_s
+        tpot_s = decoding_s / np.maximum(log.output_tokens - 1, 1)
         good &= (log.output_tokens < 2) | (tpot_s <= slo.tpot_s)
     return good
 

@@ -17,7 +17,7 @@ from melange_sky.capacity_search import (
     SearchOptions,
     find_max_rate,
     judge,
-    probe_verdict,
+    probe_statistics,
 )
 from melange_sky.slo import SLO, RequestLog
 
@@ -314,5 +314,11 @@ def test_it_always_ends(coin: float, start: float | None, attainment: float, gar
 def test_what_is_quick_of_a_probe_is_what_numpy_says(seconds: list[float]) -> None:
     values = np.array(seconds)
     good = values > values.mean()
-    assert probe_verdict._median(values) == float(np.median(values))
-    assert probe_verdict._fraction(good) == float(good.mean())
+    assert probe_statistics.median(values) == float(np.median(values))
+    assert probe_statistics.fraction(good) == float(good.mean())
+    batches, p = min(16, len(good) // 8), good.mean()
+    if batches >= 4 and 0 < p < 1:
+        size = len(good) // batches
+        means = good[: batches * size].reshape(batches, size).mean(axis=1)
+        effect = size * means.var(ddof=1) / (p * (1 - p))
+        assert probe_statistics.effective_size(good) == len(good) / max(1.0, effect)

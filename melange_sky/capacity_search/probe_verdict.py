@@ -22,11 +22,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.capacity_search.probe_statistics import (
+    effective_size,
+    fraction,
+    latency_slope,
+    median,
+)
 from melange_sky.slo import SLO, meets, wilson_interval
 
 if TYPE_CHECKING:
@@ -153,61 +160,84 @@ def judge(
     log: RequestLog, slo: SLO, options: SearchOptions, *, rate_rps: float, seed: int
 ) -> Probe:
     """Judge what one probe saw against an SLO. Pure: stored probes can be judged anew."""
-    probe = Probe(
+    done = log.ok & np.isfinite(log.last_token_s)
+    completed = int(np.count_nonzero(done))
+    if not completed:
+        return _without_answers(len(log), rate_rps, seed)
+    e2e_all_s = log.e2e_s
+    e2e_s = median(e2e_all_s if completed == len(log) else e2e_all_s[done])
+    span_s = float(log.arrival_s[-1] - log.arrival_s[0])
+    window = _steady_window(log.arrival_s, e2e_s, options)
+    good = meets(log, slo)[window]
+    z = _z(options.confidence)
+    effective = effective_size(good)
+    attainment = fraction(good)
+    rows = done[window]
+    slope, error = latency_slope(log.arrival_s[window][rows], e2e_all_s[window][rows])
+    last_s = np.fmax.reduce(log.last_token_s, where=done, initial=-math.inf)
+    busy_s = float(last_s - log.arrival_s[0])
+    seen = _Seen(
+        judged=len(good),
+        attainment=attainment,
+        interval=wilson_interval(attainment * effective, effective, z),
+        served_fraction=1 / (1 + max(0.0, slope)),
+        turnovers=span_s / e2e_s if e2e_s > 0 else math.inf,
+        slope_low=slope - z * error,
+        slope_high=slope + z * error,
+    )
+    verdict, reason = _decide(seen, slo, options)
+    return Probe(
         rate_rps=rate_rps,
         requests=len(log),
+        seed=seed,
+        verdict=verdict,
+        reason=reason,
+        judged=seen.judged,
+        attainment=attainment,
+        interval=seen.interval,
+        served_fraction=seen.served_fraction,
+        served_rps=float(completed) / busy_s if busy_s > 0 else None,
+        turnovers=seen.turnovers,
+        median_e2e_s=e2e_s,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What decides on a probe: as of `Probe`, and the ends of the slope's confidence interval."""
+
+    judged: int
+    attainment: float
+    interval: tuple[float, float]
+    served_fraction: float
+    turnovers: float
+    slope_low: float
+    slope_high: float
+
+
+@cache
+def _z(confidence: float) -> float:
+    return NormalDist().inv_cdf(0.5 + confidence / 2)
+
+
+def _without_answers(requests: int, rate_rps: float, seed: int) -> Probe:
+    """Return what a probe says of which no request completed, nothing where none was sent."""
+    probe = Probe(
+        rate_rps=rate_rps,
+        requests=requests,
         seed=seed,
         verdict=ProbeVerdict.UNRESOLVED,
         reason="empty",
     )
-    if not len(log):
+    if not requests:
         return probe
-    done = log.ok & np.isfinite(log.last_token_s)
-    if not done.any():
-        return _without_answers(probe)
-    e2e_s = _median(log.e2e_s[done])
-    span_s = float(log.arrival_s[-1] - log.arrival_s[0])
-    window = _steady_window(log.arrival_s, e2e_s, options)
-    good = meets(log, slo)[window]
-    z = NormalDist().inv_cdf(0.5 + options.confidence / 2)
-    effective = _effective_size(good)
-    attainment = _fraction(good)
-    successes = attainment * effective
-    slope, error = _latency_slope(log, window & done)
-    busy_s = float(log.last_token_s[done].max() - log.arrival_s[0])
-    probe = replace(
-        probe,
-        judged=int(window.sum()),
-        attainment=attainment,
-        interval=wilson_interval(successes, effective, z),
-        served_fraction=1 / (1 + max(0.0, slope)),
-        served_rps=float(done.sum()) / busy_s if busy_s > 0 else None,
-        turnovers=span_s / e2e_s if e2e_s > 0 else math.inf,
-        median_e2e_s=e2e_s,
-    )
-    return _decide(probe, slo, options, slope_low=slope - z * error, slope_high=slope + z * error)
-
-
-def _median(values: NDArray[np.float64]) -> float:
-    """Return what `np.median` does of some finite values, in a third of its time."""
-    below, above = (len(values) - 1) // 2, len(values) // 2
-    middle = np.partition(values, (below, above))
-    return float((middle[below] + middle[above]) / 2)
-
-
-def _fraction(good: NDArray[np.bool_]) -> float:
-    """Return the part that is true; `mean` takes five times as long for a few hundred."""
-    return int(np.count_nonzero(good)) / len(good) if len(good) else float("nan")
-
-
-def _without_answers(probe: Probe) -> Probe:
     return replace(
         probe,
         verdict=ProbeVerdict.FAIL,
         reason="no request completed",
         attainment=0.0,
         interval=(0.0, 0.0),
-        judged=probe.requests,
+        judged=requests,
         served_fraction=0.0,
         served_rps=0.0,
     )
@@ -257,84 +287,34 @@ def surely_fails(slo: SLO, options: SearchOptions) -> Callable[[RequestLog], boo
     return fails
 
 
-def _decide(
-    probe: Probe, slo: SLO, options: SearchOptions, *, slope_low: float, slope_high: float
-) -> Probe:
-    """Give the verdict: fail on any sure breach, pass only where every rule surely holds."""
-    assert probe.attainment is not None and probe.turnovers is not None
-    low, high = probe.interval
+def _decide(seen: _Seen, slo: SLO, options: SearchOptions) -> tuple[ProbeVerdict, str]:
+    """Give the verdict and why: fail on any sure breach, pass only where every rule surely holds."""
+    low, high = seen.interval
     limit = 1 / options.served_fraction - 1
     sure = low >= slo.attainment or (
-        probe.attainment == 1.0 and probe.judged >= options.max_requests // 2
+        seen.attainment == 1.0 and seen.judged >= options.max_requests // 2
     )
     if high < slo.attainment:
-        return replace(
-            probe,
-            verdict=ProbeVerdict.FAIL,
-            reason=f"attainment {probe.attainment:.3f} below {slo.attainment:g}",
-        )
-    if slope_low > limit:
-        return replace(
-            probe,
-            verdict=ProbeVerdict.FAIL,
-            reason=f"served {probe.served_fraction:.2f} of offered",
-        )
-    if probe.turnovers < options.turnovers:
-        return replace(probe, reason=f"lasted only {probe.turnovers:.1f} end-to-end latencies")
-    if slope_high > limit or 1 / max(probe.served_fraction or 0, 1e-9) - 1 > options.drift:
-        return replace(probe, reason="latency still growing")
+        reason = f"attainment {seen.attainment:.3f} below {slo.attainment:g}"
+        return ProbeVerdict.FAIL, reason
+    if seen.slope_low > limit:
+        return ProbeVerdict.FAIL, f"served {seen.served_fraction:.2f} of offered"
+    unresolved = ProbeVerdict.UNRESOLVED
+    if seen.turnovers < options.turnovers:
+        return unresolved, f"lasted only {seen.turnovers:.1f} end-to-end latencies"
+    if seen.slope_high > limit or 1 / max(seen.served_fraction, 1e-9) - 1 > options.drift:
+        return unresolved, "latency still growing"
     if not sure:
-        return replace(probe, reason=f"attainment {low:.3f} to {high:.3f} straddles the limit")
-    return replace(probe, verdict=ProbeVerdict.PASS, reason="meets the SLO")
+        return unresolved, f"attainment {low:.3f} to {high:.3f} straddles the limit"
+    return ProbeVerdict.PASS, "meets the SLO"
 
 
-def _steady_window(
-    arrival_s: NDArray[np.float64], e2e_s: float, options: SearchOptions
-) -> NDArray[np.bool_]:
+def _steady_window(arrival_s: NDArray[np.float64], e2e_s: float, options: SearchOptions) -> slice:
     """Return which requests are judged; see the module's first rule."""
     count = arrival_s.shape[0]
-    head = int(np.searchsorted(arrival_s, arrival_s[0] + e2e_s))
-    tail = count - int(np.searchsorted(arrival_s, arrival_s[-1] - e2e_s, side="right"))
+    head = int(arrival_s.searchsorted(arrival_s[0] + e2e_s))
+    tail = count - int(arrival_s.searchsorted(arrival_s[-1] - e2e_s, side="right"))
     head = max(head, math.ceil(options.warmup_fraction * count)) if count > 1 else 0
     head = min(head, count // 3)
     tail = min(tail, count // 2 - head)
-    window = np.zeros(count, dtype=np.bool_)
-    window[head : count - tail] = True
-    return window
-
-
-def _effective_size(good: NDArray[np.bool_]) -> float:
-    """Return how many independent requests these are worth: n ÷ design effect, by batch means."""
-    count = good.shape[0]
-    p = _fraction(good)
-    batches = min(16, count // 8)
-    if batches < 4 or p in (0.0, 1.0):
-        return float(count)
-    size = count // batches
-    means = np.add.reduce(good[: batches * size].reshape(batches, size), axis=1) / size
-    variance = float(means.var(ddof=1))
-    effect: float = size * variance / (p * (1 - p))
-    return float(count / max(1.0, effect))
-
-
-def _latency_slope(log: RequestLog, rows: NDArray[np.bool_]) -> tuple[float, float]:
-    """Return the growth of end-to-end latency per second of arrivals and its standard error.
-
-    Least squares over up to 8 batch means, so that neighbours' shared queue does not feign certainty.
-    Infinite error below 16 requests.
-    """
-    arrival_s, e2e_s = log.arrival_s[rows], log.e2e_s[rows]
-    batches = min(8, arrival_s.shape[0] // 4)
-    if batches < 4:
-        return 0.0, math.inf
-    size = arrival_s.shape[0] // batches
-    x = np.add.reduce(arrival_s[: batches * size].reshape(batches, size), axis=1) / size
-    y = np.add.reduce(e2e_s[: batches * size].reshape(batches, size), axis=1) / size
-    x = x - np.add.reduce(x) / batches
-    spread = float((x * x).sum())
-    if spread <= 0:
-        return 0.0, math.inf
-    slope = float((x * y).sum()) / spread
-    residual = y - np.add.reduce(y) / batches - slope * x
-    error = math.sqrt(float((residual * residual).sum()) / (batches - 2) / spread)
-    return slope, error
+    return slice(head, count - tail)
