@@ -215,8 +215,11 @@ class CapacityLookup:
 
 
 def _pool(tasks: int) -> ThreadPoolExecutor:
-    """Return threads for so many simulations: the compiled simulator lets others run."""
-    return ThreadPoolExecutor(max_workers=min(tasks, os.cpu_count() or 1, 8))
+    """Return threads for so many simulations: the compiled simulator lets others run.
+
+    Two at most: over half of a probe's time is Python's, for which more would only wait in turn.
+    """
+    return ThreadPoolExecutor(max_workers=min(tasks, os.cpu_count() or 1, 2))
 
 
 def _looked_up(
