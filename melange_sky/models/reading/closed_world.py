@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from melange_sky.models.fields import Fields, shown
 
@@ -33,9 +34,27 @@ _HARMLESS = (
     r"use_(sliding_window|bidirectional)|max_window_layers|sliding_window_pattern|full_attention_interval|hidden_act|"
     r"attention_chunk_size|seconds|tiles?$|tile_|dynamic_patch|downsample_ratio|^template$|resolutions|global_view|^encoder_patch_size$|pixels|^pool_type$|^position_|^max_position_embedding$|^group_norm_size$|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
     r"output_gate_type|mtp_use_dedicated|mamba_(chunk|dt_(max|min|init|scale)|norm|proj_bias|conv_bias|expand|hidden_act|"
-    r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$"
+    r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$|^summary_|"
+    r"^scale_(depth|emb)$|^dim_model_base$|^spatial_pool_|^linear_(a_log|dt)_|combination_strategy$"
 )
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
+
+_SWITCHES = re.compile(
+    rf"{_STRUCTURE}|gqa|mqa|mla|query|gate|gating|hybrid|tie|reuse|router|yoco|parallel_(mlp|ffn|block)|vision|audio|"
+    r"short_conv|bidirectional|causal"
+)
+"""Names that stand for structure where their field says no more than yes: also some that are harmless with a number."""
+
+_HARMLESS_SWITCHES = re.compile(
+    r"^output_|bias$|qk_norm|_norm$|^norm_|rmsnorm|layernorm|fp32|seq_aux|renormalize|upcast|^scale_attn|^reorder|nope$|^learned_pos_emb$|"
+    r"rope|rotary|mtp|topk|kernel|mambapy|scan$|exact$|mup|eigval$|^summary_|thumbnail|pruning|eplb|expert_parallel|"
+    r"safe_gate|temperature|layer_norm|shared_expert_overlap|unified_vision_chunk|_ids?$|token|sequence_parallel|parallel_(attn|residual)|"
+    r"^use_cache|return_dict|gradient_|^(image|video|vision|audio)_|^resid_|residual_in|dropout|loss|router_logits|^is_decoder$|^tie_encoder|"
+    r"^tf_|^remove_invalid"
+)
+"""Switches that add no part to a model, or one as small as a norm or a bias, whatever else their names hold."""
+
+_COUNTS = re.compile(r"^(num|n)_.*(layers|blocks|experts|heads|modules|adapters|towers|streams)$")
 
 _SIZES = re.compile(
     r"(hidden|embed|model|intermediate)_(size|dim)$|(num|n)_(hidden_)?layers$|^(depth|layers|width|n_embd|d_model)$"
@@ -58,28 +77,69 @@ def is_harmless(name: str) -> bool:
     return re.search(_HARMLESS, name.lower()) is not None
 
 
-def unread(fields: Fields, passed: Iterable[str] = ()) -> tuple[list[str], list[str]]:
-    """Return (fields that may change the structure, other unknown fields) that nothing has read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unread:
+    """Names of fields that nothing has read: those that may change the structure, and others.
 
-    A field that is null, false, zero, empty, 1 or true changes nothing, but for true where it adds a part.
+    `switched` may change it too, but say no more than yes, one or none: refusing them would refuse too
+    many configs that only repeat what they are.
     """
-    structural, other = [], []
-    allowed = {*fields.read, *passed}
+
+    structural: list[str] = field(default_factory=list)
+    switched: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
+
+    def __add__(self, more: Unread) -> Unread:
+        return Unread(
+            structural=self.structural + more.structural,
+            switched=self.switched + more.switched,
+            other=self.other + more.other,
+        )
+
+
+def unread(fields: Fields, passed: Iterable[str] = ()) -> Unread:
+    """Return the fields that nothing has read, by what they may change.
+
+    A field that is null, false, zero, empty, 1 or true changes nothing where its class says the same, or
+    knows nothing of it and it is neither true nor counts one part.
+    """
+    found, allowed = Unread(), {*fields.read, *passed}
     for key, value in fields.raw.items():
         name = str(key)
-        if name in allowed or (_is_idle(value) and not (value is True and name in _TRUE_SHAPES)):
-            continue
-        if name in _TRUE_SHAPES or _is_shaping(name.lower(), value):
-            structural.append(shown(name))
-        elif is_harmless(name):
-            continue
-        elif isinstance(value, (str, float)):
-            other.append(shown(name))
-        elif re.search(_STRUCTURE, name.lower()):
-            structural.append(shown(name))
-        else:
-            other.append(shown(name))
-    return structural, other
+        if name not in allowed and (rows := _rows_of(found, fields, name, value)) is not None:
+            rows.append(shown(name))
+    return found
+
+
+def _rows_of(found: Unread, fields: Fields, name: str, value: object) -> list[str] | None:
+    """Return the list that a field belongs to, None where it changes no size."""
+    folded = name.lower()
+    if value is True and name in _TRUE_SHAPES:
+        return found.structural
+    if _is_idle(value):
+        return _rows_of_idle(found, fields, name, value)
+    if _is_shaping(folded, value):
+        return found.structural
+    if is_harmless(name):
+        return None
+    if not isinstance(value, (str, float)) and re.search(_STRUCTURE, folded):
+        return found.structural
+    return found.other
+
+
+def _rows_of_idle(found: Unread, fields: Fields, name: str, value: object) -> list[str] | None:
+    """Return the same of a field that says yes, one, no or nothing."""
+    default = fields.defaults.get(name, fields.withheld.get(name))
+    if default is not None and not _is_idle(default):
+        return None if is_harmless(name) else found.switched
+    if value is not True:
+        is_one = value == 1 and not isinstance(value, bool)
+        return found.switched if is_one and _COUNTS.search(name.lower()) else None
+    if default is True or _HARMLESS_SWITCHES.search(name.lower()):
+        return None
+    if _SWITCHES.search(name.lower()):
+        return found.switched
+    return None if is_harmless(name) else found.other
 
 
 def _is_shaping(name: str, value: object) -> bool:

@@ -62,7 +62,8 @@ def _heads(fields: Fields) -> int:
 def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
     """Return the key-value heads as engines count them: Falcon's new form ignores `multi_query`."""
     if "multi_query" in fields.raw or "multi_query" in fields.defaults:
-        fields.read.update(("new_decoder_architecture", *ALIASES["num_key_value_heads"]))
+        heads_fields = ("num_key_value_heads", *ALIASES["num_key_value_heads"])
+        fields.read.update(("new_decoder_architecture", *heads_fields))
         if fields.flag("multi_query") and not fields.flag("new_decoder_architecture"):
             return 1
         if family.types[0] == "gpt_bigcode":

@@ -121,6 +121,7 @@ DENSE: tuple[Family, ...] = (
     Family(
         types=("gemma",),
         architectures=("GemmaForCausalLM",),
+        read_only=("use_bidirectional_attention",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         no_float16=False,

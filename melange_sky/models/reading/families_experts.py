@@ -158,6 +158,7 @@ EXPERTS: tuple[Family, ...] = (
         types=("deepseek_v4", "deepseek_ref"),
         architectures=("DeepseekV4ForCausalLM",),
         reader="deepseek_v4",
+        read_only=("expert_dtype",),
         experts=ExpertTraits(module="ffn"),
         prefix="layers.{i}.",
         module="attn",

@@ -19,6 +19,9 @@ from melange_sky.models.reading.core import Core, Mixed
 from melange_sky.models.reading.family import Family, is_on
 from melange_sky.models.reading.patterns import Mixer
 
+_GATES: dict[str, str] = {"query": "attn_output_gate", "head": "use_head_wise_attn_gate"}
+"""Fields by which a config takes the gate of its family away."""
+
 
 def mix(kind: Mixer, fields: Fields, family: Family, core: Core, number: int) -> Mixed:
     """Return the attention of layer `number` with its weights."""
@@ -50,7 +53,7 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
         "per-head",
     ):
         gate = "width"
-    if gate == "query" and fields.get("attn_output_gate") is False:
+    if gate in _GATES and fields.get(_GATES[gate]) is False:
         gate = "none"
     traits = AttentionTraits(
         module=family.module,

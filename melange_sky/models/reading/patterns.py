@@ -68,6 +68,7 @@ def mixers(fields: Fields, family: Family, layers: int) -> list[Mixer]:
     fields.read.update(_WINDOW_FIELDS)
     stated = _stated(fields, layers)
     if stated is not None:
+        fields.read.add("use_sliding_window")
         return stated
     if family.all_linear:
         return ["linear"] * layers
@@ -142,6 +143,7 @@ def _by_field(fields: Fields, layers: int, window: int | None) -> list[Mixer]:
 
 
 def _qwen(fields: Fields, layers: int, window: int | None) -> list[Mixer]:
+    fields.read.add("use_sliding_window")
     if window is None or not fields.flag("use_sliding_window"):
         return ["full"] * layers
     first = fields.maybe("max_window_layers") or 0

@@ -9,15 +9,15 @@ from typing import Any
 
 from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
-from melange_sky.models.layers import Layer, LayerList, Matrix
+from melange_sky.models.layers import Layer, LayerList
 from melange_sky.models.reading import registry, wrappers
 from melange_sky.models.reading.closed_world import unread
 from melange_sky.models.reading.context import context_tokens
-from melange_sky.models.reading.decoder import Decoder
 from melange_sky.models.reading.defaults import class_defaults, stated_at_top
 from melange_sky.models.reading.encoders import only_text, read_towers
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.refusals import check_size, what_it_is
+from melange_sky.models.reading.tying import tie_as_outside
 from melange_sky.models.reading.wrapper import Wrapper
 
 ANSWERED = frozenset({"quantization_config", "compression_config", "architectures", "model_type"})
@@ -60,7 +60,9 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     outer = _within(config, chosen.wrapper, where)
     text = _text_fields(outer, chosen, where)
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
-    contradicted = _tie_as_outside(decoder, outer, text) if chosen.wrapper is not None else None
+    contradicted = None
+    if chosen.wrapper is not None:
+        contradicted = tie_as_outside(decoder, outer, text, chosen.model_type)
     context = context_tokens(text, outer)
     built, tower_warnings = read_towers(outer, chosen.wrapper, decoder.core.hidden)
     notes = [*decoder.assumptions, *(note for note in (contradicted,) if note)]
@@ -275,39 +277,6 @@ def _text_fields(outer: Fields, chosen: _Chosen, where: str) -> Fields:
     )
 
 
-def _tie_as_outside(decoder: Decoder, outer: Fields, text: Fields) -> str | None:
-    """Follow the outer config in whether the head is the embedding; return what it contradicts.
-
-    `transformers` up to 4 goes by the section where both say it, from 5 on by the outer config.
-    """
-    outer.read.add("tie_word_embeddings")
-    stated = outer.raw.get("tie_word_embeddings")
-    if not isinstance(stated, bool) or stated == decoder.tied:
-        return None
-    own = text.raw.get("tie_word_embeddings")
-    note = None
-    if isinstance(own, bool) and outer.raw is not text.raw:
-        version = str(outer.raw.get("transformers_version", ""))
-        outside = version.split(".")[0].isdigit() and int(version.split(".")[0][:4]) >= 5
-        taken = "the outer one" if outside else "its section's"
-        note = f"'tie_word_embeddings' is stated twice and differs: {taken} is taken"
-        if not outside:
-            return note
-    if stated:
-        decoder.outside = [m for m in decoder.outside if m.part != "head"]
-    else:
-        decoder.outside.append(
-            Matrix(
-                name="lm_head",
-                part="head",
-                outputs=decoder.core.vocabulary,
-                inputs=decoder.core.hidden,
-            )
-        )
-    decoder.tied = stated
-    return note
-
-
 def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tuple[list[str], bool]:
     """Refuse fields that were not read where they may change the structure; tell of the others.
 
@@ -316,13 +285,11 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
     passed = {*ANSWERED, *chosen.family.read_only}
     if chosen.wrapper is not None and "|" in chosen.wrapper.text:
         passed |= outer.read
-    structural, other = unread(text, passed)
+    found = unread(text, passed)
     if chosen.wrapper is not None and outer.raw is not text.raw and "|" not in chosen.wrapper.text:
-        more = unread(outer, {*passed, *text.read})
-        structural += more[0]
-        other += more[1]
-    if structural and not measured:
-        names = ", ".join(f"'{name}'" for name in structural[:4])
+        found += unread(outer, {*passed, *text.read})
+    if found.structural and not measured:
+        names = ", ".join(f"'{name}'" for name in found.structural[:4])
         raise InputError(
             f"{text.where}: {names} may change the model's structure and is not supported "
             f"for {shown(chosen.model_type or chosen.architecture, 60)}"
@@ -332,11 +299,15 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
         warnings.append(
             f"{shown(chosen.architecture, 60)} is not supported: read as a plain decoder, which the bytes of its files bear out"
         )
-    if structural:
-        warnings.append(f"unsupported fields: {', '.join(structural[:8])}")
-    if other:
-        warnings.append(f"unknown fields, assumed to change no size: {', '.join(other[:8])}")
-    return warnings, bool(structural)
+    if found.structural:
+        warnings.append(f"unsupported fields: {', '.join(found.structural[:8])}")
+    if found.switched:
+        warnings.append(
+            f"fields that may change the structure and are not read: {', '.join(found.switched[:8])}"
+        )
+    if found.other:
+        warnings.append(f"unknown fields, assumed to change no size: {', '.join(found.other[:8])}")
+    return warnings, bool(found.structural or found.switched)
 
 
 def _prefix(chosen: _Chosen) -> str:

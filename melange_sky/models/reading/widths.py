@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from melange_sky.errors import InputError
-from melange_sky.models.fields import Fields
+from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import FeedForward, Matrix
 from melange_sky.models.reading.core import Core
 from melange_sky.models.reading.family import ExpertTraits, Family, is_on
@@ -63,9 +63,8 @@ def expert_count(fields: Fields, family: Family) -> int:
     section = fields.section("ffn_config")
     if section is not None:
         return section.maybe("moe_num_experts") or 0
-    if fields.raw.get("enable_moe_block") is False:
-        fields.read.add("enable_moe_block")
-        fields.read.update(("num_experts", "top_k_experts", "moe_intermediate_size"))
+    if "enable_moe_block" in fields.raw and not _has_moe_block(fields):
+        fields.read.update(("top_k_experts", "moe_intermediate_size"))
         return 0
     value = fields.get("num_experts")
     if isinstance(value, list) and value:  # Ernie-VL: text and vision experts
@@ -74,6 +73,20 @@ def expert_count(fields: Fields, family: Family) -> int:
     if count > 100_000:
         raise InputError(f"{fields.where}: 'num_experts' is {count}; no model has so many")
     return 0 if count == 1 else count
+
+
+def _has_moe_block(fields: Fields) -> bool:
+    """Return what Gemma 4 states of its experts: `transformers` goes by the switch, engines by the count.
+
+    Where they differ, none of the two models is the one in the files: InputError.
+    """
+    switched = fields.flag("enable_moe_block")
+    if switched is not (fields.maybe("num_experts") is not None):
+        raise InputError(
+            f"{fields.where}: 'enable_moe_block' ({fields.raw['enable_moe_block']}) contradicts 'num_experts' "
+            f"({shown(fields.raw.get('num_experts'))}): transformers goes by the first, engines by the second"
+        )
+    return switched
 
 
 def read_experts(fields: Fields, family: Family, core: Core, count: int) -> Fed:

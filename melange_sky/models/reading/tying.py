@@ -1,0 +1,80 @@
+"""Whether the output head is the embedding, where an outer config says it as well as the language model's section."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from melange_sky.models.layers import Matrix
+
+if TYPE_CHECKING:
+    from melange_sky.models.fields import Fields
+    from melange_sky.models.reading.decoder import Decoder
+
+EITHER = frozenset(
+    [
+        "glm4v",
+        "glm4v_moe",
+        "glm_ocr",
+        "llava",
+        "llava_next_video",
+        "llava_onevision",
+        "minimax_m3_vl",
+        "paddleocr_vl",
+        "qwen2_5_vl",
+        "qwen2_vl",
+        "video_llama_3",
+    ]
+)
+"""Types whose class in `transformers` 5 ties the head where the outer config or its section says so."""
+
+_KEY = "tie_word_embeddings"
+_TWICE = f"'{_KEY}' is stated twice and differs"
+
+
+def tie_as_outside(decoder: Decoder, outer: Fields, text: Fields, model_type: str) -> str | None:
+    """Follow the outer config in whether the head is the embedding; return what it contradicts.
+
+    `transformers` up to 4 goes by the section where both say it, from 5 on by the outer config or, for
+    some classes, by either. Engines go by `transformers` 5, but keep a head that the files hold: what they
+    would not find there is told in `text.told`.
+    """
+    outer.read.add(_KEY)
+    stated, own = outer.raw.get(_KEY), text.raw.get(_KEY)
+    if not isinstance(stated, bool) or stated == decoder.tied:
+        return None
+    if not isinstance(own, bool) or outer.raw is text.raw:
+        _tie(decoder, stated)
+        return None
+    if model_type in EITHER:
+        _tie(decoder, True)
+        return f"{_TWICE}: either ties the output head"
+    if _written_by_five(outer):
+        _tie(decoder, stated)
+        return f"{_TWICE}: the outer one is taken"
+    if not stated:
+        text.told.append(
+            f"{_TWICE}: read as tied, as its section says; engines go by the outer one and may find no output head"
+        )
+    return f"{_TWICE}: its section's is taken"
+
+
+def _written_by_five(outer: Fields) -> bool:
+    major = str(outer.raw.get("transformers_version", "")).split(".")[0]
+    return major.isdigit() and int(major[:4]) >= 5
+
+
+def _tie(decoder: Decoder, tied: bool) -> None:
+    if tied == decoder.tied:
+        return
+    if tied:
+        decoder.outside = [m for m in decoder.outside if m.part != "head"]
+    else:
+        decoder.outside.append(
+            Matrix(
+                name="lm_head",
+                part="head",
+                outputs=decoder.core.vocabulary,
+                inputs=decoder.core.hidden,
+            )
+        )
+    decoder.tied = tied
