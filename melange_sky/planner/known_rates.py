@@ -14,9 +14,10 @@ from melange_sky.profiles import ReplicaShape, replica_capacities
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from melange_sky.capacities import OptionCapacity
+    from melange_sky.capacities import Cells, OptionCapacity
     from melange_sky.plans import ModelPlan, Plan
-    from melange_sky.profiles import ReplicaCapacity
+    from melange_sky.profiles import CapacityQuery, ReplicaCapacity
+    from melange_sky.workload import Workload
 
 
 def with_known_rates(planned: Plan, progress: Callable[[int, int], None] | None = None) -> Plan:
@@ -28,18 +29,58 @@ def with_known_rates(planned: Plan, progress: Callable[[int, int], None] | None 
     return replace(planned, models=models)
 
 
+def with_other_sizes(planned: Plan, workload: Workload) -> Plan:
+    """Return a plan of one model for requests of other sizes of the same grid.
+
+    Rates of sizes that had no traffic are simulated; the others stay as they are. Its allocations are those of before.
+    """
+    (before,) = planned.models
+    new = [(i, j) for i, j in workload.buckets() if before.workload.rates_rps[i][j] <= 0]
+    model = replace(before, workload=workload)
+    query = _query(model)
+    if new and query is not None:
+        shapes = [ReplicaShape.of(c.option) for c in model.candidates]
+        rows = zip(model.candidates, replica_capacities(query, shapes), strict=True)
+        looked_up = [_with_new(c, found.cells, new) for c, found in rows]
+        by_name = {c.option.name: c for c in at_confidence(looked_up, planned.confidence)}
+        model = replace(
+            model,
+            candidates=tuple(
+                _with_new(c, by_name[c.option.name].cells, new) for c in model.candidates
+            ),
+        )
+    return replace(planned, models=(model,))
+
+
+def _with_new(
+    candidate: OptionCapacity, cells: Cells, places: Sequence[tuple[int, int]]
+) -> OptionCapacity:
+    """Return an option with other cells at some places."""
+    rows = [list(row) for row in candidate.cells]
+    for i, j in places:
+        rows[i][j] = cells[i][j]
+    return replace(candidate, cells=tuple(map(tuple, rows)))
+
+
 def _known(
     model: ModelPlan, confidence: float, progress: Callable[[int, int], None] | None
 ) -> ModelPlan:
-    form = model.forms[0] if model.forms else None
-    shape = form.shape if form else model.model_shape
-    if shape is None or not any(candidate.has_bounds for candidate in model.candidates):
+    query = _query(model)
+    if query is None or not any(candidate.has_bounds for candidate in model.candidates):
         return model
-    generation = model.engine_generation or engine_named(model.engine.name).generation
-    quantization = form.quantization if form else None
-    query = query_of(model, shape, model.engine, generation, quantization)
     look_up = partial(replica_capacities, replace(query, progress=progress))
     return replace(model, candidates=with_known_cells(model.candidates, look_up, confidence))
+
+
+def _query(model: ModelPlan) -> CapacityQuery | None:
+    """Return what is asked of the capacities of a plan's model, None where the plan does not say what it is."""
+    form = model.forms[0] if model.forms else None
+    shape = form.shape if form else model.model_shape
+    if shape is None:
+        return None
+    generation = model.engine_generation or engine_named(model.engine.name).generation
+    quantization = form.quantization if form else None
+    return query_of(model, shape, model.engine, generation, quantization)
 
 
 def with_known_cells(

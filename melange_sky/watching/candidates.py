@@ -57,6 +57,7 @@ class Weighing:
             counts=self.named(fleet),
             usd_per_hour=cost,
             rate_rps=fleets.rate(fleet),
+            rate_origin=fleets.origin(fleet),
             switch_usd=switch,
             usd=cost * self.ahead_s / 3600 + switch,
         )

@@ -36,8 +36,9 @@ class Rules:
     `ahead_s` is how far savings are counted, `min_run_s` how long what started runs at least. A change must save
     `worth_fraction` of the fleet's cost beyond what it costs itself. A fleet shrinks after `agreeing` looks.
     `target` is the SLO's attainment. Where a fleet has to grow within `calm_s` of having shrunk, it shrinks no more for
-    that long, and twice as long each time that happens again. A need above what is served by `slack_fraction` is left to
-    the headroom, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change. An option that could not be had is left alone for `cool_down_s`.
+    that long, and twice as long each time that happens again. Where the SLO is missed though the fleet should suffice,
+    needs count for more by what it lacked, `most_short` at most, and half of that is forgotten every `forgets_s`. A need above what is served by `slack_fraction` is left
+    alone, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change. An option that could not be had is left alone for `cool_down_s`.
     """
 
     mode: Mode = "observe"
@@ -50,6 +51,8 @@ class Rules:
     calm_s: float = 3600.0
     slack_fraction: float = 0.03
     noises: float = 4.0
+    most_short: float = 2.0
+    forgets_s: float = 21_600.0
     guard: GuardRails = NO_GUARD
 
 
@@ -61,7 +64,8 @@ class State:
     in a row wanted less. `standing`: what was proposed and not followed. `without`: options that could not be had,
     until when. `missed`: looks in a row at which the SLO was missed. `target`: what a change will leave once it is
     through, None where nothing is under way. `shrunk_s`: when it last shrank; `regrets`: how often in a row that was
-    too soon; until `calm_until_s` it does not shrink.
+    too soon; until `calm_until_s` it does not shrink. `short`: how many times more the fleet had to be than its rate
+    says, as of `short_s`; 1 where it kept its promise.
     """
 
     time: float | None = None
@@ -75,6 +79,20 @@ class State:
     shrunk_s: float | None = None
     regrets: int = 0
     calm_until_s: float | None = None
+    short: float = 1.0
+    short_s: float | None = None
+
+    def lacking(self, now: float, rules: Rules) -> float:
+        """Return by how much needs count for more at a time than was foretold."""
+        since_s = 0.0 if self.short_s is None else max(now - self.short_s, 0.0)
+        return float(1.0 + (self.short - 1.0) * 0.5 ** (since_s / rules.forgets_s))
+
+    def missing(self, now: float, needed: float, rules: Rules) -> State:
+        """Return the state where a fleet missed though it should suffice: `needed` is by how much it must be more."""
+        short = min(needed, rules.most_short)
+        if short <= self.lacking(now, rules):
+            return self
+        return replace(self, short=short, short_s=now)
 
     def grown(self, now: float, calm_s: float) -> State:
         """Return the state after a growth: one that comes soon after a fleet shrank calms."""
@@ -126,8 +144,10 @@ def decide(
     )
     learns = look.later.band_origin == "assumed"
     need = look.soon.level_rps if learns else look.soon.high_rps
-    if state.missed >= 2 and held == live:
-        need = max(need, fleets.rate(live) * 1.05)  # the rates promise more than they hold
+    if state.missed >= 2 and held == live and need > 0:  # do the rates promise more than they hold?
+        state = state.missing(now, fleets.rate(live) * 1.05 / need, rules)
+    lacking = state.lacking(now, rules)
+    need *= lacking
     deciding = _Deciding(
         weigh=weigh,
         state=state,
@@ -140,7 +160,7 @@ def decide(
     scatter = rules.noises * look.soon.noise if (recent or learns) and not missed else 0.0
     if need > weigh.held_rate * (1 + max(rules.slack_fraction, scatter)):
         return deciding.grow(need)
-    return deciding.save(max(need, look.later.high_rps) * (1 + scatter))
+    return deciding.save(max(need, look.later.high_rps * lacking) * (1 + scatter))
 
 
 def failed(state: State, options: frozenset[str], rules: Rules) -> State:

@@ -9,6 +9,7 @@ from typing import Literal
 Verb = Literal["keep", "propose", "apply", "blocked"]
 
 REASONS: Mapping[str, str] = {
+    "mix": "requests have other sizes than fleets were reckoned for",
     "steady": "the fleet serves what is to come, and none is cheaper by more than a change costs",
     "signal": "what was seen cannot be believed: nothing is changed by it",
     "taken": "another watcher changed the fleet since: this one ends",
@@ -38,7 +39,7 @@ REASONS: Mapping[str, str] = {
 class Candidate:
     """A fleet that was weighed: replicas by option, what it costs, and the highest rate it serves.
 
-    `kind` says how it was come by: live, cheapest, grown, shrunk. `switch_usd` is what the change to it costs once;
+    `kind` says how it was come by: live, cheapest, grown, shrunk; `rate_origin` how its rate: replayed, planned. `switch_usd` is what the change to it costs once;
     `usd` what it and the change cost over the time that is looked ahead.
     """
 
@@ -48,6 +49,7 @@ class Candidate:
     rate_rps: float
     switch_usd: float
     usd: float
+    rate_origin: str = "planned"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

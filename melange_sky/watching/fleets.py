@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    Floats = NDArray[np.float64]
 
 Counts = tuple[int, ...]
 """Replicas of each option, in the order of `Fleets.options`."""
@@ -13,16 +21,28 @@ NOTHING: frozenset[str] = frozenset()
 class Fleets(Protocol):
     """The fleets of one plan, at its traffic's sizes and its rules.
 
-    `options` are names, `prices` USD per hour of a replica of each. Rates are in requests per second, headroom
-    kept; costs in USD per hour, what is paid for anyway (owned, reserved) left out. `without` are options that
+    `options` are names, `prices` USD per hour of a replica of each. Rates are in requests per second; costs in USD per hour, what is paid for anyway (owned, reserved) left out. `without` are options that
     cannot be had now.
     """
 
     options: tuple[str, ...]
     prices: tuple[float, ...]
 
+    @property
+    def shares(self) -> Floats:
+        """The sizes that they are reckoned for, as shares of the requests, (inputs × outputs of the plan's grid)."""
+
+    def loads(self) -> Mapping[str, Floats]:
+        """Return replica-seconds of a request by option, (inputs × outputs), NaN where that is not known."""
+
+    def of_mix(self, shares: Floats) -> Self:
+        """Return the fleets of the same options for other sizes. Raises MelangeError where none serves them."""
+
     def rate(self, fleet: Counts) -> float:
         """Return the highest rate that a fleet serves within the SLO."""
+
+    def origin(self, fleet: Counts) -> str:
+        """Return where its rate is known from: replayed, or planned (the capacities of the plan)."""
 
     def cost(self, fleet: Counts) -> float:
         """Return what a fleet is billed per hour."""

@@ -125,6 +125,39 @@ def test_a_missed_slo_grows_what_should_suffice() -> None:
     assert (second.verb, second.reason) == ("apply", "risk")
 
 
+def test_what_a_fleet_lacked_is_kept_for_a_while_and_then_forgotten() -> None:
+    bad: dict[str, Any] = {"live": {"large": 1}, "attainment": 0.5}
+    state = State()
+    for _ in range(2):
+        found, state = decided(APPLY, 8.0, state, **bad)
+    assert found.target == {
+        "small": 1,
+        "large": 1,
+    }  # 10 req/s were promised: 10.5 and more are needed
+    assert state.short == pytest.approx(10.5 / 8.0)
+    good: dict[str, Any] = {"live": {"small": 1, "large": 1}, "attainment": 1.0}
+    for minutes in (60, 61, 62):
+        found, state = decided(APPLY, 8.0, state, time=NOW + minutes * 60, **good)
+        assert (found.verb, found.reason) == ("keep", "steady")
+    for minutes in (2880, 2881):
+        found, state = decided(APPLY, 8.0, state, time=NOW + minutes * 60, **good)
+    assert (found.verb, found.reason, found.target) == ("apply", "shrink", {"large": 1})
+
+
+def test_a_fleet_that_is_too_small_for_what_comes_proves_nothing_of_its_rates() -> None:
+    state = State()
+    for _ in range(3):
+        _, state = decided(APPLY, 14.0, state, live={"large": 1}, attainment=0.2)
+    assert state.short == 1.0
+
+
+def test_what_a_fleet_lacked_has_an_end() -> None:
+    state = State()
+    for _ in range(9):
+        _, state = decided(APPLY, 0.5, state, live={"large": 1}, attainment=0.2)
+    assert state.short == APPLY.most_short
+
+
 def test_refused_requests_are_a_miss() -> None:
     assert decided(APPLY, 4.0, refused_rps=0.2)[0].slo_missed
 

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from melange_sky.planner.watching.ticking import Tick, Watcher
 from melange_sky.watching.decide import Rules
 from melange_sky.watching.fleets import NOTHING, Counts
@@ -26,6 +28,19 @@ class ToyFleets:
 
     def rate(self, fleet: Counts) -> float:
         return sum(n * rate for n, rate in zip(fleet, self._rates, strict=True))
+
+    @property
+    def shares(self) -> Any:
+        return np.ones((1, 1))
+
+    def loads(self) -> dict[str, Any]:
+        return {n: np.full((1, 1), 1 / r) for n, r in zip(self.options, self._rates, strict=True)}
+
+    def of_mix(self, _shares: Any) -> ToyFleets:
+        return self
+
+    def origin(self, fleet: Counts) -> str:
+        return "planned"
 
     def cost(self, fleet: Counts) -> float:
         return sum(n * price for n, price in zip(fleet, self.prices, strict=True))
@@ -63,13 +78,15 @@ class ToyFleets:
 FLEETS = ToyFleets(small=(1.0, 5.0), large=(1.7, 10.0))
 
 
-def watcher(rules: Rules, startup_s: float = 600.0, every_s: float = 60.0, **over: Any) -> Watcher:
+def watcher(
+    rules: Rules, startup_s: float = 600.0, every_s: float = 60.0, **over: Any
+) -> Watcher[Any]:
     fleets: Any = over.get("fleets", FLEETS)
     return Watcher(fleets, StartUps(given_s=startup_s), rules, every_s)
 
 
 def followed(
-    one: Watcher, rates: Iterable[float], first: dict[str, int], startup_s: float = 600.0
+    one: Watcher[Any], rates: Iterable[float], first: dict[str, int], startup_s: float = 600.0
 ) -> Iterator[Tick]:
     """Look at each rate, a minute apart; what is decided is started at once and serves after its start-up."""
     live, coming = dict(first), list[tuple[float, dict[str, int]]]()

@@ -115,6 +115,7 @@ def _candidate(one: Candidate) -> dict[str, Any]:
         "counts": dict(one.counts),
         "usd_per_hour": _round(one.usd_per_hour),
         "rate_rps": _round(one.rate_rps),
+        "rate_origin": one.rate_origin,
         "switch_usd": _round(one.switch_usd),
         "usd": _round(one.usd),
     }
@@ -132,6 +133,8 @@ def _state(state: State, options: tuple[str, ...]) -> dict[str, Any]:
         "shrunk": _time(state.shrunk_s),
         "regrets": state.regrets,
         "calm_until": _time(state.calm_until_s),
+        "short": _round(state.short),
+        "short_since": _time(state.short_s),
     }
 
 
@@ -156,6 +159,8 @@ def state_of(document: object, options: tuple[str, ...]) -> State:
         shrunk_s=_seconds(document.get("shrunk")),
         regrets=_whole(document.get("regrets")),
         calm_until_s=_seconds(document.get("calm_until")),
+        short=_factor(document.get("short")),
+        short_s=_seconds(document.get("short_since")),
     )
 
 
@@ -169,6 +174,11 @@ def _counts(document: object, options: tuple[str, ...]) -> Counts | None:
     if not isinstance(document, dict) or not set(document) <= set(options):
         return None
     return tuple(_whole(document.get(name)) for name in options)
+
+
+def _factor(value: object) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+    return float(value) if known else 1.0  # type: ignore[arg-type]
 
 
 def _whole(value: object) -> int:

@@ -58,14 +58,21 @@ class Follower:
         options.check(planned)
         self.folder = folder if folder.is_dir() else folder.parent
         self.options, self.source, self.actor = options, source, actor
-        self.fleets = PlanFleets(planned)
         self.watcher = Watcher(
-            self.fleets, options.start_ups(self.folder), options.rules(planned), options.every_s
+            PlanFleets(planned),
+            options.start_ups(self.folder),
+            options.rules(planned),
+            options.every_s,
         )
         self._revision = plan_revision(self.folder)
         path = self.folder / JOURNAL_FILE
         self.watcher.resume(read_journal(path).lines)
         self.journal = Journal(path)
+
+    @property
+    def fleets(self) -> PlanFleets:
+        """The fleets for the sizes that are seen."""
+        return self.watcher.fleets
 
     def is_of_another_plan(self) -> bool:
         """Return whether somebody wrote the plan anew since it was read; one that cannot be read is none."""
@@ -75,6 +82,7 @@ class Follower:
         """Take one look and do what it asks for. Raises TakenError where another watcher has the fleet."""
         tick = self.watcher.tick(self.source.see())
         self.journal.append(tick.entry)
+        self.fleets.save()
         decision = tick.decision
         tell(f"{tick.entry['time']} {decision.verb} [{decision.reason}] {decision.message}")
         if decision.reason == "taken":

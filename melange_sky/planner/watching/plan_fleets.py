@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -14,18 +14,29 @@ from melange_sky.errors import InfeasibleError, InputError, NoPlanInTimeError
 from melange_sky.optimizer import Problem, SolveOptions, constraints_among, optimize, problem_of
 from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.optimizer.rules.groups import matches
-from melange_sky.planner.known_rates import with_known_rates
+from melange_sky.planner.known_rates import with_known_rates, with_other_sizes
 from melange_sky.planner.replay_loop.replan import instance_group
+from melange_sky.planner.watching.given_fleet import model_at
+from melange_sky.planner.watching.proven import ProvenRates
 from melange_sky.reserve.build import served_by
 from melange_sky.watching.fleets import NOTHING, Counts
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from melange_sky.capacities import OptionCapacity
     from melange_sky.optimizer import Solution
+    from melange_sky.planner.watching.proven import RateOrigin
     from melange_sky.plans import Plan
+
+    Floats = NDArray[np.float64]
 
 RUNG = 1.02
 """Rates are rounded up to powers of it, so that a week asks for a few hundred fleets at most."""
+_MOST_GAIN = 25
+"""Rungs by which a fleet may hold more, or less, than it is planned for: a factor of 1.6."""
+RARE = 1e-3
+"""Sizes that fewer requests have than such a part of them are no reason for another fleet."""
 _MOST_LOSSES = 3
 _SECONDS = 20.0
 
@@ -53,6 +64,45 @@ class PlanFleets:
         self._rates: dict[Counts, float] = {}
         self._found: dict[tuple[int, frozenset[str], Counts | None], Counts | None] = {}
         self._shrunk: dict[tuple[Counts, int], Counts] = {}
+        self._enough: dict[tuple[int, frozenset[str], Counts | None], Counts | None] = {}
+        self._gain = 0
+        self._proven = ProvenRates(self.plan)
+
+    @property
+    def shares(self) -> Floats:
+        """The sizes that fleets are reckoned for, as shares of the requests, (inputs × outputs)."""
+        (demand,) = self._problem.demands
+        rates = np.array(demand.workload.rates_rps)
+        shares: Floats = rates / rates.sum()
+        return shares
+
+    def loads(self) -> dict[str, Floats]:
+        """Return replica-seconds of a request by option, (inputs × outputs), NaN where that is not known."""
+        return {
+            c.option.name: np.array(
+                [
+                    [1 / cell.max_rate_rps if cell.max_rate_rps else math.nan for cell in row]
+                    for row in c.cells
+                ]
+            )
+            for c in self._candidates
+        }
+
+    def of_mix(self, shares: Floats) -> PlanFleets:
+        """Return the fleets of the same options for requests of other sizes, (inputs × outputs) of shares.
+
+        Sizes of fewer than `RARE` of the requests are left out. Raises InfeasibleError where no option serves a size.
+        """
+        (model,) = self.plan.models
+        kept = np.where(shares >= RARE, shares, 0.0)
+        rates = kept / kept.sum() * model.workload.rate_rps
+        workload = replace(
+            model.workload,
+            rates_rps=tuple(map(tuple, rates.tolist())),
+            source="traffic that was watched",
+            coverage=None,
+        )
+        return PlanFleets(with_other_sizes(self.plan, workload))
 
     def planned(self) -> Counts:
         """Return the plan's own fleet."""
@@ -62,18 +112,48 @@ class PlanFleets:
 
     def rate(self, fleet: Counts) -> float:
         """Return the highest rate of a fleet; with spare instances, of the worst that losing them leaves."""
+        return min((self._rate(rest) for rest in self._left(fleet)), default=0.0)
+
+    def planned_rate(self, fleet: Counts) -> float:
+        """Return the highest rate by the plan's capacities, headroom kept, as `rate` does by replay."""
+        return min((self._planned(rest) for rest in self._left(fleet)), default=0.0)
+
+    def origin(self, fleet: Counts) -> RateOrigin:
+        """Return where a fleet's rate is known from."""
+        known = all(self._proven_rate(rest) is not None for rest in self._left(fleet))
+        return "replayed" if known else "planned"
+
+    def _left(self, fleet: Counts) -> Sequence[Counts]:
+        """Return what is left of a fleet when spare instances are lost, whichever they are."""
         spare = self.plan.constraints.spare
         if not spare:
-            return self._rate(fleet)
+            return (fleet,)
         kinds = [k for k, n in enumerate(fleet) if n]
         lost = combinations_with_replacement(kinds, min(spare, _MOST_LOSSES))
         left = (tuple(n - loss.count(k) for k, n in enumerate(fleet)) for loss in lost)
-        return min((self._rate(rest) for rest in left if min(rest) >= 0), default=0.0)
+        return [rest for rest in left if min(rest) >= 0]
 
     def _rate(self, fleet: Counts) -> float:
+        proven = self._proven_rate(fleet)
+        return self._planned(fleet) if proven is None else proven
+
+    def _planned(self, fleet: Counts) -> float:
         if fleet not in self._rates:
             self._rates[fleet] = self._served.rate(np.array(fleet, dtype=np.float64))
         return self._rates[fleet]
+
+    def _proven_rate(self, fleet: Counts) -> float | None:
+        most = self._planned(fleet)
+        if most <= 0:
+            return None
+        counts = {name: n for name, n in zip(self.options, fleet, strict=True) if n}
+        return self._proven.of(
+            counts, lambda: model_at(self.plan, counts, most, most, self.paid(fleet))
+        )
+
+    def save(self) -> None:
+        """Keep what was replayed, for the next time."""
+        self._proven.save()
 
     def cost(self, fleet: Counts) -> float:
         """Return what a fleet is billed per hour; what the plan has as paid for costs nothing."""
@@ -98,14 +178,39 @@ class PlanFleets:
 
     def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
         """Return the cheapest fleet for a rate, a fiftieth more at most."""
-        return self._solved(rung(rate_rps), without, None)
+        return self._least(rung(rate_rps), without, None)
 
     def grown(
         self, fleet: Counts, rate_rps: float, without: frozenset[str] = NOTHING
     ) -> Counts | None:
         """Return what serves a rate with the least added to a fleet, of what the cheapest fleets are made of."""
         self.cheapest(rate_rps, without)
-        return self._solved(rung(rate_rps), without, fleet)
+        return self._least(rung(rate_rps), without, fleet)
+
+    def _least(self, want: int, without: frozenset[str], held: Counts | None) -> Counts | None:
+        """Return the fleet that is planned for the lowest rate of all whose own rate is enough.
+
+        Fleets cost no less the more they are planned for; the walk begins where the last one of its kind ended.
+        """
+        key = want, without, held
+        if key in self._enough:
+            return self._enough[key]
+        need, least = RUNG**want, want - _MOST_GAIN
+        step = max(want - self._gain, least)
+        found = self._solved(step, without, held)
+        if found is not None and self.rate(found) >= need:
+            while step > least:
+                lower = self._solved(step - 1, without, held)
+                if lower is None or self.rate(lower) < need:
+                    break
+                found, step = lower, step - 1
+        else:
+            while found is not None and self.rate(found) < need:
+                step += 1
+                found = self._solved(step, without, held) if step <= want + _MOST_GAIN else None
+        self._gain = want - step
+        self._enough[key] = found
+        return found
 
     def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
         """Return a fleet without what it can spare, dearest first; what the rules ask for stays."""

@@ -41,6 +41,12 @@ class Fleet:
         self.changes = -1
         self.change(0.0, first)
 
+    def reckon(self, fleets: PlanFleets) -> None:
+        """Share out what comes by other sizes, from the next change on."""
+        if fleets is not self.fleets:
+            self.fleets = fleets
+            self._plans.clear()
+
     def change(self, at_s: float, fleet: Counts) -> None:
         """Begin a change: what is more starts, then what is too many stops."""
         self._steps.append(FleetStep(at_s=at_s, plan=self._plan(fleet), counts=self._named(fleet)))

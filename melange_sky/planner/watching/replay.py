@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from melange_sky.errors import InfeasibleError, InputError
@@ -102,7 +102,8 @@ def backtest(
     rules = options.rules(planned, mode="apply")
     watcher = Watcher(fleets, options.start_ups(journal_of(folder).parent), rules, options.every_s)
     tell(f"{traffic.requests} requests over {traffic.seconds / 3600:.1f} hours")
-    fleet, lines, reasons, blocked = _watched(fleets, watcher, traffic, options.every_s)
+    played = _watched(watcher, traffic, options.every_s)
+    fleet, lines, reasons = played.fleet, played.lines, played.reasons
     replayed = (MOST_REQUESTS, options.seed)
     own = judged(fleet, traffic, *replayed)
     found = [
@@ -110,46 +111,66 @@ def backtest(
     ]
     if compare:
         found += _rivals(fleets, watcher.startup_s, traffic, own.attainment, replayed)
-    known = _fleets_of(lines, fleets)
+    perfect = perfect_usd(played.reckoned, traffic, watcher.startup_s, _fleets_of(lines, fleets))
+    for _, each in played.reckoned:
+        each.save()
     return Backtest(
         traffic=traffic,
         target=model.slo.attainment,
         every_s=options.every_s,
         startup_s=(min(watcher.startup_s), max(watcher.startup_s)),
         contenders=tuple(found),
-        perfect_usd=perfect_usd(fleets, traffic, watcher.startup_s, known),
+        perfect_usd=perfect,
         reasons=dict(sorted(reasons.items())),
-        blocked=blocked,
+        blocked=played.blocked,
         seed=options.seed,
         lines=_chained(lines, traffic.source),
     )
 
 
-def _watched(
-    fleets: PlanFleets, watcher: Watcher, traffic: PlayedTraffic, every_s: float
-) -> tuple[Fleet, list[dict[str, Any]], Counter[str], bool]:
-    """Return the fleet as it changes, a line per look, decisions counted, and whether the guard forbade growing."""
-    rates = traffic.seen(every_s)
+@dataclass(slots=True, kw_only=True)
+class _Played:
+    """The fleet as it changed, a line per look, decisions counted, whether the guard forbade growing, and from when
+    on (seconds) which fleets were reckoned with."""
+
+    fleet: Fleet
+    reckoned: list[tuple[float, PlanFleets]]
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    blocked: bool = False
+
+
+def _watched(watcher: Watcher[PlanFleets], traffic: PlayedTraffic, every_s: float) -> _Played:
+    """Return what becomes of the fleet, look by look."""
+    fleets = watcher.fleets
+    rates, sizes = traffic.seen(every_s), traffic.sizes_seen(every_s)
     first = fleets.cheapest(float(five_minutes(traffic)[0]) * ASSUMED_BAND)
     if first is None:
         raise InfeasibleError("no fleet of the plan's options serves the beginning of the trace")
     fleet = Fleet(fleets, watcher.startup_s, first)
-    lines: list[dict[str, Any]] = []
-    reasons: Counter[str] = Counter()
-    blocked = False
+    played = _Played(fleet=fleet, reckoned=[(0.0, fleets)])
     for number, rate in enumerate(rates.tolist(), 1):
         at_s = number * every_s
         live, starting = fleet.counts(at_s)
-        seen = Seen(time=traffic.start + at_s, rate_rps=rate, live=live, starting=starting)
+        seen = Seen(
+            time=traffic.start + at_s,
+            rate_rps=rate,
+            bucket_rates=None if sizes is None else sizes[number - 1],
+            live=live,
+            starting=starting,
+        )
         tick = watcher.tick(seen)
         decision = tick.decision
-        lines.append(tick.entry)
-        reasons[f"{decision.verb} {decision.reason}"] += 1
+        played.lines.append(tick.entry)
+        played.reasons[f"{decision.verb} {decision.reason}"] += 1
+        if watcher.fleets is not played.reckoned[-1][1]:
+            played.reckoned.append((at_s, watcher.fleets))
+            fleet.reckon(watcher.fleets)
         if decision.verb == "apply" and decision.target is not None:
             fleet.change(at_s, tuple(decision.target.get(name, 0) for name in fleets.options))
         elif decision.verb == "blocked" and decision.message.startswith("the fleet is too small"):
-            blocked = True
-    return fleet, lines, reasons, blocked
+            played.blocked = True
+    return played
 
 
 def _rivals(

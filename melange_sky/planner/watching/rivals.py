@@ -24,7 +24,7 @@ WINDOW_S, LOOK_S, UP_S, DOWN_S = 60.0, 20.0, 300.0, 1200.0
 """SkyServe's window of requests, its time between decisions, and how long it waits up and down by default
 (`sky/serve/constants.py` of SkyPilot 0.14)."""
 
-LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS = 0.4, 1.5, 3
+LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS, BEST_ALONE = 0.4, 1.8, 6, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,22 +54,29 @@ def five_minutes(traffic: PlayedTraffic) -> np.ndarray[tuple[int], np.dtype[np.f
 
 
 def perfect_usd(
-    fleets: PlanFleets,
+    reckoned: Sequence[tuple[float, PlanFleets]],
     traffic: PlayedTraffic,
     startup_s: Sequence[float],
-    known: Iterable[Counts] = (),
+    known: Iterable[Counts | None] = (),
 ) -> float:
     """Return what a fleet costs that knows all five minutes beforehand, starts paid before they serve.
 
     The cheapest path through the cheapest fleets of all these rates, and `known` ones, as `bound --startup-s` has it.
+    `reckoned`: from when on (seconds, rising from 0) which fleets hold for the sizes that came.
     """
     rates = five_minutes(traffic)
-    found = {fleets.cheapest(rate) for rate in rates.tolist()} | set(known)
+    begins = np.searchsorted(
+        [at_s for at_s, _ in reckoned], np.arange(len(rates)) * STEP_S, "right"
+    )
+    fleets = reckoned[0][1]
+    found = set(known)
+    for number, (_, of_sizes) in enumerate(reckoned, 1):
+        found |= {of_sizes.cheapest(rate) for rate in set(rates[begins == number].tolist())}
     frontier = sorted(fleet for fleet in found if fleet is not None and any(fleet))
     counts = np.array([[0] * len(fleets.options), *frontier], dtype=np.float64)
-    able = np.array([0.0, *(fleets.rate(fleet) for fleet in frontier)])
+    able = np.array([[0.0, *map(of_sizes.rate, frontier)] for _, of_sizes in reckoned])
     usd = np.array([0.0, *(fleets.cost(fleet) for fleet in frontier)])
-    costs = np.where(able[None] >= rates[:, None], usd[None] * STEP_S / 3600, np.inf)
+    costs = np.where(able[begins - 1] >= rates[:, None], usd[None] * STEP_S / 3600, np.inf)
     prices = np.array(fleets.prices) * np.array(startup_s) / 3600
     starts = np.maximum(counts[None] - counts[:, None], 0.0) @ prices
     first = np.zeros_like(starts)  # what runs at the beginning serves at once
@@ -85,56 +92,96 @@ def sky_rules(
     goal: float,
     replayed: tuple[int, int],
 ) -> tuple[SkyRule | None, SkyRule | None]:
-    """Return SkyServe's rule on the option that serves the traffic alone for least, at two targets per replica.
+    """Return SkyServe's rule on one option, at two targets of requests per replica.
 
-    The first is the planned capacity, headroom kept: what anybody can set beforehand, and what a watcher goes by.
-    The second is found afterwards, by halving: the highest that reaches `goal`, None where none that was tried
-    does. `replayed`: most requests and seed of a replay. Both None where no option serves all sizes alone.
+    The first is on the option that serves the traffic alone for least, at the planned capacity of a replica, headroom
+    kept: what anybody can set beforehand. The second is found afterwards, by halving on each of the best few options:
+    the cheapest that reaches `goal`, None where none that was tried does. `replayed`: most requests and seed of a
+    replay. Both None where no option serves all sizes alone.
     """
-    option = _best_alone(fleets, five_minutes(traffic))
-    if option is None:
-        return None, None
-    one = tuple(int(k == option) for k in range(len(fleets.options)))
-    alone = fleets.rate(one)
+    tried = _Tried(fleets, traffic, startup_s, goal, replayed)
+    options = _best_alone(fleets, five_minutes(traffic))[:BEST_ALONE]
+    for option in options:
+        tried.search(option)
+    planned = tried.rule(options[0], 1.0) if options else None
+    return planned, tried.best
 
-    def played(factor: float) -> SkyRule:
-        fleet = _by_rule(fleets, traffic, startup_s, option, alone * factor)
-        return SkyRule(
-            option=fleets.options[option],
-            target_rps=alone * factor,
-            usd=fleet.usd(traffic.seconds),
-            judged=judged(fleet, traffic, *replayed),
-            changes=fleet.changes,
-        )
 
-    planned = played(1.0)
-    best: SkyRule | None = planned if planned.judged.attainment >= goal else None
-    low, high = (1.0, HIGHEST_FACTOR) if best else (LEAST_FACTOR, 1.0)
-    for _ in range(ROUNDS):
-        factor = (low + high) / 2
-        found = played(factor)
-        if found.judged.attainment < goal:
-            high = factor
-            continue
-        low = factor
-        if best is None or found.usd < best.usd:
-            best = found
-    return planned, best
+class _Tried:
+    """Targets that were tried, and the cheapest that reached the goal."""
+
+    def __init__(
+        self,
+        fleets: PlanFleets,
+        traffic: PlayedTraffic,
+        startup_s: Sequence[float],
+        goal: float,
+        replayed: tuple[int, int],
+    ) -> None:
+        self._fleets, self._traffic, self._startup_s = fleets, traffic, startup_s
+        self._goal, self._replayed = goal, replayed
+        self._known: dict[tuple[int, float], SkyRule] = {}
+        self.best: SkyRule | None = None
+
+    def rule(self, option: int, factor: float) -> SkyRule:
+        """Return how the rule does at so many times the planned capacity of an option's replica."""
+        if (option, factor) not in self._known:
+            target = factor * self._alone(option)
+            fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
+            self._known[option, factor] = SkyRule(
+                option=self._fleets.options[option],
+                target_rps=target,
+                usd=fleet.usd(self._traffic.seconds),
+                judged=judged(fleet, self._traffic, *self._replayed),
+                changes=fleet.changes,
+            )
+        return self._known[option, factor]
+
+    def search(self, option: int) -> None:
+        """Look for the highest factor that reaches the goal; what costs more than the best is not replayed."""
+        low, high = LEAST_FACTOR, HIGHEST_FACTOR
+        for turn in range(ROUNDS):
+            factor = (low + high) / 2 if turn else 1.0
+            if self._is_dearer(option, factor):
+                low = factor
+                continue
+            found = self.rule(option, factor)
+            if found.judged.attainment < self._goal:
+                high = factor
+                continue
+            low = factor
+            if self.best is None or found.usd < self.best.usd:
+                self.best = found
+
+    def _is_dearer(self, option: int, factor: float) -> bool:
+        if self.best is None:
+            return False
+        target = factor * self._alone(option)
+        fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
+        return fleet.usd(self._traffic.seconds) >= self.best.usd
+
+    def _alone(self, option: int) -> float:
+        one = tuple(int(k == option) for k in range(len(self._fleets.options)))
+        return self._fleets.planned_rate(one)
 
 
 def _best_alone(
     fleets: PlanFleets, rates_rps: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> int | None:
-    """Return the option of which as many as serve each rate cost least, None where none serves all sizes."""
-    best, least = None, math.inf
+) -> list[int]:
+    """Return the options that serve all sizes alone, those first of which as many as serve each rate cost least.
+
+    Of several offers of one accelerator and count the cheapest stands for all.
+    """
+    found: dict[str, tuple[float, int]] = {}
+    (model,) = fleets.plan.models
+    shapes = {c.option.name: c.option.shape for c in model.candidates}
     for k, price in enumerate(fleets.prices):
-        rate = fleets.rate(tuple(int(j == k) for j in range(len(fleets.options))))
-        if rate <= 0:
-            continue
-        usd = float(np.maximum(np.ceil(rates_rps / rate), 1).sum()) * price
-        if usd < least:
-            best, least = k, usd
-    return best
+        rate = fleets.planned_rate(tuple(int(j == k) for j in range(len(fleets.options))))
+        if rate > 0:
+            usd = float(np.maximum(np.ceil(rates_rps / rate), 1).sum()) * price
+            shape = shapes[fleets.options[k]]
+            found[shape] = min(found.get(shape, (math.inf, k)), (usd, k))
+    return [k for _, k in sorted(found.values())]
 
 
 def _by_rule(

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import numpy as np
 
 from melange_sky.errors import MelangeError
 from melange_sky.planner.watching.entries import entry_of, state_of
 from melange_sky.watching.decide import Look, Rules, State, decide
 from melange_sky.watching.decision import REASONS, Decision
 from melange_sky.watching.forecast import Forecaster
+from melange_sky.watching.mix import MixLog
 from melange_sky.watching.seen import Fault, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from melange_sky.planner.watching.plan_fleets import PlanFleets
+    from numpy.typing import NDArray
+
     from melange_sky.plans import Plan
+    from melange_sky.watching.fleets import Fleets
     from melange_sky.watching.provisioning import StartUps
+
+F = TypeVar("F", bound="Fleets")
 
 LEAP_LOOKS = 10
 LEAP_S = 900.0
@@ -27,7 +34,7 @@ LEAP_S = 900.0
 
 GROW_QUANTILE, SHRINK_QUANTILE = 0.6, 0.9
 """A fleet grows for what is exceeded in two of five cases, and shrinks to what is in one of ten: what lies between
-keeps chance from growing and shrinking it in turn. The headroom of every capacity stands beyond both."""
+keeps chance from growing and shrinking it in turn."""
 
 
 class Source(Protocol):
@@ -68,12 +75,13 @@ class Tick:
     entry: dict[str, Any]
 
 
-class Watcher:
-    """The looks of one fleet in their order: what was learned, and what is remembered."""
+class Watcher(Generic[F]):
+    """The looks of one fleet in their order: what was learned, and what is remembered.
 
-    def __init__(
-        self, fleets: PlanFleets, start_ups: StartUps, rules: Rules, every_s: float
-    ) -> None:
+    `fleets` are those for the sizes in force: the plan's, until others are seen.
+    """
+
+    def __init__(self, fleets: F, start_ups: StartUps, rules: Rules, every_s: float) -> None:
         """Begin without a past."""
         self.fleets, self.rules, self.every_s = fleets, rules, every_s
         self.state = State()
@@ -82,9 +90,12 @@ class Watcher:
         self._soon = Forecaster(usual + every_s, GROW_QUANTILE)
         self._later = Forecaster(2 * usual + every_s, SHRINK_QUANTILE)
         self._last_s: float | None = None
+        self._mix = MixLog(fleets.shares, fleets.loads())
+        self._is_unserved = False
 
     def resume(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Learn from the lines of a journal, and go on where the last one stood."""
+        planned = self._mix.now
         for line in lines:
             observed = line.get("observed")
             if not isinstance(observed, dict):  # a line about a change
@@ -94,8 +105,13 @@ class Watcher:
             rate = observed.get("rate_rps")
             if isinstance(rate, int | float) and not observed.get("faults"):
                 self._learn(time, float(rate))
+                self._mix.add(
+                    time, _rows(observed.get("bucket_rates_rps")), observed.get("live") or ()
+                )
             self._last_s = time
             self.state = state_of(line.get("state"), self.fleets.options)
+        if self._mix.now is not planned:
+            self._reckon()
 
     def tick(self, seen: Seen) -> Tick:
         """Return what is decided at a look."""
@@ -110,10 +126,42 @@ class Watcher:
             decision = _kept(seen)
             self.state = replace(self.state, time=seen.time, agreed=0)
         else:
-            look = Look(seen=seen, soon=soon, later=later)
-            decision, self.state = decide(look, self.state, self.fleets, self.startup_s, self.rules)
+            decision = self._of_mix(seen) or self._decided(Look(seen=seen, soon=soon, later=later))
         entry = entry_of(seen, (soon, later), decision, self.state, self.fleets.options)
         return Tick(seen=seen, decision=decision, entry=entry)
+
+    def _decided(self, look: Look) -> Decision:
+        if self._is_unserved or self._mix.last > 0:  # its rate may promise too much
+            until = look.seen.time + self.rules.calm_s
+            self.state = replace(self.state, calm_until_s=until)
+        decision, self.state = decide(look, self.state, self.fleets, self.startup_s, self.rules)
+        return decision
+
+    def _of_mix(self, seen: Seen) -> Decision | None:
+        """Return what is to be said where the sizes of requests have moved: from now on fleets are those for them."""
+        live = seen.live or {}
+        if not self._mix.add(seen.time, seen.bucket_rates, live):
+            return None
+        fleet = tuple(live.get(name, 0) for name in self.fleets.options)
+        before = self.fleets.rate(fleet)
+        why = self._reckon()
+        told = (
+            f"no fleet is known for what is seen, so nothing shrinks ({why})"
+            if why
+            else f"what runs serves {self.fleets.rate(fleet):.2f} req/s of what is seen, not {before:.2f}"
+        )
+        self.state = replace(self.state, time=seen.time, agreed=0)
+        return Decision(verb="keep", reason="mix", message=f"{REASONS['mix']}: {told}")
+
+    def _reckon(self) -> str | None:
+        """Take the fleets for the mix that is in force; return why there are none, None where there are."""
+        try:
+            self.fleets = self.fleets.of_mix(self._mix.now)
+        except MelangeError as error:
+            self._is_unserved = True
+            return str(error)
+        self._is_unserved = False
+        return None
 
     def _learn(self, time: float, rate_rps: float) -> None:
         self._soon.add(time, rate_rps)
@@ -131,6 +179,14 @@ class Watcher:
                 code="clock",
                 message=f"{passed:.0f} s since the look before: a clock that leapt, or a pause; nothing is changed at this look",
             )
+        return None
+
+
+def _rows(rates: object) -> NDArray[np.float64] | None:
+    """Return rates by size as a journal has them, None where it has none."""
+    try:
+        return None if rates is None else np.array(rates, dtype=np.float64)
+    except (TypeError, ValueError):
         return None
 
 

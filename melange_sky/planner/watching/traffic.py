@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,6 +71,21 @@ class PlayedTraffic:
         seen: Floats = whole.sum(axis=1) / (parts * BASE_S)
         return seen
 
+    def sizes_seen(self, every_s: float) -> Floats | None:
+        """Return the rates of every look by size, (looks × inputs × outputs); None where all have the plan's sizes."""
+        if self.stream is None:
+            return None
+        looks = len(self.counts) // self._parts(every_s)
+        rows = _places(self.workload.input_edges, self.stream.input_tokens)
+        columns = _places(self.workload.output_edges, self.stream.output_tokens)
+        shape = looks, len(self.workload.input_edges) - 1, len(self.workload.output_edges) - 1
+        look = (self.stream.arrival_s // every_s).astype(np.int64)
+        within = look < looks
+        flat = np.ravel_multi_index((look[within], rows[within], columns[within]), shape)
+        counted = np.bincount(flat, minlength=math.prod(shape)).reshape(shape)
+        rates: Floats = counted / every_s
+        return rates
+
     @staticmethod
     def _parts(every_s: float) -> int:
         return max(1, round(every_s / BASE_S))
@@ -90,6 +105,12 @@ class PlayedTraffic:
         arrival_s = np.sort(within + rng.random(len(within)) * BASE_S)
         sizes = _sizes(self.workload, len(arrival_s), rng)
         return RequestStream.of(arrival_s, sizes.input_tokens, sizes.output_tokens)
+
+
+def _places(edges: tuple[int, ...], tokens: NDArray[Any]) -> Whole:
+    """Return the buckets of sizes, those beyond the last edge in the last, as gateways count them."""
+    places: Whole = np.clip(np.searchsorted(edges, tokens, "left") - 1, 0, len(edges) - 2)
+    return places
 
 
 def _sizes(workload: Workload, count: int, rng: np.random.Generator) -> RequestStream:
