@@ -11,6 +11,7 @@ from melange_sky.models.layers import count
 from melange_sky.models.reading.towers import READERS
 from melange_sky.models.weights.tensors import TensorTotals
 from tests.factories import LLAMA_CONFIG
+from tests.models.test_families import FAMILIES, VARIED
 
 THINKER = {
     "text_config": {**LLAMA_CONFIG, "model_type": "qwen2", "architectures": None},
@@ -85,3 +86,32 @@ def test_an_audio_section_that_is_missing_is_told_where_the_class_has_an_encoder
     told = read_layers({**OMNI, "thinker_config": deaf}).warnings
     assert "no 'audio_config': no encoder of audio is counted" in told
     assert not any("audio" in line for line in read_layers(OMNI).warnings)
+
+
+def tower_of(config: dict, **over: float) -> int:
+    section = {**config["vision_config"], **over}
+    return read_layers({**config, "vision_config": section}).parameters
+
+
+def test_the_width_of_a_tower_follows_the_ratio_that_it_states():
+    """Step's class replaces the width by `hidden_size` × `mlp_ratio`: two matrices and a bias a layer."""
+    config = next(f["config"] for f in FAMILIES if f["type"] == "step3p7")
+    hidden, layers = 1536, 47
+    grown = tower_of(config, hidden_size=hidden, mlp_ratio=4.0, num_hidden_layers=layers)
+    slim = tower_of(config, hidden_size=hidden, mlp_ratio=2.0, num_hidden_layers=layers)
+    assert grown - slim == layers * 2 * hidden * (2 * hidden + 1)
+
+
+def test_patches_are_merged_as_the_config_says():
+    config = next(m["config"] for m in VARIED if m["architecture"].startswith("InternVLFor"))
+    merged, apart = (read_layers({**config, "downsample_ratio": ratio}) for ratio in (0.5, 1.0))
+    hidden = config["vision_config"].get("hidden_size", 1024)
+    assert merged.parameters - apart.parameters == 3 * hidden * (2 + merged.hidden_size)
+
+
+def test_the_merger_of_glm_ocr_is_as_wide_as_its_channels_make_it():
+    config = next(f["config"] for f in FAMILIES if f["type"] == "glm_ocr")
+    outputs = config["vision_config"]["out_hidden_size"]
+    patch = config["vision_config"]["hidden_size"] * 14 * 14 * 2
+    three, six = (tower_of(config, in_channels=channels) for channels in (3, 6))
+    assert six - three == 3 * (3 * outputs * outputs + patch)

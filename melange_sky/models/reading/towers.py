@@ -111,7 +111,7 @@ def glm4v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     stated, ocr = vision.whole("intermediate_size"), "ocr" in vision.text("model_type")
     merge = vision.whole("spatial_merge_size", 2) ** 2
     bias = vision.flag("attention_bias")
-    inner = outputs * 3 if ocr else stated
+    inner = outputs * vision.whole("in_channels", 3) if ocr else stated
     head = hidden // vision.whole("num_heads")
     sizes = Vit(
         hidden=hidden,
@@ -220,7 +220,9 @@ def minimax_m3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the perception encoder of Step-3.7: layer scales and two strided convolutions."""
     hidden = vision.whole("hidden_size")
-    width = vision.maybe("intermediate_size") or int(hidden * vision.number("mlp_ratio", 5.8334))
+    width = vision.maybe("intermediate_size")
+    if width is None or vision.has("mlp_ratio"):  # by which its class replaces the width
+        width = int(hidden * vision.number("mlp_ratio", 5.8334))
     sizes = Vit(
         hidden=hidden,
         layers=depth(vision),

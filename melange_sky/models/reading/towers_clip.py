@@ -192,7 +192,7 @@ def keye(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 
 def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the InternViT of InternVL: layer scales, and patches merged four by four."""
+    """Read the InternViT of InternVL: layer scales, and patches merged, mostly two by two."""
     hidden, width = vision.whole("hidden_size"), vision.whole("intermediate_size")
     head_norms = vision.flag("use_qk_norm") or vision.flag("qk_normalization")
     remote = vision.flag("qkv_bias", False)
@@ -208,7 +208,7 @@ def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         layer_extra=2 * hidden + (2 * hidden if head_norms else 0),
         beside=hidden,
     )
-    merged = 4 * hidden
+    merged = max(1, int(1 / outer.number("downsample_ratio", 0.5))) ** 2 * hidden
     return (
         *vit(sizes, "vision_model"),
         projector_norm("mlp1", 2 * merged),
