@@ -46,11 +46,13 @@ _SWITCHES = re.compile(
 """Names that stand for structure where their field says no more than yes: also some that are harmless with a number."""
 
 _HARMLESS_SWITCHES = re.compile(
-    r"^output_|bias$|qk_norm|_norm$|^norm_|rmsnorm|layernorm|fp32|seq_aux|renormalize|upcast|^scale_attn|^reorder|nope$|^learned_pos_emb$|"
-    r"rope|rotary|mtp|topk|kernel|mambapy|scan$|exact$|mup|eigval$|^summary_|thumbnail|pruning|eplb|expert_parallel|"
-    r"safe_gate|temperature|layer_norm|shared_expert_overlap|unified_vision_chunk|_ids?$|token|sequence_parallel|parallel_(attn|residual)|"
-    r"^use_cache|return_dict|gradient_|^(image|video|vision|audio)_|^resid_|residual_in|dropout|loss|router_logits|^is_decoder$|^tie_encoder|"
-    r"^tf_|^remove_invalid"
+    r"^output_|bias$|skip_bias|share_add_bias|qk_norm|_norm$|^norm_|norm_gate|prenorm|layer_?norm|rms_?norm|_init|^init|"
+    r"fp32|float32|bf16|fp16|upcast|seq_aux|aux_free|loss|renormalize|topk|router_logits|shared_expert_overlap|"
+    r"^scale_attn|layer_scaling|^mla_scale|logn|ntk|rope|rotary|nope$|pos_enc|^learned_pos_emb$|temperature|mup|"
+    r"kernel|flash|^fuse|mambapy|scan$|exact$|eigval$|swiglu|safe_gate|^reorder|recompute|gradient_|pre_allocate|"
+    r"mtp|^summary_|thumbnail|pruning|eplb|expert_parallel|sequence_parallel|parallel_(attn|residual|embedding)|"
+    r"image|^(video|vision|audio|batch)_|vision_chunk|slice_mode|token|pad_tok|_ids?$|^resid_|residual_(in|conn)|"
+    r"dropout|^use_cache|^use_parallel_block$|return_dict|^is_decoder$|^tie_encoder|^tf_|^remove_invalid|onnx|^validate_|^clip_|^verbose$"
 )
 """Switches that add no part to a model, or one as small as a norm or a bias, whatever else their names hold."""
 

@@ -191,6 +191,7 @@ DENSE: tuple[Family, ...] = (
     Family(
         types=("cohere",),
         architectures=("CohereForCausalLM",),
+        read_only=("use_embedding_sharing", "use_gated_activation"),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         head_norm="width",
@@ -200,7 +201,7 @@ DENSE: tuple[Family, ...] = (
     Family(
         types=("cohere2",),
         architectures=("Cohere2ForCausalLM",),
-        read_only=("layer_switch",),
+        read_only=("layer_switch", "use_embedding_sharing", "use_gated_activation"),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         norms=1,

@@ -248,7 +248,7 @@ EXPERTS: tuple[Family, ...] = (
         head_norm="head",
         gate="head",
         extra_heads="first",
-        read_only=("share_expert_dims",),
+        read_only=("share_expert_dims", "use_moe"),
         experts=ExpertTraits(shared_width="share_expert_dim", module="moe"),
     ),
     Family(
@@ -307,6 +307,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("hunyuan_v1_moe",),
+        read_only=("use_mixed_mlp_moe",),
         architectures=("HunYuanMoEV1ForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",

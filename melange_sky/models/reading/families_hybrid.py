@@ -96,7 +96,13 @@ HYBRID: tuple[Family, ...] = (
         reader="zamba2",
         linear="mamba2",
         norms=1,
-        read_only=("state_size", "ffn_hidden_size", "kv_channels", "use_shared_mlp_adapter"),
+        read_only=(
+            "state_size",
+            "ffn_hidden_size",
+            "kv_channels",
+            "use_shared_mlp_adapter",
+            "gated_linear_unit",
+        ),
     ),
     Family(
         types=("lfm2",),
