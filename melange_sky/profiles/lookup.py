@@ -153,6 +153,7 @@ class CapacityLookup:
         self._groups = {key: gpu_group(query, key, sizes, self._generation) for key in keys}
         self._estimates = _estimates(query, self._groups, sizes)
         self._cells = _looked_up(self._estimates, CellCount.of(query, len(keys)), len(keys))
+        self._told: dict[GroupKey, dict[ReplicaShape, ReplicaCapacity]] = {key: {} for key in keys}
 
     @property
     def is_calibrated(self) -> bool:
@@ -162,8 +163,13 @@ class CapacityLookup:
 
     def capacities(self, shapes: Iterable[ReplicaShape]) -> tuple[ReplicaCapacity, ...]:
         """Return what replicas carry by what is known now, in the order given."""
-        found = {key: self.of_group(key) for key in {group_key(shape) for shape in shapes}}
-        return tuple(self._capacity(shape, found[group_key(shape)]) for shape in shapes)
+        asked = [(group_key(shape), shape) for shape in shapes]
+        new = {key for key, shape in asked if shape not in self._told[key]}
+        found = {key: self.of_group(key) for key in new}
+        for key, shape in asked:
+            if shape not in self._told[key]:
+                self._told[key][shape] = self._capacity(shape, found[key])
+        return tuple(self._told[key][shape] for key, shape in asked)
 
     def of_group(self, key: GroupKey) -> _GroupCells | Unfit:
         """Return what one group carries by what is known now."""
@@ -193,6 +199,7 @@ class CapacityLookup:
                 kept = cache.get(estimate.size(at)) if cell.origin is Origin.BOUND else None
                 if kept is not None:
                     self._cells[key][at], news = kept, True
+                    self._told[key].clear()
         return news
 
     def simulate(self, asked: Iterable[tuple[ReplicaShape, Bucket]]) -> None:
@@ -207,6 +214,7 @@ class CapacityLookup:
         for key in dict.fromkeys(key for key, _ in left):
             estimate = self._estimates[key]
             cache = EstimateCache(estimate.group.replica, self.query.slo)
+            self._told[key].clear()
             for (other, at), cell in zip(left, found, strict=True):
                 if other == key:
                     self._cells[key][at] = cell

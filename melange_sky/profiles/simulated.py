@@ -37,7 +37,7 @@ LOWEST_RPS = 1e-4
 
 def refused_alone(replica: ReplicaModel, size: tuple[int, int], slo: SLO) -> CapacityCell | None:
     """Return the cell of a size that misses the SLO even alone on the replica, None of any other."""
-    target = SimulatedTarget(replica=replica, input_tokens=size[0], output_tokens=size[1])
+    target = SimulatedTarget(replica=replica, input_tokens=size[0], output_tokens=size[1], room=1)
     return _refused_alone(replica, size, slo, target.probe(1.0, 1, 0))
 
 

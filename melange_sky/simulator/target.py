@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 ROOM = 1536
-"""Requests for which there is room at once: as many as the longest probes of estimates have."""
+"""Requests for which there is room at first: as many as the longest probes of estimates have."""
 
 LONGEST_KEPT = 8192
 
@@ -28,11 +28,13 @@ LONGEST_KEPT = 8192
 class SimulatedTarget:
     """One engine under requests of one size. Each probe begins with an idle engine; not for several threads."""
 
-    def __init__(self, *, replica: ReplicaModel, input_tokens: int, output_tokens: int) -> None:
-        """Stand for a replica that gets requests of so many tokens."""
+    def __init__(
+        self, *, replica: ReplicaModel, input_tokens: int, output_tokens: int, room: int = ROOM
+    ) -> None:
+        """Stand for a replica that gets requests of so many tokens, mostly up to `room` of them."""
         self._replica = replica
         self._size = input_tokens, output_tokens
-        self._room = 0
+        self._least_room, self._room = room, 0
         self._state: FleetState
         self._idle: FleetState
         self._packed: Any = None
@@ -51,7 +53,7 @@ class SimulatedTarget:
         if requests > self._room:
             from melange_sky.simulator.native import Packed
 
-            self._room = max(ROOM, requests)
+            self._room = max(self._least_room, requests)
             longest = min(max(self._size[0], 1), columns.LONGEST_TOKENS)
             self._state = fleet_state([self._replica], self._room, longest)
             self._packed = Packed(self._state)
