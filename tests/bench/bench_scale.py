@@ -29,6 +29,8 @@ END_S = time.monotonic() + LIMIT_S
 RUNS = 3
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
+SPLIT = "Qwen/Qwen2.5-32B-Instruct"
+BIG = ["L40S", "A100-80GB", "H100"]
 GPUS = ["L4", "A10G", "L40S", "A100-80GB", "H100"]
 RESOURCES = {"accelerators": GPUS, "infra": ["aws", "gcp", "azure/eastus"]}
 EVERYTHING = (
@@ -140,8 +142,12 @@ def fresh(folder: Path) -> Run:
     for name, over in (
         ("SLO", {"slo": {"tpot_ms": 47, "ttft_ms": 2000, "attainment": 0.95}}),
         ("model", {"model": "Qwen/Qwen2.5-7B-Instruct"}),
+        (
+            "model of several GPUs",
+            {"model": SPLIT, "resources": {**RESOURCES, "accelerators": BIG}},
+        ),
     ):
-        path = spec(folder, f"fresh-{name.lower()}", **over)
+        path = spec(folder, f"fresh-{name.lower().replace(' ', '-')}", **over)
         ours, whole = plan(path, folder / "out"), run(["-c", EVERYTHING, str(path)])
         cost = json.loads((folder / "out" / "plan.json").read_text())["cost_usd_per_hour"]
         same = whole.wall_s is not None and abs(float(whole.output.split()[-1]) - cost) < 1e-6

@@ -31,6 +31,8 @@ def made(text: str) -> tuple[Any, bytes]:
     module.data_layout = str(host.target_data)
     module.verify()
     tuning = binding.create_pipeline_tuning_options(speed_level=1)
+    # The loops here are short and full of branches: unrolled, they take longer to make and to run.
+    tuning.loop_unrolling = tuning.loop_interleaving = False
     passes = binding.create_pass_builder(host, tuning)
     passes.getModulePassManager().run(module, passes)
     engine = binding.create_mcjit_compiler(module, host)
