@@ -86,7 +86,7 @@ _DEMAND = (
         type=NumberRange(min=0, min_open=True),
         default=60.0,
         show_default=True,
-        help="Seconds for the search; what is proven by then is told. Reading, estimating and replaying do not count.",
+        help="Seconds for all that is solved; the best found by then is told with its gap. Reading prices, estimating and replaying do not count.",
     ),
     offline_option,
     click.option(

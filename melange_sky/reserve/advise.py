@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,16 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+T = TypeVar("T")
 
 _SAME = 1e-8
 """A gap of no more is the solvers' rounding."""
+
+_OF_SEARCH = 0.85
+"""The part of the time that the search may take; the rest is for what stands beside its answer."""
+
+_LEAST_BESIDE_S = 1.0
+"""At least so long may be worked on that."""
 
 
 def advise(
@@ -41,7 +48,8 @@ def advise(
     least, whatever the objective. Purchases are chosen at the cost of free
     switching; start-up and minimum run times are in all costs that are told, and in the gap.
 
-    Raises InfeasibleError where no fleet serves some period, TimeUpError where time ends before any answer.
+    What stands beside the advice and is not worked out by the deadline is None, and named. Raises InfeasibleError
+    where no fleet serves some period, TimeUpError where time ends before any answer.
     """
     if len(question.scenarios) == 1:
         question = replace(question, objective=Objective())
@@ -56,6 +64,7 @@ class _Adviser:
     deadline: Deadline
     progress: Callable[[float, float], None]
     known: Known = field(init=False)
+    late: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Begin with no fleet."""
@@ -68,11 +77,10 @@ class _Adviser:
         count = len(scenarios)
         alone = [self._alone(s, count - s) for s in scenarios] if count > 1 else []
         best = np.array([cost for cost, _ in alone]) if alone else np.zeros(1)
-        search = self._search(question, best, self.deadline)
+        search = self._search(question, best, self.deadline.share(_OF_SEARCH))
         found = search.best([units for _, units in alone])
-        # What follows is bounded work, and an answer without it would be none.
-        self._until(NEVER)
-        search.deadline = NEVER
+        self.deadline = self.deadline.at_least(_LEAST_BESIDE_S)
+        self._until(self.deadline)
         units, nothing = found.units, np.zeros(len(found.units))
         runs = [run_beside(search, units, s) for s in scenarios]
         idle = [run_beside(search, nothing, s) for s in scenarios]
@@ -81,7 +89,7 @@ class _Adviser:
         value = search.measure.of(costs)
         whole = max(abs(value), float(search.market.weights @ costs))
         gap = max(0.0, value - found.bound) / whole if whole > 0 else 0.0
-        return Advice(
+        advice = Advice(
             bought=self._bought(search, units, runs),
             fleets=runs[0].fleets,
             covered=covered(search, units, runs[0]),
@@ -105,6 +113,16 @@ class _Adviser:
             ),
             flip_fraction=_flip(search, units, costs, [run.cost_usd for run in idle]),
         )
+        self._until(NEVER)  # what is asked of the fleets found is known
+        return replace(advice, late=tuple(self.late))
+
+    def _in_time(self, name: str, work: Callable[[], T]) -> T | None:
+        """Return what some work comes to, None and its name among what is late where the time is up."""
+        try:
+            return work()
+        except TimeUpError:
+            self.late.append(name)
+            return None
 
     def _until(self, deadline: Deadline) -> None:
         for mix in self.question.mixes:
@@ -153,9 +171,12 @@ class _Adviser:
         try:
             units = self._placed(other, other.best([]).units)
         except TimeUpError:
+            self.late.append(
+                "what planning for all scenarios saves against planning for their mean"
+            )
             return None
         finally:
-            self._until(NEVER)
+            self._until(self.deadline)
         costs = [run_beside(search, units, s).cost_usd for s in range(len(question.scenarios))]
         return max(0.0, search.measure.of(np.array(costs)) - value)
 
@@ -163,8 +184,10 @@ class _Adviser:
         """Return every purchase of the question with its units."""
         question, base = self.question, self.question.scenarios[0]
         counts = dict(zip(search.market.kept, units.tolist(), strict=True))
-        fractions = used_fractions(search, units, runs)
-        used = dict(zip(search.market.kept, fractions.tolist(), strict=True))
+        fractions = self._in_time(
+            "how far commitments are used", lambda: used_fractions(search, units, runs).tolist()
+        )
+        used = dict(zip(search.market.kept, fractions or (), strict=fractions is not None))
         rents = base.rents[base.price]
         bought = []
         for k, purchase in enumerate(question.purchases):
@@ -178,7 +201,7 @@ class _Adviser:
                     usd=count * purchase.usd,
                     upfront_usd=count * purchase.upfront_usd,
                     break_even_fraction=float(purchase.usd / (worth * question.hours_each)),
-                    used_fraction=used[k] if count else None,
+                    used_fraction=used.get(k) if count else None,
                 )
             )
         return tuple(bought)
@@ -186,15 +209,20 @@ class _Adviser:
     def _totals(self, search: Search, units: Floats, run: Running, idle: Running) -> Totals:
         """Return what stands beside the base case's cost."""
         base = replace(self.question, scenarios=self.question.scenarios[:1], objective=Objective())
-        single = best_alone(self._search(base, np.zeros(1), NEVER))
+        bound = self._in_time("the perfect autoscaler", lambda: perfect_autoscaler(self.question))
+        peak = self._in_time("the peak committed", lambda: peak_held(self.question))
+        single = self._in_time(
+            "the best single type",
+            lambda: best_alone(self._search(base, np.zeros(1), self.deadline)),
+        )
         return Totals(
             chosen_usd=run.cost_usd,
             all_on_demand_usd=idle.cost_usd,
-            commit_peak_usd=peak_held(self.question),
+            commit_peak_usd=peak,
             best_single_usd=None if single is None else single[0],
             best_single=None if single is None else single[1],
-            bound_usd=perfect_autoscaler(self.question),
-            free_switch_usd=float(search.totals(units)[0]),
+            bound_usd=bound,
+            free_switch_usd=float(search.settled(units)[0]),
         )
 
 

@@ -18,7 +18,7 @@ class Bought:
 
     `break_even_fraction` of the hours in which a unit counts it must be used to cost what the same would on
     demand: below 1 it can pay. `used_fraction` is how far the bought units are used, over the scenarios by
-    weight, None without units. `usd` and `upfront_usd` are of all units.
+    weight, None without units and where it was not worked out in time. `usd` and `upfront_usd` are of all units.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Totals:
     each instance at its cheapest. `best_single_usd`: one option alone (`best_single`, an index) with its best
     purchase, None where no option serves all alone. `bound_usd`: the cheapest fleet in every period, each used
     instance-hour at its cheapest rate, idle free, instant start. `free_switch_usd`: the advice without start-up
-    and minimum run times.
+    and minimum run times. None, too, is what was not worked out in time.
     """
 
     chosen_usd: float
     all_on_demand_usd: float
-    commit_peak_usd: float
+    commit_peak_usd: float | None
     best_single_usd: float | None
     best_single: int | None
-    bound_usd: float
+    bound_usd: float | None
     free_switch_usd: float
 
 
@@ -83,7 +83,8 @@ class Advice:
     `objective_usd` is what was made least, `bound_objective_usd` proven below it, `gap` = 1 − bound ÷ objective.
     `stochastic_value_usd`: what planning for all scenarios saves against planning for the weighted mean of
     them; `foresight_value_usd`: what knowing the scenario beforehand would save. `flip_fraction`: the fall of
-    all on-demand prices at which buying nothing would cost no more, None where nothing is bought.
+    all on-demand prices at which buying nothing would cost no more, None where nothing is bought. `late` names what
+    was not worked out in time and is None.
     """
 
     bought: tuple[Bought, ...]
@@ -97,3 +98,4 @@ class Advice:
     stochastic_value_usd: float | None
     foresight_value_usd: float
     flip_fraction: float | None
+    late: tuple[str, ...] = ()

@@ -84,6 +84,10 @@ class Known:
             costs[group.scenario] += float(weights @ best[: len(weights)])
         return costs * market.question.hours_each
 
+    def totals(self, market: Market, units: Floats) -> Floats:
+        """Return that and what the purchase costs, (scenarios), USD."""
+        return self.cost(market, units) + float(market.usd @ units)
+
     def cost_in(self, market: Market, units: Floats, cells: Sequence[Cell]) -> Floats:
         """Return what `cost` does where every period of a cell has its rate: no more than that, (scenarios), USD."""
         costs = np.zeros(len(market.question.scenarios))

@@ -32,9 +32,9 @@ class Running:
 def run_beside(search: Search, units: Floats, scenario: int) -> Running:
     """Return the cheapest fleets of a scenario's periods beside a purchase, start-up and minimum run kept.
 
-    Raises InfeasibleError, TimeUpError.
+    Where the search's time is up, the cheapest found so far. Raises InfeasibleError.
     """
-    free = search.totals(units)[scenario]  # and the cheapest fleets of all are known
+    free = search.settled(units)[scenario]  # and the cheapest fleets are known
     question = search.market.question
     fleets = np.zeros((question.periods, len(question.options)))
     for group in search.market.groups:
@@ -54,8 +54,9 @@ def run_beside(search: Search, units: Floats, scenario: int) -> Running:
 
 def _costs(search: Search, scenario: int, frontier: Floats, tariffs: list[Tariff]) -> Floats:
     """Return what fleets cost in every period, (periods × fleets), inf where one does not serve."""
-    question, mixes = search.market.question, search.market.question.mixes
-    rates = np.array([[mix.rate(fleet) for fleet in frontier] for mix in mixes])
+    question = search.market.question
+    known_rates = [search.known.rates_of(search.known.learn(fleet)) for fleet in frontier[1:]]
+    rates = np.vstack((np.zeros(len(question.mixes)), *known_rates)).T  # the first is no fleet
     asked = question.scenarios[scenario].rate_rps
     costs = np.empty((question.periods, len(frontier)))
     known: dict[int, Floats] = {}
@@ -99,7 +100,7 @@ def covered(search: Search, units: Floats, running: Running) -> Floats:
 def used_fractions(search: Search, units: Floats, runs: list[Running]) -> Floats:
     """Return how far each purchase's units are needed while they count, (purchases), nan without units.
 
-    By the scenarios' weights. Free units that a period could do without are not needed there.
+    By the scenarios' weights. Free units that a period could do without are not needed there. Raises TimeUpError.
     """
     market, question = search.market, search.market.question
     used = np.zeros(len(units))

@@ -8,6 +8,7 @@ fleets found so far (`known.py`), and what looks best is priced with the cheapes
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -122,7 +123,8 @@ class Search:
         except TimeUpError:
             pass  # the boxes that wait say what is not proven
         units = self._needed(tree.units, tree.value)
-        return Answer(units=units, value=self.value(units), bound=min(tree.floor, tree.value))
+        value = self.measure.of(self.settled(units))
+        return Answer(units=units, value=value, bound=min(tree.floor, tree.value))
 
     def _split(self, tree: _Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
@@ -246,7 +248,13 @@ class Search:
             for group in self.market.groups:
                 self._price(group, self.market.beside(group, units))
             self.priced.add(units.tobytes())
-        return self.known.cost(self.market, units) + float(self.market.usd @ units)
+        return self.known.totals(self.market, units)
+
+    def settled(self, units: Floats) -> Floats:
+        """Return what `totals` does; where time ends, with the cheapest fleets found so far. Raises InfeasibleError."""
+        with contextlib.suppress(TimeUpError):
+            return self.totals(units)
+        return self.known.totals(self.market, units)
 
     def _price(self, group: Group, tariff: Tariff) -> None:
         """Learn the cheapest fleets for a group's periods, lowest rates first."""
@@ -270,10 +278,9 @@ class Search:
 
     def _quick(self, units: Floats) -> float:
         """Return what the measure comes to with the best known fleets; inf beyond the budget."""
-        market = self.market
         if not self._payable(Box(low=units, high=units)):
             return np.inf
-        return self.measure.of(self.known.cost(market, units) + float(market.usd @ units))
+        return self.measure.of(self.known.totals(self.market, units))
 
     def _try(self, tree: _Tree, units: Floats) -> bool:
         """Keep a purchase, priced with the cheapest fleets, if it is better; return whether."""

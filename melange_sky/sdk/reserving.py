@@ -106,7 +106,7 @@ def reservation(
         offers: CSV of your own on-demand offers.
         term: Terms to weigh, such as "1y,3y"; None for your own and list terms of up to a year.
         startup_s: Seconds from renting an instance until it serves.
-        time_limit_s: Seconds for the search.
+        time_limit_s: Seconds for all that is solved; not for reading prices, estimates and replays.
         offline: Open no socket at all.
         stale_ok: Reckon with prices and terms older than a day.
         scenarios: YAML of other demands and prices with weights.
@@ -194,7 +194,7 @@ def bound(
         offers: CSV of your own on-demand offers.
         term: Terms to weigh, for `bound_usd`.
         startup_s: Seconds from renting an instance until it serves, billed in `autoscaler_usd`.
-        time_limit_s: Seconds for the search.
+        time_limit_s: Seconds for all that is solved; not for reading prices, estimates and replays.
         offline: Open no socket at all.
         stale_ok: Reckon with prices and terms older than a day.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 from itertools import product
@@ -15,6 +16,7 @@ from melange_sky.constraints import Constraints
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import SolveOptions
 from melange_sky.optimizer.answers.rate_sweep import at_rate
+from melange_sky.optimizer.deadline import Deadline, TimeUpError
 from melange_sky.optimizer.rules.groups import Fixed, Minimum
 from melange_sky.optimizer.rules.instances import Limits, MinReplicas
 from melange_sky.optimizer.rules.losses import Spare
@@ -26,6 +28,7 @@ from melange_sky.optimizer.search.levels import checked_levels
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.shares import peak_load
 from melange_sky.reserve.advise import advise
+from melange_sky.reserve.answer import Advice
 from melange_sky.reserve.build import served_by
 from melange_sky.reserve.ruled import RuledServed, ruled_by
 from tests.optimizer.factories import with_levels
@@ -203,3 +206,51 @@ def test_every_rule_about_whole_instances_is_one_that_reservations_reckon_with()
     kept = {Limits, MinReplicas, Minimum, MaxOptionTypes, MinOptionTypes}
     apart = {Load, Spare, Fixed, Budget, StayCloseToFleet}
     assert {rule for rule in RULES if not rule.speaks_of_shares} == kept | apart
+
+
+class Ticks:
+    """A clock that goes on by one with every look at it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("kinds", [("limits",), ("spare",), ("min_replicas", "share")])
+def test_an_advice_that_runs_out_of_time_is_one_all_the_same(kinds: tuple[str, ...]) -> None:
+    full = [advice_within(kinds, math.inf)[0]]
+    assert full[0] is not None and not full[0].late
+    answers = late = 0
+    for ticks in (1, 10, 30, 100, 200, 400, 800, 1600, 3200):
+        advice, looks = advice_within(kinds, float(ticks))
+        if advice is None:
+            assert not answers  # with more time there is an answer still
+            continue
+        answers += 1
+        late += bool(advice.late)
+        # all that is begun ends with the time: what stands beside the answer has 1 s (here a look) more
+        assert looks <= max(ticks, 1) + MORE_LOOKS
+        assert advice.totals.chosen_usd >= full[0].totals.chosen_usd * (1 - 1e-9)
+        assert advice.bound_objective_usd <= full[0].objective_usd * (1 + 1e-9)
+        assert advice.gap >= 0
+        nulls = (advice.totals.bound_usd, advice.totals.commit_peak_usd)
+        assert (None in nulls) <= bool(advice.late)
+    assert answers and late
+
+
+MORE_LOOKS = 5
+
+
+def advice_within(kinds: tuple[str, ...], ticks: float) -> tuple[Advice | None, float]:
+    """The advice on a case with so many looks at the clock, None for none in time, and how many there were."""
+    rng, clock = random.Random(3), Ticks()
+    case = ruled_case(rng, random_rules(rng, kinds), options=3, periods=6)
+    deadline = Deadline(ticks, clock)
+    case.question.mixes[0].until(deadline)
+    try:
+        return advise(case.question, deadline=deadline), clock.now
+    except TimeUpError:
+        return None, clock.now

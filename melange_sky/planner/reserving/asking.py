@@ -70,21 +70,25 @@ class Asked:
         return next(mix.named[name] for mix in self.mixes if name in mix.named)
 
 
-def question_of(
-    given: Given, options: ReserveOptions, request: PlanRequest, deadline: Deadline
-) -> Asked:
-    """Look capacities up and put the question together.
+def mixes_of(given: Given, request: PlanRequest) -> tuple[Mix, ...]:
+    """Look up what the options of each mix can carry. Raises InputError, InfeasibleError where none serves one."""
+    demand = given.demand
+    mix = _places(demand)
+    peaks = np.max([_rates(demand, change.demand) for change in given.changes], axis=0)
+    return tuple(
+        _mix(given, label, float(peaks[mix == k].max()), request)
+        for k, label in enumerate(demand.labels)
+    )
 
-    Raises InputError, InfeasibleError where no option serves some mix, TimeUpError.
-    """
+
+def question_of(
+    given: Given, mixes: tuple[Mix, ...], options: ReserveOptions, deadline: Deadline
+) -> Asked:
+    """Put the question together. Raises InputError, InfeasibleError, TimeUpError."""
     spec, demand = given.spec, given.demand
-    labels = demand.labels
-    mix = np.array([labels.index(label) for label in demand.mix], dtype=np.intp)
+    mix = _places(demand)
     rates = [_rates(demand, change.demand) for change in given.changes]
     peaks = np.max(rates, axis=0)
-    mixes = tuple(
-        _mix(given, label, float(peaks[mix == k].max()), request) for k, label in enumerate(labels)
-    )
     known = _by_name(mixes)
     rents, rows = _prices(list(known.values()), given)
     mixes = survivors(mixes, _hour_prices(known, rents, given), given.owned)
@@ -95,10 +99,10 @@ def question_of(
     rents = rents[:, [list(known).index(name) for name in names]]
     served = served_mixes(mixes, names, deadline)
     tops = [float(peaks[mix == k].max()) for k in range(len(mixes))]
-    require_fleets(mixes, served, rents, tops)
+    require_fleets(mixes, served, rents, tops, deadline)
     hours = demand.step_s / 3600
     rates_asked = AskedRates(
-        mix=mix, peaks_rps=peaks, peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes)
+        mix=mix, peaks_rps=peaks, peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes, deadline)
     )
     listed = [candidates[name].option for name in names]
     bought = purchasable(given, listed, served, rates_asked, options)
@@ -165,9 +169,17 @@ def _parts(spec: Spec) -> list[float]:
     return [rate / sum(rates) for rate in rates]
 
 
-def _peak_usd_per_hour(mixes: Sequence[Mix]) -> float:
-    """Return what the cheapest fleet of the dearest mix costs on demand at its highest rate."""
-    found = [least_cost(mix.problem, SolveOptions()).cost_usd_per_hour for mix in mixes]
+def _places(demand: HourlyDemand) -> NDArray[np.intp]:
+    """Return which of its mixes each step is of, (periods)."""
+    return np.array([demand.labels.index(label) for label in demand.mix], dtype=np.intp)
+
+
+def _peak_usd_per_hour(mixes: Sequence[Mix], deadline: Deadline) -> float:
+    """Return what the cheapest fleet of the dearest mix costs on demand at its highest rate. Raises TimeUpError."""
+    solve = SolveOptions(deadline=deadline)
+    found = [least_cost(mix.problem, solve).cost_usd_per_hour for mix in mixes]
+    if None in found:
+        deadline.check()
     return max((cost for cost in found if cost is not None), default=0.0)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from melange_sky.planner.reserving.answer import Reservation
     from melange_sky.planner.reserving.asking import Asked
     from melange_sky.planner.reserving.fleets import Fleet
-    from melange_sky.reserve.answer import Bought
+    from melange_sky.reserve.answer import Advice, Bought
 
 SCHEMA_VERSION = 1
 RESERVE_FILE = "reserve.json"
@@ -128,8 +128,13 @@ def reserve_document(found: Reservation) -> dict[str, Any]:
         "verification": None if found.proof is None else verification_document(asked, found.proof),
         "prices": [_price(line, line in used) for line in found.lines],
         "prices_as_of": oldest(used),
-        "notes": [*asked.notes, *asked.demand.notes, NOT_IN_TOTALS],
+        "notes": [*_late(advice), *asked.notes, *asked.demand.notes, NOT_IN_TOTALS],
     }
+
+
+def _late(advice: Advice) -> Iterator[str]:
+    if advice.late:
+        yield f"not worked out within --time-limit, raise it to see: {', '.join(advice.late)}"
 
 
 def bound_document(

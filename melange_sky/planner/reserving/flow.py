@@ -16,7 +16,7 @@ from melange_sky.planner.reservations import reserved_offers
 from melange_sky.planner.reserving.ages import price_lines, require_fresh, used_lines
 from melange_sky.planner.reserving.answer import Reservation
 from melange_sky.planner.reserving.api_price import compared_with_api
-from melange_sky.planner.reserving.asking import Asked, question_of
+from melange_sky.planner.reserving.asking import Asked, mixes_of, question_of
 from melange_sky.planner.reserving.document import RESERVE_FILE, bound_document, reserve_files
 from melange_sky.planner.reserving.fleets import fleets_of
 from melange_sky.planner.reserving.material import Given
@@ -100,7 +100,10 @@ def bounded(advice: Advice) -> Advice:
     """Return advice with the better of two bounds: what the search proved, and the perfect autoscaler's cost."""
     if len(advice.scenarios) > 1 or advice.objective_usd <= 0:
         return advice
-    bound = max(advice.bound_objective_usd, min(advice.totals.bound_usd, advice.objective_usd))
+    autoscaler = advice.totals.bound_usd
+    if autoscaler is None:
+        return advice
+    bound = max(advice.bound_objective_usd, min(autoscaler, advice.objective_usd))
     gap = min(advice.gap, 1 - bound / advice.objective_usd)
     return replace(advice, bound_objective_usd=bound, gap=gap)
 
@@ -113,6 +116,8 @@ def bound_source(source: SpecSource, options: ReserveOptions, hooks: Hooks = NO_
         whole = advise(asked.question, deadline=deadline, progress=hooks.searching)
     except TimeUpError:
         raise NoPlanInTimeError(options.time_limit_s) from None
+    if whole.totals.bound_usd is None:
+        raise NoPlanInTimeError(options.time_limit_s)
     used = used_lines(asked, whole, lines)
     if not options.stale_ok:
         require_fresh(used, offline=request.prices.forbids_network)
@@ -139,7 +144,7 @@ def write_reservation(found: Reservation, folder: Path, *, force: bool = False) 
 def _asked(
     source: SpecSource, options: ReserveOptions, request: PlanRequest, hooks: Hooks
 ) -> tuple[Asked, tuple[PriceLine, ...], Deadline]:
-    """Read everything and put the question; the time for the search runs from then on."""
+    """Read everything and put the question; the time for solving runs once capacities are known."""
     spec = load_own_spec(source, NO_ENGINE)
     check_spec(spec)
     demand, sizes = options.source.read(options.weeks)
@@ -180,12 +185,13 @@ def _asked(
             ),
         ),
     )
-    deadline = NEVER
-    asked = question_of(given, options, request, deadline)
+    mixes = mixes_of(given, request)
+    deadline = NEVER.within(options.time_limit_s)
+    asked = question_of(given, mixes, options, deadline)
     lines = price_lines(asked, found.book.checked_at)
     if not options.stale_ok and all(line.age.is_stale for line in lines):
         require_fresh(lines, offline=request.prices.forbids_network)  # whatever the answer is
-    return asked, lines, deadline.within(options.time_limit_s)
+    return asked, lines, deadline
 
 
 def _refreshed(spec: Spec, request: PlanRequest, hooks: Hooks) -> tuple[str, ...]:

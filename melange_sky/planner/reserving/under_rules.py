@@ -88,7 +88,11 @@ def served_mixes(mixes: Sequence[Mix], names: Sequence[str], deadline: Deadline)
 
 
 def require_fleets(
-    mixes: Sequence[Mix], served: Sequence[Served], rents: Floats, peaks_rps: Sequence[float]
+    mixes: Sequence[Mix],
+    served: Sequence[Served],
+    rents: Floats,
+    peaks_rps: Sequence[float],
+    deadline: Deadline,
 ) -> None:
     """Raise InfeasibleError, with the rules that clash, where no fleet keeps them at a mix's highest rate.
 
@@ -101,7 +105,7 @@ def require_fleets(
         of_mix = f" of mix '{mix.label}'" if mix.label else ""
         at_peak = f"at the demand's highest rate{of_mix}, {peak:g} req/s"
         try:
-            optimize(mix.problem)
+            optimize(mix.problem, SolveOptions(deadline=deadline))
         except InfeasibleError as error:
             raise InfeasibleError(f"{at_peak}: {error}", causes=error.causes) from None
         raise InfeasibleError(f"{at_peak}: no fleet keeps to the rules")
