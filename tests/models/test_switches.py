@@ -203,6 +203,16 @@ def test_a_head_that_engines_would_seek_in_vain_is_told():
         assert not [t for t in layers.warnings if "tie_word_embeddings" in t]
 
 
+@pytest.mark.parametrize(("section", "told"), [(True, 1), (False, 0)])
+def test_a_class_that_ties_no_head_of_its_own_is_told_where_only_the_section_ties_it(section, told):
+    config = next(f["config"] for f in FAMILIES if f["type"] == "llama4")
+    text = {**config["text_config"], "tie_word_embeddings": section}
+    outer = {key: value for key, value in config.items() if key != "tie_word_embeddings"}
+    layers = read_layers({**outer, "text_config": text})
+    assert layers.tied is section
+    assert len([t for t in layers.warnings if "false by the outer config's class" in t]) == told
+
+
 def test_some_classes_tie_the_head_where_either_config_says_so():
     family = next(f["config"] for f in FAMILIES if f["type"] == "llava")
     text = {**family["text_config"], "tie_word_embeddings": True}

@@ -27,8 +27,33 @@ EITHER = frozenset(
 )
 """Types whose class in `transformers` 5 ties the head where the outer config or its section says so."""
 
+UNTIED = frozenset(
+    [
+        "aria",
+        "exaone4_5",
+        "glm46v",
+        "idefics2",
+        "idefics3",
+        "llama4",
+        "llava_next",
+        "minicpmv4_6",
+        "minicpmv4_7",
+        "qianfan_ocr",
+        "qwen3_5",
+        "qwen3_5_moe",
+        "qwen3_vl",
+        "qwen3_vl_moe",
+        "smolvlm",
+        "vipllava",
+    ]
+)
+"""Types whose outer class says that the head is a matrix of its own where the file does not say it there."""
+
 _KEY = "tie_word_embeddings"
 _TWICE = f"'{_KEY}' is stated twice and differs"
+_IN_VAIN = (
+    "read as tied, as its section says; engines go by the outer one and may find no output head"
+)
 
 
 def tie_as_outside(decoder: Decoder, outer: Fields, text: Fields, model_type: str) -> str | None:
@@ -40,6 +65,8 @@ def tie_as_outside(decoder: Decoder, outer: Fields, text: Fields, model_type: st
     """
     outer.read.add(_KEY)
     stated, own = outer.raw.get(_KEY), text.raw.get(_KEY)
+    if stated is None and own is True and model_type in UNTIED:
+        text.told.append(f"'{_KEY}' is false by the outer config's class: {_IN_VAIN}")
     if not isinstance(stated, bool) or stated == decoder.tied:
         return None
     if not isinstance(own, bool) or outer.raw is text.raw:
@@ -52,9 +79,7 @@ def tie_as_outside(decoder: Decoder, outer: Fields, text: Fields, model_type: st
         _tie(decoder, stated)
         return f"{_TWICE}: the outer one is taken"
     if not stated:
-        text.told.append(
-            f"{_TWICE}: read as tied, as its section says; engines go by the outer one and may find no output head"
-        )
+        text.told.append(f"{_TWICE}: {_IN_VAIN}")
     return f"{_TWICE}: its section's is taken"
 
 
