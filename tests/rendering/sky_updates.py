@@ -14,11 +14,16 @@ from typing import Any
 
 
 def stored(text: str) -> str:
-    """Return what SkyServe keeps of a file that is brought up (`serve.server.impl.up` dumps the task so)."""
+    """Return what SkyServe keeps of a file that is brought up (`serve.server.impl.up` dumps the task so).
+
+    One that holds the text to be kept beside it is what a client hands in.
+    """
     import sky
     from sky.utils import yaml_utils
 
-    task = sky.Task.from_yaml_str(text)
+    config = yaml_utils.safe_load(text)
+    is_handed_in = "_user_specified_yaml" in config
+    task = sky.Task.from_yaml_config(config) if is_handed_in else sky.Task.from_yaml_str(text)
     return str(yaml_utils.dump_yaml_str(task.to_yaml_config()))
 
 

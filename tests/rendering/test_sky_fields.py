@@ -20,6 +20,9 @@ from melange_sky.plans import FILLER_MEMORY, Plan, SkyFields, sky_problems
 from melange_sky.plans.sky_fields import DECIDED, RESOURCE_KEYS, TASK_KEYS
 from melange_sky.pricing import OfferQuery
 from melange_sky.rendering import launch_command, render_services
+from melange_sky.skyserve import LiveService, Wanted
+from melange_sky.skyserve.changes import differences
+from melange_sky.skyserve.watch_marks import WatchMark, mark_of, marked
 from melange_sky.spec import load_spec
 from tests.cli.runner import melange_sky
 from tests.rendering.test_sky_accepts import A10G, BIG, DEARER, allocate, ask_sky, plan_of
@@ -96,6 +99,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "filled": without_memory(one(team_plan(2))),
         "relabelled": one(team_plan(2)),
         "plain": one(plan_of(allocate(A10G, 2))),
+        "watched": watched(one(plan_of(allocate(A10G, 2))), "here"),
     }
     before = ask_sky(UPDATES, home, {"files": files, "before": {}})
     corrected = [dataclasses.replace(o, memory_gib=15.25) for o in (A10G, DEARER, BIG)]
@@ -107,6 +111,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "filled": without_memory(one(team_plan(5))),
         "relabelled": one(team_plan(2, resources=resources)),
         "plain": one(plan_of(allocate(A10G, 7))),
+        "watched": watched(one(plan_of(allocate(A10G, 7))), "there"),
     }
     return ask_sky(UPDATES, home, {"files": after, "before": before["stored"]})
 
@@ -117,10 +122,34 @@ def test_a_change_of_replicas_restarts_nothing_even_if_the_catalog_was_corrected
     assert updates["kept"] == {
         "team": True,
         "plain": True,
+        "watched": True,
         "mounts": False,  # as the plan's warning says
         "filled": False,  # what SkyPilot fills in changed with its catalog
         "relabelled": False,
     }
+
+
+def watched(text: str, watcher: str) -> str:
+    """A service's file as a watcher hands it to SkyPilot."""
+    wanted = Wanted(
+        name="sample",
+        plan="sample",
+        option="a10g",
+        replicas=1,
+        price_usd_per_hour=1.0,
+        document=yaml.safe_load(text),
+    )
+    mark = WatchMark(watcher=watcher, host="h", at_s=1.0)
+    return yaml.safe_dump(marked(wanted, mark).document)
+
+
+def test_skyserve_keeps_who_watches_a_service(updates: dict[str, Any]) -> None:
+    document = yaml.safe_load(updates["stored"]["watched"])
+    service = LiveService(
+        name="s", status="READY", version=2, endpoint=None, replicas=(), document=document
+    )
+    assert mark_of(service) == WatchMark(watcher="there", host="h", at_s=1.0)
+    assert differences(document, yaml.safe_load(updates["stored"]["plain"])) == ()
 
 
 def test_skypilot_keeps_what_the_team_said(updates: dict[str, Any]) -> None:
