@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Set
 from dataclasses import replace
@@ -59,11 +60,22 @@ class NeededRates:
         """Begin with what is prepared."""
         self.prepared = prepared
         self._confidence = confidence
+        self._simulated_s = 0.0
+        self._clock: Callable[[], float] = time.perf_counter
 
     @property
     def problem(self) -> Problem:
         """The optimizer's problem by what is known now."""
         return self.prepared.problem
+
+    def timed(self, solve: SolveOptions) -> SolveOptions:
+        """Return the options with a deadline whose clock stands still while this simulates.
+
+        A time limit is for solving; what simulation takes on a busy machine shall not change what is simulated.
+        """
+        self._clock = solve.deadline.clock
+        still = replace(solve.deadline, clock=lambda: self._clock() - self._simulated_s)
+        return replace(solve, deadline=still)
 
     def optimum(self, solve: SolveOptions, rule: AssumedSplits, find: Find) -> Solution | None:
         """Return the proven optimum that `find` finds of the problem, resting on no bound.
@@ -212,7 +224,9 @@ class NeededRates:
         wanted, lookup = list(places), self.prepared.lookups[k]
         if not wanted or lookup is None:
             return
+        begun_s = self._clock()
         lookup.simulate(wanted)
+        self._simulated_s += self._clock() - begun_s
         self._update(k, lookup)
         log.debug("simulated %d sizes that the cheapest fleet could rest on", len(wanted))
 

@@ -83,6 +83,7 @@ def plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
 def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     rates = NeededRates(prepare_problem(spec, request), request.confidence)
     started, rule = request.started(), spec.resources.assumed_splits
+    started = replace(started, solve=rates.timed(started.solve))
     known = rates.optimum(started.solve, rule, _optimum)
     if known is None:
         started = request.started()  # what was simulated does not count

@@ -11,7 +11,7 @@ import pytest
 
 from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError
-from melange_sky.optimizer import SolveOptions, explain, problem_of
+from melange_sky.optimizer import Deadline, SolveOptions, explain, problem_of
 from melange_sky.planfile import dump_plan, parse_plan
 from melange_sky.planner.known_rates import with_known_rates
 from melange_sky.planner.observed import judge_traffic
@@ -19,6 +19,7 @@ from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
+from melange_sky.profiles.lookup import CapacityLookup
 
 REQUEST = PlanRequest(prices=OfferQuery(offline=True), solve=SolveOptions(), sensitivity=False)
 AS_NEEDED = replace(REQUEST, as_needed=True)
@@ -203,3 +204,23 @@ def test_several_models_rest_on_simulated_rates_too() -> None:
     quick, whole = plan_spec(listed, AS_NEEDED), plan_spec(listed, REQUEST)
     assert quick.cost_usd_per_hour == pytest.approx(whole.cost_usd_per_hour, rel=1e-9)
     assert fleet(quick) == fleet(whole)
+
+
+def test_time_that_simulation_takes_is_none_of_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock of which each look takes nothing and each round of simulation half of the limit."""
+    now_s, rounds = [0.0], [0]
+    simulate = CapacityLookup.simulate
+
+    def slow(self: CapacityLookup, asked: Any) -> None:
+        simulate(self, asked)
+        now_s[0] += 50.0
+        rounds[0] += 1
+
+    monkeypatch.setattr(CapacityLookup, "simulate", slow)
+    deadline = Deadline(100.0, lambda: now_s[0])
+    request = replace(AS_NEEDED, solve=SolveOptions(deadline=deadline))
+    plan = plan_spec(spec(slo={"tpot_ms": 46, "ttft_ms": 1500, "attainment": 0.95}), request)
+    assert rounds[0] > 2
+    assert at_bounds(plan) > 0
+    assert plan.solver.status == "optimal"
+    assert not any(warning.code == "time-limit" for warning in plan.warnings)
