@@ -33,6 +33,10 @@ _MOST_CUTS = 30
 """So many shadow prices of pools are tried at most; beyond, the bound is what it is."""
 
 
+class LongSearchError(Exception):
+    """The search took more nodes than there is patience for. Never leaves this package."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cheapest:
     """A fleet, its cost, what no fleet costs less than, and how it is paid, None: as its tariff bills it."""
@@ -48,12 +52,14 @@ class Covering:
     """Whole instances with worths @ instances ≥ 1 in every row, enough where `most` of each are rented.
 
     `worths` is (rows × options), `most` (options). `along` makes one more row that holds for all fleets, near the
-    cheapest at prices, (options).
+    cheapest at prices, (options). A search that takes more nodes than `patience` raises LongSearchError, None:
+    never.
     """
 
     worths: Floats
     most: Floats
     along: Callable[[Floats], Floats] | None = None
+    patience: int | None = None
 
     def cheapest(self, tariff: Tariff, below: float, deadline: Deadline) -> Cheapest | None:
         """Return the cheapest fleet, with all that is free, None where none costs less than `below`.
@@ -70,6 +76,7 @@ class Covering:
             prices=np.array([kind.price for kind in kinds]),
             most=np.concatenate((widths, np.maximum(self.most - base, 0.0))),
             rented_last=not tariff.pools,
+            patience=self.patience,
         )
         lines = [tariff.cut(np.array([float(pool.prices[0]) for pool in tariff.pools]))]
         best: Cheapest | None = None
@@ -152,6 +159,7 @@ class _Whole:
     prices: Floats
     most: Floats
     rented_last: bool
+    patience: int | None = None
 
     def solve(
         self, lines: list[tuple[float, Floats]], worths: Floats, below: float, deadline: Deadline
@@ -173,6 +181,8 @@ class _Whole:
         price, worth = price[:, order], worth[:, order]
         found = self._searched(constant, price, worth, (self.most[order], follows), below)
         if found is None:
+            if self.patience is not None:
+                raise LongSearchError
             found = _branched(constant, price, worth, self.most[order], deadline)
         cost, counts = found
         if cost >= below:
@@ -225,7 +235,7 @@ class _Whole:
             counts=np.zeros(columns, dtype=np.int64),
             best=np.zeros(columns, dtype=np.int64),
         )
-        cost = cheapest_cover_fast(cover, below, rows, _MOST_NODES)
+        cost = cheapest_cover_fast(cover, below, rows, self.patience or _MOST_NODES)
         return None if cost == GAVE_UP else (cost, cover.best.astype(np.float64))
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 SLACK = 1e-7
 """A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
 
+_STRATEGIES = (1, 1, 4)
+"""HiGHS's dual simplex, from its last basis and then afresh, and its primal one."""
+
+_ENDS = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
+
 
 class RateCone(ABC):
     """Highest rates of fleets, and the worths learnt by the way, (rows × options).
@@ -71,10 +76,13 @@ class RateCone(ABC):
         highs = self._highs
         highs.changeRowsBounds(len(rows), rows, np.full(len(rows), -np.inf), room)
         highs.setOptionValue("time_limit", highs.getRunTime() + self.deadline.left_s)
-        highs.run()
-        if highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            highs.clearSolver()  # from its last basis it lost its way
+        for strategy in _STRATEGIES:
+            highs.setOptionValue("simplex_strategy", strategy)
             highs.run()
+            if highs.getModelStatus() in _ENDS:
+                break
+            highs.clearSolver()  # from its last basis it lost its way
+        highs.setOptionValue("simplex_strategy", _STRATEGIES[0])
         if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
             raise TimeUpError
         duals: Floats = -np.array(highs.getSolution().row_dual)[rows]

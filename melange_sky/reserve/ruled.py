@@ -104,6 +104,10 @@ class RuledServed(Served):
         level = next(able, None)
         return fleet if level is None else level.with_idle(fleet, paid)
 
+    def least(self, prices: Floats, rate: float) -> Cheapest | None:
+        """Return None: under rules every fleet takes an integer program of its own."""
+        return None
+
     @staticmethod
     def cheapest_for_all(
         mixes: Sequence[Served], rates_rps: Sequence[float], tariff: Tariff

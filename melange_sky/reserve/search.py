@@ -1,5 +1,6 @@
 """The search for a purchase: branch and bound over boxes of purchases.
 
+What no purchase of all comes below is known soon by a program with fleets in parts (`in_parts.py`).
 A box's bound is a linear program over fleets (`master.py`) to which fleets are added until none could lower it
 (`bounding.py`; `serving.py` finds the cheapest fleet at any prices); a box of one purchase is priced, so that the
 search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
@@ -9,9 +10,7 @@ fleets found so far (`known.py`), and what looks best is priced with the cheapes
 from __future__ import annotations
 
 import contextlib
-import heapq
 from dataclasses import dataclass, field, replace
-from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +19,13 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.reserve.bounding import Bounds, Shade
 from melange_sky.reserve.cells import Cell, cells_of, finer
+from melange_sky.reserve.in_parts import InParts, Mean
 from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.market import Market
+from melange_sky.reserve.tree import Tree
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,30 +59,6 @@ class Answer:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Tree:
-    """The best purchase so far, the boxes that wait, least bound first, and the least bound of those done with.
-
-    `here` is the bound of the box that is looked at, inf for none.
-    """
-
-    units: Floats
-    value: float
-    done: float = np.inf
-    here: float = np.inf
-    waiting: list[tuple[float, int, Box, Shade | None]] = field(default_factory=list)
-    order: Iterator[int] = field(default_factory=count)
-
-    @property
-    def floor(self) -> float:
-        """What no purchase comes below."""
-        return min([self.value, self.done, self.here, *(first[0] for first in self.waiting[:1])])
-
-    def put(self, least: float, box: Box, shade: Shade | None = None) -> None:
-        """Let a box wait."""
-        heapq.heappush(self.waiting, (least, next(self.order), box, shade))
-
-
-@dataclass(slots=True, kw_only=True)
 class Search:
     """One question's search, over fleets that are shared with others of the same mixes."""
 
@@ -109,14 +86,14 @@ class Search:
         was priced in time.
         """
         units = np.zeros(len(self.market.usd))
-        tree = _Tree(units=units, value=self.value(units))
+        tree = Tree(units=units, value=self.value(units))
         if self.market.root.is_point:  # nothing to buy
             return Answer(units=units, value=tree.value, bound=tree.value)
         tree.put(-np.inf, self.market.root)
         try:
             for start in starts:
                 self._try(tree, start)
-            self._improve(tree, np.ones(len(units)))
+            self._in_parts(tree)
             while tree.waiting and tree.floor < tree.value - self._room(tree.value):
                 self._split(tree)
                 self.progress(tree.value, tree.floor)
@@ -126,9 +103,26 @@ class Search:
         value = self.measure.of(self.settled(units))
         return Answer(units=units, value=value, bound=min(tree.floor, tree.value))
 
-    def _split(self, tree: _Tree) -> None:
+    def _in_parts(self, tree: Tree) -> None:
+        """Bound all purchases with fleets in parts, try what that buys, then raise the bound by whole fleets."""
+        program = InParts(self.market, self.known, self.measure, self.deadline)
+
+        def told(mean: Mean) -> None:
+            tree.least = max(tree.least, mean.value - _SAME * self._scale(tree.value))
+            self.progress(tree.value, tree.floor)
+
+        def enough() -> bool:
+            return tree.least >= tree.value - self._room(tree.value)
+
+        mean = program.bound(told, enough)
+        self._improve(tree, np.ones(len(tree.units)))
+        self._explore(tree, mean.units)
+        mean = program.bound(told, enough, whole=True)
+        self._explore(tree, mean.units)
+
+    def _split(self, tree: Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
-        tree.here, _, box, above = heapq.heappop(tree.waiting)
+        tree.here, _, box, above = tree.take()
         if box.is_point:
             self._try(tree, box.low)
             tree.done, tree.here = min(tree.done, self.value(box.low)), np.inf
@@ -139,10 +133,7 @@ class Search:
             Levels.of(box, self.cuts), tree.value, lambda bound: self._raise(tree, bound), above
         )
         units = shade.levels.units(shade.bought)
-        for tried in self._rounded(units, box):
-            if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
-                self._try(tree, tried)
-        self._improve(tree, units)
+        self._explore(tree, units, box)
         room = tree.value - tree.here
         if room <= self._room(tree.value):
             tree.done = min(tree.done, tree.here)
@@ -154,7 +145,14 @@ class Search:
                 tree.put(tree.here, part, shade)
         tree.here = np.inf
 
-    def _bounds(self, tree: _Tree) -> Bounds:
+    def _explore(self, tree: Tree, units: Floats, box: Box | None = None) -> None:
+        """Try what a program buys, and what is near."""
+        for tried in self._rounded(units, self.market.root if box is None else box):
+            if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
+                self._try(tree, tried)
+        self._improve(tree, units)
+
+    def _bounds(self, tree: Tree) -> Bounds:
         return Bounds(
             market=self.market,
             known=self.known,
@@ -166,7 +164,7 @@ class Search:
             deadline=self.deadline,
         )
 
-    def _raise(self, tree: _Tree, bound: float) -> None:
+    def _raise(self, tree: Tree, bound: float) -> None:
         """Let the box at hand have a bound, and tell."""
         tree.here = max(tree.here, bound)
         self.progress(tree.value, tree.floor)
@@ -179,7 +177,7 @@ class Search:
             self.cuts[k] |= {float(np.floor(units)), float(np.floor(units)) + 1}
         return bool(coarse.any())
 
-    def _sharpened(self, shade: Shade, tree: _Tree) -> bool:
+    def _sharpened(self, shade: Shade, tree: Tree) -> bool:
         """Cut cells finer where their rounding is much of what keeps the bound from the cost; return whether."""
         box = shade.levels.box
         rounded = np.clip(np.round(shade.levels.units(shade.bought)), box.low, box.high)
@@ -282,7 +280,7 @@ class Search:
             return np.inf
         return self.measure.of(self.known.totals(self.market, units))
 
-    def _try(self, tree: _Tree, units: Floats) -> bool:
+    def _try(self, tree: Tree, units: Floats) -> bool:
         """Keep a purchase, priced with the cheapest fleets, if it is better; return whether."""
         value = self.value(units)
         better = value < tree.value - _SAME * self._scale(tree.value)
@@ -290,7 +288,7 @@ class Search:
             tree.units, tree.value = units, value
         return better
 
-    def _improve(self, tree: _Tree, near: Floats) -> None:
+    def _improve(self, tree: Tree, near: Floats) -> None:
         """Go where single steps and exchanges of units lead to, of purchases in use or near to it."""
         while True:
             self.deadline.check()

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline
-from melange_sky.reserve.covering import Cheapest, Covering
+from melange_sky.reserve.covering import Cheapest, Covering, LongSearchError
 from melange_sky.reserve.rate_cone import SLACK
+from melange_sky.reserve.tariff import Tariff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.reserve.rate_cone import RateCone
-    from melange_sky.reserve.tariff import Tariff
 
     Floats = NDArray[np.float64]
 
@@ -29,6 +30,12 @@ _ROUNDING = 1e-9
 
 _ROWS_AT_ONCE = 5
 """So many worths join a covering program at a time: those that a fleet misses most."""
+
+_MISSED_AT_ONCE = 2
+"""So many worths that a fleet in parts misses are told at a time."""
+
+_PATIENCE = 500_000
+"""A search of more nodes takes long."""
 
 
 class Served:
@@ -104,6 +111,23 @@ class Served:
             if all(able) or known == sum(len(level.worths) for level in levels):
                 return joint
 
+    def missed(self, fleet: Floats, rate_rps: float, prices: Floats) -> Floats:
+        """Return worths that fleets serving a rate keep to and one in parts does not, (rows × options).
+
+        One of them is along prices ≥ 0 of an instance. Raises TimeUpError.
+        """
+        rows = np.zeros((0, len(prices)))
+        if prices.any():  # along the same prices the longest worth asks least
+            rows = np.max([self._along(n, prices) for n in range(len(self.levels))], axis=0)[None]
+        if len(self.levels) == 1:
+            (level,) = self.levels
+            if level.at_most(fleet) >= rate_rps:
+                level.rate(fleet)
+            closest = np.argsort(level.worths @ fleet, kind="stable")[:_MISSED_AT_ONCE]
+            rows = np.vstack((rows, level.worths[closest]))
+        missed: Floats = rows[rows @ fleet < rate_rps]
+        return missed
+
     def level_of(self, fleet: Floats) -> RateCone:
         """Return the level at which a fleet serves most. Raises TimeUpError."""
         best = max(range(len(self.levels)), key=lambda n: self._of_level(n, fleet))
@@ -134,7 +158,30 @@ class Served:
             return None
         return replace(best, bound=min(bound, best.cost))
 
+    def least(self, prices: Floats, rate: float) -> Cheapest | None:
+        """Return the cheapest fleet for a rate at prices ≥ 0 of an instance, None where its proof takes long.
+
+        It takes long by the work, not by the clock. Raises InfeasibleError, TimeUpError.
+        """
+        tariff = Tariff(free=np.zeros(len(prices)), full=prices)
+        try:
+            found = [
+                self._covered(n, tariff, rate, np.inf, _PATIENCE) for n in range(len(self.levels))
+            ]
+        except LongSearchError:
+            return None
+        able = [one for one in found if one is not None]
+        if not able:
+            raise InfeasibleError(f"no fleet serves {rate:g} req/s")
+        best = min(able, key=lambda one: one.cost)
+        return replace(best, bound=min(one.bound for one in able))
+
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
+        return self._covered(n, tariff, rate, below)
+
+    def _covered(
+        self, n: int, tariff: Tariff, rate: float, below: float, patience: int | None = None
+    ) -> Cheapest | None:
         level, asked = self.levels[n], rate * (1 - SLACK)
         along = self._along(n, tariff.full)
         rows = self._closest(n, self._last[n])
@@ -142,7 +189,10 @@ class Served:
             worths = np.vstack((along, level.worths[rows])) / asked
             most = np.ceil(level.most * rate)
             covering = Covering(
-                worths=worths, most=most, along=lambda price: self._along(n, price) / asked
+                worths=worths,
+                most=most,
+                along=lambda price: self._along(n, price) / asked,
+                patience=patience,
             )
             found = covering.cheapest(tariff, below, self.deadline)
             if found is None:
