@@ -48,7 +48,7 @@ def column_places(canonical: Canonical, places: Mapping[Place, int]) -> NDArray[
 
 
 class RuledCone(RateCone):
-    """The highest total rates of fleets under some rules."""
+    """The highest total rates of fleets under some rules; `of_models`, (models × options), are 1 where options are theirs."""
 
     def __init__(
         self,
@@ -71,7 +71,18 @@ class RuledCone(RateCone):
         self._rates: dict[bytes, float] = {}
         self._rows, self._usable = self._pass_model()
         self.most /= self._usable * self._rate_rps
-        self.worths = self.along(np.ones(self._options))[None]
+        self.of_models = self._of_models()
+        self.worths = np.array([self.along(own) for own in self.of_models])
+
+    def _of_models(self) -> Floats:
+        """Return 1 at the options of each model that is asked for anything, else 0, (models × options)."""
+        canonical = self._form.canonical
+        rows = [
+            np.bincount(self._columns[canonical.of_demand(m)], minlength=self._options)
+            for m, buckets in enumerate(canonical.buckets)
+            if buckets
+        ]
+        return np.array(rows, dtype=np.float64)
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves; learn why it is no more. Raises TimeUpError."""

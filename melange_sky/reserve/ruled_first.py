@@ -23,17 +23,23 @@ class RuledCover(NamedTuple):
 
     `cost`, (tariffs × options by counts), is what so many instances cost: never less for more. A row asks that
     Σ worth × n, (options × rows), be at least 1, where it is `lossy` after any `spare` instances of one model, or
-    all of it, are lost. Σ counted × n, (options × limits), lies between `lower` and `upper`; `reach`, (options + 1 ×
-    limits), is the most that options from a place on add. Each model runs on so many options as `kinds` says: least
-    (of those that `serve`), most, models, spare. `cheap`, (tariffs × (options + 1) by rows), is the least price of a
-    whole row from a place on beyond what is free there, `idle`, (options + 1 × rows). `left`, `spent` and `used`
-    are of the options before a place; `best` becomes the counts.
+    all of it, are lost; it is of the options of its `owner` alone, or else of several models. Σ counted × n,
+    (options × limits), lies between `lower` and `upper`; `reach`, (options + 1 × limits), is the most that options
+    from a place on add. Each model runs on so many options as `kinds` says: least (of those that `serve`), most,
+    models, spare. Options stand model by model, each from its `first` on; no fleet of one costs less than its
+    `floor`, (tariffs × models), none of all less than `least`, (1). `cheap`, (tariffs × (options + 1) by rows), is
+    the least price of a whole row from a place on beyond what is free there, `idle`, (options + 1 × rows). `left`,
+    `spent` and `used` are of the options before a place; `best` becomes the counts.
     """
 
     cost: FloatRows
     most: Whole
     worth: FloatRows
     lossy: Whole
+    owner: Whole
+    first: Whole
+    floor: FloatRows
+    least: Floats
     model: Whole
     serve: Whole
     kinds: Whole
@@ -124,19 +130,37 @@ def _breaks(c: RuledCover, at: int) -> bool:
 
 
 def _dearer(c: RuledCover, at: int, than: float) -> bool:
-    """Return whether all that the options before allow costs as much as `than`, by the dearest row's rest."""
-    tariffs, options = len(c.spent), len(c.most)
-    for tariff in range(tariffs):
-        if c.spent[tariff, at] >= than:
+    """Return whether all that the options before allow costs as much as `than`.
+
+    By what the rest of each model's dearest row costs, all models together, or that of a row of several.
+    """
+    models = c.kinds[2]
+    for tariff in range(len(c.spent)):
+        room, apart = than - c.spent[tariff, at], 0.0
+        if room <= 0.0:
             return True
-    for row in range(len(c.lossy)):
-        rest = c.left[at, row] + _lost(c, at, row) - c.idle[at, row]
-        if rest > 1e-12:
-            for tariff in range(tariffs):
-                room = than - c.spent[tariff, at]
-                if rest * c.cheap[tariff * (options + 1) + at, row] >= room:
-                    return True
+        for owner in range(models + 1):
+            most = _rest(c, at, tariff, owner)
+            if most >= room:
+                return True
+            if owner < models:
+                apart += most
+        if apart >= room:
+            return True
     return False
+
+
+def _rest(c: RuledCover, at: int, tariff: int, owner: int) -> float:
+    """Return what is left of an owner's dearest row at its least price; of a model not begun at least its floor."""
+    most, base = 0.0, tariff * (len(c.most) + 1) + at
+    if owner < c.kinds[2] and c.first[owner] >= at:
+        most = c.floor[tariff, owner]
+    for row in range(len(c.lossy)):
+        if c.owner[row] == owner:
+            rest = c.left[at, row] + _lost(c, at, row) - c.idle[at, row]
+            if rest > 1e-12:
+                most = max(most, rest * c.cheap[base, row])
+    return most
 
 
 def _enough(c: RuledCover, at: int) -> int:
@@ -168,6 +192,16 @@ def _take(c: RuledCover, at: int, count: int) -> None:
         c.used[at + 1, limit] = c.used[at, limit] + c.counted[at, limit] * number
 
 
+def _found(c: RuledCover, at: int) -> float:
+    """Keep the counts up to a place as the best; return what they cost."""
+    cost = -1e300
+    for tariff in range(len(c.spent)):
+        cost = max(cost, c.spent[tariff, at + 1])
+    for k in range(len(c.most)):
+        c.best[k] = c.counts[k] if k <= at else 0
+    return cost
+
+
 def cheapest_ruled_cover(c: RuledCover, below: float, most_nodes: int) -> float:
     """Return the least cost, `below` where no cost is less, GAVE_UP after too many nodes."""
     options = len(c.most)
@@ -180,11 +214,9 @@ def cheapest_ruled_cover(c: RuledCover, below: float, most_nodes: int) -> float:
         deeper = False
         if not _breaks(c, at + 1) and not _dearer(c, at + 1, best):
             if not _lacks(c, at + 1):
-                best = c.spent[0, at + 1]
-                for tariff in range(len(c.spent)):
-                    best = max(best, c.spent[tariff, at + 1])
-                for k in range(options):
-                    c.best[k] = c.counts[k] if k <= at else 0
+                best = _found(c, at)
+                if best <= c.least[0] * (1.0 + 1e-12):
+                    return best
             else:
                 deeper = at + 1 < options
         if deeper:

@@ -12,7 +12,7 @@ Rows are added until the fleet found serves the rate, as a linear program and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -86,6 +86,28 @@ class LinearRules:
     models: int
     types: tuple[int, int]
 
+    @classmethod
+    def none(cls, columns: int) -> LinearRules:
+        """Return that so many columns of one model keep to no rule."""
+        return cls(
+            counted=np.zeros((columns, 0)),
+            lower=np.zeros(0),
+            upper=np.zeros(0),
+            model=np.zeros(columns, dtype=np.int64),
+            serve=np.ones(columns, dtype=np.int64),
+            models=1,
+            types=(0, columns),
+        )
+
+    def of(self, order: NDArray[np.intp]) -> LinearRules:
+        """Return the same with the columns in another order."""
+        return replace(
+            self,
+            counted=self.counted[order],
+            model=self.model[order],
+            serve=self.serve[order],
+        )
+
     def keeps(self, counts: Floats) -> bool:
         """Return whether so many instances, (columns), keep to them."""
         used = counts @ self.counted
@@ -136,8 +158,8 @@ class RuledLevel:
 
     @property
     def only_shares(self) -> bool:
-        """Whether no rule speaks of whole instances, so that the cone says all."""
-        return not self.rules and not self.spare
+        """Whether of one model no rule speaks of whole instances, so that the cone says all."""
+        return not self.rules and not self.spare and len(self.cone.of_models) == 1
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate at which a fleet keeps to all rules, 0 where it does at none. Raises TimeUpError."""

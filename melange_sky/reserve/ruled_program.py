@@ -50,6 +50,12 @@ class Ask:
         """Return a row of the level at this rate."""
         return Need(worth=worth / (self.rate_rps * (1 - SLACK)), is_lossy=is_lossy)
 
+    def along(self, prices: Floats) -> list[Need]:
+        """Return rows along prices > 0, of each model alone."""
+        level, ways = self.level, self.level.cone.of_models * prices
+        cones = [(level.cone, False), *([(level.after, True)] if level.spare else [])]
+        return [self.need(cone.along(way), lossy) for cone, lossy in cones for way in ways]
+
 
 class Rows:
     """Worths that were needed before, by level and by whether they hold after losses: the latest first."""
@@ -81,8 +87,7 @@ def cheapest_ruled(
     """Return the cheapest fleet that serves every ask, None where none costs less than `below`. Raises TimeUpError."""
     prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
     needs = [need for ask in asks for need in rows.of(ask)]
-    needs += [ask.need(ask.level.cone.along(prices), False) for ask in asks]
-    needs += [ask.need(ask.level.after.along(prices), True) for ask in asks if ask.level.spare]
+    needs += [need for ask in asks for need in ask.along(prices)]
     whole = RuledWhole(asks[0].level, [ask.rate_rps for ask in asks], [a.level for a in asks])
     lines = [_line(tariff, np.array([float(pool.prices[0]) for pool in tariff.pools]))]
     best: Cheapest | None = None

@@ -31,6 +31,7 @@ from melange_sky.reserve.advise import advise
 from melange_sky.reserve.answer import Advice
 from melange_sky.reserve.build import served_by
 from melange_sky.reserve.ruled import RuledServed, ruled_by
+from melange_sky.reserve.tariff import Tariff
 from tests.optimizer.factories import with_levels
 from tests.reserve.factories import random_problem
 from tests.reserve.ruled_factories import RuledCase, random_rules, ruled_case, whole_ruled_program
@@ -254,3 +255,24 @@ def advice_within(kinds: tuple[str, ...], ticks: float) -> tuple[Advice | None, 
         return advise(case.question, deadline=deadline), clock.now
     except TimeUpError:
         return None, clock.now
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_models_that_nothing_ties_cost_what_each_does_alone(seed: int) -> None:
+    rng = random.Random(seed)
+    case = ruled_case(rng, Constraints(spare=seed % 2), options=5, models=2)
+    prices = case.question.scenarios[0].rents[0]
+    tariff = Tariff(free=np.zeros(len(prices)), full=prices)
+    rate = 40.0
+    both = ruled_by(at_rate(case.problem, rate), case.places, len(prices)).cheapest(tariff, rate)
+    alone = 0.0
+    for only in case.problem.demands:
+        problem = replace(case.problem, demands=(only,))
+        own = rate * only.workload.rate_rps / sum(d.workload.rate_rps for d in case.problem.demands)
+        places = {place: k for place, k in case.places.items() if place[0] == only.name}
+        found = ruled_by(at_rate(problem, own), places, len(prices)).cheapest(tariff, own)
+        assert found is not None
+        alone += found.cost
+    assert both is not None
+    assert both.cost == pytest.approx(alone, rel=1e-6)
+    assert both.bound == pytest.approx(both.cost, rel=1e-9)
