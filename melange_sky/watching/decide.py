@@ -38,7 +38,7 @@ class Rules:
     `target` is the SLO's attainment. Where a fleet has to grow within `calm_s` of having shrunk, it shrinks no more for
     that long, and twice as long each time that happens again. Where the SLO is missed though the fleet should suffice,
     needs count for more by what it lacked, `most_short` at most, and half of that is forgotten every `forgets_s`. A need above what is served by `slack_fraction` is left
-    alone, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change. An option that could not be had is left alone for `cool_down_s`.
+    alone, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change, though none above `most_noise` times what is served. An option that could not be had is left alone for `cool_down_s`.
     """
 
     mode: Mode = "observe"
@@ -51,6 +51,7 @@ class Rules:
     calm_s: float = 3600.0
     slack_fraction: float = 0.03
     noises: float = 4.0
+    most_noise: float = 0.1
     most_short: float = 2.0
     forgets_s: float = 21_600.0
     guard: GuardRails = NO_GUARD
@@ -157,7 +158,9 @@ def decide(
         learns=learns,
     )
     recent = state.changed_s is not None and now - state.changed_s < rules.calm_s
-    scatter = rules.noises * look.soon.noise if (recent or learns) and not missed else 0.0
+    scatter = 0.0
+    if (recent or learns) and not missed:
+        scatter = min(rules.noises * look.soon.noise, rules.most_noise)
     if need > weigh.held_rate * (1 + max(rules.slack_fraction, scatter)):
         return deciding.grow(need)
     return deciding.save(max(need, look.later.high_rps * lacking) * (1 + scatter))

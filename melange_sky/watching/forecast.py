@@ -32,7 +32,8 @@ _SMOOTH = 3
 _HOLT = (0.6, 0.2, 0.95)
 """How much of the newest step enters level and trend, and how far the trend lives on per step."""
 _OF_SCATTER = 0.1
-"""How much of the newest step's scatter enters what is known of it."""
+"""How much of the newest step's scatter enters what is known of it; of the first ones more, as if what is assumed had
+been one step."""
 
 _STEADY = 6
 RULES = ("week", "day", "trend", "steady")
@@ -45,7 +46,7 @@ class Forecast:
     `level_rps` is now's, `expected_rps` the highest five minutes by the rule, `high_rps` what these exceed in one
     of ten cases, never below the last five minutes. `rule`: week, day, trend or steady. `band_origin`: learnt or assumed.
     `noise` is the standard deviation of a mean of five minutes that the looks' own scatter explains, ÷ that mean;
-    what is assumed at first wears off over two hours.
+    what is assumed at first wears off over an hour.
     """
 
     over_s: float
@@ -69,6 +70,7 @@ class Forecaster:
         self._sum, self._weight = 0.0, 0
         self._squares = 0.0
         self._scatter = ASSUMED_NOISE**2
+        self._scatters = 1
         self._open: int | None = None
         self._ticks: deque[tuple[float, float]] = deque()
         self._holt = (math.nan, 0.0)
@@ -140,7 +142,8 @@ class Forecaster:
             return
         spread = max(self._squares - looks * mean**2, 0.0) / (looks - 1)
         fresh = spread / looks / mean**2
-        self._scatter += _OF_SCATTER * (fresh - self._scatter)
+        self._scatters += 1
+        self._scatter += max(_OF_SCATTER, 1 / self._scatters) * (fresh - self._scatter)
 
     def _end_step(self, rate: float) -> None:
         if len(self._rates) == KEPT:

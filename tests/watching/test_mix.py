@@ -18,7 +18,7 @@ from tests.watching.toy import ToyFleets, followed, watcher
 
 APPLY = Rules(mode="apply")
 PLANNED = np.array([[0.7], [0.2], [0.1]])
-LONG = np.array([[0.5], [0.3], [0.2]])
+LONG, SHORT = np.array([[0.5], [0.3], [0.2]]), np.array([[0.9], [0.1], [0.0]])
 LOADS = {"small": np.array([[0.05], [0.2], [1.0]]), "large": np.array([[0.02], [0.1], [0.5]])}
 
 
@@ -43,16 +43,14 @@ def test_requests_drawn_from_the_same_mix_never_move_it(seed: int) -> None:
     assert one.now is PLANNED
 
 
-@pytest.mark.parametrize(
-    ("mix", "is_heavier"), [(LONG, True), (np.array([[0.9], [0.1], [0.0]]), False)]
-)
-def test_another_mix_is_taken_after_two_windows(mix: np.ndarray, is_heavier: bool) -> None:
+@pytest.mark.parametrize(("mix", "windows"), [(LONG, 2), (SHORT, 6)])
+def test_heavier_requests_are_taken_after_two_windows_lighter_ones_after_an_hour(
+    mix: np.ndarray, windows: int
+) -> None:
     one = log()
-    moved = looks(one, mix, 60, 8.0, 1)
-    assert moved.index(True) == 20 and moved.count(True) == 1
-    assert (
-        one.off(PLANNED * 1e5, ["small"]) < 0
-    ) is is_heavier  # what was planned is the other now
+    moved = looks(one, mix, 115, 8.0, 1)
+    assert moved.index(True) == 10 * windows and moved.count(True) == 1
+    assert (one.off(PLANNED * 1e5, ["small"]) < 0) is (windows == 2)  # the other one now
     assert one.now == pytest.approx(mix, abs=0.03)
 
 

@@ -190,27 +190,40 @@ class PlanFleets:
     def _least(self, want: int, without: frozenset[str], held: Counts | None) -> Counts | None:
         """Return the fleet that is planned for the lowest rate of all whose own rate is enough.
 
-        Fleets cost no less the more they are planned for; the walk begins where the last one of its kind ended.
+        Fleets cost no less the more they are planned for; the search begins where the last one ended.
         """
         key = want, without, held
-        if key in self._enough:
-            return self._enough[key]
-        need, least = RUNG**want, want - _MOST_GAIN
-        step = max(want - self._gain, least)
-        found = self._solved(step, without, held)
-        if found is not None and self.rate(found) >= need:
-            while step > least:
-                lower = self._solved(step - 1, without, held)
-                if lower is None or self.rate(lower) < need:
-                    break
-                found, step = lower, step - 1
+        if key not in self._enough:
+            step = self._lowest(want, without, held)
+            self._enough[key] = None if step is None else self._solved(step, without, held)
+            self._gain = self._gain if step is None else want - step
+        return self._enough[key]
+
+    def _lowest(self, want: int, without: frozenset[str], held: Counts | None) -> int | None:
+        """Return the rung that this fleet is planned for, by ever longer steps and halving."""
+
+        def is_enough(step: int) -> bool:
+            fleet = self._solved(step, without, held)
+            return fleet is not None and self.rate(fleet) >= RUNG**want
+
+        least, most = want - _MOST_GAIN, want + _MOST_GAIN
+        low = high = max(want - self._gain, least)
+        jump = 1
+        if is_enough(high):
+            while (low := max(high - jump, least - 1)) >= least and is_enough(low):
+                high, jump = low, 2 * jump
         else:
-            while found is not None and self.rate(found) < need:
-                step += 1
-                found = self._solved(step, without, held) if step <= want + _MOST_GAIN else None
-        self._gain = want - step
-        self._enough[key] = found
-        return found
+            while not is_enough(high := min(low + jump, most)):
+                if self._solved(high, without, held) is not None and high < most:
+                    low, jump = high, 2 * jump
+                elif jump == 1:
+                    return None
+                else:
+                    jump = 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if is_enough(middle) else (middle, high)
+        return high
 
     def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
         """Return a fleet without what it can spare, dearest first; what the rules ask for stays."""
