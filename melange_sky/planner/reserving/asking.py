@@ -171,7 +171,8 @@ def _parts(spec: Spec) -> list[float]:
 
 def _places(demand: HourlyDemand) -> NDArray[np.intp]:
     """Return which of its mixes each step is of, (periods)."""
-    return np.array([demand.labels.index(label) for label in demand.mix], dtype=np.intp)
+    place = {label: k for k, label in enumerate(demand.labels)}
+    return np.array([place[label] for label in demand.mix], dtype=np.intp)
 
 
 def _peak_usd_per_hour(mixes: Sequence[Mix], deadline: Deadline) -> float:
