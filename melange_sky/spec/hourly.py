@@ -25,6 +25,7 @@ MOST_TOLD = 20
 WEEK_S = 7 * 86_400.0
 YEAR_S = 365 * 86_400.0
 WEEKS_A_YEAR = 52
+OF_A_MODEL = "rate_rps:"
 
 _ZULU = re.compile(r"[zZ]\Z")
 _SHORT_OFFSET = re.compile(r"([+-]\d\d)(\d\d)?\Z")
@@ -146,6 +147,12 @@ def _rows(path: Path, text: str) -> Iterator[_Row]:
 
 def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
     columns = [name.strip() for name in header]
+    of_models = [name for name in columns if name.startswith(OF_A_MODEL)]
+    if of_models:
+        raise InputError(
+            f"{path}:{line}: column '{clip(of_models[0])}': no rates of single models can be told by the hour; give their "
+            "total as rate_rps, of which each model has its part by the spec's rates"
+        )
     missing = [
         f"{path}:{line}: lacks the column '{name}'{did_you_mean(name, columns)}; the first line must name "
         "time,rate_rps and may name mix"

@@ -41,6 +41,13 @@ CASES: dict[str, tuple[str, str]] = {
         rows(GOOD[0]),
         "demand.csv: holds a single row, so that no step can be told; give a row per hour under time,rate_rps",
     ),
+    "rates of single models": (
+        rows(*GOOD, header="time,rate_rps:chat,rate_rps:code"),
+        (
+            "demand.csv:1: column 'rate_rps:chat': no rates of single models can be told by the hour; give their total "
+            "as rate_rps, of which each model has its part by the spec's rates"
+        ),
+    ),
     "another header": (
         rows(*GOOD, header="time,rate_rsp"),
         (
