@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
-import secrets
 from typing import TYPE_CHECKING
 
 from melange_sky import settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def new_fleet_id(planned: Plan) -> str:
     """Return an id that no other fleet has; where the time is fixed, the same for the same work."""
     if settings.source_date_epoch() is None:
-        return secrets.token_hex(6)
+        return os.urandom(6).hex()
     work = [(m.name, m.model, m.slo, m.workload) for m in planned.models]
     return hashlib.sha256(repr((planned.name, work)).encode()).hexdigest()[:12]
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.steps.largest import largest_within
 from melange_sky.steps.pool import KvPool, WindowBlocks
 from melange_sky.steps.times import StepCosts, WindowCosts, pairs_s, products_s, read_s
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_HALVINGS = 40
 _SMALL_BLOCK = 16
 """Blocks of more tokens are so long that many sequences hold a single one."""
 
@@ -222,13 +222,10 @@ def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Est
     tpot_s = work.decode_s(alone, products)
     ttft_s = cold.first_token_s(nobody, products, nobody)
     limits = dataclasses.replace(limits, ttft_s=limits.ttft_s + limits.patient * ttft_s)
-    low, high = nobody, np.minimum(work.held, replica.max_num_seqs)
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        good = _holds((work, cold), limits, middle)
-        low, high = np.where(good, middle, low), np.where(good, high, middle)
+    most = np.minimum(work.held, replica.max_num_seqs)
+    low = largest_within(lambda batch: _excess((work, cold), limits, batch), most)
     single = dataclasses.replace(limits, z=np.zeros_like(limits.z))
-    possible = _holds((work, cold), single, np.full_like(low, 1e-6))
+    possible = _excess((work, cold), single, np.full_like(low, 1e-6)) <= 0
     batch = np.where(possible, low, 0.0)
     rate = np.where(possible, _rate(work, batch), 0.0)
     one_by_one = 1 / (ttft_s + np.maximum(load.output_tokens - 1, 0) * tpot_s)
@@ -344,23 +341,32 @@ class _Work:
         return decode / 2 + steps + self.prefill_s(batch, products)
 
 
-def _holds(works: tuple[_Work, _Work], limits: _Limits, batch: Floats) -> NDArray[np.bool_]:
-    """Whether `batch` requests in service leave the limits met at their attainment.
+def _excess(works: tuple[_Work, _Work], limits: _Limits, batch: Floats) -> Floats:
+    """How far `batch` requests in service are above the limits at their attainment, from -1 to 1: 0 is just within.
 
     `works` are that of all on average, and that of one that finds nothing.
     """
     work, cold = works
     peak = np.maximum(batch + limits.z * np.sqrt(batch), 0.0)
-    good: NDArray[np.bool_] = peak <= np.minimum(work.held, work.replica.max_num_seqs)
+    excess = _above(peak, np.minimum(work.held, work.replica.max_num_seqs))
     products, crowded = work.products_s(batch), work.products_s(peak)
     prefill = work.prefill_s(batch, products)
     busy = work.rate_rps(batch, work.decode_s(batch, products), prefill) * prefill
     decode = work.decode_s(np.maximum(peak, 1.0), crowded)
     tpot = decode / np.maximum(1.0 - busy, 1e-9)
-    good &= (tpot <= limits.tpot_s) | (work.load.output_tokens < 2)
+    streamed = work.load.output_tokens >= 2
+    excess = np.maximum(excess, np.where(streamed, _above(tpot, limits.tpot_s), -1.0))
     wait = _queueing(busy, prefill, limits.attainment)
-    good &= cold.first_token_s(peak, crowded, decode) + wait <= limits.ttft_s
-    return good
+    first = cold.first_token_s(peak, crowded, decode) + wait
+    return np.maximum(excess, _above(first, limits.ttft_s))
+
+
+def _above(figure: Floats, limit: Floats) -> Floats:
+    """How far a figure is above a limit, from -1 to 1: their difference in parts of their sum."""
+    is_limited = np.isfinite(limit)
+    known = np.where(is_limited, limit, 0.0)
+    above: Floats = (figure - known) / np.maximum(figure + known, 1e-300)
+    return np.where(is_limited, above, -1.0)
 
 
 def _queueing(busy: Floats, service: Floats, attainment: Floats) -> Floats:

@@ -24,6 +24,7 @@ LIMITS = SLO(ttft_s=0.5, tpot_s=0.1, attainment=0.9)
 SIZE = (512, 32)
 ROUND_S, WINDOW_S = 12.0, 10.0
 HIGH, LOW = (0.3, 0.5, 0.7, 0.8, 0.7, 0.6, 0.4), (0.05, 0.1, 0.15, 0.1, 0.05, 0.1)
+LONG = ("--max-requests", "900", "--tolerance", "0.05")
 WRONG = Scales(host=1.5, products=1.3)
 """By what the first guess is made wrong: as an estimate of another machine would be."""
 
@@ -75,8 +76,9 @@ def run(url: str, work: Path) -> Knee:
 
 
 def _measured(url: str, folder: Path, seed: int) -> float:
-    document = profiling.run(url, folder, "--seed", str(seed), inputs=SIZE[:1])
-    return profiling.rates(document)[SIZE]
+    """Measure the knee with probes long enough for a queue to grow: short ones hold more than a server keeps up."""
+    flags = ["--seed", str(seed), "--output", str(SIZE[1]), *LONG]
+    return profiling.rates(profiling.run(url, folder, *flags, inputs=SIZE[:1]))[SIZE]
 
 
 def _learnt(url: str, guess: ReplicaModel, rates: Sequence[float]) -> Learnt:
