@@ -10,9 +10,17 @@ import bisect
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from melange_sky.rates import RateProfile
 from melange_sky.reuse import Reuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
@@ -67,6 +75,16 @@ def bucket_index(edges: tuple[int, ...], tokens: float) -> int | None:
     if tokens > edges[-1]:
         return None
     return max(0, bisect.bisect_left(edges, tokens) - 1)
+
+
+def bucket_places(edges: Sequence[int], tokens: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the bucket of each size, (sizes), as `bucket_index` has it; those beyond the last edge are in the last.
+
+    >>> bucket_places((0, 25, 100), np.array([0, 25, 26, 101])).tolist()
+    [0, 0, 1, 1]
+    """
+    places = np.searchsorted(np.asarray(edges), tokens, side="left") - 1
+    return np.clip(places, 0, len(edges) - 2).astype(np.int64)
 
 
 class RateRule(Enum):

@@ -20,4 +20,9 @@ def created_at() -> str:
             raise InputError(
                 "SOURCE_DATE_EPOCH must be a whole number of seconds since 1970"
             ) from error
-    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_text(now)
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a moment as ISO 8601 in UTC, to the second."""
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

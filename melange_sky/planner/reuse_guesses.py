@@ -12,6 +12,7 @@ from melange_sky.planner.hits import replica_with_cache
 from melange_sky.planner.prepare import query_of
 from melange_sky.planner.replay_loop.replay import NO_AFFINITY, sharing_stream
 from melange_sky.prefixes import endless_tokens, reuse_of
+from melange_sky.workload import bucket_places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -95,7 +96,7 @@ def profile_by_input(model: ModelPlan, seed: int) -> NDArray[np.float64]:
     edges, asked_tokens = model.workload.input_edges, stream.input_tokens
     assert stream.prefixes is not None
     found = endless_tokens(stream.prefixes, asked_tokens, stream.output_tokens)
-    row = np.clip(np.searchsorted(edges, asked_tokens, side="left") - 1, 0, len(edges) - 2)
+    row = bucket_places(edges, asked_tokens)
     asked = np.bincount(row, weights=asked_tokens, minlength=len(edges) - 1)
     had = np.bincount(row, weights=found, minlength=len(edges) - 1)
     overall = max(float(had.sum() / max(asked.sum(), 1.0)), 1e-9)

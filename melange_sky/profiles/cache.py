@@ -60,6 +60,25 @@ def _said(record: Any) -> list[tuple[str, object]]:
     return [(name, value) for name, value, default in named if value != default]
 
 
+def read_kept(path: Path) -> Any:
+    """Return what a file of the cache holds, None where there is none that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def keep(path: Path, content: object) -> bool:
+    """Write a file of the cache as a whole, beside and then into place; return whether that was possible."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(content), encoding="utf-8")
+        beside.replace(path)
+        return True
+    return False
+
+
 class EstimateCache:
     """The estimates of one (replica, SLO), read at once and written back as a whole."""
 
@@ -72,14 +91,13 @@ class EstimateCache:
 
     def _read(self) -> dict[Size, CapacityCell]:
         try:
-            rows = json.loads(self._path.read_text(encoding="utf-8"))
             return {
                 (int(i), int(o)): CapacityCell.unserved(reason)
                 if rate is None
                 else CapacityCell.estimated(float(rate))
-                for i, o, rate, reason in rows
+                for i, o, rate, reason in read_kept(self._path)
             }
-        except (OSError, ValueError, TypeError):
+        except (ValueError, TypeError):
             return {}
 
     def get(self, size: Size) -> CapacityCell | None:
@@ -92,14 +110,9 @@ class EstimateCache:
         self._changed = True
 
     def save(self) -> None:
-        """Write the file as a whole, beside and then into place. Failure is no error."""
+        """Write what is new. Failure is no error."""
         if not self._changed:
             return
         sizes = sorted(self._cells)
         rows = [[*s, self._cells[s].max_rate_rps, self._cells[s].reason] for s in sizes]
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(rows), encoding="utf-8")
-            beside.replace(self._path)
-            self._changed = False
+        self._changed = not keep(self._path, rows)

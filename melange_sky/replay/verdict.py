@@ -20,6 +20,7 @@ import numpy as np
 
 from melange_sky.replay.replications import joined
 from melange_sky.slo import SLO, RequestLog, meets, wilson_interval
+from melange_sky.workload import bucket_places
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -301,8 +302,8 @@ def _buckets(
 
 def _keys(judged: RequestLog, workload: Workload) -> NDArray[np.int64]:
     """Return each request's bucket as one number, row by row."""
-    rows = _bucket_of(workload.input_edges, judged.input_tokens)
-    columns = _bucket_of(workload.output_edges, judged.output_tokens)
+    rows = bucket_places(workload.input_edges, judged.input_tokens)
+    columns = bucket_places(workload.output_edges, judged.output_tokens)
     return rows * (len(workload.output_edges) - 1) + columns
 
 
@@ -312,8 +313,3 @@ def ttft_of_bucket(simulation: Simulation, bucket: tuple[int, int]) -> Percentil
     log = simulation.run.log
     key = bucket[0] * (len(workload.output_edges) - 1) + bucket[1]
     return percentiles(log.ttft_s[log.ok & (_keys(log, workload) == key)])
-
-
-def _bucket_of(edges: Sequence[int], tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    index = np.searchsorted(np.asarray(edges), tokens, side="left") - 1
-    return np.clip(index, 0, len(edges) - 2).astype(np.int64)

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any
 import highspy
 import numpy as np
 
-from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.highs import quiet_highs
+from melange_sky.optimizer.program.highs import quiet_highs, solve_again
 from melange_sky.reserve.rate_cone import SLACK
 
 if TYPE_CHECKING:
@@ -193,14 +192,7 @@ class InParts:
     def solve(self) -> Mean:
         """Return the optimum with the lines so far. Raises TimeUpError."""
         highs, market = self._highs, self._market
-        self._deadline.check()
-        highs.setOptionValue("time_limit", highs.getRunTime() + self._deadline.left_s)
-        highs.run()
-        if highs.getModelStatus() == highspy.HighsModelStatus.kUnknown:
-            highs.clearSolver()  # from its last basis it lost its way
-            highs.run()
-        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise TimeUpError
+        solve_again(highs, self._deadline)
         solution = highs.getSolution()
         values, duals = np.array(solution.col_value), np.array(solution.row_dual)
         aux = len(self._measure.goal)

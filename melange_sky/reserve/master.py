@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import highspy
 import numpy as np
 
-from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.highs import quiet_highs
+from melange_sky.optimizer.program.highs import quiet_highs, solve_again
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -230,11 +229,7 @@ class Master:
     def solve(self) -> Relaxation:
         """Return the optimum over the fleets that entered; each cell needs one. Raises TimeUpError."""
         highs = self._highs
-        self._deadline.check()
-        highs.setOptionValue("time_limit", highs.getRunTime() + self._deadline.left_s)
-        highs.run()
-        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise TimeUpError
+        solve_again(highs, self._deadline)
         solution = highs.getSolution()
         aux = len(self._measure.goal)
         duals = np.array(solution.row_dual)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-import highspy
 import numpy as np
 
-from melange_sky.optimizer.deadline import TimeUpError
-from melange_sky.optimizer.program.highs import quiet_highs
+from melange_sky.optimizer.program.highs import quiet_highs, solve_again
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,11 +18,6 @@ if TYPE_CHECKING:
 
 SLACK = 1e-7
 """A fleet serves a rate that exceeds its highest by no more than this part: the solvers' tolerance."""
-
-_STRATEGIES = (1, 1, 4)
-"""HiGHS's dual simplex, from its last basis and then afresh, and its primal one."""
-
-_ENDS = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
 
 
 class RateCone(ABC):
@@ -72,19 +65,9 @@ class RateCone(ABC):
 
     def _highest(self, rows: NDArray[np.int32], room: Floats) -> tuple[float, Floats]:
         """Solve with so much room in these rows; return the goal's value and the rows' duals. Raises TimeUpError."""
-        self.deadline.check()
         highs = self._highs
         highs.changeRowsBounds(len(rows), rows, np.full(len(rows), -np.inf), room)
-        highs.setOptionValue("time_limit", highs.getRunTime() + self.deadline.left_s)
-        for strategy in _STRATEGIES:
-            highs.setOptionValue("simplex_strategy", strategy)
-            highs.run()
-            if highs.getModelStatus() in _ENDS:
-                break
-            highs.clearSolver()  # from its last basis it lost its way
-        highs.setOptionValue("simplex_strategy", _STRATEGIES[0])
-        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-            raise TimeUpError
+        solve_again(highs, self.deadline)
         duals: Floats = -np.array(highs.getSolution().row_dual)[rows]
         return -float(highs.getInfo().objective_function_value), np.maximum(duals, 0.0)
 

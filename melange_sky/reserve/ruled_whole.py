@@ -114,36 +114,34 @@ class RuledWhole:
         rules = kept.of(order)
         worth = np.array([need.worth[level.columns[order]] for need in needs]).T.copy()
         lossy = np.array([need.is_lossy for need in needs], dtype=np.int64)
-        owner = _owners(worth, rules.model, rules.models)
         tables, most = tables[:, order], most[order]
         cover = _cover(tables, most, worth, lossy, level.spare, rules)
         cover.spent[:, 0] = constants
-        counts, apart = np.zeros(len(order)), np.zeros(len(order))
+        counts = np.zeros(len(order))
         if rules.models > 1:
-            cover = cover._replace(owner=owner)
-            floors = constants.copy()
-            for m in range(rules.models):
-                own, rows = np.flatnonzero(rules.model == m), owner == m
-                for t in range(len(constants)):
-                    part = _cover(
-                        tables[t : t + 1, own],
-                        most[own],
-                        worth[own][:, rows],
-                        lossy[rows],
-                        level.spare,
-                    )
-                    floor = cheapest_ruled_cover_fast(part, _MOST_USD, _MOST_NODES)
-                    cover.floor[t, m] = max(0.0, floor)
-                    floors[t] += cover.floor[t, m]
-                    apart[own] = part.best
-            cover.least[0] = floors.max()
-            is_untied = len(constants) == 1 and (owner < rules.models).all()
+            cover = cover._replace(owner=_owners(worth, rules.model, rules.models))
+            apart = self._apart(cover, tables)
+            cover.least[0] = (constants + cover.floor.sum(axis=1)).max()
+            is_untied = len(constants) == 1 and (cover.owner < rules.models).all()
             if is_untied and (cover.floor > 0).all() and rules.keeps(apart):
                 counts[order] = apart
-                return float(floors[0]), counts
+                return float(cover.least[0]), counts
         cost = cheapest_ruled_cover_fast(cover, below, _MOST_NODES)
         counts[order] = cover.best
         return cost, counts
+
+    def _apart(self, cover: RuledCover, tables: Floats) -> Floats:
+        """Find the least that each model costs by itself, its `floor`; return the counts of each, by the last line."""
+        apart = np.zeros(len(cover.most))
+        for m in range(cover.floor.shape[1]):
+            own, rows = np.flatnonzero(cover.model == m), cover.owner == m
+            worth, lossy = cover.worth[own][:, rows], cover.lossy[rows]
+            for t, table in enumerate(tables):
+                part = _cover(table[None, own], cover.most[own], worth, lossy, self._level.spare)
+                floor = cheapest_ruled_cover_fast(part, _MOST_USD, _MOST_NODES)
+                cover.floor[t, m] = max(0.0, floor)
+                apart[own] = part.best
+        return apart
 
     def _branched(
         self,

@@ -112,8 +112,7 @@ def simulate_planned_fleet(
 
     rules = rules or FleetRules()
     engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
-    longest = int(min(stream.input_tokens.max(initial=1), columns.LONGEST_TOKENS))
-    state = fleet_state(engines, len(stream), longest, stream.prefixes)
+    state = fleet_state(engines, len(stream), stream.longest_tokens, stream.prefixes)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     end_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     turns = [(o.start_s, o.replica, DOWN) for o in rules.outages]

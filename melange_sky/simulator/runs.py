@@ -38,6 +38,11 @@ class RequestStream:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    @property
+    def longest_tokens(self) -> int:
+        """Tokens of the longest prompt, 0 without requests."""
+        return int(self.input_tokens.max(initial=0))
+
     def part(self, first: int, end: int) -> RequestStream:
         """Return the requests from `first` up to `end`, at the times that they have."""
         return RequestStream(
@@ -73,7 +78,7 @@ def simulate_replica(replica: ReplicaModel, stream: RequestStream) -> RequestLog
     from melange_sky.simulator import compiled
     from melange_sky.simulator.native import Packed
 
-    state = fleet_state([replica], len(stream), _longest(stream), stream.prefixes)
+    state = fleet_state([replica], len(stream), stream.longest_tokens, stream.prefixes)
     packed: Any = Packed(state)
     compiled.set_requests(packed, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     compiled.run_open_loop(packed)
@@ -93,7 +98,7 @@ def simulate_closed_loop(
 
     count = len(input_tokens)
     stream = RequestStream.of(np.zeros(count), input_tokens, output_tokens)
-    state = fleet_state([replica], count, _longest(stream))
+    state = fleet_state([replica], count, stream.longest_tokens)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     compiled.run_closed_loop(state, users)
     return _log(state, stream.input_tokens, stream.output_tokens)
@@ -194,7 +199,7 @@ def simulate_fleet(
     replicas: Sequence[ReplicaModel], stream: RequestStream, route: Router
 ) -> FleetSimulation:
     """Serve a stream on many engines, each arrival routed by `route` on what it sees then."""
-    fleet = FleetSimulation(replicas, len(stream), _longest(stream))
+    fleet = FleetSimulation(replicas, len(stream), stream.longest_tokens)
     rows = zip(
         stream.arrival_s.tolist(),
         stream.input_tokens.tolist(),
@@ -206,10 +211,6 @@ def simulate_fleet(
         fleet.submit(route(number, fleet), arrival_s, input_tokens, output_tokens)
     fleet.finish()
     return fleet
-
-
-def _longest(stream: RequestStream) -> int:
-    return int(min(stream.input_tokens.max(initial=1), columns.LONGEST_TOKENS))
 
 
 def _log(state: FleetState, inputs: Whole, outputs: Whole, count: int | None = None) -> RequestLog:

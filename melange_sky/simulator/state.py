@@ -148,10 +148,14 @@ def fleet_state(
     longest_tokens: int,
     prefixes: PrefixPaths | None = None,
 ) -> FleetState:
-    """Return idle replicas at time 0 with room for `requests` requests, which share `prefixes`."""
+    """Return idle replicas at time 0 with room for `requests` requests, which share `prefixes`.
+
+    `longest_tokens` are the most of a prompt; products of more than `LONGEST_TOKENS` are not looked up.
+    """
     kinds: dict[ReplicaModel, int] = {}
     kind_of = [kinds.setdefault(replica, len(kinds)) for replica in replicas]
-    tokens = max([longest_tokens, *(r.budget_tokens for r in kinds)]) + 1
+    longest = min(max(longest_tokens, 1), LONGEST_TOKENS)
+    tokens = max([longest, *(r.budget_tokens for r in kinds)]) + 1
     room = 2 * max((r.max_num_seqs for r in kinds), default=1) + 16
     block = max((r.pool.block_tokens for r in kinds), default=1)
     count = len(replicas)

@@ -20,7 +20,7 @@ from melange_sky.simulator.fleet import (
     result_of,
     session_hashes,
 )
-from melange_sky.simulator.state import LONGEST_TOKENS, fleet_state
+from melange_sky.simulator.state import fleet_state
 
 if TYPE_CHECKING:
     from melange_sky.routing import RoutingState, RoutingTable
@@ -69,8 +69,7 @@ def simulate_stepped_fleet(
     if rules.policy != "gateway" or rules.outages:
         raise ValueError("only the gateway's own policy, without outages")
     engines = [o.engine for o in options for _ in range(o.replicas * o.engines_per_replica)]
-    longest = int(min(stream.input_tokens.max(initial=1), LONGEST_TOKENS))
-    state = fleet_state(engines, len(stream), longest, stream.prefixes)
+    state = fleet_state(engines, len(stream), stream.longest_tokens, stream.prefixes)
     compiled.set_requests(state, stream.arrival_s, stream.input_tokens, stream.output_tokens)
     last_s = float(stream.arrival_s[-1]) if len(stream) else 0.0
     book = empty_book(options, len(stream), last_s, _turns(stays), rules)

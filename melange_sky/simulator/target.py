@@ -54,8 +54,7 @@ class SimulatedTarget:
             from melange_sky.simulator.native import Packed
 
             self._room = max(self._least_room, requests)
-            longest = min(max(self._size[0], 1), columns.LONGEST_TOKENS)
-            self._state = fleet_state([self._replica], self._room, longest)
+            self._state = fleet_state([self._replica], self._room, self._size[0])
             self._packed = Packed(self._state)
             self._idle = self._state._replace(
                 **{name: getattr(self._state, name).copy() for name in _MOVING}

@@ -12,6 +12,7 @@ from melange_sky.errors import InputError
 from melange_sky.spec.hourly import HourlyDemand
 from melange_sky.spec.intake import EPOCH_OF_DATES_S
 from melange_sky.spec.trace_files import blocks_of, histogram_of_trace, trace_name
+from melange_sky.workload import bucket_places
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,8 +137,8 @@ def _shares(
     hour: Whole, inputs: Whole, outputs: Whole, whole: Histogram, hours: int
 ) -> tuple[Floats, Floats]:
     """Return each hour's requests by bucket as fractions, (hours × buckets), and their number."""
-    i = np.clip(np.searchsorted(whole.input_edges, inputs) - 1, 0, len(whole.input_edges) - 2)
-    j = np.clip(np.searchsorted(whole.output_edges, outputs) - 1, 0, len(whole.output_edges) - 2)
+    i = bucket_places(whole.input_edges, inputs)
+    j = bucket_places(whole.output_edges, outputs)
     columns = len(whole.output_edges) - 1
     buckets = (len(whole.input_edges) - 1) * columns
     cells = np.bincount(hour * buckets + i * columns + j, minlength=hours * buckets)

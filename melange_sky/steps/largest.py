@@ -28,7 +28,7 @@ def largest_within(excess: Callable[[Floats], Floats], high: Floats) -> Floats:
 
     `excess` takes arguments of the shape of `high` (all ≥ 0) and returns values of that shape. Each round looks
     where a line between the ends crosses 0, the value at an end that stays made smaller so that it moves
-    (Anderson & Björck, BIT 13, 1973), and halves what does not shrink: a third of the rounds that halving alone takes.
+    (Anderson & Björck, BIT 13, 1973), and halves what does not shrink: smooth functions take less than half of the rounds of halving alone.
     """
     low, top = np.zeros_like(high), high
     at_low, at_top = _numbers(excess(low)), _numbers(excess(high))

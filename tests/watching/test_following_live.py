@@ -91,7 +91,7 @@ def test_a_change_that_a_killed_watcher_left_is_finished_before_the_first_look(
         "_of_sky",
         lambda plan, place, holding: SkySource(plan=plan, records=server, holding=holding),
     )
-    monkeypatch.setattr(opening.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(opening, "ONCE_S", 0.0)
     monkeypatch.setattr(following, "own_id", lambda: "here")
     told: list[str] = []
     with pages(page(finished=5, plan=NAME)) as (url, _):

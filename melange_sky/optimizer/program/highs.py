@@ -85,6 +85,30 @@ def quiet_highs(settings: Mapping[str, object]) -> Any:
     return highs
 
 
+_STRATEGIES = (1, 1, 4)
+"""HiGHS's dual simplex, from its last basis and then afresh, and its primal one."""
+
+_ENDS = (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit)
+
+
+def solve_again(highs: Any, deadline: Deadline) -> None:
+    """Solve a linear program that has an optimum, from the basis of its last solve. Raises TimeUpError.
+
+    Where HiGHS loses its way from there it begins afresh, in the end by another simplex.
+    """
+    deadline.check()
+    highs.setOptionValue("time_limit", highs.getRunTime() + deadline.left_s)
+    for strategy in _STRATEGIES:
+        highs.setOptionValue("simplex_strategy", strategy)
+        highs.run()
+        if highs.getModelStatus() in _ENDS:
+            break
+        highs.clearSolver()
+    highs.setOptionValue("simplex_strategy", _STRATEGIES[0])
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise TimeUpError
+
+
 def solve_by_highs(
     linear: Linear, mip_gap: float, deadline: Deadline
 ) -> tuple[Termination, list[float], float | None]:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from melange_sky import settings
 from melange_sky.errors import InputError, MelangeError
 from melange_sky.planner.apply import Deployment, find_running, is_settled, wanted_of
+from melange_sky.planner.clock import utc_text
 from melange_sky.planner.handover import Handover
 from melange_sky.rendering import file_name, service_documents
 from melange_sky.skyserve.client import SkyServe
@@ -149,7 +150,7 @@ def _log(schedule: Schedule, fleet: ScheduledFleet, text: str) -> None:
     """Add a line to the log and bring it to the disk."""
     path = schedule.folder / LOG_FILE
     row = {
-        "time": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "time": utc_text(datetime.now(timezone.utc)),
         "plan": None if fleet.file is None else fleet.file.name,
         "event": text,
     }

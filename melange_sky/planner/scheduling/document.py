@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.planner.clock import utc_text
+
 if TYPE_CHECKING:
     from melange_sky.planner.scheduling.folder import Schedule
 
@@ -20,7 +22,7 @@ def schedule_document(schedule: Schedule, moment: datetime) -> dict[str, Any]:
     for at, after in table.changes(moment):
         steps.append(
             {
-                "at": _utc(at),
+                "at": utc_text(at),
                 "weekday": at.astimezone(timezone.utc).strftime("%a"),
                 "local": at.astimezone(table.start.tzinfo).isoformat(),
                 "plan": _plan(schedule, at),
@@ -41,7 +43,7 @@ def schedule_document(schedule: Schedule, moment: datetime) -> dict[str, Any]:
         "startup_s": schedule.startup_s,
         "startup_origin": schedule.startup_origin,
         "ahead_s": table.ahead_s,
-        "now": {"at": _utc(moment), "plan": _plan(schedule, moment), "services": _rows(before)},
+        "now": {"at": utc_text(moment), "plan": _plan(schedule, moment), "services": _rows(before)},
         "steps": steps,
     }
 
@@ -53,7 +55,3 @@ def _rows(running: dict[str, int]) -> list[dict[str, Any]]:
 def _plan(schedule: Schedule, moment: datetime) -> str | None:
     file = schedule.fleets[schedule.timetable.fleet_at(moment)].file
     return None if file is None else file.name
-
-
-def _utc(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

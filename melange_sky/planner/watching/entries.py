@@ -7,6 +7,7 @@ import json
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from melange_sky.planner.clock import utc_text
 from melange_sky.watching.decide import State
 
 if TYPE_CHECKING:
@@ -64,9 +65,7 @@ def fleet_hash(counts: Mapping[str, int]) -> str:
 
 
 def _time(time: float | None) -> str | None:
-    if time is None:
-        return None
-    return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if time is None else utc_text(datetime.fromtimestamp(time, timezone.utc))
 
 
 def _seconds(text: object) -> float | None:

@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from melange_sky import settings
 from melange_sky.errors import InputError
+from melange_sky.planner.clock import utc_text
 from melange_sky.planner.output_files import write_text
 from melange_sky.skyserve.watch_marks import WatchMark, mark_of
 
@@ -96,4 +97,4 @@ def own_id() -> str:
 
 
 def _utc(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return utc_text(datetime.fromtimestamp(time_s, timezone.utc))

@@ -8,17 +8,16 @@ the plan's own rates, as do plans at another confidence than the median, whose c
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from melange_sky.capacities import Origin
 from melange_sky.planner.confidence import MEDIAN
 from melange_sky.planner.knee import find_knee
+from melange_sky.profiles.cache import keep, read_kept
 from melange_sky.settings import estimates_dir
 
 if TYPE_CHECKING:
@@ -71,21 +70,15 @@ class ProvenRates:
 
     def _read(self) -> dict[str, float | None]:
         try:
-            rows = json.loads(self._path.read_text(encoding="utf-8"))
-            return {str(k): None if rate is None else float(rate) for k, rate in rows.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            rows = read_kept(self._path).items()
+            return {str(k): None if rate is None else float(rate) for k, rate in rows}
+        except (ValueError, TypeError, AttributeError):
             return {}
 
     def save(self) -> None:
         """Write what was replayed anew. Failure is no error: it costs time, never an answer."""
-        if not self._changed:
-            return
-        beside = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(json.dumps(dict(sorted(self._known.items()))), encoding="utf-8")
-            beside.replace(self._path)
-            self._changed = False
+        if self._changed:
+            self._changed = not keep(self._path, dict(sorted(self._known.items())))
 
 
 def _is_seen(allocation: Allocation, model: ModelPlan) -> bool:

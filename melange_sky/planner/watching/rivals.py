@@ -121,13 +121,13 @@ class _Tried:
         self._fleets, self._traffic, self._startup_s = fleets, traffic, startup_s
         self._goal, self._replayed = goal, replayed
         self._known: dict[tuple[int, float], SkyRule] = {}
+        self._fleet_of: dict[tuple[int, float], tuple[float, Fleet]] = {}
         self.best: SkyRule | None = None
 
     def rule(self, option: int, factor: float) -> SkyRule:
         """Return how the rule does at so many times the planned capacity of an option's replica."""
         if (option, factor) not in self._known:
-            target = factor * self._alone(option)
-            fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
+            target, fleet = self._played(option, factor)
             self._known[option, factor] = SkyRule(
                 option=self._fleets.options[option],
                 target_rps=target,
@@ -156,13 +156,17 @@ class _Tried:
     def _is_dearer(self, option: int, factor: float) -> bool:
         if self.best is None:
             return False
-        target = factor * self._alone(option)
-        fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
+        _, fleet = self._played(option, factor)
         return fleet.usd(self._traffic.seconds) >= self.best.usd
 
-    def _alone(self, option: int) -> float:
-        one = tuple(int(k == option) for k in range(len(self._fleets.options)))
-        return self._fleets.planned_rate(one)
+    def _played(self, option: int, factor: float) -> tuple[float, Fleet]:
+        """Return the target in requests per second, and the fleet that the rule has at it."""
+        if (option, factor) not in self._fleet_of:
+            one = tuple(int(k == option) for k in range(len(self._fleets.options)))
+            target = factor * self._fleets.planned_rate(one)
+            fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
+            self._fleet_of[option, factor] = target, fleet
+        return self._fleet_of[option, factor]
 
 
 def _best_alone(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from melange_sky.spec.hourly import read_demand
 from melange_sky.spec.intake import EPOCH_OF_DATES_S
 from melange_sky.spec.trace_files import blocks_of, trace_name
 from melange_sky.spec.yaml_source import read_text
+from melange_sky.workload import bucket_places
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,8 +77,8 @@ class PlayedTraffic:
         if self.stream is None:
             return None
         looks = len(self.counts) // self._parts(every_s)
-        rows = _places(self.workload.input_edges, self.stream.input_tokens)
-        columns = _places(self.workload.output_edges, self.stream.output_tokens)
+        rows = bucket_places(self.workload.input_edges, self.stream.input_tokens)
+        columns = bucket_places(self.workload.output_edges, self.stream.output_tokens)
         shape = looks, len(self.workload.input_edges) - 1, len(self.workload.output_edges) - 1
         look = (self.stream.arrival_s // every_s).astype(np.int64)
         within = look < looks
@@ -105,12 +106,6 @@ class PlayedTraffic:
         arrival_s = np.sort(within + rng.random(len(within)) * BASE_S)
         sizes = _sizes(self.workload, len(arrival_s), rng)
         return RequestStream.of(arrival_s, sizes.input_tokens, sizes.output_tokens)
-
-
-def _places(edges: tuple[int, ...], tokens: NDArray[Any]) -> Whole:
-    """Return the buckets of sizes, those beyond the last edge in the last, as gateways count them."""
-    places: Whole = np.clip(np.searchsorted(edges, tokens, "left") - 1, 0, len(edges) - 2)
-    return places
 
 
 def _sizes(workload: Workload, count: int, rng: np.random.Generator) -> RequestStream:
