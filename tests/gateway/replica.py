@@ -19,7 +19,8 @@ class Replica:
     stream chunks); "drop" (close without an answer); "redirect"; "empty" (a stream without bytes);
     "garbage" (a good status and a page of HTML); "noise" (bytes that are no HTTP); "dribble" (the answer a byte at a time, 50 a second).
     A request that says "poison" gets `poison` in place of `mode`. `whole`: headers and body of every
-    answer that is not streamed. `page`: its metrics after `page_s`, None for none.
+    answer that is not streamed. `page`: its metrics after `page_s`, None for none. `broke`: streams that
+    it ended too early, after their first event and before their last; those under way at its end count.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Replica:
         self.no_such: set[str] = {"/v1/embeddings"}
         self.headers: list[dict[str, str]] = []
         self.ended: Counter[str] = Counter()
-        self.running = 0
+        self.running = self.streaming = self.broke = 0
         self.url = ""
 
     async def start(self, port: int = 0) -> Replica:
@@ -54,6 +55,7 @@ class Replica:
         return self
 
     async def stop(self) -> None:
+        self.broke += self.streaming
         await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -153,6 +155,21 @@ class Replica:
         await response.prepare(request)
         if mode == "empty":
             return response
+        self.streaming += 1
+        try:
+            return await self._completions(response, request, body, tokens, usage, mode)
+        finally:
+            self.streaming -= 1
+
+    async def _completions(
+        self,
+        response: web.StreamResponse,
+        request: web.BaseRequest,
+        body: dict[str, Any],
+        tokens: int,
+        usage: dict[str, int],
+        mode: str,
+    ) -> web.StreamResponse:
         for n in range(tokens):
             if n:
                 await asyncio.sleep(self.itl_s)
@@ -167,6 +184,7 @@ class Replica:
                 assert request.transport is not None
                 await asyncio.sleep(0.02)
                 request.transport.abort()
+                self.broke += 1
                 return response
         if (body.get("stream_options") or {}).get("include_usage"):
             last = json.dumps({"choices": [], "usage": usage}).encode()

@@ -58,13 +58,17 @@ CLIENT_S = 100.0
 
 @dataclass
 class Report:
-    """What came of it. `good` counts what good requests got; sizes in MiB, files open at once."""
+    """What came of it. `good` counts what good requests got; sizes in MiB, files open at once.
+
+    `broke` are the streams that replicas ended too early, by their own count.
+    """
 
     seconds: float
     good: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
     memory_mib: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
+    broke: int = 0
     metrics_bytes: int = 0
     log: str = ""
 
@@ -82,7 +86,7 @@ class Report:
         early, late = self.memory_mib[len(self.memory_mib) // 4], self.memory_mib[-1]
         return (
             f"{self.requests} requests in {self.seconds:.0f} s; good: {dict(self.good)}; others: "
-            f"{dict(self.others)}\nmemory {early:.1f} MiB after a quarter, {late:.1f} at the end; open "
+            f"{dict(self.others)}; {self.broke} streams broken by replicas\nmemory {early:.1f} MiB after a quarter, {late:.1f} at the end; open "
             f"files {self.files[0]} at first, {max(self.files)} at most, {self.files[-1]} at the end; "
             f"metrics {self.metrics_bytes / 1024:.0f} KiB"
         )
@@ -120,6 +124,7 @@ class Chaos:
                 for replica in (*self.good, *self.bad):
                     with contextlib.suppress(Exception):
                         await replica.stop()
+        self.report.broke = sum(r.broke for r in (*self.good, *self.bad))
         if code != self.ends:
             self.report.good[f"the gateway ended with {code}"] += 1
         return self.report

@@ -16,7 +16,8 @@ def test_three_minutes_of_chaos_lose_no_good_request_and_leave_nothing() -> None
     print(report)
     assert report.lost == 0, report.good
     assert report.good["served"] > 3000
-    assert report.good["cut"] < 0.02 * sum(report.good.values())
+    assert report.good["cut"] <= report.broke  # the gateway cuts no stream that its replica did not
+    assert report.broke < 0.1 * sum(report.good.values())
     assert "Traceback" not in report.log
     quarter = report.memory_mib[len(report.memory_mib) // 4]
     assert report.memory_mib[-1] < quarter + 15
