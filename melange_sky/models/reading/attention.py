@@ -111,7 +111,11 @@ def _head_norms(heads: Heads, traits: AttentionTraits) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latent:
-    """Sizes of multi-head latent attention; `query_rank` None where queries are not compressed."""
+    """Sizes of multi-head latent attention; `query_rank` None where queries are not compressed.
+
+    `whole_heads`: engines have no kernel for its latents and cache the keys and values of every head, values
+    as wide as keys.
+    """
 
     hidden: int
     heads: int
@@ -123,6 +127,7 @@ class Latent:
     bias: bool = False
     gate: OutputGate = "none"
     extra_norm: int = 0
+    whole_heads: bool = False
     module: str = "self_attn"
 
 
@@ -165,19 +170,26 @@ def latent(sizes: Latent, indexer: Indexer | None = None) -> tuple[Attention, tu
         matrices.append(part("g_proj", sizes.heads, sizes.hidden))
     if sizes.extra_norm:
         matrices.append(norm(f"{sizes.module}.norms", sizes.extra_norm))
-    attention = Attention(
-        kind="latent",
-        heads=sizes.heads,
-        kv_heads=1,
-        head_dim=compressed,
-        kv_values=float(compressed),
-        pair_flops=2 * sizes.heads * (sizes.nope + sizes.rope + sizes.value),
-    )
+    attention = _cached(sizes)
     if indexer is None:
         return attention, tuple(matrices)
     if indexer.shared:
         return dataclasses.replace(attention, selected=indexer.top_tokens), tuple(matrices)
     return _indexed(attention, indexer), (*matrices, *_indexer(sizes, indexer))
+
+
+def _cached(sizes: Latent) -> Attention:
+    key = sizes.nope + sizes.rope
+    wide = 2 * sizes.heads * key
+    compressed = sizes.latent + sizes.rope
+    return Attention(
+        kind="full" if sizes.whole_heads else "latent",
+        heads=sizes.heads,
+        kv_heads=sizes.heads if sizes.whole_heads else 1,
+        head_dim=key if sizes.whole_heads else compressed,
+        kv_values=float(wide if sizes.whole_heads else compressed),
+        pair_flops=2 * wide if sizes.whole_heads else wide + 2 * sizes.heads * sizes.value,
+    )
 
 
 def _latent_queries(sizes: Latent) -> list[Matrix]:

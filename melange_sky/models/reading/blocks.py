@@ -9,7 +9,7 @@ from melange_sky.models.fields import MOST_LAYERS, Fields
 from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Attention, Layer, Matrix, norm
 from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
 from melange_sky.models.reading.core import Core, Mixed, read_core
-from melange_sky.models.reading.decoder import Decoder, norms_of, read_outside
+from melange_sky.models.reading.decoder import Decoder, is_tied, norms_of, read_outside
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.feed_forward import Dense, dense
 from melange_sky.models.reading.mixers import mix
@@ -32,7 +32,7 @@ def read_nas_blocks(fields: Fields, family: Family) -> Decoder:
         fed, feeding = _nas_feed_forward(entry, core)
         layers.append(Layer(attention=attention, feed_forward=fed, matrices=(*attending, *feeding)))
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     return decoder
 
 
@@ -98,7 +98,7 @@ def read_longcat(fields: Fields, family: Family) -> Decoder:
                 )
             )
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     return decoder
 
 
@@ -124,7 +124,7 @@ def read_zamba2(fields: Fields, family: Family) -> Decoder:
             matrices += _zamba2_adapters(fields, core.hidden, rank, width)
         layers.append(Layer(attention=mixed, feed_forward=NO_FEED_FORWARD, matrices=matrices))
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings", True)
+    decoder.tied = is_tied(fields, family, default=True)
     for block in range(blocks):
         decoder.outside += _zamba2_block(block, attending, core.hidden, width)
     return decoder

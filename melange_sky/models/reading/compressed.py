@@ -6,7 +6,7 @@ from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import Attention, Layer, Matrix, norm
 from melange_sky.models.reading.core import Core, Mixed, read_core
-from melange_sky.models.reading.decoder import Decoder, read_extra_heads, read_outside
+from melange_sky.models.reading.decoder import Decoder, is_tied, read_extra_heads, read_outside
 from melange_sky.models.reading.family import Family
 from melange_sky.models.reading.widths import expert_count, read_experts
 
@@ -52,7 +52,7 @@ def read_deepseek_v4(fields: Fields, family: Family) -> Decoder:
             linear=False,
         )
     )
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     decoder.extra_heads = read_extra_heads(fields, family, core, layers[:1])
     return decoder
 

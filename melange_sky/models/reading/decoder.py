@@ -49,7 +49,7 @@ def read_decoder(fields: Fields, family: Family) -> Decoder:
             alike[(kind, sparse[i])] = layer
         layers.append(layer)
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     decoder.extra_heads = read_extra_heads(fields, family, core, layers)
     return decoder
 
@@ -120,6 +120,11 @@ def norms_of(fields: Fields, family: Family, hidden: int) -> tuple[Matrix, ...]:
     return (norm("norms", values),) if values else ()
 
 
+def is_tied(fields: Fields, family: Family, default: bool = False) -> bool:
+    """Return whether the output head is the embedding; some classes keep a head whatever a config says."""
+    return fields.flag("tie_word_embeddings", default) and not family.own_head
+
+
 def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
     """Return what stands outside of the layers: embeddings, last norm, output head."""
     embedding_width = fields.maybe("word_embed_proj_dim") or core.hidden
@@ -130,7 +135,7 @@ def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:
         outside.append(norm("model.embedding_norm", family.norm_values * core.hidden))
     if family.final_norm and family.norm_values:
         outside.append(norm("model.norm", family.norm_values * core.hidden))
-    if not fields.flag("tie_word_embeddings"):
+    if not is_tied(fields, family):
         bias = core.vocabulary if is_on(fields, family.head_bias) else 0
         outside.append(
             Matrix(

@@ -21,7 +21,7 @@ def read_towers(
 
     built, warnings = [], []
     for kind, key, name in (
-        ("vision", wrapper.vision_section, wrapper.vision),
+        ("vision", _vision_key(outer, wrapper), wrapper.vision),
         ("audio", "audio_config", wrapper.audio),
     ):
         section = outer.raw.get(key)
@@ -50,6 +50,12 @@ def read_towers(
         outer.read.add(key)
     outer.read.add(wrapper.text.rstrip("|"))
     return tuple(built), warnings
+
+
+def _vision_key(outer: Fields, wrapper: Wrapper) -> str:
+    older = wrapper.older_section
+    is_older = older is not None and wrapper.vision_section not in outer.raw and older in outer.raw
+    return older if older is not None and is_older else wrapper.vision_section
 
 
 def only_text(key: str) -> str:

@@ -19,7 +19,6 @@ DENSE: tuple[Family, ...] = (
             "yi",
             "cwm",
             "iquestcoder",
-            "helium",
         ),
         architectures=(
             "LlamaForCausalLM",
@@ -30,11 +29,17 @@ DENSE: tuple[Family, ...] = (
             "YiForCausalLM",
             "CwmForCausalLM",
             "IQuestCoderForCausalLM",
-            "HeliumForCausalLM",
         ),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         mlp_bias="mlp_bias",
+    ),
+    Family(
+        types=("helium",),
+        architectures=("HeliumForCausalLM",),
+        qkv_bias="attention_bias",
+        mlp_bias="mlp_bias",
+        square_output=True,
     ),
     Family(
         types=("granite", "smollm3"),
@@ -259,9 +264,17 @@ DENSE: tuple[Family, ...] = (
         norm_values=2,
     ),
     Family(
-        types=("minicpm3", "youtu"),
-        architectures=("MiniCPM3ForCausalLM", "YoutuForCausalLM"),
+        types=("minicpm3",),
+        architectures=("MiniCPM3ForCausalLM",),
         attention="latent",
+        whole_heads=True,
+        mlp_bias="mlp_bias",
+    ),
+    Family(
+        types=("youtu",),
+        architectures=("YoutuForCausalLM",),
+        attention="latent",
+        mlp_bias="mlp_bias",
     ),
     Family(
         types=("nemotron-nas", "deci"),

@@ -45,6 +45,7 @@ HYBRID: tuple[Family, ...] = (
         mlp_bias="mlp_bias",
         read_only=("attention_bias",),
         norms=1,
+        own_head=True,
         experts=ExpertTraits(
             shared_width="moe_shared_expert_intermediate_size",
             module="mixer",
@@ -127,6 +128,7 @@ HYBRID: tuple[Family, ...] = (
         attention="latent",
         linear="kda",
         norms_field=("attn_res_block_size", 6),
+        own_head=True,
         experts=ExpertTraits(),
     ),
     Family(
@@ -135,6 +137,7 @@ HYBRID: tuple[Family, ...] = (
         attention="latent",
         linear="kda",
         gate="head",
+        own_head=True,
         experts=ExpertTraits(),
     ),
 )

@@ -57,6 +57,7 @@ OTHERS: tuple[Family, ...] = (
     ),
     Family(
         types=("molmo2_text",),
+        own_head=True,
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         head_norm="head",

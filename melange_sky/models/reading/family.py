@@ -60,7 +60,9 @@ class Family:
 
     `norm_values` are the values of a norm per hidden unit (2 with a bias, 0 for none at all), `norms`
     how many such norms a layer has. `positions` is what a learned position table has beyond the
-    context, None where there is none. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
+    context, None where there is none. `whole_heads`: engines cache its latent attention head by head.
+    `own_head`: its class ties no output head to the embedding, whatever a config says. `square_output`: the output
+    of its attention must be as wide as the model. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
     cannot be sized, beyond those of every decoder.
     """
 
@@ -68,6 +70,7 @@ class Family:
     architectures: tuple[str, ...] = ()
     reader: Reader = "decoder"
     attention: AttentionForm = "grouped"
+    whole_heads: bool = False
     linear: LinearForm = "none"
     window: WindowRule = "field"
     gated: bool = True
@@ -75,6 +78,8 @@ class Family:
     o_bias: Switch = False
     mlp_bias: Switch = False
     head_bias: Switch = False
+    own_head: bool = False
+    square_output: bool = False
     head_norm: HeadNorm = "none"
     head_norm_field: str | None = None
     gate: OutputGate = "none"

@@ -9,7 +9,7 @@ from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Layer, Matrix, norm
 from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
 from melange_sky.models.reading.core import Core, Mixed, read_core
-from melange_sky.models.reading.decoder import Decoder, read_outside
+from melange_sky.models.reading.decoder import Decoder, is_tied, read_outside
 from melange_sky.models.reading.family import Family, is_on
 from melange_sky.models.reading.feed_forward import Dense, dense
 from melange_sky.models.reading.patterns import Mixer, mixers
@@ -48,7 +48,7 @@ def read_gemma4(fields: Fields, family: Family) -> Decoder:
             )
         )
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     decoder.outside += _per_layer_embeddings(fields, core)
     return decoder
 
@@ -161,7 +161,7 @@ def read_gemma3n(fields: Fields, family: Family) -> Decoder:
             )
         )
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     decoder.outside += _per_layer_embeddings(fields, core)
     decoder.outside += _stream_projections(core.hidden, streams)
     return decoder

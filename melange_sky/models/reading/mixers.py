@@ -43,6 +43,11 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
     elif kind == "chunked":
         window = fields.whole("attention_chunk_size")
     heads = _layer_heads(kind, fields, family, core, number)
+    if family.square_output and heads.heads * heads.head_dim != core.hidden:
+        raise InputError(
+            f"{fields.where}: 'num_attention_heads' ({heads.heads}) times 'head_dim' ({heads.head_dim}) is not "
+            f"'hidden_size' ({core.hidden}), which {family.types[0]} needs"
+        )
     head_norm = family.head_norm
     if family.head_norm_field is not None and not fields.flag(family.head_norm_field):
         head_norm = "none"
@@ -168,6 +173,7 @@ def _latent(fields: Fields, family: Family, core: Core, number: int) -> Mixed:
         query_rank=fields.maybe("q_lora_rank"),
         bias=fields.flag("attention_bias"),
         gate="width" if fields.flag("mla_use_output_gate") else family.gate,
+        whole_heads=family.whole_heads,
         module=family.module,
     )
     return latent(sizes, _indexer(fields, core, number))

@@ -62,7 +62,8 @@ def _read(config: Mapping[str, Any], where: str, measured: bool) -> LayerList:
     decoder = registry.reader_of(chosen.family)(text, chosen.family)
     contradicted = None
     if chosen.wrapper is not None:
-        contradicted = tie_as_outside(decoder, outer, text, chosen.model_type)
+        own_head = chosen.family.own_head
+        contradicted = tie_as_outside(decoder, outer, text, chosen.model_type, own_head)
     context = context_tokens(text, outer)
     built, tower_warnings = read_towers(outer, chosen.wrapper, decoder.core.hidden)
     notes = [*decoder.assumptions, *(note for note in (contradicted,) if note)]

@@ -10,6 +10,7 @@ from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Layer, Matr
 from melange_sky.models.reading.core import Core, read_core
 from melange_sky.models.reading.decoder import (
     Decoder,
+    is_tied,
     norms_of,
     read_extra_heads,
     read_outside,
@@ -55,7 +56,7 @@ def read_single_mixer(fields: Fields, family: Family) -> Decoder:
     layers = [_layer(kind, fields, family, core) for kind in kinds]
     fields.read.add("intermediate_size")
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     extra = _kinds(fields, "mtp_hybrid_override_pattern", "mtp_layers_block_type")
     if extra is not None and fields.maybe("num_nextn_predict_layers"):
         heads = read_extra_heads(fields, family, core, [_layer("attention", fields, family, core)])
@@ -129,5 +130,5 @@ def read_parallel_mixers(fields: Fields, family: Family) -> Decoder:
             )
         )
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))
-    decoder.tied = fields.flag("tie_word_embeddings")
+    decoder.tied = is_tied(fields, family)
     return decoder

@@ -219,16 +219,16 @@ def minimax_m3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 def step(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the perception encoder of Step-3.7: layer scales and two strided convolutions."""
-    hidden = vision.whole("hidden_size")
+    hidden = vision.maybe("width") or vision.whole("hidden_size")
     width = vision.maybe("intermediate_size")
     if width is None or vision.has("mlp_ratio"):  # by which its class replaces the width
         width = int(hidden * vision.number("mlp_ratio", 5.8334))
     sizes = Vit(
         hidden=hidden,
-        layers=depth(vision),
+        layers=vision.maybe("layers") or depth(vision),
         width=width,
         patch_values=patch_values(vision),
-        positions=vision.maybe("max_position_embeddings") or grid(vision),
+        positions=grid(vision),
         patch_bias=False,
         layer_extra=2 * hidden,
         beside=2 * hidden,

@@ -95,7 +95,8 @@ def gemma3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 def paligemma(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of PaliGemma."""
     hidden = vision.whole("hidden_size")
-    width = vision.maybe("projection_dim") or text
+    stated = vision.maybe("projection_dim")
+    width = outer.maybe("projection_dim") or stated or text  # the outer one replaces it
     return (
         *clip_or_siglip(vision, outer, text),
         projection("multi_modal_projector.linear", width, hidden),
@@ -202,7 +203,7 @@ def internvl(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         layers=depth(vision),
         width=width,
         patch_values=patch_values(vision),
-        positions=grid(vision, 1),
+        positions=grid(vision, 1) if vision.flag("use_absolute_position_embeddings", True) else 0,
         qkv_bias=vision.flag("attention_bias") or remote,
         norm_values=1 if rms else 2,
         layer_extra=2 * hidden + (2 * hidden if head_norms else 0),

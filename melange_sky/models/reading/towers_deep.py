@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import Matrix
+from melange_sky.models.reading.defaults import class_defaults
 from melange_sky.models.reading.towers_clip import internvl
-from melange_sky.models.reading.vit import Vit, projection, two_layers, vit
+from melange_sky.models.reading.vit import Vit, projection, side, two_layers, vit
 
 CLIP_LARGE = Vit(
     hidden=1024,
@@ -91,43 +92,61 @@ def molmo(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 
 def molmo2(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
-    """Read the SigLIP of Molmo 2, whose adapter stands in a section of its own."""
-    hidden, layers = vision.whole("hidden_size"), vision.layers()
-    section = outer.section("adapter_config")
-    adapter = section or Fields({}, outer.where)
-    chosen = adapter.items("vision_feature_layer") or adapter.items("vit_layers") or [0, 0]
-    own, inner = adapter.whole("hidden_size", hidden), adapter.whole("intermediate_size", 18944)
-    outputs = adapter.maybe("text_hidden_size") or text
+    """Read the SigLIP of Molmo 2, whose adapter stands in a section of its own.
+
+    Released files name more layers than the adapter takes, and end with the last that it does.
+    """
+    hidden, stated = vision.whole("hidden_size"), vision.layers()
+    section = outer.section("adapter_config", class_defaults("molmo2_adapter"))
+    adapter = section or Fields({}, outer.where, class_defaults("molmo2_adapter"))
+    own, bias = adapter.whole("hidden_size"), adapter.flag("mlp_bias")
+    inner, outputs = adapter.whole("intermediate_size"), adapter.maybe("text_hidden_size") or text
+    old = adapter.items("vit_layers")
+    chosen = old or adapter.items("vision_feature_layer") or [24, 18]
+    if old and all(isinstance(number, int) for number in old):
+        stated = min(stated, max(number % stated for number in old) + 1)
     sources = len(chosen) * hidden
-    patch = vision.whole("patch_size", 14)
+    patch = side(vision, "image_patch_size" if vision.has("image_patch_size") else "patch_size", 14)
+    queries, keys = _own_heads(vision)
+    pooling_queries, pooling_keys = _own_heads(adapter)
     sizes = Vit(
         hidden=hidden,
-        layers=layers,
+        layers=stated,
         width=vision.whole("intermediate_size"),
-        patch_values=3 * patch * patch,
-        positions=vision.maybe("image_num_pos") or 729,
+        patch_values=(vision.maybe("num_channels") or 3) * patch * patch,
+        positions=vision.maybe("image_num_pos") or vision.whole("num_position_embeddings", 729),
+        query_width=queries,
+        kv_width=keys,
     )
     return (
         *vit(sizes, "vision_tower"),
-        projection("adapter.image_pooling_2d.qkv", 3 * own, sources),
-        projection("adapter.image_pooling_2d.o_proj", own, own),
-        projection("adapter.image_projector.gate_proj", inner, own, False),
-        projection("adapter.image_projector.up_proj", inner, own, False),
+        projection("adapter.image_pooling_2d.q_proj", pooling_queries, sources),
+        projection("adapter.image_pooling_2d.kv_proj", 2 * pooling_keys, sources),
+        projection("adapter.image_pooling_2d.o_proj", own, pooling_queries),
+        projection("adapter.image_projector.gate_proj", inner, own, bias),
+        projection("adapter.image_projector.up_proj", inner, own, bias),
         projection("adapter.image_projector.down_proj", outputs, inner, False),
     )
+
+
+def _own_heads(section: Fields) -> tuple[int, int]:
+    """Return how wide the queries and the keys are where heads may be of any size and number."""
+    size = section.whole("head_dim", 72)
+    heads = section.whole("num_attention_heads", 16)
+    return heads * size, section.whole("num_key_value_heads", heads) * size
 
 
 def deepseek_vl2(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the SigLIP of DeepSeek-VL2 and its projector."""
     hidden = vision.whole("width", 1152)
     patch = vision.whole("patch_size", 14)
-    side = vision.whole("image_size", 384) // patch
+    across = vision.whole("image_size", 384) // patch
     sizes = Vit(
         hidden=hidden,
         layers=vision.whole("layers", 27),
         width=int(hidden * vision.number("mlp_ratio", 4.0)),
         patch_values=3 * patch * patch,
-        positions=side * side,
+        positions=across * across,
         beside=2 * hidden,
     )
     return (*vit(sizes, "vision"), *_deepseek_projector(outer, hidden, text))

@@ -44,6 +44,7 @@ UNTIED = frozenset(
         "qwen3_vl",
         "qwen3_vl_moe",
         "smolvlm",
+        "step3p7",
         "vipllava",
     ]
 )
@@ -56,18 +57,20 @@ _IN_VAIN = (
 )
 
 
-def tie_as_outside(decoder: Decoder, outer: Fields, text: Fields, model_type: str) -> str | None:
+def tie_as_outside(
+    decoder: Decoder, outer: Fields, text: Fields, model_type: str, own_head: bool = False
+) -> str | None:
     """Follow the outer config in whether the head is the embedding; return what it contradicts.
 
     `transformers` up to 4 goes by the section where both say it, from 5 on by the outer config or, for
     some classes, by either. Engines go by `transformers` 5, but keep a head that the files hold: what they
-    would not find there is told in `text.told`.
+    would not find there is told in `text.told`. `own_head`: neither ties it.
     """
     outer.read.add(_KEY)
     stated, own = outer.raw.get(_KEY), text.raw.get(_KEY)
     if stated is None and own is True and model_type in UNTIED:
         text.told.append(f"'{_KEY}' is false by the outer config's class: {_IN_VAIN}")
-    if not isinstance(stated, bool) or stated == decoder.tied:
+    if not isinstance(stated, bool) or stated == decoder.tied or own_head:
         return None
     if not isinstance(own, bool) or outer.raw is text.raw:
         _tie(decoder, stated)

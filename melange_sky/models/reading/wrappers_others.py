@@ -133,7 +133,7 @@ OTHERS: tuple[Wrapper, ...] = (
         types=("molmo2",),
         architectures=("Molmo2ForConditionalGeneration",),
         vision="molmo2",
-        vision_section="vision_config",
+        older_section="vit_config",
         text_type="molmo2_text",
     ),
     Wrapper(
