@@ -113,3 +113,103 @@ def test_the_older_names_of_a_vision_section_are_read_and_its_idle_layers_left_o
 def test_the_heads_of_a_tower_change_its_size(section, key):
     config = {**MOLMO, section: {**MOLMO[section], key: 2 * MOLMO[section][key]}}
     assert read_layers(config).resident_parameters > read_layers(MOLMO).resident_parameters
+
+
+LING = {
+    "architectures": ["BailingMoeV2ForCausalLM"],
+    "model_type": "bailing_moe_v2",
+    "hidden_size": 2048,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "intermediate_size": 5504,
+    "vocab_size": 64000,
+    "max_position_embeddings": 8192,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 704,
+    "num_shared_experts": 2,
+    "first_k_dense_replace": 1,
+    "moe_router_enable_expert_bias": True,
+    "use_qk_norm": True,
+    "score_function": "sigmoid",
+}
+
+
+@pytest.mark.parametrize("width", [352, 704, 1408])
+def test_shared_experts_are_as_wide_as_their_own_field_says(width):
+    """vLLM 0.32: the stated width times the shared experts; without one, as wide as the others."""
+    plain = read_layers(LING)
+    stated = read_layers({**LING, "moe_shared_expert_intermediate_size": width})
+    more = 5 * 2 * 3 * (width - 704) * 2048
+    assert stated.resident_parameters - plain.resident_parameters == more
+    assert plain.warnings == stated.warnings == ()
+
+
+def test_the_shared_expert_of_hunyuan_is_as_wide_as_a_dense_layer():
+    """735,702,528 values as transformers 5.24 and vLLM 0.32 build it."""
+    config = {
+        "architectures": ["HunYuanMoEV1ForCausalLM"],
+        "model_type": "hunyuan_v1_moe",
+        "hidden_size": 2048,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "intermediate_size": 5504,
+        "moe_intermediate_size": 704,
+        "vocab_size": 64000,
+        "max_position_embeddings": 8192,
+        "num_experts": 8,
+        "moe_topk": 2,
+        "num_shared_expert": 1,
+        "tie_word_embeddings": False,
+    }
+    assert read_layers(config).resident_parameters == 735_702_528
+
+
+def test_the_state_of_lightning_attention_is_kept_in_the_type_of_the_model():
+    """vLLM 0.32: 4 of 6 layers keep 16 heads of 128 by 128 values, 16 bits each."""
+    ling = {
+        **LING,
+        "architectures": ["BailingMoeV2_5ForCausalLM"],
+        "model_type": "bailing_moe_v2_5",
+        "num_key_value_heads": 16,
+        "q_lora_rank": 768,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "layer_group_size": 3,
+        "linear_silu": True,
+        "moe_shared_expert_intermediate_size": 704,
+    }
+    layers = read_layers(ling)
+    assert layers.state_bytes_per_sequence == 4 * 16 * 128 * 128 * 2
+    assert not [text for text in layers.warnings if "linear_silu" in text]
+
+
+def test_a_count_of_attentions_that_contradicts_the_blocks_of_longcat_is_told():
+    longcat = {
+        **{key: LING[key] for key in ("hidden_size", "num_attention_heads", "vocab_size")},
+        "architectures": ["LongcatFlashForCausalLM"],
+        "model_type": "longcat_flash",
+        "num_layers": 4,
+        "ffn_hidden_size": 4096,
+        "expert_ffn_hidden_size": 704,
+        "n_routed_experts": 16,
+        "zero_expert_num": 8,
+        "zero_expert_type": "identity",
+        "moe_topk": 4,
+        "kv_lora_rank": 512,
+        "q_lora_rank": 768,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "max_position_embeddings": 8192,
+    }
+    assert read_layers(longcat).warnings == ()
+    assert read_layers({**longcat, "num_hidden_layers": 8}).warnings == ()
+    (line,) = read_layers({**longcat, "num_hidden_layers": 4}).warnings
+    assert "is not twice 'num_layers'" in line

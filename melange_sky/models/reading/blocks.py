@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from melange_sky.errors import InputError
-from melange_sky.models.fields import MOST_LAYERS, Fields
+from melange_sky.models.fields import MOST_LAYERS, Fields, shown
 from melange_sky.models.layers import NO_ATTENTION, NO_FEED_FORWARD, Attention, Layer, Matrix, norm
 from melange_sky.models.reading.attention import AttentionTraits, Heads, grouped
 from melange_sky.models.reading.core import Core, Mixed, read_core
@@ -79,6 +79,12 @@ def read_longcat(fields: Fields, family: Family) -> Decoder:
     if not count:
         raise InputError(f"{fields.where}: no 'n_routed_experts', which LongCat-Flash has")
     blocks = fields.maybe("num_layers") or core.layers  # `num_hidden_layers` may count attentions
+    attentions = fields.raw.get("num_hidden_layers")
+    if fields.has("num_layers") and attentions not in (None, 2 * blocks):
+        fields.told.append(
+            f"'num_hidden_layers' ({shown(attentions)}) is not twice 'num_layers' ({blocks}): engines load half as "
+            "many blocks as it says"
+        )
     if blocks > MOST_LAYERS:
         raise InputError(f"{fields.where}: 'num_layers' is {blocks}; no model has so many")
     layers = []

@@ -313,7 +313,7 @@ EXPERTS: tuple[Family, ...] = (
         o_bias="attention_bias",
         head_norm="head",
         window="ignored",
-        experts=ExpertTraits(or_dense_width=True),
+        experts=ExpertTraits(or_dense_width=True, shared_width="intermediate_size"),
     ),
     Family(
         types=("bailing_moe",),
@@ -322,7 +322,7 @@ EXPERTS: tuple[Family, ...] = (
         o_bias="use_bias",
         mlp_bias="use_bias",
         module="attention",
-        experts=ExpertTraits(),
+        experts=ExpertTraits(shared_width="moe_shared_expert_intermediate_size"),
     ),
     Family(
         types=("bailing_moe_v2",),
@@ -333,7 +333,10 @@ EXPERTS: tuple[Family, ...] = (
         head_norm="head",
         head_norm_field="use_qk_norm",
         module="attention",
-        experts=ExpertTraits(router_bias="moe_router_enable_expert_bias"),
+        experts=ExpertTraits(
+            shared_width="moe_shared_expert_intermediate_size",
+            router_bias="moe_router_enable_expert_bias",
+        ),
     ),
     Family(
         types=("gemma4_text", "gemma4", "gemma4_unified_text"),

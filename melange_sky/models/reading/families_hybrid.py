@@ -138,6 +138,7 @@ HYBRID: tuple[Family, ...] = (
         linear="kda",
         gate="head",
         own_head=True,
-        experts=ExpertTraits(),
+        read_only=("no_kda_lora",),
+        experts=ExpertTraits(shared_width="moe_shared_expert_intermediate_size"),
     ),
 )

@@ -204,7 +204,7 @@ def kimi_delta(sizes: KimiDelta) -> tuple[Attention, tuple[Matrix, ...]]:
 def lightning(
     hidden: int, heads: int, head_dim: int, module: str = "self_attn"
 ) -> tuple[Attention, tuple[Matrix, ...]]:
-    """Return one lightning attention layer (arXiv 2501.08313) with its weights: a float32 state."""
+    """Return one lightning attention layer (arXiv 2501.08313) with its weights; engines keep its state in the model's type."""
     width = heads * head_dim
     matrices = (
         _linear(module, "qkv_proj", 3 * width, hidden),
@@ -212,7 +212,7 @@ def lightning(
         _linear(module, "output_gate", width, hidden),
         _beside(module, "norm", width),
     )
-    return _state(0, heads * head_dim * head_dim, 4, heads), matrices
+    return _state(0, heads * head_dim * head_dim, None, heads), matrices
 
 
 def short_conv(

@@ -25,7 +25,8 @@ Reader = Callable[[Fields, Fields, int], tuple[Matrix, ...]]
 def gemma4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of Gemma 4."""
     hidden = vision.whole("hidden_size")
-    head_dim = vision.maybe("head_dim") or hidden // vision.whole("num_attention_heads")
+    heads = vision.whole("num_attention_heads")
+    head_dim = vision.maybe("head_dim") or hidden // heads
     sizes = Vit(
         hidden=hidden,
         layers=depth(vision),
@@ -40,6 +41,8 @@ def gemma4(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
         norms=4,
         norm_values=1,
         layer_extra=2 * head_dim,
+        query_width=heads * head_dim,
+        kv_width=(vision.maybe("num_key_value_heads") or heads) * head_dim,
     )
     joined = projection("embed_vision.embedding_projection", text, hidden, False)
     return (*vit(sizes, "vision_tower"), joined)

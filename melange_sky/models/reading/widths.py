@@ -98,6 +98,7 @@ def read_experts(fields: Fields, family: Family, core: Core, count: int) -> Fed:
     width = _expert_width(fields, traits)
     latent = fields.maybe("moe_latent_size") or fields.maybe("routed_expert_hidden_size")
     idle = fields.maybe("zero_expert_num") or 0
+    fields.read.add("zero_expert_type")
     router_extra = (core.hidden if traits.norm else 0) + (
         count if is_on(fields, traits.router_bias) else 0
     )
@@ -150,7 +151,8 @@ def _shared_width(fields: Fields, traits: ExpertTraits, width: int) -> int:
         stated = fields.maybe(traits.shared_width)
         if stated is not None or traits.shared_width in fields.raw:
             fields.read.add(traits.shared_width)
-            several = fields.has("n_shared_experts") and traits.shared_width.startswith("moe_")
+            for_each = traits.shared_width.startswith(("moe_", "intermediate"))
+            several = fields.has("n_shared_experts") and for_each
             return (stated or 0) * (_shared_experts(fields) or 1 if several else 1)
     if traits.always_shared:
         return width
