@@ -75,13 +75,13 @@ class Mean:
     weights: Floats
 
 
-def spans_of(groups: list[Group], hours_each: float) -> list[Span]:
-    """Return the periods of all groups in spans, each group's in proportion to its number."""
+def spans_of(groups: list[Group], hours_each: float, most: int = _MOST_SPANS) -> list[Span]:
+    """Return the periods of all groups in about so many spans at most, each group's in proportion to its number."""
     total = sum(len(group.rates_rps) for group in groups)
     spans = []
     for n, group in enumerate(groups):
         periods = len(group.rates_rps)
-        count = min(periods, max(1, round(_MOST_SPANS * periods / total)))
+        count = min(periods, max(1, round(most * periods / total)))
         edges = np.unique(np.linspace(0, periods, count + 1).astype(int)).tolist()
         spans += [
             Span(group=n, first=a, last=b, hours=hours_each * (b - a)) for a, b in pairwise(edges)
@@ -92,11 +92,13 @@ def spans_of(groups: list[Group], hours_each: float) -> list[Span]:
 class InParts:
     """The program over all purchases; each solve begins where the last one ended."""
 
+    most_spans = _MOST_SPANS
+
     def __init__(self, market: Market, known: Known, measure: Measure, deadline: Deadline) -> None:
         """Build the program without lines."""
         self._market, self._known = market, known
         self._measure, self._deadline = measure, deadline
-        self.spans = spans_of(market.groups, market.question.hours_each)
+        self.spans = spans_of(market.groups, market.question.hours_each, self.most_spans)
         self._groups = [market.groups[span.group] for span in self.spans]
         self._mixes = [market.question.mixes[group.mix] for group in self._groups]
         self._means = np.array(

@@ -16,6 +16,7 @@ import numpy as np
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.optimizer.search.levels import checked_levels
+from melange_sky.reserve.covering import LongSearchError
 from melange_sky.reserve.rate_cone import SLACK
 from melange_sky.reserve.ruled_level import RuledLevel
 from melange_sky.reserve.ruled_program import Ask, Rows, cheapest_ruled, with_free
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def ruled_by(
     problem: Problem, places: Mapping[Place, int], options: int, deadline: Deadline = NEVER
 ) -> RuledServed:
-    """Return the fleets that serve a problem's mix under its rules.
+    """Return the fleets that serve a problem's mix under its rules, all models of it in one program.
 
     `places` are those of its options in the arrays, which have `options` places.
 
@@ -104,10 +105,6 @@ class RuledServed(Served):
         level = next(able, None)
         return fleet if level is None else level.with_idle(fleet, paid)
 
-    def least(self, prices: Floats, rate: float) -> Cheapest | None:
-        """Return None: under rules every fleet takes an integer program of its own."""
-        return None
-
     @staticmethod
     def cheapest_for_all(
         mixes: Sequence[Served], rates_rps: Sequence[float], tariff: Tariff
@@ -128,6 +125,17 @@ class RuledServed(Served):
                 return None
             asks.append(Ask(level=served.ruled[min(alone)[1]], rate_rps=rate))
         return cheapest_ruled(asks, tariff, np.inf, mixes[0].deadline, Rows())
+
+    def _patient(self, n: int, tariff: Tariff, rate: float) -> Cheapest | None:
+        """Return the cheapest at one level, at prices alone. Raises LongSearchError."""
+        level = self.ruled[n]
+        if level.only_shares:
+            found = self._alone[n].least(tariff.full, rate)
+            if found is None:
+                raise LongSearchError
+            return found
+        ask = Ask(level=level, rate_rps=rate)
+        return cheapest_ruled([ask], tariff, np.inf, self.deadline, self._rows, is_patient=False)
 
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
         """Return the cheapest at one level, with what is free where the rules let it."""

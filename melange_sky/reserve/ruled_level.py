@@ -12,7 +12,7 @@ Rows are added until the fleet found serves the rate, as a linear program and th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -20,16 +20,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from melange_sky.optimizer.problem.question import SolveOptions
-from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.rules.attainment import Attainment
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.groups import Fixed, Minimum
 from melange_sky.optimizer.rules.instances import Limits, MinReplicas
 from melange_sky.optimizer.rules.losses import Spare
 from melange_sky.optimizer.rules.money import Budget, StayCloseToFleet
-from melange_sky.optimizer.rules.option_types import MaxOptionTypes, MinOptionTypes
 from melange_sky.optimizer.rules.registry import SHARE_RULES, RuleSet
 from melange_sky.optimizer.rules.serving import Load, Serve
+from melange_sky.reserve.linear_rules import LinearRules
 from melange_sky.reserve.ruled_cone import RuledCone, column_places
 
 if TYPE_CHECKING:
@@ -48,12 +47,8 @@ if TYPE_CHECKING:
 _NOT_OF_INSTANCES = (Load, Spare, Fixed, Budget, StayCloseToFleet)
 """Rules beside those of shares that are no rules of whole instances: kept by worths, or not by a fleet alone."""
 
-_ROUNDING = 1e-9
-
 _LINEAR = (Limits, MinReplicas, Minimum)
 """Rules whose rows are of instances alone, with coefficients that are not negative."""
-
-_OF_TYPES = (MaxOptionTypes, MinOptionTypes)
 
 _AFTER_LOSS = frozenset({Serve.name, Attainment.name})
 """What must hold once instances are lost: shares per place are a rule for the whole fleet."""
@@ -68,65 +63,6 @@ class Short:
 
     worth: Floats
     lost: Lost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LinearRules:
-    """Rules as numbers: Σ counted × n between `lower` and `upper`, (columns × rows), and option types of each model.
-
-    `model` says whose each column is, `serve` whether it can serve any of it, `types` how many options each of the
-    `models` runs on: at least, at most.
-    """
-
-    counted: Floats
-    lower: Floats
-    upper: Floats
-    model: NDArray[np.int64]
-    serve: NDArray[np.int64]
-    models: int
-    types: tuple[int, int]
-
-    @classmethod
-    def none(cls, columns: int) -> LinearRules:
-        """Return that so many columns of one model keep to no rule."""
-        return cls(
-            counted=np.zeros((columns, 0)),
-            lower=np.zeros(0),
-            upper=np.zeros(0),
-            model=np.zeros(columns, dtype=np.int64),
-            serve=np.ones(columns, dtype=np.int64),
-            models=1,
-            types=(0, columns),
-        )
-
-    def of(self, order: NDArray[np.intp]) -> LinearRules:
-        """Return the same with the columns in another order."""
-        return replace(
-            self,
-            counted=self.counted[order],
-            model=self.model[order],
-            serve=self.serve[order],
-        )
-
-    def keeps(self, counts: Floats) -> bool:
-        """Return whether so many instances, (columns), keep to them."""
-        used = counts @ self.counted
-        if (used > self.upper + _ROUNDING).any() or (used < self.lower - _ROUNDING).any():
-            return False
-        there = counts > 0
-        kinds = np.bincount(self.model[there], minlength=self.models)
-        serving = np.bincount(self.model[there & (self.serve > 0)], minlength=self.models)
-        return bool(kinds.max() <= self.types[1] and serving.min() >= self.types[0])
-
-    def room(self, counts: Floats, column: int) -> float:
-        """Return how many more of a column they let join so many instances, (columns), that keep to them."""
-        if counts[column] == 0:
-            own = (self.model == self.model[column]) & (counts > 0)
-            if own.sum() >= self.types[1]:
-                return 0.0
-        counted = self.counted[column]
-        left = (self.upper - counts @ self.counted)[counted > 0] / counted[counted > 0]
-        return max(0.0, float(np.floor(left + _ROUNDING).min(initial=np.inf)))
 
 
 class RuledLevel:
@@ -261,32 +197,8 @@ class RuledLevel:
 
     @cached_property
     def linear(self) -> LinearRules:
-        """The rules about whole instances as numbers."""
-        canonical = self.form.canonical
-        program = build_program(
-            canonical,
-            self.form.problem,
-            SolveOptions(),
-            only=frozenset(rule.name for rule in self.rules if isinstance(rule, _LINEAR)),
-        )
-        place = {x: k for k, x in enumerate(program.x)}
-        rows = program.lp.rows
-        counted = np.zeros((len(place), len(rows)))
-        for n, row in enumerate(rows):
-            for x, coefficient in zip(row.columns, row.coefficients, strict=True):
-                counted[place[x], n] = coefficient
-        most = [rule.most for rule in self.rules if isinstance(rule, MaxOptionTypes)]
-        least = [rule.least for rule in self.rules if isinstance(rule, MinOptionTypes)]
-        columns = canonical.columns
-        return LinearRules(
-            counted=counted,
-            lower=np.array([row.bound if row.sense == GE else 0.0 for row in rows], dtype=float),
-            upper=np.array([row.bound if row.sense == LE else np.inf for row in rows], dtype=float),
-            model=np.array([column.demand for column in columns], dtype=np.int64),
-            serve=np.array([column.serves() for column in columns], dtype=np.int64),
-            models=len(canonical.demands),
-            types=(max(least, default=0), min(most, default=len(columns))),
-        )
+        """The rules about whole instances as numbers, by column."""
+        return LinearRules.of_form(self.form, self.rules, _LINEAR)
 
     def program(self) -> IntegerProgram:
         """Return a fresh integer program of the rules about whole instances, without a goal."""

@@ -27,6 +27,9 @@ _ROUNDING = 1e-9
 _SAME = 1e-9
 """Costs that differ by no more of the whole are the same."""
 
+_LEAST = 1e-5
+"""A row is sought along prices of which none is a smaller part of the highest: nearly nothing is hard to reckon with."""
+
 _MOST_CUTS = 30
 """So many shadow prices of pools are tried at most; beyond, the bound is what it is."""
 
@@ -82,13 +85,24 @@ class Rows:
 
 
 def cheapest_ruled(
-    asks: Sequence[Ask], tariff: Tariff, below: float, deadline: Deadline, rows: Rows
+    asks: Sequence[Ask],
+    tariff: Tariff,
+    below: float,
+    deadline: Deadline,
+    rows: Rows,
+    *,
+    is_patient: bool = True,
 ) -> Cheapest | None:
-    """Return the cheapest fleet that serves every ask, None where none costs less than `below`. Raises TimeUpError."""
-    prices = np.maximum(tariff.full, 1e-9 * float(tariff.full.max()))
+    """Return the cheapest fleet that serves every ask, None where none costs less than `below`.
+
+    Raises TimeUpError; LongSearchError where nobody is patient and the search depth first takes long.
+    """
+    prices = np.maximum(tariff.full, _LEAST * (float(tariff.full.max()) or 1.0))
     needs = [need for ask in asks for need in rows.of(ask)]
     needs += [need for ask in asks for need in ask.along(prices)]
-    whole = RuledWhole(asks[0].level, [ask.rate_rps for ask in asks], [a.level for a in asks])
+    whole = RuledWhole(
+        asks[0].level, [a.rate_rps for a in asks], [a.level for a in asks], is_patient=is_patient
+    )
     lines = [_line(tariff, np.array([float(pool.prices[0]) for pool in tariff.pools]))]
     best: Cheapest | None = None
     while True:

@@ -14,8 +14,9 @@ from melange_sky.optimizer.deadline import TimeUpError
 from melange_sky.optimizer.program.highs import solve_by_highs
 from melange_sky.optimizer.program.linear import GE, LE
 from melange_sky.optimizer.program.termination import Termination
+from melange_sky.reserve.covering import LongSearchError
+from melange_sky.reserve.linear_rules import LinearRules
 from melange_sky.reserve.ruled_first import GAVE_UP, RuledCover, cheapest_ruled_cover_fast
-from melange_sky.reserve.ruled_level import LinearRules
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +58,15 @@ class RuledWhole:
     """The rules of one level, and how many instances of each option any rate asked for has use for."""
 
     def __init__(
-        self, level: RuledLevel, rates_rps: Sequence[float], levels: Sequence[RuledLevel]
+        self,
+        level: RuledLevel,
+        rates_rps: Sequence[float],
+        levels: Sequence[RuledLevel],
+        *,
+        is_patient: bool = True,
     ) -> None:
         """Take the level whose rules hold, and all levels with the rates that are to be served."""
-        self._level = level
+        self._level, self._is_patient = level, is_patient
         rows = [one.most_at(rate) for one, rate in zip(levels, rates_rps, strict=True)]
         self._most = np.max(rows, axis=0)
 
@@ -71,13 +77,18 @@ class RuledWhole:
         below: float,
         deadline: Deadline,
     ) -> tuple[float, Floats] | None:
-        """Return the least of the greatest line and the fleet, None where none is under `below`. Raises TimeUpError."""
+        """Return the least of the greatest line and the fleet, None where none is under `below`.
+
+        Raises TimeUpError, and LongSearchError where nobody is patient.
+        """
         most = self._most_below(*lines[0], below)
         tables = self._tables(lines, most)
         constants = np.array([constant for constant, _ in lines])
         counts: Floats | None
         cost, counts = self._searched(constants, tables, needs, most, below)
         if cost == GAVE_UP:
+            if not self._is_patient:
+                raise LongSearchError
             cost, counts = self._branched(constants, tables, needs, most, (below, deadline))
         if counts is None or cost >= below:
             return None

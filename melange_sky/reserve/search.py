@@ -19,9 +19,11 @@ from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
 from melange_sky.reserve.bounding import Bounds, Shade
 from melange_sky.reserve.cells import Cell, cells_of, finer
-from melange_sky.reserve.in_parts import InParts, Mean
+from melange_sky.reserve.in_parts_tied import program_of
 from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.market import Market
+from melange_sky.reserve.neighbours import moves, rounded
+from melange_sky.reserve.together import Together
 from melange_sky.reserve.tree import Tree
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from melange_sky.reserve.in_parts import Mean
     from melange_sky.reserve.known import Known
     from melange_sky.reserve.market import Group
     from melange_sky.reserve.objective import Measure
@@ -105,7 +108,7 @@ class Search:
 
     def _in_parts(self, tree: Tree) -> None:
         """Bound all purchases with fleets in parts, try what that buys, then raise the bound by whole fleets."""
-        program = InParts(self.market, self.known, self.measure, self.deadline)
+        program = program_of(self.market, self.known, self.measure, self.deadline)
 
         def told(mean: Mean) -> None:
             tree.least = max(tree.least, mean.value - _SAME * self._scale(tree.value))
@@ -124,8 +127,9 @@ class Search:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
         tree.here, _, box, above = tree.take()
         if box.is_point:
+            least = self._least(box.low)
             self._try(tree, box.low)
-            tree.done, tree.here = min(tree.done, self.value(box.low)), np.inf
+            tree.done, tree.here = min(tree.done, least), np.inf
             return
         for k, bought in enumerate(tree.units.tolist()):
             self.cuts[k] |= {bought - 1, bought, bought + 1} if bought else set()
@@ -147,8 +151,11 @@ class Search:
 
     def _explore(self, tree: Tree, units: Floats, box: Box | None = None) -> None:
         """Try what a program buys, and what is near."""
-        for tried in self._rounded(units, self.market.root if box is None else box):
-            if self._quick(tried) < tree.value - _SAME * self._scale(tree.value):
+        for tried in rounded(units, self.market.root if box is None else box):
+            quick = self._quick(tried)
+            if quick < tree.value - _SAME * self._scale(tree.value) or (
+                self._is_together and np.isfinite(quick) and box is None
+            ):  # of several models few fleets are known beside it
                 self._try(tree, tried)
         self._improve(tree, units)
 
@@ -216,7 +223,8 @@ class Search:
         every = np.flatnonzero(self.market.root.high > 0).tolist()
         while True:
             ways = [
-                (self._quick(moved), n, moved) for n, moved in enumerate(self._moves(units, every))
+                (self._quick(moved), n, moved)
+                for n, moved in enumerate(moves(units, self.market.root.high, every))
             ]
             least, _, moved = min(ways, default=(np.inf, 0, units))
             if not least < value - _SAME * self._scale(value):
@@ -248,22 +256,44 @@ class Search:
             self.priced.add(units.tobytes())
         return self.known.totals(self.market, units)
 
+    @property
+    def _is_together(self) -> bool:
+        """Whether fleets serve several models."""
+        return any(isinstance(mix, Together) for mix in self.market.question.mixes)
+
+    def _least(self, units: Floats) -> float:
+        """Return what the measure of a purchase is not below, by the cheapest fleets of all. Raises as `totals` does."""
+        if not self._is_together:
+            return self.value(units)
+        costs = np.zeros(len(self.market.question.scenarios))
+        for group in self.market.groups:
+            tariff = self.market.beside(group, units)
+            costs[group.scenario] += self._price(group, tariff, is_near=False)
+        return self.measure.of(costs + float(self.market.usd @ units))
+
     def settled(self, units: Floats) -> Floats:
         """Return what `totals` does; where time ends, with the cheapest fleets found so far. Raises InfeasibleError."""
         with contextlib.suppress(TimeUpError):
             return self.totals(units)
         return self.known.totals(self.market, units)
 
-    def _price(self, group: Group, tariff: Tariff) -> None:
-        """Learn the cheapest fleets for a group's periods, lowest rates first."""
-        rates, at = group.rates_rps, 0
+    def _price(self, group: Group, tariff: Tariff, *, is_near: bool = True) -> float:
+        """Learn the cheapest fleets for a group's periods, lowest rates first; return what they cost at least, USD.
+
+        Fleets that are `is_near` to these where the cheapest take long.
+        """
+        rates, at, least = group.rates_rps, 0, 0.0
         mix = self.market.question.mixes[group.mix]
+        seek = mix.near if is_near else mix.cheapest
         while at < len(rates):
-            found = mix.cheapest(tariff, float(rates[at]))
+            found = seek(tariff, float(rates[at]))
             if found is None:
                 raise InfeasibleError(f"no fleet serves {rates[at]:g} req/s")
             served = self.known.rate(self.known.learn(found.fleet), group.mix)
-            at = max(at + 1, int(np.searchsorted(rates, served, side="right")))
+            then = max(at + 1, int(np.searchsorted(rates, served, side="right")))
+            least += max(found.bound, 0.0) * (then - at)
+            at = then
+        return least * self.market.question.hours_each
 
     def value(self, units: Floats) -> float:
         """Return what the measure comes to with a purchase. Raises as `totals` does."""
@@ -296,8 +326,8 @@ class Search:
             if len(tree.units) > _FEW:
                 able &= (tree.units > 0) | (near > 0)
             units, value = tree.units, tree.value
-            moves = self._moves(units, np.flatnonzero(able).tolist())
-            ways = [(self._quick(moved), n, moved - units) for n, moved in enumerate(moves)]
+            around = moves(units, self.market.root.high, np.flatnonzero(able).tolist())
+            ways = [(self._quick(moved), n, moved - units) for n, moved in enumerate(around)]
             for quick, _, change in sorted(ways, key=lambda way: way[:2]):
                 if quick >= tree.value - _SAME * self._scale(tree.value):
                     break
@@ -309,24 +339,6 @@ class Search:
             if units is tree.units or not self._try(tree, units):
                 return
 
-    def _moves(self, units: Floats, places: Sequence[int]) -> list[Floats]:
-        """Return purchases near one: some units more or less of each, or of one in exchange for another."""
-        most = self.market.root.high
-        changes = [
-            {k: sign * 2.0**power}
-            for k in places
-            for power in range(int(np.log2(most[k])) + 1)
-            for sign in (-1, 1)
-        ]
-        changes += [{k: -1.0, o: 1.0} for k in places if units[k] > 0 for o in places if o != k]
-        found = []
-        for change in changes:
-            moved = units.copy()
-            moved[list(change)] += list(change.values())
-            if (moved >= 0).all() and (moved <= most).all():
-                found.append(moved)
-        return found
-
     def _needed(self, units: Floats, value: float) -> Floats:
         """Return the purchase without units that save nothing."""
         for k in np.flatnonzero(units > 0).tolist():
@@ -337,9 +349,3 @@ class Search:
                     break
                 units = fewer
         return units
-
-    def _rounded(self, units: Floats, box: Box) -> list[Floats]:
-        """Return what the program buys in whole units, rounded each way."""
-        ways = (np.floor, np.round, np.ceil)
-        found = {tuple(np.clip(way(units), box.low, box.high)) for way in ways}
-        return [np.array(one) for one in sorted(found)]

@@ -54,6 +54,11 @@ class Served:
             level.deadline = deadline
 
     @property
+    def parts(self) -> list[tuple[Served, float]]:
+        """The fleets of each model alone, and its part of the rate."""
+        return [(self, 1.0)]
+
+    @property
     def most(self) -> Floats:
         """Instances of each option that do all that it can at 1 req/s, (options)."""
         most: Floats = np.max([level.most for level in self.levels], axis=0)
@@ -158,6 +163,10 @@ class Served:
             return None
         return replace(best, bound=min(bound, best.cost))
 
+    def near(self, tariff: Tariff, rate: float) -> Cheapest | None:
+        """Return a cheap fleet that serves a rate, as `cheapest` does: where that takes long, by less work."""
+        return self.cheapest(tariff, rate)
+
     def least(self, prices: Floats, rate: float) -> Cheapest | None:
         """Return the cheapest fleet for a rate at prices ≥ 0 of an instance, None where its proof takes long.
 
@@ -165,9 +174,7 @@ class Served:
         """
         tariff = Tariff(free=np.zeros(len(prices)), full=prices)
         try:
-            found = [
-                self._covered(n, tariff, rate, np.inf, _PATIENCE) for n in range(len(self.levels))
-            ]
+            found = [self._patient(n, tariff, rate) for n in range(len(self.levels))]
         except LongSearchError:
             return None
         able = [one for one in found if one is not None]
@@ -175,6 +182,9 @@ class Served:
             raise InfeasibleError(f"no fleet serves {rate:g} req/s")
         best = min(able, key=lambda one: one.cost)
         return replace(best, bound=min(one.bound for one in able))
+
+    def _patient(self, n: int, tariff: Tariff, rate: float) -> Cheapest | None:
+        return self._covered(n, tariff, rate, np.inf, _PATIENCE)
 
     def _at_level(self, n: int, tariff: Tariff, rate: float, below: float) -> Cheapest | None:
         return self._covered(n, tariff, rate, below)

@@ -101,6 +101,16 @@ class Bill:
     pools: tuple[Floats, ...]
     margins: Floats
 
+    def of(self, n: int) -> Bill:
+        """Return how one of them is paid."""
+        here = slice(n, n + 1)
+        return Bill(
+            rest=self.rest[here],
+            steps=self.steps[here],
+            pools=tuple(drawn[here] for drawn in self.pools),
+            margins=self.margins[here],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:

@@ -14,7 +14,10 @@ from melange_sky.names.limits import LimitKey, LimitKind
 from melange_sky.optimizer import Problem
 from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.reserve.question import Purchase, Question, Scenario
-from melange_sky.reserve.ruled import ruled_by
+from melange_sky.reserve.ruled import RuledServed, ruled_by
+from melange_sky.reserve.serving import Served
+from melange_sky.reserve.tied import models_of
+from melange_sky.reserve.together import Together
 from tests.optimizer.factories import demand, placed
 from tests.reserve.factories import _sum, random_mix, random_purchases, random_replica
 
@@ -116,13 +119,28 @@ def made(
     )
     question = Question(
         options=tuple("/".join(place) for place in places),
-        mixes=[ruled_by(at_rate(problem, top), places, len(places))],
+        mixes=[served(at_rate(problem, top), places)],
         mix=np.zeros(len(rates), dtype=np.intp),
         hours_each=1.0,
         scenarios=(scenario,),
         purchases=tuple(purchases),
     )
     return RuledCase(problem, question, places)
+
+
+def served(problem: Problem, places: dict[tuple[str, str], int]) -> Served:
+    """The fleets of a problem's one model or several."""
+    if len(problem.demands) == 1:
+        return ruled_by(problem, places, len(places))
+    rates = [d.workload.rate_rps for d in problem.demands]
+    shares = [rate / sum(rates) for rate in rates]
+    return Together(models_of(problem, places, len(places)), shares)
+
+
+def in_one_program(case: RuledCase) -> RuledServed:
+    """The fleets of a case with all models in one program."""
+    top = float(case.question.scenarios[0].rate_rps.max()) or 1.0
+    return ruled_by(at_rate(case.problem, top), case.places, len(case.places))
 
 
 def whole_ruled_program(case: RuledCase) -> float | None:

@@ -30,11 +30,17 @@ from melange_sky.optimizer.search.shares import peak_load
 from melange_sky.reserve.advise import advise
 from melange_sky.reserve.answer import Advice
 from melange_sky.reserve.build import served_by
-from melange_sky.reserve.ruled import RuledServed, ruled_by
+from melange_sky.reserve.ruled import ruled_by
 from melange_sky.reserve.tariff import Tariff
 from tests.optimizer.factories import with_levels
 from tests.reserve.factories import random_problem
-from tests.reserve.ruled_factories import RuledCase, random_rules, ruled_case, whole_ruled_program
+from tests.reserve.ruled_factories import (
+    RuledCase,
+    in_one_program,
+    random_rules,
+    ruled_case,
+    whole_ruled_program,
+)
 
 KINDS = (
     ("limits",),
@@ -180,8 +186,7 @@ def test_rules_as_numbers_say_what_they_say_in_words_and_let_in_what_they_have_r
     kinds = ("limits", "min_replicas", "max_option_types", "min_option_types")
     rules = random_rules(rng, (kinds[seed % 4], "limits") if seed < 4 else (kinds[seed % 4],))
     case = ruled_case(rng, rules, models=1 + seed // 4, options=3)
-    (served,) = case.question.mixes
-    assert isinstance(served, RuledServed)
+    served = in_one_program(case)
     names = [rule.name for rule in served.ruled[0].rules]
     kept = 0
     for _ in range(120):

@@ -101,8 +101,12 @@ def question_of(
     tops = [float(peaks[mix == k].max()) for k in range(len(mixes))]
     require_fleets(mixes, served, rents, tops, deadline)
     hours = demand.step_s / 3600
+    keys = {name: key for one in mixes for name, key in one.keys.items()}
     rates_asked = AskedRates(
-        mix=mix, peaks_rps=peaks, peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes, deadline)
+        mix=mix,
+        peaks_rps=peaks,
+        models=[keys[name][0] for name in names],
+        peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes, deadline),
     )
     listed = [candidates[name].option for name in names]
     bought = purchasable(given, listed, served, rates_asked, options)

@@ -57,10 +57,14 @@ class Purchasable:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AskedRates:
-    """Each period's mix and its highest rate, (periods); `peak_usd_per_hour` finds what the dearest hour costs."""
+    """Each period's mix and its highest rate, (periods), and the model that each option serves, by name.
+
+    `peak_usd_per_hour` finds what the dearest hour costs.
+    """
 
     mix: NDArray[np.intp]
     peaks_rps: Floats
+    models: Sequence[str]
     peak_usd_per_hour: Callable[[], float]
 
 
@@ -80,7 +84,8 @@ def purchasable(
     found: list[Purchasable] = []
     for term in given.terms:
         if term.kind == "instance":
-            found += _instances(term, given.demand, options, most, wishes.discount_rate)
+            uses = (asked.models, most)
+            found += _instances(term, given.demand, options, uses, wishes.discount_rate)
     if any(term.kind == "spend" for term in given.terms):
         found += _spend(given, options, asked.peak_usd_per_hour(), wishes.discount_rate)
     return found_best(found) if wishes.budget_upfront is None else tuple(found)
@@ -125,14 +130,21 @@ def _instances(
     term: Commitment,
     demand: HourlyDemand,
     options: Sequence[DeploymentOption],
-    most: Floats,
+    uses: tuple[Sequence[str], Floats],
     discount_rate: float,
 ) -> Iterator[Purchasable]:
-    """Yield the purchases of an instance term: one, or one per window of a block."""
+    """Yield the purchases of an instance term: one, or one per window of a block.
+
+    `uses` are the model of each option, and the most of it that any hour has use for.
+    """
     covered = _covered(term, options)
     if not covered:
         return
-    units = int(max(most[k] * options[k].nodes for k in covered))
+    by_model: dict[str, float] = {}
+    for k in covered:
+        model, most = uses[0][k], float(uses[1][k]) * options[k].nodes
+        by_model[model] = max(by_model.get(model, 0.0), most)
+    units = int(sum(by_model.values()))
     for sold, active in _windows(term, demand):
         rate = equal_usd_per_hour(sold, discount_rate)
         hours = demand.hours if active is None else float(active.sum()) * demand.step_s / 3600

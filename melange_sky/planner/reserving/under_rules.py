@@ -17,6 +17,8 @@ from melange_sky.planner.constraints import constraints_of
 from melange_sky.reserve.build import served_by
 from melange_sky.reserve.ruled import ruled_by
 from melange_sky.reserve.tariff import Tariff
+from melange_sky.reserve.tied import models_of
+from melange_sky.reserve.together import Together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +81,11 @@ def served_mixes(mixes: Sequence[Mix], names: Sequence[str], deadline: Deadline)
     place = {name: k for k, name in enumerate(names)}
     found: list[Served] = []
     for mix in mixes:
-        if is_ruled(mix):
+        if len(mix.problem.demands) > 1:
+            places = {key: place[name] for name, key in mix.keys.items()}
+            models = models_of(mix.problem, places, len(names), deadline)
+            found.append(Together(models, mix.parts, deadline))
+        elif is_ruled(mix):
             places = {key: place[name] for name, key in mix.keys.items()}
             found.append(ruled_by(mix.problem, places, len(names), deadline))
         else:

@@ -73,7 +73,10 @@ def bought(terms: list[Commitment], hours: int = 168, **flags: Any) -> Any:
     given: Any = SimpleNamespace(terms=tuple(terms), demand=demand(hours))
     served: Any = SimpleNamespace(most=np.array([4.0]))
     asked = AskedRates(
-        mix=np.zeros(hours, dtype=np.intp), peaks_rps=np.ones(hours), peak_usd_per_hour=lambda: 4.0
+        mix=np.zeros(hours, dtype=np.intp),
+        peaks_rps=np.ones(hours),
+        models=("m",),
+        peak_usd_per_hour=lambda: 4.0,
     )
     return purchasable(given, [option], [served], asked, options(**flags))
 
