@@ -34,7 +34,7 @@ _DEMAND = (
         "--demand",
         type=_FILE,
         metavar="CSV",
-        help="Rates over time: time,rate_rps[,mix], equal steps, times with an offset or Z.",
+        help="Rates over time: time,rate_rps[,mix], or rate_rps:NAME for each model; equal steps, times with an offset or Z.",
     ),
     click.option(
         "--trace",

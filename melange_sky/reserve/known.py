@@ -78,9 +78,13 @@ class Known:
     def cost(self, market: Market, units: Floats) -> Floats:
         """Return the rent of every scenario beside a purchase with the best known fleets, (scenarios), USD."""
         costs = np.zeros(len(market.question.scenarios))
+        paid: dict[tuple[bytes, ...], Floats] = {}
         for group in market.groups:
             order, weights = self._order(group)
-            best = np.minimum.accumulate(market.beside(group, units).cost(self.fleets[order]))
+            key = (group.rents.tobytes(), group.owned.tobytes(), group.active.tobytes())
+            if key not in paid:  # groups that differ in their mix alone pay the same
+                paid[key] = market.beside(group, units).cost(self.fleets)
+            best = np.minimum.accumulate(paid[key][order])
             costs[group.scenario] += float(weights @ best[: len(weights)])
         return costs * market.question.hours_each
 

@@ -59,11 +59,22 @@ class Models:
         self.stores = [Store(m, own) for m, own in zip(alone, ties.own, strict=True)]
         self._whole = whole
         self._made: dict[tuple[float, ...], RuledServed] = {}
+        self._last: tuple[bytes, tuple[float, ...]] = (b"", ())
 
     def until(self, deadline: Deadline) -> None:
         """Hold all that is asked from now on to a deadline."""
         for model in (*self.alone, *self._made.values()):
             model.until(deadline)
+
+    def rates(self, fleet: Floats) -> tuple[float, ...]:
+        """Return the highest rate of each model that a fleet serves, 0 where it breaks a rule. Raises TimeUpError."""
+        key = fleet.tobytes()
+        if key != self._last[0]:
+            rates = tuple(store.rate(fleet) for store in self.stores)
+            if not self.ties.kept(np.round(fleet)[None])[0]:
+                rates = (0.0,) * len(rates)
+            self._last = (key, rates)
+        return self._last[1]
 
     def whole(self, shares: tuple[float, ...], deadline: Deadline) -> RuledServed | None:
         """Return the program of all models at parts of the rate, made once; None where there is none."""
@@ -108,6 +119,10 @@ class Together(Served):
         self._models, self._shares = models, np.array(shares)
         self.deadline = deadline
 
+    def in_shares(self, shares: Sequence[float]) -> Together:
+        """Return the same models at other parts of the rate; what is known of their fleets is known to both."""
+        return Together(self._models, shares, self.deadline)
+
     def until(self, deadline: Deadline) -> None:
         """Hold all that is asked from now on to a deadline."""
         self.deadline = deadline
@@ -131,10 +146,8 @@ class Together(Served):
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate in req/s that a fleet serves by the rules. Raises TimeUpError."""
-        if not self.ties.kept(np.round(fleet)[None])[0]:
-            return 0.0
-        pairs = zip(self._models.stores, self._shares.tolist(), strict=True)
-        rate: float = min(store.rate(fleet) / share for store, share in pairs if share > 0)
+        pairs = zip(self._models.rates(fleet), self._shares.tolist(), strict=True)
+        rate: float = min(own / share for own, share in pairs if share > 0)
         return rate
 
     def rate_alone(self, option: int, count: int) -> float:

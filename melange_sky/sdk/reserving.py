@@ -94,7 +94,7 @@ def reservation(
 
     Args:
         spec: A spec file of one model, or the same as a dict; its rate is replaced by the demand's.
-        demand: CSV of time,rate_rps[,mix] in equal steps.
+        demand: CSV of time,rate_rps[,mix], or rate_rps:NAME for each model, in equal steps.
         trace: In place of it, a log of requests, counted by the hour.
         columns: Which column of the trace is what.
         timezone: Zone of the trace's stamps that name none.
@@ -182,7 +182,7 @@ def bound(
 
     Args:
         spec: A spec file of one model, or the same as a dict; its rate is replaced by the demand's.
-        demand: CSV of time,rate_rps[,mix] in equal steps.
+        demand: CSV of time,rate_rps[,mix], or rate_rps:NAME for each model, in equal steps.
         trace: In place of it, a log of requests, counted by the hour.
         columns: Which column of the trace is what.
         timezone: Zone of the trace's stamps that name none.

@@ -1,4 +1,7 @@
-"""What is asked for over time: a CSV of `time,rate_rps[,mix]` as rates of equal steps, in UTC."""
+"""What is asked for over time: a CSV of `time,rate_rps[,mix]` as rates of equal steps, in UTC.
+
+In place of `rate_rps` there may be a column `rate_rps:NAME` for each of several models.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ class HourlyDemand:
 
     `starts` are aware, in the offsets that the source wrote, one `step_s` after the other in UTC; not `is_dated`
     where the source tells no dates, and they begin at 1970. `mix` names each step's mix of request sizes; all
-    are empty where the spec's own holds throughout. `notes` are what a reader should know.
+    are empty where the spec's own holds throughout. `of_models` are the rates of each model that the source names,
+    which add up to `rate_rps`; none where each has its part by the spec's rates. `notes` are what a reader should
+    know.
     """
 
     source: str
@@ -46,6 +51,7 @@ class HourlyDemand:
     rate_rps: tuple[float, ...]
     mix: tuple[str, ...]
     is_dated: bool = True
+    of_models: tuple[tuple[str, tuple[float, ...]], ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -75,13 +81,16 @@ class HourlyDemand:
         notes = (
             (f"{left} steps beyond whole weeks are left out of what is repeated",) if left else ()
         )
+        grown = [(1 + growth) ** (n * self.step_s / YEAR_S) for n in range(count)]
+
+        def repeated(rates: Sequence[float]) -> tuple[float, ...]:
+            return tuple(rates[n % kept] * by for n, by in enumerate(grown))
+
         return replace(
             self,
             starts=tuple(first + n * step for n in range(count)),
-            rate_rps=tuple(
-                self.rate_rps[n % kept] * (1 + growth) ** (n * self.step_s / YEAR_S)
-                for n in range(count)
-            ),
+            rate_rps=repeated(self.rate_rps),
+            of_models=tuple((name, repeated(rates)) for name, rates in self.of_models),
             mix=tuple(self.mix[n % kept] for n in range(count)),
             notes=self.notes + notes,
         )
@@ -93,6 +102,7 @@ class _Row:
     start: datetime
     rate_rps: float
     mix: str
+    of_models: tuple[tuple[str, float], ...] = ()
 
 
 def read_demand(path: Path) -> HourlyDemand:
@@ -113,6 +123,10 @@ def read_demand(path: Path) -> HourlyDemand:
         step_s=step_s,
         rate_rps=tuple(row.rate_rps for row in rows),
         mix=tuple(row.mix for row in rows),
+        of_models=tuple(
+            (name, tuple(row.of_models[n][1] for row in rows))
+            for n, (name, _) in enumerate(rows[0].of_models)
+        ),
     )
 
 
@@ -134,7 +148,7 @@ def _rows(path: Path, text: str) -> Iterator[_Row]:
                 raise InputError(
                     f"{path}:{line}: more than {MOST_STEPS} steps; give hours, not requests"
                 )
-            found = _row(dict(zip(columns, cells, strict=False)), line, "mix" in columns)
+            found = _row(dict(zip(columns, cells, strict=False)), line, columns)
             if isinstance(found, str):
                 problems.append(f"{path}:{line}: {found}")
             else:
@@ -148,38 +162,47 @@ def _rows(path: Path, text: str) -> Iterator[_Row]:
 def _columns(path: Path, line: int, header: Sequence[str]) -> list[str]:
     columns = [name.strip() for name in header]
     of_models = [name for name in columns if name.startswith(OF_A_MODEL)]
-    if of_models:
+    if of_models and "rate_rps" in columns:
         raise InputError(
-            f"{path}:{line}: column '{clip(of_models[0])}': no rates of single models can be told by the hour; give their "
-            "total as rate_rps, of which each model has its part by the spec's rates"
+            f"{path}:{line}: names both rate_rps and '{clip(of_models[0])}'; give the total of all models, or the rates of each"
         )
     missing = [
         f"{path}:{line}: lacks the column '{name}'{did_you_mean(name, columns)}; the first line must name "
         "time,rate_rps and may name mix"
         for name in ("time", "rate_rps")
-        if name not in columns
+        if name not in columns and not (name == "rate_rps" and of_models)
     ]
-    twice = [name for name in ("time", "rate_rps", "mix") if columns.count(name) > 1]
-    missing += [f"{path}:{line}: names the column '{name}' twice" for name in twice]
+    known = ("time", "rate_rps", "mix", *dict.fromkeys(of_models))
+    twice = [name for name in known if columns.count(name) > 1]
+    missing += [f"{path}:{line}: names the column '{clip(name)}' twice" for name in twice]
     if missing:
         raise InputError(*missing)
     return columns
 
 
-def _row(cells: dict[str, str], line: int, has_mix: bool) -> _Row | str:
+def _row(cells: dict[str, str], line: int, columns: Sequence[str]) -> _Row | str:
     """Return a row, or what is wrong with it."""
     start = _time(cells.get("time", "").strip())
     if isinstance(start, str):
         return start
-    rate_rps = _rate(cells.get("rate_rps", "").strip())
-    if isinstance(rate_rps, str):
-        return rate_rps
+    named = [name for name in columns if name.startswith(OF_A_MODEL)] or ["rate_rps"]
+    rates: list[float] = []
+    for name in named:
+        rate_rps = _rate(cells.get(name, "").strip(), clip(name))
+        if isinstance(rate_rps, str):
+            return rate_rps
+        rates.append(rate_rps)
     mix = cells.get("mix", "").strip()
-    if has_mix and not mix:
+    if "mix" in columns and not mix:
         return "mix is empty; name the mix of sizes in every row or in none"
     if len(mix) > 60 or not mix.isprintable():
         return f"mix '{clip(mix)}' must be at most 60 printable characters"
-    return _Row(line, start, rate_rps, mix)
+    models = tuple(
+        (name.removeprefix(OF_A_MODEL), rate)
+        for name, rate in zip(named, rates, strict=True)
+        if name != "rate_rps"
+    )
+    return _Row(line, start, sum(rates), mix, models)
 
 
 def _time(text: str) -> datetime | str:
@@ -200,19 +223,19 @@ def _time(text: str) -> datetime | str:
     return moment
 
 
-def _rate(text: str) -> float | str:
+def _rate(text: str, name: str) -> float | str:
     if not text:
-        return "rate_rps is empty; write 0 where nothing is asked"
+        return f"{name} is empty; write 0 where nothing is asked"
     try:
         rate_rps = float(text)
     except ValueError:
-        return f"rate_rps '{clip(text)}' is not a number"
+        return f"{name} '{clip(text)}' is not a number"
     if not math.isfinite(rate_rps):
-        return f"rate_rps '{clip(text)}' is not a finite number"
+        return f"{name} '{clip(text)}' is not a finite number"
     if rate_rps < 0:
-        return f"rate_rps is {text}, below 0"
+        return f"{name} is {text}, below 0"
     if rate_rps > MOST_RPS:
-        return f"rate_rps {rate_rps:g} is above {MOST_RPS:g}; requests per second are meant"
+        return f"{name} {rate_rps:g} is above {MOST_RPS:g}; requests per second are meant"
     return rate_rps
 
 

@@ -270,3 +270,91 @@ def test_what_several_models_cannot_have_is_one_line(folder: Path) -> None:  # n
         melange_sky.reservation(
             MODELS, demand="mixed.csv", mix=["day=day.csv"], offline=True, stale_ok=True
         )
+
+
+def by_model(here: Path, chat: list[float], code: list[float], **more: Any) -> Any:
+    """The answer for a demand that states both models' rates."""
+    lines = [
+        f"2026-11-02T{hour:02d}:00:00Z,{a},{b}"
+        for hour, (a, b) in enumerate(zip(chat, code, strict=True))
+    ]
+    (here / "models.csv").write_text("\n".join(("time,rate_rps:chat,rate_rps:code", *lines)))
+    return melange_sky.reservation(
+        MODELS,
+        demand="models.csv",
+        commitments=write_terms(here, {"g6.xlarge": 0.5, "g5.xlarge": 0.62}),
+        offline=True,
+        stale_ok=True,
+        verify=more.pop("verify", False),
+        **more,
+    )
+
+
+def test_rates_of_each_model_in_one_proportion_are_their_total(folder: Path) -> None:  # noqa: F811
+    rates = [2.0, 5.0, 9.0]
+    total = several(folder, rates).document["totals"]
+    found = by_model(folder, [0.8 * r for r in rates], [0.2 * r for r in rates]).document["totals"]
+    for key in ("chosen_usd", "all_on_demand_usd", "commit_peak_usd", "bound_usd"):
+        assert found[key] == pytest.approx(total[key], rel=1e-6), key
+
+
+def test_models_that_peak_at_other_hours_share_what_is_committed(folder: Path) -> None:  # noqa: F811
+    chat, code = [8.0, 8.0, 2.0, 2.0], [0.5, 0.5, 4.0, 4.0]
+    found = by_model(folder, chat, code, verify=True)
+    document, alone = found.document, []
+    assert [m["rates_rps"] for m in document["models"]] == [
+        pytest.approx(chat),
+        pytest.approx(code),
+    ]
+    for served, rates in zip(MODELS["models"], (chat, code), strict=True):
+        alone.append(
+            melange_sky.reservation(
+                {**SPEC, "workload": served["workload"]},
+                demand=write_demand(folder, rates),
+                commitments="terms.csv",
+                offline=True,
+                stale_ok=True,
+                verify=False,
+            ).document["totals"]
+        )
+    totals = document["totals"]
+    assert document["gap"] == 0
+    apart = sum(one["all_on_demand_usd"] for one in alone)
+    assert totals["all_on_demand_usd"] == pytest.approx(apart, rel=1e-6)
+    assert totals["chosen_usd"] <= sum(one["chosen_usd"] for one in alone) * (1 + 1e-6)
+    assert document["demand"]["rates_rps"] == pytest.approx([8.5, 8.5, 6.0, 6.0])
+    assert len(document["demand"]["mixes"]) == 1 and document["demand"]["mix"] == [0] * 4
+    for fleet in found.fleets:
+        models = {m.name: m.workload.rate_rps for m in fleet.plan.models}
+        assert models["chat"] == pytest.approx(max(chat[p] for p in fleet.periods))
+        assert models["code"] == pytest.approx(max(code[p] for p in fleet.periods))
+    assert {one["name"] for one in document["verification"]["models"]} == {"chat", "code"}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "line"),
+    [
+        ("rate_rps:chat", "1", r"^models\.csv: lacks the column 'rate_rps:code'; give the rates"),
+        (
+            "rate_rps:chat,rate_rps:cod",
+            "1,1",
+            r"^models\.csv: column 'rate_rps:cod': the spec has no such model \(did you mean 'code'\?\)",
+        ),
+        (
+            "rate_rps:chat,rate_rps:code",
+            "1,0",
+            r"^models\.csv: rate_rps:code is 0 at 2026-11-02T00:00:00\+00:00 where other models have traffic",
+        ),
+    ],
+)
+def test_what_a_demand_of_models_lacks_is_one_line(
+    folder: Path,  # noqa: F811
+    header: str,
+    row: str,
+    line: str,
+) -> None:
+    (folder / "models.csv").write_text(
+        f"time,{header}\n2026-11-02T00:00:00Z,{row}\n2026-11-02T01:00:00Z,{row}\n"
+    )
+    with pytest.raises(InputError, match=line):
+        melange_sky.reservation(MODELS, demand="models.csv", offline=True, stale_ok=True)

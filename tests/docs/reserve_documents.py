@@ -144,10 +144,20 @@ def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:
         step_s=3600.0,
         rate_rps=(0.5,),
         mix=("",),
+        of_models=(("text", (0.5,)),) if hollow is Hollow.ALL else (),
         is_dated=hollow is Hollow.NOTHING,
         notes=("text",),
     )
     label = "text" if hollow is Hollow.NOTHING else ""
+    mixes = (
+        SimpleNamespace(
+            label=label,
+            workload=filled(Workload),
+            workloads=(filled(Workload),),
+            parts=(1.0,),
+            keys={"text": ("text", "text")},
+        ),
+    )
     return SimpleNamespace(
         spec=SimpleNamespace(
             name="text", models=(filled(type(model), hollow),) * (2 if hollow is Hollow.ALL else 1)
@@ -161,15 +171,8 @@ def _asked(hollow: Hollow, plan: Plan, bought: tuple[Purchasable, ...]) -> Any:
             seed=0,
         ),
         demand=demand,
-        mixes=(
-            SimpleNamespace(
-                label=label,
-                workload=filled(Workload),
-                workloads=(filled(Workload),),
-                parts=(1.0,),
-                keys={"text": ("text", "text")},
-            ),
-        ),
+        mixes=mixes,
+        told_mixes=mixes,
         purchasable=bought,
         owned=(filled(Owned, hollow, region=label),),
         notes=("text",),

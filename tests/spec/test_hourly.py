@@ -41,12 +41,19 @@ CASES: dict[str, tuple[str, str]] = {
         rows(GOOD[0]),
         "demand.csv: holds a single row, so that no step can be told; give a row per hour under time,rate_rps",
     ),
-    "rates of single models": (
-        rows(*GOOD, header="time,rate_rps:chat,rate_rps:code"),
+    "a total beside rates of models": (
+        rows(*GOOD, header="time,rate_rps,rate_rps:code"),
         (
-            "demand.csv:1: column 'rate_rps:chat': no rates of single models can be told by the hour; give their total "
-            "as rate_rps, of which each model has its part by the spec's rates"
+            "demand.csv:1: names both rate_rps and 'rate_rps:code'; give the total of all models, or the rates of each"
         ),
+    ),
+    "a model twice": (
+        rows("2026-11-02T00:00:00Z,1,2", header="time,rate_rps:chat,rate_rps:chat"),
+        "demand.csv:1: names the column 'rate_rps:chat' twice",
+    ),
+    "no rate of a model": (
+        rows("2026-11-02T00:00:00Z,1", header="time,rate_rps:chat,rate_rps:code"),
+        "demand.csv:2: rate_rps:code is empty; write 0 where nothing is asked",
     ),
     "another header": (
         rows(*GOOD, header="time,rate_rsp"),

@@ -147,6 +147,10 @@ def test_an_hour_at_least(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     code, _, said = call(capsys, "watch", str(folder), "--replay", str(path))
     assert code == 2
     assert "covers less than an hour" in said
+    path.write_text(path.read_text().replace("rate_rps", "rate_rps:chat"))
+    code, _, said = call(capsys, "watch", str(folder), "--replay", str(path))
+    assert code == 2
+    assert "names rates of single models" in said and said.count("\n") == 1
 
 
 def test_a_part_of_a_rollout_begins_with_what_serves_then() -> None:

@@ -87,12 +87,12 @@ def _wins_from(asked: Asked, api_usd: float, sought: float, deadline: Deadline) 
 
     The cheapest fleet's cost is a staircase over the rate. Where it is above the API's at a rate, it is above it
     at all rates up to cost ÷ api_usd, too; so the least rate is what repeating this comes to. The commonest mix
-    stands for all.
+    stands for all, or that of the mean rates where the demand states those of each model.
     """
-    question = asked.question
+    question, mixes = asked.question, asked.told_mixes
     rates = question.scenarios[0].rate_rps
-    shares = [float(rates[question.mix == k].sum()) for k in range(len(asked.mixes))]
-    problem = asked.mixes[shares.index(max(shares))].problem
+    shares = [float(rates[question.mix == k].sum()) for k in range(len(mixes))]
+    problem = mixes[shares.index(max(shares))].problem
     solve = SolveOptions(time_limit_s=deadline.left_s, deadline=deadline)
     rate = LEAST_RPS
     while rate <= sought:

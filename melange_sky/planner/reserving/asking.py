@@ -13,6 +13,7 @@ from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.optimizer import SolveOptions, least_cost
 from melange_sky.planner.assumed_splits import without_assumed
 from melange_sky.planner.prepare import prepare_with
+from melange_sky.planner.reserving.hourly_models import at_rates, in_proportions, stated_rates
 from melange_sky.planner.reserving.material import Mix
 from melange_sky.planner.reserving.purchases import AskedRates, Purchasable, purchasable
 from melange_sky.planner.reserving.survivors import HourPrices, survivors
@@ -58,6 +59,15 @@ class Asked:
     question: Question
     notes: tuple[str, ...] = ()
 
+    @property
+    def told_mixes(self) -> tuple[Mix, ...]:
+        """The mixes that are told of: one at the models' mean rates where the demand states those of each."""
+        if not self.demand.of_models:
+            return self.mixes
+        (first, *_) = self.mixes
+        means = [float(self.rates_of(m).mean()) for m in range(len(self.spec.models))]
+        return (at_rates(first, means),)
+
     def rates_of(self, model: int) -> Floats:
         """Return the base case's rates of one model, by its place in the spec, (periods)."""
         parts = np.array([mix.parts[model] for mix in self.mixes])
@@ -98,15 +108,24 @@ def question_of(
     candidates = _by_name(mixes)
     rents = rents[:, [list(known).index(name) for name in names]]
     served = served_mixes(mixes, names, deadline)
-    tops = [float(peaks[mix == k].max()) for k in range(len(mixes))]
-    require_fleets(mixes, served, rents, tops, deadline)
+    dearest = mixes
+    if (stated := stated_rates(spec, demand)) is not None:
+        mixes, served, mix = in_proportions(mixes[0], served[0], stated)
+        busiest = int(mix[peaks.argmax()])
+        dearest = (mixes[busiest].at_rate(float(peaks.max())),)
+        require_fleets(
+            dearest, served[busiest : busiest + 1], rents, [float(peaks.max())], deadline
+        )
+    else:
+        tops = [float(peaks[mix == k].max()) for k in range(len(mixes))]
+        require_fleets(mixes, served, rents, tops, deadline)
     hours = demand.step_s / 3600
     keys = {name: key for one in mixes for name, key in one.keys.items()}
     rates_asked = AskedRates(
         mix=mix,
         peaks_rps=peaks,
         models=[keys[name][0] for name in names],
-        peak_usd_per_hour=lambda: _peak_usd_per_hour(mixes, deadline),
+        peak_usd_per_hour=lambda: _peak_usd_per_hour(dearest, deadline),
     )
     listed = [candidates[name].option for name in names]
     bought = purchasable(given, listed, served, rates_asked, options)
@@ -144,6 +163,11 @@ def question_of(
 def _mix(given: Given, label: str, peak_rps: float, request: PlanRequest) -> Mix:
     """Return a mix with the options that may serve it."""
     parts = _parts(given.spec)
+    stated = stated_rates(given.spec, given.demand)
+    if stated is not None and stated.any():  # each model at its own highest rate, whenever that is
+        grown = max(float(_factors(given.demand, change.demand).max()) for change in given.changes)
+        own = stated.max(axis=1) * grown
+        parts, peak_rps = (own / own.sum()).tolist(), float(own.sum())
     known = given.sizes.get(label)
     models = []
     for served, part in zip(given.spec.models, parts, strict=True):

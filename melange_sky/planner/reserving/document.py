@@ -186,10 +186,10 @@ def _demand(asked: Asked) -> dict[str, Any]:
                 "input_tokens": prompt,
                 "output_tokens": answer,
             }
-            for mix in asked.mixes
+            for mix in asked.told_mixes
             for prompt, answer in (tokens_per_request(mix),)
         ],
-        "mix": [int(k) for k in asked.question.mix],
+        "mix": [0 if demand.of_models else int(k) for k in asked.question.mix],
     }
 
 

@@ -35,6 +35,7 @@ def models_document(asked: Asked) -> list[dict[str, Any]]:
             "slo": slo_document(served),
             "mean_rps": float(rates.mean()),
             "peak_rps": float(rates.max()),
+            "rates_rps": rates.tolist() if asked.demand.of_models else None,
         }
         for place, served in enumerate(asked.spec.models)
         for rates in (asked.rates_of(place),)

@@ -10,11 +10,11 @@ import numpy as np
 from melange_sky.constraints import Constraints
 from melange_sky.errors import MelangeError
 from melange_sky.optimizer import shared_out
-from melange_sky.optimizer.answers.rate_sweep import at_rate
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.notes import allocation_notes, elastic_notes, headroom_notes
 from melange_sky.planner.prepare import generation_of
+from melange_sky.planner.reserving.hourly_models import at_rates
 from melange_sky.planner.reserving.terms import term_name
 from melange_sky.plans import ModelPlan, Plan, PlanWarning, SolverReport
 
@@ -56,7 +56,11 @@ class Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """The periods that share a fleet and a mix; `rate_rps` is the highest of theirs, `plan` None where nothing runs."""
+    """The periods that share a fleet and a mix; `rate_rps` is the highest of theirs, `plan` None where nothing runs.
+
+    Where the demand states rates of each model, periods of any proportion share one, and the plan is made at the
+    highest rate of each.
+    """
 
     mix: int
     periods: tuple[int, ...]
@@ -77,11 +81,13 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
     groups: dict[tuple[int, bytes, bytes], list[int]] = {}
     for period in range(question.periods):
         paid = np.stack((owned[period], committed[period]))
-        key = int(question.mix[period]), running[period].tobytes(), paid.tobytes()
+        mixed = 0 if asked.demand.of_models else int(question.mix[period])
+        key = mixed, running[period].tobytes(), paid.tobytes()
         groups.setdefault(key, []).append(period)
     fleets = []
     fleet_id = None
-    for (mix, _, _), periods in groups.items():
+    for periods in groups.values():
+        mix = int(question.mix[periods[0]])
         first, highest = periods[0], float(rates[periods].max())
         owned_here = np.minimum(owned[first], running[first])
         kinds = tuple(
@@ -95,13 +101,25 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
         )
         plan = None
         if kinds and highest > 0:
-            plan = _plan(asked, advice, asked.mixes[mix], highest, kinds, request)
+            plan = _plan(asked, advice, _busiest(asked, mix, periods), kinds, request)
             fleet_id = fleet_id or new_fleet_id(plan)
             plan = replace(plan, fleet_id=fleet_id)
         fleets.append(
             Fleet(mix=mix, periods=tuple(periods), rate_rps=highest, running=kinds, plan=plan)
         )
     return tuple(fleets)
+
+
+def _busiest(asked: Asked, mix: int, periods: Sequence[int]) -> Mix:
+    """Return a mix at the highest rate of some periods, of each model where the demand states them: fleets serve that."""
+    if asked.demand.of_models:
+        rates = [
+            float(asked.rates_of(m)[list(periods)].max()) for m in range(len(asked.spec.models))
+        ]
+        return at_rates(asked.mixes[mix], rates)
+    return asked.mixes[mix].at_rate(
+        float(asked.question.scenarios[0].rate_rps[list(periods)].max())
+    )
 
 
 def _running(asked: Asked, fleets: Floats, paid: Floats) -> Floats:
@@ -147,12 +165,11 @@ def _plan(
     asked: Asked,
     advice: Advice,
     mix: Mix,
-    rate_rps: float,
     kinds: Sequence[Running],
     request: PlanRequest,
 ) -> Plan:
-    spec, prepared = asked.spec, mix.prepared
-    problem = at_rate(mix.problem, rate_rps)
+    """Return the plan of a mix at its rate."""
+    spec, prepared, problem = asked.spec, mix.prepared, mix.problem
     running = {mix.keys[asked.question.options[one.option]]: one for one in kinds}
     models = tuple(
         _model(asked, mix, replace(problem, demands=(demand,)), running, request)

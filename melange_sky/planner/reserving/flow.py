@@ -19,6 +19,7 @@ from melange_sky.planner.reserving.api_price import compared_with_api
 from melange_sky.planner.reserving.asking import Asked, mixes_of, question_of
 from melange_sky.planner.reserving.document import RESERVE_FILE, bound_document, reserve_files
 from melange_sky.planner.reserving.fleets import fleets_of
+from melange_sky.planner.reserving.hourly_models import check_models
 from melange_sky.planner.reserving.material import Given
 from melange_sky.planner.reserving.proving import MOST_FLEETS, prove
 from melange_sky.planner.reserving.relaxing import relaxed
@@ -149,6 +150,7 @@ def _asked(
     check_spec(spec)
     demand, sizes = options.source.read(options.weeks)
     check_mixes(spec, demand.labels)
+    check_models(spec, demand)
     changes = options.changes
     told = _refreshed(spec, request, hooks)
     found = find_offers(spec, request)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from melange_sky.optimizer.answers.rate_sweep import at_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +34,10 @@ class Mix:
     workload: Workload
     prepared: PreparedProblem
     problem: Problem
+
+    def at_rate(self, rate_rps: float) -> Mix:
+        """Return it with its problem at a total rate, of which each model keeps its part."""
+        return replace(self, problem=at_rate(self.problem, rate_rps))
 
     @property
     def workloads(self) -> tuple[Workload, ...]:

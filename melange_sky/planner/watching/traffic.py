@@ -141,6 +141,10 @@ def _is_demand(path: Path) -> bool:
 
 
 def _of_demand(demand: HourlyDemand, workload: Workload, seed: int) -> PlayedTraffic:
+    if demand.of_models:
+        raise InputError(
+            f"{demand.source}: names rates of single models; a fleet of one model is watched, so give its rate as rate_rps"
+        )
     parts = max(1, round(demand.step_s / BASE_S))
     if abs(parts * BASE_S - demand.step_s) > 1e-6:
         raise InputError(
