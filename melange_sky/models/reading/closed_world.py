@@ -39,13 +39,13 @@ _HARMLESS = (
 )
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
 
-_SWITCHES = re.compile(
+_SWITCHES = (
     rf"{_STRUCTURE}|gqa|mqa|mla|query|gate|gating|hybrid|tie|reuse|router|yoco|parallel_(mlp|ffn|block)|vision|audio|"
     r"short_conv|bidirectional|causal"
 )
 """Names that stand for structure where their field says no more than yes: also some that are harmless with a number."""
 
-_HARMLESS_SWITCHES = re.compile(
+_HARMLESS_SWITCHES = (
     r"^output_|bias$|skip_bias|share_add_bias|qk_norm|_norm$|^norm_|norm_gate|prenorm|layer_?norm|rms_?norm|_init|^init|"
     r"fp32|float32|bf16|fp16|upcast|seq_aux|aux_free|loss|renormalize|topk|router_logits|shared_expert_overlap|"
     r"^scale_attn|layer_scaling|^mla_scale|logn|ntk|rope|rotary|nope$|pos_enc|^learned_pos_emb$|temperature|mup|"
@@ -56,15 +56,15 @@ _HARMLESS_SWITCHES = re.compile(
 )
 """Switches that add no part to a model, or one as small as a norm or a bias, whatever else their names hold."""
 
-_COUNTS = re.compile(r"^(num|n)_.*(layers|blocks|experts|heads|modules|adapters|towers|streams)$")
+_COUNTS = r"^(num|n)_.*(layers|blocks|experts|heads|modules|adapters|towers|streams)$"
 
-_SIZES = re.compile(
+_SIZES = (
     r"(hidden|embed|model|intermediate)_(size|dim)$|(num|n)_(hidden_)?layers$|^(depth|layers|width|n_embd|d_model)$"
 )
-_SHAPING_WORDS = re.compile(
+_SHAPING_WORDS = (
     r"pattern|schedule|(layer|block|attn|mlp|ffn|mixer|moe)s?_(block_)?types?$"
 )
-_SHAPING_FACTORS = re.compile(
+_SHAPING_FACTORS = (
     r"^(mlp|ffn|ffw|expansion|expand|hidden|intermediate)[a-z_]*(ratio|mult|multiplier|factor)$|^expand$"
 )
 """Words and factors that decide sizes, whatever else their names look like."""
@@ -136,10 +136,10 @@ def _rows_of_idle(found: Unread, fields: Fields, name: str, value: object) -> li
         return None if is_harmless(name) else found.switched
     if value is not True:
         is_one = value == 1 and not isinstance(value, bool)
-        return found.switched if is_one and _COUNTS.search(name.lower()) else None
-    if default is True or _HARMLESS_SWITCHES.search(name.lower()):
+        return found.switched if is_one and re.search(_COUNTS, name.lower()) else None
+    if default is True or re.search(_HARMLESS_SWITCHES, name.lower()):
         return None
-    if _SWITCHES.search(name.lower()):
+    if re.search(_SWITCHES, name.lower()):
         return found.switched
     return None if is_harmless(name) else found.other
 
@@ -148,12 +148,12 @@ def _is_shaping(name: str, value: object) -> bool:
     """Return whether a field holds a whole part of a model, or a word or factor that shapes one."""
     if isinstance(value, Mapping):
         return any(
-            isinstance(size, int) and size > 1 and _SIZES.search(str(key))
+            isinstance(size, int) and size > 1 and re.search(_SIZES, str(key))
             for key, size in value.items()
         )
     if isinstance(value, str):
-        return bool(_SHAPING_WORDS.search(name))
-    return isinstance(value, float) and bool(_SHAPING_FACTORS.search(name))
+        return bool(re.search(_SHAPING_WORDS, name))
+    return isinstance(value, float) and bool(re.search(_SHAPING_FACTORS, name))
 
 
 def _is_idle(value: object) -> bool:
