@@ -7,7 +7,6 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from melange_sky.names.accelerators import names_of
 from melange_sky.names.limits import LimitKind
@@ -15,6 +14,8 @@ from melange_sky.parallelism import Parallelism, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from numpy.typing import NDArray
 
     from melange_sky.names.limits import LimitKey
     from melange_sky.offers import Offer, ReservedNodes

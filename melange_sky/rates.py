@@ -70,6 +70,11 @@ class RateProfile:
         return tuple(n / s for n, s in zip(self.counts, self.lengths_s, strict=True))
 
     @property
+    def dispersion_by_seconds(self) -> dict[str, float | None]:
+        """The dispersion by the seconds that requests are counted over, as text."""
+        return dict(zip(map(str, DISPERSION_S), self.dispersion, strict=True))
+
+    @property
     def mean_rps(self) -> float:
         """Requests ÷ time, the one that starts the clock left out."""
         return (self.requests - 1) / self.span_s

@@ -7,10 +7,12 @@ import dataclasses
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from melange_sky.accelerators import AcceleratorSpec, Links
 from melange_sky.resources import catalogs_dir
+
+if TYPE_CHECKING:
+    from melange_sky.accelerators import AcceleratorSpec, Links
 
 PCIE_GPUS = 2
 """Most GPUs of a tensor-parallel group over PCIe that a plan takes unasked: beyond, all-reduces

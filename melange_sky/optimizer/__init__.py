@@ -10,10 +10,10 @@ says so (`Termination`, a gap, `Solution.unfinished`, `Conflict.is_minimal`).
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, InstanceGroup, SpotPolicy
+from melange_sky.exports import exported_from
 from melange_sky.optimizer.answers.baseline import baselines
 from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
 from melange_sky.optimizer.answers.optimum import optimize
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from melange_sky.optimizer.answers.traffic_split import TakenTraffic, taken_traffic
 
-_HOME = {
+_HOMES = {
     "Conflict": "conflict",
     **dict.fromkeys(("Explanation", "explain"), "explanation"),
     "shared_out": "given_fleet",
@@ -99,10 +99,4 @@ __all__ = [
     "taken_traffic",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    answer = getattr(import_module(f"{__name__}.answers.{_HOME[name]}"), name)
-    globals()[name] = answer  # the next access finds it at once
-    return answer
+__getattr__ = exported_from(__name__, {name: f"answers.{home}" for name, home in _HOMES.items()})

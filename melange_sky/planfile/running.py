@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from melange_sky.plans import NO_GUARD, cost_range, plan_bounds
+from melange_sky.plans import NO_GUARD
 
 if TYPE_CHECKING:
     from melange_sky.plans import Plan
@@ -23,6 +23,8 @@ def elastic_fields(plan: Plan) -> dict[str, Any]:
     """Return how far replicas may move and what that comes to, nothing where they stay as planned."""
     if plan.elastic is None:
         return {}
+    from melange_sky.plans import cost_range, plan_bounds  # of elastic plans alone
+
     low, high = cost_range(plan)
     rows = [
         {"plan": model.name, "option": allocation.candidate.option.name, **asdict(bounds)}

@@ -11,7 +11,6 @@ from melange_sky.constraints import Constraints
 from melange_sky.engines import engine_named
 from melange_sky.offers import accelerator_spec_text
 from melange_sky.planfile.running import elastic_fields, guard_fields
-from melange_sky.planfile.shared import SharedParts, Writers
 from melange_sky.plans import (
     SCHEMA_VERSION,
     Allocation,
@@ -47,6 +46,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             **elastic_fields(plan),
             **_one_model_document(plan, whole),
         }
+    from melange_sky.planfile.shared import SharedParts, Writers  # of several models alone
+
     parts = SharedParts(
         Writers(
             offer=_offer_document, engine=_flat, rates=_rates_document, option=_own_option_fields

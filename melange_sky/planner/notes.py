@@ -11,7 +11,6 @@ from melange_sky.optimizer import Step, least_cost
 from melange_sky.planfile import allocation_origin
 from melange_sky.plans import AlternativeMix, PlanWarning, RateSummary
 from melange_sky.profiles import engine_generation
-from melange_sky.rates import DISPERSION_S
 from melange_sky.steps import NETWORK_GBPS
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def rate_summary(workload: Workload) -> RateSummary | None:
         planned_rps=planned,
         peak_rps=profile.peak_rps,
         quantile=profile.fraction_under(planned),
-        dispersion=dict(zip(map(str, DISPERSION_S), profile.dispersion, strict=True)),
+        dispersion=profile.dispersion_by_seconds,
         burstiness=profile.burst_dispersion,
     )
 

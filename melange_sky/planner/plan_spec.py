@@ -38,7 +38,7 @@ from melange_sky.planner.sensitivity import MeasuringAdvice, cost_band
 from melange_sky.planner.side_solves import side_pool
 from melange_sky.planner.sky_check import checked_by_sky, disk_notes
 from melange_sky.planner.step_log import log_dominated, log_solution
-from melange_sky.plans import ModelPlan, Plan, PlannedReuse, PlanWarning
+from melange_sky.plans import ModelPlan, Plan, PlanWarning
 from melange_sky.profiles import engine_generation
 from melange_sky.spec import MelangeConfig, Spec, load_spec
 
@@ -183,6 +183,10 @@ def _model_plans(
 
 def _with_reuse(models: tuple[ModelPlan, ...], request: PlanRequest) -> tuple[ModelPlan, ...]:
     """Return models' plans that tell under which routing their capacities hold."""
+    if not request.hits:
+        return models
+    from melange_sky.plans import PlannedReuse  # of plans that count on prefix caches alone
+
     return tuple(
         replace(model, reuse=PlannedReuse(affinity=request.affinity, hits=()))
         if request.hits.get(model.name)

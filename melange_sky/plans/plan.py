@@ -7,26 +7,26 @@ from typing import TYPE_CHECKING
 
 from melange_sky.constraints import Constraints, SpotPolicy
 from melange_sky.engines import EngineChoice, engine_named
-from melange_sky.models import ModelShape
 from melange_sky.plans.allocations import Allocation, ExpectedMiss
-from melange_sky.plans.elastic import Elastic
-from melange_sky.plans.figures import (
-    AlternativeMix,
-    Baseline,
-    CurrentFleet,
-    FormGain,
-    RateSummary,
-    Sensitivity,
-    SolverReport,
-)
-from melange_sky.plans.forms import ModelForm, ModelSource
 from melange_sky.plans.guard import NO_GUARD, GuardRails
-from melange_sky.plans.reuse import PlannedReuse
 from melange_sky.plans.sky_fields import SkyFields
-from melange_sky.plans.verification import Verification
 
 if TYPE_CHECKING:
     from melange_sky.capacities import DeploymentOption, OptionCapacity
+    from melange_sky.models import ModelShape
+    from melange_sky.plans.elastic import Elastic
+    from melange_sky.plans.figures import (
+        AlternativeMix,
+        Baseline,
+        CurrentFleet,
+        FormGain,
+        RateSummary,
+        Sensitivity,
+        SolverReport,
+    )
+    from melange_sky.plans.forms import ModelForm, ModelSource
+    from melange_sky.plans.reuse import PlannedReuse
+    from melange_sky.plans.verification import Verification
     from melange_sky.slo import SLO
     from melange_sky.workload import Workload
 

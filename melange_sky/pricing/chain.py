@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import SourceUnavailableError
 from melange_sky.names.clouds import CLOUDS, HOSTED_CLOUDS, regions_of
-from melange_sky.offers import Offer
 from melange_sky.plans import PlanWarning
 from melange_sky.pricing.own_csv import read_embedded
-from melange_sky.pricing.query import OfferQuery
 from melange_sky.pricing.refresh_notes import by_reason, log_refresh
 from melange_sky.pricing.sky_local import modified_clouds, read_modified
-from melange_sky.pricing.store import Entry, Manifest, Store
 from melange_sky.pricing.tables import Rows, Table
 from melange_sky.settings import catalog_addresses
 
 if TYPE_CHECKING:
+    from melange_sky.offers import Offer
+    from melange_sky.pricing.query import OfferQuery
     from melange_sky.pricing.refresh import RefreshResult
+    from melange_sky.pricing.store import Entry, Manifest, Store
 
 log = logging.getLogger(__name__)
 

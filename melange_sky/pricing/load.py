@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from melange_sky.errors import InputError, SourceUnavailableError
 from melange_sky.names.clouds import UNHOSTED_CLOUDS, check_clouds
-from melange_sky.offers import Offer
 from melange_sky.pricing.chain import (
     Chain,
     Chosen,
@@ -28,6 +27,8 @@ from melange_sky.pricing.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from melange_sky.offers import Offer
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from melange_sky.offers import Offer, OwnOffers
-from melange_sky.plans import PlanWarning
 from melange_sky.settings import is_offline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from melange_sky.plans import PlanWarning
     from melange_sky.pricing.refresh import Event
 
     RefreshDisplay = Callable[[], AbstractContextManager[Callable[[Event], None]]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from melange_sky.parallelism import Parallelism
 from melange_sky.profiles.splits import holding, splits_of
 from melange_sky.steps import holds
 from melange_sky.steps.memory import GIB
@@ -12,6 +11,7 @@ from melange_sky.steps.memory import GIB
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
+    from melange_sky.parallelism import Parallelism
     from melange_sky.steps import Generation, Misfit
 
 _MORE_GPUS = (2, 4, 8, 16)

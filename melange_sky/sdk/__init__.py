@@ -15,8 +15,9 @@ return print, `arguments` says what they take. A function's module is imported w
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from melange_sky.exports import exported_from
 
 if TYPE_CHECKING:
     from melange_sky.sdk.answering import capacity, explain, sweep
@@ -84,7 +85,7 @@ _MODULES = {
     "starting": ("init", "list_models", "pull_model", "show_model", "trace_workload"),
     "watching": ("watch",),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "apply",
@@ -130,14 +131,8 @@ __all__ = [
     "write",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    function = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = function  # the next access finds it at once
-    return function
+__getattr__ = exported_from(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOMES})

@@ -7,8 +7,9 @@ Each part is loaded when it is first asked for: few specs have a trace, and a tr
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from melange_sky.exports import exported_from
 
 if TYPE_CHECKING:
     from melange_sky.spec.histogram import Histogram, histogram_yaml
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         Spec,
     )
 
-_HOME = {
+_HOMES = {
     "AcceleratorChoice": "values",
     "CheckpointChoice": "values",
     "CurrentInstances": "values",
@@ -76,10 +77,4 @@ __all__ = [
     "trace_name",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = found  # the next access finds it at once
-    return found
+__getattr__ = exported_from(__name__, _HOMES)

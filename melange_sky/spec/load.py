@@ -14,7 +14,6 @@ from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.names.clouds import read_infra
 from melange_sky.names.limits import read_limit_key
 from melange_sky.parallelism import AssumedSplits
-from melange_sky.plans import SkyFields
 from melange_sky.slo import SLO
 from melange_sky.spec import yaml_source
 from melange_sky.spec.checkpoints import read_checkpoints
@@ -49,10 +48,12 @@ from melange_sky.spec.values import (
     ServedModel,
     Spec,
 )
-from melange_sky.spec.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from melange_sky.plans import SkyFields
+    from melange_sky.spec.yaml_source import KeyPath
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from melange_sky.errors import did_you_mean
-from melange_sky.spec.problems import Place
 from melange_sky.spec.schema import MOST_RPS
+
+if TYPE_CHECKING:
+    from melange_sky.spec.problems import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,13 @@ from melange_sky.plans import place_of, reason_of
 from melange_sky.spec.key_hints import unknown_key
 from melange_sky.spec.schema import SECTIONS
 from melange_sky.spec.validators import Section, known_keys, validate
-from melange_sky.spec.yaml_source import Document, KeyPath
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic_core import ErrorDetails
+
+    from melange_sky.spec.yaml_source import Document, KeyPath
 
 MAX_TOLD = 50
 

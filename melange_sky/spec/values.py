@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.engines import EngineChoice
 from melange_sky.parallelism import AssumedSplits
-from melange_sky.plans import NO_GUARD, Elastic, GuardRails, SkyFields
+from melange_sky.plans import NO_GUARD, GuardRails, SkyFields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from melange_sky.names.clouds import Infra
     from melange_sky.names.limits import LimitKey
     from melange_sky.offers import OwnOffers
+    from melange_sky.plans import Elastic
     from melange_sky.slo import SLO
     from melange_sky.workload import Matrix, Workload
 

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING
 
-from melange_sky.steps.bands import BandClass, ErrorBand, Regime
-
 if TYPE_CHECKING:
     from melange_sky.models import ModelShape
+    from melange_sky.steps.bands import BandClass, ErrorBand, Regime
 
 MOST_BUDGET = 32768
 """Models with a longer context were served in chunks even then."""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from melange_sky.steps.memory import Misfit, kv_pool, large_memory
-from melange_sky.steps.pool import KvPool
 from melange_sky.steps.times import StepCosts, step_costs
 
 if TYPE_CHECKING:
     from melange_sky.accelerators import AcceleratorSpec
     from melange_sky.models import ModelShape
     from melange_sky.steps.generation import Generation
+    from melange_sky.steps.pool import KvPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,15 +58,9 @@ _HARMLESS_SWITCHES = (
 
 _COUNTS = r"^(num|n)_.*(layers|blocks|experts|heads|modules|adapters|towers|streams)$"
 
-_SIZES = (
-    r"(hidden|embed|model|intermediate)_(size|dim)$|(num|n)_(hidden_)?layers$|^(depth|layers|width|n_embd|d_model)$"
-)
-_SHAPING_WORDS = (
-    r"pattern|schedule|(layer|block|attn|mlp|ffn|mixer|moe)s?_(block_)?types?$"
-)
-_SHAPING_FACTORS = (
-    r"^(mlp|ffn|ffw|expansion|expand|hidden|intermediate)[a-z_]*(ratio|mult|multiplier|factor)$|^expand$"
-)
+_SIZES = r"(hidden|embed|model|intermediate)_(size|dim)$|(num|n)_(hidden_)?layers$|^(depth|layers|width|n_embd|d_model)$"
+_SHAPING_WORDS = r"pattern|schedule|(layer|block|attn|mlp|ffn|mixer|moe)s?_(block_)?types?$"
+_SHAPING_FACTORS = r"^(mlp|ffn|ffw|expansion|expand|hidden|intermediate)[a-z_]*(ratio|mult|multiplier|factor)$|^expand$"
 """Words and factors that decide sizes, whatever else their names look like."""
 
 

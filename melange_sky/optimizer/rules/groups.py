@@ -65,9 +65,10 @@ class _GroupRule(Rule):
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed(_GroupRule):
     """Σ_p f_pk ≤ nodes_k × x_k, Σ_k f_pk ≤ instances_p over paid groups p: paid instances cost nothing."""
+
+    __slots__ = ()
 
     name = "fixed"
     changes_goal = True
@@ -174,9 +175,10 @@ class _Payments:
         return 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Minimum(_GroupRule):
     """Σ_k nodes_k × x_k ≥ instances_p over the columns that match group p."""
+
+    __slots__ = ()
 
     name = "minimum"
     weight = 3

@@ -157,9 +157,10 @@ class RegionShare(_Share):
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CloudShare(_Share):
     """Σ rate_b × y_bk over a cloud's columns ≤ max_share_per_cloud × the model's rate."""
+
+    __slots__ = ()
 
     name = "cloud_share"
     where = "per cloud"
@@ -190,9 +191,10 @@ class CloudShare(_Share):
         return True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SpotShare(_Share):
     """Σ rate_b × y_bk over a model's spot columns ≤ max_fraction × the model's rate."""
+
+    __slots__ = ()
 
     name = "spot_share"
     where = "on spot"

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.optimizer.rules.registry import RuleSet
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.optimizer.problem.canonical import Canonical
+    from melange_sky.optimizer.rules.registry import RuleSet
 
 _SLACK = 1e-12
 
