@@ -51,7 +51,8 @@ from melange_sky.steps import (
     capacity_estimate,
     replica_model,
 )
-from melange_sky.steps.estimate import held_sequences, rate_at
+from melange_sky.steps.estimate import rate_at
+from melange_sky.steps.stacked import held_sequences
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "engine_constants.json"

@@ -20,17 +20,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from melange_sky.steps.largest import largest_within
 from melange_sky.steps.pool import KvPool, WindowBlocks
-from melange_sky.steps.times import StepCosts, WindowCosts, pairs_s, products_s, read_s
+from melange_sky.steps.stacked import Asked, Limits, Work, column
+from melange_sky.steps.times import StepCosts, WindowCosts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
     from melange_sky.steps.replica import ReplicaModel
 
     Floats = NDArray[np.float64]
-
-_SMALL_BLOCK = 16
-"""Blocks of more tokens are so long that many sequences hold a single one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +118,7 @@ def _estimates(
         places = [k for k, (replica, _, _) in enumerate(asked) if replica.chunked is chunked]
         if places:
             stacked = _stacked([asked[k][0] for k in places])
-            rows = _estimate(stacked, load, _Limits.of([asked[k][1:] for k in places]))
+            rows = _estimate(stacked, load, Limits.of([asked[k][1:] for k in places]))
             for row, k in enumerate(places):
                 found[k] = Estimate(
                     rate_rps=rows.rate_rps[row],
@@ -132,47 +129,17 @@ def _estimates(
     return tuple(found[k] for k in range(len(asked)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """SLOs of several rows as columns (rows × 1); limits that are not given are infinite.
-
-    `z` is the attainment's quantile of a normal distribution, `patient` 1 where a request's own prefill
-    is not held against the TTFT limit, else 0.
-    """
-
-    tpot_s: Floats
-    ttft_s: Floats
-    attainment: Floats
-    z: Floats
-    patient: Floats
-
-    @classmethod
-    def of(cls, rows: Sequence[tuple[SLO, bool]]) -> _Limits:
-        normal, slos = NormalDist(), [slo for slo, _ in rows]
-        return cls(
-            tpot_s=_column(math.inf if s.tpot_s is None else s.tpot_s for s in slos),
-            ttft_s=_column(math.inf if s.ttft_s is None else s.ttft_s for s in slos),
-            attainment=_column(s.attainment for s in slos),
-            z=_column(normal.inv_cdf(min(max(s.attainment, 0.001), 0.9999)) for s in slos),
-            patient=_column(float(patient) for _, patient in rows),
-        )
-
-
 def _stacked(replicas: Sequence[ReplicaModel]) -> ReplicaModel:
     """Return replicas of one kind of batching as one whose figures are columns (replicas × 1)."""
     return dataclasses.replace(
         replicas[0],
         costs=_stacked_costs([r.costs for r in replicas]),
         pool=_stacked_pools([r.pool for r in replicas]),
-        budget_tokens=_column(r.budget_tokens for r in replicas),
-        max_num_seqs=_column(r.max_num_seqs for r in replicas),
-        reserve_tokens=_column(r.reserve_tokens for r in replicas),
-        prompt_token_s=_column(r.prompt_token_s for r in replicas),
+        budget_tokens=column(r.budget_tokens for r in replicas),
+        max_num_seqs=column(r.max_num_seqs for r in replicas),
+        reserve_tokens=column(r.reserve_tokens for r in replicas),
+        prompt_token_s=column(r.prompt_token_s for r in replicas),
     )
-
-
-def _column(figures: Iterable[float]) -> Any:
-    return np.array(list(figures), dtype=np.float64)[:, None]
 
 
 def _stacked_costs(costs: Sequence[StepCosts]) -> StepCosts:
@@ -180,11 +147,11 @@ def _stacked_costs(costs: Sequence[StepCosts]) -> StepCosts:
     none = WindowCosts(tokens=1, kv_token_s=0.0, pair_s=0.0)
     rows = [(*c.windows, *[none] * (most - len(c.windows))) for c in costs]
     windows = tuple(
-        WindowCosts(*(_column(figures) for figures in zip(*column, strict=True)))
-        for column in zip(*rows, strict=True)
+        WindowCosts(*(column(figures) for figures in zip(*same, strict=True)))
+        for same in zip(*rows, strict=True)
     )
     columns: dict[str, Any] = {
-        name: _column(getattr(c, name) for c in costs)
+        name: column(getattr(c, name) for c in costs)
         for name in StepCosts._fields
         if name != "windows"
     }
@@ -196,36 +163,37 @@ def _stacked_pools(pools: Sequence[KvPool]) -> KvPool:
     none = WindowBlocks(tokens=1, parts=0, cap=0, prefill_cap=0)
     rows = [(*pool.windows, *[none] * (most - len(pool.windows))) for pool in pools]
     return KvPool(
-        blocks=_column(p.blocks for p in pools),
-        block_tokens=_column(p.block_tokens for p in pools),
-        scale=_column(p.scale for p in pools),
-        grown=_column(p.grown for p in pools),
+        blocks=column(p.blocks for p in pools),
+        block_tokens=column(p.block_tokens for p in pools),
+        scale=column(p.scale for p in pools),
+        grown=column(p.grown for p in pools),
         windows=tuple(
             WindowBlocks(
-                tokens=_column(w.tokens for w in column),
-                parts=_column(w.parts for w in column),
-                cap=_column(w.cap for w in column),
-                prefill_cap=_column(w.prefill_cap for w in column),
+                tokens=column(w.tokens for w in same),
+                parts=column(w.parts for w in same),
+                cap=column(w.cap for w in same),
+                prefill_cap=column(w.prefill_cap for w in same),
             )
-            for column in zip(*rows, strict=True)
+            for same in zip(*rows, strict=True)
         ),
-        fixed=_column(p.fixed for p in pools),
+        fixed=column(p.fixed for p in pools),
     )
 
 
-def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Estimate:
+def _estimate(replica: ReplicaModel, load: RequestSizes, limits: Limits) -> Estimate:
     """Return the estimates of stacked replicas, shapes (rows × cells)."""
-    work = _Work.of(replica, load)
-    cold = work if load.found_tokens is None else _Work.of(replica, load, cold=True)
+    work = Work.of(replica, load)
+    cold = work if load.found_tokens is None else Work.of(replica, load, cold=True)
     alone, nobody = np.ones_like(work.held), np.zeros_like(work.held)
     products = work.products_s(alone)
     tpot_s = work.decode_s(alone, products)
     ttft_s = cold.first_token_s(nobody, products, nobody)
     limits = dataclasses.replace(limits, ttft_s=limits.ttft_s + limits.patient * ttft_s)
     most = np.minimum(work.held, replica.max_num_seqs)
-    low = largest_within(lambda batch: _excess((work, cold), limits, batch), most)
+    asked = Asked(work=work, cold=cold, limits=limits)
+    low = largest_within(asked.excess, most, lambda rows: asked.of_rows(rows).excess)
     single = dataclasses.replace(limits, z=np.zeros_like(limits.z))
-    possible = _excess((work, cold), single, np.full_like(low, 1e-6)) <= 0
+    possible = dataclasses.replace(asked, limits=single).excess(np.full_like(low, 1e-6)) <= 0
     batch = np.where(possible, low, 0.0)
     rate = np.where(possible, _rate(work, batch), 0.0)
     one_by_one = 1 / (ttft_s + np.maximum(load.output_tokens - 1, 0) * tpot_s)
@@ -234,147 +202,20 @@ def _estimate(replica: ReplicaModel, load: RequestSizes, limits: _Limits) -> Est
     return Estimate(rate_rps=rate, batch=batch, tpot_floor_s=tpot_s, ttft_floor_s=ttft_s)
 
 
-def held_sequences(replica: ReplicaModel, load: RequestSizes) -> Floats:
-    """Sequences that the KV cache holds at the mean context that they reach."""
-    pool = replica.pool
-    context = np.maximum(load.input_tokens + load.output_tokens / 2, replica.reserve_tokens)
-    blocks: Floats = (context + pool.block_tokens / 2) / pool.block_tokens
-    blocks = np.maximum(blocks, np.where(pool.block_tokens > _SMALL_BLOCK, 1.0, 0.0))
-    parts = pool.grown * blocks + pool.fixed
-    for window in pool.windows:
-        parts = parts + window.parts * np.minimum(blocks, window.cap)
-    held: Floats = pool.blocks * pool.scale / parts
-    return held
-
-
 def decode_step_s(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """d(n): a step that only decodes."""
-    work = _Work.of(replica, load)
+    work = Work.of(replica, load)
     return work.decode_s(batch, work.products_s(batch))
 
 
 def rate_at(replica: ReplicaModel, load: RequestSizes, batch: Floats) -> Floats:
     """λ(n): requests per second with n of them in service."""
-    return _rate(_Work.of(replica, load), batch)
+    return _rate(Work.of(replica, load), batch)
 
 
-def _rate(work: _Work, batch: Floats) -> Floats:
+def _rate(work: Work, batch: Floats) -> Floats:
     products = work.products_s(batch)
     return work.rate_rps(batch, work.decode_s(batch, products), work.prefill_s(batch, products))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """What requests of each size ask of a replica, whatever the number of them in service.
-
-    `held` is how many the KV cache holds, `sequence_s` what each adds to a decoding step, `prompt_s` what
-    a prefill takes beside products, `tokens` those of a step that it is in, of which it answers for `share`;
-    `chunks` are the steps that it is spread over, `idle_s` what a step of one token takes.
-    """
-
-    replica: ReplicaModel
-    load: RequestSizes
-    held: Floats
-    sequence_s: Floats
-    prompt_s: Floats
-    tokens: Floats
-    share: Floats
-    chunks: Floats
-    idle_s: Floats
-
-    @classmethod
-    def of(cls, replica: ReplicaModel, load: RequestSizes, *, cold: bool = False) -> _Work:
-        """Return the work, with `cold` that of prompts that find nothing in a prefix cache."""
-        costs, whole = replica.costs, load.input_tokens
-        found = None if cold else load.found_tokens
-        prompt = whole if found is None else whole - found
-        pairs = pairs_s(costs, whole)
-        if found is not None:
-            pairs = pairs - pairs_s(costs, found)
-        own = costs.sequence_s + pairs + prompt * replica.prompt_token_s
-        together = np.maximum(1.0, replica.budget_tokens / 2)
-        is_long = prompt > together
-        share = np.minimum(1.0, prompt / together)
-        steps = np.where(is_long, prompt / together, share)
-        one = np.ones_like(prompt)
-        return cls(
-            replica=replica,
-            load=load,
-            held=held_sequences(replica, load),
-            sequence_s=costs.sequence_s + read_s(costs, whole + load.output_tokens / 2),
-            prompt_s=own + costs.prompts_s * steps
-            if replica.chunked
-            else own + costs.fixed_s + costs.prompts_s + products_s(costs, prompt),
-            tokens=np.maximum(prompt, together),
-            share=np.where(is_long, 1.0, share),
-            chunks=np.ceil(prompt / replica.budget_tokens) if replica.chunked else one,
-            idle_s=costs.fixed_s + products_s(costs, one),
-        )
-
-    def products_s(self, batch: Floats) -> Floats:
-        """The time of the products of a step that only decodes."""
-        return products_s(self.replica.costs, np.maximum(batch, 1.0))
-
-    def decode_s(self, batch: Floats, products: Floats) -> Floats:
-        """d(n), from its products."""
-        return self.replica.costs.fixed_s + batch * self.sequence_s + products
-
-    def prefill_s(self, batch: Floats, products: Floats) -> Floats:
-        """P(n): what one prefill adds over the decoding steps that would have run anyway."""
-        if not self.replica.chunked:
-            return self.prompt_s
-        # A step full of prefill carries the decoding along; its share of that step's extra products.
-        together = products_s(self.replica.costs, self.tokens + batch)
-        mixed: Floats = self.prompt_s + np.maximum(together - products, 0.0) * self.share
-        return mixed
-
-    def rate_rps(self, batch: Floats, decode_s: Floats, prefill_s: Floats) -> Floats:
-        """λ(n)."""
-        more = np.maximum(self.load.output_tokens - 1, 0)
-        rate: Floats = batch / (more * decode_s + batch * prefill_s + decode_s)
-        return rate
-
-    def first_token_s(self, batch: Floats, products: Floats, decode_s: Floats) -> Floats:
-        """Time to the first token without queueing: half a step in progress, then its own prefill."""
-        decode = np.where(batch > 0, decode_s, 0.0)
-        steps = np.maximum(decode, self.idle_s) * self.chunks
-        return decode / 2 + steps + self.prefill_s(batch, products)
-
-
-def _excess(works: tuple[_Work, _Work], limits: _Limits, batch: Floats) -> Floats:
-    """How far `batch` requests in service are above the limits at their attainment, from -1 to 1: 0 is just within.
-
-    `works` are that of all on average, and that of one that finds nothing.
-    """
-    work, cold = works
-    peak = np.maximum(batch + limits.z * np.sqrt(batch), 0.0)
-    excess = _above(peak, np.minimum(work.held, work.replica.max_num_seqs))
-    products, crowded = work.products_s(batch), work.products_s(peak)
-    prefill = work.prefill_s(batch, products)
-    busy = work.rate_rps(batch, work.decode_s(batch, products), prefill) * prefill
-    decode = work.decode_s(np.maximum(peak, 1.0), crowded)
-    tpot = decode / np.maximum(1.0 - busy, 1e-9)
-    streamed = work.load.output_tokens >= 2
-    excess = np.maximum(excess, np.where(streamed, _above(tpot, limits.tpot_s), -1.0))
-    wait = _queueing(busy, prefill, limits.attainment)
-    first = cold.first_token_s(peak, crowded, decode) + wait
-    return np.maximum(excess, _above(first, limits.ttft_s))
-
-
-def _above(figure: Floats, limit: Floats) -> Floats:
-    """How far a figure is above a limit, from -1 to 1: their difference in parts of their sum."""
-    is_limited = np.isfinite(limit)
-    known = np.where(is_limited, limit, 0.0)
-    above: Floats = (figure - known) / np.maximum(figure + known, 1e-300)
-    return np.where(is_limited, above, -1.0)
-
-
-def _queueing(busy: Floats, service: Floats, attainment: Floats) -> Floats:
-    """Waiting time at the attainment's quantile in M/D/1, its tail taken as exponential."""
-    tail = np.log(np.maximum(busy, 1e-12) / np.maximum(1.0 - attainment, 1e-4))
-    mean_of_waiting = service / (2 * np.maximum(1.0 - busy, 1e-9))
-    wait: Floats = np.maximum(tail, 0.0) * mean_of_waiting
-    return wait
 
 
 def round_batch(batch: float) -> int:

@@ -9,9 +9,9 @@ import numpy as np
 from melange_sky.steps.estimate import (
     RequestSizes,
     decode_step_s,
-    held_sequences,
     round_batch,
 )
+from melange_sky.steps.stacked import held_sequences
 
 if TYPE_CHECKING:
     from melange_sky.slo import SLO

@@ -56,3 +56,27 @@ def test_what_is_no_number_is_not_good() -> None:
     high = np.array([8.0])
     found = largest_within(lambda x: np.where(x > 3, np.nan, -1.0), high)
     assert 0 <= found[0] <= 3
+
+
+def test_rows_that_are_found_are_looked_at_no_more_and_change_nothing() -> None:
+    rng = np.random.default_rng(4)
+    high = rng.uniform(0.5, 900, (40, 50))
+    root = high * np.exp(rng.uniform(-9, 0.3, high.shape))
+    root[:30] = root[:30, :1]  # rows whose elements are all alike are found early
+    high[:30] = high[:30, :1]
+    seen: list[int] = []
+
+    def excess_of(rows):
+        def excess(x):
+            seen.append(len(rows))
+            return SHAPES["power"](x, root[rows])
+
+        return excess
+
+    every = np.arange(len(high))
+    whole = largest_within(excess_of(every), high)
+    looked_at = sum(seen)
+    seen.clear()
+    found = largest_within(excess_of(every), high, excess_of)
+    assert found.tolist() == whole.tolist()
+    assert sum(seen) < looked_at
