@@ -24,8 +24,8 @@ from melange_sky.errors import MelangeError, NoPlanInTimeError
 from melange_sky.settings import keep_one_thread_for_products
 from melange_sky.version import __version__
 
-MANY = 50_000
-"""New objects until the next garbage collection: a plan makes many that stay, and collections find nothing."""
+MANY = 200_000
+"""New objects until the next garbage collection: a plan makes half as many, which stay, and a collection finds nothing."""
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "plan": (
