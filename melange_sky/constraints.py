@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from melange_sky.names.limits import LimitKey
+from melange_sky.names.limits import LimitKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from melange_sky.rates import RateProfile  # known while it runs, so that plan.json can be checked
+from melange_sky.reuse import Reuse
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from melange_sky.rates import RateProfile
-    from melange_sky.reuse import Reuse
 
 Matrix = tuple[tuple[float, ...], ...]
 """Rows are input buckets, columns are output buckets."""
