@@ -1,12 +1,7 @@
 """The engine model: how long a step of a replica takes and what its KV cache holds."""
 
 from melange_sky.steps.bands import REGIMES, BandClass, ErrorBand, Regime, regime_of
-from melange_sky.steps.estimate import (
-    Estimate,
-    RequestSizes,
-    capacity_estimate,
-    capacity_estimates_within,
-)
+from melange_sky.steps.estimate import Estimate, capacity_estimate, capacity_estimates_within
 from melange_sky.steps.generation import (
     AllReduce,
     Efficiency,
@@ -18,6 +13,7 @@ from melange_sky.steps.generation import (
 from melange_sky.steps.memory import Misfit, kv_pool, layout_of, usable_bytes
 from melange_sky.steps.pool import BlockLayout, KvPool, WindowBlocks, block_layout
 from melange_sky.steps.replica import ReplicaModel, replica_model
+from melange_sky.steps.request_sizes import RequestSizes
 from melange_sky.steps.saturation import knee_batch
 from melange_sky.steps.scales import Scales
 from melange_sky.steps.splits import NETWORK_GBPS, holds, split_band, split_replica

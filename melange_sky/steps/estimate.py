@@ -26,6 +26,7 @@ import numpy as np
 
 from melange_sky.steps.largest import largest_within
 from melange_sky.steps.pool import KvPool, WindowBlocks
+from melange_sky.steps.request_sizes import RequestSizes
 from melange_sky.steps.stacked import Asked, Limits, Work, column
 from melange_sky.steps.times import StepCosts, WindowCosts
 
@@ -38,27 +39,6 @@ if TYPE_CHECKING:
     from melange_sky.steps.replica import ReplicaModel
 
     Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestSizes:
-    """Request sizes in tokens, each of shape (cells,).
-
-    `found_tokens` of each input are found in a prefix cache on average, None for none of any.
-    """
-
-    input_tokens: Floats
-    output_tokens: Floats
-    found_tokens: Floats | None = None
-
-    def of(self, wanted: NDArray[np.bool_]) -> RequestSizes:
-        """Return only those of the cells that are wanted."""
-        found = self.found_tokens
-        return RequestSizes(
-            input_tokens=self.input_tokens[wanted],
-            output_tokens=self.output_tokens[wanted],
-            found_tokens=None if found is None else found[wanted],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

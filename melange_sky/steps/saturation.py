@@ -6,11 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.steps.estimate import (
-    RequestSizes,
-    decode_step_s,
-    round_batch,
-)
+from melange_sky.steps.estimate import decode_step_s, round_batch
+from melange_sky.steps.request_sizes import RequestSizes
 from melange_sky.steps.stacked import held_sequences
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from melange_sky.slo import SLO
-    from melange_sky.steps.estimate import RequestSizes
     from melange_sky.steps.replica import ReplicaModel
+    from melange_sky.steps.request_sizes import RequestSizes
 
     Floats = NDArray[np.float64]
 
