@@ -213,3 +213,46 @@ def test_a_count_of_attentions_that_contradicts_the_blocks_of_longcat_is_told():
     assert read_layers({**longcat, "num_hidden_layers": 8}).warnings == ()
     (line,) = read_layers({**longcat, "num_hidden_layers": 4}).warnings
     assert "is not twice 'num_layers'" in line
+
+
+def test_null_unties_a_head_as_false_does():
+    config = config_of("gemma3")
+    written = {**config, "transformers_version": "5.24.0"}
+    null, false = (read_layers({**written, "tie_word_embeddings": v}) for v in (None, False))
+    assert null.resident_parameters == false.resident_parameters
+    assert not null.tied
+
+
+def test_an_encoder_that_is_null_is_missed_where_its_class_always_has_one():
+    config = next(f["config"] for f in FAMILIES if f["type"] == "qwen2_5_vl")
+    thinker = {
+        **config,
+        "architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"],
+        "model_type": "qwen2_5_omni_thinker",
+        "audio_config": None,
+    }
+    assert "no 'audio_config': no encoder of audio is counted" in read_layers(thinker).warnings
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("word", ["relu2", "gelu", "silu"])
+def test_the_name_of_an_activation_takes_no_gate_away(family, word):
+    config = config_of(family)
+    changed = {**config, "hidden_act": word, "hidden_activation": word}
+    assert read_layers(changed).resident_parameters == read_layers(config).resident_parameters
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "glm_moe_dsa", "gpt_oss"])
+@pytest.mark.parametrize(("word", "told"), [(True, 1), (False, 0)])
+def test_a_head_that_engines_hold_though_it_is_tied_is_told(family, word, told):
+    """vLLM 0.32 builds it whatever the config says; `transformers` 5.24 does not."""
+    layers = read_layers({**config_of(family), "tie_word_embeddings": word})
+    assert len([t for t in layers.warnings if "hold an output head" in t]) == told
+
+
+def test_a_head_that_only_the_outer_config_ties_is_told():
+    config = config_of("qwen3_vl")
+    text = {**config["text_config"], "tie_word_embeddings": False}
+    layers = read_layers({**config, "tie_word_embeddings": True, "text_config": text})
+    assert not layers.tied
+    assert [t for t in layers.warnings if "engines go by the outer one and hold none" in t]

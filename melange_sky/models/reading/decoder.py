@@ -122,7 +122,13 @@ def norms_of(fields: Fields, family: Family, hidden: int) -> tuple[Matrix, ...]:
 
 def is_tied(fields: Fields, family: Family, default: bool = False) -> bool:
     """Return whether the output head is the embedding; some classes keep a head whatever a config says."""
-    return fields.flag("tie_word_embeddings", default) and not family.own_head
+    tied = fields.flag("tie_word_embeddings", default) and not family.own_head
+    if tied and family.seeks_head:
+        fields.told.append(
+            "'tie_word_embeddings' is true: engines hold an output head for this architecture nevertheless, which "
+            "its files may not have"
+        )
+    return tied
 
 
 def read_outside(fields: Fields, family: Family, core: Core) -> list[Matrix]:

@@ -30,7 +30,7 @@ def read_towers(
             section = {}
         if name is not None and section is None and kind == "vision":
             warnings.append(only_text(key))
-        is_missed = name is not None and key not in outer.raw
+        is_missed = name is not None and section is None
         if is_missed and kind == "audio" and not wrapper.optional_audio:
             warnings.append(f"no '{key}': no encoder of {kind} is counted")
         if name is None or section is None:

@@ -108,6 +108,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("gpt_oss",),
+        seeks_head=True,
         architectures=("GptOssForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -124,12 +125,14 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("deepseek_v2", "deepseek_v2_text"),
+        seeks_head=True,
         architectures=("DeepseekV2ForCausalLM",),
         attention="latent",
         experts=_DEEPSEEK,
     ),
     Family(
         types=("deepseek_v3", "deepseek_v32", "kimi_k2"),
+        seeks_head=True,
         architectures=("DeepseekV3ForCausalLM", "DeepseekV32ForCausalLM"),
         attention="latent",
         experts=_DEEPSEEK,
@@ -137,6 +140,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("glm_moe_dsa", "glm4_moe_lite"),
+        seeks_head=True,
         architectures=("GlmMoeDsaForCausalLM", "Glm4MoeLiteForCausalLM"),
         attention="latent",
         experts=_DEEPSEEK,
@@ -178,15 +182,6 @@ EXPERTS: tuple[Family, ...] = (
         head_norm_field="use_qk_norm",
         experts=_DEEPSEEK,
         extra_heads_copies=True,
-    ),
-    Family(
-        types=("dots1",),
-        architectures=("Dots1ForCausalLM",),
-        window="qwen",
-        qkv_bias="attention_bias",
-        o_bias="attention_bias",
-        head_norm="head",
-        experts=_DEEPSEEK,
     ),
     Family(
         types=("hy_v3",),
@@ -236,6 +231,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("mimo_v2_flash", "mimo_v2"),
+        seeks_head=True,
         architectures=("MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM"),
         qkv_bias="attention_bias",
         window="mimo",

@@ -87,4 +87,13 @@ OTHERS: tuple[Family, ...] = (
         head_norm_field="use_qk_norm",
         experts=ExpertTraits(shared_width="moe_shared_expert_intermediate_size"),
     ),
+    Family(
+        types=("dots1",),
+        architectures=("Dots1ForCausalLM",),
+        window="qwen",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        head_norm="head",
+        experts=ExpertTraits(),
+    ),
 )

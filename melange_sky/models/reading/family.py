@@ -61,7 +61,8 @@ class Family:
     `norm_values` are the values of a norm per hidden unit (2 with a bias, 0 for none at all), `norms`
     how many such norms a layer has. `positions` is what a learned position table has beyond the
     context, None where there is none. `whole_heads`: engines cache its latent attention head by head.
-    `own_head`: its class ties no output head to the embedding, whatever a config says. `square_output`: the output
+    `own_head`: its class ties no output head to the embedding, whatever a config says. `seeks_head`: engines
+    alone do not. `square_output`: the output
     of its attention must be as wide as the model. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
     cannot be sized, beyond those of every decoder.
     """
@@ -79,6 +80,7 @@ class Family:
     mlp_bias: Switch = False
     head_bias: Switch = False
     own_head: bool = False
+    seeks_head: bool = False
     square_output: bool = False
     head_norm: HeadNorm = "none"
     head_norm_field: str | None = None

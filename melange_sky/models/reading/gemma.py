@@ -68,7 +68,7 @@ def _own_sizes(fields: Fields, core: Core, kind: Mixer, number: int) -> Core:
     fields.read.update(("global_head_dim", "num_global_key_value_heads"))
     listed = fields.section("per_layer_config")
     if kind == "full":
-        stated = listed is None or fields.has("global_head_dim")
+        stated = "per_layer_config" not in fields.raw or fields.has("global_head_dim")
         head_dim = (fields.maybe("global_head_dim") if stated else None) or head_dim
         if fields.flag("attention_k_eq_v"):
             kv_heads = fields.maybe("num_global_key_value_heads") or kv_heads

@@ -162,7 +162,9 @@ def aya_vision(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
 
 def vip_llava(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of ViP-LLaVA, which joins several layers of its CLIP."""
-    chosen = outer.items("vision_feature_layers") or [0] * 5
+    layer = outer.get("vision_feature_layer")
+    chosen = outer.items("vision_feature_layers") or (layer if isinstance(layer, list) else None)
+    chosen = chosen or [0] * 5
     sources = len(chosen) * vision.whole("hidden_size")
     return (
         *clip_or_siglip(vision, outer, text),

@@ -51,7 +51,9 @@ UNTIED = frozenset(
 """Types whose outer class says that the head is a matrix of its own where the file does not say it there."""
 
 _KEY = "tie_word_embeddings"
+_ABSENT = object()
 _TWICE = f"'{_KEY}' is stated twice and differs"
+_UNTIED = "read with an output head, as its section says; engines go by the outer one and hold none"
 _IN_VAIN = (
     "read as tied, as its section says; engines go by the outer one and may find no output head"
 )
@@ -67,8 +69,9 @@ def tie_as_outside(
     would not find there is told in `text.told`. `own_head`: neither ties it.
     """
     outer.read.add(_KEY)
-    stated, own = outer.raw.get(_KEY), text.raw.get(_KEY)
-    if stated is None and own is True and model_type in UNTIED:
+    stated, own = outer.raw.get(_KEY, _ABSENT), text.raw.get(_KEY)
+    stated = False if stated is None else stated  # null unties, as false does
+    if stated is _ABSENT and own is True and model_type in UNTIED:
         text.told.append(f"'{_KEY}' is false by the outer config's class: {_IN_VAIN}")
     if not isinstance(stated, bool) or stated == decoder.tied or own_head:
         return None
@@ -81,8 +84,7 @@ def tie_as_outside(
     if _written_by_five(outer):
         _tie(decoder, stated)
         return f"{_TWICE}: the outer one is taken"
-    if not stated:
-        text.told.append(f"{_TWICE}: {_IN_VAIN}")
+    text.told.append(f"{_TWICE}: {_UNTIED if stated else _IN_VAIN}")
     return f"{_TWICE}: its section's is taken"
 
 
