@@ -81,7 +81,7 @@ class _Adviser:
         found = search.best([units for _, units in alone])
         self.deadline = self.deadline.at_least(_LEAST_BESIDE_S)
         self._until(self.deadline)
-        units, nothing = found.units, np.zeros(len(found.units))
+        units, nothing = found.units, search.market.root.low
         runs = [run_beside(search, units, s) for s in scenarios]
         idle = [run_beside(search, nothing, s) for s in scenarios]
         knowing = [run_beside(search, alone[s][1], s) for s in scenarios] if alone else runs
@@ -152,7 +152,7 @@ class _Adviser:
 
     def _placed(self, search: Search, units: Floats) -> Floats:
         """Return units of another search's purchases in the places of those of the whole question."""
-        everything = np.zeros(len(self.question.purchases))
+        everything = np.zeros(len(self.question.purchases) + len(self.question.shared))
         everything[search.market.kept] = units
         return everything[Market(self.question).kept]
 

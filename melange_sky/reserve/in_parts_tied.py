@@ -6,6 +6,7 @@ bound of Lagrange over all shares and limits at once. The fleets found for a mod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,6 +36,9 @@ _SAME = 1e-9
 
 _LITTLE = 0.02
 """So much of known fleets is added to a fleet in parts where prices are sought: without instances any price would do."""
+
+_DEAR = 1e6
+"""USD an hour of a unit that nothing draws on."""
 
 _LEAST = 1e-5
 """No instance counts as less of its rent in a line's prices."""
@@ -100,8 +104,10 @@ class TiedInParts(InParts):
             return self._seeded(super().bound(told, enough, whole=True))
         self.solve()
         even = self._even()
-        for line in list(self._along(even)):
-            self._add(*line)
+        dear = replace(even, prices=np.where(self._market.shared, _DEAR, even.prices))
+        for prices in (even, dear) if self._market.shared.any() else (even,):
+            for line in list(self._along(prices)):
+                self._add(*line)
         mean = self.solve()
         told(mean)
         self._seeded(even)

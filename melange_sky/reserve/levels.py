@@ -34,6 +34,10 @@ class Box:
         """Whether it holds one purchase."""
         return bool((self.low == self.high).all())
 
+    def holds(self, units: Floats) -> bool:
+        """Return whether a purchase is one of them."""
+        return bool((units >= self.low).all() and (units <= self.high).all())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:

@@ -10,8 +10,11 @@ import numpy as np
 
 from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.tariff import SURE, Pool, Step, Tariff
+from melange_sky.reserve.together import Together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from melange_sky.reserve.question import Purchase, Question, Scenario
@@ -41,7 +44,8 @@ class Group:
 class Market:
     """A question's purchases that may pay, and its periods in groups.
 
-    `kept` are the purchases' places in the question; arrays over purchases hold these alone.
+    `kept` are the purchases' places in the question, what is owned and shared among models after them; arrays over
+    purchases hold these alone.
     """
 
     question: Question
@@ -51,7 +55,8 @@ class Market:
         """The purchases that could save more than they cost, and that none betters in everything."""
         purchases = self.question.purchases
         able = [k for k, p in enumerate(purchases) if p.most > 0 and self._may_pay(p)]
-        return [k for k in able if not any(self._betters(o, k) for o in able if o != k)]
+        kept = [k for k in able if not any(self._betters(o, k) for o in able if o != k)]
+        return [*kept, *range(len(purchases), len(purchases) + len(self.question.shared))]
 
     def _may_pay(self, purchase: Purchase) -> bool:
         active = self.question.active(purchase)
@@ -80,8 +85,28 @@ class Market:
 
     @cached_property
     def purchases(self) -> list[Purchase]:
-        """The purchases that may pay."""
-        return [self.question.purchases[k] for k in self.kept]
+        """The purchases that may pay, then what is shared."""
+        every = (*self.question.purchases, *self.question.shared)
+        return [every[k] for k in self.kept]
+
+    @cached_property
+    def shared(self) -> NDArray[np.bool_]:
+        """Which of them are there anyway, (purchases)."""
+        found: NDArray[np.bool_] = np.array(self.kept, dtype=np.intp) >= len(
+            self.question.purchases
+        )
+        return found
+
+    @cached_property
+    def buyable(self) -> list[int]:
+        """The purchases of which more or fewer may be bought."""
+        found: list[int] = np.flatnonzero(self.root.high > self.root.low).tolist()
+        return found
+
+    @property
+    def is_together(self) -> bool:
+        """Whether fleets serve several models."""
+        return any(isinstance(mix, Together) for mix in self.question.mixes)
 
     @cached_property
     def usd(self) -> Floats:
@@ -160,7 +185,7 @@ class Market:
 
     @cached_property
     def root(self) -> Box:
-        """All purchases: no more of whole instances than serve the highest rate alone."""
+        """All purchases: no more of whole instances than serve the highest rate alone; all that is shared."""
         most = np.array([float(p.most) for p in self.purchases])
         peaks = np.zeros(len(self.question.options))
         for g in self.groups:
@@ -171,7 +196,8 @@ class Market:
         upfront = self.upfront
         with np.errstate(divide="ignore", invalid="ignore"):
             paid = np.where(upfront > 0, self.question.budget_upfront_usd / upfront, np.inf)
-        return Box(low=np.zeros(len(most)), high=np.minimum(most, np.floor(paid + _SAME)))
+        high = np.minimum(most, np.floor(paid + _SAME))
+        return Box(low=np.where(self.shared, high, 0.0), high=high)
 
     def tariff(self, group: Group, levels: Levels, prices: Floats | None = None) -> Tariff:
         """Return what fleets cost in a group beside a box, at shadow prices, (levels), of what lies between."""
@@ -190,8 +216,12 @@ class Market:
             elif level == SURE or price < group.rents[option]:
                 steps.append(Step(purchase=k, option=option, width=width, price=price, level=level))
         steps.sort(key=lambda step: step.price)
-        pools = [Pool.of(k, self.draws[k], group.rents, tiers[k]) for k in sorted(tiers)]
+        pools = [Pool.of(k, self.draws[k], group.rents, tiers[k]) for k in self._drawn(tiers)]
         return Tariff(free=group.owned, full=group.rents, steps=tuple(steps), pools=tuple(pools))
+
+    def _drawn(self, pools: Iterable[int]) -> list[int]:
+        """Return pools in the order in which they are drawn on: what is owned before what discounts any use."""
+        return sorted(pools, key=lambda k: (not self.shared[k], k))
 
     def beside(self, group: Group, units: Floats) -> Tariff:
         """Return what fleets cost in a group beside a purchase."""

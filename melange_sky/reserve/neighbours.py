@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-def moves(units: Floats, most: Floats, places: Sequence[int]) -> list[Floats]:
-    """Return purchases near one, none above `most`: some units more or less of those at `places`, or an exchange of one."""
+def moves(units: Floats, within: Box, places: Sequence[int]) -> list[Floats]:
+    """Return purchases near one in a box: some units more or less of those at `places`, or an exchange of one."""
     changes = [
         {k: sign * 2.0**power}
         for k in places
-        for power in range(int(np.log2(most[k])) + 1)
+        for power in range(int(np.log2(within.high[k])) + 1)
         for sign in (-1, 1)
     ]
     changes += [{k: -1.0, o: 1.0} for k in places if units[k] > 0 for o in places if o != k]
@@ -29,7 +29,7 @@ def moves(units: Floats, most: Floats, places: Sequence[int]) -> list[Floats]:
     for change in changes:
         moved = units.copy()
         moved[list(change)] += list(change.values())
-        if (moved >= 0).all() and (moved <= most).all():
+        if within.holds(moved):
             found.append(moved)
     return found
 

@@ -71,7 +71,8 @@ class Question:
 
     `mixes` are the fleets that serve each mix of sizes, `mix`, (periods), which of them holds; a period lasts
     `hours_each`. The first scenario is the base case, whose fleets are told. `owned`, (periods × options), are
-    units that are paid already. Instances are billed `startup_hours` before they serve, and run for at least
+    units that are paid already, and `shared` those that options of several models may fill: their `most` are there
+    whether used or not, in the periods in which they are active, at no cost. Instances are billed `startup_hours` before they serve, and run for at least
     `min_run_hours`. A purchase is proven to `within` of its cost, where time suffices.
     """
 
@@ -82,6 +83,7 @@ class Question:
     scenarios: tuple[Scenario, ...]
     purchases: tuple[Purchase, ...] = ()
     owned: Floats | None = None
+    shared: tuple[Purchase, ...] = ()
     objective: Objective = field(default_factory=Objective)
     startup_hours: float = 0.0
     min_run_hours: float = 0.0

@@ -8,14 +8,14 @@ import numpy as np
 
 from melange_sky.errors import InfeasibleError
 from melange_sky.reserve.known import Known
-from melange_sky.reserve.tariff import Tariff
+from melange_sky.reserve.tariff import SURE, Pool, Tariff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from melange_sky.reserve.question import Question
+    from melange_sky.reserve.question import Purchase, Question
     from melange_sky.reserve.search import Search
     from melange_sky.reserve.serving import Served
 
@@ -31,7 +31,8 @@ def perfect_autoscaler(question: Question) -> float:
     Raises InfeasibleError, TimeUpError.
     """
     base, owned = question.scenarios[0], question.owned_units()
-    alike: dict[tuple[int, bytes, bytes], list[int]] = {}
+    alike: dict[tuple[int, bytes, bytes, bytes], list[int]] = {}
+    shared = [(p, question.active(p)) for p in question.shared]
     floors = base.rents[base.price]
     for purchase in question.purchases:
         active = question.active(purchase)
@@ -40,11 +41,14 @@ def perfect_autoscaler(question: Question) -> float:
             for option, draw in purchase.draws.items():
                 floors[active, option] = np.minimum(floors[active, option], draw * per_hour)
     for t in np.flatnonzero(base.rate_rps > 0).tolist():
-        key = (int(question.mix[t]), floors[t].tobytes(), owned[t].tobytes())
+        there = bytes(int(active[t]) for _, active in shared)
+        key = (int(question.mix[t]), floors[t].tobytes(), owned[t].tobytes(), there)
         alike.setdefault(key, []).append(t)
     total = 0.0
-    for (mix, _, _), members in alike.items():
-        tariff = Tariff(free=owned[members[0]], full=floors[members[0]])
+    for (mix, _, _, _), members in alike.items():
+        first = members[0]
+        there_then = [p for p, active in shared if active[first]]
+        tariff = _at_prices(owned[first], floors[first], there_then)
         rates, at = np.sort(base.rate_rps[members]), 0
         while at < len(rates):
             found = question.mixes[mix].cheapest(tariff, float(rates[at]))
@@ -52,9 +56,19 @@ def perfect_autoscaler(question: Question) -> float:
                 raise InfeasibleError(f"no fleet serves {rates[at]:g} req/s")
             served = question.mixes[mix].rate(found.fleet)
             then = max(at + 1, int(np.searchsorted(rates, served, side="right")))
-            total += found.cost * (then - at) * question.hours_each
+            total += found.bound * (then - at) * question.hours_each
             at = then
     return total
+
+
+def _at_prices(owned: Floats, full: Floats, shared: Sequence[Purchase]) -> Tariff:
+    """Return what fleets cost beside what is owned, some of it shared among models."""
+    pools = []
+    for n, purchase in enumerate(shared):
+        draws = np.zeros(len(full))
+        draws[list(purchase.draws)] = list(purchase.draws.values())
+        pools.append(Pool.of(n, draws, full, [(0.0, float(purchase.most), SURE)]))
+    return Tariff(free=owned, full=full, pools=tuple(pools))
 
 
 def whole_span_prices(question: Question) -> Floats:
@@ -74,7 +88,8 @@ def peak_held(question: Question) -> float:
     What is owned throughout costs nothing. Raises TimeUpError.
     """
     base = question.scenarios[0]
-    tariff = Tariff(free=question.owned_units().min(axis=0), full=whole_span_prices(question))
+    always = [p for p in question.shared if question.active(p).all()]
+    tariff = _at_prices(question.owned_units().min(axis=0), whole_span_prices(question), always)
     peaks = {
         m: float(base.rate_rps[question.mix == m].max(initial=0.0))
         for m in range(len(question.mixes))

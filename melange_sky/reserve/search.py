@@ -23,7 +23,6 @@ from melange_sky.reserve.in_parts_tied import program_of
 from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.market import Market
 from melange_sky.reserve.neighbours import moves, rounded
-from melange_sky.reserve.together import Together
 from melange_sky.reserve.tree import Tree
 
 if TYPE_CHECKING:
@@ -88,9 +87,9 @@ class Search:
         Raises InfeasibleError where some rate is served by no fleet, TimeUpError where not even buying nothing
         was priced in time.
         """
-        units = np.zeros(len(self.market.usd))
+        units = self.market.root.low
         tree = Tree(units=units, value=self.value(units))
-        if self.market.root.is_point:  # nothing to buy
+        if self.market.root.is_point and not self.market.is_together:  # nothing to buy
             return Answer(units=units, value=tree.value, bound=tree.value)
         tree.put(-np.inf, self.market.root)
         try:
@@ -154,7 +153,7 @@ class Search:
         for tried in rounded(units, self.market.root if box is None else box):
             quick = self._quick(tried)
             if quick < tree.value - _SAME * self._scale(tree.value) or (
-                self._is_together and np.isfinite(quick) and box is None
+                self.market.is_together and np.isfinite(quick) and box is None
             ):  # of several models few fleets are known beside it
                 self._try(tree, tried)
         self._improve(tree, units)
@@ -218,13 +217,13 @@ class Search:
 
     def by_steps(self) -> float:
         """Return the cost of what single steps and exchanges from nothing lead to, by the known fleets alone."""
-        units = np.zeros(len(self.market.usd))
+        units = self.market.root.low
         value = self._quick(units)
-        every = np.flatnonzero(self.market.root.high > 0).tolist()
+        every = self.market.buyable
         while True:
             ways = [
                 (self._quick(moved), n, moved)
-                for n, moved in enumerate(moves(units, self.market.root.high, every))
+                for n, moved in enumerate(moves(units, self.market.root, every))
             ]
             least, _, moved = min(ways, default=(np.inf, 0, units))
             if not least < value - _SAME * self._scale(value):
@@ -256,14 +255,9 @@ class Search:
             self.priced.add(units.tobytes())
         return self.known.totals(self.market, units)
 
-    @property
-    def _is_together(self) -> bool:
-        """Whether fleets serve several models."""
-        return any(isinstance(mix, Together) for mix in self.market.question.mixes)
-
     def _least(self, units: Floats) -> float:
         """Return what the measure of a purchase is not below, by the cheapest fleets of all. Raises as `totals` does."""
-        if not self._is_together:
+        if not self.market.is_together:
             return self.value(units)
         costs = np.zeros(len(self.market.question.scenarios))
         for group in self.market.groups:
@@ -322,17 +316,18 @@ class Search:
         """Go where single steps and exchanges of units lead to, of purchases in use or near to it."""
         while True:
             self.deadline.check()
-            able = self.market.root.high > 0
+            able = np.zeros(len(tree.units), dtype=bool)
+            able[self.market.buyable] = True
             if len(tree.units) > _FEW:
                 able &= (tree.units > 0) | (near > 0)
             units, value = tree.units, tree.value
-            around = moves(units, self.market.root.high, np.flatnonzero(able).tolist())
+            around = moves(units, self.market.root, np.flatnonzero(able).tolist())
             ways = [(self._quick(moved), n, moved - units) for n, moved in enumerate(around)]
             for quick, _, change in sorted(ways, key=lambda way: way[:2]):
                 if quick >= tree.value - _SAME * self._scale(tree.value):
                     break
                 moved = units + change  # several at once
-                if (moved >= 0).all() and (moved <= self.market.root.high).all():
+                if self.market.root.holds(moved):
                     total = self._quick(moved)
                     if total < value - _SAME * self._scale(tree.value):
                         units, value = moved, total
@@ -341,8 +336,9 @@ class Search:
 
     def _needed(self, units: Floats, value: float) -> Floats:
         """Return the purchase without units that save nothing."""
-        for k in np.flatnonzero(units > 0).tolist():
-            while units[k] > 0:
+        low = self.market.root.low
+        for k in np.flatnonzero(units > low).tolist():
+            while units[k] > low[k]:
                 fewer = units.copy()
                 fewer[k] -= 1
                 if self._quick(fewer) > value + _SAME * self._scale(value):

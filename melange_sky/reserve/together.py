@@ -205,7 +205,9 @@ class Together(Served):
 
         None where none is found. Raises TimeUpError.
         """
-        found = self._at_prices(tariff, rate, _Known(self._models.stores))
+        found = _Found()
+        if tariff.pools:
+            found = self._at_prices(tariff, rate, _Known(self._models.stores))
         if found.best is None:
             found = self._at_prices(tariff, rate, _Anew(self._models))
         return found.best or self.cheapest(tariff, rate)

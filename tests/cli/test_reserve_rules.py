@@ -254,13 +254,6 @@ def test_several_models_are_replayed_each_against_its_own_limits(folder: Path) -
 
 
 def test_what_several_models_cannot_have_is_one_line(folder: Path) -> None:  # noqa: F811
-    (folder / "owned.csv").write_text(
-        "cloud,region,instance_type,count,until\naws,us-east-1,g5.xlarge,1,\n"
-    )
-    with pytest.raises(
-        InputError, match=r"^owned\.csv:2: g5\.xlarge on aws serves several models \(chat, code\)"
-    ):
-        several(folder, [2.0, 4.0], owned="owned.csv")
     (folder / "mixed.csv").write_text(
         "time,rate_rps,mix\n2026-11-02T00:00:00Z,1,day\n2026-11-02T01:00:00Z,1,day\n"
     )
@@ -358,3 +351,23 @@ def test_what_a_demand_of_models_lacks_is_one_line(
     )
     with pytest.raises(InputError, match=line):
         melange_sky.reservation(MODELS, demand="models.csv", offline=True, stale_ok=True)
+
+
+def test_what_is_owned_serves_whichever_model_it_saves_most(folder: Path) -> None:  # noqa: F811
+    chat, code = [8.0, 8.0, 2.0, 2.0], [0.5, 0.5, 4.0, 4.0]
+    costs = []
+    for count in (0, 1, 3):
+        rows = [f"aws,us-east-1,g5.xlarge,{count},\n"] if count else []
+        (folder / "owned.csv").write_text(
+            "".join(("cloud,region,instance_type,count,until\n", *rows))
+        )
+        owned = {"owned": "owned.csv"} if count else {}
+        found = by_model(folder, chat, code, **owned)
+        assert found.document["gap"] == 0
+        costs.append(found.document["totals"]["chosen_usd"])
+        for period in found.document["periods"]:
+            here = [one for one in period["fleet"] if one["instance_type"] == "g5.xlarge"]
+            assert sum(one["owned"] for one in here) <= count
+            running = sum(one["instances"] for one in here)
+            assert sum(one["owned"] for one in here) == min(count, running)
+    assert costs[0] > costs[1] > costs[2]

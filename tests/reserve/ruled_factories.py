@@ -163,8 +163,9 @@ class _Whole:
 
     def least(self) -> float | None:
         question = self.case.question
-        units = [self.whole(f"y_{k}", p.most) for k, p in enumerate(question.purchases)]
-        goal = [(y, p.usd) for y, p in zip(units, question.purchases, strict=True)]
+        bought = (*question.purchases, *question.shared)
+        units = [self.whole(f"y_{k}", p.most) for k, p in enumerate(bought)]
+        goal = [(y, p.usd) for y, p in zip(units, bought, strict=True)]
         for t, rate in enumerate(question.scenarios[0].rate_rps.tolist()):
             if rate:
                 goal += self.period(t, rate, units)
@@ -180,10 +181,11 @@ class _Whole:
         self, t: int, rate: float, units: list[pulp.LpVariable]
     ) -> list[tuple[pulp.LpVariable, float]]:
         question, goal = self.case.question, []
+        bought = (*question.purchases, *question.shared)
         rents = question.scenarios[0].rents[0]
         cover = [
             [(y, -1.0 if question.active(p)[t] else 0.0)]
-            for y, p in zip(units, question.purchases, strict=True)
+            for y, p in zip(units, bought, strict=True)
         ]
         counts = []
         for j in range(len(question.options)):
@@ -191,7 +193,7 @@ class _Whole:
             counts.append(runs)
             goal.append((rented, float(rents[j])))
             paid = [(rented, 1.0), (runs, -1.0)]
-            for k, purchase in enumerate(question.purchases):
+            for k, purchase in enumerate(bought):
                 if j in purchase.draws:
                     x = self.lp.add_variable(f"x_{t}_{j}_{k}", 0)
                     paid.append((x, 1.0))

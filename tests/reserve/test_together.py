@@ -24,6 +24,7 @@ from tests.reserve.ruled_factories import (
     made,
     random_rules,
     ruled_case,
+    whole_ruled_program,
 )
 
 KINDS = (("limits",), ("spare",), ("limits", "spare"), ("min_replicas",), ("limits", "share"), ())
@@ -100,6 +101,35 @@ def test_models_that_nothing_ties_cost_what_each_does_alone(seed: int) -> None:
         alone += found.totals.chosen_usd
     assert both.gap == 0
     assert both.totals.chosen_usd == pytest.approx(alone, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_owned_is_shared_among_models_as_one_program_shares_it(seed: int) -> None:
+    rng = random.Random(100 + seed)
+    case = ruled_case(rng, random_rules(rng, KINDS[seed % len(KINDS)]), models=2, options=2)
+    there = np.array([rng.random() < 0.7 for _ in range(4)])
+    shared = (
+        Purchase(
+            name="owned", usd=0.0, draws={1: 1.0, 3: 1.0}, most=rng.randint(1, 3), active=there
+        ),
+    )
+    bought = case.question.purchases if seed % 3 else ()
+    bought = tuple(p for p in bought if not {1, 3} & set(p.draws))
+    case = replace(case, question=replace(case.question, purchases=bought, shared=shared))
+    least = whole_ruled_program(case)
+    if least is None:
+        return
+    advice = advise(case.question)
+    assert advice.gap == 0
+    assert advice.totals.chosen_usd == pytest.approx(least, rel=1e-6, abs=1e-9)
+    assert len(advice.bought) == len(bought)
+    without = advise(replace(ruled_again(case).question, shared=()))
+    assert advice.totals.all_on_demand_usd <= without.totals.all_on_demand_usd * (1 + 1e-6)
+    assert advice.totals.bound_usd is not None
+    assert advice.totals.bound_usd <= advice.totals.chosen_usd * (1 + 1e-6)
+    used = advice.fleets[:, [1, 3]].sum(axis=1)
+    paid = np.where(there, np.minimum(used, shared[0].most), 0.0)
+    assert (advice.covered[:, [1, 3]].sum(axis=1) >= paid - 1e-9).all()
 
 
 @pytest.mark.parametrize("kinds", [("spare",), ("limits",), ("limits", "spare")])

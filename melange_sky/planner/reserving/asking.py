@@ -15,6 +15,7 @@ from melange_sky.planner.assumed_splits import without_assumed
 from melange_sky.planner.prepare import prepare_with
 from melange_sky.planner.reserving.hourly_models import at_rates, in_proportions, stated_rates
 from melange_sky.planner.reserving.material import Mix
+from melange_sky.planner.reserving.owned_units import owned_units
 from melange_sky.planner.reserving.purchases import AskedRates, Purchasable, purchasable
 from melange_sky.planner.reserving.survivors import HourPrices, survivors
 from melange_sky.planner.reserving.under_rules import idle_notes, require_fleets, served_mixes
@@ -22,7 +23,7 @@ from melange_sky.reserve.question import Question, Scenario
 from melange_sky.spec.histogram import to_workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -129,6 +130,7 @@ def question_of(
     )
     listed = [candidates[name].option for name in names]
     bought = purchasable(given, listed, served, rates_asked, options)
+    owned, shared = owned_units(given, {name: candidates[name] for name in names})
     question = Question(
         options=names,
         mixes=served,
@@ -139,7 +141,8 @@ def question_of(
             for change, rate, row in zip(given.changes, rates, rows, strict=True)
         ),
         purchases=tuple(one.purchase for one in bought),
-        owned=_owned_units(given, {name: candidates[name] for name in names}),
+        owned=owned,
+        shared=shared,
         objective=options.aim,
         startup_hours=options.startup_s / 3600,
         min_run_hours=options.min_run_s / 3600,
@@ -289,43 +292,3 @@ def _hour_prices(
         ]
         found[name] = HourPrices(rented=rents[:, k], committed=min(terms, default=math.inf))
     return found
-
-
-def _owned_units(given: Given, candidates: Mapping[str, OptionCapacity]) -> Floats | None:
-    """Return the owned instances that run in every step, (periods × options): of a type, as its first option."""
-    if not given.owned:
-        return None
-    units = np.zeros((len(given.demand.starts), len(candidates)))
-    for own in given.owned:
-        k = _owned_option(own, candidates)
-        held = [own.holds(start) for start in given.demand.starts]
-        nodes = list(candidates.values())[k].option.nodes
-        units[:, k] += own.count / nodes * np.array(held, dtype=float)
-    return np.floor(units)
-
-
-def _owned_option(own: Owned, candidates: Mapping[str, OptionCapacity]) -> int:
-    found = list(_options_of(own, list(candidates.values())))
-    names = list(candidates)
-    models = dict.fromkeys(names[k].rpartition(": ")[0] for k in found)
-    if len(models) > 1:
-        raise InputError(
-            f"{own.where}: {own.instance_type} on {own.cloud} serves several models ({', '.join(models)}), and reserve "
-            "shares no owned instances among them; make a spec for each with what is its own"
-        )
-    if found:
-        return found[0]
-    raise InputError(
-        f"{own.where}: {own.instance_type} on {own.cloud} serves no size of this model within its SLO; leave it out"
-    )
-
-
-def _options_of(own: Owned, candidates: Sequence[OptionCapacity]) -> Iterator[int]:
-    for k, candidate in enumerate(candidates):
-        offer = candidate.option.offer
-        if offer is None or candidate.option.use_spot:
-            continue
-        if (offer.cloud, offer.instance_type) != (own.cloud, own.instance_type):
-            continue
-        if own.region in ("", offer.region):
-            yield k

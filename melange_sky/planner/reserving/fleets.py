@@ -15,6 +15,7 @@ from melange_sky.planner.fleet_ids import new_fleet_id
 from melange_sky.planner.notes import allocation_notes, elastic_notes, headroom_notes
 from melange_sky.planner.prepare import generation_of
 from melange_sky.planner.reserving.hourly_models import at_rates
+from melange_sky.planner.reserving.owned_units import given_out, owned_running
 from melange_sky.planner.reserving.terms import term_name
 from melange_sky.plans import ModelPlan, Plan, PlanWarning, SolverReport
 
@@ -75,7 +76,8 @@ def fleets_of(asked: Asked, advice: Advice, request: PlanRequest) -> tuple[Fleet
     Whatever is committed or owned runs in every hour in which it is paid for and can serve: it costs no more.
     """
     question = asked.question
-    owned, committed = question.owned_units(), _committed(asked, advice)
+    owned = owned_running(question, advice.fleets)
+    committed = _committed(asked, advice, owned)
     rates = question.scenarios[0].rate_rps
     running = _running(asked, np.round(advice.fleets), owned + committed)
     groups: dict[tuple[int, bytes, bytes], list[int]] = {}
@@ -137,27 +139,19 @@ def _running(asked: Asked, fleets: Floats, paid: Floats) -> Floats:
     return running
 
 
-def _committed(asked: Asked, advice: Advice) -> Floats:
-    """Return the committed instances that run as each option, (periods × options).
+def _committed(asked: Asked, advice: Advice, owned: Floats) -> Floats:
+    """Return the committed instances that run as each option, (periods × options), beside what is owned.
 
     What several options of one instance type may fill goes to those that the hour's fleet has, the rest to the
     first of them.
     """
     question = asked.question
     units = np.zeros((question.periods, len(question.options)))
-    left = np.maximum(np.round(advice.fleets) - question.owned_units(), 0.0)
+    left = np.maximum(np.round(advice.fleets) - owned, 0.0)
     for one, bought in zip(asked.purchasable, advice.bought, strict=True):
-        if one.step_usd_per_hour is not None or not bought.units:
-            continue
-        active = question.active(one.purchase)
-        rest = np.where(active, float(bought.units), 0.0)
-        for k, draw in one.purchase.draws.items():
-            taken = np.minimum(np.floor(rest / draw), left[:, k])
-            units[:, k] += taken
-            left[:, k] -= taken
-            rest -= taken * draw
-        first, draw = next(iter(one.purchase.draws.items()))
-        units[:, first] += np.floor(rest / draw)
+        if one.step_usd_per_hour is None and bought.units:
+            active = question.active(one.purchase)
+            units += given_out(one.purchase, np.where(active, float(bought.units), 0.0), left)
     return units
 
 

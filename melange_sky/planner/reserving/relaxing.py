@@ -30,6 +30,7 @@ def relaxed(asked: Asked, advice: Advice, offers: Sequence[PlannedOffer]) -> Ask
         for k in one.rates
     }
     taken |= {k for k in range(len(question.options)) if (question.owned_units()[:, k] > 0).any()}
+    taken |= {k for purchase in question.shared for k in purchase.draws}
     renamed: dict[str, DeploymentOption] = {}
     for k, name in enumerate(question.options):
         option = asked.candidate(k).option
