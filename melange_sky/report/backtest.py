@@ -21,7 +21,7 @@ def backtest_text(document: Mapping[str, Any]) -> str:
     ]
     rows.append(("perfect foresight", perfect_usd, None, None))
     lines += [
-        f"{name:<18}{f'${usd:,.2f}':>12}{usd / perfect_usd:>12.3f}"
+        f"{name:<18}{f'${usd:,.2f}':>12}{f'{usd / perfect_usd:.3f}' if perfect_usd else '':>12}"
         f"{'' if attained is None else f'{attained:.2%}':>12}{'' if changes is None else changes:>9}"
         for name, usd, attained, changes in rows
     ]
@@ -30,12 +30,17 @@ def backtest_text(document: Mapping[str, Any]) -> str:
     if replayed is not None:
         what = f"{replayed['requests']:,} requests"
         if not replayed["whole"]:
-            what += f" in {replayed['stretches']} evenly spread stretches"
+            what += f" in {replayed['stretches']} stretches, which may be off by {replayed['half_width']:.2%}"
         held = "held" if document["held"] else "MISSED"
         lines.append(
             f"The SLO ({document['target_attainment']:.1%} of requests within their limits) is {held}: "
             f"{replayed['attainment']:.2%} of {what}, in the simulator"
         )
+        if len(replayed["days"]) > 1:
+            days = ", ".join(
+                f"{one['day'] + 1}: {one['attainment']:.1%}" for one in replayed["days"]
+            )
+            lines.append(f"By days of the trace: {days}")
     lines += [f"{one['name']}: {one['detail']}" for one in document["contenders"] if one["detail"]]
     if document["blocked"]:
         lines.append("The guard forbade growing at times; `--explain` shows the last")

@@ -2,8 +2,9 @@
 
 Rates are kept in steps of five minutes. Four rules foretell the highest step within a horizon: the level of now
 times how the rate went on a week ago, the same a day ago, a damped trend (Holt 1957; Gardner and McKenzie,
-Management Science 31, 1985), and the mean of the last half hour. Of those that apply the one speaks that erred least over the last two hours. The band
-above it is the quantile of its own errors over the last day, so that it holds what it promises whatever the
+Management Science 31, 1985), and the mean of the last half hour. Of those that apply the one speaks that erred least
+over the last two hours and in the coming hour of the day before: who is best at night need not be in the morning. The
+band above it is the quantile of its own errors over the last day, so that it holds what it promises whatever the
 traffic's nature. On held-back days the level times a shape beat seasonal-naive and Holt-Winters rules
 (tests/bench/bench_watch.py).
 """
@@ -24,6 +25,7 @@ KEPT = 4 * WEEK
 
 QUANTILE = 0.9
 RECENT = round(7200 / STEP_S)
+HOUR = round(3600 / STEP_S)
 FEW = 24
 """With fewer errors than so many steps the band is assumed."""
 ASSUMED_BAND = 1.25
@@ -122,9 +124,15 @@ class Forecaster:
         )
 
     def _loss(self, rule: str) -> float:
-        """Return how far a rule has been off of late; one without a past stands behind."""
-        errors = list(self._errors[rule])[-RECENT:]
-        return sum(map(abs, errors)) / len(errors) if errors else math.inf
+        """Return how far a rule has been off of late and in the coming hour of the day before, if it spoke then.
+
+        One without a past stands behind.
+        """
+        errors = list(self._errors[rule])
+        known = errors[-RECENT:]
+        if len(errors) == DAY:  # else the day before is not known
+            known += errors[self._ahead - 1 : self._ahead - 1 + HOUR]
+        return sum(map(abs, known)) / len(known) if known else math.inf
 
     def _close(self, following: int) -> None:
         """End the open step, and any that nothing was seen of, up to `following`."""
@@ -187,14 +195,13 @@ class Forecaster:
 
     def _ratio(self, then: int) -> float | None:
         """Return by how much the rate rose after a step of the past, smoothed; None where that is not known."""
-        window = self._steps(then - _SMOOTH, then + self._ahead + _SMOOTH + 1)
+        window = self._steps(then - 1 - _SMOOTH, then + self._ahead + _SMOOTH + 1)
         if not np.isfinite(window).all():
             return None
         width = 2 * _SMOOTH + 1
         smooth = np.convolve(window, np.full(width, 1 / width), "valid")
-        if smooth[0] <= 0:
-            return None
-        return float(smooth[1:].max() / smooth[0])
+        level = smooth[:2].mean()  # of two steps, as that of now
+        return float(smooth[2:].max() / level) if level > 0 else None
 
 
 def _holt(before: tuple[float, float], rate: float) -> tuple[float, float]:

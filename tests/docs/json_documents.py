@@ -342,15 +342,16 @@ def _backtests() -> Iterator[dict[str, Any]]:
         notes=("text",),
     )
     bare = PlayedFleet(name="text", usd=1.0, judged=None, changes=None)
-    yield backtest_document(
-        filled(
-            Backtest,
-            traffic=traffic,
-            contenders=(filled(PlayedFleet), bare),
-            perfect_usd=0.5,
-            reasons={"keep steady": 1},
+    for perfect_usd in (0.5, 0.0):
+        yield backtest_document(
+            filled(
+                Backtest,
+                traffic=traffic,
+                contenders=(filled(PlayedFleet), bare),
+                perfect_usd=perfect_usd,
+                reasons={"keep steady": 1},
+            )
         )
-    )
 
 
 DOCUMENTS: dict[str, Callable[[], Iterator[Any]]] = {

@@ -146,3 +146,23 @@ def test_a_plan_above_the_planned_rate_is_a_plan(plan: Plan, tmp_path: Path) -> 
     assert model.workload.rate_rps == pytest.approx(rate, rel=1e-4)
     with pytest.raises(MelangeError, match="serves nothing"):
         target_plan(fleets, {}, rate)
+
+
+def test_replicas_that_a_rule_asks_for_never_leave_a_rate_without_a_fleet(tmp_path: Path) -> None:
+    spec = tmp_path / "w.yaml"
+    spec.write_text(SPEC + "redundancy: {min_replicas: 3}\n")
+    fleets = PlanFleets(melange_sky.plan(spec, offline=True))
+    for rate in (1.0, 4.0, 7.0, 12.0):  # an L4 beside others is asked for more than it holds
+        fleet = chosen(fleets, rate)
+        assert sum(fleet) >= 3 and fleets.rate(fleet) >= rate
+
+
+def test_a_part_of_a_fleet_has_a_rate_whatever_the_plan_must_have(tmp_path: Path) -> None:
+    for rule in ("minimum", "fixed"):
+        spec = tmp_path / f"{rule}.yaml"
+        groups = f'{rule}: [{{accelerators: "A10G:1", instances: 2}}]'
+        spec.write_text(SPEC.replace("infra: aws}", f"infra: [aws], {groups}}}"))
+        fleets = PlanFleets(melange_sky.plan(spec, offline=True))
+        for k, name in enumerate(fleets.options):
+            if name.startswith("l4-1-") and "g6.xlarge" in name:
+                assert fleets.rate(tuple(4 * (j == k) for j in range(len(fleets.options)))) > 0

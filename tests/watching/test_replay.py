@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 
 import melange_sky
+from melange_sky.planfile import load_plan
 from melange_sky.planner.watching.asking import WatchOptions
 from melange_sky.planner.watching.document import backtest_document
-from melange_sky.planner.watching.playing import shifted
+from melange_sky.planner.watching.judging import judged, shifted, stretches_of
+from melange_sky.planner.watching.plan_fleets import PlanFleets
+from melange_sky.planner.watching.playing import Fleet
 from melange_sky.planner.watching.replay import backtest, write_replay
+from melange_sky.planner.watching.traffic import played_traffic
 from melange_sky.replay import FleetStep, rollout_of
 from melange_sky.report.backtest import backtest_text
 from melange_sky.watching.journal import Journal, read_journal
@@ -69,7 +73,7 @@ def test_a_swing_is_followed_and_held(folder: Path, tmp_path: Path) -> None:
     found = backtest(folder, options(path), silent)
     assert found.held and not found.blocked
     assert found.watched.judged is not None and found.watched.judged.whole
-    assert 0 <= found.above_perfect < 0.5
+    assert found.above_perfect is not None and 0 <= found.above_perfect < 0.5
     names = {one.name: one for one in found.contenders}
     assert found.watched.usd < names["static peak"].usd
     assert names["static peak"].changes == 0
@@ -169,3 +173,61 @@ def test_a_part_of_a_rollout_begins_with_what_serves_then() -> None:
         (-200, 400),
     ]
     assert [(one.at_s, one.plan is other) for one in part.handovers] == [(0, False), (400, True)]
+
+
+RULES = {
+    "min_replicas": ("", "redundancy: {min_replicas: 3}"),
+    "spare": ("", "redundancy: {spare: 1}"),
+    "fixed": (', fixed: [{accelerators: "A10G:1", instances: 2}]', ""),
+    "minimum": (', minimum: [{accelerators: "A10G:1", instances: 2}]', ""),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_plan_with_rules_is_played_to_its_end(rule: str, tmp_path: Path) -> None:
+    of_resources, section = RULES[rule]
+    spec = tmp_path / "w.yaml"
+    spec.write_text(SPEC.replace("infra: aws}", f"infra: [aws]{of_resources}}}") + section + "\n")
+    melange_sky.write(melange_sky.plan(spec, offline=True), tmp_path / "plan")
+    path = rates_csv(tmp_path / "swing.csv", swing(3, 1.0, 7.0))
+    found = backtest(tmp_path / "plan", options(path), silent)
+    assert found.held and not found.blocked
+    names = {one.name: one for one in found.contenders}
+    assert {"static peak", "SkyServe's rule"} <= set(names)
+    lives = [json.loads(line)["observed"]["live"] for line in found.lines]
+    fewest = min(sum(live.values()) for live in lives)
+    assert fewest >= {"min_replicas": 3, "fixed": 1}.get(rule, 2)
+    document = backtest_document(found)
+    if rule == "fixed":  # what it takes is paid for
+        assert found.watched.usd == 0.0 and document["above_perfect_fraction"] is None
+    else:
+        assert 0 < found.watched.usd < 1.1 * names["static peak"].usd
+    assert "perfect foresight" in backtest_text(document)
+
+
+def test_stretches_stand_for_the_whole(folder: Path, tmp_path: Path) -> None:
+    path = rates_csv(tmp_path / "steep.csv", [2.0] * 30 + [11.0] * 18 + [2.0] * 24)
+    plan = PlanFleets(load_plan(folder))
+    (model,) = plan.plan.models
+    one = options(path)
+    assert one.trace is not None
+    traffic = played_traffic(one.trace, path, model.workload, 0)
+    first, second = (plan.cheapest(rate) for rate in (2.2, 12.0))
+    assert first is not None and second is not None
+    fleet = Fleet(plan, [600.0] * len(plan.options), first)
+    fleet.change(150 * 60.0, second)  # as traffic has risen: too late
+    whole = judged(fleet, traffic, 10**9, 0)
+    assert whole.whole and whole.half_width == 0.0 and len(whole.days) == 1
+    part = judged(fleet, traffic, traffic.requests // 2, 0)
+    assert not part.whole and part.stretches == 36
+    assert 0.5 < whole.attainment < 0.98
+    assert part.attainment == pytest.approx(whole.attainment, abs=max(part.half_width, 0.01))
+    taken = stretches_of(fleet, traffic, traffic.requests // 2)
+    counts = [int(traffic.counts[s.counts_from : s.end].sum()) for s in taken]
+    stood = sum(s.weight * n for s, n in zip(taken, counts, strict=True))
+    assert stood == pytest.approx(traffic.requests, rel=1e-9)
+    full = [s for s in taken if s.is_full]
+    assert full and all(s.weight == pytest.approx(1.0) for s in full)  # all of them
+    assert max(s.counts_from - s.begin for s in full) > max(
+        s.counts_from - s.begin for s in taken if not s.is_full
+    )

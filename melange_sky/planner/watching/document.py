@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from melange_sky.planner.watching.playing import Judged
+    from melange_sky.planner.watching.judging import Judged
     from melange_sky.planner.watching.replay import Backtest, Contender
 
 
@@ -43,7 +43,13 @@ def _contender(one: Contender) -> dict[str, Any]:
 def _judged(judged: Judged) -> dict[str, Any]:
     return {
         "attainment": judged.attainment,
+        "half_width": judged.half_width,
+        "origin": "simulated",
         "requests": judged.requests,
         "stretches": judged.stretches,
         "whole": judged.whole,
+        "days": [
+            {"day": one.number, "attainment": one.attainment, "requests": one.requests}
+            for one in judged.days
+        ],
     }

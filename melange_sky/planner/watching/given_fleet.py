@@ -12,6 +12,7 @@ from melange_sky.optimizer.answers.rate_sweep import at_rate
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from melange_sky.constraints import Constraints
     from melange_sky.plans import Allocation, ModelPlan, Plan
 
 _MARGIN = 1e-6
@@ -36,7 +37,9 @@ def model_at(
         raise MelangeError(f"{plan.name}: the fleet {dict(counts)} serves nothing")
     problem = at_rate(problem_of(plan), shared_rps)
     problem = replace(
-        problem, demands=(replace(demand_of(model, known), workload=problem.demands[0].workload),)
+        problem,
+        demands=(replace(demand_of(model, known), workload=problem.demands[0].workload),),
+        constraints=_of_given(problem.constraints),
     )
     found = shared_out(problem, dict(counts), paid)
     if found is None:
@@ -52,6 +55,11 @@ def model_at(
         verification=None,
         rate_profile=None,
     )
+
+
+def _of_given(rules: Constraints) -> Constraints:
+    """Return the rules without those of which replicas there are and are paid: these are given."""
+    return replace(rules, limits=(), fixed=(), minimum=(), min_replicas=0, min_option_types=0)
 
 
 def _grown(allocation: Allocation, factor: float) -> Allocation:

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 RUNG = 1.02
 """Rates are rounded up to powers of it, so that a week asks for a few hundred fleets at most."""
-_MOST_GAIN = 25
-"""Rungs by which a fleet may hold more, or less, than it is planned for: a factor of 1.6."""
+_MOST_GAIN, _MOST_LOSS = 25, 75
+"""Rungs by which a fleet may hold more than it is planned for, and less: factors of 1.6 and 4.4. Replicas that rules ask
+for, of an option that hardly serves, may hold a fleet far below."""
 RARE = 1e-3
 """Sizes that fewer requests have than such a part of them are no reason for another fleet."""
 _MOST_LOSSES = 3
@@ -206,7 +207,7 @@ class PlanFleets:
             fleet = self._solved(step, without, held)
             return fleet is not None and self.rate(fleet) >= RUNG**want
 
-        least, most = want - _MOST_GAIN, want + _MOST_GAIN
+        least, most = want - _MOST_GAIN, want + _MOST_LOSS
         low = high = max(want - self._gain, least)
         jump = 1
         if is_enough(high):

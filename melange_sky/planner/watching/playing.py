@@ -1,32 +1,23 @@
-"""A fleet over time in a backtest: which replicas were started and stopped when, what they cost, how they did."""
+"""A fleet over time in a backtest: which replicas were started and stopped when, and what they cost."""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from melange_sky.planner.replay_loop.replay import engine_of
 from melange_sky.planner.watching.target import target_plan
-from melange_sky.planner.watching.traffic import BASE_S
-from melange_sky.replay import FleetStep, Life, Rollout, replay_rollout, rollout_of
-from melange_sky.slo import meets
+from melange_sky.replay import FleetStep, rollout_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from melange_sky.planner.watching.plan_fleets import PlanFleets
-    from melange_sky.planner.watching.traffic import PlayedTraffic
     from melange_sky.plans import ModelPlan
     from melange_sky.watching.fleets import Counts
 
-WARM_S = 120.0
-STRETCH_S = 300.0
-"""Stretches of so long are replayed, after `WARM_S` that do not count."""
+_ROUNDING = 1e-12
+"""Sums of what is billed and of what of it is paid for differ by so much though they are the same."""
 
 
 class Fleet:
@@ -68,7 +59,8 @@ class Fleet:
         prices = dict(zip(self.fleets.options, self.fleets.prices, strict=True))
         billed = self.rollout.billed_s(until_s)
         paid = self._paid_usd(until_s)
-        return sum(s / 3600 * prices[name] for name, s in billed.items()) - paid
+        usd = sum(s / 3600 * prices[name] for name, s in billed.items())
+        return usd - paid if usd - paid > _ROUNDING * usd else 0.0
 
     def _paid_usd(self, until_s: float) -> float:
         if not self.fleets.plan.constraints.fixed:
@@ -99,62 +91,3 @@ class Fleet:
             plan = target_plan(self.fleets, self._named(fleet), math.inf)
             (self._plans[fleet],) = plan.models
         return self._plans[fleet]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """How a fleet did: the fraction of requests within the SLO, of so many that were replayed in so many stretches."""
-
-    attainment: float
-    requests: int
-    stretches: int
-    whole: bool
-
-
-def judged(fleet: Fleet, traffic: PlayedTraffic, most_requests: int, seed: int) -> Judged:
-    """Replay the traffic through a fleet's changes: all of it, or evenly spread stretches of it."""
-    slo = fleet.fleets.plan.models[0].slo
-    if traffic.requests <= most_requests:
-        run = replay_rollout(
-            fleet.rollout, engine_of, traffic.between(0, len(traffic.counts)), seed
-        )
-        good = meets(run.log, slo)
-        return Judged(attainment=float(good.mean()), requests=len(good), stretches=1, whole=True)
-    parts, warm = round(STRETCH_S / BASE_S), round(WARM_S / BASE_S)
-    wanted = most_requests / traffic.requests * len(traffic.counts) / parts
-    number = max(1, round(wanted))
-    starts = np.linspace(warm, len(traffic.counts) - parts, number + 2)[1:-1].astype(int)
-    met = asked = 0.0
-    for start in sorted(set(starts.tolist())):
-        stream = traffic.between(start - warm, start + parts)
-        begin_s = (start - warm) * BASE_S
-        run = replay_rollout(shifted(fleet.rollout, begin_s), engine_of, stream, seed)
-        counted = run.log.arrival_s >= WARM_S
-        met += float(meets(run.log, slo)[counted].sum())
-        asked += float(counted.sum())
-    return Judged(
-        attainment=met / max(asked, 1.0),
-        requests=int(asked),
-        stretches=len(set(starts.tolist())),
-        whole=False,
-    )
-
-
-def shifted(rollout: Rollout, by_s: float) -> Rollout:
-    """Return what is left of a rollout from a time on, times from there."""
-    lives = tuple(
-        Life(
-            option=life.option,
-            ordered_s=life.ordered_s - by_s,
-            serves_s=max(life.serves_s - by_s, 0.0),
-            stops_s=life.stops_s - by_s,
-        )
-        for life in rollout.lives
-        if life.stops_s > by_s
-    )
-    times = [one.at_s for one in rollout.handovers]
-    first = max(bisect_left(times, by_s + 1e-9) - 1, 0)
-    handovers = tuple(
-        replace(one, at_s=max(one.at_s - by_s, 0.0)) for one in rollout.handovers[first:]
-    )
-    return Rollout(lives=lives, handovers=handovers)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from melange_sky.errors import InfeasibleError, InputError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.output_files import write_text
+from melange_sky.planner.watching.judging import Judged, judged
 from melange_sky.planner.watching.plan_fleets import PlanFleets
-from melange_sky.planner.watching.playing import Fleet, Judged, judged
+from melange_sky.planner.watching.playing import Fleet
 from melange_sky.planner.watching.rivals import (
     SkyRule,
     five_minutes,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from melange_sky.watching.fleets import Counts
 
 RULE, TUNED_RULE = "SkyServe's rule", "its best target"
-MOST_REQUESTS = 200_000
-"""More requests than so many are replayed in evenly spread stretches, for each contender."""
+MOST_REQUESTS = 400_000
+"""Of more requests than so many as many are replayed, in stretches, for each contender."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +74,9 @@ class Backtest:
         return self.contenders[0]
 
     @property
-    def above_perfect(self) -> float:
-        """What it cost ÷ what foresight would have, − 1."""
-        return self.watched.usd / self.perfect_usd - 1
+    def above_perfect(self) -> float | None:
+        """What it cost ÷ what foresight would have, − 1; None where that costs nothing, as all is paid for."""
+        return self.watched.usd / self.perfect_usd - 1 if self.perfect_usd > 0 else None
 
     @property
     def held(self) -> bool:

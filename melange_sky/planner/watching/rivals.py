@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.planner.watching.playing import Fleet, Judged, judged
+from melange_sky.planner.watching.judging import Judged, judged
+from melange_sky.planner.watching.playing import Fleet
 from melange_sky.planner.watching.traffic import BASE_S
 from melange_sky.reserve.chronology import cheapest_path
 from melange_sky.watching.forecast import STEP_S
@@ -16,15 +17,20 @@ from melange_sky.watching.forecast import STEP_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
+
     from melange_sky.planner.watching.plan_fleets import PlanFleets
     from melange_sky.planner.watching.traffic import PlayedTraffic
     from melange_sky.watching.fleets import Counts
+
+    Floats = NDArray[np.float64]
+    Whole = NDArray[np.int64]
 
 WINDOW_S, LOOK_S, UP_S, DOWN_S = 60.0, 20.0, 300.0, 1200.0
 """SkyServe's window of requests, its time between decisions, and how long it waits up and down by default
 (`sky/serve/constants.py` of SkyPilot 0.14)."""
 
-LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS, BEST_ALONE = 0.4, 1.8, 6, 3
+LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS, BEST_ALONE = 0.4, 1.8, 7, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +52,7 @@ def static_peak(
     return None if fleet is None else Fleet(fleets, startup_s, fleet)
 
 
-def five_minutes(traffic: PlayedTraffic) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def five_minutes(traffic: PlayedTraffic) -> Floats:
     """Return the mean rate of every five minutes; what is left at the end counts to the last."""
     parts = round(STEP_S / BASE_S)
     whole = len(traffic.rates_rps) // parts * parts
@@ -162,16 +168,13 @@ class _Tried:
     def _played(self, option: int, factor: float) -> tuple[float, Fleet]:
         """Return the target in requests per second, and the fleet that the rule has at it."""
         if (option, factor) not in self._fleet_of:
-            one = tuple(int(k == option) for k in range(len(self._fleets.options)))
-            target = factor * self._fleets.planned_rate(one)
+            target = factor * _alone_rps(self._fleets, option)
             fleet = _by_rule(self._fleets, self._traffic, self._startup_s, option, target)
             self._fleet_of[option, factor] = target, fleet
         return self._fleet_of[option, factor]
 
 
-def _best_alone(
-    fleets: PlanFleets, rates_rps: np.ndarray[tuple[int], np.dtype[np.float64]]
-) -> list[int]:
+def _best_alone(fleets: PlanFleets, rates_rps: Floats) -> list[int]:
     """Return the options that serve all sizes alone, those first of which as many as serve each rate cost least.
 
     Of several offers of one accelerator and count the cheapest stands for all.
@@ -180,12 +183,24 @@ def _best_alone(
     (model,) = fleets.plan.models
     shapes = {c.option.name: c.option.shape for c in model.candidates}
     for k, price in enumerate(fleets.prices):
-        rate = fleets.planned_rate(tuple(int(j == k) for j in range(len(fleets.options))))
+        rate = _alone_rps(fleets, k)
         if rate > 0:
-            usd = float(np.maximum(np.ceil(rates_rps / rate), 1).sum()) * price
+            usd = float(_at_least(fleets, np.ceil(rates_rps / rate)).sum()) * price
             shape = shapes[fleets.options[k]]
             found[shape] = min(found.get(shape, (math.inf, k)), (usd, k))
     return [k for _, k in sorted(found.values())]
+
+
+def _alone_rps(fleets: PlanFleets, option: int) -> float:
+    """Return what a replica of an option is planned for, in requests per second, beside any spare ones."""
+    count = 1 + fleets.plan.constraints.spare
+    return fleets.planned_rate(tuple(count * (k == option) for k in range(len(fleets.options))))
+
+
+def _at_least(fleets: PlanFleets, wanted: Floats) -> Whole:
+    """Return numbers of replicas as the plan's rules have them: the fewest that it allows, and spare ones."""
+    rules = fleets.plan.constraints
+    return np.maximum(wanted + rules.spare, max(rules.min_replicas, 1)).astype(np.int64)
 
 
 def _by_rule(
@@ -207,7 +222,7 @@ def _by_rule(
     counts = traffic.counts
     window = round(WINDOW_S / BASE_S)
     sums = np.convolve(counts, np.ones(window), "full")[: len(counts)]
-    wanted = np.maximum(np.ceil(sums / WINDOW_S / target_rps - 1e-9), 1).astype(int)
+    wanted = _at_least(fleets, np.maximum(np.ceil(sums / WINDOW_S / target_rps - 1e-9), 1))
     now = int(wanted[window])
     fleet = Fleet(fleets, startup_s, of(now))
     up = down = 0
