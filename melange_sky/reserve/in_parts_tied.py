@@ -158,15 +158,14 @@ class TiedInParts(InParts):
     def _least_of(self, g: int, n: int, prices: Floats) -> float:
         """Return what the mean over a span of a model's cheapest whole fleets at prices is not below."""
         together, span = self._together[g], self.spans[g]
-        model, share = together.parts[n]
+        store, share = together.store(n), together.parts[n][1]
         rates, total, at, bound = self._groups[g].rates_rps * share, 0.0, span.first, 0.0
         while share > 0 and at < span.last:
-            found = model.least(prices, float(rates[at]))
+            found = store.least(prices, float(rates[at]))
             if found is None:  # the rest costs no less than those before
                 return (total + bound * (span.last - at)) / (span.last - span.first)
             bound = max(bound, found.bound)
-            together.learn(n, found.fleet)
-            served = model.rate(found.fleet)
+            served = store.rate(found.fleet)
             then = min(span.last, max(at + 1, int(np.searchsorted(rates, served, side="right"))))
             total += bound * (then - at)
             at = then

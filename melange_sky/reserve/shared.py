@@ -10,10 +10,11 @@ import numpy as np
 from melange_sky.reserve.tariff import Step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from melange_sky.reserve.covering import Cheapest
     from melange_sky.reserve.linear_rules import LinearRules
     from melange_sky.reserve.serving import Served
     from melange_sky.reserve.tariff import Tariff
@@ -105,7 +106,10 @@ class Ties:
 
 
 class Store:
-    """The fleets known for one model, (fleets × options), and the highest rates that they serve."""
+    """The fleets known for one model, (fleets × options), the highest rates they serve, and where they are cheapest.
+
+    The cheapest fleet at a rate is so at every higher one that it serves: `stairs` hold these rates for each tariff.
+    """
 
     def __init__(self, model: Served, own: Floats) -> None:
         """Begin with none."""
@@ -114,6 +118,32 @@ class Store:
         self._fleets: list[Floats] = []
         self._rates: list[float] = []
         self._table: tuple[Floats, Floats] | None = None
+        self._stairs: dict[tuple[object, ...], list[tuple[float, float, Cheapest]]] = {}
+
+    def sought(self, tariff: Tariff, rate_rps: float) -> Cheapest | None:
+        """Return the model's cheapest fleet at a tariff without pools, and keep it. Raises TimeUpError."""
+        steps = tuple((s.option, s.width, s.price) for s in tariff.steps)
+        key = (tariff.full.tobytes(), tariff.free.tobytes(), steps)
+        return self._once(key, rate_rps, lambda: self._model.cheapest(tariff, rate_rps))
+
+    def least(self, prices: Floats, rate_rps: float) -> Cheapest | None:
+        """Return what `Served.least` does of the model, and keep the fleet. Raises TimeUpError."""
+        return self._once(
+            (prices.tobytes(),), rate_rps, lambda: self._model.least(prices, rate_rps)
+        )
+
+    def _once(
+        self, key: tuple[object, ...], rate_rps: float, seek: Callable[[], Cheapest | None]
+    ) -> Cheapest | None:
+        stairs = self._stairs.setdefault(key, [])
+        for low, high, found in stairs:
+            if low <= rate_rps <= high:
+                return found
+        new = seek()
+        if new is not None:
+            self.learn(new.fleet)
+            stairs.append((rate_rps, self.rate(new.fleet), new))
+        return new
 
     def rate(self, fleet: Floats) -> float:
         """Return the highest rate of the model that its part of a fleet serves. Raises TimeUpError."""

@@ -182,9 +182,9 @@ class Together(Served):
         peak = Together(first._models, rates / rates.sum(), first.deadline)
         return peak.cheapest(tariff, float(rates.sum()))
 
-    def learn(self, part: int, fleet: Floats) -> None:
-        """Keep a fleet of one of the models for what is sought later. Raises TimeUpError."""
-        self._models.stores[part].learn(fleet)
+    def store(self, part: int) -> Store:
+        """Return what is known of one of the models' fleets."""
+        return self._models.stores[part]
 
     def known(self, part: int, rate: float) -> Floats:
         """Return the fleets known for one of the models that serve its part of a rate, (fleets × options)."""
@@ -309,14 +309,13 @@ class _Anew:
     ) -> tuple[list[Floats] | None, float]:
         """Return the cheapest of each model with what is known beside it."""
         least = 0.0
-        triples = zip(self._models.alone, own, rates_rps.tolist(), strict=True)
-        for n, (model, tariff, rate) in enumerate(triples):
+        triples = zip(self._models.stores, own, rates_rps.tolist(), strict=True)
+        for store, tariff, rate in triples:
             if rate <= 0:
                 continue
-            found = model.cheapest(tariff, rate)
+            found = store.sought(tariff, rate)
             if found is None:
                 return None, np.inf
             least += found.bound
-            self._models.stores[n].learn(found.fleet)
         lists, _ = self._known.cheapest(own, rates_rps)
         return lists, least
