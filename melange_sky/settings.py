@@ -24,6 +24,24 @@ def keep_one_thread_for_products() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""Linux's limit of processor time of the control group: microseconds that may be used, and in how many."""
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use at once, by affinity and control group; at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    try:
+        used_us, of_us = CPU_QUOTA.read_text(encoding="ascii").split()
+        cores = min(cores, max(1, -(-int(used_us) // int(of_us))))
+    except (OSError, ValueError):  # no control groups, or "max": no limit
+        pass
+    return cores
+
+
 def home_dir() -> Path:
     """Return the folder of caches and profiles (MELANGE_SKY_HOME, else the platform's)."""
     home = os.environ.get("MELANGE_SKY_HOME")

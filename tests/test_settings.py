@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,18 @@ def test_what_is_handed_on_to_a_later_command_holds_no_password(monkeypatch):
     assert settings.handed_on() == {"MELANGE_SKY_HOME": "/data"}
     monkeypatch.setenv("SKYPILOT_API_SERVER_ENDPOINT", "https://sky.example")
     assert settings.handed_on()["SKYPILOT_API_SERVER_ENDPOINT"] == "https://sky.example"
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"),
+    [("max 100000", 4), ("150000 100000", 2), ("20000 100000", 1), ("900000 100000", 4), (None, 4)],
+)
+def test_cores_are_those_that_may_be_used(
+    quota: str | None, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(quota + "\n")
+    monkeypatch.setattr(settings, "CPU_QUOTA", file)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5, 7}, raising=False)
+    assert settings.usable_cores() == cores

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from melange_sky.errors import InputError, clip, did_you_mean
 from melange_sky.names.accelerators import find_accelerator
 from melange_sky.offers import parse_accelerator
+from melange_sky.settings import usable_cores
 from melange_sky.slo import SLO
 
 LARGEST_TOKENS = 10_000_000
@@ -85,5 +85,5 @@ def within(flag: str, number: float, low: float, high: float) -> float:
 
 
 def side_by_side(jobs: int | None) -> int:
-    """Return how many replays run in parallel: `jobs`, else all cores up to 8."""
-    return jobs or min(os.cpu_count() or 1, MOST_JOBS)
+    """Return how many replays run in parallel: `jobs`, else all cores that may be used, up to 8."""
+    return jobs or min(usable_cores(), MOST_JOBS)

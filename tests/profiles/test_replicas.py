@@ -9,7 +9,13 @@ from melange_sky.engines import DEFAULT_ENGINE
 from melange_sky.errors import InputError
 from melange_sky.models import find_model
 from melange_sky.names.accelerators import find_accelerator
-from melange_sky.profiles import CapacityQuery, ReplicaShape, replica_capacities, sensible_splits
+from melange_sky.profiles import (
+    CapacityQuery,
+    ReplicaShape,
+    lookup,
+    replica_capacities,
+    sensible_splits,
+)
 from melange_sky.slo import SLO
 
 LLAMA = find_model("meta-llama/Llama-3.1-8B-Instruct")
@@ -152,3 +158,16 @@ def test_unknown_names_are_refused_with_a_suggestion():
         one("A100-SXM4-80GB", query())
     with pytest.raises(InputError, match="unknown engine 'vlm'"):
         one("A100", query(generation="vlm"))
+
+
+def test_rates_do_not_depend_on_how_many_threads_simulate(monkeypatch, tmp_path):
+    shapes = [ReplicaShape(accelerator=name, tensor_parallel=1) for name in ("L4", "A10G", "H100")]
+    asked = query(slo=SLO(tpot_s=0.043, ttft_s=1.1), exact=True)
+    found = []
+    for threads in (1, 2, 7):
+        monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / f"with {threads}"))
+        monkeypatch.setattr(lookup, "usable_cores", lambda threads=threads: threads)
+        monkeypatch.setattr(lookup, "MOST_THREADS", threads)
+        found.append([capacity.cells for capacity in replica_capacities(asked, shapes)])
+    assert found[0] == found[1] == found[2]
+    assert any(cell.max_rate_rps for cells in found[0] for row in cells for cell in row)
