@@ -7,8 +7,7 @@ what their band adds; else the plan does without them and says what they might s
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import Origin
@@ -20,14 +19,14 @@ from melange_sky.plans import PlanWarning
 from melange_sky.steps import ErrorBand, split_band
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from melange_sky.capacities import CapacityCell, OptionCapacity
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
 
 CODE = "assumed-split"
 SAME_USD = 1e-6
 LEAST_TOLD_USD = 0.005
+
+_FROM_ASSUMPTIONS = (Origin.ESTIMATED, Origin.BOUND)
 
 
 def without_assumed(problem: Problem, rule: AssumedSplits) -> Problem:
@@ -45,12 +44,27 @@ def without_assumed(problem: Problem, rule: AssumedSplits) -> Problem:
     return replace(problem, demands=tuple(demands))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rivals:
+    """What is held against an optimum with assumed splits, as far as it is known already.
+
+    `firm` is the optimum without them, `saves_at_low_end` whether they still save at the low end of their band.
+    """
+
+    firm: Solution | None = None
+    saves_at_low_end: bool | None = None
+
+
 def settled(
-    problem: Problem, solution: Solution, rule: AssumedSplits, solve: SolveOptions
+    problem: Problem,
+    solution: Solution,
+    rule: AssumedSplits,
+    solve: SolveOptions,
+    known: Rivals = Rivals(),
 ) -> tuple[Problem, Solution, tuple[PlanWarning, ...]]:
     """Return the problem to plan and its solution, given the optimum of one that holds every split.
 
-    The warnings say what would be saved by splits that were left out.
+    The warnings say what would be saved by splits that were left out. What is `known` is not solved again.
     """
     firm = without_assumed(problem, rule)
     if firm == problem:
@@ -59,25 +73,27 @@ def settled(
     if not used:
         return firm, solution, ()
     try:
-        other = optimize(firm, solve)
+        other = known.firm or optimize(firm, solve)
     except InfeasibleError as error:
         if rule is AssumedSplits.NONE:
             shapes = _shapes(used)
             raise error.noting([f"resources.assumed_splits: none leaves out {shapes}"]) from error
         return problem, solution, ()
-    if rule is AssumedSplits.ROBUST and _saves_at_low_end(problem, other, solve):
-        return problem, solution, ()
+    if rule is AssumedSplits.ROBUST:
+        saves = known.saves_at_low_end
+        if _saves_at_low_end(problem, other, solve) if saves is None else saves:
+            return problem, solution, ()
     return firm, other, _left_out(used, solution, other)
 
 
-def rivals_of(
-    problem: Problem, solution: Solution, rule: AssumedSplits
-) -> tuple[Callable[[Problem], Problem], ...]:
-    """Return how to make, of a problem, those whose optima `settled` would hold against this solution's."""
-    if not _used(problem, solution) or without_assumed(problem, rule) == problem:
-        return ()
-    firm = partial(without_assumed, rule=rule)
-    return (firm, _all_at_low_end) if rule is AssumedSplits.ROBUST else (firm,)
+def has_rivals(problem: Problem, solution: Solution, rule: AssumedSplits) -> bool:
+    """Return whether `settled` would hold other optima against this one."""
+    return bool(_used(problem, solution)) and without_assumed(problem, rule) != problem
+
+
+def saves(low_end_usd_per_hour: float, firm: Solution) -> bool:
+    """Return whether assumed splits save, given the least cost of a problem with them at their low end."""
+    return low_end_usd_per_hour < firm.cost_usd_per_hour - SAME_USD
 
 
 def _used(problem: Problem, solution: Solution) -> list[OptionCapacity]:
@@ -105,19 +121,23 @@ def _is_assumed(capacity: OptionCapacity, demand: Demand) -> bool:
     if assumed_of(capacity.option) is None:
         return False
     cells = (capacity.cells[i][j] for i, j in demand.workload.buckets())
-    return any(cell.origin in (Origin.ESTIMATED, Origin.BOUND) for cell in cells)
+    return any(cell.origin in _FROM_ASSUMPTIONS for cell in cells)
 
 
 def _saves_at_low_end(problem: Problem, firm: Solution, solve: SolveOptions) -> bool:
     """Return whether assumed splits still save where they carry as little as their band allows."""
     alone = replace(solve, within_fraction=0.0, alternatives=0, stay_close=None)
-    least = least_cost(_all_at_low_end(problem), alone)
+    least = least_cost(at_low_end(problem), alone)
     if least.termination is Termination.LIMIT or least.cost_usd_per_hour is None:
         return False
-    return least.cost_usd_per_hour < firm.cost_usd_per_hour - SAME_USD
+    return saves(least.cost_usd_per_hour, firm)
 
 
-def _all_at_low_end(problem: Problem) -> Problem:
+def at_low_end(problem: Problem) -> Problem:
+    """Return the problem with assumed splits that carry as little as their band allows.
+
+    What is not simulated yet carries that part of its bound at most, where no calibration stands behind it.
+    """
     demands = tuple(
         replace(d, options=tuple(_at_low_end(c) if _is_assumed(c, d) else c for c in d.options))
         for d in problem.demands
@@ -131,9 +151,7 @@ def _at_low_end(capacity: OptionCapacity) -> OptionCapacity:
     factor = split_band(ErrorBand(low=1.0, high=1.0, basis=""), engine.split).low
 
     def lowered(cell: CapacityCell) -> CapacityCell:
-        if cell.origin is not Origin.ESTIMATED:
-            return cell
-        return cell.scaled(factor)
+        return cell.scaled(factor) if cell.origin in _FROM_ASSUMPTIONS else cell
 
     return replace(capacity, cells=tuple(tuple(map(lowered, row)) for row in capacity.cells))
 

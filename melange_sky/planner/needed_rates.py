@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 from melange_sky.capacities import Origin
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
 from melange_sky.optimizer import TimeUpError, constraints_among, optimize
-from melange_sky.planner.assumed_splits import rivals_of, settled, without_assumed
+from melange_sky.parallelism import AssumedSplits
+from melange_sky.planner.assumed_splits import (
+    Rivals,
+    at_low_end,
+    has_rivals,
+    saves,
+    settled,
+    without_assumed,
+)
 from melange_sky.planner.known_rates import with_known_cells
 from melange_sky.profiles import ReplicaShape
 
@@ -29,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
-    from melange_sky.parallelism import AssumedSplits
     from melange_sky.planner.prepare import PreparedProblem
+    from melange_sky.plans import PlanWarning
     from melange_sky.profiles import CapacityLookup
 
 log = logging.getLogger(__name__)
@@ -38,9 +46,13 @@ log = logging.getLogger(__name__)
 NEAR_GAP = 0.02
 """How near to the optimum the first rounds come."""
 
-HEAVIEST, AT_LEAST, PATIENT = 0.95, 16, 5
+HEAVIEST, AT_LEAST, PATIENT = 0.95, 16, 3
 """In each of the first rounds, the sizes that bear so much of the cost at bounds are simulated, and so many
 at least; after so many rounds, all that a fleet rests on."""
+
+MANY_OPTIONS = 16
+"""Among so many options a fleet takes longer to find than dozens of sizes to simulate: late rounds simulate all of
+the sizes of what a fleet holds then, not only those it serves there now, as its load would go to these next."""
 
 MOST_OF_SINGLES = 64
 """Sizes that are simulated at most to tell the cheapest single accelerator."""
@@ -60,6 +72,7 @@ class NeededRates:
         """Begin with what is prepared."""
         self.prepared = prepared
         self._confidence = confidence
+        self._rivals = Rivals()
         self._simulated_s = 0.0
         self._clock: Callable[[], float] = time.perf_counter
 
@@ -103,29 +116,70 @@ class NeededRates:
         for k in range(len(self.problem.demands)):
             self._come_near(k, solve)
         known = self._resting_on_none(solve, find, lambda problem: problem)
-        for rival in rivals_of(self.problem, known, rule):
+        if has_rivals(self.problem, known, rule):
             with contextlib.suppress(InfeasibleError):
-                self._resting_on_none(solve, find, rival)
+                self._rivals = self._decided_rivals(solve, rule, find)
         return known
 
-    def _resting_on_none(self, solve: SolveOptions, find: Find, view: View) -> Solution:
-        """Simulate what optima of the problem, seen so, rest on until one rests on no bound.
+    def _decided_rivals(self, solve: SolveOptions, rule: AssumedSplits, find: Find) -> Rivals:
+        """Return what an optimum with assumed splits is judged by. Raises InfeasibleError where there is none."""
+
+        def without(problem: Problem) -> Problem:
+            return without_assumed(problem, rule)
+
+        near = replace(solve, mip_gap=max(NEAR_GAP, solve.mip_gap))
+        self._resting_on_none(near, find, without)
+        firm = self._resting_on_none(solve, find, without)
+        if rule is not AssumedSplits.ROBUST:
+            return Rivals(firm=firm)
+
+        def saves_nothing(least: Solution) -> bool:
+            return not saves(least.cost_usd_per_hour, firm)
+
+        self._resting_on_none(near, find, at_low_end)
+        least = self._resting_on_none(solve, find, at_low_end, is_enough=saves_nothing)
+        return Rivals(firm=firm, saves_at_low_end=not saves_nothing(least))
+
+    def settled(
+        self, solution: Solution, rule: AssumedSplits, solve: SolveOptions
+    ) -> tuple[Problem, Solution, tuple[PlanWarning, ...]]:
+        """Return what `assumed_splits.settled` makes of the problem and its optimum; nothing is solved twice."""
+        firm = self._rivals.firm
+        known = replace(self._rivals, firm=firm and self._renewed(firm))
+        return settled(self.problem, solution, rule, solve, known)
+
+    def _renewed(self, solution: Solution) -> Solution:
+        """Return a solution with its options as they are known now."""
+        allocations = []
+        for demand, chosen in zip(self.problem.demands, solution.allocations, strict=True):
+            by_name = {capacity.option.name: capacity for capacity in demand.options}
+            allocations.append(
+                tuple(replace(a, candidate=by_name[a.candidate.option.name]) for a in chosen)
+            )
+        return replace(solution, allocations=tuple(allocations))
+
+    def _resting_on_none(
+        self,
+        solve: SolveOptions,
+        find: Find,
+        view: View,
+        is_enough: Callable[[Solution], bool] = lambda _: False,
+    ) -> Solution:
+        """Simulate what optima of the problem, seen so, rest on until one rests on no bound, or is enough.
 
         Raises TimeUpError if that is late.
         """
-        rounds = 0
         while True:
             solve.deadline.check()
             problem = view(self.problem)
             solution = find(replace(self.prepared, problem=problem), solve)
-            asked = [_at_bounds(*pair) for pair in _chosen(problem, solution)]
+            asked = [_late(*pair) for pair in _chosen(problem, solution)]
             if not solution.report.is_optimal:
                 raise TimeUpError
-            if not any(asked):
+            if not any(asked) or is_enough(solution):
                 return solution
             for k, places in enumerate(asked):
-                self._simulate(k, _heaviest(places, rounds))
-            rounds += 1
+                self._simulate(k, places)
 
     def settle_best_single(self, solve: SolveOptions, rule: AssumedSplits, known: Solution) -> None:
         """Simulate what the cheapest fleet of a single accelerator rests on, where that takes little.
@@ -136,7 +190,7 @@ class NeededRates:
         if not self._has_bounds or len(self.problem.demands) > 1:
             return
         options = replace(solve, deadline=solve.deadline.share(0.2))
-        (planned,) = settled(self.problem, known, rule, options)[0].demands
+        (planned,) = self.settled(known, rule, options)[0].demands
         names = {capacity.option.name for capacity in planned.options}
         costs: dict[str, float] = {}
         left = MOST_OF_SINGLES
@@ -145,7 +199,7 @@ class NeededRates:
                 places = self._of_best_single(names, costs, options)
                 if not places:
                     return
-                chosen = _heaviest(places, 0)[:left]
+                chosen = _heaviest(places)[:left]
                 left -= len(chosen)
                 self._simulate(0, chosen)
         except (TimeUpError, NoPlanInTimeError):
@@ -201,10 +255,11 @@ class NeededRates:
                 solution = optimize(replace(self.problem, demands=(demand,)), options)
             except (InfeasibleError, NoPlanInTimeError):
                 return
-            places = _at_bounds(demand, solution)
+            late = rounds >= PATIENT
+            places = _late(demand, solution) if late else _heaviest(_at_bounds(demand, solution))
             if not places:
                 return
-            self._simulate(k, _heaviest(places, rounds))
+            self._simulate(k, places)
             rounds += 1
 
     def _simulate_all(self) -> None:
@@ -266,11 +321,23 @@ def _at_bounds(demand: Demand, solution: Solution) -> Places:
     return places
 
 
-def _heaviest(places: Places, rounds: int) -> list[tuple[ReplicaShape, tuple[int, int]]]:
-    """Return the places that bear most of the cost, all of few, and all after many rounds."""
+def _late(demand: Demand, solution: Solution) -> list[tuple[ReplicaShape, tuple[int, int]]]:
+    """Return what a late round simulates of one model's fleet, nothing where it serves nothing at a bound."""
+    places = _at_bounds(demand, solution)
+    if not places or len(demand.options) < MANY_OPTIONS:
+        return sorted(places, key=lambda place: (-places[place], place[1]))
+    held = {a.candidate.option.name: a.candidate for a in solution.allocations[0]}.values()
+    return [
+        (ReplicaShape.of(candidate.option), (i, j))
+        for candidate in held
+        for i, j in demand.workload.buckets()
+        if candidate.cells[i][j].origin is Origin.BOUND
+    ]
+
+
+def _heaviest(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
+    """Return the places that bear most of the cost, all of few."""
     order = sorted(places, key=lambda place: (-places[place], place[1]))
-    if rounds >= PATIENT:
-        return order
     enough, borne = HEAVIEST * sum(places.values()), 0.0
     for taken, place in enumerate(order, start=1):
         borne += places[place]

@@ -19,7 +19,6 @@ from melange_sky.optimizer import (
     baselines,
     optimize,
 )
-from melange_sky.planner.assumed_splits import settled
 from melange_sky.planner.clock import created_at
 from melange_sky.planner.form_notes import form_gain, gain_notes, preferring_first_forms
 from melange_sky.planner.needed_rates import NeededRates
@@ -93,7 +92,7 @@ def _plan_loaded(spec: Spec, request: PlanRequest) -> Plan:
     prepared = rates.prepared
     log_dominated(prepared.problem, request.solve)
     solution = known or _optimum(prepared, request.solve)
-    problem, solution, left_out = settled(prepared.problem, solution, rule, request.solve)
+    problem, solution, left_out = rates.settled(solution, rule, request.solve)
     prepared = replace(prepared, problem=problem)
     solution = preferring_first_forms(prepared, solution, request.solve)
     log_solution(solution)
