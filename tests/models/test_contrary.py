@@ -35,7 +35,7 @@ def test_latent_attention_without_a_kernel_for_it_is_cached_head_by_head():
     "change", [{"num_attention_heads": 40}, {"head_dim": 64}, {"hidden_size": 5120}]
 )
 def test_heads_that_do_not_fill_a_square_output_are_refused(change):
-    with pytest.raises(InputError, match=r"times 'head_dim' .* is not 'hidden_size'"):
+    with pytest.raises(InputError, match=r"values each do not make 'hidden_size'"):
         read_layers({**config_of("helium"), **change})
 
 
@@ -256,3 +256,35 @@ def test_a_head_that_only_the_outer_config_ties_is_told():
     layers = read_layers({**config, "tie_word_embeddings": True, "text_config": text})
     assert not layers.tied
     assert [t for t in layers.warnings if "engines go by the outer one and hold none" in t]
+
+
+def test_heads_of_chatglm_make_its_width():
+    glm = {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "num_layers": 6,
+        "padded_vocab_size": 65024,
+        "hidden_size": 2048,
+        "ffn_hidden_size": 5504,
+        "kv_channels": 128,
+        "num_attention_heads": 16,
+        "seq_length": 8192,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "add_qkv_bias": True,
+    }
+    assert read_layers(glm).kv_bytes_per_token == 6 * 2 * 2 * 128 * 2
+    with pytest.raises(InputError, match="of 256 values each do not make 'hidden_size'"):
+        read_layers({**glm, "kv_channels": 256})
+
+
+def test_heads_of_linear_layers_that_an_engine_takes_from_the_attention_are_told():
+    config = config_of("bailing_hybrid")
+    plain = read_layers(config)
+    assert plain.warnings == ()
+    absent = {name: value for name, value in config.items() if name != "linear_num_heads"}
+    assert read_layers(absent).state_bytes_per_sequence == plain.state_bytes_per_sequence
+    (line,) = read_layers(
+        {**config, "linear_num_heads": 2 * plain.layers[-1].attention.heads}
+    ).warnings
+    assert "'linear_num_heads'" in line

@@ -245,6 +245,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("chatglm",),
+        square_output=True,
         architectures=("ChatGLMModel", "ChatGLMForConditionalGeneration", "ChatGLMForCausalLM"),
         qkv_bias="add_qkv_bias",
         o_bias="add_bias_linear",

@@ -52,6 +52,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("phimoe",),
+        seeks_head=True,
         architectures=("PhiMoEForCausalLM", "PhimoeForCausalLM"),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -118,6 +119,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("deepseek",),
+        seeks_head=True,
         architectures=("DeepseekForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -169,6 +171,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("longcat_flash",),
+        seeks_head=True,
         architectures=("LongcatFlashForCausalLM",),
         reader="longcat",
         attention="latent",
@@ -240,6 +243,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("step3p5", "step3p7", "step3p7_text"),
+        seeks_head=True,
         architectures=("Step3p5ForCausalLM", "Step3p7FlashForCausalLM", "Step3p7ForCausalLM"),
         head_norm="head",
         gate="head",
@@ -272,14 +276,6 @@ EXPERTS: tuple[Family, ...] = (
         head_norm="head",
         window="pattern",
         experts=_DEEPSEEK,
-    ),
-    Family(
-        types=("mellum",),
-        architectures=("MellumForCausalLM",),
-        qkv_bias="attention_bias",
-        o_bias="attention_bias",
-        head_norm="head",
-        experts=ExpertTraits(),
     ),
     Family(
         types=("cohere2_moe",),

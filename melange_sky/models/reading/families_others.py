@@ -43,6 +43,7 @@ OTHERS: tuple[Family, ...] = (
     ),
     Family(
         types=("step3_text",),
+        seeks_head=True,
         architectures=("Step3TextForCausalLM",),
         attention="factored",
         experts=ExpertTraits(shared_width="share_expert_dim", module="moe"),
@@ -73,6 +74,7 @@ OTHERS: tuple[Family, ...] = (
     ),
     Family(
         types=("bailing_moe_v2_5", "bailing_moe_linear"),
+        seeks_head=True,
         architectures=("BailingMoeV2_5ForCausalLM",),
         attention="latent",
         linear="lightning",
@@ -91,6 +93,14 @@ OTHERS: tuple[Family, ...] = (
         types=("dots1",),
         architectures=("Dots1ForCausalLM",),
         window="qwen",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        head_norm="head",
+        experts=ExpertTraits(),
+    ),
+    Family(
+        types=("mellum",),
+        architectures=("MellumForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         head_norm="head",

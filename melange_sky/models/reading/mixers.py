@@ -45,7 +45,7 @@ def _grouped(kind: Mixer, fields: Fields, family: Family, core: Core, number: in
     heads = _layer_heads(kind, fields, family, core, number)
     if family.square_output and heads.heads * heads.head_dim != core.hidden:
         raise InputError(
-            f"{fields.where}: 'num_attention_heads' ({heads.heads}) times 'head_dim' ({heads.head_dim}) is not "
+            f"{fields.where}: 'num_attention_heads' ({heads.heads}) of {heads.head_dim} values each do not make "
             f"'hidden_size' ({core.hidden}), which {family.types[0]} needs"
         )
     head_norm = family.head_norm

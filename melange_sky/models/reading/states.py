@@ -126,8 +126,8 @@ def _kda(fields: Fields, core: Core) -> Mixed:
         return kimi_delta(
             KimiDelta(
                 hidden=core.hidden,
-                heads=fields.whole("linear_num_heads"),
-                head_dim=fields.whole("linear_head_dim"),
+                heads=_kda_heads(fields, core),
+                head_dim=fields.maybe("linear_head_dim") or core.head_dim,
                 kernel=fields.maybe("linear_conv_kernel_dim")
                 or fields.whole("short_conv_kernel_size", 4),
                 full_forget="bailing" in fields.text("model_type"),
@@ -142,6 +142,16 @@ def _kda(fields: Fields, core: Core) -> Mixed:
             full_rank=section.flag("use_full_rank_gate"),
         )
     )
+
+
+def _kda_heads(fields: Fields, core: Core) -> int:
+    """Return the heads of linear layers, which engines take from the attention; tell where they differ."""
+    stated = fields.maybe("linear_num_heads")
+    if stated is not None and stated != core.heads:
+        fields.told.append(
+            f"'linear_num_heads' ({stated}) is not 'num_attention_heads' ({core.heads}), which engines take in its place"
+        )
+    return stated or core.heads
 
 
 def _lightning(fields: Fields, core: Core) -> Mixed:

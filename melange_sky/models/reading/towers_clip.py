@@ -189,7 +189,8 @@ def video_llama3(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]
 def keye(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of Keye-VL: a SigLIP with a second table of positions, for packed images."""
     hidden = vision.whole("hidden_size")
-    headless = Fields({**vision.raw, "vision_use_head": False}, vision.where, vision.defaults)
+    changed = {"vision_use_head": False, "spatial_merge_size": 2}  # whatever a file says
+    headless = Fields({**vision.raw, **changed}, vision.where, vision.defaults)
     packed = Matrix(name="visual.packing", part="tower", inputs=32768 * hidden, linear=False)
     return (*paddle_ocr(headless, outer, text), packed)
 
