@@ -47,6 +47,14 @@ class Shade:
     kept: Box
     cells: Sequence[Cell]
 
+    def cut_at(self, cuts: Sequence[set[float]]) -> bool:
+        """Add cuts to levels that are bought in part; return whether there are any."""
+        levels, bought = self.levels, self.bought
+        coarse = (levels.width > 1) & (bought > _PART) & (bought < levels.width - _PART)
+        for k, units in zip(levels.purchase[coarse], (levels.start + bought)[coarse], strict=True):
+            cuts[k].update((float(np.floor(units)), float(np.floor(units)) + 1))
+        return bool(coarse.any())
+
     def parts(self, usd: Floats) -> list[Box]:
         """Return a box in two, cut at what its program buys of the purchase that is furthest from whole levels."""
         box, levels, bought = self.kept, self.levels, self.bought

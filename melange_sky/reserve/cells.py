@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -13,8 +13,23 @@ if TYPE_CHECKING:
 
     from melange_sky.reserve.market import Group
 
-_MOST_CELLS = 48
-"""So many spans at first; where rounding is what keeps the bound from the cost, more."""
+FEW_CELLS = 48
+"""So many spans at first for a linear program; where rounding is what keeps the bound from the cost, more."""
+
+MANY_CELLS = 168
+"""So many at first where machine code prices them."""
+
+
+class Begun(Protocol):
+    """Periods of a group, from the `first` of its order on."""
+
+    @property
+    def group(self) -> int:
+        """Which group."""
+
+    @property
+    def first(self) -> int:
+        """The first period."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,21 +43,21 @@ class Cell:
     hours: float
 
 
-def cells_of(groups: Sequence[Group], hours_each: float) -> list[Cell]:
-    """Return the periods of all groups in cells: as many as there are rates, where these are few."""
+def cells_of(groups: Sequence[Group], hours_each: float, most: int) -> list[Cell]:
+    """Return the periods of all groups in about `most` cells: as many as there are rates, where these are fewer."""
     starts = [np.flatnonzero(np.diff(g.rates_rps, prepend=-1.0) > 0) for g in groups]
     total = sum(map(len, starts))
     cells = []
     for n, (group, start) in enumerate(zip(groups, starts, strict=True)):
         kept = start
-        if total > _MOST_CELLS:
-            count = max(1, round(_MOST_CELLS * len(start) / total))
+        if total > most:
+            count = max(1, round(most * len(start) / total))
             kept = start[np.unique(np.linspace(0, len(start), count, endpoint=False).astype(int))]
         cells += _cells(n, group, kept.tolist(), hours_each)
     return cells
 
 
-def around_each(cells: Sequence[Cell], coarse: Sequence[Cell]) -> list[int]:
+def around_each(cells: Sequence[Cell], coarse: Sequence[Begun]) -> list[int]:
     """Return which of coarser cells each cell is part of."""
     places = sorted(range(len(coarse)), key=lambda n: (coarse[n].group, coarse[n].first))
     starts = [(coarse[n].group, coarse[n].first) for n in places]

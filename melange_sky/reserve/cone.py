@@ -52,19 +52,37 @@ class Shape:
         return most
 
     def worth(self, prices: Floats) -> Floats:
-        """Return a worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts."""
+        """Return a worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts.
+
+        An option that is too dear counts for what would let it serve some size at the least cost.
+        """
+        if self.may_miss <= 0:
+            row: Floats = self.worths(prices[None])[0]
+            return row
         with np.errstate(invalid="ignore"):
             costs = np.where(np.isfinite(self.loads), prices[:, None, None] * self.loads, np.inf)
-        least = costs.min(axis=(0, 1))
-        if self.may_miss <= 0:
-            return prices / float(costs[:, 0].min(axis=0).sum())
-        scale = float(least.sum())
-        missed = self.weights[:, :, None] * self.shares
-        bounds = [
-            (costs + m * scale * missed).min(axis=(0, 1)).sum() - m * scale * self.may_miss
-            for m in _MULTIPLIERS
-        ]
-        return prices / float(max(bounds))
+        scale = float(costs.min(axis=(0, 1)).sum())
+        missed = self.weights[:, :, None] * self.shares * scale
+        bounds = []
+        for m in _MULTIPLIERS:
+            least = (costs + m * missed).min(axis=(0, 1))
+            bounds.append((float(least.sum()) - m * scale * self.may_miss, m, least))
+        bound, m, least = max(bounds, key=lambda one: one[0])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            enough = np.where(self.loads > 0, (least - m * missed) / self.loads, 0.0)
+        worth: Floats = np.maximum(enough.max(axis=(1, 2)), 0.0) / bound
+        return worth
+
+    def worths(self, prices: Floats) -> Floats:
+        """Return the worth along each row of prices > 0, (rows × options), where none may miss."""
+        loads = self.loads[:, 0]
+        finite = np.where(np.isfinite(loads), loads, 1e300)
+        least = (prices[:, :, None] * finite).min(axis=1)
+        with np.errstate(divide="ignore"):
+            per_load = np.where(loads > 0, 1.0 / finite, 0.0)
+        worths = (least[:, None, :] * per_load).max(axis=2)
+        rows: Floats = worths / least.sum(axis=1)[:, None]
+        return rows
 
 
 class Cone(RateCone):

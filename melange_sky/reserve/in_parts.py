@@ -65,7 +65,7 @@ class Mean:
     """The program's optimum: USD, units in parts, what fleets run, (spans × options), and prices.
 
     `prices`, (spans × purchases), are what a unit is worth in an hour of a span, where its scenario matters
-    (`weights`, (spans), are its hours times how much).
+    (`weights`, (spans), are its hours times how much, `matter`, (scenarios)).
     """
 
     value: float
@@ -73,6 +73,7 @@ class Mean:
     fleets: Floats
     prices: Floats
     weights: Floats
+    matter: Floats
 
 
 def spans_of(groups: list[Group], hours_each: float, most: int = _MOST_SPANS) -> list[Span]:
@@ -210,6 +211,7 @@ class InParts:
             fleets=fleets,
             prices=given * per_hour[:, None],
             weights=np.where(weights > _SAME, weights, 0.0),
+            matter=matter,
         )
 
     def bound(

@@ -123,6 +123,7 @@ class TiedInParts(InParts):
             fleets=np.zeros(self._rents.shape),
             prices=np.where(self._active, each, 0.0),
             weights=self._hours,
+            matter=market.weights,
         )
 
     def _paid(self, mean: Mean) -> Floats:

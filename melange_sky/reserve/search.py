@@ -1,9 +1,9 @@
 """The search for a purchase: branch and bound over boxes of purchases.
 
-What no purchase of all comes below is known soon by a program with fleets in parts (`in_parts.py`).
-A box's bound is a linear program over fleets (`master.py`) to which fleets are added until none could lower it
-(`bounding.py`; `serving.py` finds the cheapest fleet at any prices); a box of one purchase is priced, so that the
-search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
+What no purchase of all comes below is known soon by a program with fleets in parts (`in_parts.py`). A box's bound
+is climbed to by better and better prices (`ascent.py`); where that may not do, it is a linear program over fleets
+(`master.py`) to which fleets are added until none could lower it (`bounding.py`; `serving.py` finds the cheapest
+fleet at any prices). A box of one purchase is priced, so that the search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
 fleets found so far (`known.py`), and what looks best is priced with the cheapest fleets of all.
 """
 
@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
+from melange_sky.reserve.ascent import Ascent, Climb
 from melange_sky.reserve.bounding import Bounds, Shade
-from melange_sky.reserve.cells import Cell, cells_of, finer
+from melange_sky.reserve.cells import FEW_CELLS, MANY_CELLS, Cell, cells_of
+from melange_sky.reserve.exact import learn_cheapest, least_costs
 from melange_sky.reserve.in_parts_tied import program_of
 from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.market import Market
 from melange_sky.reserve.neighbours import moves, rounded
+from melange_sky.reserve.sharpening import finer_beside, lost
 from melange_sky.reserve.tree import Tree
 
 if TYPE_CHECKING:
@@ -32,20 +34,21 @@ if TYPE_CHECKING:
 
     from melange_sky.reserve.in_parts import Mean
     from melange_sky.reserve.known import Known
-    from melange_sky.reserve.market import Group
     from melange_sky.reserve.objective import Measure
-    from melange_sky.reserve.tariff import Tariff
 
     Floats = NDArray[np.float64]
 
 _SAME = 1e-9
 """Costs that differ by no more of the whole are the same."""
 
-_PART = 1e-6
-"""A level bought less than so far from whole is whole."""
+_ROUNDING = 1e-6
+"""So much less of `within` is left, so that no gap exceeds it by rounding."""
 
 _FEW = 12
 """Of so many purchases each is tried at every step."""
+
+_FINE = 1e-4
+"""An ascent comes so near to what the program of the same box comes to, and sooner."""
 
 _UNITS = 30
 """Of a box of so many units each is a level from the start, of a larger one those near the best known."""
@@ -73,13 +76,17 @@ class Search:
     priced: set[bytes] = field(default_factory=set)
     cells: list[Cell] = field(init=False)
     cuts: list[set[float]] = field(init=False)
+    ascent: Ascent | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Put the periods in cells, and the units in levels."""
-        self.cells = cells_of(self.market.groups, self.market.question.hours_each)
+        self.cells = self._cells(FEW_CELLS)
         high = self.market.root.high
         most = high if high.sum() <= _UNITS else np.zeros(len(high))
         self.cuts = [set(np.arange(count + 1.0).tolist()) for count in most]
+
+    def _cells(self, most: int) -> list[Cell]:
+        return cells_of(self.market.groups, self.market.question.hours_each, most)
 
     def best(self, starts: Sequence[Floats]) -> Answer:
         """Return the best purchase, proven to `within` of its cost if time suffices; `starts` are guesses.
@@ -117,10 +124,46 @@ class Search:
             return tree.least >= tree.value - self._room(tree.value)
 
         mean = program.bound(told, enough)
-        self._improve(tree, np.ones(len(tree.units)))
+        if not Ascent.can(self.market):
+            self._improve(tree, np.ones(len(tree.units)))
+            self._explore(tree, mean.units)
+            mean = program.bound(told, enough, whole=True)
+            self._explore(tree, mean.units)
+            return
         self._explore(tree, mean.units)
-        mean = program.bound(told, enough, whole=True)
-        self._explore(tree, mean.units)
+        ascent = Ascent(
+            market=self.market,
+            known=self.known,
+            matter=mean.matter,
+            offsets=self.measure.offsets,
+            deadline=self.deadline,
+        )
+        if self.within >= _FINE and self.measure.objective.kind == "expected":
+            self.ascent = ascent
+            self.cells = self._cells(MANY_CELLS)
+        start, box = ascent.from_mean(self.cells, program.spans, mean), self.market.root
+        span = (tree.value, tree.value - self._room(tree.value))
+        climb = ascent.of(
+            self.cells, start, box, span, lambda bound: told(replace(mean, value=bound))
+        )
+        self._explore(tree, climb.units)
+        if self.ascent is not None:
+            tree.take()
+            self._go_on(tree, box, climb, tree.least)
+
+    def _go_on(self, tree: Tree, box: Box, climb: Climb, bound: float) -> None:
+        """Put a box whose bound was climbed to, or its parts, back, if they may hold something better."""
+        target = tree.value - self._room(tree.value)
+        if bound >= target:
+            tree.done = min(tree.done, bound)
+            return
+        if (climb.kept.low > box.low).any() or (climb.kept.high < box.high).any():
+            tree.done = min(tree.done, target)
+        if self._sharpened(climb.units, climb.kept, tree, bound):
+            tree.put(bound, climb.kept, climb)
+            return
+        for part in filter(self._payable, climb.parts(self.market.usd)):
+            tree.put(bound, part, climb)
 
     def _split(self, tree: Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
@@ -129,7 +172,19 @@ class Search:
             least = self._least(box.low)
             self._try(tree, box.low)
             tree.done, tree.here = min(tree.done, least), np.inf
-            return
+        elif self.ascent is not None and isinstance(above, Climb):
+            span = (tree.value, tree.value - self._room(tree.value))
+            climb = self.ascent.of(
+                self.cells, above, box, span, lambda bound: self._raise(tree, bound)
+            )
+            self._explore(tree, climb.units, box)
+            self._go_on(tree, box, climb, tree.here)
+            tree.here = np.inf
+        else:
+            self._shaded(tree, box, None if isinstance(above, Climb) else above)
+
+    def _shaded(self, tree: Tree, box: Box, above: Shade | None) -> None:
+        """Bound a box by its linear program, and put it or its parts back, if they may hold something better."""
         for k, bought in enumerate(tree.units.tolist()):
             self.cuts[k] |= {bought - 1, bought, bought + 1} if bought else set()
         shade = self._bounds(tree).of(
@@ -137,10 +192,11 @@ class Search:
         )
         units = shade.levels.units(shade.bought)
         self._explore(tree, units, box)
-        room = tree.value - tree.here
-        if room <= self._room(tree.value):
+        if tree.value - tree.here <= self._room(tree.value):
             tree.done = min(tree.done, tree.here)
-        elif self._sharpened(shade, tree) or (self._levelled(shade) and above is None):
+        elif self._sharpened(units, box, tree, tree.here) or (
+            shade.cut_at(self.cuts) and above is None
+        ):
             tree.put(tree.here, shade.kept, shade)
         else:
             parts = [shade.kept] if shade.kept.is_point else shade.parts(self.market.usd)
@@ -165,7 +221,7 @@ class Search:
             measure=self.measure,
             cells=self.cells,
             units=tree.units,
-            within=self.within,
+            within=self.within * (1 - _ROUNDING),
             scale=self._scale(tree.value),
             deadline=self.deadline,
         )
@@ -175,45 +231,14 @@ class Search:
         tree.here = max(tree.here, bound)
         self.progress(tree.value, tree.floor)
 
-    def _levelled(self, shade: Shade) -> bool:
-        """Cut levels that are bought in part; return whether there are any."""
-        levels, bought = shade.levels, shade.bought
-        coarse = (levels.width > 1) & (bought > _PART) & (bought < levels.width - _PART)
-        for k, units in zip(levels.purchase[coarse], (levels.start + bought)[coarse], strict=True):
-            self.cuts[k] |= {float(np.floor(units)), float(np.floor(units)) + 1}
-        return bool(coarse.any())
-
-    def _sharpened(self, shade: Shade, tree: Tree) -> bool:
+    def _sharpened(self, units: Floats, box: Box, tree: Tree, bound: float) -> bool:
         """Cut cells finer where their rounding is much of what keeps the bound from the cost; return whether."""
-        box = shade.levels.box
-        rounded = np.clip(np.round(shade.levels.units(shade.bought)), box.low, box.high)
-        pair = [tree.units, rounded]
-        if max(self._lost(units) for units in pair) <= (tree.value - tree.here) / 4:
+        pair = [tree.units, np.clip(np.round(units), box.low, box.high)]
+        of = (self.market, self.known, self.cells)
+        if max(lost(*of, self.measure, bought) for bought in pair) <= (tree.value - bound) / 4:
             return False
-        cells = self._finer(pair)
-        is_finer = len(cells) > len(self.cells)
-        self.cells = cells
-        return is_finer
-
-    def _lost(self, units: Floats) -> float:
-        """Return what the measure loses where every period of a cell has its lowest rate."""
-        paid = float(self.market.usd @ units)
-        known, market = self.known, self.market
-        whole = self.measure.of(known.cost(market, units) + paid)
-        return whole - self.measure.of(known.cost_in(market, units, self.cells) + paid)
-
-    def _finer(self, purchases: Sequence[Floats]) -> list[Cell]:
-        """Return finer cells: cut where what the periods cost changes beside some purchases."""
-        changes: list[list[int]] = []
-        for group in self.market.groups:
-            places: set[int] = set()
-            for bought in purchases:
-                fleets = self.known.running(self.market, bought, group)
-                places.update(
-                    (np.flatnonzero((np.diff(fleets, axis=0) != 0).any(axis=1)) + 1).tolist()
-                )
-            changes.append(sorted(places))
-        return finer(self.cells, self.market.groups, changes)
+        before, self.cells = len(self.cells), finer_beside(*of, pair)
+        return len(self.cells) > before
 
     def by_steps(self) -> float:
         """Return the cost of what single steps and exchanges from nothing lead to, by the known fleets alone."""
@@ -236,7 +261,7 @@ class Search:
 
     def _room(self, value: float) -> float:
         """Return how far below a value no more is sought."""
-        return max(self.within, _SAME) * self._scale(value)
+        return max(self.within * (1 - _ROUNDING), _SAME) * self._scale(value)
 
     def _scale(self, value: float) -> float:
         """Return what parts of a value are told of: itself, or for a regret the scenarios' mean cost."""
@@ -251,7 +276,7 @@ class Search:
         """
         if units.tobytes() not in self.priced:
             for group in self.market.groups:
-                self._price(group, self.market.beside(group, units))
+                learn_cheapest(self.market, self.known, group, self.market.beside(group, units))
             self.priced.add(units.tobytes())
         return self.known.totals(self.market, units)
 
@@ -259,35 +284,13 @@ class Search:
         """Return what the measure of a purchase is not below, by the cheapest fleets of all. Raises as `totals` does."""
         if not self.market.is_together:
             return self.value(units)
-        costs = np.zeros(len(self.market.question.scenarios))
-        for group in self.market.groups:
-            tariff = self.market.beside(group, units)
-            costs[group.scenario] += self._price(group, tariff, is_near=False)
-        return self.measure.of(costs + float(self.market.usd @ units))
+        return self.measure.of(least_costs(self.market, self.known, units))
 
     def settled(self, units: Floats) -> Floats:
         """Return what `totals` does; where time ends, with the cheapest fleets found so far. Raises InfeasibleError."""
         with contextlib.suppress(TimeUpError):
             return self.totals(units)
         return self.known.totals(self.market, units)
-
-    def _price(self, group: Group, tariff: Tariff, *, is_near: bool = True) -> float:
-        """Learn the cheapest fleets for a group's periods, lowest rates first; return what they cost at least, USD.
-
-        Fleets that are `is_near` to these where the cheapest take long.
-        """
-        rates, at, least = group.rates_rps, 0, 0.0
-        mix = self.market.question.mixes[group.mix]
-        seek = mix.near if is_near else mix.cheapest
-        while at < len(rates):
-            found = seek(tariff, float(rates[at]))
-            if found is None:
-                raise InfeasibleError(f"no fleet serves {rates[at]:g} req/s")
-            served = self.known.rate(self.known.learn(found.fleet), group.mix)
-            then = max(at + 1, int(np.searchsorted(rates, served, side="right")))
-            least += max(found.bound, 0.0) * (then - at)
-            at = then
-        return least * self.market.question.hours_each
 
     def value(self, units: Floats) -> float:
         """Return what the measure comes to with a purchase. Raises as `totals` does."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from melange_sky.reserve.ascent import Climb
     from melange_sky.reserve.bounding import Shade
     from melange_sky.reserve.levels import Box
 
@@ -32,7 +33,7 @@ class Tree:
     least: float = -np.inf
     done: float = np.inf
     here: float = np.inf
-    waiting: list[tuple[float, int, Box, Shade | None]] = field(default_factory=list)
+    waiting: list[tuple[float, int, Box, Shade | Climb | None]] = field(default_factory=list)
     order: Iterator[int] = field(default_factory=count)
 
     @property
@@ -41,10 +42,10 @@ class Tree:
         boxes = [self.done, self.here, *(first[0] for first in self.waiting[:1])]
         return min(self.value, max(self.least, min(boxes)))
 
-    def put(self, least: float, box: Box, shade: Shade | None = None) -> None:
+    def put(self, least: float, box: Box, shade: Shade | Climb | None = None) -> None:
         """Let a box wait."""
         heapq.heappush(self.waiting, (least, next(self.order), box, shade))
 
-    def take(self) -> tuple[float, int, Box, Shade | None]:
+    def take(self) -> tuple[float, int, Box, Shade | Climb | None]:
         """Return the box that waits first, which waits no more."""
         return heapq.heappop(self.waiting)

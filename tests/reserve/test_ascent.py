@@ -1,0 +1,175 @@
+"""The bound by better and better prices, and the machine code that prices cells, against trying all and whole programs."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+
+from melange_sky.optimizer.deadline import NEVER
+from melange_sky.reserve.advise import advise
+from melange_sky.reserve.ascent import Ascent, Climb
+from melange_sky.reserve.cells import FEW_CELLS, cells_of
+from melange_sky.reserve.cone import Shape
+from melange_sky.reserve.in_parts import InParts
+from melange_sky.reserve.known import Known
+from melange_sky.reserve.levels import Box, Levels
+from melange_sky.reserve.market import Market
+from melange_sky.reserve.objective import Measure
+from melange_sky.reserve.pricing_cells import PATIENT, PricedCells
+from tests.reserve.factories import Case, case, random_case, random_problem, whole_program
+from tests.reserve.test_advise import OBJECTIVES, check
+from tests.reserve.test_in_parts import of_many
+
+
+def climbed(made: Case, best: list[float], box: Box | None = None) -> tuple[float, Climb, Market]:
+    """What the program in parts comes to, and what an ascent from its prices does in a box."""
+    market = Market(made.question)
+    measure = Measure(
+        objective=made.question.objective, weights=market.weights, best=np.array(best or [0.0])
+    )
+    known = Known(made.question.mixes)
+    program = InParts(market, known, measure, NEVER)
+    mean = program.bound(lambda _: None, lambda: False)
+    ascent = Ascent(
+        market=market,
+        known=known,
+        matter=mean.matter,
+        offsets=measure.offsets,
+        deadline=NEVER,
+    )
+    known.learn(np.ceil(made.question.mixes[0].most * 10))
+    cells = cells_of(market.groups, made.question.hours_each, FEW_CELLS)
+    start = ascent.from_mean(cells, program.spans, mean)
+    above = max(mean.value * 1.5, 1.0)
+    told: list[float] = []
+    climb = ascent.of(cells, start, box or market.root, (above, above), told.append)
+    assert told == sorted(told)
+    assert told[-1] == climb.bound
+    return mean.value, climb, market
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_no_purchase_comes_below(seed: int) -> None:
+    rng = random.Random(900 + seed)
+    made = random_case(rng, options=rng.choice([2, 3, 4]), periods=rng.choice([3, 5]))
+    best = [0.0] * len(made.question.scenarios)
+    if len(made.question.scenarios) > 1:
+        made = made.asking(objective=OBJECTIVES[seed % 4])
+        best = [s.best_usd for s in advise(made.question).scenarios]
+    least = whole_program(made, best)
+    _, climb, _ = climbed(made, best)
+    assert climb.bound <= least + 1e-6 * max(1.0, abs(least))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_purchase_of_a_box_comes_below(seed: int) -> None:
+    rng = random.Random(950 + seed)
+    made = random_case(rng, options=3, periods=4)
+    market = Market(made.question)
+    if not len(market.usd) or market.root.is_point:
+        return
+    low = np.array([float(rng.randrange(int(most) + 1)) for most in market.root.high])
+    made = made.asking(objective=OBJECTIVES[0])
+    box = Box(low=low, high=np.minimum(low + 1, market.root.high))
+    _, climb, market = climbed(made, [0.0] * len(made.question.scenarios), box)
+    costs = []
+    for units in product(
+        *(range(int(a), int(b) + 1) for a, b in zip(box.low, box.high, strict=True))
+    ):
+        bought = dict(zip(market.kept, units, strict=True))
+        costs.append(_cost(made, bought))
+    assert climb.bound <= min(costs) * (1 + 1e-6) + 1e-9
+
+
+def _cost(made: Case, bought: dict[int, int]) -> float:
+    """What a purchase costs, by a whole program in which nothing else can be bought and it must be."""
+    usd = sum(n * made.question.purchases[k].usd for k, n in bought.items())
+    free = tuple(
+        type(p)(
+            name=p.name,
+            usd=0.0,
+            draws=p.draws,
+            most=bought.get(k, 0),
+            active=p.active,
+        )
+        for k, p in enumerate(made.question.purchases)
+    )
+    return usd + whole_program(made.asking(purchases=free))
+
+
+def test_whole_fleets_raise_the_bound() -> None:
+    made = of_many(16, 4, 5)
+    in_parts, climb, _ = climbed(made, [0.0])
+    least = whole_program(made)
+    assert 1.1 * in_parts < climb.bound <= least * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_search_to_a_gap_brackets_a_whole_integer_program(seed: int) -> None:
+    rng = random.Random(300 + seed)
+    made = random_case(rng, options=rng.choice([2, 3]), periods=rng.choice([4, 6]))
+    least = whole_program(made)
+    for within in (1e-4, 1e-2):
+        advice = advise(made.asking(within=within).question)
+        assert advice.bound_objective_usd <= least * (1 + 1e-9)
+        assert least <= advice.objective_usd * (1 + 1e-9)
+        assert advice.gap <= within
+        check(made.question, advice)
+
+
+@pytest.mark.parametrize("options", [8, 16])
+def test_many_options_to_a_gap(options: int) -> None:
+    made = of_many(options, 4, options)
+    least = whole_program(made)
+    advice = advise(made.asking(within=1e-3).question)
+    assert advice.bound_objective_usd <= least * (1 + 1e-9)
+    assert least <= advice.objective_usd * (1 + 1e-9)
+    assert advice.gap <= 1e-3
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cells_are_priced_as_by_trying_all_fleets(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = random_problem(rng, 3)
+    rates = [round(rng.uniform(0.5, 3.0), 2) for _ in range(4)]
+    made = case([problem], [rates], purchases=of_many(3, 4, seed).question.purchases)
+    market, mix = Market(made.question), made.question.mixes[0]
+    known = Known(made.question.mixes)
+    known.learn(np.ceil(mix.most * 10))
+    cells = cells_of(market.groups, 1.0, FEW_CELLS)
+    root = market.root
+    levels = Levels.of(root, [set(np.arange(most).tolist()) for most in root.high])
+    priced = PricedCells(market, known, cells, levels, np.ones(1))
+    numbers = np.random.default_rng(seed)
+    prices = numbers.uniform(0, 1, priced.dearest.shape) * priced.dearest
+    no_pools = np.zeros((len(cells), 0))
+    for _ in range(30):  # until why fleets serve no more is known
+        priced.at(prices, no_pools, PATIENT)
+        priced.learn()
+    found = priced.at(prices, no_pools, PATIENT)
+    fleets = np.array(list(product(range(9), repeat=3)), dtype=float)
+    highest = np.array([mix.rate(fleet) for fleet in fleets])
+    least = []
+    for g, cell in enumerate(cells):
+        tariff = market.tariff(market.groups[cell.group], levels, prices[g])
+        least.append(tariff.cost(fleets[highest >= cell.rate_rps]).min())
+    reduced = market.usd[levels.purchase] - priced.weights @ prices
+    bound = float(np.minimum(reduced, 0.0).sum() + priced.weights @ np.array(least))
+    assert found.bound == pytest.approx(bound, rel=1e-6)
+
+
+def test_a_worth_asks_no_less_than_prices_do() -> None:
+    rng = np.random.default_rng(0)
+    loads = rng.uniform(0.1, 1.0, (4, 1, 5))
+    loads[1, 0, 2] = np.inf
+    shape = Shape(loads=loads, weights=np.zeros((4, 1)), shares=np.full(5, 0.2), may_miss=0.0)
+    prices = rng.uniform(0.5, 2.0, (3, 4))
+    for price, worth in zip(prices, shape.worths(prices), strict=True):
+        least = (price[:, None] * loads[:, 0]).min(axis=0).sum()
+        assert (worth <= price / least * (1 + 1e-12)).all()
+        assert shape.worth(price) == pytest.approx(worth)
+        costs = worth[:, None] * loads[:, 0]
+        assert costs.min(axis=0).sum() == pytest.approx(1.0)
