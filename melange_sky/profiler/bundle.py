@@ -14,6 +14,7 @@ _PARTS = (
     "sdk/__init__.py",
     "version.py",
     "errors.py",
+    "exports.py",
     "settings.py",
     "slo.py",
     "streams.py",

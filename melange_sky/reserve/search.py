@@ -157,13 +157,17 @@ class Search:
         if bound >= target:
             tree.done = min(tree.done, bound)
             return
-        if (climb.kept.low > box.low).any() or (climb.kept.high < box.high).any():
-            tree.done = min(tree.done, target)
+        self._leave_out(tree, box, climb.kept)
         if self._sharpened(climb.units, climb.kept, tree, bound):
             tree.put(bound, climb.kept, climb)
             return
         for part in filter(self._payable, climb.parts(self.market.usd)):
             tree.put(bound, part, climb)
+
+    def _leave_out(self, tree: Tree, box: Box, kept: Box) -> None:
+        """Let the told bound count what was cut off a box: it may be better by as much as is not sought."""
+        if (kept.low > box.low).any() or (kept.high < box.high).any():
+            tree.done = min(tree.done, tree.value - self._room(tree.value))
 
     def _split(self, tree: Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
@@ -192,6 +196,7 @@ class Search:
         )
         units = shade.levels.units(shade.bought)
         self._explore(tree, units, box)
+        self._leave_out(tree, box, shade.kept)
         if tree.value - tree.here <= self._room(tree.value):
             tree.done = min(tree.done, tree.here)
         elif self._sharpened(units, box, tree, tree.here) or (

@@ -81,6 +81,21 @@ def test_equals_a_whole_integer_program_with_the_rules(seed: int, kinds: tuple[s
     check_fleets(case, advice.fleets)
 
 
+@pytest.mark.parametrize(("seed", "kinds"), list(product(range(4, 8), KINDS[:4])))
+def test_a_bound_to_a_gap_is_none_of_what_was_not_sought(seed: int, kinds: tuple[str, ...]) -> None:
+    try:
+        case, least = drawn(seed, kinds)
+    except InfeasibleError:
+        return
+    if least is None:
+        return
+    for within in (1e-3, 3e-2):
+        advice = advise(replace(case.question, within=within))
+        assert advice.bound_objective_usd <= least * (1 + 1e-9)
+        assert least <= advice.objective_usd * (1 + 1e-9)
+        assert advice.gap <= within
+
+
 def check_fleets(case: RuledCase, fleets: np.ndarray) -> None:
     """Every period's fleet by the optimizer's own checks: instances, shares, and what each loss leaves."""
     rates = case.question.scenarios[0].rate_rps
