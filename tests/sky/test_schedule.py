@@ -110,6 +110,14 @@ def killed(bed: Bed, folder: Path, hour: float, after: str, *words: str) -> str:
     return told
 
 
+BALANCER_SAYS, MOST_OF_AN_UPDATE = '"code": "busy"', 45
+"""What the gateway tells of a 503, which the bed's replicas never answer, and how many an update may cost at most.
+
+SkyServe 0.14's balancer has no replica for 20 seconds where it asks its controller between an update and the next
+look at the replicas (`help operate`); two are asked a second.
+"""
+
+
 @contextmanager
 def asked_all_the_while(url: str) -> Iterator[list[str]]:
     """Let a client ask without end; yields what went wrong."""
@@ -180,7 +188,10 @@ def test_a_day_of_fleets(sky_bed: Bed) -> None:
         wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
         assert answering(desk, 1) < both
         story.note("a step down, killed and run again: the other kept running")
-        assert not failed, failed[:5]
+        balancer = [text for text in failed if BALANCER_SAYS in text]
+        assert failed == balancer, failed[:5]
+        assert len(balancer) <= 2 * MOST_OF_AN_UPDATE, balancer[:5]
+        story.note(f"no request failed but for {len(balancer)} that SkyServe's balancer refused")
     killed(sky_bed, desk, 1, "stopping")
     told = carry_out(sky_bed, desk, 1)
     wait_for(lambda: not running(sky_bed, "hours-"), "emptying the nodes", 300)
