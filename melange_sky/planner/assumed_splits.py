@@ -80,8 +80,10 @@ def settled(
             raise error.noting([f"resources.assumed_splits: none leaves out {shapes}"]) from error
         return problem, solution, ()
     if rule is AssumedSplits.ROBUST:
-        saves = known.saves_at_low_end
-        if _saves_at_low_end(problem, other, solve) if saves is None else saves:
+        still = known.saves_at_low_end
+        if still is None:
+            still = _saves_at_low_end(problem, other, solve)
+        if still:
             return problem, solution, ()
     return firm, other, _left_out(used, solution, other)
 

@@ -325,7 +325,7 @@ def _late(demand: Demand, solution: Solution) -> list[tuple[ReplicaShape, tuple[
     """Return what a late round simulates of one model's fleet, nothing where it serves nothing at a bound."""
     places = _at_bounds(demand, solution)
     if not places or len(demand.options) < MANY_OPTIONS:
-        return sorted(places, key=lambda place: (-places[place], place[1]))
+        return _by_cost(places)
     held = {a.candidate.option.name: a.candidate for a in solution.allocations[0]}.values()
     return [
         (ReplicaShape.of(candidate.option), (i, j))
@@ -335,9 +335,14 @@ def _late(demand: Demand, solution: Solution) -> list[tuple[ReplicaShape, tuple[
     ]
 
 
+def _by_cost(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
+    """Return places, those first that bear most."""
+    return sorted(places, key=lambda place: (-places[place], place[1]))
+
+
 def _heaviest(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
     """Return the places that bear most of the cost, all of few."""
-    order = sorted(places, key=lambda place: (-places[place], place[1]))
+    order = _by_cost(places)
     enough, borne = HEAVIEST * sum(places.values()), 0.0
     for taken, place in enumerate(order, start=1):
         borne += places[place]

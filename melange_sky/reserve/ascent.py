@@ -83,10 +83,7 @@ class Climb:
         off = np.minimum(units - np.floor(units), np.ceil(units) - units)
         wide = high > low
         k = int(np.where(wide, (off + 1e-3 * (high - low)) * usd, -1.0).argmax())
-        cut = min(max(float(np.floor(units[k])), low[k]), high[k] - 1)
-        below, above = high.copy(), low.copy()
-        below[k], above[k] = cut, cut + 1
-        return [Box(low=low, high=below), Box(low=above, high=high)]
+        return self.kept.cut(k, units[k])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

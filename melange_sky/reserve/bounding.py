@@ -64,11 +64,7 @@ class Shade:
         if not (parts[wide] > _PART * usd[wide]).any():
             parts = (box.high - box.low) * usd
         k = int(np.where(wide, parts, -1.0).argmax())
-        cut = float(np.floor(levels.units(bought)[k] + _PART))
-        cut = min(max(cut, box.low[k]), box.high[k] - 1)
-        below, above = box.high.copy(), box.low.copy()
-        below[k], above[k] = cut, cut + 1
-        return [Box(low=box.low, high=below), Box(low=above, high=box.high)]
+        return box.cut(k, levels.units(bought)[k] + _PART)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

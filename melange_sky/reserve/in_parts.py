@@ -46,7 +46,7 @@ _IDLE = 2
 """So many rounds in turn that raise it by less end the search."""
 
 _SAME = 1e-9
-_MISSED = 1e-6
+MISSED = 1e-6
 """A line missed by no more of its right-hand side is kept to."""
 
 
@@ -264,7 +264,7 @@ class InParts:
         paid = self._paid(mean)
         for g in np.flatnonzero(mean.weights).tolist():
             rate, fleet = float(self._means[g]), mean.fleets[g]
-            for worth in self._mixes[g].missed(fleet, rate * (1 - _MISSED), paid[g]):
+            for worth in self._mixes[g].missed(fleet, rate * (1 - MISSED), paid[g]):
                 yield g, worth, rate * (1 - SLACK)
 
     def _whole(self, mean: Mean) -> Iterator[tuple[int, Floats, float]]:
@@ -272,7 +272,7 @@ class InParts:
         for g, prices in enumerate(self._paid(mean)):
             if mean.weights[g] and prices.any():
                 least = self._least(g, prices)
-                if prices @ mean.fleets[g] < least * (1 - _MISSED):
+                if prices @ mean.fleets[g] < least * (1 - MISSED):
                     yield g, prices, least
 
     def _least(self, g: int, prices: Floats) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from melange_sky.optimizer.program.highs import as_highs, quiet_highs
 from melange_sky.optimizer.program.linear import GE, LE, Linear
-from melange_sky.reserve.in_parts import InParts, Mean
+from melange_sky.reserve.in_parts import MISSED, InParts, Mean
 from melange_sky.reserve.tariff import Tariff
 from melange_sky.reserve.together import Together
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from melange_sky.reserve.objective import Measure
 
     Floats = NDArray[np.float64]
-
-_MISSED = 1e-6
-"""A line missed by no more of its right-hand side is kept to."""
 
 _SAME = 1e-9
 
@@ -153,7 +150,7 @@ class TiedInParts(InParts):
                     continue
                 prices = np.maximum(prices, _LEAST * float(prices.max())) * own
                 least = self._least_of(g, n, prices)
-                if prices @ fleet < least * (1 - _MISSED):
+                if prices @ fleet < least * (1 - MISSED):
                     yield g, prices, least
 
     def _least_of(self, g: int, n: int, prices: Floats) -> float:
@@ -209,6 +206,6 @@ def farthest(known: Floats, fleet: Floats) -> Floats:
     highs.passModel(as_highs(program))
     highs.run()
     values = np.array(highs.getSolution().col_value)
-    if values[least] > 1 + _MISSED:
+    if values[least] > 1 + MISSED:
         prices[used] = np.maximum(values[:-1], 0.0)
     return prices

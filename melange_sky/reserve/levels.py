@@ -34,6 +34,13 @@ class Box:
         """Whether it holds one purchase."""
         return bool((self.low == self.high).all())
 
+    def cut(self, k: int, units: float) -> list[Box]:
+        """Return the box in two: at most so many units of purchase `k`, and more; neither is empty."""
+        most = min(max(float(np.floor(units)), self.low[k]), self.high[k] - 1)
+        below, above = self.high.copy(), self.low.copy()
+        below[k], above[k] = most, most + 1
+        return [Box(low=self.low, high=below), Box(low=above, high=self.high)]
+
     def holds(self, units: Floats) -> bool:
         """Return whether a purchase is one of them."""
         return bool((units >= self.low).all() and (units <= self.high).all())

@@ -103,7 +103,7 @@ class Search:
             for start in starts:
                 self._try(tree, start)
             self._in_parts(tree)
-            while tree.waiting and tree.floor < tree.value - self._room(tree.value):
+            while tree.waiting and tree.floor < self._target(tree):
                 self._split(tree)
                 self.progress(tree.value, tree.floor)
         except TimeUpError:
@@ -121,7 +121,7 @@ class Search:
             self.progress(tree.value, tree.floor)
 
         def enough() -> bool:
-            return tree.least >= tree.value - self._room(tree.value)
+            return tree.least >= self._target(tree)
 
         mean = program.bound(told, enough)
         if not Ascent.can(self.market):
@@ -142,7 +142,7 @@ class Search:
             self.ascent = ascent
             self.cells = self._cells(MANY_CELLS)
         start, box = ascent.from_mean(self.cells, program.spans, mean), self.market.root
-        span = (tree.value, tree.value - self._room(tree.value))
+        span = (tree.value, self._target(tree))
         climb = ascent.of(
             self.cells, start, box, span, lambda bound: told(replace(mean, value=bound))
         )
@@ -153,7 +153,7 @@ class Search:
 
     def _go_on(self, tree: Tree, box: Box, climb: Climb, bound: float) -> None:
         """Put a box whose bound was climbed to, or its parts, back, if they may hold something better."""
-        target = tree.value - self._room(tree.value)
+        target = self._target(tree)
         if bound >= target:
             tree.done = min(tree.done, bound)
             return
@@ -167,7 +167,7 @@ class Search:
     def _leave_out(self, tree: Tree, box: Box, kept: Box) -> None:
         """Let the told bound count what was cut off a box: it may be better by as much as is not sought."""
         if (kept.low > box.low).any() or (kept.high < box.high).any():
-            tree.done = min(tree.done, tree.value - self._room(tree.value))
+            tree.done = min(tree.done, self._target(tree))
 
     def _split(self, tree: Tree) -> None:
         """Bound the box that waits first, try what its program buys, and put its parts in its place."""
@@ -177,7 +177,7 @@ class Search:
             self._try(tree, box.low)
             tree.done, tree.here = min(tree.done, least), np.inf
         elif self.ascent is not None and isinstance(above, Climb):
-            span = (tree.value, tree.value - self._room(tree.value))
+            span = (tree.value, self._target(tree))
             climb = self.ascent.of(
                 self.cells, above, box, span, lambda bound: self._raise(tree, bound)
             )
@@ -267,6 +267,10 @@ class Search:
     def _room(self, value: float) -> float:
         """Return how far below a value no more is sought."""
         return max(self.within * (1 - _ROUNDING), _SAME) * self._scale(value)
+
+    def _target(self, tree: Tree) -> float:
+        """Return what a purchase must cost less than to be sought."""
+        return tree.value - self._room(tree.value)
 
     def _scale(self, value: float) -> float:
         """Return what parts of a value are told of: itself, or for a regret the scenarios' mean cost."""

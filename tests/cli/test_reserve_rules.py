@@ -178,9 +178,14 @@ MODELS: dict[str, Any] = {
 
 def several(here: Path, rates: list[float], **more: Any) -> Any:
     """The answer for two models, 4 to 1 by their rates."""
+    return reserved(here, write_demand(here, rates), **more)
+
+
+def reserved(here: Path, demand: Any, **more: Any) -> Any:
+    """The answer for two models and a demand."""
     return melange_sky.reservation(
         {**MODELS, **more.pop("spec", {})},
-        demand=write_demand(here, rates),
+        demand=demand,
         commitments=write_terms(here, {"g6.xlarge": 0.5, "g5.xlarge": 0.62}),
         offline=True,
         stale_ok=True,
@@ -272,15 +277,7 @@ def by_model(here: Path, chat: list[float], code: list[float], **more: Any) -> A
         for hour, (a, b) in enumerate(zip(chat, code, strict=True))
     ]
     (here / "models.csv").write_text("\n".join(("time,rate_rps:chat,rate_rps:code", *lines)))
-    return melange_sky.reservation(
-        MODELS,
-        demand="models.csv",
-        commitments=write_terms(here, {"g6.xlarge": 0.5, "g5.xlarge": 0.62}),
-        offline=True,
-        stale_ok=True,
-        verify=more.pop("verify", False),
-        **more,
-    )
+    return reserved(here, "models.csv", **more)
 
 
 def test_rates_of_each_model_in_one_proportion_are_their_total(folder: Path) -> None:  # noqa: F811

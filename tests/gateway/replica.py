@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from aiohttp import web
@@ -143,6 +145,14 @@ class Replica:
             await asyncio.sleep(0.02)
         return response
 
+    @contextlib.contextmanager
+    def _begun(self) -> Iterator[None]:
+        self.streaming += 1
+        try:
+            yield
+        finally:
+            self.streaming -= 1
+
     async def _stream(
         self,
         request: web.BaseRequest,
@@ -155,41 +165,27 @@ class Replica:
         await response.prepare(request)
         if mode == "empty":
             return response
-        self.streaming += 1
-        try:
-            return await self._completions(response, request, body, tokens, usage, mode)
-        finally:
-            self.streaming -= 1
-
-    async def _completions(
-        self,
-        response: web.StreamResponse,
-        request: web.BaseRequest,
-        body: dict[str, Any],
-        tokens: int,
-        usage: dict[str, int],
-        mode: str,
-    ) -> web.StreamResponse:
-        for n in range(tokens):
-            if n:
-                await asyncio.sleep(self.itl_s)
-            event = {"choices": [{"text": f"t{n} {self.pad}"}], "served_by": self.name}
-            await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
-            if mode == "tell" and n == 1:
-                await response.write(
-                    b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'
-                )
-                return response
-            if mode == "die" and n == 1:
-                assert request.transport is not None
-                await asyncio.sleep(0.02)
-                request.transport.abort()
-                self.broke += 1
-                return response
-        if (body.get("stream_options") or {}).get("include_usage"):
-            last = json.dumps({"choices": [], "usage": usage}).encode()
-            await response.write(b"data: " + last + b"\n\n")
-        await response.write(b"data: [DONE]\n\n")
+        with self._begun():
+            for n in range(tokens):
+                if n:
+                    await asyncio.sleep(self.itl_s)
+                event = {"choices": [{"text": f"t{n} {self.pad}"}], "served_by": self.name}
+                await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+                if mode == "tell" and n == 1:
+                    await response.write(
+                        b'data: {"error": {"message": "out of memory", "code": 500}}\n\ndata: [DONE]\n\n'
+                    )
+                    return response
+                if mode == "die" and n == 1:
+                    assert request.transport is not None
+                    await asyncio.sleep(0.02)
+                    request.transport.abort()
+                    self.broke += 1
+                    return response
+            if (body.get("stream_options") or {}).get("include_usage"):
+                last = json.dumps({"choices": [], "usage": usage}).encode()
+                await response.write(b"data: " + last + b"\n\n")
+            await response.write(b"data: [DONE]\n\n")
         return response
 
 
