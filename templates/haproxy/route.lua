@@ -283,6 +283,7 @@ local function admits(server, at)
 end
 
 -- Look at the servers of an option: return load, number and the least loaded of those that may be used.
+-- What waits for a server counts as what it serves.
 local function look(txn, option, barred, at)
   local servers = option.servers
   local n = #servers
@@ -292,7 +293,7 @@ local function look(txn, option, barred, at)
     local i = (first + step) % n
     local server = servers[i + 1]
     if not barred[server.name] and admits(server, at) and txn.f:srv_is_up(server.name) then
-      local own = txn.f:srv_conn(server.name)
+      local own = txn.f:srv_conn(server.name) + txn.f:srv_queue(server.name)
       copies, conns = copies + server.copies, conns + own
       if own / server.copies < least then best, least, best_at = server, own / server.copies, i end
     end

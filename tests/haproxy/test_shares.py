@@ -101,17 +101,41 @@ async def test_a_burst_spills_to_the_option_that_has_room(tmp_path: Path) -> Non
 @pytest.mark.stack
 @run
 async def test_full_means_wait_then_say_when_to_come_back(tmp_path: Path) -> None:
-    # One request each fills a replica, and four at once are the most of one.
+    # Each replica serves one request at a time, and four may wait.
     replicas = {"small": [Replica("a", ttft_s=0.6)], "big": [Replica("b", ttft_s=0.6)]}
     plan = split_plan(left=0.5, rate=0.04)
-    async with proxy_bed(tmp_path, replicas, plan, queue_length=4, queue_wait_s=5.0) as b:
+    async with proxy_bed(tmp_path, replicas, plan, queue_length=4, queue_wait_s=30.0) as b:
         answers = await together([b.complete() for _ in range(20)])
         got = Counter(status for status, _ in answers)
         assert set(got) == {200, 429} and got[200] >= 6, got
         refused = [body for status, body in answers if status == 429]
         assert {body["error"]["code"] for body in refused} == {"overloaded"}
+        served = Counter(body["served_by"] for status, body in answers if status == 200)
+        assert abs(served["a"] - served["b"]) <= 1, served  # who waits goes where fewer do
         assert max(r.running for group in replicas.values() for r in group) == 0
         assert (await b.complete())[0] == 200
+
+
+@pytest.mark.stack
+@run
+async def test_who_waits_longest_is_told_so(tmp_path: Path) -> None:
+    replicas = {"small": [Replica("a", ttft_s=3.0)], "big": [Replica("b", ttft_s=3.0)]}
+    plan = split_plan(left=0.5, rate=0.01)
+    async with proxy_bed(tmp_path, replicas, plan, queue_length=4, queue_wait_s=1.0) as b:
+        answers = await together([b.complete() for _ in range(4)])
+        assert Counter(status for status, _ in answers) == {200: 2, 503: 2}
+        late = [body["error"] for status, body in answers if status == 503]
+        assert {error["code"] for error in late} == {"overloaded"}
+
+
+@run
+async def test_one_of_several_proxies_is_full_at_its_part(tmp_path: Path) -> None:
+    replicas = {"small": [Replica("a", ttft_s=0.5)], "big": [Replica("b", ttft_s=0.5)]}
+    plan = split_plan(left=1.0, rate=4.0)
+    async with proxy_bed(tmp_path, replicas, plan, gateways=4) as b:
+        answers = await together([b.complete() for _ in range(20)])
+        served = Counter(body["served_by"] for _, body in answers)
+        assert served["a"] > 2 and served["b"] > 2, served
 
 
 @run

@@ -49,7 +49,7 @@ def plan_lua(models: Sequence[ServedModel], limits: ProxyLimits) -> str:
     out.append("  models = {")
     for model in models:
         out.append("    {")
-        out += [f"      {line}" for line in _model(model)]
+        out += [f"      {line}" for line in _model(model, limits)]
         out.append("    },")
     return "\n".join([*out, "  },", "}", ""])
 
@@ -73,7 +73,7 @@ def _general(models: Sequence[ServedModel], limits: ProxyLimits) -> dict[str, An
     return {key: value for key, value in general.items() if value is not None}
 
 
-def _model(model: ServedModel) -> Iterator[str]:
+def _model(model: ServedModel, limits: ProxyLimits) -> Iterator[str]:
     table, state = model.table, model.state
     yield f"name = {lua(model.plan.name)}, backend = {lua(backend_name(model))},"
     yield f"names = {lua(list(model.names))},"
@@ -85,7 +85,7 @@ def _model(model: ServedModel) -> Iterator[str]:
         option = {
             "name": model.options[k],
             "limit_tokens": table.limit_tokens[k],
-            "slots": model.slots[k],
+            "slots": model.slots[k] / limits.proxies,  # each proxy sees its own requests alone
             "servers": [
                 {
                     "name": name,
