@@ -1,13 +1,15 @@
 """The end of `make bench`: one table (ours, rival, limit, ratios) and one picture of how things grow.
 
-Writes build/bench/table.md and build/bench/growth.svg from the rows that the scripts noted. With
-`--start` it clears the rows of an earlier run instead.
+Writes build/bench/table.md and build/bench/growth.svg from the rows that the scripts noted, and names the
+scripts that were cut off or failed. With `--start` it clears the rows of an earlier run instead.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from table import FOLDER, ROWS, Beside, Figure, Growth, over, rows, shown
 
@@ -41,6 +43,15 @@ def markdown(figures: list[Figure], series: list[Growth]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ended_early(cut: Sequence[str], failed: Sequence[str]) -> str:
+    """Return what to say of scripts of which rows may be missing."""
+    told = (("Cut off, later rows are missing", cut), ("Failed", failed))
+    lines = [
+        f"{what}: {', '.join(Path(one).stem for one in which)}." for what, which in told if which
+    ]
+    return "".join(f"\n{line}\n" for line in lines)
+
+
 def draw(series: list[Growth]) -> None:
     """Draw every series on logarithmic axes, a panel for each thing that grows."""
     import matplotlib as mpl
@@ -59,6 +70,8 @@ def draw(series: list[Growth]) -> None:
             continue
         for g in (g for g in series if g.over == kinds[at]):
             known = [(n, v) for n, v in zip(g.sizes, g.values, strict=True) if v]
+            if not known:
+                continue
             power = "" if g.exponent is None else f" ^{g.exponent:.2f}"
             axis.plot(*zip(*known, strict=True), marker="o", label=f"{g.what} [{g.unit}]{power}")
         axis.set(xscale="log", yscale="log", xlabel=kinds[at])
@@ -70,14 +83,19 @@ def draw(series: list[Growth]) -> None:
 
 def main() -> None:
     """Clear the rows, or write the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--start", action="store_true")
+    parser.add_argument("--cut", nargs="*", default=[])
+    parser.add_argument("--failed", nargs="*", default=[])
+    asked = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
-    if "--start" in sys.argv[1:]:
+    if asked.start:
         ROWS.write_text("", encoding="utf-8")
         return
     every = rows()
     figures = [row for row in every if isinstance(row, Figure)]
     series = [row for row in every if isinstance(row, Growth)]
-    text = markdown(figures, series)
+    text = markdown(figures, series) + ended_early(asked.cut, asked.failed)
     (FOLDER / "table.md").write_text(text, encoding="utf-8")
     print(text)
     if series:
