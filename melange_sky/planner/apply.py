@@ -59,6 +59,8 @@ class Deployment:
     wanted: tuple[Wanted, ...]
     server: ServiceHost
     adopt: bool = False
+    idle: Callable[[float], None] | None = None
+    """How a rollout waits so many seconds, None for doing nothing else."""
 
     def services(self) -> tuple[LiveService, ...]:
         """Return all services that run, of this plan or not."""
@@ -93,6 +95,8 @@ class Deployment:
         fails.
         """
         rollout = _rollout(on_event, self._claim())
+        if self.idle is not None:
+            rollout = replace(rollout, sleep=self.idle)
         waiting = Waiting(report=rollout.report, clock=rollout.clock, sleep=rollout.sleep)
         stops = any(change.lowers for change in changes)
 

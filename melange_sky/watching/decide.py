@@ -1,10 +1,12 @@
 """Whether the fleet should change now, and to what: need, candidates with the cost of changing, patience.
 
 A fleet grows at once when the highest rate that is to be expected until another replica could serve exceeds what
-runs and starts. It shrinks, or is exchanged, when that saves more over `ahead_s` than the change costs, and two
+runs and starts; while a forecast has no errors of its own yet, where the looks surely lead. What piles up meanwhile
+is served beside it. It shrinks, or is exchanged, when that saves more over `ahead_s` than the change costs, and two
 looks in a row say so. While a fleet is exchanged the old one runs on, so that no change takes capacity away.
-Soon after a change, and while a forecast has no errors of its own yet, a change needs more than the scatter of rates
-explains, unless the SLO is being missed.
+Soon after a change a change needs more than the scatter of rates explains, unless the SLO is being missed; while a
+forecast has no errors of its own yet a fleet grows by that much more instead. While a change is under way the fleet
+only grows.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Rules:
     `target` is the SLO's attainment. Where a fleet has to grow within `calm_s` of having shrunk, it shrinks no more for
     that long, and twice as long each time that happens again. Where the SLO is missed though the fleet should suffice,
     needs count for more by what it lacked, `most_short` at most, and half of that is forgotten every `forgets_s`. A need above what is served by `slack_fraction` is left
-    alone, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change, though none above `most_noise` times what is served. An option that could not be had is left alone for `cool_down_s`.
+    alone, and so is one within `noises` standard deviations of the rates' scatter for `calm_s` after any change, though none above `most_noise` times what is served. What waits, and will until a start serves, is to be served within `drains_s`. An option that could not be had is left alone for `cool_down_s`.
     """
 
     mode: Mode = "observe"
@@ -54,6 +56,7 @@ class Rules:
     most_noise: float = 0.1
     most_short: float = 2.0
     forgets_s: float = 21_600.0
+    drains_s: float = 1800.0
     guard: GuardRails = NO_GUARD
 
 
@@ -107,11 +110,15 @@ class State:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a decision rests on: what was seen, what is expected until a start serves, and for longer."""
+    """What a decision rests on: what was seen, what is expected until a start serves, and for longer.
+
+    `changing`: whether a change is being carried out at that moment.
+    """
 
     seen: Seen
     soon: Forecast
     later: Forecast
+    changing: bool = False
 
 
 def decide(
@@ -132,10 +139,11 @@ def decide(
     )
     live = _counts(fleets, seen.live or {})
     held = tuple(a + b for a, b in zip(live, _counts(fleets, seen.starting), strict=True))
-    if state.target in (live, None):
+    if state.target == live:
         state = replace(state, target=None)
-    else:  # what is exchanged will be gone
-        held = tuple(map(min, held, state.target or held))
+    elif state.target is not None:  # what is exchanged will be gone, what was asked for will come
+        comes = look.changing or now - (state.changed_s or 0.0) < max(startup_s, default=0.0)
+        held = state.target if comes else tuple(map(min, held, state.target))
     weigh = Weighing(
         fleets=fleets,
         held=held,
@@ -144,11 +152,12 @@ def decide(
         without=frozenset(state.without),
     )
     learns = look.later.band_origin == "assumed"
-    need = look.soon.level_rps if learns else look.soon.high_rps
+    need = look.soon.rising_rps if learns else look.soon.high_rps
     if state.missed >= 2 and held == live and need > 0:  # do the rates promise more than they hold?
         state = state.missing(now, fleets.rate(live) * 1.05 / need, rules)
     lacking = state.lacking(now, rules)
-    need *= lacking
+    more = _piled(look, fleets.rate(live), weigh.wait_s(now, state.started_s), rules)
+    need = need * lacking + more / rules.drains_s
     deciding = _Deciding(
         weigh=weigh,
         state=state,
@@ -156,14 +165,29 @@ def decide(
         now=now,
         missed=missed,
         learns=learns,
+        only_grows=missed or look.changing or state.target is not None,
     )
     recent = state.changed_s is not None and now - state.changed_s < rules.calm_s
     scatter = 0.0
     if (recent or learns) and not missed:
         scatter = min(rules.noises * look.soon.noise, rules.most_noise)
-    if need > weigh.held_rate * (1 + max(rules.slack_fraction, scatter)):
-        return deciding.grow(need)
+    if need > weigh.held_rate * (
+        1 + (rules.slack_fraction if learns else max(rules.slack_fraction, scatter))
+    ):
+        return deciding.grow(need * (1 + scatter) if learns else need)
     return deciding.save(max(need, look.later.high_rps * lacking) * (1 + scatter))
+
+
+def _piled(look: Look, able_rps: float, wait_s: float, rules: Rules) -> float:
+    """Return how many requests wait, with those that will until more can serve; 0 where no queue is seen.
+
+    Where requests are refused no more pile up.
+    """
+    seen = look.seen
+    if seen.queue is None:
+        return 0.0
+    over_rps = max(look.soon.level_rps - able_rps * (1 + rules.slack_fraction), 0.0)
+    return seen.queue + (0.0 if seen.refused_rps else over_rps * wait_s)
 
 
 def failed(state: State, options: frozenset[str], rules: Rules) -> State:
@@ -196,7 +220,10 @@ def _counts(fleets: Fleets, live: Mapping[str, int]) -> Counts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Deciding:
-    """One look's question: what is weighed, what is remembered, by which rules, and whether the SLO is missed."""
+    """One look's question: what is weighed, what is remembered, by which rules, and whether the SLO is missed.
+
+    `only_grows`: whether it is, or a change is under way.
+    """
 
     weigh: Weighing
     state: State
@@ -204,6 +231,7 @@ class _Deciding:
     now: float
     missed: bool
     learns: bool
+    only_grows: bool
 
     def grow(self, need: float) -> tuple[Decision, State]:
         """Return what a fleet that is too small becomes."""
@@ -225,7 +253,7 @@ class _Deciding:
         here = found[0]
         choice = best(found)
         worth = here.usd * rules.worth_fraction
-        if choice is None or choice is here or here.usd - choice.usd <= worth or self.missed:
+        if self.only_grows or choice is None or choice is here or here.usd - choice.usd <= worth:
             code = "starting" if weigh.is_starting(self.now, state.started_s) else "steady"
             state = replace(state, agreed=0, standing=None)
             return self._told("keep", code, REASONS[code], found), state

@@ -47,6 +47,9 @@ class Fleets(Protocol):
     def cost(self, fleet: Counts) -> float:
         """Return what a fleet is billed per hour."""
 
+    def kept(self, fleet: Counts) -> Counts:
+        """Return what of a fleet is paid for anyway: to stop it saves nothing, so it never stops."""
+
     def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
         """Return the cheapest fleet for a rate, None where none serves it within the rules."""
 
@@ -56,7 +59,7 @@ class Fleets(Protocol):
         """Return what serves a rate with the least added to a fleet."""
 
     def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
-        """Return what still serves a rate of a fleet when the dearest that it can spare are left out."""
+        """Return what still serves a rate of a fleet when the dearest that it can spare are left out, none that is kept."""
 
 
 def union(one: Counts, other: Counts) -> Counts:

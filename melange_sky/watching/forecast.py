@@ -37,6 +37,13 @@ _OF_SCATTER = 0.1
 """How much of the newest step's scatter enters what is known of it; of the first ones more, as if what is assumed had
 been one step."""
 
+_SURE = 3.0
+"""Standard deviations by which the newest looks must be above the others to be believed alone."""
+_RISE_SURE = 2.0
+_RISE_S = (600.0, 1200.0)
+_RISE_LOOKS = 6
+"""A rise is sure as far as the slope of so many looks at least is, over both times, less so many of its errors."""
+
 _STEADY = 6
 RULES = ("week", "day", "trend", "steady")
 
@@ -45,14 +52,16 @@ RULES = ("week", "day", "trend", "steady")
 class Forecast:
     """What is expected within `over_s` seconds, in requests per second.
 
-    `level_rps` is now's, `expected_rps` the highest five minutes by the rule, `high_rps` what these exceed in one
-    of ten cases, never below the last five minutes. `rule`: week, day, trend or steady. `band_origin`: learnt or assumed.
+    `level_rps` is now's: of the last five minutes, or of the newest looks where these are surely higher.
+    `rising_rps` is where it leads by what the last looks surely rise. `expected_rps` is the highest five minutes by the rule, `high_rps` what these exceed in one
+    of ten cases, never below the level. `rule`: week, day, trend or steady. `band_origin`: learnt or assumed.
     `noise` is the standard deviation of a mean of five minutes that the looks' own scatter explains, ÷ that mean;
     what is assumed at first wears off over an hour.
     """
 
     over_s: float
     level_rps: float
+    rising_rps: float
     expected_rps: float
     high_rps: float
     rule: str
@@ -73,6 +82,7 @@ class Forecaster:
         self._squares = 0.0
         self._scatter = ASSUMED_NOISE**2
         self._scatters = 1
+        self._looks = 0
         self._open: int | None = None
         self._ticks: deque[tuple[float, float]] = deque()
         self._holt = (math.nan, 0.0)
@@ -93,14 +103,14 @@ class Forecaster:
         self._sum, self._weight = self._sum + rate_rps, self._weight + 1
         self._squares += rate_rps**2
         self._ticks.append((time, rate_rps))
-        while self._ticks[0][0] <= time - STEP_S:
+        while self._ticks[0][0] <= time - _RISE_S[-1]:
             self._ticks.popleft()
 
     def forecast(self) -> Forecast | None:
         """Return what is expected from now on, None before the first rate."""
         if not self._ticks:
             return None
-        recent = sum(rate for _, rate in self._ticks) / len(self._ticks)
+        recent = self._level()
         if not self._now:
             return self._told(recent, recent, ASSUMED_BAND, "trend", "assumed")
         rule = min(self._now, key=self._loss)
@@ -110,12 +120,46 @@ class Forecaster:
         band = math.exp(max(float(np.quantile(np.array(errors), self.quantile)), 0.0))
         return self._told(recent, self._now[rule], band, rule, "learnt")
 
+    def _level(self) -> float:
+        newest = self._newest(STEP_S)[:, 1][::-1]
+        looks = np.arange(1, len(newest) + 1)
+        means = newest.cumsum() / looks
+        sure = means * (1 - _SURE * self._look_noise(len(newest)) / np.sqrt(looks))
+        return float(max(means[-1], sure.max()))
+
+    def _rising(self, level: float) -> float:
+        """Return where the level leads within the horizon by the slope of the looks, as far as that is sure."""
+        slopes = []
+        for within_s in _RISE_S:
+            newest = self._newest(within_s)
+            count = len(newest)
+            if count < _RISE_LOOKS or newest[-1, 0] - newest[0, 0] < STEP_S * 0.8:
+                return level
+            at_s, rates = newest[:, 0] - newest[:, 0].mean(), newest[:, 1]
+            squares = float(at_s @ at_s)
+            slope = float(at_s @ rates) / squares
+            off = rates - rates.mean() - slope * at_s
+            known = self._look_noise(count) * float(rates.mean())
+            spread = math.sqrt(max(float(off @ off) / (count - 2), known**2) / squares)
+            slopes.append(slope - _RISE_SURE * spread)
+        return level + max(min(slopes), 0.0) * self.over_s
+
+    def _newest(self, within_s: float) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        """Return times and rates of the looks of the last seconds, (looks, 2)."""
+        last = self._ticks[-1][0]
+        return np.array([tick for tick in self._ticks if tick[0] > last - within_s])
+
+    def _look_noise(self, looks: int) -> float:
+        """Return the standard deviation of a look's rate ÷ its mean, where so many make up five minutes or more."""
+        return math.sqrt(self._scatter * min(looks, self._looks or looks))
+
     def _told(
         self, recent: float, expected: float, band: float, rule: str, origin: str
     ) -> Forecast:
         return Forecast(
             over_s=self.over_s,
             level_rps=recent,
+            rising_rps=self._rising(recent) if origin == "assumed" else recent,
             expected_rps=expected,
             high_rps=max(expected * band, recent),
             rule=rule,
@@ -146,6 +190,7 @@ class Forecaster:
     def _learn_scatter(self) -> None:
         """Take the open step's looks into the variance of a step's mean, relative to it."""
         mean, looks = self._sum / self._weight, self._weight
+        self._looks = max(self._looks, looks)
         if looks < 2 or mean <= 0:
             return
         spread = max(self._squares - looks * mean**2, 0.0) / (looks - 1)

@@ -3,26 +3,33 @@
 The weeks have a rate per minute of mean 16 req/s: `chat` a swing of 60 % and weekends at 62 % of workdays, `office` a
 night at a tenth of the day, a steep morning, a lunch dip, and an hour of 35 % more on Wednesday, `spikes` is chat with two bursts a day that nobody foresees, of 40 to 100 % more for
 20 to 80 minutes. All wander by 5 to 6 % over half an hour, with levels of days apart by 4 %, and requests are a Poisson
-stream. Each week takes about two minutes of CPU. Run: `make bench`, or this file alone.
+stream. Each week takes about two minutes of CPU. Run: `make bench`, or this file alone. Ten weeks of a kind, each by
+itself and then together: `bench_watch.py --week office 3 100000 >> weeks.txt`, `bench_watch.py --weeks weeks.txt`.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import scipy.stats
 from table import Figure, note
 
 import melange_sky
 from melange_sky.planner.watching.asking import WatchOptions
-from melange_sky.planner.watching.replay import TUNED_RULE, backtest
+from melange_sky.planner.watching.replay import MOST_REQUESTS, TUNED_RULE, backtest
 from melange_sky.watching.forecast import DAY, Forecaster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MINUTE, MEAN_RPS, AHEAD = 60, 16.0, 3
+TARGET = 0.95
 START = datetime(2026, 11, 2, tzinfo=timezone.utc)
 
 
@@ -107,46 +114,88 @@ def told_forecast(kind: str) -> None:
     )
 
 
-def told_week(kind: str) -> None:
-    """Note what following a week costs against perfect foresight, and how well all serve."""
+@dataclass(frozen=True)
+class Week:
+    """What a week cost ÷ perfect foresight by contender, the attainment of each, and how far that may be off."""
+
+    cost: dict[str, float]
+    attainment: dict[str, float]
+    half_width: dict[str, float]
+
+
+def played_week(kind: str, seed: int, most_requests: int = MOST_REQUESTS) -> Week:
+    """Play a week through the watcher and its rivals, so many requests of each."""
     with TemporaryDirectory() as place:
         folder, trace = Path(place) / "plan", Path(place) / f"{kind}.csv"
         melange_sky.write(melange_sky.plan(EXAMPLES / "chat.yaml", offline=True), folder)
-        rates = week(kind, 1).reshape(-1, 5).mean(axis=1) * MEAN_RPS
+        rates = week(kind, seed).reshape(-1, 5).mean(axis=1) * MEAN_RPS
         rows = [
             f"{(START + timedelta(minutes=5 * n)).isoformat()},{rate:.4f}\n"
             for n, rate in enumerate(rates)
         ]
         trace.write_text("time,rate_rps\n" + "".join(rows))
-        found = backtest(folder, WatchOptions(replay=trace), lambda _text: None)
+        options = WatchOptions(replay=trace, seed=seed)
+        found = backtest(folder, options, lambda _text: None, most_requests=most_requests)
+    judged = {one.name: one.judged for one in found.contenders if one.judged is not None}
+    return Week(
+        cost={one.name: one.usd / found.perfect_usd for one in found.contenders},
+        attainment={name: one.attainment for name, one in judged.items()},
+        half_width={name: one.half_width for name, one in judged.items()},
+    )
+
+
+def told_week(kind: str) -> None:
+    """Note what following a week costs against perfect foresight, and how well all serve."""
+    found = played_week(kind, 1)
+    ours, best = found.cost["watched"], found.cost.get(TUNED_RULE, math.inf)
     beside = ", ".join(
-        f"{one.name} {one.usd / found.perfect_usd:.3f} at {one.judged.attainment:.2%}"
-        for one in found.contenders
-        if one.judged is not None
+        f"{name} {cost:.3f} at {found.attainment[name]:.2%} ± {found.half_width[name]:.2%}"
+        for name, cost in found.cost.items()
     )
-    best = next((one.usd for one in found.contenders if one.name == TUNED_RULE), math.inf)
-    note(
-        Figure(
-            what=f"{kind} week followed ÷ SkyServe's rule at its best target, at equal attainment",
-            ours=found.watched.usd / best,
-            unit="",
-            at_most=1.0,
-            note=f"attainment {'held' if found.held else 'missed'}",
-        )
-    )
-    note(
-        Figure(
-            what=f"{kind} week followed ÷ perfect foresight",
-            ours=found.watched.usd / found.perfect_usd,
-            unit="",
-            at_most=1.10,
-            note=beside,
-        )
-    )
+    held = "held" if found.attainment["watched"] >= TARGET else "missed"
+    what = f"{kind} week followed ÷ SkyServe's rule at its best target, at equal attainment"
+    note(Figure(what=what, ours=ours / best, unit="", at_most=1.0, note=f"attainment {held}"))
+    what = f"{kind} week followed ÷ perfect foresight"
+    note(Figure(what=what, ours=ours, unit="", at_most=1.10, note=beside))
+
+
+def told_weeks(lines: list[str]) -> None:
+    """Print over the weeks that `--week` printed what following cost beside each rival, with intervals by Student's t."""
+    rows = [json.loads(line) for line in lines if line.startswith("{")]
+    for kind in sorted({row["kind"] for row in rows}):
+        weeks = [row for row in rows if row["kind"] == kind]
+        print(f"{kind}: {len(weeks)} weeks")
+        ours = [row["attainment"]["watched"] for row in weeks]
+        print(f"  attainment {_interval(ours)}, least {min(ours):.4f}")
+        print(f"  ÷ perfect foresight {_interval([row['cost']['watched'] for row in weeks])}")
+        for rival in sorted({name for row in weeks for name in row["cost"]} - {"watched"}):
+            both = [row for row in weeks if rival in row["cost"]]
+            ratios = [math.log(row["cost"]["watched"] / row["cost"][rival]) for row in both]
+            more = [row["attainment"]["watched"] - row["attainment"][rival] for row in both]
+            print(
+                f"  ÷ {rival} {_interval(ratios, math.exp)} ({len(both)} weeks), attainment more by {_interval(more)}"
+            )
+
+
+def _interval(values: list[float], shown: Callable[[float], float] = float) -> str:
+    """Return the mean and within what it lies in 95 of 100 cases."""
+    mean, count = float(np.mean(values)), len(values)
+    half = math.inf
+    if count > 1:
+        half = float(scipy.stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
+    return f"{shown(mean):.4f} [{shown(mean - half):.4f}, {shown(mean + half):.4f}]"
 
 
 def main() -> None:
-    """Note every row."""
+    """Note every row; with `--week KIND SEED REQUESTS` print one week, with `--weeks FILE` what such lines say together."""
+    match sys.argv[1:]:
+        case ["--week", kind, seed, requests]:
+            found = played_week(kind, int(seed), int(requests))
+            print(json.dumps({"kind": kind, "seed": int(seed), **asdict(found)}))
+            return
+        case ["--weeks", path]:
+            told_weeks(Path(path).read_text().splitlines())
+            return
     for kind in ("chat", "office"):
         told_forecast(kind)
     for kind in ("chat", "office", "spikes"):

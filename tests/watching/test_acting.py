@@ -25,7 +25,7 @@ from melange_sky.planner.watching.holding import Holding
 from melange_sky.planner.watching.intent import INTENT_FILE, read_intent
 from melange_sky.planner.watching.sources.sky import SkySource
 from melange_sky.planner.watching.starts import STARTS_FILE, StartLog, learnt_starts
-from melange_sky.planner.watching.ticking import NotHadError
+from melange_sky.planner.watching.ticking import Meanwhile, NotHadError
 from melange_sky.plans import Plan
 from melange_sky.skyserve import LiveReplica, LiveService, Wanted
 from tests.gateway.bed import split_plan
@@ -108,13 +108,15 @@ def actor(place: Path, server: Memory, watcher: str = "here") -> SkyActor:
     return SkyActor(folder=place, host=server, holding=Holding(watcher=watcher))
 
 
-def act(place: Path, target: Plan, server: Memory) -> list[str]:
+def act(
+    place: Path, target: Plan, server: Memory, meanwhile: Meanwhile = lambda: None
+) -> list[str]:
     """Act as a watcher does, on time that SkyServe makes pass."""
     events: list[str] = []
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(applying.time, "sleep", server.sleep)
         patched.setattr(applying.time, "monotonic", server.clock)
-        actor(place, server).act(target, events.append)
+        actor(place, server).act(target, events.append, meanwhile)
     return events
 
 
@@ -130,7 +132,14 @@ def planned(place: Path) -> dict[str, int]:
     return {a.candidate.option.name: a.instances for a in model.allocations}
 
 
-def killed(place: Path, target: Plan, sky: Path, at: int, short: str | None = None) -> bool:
+def killed(
+    place: Path,
+    target: Plan,
+    sky: Path,
+    at: int,
+    short: str | None = None,
+    meanwhile: Meanwhile = lambda: None,
+) -> bool:
     """Act in a process of its own that is killed at its n-th step; return whether it came that far.
 
     With a `short` service the n-th step of the way back.
@@ -155,7 +164,7 @@ def killed(place: Path, target: Plan, sky: Path, at: int, short: str | None = No
     try:
         sys.addaudithook(audit)
         with contextlib.suppress(MelangeError):
-            act(place, target, DiskServe(sky, step, short))
+            act(place, target, DiskServe(sky, step, short), meanwhile)
     finally:
         os._exit(0)
 
@@ -194,6 +203,72 @@ def test_a_change_killed_at_any_step_is_finished_by_the_next_start(
         assert min(server.ready_history[3:], default=3) >= 3, "no moment with fewer than before"
         assert not (place / INTENT_FILE).exists()
         assert resume(place, DiskServe(sky)) is False
+
+
+def once(plan: Plan, after: int = 2) -> Meanwhile:
+    """Need a larger fleet when asked for the n-th time."""
+    left = after
+
+    def meanwhile() -> Plan | None:
+        nonlocal left
+        left -= 1
+        return None if left else plan
+
+    return meanwhile
+
+
+def test_more_that_is_needed_while_a_change_waits_is_added_to_it(
+    folder: Path, tmp_path: Path
+) -> None:
+    server = DiskServe(tmp_path / "sky")
+    plan = load_plan(folder)
+    events = act(folder, fleet(plan, small=1, big=2), server, once(fleet(plan, small=1, big=4)))
+    assert events.count("more is needed than is being started: it is added to the change") == 1
+    assert server.options() == planned(folder) == {"small": 1, "big": 4}
+    assert read_intent(folder) is None
+    assert min(server.ready_history[3:], default=3) >= 3, "no moment with fewer than before"
+
+
+def test_where_what_was_added_cannot_be_had_the_fleet_goes_back(
+    folder: Path, tmp_path: Path
+) -> None:
+    server = DiskServe(tmp_path / "sky", short="chat-big")
+    plan = load_plan(folder)
+    with pytest.raises(NotHadError) as error:
+        act(folder, fleet(plan, small=2, big=2), server, once(fleet(plan, small=2, big=4)))
+    assert error.value.options == {"big"}
+    assert server.options() == planned(folder) == {"small": 2, "big": 1}
+    assert read_intent(folder) is None
+
+
+@pytest.mark.parametrize("at", range(14, 62, 4))
+def test_a_change_that_was_added_to_and_killed_is_finished(
+    at: int, folder: Path, tmp_path: Path
+) -> None:
+    sky, plan = tmp_path / "sky", load_plan(folder)
+    more = fleet(plan, small=1, big=4)
+    killed(folder, fleet(plan, small=1, big=2), sky, at, meanwhile=once(more))
+    server = DiskServe(sky)
+    resume(folder, server)
+    assert server.options() == planned(folder)
+    assert planned(folder)["big"] in (2, 4)
+    assert read_intent(folder) is None
+    assert min(server.ready_history[3:], default=3) >= 3
+
+
+def test_a_plan_that_somebody_wrote_while_a_change_waited_stands(
+    folder: Path, tmp_path: Path
+) -> None:
+    server = DiskServe(tmp_path / "sky")
+    plan = load_plan(folder)
+
+    def meanwhile() -> Plan:
+        write_plan(fleet(plan, small=4, big=4), folder)
+        return fleet(plan, small=1, big=4)
+
+    with pytest.raises(InputError, match="the plan was written anew while it was changed"):
+        act(folder, fleet(plan, small=1, big=2), server, meanwhile)
+    assert planned(folder) == {"small": 4, "big": 4}
 
 
 def test_what_cannot_be_had_is_taken_back_and_named(folder: Path, tmp_path: Path) -> None:

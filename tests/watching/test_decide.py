@@ -15,7 +15,7 @@ from melange_sky.watching.decide import Look, Rules, State, decide, failed
 from melange_sky.watching.decision import REASONS, Decision
 from melange_sky.watching.forecast import Forecast
 from melange_sky.watching.seen import Fault, Seen
-from tests.watching.toy import FLEETS, actions, followed, poisson_like, watcher
+from tests.watching.toy import FLEETS, ToyFleets, actions, followed, poisson_like, watcher
 
 APPLY = Rules(mode="apply")
 NOW = 1_790_000_000.0
@@ -26,6 +26,7 @@ def told(high: float) -> Forecast:
     return Forecast(
         over_s=600.0,
         level_rps=high,
+        rising_rps=high,
         expected_rps=high,
         high_rps=high,
         rule="trend",
@@ -115,6 +116,41 @@ def test_what_could_not_be_had_is_left_alone_for_a_while() -> None:
     assert found.target == {"small": 3}
     found, _ = decided(APPLY, 12.0, after, time=NOW + 2000.0)
     assert found.target == {"small": 1, "large": 1}
+
+
+def test_what_is_paid_for_stays_and_starts_for_nothing() -> None:
+    fleets: Any = ToyFleets(small=(1.0, 5.0), large=(1.7, 10.0), paid=(2, 0))
+    state = State(agreed=5)
+    found, _ = decide(look(1.0, live={"small": 4, "large": 2}), state, fleets, STARTUP, APPLY)
+    assert (found.verb, found.reason, found.target) == ("apply", "shrink", {"small": 2})
+    found, _ = decide(look(1.0, live={"small": 2}), state, fleets, STARTUP, APPLY)
+    assert (found.verb, found.reason) == ("keep", "steady")
+    found, _ = decide(look(9.0, live={"small": 1}), State(), fleets, STARTUP, APPLY)
+    (grown,) = {c.switch_usd for c in found.candidates if c.counts == {"small": 2}}
+    assert (found.target, grown) == ({"small": 2}, 0.0)
+
+
+def test_what_piles_up_until_more_serves_is_served_beside_what_comes() -> None:
+    state = State()
+    found, _ = decided(APPLY, 14.0, state, queue=0.0)  # 8.85 too many: 5310 will wait after 600 s
+    assert found.target == {"large": 2}
+    assert decided(APPLY, 14.0, state)[0].target == {"small": 1, "large": 1}, "no queue is seen"
+    refused = decided(APPLY, 14.0, state, queue=0.0, refused_rps=9.0)
+    assert refused[0].target == {"small": 1, "large": 1}, "what is refused does not wait"
+    live = {"large": 1}
+    assert decided(APPLY, 9.0, state, live=live, queue=1000.0)[0].verb == "keep"
+    assert decided(APPLY, 9.0, state, live=live, queue=4000.0)[0].reason == "grow"
+
+
+def test_while_a_change_is_under_way_a_fleet_only_grows() -> None:
+    state = State(agreed=5, target=(1, 3), changed_s=NOW - 60)
+    live = {"small": 1, "large": 2}
+    assert decided(APPLY, 4.0, state, live=live)[0].verb == "keep"
+    assert decided(APPLY, 34.0, state, live=live)[0].verb == "keep", "what was asked for will come"
+    found, _ = decided(APPLY, 40.0, state, live=live)
+    assert (found.verb, found.target) == ("apply", {"large": 4})
+    changing = replace(look(4.0, live=live), changing=True)
+    assert decide(changing, State(agreed=5), FLEETS, STARTUP, APPLY)[0].verb == "keep"
 
 
 def test_a_missed_slo_grows_what_should_suffice() -> None:
@@ -239,6 +275,20 @@ def test_noise_of_a_tenth_leads_to_one_action_an_hour_at_most(seed: int) -> None
     ]  # the first hour knows no noise yet
     assert len(acted) <= 24
     assert all(hours.count(hour) <= 1 for hour in set(hours)), acted
+
+
+@pytest.mark.parametrize(("minutes", "most"), [(1, 9500.0), (30, 3000.0), (60, 6000.0)])
+def test_a_rise_in_the_first_hours_is_followed(minutes: int, most: float) -> None:
+    rng = random.Random(minutes)
+    means = [5.0] * 20 + [5 + 20 * min(1, n / minutes) for n in range(1, 101)]
+    rates = [mean * (1 + 0.05 * rng.gauss(0, 1)) for mean in means]
+    short = 0.0
+    for mean, tick in zip(means, followed(watcher(APPLY), rates, {"small": 2}), strict=True):
+        assert tick.entry["forecast"]["band_origin"] == "assumed"
+        live = tick.seen.live or {}
+        able = FLEETS.rate(tuple(live.get(name, 0) for name in FLEETS.options))
+        short += 60 * max(mean - able, 0.0)
+    assert short <= most  # a leap is seen at once: 9000 are those of one start-up
 
 
 FAULTS = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,13 +18,19 @@ from melange_sky.watching.seen import Seen
 
 
 class ToyFleets:
-    """Options by name with (USD per hour, requests per second); what any fleet serves adds up."""
+    """Options by name with (USD per hour, requests per second); what any fleet serves adds up.
 
-    def __init__(self, most: int = 12, **options: tuple[float, float]) -> None:
+    Of each option so many replicas as `paid` has cost nothing.
+    """
+
+    def __init__(
+        self, most: int = 12, paid: Counts | None = None, **options: tuple[float, float]
+    ) -> None:
         self.options = tuple(options)
         self.prices = tuple(price for price, _ in options.values())
         self._rates = tuple(rate for _, rate in options.values())
         self._most = most
+        self._paid = paid or tuple(0 for _ in options)
         self._known: dict[Any, Counts | None] = {}
 
     def rate(self, fleet: Counts) -> float:
@@ -43,7 +50,11 @@ class ToyFleets:
         return "planned"
 
     def cost(self, fleet: Counts) -> float:
-        return sum(n * price for n, price in zip(fleet, self.prices, strict=True))
+        rows = zip(fleet, self.kept(fleet), self.prices, strict=True)
+        return sum((n - kept) * price for n, kept, price in rows)
+
+    def kept(self, fleet: Counts) -> Counts:
+        return tuple(min(n, paid) for n, paid in zip(fleet, self._paid, strict=True))
 
     def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
         return self.grown(tuple(0 for _ in self.options), rate_rps, without)
@@ -70,7 +81,8 @@ class ToyFleets:
         return self._known[key]
 
     def _shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
-        ways = itertools.product(*(range(n + 1) for n in fleet))
+        kept = self.kept(fleet)
+        ways = itertools.product(*(range(k, n + 1) for n, k in zip(fleet, kept, strict=True)))
         able = [way for way in ways if self.rate(way) >= rate_rps]
         return min(able, key=lambda way: (self.cost(way), way), default=None)
 
@@ -88,20 +100,26 @@ def watcher(
 def followed(
     one: Watcher[Any], rates: Iterable[float], first: dict[str, int], startup_s: float = 600.0
 ) -> Iterator[Tick]:
-    """Look at each rate, a minute apart; what is decided is started at once and serves after its start-up."""
-    live, coming = dict(first), list[tuple[float, dict[str, int]]]()
+    """Look at each rate, a minute apart; what is decided starts at once, and stops what it replaces once all serves."""
+    live, starts, target = dict(first), list[tuple[float, str]](), dict(first)
     for number, rate in enumerate(rates):
         now = 1_790_000_000.0 + 60 * number
-        for _, target in [c for c in coming if c[0] <= now]:
-            live = dict(target)
-        coming = [c for c in coming if c[0] > now]
-        wanted = coming[-1][1] if coming else live
-        starting = {k: n - live.get(k, 0) for k, n in wanted.items() if n > live.get(k, 0)}
-        tick = one.tick(Seen(time=now, rate_rps=rate, live=live, starting=starting))
+        for _, name in [start for start in starts if start[0] <= now]:
+            live[name] = live.get(name, 0) + 1
+        starts = [start for start in starts if start[0] > now]
+        if not starts:
+            live = {name: min(n, target.get(name, 0)) for name, n in live.items()}
+            live = {name: n for name, n in live.items() if n}
+        starting = dict(Counter(name for _, name in starts))
+        tick = one.tick(Seen(time=now, rate_rps=rate, live=dict(live), starting=starting))
         if tick.decision.verb == "apply" and tick.decision.target is not None:
             target = dict(tick.decision.target)
-            grows = any(n > live.get(k, 0) for k, n in target.items())
-            coming = [(now + (startup_s if grows else 0.0), target)]
+            for name in {*target, *starting}:
+                more = target.get(name, 0) - live.get(name, 0) - starting.get(name, 0)
+                starts += [(now + startup_s, name)] * more
+                of_name = [start for start in starts if start[1] == name]
+                for start in of_name[len(of_name) + min(more, 0) :]:
+                    starts.remove(start)
         yield tick
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from melange_sky.planner.watching.intent import (
     write_intent,
 )
 from melange_sky.planner.watching.sources.sky import of_fleet
-from melange_sky.planner.watching.ticking import NotHadError
+from melange_sky.planner.watching.ticking import Meanwhile, NotHadError
 from melange_sky.skyserve.watch_marks import marked
 
 if TYPE_CHECKING:
@@ -41,6 +42,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
+
+
+class _MoreNeededError(Exception):
+    """A larger fleet is needed than the one that a change goes to."""
+
+    def __init__(self, target: Plan) -> None:
+        super().__init__("more is needed")
+        self.target = target
+
+
+def _nothing() -> None:
+    """Need no other fleet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +107,12 @@ class SkyActor:
     handover: Handover = field(default_factory=Handover)
     host: ServiceHost | None = None
     _known: dict[str, Any] | None = None
+    _meanwhile: Meanwhile = field(default=_nothing)
 
-    def act(self, target: Plan, tell: Tell) -> None:
+    def act(self, target: Plan, tell: Tell, meanwhile: Meanwhile = _nothing) -> None:
         """Make the fleet what a plan says. A change that an earlier run left is ended first.
 
+        `meanwhile` is called whenever it waits; the plan that it returns, of a larger fleet, takes the target's place.
         Raises NotHadError where replicas could not be had: the fleet is what it was before;
         SourceUnavailableError where SkyServe cannot be asked: the next call goes on; InputError where the
         folder cannot be written: nothing is changed then; TakenError where another watcher has the fleet.
@@ -118,7 +133,31 @@ class SkyActor:
         except InputError:
             end_intent(self.folder)
             raise
-        self._carry(intent, tell)
+        self._meanwhile = meanwhile
+        try:
+            self._carried(intent, tell)
+        finally:
+            self._meanwhile = _nothing
+
+    def _carried(self, intent: Intent, tell: Tell) -> None:
+        """Carry a change out, and what takes its place while it waits."""
+        while True:
+            try:
+                return self._carry(intent, tell)
+            except _MoreNeededError as error:
+                if self._document() != self._known:
+                    raise InputError(
+                        f"{self.folder}: the plan was written anew while it was changed; it is left as it is"
+                    ) from None
+                tell("more is needed than is being started: it is added to the change")
+                intent = intent.grown(json.loads(dump_plan(error.target)))
+                write_intent(self.folder, intent)
+
+    def _wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+        target = self._meanwhile()
+        if target is not None:
+            raise _MoreNeededError(target)
 
     def resume(self, tell: Tell) -> bool:
         """End a change that was left under way; return whether there was one. Raises as `act` does."""
@@ -127,7 +166,7 @@ class SkyActor:
             self._known = self._known or self._document()
             return False
         now = self._document()
-        if now not in (intent.before, intent.after):
+        if not intent.knows(now):
             tell("the plan was written anew while a change was under way, which is given up")
             end_intent(self.folder)
             return False
@@ -148,6 +187,7 @@ class SkyActor:
             else:
                 end_intent(self.folder)
                 return
+        self._meanwhile = _nothing  # whatever comes, it goes back first
         tell(f"back to the fleet before: {intent.why}")
         self._bring_about(intent.goal, tell)
         end_intent(self.folder)
@@ -177,7 +217,7 @@ class SkyActor:
     def _deployment(self) -> Deployment:
         plain = open_deployment(self.folder, host=self.host)
         host = HeldHost(host=plain.server, planned=plain.planned, holding=self.holding)
-        return replace(plain, server=host)
+        return replace(plain, server=host, idle=self._wait)
 
     def _lacking(self) -> tuple[str, ...]:
         """Return the options whose services have fewer ready replicas than the plan wants."""

@@ -99,6 +99,7 @@ def _forecast(soon: Forecast | None, later: Forecast | None) -> dict[str, Any] |
     return {
         "over_s": soon.over_s,
         "level_rps": _round(soon.level_rps),
+        "rising_rps": _round(soon.rising_rps),
         "expected_rps": _round(soon.expected_rps),
         "high_rps": _round(soon.high_rps),
         "rule": soon.rule,

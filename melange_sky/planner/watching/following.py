@@ -80,7 +80,16 @@ class Follower:
 
     def look(self, tell: Callable[[str], None]) -> Tick:
         """Take one look and do what it asks for. Raises TakenError where another watcher has the fleet."""
-        tick = self.watcher.tick(self.source.see())
+        tick, target = self._looked(tell)
+        if target is not None and self.actor is not None:
+            self._act(target, tell)
+        return tick
+
+    def _looked(
+        self, tell: Callable[[str], None], *, changing: bool = False
+    ) -> tuple[Tick, Plan | None]:
+        """Take one look, write it down and propose what it asks for; return it, and the plan to carry out if any."""
+        tick = self.watcher.tick(self.source.see(), changing=changing)
         self.journal.append(tick.entry)
         self.fleets.save()
         decision = tick.decision
@@ -88,30 +97,42 @@ class Follower:
         if decision.reason == "taken":
             raise TakenError(f"{self.fleets.plan.name}: {decision.message}")
         if decision.target is None or decision.verb not in ("propose", "apply"):
-            return tick
+            return tick, None
         target = target_plan(self.fleets, decision.target, _need(tick))
-        if decision.verb == "propose":
-            place = self.folder.resolve()
-            place = place.with_name(place.name + PROPOSAL)
-            write_plan(target, place)
-            tell(f"approve it with: melange-sky apply {shlex.quote(str(place))}")
-        elif self.actor is not None:
-            self._act(target, tell)
-        return tick
+        if decision.verb == "apply":
+            return tick, target
+        place = self.folder.resolve()
+        place = place.with_name(place.name + PROPOSAL)
+        write_plan(target, place)
+        tell(f"approve it with: melange-sky apply {shlex.quote(str(place))}")
+        return tick, None
 
     def _act(self, target: Plan, tell: Callable[[str], None]) -> None:
         """Make a change, and write down what came of it."""
         assert self.actor is not None
         if self.is_of_another_plan():
             return  # the next look is at that
+        due_s = time.monotonic() + self.options.every_s
+
+        def meanwhile() -> Plan | None:
+            nonlocal due_s
+            if time.monotonic() < due_s:
+                return None
+            due_s = time.monotonic() + self.options.every_s
+            return self._looked(tell, changing=True)[1]
+
         try:
-            self.actor.act(target, tell)
+            self.actor.act(target, tell, meanwhile)
         except TakenError as error:
             self.note("taken", str(error), tell)
             raise
+        except InputError as error:  # where somebody wrote the plan anew, the next look is at that
+            self.failed(error, tell)
+            return
         except MelangeError as error:
             self.failed(error, tell)
         else:
+            self.watcher.state = replace(self.watcher.state, target=None)
             self.note("done", "the fleet is what was decided", tell)
         self._revision = plan_revision(self.folder)
 

@@ -24,7 +24,8 @@ Way = Literal["forth", "back"]
 class Intent:
     """A fleet goes `forth` from the plan `before` to the plan `after`, or `back`, `why` in a sentence.
 
-    Plans are documents as plan.json holds them. `options` are those that could not be had.
+    Plans are documents as plan.json holds them. `between` was gone to before more was needed, None where nothing
+    was. `options` are those that could not be had.
     """
 
     way: Way
@@ -32,6 +33,7 @@ class Intent:
     after: dict[str, Any]
     why: str = ""
     options: tuple[str, ...] = ()
+    between: dict[str, Any] | None = None
 
     @property
     def goal(self) -> dict[str, Any]:
@@ -41,6 +43,14 @@ class Intent:
     def turned(self, why: str, options: tuple[str, ...]) -> Intent:
         """Return the way back."""
         return replace(self, way="back", why=why, options=options)
+
+    def grown(self, after: dict[str, Any]) -> Intent:
+        """Return the way to a larger fleet than that gone to so far."""
+        return replace(self, between=self.after, after=after)
+
+    def knows(self, document: dict[str, Any]) -> bool:
+        """Return whether a plan is one that it may have written."""
+        return document in (self.before, self.between, self.after)
 
 
 def write_intent(folder: Path, intent: Intent) -> None:
@@ -52,6 +62,7 @@ def write_intent(folder: Path, intent: Intent) -> None:
         "options": list(intent.options),
         "before": intent.before,
         "after": intent.after,
+        "between": intent.between,
     }
     write_text(folder / INTENT_FILE, json.dumps(document, allow_nan=False) + "\n")
     _sync(folder / INTENT_FILE)
@@ -70,12 +81,16 @@ def read_intent(folder: Path) -> Intent | None:
         known = found["format"] == _FORMAT and found["way"] in ("forth", "back")
         if not known or not all(isinstance(found[name], dict) for name in ("before", "after")):
             raise ValueError
+        between = found.get("between")
+        if not isinstance(between, dict | None):
+            raise ValueError
         return Intent(
             way=cast("Way", found["way"]),
             before=found["before"],
             after=found["after"],
             why=str(found["why"]),
             options=tuple(map(str, found["options"])),
+            between=between,
         )
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -186,13 +186,7 @@ def stretches_of(fleet: Fleet, traffic: PlayedTraffic, most_requests: int) -> li
 
 def _able(fleet: Fleet, steps: int) -> Floats:
     """Return what serves in each stretch, in requests per second: the least at its two ends, (steps)."""
-    names = fleet.fleets.options
-
-    def at(second: float) -> float:
-        live, _ = fleet.counts(second)
-        return fleet.fleets.rate(tuple(live.get(name, 0) for name in names))
-
-    ends = np.array([at(n * STRETCH_S) for n in range(steps + 1)])
+    ends = np.array([fleet.able_rps(n * STRETCH_S) for n in range(steps + 1)])
     able: Floats = np.minimum(ends[:-1], ends[1:])
     return able
 

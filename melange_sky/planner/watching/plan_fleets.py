@@ -177,6 +177,11 @@ class PlanFleets:
                     found[name] = found.get(name, 0) + taken
         return found
 
+    def kept(self, fleet: Counts) -> Counts:
+        """Return the replicas of each option that the plan has as paid for."""
+        paid = self.paid(fleet)
+        return tuple(paid.get(name, 0) for name in self.options)
+
     def cheapest(self, rate_rps: float, without: frozenset[str] = NOTHING) -> Counts | None:
         """Return the cheapest fleet for a rate, a fiftieth more at most."""
         return self._least(rung(rate_rps), without, None)
@@ -227,7 +232,7 @@ class PlanFleets:
         return high
 
     def shrunk(self, fleet: Counts, rate_rps: float) -> Counts | None:
-        """Return a fleet without what it can spare, dearest first; what the rules ask for stays."""
+        """Return a fleet without what it can spare, dearest first; what is paid for or the rules ask for stays."""
         key = fleet, rung(rate_rps)
         if key not in self._shrunk:
             self._shrunk[key] = self._spared(fleet, RUNG ** key[1])
@@ -239,9 +244,9 @@ class PlanFleets:
             return fleet  # `cheapest` keeps to such rules
         if rules.max_share_per_cloud or rules.min_replicas >= sum(fleet):
             return fleet
-        rest = list(fleet)
+        rest, kept = list(fleet), self.kept(fleet)
         for k in sorted(range(len(rest)), key=lambda k: -self.prices[k]):
-            while rest[k] and sum(rest) > max(rules.min_replicas, 1):
+            while rest[k] > kept[k] and sum(rest) > max(rules.min_replicas, 1):
                 rest[k] -= 1
                 if self.rate(tuple(rest)) < rate_rps:
                     rest[k] += 1

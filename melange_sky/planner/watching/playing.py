@@ -54,6 +54,11 @@ class Fleet:
                 kind[life.option] = kind.get(life.option, 0) + 1
         return live, starting
 
+    def able_rps(self, at_s: float) -> float:
+        """Return the highest rate that what serves at a time holds."""
+        live, _ = self.counts(at_s)
+        return self.fleets.rate(tuple(live.get(name, 0) for name in self.fleets.options))
+
     def usd(self, until_s: float) -> float:
         """Return what it is billed until a time, starts included; what is paid for anyway is not counted."""
         prices = dict(zip(self.fleets.options, self.fleets.prices, strict=True))

@@ -85,9 +85,13 @@ class Backtest:
 
 
 def backtest(
-    folder: Path, options: WatchOptions, tell: Callable[[str], None], compare: bool = True
+    folder: Path,
+    options: WatchOptions,
+    tell: Callable[[str], None],
+    compare: bool = True,
+    most_requests: int = MOST_REQUESTS,
 ) -> Backtest:
-    """Play a trace. Raises InputError for one that cannot be read or whose look is not a multiple of 20 s,
+    """Play a trace, of each contender so many requests at most. Raises InputError for one that cannot be read or whose look is not a multiple of 20 s,
     InfeasibleError where no fleet of the plan serves it.
 
     The guard holds as it would; what needs an approval is not made.
@@ -105,7 +109,7 @@ def backtest(
     tell(f"{traffic.requests} requests over {traffic.seconds / 3600:.1f} hours")
     played = _watched(watcher, traffic, options.every_s)
     fleet, lines, reasons = played.fleet, played.lines, played.reasons
-    replayed = (MOST_REQUESTS, options.seed)
+    replayed = (most_requests, options.seed)
     own = judged(fleet, traffic, *replayed)
     found = [
         Contender(name="watched", usd=fleet.usd(traffic.seconds), judged=own, changes=fleet.changes)
@@ -145,18 +149,22 @@ def _watched(watcher: Watcher[PlanFleets], traffic: PlayedTraffic, every_s: floa
     """Return what becomes of the fleet, look by look."""
     fleets = watcher.fleets
     rates, sizes = traffic.seen(every_s), traffic.sizes_seen(every_s)
-    first = fleets.cheapest(float(five_minutes(traffic)[0]) * ASSUMED_BAND)
+    paid, rate_rps = fleets.kept(fleets.planned()), float(five_minutes(traffic)[0]) * ASSUMED_BAND
+    first = fleets.grown(paid, rate_rps) if any(paid) else fleets.cheapest(rate_rps)
     if first is None:
         raise InfeasibleError("no fleet of the plan's options serves the beginning of the trace")
     fleet = Fleet(fleets, watcher.startup_s, first)
     played = _Played(fleet=fleet, reckoned=[(0.0, fleets)])
+    queue = 0.0
     for number, rate in enumerate(rates.tolist(), 1):
         at_s = number * every_s
+        queue = max(queue + (rate - fleet.able_rps(at_s - every_s)) * every_s, 0.0)
         live, starting = fleet.counts(at_s)
         seen = Seen(
             time=traffic.start + at_s,
             rate_rps=rate,
             bucket_rates=None if sizes is None else sizes[number - 1],
+            queue=queue,
             live=live,
             starting=starting,
         )

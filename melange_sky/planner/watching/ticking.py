@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -17,7 +18,7 @@ from melange_sky.watching.mix import MixLog
 from melange_sky.watching.seen import Fault, Seen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,14 +45,18 @@ class Source(Protocol):
         """Return one look, at the present time; what fails is a fault in it, never an exception."""
 
 
+Meanwhile = Callable[[], "Plan | None"]
+"""Called again and again while a change waits: the plan of a larger fleet where one is needed by now, else None."""
+
+
 class Actor(Protocol):
     """What carries a change out."""
 
     def resume(self, tell: Callable[[str], None]) -> bool:
         """End a change that an earlier run left under way; return whether there was one. Raises as `act` does."""
 
-    def act(self, target: Plan, tell: Callable[[str], None]) -> None:
-        """Make the fleet what a plan says, grown first; resumable anywhere.
+    def act(self, target: Plan, tell: Callable[[str], None], meanwhile: Meanwhile) -> None:
+        """Make the fleet what a plan says, grown first; resumable anywhere. A plan of `meanwhile` takes its place.
 
         Raises MelangeError where it cannot, `NotHadError` naming the options that could not be had.
         """
@@ -113,8 +118,8 @@ class Watcher(Generic[F]):
         if self._mix.now is not planned:
             self._reckon()
 
-    def tick(self, seen: Seen) -> Tick:
-        """Return what is decided at a look."""
+    def tick(self, seen: Seen, *, changing: bool = False) -> Tick:
+        """Return what is decided at a look; while a change is being carried out (`changing`) nothing shrinks."""
         leap = self._leap(seen.time)
         if leap is not None:
             seen = replace(seen, faults=(leap, *seen.faults))
@@ -126,7 +131,8 @@ class Watcher(Generic[F]):
             decision = _kept(seen)
             self.state = replace(self.state, time=seen.time, agreed=0)
         else:
-            decision = self._of_mix(seen) or self._decided(Look(seen=seen, soon=soon, later=later))
+            look = Look(seen=seen, soon=soon, later=later, changing=changing)
+            decision = self._of_mix(seen) or self._decided(look)
         entry = entry_of(seen, (soon, later), decision, self.state, self.fleets.options)
         return Tick(seen=seen, decision=decision, entry=entry)
 
