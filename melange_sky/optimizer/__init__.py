@@ -19,6 +19,7 @@ from melange_sky.optimizer.answers.lowest_cost import LeastCost, least_cost
 from melange_sky.optimizer.answers.optimum import optimize
 from melange_sky.optimizer.answers.planned import demand_of, problem_of
 from melange_sky.optimizer.deadline import NEVER, Deadline, TimeUpError
+from melange_sky.optimizer.problem.canonical import Unserved
 from melange_sky.optimizer.problem.question import (
     Alternative,
     Demand,
@@ -31,6 +32,7 @@ from melange_sky.optimizer.problem.question import (
 )
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import constraints_among, rules_of
+from melange_sky.optimizer.search.levels import checked_levels as check_served
 
 if TYPE_CHECKING:
     from melange_sky.optimizer.answers.conflict import Conflict
@@ -82,7 +84,9 @@ __all__ = [
     "TakenTraffic",
     "Termination",
     "TimeUpError",
+    "Unserved",
     "baselines",
+    "check_served",
     "constraints_among",
     "demand_of",
     "explain",

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Set
 from dataclasses import replace
 from math import inf
@@ -31,6 +30,13 @@ from melange_sky.planner.assumed_splits import (
     without_assumed,
 )
 from melange_sky.planner.known_rates import with_known_cells
+from melange_sky.planner.resting import at_bounds, heaviest, late_places
+from melange_sky.planner.unserved_sizes import (
+    FEWEST_REFUSING,
+    bounds_of_sizes,
+    known_alone,
+    unserved_places,
+)
 from melange_sky.profiles import ReplicaShape
 
 if TYPE_CHECKING:
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 
     from melange_sky.optimizer import Demand, Problem, Solution, SolveOptions
     from melange_sky.planner.prepare import PreparedProblem
+    from melange_sky.planner.resting import Places
     from melange_sky.plans import PlanWarning
     from melange_sky.profiles import CapacityLookup
 
@@ -46,13 +53,8 @@ log = logging.getLogger(__name__)
 NEAR_GAP = 0.02
 """How near to the optimum the first rounds come."""
 
-HEAVIEST, AT_LEAST, PATIENT = 0.95, 16, 3
-"""In each of the first rounds, the sizes that bear so much of the cost at bounds are simulated, and so many
-at least; after so many rounds, all that a fleet rests on."""
-
-MANY_OPTIONS = 16
-"""Among so many options a fleet takes longer to find than dozens of sizes to simulate: late rounds simulate all of
-the sizes of what a fleet holds then, not only those it serves there now, as its load would go to these next."""
+PATIENT = 3
+"""After so many of the first rounds, all that a fleet rests on is simulated."""
 
 MOST_OF_SINGLES = 64
 """Sizes that are simulated at most to tell the cheapest single accelerator."""
@@ -60,9 +62,6 @@ MOST_OF_SINGLES = 64
 Find = Callable[["PreparedProblem", "SolveOptions"], "Solution"]
 
 View = Callable[["Problem"], "Problem"]
-
-Places = dict[tuple[ReplicaShape, tuple[int, int]], float]
-"""USD per hour of what a fleet serves at a bound, by replica and bucket."""
 
 
 class NeededRates:
@@ -95,7 +94,8 @@ class NeededRates:
 
         What `rule` holds against it rests on none either. None where there is nothing to simulate, or all
         was simulated at once: because more is asked for than the least cost, a calibration may back what the
-        rule leaves out, not even at bounds all can be served, or half of the time that is left did not suffice.
+        rule leaves out, or half of the time that is left did not suffice. None too where not even at bounds all
+        can be served; so much is simulated that the refusal is that of all simulated.
         """
         if not self._has_bounds:
             return None
@@ -107,6 +107,8 @@ class NeededRates:
             except (TimeUpError, NoPlanInTimeError):
                 log.info("no time was left to find which capacities matter: all are simulated")
             except InfeasibleError:
+                if self._shows_unserved(half):
+                    return None
                 log.info("not all can be served: all are simulated, to say what cannot")
         self._simulate_all()
         return None
@@ -173,7 +175,7 @@ class NeededRates:
             solve.deadline.check()
             problem = view(self.problem)
             solution = find(replace(self.prepared, problem=problem), solve)
-            asked = [_late(*pair) for pair in _chosen(problem, solution)]
+            asked = [late_places(*pair) for pair in _chosen(problem, solution)]
             if not solution.report.is_optimal:
                 raise TimeUpError
             if not any(asked) or is_enough(solution):
@@ -199,7 +201,7 @@ class NeededRates:
                 places = self._of_best_single(names, costs, options)
                 if not places:
                     return
-                chosen = _heaviest(places)[:left]
+                chosen = heaviest(places)[:left]
                 left -= len(chosen)
                 self._simulate(0, chosen)
         except (TimeUpError, NoPlanInTimeError):
@@ -233,7 +235,7 @@ class NeededRates:
             )
         except InfeasibleError:
             return inf, {}
-        return solution.cost_usd_per_hour, _at_bounds(alone, solution)
+        return solution.cost_usd_per_hour, at_bounds(alone, solution)
 
     @property
     def _has_bounds(self) -> bool:
@@ -255,12 +257,33 @@ class NeededRates:
                 solution = optimize(replace(self.problem, demands=(demand,)), options)
             except (InfeasibleError, NoPlanInTimeError):
                 return
-            late = rounds >= PATIENT
-            places = _late(demand, solution) if late else _heaviest(_at_bounds(demand, solution))
+            if rounds >= PATIENT:
+                places = late_places(demand, solution)
+            else:
+                places = heaviest(at_bounds(demand, solution))
             if not places:
                 return
             self._simulate(k, places)
             rounds += 1
+
+    def _shows_unserved(self, solve: SolveOptions) -> bool:
+        """Return whether some sizes are served by nothing; simulate so much that all such sizes are known."""
+        if not any(unserved_places(self.problem, solve.deadline)):
+            return False
+        at_once = FEWEST_REFUSING
+        while True:
+            known = known_alone(self.problem)
+            asked = [
+                bounds_of_sizes(demand, sizes, at_once)
+                for demand, sizes in zip(
+                    self.problem.demands, unserved_places(known, solve.deadline), strict=True
+                )
+            ]
+            if not any(asked):
+                return True
+            for k, places in enumerate(asked):
+                self._simulate(k, places)
+            at_once *= 2
 
     def _simulate_all(self) -> None:
         for k, demand in enumerate(self.problem.demands):
@@ -304,48 +327,3 @@ def _chosen(problem: Problem, solution: Solution) -> Iterable[tuple[Demand, Solu
 def _asks_for_more(solve: SolveOptions) -> bool:
     """Return whether the answer is another than a fleet of the least cost."""
     return bool(solve.within_fraction or solve.alternatives or solve.stay_close or solve.robustness)
-
-
-def _at_bounds(demand: Demand, solution: Solution) -> Places:
-    """Return what one model's fleet serves at bounds."""
-    places: Places = defaultdict(float)
-    rates = demand.workload.rates_rps
-    for allocation in solution.allocations[0]:
-        candidate = allocation.candidate
-        shape = ReplicaShape.of(candidate.option)
-        for i, j in demand.workload.buckets():
-            cell, share = candidate.cells[i][j], allocation.shares[i][j]
-            if share > 0 and cell.origin is Origin.BOUND:
-                load = share * rates[i][j] / (cell.largest_rps or 1.0)
-                places[shape, (i, j)] += candidate.option.price_usd_per_hour * load
-    return places
-
-
-def _late(demand: Demand, solution: Solution) -> list[tuple[ReplicaShape, tuple[int, int]]]:
-    """Return what a late round simulates of one model's fleet, nothing where it serves nothing at a bound."""
-    places = _at_bounds(demand, solution)
-    if not places or len(demand.options) < MANY_OPTIONS:
-        return _by_cost(places)
-    held = {a.candidate.option.name: a.candidate for a in solution.allocations[0]}.values()
-    return [
-        (ReplicaShape.of(candidate.option), (i, j))
-        for candidate in held
-        for i, j in demand.workload.buckets()
-        if candidate.cells[i][j].origin is Origin.BOUND
-    ]
-
-
-def _by_cost(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
-    """Return places, those first that bear most."""
-    return sorted(places, key=lambda place: (-places[place], place[1]))
-
-
-def _heaviest(places: Places) -> list[tuple[ReplicaShape, tuple[int, int]]]:
-    """Return the places that bear most of the cost, all of few."""
-    order = _by_cost(places)
-    enough, borne = HEAVIEST * sum(places.values()), 0.0
-    for taken, place in enumerate(order, start=1):
-        borne += places[place]
-        if borne >= enough and taken >= AT_LEAST:
-            return order[:taken]
-    return order

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from melange_sky.capacities import Origin
+from melange_sky.capacities import CapacityCell, Origin
 from melange_sky.errors import InfeasibleError
 from melange_sky.optimizer import Deadline, SolveOptions, explain, problem_of
 from melange_sky.planfile import dump_plan, parse_plan
@@ -19,6 +19,7 @@ from melange_sky.planner.plan_spec import plan_spec
 from melange_sky.planner.request import PlanRequest
 from melange_sky.plans import Plan
 from melange_sky.pricing import OfferQuery
+from melange_sky.profiles.estimate import GroupEstimates
 from melange_sky.profiles.lookup import CapacityLookup
 
 REQUEST = PlanRequest(prices=OfferQuery(offline=True), solve=SolveOptions(), sensitivity=False)
@@ -113,6 +114,37 @@ def test_the_same_answer_as_with_all_simulated(document: dict[str, Any]) -> None
             )
     cheapest = min(quick.models[0].baselines, key=lambda b: b.cost_usd_per_hour or 1e9)
     assert not cheapest.at_least
+
+
+MANY_GPUS = ["L4:1", "A10G:1", "L40S:1", "A100:1", "A100-80GB:1", "H100:1", "H200:1", "B200:1"]
+REFUSED = (
+    {"slo": {"tpot_ms": 47, "ttft_ms": 60, "attainment": 0.95}},
+    {"slo": {"tpot_ms": 61, "ttft_ms": 90, "attainment": 0.99}},
+    {"slo": {"tpot_ms": 35, "ttft_ms": 75, "attainment": 0.9}},
+)
+
+
+@pytest.mark.parametrize("over", REFUSED)
+def test_what_nothing_serves_is_told_alike_with_less_simulated(
+    over: dict[str, Any], kept_estimates: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    simulate = GroupEstimates.simulate
+
+    def counted(self: GroupEstimates, at: int) -> CapacityCell:
+        asked.append(at)
+        return simulate(self, at)
+
+    monkeypatch.setattr(GroupEstimates, "simulate", counted)
+    document = spec(resources={"accelerators": MANY_GPUS}, **over)
+    with pytest.raises(InfeasibleError) as quick:
+        plan_spec(document, AS_NEEDED)
+    needed = len(asked)
+    with pytest.raises(InfeasibleError) as whole:
+        plan_spec(document, REQUEST)
+    assert "no option serves" in str(whole.value)
+    assert (str(quick.value), quick.value.causes) == (str(whole.value), whole.value.causes)
+    assert 2 * needed < len(asked)
 
 
 def test_bounds_are_told_as_such_and_promise_nothing(kept_estimates: None) -> None:
