@@ -43,7 +43,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "num_shared_experts_per_layer",
     ),
     "sliding_window": ("sliding_window_size", "attention_window_size"),
-    "tie_word_embeddings": ("tie_embeddings",),
+    "tie_word_embeddings": ("tie_embeddings", "tie_embedding"),
 }
 """The engines' own field aliases (`CONFIG_FIELD_ALIASES`) and those of the `transformers` classes."""
 
@@ -51,7 +51,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Fields:
     """A config or one of its sections; what was asked for is remembered.
 
-    `told` gathers what a reader must warn of. `defaults` are those of the `transformers` class, taken for
+    `told` gathers what a reader must warn of, `sections` the nested ones that were read. `defaults` are those of the `transformers` class, taken for
     what the file leaves out; `withheld` are more of them, of sizes that a file states itself: they stand in
     only where a size may be left out. `where` names the file, and the section within it.
     """
@@ -70,6 +70,7 @@ class Fields:
         self.read: set[str] = set()
         self.assumed: set[str] = set()
         self.told: list[str] = []
+        self.sections: dict[str, Fields] = {}
 
     def get(self, key: str) -> Any:
         """Return a value under its name or an alias, else the class default, else None."""
@@ -187,7 +188,16 @@ class Fields:
             return None
         if not isinstance(value, Mapping):
             raise InputError(f"{self.where}: '{key}' must be a mapping")
-        return Fields(value, f"{self.where}: {key}", defaults)
+        if key not in self.sections:
+            self.sections[key] = Fields(value, f"{self.where}: {key}", defaults)
+        return self.sections[key]
+
+    def changed(self, values: Mapping[str, Any]) -> Fields:
+        """Return the same fields with other values for some, which are read and told of as one."""
+        other = Fields({**self.raw, **values}, self.where, self.defaults, self.withheld)
+        other.read, other.assumed = self.read, self.assumed
+        other.told, other.sections = self.told, self.sections
+        return other
 
     def layers(self) -> int:
         """Return the number of layers, which a file must not make endless."""

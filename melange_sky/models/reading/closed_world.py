@@ -35,7 +35,8 @@ _HARMLESS = (
     r"attention_chunk_size|seconds|tiles?$|tile_|dynamic_patch|downsample_ratio|^template$|resolutions|global_view|^encoder_patch_size$|pixels|^pool_type$|^position_|^max_position_embedding$|^group_norm_size$|layer_norm|layernorm|rms_norm|first_attn|expert_selection|n_routed_groups|"
     r"output_gate_type|mtp_use_dedicated|mamba_(chunk|dt_(max|min|init|scale)|norm|proj_bias|conv_bias|expand|hidden_act|"
     r"ssm)|^chunk_|num_expert_group|moe_shared_expert_overlap|use_unified|merge_|mask|^org_vocab_size$|^(select|vision_feature)_layers?$|^moe_every_n_layer$|^summary_|"
-    r"^scale_(depth|emb)$|^dim_model_base$|^spatial_pool_|^linear_(a_log|dt)_|combination_strategy$"
+    r"^scale_(depth|emb)$|^dim_model_base$|^spatial_pool_|^linear_(a_log|dt)_|combination_strategy$|^is_llama_config$|js_config$|clip_qkv|^normalization_function$|interleaved_layers$|^mup_|"
+    r"^bskcn_|^attention_method$|^n_ctx$|^num_media_embeds$"
 )
 """Fields that change no size and no cache: tokens, initial values, rotary settings, training, sampling."""
 
@@ -91,6 +92,36 @@ class Unread:
             switched=self.switched + more.switched,
             other=self.other + more.other,
         )
+
+
+_OF_TOWERS = frozenset(
+    {
+        "fullatt_block_indexes",
+        "head_dim",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_heads",
+        "num_key_value_heads",
+        "vocab_size",
+        "window_size",
+    }
+)
+"""Fields of encoders that change no size where their reader asks for none of them."""
+
+
+def unread_within(fields: Fields, text: str = "") -> list[str]:
+    """Return what the sections that were read hold unread that may change the structure, as `section.field`.
+
+    `text`: the section of the language model, which is looked at by itself.
+    """
+    names = []
+    for key, section in fields.sections.items():
+        if key == text:
+            continue
+        found = unread(section, _OF_TOWERS)
+        names += [f"{key}.{name}" for name in (*found.structural, *found.switched)]
+        names += [f"{key}.{name}" for name in unread_within(section)]
+    return names
 
 
 def unread(fields: Fields, passed: Iterable[str] = ()) -> Unread:

@@ -69,6 +69,12 @@ def _kv_heads(fields: Fields, family: Family, heads: int) -> int:
         if family.types[0] == "gpt_bigcode":
             return heads
     if (nested := fields.section("attn_config")) is not None:
+        if family.reader == "mpt":
+            from melange_sky.models.reading.mpt_heads import (
+                mpt_kv_heads,  # few models are of this kind
+            )
+
+            return mpt_kv_heads(nested, heads)
         return nested.maybe("kv_n_heads") or heads
     if family.types[0] == "chatglm" and not fields.flag("multi_query_attention"):
         return heads

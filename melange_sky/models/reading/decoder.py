@@ -128,6 +128,11 @@ def is_tied(fields: Fields, family: Family, default: bool = False) -> bool:
             "'tie_word_embeddings' is true: engines hold an output head for this architecture nevertheless, which "
             "its files may not have"
         )
+    if not tied and family.shares_head:
+        fields.told.append(
+            "'tie_word_embeddings' is false: engines hold no output head for this architecture, and leave that of its "
+            "files unread"
+        )
     return tied
 
 

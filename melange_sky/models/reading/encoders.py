@@ -41,6 +41,7 @@ def read_towers(
         type_name = stated if isinstance(stated, str) else ""
         defaults = class_defaults(type_name) or class_defaults(_section_type(wrapper, kind))
         fields = Fields(section, f"{outer.where}: {key}", defaults)
+        outer.sections[key] = fields
         matrices = towers.READERS[name](fields, outer, hidden)
         built.append(Tower(kind=kind, matrices=matrices))
     for kind, values in wrapper.fixed:

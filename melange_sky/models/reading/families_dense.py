@@ -6,7 +6,7 @@ family against the tensors that `transformers` makes of it.
 
 from __future__ import annotations
 
-from melange_sky.models.reading.family import Family
+from melange_sky.models.reading.family import ExpertTraits, Family
 
 DENSE: tuple[Family, ...] = (
     Family(
@@ -119,6 +119,7 @@ DENSE: tuple[Family, ...] = (
     Family(
         types=("qwen",),
         architectures=("QWenLMHeadModel",),
+        width_of_both=True,
         qkv_bias=True,
         window="ignored",
         own_code=True,
@@ -134,6 +135,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("gemma2",),
+        shares_head=True,
         architectures=("Gemma2ForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -160,6 +162,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("gemma3n_text",),
+        shares_head=True,
         architectures=("Gemma3nForCausalLM",),
         reader="gemma3n",
         head_norm="head",
@@ -195,6 +198,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("cohere",),
+        shares_head=True,
         architectures=("CohereForCausalLM",),
         read_only=("use_embedding_sharing", "use_gated_activation"),
         qkv_bias="attention_bias",
@@ -205,6 +209,7 @@ DENSE: tuple[Family, ...] = (
     ),
     Family(
         types=("cohere2",),
+        shares_head=True,
         architectures=("Cohere2ForCausalLM",),
         read_only=("layer_switch", "use_embedding_sharing", "use_gated_activation"),
         qkv_bias="attention_bias",
@@ -256,6 +261,7 @@ DENSE: tuple[Family, ...] = (
         types=("minicpm",),
         architectures=("MiniCPMForCausalLM",),
         own_code=True,
+        experts=ExpertTraits(width="intermediate_size"),
     ),
     Family(
         types=("orion",),

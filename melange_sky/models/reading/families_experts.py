@@ -5,7 +5,6 @@ from __future__ import annotations
 from melange_sky.models.reading.family import ExpertTraits, Family
 
 _DEEPSEEK = ExpertTraits()
-
 EXPERTS: tuple[Family, ...] = (
     Family(
         types=("mixtral",),
@@ -62,6 +61,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("olmoe",),
+        seeks_head=True,
         architectures=("OlmoeForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -114,7 +114,7 @@ EXPERTS: tuple[Family, ...] = (
         qkv_bias="attention_bias",
         o_bias="attention_bias",
         sinks=True,
-        window="alternate",
+        window="alternate_always",
         experts=ExpertTraits(width="intermediate_size", bias=True, router_bias=True),
     ),
     Family(
@@ -156,6 +156,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("axk1",),
+        seeks_head=True,
         architectures=("AXK1ForCausalLM",),
         attention="latent",
         experts=ExpertTraits(norm=True),
@@ -179,6 +180,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("glm4_moe", "glm4v_moe_text", "solar_open"),
+        seeks_head=True,
         architectures=("Glm4MoeForCausalLM", "SolarOpenForCausalLM"),
         qkv_bias="attention_bias",
         head_norm="head",
@@ -207,6 +209,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("minimax_m2",),
+        seeks_head=True,
         architectures=("MiniMaxM2ForCausalLM",),
         head_norm="width",
         extra_heads="none",
@@ -263,6 +266,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("afmoe",),
+        seeks_head=True,
         architectures=("AfmoeForCausalLM",),
         head_norm="head",
         gate="width",
@@ -279,6 +283,7 @@ EXPERTS: tuple[Family, ...] = (
     ),
     Family(
         types=("cohere2_moe",),
+        shares_head=True,
         architectures=("Cohere2MoeForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",

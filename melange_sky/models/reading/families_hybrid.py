@@ -12,8 +12,19 @@ _QWEN_EXPERTS = ExpertTraits(
 
 HYBRID: tuple[Family, ...] = (
     Family(
-        types=("qwen3_next", "qwen3_5_moe_text", "qwen3_5_moe"),
-        architectures=("Qwen3NextForCausalLM", "Qwen3_5MoeForCausalLM"),
+        types=("qwen3_next",),
+        seeks_head=True,
+        architectures=("Qwen3NextForCausalLM",),
+        linear="delta_net",
+        qkv_bias="attention_bias",
+        o_bias="attention_bias",
+        head_norm="head",
+        gate="query",
+        experts=_QWEN_EXPERTS,
+    ),
+    Family(
+        types=("qwen3_5_moe_text", "qwen3_5_moe"),
+        architectures=("Qwen3_5MoeForCausalLM",),
         linear="delta_net",
         qkv_bias="attention_bias",
         o_bias="attention_bias",
@@ -85,6 +96,7 @@ HYBRID: tuple[Family, ...] = (
     ),
     Family(
         types=("jamba",),
+        seeks_head=True,
         architectures=("JambaForCausalLM",),
         linear="mamba1",
         experts=ExpertTraits(
@@ -93,11 +105,14 @@ HYBRID: tuple[Family, ...] = (
     ),
     Family(
         types=("zamba2",),
+        shares_head=True,
         architectures=("Zamba2ForCausalLM",),
         reader="zamba2",
         linear="mamba2",
         norms=1,
         read_only=(
+            "conv_dimension",
+            "lora_rank",
             "state_size",
             "ffn_hidden_size",
             "kv_channels",
@@ -107,6 +122,7 @@ HYBRID: tuple[Family, ...] = (
     ),
     Family(
         types=("lfm2",),
+        shares_head=True,
         architectures=("Lfm2ForCausalLM",),
         linear="short_conv",
         head_norm="head",
@@ -115,6 +131,7 @@ HYBRID: tuple[Family, ...] = (
     ),
     Family(
         types=("lfm2_moe",),
+        shares_head=True,
         architectures=("Lfm2MoeForCausalLM",),
         linear="short_conv",
         head_norm="head",

@@ -67,6 +67,7 @@ OTHERS: tuple[Family, ...] = (
     ),
     Family(
         types=("aria_text",),
+        seeks_head=True,
         architectures=("AriaTextForCausalLM",),
         qkv_bias="attention_bias",
         o_bias="attention_bias",

@@ -23,6 +23,7 @@ UNGATED: tuple[Family, ...] = (
     ),
     Family(
         types=("starcoder2",),
+        words=(("mlp_type", "default"),),
         architectures=("Starcoder2ForCausalLM",),
         gated=False,
         qkv_bias="use_bias",
@@ -150,6 +151,8 @@ UNGATED: tuple[Family, ...] = (
     ),
     Family(
         types=("mpt",),
+        reader="mpt",
+        read_only=("fc_type",),
         architectures=("MPTForCausalLM", "MptForCausalLM"),
         gated=False,
         qkv_bias=False,

@@ -22,10 +22,13 @@ Reader = Literal[
     "longcat",
     "zamba2",
     "molmo",
+    "mpt",
 ]
 AttentionForm = Literal["grouped", "latent", "factored"]
 LinearForm = Literal["none", "delta_net", "mamba1", "mamba2", "kda", "lightning", "short_conv"]
-WindowRule = Literal["field", "qwen", "alternate", "pattern", "mimo", "chunks", "ignored"]
+WindowRule = Literal[
+    "field", "qwen", "alternate", "alternate_always", "pattern", "mimo", "chunks", "ignored"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +65,9 @@ class Family:
     how many such norms a layer has. `positions` is what a learned position table has beyond the
     context, None where there is none. `whole_heads`: engines cache its latent attention head by head.
     `own_head`: its class ties no output head to the embedding, whatever a config says. `seeks_head`: engines
-    alone do not. `square_output`: the output
-    of its attention must be as wide as the model. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
+    alone do not. `shares_head`: engines always tie it. `square_output`: the output
+    of its attention must be as wide as the model. `width_of_both`: the stated width counts
+    gate and up together. `extra_words` is the field of words without an output. `required` names fields without which a config of the family
     cannot be sized, beyond those of every decoder.
     """
 
@@ -81,6 +85,7 @@ class Family:
     head_bias: Switch = False
     own_head: bool = False
     seeks_head: bool = False
+    shares_head: bool = False
     square_output: bool = False
     head_norm: HeadNorm = "none"
     head_norm_field: str | None = None
@@ -96,6 +101,7 @@ class Family:
     embedding_norm: bool = False
     experts: ExpertTraits | None = None
     shared_dense: str | None = None
+    width_of_both: bool = False
     extra_per_layer: int = 0
     extra_words: str | None = None
     all_linear: bool = False
@@ -106,6 +112,8 @@ class Family:
     mlp_module: str = "mlp"
     no_float16: bool = False
     own_code: bool = False
+    words: tuple[tuple[str, str], ...] = ()
+    """Fields that hold one word in every model of the family: another would be another structure."""
     read_only: tuple[str, ...] = field(default=())
     """Fields that this family states but that change no size, so that they are no unread structure."""
 

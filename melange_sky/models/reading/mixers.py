@@ -191,11 +191,22 @@ def _indexer(fields: Fields, core: Core, number: int) -> Indexer | None:
 def _shares_index(fields: Fields, core: Core, number: int) -> bool:
     """Return whether a layer uses the choice of an earlier one (GLM-5.2) and has no indexer."""
     types = fields.words("indexer_types", core.layers)
-    if types is not None:
-        return types[number] == "shared"
+    shared = _skips_index(fields, number)
+    if types is None:
+        return shared
+    if (types[number] == "shared") is not shared:
+        fields.told.append(
+            "'indexer_types' is not what 'index_topk_freq' or 'index_topk_pattern' makes, which engines go by: their "
+            "cache of index keys differs"
+        )
+    return types[number] == "shared"
+
+
+def _skips_index(fields: Fields, number: int) -> bool:
+    """Return the same by the fields that engines read."""
     pattern = fields.text("index_topk_pattern")
     if pattern:
-        return pattern[number % len(pattern)] == "S"
+        return number < len(pattern) and pattern[number] == "S"
     frequency = fields.maybe("index_topk_freq") or 1
     offset = fields.maybe("index_skip_topk_offset") or 2
     return max(number - offset + 1, 0) % frequency != 0

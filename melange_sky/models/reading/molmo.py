@@ -13,8 +13,7 @@ def read_molmo(fields: Fields, family: Family) -> Decoder:
     words = fields.maybe("embedding_size") or fields.whole("vocab_size")
     tied = fields.flag("weight_tying")
     changed = {"intermediate_size": width // 2, "vocab_size": words, "tie_word_embeddings": tied}
-    plain = Fields({**fields.raw, **changed}, fields.where, fields.defaults)
+    plain = fields.changed(changed)
     decoder = read_decoder(plain, family)
-    fields.read.update(plain.read)
     fields.read.update(("additional_vocab_size", "layer_norm_type", "norm_after"))
     return decoder

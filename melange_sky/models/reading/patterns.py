@@ -69,6 +69,10 @@ def mixers(fields: Fields, family: Family, layers: int) -> list[Mixer]:
     stated = _stated(fields, layers)
     if stated is not None:
         fields.read.add("use_sliding_window")
+        if family.window == "alternate_always" and stated != _alternate(fields, layers, 1):
+            fields.told.append(
+                f"'layer_types' is not every other layer with a window, which is what engines run for {family.types[0]}"
+            )
         return stated
     if family.all_linear:
         return ["linear"] * layers
@@ -165,6 +169,10 @@ def _pattern(fields: Fields) -> int | str | None:
         value = fields.get(key)
         if value is None:
             continue
+        if key.startswith("_") and fields.raw.get(key) is not None:
+            fields.told.append(
+                f"'{key}' without 'layer_types': the class of transformers leaves it unread and takes its own pattern"
+            )
         if isinstance(value, str) and value and set(value) <= {"L", "G"}:
             return value
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
@@ -221,6 +229,7 @@ _WINDOW_RULES: dict[str, Callable[[Fields, int, int | None], list[Mixer]]] = {
     "field": _by_field,
     "qwen": _qwen,
     "alternate": _alternate,
+    "alternate_always": _alternate,
     "pattern": _by_pattern,
     "mimo": _mimo,
     "chunks": _chunks,
@@ -265,7 +274,9 @@ def _stated_sparse(fields: Fields, layers: int) -> list[bool] | None:
             raise InputError(
                 f"{fields.where}: 'mlp_layer_types' holds '{shown(unknown)}', which is not supported"
             )
-        return [kind == "sparse" for kind in kinds]
+        sparse = [kind == "sparse" for kind in kinds]
+        _tell_dense_first(fields, sparse)
+        return sparse
     for key in ("moe_layer_freq", "is_moe_layer"):
         if isinstance(fields.raw.get(key), list):
             fields.read.add(key)
@@ -281,6 +292,15 @@ def _stated_sparse(fields: Fields, layers: int) -> list[bool] | None:
         chosen = set(fields.wholes("moe_layers") or [])
         return [i in chosen for i in range(layers)]
     return None
+
+
+def _tell_dense_first(fields: Fields, sparse: list[bool]) -> None:
+    """Tell where the layers that a list names are not those that engines find by their number."""
+    first = fields.get("first_k_dense_replace")
+    if isinstance(first, int) and sparse != [i >= first for i in range(len(sparse))]:
+        fields.told.append(
+            f"'mlp_layer_types' is not what 'first_k_dense_replace' ({first}) makes, which engines may go by"
+        )
 
 
 def _ernie(fields: Fields, layers: int) -> list[bool]:

@@ -11,7 +11,7 @@ from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields, shown
 from melange_sky.models.layers import Layer, LayerList
 from melange_sky.models.reading import registry, wrappers
-from melange_sky.models.reading.closed_world import unread
+from melange_sky.models.reading.closed_world import unread, unread_within
 from melange_sky.models.reading.context import context_tokens
 from melange_sky.models.reading.defaults import class_defaults, stated_at_top
 from melange_sky.models.reading.encoders import only_text, read_towers
@@ -284,6 +284,7 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
     Returns warnings, and whether any of them is of the structure.
     """
     passed = {*ANSWERED, *chosen.family.read_only}
+    passed |= {key for key, word in chosen.family.words if text.raw.get(key) == word}
     if chosen.wrapper is not None and "|" in chosen.wrapper.text:
         passed |= outer.read
     found = unread(text, passed)
@@ -295,6 +296,8 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
             f"{text.where}: {names} may change the model's structure and is not supported "
             f"for {shown(chosen.model_type or chosen.architecture, 60)}"
         )
+    section = "" if chosen.wrapper is None else chosen.wrapper.text.rstrip("|")
+    within = list(dict.fromkeys([*unread_within(text), *unread_within(outer, section)]))
     warnings = []
     if chosen.guessed:
         warnings.append(
@@ -306,9 +309,13 @@ def _closed(text: Fields, outer: Fields, chosen: _Chosen, measured: bool) -> tup
         warnings.append(
             f"fields that may change the structure and are not read: {', '.join(found.switched[:8])}"
         )
+    if within:
+        warnings.append(
+            f"fields of sections that may change the structure and are not read: {', '.join(within[:8])}"
+        )
     if found.other:
         warnings.append(f"unknown fields, assumed to change no size: {', '.join(found.other[:8])}")
-    return warnings, bool(found.structural or found.switched)
+    return warnings, bool(found.structural or found.switched or within)
 
 
 def _prefix(chosen: _Chosen) -> str:

@@ -33,6 +33,7 @@ READERS: dict[str, str] = {
     "longcat": "blocks:read_longcat",
     "zamba2": "blocks:read_zamba2",
     "molmo": "molmo:read_molmo",
+    "mpt": "mpt:read_mpt",
 }
 """Reader → where it is: each is imported when a config needs it."""
 

@@ -47,12 +47,7 @@ def read_single_mixer(fields: Fields, family: Family) -> Decoder:
             f"{fields.where}: 'num_hidden_layers' is {stated} where the pattern has {len(kinds)} layers"
         )
     kinds = kinds[:stated]
-    core = read_core(
-        Fields({**fields.raw, "num_hidden_layers": len(kinds)}, fields.where, fields.defaults),
-        family,
-    )
-    fields.read.update(("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
-    fields.read.update(("vocab_size", "attention_head_dim"))
+    core = read_core(fields.changed({"num_hidden_layers": len(kinds)}), family)
     layers = [_layer(kind, fields, family, core) for kind in kinds]
     fields.read.add("intermediate_size")
     decoder = Decoder(core=core, layers=layers, outside=read_outside(fields, family, core))

@@ -190,7 +190,7 @@ def keye(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     """Read the tower of Keye-VL: a SigLIP with a second table of positions, for packed images."""
     hidden = vision.whole("hidden_size")
     changed = {"vision_use_head": False, "spatial_merge_size": 2}  # whatever a file says
-    headless = Fields({**vision.raw, **changed}, vision.where, vision.defaults)
+    headless = vision.changed(changed)
     packed = Matrix(name="visual.packing", part="tower", inputs=32768 * hidden, linear=False)
     return (*paddle_ocr(headless, outer, text), packed)
 

@@ -95,9 +95,8 @@ def minicpm_v(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     layers = depth(vision)
     dropped = 1 if outer.flag("drop_vision_last_layer") and layers > 1 else 0
     changed = {"num_hidden_layers": layers - dropped, "vision_use_head": False}
-    shorter = Fields({**vision.raw, **changed}, vision.where, vision.defaults)
+    shorter = vision.changed(changed)
     tower = clip_or_siglip(shorter, outer, text)
-    vision.read.update(shorter.read)
     queries = outer.whole("query_num", 64)
     outer.read.update(("patch_size", "slice_config"))
     return (

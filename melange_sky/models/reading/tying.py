@@ -50,6 +50,26 @@ UNTIED = frozenset(
 )
 """Types whose outer class says that the head is a matrix of its own where the file does not say it there."""
 
+TIED = frozenset(
+    [
+        "aya_vision",
+        "cohere2_vision",
+        "ernie4_5_vl_moe",
+        "gemma3",
+        "gemma3n",
+        "gemma4",
+        "gemma4_unified",
+        "lfm2_vl",
+        "ovis2",
+        "paddleocr_vl",
+        "paligemma",
+    ]
+)
+"""Types whose outer class ties the head where the file does not say it there."""
+
+OWN_SECTION = frozenset(["llama4"])
+"""Types that go by the section alone."""
+
 _KEY = "tie_word_embeddings"
 _ABSENT = object()
 _TWICE = f"'{_KEY}' is stated twice and differs"
@@ -73,10 +93,17 @@ def tie_as_outside(
     stated = False if stated is None else stated  # null unties, as false does
     if stated is _ABSENT and own is True and model_type in UNTIED:
         text.told.append(f"'{_KEY}' is false by the outer config's class: {_IN_VAIN}")
+    if stated is _ABSENT and model_type in TIED:
+        _tell_or_tie(decoder, own, text)
     if not isinstance(stated, bool) or stated == decoder.tied or own_head:
         return None
+    if not isinstance(own, bool) and model_type in OWN_SECTION:
+        text.told.append(
+            f"'{_KEY}' is {str(stated).lower()} in the outer config, which its class leaves unread"
+        )
+        return None
     if not isinstance(own, bool) or outer.raw is text.raw:
-        _tie(decoder, stated)
+        _tie(decoder, stated or (model_type in EITHER and outer.raw is not text.raw))
         return None
     if model_type in EITHER:
         _tie(decoder, True)
@@ -86,6 +113,14 @@ def tie_as_outside(
         return f"{_TWICE}: the outer one is taken"
     text.told.append(f"{_TWICE}: {_UNTIED if stated else _IN_VAIN}")
     return f"{_TWICE}: its section's is taken"
+
+
+def _tell_or_tie(decoder: Decoder, own: object, text: Fields) -> None:
+    """Follow the outer class, which ties the head, unless the section says otherwise: that is told."""
+    if own is False:
+        text.told.append(f"'{_KEY}' is true by the outer config's class: {_UNTIED}")
+    elif own is _ABSENT:
+        _tie(decoder, True)
 
 
 def _written_by_five(outer: Fields) -> bool:

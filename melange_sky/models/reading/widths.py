@@ -42,7 +42,8 @@ def _dense_width(fields: Fields, family: Family, core: Core, number: int) -> int
         return _lfm2_width(fields)
     if fields.maybe("expansion_ratio") is not None:
         return core.hidden * fields.whole("expansion_ratio")
-    return fields.whole(key, None if family.gated else 4 * core.hidden)
+    width = fields.whole(key, None if family.gated else 4 * core.hidden)
+    return width // 2 if family.width_of_both else width
 
 
 def _lfm2_width(fields: Fields) -> int:
