@@ -9,6 +9,7 @@ import pytest
 
 import melange_sky
 from melange_sky.capacities import OptionCapacity, Origin
+from melange_sky.constraints import InstanceGroup
 from melange_sky.errors import MelangeError
 from melange_sky.planfile import load_plan
 from melange_sky.planner.plan_files import write_plan
@@ -85,6 +86,17 @@ def test_caution_and_figures_that_were_seen_go_before_replay(plan: Plan) -> None
     observed = PlanFleets(replace(plan, models=(seen,)))
     assert observed.origin(fleet) == "planned"
     assert observed.rate(fleet) == observed.planned_rate(fleet)
+
+
+def test_what_is_paid_for_is_never_spared(plan: Plan) -> None:
+    option = plan.models[0].allocations[0].candidate.option
+    paid = InstanceGroup(accelerator=option.accelerator, instances=2)
+    fleets = PlanFleets(replace(plan, constraints=replace(plan.constraints, fixed=(paid,))))
+    k = fleets.options.index(option.name)
+    held = tuple(4 * (n == k) for n in range(len(fleets.options)))
+    two = tuple(2 * (n == k) for n in range(len(fleets.options)))
+    assert fleets.kept(held) == fleets.shrunk(held, 0.01) == two
+    assert fleets.cost(two) == 0.0 < fleets.cost(held)
 
 
 def _observed(candidate: OptionCapacity) -> OptionCapacity:

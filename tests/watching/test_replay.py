@@ -195,10 +195,11 @@ def test_a_plan_with_rules_is_played_to_its_end(rule: str, tmp_path: Path) -> No
     names = {one.name: one for one in found.contenders}
     assert {"static peak", "SkyServe's rule"} <= set(names)
     lives = [json.loads(line)["observed"]["live"] for line in found.lines]
-    fewest = min(sum(live.values()) for live in lives)
-    assert fewest >= {"min_replicas": 3, "fixed": 1}.get(rule, 2)
+    replicas = [sum(live.values()) for live in lives]
+    assert min(replicas) >= {"min_replicas": 3, "fixed": 1}.get(rule, 2)
     document = backtest_document(found)
     if rule == "fixed":  # what it takes is paid for
+        assert replicas == sorted(replicas), "what is paid for stays"
         assert found.watched.usd == 0.0 and document["above_perfect_fraction"] is None
     else:
         assert 0 < found.watched.usd < 1.1 * names["static peak"].usd
