@@ -75,7 +75,7 @@ async def test_every_class_gets_the_plans_shares(tmp_path: Path) -> None:
 async def test_replicas_of_an_option_share_evenly_and_an_endpoint_counts_for_its_replicas(
     tmp_path: Path,
 ) -> None:
-    replicas = {"small": [Replica(f"r{n}", ttft_s=0.05) for n in range(4)]}
+    replicas = {"small": [Replica(f"r{n}", ttft_s=2.0) for n in range(4)]}  # all are there at once
     async with proxy_bed(tmp_path, replicas, split_plan(left=1.0)) as b:
         await together([b.complete() for _ in range(100)])
         assert [len(r.seen) for r in replicas["small"]] == [25] * 4

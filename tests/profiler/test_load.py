@@ -25,6 +25,7 @@ from melange_sky.profiler.prompts import (
     request_bodies,
     trace_offsets,
 )
+from tests.machine import slowness
 from tests.profiler.conftest import StartServer
 
 PAGES = ServerPages.of(DEFAULT_ENGINE)
@@ -49,7 +50,7 @@ def server_says(url: str) -> dict[str, Any]:
 
 
 def test_times_are_those_of_the_server(start_server: StartServer) -> None:
-    """TTFT and TPOT within 2 % of when the server really wrote."""
+    """TTFT and TPOT within 2 % of when the server really wrote, on a usual machine."""
     url = start_server(ttft=0.1, itl=0.005)
     outcome = send(url, 40.0, 60)
     log = outcome.log
@@ -59,16 +60,17 @@ def test_times_are_those_of_the_server(start_server: StartServer) -> None:
     truth = server_says(url)["log"]
     ttft = np.median([e["first"] - e["received"] for e in truth])
     tpot = np.median([(e["last"] - e["first"]) / 31 for e in truth])
-    assert np.median(log.ttft_s) == pytest.approx(ttft, rel=0.02)
-    assert np.median(log.tpot_s) == pytest.approx(tpot, rel=0.02)
+    within = 0.02 * slowness()
+    assert np.median(log.ttft_s) == pytest.approx(ttft, rel=within)
+    assert np.median(log.tpot_s) == pytest.approx(tpot, rel=within)
 
 
 def test_fast_load_leaves_the_client_half_idle(start_server: StartServer) -> None:
-    """200 requests a second of 32 tokens: under half a core, and sent on time."""
+    """200 requests a second of 32 tokens: under half a core of a usual machine, and sent on time."""
     outcome = send(start_server(ttft=0.02, itl=0.01), 200.0, 400)
     assert outcome.log.ok.all()
-    assert outcome.cpu_s / outcome.wall_s < 0.5
-    assert np.median(outcome.lateness_s) < 0.01
+    assert outcome.cpu_s / outcome.wall_s < 0.5 * slowness()
+    assert np.median(outcome.lateness_s) < 0.01 * slowness()
 
 
 def test_the_stream_is_open_loop_and_absolute(start_server: StartServer) -> None:

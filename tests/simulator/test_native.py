@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from melange_sky.simulator import compiled, dispatch, kernel, simulate_closed_loop
 from melange_sky.simulator.fleet import FleetRules, Outage
 from melange_sky.simulator.native import Packed, Program, TranslationError
+from tests.machine import slowness
 from tests.simulator.test_fleet import mixed, run
 from tests.simulator.test_windows import POOL, replica
 from tests.test_routing import two_way_plan
@@ -269,7 +270,7 @@ def test_a_closed_loop_is_as_in_the_interpreter(request: pytest.FixtureRequest) 
 
 
 def test_machine_code_is_made_within_three_seconds() -> None:
-    """On a fresh machine too: nothing is kept. In seconds of the processor, however busy it is."""
+    """On a fresh machine too: nothing is kept. In seconds of a usual processor, however busy this one is."""
     code = (
         "from melange_sky.simulator import compiled; import time\n"
         "before = time.process_time()\n"
@@ -279,7 +280,7 @@ def test_machine_code_is_made_within_three_seconds() -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    assert float(done.stdout) < 3.0
+    assert float(done.stdout) < 3.0 * slowness()
 
 
 def test_records_hold_records() -> None:
