@@ -22,7 +22,7 @@ from melange_sky.planfile import load_plan
 from melange_sky.planner.watching.plan_fleets import PlanFleets
 from melange_sky.watching.journal import JOURNAL_FILE, Journal
 from tests.sky.bed import Bed
-from tests.sky.client import READY_LIMIT_S, Story, gateway, running, wait_for, write_offers
+from tests.sky.client import Story, gateway, running, wait_for, write_offers
 from tests.sky.test_fleet import ask
 
 pytestmark = [pytest.mark.sky, pytest.mark.timeout(1800)]
@@ -189,12 +189,12 @@ def shrinks_and_is_killed_growing(
     """Watch until the fleet has shrunk; let traffic rise until a growth is written down, and no further."""
     intent = desk / "fleet" / "watch-intent.json"
     with Watch(bed, desk, url) as watch:
-        wait_for(lambda: watch.told("done: the fleet is what was decided"), "the step down")
+        wait_for(lambda: watch.told("done: the fleet is what was decided"), "the step down", 400)
         ((reason, counts),) = decided(desk)
         assert (reason, list(counts.values())) == ("shrink", [2])
         traffic.rate_rps = busy_rps
         with elsewhere(bed, desk, url) as other:
-            until = time.monotonic() + READY_LIMIT_S
+            until = time.monotonic() + 400
             while not intent.exists():
                 assert watch.told("") and time.monotonic() < until, entries(desk)[-2:]
                 time.sleep(0.01)
@@ -225,12 +225,12 @@ def grows_and_loses_a_node(bed: Bed, desk: Path, url: str, traffic: Traffic) -> 
     intent = desk / "fleet" / "watch-intent.json"
     with Watch(bed, desk, url) as watch:
         wait_for(lambda: watch.told("going on with a change"), "the next watcher", 120)
-        wait_for(lambda: watch.told("2 of 3 ready"), "the step up")
+        wait_for(lambda: watch.told("2 of 3 ready"), "the step up", 120)
         lost, kept = sorted(traffic.nodes, key=lambda node: -traffic.nodes[node])[:2]
         jobs = {node: jobs_on(bed, node) for node in (lost, kept)}
         assert bed.run("scancel", *jobs[lost]).returncode == 0
         lost_s = time.monotonic()
-        wait_for(lambda: watch.told("") and not intent.exists(), "three that serve")
+        wait_for(lambda: watch.told("") and not intent.exists(), "three that serve", 400)
         since_s, looks = time.monotonic(), len(entries(desk))
         wait_for(lambda: traffic.answering(since_s) == 3, "answers of all three", 90)
         wait_for(lambda: watch.told("") and len(entries(desk)) > looks + 2, "looks", 60)
