@@ -146,11 +146,11 @@ async def bed(
 
 
 def run(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an async test in a loop of its own, for at most 30 seconds."""
+    """Run an async test in a loop of its own, for at most two minutes: longer is a hang on any machine."""
 
     def call(*args: Any, **kwargs: Any) -> None:
         async def bounded() -> None:
-            await asyncio.wait_for(test(*args, **kwargs), 30)
+            await asyncio.wait_for(test(*args, **kwargs), 120)
 
         asyncio.run(bounded())
 

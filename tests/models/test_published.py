@@ -198,3 +198,63 @@ def test_key_value_heads_follow_the_heads_where_the_class_leaves_them_to_be():
     aria = {"architectures": ["AriaForConditionalGeneration"], "model_type": "aria"}
     layers = read_layers({**aria, "text_config": text, "vision_config": config["vision_config"]})
     assert {layer.attention.kv_heads for layer in layers.layers} == {64}
+
+
+MICRO = {
+    "architectures": ["GraniteMoeHybridForCausalLM"],
+    "model_type": "granitemoehybrid",
+    "hidden_size": 2560,
+    "intermediate_size": 8192,
+    "shared_intermediate_size": 8192,
+    "layer_types": ["attention"] * 40,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 8,
+    "num_local_experts": 0,
+    "num_experts_per_tok": 0,
+    "mamba_d_conv": 4,
+    "mamba_d_head": 64,
+    "mamba_d_state": 128,
+    "mamba_expand": 2,
+    "mamba_n_groups": 1,
+    "mamba_n_heads": 80,
+    "vocab_size": 100352,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+}
+
+PLAIN = {
+    "hidden_size": 4096,
+    "intermediate_size": 16384,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 2,
+    "vocab_size": 73448,
+    "max_position_embeddings": 65536,
+}
+
+
+def test_sizes_of_layers_and_experts_that_a_model_has_none_of_are_no_unread_structure():
+    """Granite 4.0 Micro, of whose hybrid family it has attention alone."""
+    layers = read_layers(MICRO)
+    per_layer = 2560 * (2 * 2560 + 2 * 512) + 3 * 2560 * 8192 + 2 * 2560
+    assert layers.resident_parameters == 40 * per_layer + 100352 * 2560 + 2560
+    assert layers.warnings == ()
+    dense = {**PLAIN, "model_type": "hunyuan_v1_dense", "head_dim": 128, "num_experts": 1}
+    assert read_layers({**dense, "architectures": ["HunYuanDenseV1ForCausalLM"]}).warnings == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer_types": None}, {"mamba_new_inner_size": 640}],
+    ids=["kinds unknown", "field unknown"],
+)
+def test_sizes_of_such_layers_refuse_where_they_may_be_of_others(change: dict[str, Any]):
+    with pytest.raises(InputError, match="may change the model's structure"):
+        read_layers({**MICRO, **change})
+
+
+def test_engines_attend_to_all_whatever_minicpm_4_1_chooses():
+    plain = {**PLAIN, "model_type": "minicpm", "architectures": ["MiniCPMForCausalLM"]}
+    sparse = {**plain, "sparse_config": {"kernel_size": 32, "topk": 64, "dense_len": 8192}}
+    assert read_layers(sparse) == read_layers(plain)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+from melange_sky.errors import InputError
 from melange_sky.models.fields import Fields
 from melange_sky.models.layers import (
     NO_FEED_FORWARD,
@@ -39,6 +41,8 @@ def read_decoder(fields: Fields, family: Family) -> Decoder:
     sparse = sparse_layers(fields, core.layers) if count else [False] * core.layers
     if count and family.experts is not None:  # a width that no layer has is no unread structure
         fields.read.update((family.experts.dense_width, family.experts.dense_first or ""))
+    if family.linear != "none" and "linear" not in kinds and fields.has("layer_types"):
+        _pass_linear(fields, family, core)
     layers: list[Layer] = []
     alike: dict[tuple[Mixer, bool], Layer] = {}
     single = _differ_one_by_one(fields)
@@ -52,6 +56,17 @@ def read_decoder(fields: Fields, family: Family) -> Decoder:
     decoder.tied = is_tied(fields, family)
     decoder.extra_heads = read_extra_heads(fields, family, core, layers)
     return decoder
+
+
+def _pass_linear(fields: Fields, family: Family, core: Core) -> None:
+    """Take as read what would size linear layers where `layer_types` has none of them (Granite 4.0 Micro)."""
+    from melange_sky.models.reading.states import read_linear  # most models have none
+
+    assumed, told = set(fields.assumed), len(fields.told)
+    with suppress(InputError):
+        read_linear(fields, family, core)
+    fields.assumed.intersection_update(assumed)
+    del fields.told[told:]
 
 
 _ONE_BY_ONE = (

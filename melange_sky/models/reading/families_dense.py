@@ -261,6 +261,7 @@ DENSE: tuple[Family, ...] = (
         types=("minicpm",),
         architectures=("MiniCPMForCausalLM",),
         own_code=True,
+        read_only=("sparse_config",),  # engines attend to all (4.1)
         experts=ExpertTraits(width="intermediate_size"),
     ),
     Family(

@@ -60,6 +60,8 @@ def _lfm2_width(fields: Fields) -> int:
 def expert_count(fields: Fields, family: Family) -> int:
     """Return how many experts a config states, 0 where it is dense."""
     if family.experts is None:
+        if fields.raw.get("num_experts") == 1:  # the dense models of a family that has others
+            fields.read.add("num_experts")
         return 0
     section = fields.section("ffn_config")
     if section is not None:
@@ -73,7 +75,11 @@ def expert_count(fields: Fields, family: Family) -> int:
     count = fields.maybe("num_experts") or 0
     if count > 100_000:
         raise InputError(f"{fields.where}: 'num_experts' is {count}; no model has so many")
-    return 0 if count == 1 else count
+    if count > 1:
+        return count
+    if fields.has("num_experts"):
+        fields.has("num_experts_per_tok")  # of no experts none answers, whatever the field says
+    return 0
 
 
 def _has_moe_block(fields: Fields) -> bool:
