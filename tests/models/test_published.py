@@ -258,3 +258,78 @@ def test_engines_attend_to_all_whatever_minicpm_4_1_chooses():
     plain = {**PLAIN, "model_type": "minicpm", "architectures": ["MiniCPMForCausalLM"]}
     sparse = {**plain, "sparse_config": {"kernel_size": 32, "topk": 64, "dense_len": 8192}}
     assert read_layers(sparse) == read_layers(plain)
+
+
+DEEPSEEK_VL2 = {
+    "architectures": ["DeepseekVLV2ForCausalLM"],
+    "model_type": "deepseek_vl_v2",
+    "candidate_resolutions": [[384, 384], [384, 768]],
+    "global_view_pos": "head",
+    "tile_tag": "2D",
+    "language_config": {
+        "model_type": "deepseek_v2",
+        "architectures": ["DeepseekV2ForCausalLM"],
+        "first_k_dense_replace": 1,
+        "hidden_size": 2048,
+        "intermediate_size": 10944,
+        "kv_lora_rank": 512,
+        "q_lora_rank": None,
+        "lm_head": True,
+        "rm_head": False,
+        "use_mla": True,
+        "max_position_embeddings": 4096,
+        "moe_intermediate_size": 1408,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "num_attention_heads": 16,
+        "num_experts_per_tok": 6,
+        "num_hidden_layers": 27,
+        "num_key_value_heads": 16,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "vocab_size": 102400,
+    },
+    "projector_config": {"model_type": "mlp_projector", "n_embed": 2048},
+    "vision_config": {
+        "layers": 27,
+        "mlp_ratio": 3.7362,
+        "model_name": "siglip_so400m_patch14_384",
+        "model_type": "vision",
+        "patch_size": 14,
+        "width": 1152,
+    },
+}
+
+
+def test_switches_that_repeat_what_is_read_are_not_told():
+    """DeepSeek-VL2 Small, published as 16.1 B."""
+    layers = read_layers(DEEPSEEK_VL2)
+    assert layers.resident_parameters == pytest.approx(16.1e9, rel=0.005)
+    assert layers.warnings == ()
+
+
+def test_sizes_that_a_tower_repeats_are_not_told():
+    """The section of Kimi K2.5's tower."""
+    tower = {
+        "vt_hidden_size": 1152,
+        "vt_intermediate_size": 4304,
+        "vt_num_hidden_layers": 27,
+        "patch_size": 14,
+        "init_pos_emb_height": 64,
+        "init_pos_emb_width": 64,
+        "merge_kernel_size": [2, 2],
+    }
+    repeated = {
+        "vt_num_attention_heads": 16,
+        "mm_hidden_size": 1152,
+        "text_hidden_size": 2048,
+        "video_attn_type": "spatial_temporal",
+    }
+    kimi = {
+        "architectures": ["KimiK25ForConditionalGeneration"],
+        "model_type": "kimi_k25",
+        "text_config": DEEPSEEK_VL2["language_config"],
+        "vision_config": tower,
+    }
+    assert read_layers({**kimi, "vision_config": {**tower, **repeated}}) == read_layers(kimi)

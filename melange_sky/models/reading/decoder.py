@@ -138,6 +138,8 @@ def norms_of(fields: Fields, family: Family, hidden: int) -> tuple[Matrix, ...]:
 def is_tied(fields: Fields, family: Family, default: bool = False) -> bool:
     """Return whether the output head is the embedding; some classes keep a head whatever a config says."""
     tied = fields.flag("tie_word_embeddings", default) and not family.own_head
+    if not tied and fields.raw.get("lm_head") is True:  # DeepSeek-VL2 says that there is one
+        fields.read.add("lm_head")
     if tied and family.seeks_head:
         fields.told.append(
             "'tie_word_embeddings' is true: engines hold an output head for this architecture nevertheless, which "

@@ -136,9 +136,10 @@ def _layer_heads(kind: Mixer, fields: Fields, family: Family, core: Core, number
 
 def _is_grouped_after_all(fields: Fields) -> bool:
     """Return whether a config of a family with latent attention has plain heads (DeepSeek-VL2 Tiny)."""
+    fields.read.add("use_mla")
     if fields.raw.get("use_mla") is not False and fields.raw.get("kv_lora_rank", 1) is not None:
         return False
-    fields.read.update(("use_mla", "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim"))
+    fields.read.update(("kv_lora_rank", "q_lora_rank", "qk_nope_head_dim"))
     fields.read.update(("qk_rope_head_dim", "v_head_dim"))
     return True
 

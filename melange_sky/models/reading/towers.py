@@ -170,6 +170,9 @@ def moonvit(vision: Fields, outer: Fields, text: int) -> tuple[Matrix, ...]:
     layers = vision.maybe("vt_num_hidden_layers") or depth(vision)
     width = vision.maybe("vt_intermediate_size") or vision.whole("intermediate_size")
     outer.read.add("projection_hidden_size")
+    vision.read.update(  # of which engines make nothing: the sizes are repeated
+        ("vt_num_attention_heads", "mm_hidden_size", "text_hidden_size", "video_attn_type")
+    )
     rows = vision.maybe("init_pos_emb_height") or vision.whole("pos_emb_height", 64)
     columns = vision.maybe("init_pos_emb_width") or vision.whole("pos_emb_width", 64)
     merge = vision.wholes("merge_kernel_size") or [2, 2]
