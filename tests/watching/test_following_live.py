@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from melange_sky.planner.watching.asking import WatchOptions
 from melange_sky.planner.watching.following import follow
 from melange_sky.planner.watching.sources.sky import SkySource
 from tests.cli.runner import call
+from tests.loopback import answering
 from tests.watching.test_acting import DiskServe, fleet, folder, killed, planned
 from tests.watching.test_sources import NAME, page, pages
 
@@ -159,3 +162,43 @@ def test_a_plan_that_is_written_anew_is_followed_from_then_on(
         "the plan was written anew: it is followed from now on"
     ]
     assert len((folder / "watch.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_cure_that_the_guard_forbids_is_exit_5(folder: Path, tmp_path: Path) -> None:
+    """Most requests are refused, and the guard freezes the fleet."""
+    policy = tmp_path / "guard.yaml"
+    policy.write_text("freeze: true\n")
+    began = time.monotonic()
+
+    def answer(_: object) -> tuple[int, bytes]:
+        many = round(100 * (time.monotonic() - began))
+        return 200, page(finished=many // 10, refused=many, plan=NAME).encode()
+
+    journal = folder / "watch.jsonl"
+    with answering(answer) as url:
+        words = [
+            "watch",
+            str(folder),
+            "--gateway",
+            url,
+            "--every",
+            "1",
+            "--policy",
+            str(policy),
+            "--mode",
+            "propose",
+        ]
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "melange_sky", *words], stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(600):
+            if journal.exists() and '"blocked"' in journal.read_text():
+                break
+            time.sleep(0.1)
+        watcher.send_signal(signal.SIGINT)
+        _, told = watcher.communicate(timeout=60)
+    assert watcher.returncode == 5, told
+    assert "blocked [freeze]" in told
+    assert told.splitlines()[-1] == (
+        "error: the SLO is being missed, and the guard forbids the cure"
+    )
