@@ -18,6 +18,7 @@ from melange_sky.optimizer import (
 )
 from melange_sky.optimizer.program.run import Outcome
 from melange_sky.optimizer.search.cheapest import gap_of
+from tests.machine import slowness
 from tests.optimizer.factories import demand, option, shipped_config
 
 
@@ -65,7 +66,7 @@ def test_no_solve_goes_on_past_the_clock() -> None:
     assert str(caught.value) == (
         "no plan was found within the time limit of 30 s (none is proven impossible)"
     )
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 2 * slowness()
 
 
 def test_a_gap_without_a_bound_is_never_told_as_proven() -> None:
