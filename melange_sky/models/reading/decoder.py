@@ -62,11 +62,10 @@ def _pass_linear(fields: Fields, family: Family, core: Core) -> None:
     """Take as read what would size linear layers where `layer_types` has none of them (Granite 4.0 Micro)."""
     from melange_sky.models.reading.states import read_linear  # most models have none
 
-    assumed, told = set(fields.assumed), len(fields.told)
+    apart = Fields(fields.raw, fields.where, fields.defaults, fields.withheld)
     with suppress(InputError):
-        read_linear(fields, family, core)
-    fields.assumed.intersection_update(assumed)
-    del fields.told[told:]
+        read_linear(apart, family, core)
+    fields.read.update(apart.read)
 
 
 _ONE_BY_ONE = (
