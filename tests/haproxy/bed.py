@@ -26,6 +26,8 @@ from tests.gateway.replica import Replica
 needs_haproxy = pytest.mark.skipif(
     shutil.which("haproxy") is None, reason="needs haproxy (apt-get install haproxy)"
 )
+LOADED, RELOADING = "Loading success", "Reexecuting Master process"
+"""What HAProxy's master says once its worker serves, and once it was told to reload."""
 
 
 def free_port() -> int:
@@ -63,10 +65,11 @@ class ProxyBed(Bed):
     async def reload(self) -> None:
         """Let the proxy take what was exported, and wait until it has."""
         assert self.process is not None
-        before = self.told("New worker")
-        self.process.send_signal(signal.SIGUSR2)
-        while self.told("New worker") == before:
-            await asyncio.sleep(0.02)
+        loaded, reloading = self.told(LOADED), self.told(RELOADING)
+        while self.told(LOADED) == loaded:
+            if self.told(RELOADING) == reloading:  # the master drops a signal in its first milliseconds
+                self.process.send_signal(signal.SIGUSR2)
+            await asyncio.sleep(0.2)
 
     def told(self, what: str) -> int:
         """How many lines of its output hold a text."""
@@ -141,7 +144,7 @@ async def proxy_bed(
     ]
     try:
         for _ in range(250):
-            if bed.told("New worker"):
+            if bed.told(LOADED):
                 break
             assert process.returncode is None, bed.lines
             await asyncio.sleep(0.02)
