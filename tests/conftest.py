@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+
+from tests import machine_code
 
 hypothesis.settings.register_profile(
     "repeatable",
@@ -21,10 +25,28 @@ if TYPE_CHECKING:
     from tests.hub.server import HubServer
 
 
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that this run's workers have in common."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _homes(tmp_path_factory: pytest.TempPathFactory, _shared: Path) -> Iterator[Iterator[Path]]:
+    """New folders. pytest numbers its own by what is there, which thousands of them make slow."""
+    above = tmp_path_factory.mktemp("homes")
+    with machine_code.shared(_shared / "code"):
+        yield (above / str(n) for n in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Keep the caches of the person who runs the tests out of them."""
-    home = tmp_path_factory.mktemp("home")
+    home = next(_homes)
+    home.mkdir()
     for name in (
         "MELANGE_SKY_OFFLINE",
         "MELANGE_SKY_CATALOG_URL",
@@ -34,18 +56,18 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MELANGE_SKY_HOME", str(home / "melange-sky"))
     monkeypatch.setenv("HOME", str(home))
-    return home
-
-
-@pytest.fixture(scope="session")
-def _estimates_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("estimates")
+    with machine_code.lent(home / "melange-sky"):
+        yield home
 
 
 @pytest.fixture
-def kept_estimates(_estimates_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def kept_estimates(_shared: Path, own_home: Path) -> None:
     """Share simulated capacities between the tests that ask for it: they are cached by content."""
-    monkeypatch.setenv("MELANGE_SKY_HOME", str(_estimates_home))
+    estimates = _shared / "estimates"
+    estimates.mkdir(exist_ok=True)
+    home = own_home / "melange-sky"
+    home.mkdir(exist_ok=True)
+    (home / "estimates").symlink_to(estimates)
 
 
 @pytest.fixture(autouse=True)

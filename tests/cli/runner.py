@@ -10,23 +10,26 @@ from pathlib import Path
 import pytest
 
 from melange_sky.cli import main
+from tests.machine_code import lent
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def melange_sky(
-    *arguments: str, cwd: Path | None = None, **environment: str
+    *arguments: str, cwd: Path | None = None, within_s: float = 100, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Return what `melange-sky ARGUMENTS` prints and its exit code."""
-    return subprocess.run(
-        [sys.executable, "-m", "melange_sky", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=cwd or ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    with lent(Path(environment["MELANGE_SKY_HOME"])):
+        return subprocess.run(
+            [sys.executable, "-m", "melange_sky", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=within_s,
+            check=False,
+            cwd=cwd or ROOT,
+            env=environment,
+        )
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -14,6 +14,8 @@ import yaml
 
 from tests.cli.runner import ROOT, melange_sky
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
 EXAMPLES = ROOT / "examples"
 Plan = dict[str, Any]
 
@@ -21,7 +23,7 @@ Plan = dict[str, Any]
 def planned(name: str, folder: Path, *flags: str) -> Plan:
     """Plan an example as its page says."""
     asked = ("plan", f"examples/{name}.yaml", "--offline", "-o", str(folder / name), *flags)
-    done = melange_sky(*asked, MELANGE_SKY_HOME=str(folder / "home"))
+    done = melange_sky(*asked)
     assert done.returncode == 0, done.stderr
     plan: Plan = json.loads((folder / name / "plan.json").read_text(encoding="utf-8"))
     assert plan["status"] == "optimal"
@@ -138,14 +140,15 @@ def test_the_weeks_are_what_their_scripts_make() -> None:
     assert _lines("reserve-week.csv") == rates
 
 
+@pytest.mark.timeout(400)
 def test_a_week_is_reserved_and_every_fleet_and_the_whole_week_hold_in_replay(
     tmp_path: Path,
 ) -> None:
     out = tmp_path / "out"
     done = melange_sky(
         *("reserve", "examples/chat.yaml", "--demand", "examples/reserve-week.csv"),
-        *("--offline", "--stale-ok", "--startup-s", "300", "-o", str(out)),
-        MELANGE_SKY_HOME=str(tmp_path / "home"),
+        *("--offline", "--stale-ok", "--startup-s", "300", "--time-limit", "200", "-o", str(out)),
+        within_s=380,
     )
     assert done.returncode == 0, done.stderr
     document = json.loads((out / "reserve.json").read_text(encoding="utf-8"))

@@ -67,7 +67,9 @@ class ProxyBed(Bed):
         assert self.process is not None
         loaded, reloading = self.told(LOADED), self.told(RELOADING)
         while self.told(LOADED) == loaded:
-            if self.told(RELOADING) == reloading:  # the master drops a signal in its first milliseconds
+            if (
+                self.told(RELOADING) == reloading
+            ):  # the master drops a signal in its first milliseconds
                 self.process.send_signal(signal.SIGUSR2)
             await asyncio.sleep(0.2)
 

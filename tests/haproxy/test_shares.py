@@ -57,8 +57,8 @@ async def test_every_class_gets_the_plans_shares(tmp_path: Path) -> None:
             want = router.expected_shares(router.class_of(5 * words // 4 + 4, most))
             lines = len(b.requests)
             calls = [b.stream(words=words, **({"max_tokens": None} | over)) for _ in range(300)]
-            for start in range(0, 300, 50):
-                await together(calls[start : start + 50])
+            for start in range(0, 300, 20):
+                await together(calls[start : start + 20])
             served = Counter(line["option"] for line in (await b.log(lines + 300))[lines:])
             chi2 = sum(
                 (served[name] - 300 * share) ** 2 / (300 * share)

@@ -85,6 +85,9 @@ def without_memory(text: str) -> str:
     return head + yaml.safe_dump(document, sort_keys=False)
 
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
+
 @pytest.fixture(scope="module")
 def updates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Two processes: services are brought up, SkyPilot's catalog is corrected, services are updated."""
@@ -301,7 +304,6 @@ def plan_with(folder: Path, block: str, **environment: str) -> subprocess.Comple
         "s.yaml",
         "--offline",
         cwd=folder,
-        MELANGE_SKY_HOME=str(folder / "home"),
         **environment,
     )
 

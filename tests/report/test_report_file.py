@@ -26,6 +26,8 @@ from tests.factories import (
 from tests.report.plans import HOSTILE, PLANS, example, hostile, replayed
 from tests.report.reading import SVG, check_inert, numbers_in, numbers_of, parsed, text_of
 
+pytestmark = pytest.mark.usefixtures("kept_estimates")
+
 
 @pytest.mark.parametrize("name", sorted(PLANS))
 def test_every_number_of_allocations_baselines_totals_and_verification_is_in_it(name: str) -> None:

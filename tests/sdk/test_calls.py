@@ -255,6 +255,7 @@ def test_profile(start_server: StartServer, tmp_path: Path) -> None:
         ttft_ms=5000,
         max_requests=20,
         tolerance=0.5,
+        max_lateness_ms=500,
         out=tmp_path,
     )
     assert measured.report.table.cells and measured.meets_slo

@@ -164,9 +164,10 @@ def test_bad_offers_are_refused_at_their_line(offers: Any, said: str, tmp_path: 
 
 
 def run(folder: Path, *arguments: str) -> Any:
-    return melange_sky(*arguments, cwd=folder, MELANGE_SKY_HOME=str(folder / "home"))
+    return melange_sky(*arguments, cwd=folder)
 
 
+@pytest.mark.usefixtures("kept_estimates")
 def test_every_command_of_a_spec_knows_its_offers(tmp_path: Path) -> None:
     (tmp_path / "my.csv").write_text(CSV)
     spec_with(tmp_path, offers="my.csv")
