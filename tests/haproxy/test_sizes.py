@@ -8,15 +8,17 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from melange_sky.gateway.client_request import ApiPath, Refusal, parse_request
 from melange_sky.gateway.seating import seating
 from melange_sky.gateway.service import Service
 from tests.gateway.bed import FAST, KEY, MODEL, raw, run, split_plan
 from tests.gateway.replica import Replica
 from tests.gateway.test_fuzz import document
-from tests.haproxy.bed import ProxyBed, needs_haproxy, proxy_bed
+from tests.haproxy.bed import ProxyBed, proxy_bed
 
-pytestmark = needs_haproxy
+pytestmark = pytest.mark.stack
 
 REQUESTS, SEED = 300, int(os.environ.get("SEED", "11"))
 
