@@ -55,6 +55,9 @@ _LOOK_BACK, _LITTLE = 20, 1e-4
 _NEWEST = 0.25
 """How much the newest step counts in the mean of what is used and bought."""
 
+_LOOK = 10
+"""Every so many steps a better purchase is looked for."""
+
 _LEARN = 4
 """Every so many steps the fleets found become known, and with them why they serve no more."""
 
@@ -137,11 +140,13 @@ class Ascent:
         box: Box,
         span: tuple[float, float],
         raised: Callable[[float], None],
+        looked: Callable[[Floats], tuple[float, float]] | None = None,
     ) -> Climb:
         """Return the best bound found for a box, beginning at the prices of one around it.
 
         `span` is the cost of the best known purchase, and from where on no more is sought; `raised` is told of
-        better bounds. Raises TimeUpError.
+        better bounds. `looked` is told now and then what is bought about there, once the fleets found are known, and
+        answers with the span then. Raises TimeUpError.
         """
         value, target = span
         around = np.array(around_each(cells, above.cells), dtype=np.intp)
@@ -176,6 +181,9 @@ class Ascent:
                 idle += 1
             if idle >= _PATIENCE:
                 length, idle = length * _SHORTER, 0
+            if looked is not None and step % _LOOK == 0:
+                priced.learn()
+                value, target = looked(priced.units(mean))
             if step % _LOOK_BACK == 0:
                 if best.bound < before + _LITTLE * abs(value):
                     break

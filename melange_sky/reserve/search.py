@@ -143,8 +143,13 @@ class Search:
             self.cells = self._cells(MANY_CELLS)
         start, box = ascent.from_mean(self.cells, program.spans, mean), self.market.root
         span = (tree.value, self._target(tree))
+
+        def looked(units: Floats) -> tuple[float, float]:
+            self._explore(tree, units)
+            return tree.value, self._target(tree)
+
         climb = ascent.of(
-            self.cells, start, box, span, lambda bound: told(replace(mean, value=bound))
+            self.cells, start, box, span, lambda bound: told(replace(mean, value=bound)), looked
         )
         self._explore(tree, climb.units)
         if self.ascent is not None:
