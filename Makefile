@@ -4,12 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test lint docs test-stack chaos test-sky bench bench-published bench-stack clean
+.PHONY: plan test unit lint docs test-stack chaos test-sky bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
 
-test: $(STAMP) lint
+test: lint unit
+
+unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --doctest-modules melange_sky tests
 
 lint: $(STAMP)

@@ -89,7 +89,9 @@ def test_the_plan_keeps_every_rule(folder: Path) -> None:
 
 def test_the_plan_is_explained(folder: Path) -> None:
     shown = CliRunner().invoke(
-        explain, [str(folder / "plan.json"), "--format", "json"], catch_exceptions=False
+        explain,
+        [str(folder / "plan.json"), "--format", "json", "--time-limit", "10"],
+        catch_exceptions=False,
     )
     rules = {rule["rule"] for rule in json.loads(shown.stdout)["rules"]}
     assert {
