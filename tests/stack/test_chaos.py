@@ -1,4 +1,4 @@
-"""Three minutes of everything at once; `make chaos` is the same for half an hour and 50,000 requests."""
+"""A minute and a half of everything at once; `make chaos` is the same for half an hour and 50,000 requests."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.stack.chaos import Chaos
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500)]
 
 
-def test_three_minutes_of_chaos_lose_no_good_request_and_leave_nothing() -> None:
-    report = asyncio.run(Chaos(seconds=180.0, rate_rps=28.0).run())
+def test_a_minute_and_a_half_of_chaos_loses_no_good_request_and_leaves_nothing() -> None:
+    report = asyncio.run(Chaos(seconds=90.0, rate_rps=28.0).run())
     print(report)
     assert report.lost == 0, report.good
-    assert report.good["served"] > 3000
+    assert report.good["served"] > 1500
     assert report.good["cut"] <= report.broke  # the gateway cuts no stream that its replica did not
     assert report.broke < 0.1 * sum(report.good.values())
     assert "Traceback" not in report.log

@@ -7,7 +7,7 @@ import pytest
 from melange_sky.steps import ReplicaModel
 from tests.stack.engine_fit import Prediction, fit_and_predict, median_error, worst_factor
 
-pytestmark = [pytest.mark.stack, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.stack, pytest.mark.long, pytest.mark.timeout(600)]
 
 Outcome = tuple[ReplicaModel, list[Prediction]]
 

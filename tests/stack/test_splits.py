@@ -230,6 +230,7 @@ def served(address: str) -> list[float]:
     ]
 
 
+@pytest.mark.long
 def test_copies_of_a_dense_model_share_the_requests(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -242,6 +243,7 @@ def test_copies_of_a_dense_model_share_the_requests(
     assert sum(shares) == 8 and min(shares) >= 3
 
 
+@pytest.mark.long
 def test_stages_over_two_nodes_answer(models: dict[str, Path], tmp_path: Path) -> None:
     """Two starts on one machine, as on the nodes of one replica: the first one answers."""
     port = free_port()
@@ -253,6 +255,7 @@ def test_stages_over_two_nodes_answer(models: dict[str, Path], tmp_path: Path) -
         assert served(address) == [1.0]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("haproxy") is None, reason="needs haproxy (apt install haproxy)")
 def test_copies_of_a_mixture_of_experts_share_the_requests(
     models: dict[str, Path], tmp_path: Path
