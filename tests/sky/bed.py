@@ -41,7 +41,6 @@ PROFILE = Path("/etc/profile.d/zz-mskbed.sh")
 PACKAGES = ("slurm-wlm", "munge", "openssh-server", "rsync", "iproute2")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sshd", "rsync", "ip", "nsenter", "unshare")
 LONGEST_START_S = 60
-NODE_PYTHON = "/usr/bin/python3"
 _ABOUT_PYTHON = """
 import json, sys, sysconfig
 name = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -67,11 +66,11 @@ class Node:
 NODES = (
     *(
         Node(name=f"msk-a10g-{i}", accelerator="A10G", count=1, price_usd_per_hour=0.35)
-        for i in range(8)
+        for i in range(5)
     ),
     *(
         Node(name=f"msk-a100-{i}", accelerator="A100-80GB", count=1, price_usd_per_hour=1.35)
-        for i in range(6)
+        for i in range(4)
     ),
     Node(name="msk-cpu-0"),
 )
@@ -125,8 +124,6 @@ class Bed:
             "SLURM_CONF": str(self.root / "slurm" / "slurm.conf"),
             "SKYPILOT_API_SERVER_LOCAL_PORT": str(API_PORT),
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-            # By memory SkyPilot starts jobs controllers, nine on 23 GB: two jobs need no more than four.
-            "SKYPILOT_POD_MEMORY_GB_LIMIT": "10",
         }
 
     def address(self, node: Node) -> str:
@@ -267,7 +264,7 @@ class Bed:
         (packages / "c_project.pth").write_text(f"{HERE.parent.parent}\n")
         self._warm_packages()
         _script(self.root / "bin" / "vllm", (HERE / "stub_engine.py").read_text())
-        _script(self.root / "bin" / "uv", _UV_SHIM.format(root=self.root, python=NODE_PYTHON))
+        _script(self.root / "bin" / "uv", _UV_SHIM.format(root=self.root))
         _script(self.root / "bin" / "curl", _CURL_SHIM.format(root=self.root))
         PROFILE.write_text(
             f'if [ "$(id -un)" = {USER} ]; then export PATH={self.root}/bin:$PATH; '
@@ -312,7 +309,7 @@ class Bed:
         version = _must(
             sys.executable, "-c", "import importlib.metadata as m; print(m.version('skypilot'))"
         ).strip()
-        stamp = cache / f".compiled-{version}"
+        stamp = cache / f".warm-{version}"
         if not stamp.exists():
             _must(sys.executable, "-m", "venv", str(self.root / "uv-venv"))
             _must(
@@ -337,7 +334,7 @@ class Bed:
                 "--clear",
                 "--seed",
                 "--python",
-                NODE_PYTHON,
+                sys.executable,
                 str(trial),
                 env=env,
             )
@@ -351,8 +348,6 @@ class Bed:
                 "setuptools",
                 env=env,
             )
-            python, script = str(trial / "bin" / "python"), str(HERE / "byte_code.py")
-            _must(python, "-I", script, str(cache), env={"HOME": str(trial)})
             shutil.rmtree(trial)
             stamp.touch()
         _must("chown", "-R", f"{USER}:{USER}", str(cache))
@@ -571,7 +566,7 @@ _UV_SHIM = """#!/bin/bash
 # SkyPilot asks for CPython 3.10 from the network; a node has neither and takes the system's.
 export UV_OFFLINE=1 UV_CACHE_DIR={root}/uv-cache
 words=()
-for word in "$@"; do [ "$word" = 3.10 ] && word={python}; words+=("$word"); done
+for word in "$@"; do [ "$word" = 3.10 ] && word=/usr/bin/python3; words+=("$word"); done
 exec {root}/uv-venv/bin/uv "${{words[@]}}"
 """
 

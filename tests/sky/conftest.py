@@ -1,14 +1,11 @@
-"""One bed for all tests that need a real SkyPilot; it starts once and is taken back at the end.
-
-Its stories go side by side in a few lanes: most of each is waiting for SkyServe, whose intervals nothing sets.
-"""
+"""One bed for all tests that need a real SkyPilot; it starts once and is taken back at the end."""
 
 from __future__ import annotations
 
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 
 import pytest
@@ -16,13 +13,10 @@ import pytest
 from tests.sky.bed import Bed, BedUnavailableError, default_root
 
 collect_ignore = [
-    "byte_code.py",
     "hooks.py",
     "stand_ins.py",
     "stub_engine.py",
 ]  # they run on the bed: importing them here would act
-
-Tell = Callable[[Bed], None]
 
 _SHOWN_LOGS = (
     "gateway-*.log",
@@ -74,34 +68,19 @@ def show_logs(bed: Bed) -> None:
 
 
 @pytest.fixture(scope="session")
-def begun(request: pytest.FixtureRequest, sky_bed: Bed) -> dict[str, Future[None]]:
-    """The stories of all tests that were chosen, by the tests' names. Lanes begin at once, side by side."""
-    outcomes: dict[str, Future[None]] = {}
-    lanes: dict[str, list[tuple[Tell, Future[None]]]] = {}
-    for item in request.session.items:
-        if (mark := item.get_closest_marker("story")) is not None:
-            outcomes[item.name] = Future()
-            lanes.setdefault(mark.kwargs["lane"], []).append(
-                (mark.kwargs["tell"], outcomes[item.name])
-            )
-    for name, stories in lanes.items():
-        # A daemon: where the tests are interrupted, the bed goes and nothing waits for its stories.
-        threading.Thread(target=follow, args=(stories, sky_bed), name=name, daemon=True).start()
-    return outcomes
+def profiling(sky_bed: Bed) -> Future[None]:
+    """The profiling story, begun beside the fleet's: its outcome is a test of its own."""
+    from tests.sky.test_profile import profile_and_serve
 
+    told: Future[None] = Future()
 
-def follow(stories: Sequence[tuple[Tell, Future[None]]], bed: Bed) -> None:
-    """Tell the stories of a lane one after another, whatever became of those before."""
-    for tell, outcome in stories:
+    def run() -> None:
         try:
-            tell(bed)
-            outcome.set_result(None)
+            told.set_result(profile_and_serve(sky_bed))
         except BaseException as error:  # noqa: BLE001 - told by the test that waits for it
-            traceback.print_exc()  # at once: the stories beside it may take minutes yet
-            outcome.set_exception(error)
+            traceback.print_exc()  # at once: the story beside it may take minutes yet
+            told.set_exception(error)
 
-
-@pytest.fixture
-def story(request: pytest.FixtureRequest, begun: dict[str, Future[None]]) -> Future[None]:
-    """What becomes of the story that the test's mark names."""
-    return begun[request.node.name]
+    # A daemon: where the tests are interrupted, the bed goes and nothing waits for the story.
+    threading.Thread(target=run, name="profiling", daemon=True).start()
+    return told

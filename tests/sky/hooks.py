@@ -1,13 +1,11 @@
 """For the bed's SkyPilot alone: what keeps stock SkyPilot 0.14 from serving on a Slurm of one machine.
 
 Copied into the bed's own virtual environment and imported by each of its Python processes (client, API
-server, serve and jobs controllers). The installed SkyPilot is not touched. Four things change:
+server, serve and jobs controllers). The installed SkyPilot is not touched. Three things change:
 
 * Slurm counts as a cloud that can open ports: the bed's nodes can reach each other's.
 * A replica's endpoint is its own node's address, not the login host's.
 * The check for internet access is passed: the bed is offline on purpose.
-* The API server reads services' states itself, which the controllers beside it share, and starts no process that
-  imports SkyPilot for each look: `sky.serve.runner` is SkyPilot's own place for that.
 """
 
 import importlib.abc
@@ -59,25 +57,10 @@ def _skip_internet_check(module):
     module.async_check_network_connection = reachable
 
 
-def _read_states_in_place(module):
-    class InPlace:
-        def get_service_status(self, *, handle, service_names, pool):
-            from sky.serve import serve_utils
-
-            try:
-                states = serve_utils.get_service_status_pickled(service_names, pool)
-            except Exception as error:  # told as of the process that would have failed
-                raise RuntimeError(f"Failed to fetch services: {error}") from error
-            return serve_utils.unpickle_service_status(states)
-
-    module.register(InPlace())
-
-
 _CHANGES = {
     "sky.clouds.slurm": _let_slurm_open_ports,
     "sky.provision.slurm": _answer_with_node_address,
     "sky.backends.backend_utils": _skip_internet_check,
-    "sky.serve.runner": _read_states_in_place,
 }
 
 

@@ -14,7 +14,6 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,12 @@ LIMITS = {"A10G": 3, "A100-80GB": 2}
 SHORT, LONG = (120, 40), (2500, 60)  # input and output tokens of the two sizes that are sent
 
 
-def working_folder(bed: Bed) -> Path:
-    """Make the user's working folder: inside a git repository, as fleets kept in git are."""
-    folder = bed.home / "desk"
+@pytest.fixture
+def desk(sky_bed: Bed) -> Path:
+    """The user's working folder: inside a git repository, as fleets kept in git are."""
+    folder = sky_bed.home / "desk"
     folder.mkdir()
-    git(bed, folder, "init", "--quiet")
+    git(sky_bed, folder, "init", "--quiet")
     return folder
 
 
@@ -198,30 +198,29 @@ def check_shares(url: str, planned: dict[str, Any]) -> None:
         assert statistic < 10.83, (size, seen, expected)  # χ² of one degree of freedom
 
 
-def from_plan_to_down(bed: Bed) -> None:
-    """The whole story."""
+@pytest.mark.usefixtures("profiling")  # it runs meanwhile
+def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     story = Story("fleet")
-    desk = working_folder(bed)
-    first = first_plan(bed, desk)
-    commit(bed, desk, "first plan")
+    first = first_plan(sky_bed, desk)
+    commit(sky_bed, desk, "first plan")
     story.note(f"planned {replicas(first)} at ${first['cost_usd_per_hour']:.2f}/h")
-    start_one_by_hand(bed, desk, first)
+    start_one_by_hand(sky_bed, desk, first)
     story.note("sky serve up returned for one service")
-    apply(bed, desk, first)
+    apply(sky_bed, desk, first)
     story.note("applied, all ready")
     check_fleets_page(first)
     story.note("the dashboard's page shows the plan and what runs")
-    with gateway(bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
+    with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
         check_shares(url, first)
     story.note("shares as planned")
-    second = replan(bed, desk, first)
+    second = replan(sky_bed, desk, first)
     story.note(f"replanned to {replicas(second)}: no replica restarted")
-    with gateway(bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
-        failed, sent = lose_a_node(bed, desk, url)
+    with gateway(sky_bed, desk / "fleet", "--backends-file", str(desk / "backends")) as url:
+        failed, sent = lose_a_node(sky_bed, desk, url)
     story.note(f"lost node replaced; {failed} of {sent} requests failed before the loss was seen")
-    streamed = move_to_another_option(bed, desk)
+    streamed = move_to_another_option(sky_bed, desk)
     story.note(f"moved to another option, killed at every step: 0 of {streamed} streams failed")
-    take_down(bed, desk)
+    take_down(sky_bed, desk)
     story.note("down, nothing left")
 
 
@@ -355,8 +354,3 @@ def recover(bed: Bed, folder: Path, url: str, option: str, lost_id: int) -> tupl
             assert not detected, f"a request failed after the loss was seen: {error}"
             failures += 1
         time.sleep(0.2)
-
-
-@pytest.mark.story(tell=from_plan_to_down, lane="fleet")
-def test_fleet_from_plan_to_down(story: Future[None]) -> None:
-    story.result()

@@ -1,7 +1,7 @@
 """Measure a real vLLM on two GPU types by profiling jobs, lose one on the way, plan, serve, stream.
 
 Real: SkyPilot's managed jobs and SkyServe, Slurm, vLLM (its CPU build, with a tiny model of random
-weights). Simulated: the GPUs.
+weights). Simulated: the GPUs. The story runs beside the fleet's, for most of both is waiting.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_spec(bed: Bed, path: Path) -> None:
 
 
 def profile_and_serve(bed: Bed) -> None:
-    """The whole story."""
+    """The whole story; run beside the other one by a fixture."""
     story = Story("profile")
     first, second = Desk(bed, bed.home / "first"), Desk(bed, bed.home / "second")
     spec, offers = bed.home / "real.yaml", write_offers(bed.home)
@@ -278,6 +278,5 @@ def stream(url: str, model: str, max_tokens: int) -> None:
     assert max_tokens == 1 or len(choices) > 1
 
 
-@pytest.mark.story(tell=profile_and_serve, lane="profile")
-def test_profile_plan_serve(story: Future[None]) -> None:
-    story.result()
+def test_profile_plan_serve(profiling: Future[None]) -> None:
+    profiling.result()

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -161,42 +160,41 @@ def answering(folder: Path, count: int) -> set[tuple[str, str]]:
     return seen
 
 
-def a_day_of_fleets(bed: Bed) -> None:
-    """The whole story."""
+def test_a_day_of_fleets(sky_bed: Bed) -> None:
     story = Story("schedule")
-    desk = bed.home / "hours"
+    desk = sky_bed.home / "hours"
     desk.mkdir()
-    reserve(bed, desk)
+    reserve(sky_bed, desk)
     places = ("--backends", str(desk / "backends"), "--routes", str(desk / "routes.json"))
     told = carry_out(
-        bed, desk, QUIET - 0.1, *places
+        sky_bed, desk, QUIET - 0.1, *places
     )  # nothing is asked for yet, in six minutes it is
-    assert "starting 1" in told and len(running(bed, "hours-")) == 1, told
+    assert "starting 1" in told and len(running(sky_bed, "hours-")) == 1, told
     story.note("the first replica is up before its hour")
     (first,) = answers(desk)
     with (
-        gateway(bed, desk / "routes.json") as url,
+        gateway(sky_bed, desk / "routes.json") as url,
         asked_all_the_while(url) as failed,
     ):
         there = (*places, "--gateway", url)
-        assert "nothing to change" in carry_out(bed, desk, QUIET + 1, *there)
-        killed(bed, desk, BUSY - 0.1, "1 of 2 ready", *there)
-        told = carry_out(bed, desk, BUSY - 0.1, *there)
+        assert "nothing to change" in carry_out(sky_bed, desk, QUIET + 1, *there)
+        killed(sky_bed, desk, BUSY - 0.1, "1 of 2 ready", *there)
+        told = carry_out(sky_bed, desk, BUSY - 0.1, *there)
         both = answering(desk, 2)
         assert "1 → 2" not in told and first in both, (told, both)
         story.note("a step up, killed and run again: the first replica kept running")
-        killed(bed, desk, QUIET + 1, "2 → 1 replicas", *there)
-        carry_out(bed, desk, QUIET + 1, *there)
-        wait_for(lambda: len(running(bed, "hours-")) == 1, "the step down", 300)
+        killed(sky_bed, desk, QUIET + 1, "2 → 1 replicas", *there)
+        carry_out(sky_bed, desk, QUIET + 1, *there)
+        wait_for(lambda: len(running(sky_bed, "hours-")) == 1, "the step down", 300)
         assert answering(desk, 1) < both
         story.note("a step down, killed and run again: the other kept running")
         balancer = [text for text in failed if BALANCER_SAYS in text]
         assert failed == balancer, failed[:5]
         assert len(balancer) <= 2 * MOST_OF_AN_UPDATE, balancer[:5]
         story.note(f"no request failed but for {len(balancer)} that SkyServe's balancer refused")
-    killed(bed, desk, 1, "stopping")
-    told = carry_out(bed, desk, 1)
-    wait_for(lambda: not running(bed, "hours-"), "emptying the nodes", 300)
+    killed(sky_bed, desk, 1, "stopping")
+    told = carry_out(sky_bed, desk, 1)
+    wait_for(lambda: not running(sky_bed, "hours-"), "emptying the nodes", 300)
     rows = [
         json.loads(row) for row in (desk / "fleets" / "schedule.jsonl").read_text().splitlines()
     ]
@@ -204,8 +202,3 @@ def a_day_of_fleets(bed: Bed) -> None:
         "1 → 2" in row["event"] for row in rows
     )
     story.note("down, nothing left")
-
-
-@pytest.mark.story(tell=a_day_of_fleets, lane="hours")
-def test_a_day_of_fleets(story: Future[None]) -> None:
-    story.result()

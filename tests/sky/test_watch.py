@@ -9,7 +9,6 @@ import json
 import shutil
 import threading
 import time
-from concurrent.futures import Future
 from datetime import datetime, timezone
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
@@ -154,32 +153,31 @@ def decided(desk: Path) -> list[tuple[str, dict[str, int]]]:
     return [(one["reason"], one["plan"]["counts"]) for one in changes]
 
 
-def a_fleet_follows_its_traffic(bed: Bed) -> None:
-    """The whole story."""
+def test_a_fleet_follows_its_traffic(sky_bed: Bed) -> None:
     story = Story("watch")
-    desk = bed.home / "following"
+    desk = sky_bed.home / "following"
     desk.mkdir()
-    one, two, three = plan_of(bed, desk, 3)
-    applied = bed.run("melange-sky", "apply", str(desk / "fleet"), "--yes", timeout_s=900)
+    one, two, three = plan_of(sky_bed, desk, 3)
+    applied = sky_bed.run("melange-sky", "apply", str(desk / "fleet"), "--yes", timeout_s=900)
     assert applied.returncode == 0, applied.stdout + applied.stderr
     story.note(f"three replicas run; one, two, three serve {one:.2f}, {two:.2f}, {three:.2f} req/s")
     quiet = (one + two) / 2
     remember(desk, quiet)
-    with gateway(bed, desk / "fleet", "--sky") as url:
+    with gateway(sky_bed, desk / "fleet", "--sky") as url:
         traffic = Traffic(url, quiet)
         try:
-            shrinks_and_is_killed_growing(bed, desk, url, traffic, min(1.5 * two, three))
+            shrinks_and_is_killed_growing(sky_bed, desk, url, traffic, min(1.5 * two, three))
             story.note("shrank to two, decided to grow; killed before the new replica was there")
-            lost_s = grows_and_loses_a_node(bed, desk, url, traffic)
+            lost_s = grows_and_loses_a_node(sky_bed, desk, url, traffic)
             story.note("the next watcher finished it, a node lost meanwhile was replaced")
         finally:
             traffic.end()
         beyond = [(at - lost_s, why) for at, why in traffic.failed if not -5 < at - lost_s < LOSS_S]
         assert beyond == [], (traffic.sent, traffic.failed)
         story.note(f"{len(traffic.failed)} of {traffic.sent} requests failed, at the loss alone")
-    done = bed.run("melange-sky", "down", str(desk / "fleet"), "--yes", timeout_s=900)
+    done = sky_bed.run("melange-sky", "down", str(desk / "fleet"), "--yes", timeout_s=900)
     assert done.returncode == 0, done.stderr
-    wait_for(lambda: not running(bed, f"{NAME}-"), "emptying the nodes", 300)
+    wait_for(lambda: not running(sky_bed, f"{NAME}-"), "emptying the nodes", 300)
     story.note("down, nothing left")
 
 
@@ -248,8 +246,3 @@ def grows_and_loses_a_node(bed: Bed, desk: Path, url: str, traffic: Traffic) -> 
 def jobs_on(bed: Bed, node: str) -> list[str]:
     """Return the Slurm jobs of a node."""
     return bed.run("squeue", "--noheader", "-o", "%i", "-w", node).stdout.split()
-
-
-@pytest.mark.story(tell=a_fleet_follows_its_traffic, lane="hours")
-def test_a_fleet_follows_its_traffic(story: Future[None]) -> None:
-    story.result()
