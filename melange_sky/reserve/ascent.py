@@ -55,11 +55,8 @@ _LOOK_BACK, _LITTLE = 20, 1e-4
 _NEWEST = 0.25
 """How much the newest step counts in the mean of what is used and bought."""
 
-_LOOK = 10
-"""Every so many steps a better purchase is looked for."""
-
 _LEARN = 4
-"""Every so many steps the fleets found become known, and with them why they serve no more."""
+"""Every so many steps the fleets found become known, and with them why they serve no more, and a purchase is tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,13 +137,13 @@ class Ascent:
         box: Box,
         span: tuple[float, float],
         raised: Callable[[float], None],
-        looked: Callable[[Floats], tuple[float, float]] | None = None,
+        looked: Callable[[Floats], tuple[float, float] | None] = lambda _units: None,
     ) -> Climb:
         """Return the best bound found for a box, beginning at the prices of one around it.
 
         `span` is the cost of the best known purchase, and from where on no more is sought; `raised` is told of
         better bounds. `looked` is told now and then what is bought about there, once the fleets found are known, and
-        answers with the span then. Raises TimeUpError.
+        may answer with the span then. Raises TimeUpError.
         """
         value, target = span
         around = np.array(around_each(cells, above.cells), dtype=np.intp)
@@ -170,9 +167,10 @@ class Ascent:
             prices = np.clip(at[0] + far * used, 0.0, priced.dearest)
             pooled = np.clip(at[1] + far * drawn, 0.0, priced.dearest_pooled)
             now = self._step(priced, prices, pooled)
+            mean = mean.towards(now, _NEWEST)
             if step % _LEARN == 0:
                 priced.learn()
-            mean = mean.towards(now, _NEWEST)
+                value, target = looked(priced.units(mean)) or (value, target)
             if now.bound > best.bound:
                 best, at, idle = now, (prices, pooled), 0
                 length = min(1.0, length * _LONGER)
@@ -181,9 +179,6 @@ class Ascent:
                 idle += 1
             if idle >= _PATIENCE:
                 length, idle = length * _SHORTER, 0
-            if looked is not None and step % _LOOK == 0:
-                priced.learn()
-                value, target = looked(priced.units(mean))
             if step % _LOOK_BACK == 0:
                 if best.bound < before + _LITTLE * abs(value):
                     break
