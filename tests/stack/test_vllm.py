@@ -24,6 +24,7 @@ def pair(server: str, tmp_path_factory: pytest.TempPathFactory) -> profiling.Pai
     return profiling.run_pair(server, *folders)
 
 
+@pytest.mark.long
 def test_a_killed_profile_goes_on_without_losing_or_repeating_a_cell(pair: profiling.Pair) -> None:
     assert 4 <= len(pair.left.cells) < 6
     (table,) = load_tables(pair.first)
@@ -36,6 +37,7 @@ def test_a_killed_profile_goes_on_without_losing_or_repeating_a_cell(pair: profi
     assert len(pair.one["kept"]) == 6  # the two rows that were there before the last run
 
 
+@pytest.mark.long
 def test_grid_is_complete_and_token_counts_are_exact(pair: profiling.Pair) -> None:
     (table,) = load_tables(pair.first)
     assert {(c.input_tokens, c.output_tokens) for c in table.cells} == profiling.SIZES
@@ -68,6 +70,7 @@ def test_quantization_methods_are_those_that_vllm_takes() -> None:
     assert WEIGHTS.online - {"fp8", "experts_int8"} <= lists["ONLINE"]
 
 
+@pytest.mark.long
 def test_server_metrics_are_kept(pair: profiling.Pair) -> None:
     (table,) = load_tables(pair.first)
     seen = [p.server for c in table.cells for p in c.probes if p.server]
@@ -76,6 +79,7 @@ def test_server_metrics_are_kept(pair: profiling.Pair) -> None:
     assert max(s["running_max"] for s in seen) <= 4  # --max-num-seqs
 
 
+@pytest.mark.long
 def test_two_runs_agree(pair: profiling.Pair) -> None:
     """Other prompts and arrivals: the same rates within 40 % over the grid."""
     one, two = profiling.rates(pair.one), profiling.rates(pair.two)
@@ -85,6 +89,7 @@ def test_two_runs_agree(pair: profiling.Pair) -> None:
     assert apart <= 0.4, {size: (one[size], two[size]) for size in sorted(one)}
 
 
+@pytest.mark.long
 def test_agrees_with_vllm_bench(
     server: str, model: Path, pair: profiling.Pair, tmp_path: Path
 ) -> None:
@@ -101,6 +106,7 @@ def test_agrees_with_vllm_bench(
         assert abs(ours - theirs) <= max(5.0, 0.3 * theirs), check
 
 
+@pytest.mark.long
 def test_plan_uses_the_measured_rates(model: Path, pair: profiling.Pair, tmp_path: Path) -> None:
     """The table becomes the capacity of that model on that accelerator."""
     (path,) = pair.first.glob("*.profile.jsonl")
