@@ -54,6 +54,12 @@ def call(n: int = 5) -> int:
     return int(entry(n))
 
 
+@pytest.fixture(autouse=True)
+def new_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep out what other tests made."""
+    monkeypatch.setenv("MELANGE_SKY_HOME", str(tmp_path / "new"))
+
+
 @pytest.fixture
 def no_making(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(text: str) -> None:

@@ -62,7 +62,7 @@ def test_it_is_the_same_whatever_comes_behind_the_beginning(tmp_path, monkeypatc
         return was_right
 
     monkeypatch.setattr(TraceReader, "prove", noted)
-    for n in range(40):
+    for n in range(60):
         named = rng.choice([("input_length", "output_length"), ("input_tokens", "output_tokens")])
         path = write(tmp_path / f"t{n}.{rng.choice(['csv', 'jsonl'])}", times_of(rng), named)
         monkeypatch.setattr(evidence, "FEWEST_BYTES", 1 << 40)

@@ -189,7 +189,7 @@ def test_a_plan_with_rules_is_played_to_its_end(rule: str, tmp_path: Path) -> No
     spec = tmp_path / "w.yaml"
     spec.write_text(SPEC.replace("infra: aws}", f"infra: [aws]{of_resources}}}") + section + "\n")
     melange_sky.write(melange_sky.plan(spec, offline=True), tmp_path / "plan")
-    path = rates_csv(tmp_path / "swing.csv", swing(2, 1.0, 7.0))
+    path = rates_csv(tmp_path / "swing.csv", swing(3, 1.0, 7.0))
     found = backtest(tmp_path / "plan", options(path), silent)
     assert found.held and not found.blocked
     names = {one.name: one for one in found.contenders}
