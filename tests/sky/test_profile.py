@@ -1,7 +1,7 @@
 """Measure a real vLLM on two GPU types by profiling jobs, lose one on the way, plan, serve, stream.
 
 Real: SkyPilot's managed jobs and SkyServe, Slurm, vLLM (its CPU build, with a tiny model of random
-weights). Simulated: the GPUs. The story runs beside the fleet's, for most of both is waiting.
+weights). Simulated: the GPUs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import signal
 import time
 import urllib.request
-from concurrent.futures import Future
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen
 from typing import Any
@@ -90,7 +89,7 @@ def write_spec(bed: Bed, path: Path) -> None:
 
 
 def profile_and_serve(bed: Bed) -> None:
-    """The whole story; run beside the other one by a fixture."""
+    """The whole story."""
     story = Story("profile")
     first, second = Desk(bed, bed.home / "first"), Desk(bed, bed.home / "second")
     spec, offers = bed.home / "real.yaml", write_offers(bed.home)
@@ -278,5 +277,5 @@ def stream(url: str, model: str, max_tokens: int) -> None:
     assert max_tokens == 1 or len(choices) > 1
 
 
-def test_profile_plan_serve(profiling: Future[None]) -> None:
-    profiling.result()
+def test_profile_plan_serve(sky_bed: Bed) -> None:
+    profile_and_serve(sky_bed)
