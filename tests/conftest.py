@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import socket
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-
-from tests import machine_code
 
 hypothesis.settings.register_profile(
     "repeatable",
@@ -35,16 +34,17 @@ def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _homes(tmp_path_factory: pytest.TempPathFactory, _shared: Path) -> Iterator[Iterator[Path]]:
+def _homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """New folders. pytest numbers its own by what is there, which thousands of them make slow."""
     above = tmp_path_factory.mktemp("homes")
-    with machine_code.shared(_shared / "code"):
-        yield (above / str(n) for n in itertools.count())
+    return (above / str(n) for n in itertools.count())
 
 
 @pytest.fixture(autouse=True)
-def own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Keep the caches of the person who runs the tests out of them."""
+def own_home(
+    _homes: Iterator[Path], _shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Keep the caches of the person who runs the tests out of them, but for machine code that other tests made."""
     home = next(_homes)
     home.mkdir()
     for name in (
@@ -56,8 +56,18 @@ def own_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MELANGE_SKY_HOME", str(home / "melange-sky"))
     monkeypatch.setenv("HOME", str(home))
-    with machine_code.lent(home / "melange-sky"):
-        yield home
+    made, code = _shared / "code", home / "melange-sky" / "code"
+    _link(made, code)
+    yield home
+    _link(code, made)
+
+
+def _link(there: Path, here: Path) -> None:
+    """Have the machine code of one folder in another, too: it is kept by content."""
+    for file in there.glob("*.o"):
+        here.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):
+            (here / file.name).hardlink_to(file)
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def test_no_mutation_of_a_plan_ends_in_a_traceback(
     rng, documents = random.Random(18), planfuzz.seeds()
     for document in documents:
         assert planfuzz.check(document, tmp_path, list(planfuzz.READERS)) is None
-    for n in range(500):
+    for n in range(1000):
         document, done = planfuzz.mutated(documents[n % 2], rng)
         reader = list(planfuzz.READERS)[n // 2 % len(planfuzz.READERS)]
         failed = planfuzz.check(document, tmp_path, [reader])

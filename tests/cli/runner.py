@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from melange_sky.cli import main
-from tests.machine_code import lent
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -19,17 +18,15 @@ def melange_sky(
     *arguments: str, cwd: Path | None = None, within_s: float = 100, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Return what `melange-sky ARGUMENTS` prints and its exit code."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    with lent(Path(environment["MELANGE_SKY_HOME"])):
-        return subprocess.run(
-            [sys.executable, "-m", "melange_sky", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=within_s,
-            check=False,
-            cwd=cwd or ROOT,
-            env=environment,
-        )
+    return subprocess.run(
+        [sys.executable, "-m", "melange_sky", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+        cwd=cwd or ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -16,7 +16,6 @@ from melange_sky.rendering import render_services, write_folder
 from melange_sky.settings import home_dir
 from tests.cli.runner import ROOT
 from tests.factories import make_plan
-from tests.machine_code import lent
 
 pytestmark = pytest.mark.usefixtures("kept_estimates")
 
@@ -117,18 +116,16 @@ def folder(tmp_path: Path) -> Path:
 def call(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program where SkyPilot cannot be imported: it would take its time, and a server."""
     command = [sys.executable, "-c", NO_SKY, *arguments]
-    home = home_dir()
-    environment = {"MELANGE_SKY_HOME": str(home), "PYTHONPATH": str(ROOT), **SECRETS}
-    with lent(home):
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            check=False,
-            cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment},
-        )
+    environment = {"MELANGE_SKY_HOME": str(home_dir()), "PYTHONPATH": str(ROOT), **SECRETS}
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment},
+    )
 
 
 def test_every_command_is_here() -> None:

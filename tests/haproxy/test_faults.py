@@ -14,9 +14,9 @@ from tests.gateway.bed import MODEL, Bed, run, split_plan, together
 from tests.gateway.replica import Replica
 from tests.gateway.test_faults import BAD_BODIES, ONLY_SMALL, pair
 from tests.gateway.test_outliers import clients, fleet
-from tests.haproxy.bed import proxy_bed
+from tests.haproxy.bed import needs_haproxy, proxy_bed
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, needs_haproxy]
 
 
 @pytest.mark.parametrize("mode", ["error", "busy", "deny", "drop", "noise"])

@@ -16,9 +16,9 @@ from melange_sky.routing import Router
 from tests.factories import make_capacity, make_engine, make_option, make_plan, make_workload
 from tests.gateway.bed import KEY, MODEL, REPLICA_KEY, raw, run, split_plan, together
 from tests.gateway.replica import Replica
-from tests.haproxy.bed import proxy_bed
+from tests.haproxy.bed import needs_haproxy, proxy_bed
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, needs_haproxy]
 
 CHI2_999 = {1: 10.83, 2: 13.82, 3: 16.27}
 """The 99.9 % quantile of chi square by degrees of freedom."""

@@ -16,9 +16,9 @@ from melange_sky.gateway.service import Service
 from tests.gateway.bed import FAST, KEY, MODEL, raw, run, split_plan
 from tests.gateway.replica import Replica
 from tests.gateway.test_fuzz import document
-from tests.haproxy.bed import ProxyBed, proxy_bed
+from tests.haproxy.bed import ProxyBed, needs_haproxy, proxy_bed
 
-pytestmark = pytest.mark.stack
+pytestmark = [pytest.mark.stack, needs_haproxy]
 
 REQUESTS, SEED = 300, int(os.environ.get("SEED", "11"))
 
