@@ -32,7 +32,7 @@ def kept_terms(home: Path, cloud: str) -> list[Commitment]:
 
 
 def pull(run, *arguments: str):
-    return run("prices", "refresh", "--deadline", "5", *arguments)
+    return run("prices", "refresh", "--deadline", "120", *arguments)
 
 
 def item(size: str, price: float, **over: object) -> dict[str, object]:
@@ -149,9 +149,10 @@ def test_azure_s_next_page_stays_on_its_host(link, server, run, monkeypatch):
 def test_azure_pages_without_end(server, run, monkeypatch):
     server.answers["/p"] = answer_json({"Items": [], "NextPageLink": f"{server.url}/p"})
     monkeypatch.setenv("MELANGE_SKY_AZURE_URL", f"{server.url}/p")
+    # 40 pages for each size take seconds: it is their count that has to end it
     done = pull(run, "--source", "azure")
     assert done.code == 4
-    assert "pages" in done.err
+    assert "more than 40 pages" in done.err
 
 
 RUNPOD = {
@@ -678,7 +679,7 @@ def test_an_api_that_fails_keeps_what_the_catalog_gave(server, run, home, monkey
     from tests.pricing.catalogs import GOOD_AWS
 
     server.catalog("aws", body(GOOD_AWS))
-    assert refresh(Store(home / "prices"), RefreshOptions(clouds=("aws",), deadline_s=5)).any_good
+    assert refresh(Store(home / "prices"), RefreshOptions(clouds=("aws",), deadline_s=60)).any_good
     before = listed(run, "aws")
     monkeypatch.setenv("MELANGE_SKY_AWS_URL", f"{server.url}/nothing")
     assert pull(run, "--source", "aws").code == 4

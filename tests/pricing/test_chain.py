@@ -24,7 +24,7 @@ AWS = (("aws", None),)
 def pull(home: Path, moment: datetime, clouds: tuple[str, ...] = ("aws",)):
     return refresh(
         Store(home / "prices"),
-        RefreshOptions(clouds=clouds, deadline_s=5, clock=lambda: moment),
+        RefreshOptions(clouds=clouds, deadline_s=60, clock=lambda: moment),
     )
 
 

@@ -25,7 +25,7 @@ NOON = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 
 
 def pull(home: Path, moment: datetime, clouds: tuple[str, ...] = ("aws",)):
-    options = RefreshOptions(clouds=clouds, deadline_s=5, clock=lambda: moment)
+    options = RefreshOptions(clouds=clouds, deadline_s=60, clock=lambda: moment)
     return refresh(Store(home / "prices"), options)
 
 
