@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
@@ -151,3 +152,40 @@ def keeps_to_rows(program: IntegerProgram, values: tuple[float, ...]) -> bool:
         over = total - row.bound
         assert {LE: over, GE: -over, EQ: abs(over)}[row.sense] <= 1e-6
     return all(values[x] == round(values[x]) for x in program.x)
+
+
+def least_covering(rates: list[int], prices: list[float], wanted: int) -> float:
+    """Return the least price of instances whose rates sum to what is wanted, by every smaller sum first."""
+    least = [0.0] + [math.inf] * wanted
+    for have in range(1, wanted + 1):
+        least[have] = min(
+            price + least[max(0, have - rate)] for rate, price in zip(rates, prices, strict=True)
+        )
+    return least[wanted]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_thousand_instances_of_nearly_one_price_per_request_are_counted(seed: int) -> None:
+    """Millions of fleets waste next to nothing; of one size, what matters of each is what it carries."""
+    rng = random.Random(f"covering {seed}")
+    rates = rng.sample(range(20, 90), 8)
+    prices = [round(0.31 * rate * rng.uniform(0.9995, 1.0005), 4) for rate in rates]
+    some = [
+        option(f"A{n}", price, [[float(rate)]])
+        for n, (rate, price) in enumerate(zip(rates, prices, strict=True))
+    ]
+    options = SolveOptions().started()
+    wanted = 60_000 + rng.randint(0, 99)
+    program = one_program(Problem(demands=(demand([[float(wanted)]], *some),)), options)
+    counted = least_by_counting(program, options)
+    assert counted is not None
+    assert counted.objective == pytest.approx(least_covering(rates, prices, wanted), abs=1e-6)
+
+
+def test_a_fleet_of_more_than_are_counted_of_one_kind_is_left_to_the_solver() -> None:
+    """Ten thousand of one kind are no bound of what is cheapest."""
+    options = SolveOptions().started()
+    served = demand([[40_003.0]], option("a", 1.0, [[3.0]]), option("b", 4.0, [[7.0]]))
+    program = one_program(Problem(demands=(served,)), options)
+    counted = least_by_counting(program, options)
+    assert counted is None or counted.objective == pytest.approx(13_335.0)
