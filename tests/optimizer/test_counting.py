@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
@@ -22,7 +23,7 @@ from melange_sky.optimizer.program.linear import EQ, GE, LE
 from melange_sky.optimizer.program.run import Outcome, run
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
-from melange_sky.optimizer.search import counting
+from melange_sky.optimizer.search import counting, fleets_between
 from melange_sky.optimizer.search.counting import least_by_counting
 from melange_sky.optimizer.search.levels import levelled_forms
 from melange_sky.optimizer.search.solution_point import read_point
@@ -107,14 +108,16 @@ def two_options(limit: int | None = None) -> Problem:
     return Problem(demands=(served,), headroom=0.1, constraints=Constraints(limits=limits))
 
 
-@pytest.mark.parametrize(("name", "most"), [("MOST_FLEETS", 1), ("MOST_TRIED", 0)])
+@pytest.mark.parametrize(
+    ("module", "name"), [(fleets_between, "MOST_FLEETS"), (counting, "MOST_TRIED")]
+)
 def test_beyond_its_bounds_it_leaves_the_answer_to_the_solver(
-    monkeypatch: pytest.MonkeyPatch, name: str, most: int
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
 ) -> None:
     options = SolveOptions().started()
     program = one_program(two_options(), options)
     assert least_by_counting(program, options) is not None
-    monkeypatch.setattr(counting, name, most)
+    monkeypatch.setattr(module, name, 0)
     assert least_by_counting(program, options) is None
     assert optimize(two_options(), options).cost_usd_per_hour == run(program.lp, options).objective
 

@@ -73,14 +73,55 @@ def test_counted_or_solved_the_fleet_is_the_same(
             continue
         with monkeypatch.context() as patch:
             patch.setattr(simplest, "simpler_fleets", lambda *_: None)
+            tried = optimize(problem)
+            patch.setattr(simplest, "simpler_by_counting", lambda *_: None)
             solved = optimize(problem)
         fleets = [
             [(a.candidate.option.name, a.instances) for mine in s.allocations for a in mine]
-            for s in (counted, solved)
+            for s in (counted, tried, solved)
         ]
-        assert fleets[0] == fleets[1]
+        assert fleets[0] == fleets[1] == fleets[2]
         compared += 1
     assert compared >= 3
+
+
+def ties_of_quarters(seed: int) -> Problem:
+    """Seven options of which every price is a multiple of a quarter, and six sizes."""
+    rng = random.Random(f"quarters {seed}")
+    rows = [
+        option(f"o{k}", size / 4, [[size * rng.uniform(0.85, 1.15) for _ in range(6)]])
+        for k, size in enumerate(rng.choices(range(2, 12), k=7))
+    ]
+    return Problem(demands=(demand([[rng.uniform(2, 20) for _ in range(6)]], *rows),))
+
+
+def chosen(problem: Problem) -> tuple[int, int, int, list[int]]:
+    """Return the rank of the fleet that is chosen."""
+    counts = {a.candidate.option.name: a.instances for a in optimize(problem).allocations[0]}
+    columns = canonical_form(problem).columns
+    return rank_of([counts.get(c.name, 0) for c in columns], [c.place for c in columns])
+
+
+def test_of_many_fleets_of_one_cost_the_first_by_rank_that_serves_is_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tried in their order, or asked of the solver, which leaves open which of two alike: nearly all are tried."""
+    monkeypatch.setattr(simplest, "simpler_fleets", lambda *_: None)
+    ask, asked = simplest._ask_for_simplest, set()
+    for seed in range(30):
+        problem = ties_of_quarters(seed)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                simplest,
+                "_ask_for_simplest",
+                lambda *words, seed=seed: (asked.add(seed), ask(*words)),
+            )
+            tried = chosen(problem)
+        with monkeypatch.context() as patch:
+            patch.setattr(simplest, "simpler_by_counting", lambda *_: None)
+            solved = chosen(problem)
+        assert tried <= solved and tried[:3] == solved[:3], seed
+    assert len(asked) <= 4
 
 
 def test_a_long_count_is_left_to_the_solver() -> None:

@@ -10,6 +10,7 @@ begun where the one before ended, takes a third of the time of branching.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,9 +20,10 @@ from melange_sky.optimizer.program.run import Outcome, has_highs
 from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import MOST_COUNTED, Waste
+from melange_sky.optimizer.search.fleets_between import CountedColumn, Window, fleets_between
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,16 +32,12 @@ if TYPE_CHECKING:
     from melange_sky.optimizer.program.integer_program import IntegerProgram
 
     Floats = NDArray[np.float64]
-    Whole = NDArray[np.int64]
 
-MOST_FLEETS, MOST_TRIED = 20_000, 24
-"""Beyond so many fleets counted at once, or so many tried, branching is left to the solver."""
+MOST_TRIED = 24
+"""Beyond so many fleets tried, branching is left to the solver."""
 
 FINEST_STEP, MOST_STEPS = 1e-7, 64
 """How small a part of the cost it rises by at once, and how often, where many fleets cost nearly the same."""
-
-MOST_AT_ONCE = 1_000_000
-"""Fleets with one more column that are looked at together, for the memory that they take."""
 
 _SLACK = 1e-5
 """Relative room in a cut for what the solver's tolerances let pass."""
@@ -54,33 +52,40 @@ def least_by_counting(program: IntegerProgram, options: SolveOptions) -> Outcome
     Counted are programs whose only whole columns are the instances and whose goal is their price.
     Raises TimeUpError.
     """
-    if options.solver == "cbc" or not has_highs() or not _is_counted(program):
+    if not _is_counted(program, options):
         return None
-    from melange_sky.optimizer.program.highs import Relaxed
-
-    waste = Waste.of(program.canonical, program.problem)
-    count = _Count(program=program, waste=waste, prices=_prices(program))
-    relaxed = Relaxed(program.lp, program.x, options.deadline)
-    for fleet in count.rising(relaxed):
-        found = relaxed.least_from(fleet)
-        if found is None:
-            continue
-        if (found.values[program.x] - fleet).max() <= _SAME:
-            return _outcome(program, fleet, found.values)
-        count.cut(fleet, found.goal, found.reduced_costs)
+    with contextlib.suppress(_TooManyError):
+        count = _Count.of(program, options)
+        return count.first_that_serves(count.rising())
     return None
 
 
-def _is_counted(program: IntegerProgram) -> bool:
+def simpler_by_counting(
+    program: IntegerProgram, options: SolveOptions, instances: Sequence[int], most: float
+) -> Outcome | None:
+    """Return the simplest fleet of a least cost, at `most`, that ranks before the one that holds these instances.
+
+    Its outcome is infeasible where none does. None where that is not counted. Raises TimeUpError.
+    """
+    if not _is_counted(program, options):
+        return None
+    with contextlib.suppress(_TooManyError):
+        count = _Count.of(program, options)
+        found = count.first_that_serves(count.simpler(np.array(instances, dtype=float), most))
+        return found or Outcome(
+            termination=Termination.INFEASIBLE, objective=None, bound=None, solver="highs"
+        )
+    return None
+
+
+def _is_counted(program: IntegerProgram, options: SolveOptions) -> bool:
+    if options.solver == "cbc" or not has_highs():
+        return False
     lp, rules = program.lp, RuleSet.of(program.problem, program.options)
     whole = [column for column, is_whole in enumerate(lp.whole) if is_whole]
     if whole != program.x or not program.x or rules.spare_instances or not rules.goal_is_cost:
         return False
     return len(program.canonical.demands) == 1 and not program.fixed and not program.extra_goal
-
-
-def _prices(program: IntegerProgram) -> Floats:
-    return np.array([column.price for column in program.canonical.columns])
 
 
 def _outcome(program: IntegerProgram, fleet: Floats, values: Floats) -> Outcome:
@@ -103,14 +108,43 @@ class _Cut(NamedTuple):
     least: float
 
 
+class _TooManyError(Exception):
+    """Too many fleets are left, or were tried."""
+
+
 @dataclass(slots=True, kw_only=True)
 class _Count:
     """The fleets counted so far and what is known of those that serve."""
 
     program: IntegerProgram
+    relaxed: Relaxed
     waste: Waste
     prices: Floats
+    bounds: Floats
+    root_goal: float
     cuts: list[_Cut] = field(default_factory=list)
+    tried: int = 0
+
+    @classmethod
+    def of(cls, program: IntegerProgram, options: SolveOptions) -> _Count:
+        """Begin with what the program without whole columns tells."""
+        from melange_sky.optimizer.program.highs import Relaxed
+
+        relaxed = Relaxed(program.lp, program.x, options.deadline)
+        nothing = np.zeros(len(program.x))
+        root = relaxed.least_from(nothing)
+        if root is None:
+            raise _TooManyError
+        count = cls(
+            program=program,
+            relaxed=relaxed,
+            waste=Waste.of(program.canonical, program.problem),
+            prices=np.array([column.price for column in program.canonical.columns]),
+            bounds=np.array(program.bounds, dtype=np.float64),
+            root_goal=root.goal,
+        )
+        count._cut(nothing, root.goal, root.reduced_costs)
+        return count
 
     @property
     def is_one_size(self) -> bool:
@@ -119,73 +153,89 @@ class _Count:
         (part,) = self.waste.parts
         return rules.only_serves and part.loads.shape[1] == 1
 
-    def rising(self, relaxed: Relaxed) -> Iterator[Floats]:
-        """Yield the fleets that may serve, the cheapest first; end where too many are left or tried."""
-        nothing = np.zeros(len(self.prices))
-        root = relaxed.least_from(nothing)
-        if root is None:
-            return
-        self.cut(nothing, root.goal, root.reduced_costs)
-        bounds = np.array(self.program.bounds, dtype=np.float64)
-        below, tried = -1.0, 0
-        cap, step = max(root.goal, self.waste.bound), float(self.prices.min()) / 2
-        least_step, growth = FINEST_STEP * cap, 2.0
+    def first_that_serves(self, fleets: Iterator[Floats]) -> Outcome | None:
+        """Return the first of the fleets that serves, None where none does; each that does not is learnt from."""
+        for fleet in fleets:
+            found = self.relaxed.least_from(fleet)
+            if found is None:
+                continue
+            if (found.values[self.program.x] - fleet).max() <= _SAME:
+                return _outcome(self.program, fleet, found.values)
+            self._cut(fleet, found.goal, found.reduced_costs)
+        return None
+
+    def rising(self) -> Iterator[Floats]:
+        """Yield the fleets that may serve, the cheapest first. Raises `_TooManyError`."""
+        below, growth = -1.0, 2.0
+        cap, step = max(self.root_goal, self.waste.bound), float(self.prices.min()) / 2
+        least_step = FINEST_STEP * cap
         for _ in range(MOST_STEPS):
-            if below >= float(self.prices @ bounds):
-                return
-            fleets = self._between(below, cap + step, bounds)
+            fleets = self._between(below, cap + step, is_one_size=self.is_one_size)
             if fleets is None:
                 if step <= least_step:
-                    return
+                    break
                 step, growth = max(least_step, step / 4), 1.0
                 continue
             below = cap = cap + step
             step *= growth
-            while len(fleets):
-                tried += 1
-                if tried > MOST_TRIED:
-                    return
-                yield fleets[0]
-                fleets = self._uncut(fleets[1:], self.cuts[-1:])
+            yield from self._tried(fleets)
+        raise _TooManyError
 
-    def cut(self, fleet: Floats, goal: float, reduced_costs: Floats) -> None:
+    def simpler(self, known: Floats, most: float) -> Iterator[Floats]:
+        """Yield the fleets that cost no more than this one, of the least cost, and rank before it, in their order."""
+        tie = most - float(self.prices @ known)
+        fleets = self._between(most - 3 * max(tie, 0.0), most, is_one_size=False)
+        if fleets is None:
+            raise _TooManyError
+        places = [column.place for column in self.program.canonical.columns]
+        fleets = fleets[
+            np.lexsort(
+                (
+                    *-fleets.T[::-1],
+                    fleets @ places,
+                    fleets.sum(axis=1),
+                    np.count_nonzero(fleets, axis=1),
+                )
+            )
+        ]
+        at = np.flatnonzero((fleets == known).all(axis=1))
+        if not len(at):
+            raise _TooManyError
+        yield from self._tried(fleets[: at[0]])
+
+    def _tried(self, fleets: Floats) -> Iterator[Floats]:
+        """Yield fleets as long as what is learnt from those before leaves any."""
+        while len(fleets):
+            self.tried += 1
+            if self.tried > MOST_TRIED:
+                raise _TooManyError
+            learnt = len(self.cuts)
+            yield fleets[0]
+            fleets = self._uncut(fleets[1:], self.cuts[learnt:])
+
+    def _cut(self, fleet: Floats, goal: float, reduced_costs: Floats) -> None:
         """Learn from what the least cost is of all that have at least this fleet's instances."""
         self.cuts.append(_Cut(self.prices - reduced_costs, goal - float(reduced_costs @ fleet)))
 
-    def _between(self, below: float, cap: float, bounds: Floats) -> Floats | None:
-        """Return the fleets of more than one cost and at most another, sorted by cost; None: too many."""
+    def _between(self, below: float, cap: float, *, is_one_size: bool) -> Floats | None:
+        """Return the fleets of more than one cost and at most another that may serve, by cost; None: too many.
+
+        Of one size, those alone that carry more than each that costs no more.
+        """
         room, wasted = self.waste.of_counts(cap)
-        most = [
-            min(len(own) - 1, int(bound))
-            for own, bound in zip(wasted, bounds.tolist(), strict=True)
-        ]
-        if max(most) >= MOST_COUNTED:
-            return None
-        found: _Part | None = _Part.empty(len(most))
-        # What few are affordable of comes first; how many there are of the last its cost tells.
-        *first, last = sorted(range(len(most)), key=most.__getitem__)
-        window = self._window(below, cap, room)
-        for k in first:
-            found = found and found.times(
-                k, np.arange(most[k] + 1), self._column(k, wasted), window
-            )
-        found = found and found.filled(last, most[last], self._column(last, wasted), window)
-        if found is None:
-            return None
-        serves = (found.cost > below) & (found.waste <= room - (cap - found.cost))
-        rows = found.rows[serves]
-        order = np.lexsort((*rows.T[::-1], found.cost[serves]))
-        return self._uncut(rows[order], self.cuts)
-
-    def _window(self, below: float, cap: float, room: float) -> _Window:
         root = self.cuts[0]
-        spare = cap - root.least + _SLACK * max(1.0, root.least)
+        columns = [
+            CountedColumn(price, np.array(own), price - worth, min(len(own) - 1, int(bound)))
+            for price, own, worth, bound in zip(
+                self.prices.tolist(), wasted, root.worth.tolist(), self.bounds.tolist(), strict=True
+            )
+        ]
+        if max(column.most for column in columns) >= MOST_COUNTED:
+            return None
         # A fleet may waste what it costs above the bound, and no more.
-        return _Window(max(below, cap - room), cap, room, spare, self.is_one_size)
-
-    def _column(self, k: int, wasted: list[list[float]]) -> _Column:
-        price = float(self.prices[k])
-        return _Column(price, np.array(wasted[k]), price - float(self.cuts[0].worth[k]))
+        below, spare = max(below, cap - room), cap - root.least + _SLACK * max(1.0, root.least)
+        fleets = fleets_between(columns, Window(below, cap, room, spare, is_one_size))
+        return None if fleets is None else self._uncut(fleets, self.cuts)
 
     def _uncut(self, fleets: Floats, cuts: list[_Cut]) -> Floats:
         """Return the fleets that keep to these cuts."""
@@ -193,88 +243,3 @@ class _Count:
             slack = _SLACK * max(1.0, abs(cut.least))
             fleets = fleets[fleets @ cut.worth >= cut.least - slack]
         return fleets
-
-
-class _Window(NamedTuple):
-    """What a fleet may cost, waste, and cost more than the root's cut says; all that it carries may be of one size."""
-
-    below: float
-    cap: float
-    room: float
-    spare: float
-    is_one_size: bool
-
-
-class _Column(NamedTuple):
-    """One column: its price, what 0, 1, … instances waste, and how much dearer than its worth one is."""
-
-    price: float
-    wasted: Floats
-    dearer: float
-
-
-class _Part(NamedTuple):
-    """Fleets with some columns counted, (fleets × columns), and what each costs, wastes and is dearer by."""
-
-    rows: Floats
-    cost: Floats
-    waste: Floats
-    over: Floats
-
-    @classmethod
-    def empty(cls, columns: int) -> _Part:
-        """Return the one fleet of nothing."""
-        return cls(np.zeros((1, columns)), np.zeros(1), np.zeros(1), np.zeros(1))
-
-    def times(self, k: int, counts: Whole, column: _Column, window: _Window) -> _Part | None:
-        """Return every fleet with each of these counts of one more column; None: too many."""
-        each = len(counts)
-        if len(self.rows) * each > MOST_AT_ONCE:
-            return None
-        return self._with(
-            k,
-            np.repeat(np.arange(len(self.rows)), each),
-            np.tile(counts, len(self.rows)),
-            column,
-            window,
-        )
-
-    def filled(self, k: int, most: int, column: _Column, window: _Window) -> _Part | None:
-        """Return every fleet with the counts of the last column by which its cost comes into the window."""
-        least = np.maximum(np.floor((window.below - self.cost) / column.price), 0.0)
-        largest = np.minimum(np.ceil((window.cap - self.cost) / column.price), most)
-        ways = np.maximum(largest - least + 1, 0).astype(np.int64)
-        if int(ways.sum()) > MOST_AT_ONCE:
-            return None
-        of = np.repeat(np.arange(len(self.rows)), ways)
-        counts = (
-            np.arange(len(of))
-            - np.repeat(np.cumsum(ways) - ways, ways)
-            + least[of].astype(np.int64)
-        )
-        return self._with(k, of, counts, column, window)
-
-    def _with(
-        self, k: int, of: Whole, counts: Whole, column: _Column, window: _Window
-    ) -> _Part | None:
-        cost = self.cost[of] + column.price * counts
-        waste = self.waste[of] + column.wasted[counts]
-        over = self.over[of] + column.dearer * counts
-        kept = np.flatnonzero(
-            (cost <= window.cap) & (waste <= window.room) & (over <= window.spare)
-        )
-        if window.is_one_size:
-            kept = kept[_not_outdone(cost[kept], cost[kept] - over[kept])]
-        if len(kept) > MOST_FLEETS:
-            return None
-        rows = self.rows[of[kept]]
-        rows[:, k] = counts[kept]
-        return _Part(rows, cost[kept], waste[kept], over[kept])
-
-
-def _not_outdone(cost: Floats, worth: Floats) -> Whole:
-    """Return the fleets, by number, that carry more than each of those that cost no more."""
-    order = np.lexsort((-worth, cost))
-    best = np.maximum.accumulate(worth[order])
-    more = np.concatenate(([True], worth[order][1:] > best[:-1]))
-    return np.sort(order[more[: len(order)]])

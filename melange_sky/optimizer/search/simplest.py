@@ -12,6 +12,7 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.rules.build import build_program
 from melange_sky.optimizer.rules.registry import RuleSet
 from melange_sky.optimizer.search.column_bounds import worth_a_look
+from melange_sky.optimizer.search.counting import simpler_by_counting
 from melange_sky.optimizer.search.equal_cost import simpler_fleets
 from melange_sky.optimizer.search.loss_scenarios import worst_loss
 from melange_sky.optimizer.search.solution_point import COST_TIE, Point, make_point, read_point
@@ -69,18 +70,20 @@ def simplest(program: IntegerProgram, best: Point) -> Point:
         return best
     kept |= used | {k for scenario in program.scenarios for k, _ in scenario}
     small, scenarios = _keep(program, sorted(kept))
-    fleets = None
-    if not options.within_fraction and RuleSet.of(program.problem, options).goal_is_cost:
-        own_instances = [best.instances[k] for k in sorted(kept)]
-        fleets = simpler_fleets(small, program.problem, best.cost, own_instances)
-        if fleets == []:
-            return best
+    own_instances = [best.instances[k] for k in sorted(kept)]
+    goal_is_cost = RuleSet.of(program.problem, options).goal_is_cost
+    is_tie = goal_is_cost and not options.within_fraction
+    fleets = simpler_fleets(small, program.problem, best.cost, own_instances) if is_tie else None
+    if fleets == []:
+        return best
     part = build_program(small, program.problem, options, scenarios=scenarios)
     if fleets is not None:
         point = _first_that_serves(part, fleets)
         return best if point is None else _in_whole(program, point, sorted(kept))
-    _ask_for_simplest(part, best, most)
-    outcome = run(part.lp, options)
+    outcome = simpler_by_counting(part, options, own_instances, most) if is_tie else None
+    if outcome is None:
+        _ask_for_simplest(part, best, most)
+        outcome = run(part.lp, options)
     if outcome.termination is Termination.LIMIT:
         raise TimeUpError
     if outcome.objective is None:
