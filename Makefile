@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes start here: what one compiles the next shall find
 
 .PHONY: plan test unit lint docs test-stack test-stack-long chaos test-sky test-sky-long bench bench-published bench-stack clean
 

@@ -171,20 +171,17 @@ def test_print_is_light_and_opens_what_is_folded(
         assert opened.page.pdf(path=tmp_path / "report.pdf", format="A4").startswith(b"%PDF")
 
 
-def test_a_report_takes_two_seconds_of_a_processor(tmp_path: Path) -> None:
-    (tmp_path / "plan.json").write_text(dump_plan(PLANS["one model"]()), encoding="utf-8")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [
-        sys.executable,
-        "-m",
-        "melange_sky",
-        "report",
-        str(tmp_path),
-        "-o",
-        str(tmp_path / "r.html"),
-    ]
+def processor_s(command: list[str]) -> float:
+    """Run a command; return what it and those it started took of a processor, by the speed of the usual machine."""
+    before, slow = resource.getrusage(resource.RUSAGE_CHILDREN), slowness()
     subprocess.run(command, check=True, timeout=60, cwd=ROOT)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (
-        after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2.5 * slowness()
-    )  # half a second for a busy machine
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return spent / max(slow, slowness())
+
+
+def test_a_report_takes_two_seconds_of_a_processor(tmp_path: Path) -> None:
+    """Half a second more is for a busy machine, where the least of three runs counts."""
+    (tmp_path / "plan.json").write_text(dump_plan(PLANS["one model"]()), encoding="utf-8")
+    words = ["-m", "melange_sky", "report", str(tmp_path), "-o", str(tmp_path / "r.html")]
+    assert min(processor_s([sys.executable, *words]) for _ in range(3)) < 2.5

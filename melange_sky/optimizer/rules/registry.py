@@ -149,23 +149,22 @@ class RuleSet:
         alone may stand against a fixed rival, and none may count types, of which there may be more.
         """
         needed = max(rule.rivals_needed for rule in self.rules)
-        able = (True for rival, copies in rivals if not self._against(column, rival, copies))
+        able = (True for rival, copies in rivals if self._may_replace(column, rival, copies))
         if len(list(islice(able, needed))) >= needed:
             return True
         if any(rule.counts_types for rule in self.rules):
             return False
+        against = [(rival, self._against(column, rival, copies)) for rival, copies in rivals]
         return any(
             rule.finds_room(
-                canonical,
-                column,
-                [
-                    rival
-                    for rival, copies in rivals
-                    if self._against(column, rival, copies) in ([], [rule])
-                ],
+                canonical, column, [rival for rival, those in against if those in ([], [rule])]
             )
             for rule in self.rules
         )
+
+    def _may_replace(self, column: Column, rival: Column, copies: float) -> bool:
+        """Return whether the rival may replace the column under every rule."""
+        return all(rule.may_replace(column, rival, copies) for rule in self.rules)
 
     def _against(self, column: Column, rival: Column, copies: float) -> list[Rule]:
         """Return the rules under which the rival may not replace the column."""

@@ -150,8 +150,7 @@ class _Count:
     def is_one_size(self) -> bool:
         """Whether any fleet that carries enough of the one size there is will do."""
         rules = RuleSet.of(self.program.problem, self.program.options)
-        (part,) = self.waste.parts
-        return rules.only_serves and part.loads.shape[1] == 1
+        return rules.only_serves and [part.loads.shape[1] for part in self.waste.parts] == [1]
 
     def first_that_serves(self, fleets: Iterator[Floats]) -> Outcome | None:
         """Return the first of the fleets that serves, None where none does; each that does not is learnt from."""
