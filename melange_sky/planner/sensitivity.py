@@ -137,22 +137,35 @@ def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
     """
     if rules_of(problem.constraints).tells_options_apart:
         return problem
+    alike: dict[object, tuple[OptionCapacity, ...]] = {}
     demands = []
     for demand in problem.demands:
-        contenders: dict[str, list[tuple[OptionCapacity, NDArray[np.float64]]]] = defaultdict(list)
-        for option in sorted(
-            demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
-        ):
-            deadline.check()
-            rivals = contenders[option.option.gpu]
-            if any(rival.cells is option.cells for rival, _ in rivals):
-                continue  # the same replica in another place
-            figures = _figures(demand, option)
-            if not any((theirs >= figures).all() for _, theirs in rivals):
-                rivals.append((option, figures))
-        kept = tuple(option for rivals in contenders.values() for option, _ in rivals)
-        demands.append(replace(demand, options=kept))
+        deadline.check()
+        key = _asked_alike(demand)
+        if key not in alike:
+            alike[key] = _contending(demand, deadline)
+        demands.append(replace(demand, options=alike[key]))
     return replace(problem, demands=tuple(demands))
+
+
+def _asked_alike(demand: Demand) -> object:
+    """Return what two models share whose options are the very same, of the same sizes and target."""
+    return tuple(map(id, demand.options)), tuple(demand.workload.buckets()), demand.target
+
+
+def _contending(demand: Demand, deadline: Deadline) -> tuple[OptionCapacity, ...]:
+    contenders: dict[str, list[tuple[OptionCapacity, NDArray[np.float64]]]] = defaultdict(list)
+    for option in sorted(
+        demand.options, key=lambda o: (o.option.price_usd_per_hour, o.option.name)
+    ):
+        deadline.check()
+        rivals = contenders[option.option.gpu]
+        if any(rival.cells is option.cells for rival, _ in rivals):
+            continue  # the same replica in another place
+        figures = _figures(demand, option)
+        if not any((theirs >= figures).all() for _, theirs in rivals):
+            rivals.append((option, figures))
+    return tuple(option for rivals in contenders.values() for option, _ in rivals)
 
 
 def _figures(demand: Demand, option: OptionCapacity) -> NDArray[np.float64]:
@@ -188,10 +201,13 @@ def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, _Span]:
     """
     spans = dict.fromkeys(names, 0.0)
     most: dict[str, tuple[float, str]] = dict.fromkeys(names, (-1.0, ""))
+    alike: dict[object, dict[str, tuple[float, float, float]]] = {}
     for demand in problem.demands:
-        workload = demand.workload
+        workload, asked = demand.workload, _asked_alike(demand)
         for i, j in workload.buckets():
-            costs = _unit_costs(demand, i, j)
+            if (asked, i, j) not in alike:
+                alike[asked, i, j] = _unit_costs(demand, i, j)
+            costs = alike[asked, i, j]
             size = f"{workload.input_sizes[i][j]:.0f} input, {workload.output_sizes[i][j]:.0f} output tokens"
             for name in names:
                 other = min(

@@ -7,6 +7,7 @@ answer. Where they exceed limits, `limit_prices` finds what a GPU or an instance
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,11 @@ def plan_apart(problem: Problem, options: SolveOptions, plan_one: PlanOne) -> So
     spans models makes fleets cheaper (capacity already paid for), and where no fleet was found.
     Raises InfeasibleError where one of the models cannot be served, NoPlanInTimeError.
     """
-    asks_of_all = options.within_fraction or options.alternatives or options.stay_close
-    parts = None if asks_of_all else _parts(problem)
+    parts = None if _asks_of_all(options) else _parts(problem)
     if parts is None:
         return None
     start = options.deadline.clock()
-    alone = list(_each(parts, options, plan_one))
+    alone = _each(parts, replace(options, known_usd_per_hour=None), plan_one)
     broken = list(_broken(problem, options, alone))
     bounded: Bounded | None = None
     if broken:
@@ -61,6 +61,20 @@ def plan_apart(problem: Problem, options: SolveOptions, plan_one: PlanOne) -> So
     if bounded is None or len(parts) > FEW:
         return joined
     return _cheaper_together(problem, joined, options, plan_one)
+
+
+def _asks_of_all(options: SolveOptions) -> bool:
+    """Return whether more is asked of the whole fleet than the least cost."""
+    return bool(options.within_fraction or options.alternatives or options.stay_close)
+
+
+def parts_untied(problem: Problem, options: SolveOptions) -> tuple[Problem, ...] | None:
+    """Return a problem per model where no rule spans them and the least cost alone is asked for, else None."""
+    if _asks_of_all(options) or any(
+        rule.spans_models for rule in RuleSet.of(problem, options).rules
+    ):
+        return None
+    return _parts(problem)
 
 
 def _cheaper_together(
@@ -93,15 +107,30 @@ def _parts(problem: Problem) -> tuple[Problem, ...] | None:
     )
 
 
-def _each(parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne) -> Iterator[Solution]:
-    """Plan each model by itself."""
-    for n, part in enumerate(parts):
-        share = options.deadline.of_one(len(parts) - n)
-        own = replace(options, deadline=share, known_usd_per_hour=None)
-        try:
-            yield plan_one(part, own)
-        except InfeasibleError as error:
-            raise error.naming(part.demands[0].name) from error
+def _each(parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne) -> list[Solution]:
+    """Plan each model by itself; those not proven in their part of the time again, in what the others left."""
+    found = [
+        _of_one(part, options, plan_one, left)
+        for part, left in zip(parts, range(len(parts), 0, -1), strict=True)
+    ]
+    unsure = [n for n, solution in enumerate(found) if not solution.report.is_optimal]
+    for n, left in zip(unsure, range(len(unsure), 0, -1), strict=True):
+        if len(unsure) == len(parts) or options.deadline.passed:
+            break
+        known = replace(options, known_usd_per_hour=found[n].cost_usd_per_hour)
+        with contextlib.suppress(NoPlanInTimeError):
+            again = _of_one(parts[n], known, plan_one, left)
+            if again.report.is_optimal or again.cost_usd_per_hour < found[n].cost_usd_per_hour:
+                found[n] = again
+    return found
+
+
+def _of_one(part: Problem, options: SolveOptions, plan_one: PlanOne, left: int) -> Solution:
+    own = replace(options, deadline=options.deadline.of_one(left))
+    try:
+        return plan_one(part, own)
+    except InfeasibleError as error:
+        raise error.naming(part.demands[0].name) from error
 
 
 def _check_budget(problem: Problem, options: SolveOptions, alone: Sequence[Solution]) -> None:

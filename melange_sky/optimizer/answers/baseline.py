@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.errors import InfeasibleError, NoPlanInTimeError
@@ -29,8 +30,9 @@ def baselines(
 
     `plan_cost` is what the plan costs per demand. Each demand is planned by itself under the same
     constraints; a simplest-plan band and alternatives are left out, for they change no least cost.
-    Each gets its part of the time that is left, twice the even one for most need little; one without
-    an answer in it is neither feasible nor infeasible.
+    Each gets its part of the time that is left, twice the even one for most need little. Those that are not
+    proven in it are taken up again, for at most as long as the others took together; one without an answer
+    then is neither feasible nor infeasible.
     """
     plain = replace(
         options or SolveOptions(),
@@ -41,16 +43,47 @@ def baselines(
     )
     plain = plain.started()
     names = [sorted({c.option.accelerator for c in demand.options}) for demand in problem.demands]
-    left = sum(map(len, names))
-    rows: list[list[Baseline]] = [[] for _ in names]
-    for d, demand in enumerate(problem.demands):
-        for accelerator in names[d]:
-            own = replace(plain, deadline=plain.deadline.of_one(left))
-            if _is_large(demand, plan_cost[d]):
-                own = replace(own, mip_gap=max(plain.mip_gap, LARGE_GAP))
-            rows[d].append(_baseline(problem, demand, accelerator, plan_cost[d], own))
-            left -= 1
-    return tuple(map(tuple, rows))
+    asked = [(d, accelerator) for d, of_demand in enumerate(names) for accelerator in of_demand]
+    told = _Told(problem=problem, plan_cost=plan_cost)
+    unsure = told.tell(asked, plain)
+    again = replace(plain, deadline=plain.deadline.within(told.sure_s))
+    told.tell(unsure, again)
+    return tuple(
+        tuple(told.rows[d, accelerator] for accelerator in of_demand)
+        for d, of_demand in enumerate(names)
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Told:
+    """The rows told so far, and how many seconds those took of which more time could tell no better."""
+
+    problem: Problem
+    plan_cost: tuple[float, ...]
+    rows: dict[tuple[int, str], Baseline] = field(default_factory=dict)
+    sure_s: float = 0.0
+
+    def tell(self, asked: list[tuple[int, str]], options: SolveOptions) -> list[tuple[int, str]]:
+        """Tell of these demands and accelerators; return those that were not proven in time."""
+        unsure = []
+        for left, (d, accelerator) in zip(range(len(asked), 0, -1), asked, strict=True):
+            demand, begun_s = self.problem.demands[d], options.deadline.clock()
+            own = replace(options, deadline=options.deadline.of_one(left))
+            if _is_large(demand, self.plan_cost[d]):
+                own = replace(own, mip_gap=max(options.mip_gap, LARGE_GAP))
+            row, is_sure = _baseline(self.problem, demand, accelerator, self.plan_cost[d], own)
+            known = self.rows.get((d, accelerator))
+            if is_sure or known is None or _cost_of(row) < _cost_of(known):
+                self.rows[d, accelerator] = row
+            if is_sure:
+                self.sure_s += options.deadline.clock() - begun_s
+            else:
+                unsure.append((d, accelerator))
+        return unsure
+
+
+def _cost_of(row: Baseline) -> float:
+    return math.inf if row.cost_usd_per_hour is None else row.cost_usd_per_hour
 
 
 def _is_large(demand: Demand, plan_cost: float) -> bool:
@@ -60,21 +93,22 @@ def _is_large(demand: Demand, plan_cost: float) -> bool:
 
 def _baseline(
     problem: Problem, demand: Demand, accelerator: str, plan_cost: float, options: SolveOptions
-) -> Baseline:
+) -> tuple[Baseline, bool]:
+    """Return the row of one accelerator, and whether more time could not tell it better."""
     candidates = tuple(c for c in demand.options if c.option.accelerator == accelerator)
     try:
         constraints = constraints_among(problem.constraints, [c.option for c in candidates])
     except InfeasibleError as error:
-        return _none(accelerator, str(error), feasible=False)
+        return _none(accelerator, str(error), feasible=False), True
     demands = (replace(demand, options=candidates),)
     alone = replace(problem, demands=demands, constraints=constraints)
     least = least_cost(alone, options, settle=True)
     if least.termination is Termination.INFEASIBLE:
-        return _none(accelerator, _why_none(alone, options), feasible=False)
+        return _none(accelerator, _why_none(alone, options), feasible=False), True
     cost = least.cost_usd_per_hour
     if cost is None:
-        return _none(accelerator, _not_known(least.termination, options), feasible=None)
-    return Baseline(
+        return _none(accelerator, _not_known(least.termination, options), feasible=None), False
+    row = Baseline(
         accelerator=accelerator,
         feasible=True,
         reason=_doubt(least.gap, options, at_least=least.at_least),
@@ -84,6 +118,7 @@ def _baseline(
         saving_fraction=1 - plan_cost / cost if cost > 0 else None,
         at_least=least.at_least,
     )
+    return row, least.gap <= max(options.mip_gap, COST_TIE)
 
 
 def _none(accelerator: str, reason: str, *, feasible: bool | None) -> Baseline:

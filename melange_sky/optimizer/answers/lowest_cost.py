@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from melange_sky.capacities import Origin
@@ -12,6 +12,8 @@ from melange_sky.optimizer.program.termination import Termination
 from melange_sky.optimizer.search.levels import cheapest_of, settle_levels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from melange_sky.optimizer.problem.question import Problem, SolveOptions
     from melange_sky.optimizer.program.integer_program import IntegerProgram
     from melange_sky.optimizer.search.solution_point import Point
@@ -75,6 +77,11 @@ def _rests_on_bounds(program: IntegerProgram, point: Point) -> bool:
 
 
 def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
+    from melange_sky.optimizer.answers.apart import parts_untied  # one model does without
+
+    parts = parts_untied(problem, options)
+    if parts is not None:
+        return _sum(parts, options)
     try:
         solution = optimize(problem, options)
     except InfeasibleError:
@@ -89,6 +96,27 @@ def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
         shape=" + ".join(sorted({a.candidate.option.shape for a in allocations})),
         gap=solution.report.mip_gap,
         at_least=any(a.candidate.has_bounds for a in allocations),
+    )
+
+
+def _sum(parts: Sequence[Problem], options: SolveOptions) -> LeastCost:
+    """Return the least cost of models that nothing ties."""
+    found: list[LeastCost] = []
+    for n, part in enumerate(parts):
+        own = replace(options, deadline=options.deadline.of_one(len(parts) - n))
+        found.append(least_cost(part, own))
+        if found[-1].cost_usd_per_hour is None:
+            return found[-1]
+    cost = sum(one.cost_usd_per_hour or 0.0 for one in found)
+    unproven = sum(one.gap * (one.cost_usd_per_hour or 0.0) for one in found)
+    unlike = [one.termination for one in found if one.termination is not Termination.OPTIMAL]
+    return LeastCost(
+        termination=unlike[0] if unlike else Termination.OPTIMAL,
+        cost_usd_per_hour=cost,
+        instances=sum(one.instances or 0 for one in found),
+        shape=" + ".join(sorted({one.shape for one in found if one.shape})),
+        gap=unproven / cost if cost > 0 else 0.0,
+        at_least=any(one.at_least for one in found),
     )
 
 
