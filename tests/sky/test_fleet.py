@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,12 @@ def plan(bed: Bed, folder: Path) -> dict[str, Any]:
 
 def forecast(folder: Path) -> dict[str, int]:
     """Return the replicas that a plan of the folder's spec would have; empty where none fits the bed."""
+    return _forecast_of((folder / "spec.yaml").read_text(), folder)
+
+
+@cache
+def _forecast_of(_spec: str, folder: Path) -> dict[str, int]:
+    """As `forecast`, once for each spec: the searches of a story try the same traffic."""
     prices = OfferQuery(offline=True, offers_csv=folder / "offers.csv")
     try:
         planned = plan_spec(folder / "spec.yaml", PlanRequest(prices=prices, sensitivity=False))

@@ -114,8 +114,10 @@ def _each(parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne) ->
         for part, left in zip(parts, range(len(parts), 0, -1), strict=True)
     ]
     unsure = [n for n, solution in enumerate(found) if not solution.report.is_optimal]
+    if len(unsure) == len(parts):
+        return found
     for n, left in zip(unsure, range(len(unsure), 0, -1), strict=True):
-        if len(unsure) == len(parts) or options.deadline.passed:
+        if options.deadline.passed:
             break
         known = replace(options, known_usd_per_hour=found[n].cost_usd_per_hour)
         with contextlib.suppress(NoPlanInTimeError):
