@@ -103,15 +103,15 @@ class Catalogs(http.server.BaseHTTPRequestHandler):
 
     def _bulk(self) -> None:
         block = b"".join(
-            b'"SKU%d","OnDemand","Hrs","0.1","USD","m5.large",%s\n'
+            b'"SKU%d","JRTCKXETXF","OnDemand","Hrs","0.1","USD","m5.large",%s\n'
             % (i, b'"filler text of a product",' * 20)
             for i in range(1700)
         )
         header = (
-            b'"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","LeaseContractLength",'
+            b'"SKU","OfferTermCode","TermType","Unit","PricePerUnit","Currency","Instance Type","LeaseContractLength",'
             b'"PurchaseOption","OfferingClass","Tenancy","Operating System","CapacityStatus",'
             b'"Pre Installed S/W"\n'
-            b'"A","OnDemand","Hrs","0.8048","USD","g6.xlarge","","","","Shared","Linux","Used","NA"\n'
+            b'"A","JRTCKXETXF","OnDemand","Hrs","0.8048","USD","g6.xlarge","","","","Shared","Linux","Used","NA"\n'
         )
         times = BULK_BYTES // len(block)
         self.send_response(200)
