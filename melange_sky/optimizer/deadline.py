@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class TimeUpError(Exception):
@@ -55,6 +58,11 @@ class Deadline:
     def of_one(self, left: int) -> Deadline:
         """Return the deadline of the next of so many pieces of work: twice its even part, for most need little."""
         return self.share(2 / (left + 1))
+
+    def of_each(self, pieces: Sequence[T]) -> Iterator[tuple[T, Deadline]]:
+        """Yield pieces of work one after the other, each with its part of what the ones before left."""
+        for left, piece in zip(range(len(pieces), 0, -1), pieces, strict=True):
+            yield piece, self.of_one(left)
 
 
 NEVER = Deadline(math.inf)

@@ -140,7 +140,6 @@ def _contenders(problem: Problem, deadline: Deadline = NEVER) -> Problem:
     alike: dict[object, tuple[OptionCapacity, ...]] = {}
     demands = []
     for demand in problem.demands:
-        deadline.check()
         key = _asked_alike(demand)
         if key not in alike:
             alike[key] = _contending(demand, deadline)
@@ -201,13 +200,12 @@ def _relaxed_spans(problem: Problem, names: Sequence[str]) -> dict[str, _Span]:
     """
     spans = dict.fromkeys(names, 0.0)
     most: dict[str, tuple[float, str]] = dict.fromkeys(names, (-1.0, ""))
-    alike: dict[object, dict[str, tuple[float, float, float]]] = {}
+    alike: dict[object, dict[tuple[int, int], dict[str, tuple[float, float, float]]]] = {}
     for demand in problem.demands:
-        workload, asked = demand.workload, _asked_alike(demand)
-        for i, j in workload.buckets():
-            if (asked, i, j) not in alike:
-                alike[asked, i, j] = _unit_costs(demand, i, j)
-            costs = alike[asked, i, j]
+        workload, key = demand.workload, _asked_alike(demand)
+        if key not in alike:
+            alike[key] = {(i, j): _unit_costs(demand, i, j) for i, j in workload.buckets()}
+        for (i, j), costs in alike[key].items():
             size = f"{workload.input_sizes[i][j]:.0f} input, {workload.output_sizes[i][j]:.0f} output tokens"
             for name in names:
                 other = min(

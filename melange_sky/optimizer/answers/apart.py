@@ -110,27 +110,28 @@ def _parts(problem: Problem) -> tuple[Problem, ...] | None:
 def _each(parts: Sequence[Problem], options: SolveOptions, plan_one: PlanOne) -> list[Solution]:
     """Plan each model by itself; those not proven in their part of the time again, in what the others left."""
     found = [
-        _of_one(part, options, plan_one, left)
-        for part, left in zip(parts, range(len(parts), 0, -1), strict=True)
+        _of_one(part, replace(options, deadline=own), plan_one)
+        for part, own in options.deadline.of_each(parts)
     ]
     unsure = [n for n, solution in enumerate(found) if not solution.report.is_optimal]
     if len(unsure) == len(parts):
         return found
-    for n, left in zip(unsure, range(len(unsure), 0, -1), strict=True):
-        if options.deadline.passed:
+    for n, own in options.deadline.of_each(unsure):
+        if own.passed:
             break
-        known = replace(options, known_usd_per_hour=found[n].cost_usd_per_hour)
+        known = found[n].cost_usd_per_hour
         with contextlib.suppress(NoPlanInTimeError):
-            again = _of_one(parts[n], known, plan_one, left)
+            again = _of_one(
+                parts[n], replace(options, deadline=own, known_usd_per_hour=known), plan_one
+            )
             if again.report.is_optimal or again.cost_usd_per_hour < found[n].cost_usd_per_hour:
                 found[n] = again
     return found
 
 
-def _of_one(part: Problem, options: SolveOptions, plan_one: PlanOne, left: int) -> Solution:
-    own = replace(options, deadline=options.deadline.of_one(left))
+def _of_one(part: Problem, options: SolveOptions, plan_one: PlanOne) -> Solution:
     try:
-        return plan_one(part, own)
+        return plan_one(part, options)
     except InfeasibleError as error:
         raise error.naming(part.demands[0].name) from error
 

@@ -66,9 +66,9 @@ class _Told:
     def tell(self, asked: list[tuple[int, str]], options: SolveOptions) -> list[tuple[int, str]]:
         """Tell of these demands and accelerators; return those that were not proven in time."""
         unsure = []
-        for left, (d, accelerator) in zip(range(len(asked), 0, -1), asked, strict=True):
-            demand, begun_s = self.problem.demands[d], options.deadline.clock()
-            own = replace(options, deadline=options.deadline.of_one(left))
+        for (d, accelerator), deadline in options.deadline.of_each(asked):
+            demand, begun_s = self.problem.demands[d], deadline.clock()
+            own = replace(options, deadline=deadline)
             if _is_large(demand, self.plan_cost[d]):
                 own = replace(own, mip_gap=max(options.mip_gap, LARGE_GAP))
             row, is_sure = _baseline(self.problem, demand, accelerator, self.plan_cost[d], own)
@@ -76,7 +76,7 @@ class _Told:
             if is_sure or known is None or _cost_of(row) < _cost_of(known):
                 self.rows[d, accelerator] = row
             if is_sure:
-                self.sure_s += options.deadline.clock() - begun_s
+                self.sure_s += deadline.clock() - begun_s
             else:
                 unsure.append((d, accelerator))
         return unsure

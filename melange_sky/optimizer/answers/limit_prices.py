@@ -221,10 +221,10 @@ class _Search:
         if not self.models:
             self.models = [Repriced.of(part, self.options) for part in self.parts]
         found = []
-        for n, model in enumerate(self.models):
-            share = self.options.deadline.of_one(len(self.models) - n)
-            own = replace(self.options, deadline=share, known_usd_per_hour=None)
-            most = min(fleet.cost_at(prices) for fleet in self.fleets[n].values())
+        each = self.options.deadline.of_each(self.models)
+        for fleets, (model, deadline) in zip(self.fleets, each, strict=True):
+            own = replace(self.options, deadline=deadline, known_usd_per_hour=None)
+            most = min(fleet.cost_at(prices) for fleet in fleets.values())
             found.append(_cheapest(model.at(self.limits, prices), own, most))
         return found
 

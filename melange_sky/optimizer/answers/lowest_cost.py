@@ -102,9 +102,8 @@ def _of_several(problem: Problem, options: SolveOptions) -> LeastCost:
 def _sum(parts: Sequence[Problem], options: SolveOptions) -> LeastCost:
     """Return the least cost of models that nothing ties."""
     found: list[LeastCost] = []
-    for n, part in enumerate(parts):
-        own = replace(options, deadline=options.deadline.of_one(len(parts) - n))
-        found.append(least_cost(part, own))
+    for part, own in options.deadline.of_each(parts):
+        found.append(least_cost(part, replace(options, deadline=own)))
         if found[-1].cost_usd_per_hour is None:
             return found[-1]
     cost = sum(one.cost_usd_per_hour or 0.0 for one in found)

@@ -167,9 +167,9 @@ class _Count:
         """Yield the fleets that may serve, the cheapest first. Raises `_TooManyError`."""
         below, growth = -1.0, 2.0
         cap, step = max(self.root_goal, self.waste.bound), float(self.prices.min()) / 2
-        least_step = FINEST_STEP * cap
+        least_step, is_one_size = FINEST_STEP * cap, self.is_one_size
         for _ in range(MOST_STEPS):
-            fleets = self._between(below, cap + step, is_one_size=self.is_one_size)
+            fleets = self._between(below, cap + step, is_one_size=is_one_size)
             if fleets is None:
                 if step <= least_step:
                     break
