@@ -118,6 +118,22 @@ def test_a_burst_spills_to_the_other_option_and_the_plan_returns_after_it() -> N
         router.finish(replica, need)
 
 
+def test_what_loads_decide_between_equals_is_no_burst() -> None:
+    """With even shares both options are owed the same now and then; of those the less loaded one serves."""
+    router = make_router(two_way_plan(left=0.5))
+    s = router.state
+    for k, load in enumerate((0.3, 0.1)):
+        s.option_load[k] = load * s.option_healthy[k]
+    served = Counter[str]()
+    for _ in range(100):
+        c = router.class_of(50, 40)
+        s.credit[c * 2 : c * 2 + 2] = [0.0002, 0.0001]
+        replica, reason = policy.choose(router.table, s, c, 90)
+        served[router.option_of(replica)] += 1
+        assert reason == policy.PLANNED
+    assert served == {"big": 100}
+
+
 def test_without_load_no_request_spills() -> None:
     router = make_router(two_way_plan(left=0.5))
     held: list[tuple[int, float]] = []

@@ -140,6 +140,7 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
     best = planned = -1
     best_score = top = -1e300
     total = 0.0
+    crowded = False
     for k in range(t.options):
         s.usable[k] = 0
         healthy = s.option_healthy[k]
@@ -154,7 +155,7 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
             total += mix
             credit = s.credit[base + k] + mix
             if credit > top:
-                top, planned = credit, k
+                top, planned, crowded = credit, k, load > SPILL_LOAD
         else:
             credit = OFF_PLAN_CREDIT
         score = credit - TIE_BREAK * load
@@ -166,7 +167,8 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
         return choose_unfit(t, s, c, tokens)
     if s.mix[base + best] > 0.0:
         charge(t, s, base, best, total)
-    reason = FAILOVER if planned < 0 else (PLANNED if best == planned else SPILLED)
+    spilled = crowded and best != planned  # else a tie, which loads broke
+    reason = FAILOVER if planned < 0 else (SPILLED if spilled else PLANNED)
     return pick_replica(t, s, best), reason
 
 

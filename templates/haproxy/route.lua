@@ -211,6 +211,7 @@ core.register_action("melange_readmit", {"http-req"}, function(txn)
   end
   local ask = {path = txn.sf:path(), hop = tonumber(txn.sf:req_hdr("x-melange-hop")) + 1, tried = {}}
   for name in txn.sf:req_hdr("x-melange-tried"):gmatch("[^, ]+") do ask.tried[name] = true end
+  txn:set_var("txn.attempts", ask.hop - 1)
   if ask.hop > plan.attempts then
     return refuse(txn, 502, "the replicas that were tried cannot be reached", "replica_error")
   end
@@ -355,14 +356,14 @@ end
 local function choose(model, ask, seen)
   local c, tokens = ask.class, ask.longest
   local mix, credit = model.mix[c], model.credit[c]
-  local best, best_score, planned, top, total = nil, -huge, nil, -huge, 0
+  local best, best_score, planned, top, total, crowded = nil, -huge, nil, -huge, 0, false
   for k = 1, #mix do
     local found = seen[k]
     if found and found.usable then
       local owed = OFF_PLAN
       if mix[k] > 0 then
         total, owed = total + mix[k], credit[k] + mix[k]
-        if owed > top then top, planned = owed, k end
+        if owed > top then top, planned, crowded = owed, k, found.load > SPILL_LOAD end
       end
       local score = owed - TIE_BREAK * found.load
       if found.load > SPILL_LOAD then score = score - SPILL_GAIN * (found.load - SPILL_LOAD) end
@@ -371,7 +372,7 @@ local function choose(model, ask, seen)
   end
   if not best then return choose_unfit(model, seen, c, tokens) end
   if mix[best] > 0 then pay(model, seen, c, best, total) end
-  return take(seen, best), not planned and "failover" or best == planned and "planned" or "spilled"
+  return take(seen, best), not planned and "failover" or crowded and best ~= planned and "spilled" or "planned"
 end
 
 -- Sessions (melange_sky/routing/affinity.py): a session is a point; each class divides all points among
@@ -482,10 +483,12 @@ local function waiting(txn, model)
   return n
 end
 
--- Note who serves, for the log.
+-- Note who serves, for the log: the last one that was tried, where none could.
 local function tell(txn, server, attempts, reason)
-  txn:set_var("txn.option", server.option.name)
-  txn:set_var("txn.replica", server.name)
+  if server then
+    txn:set_var("txn.option", server.option.name)
+    txn:set_var("txn.replica", server.name)
+  end
   txn:set_var("txn.attempts", attempts)
   txn:set_var("txn.reason", reason)
 end
@@ -583,7 +586,7 @@ core.register_action("melange_served", {"http-res"}, function(txn)
   local model = by_backend[txn.f:be_name()]
   if txn.f:srv_name() ~= ask.server.name then
     local name, attempts, reason = txn.sf:res_hdr("x-melange-served"):match("^(%S+) (%d+) (%l+)$")
-    if model.by_server[name] then tell(txn, model.by_server[name], tonumber(attempts), reason) end
+    if name then tell(txn, model.by_server[name], tonumber(attempts), reason) end
     return
   end
   txn.http:res_set_header("x-melange-served", ask.server.name .. " " .. ask.hop .. " " .. ask.reason)

@@ -36,6 +36,38 @@ async def test_a_failing_replica_costs_no_request(mode: str, tmp_path: Path) -> 
         assert len(retried) == asked
 
 
+@pytest.mark.parametrize(("mode", "status"), [("error", 500), ("drop", 502), ("noise", 502)])
+@run
+async def test_the_log_counts_all_tries_of_a_request_that_none_served(
+    mode: str, status: int, tmp_path: Path
+) -> None:
+    replicas = {
+        "small": [Replica(f"bad{n}", mode=mode) for n in range(6)],
+        "big": [Replica("b", mode=mode)],
+    }
+    async with proxy_bed(tmp_path, replicas, ONLY_SMALL) as b:
+        answers = await together([b.complete() for _ in range(20)])
+        assert {got for got, _ in answers} == {status}
+        assert [(r["attempts"], r["status"]) for r in await b.log(20)] == [(4, status)] * 20
+        assert len({replica for r in await b.log(20) if (replica := r["replica"]) != "none"}) > 1
+
+
+@run
+async def test_the_only_repetition_is_not_lost_to_a_connection_that_closes(tmp_path: Path) -> None:
+    """Each failure of all tries closes the connection that it was repeated over; others repeat meanwhile."""
+    bad = [Replica(f"bad{n}", mode="drop") for n in range(5)]
+    good = [Replica(f"good{n}") for n in range(3)]
+    for replica in good:
+        replica.poison = "drop"
+    async with proxy_bed(tmp_path, {"small": bad[2:] + good[1:], "big": bad[:2] + good[:1]}) as b:
+        for _ in range(40):
+            await together(
+                [b.complete(prompt="poison") if n % 2 else b.complete() for n in range(20)]
+            )
+        logged = await b.log(800)
+        assert [r for r in logged if r["status"] != 200 and r["attempts"] == 1] == []
+
+
 @run
 async def test_a_replica_that_refuses_connections_costs_no_request(tmp_path: Path) -> None:
     replicas = pair("ok")

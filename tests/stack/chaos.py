@@ -53,6 +53,7 @@ FAULTS = (
 )
 POISONS = ("error", "drop", "busy", "garbage", "reject", "tell")
 GOOD, BAD = 3, 5
+GOOD_ID = "good"
 CLIENT_S = 100.0
 
 
@@ -105,7 +106,7 @@ class Chaos:
         self.good = [Replica(f"good{n}", itl_s=0.01, ttft_s=0.02) for n in range(GOOD)]
         self.bad = [Replica(f"bad{n}", itl_s=0.01, ttft_s=0.02) for n in range(BAD)]
         self.report = Report(seconds)
-        self.url = ""
+        self.url, self.asked = "", 0
 
     async def run(self) -> Report:
         """Run all of it."""
@@ -209,24 +210,28 @@ class Chaos:
     async def _one(self) -> None:
         kind = self.rng.random()
         if kind < 0.75:
-            self.report.good[await self._ask("x " * self.rng.randrange(1, 300))] += 1
+            self.report.good[await self._ask("x " * self.rng.randrange(1, 300), GOOD_ID)] += 1
         elif kind < 0.9:
-            self.report.others["poison " + (await self._ask("poison"))[:12]] += 1
+            self.report.others["poison " + (await self._ask("poison", "poison"))[:12]] += 1
         elif kind < 0.94:
             self.report.others["left"] += 1
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ask("x"), self.rng.uniform(0.001, 0.05))
+                await asyncio.wait_for(self._ask("x", "left"), self.rng.uniform(0.001, 0.05))
         else:
             self.report.others["hostile"] += 1
             await self._hostile()
 
-    async def _ask(self, prompt: str) -> str:
+    async def _ask(self, prompt: str, who: str) -> str:
+        """Return what came of one request, known in logs by who asked and its number."""
+        self.asked += 1
+        known = {"X-Request-Id": f"{who}-{self.asked}"}
         stream = self.rng.random() < 0.6
         body: dict[str, Any] = {"model": MODEL, "max_tokens": self.rng.randrange(1, 20)}
         body |= {"prompt": prompt, "stream": stream}
         text = b""
         try:
-            async with self.client.post(f"{self.url}/v1/completions", json=body) as response:
+            url = f"{self.url}/v1/completions"
+            async with self.client.post(url, json=body, headers=known) as response:
                 async for piece in response.content.iter_any():
                     text += piece
                 if response.status != 200:
