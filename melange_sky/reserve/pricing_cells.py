@@ -102,12 +102,9 @@ class PricedCells:
             if option is not None:
                 free[:, option] += active[:, k] * levels.box.low[k]
         self._free = free
-        self._most = 1 + int(
-            max(
-                np.ceil(mix.most * self._rates[self._mix == m].max(initial=0.0)).max()
-                for m, mix in enumerate(market.question.mixes)
-            )
-        )
+        of_mix = np.array([mix.most for mix in market.question.mixes])
+        self._most = np.ceil(of_mix[self._mix] * self._rates[:, None])
+        self._levels_of = np.bincount(self._options, minlength=options)
         self._fleets = np.zeros((len(cells), options), dtype=np.int64)
         self._kept: dict[tuple[int, int], NDArray[np.int64]] = {}
         self._learnt: set[bytes] = set()
@@ -170,21 +167,35 @@ class PricedCells:
             reduced=reduced,
         )
 
+    def _most_of_use(self, rents: Floats) -> int:
+        """Return how many instances of one option a cheapest fleet has at most: it costs no more than a known one.
+
+        What is free or in a level may cost nothing, all else does the rents.
+        """
+        known = self._known
+        able = self._rates[:, None] <= known.rates[:, self._mix].T
+        least = np.where(able, rents @ known.fleets.T, np.inf).min(axis=1, initial=np.inf)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rented = np.floor(least[:, None] / rents * (1 + _SAME))
+        paid = self._free + self._levels_of + np.where(rents > 0, rented, np.inf)
+        return 1 + int(np.minimum(self._most, paid).max())
+
     def _costs(self, own: Floats, rents: Floats) -> tuple[Floats, NDArray[np.intp]]:
         """Return what 0, 1, … instances cost, (cells × options × counts), and the place of each level among its option's."""
         cells, options = rents.shape
+        most = self._most_of_use(rents)
         slots = np.full((cells, options, max(self._slot_count, 1)), np.inf)
         slots[:, self._options, self._slots] = own
         order = np.argsort(slots, axis=2, kind="stable")
         rank = np.argsort(order, axis=2, kind="stable")[:, self._options, self._slots]
         by_price = np.minimum(np.take_along_axis(slots, order, axis=2), rents[:, :, None])
-        each = np.repeat(rents[:, :, None], self._most, axis=2)
-        wide = min(self._most, slots.shape[2])
+        each = np.repeat(rents[:, :, None], most, axis=2)
+        wide = min(most, slots.shape[2])
         each[:, :, :wide] = by_price[:, :, :wide]
-        costs = np.zeros((cells, options, self._most + 1))
+        costs = np.zeros((cells, options, most + 1))
         np.cumsum(each, axis=2, out=costs[:, :, 1:])
         if self._free.any():
-            shifted = np.maximum(np.arange(self._most + 1) - self._free[:, :, None], 0.0)
+            shifted = np.maximum(np.arange(most + 1) - self._free[:, :, None], 0.0)
             costs = np.take_along_axis(costs, shifted.astype(np.intp), axis=2)
         return costs, rank
 

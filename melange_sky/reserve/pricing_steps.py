@@ -146,8 +146,8 @@ def _ready(c: Cells, g: int, r: int) -> None:
         c.rest[at, r] = c.rest[at + 1, r] + saved * (1.0 + 1e-12)
 
 
-def _enough(c: Cells, at: int, rows: int) -> int:
-    """Return how many of an option do all that it can for what is left."""
+def _enough(c: Cells, g: int, at: int, rows: int, room: float) -> int:
+    """Return how many of an option do all that it can for what is left, or cost less than there is room for."""
     enough, j = 0, c.order[at]
     for r in range(rows):
         left, worth = c.left[at, r], c.row[r, j]
@@ -157,7 +157,14 @@ def _enough(c: Cells, at: int, rows: int) -> int:
             if float(whole) < needed:
                 whole += 1
             enough = max(enough, whole)
-    return min(enough, len(c.cost[0]) - 1)
+    able, beyond, base = 0, min(enough, len(c.cost[0]) - 1) + 1, g * len(c.order) + j
+    while beyond - able > 1:
+        middle = (able + beyond) // 2
+        if c.cost[base, middle] < room:
+            able = middle
+        else:
+            beyond = middle
+    return able
 
 
 def _leads_on(c: Cells, at: int, rows: int, room: float) -> bool:
@@ -187,7 +194,7 @@ def _searched(c: Cells, g: int, rows: int, below: float, most_nodes: int) -> flo
     options = len(c.order)
     best, at, nodes = below, 0, 0
     c.spent[0] = 0.0
-    c.here[c.order[0]] = _enough(c, 0, rows)
+    c.here[c.order[0]] = _enough(c, g, 0, rows, best)
     while at >= 0:
         nodes += 1
         if nodes > most_nodes:
@@ -204,7 +211,7 @@ def _searched(c: Cells, g: int, rows: int, below: float, most_nodes: int) -> flo
         if deeper:
             at += 1
             c.spent[at] = spent
-            c.here[c.order[at]] = _enough(c, at, rows)
+            c.here[c.order[at]] = _enough(c, g, at, rows, best - spent)
         else:
             while at >= 0 and c.here[c.order[at]] == 0:
                 at -= 1

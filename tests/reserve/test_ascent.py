@@ -8,7 +8,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from melange_sky.optimizer.deadline import NEVER
+from melange_sky.optimizer import Problem
+from melange_sky.optimizer.deadline import NEVER, Deadline
 from melange_sky.reserve.advise import advise
 from melange_sky.reserve.ascent import Ascent, Climb
 from melange_sky.reserve.cells import FEW_CELLS, cells_of
@@ -19,7 +20,17 @@ from melange_sky.reserve.levels import Box, Levels
 from melange_sky.reserve.market import Market
 from melange_sky.reserve.objective import Measure
 from melange_sky.reserve.pricing_cells import PATIENT, PricedCells
-from tests.reserve.factories import Case, case, random_case, random_problem, whole_program
+from melange_sky.reserve.question import Purchase
+from tests.machine import slowness
+from tests.optimizer.factories import demand, option
+from tests.reserve.factories import (
+    Case,
+    case,
+    prices_of,
+    random_case,
+    random_problem,
+    whole_program,
+)
 from tests.reserve.test_advise import OBJECTIVES, check
 from tests.reserve.test_in_parts import of_many
 
@@ -159,6 +170,73 @@ def test_cells_are_priced_as_by_trying_all_fleets(seed: int) -> None:
     reduced = market.usd[levels.purchase] - priced.weights @ prices
     bound = float(np.minimum(reduced, 0.0).sum() + priced.weights @ np.array(least))
     assert found.bound == pytest.approx(bound, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_cells_are_priced_so_where_a_pool_pays_for_nearly_nothing(seed: int) -> None:
+    rng, numbers = random.Random(40 + seed), np.random.default_rng(seed)
+    problem = random_problem(rng, 3)
+    rates = [round(rng.uniform(0.5, 3.0), 2) for _ in range(4)]
+    draws = {k: rng.uniform(0.2, 1.0) for k in range(3) if k != seed % 4}
+    bought = (
+        Purchase(name="term", usd=0.1, draws={seed % 3: 1.0}, most=3),
+        Purchase(name="spend", usd=0.1, draws=draws, most=5),
+    )
+    made = case([problem], [rates], purchases=bought)
+    market = Market(made.question)
+    fleets = np.array(list(product(range(9), repeat=3)), dtype=float)
+    known = Known(made.question.mixes)
+    for fleet in fleets:
+        known.learn(fleet)
+    cells = cells_of(market.groups, 1.0, FEW_CELLS)
+    levels = Levels.of(market.root, [set(np.arange(most).tolist()) for most in market.root.high])
+    priced = PricedCells(market, known, cells, levels, np.ones(1))
+    prices = numbers.choice([0.0, 0.3, 1.0], priced.dearest.shape) * priced.dearest
+    pooled = numbers.choice([0.0, 1e-6, 0.4], priced.dearest_pooled.shape) * priced.dearest_pooled
+    least = []
+    for g, cell in enumerate(cells):
+        rents = prices_of(problem)
+        for k, drawn in draws.items():
+            rents[k] = min(rents[k], drawn * pooled[g, 0])
+        own = np.sort(np.minimum(prices[g, levels.purchase == 0], rents[seed % 3]))
+        costs = [
+            sum(rents[k] * fleet[k] for k in range(3) if k != seed % 3)
+            + own[: int(fleet[seed % 3])].sum()
+            + rents[seed % 3] * max(fleet[seed % 3] - len(own), 0)
+            for fleet in fleets
+        ]
+        least.append(np.array(costs)[known.rates[:, 0] >= cell.rate_rps].min())
+    term = market.usd[0] - priced.weights @ prices[:, levels.purchase == 0]
+    spend = market.usd[1] - float(priced.weights @ pooled[:, 0])
+    fixed = np.minimum(term, 0.0).sum() + min(spend, 0.0) * market.root.high[1]
+    found = priced.at(prices, pooled, PATIENT)
+    assert found.bound == pytest.approx(fixed + float(priced.weights @ np.array(least)), rel=1e-6)
+
+
+def test_thousands_of_small_instances_that_could_do_all_cost_no_time() -> None:
+    """What few large ones do, the smallest would by the thousand: a search that tries such counts has no end."""
+    numbers, sizes = np.random.default_rng(3), np.arange(12)
+    rows = [
+        option(f"o{k}", price, [(most * fall**sizes * numbers.lognormal(0, 0.1, 12)).tolist()])
+        for k, (price, most, fall) in enumerate(
+            ((0.2, 9.0, 0.35), (0.4, 14.0, 0.42), (3.0, 30.0, 0.7), (9.0, 75.0, 0.75))
+        )
+    ]
+    shares = 0.75**sizes
+    problem = Problem(demands=(demand([(shares / shares.sum()).tolist()], *rows),))
+    rates = 22 + 18 * np.sin(np.arange(120) * np.pi / 12) * numbers.lognormal(0, 0.1, 120)
+    terms = tuple(
+        Purchase(
+            name=f"term{k}", usd=0.65 * row.option.price_usd_per_hour * 120, draws={k: 1.0}, most=20
+        )
+        for k, row in enumerate(rows)
+    )
+    made = case([problem], [rates.clip(1).round(2).tolist()], purchases=terms)
+    assert made.question.mixes[0].most.max() * rates.max() > 1000
+    in_time = Deadline.after(6 * slowness())  # takes a tenth of that
+    advice = advise(made.asking(within=1e-3).question, deadline=in_time)
+    assert advice.gap <= 1e-3
+    check(made.question, advice)
 
 
 def test_a_worth_asks_no_less_than_prices_do() -> None:
