@@ -262,6 +262,7 @@ class InParts:
     def _in_parts(self, mean: Mean) -> Iterator[tuple[int, Floats, float]]:
         """Yield lines that spans' mean fleets miss where instances are had in parts."""
         paid = self._paid(mean)
+        paid = np.where(paid.any(axis=1, keepdims=True), paid, self._rents)  # all is free at first
         for g in np.flatnonzero(mean.weights).tolist():
             rate, fleet = float(self._means[g]), mean.fleets[g]
             for worth in self._mixes[g].missed(fleet, rate * (1 - MISSED), paid[g]):

@@ -40,6 +40,7 @@ from melange_sky.spec import AcceleratorChoice, Spec, load_spec  # noqa: E402
 from tests.optimizer.factories import demand, option  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from multiprocessing.connection import Connection
 
 CAP_S = float(os.environ.get("MELANGE_BENCH_CAP_S", "5"))
@@ -47,6 +48,7 @@ LIMIT_S = 135.0
 """Just before `make bench` cuts off: no point is begun that might not end by then, and that is said."""
 END_S = time.monotonic() + LIMIT_S
 FOUR_GPUS = ("L4", "A10G", "A100-80GB", "H100")
+TEN_GPUS = (*FOUR_GPUS, "T4", "A100", "A6000", "L40S", "H200", "B200")
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -79,25 +81,33 @@ def real_gpus(rate_rps: float) -> Problem:
 
     On the example's clouds and on the default grid of 60 buckets, not all of which have a rate.
     """
+    return _cheapest_offers(FOUR_GPUS, 1, len(FOUR_GPUS), rate_rps)
+
+
+def real_options(count: int, rate_rps: float) -> Problem:
+    """The cheapest so many of ten accelerators, each alone and by two, four and eight, as `real_gpus` has them."""
+    return _cheapest_offers(TEN_GPUS, 8, count, rate_rps)
+
+
+def _cheapest_offers(names: Sequence[str], most: int, count: int, rate_rps: float) -> Problem:
     spec = load_spec(ROOT / "examples" / "chat.yaml")
     assert isinstance(spec, Spec)
     wanted = replace(
         spec,
         resources=replace(
             spec.resources,
-            accelerators=tuple(AcceleratorChoice(name=n) for n in FOUR_GPUS),
+            accelerators=tuple(AcceleratorChoice(name=n) for n in names),
         ),
     )
     problem = problem_for(wanted, PlanRequest(prices=OfferQuery(offline=True)))
     (only,) = problem.demands
-    cheapest: dict[str, OptionCapacity] = {}
-    for capacity in only.options:
-        name, price = capacity.option.accelerator, capacity.option.price_usd_per_hour
-        if capacity.option.accelerator_count == 1 and (
-            name not in cheapest or price < cheapest[name].option.price_usd_per_hour
-        ):
-            cheapest[name] = capacity
-    alone = replace(only, options=tuple(cheapest[name] for name in FOUR_GPUS))
+    cheapest: dict[tuple[str, int], OptionCapacity] = {}
+    by_price = sorted(only.options, key=lambda c: c.option.price_usd_per_hour)
+    for capacity in by_price:
+        name, gpus = capacity.option.accelerator, capacity.option.accelerator_count
+        if gpus <= most:
+            cheapest.setdefault((name, gpus), capacity)
+    alone = replace(only, options=tuple(cheapest.values())[:count])
     return at_rate(Problem(demands=(alone,)), rate_rps)
 
 

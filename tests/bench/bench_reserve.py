@@ -12,7 +12,7 @@ import os
 import time
 
 import numpy as np
-from bench_optimizer import lifelike, real_gpus
+from bench_optimizer import lifelike, real_gpus, real_options
 from table import Figure, note
 
 from melange_sky.optimizer import Problem
@@ -94,6 +94,9 @@ def main() -> None:
     real = real_gpus(PEAK_RPS)
     told("a week, 4 real GPUs, terms", question(real, WEEK, 1), 20.0)
     told("a year, 4 real GPUs, terms", question(real, YEAR, 1), 60.0)
+    many = real_options(16, PEAK_RPS)
+    told("a week, 16 real options, 3 kinds", question(many, WEEK, 3), 20.0)
+    told("a year, 16 real options, 3 kinds", question(many, YEAR, 3), 60.0)
     told("a week, 8 made-up options, terms", question(_made(8, 6), WEEK, 1), 20.0)
     told("a week, 16 made-up options, 3 kinds", question(_made(16, 3), WEEK, 3), 20.0)
 

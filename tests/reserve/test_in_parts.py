@@ -41,6 +41,19 @@ def bounds(question: Question, best: list[float]) -> tuple[float, float]:
     return in_parts, whole
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2, 5])
+def test_several_levels_of_attainment_are_bounded_before_anything_has_a_price(seed: int) -> None:
+    rng = random.Random(seed)
+    problem = random_problem(rng, 4, levels=True)
+    rates = [round(rng.uniform(5.0, 20.0), 2) for _ in range(6)]
+    usd = enumerate((6 * 0.6 * prices_of(problem)).tolist())
+    terms = tuple(term(k, each, 6, name=f"t{k}") for k, each in usd)
+    made = case([problem], [rates], purchases=terms)
+    assert len(made.question.mixes[0].levels) > 1
+    in_parts, _ = bounds(made.question, [0.0])
+    assert 0 < in_parts <= whole_program(made)
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_no_purchase_comes_below(seed: int) -> None:
     rng = random.Random(700 + seed)
