@@ -140,7 +140,6 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
     best = planned = -1
     best_score = top = -1e300
     total = 0.0
-    crowded = False
     for k in range(t.options):
         s.usable[k] = 0
         healthy = s.option_healthy[k]
@@ -155,7 +154,7 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
             total += mix
             credit = s.credit[base + k] + mix
             if credit > top:
-                top, planned, crowded = credit, k, load > SPILL_LOAD
+                top, planned = credit, k
         else:
             credit = OFF_PLAN_CREDIT
         score = credit - TIE_BREAK * load
@@ -167,6 +166,7 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
         return choose_unfit(t, s, c, tokens)
     if s.mix[base + best] > 0.0:
         charge(t, s, base, best, total)
+    crowded = planned >= 0 and s.option_load[planned] > SPILL_LOAD * s.option_healthy[planned]
     spilled = crowded and best != planned  # else a tie, which loads broke
     reason = FAILOVER if planned < 0 else (SPILLED if spilled else PLANNED)
     return pick_replica(t, s, best), reason

@@ -356,14 +356,14 @@ end
 local function choose(model, ask, seen)
   local c, tokens = ask.class, ask.longest
   local mix, credit = model.mix[c], model.credit[c]
-  local best, best_score, planned, top, total, crowded = nil, -huge, nil, -huge, 0, false
+  local best, best_score, planned, top, total = nil, -huge, nil, -huge, 0
   for k = 1, #mix do
     local found = seen[k]
     if found and found.usable then
       local owed = OFF_PLAN
       if mix[k] > 0 then
         total, owed = total + mix[k], credit[k] + mix[k]
-        if owed > top then top, planned, crowded = owed, k, found.load > SPILL_LOAD end
+        if owed > top then top, planned = owed, k end
       end
       local score = owed - TIE_BREAK * found.load
       if found.load > SPILL_LOAD then score = score - SPILL_GAIN * (found.load - SPILL_LOAD) end
@@ -372,7 +372,8 @@ local function choose(model, ask, seen)
   end
   if not best then return choose_unfit(model, seen, c, tokens) end
   if mix[best] > 0 then pay(model, seen, c, best, total) end
-  return take(seen, best), not planned and "failover" or crowded and best ~= planned and "spilled" or "planned"
+  local spilled = planned and best ~= planned and seen[planned].load > SPILL_LOAD -- else a tie, which loads broke
+  return take(seen, best), not planned and "failover" or spilled and "spilled" or "planned"
 end
 
 -- Sessions (melange_sky/routing/affinity.py): a session is a point; each class divides all points among

@@ -75,10 +75,11 @@ GOALS = {"per_core_rps": 8000 / 15000, "token_cpu_s": 35 / 19, "first_s": 2.0}
 
 @dataclass
 class Result:
-    """What one target needs and adds to the direct way; medians."""
+    """What one target needs and adds to the direct way; medians. `kernel`: the part of a small request in the kernel."""
 
     name: str
     per_core_rps: float
+    kernel: float
     spread_cpu_s: float
     burst_cpu_s: float
     token_s: float
@@ -157,6 +158,12 @@ def cpu_s(server: psutil.Process) -> float:
     return float(sum(sum(p.cpu_times()[:2]) for p in family))  # another system
 
 
+def clocks(server: psutil.Process) -> tuple[float, float]:
+    """Seconds of a server and its children so far: of its own, in the kernel."""
+    every = [p.cpu_times() for p in (server, *server.children(recursive=True))]
+    return sum(t.user for t in every), sum(t.system for t in every)
+
+
 def cores() -> tuple[set[int], set[int]]:
     """Cores for the proxy, and for client and stub; empty where they cannot be told apart."""
     if not hasattr(os, "sched_setaffinity"):
@@ -178,9 +185,10 @@ async def measure(name: str, port: int, direct: int, server: psutil.Process) -> 
     small = chat_request(MODEL, 1, False, KEY)
     pin(server, cores()[0])
     await closed_loop(port, small, 4, 1.0, 50)
-    before_s = cpu_s(server)
+    before_s, before = cpu_s(server), clocks(server)
     fast = await closed_loop(port, small, USERS, SECONDS, 10**9)
     fast_cpu_s = cpu_s(server) - before_s
+    own_s, kernel_s = (b - a for a, b in zip(before, clocks(server), strict=True))
     spread_bare = await streams(direct, stream, STREAMS, 1, LIFE_S)
     before_s = cpu_s(server)
     spread = await streams(port, stream, STREAMS, 1, LIFE_S)
@@ -195,6 +203,7 @@ async def measure(name: str, port: int, direct: int, server: psutil.Process) -> 
     return Result(
         name=name,
         per_core_rps=(len(fast.answer_s) - fast.failed) / fast_cpu_s,
+        kernel=kernel_s / max(own_s + kernel_s, 1e-9),
         spread_cpu_s=spread_cpu_s / max(len(spread.delays_s), 1),
         burst_cpu_s=burst_cpu_s / max(len(burst.delays_s), 1),
         token_s=median(spread.delays_s) - median(spread_bare.delays_s),
@@ -326,6 +335,7 @@ def show(results: list[Result]) -> None:
     """Print the table, and note our figures beside the others' for the table of `make bench`."""
     head = (
         "req/s/core",
+        "in the kernel",
         "CPU us/token: spread",
         "at once",
         "token +ms",
@@ -337,6 +347,7 @@ def show(results: list[Result]) -> None:
     for r in results:
         cells = (
             f"{r.per_core_rps:,.0f}",
+            f"{r.kernel:.0%}",
             f"{1e6 * r.spread_cpu_s:.1f}",
             f"{1e6 * r.burst_cpu_s:.1f}",
             *(f"{1e3 * s:.2f}" for s in (r.token_s, r.first_s, r.small_s)),
