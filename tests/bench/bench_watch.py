@@ -24,12 +24,13 @@ from table import Figure, note
 
 import melange_sky
 from melange_sky.planner.watching.asking import WatchOptions
-from melange_sky.planner.watching.replay import MOST_REQUESTS, TUNED_RULE, backtest
+from melange_sky.planner.watching.replay import MOST_REQUESTS, backtest
 from melange_sky.watching.forecast import DAY, Forecaster
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MINUTE, MEAN_RPS, AHEAD = 60, 16.0, 3
 TARGET = 0.95
+EQUAL = "the rule at equal attainment"
 START = datetime(2026, 11, 2, tzinfo=timezone.utc)
 
 
@@ -137,8 +138,12 @@ def played_week(kind: str, seed: int, most_requests: int = MOST_REQUESTS) -> Wee
         options = WatchOptions(replay=trace, seed=seed)
         found = backtest(folder, options, lambda _text: None, most_requests=most_requests)
     judged = {one.name: one.judged for one in found.contenders if one.judged is not None}
+    cost = {one.name: one.usd / found.perfect_usd for one in found.contenders}
+    for one in found.contenders:
+        if one.usd_at_equal is not None:
+            cost[EQUAL] = one.usd_at_equal / found.perfect_usd
     return Week(
-        cost={one.name: one.usd / found.perfect_usd for one in found.contenders},
+        cost=cost,
         attainment={name: one.attainment for name, one in judged.items()},
         half_width={name: one.half_width for name, one in judged.items()},
     )
@@ -147,10 +152,10 @@ def played_week(kind: str, seed: int, most_requests: int = MOST_REQUESTS) -> Wee
 def told_week(kind: str) -> None:
     """Note what following a week costs against perfect foresight, and how well all serve."""
     found = played_week(kind, 1)
-    ours, best = found.cost["watched"], found.cost.get(TUNED_RULE, math.inf)
+    ours, best = found.cost["watched"], found.cost.get(EQUAL, math.inf)
     beside = ", ".join(
-        f"{name} {cost:.3f} at {found.attainment[name]:.2%} ± {found.half_width[name]:.2%}"
-        for name, cost in found.cost.items()
+        f"{name} {found.cost[name]:.3f} at {reached:.2%} ± {found.half_width[name]:.2%}"
+        for name, reached in found.attainment.items()
     )
     held = "held" if found.attainment["watched"] >= TARGET else "missed"
     what = f"{kind} week followed ÷ SkyServe's rule at its best target, at equal attainment"
@@ -171,10 +176,13 @@ def told_weeks(lines: list[str]) -> None:
         for rival in sorted({name for row in weeks for name in row["cost"]} - {"watched"}):
             both = [row for row in weeks if rival in row["cost"]]
             ratios = [math.log(row["cost"]["watched"] / row["cost"][rival]) for row in both]
-            more = [row["attainment"]["watched"] - row["attainment"][rival] for row in both]
-            print(
-                f"  ÷ {rival} {_interval(ratios, math.exp)} ({len(both)} weeks), attainment more by {_interval(more)}"
-            )
+            more = [
+                row["attainment"]["watched"] - row["attainment"][rival]
+                for row in both
+                if rival != EQUAL
+            ]
+            beside = f", attainment more by {_interval(more)}" if more else ""
+            print(f"  ÷ {rival} {_interval(ratios, math.exp)} ({len(both)} weeks){beside}")
 
 
 def _interval(values: list[float], shown: Callable[[float], float] = float) -> str:

@@ -19,6 +19,7 @@ from melange_sky.planner.watching.judging import judged, shifted, stretches_of
 from melange_sky.planner.watching.plan_fleets import PlanFleets
 from melange_sky.planner.watching.playing import Fleet
 from melange_sky.planner.watching.replay import backtest, write_replay
+from melange_sky.planner.watching.rivals import SkyRule, sky_rules
 from melange_sky.planner.watching.traffic import played_traffic
 from melange_sky.replay import FleetStep, rollout_of
 from melange_sky.report.backtest import backtest_text
@@ -204,6 +205,27 @@ def test_a_plan_with_rules_is_played_to_its_end(rule: str, tmp_path: Path) -> No
     else:
         assert 0 < found.watched.usd < 1.1 * names["static peak"].usd
     assert "perfect foresight" in backtest_text(document)
+
+
+def test_a_tuned_rule_is_told_at_the_attainment_that_is_compared(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = rates_csv(tmp_path / "swing.csv", swing(4, 1.0, 9.0))
+    fleets, one = PlanFleets(load_plan(folder)), options(path)
+    assert one.trace is not None
+    traffic = played_traffic(one.trace, path, fleets.plan.models[0].workload, 0)
+    startup_s = (180.0,) * len(fleets.options)
+
+    def tuned(goal: float) -> SkyRule:
+        _, best = sky_rules(fleets, traffic, startup_s, goal, (100_000, 0))
+        assert best is not None and best.usd_at_goal is not None
+        assert best.judged.attainment >= goal and best.usd_at_goal <= best.usd
+        return best
+
+    found = tuned(0.9)
+    assert found.usd_at_goal is not None and 0.7 * found.usd < found.usd_at_goal < found.usd
+    again = tuned(found.judged.attainment)
+    assert again.usd_at_goal == pytest.approx(again.usd)
 
 
 def test_stretches_stand_for_the_whole(folder: Path, tmp_path: Path) -> None:

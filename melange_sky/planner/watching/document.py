@@ -34,6 +34,7 @@ def _contender(one: Contender) -> dict[str, Any]:
     return {
         "name": one.name,
         "usd": one.usd,
+        "usd_at_equal_attainment": one.usd_at_equal,
         "changes": one.changes,
         "detail": one.detail or None,
         "replayed": None if one.judged is None else _judged(one.judged),

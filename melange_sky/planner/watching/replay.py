@@ -40,13 +40,17 @@ MOST_REQUESTS = 400_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One way to run the fleet over the trace. `judged` None where it was not replayed, `changes` None likewise."""
+    """One way to run the fleet over the trace. `judged` None where it was not replayed, `changes` None likewise.
+
+    `usd_at_equal` is what a rule that was tuned costs at the attainment of the watched fleet, None for others.
+    """
 
     name: str
     usd: float
     judged: Judged | None
     changes: int | None
     detail: str = ""
+    usd_at_equal: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +218,7 @@ def _of_rule(name: str, rule: SkyRule) -> Contender:
         judged=rule.judged,
         changes=rule.changes,
         detail=f"{rule.option}, {rule.target_rps:.3g} req/s a replica",
+        usd_at_equal=rule.usd_at_goal,
     )
 
 

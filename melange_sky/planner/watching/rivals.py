@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,13 +35,17 @@ LEAST_FACTOR, HIGHEST_FACTOR, ROUNDS, BEST_ALONE = 0.4, 1.8, 7, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkyRule:
-    """SkyServe's request-rate autoscaler on one option, at one target of requests per second and replica."""
+    """SkyServe's request-rate autoscaler on one option, at one target of requests per second and replica.
+
+    `usd_at_goal` is what it costs at just the attainment that was asked for, None where no target reaches it.
+    """
 
     option: str
     target_rps: float
     usd: float
     judged: Judged
     changes: int
+    usd_at_goal: float | None = None
 
 
 def static_peak(
@@ -110,7 +114,7 @@ def sky_rules(
     for option in options:
         tried.search(option)
     planned = tried.rule(options[0], 1.0) if options else None
-    return planned, tried.best
+    return planned, tried.best_at_goal()
 
 
 class _Tried:
@@ -158,6 +162,23 @@ class _Tried:
             low = factor
             if self.best is None or found.usd < self.best.usd:
                 self.best = found
+
+    def best_at_goal(self) -> SkyRule | None:
+        """Return the best with what it costs at just the goal: between it and what comes nearest below the goal."""
+        best, goal = self.best, self._goal
+        if best is None:
+            return None
+        short = [
+            rule
+            for rule in self._known.values()
+            if rule.option == best.option and rule.judged.attainment < goal and rule.usd < best.usd
+        ]
+        if not short:
+            return replace(best, usd_at_goal=best.usd)
+        below = max(short, key=lambda rule: rule.judged.attainment)
+        more, less = best.judged.attainment, below.judged.attainment
+        part = (goal - less) / (more - less)
+        return replace(best, usd_at_goal=below.usd + part * (best.usd - below.usd))
 
     def _is_dearer(self, option: int, factor: float) -> bool:
         if self.best is None:
