@@ -52,6 +52,9 @@ _LONGER, _SHORTER, _PATIENCE = 1.1, 0.6, 4
 _LOOK_BACK, _LITTLE = 20, 1e-4
 """So many steps that gain less than this part of the cost are the last."""
 
+_SETTLING = 20
+"""So often at most the first prices of all are looked at again."""
+
 _NEWEST = 0.25
 """How much the newest step counts in the mean of what is used and bought."""
 
@@ -151,7 +154,8 @@ class Ascent:
         prices = levels.prices_from(above.levels, above.prices[around])
         pooled = above.pooled[around]
         priced = PricedCells(self.market, self.known, cells, levels, self.matter)
-        best = mean = self._step(priced, prices, pooled)
+        rounds = 0 if np.isfinite(above.bound) else _SETTLING
+        best = mean = self._settled(priced, prices, pooled, rounds)
         at, length, idle = (prices, pooled), _LENGTH, 0
         raised(best.bound)
         before = -np.inf
@@ -184,6 +188,7 @@ class Ascent:
                     break
                 before = best.bound
         if best.bound < target:
+            priced.look_again()
             patient = self._step(priced, *at, PATIENT)
             best = max(best, patient, key=lambda one: one.bound)
             raised(best.bound)
@@ -197,6 +202,19 @@ class Ascent:
             pooled=at[1],
             cells=cells,
         )
+
+    def _settled(self, priced: PricedCells, prices: Floats, pooled: Floats, rounds: int) -> Priced:
+        """Return what prices come to once it is known why the fleets that look cheapest there serve no more."""
+        best = self._step(priced, prices, pooled)
+        for _ in range(rounds):
+            self.deadline.check()
+            priced.learn()
+            priced.look_again()
+            now = self._step(priced, prices, pooled)
+            if now.bound < best.bound + _LITTLE * abs(best.bound):
+                break
+            best = now
+        return best
 
     def _step(
         self, priced: PricedCells, prices: Floats, pooled: Floats, nodes: int = QUICK

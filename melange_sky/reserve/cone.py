@@ -52,29 +52,41 @@ class Shape:
         return most
 
     def worth(self, prices: Floats) -> Floats:
-        """Return a worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts.
+        """Return a worth along prices > 0: what it costs to serve 1 req/s at these with instances in parts."""
+        row: Floats = self.worths(prices[None])[0]
+        return row
+
+    def worths(self, prices: Floats) -> Floats:
+        """Return the worth along each row of prices > 0, (rows × options).
 
         An option that is too dear counts for what would let it serve some size at the least cost.
         """
         if self.may_miss <= 0:
-            row: Floats = self.worths(prices[None])[0]
-            return row
-        with np.errstate(invalid="ignore"):
-            costs = np.where(np.isfinite(self.loads), prices[:, None, None] * self.loads, np.inf)
-        scale = float(costs.min(axis=(0, 1)).sum())
-        missed = self.weights[:, :, None] * self.shares * scale
-        bounds = []
-        for m in _MULTIPLIERS:
-            least = (costs + m * missed).min(axis=(0, 1))
-            bounds.append((float(least.sum()) - m * scale * self.may_miss, m, least))
-        bound, m, least = max(bounds, key=lambda one: one[0])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            enough = np.where(self.loads > 0, (least - m * missed) / self.loads, 0.0)
-        worth: Floats = np.maximum(enough.max(axis=(1, 2)), 0.0) / bound
-        return worth
+            return self._worths_in_time(prices)
+        costs = prices[:, :, None, None] * np.where(np.isfinite(self.loads), self.loads, 1e300)
+        scale = costs.min(axis=(1, 2)).sum(axis=1)
+        missed = self.weights[:, :, None] * self.shares
+        bound = np.full(len(prices), -np.inf)
+        worths = np.zeros(prices.shape)
+        for multiplier in _MULTIPLIERS:
+            of_missed = (multiplier * scale)[:, None, None, None] * missed
+            least = (costs + of_missed).min(axis=(1, 2))
+            total = least.sum(axis=1) - multiplier * scale * self.may_miss
+            better = total > bound
+            bound[better] = total[better]
+            worths[better] = self._per_load(least[better], of_missed[better])
+        rows: Floats = worths / bound[:, None]
+        return rows
 
-    def worths(self, prices: Floats) -> Floats:
-        """Return the worth along each row of prices > 0, (rows × options), where none may miss."""
+    def _per_load(self, least: Floats, of_missed: Floats) -> Floats:
+        """Return what an instance saves at most where sizes cost no more than `least`, (rows × options)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = np.where(self.loads > 0, (least[:, None, None] - of_missed) / self.loads, 0.0)
+        saved: Floats = np.maximum(each.max(axis=(2, 3)), 0.0)
+        return saved
+
+    def _worths_in_time(self, prices: Floats) -> Floats:
+        """Return worths where none may miss."""
         loads = self.loads[:, 0]
         finite = np.where(np.isfinite(loads), loads, 1e300)
         least = (prices[:, :, None] * finite).min(axis=1)

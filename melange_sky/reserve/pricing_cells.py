@@ -107,6 +107,7 @@ class PricedCells:
         self._levels_of = np.bincount(self._options, minlength=options)
         self._fleets = np.zeros((len(cells), options), dtype=np.int64)
         self._kept: dict[tuple[int, int], NDArray[np.int64]] = {}
+        self._along: dict[tuple[int, int], Floats] = {}
         self._learnt: set[bytes] = set()
         self.dearest = np.zeros((len(cells), count))
         self.dearest[:, self._places] = self._rents[:, self._options] * self._counts_here
@@ -228,15 +229,13 @@ class PricedCells:
         last = np.clip(counts - 1, 0, most - 2)
         margin = np.take_along_axis(each, last[:, :, None], axis=2)[:, :, 0]
         margin = np.maximum(margin, _LEAST_PRICE * margin.max(axis=1, keepdims=True))
-        if cone.shape.may_miss <= 0:
-            along = cone.shape.worths(np.where(margin > 0, margin, 1.0))
-        else:
-            along = cone.worths[(counts @ cone.worths.T).argmin(axis=1)]
+        if cone.shape.may_miss <= 0 or which not in self._along:
+            self._along[which] = cone.shape.worths(np.where(margin > 0, margin, 1.0))
         rows, wide = (MOST_ROWS, options), (options + 1, MOST_ROWS)
         return Cells(
             cost=np.ascontiguousarray(costs.reshape(-1, most)),
             rate=self._rates[here] * (1 - SLACK),
-            along=np.ascontiguousarray(along),
+            along=np.ascontiguousarray(self._along[which]),
             worth=np.ascontiguousarray(cone.worths),
             kept=self._kept[which],
             fleets=known.fleets.astype(np.int64),
@@ -253,6 +252,10 @@ class PricedCells:
             here=np.zeros(options, dtype=np.int64),
             best=np.zeros(options, dtype=np.int64),
         )
+
+    def look_again(self) -> None:
+        """Let worths be made along the prices at hand, which takes longer where some requests may miss."""
+        self._along.clear()
 
     def learn(self) -> None:
         """Let the fleets found last become known. Raises TimeUpError."""

@@ -105,6 +105,18 @@ def _ordered(c: Cells, g: int) -> None:
         c.order[place] = j
 
 
+def _paying(c: Cells, g: int, j: int, price: float) -> int:
+    """Return how many instances of an option cost no more than a price, one by one."""
+    base, able, beyond = g * len(c.order) + j, 0, len(c.cost[0])
+    while beyond - able > 1:
+        middle = (able + beyond) // 2
+        if c.cost[base, middle] - c.cost[base, middle - 1] <= price:
+            able = middle
+        else:
+            beyond = middle
+    return able
+
+
 def _worth_of_money(c: Cells, g: int, r: int) -> float:
     """Return the price of a whole row at which as many instances as pay just fill it."""
     options, most = len(c.order), len(c.cost[0]) - 1
@@ -116,10 +128,7 @@ def _worth_of_money(c: Cells, g: int, r: int) -> float:
     for _ in range(30):
         price, filled = 0.5 * (low + high), 0.0
         for j in range(options):
-            base, n, room = g * options + j, 0, price * c.row[r, j]
-            while n < most and c.cost[base, n + 1] - c.cost[base, n] <= room:
-                n += 1
-            filled += c.row[r, j] * float(n)
+            filled += c.row[r, j] * float(_paying(c, g, j, price * c.row[r, j]))
         if filled >= 1.0:
             high = price
         else:
@@ -129,7 +138,7 @@ def _worth_of_money(c: Cells, g: int, r: int) -> float:
 
 def _ready(c: Cells, g: int, r: int) -> None:
     """Work out what a row's rest costs at least from each option on."""
-    options, most = len(c.order), len(c.cost[0]) - 1
+    options = len(c.order)
     money = _worth_of_money(c, g, r)
     c.money[r] = money
     c.cheap[options, r], c.rest[options, r], c.left[0, r] = _NONE, 0.0, 1.0
@@ -137,11 +146,11 @@ def _ready(c: Cells, g: int, r: int) -> None:
         at = options - 1 - k
         j = c.order[at]
         base, worth = g * options + j, c.row[r, j]
-        cheap, saved = c.cheap[at + 1, r], 0.0
+        cheap = c.cheap[at + 1, r]
         if worth > 0.0:
             cheap = min(cheap, c.cost[base, 1] / worth)
-        for n in range(most):
-            saved = min(saved, c.cost[base, n + 1] - money * worth * float(n + 1))
+        paying = _paying(c, g, j, money * worth)
+        saved = min(c.cost[base, paying] - money * worth * float(paying), 0.0)
         c.cheap[at, r] = cheap
         c.rest[at, r] = c.rest[at + 1, r] + saved * (1.0 + 1e-12)
 

@@ -130,6 +130,7 @@ class Search:
             mean = program.bound(told, enough, whole=True)
             self._explore(tree, mean.units)
             return
+        self._price_first(tree, mean.units)
         self._explore(tree, mean.units)
         ascent = Ascent(
             market=self.market,
@@ -155,6 +156,13 @@ class Search:
         if self.ascent is not None:
             tree.take()
             self._go_on(tree, box, climb, tree.least)
+
+    def _price_first(self, tree: Tree, units: Floats) -> None:
+        """Price what a program in parts buys, in whole units: the fleets known so far are those beside nothing."""
+        for tried in rounded(units, self.market.root):
+            if self._payable(Box(low=tried, high=tried)):
+                self._try(tree, tried)
+                return
 
     def _go_on(self, tree: Tree, box: Box, climb: Climb, bound: float) -> None:
         """Put a box whose bound was climbed to, or its parts, back, if they may hold something better."""
