@@ -225,12 +225,8 @@ class PricedCells:
         cells, options, most = costs.shape
         if which not in self._kept:
             self._kept[which] = np.zeros((cells, 1 + MOST_ROWS), dtype=np.int64)
-        each = np.diff(costs, axis=2)
-        last = np.clip(counts - 1, 0, most - 2)
-        margin = np.take_along_axis(each, last[:, :, None], axis=2)[:, :, 0]
-        margin = np.maximum(margin, _LEAST_PRICE * margin.max(axis=1, keepdims=True))
         if cone.shape.may_miss <= 0 or which not in self._along:
-            self._along[which] = cone.shape.worths(np.where(margin > 0, margin, 1.0))
+            self._along[which] = cone.shape.worths(_margins(costs, counts))
         rows, wide = (MOST_ROWS, options), (options + 1, MOST_ROWS)
         return Cells(
             cost=np.ascontiguousarray(costs.reshape(-1, most)),
@@ -270,3 +266,12 @@ class PricedCells:
         units = self._levels.units(mean.bought)
         units[self._pools] = mean.pooled
         return units
+
+
+def _margins(costs: Floats, counts: NDArray[np.int64]) -> Floats:
+    """Return what the last instance of each option costs in fleets, (cells × options), what is free a little."""
+    last = np.clip(counts - 1, 0, costs.shape[2] - 2)
+    margins = np.take_along_axis(np.diff(costs, axis=2), last[:, :, None], axis=2)[:, :, 0]
+    margins = np.maximum(margins, _LEAST_PRICE * margins.max(axis=1, keepdims=True))
+    paid: Floats = np.where(margins > 0, margins, 1.0)
+    return paid

@@ -155,7 +155,7 @@ def cpu_s(server: psutil.Process) -> float:
     files = [f for p in family for f in Path(f"/proc/{p.pid}/task").glob("*/schedstat")]
     if files:
         return sum(int(file.read_text().split()[0]) for file in files) / 1e9
-    return float(sum(sum(p.cpu_times()[:2]) for p in family))  # another system
+    return sum(clocks(server))  # another system
 
 
 def clocks(server: psutil.Process) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import pytest
 
 from melange_sky.planner.haproxy_export import export_haproxy
 from melange_sky.planner.serving import ServeOptions
+from melange_sky.rendering.haproxy.limits import ATTEMPTS
 from tests.gateway.bed import KEY, split_plan, together
 from tests.gateway.replica import Replica
 from tests.haproxy.bed import free_port, needs_haproxy, proxy_bed
@@ -23,7 +24,6 @@ from tests.stack.test_gateways import send
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(500), needs_haproxy]
 
-ATTEMPTS = 4
 PROXIES, REQUESTS, LEFT = 4, 2000, 0.7
 
 
