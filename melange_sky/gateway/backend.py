@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _MOST_REPLICAS = 1024
 
+VACANT = "vacant"
+"""Why an attempt failed where a balancer had no replica to send it to."""
+
 
 class Probe(Enum):
     """What a look at a backend's health said. OWN: the gateway itself could not look."""
@@ -59,6 +62,7 @@ class Backend:
         "suspect",
         "unstarted",
         "url",
+        "vacant_since_s",
     )
 
     def __init__(self, settings: Settings, plan: str, option: str, url: URL, replicas: int) -> None:
@@ -76,6 +80,8 @@ class Backend:
         self.silent = False
         self.suspect = False
         """Whether its last request failed, whosever fault that was."""
+        self.vacant_since_s: float | None = None
+        """Since when a balancer is known to have no replica; None while it is not known to."""
         self._failed_probes = 0
 
     def __repr__(self) -> str:
@@ -105,6 +111,7 @@ class Backend:
             return
         if result is Probe.GOOD:
             self._failed_probes, self.answers_probes, self.silent = 0, True, False
+            self._occupied()
             return
         self._failed_probes += 1
         if self._failed_probes >= settings.probe_failures:
@@ -113,6 +120,23 @@ class Backend:
     def unreachable(self) -> None:
         """Take in that nothing listens here: out until a probe succeeds."""
         self.answers_probes = False
+
+    def vacant(self, begun_s: float) -> None:
+        """Take in that a balancer had no replica for a request begun then: out until a probe succeeds."""
+        self.answers_probes = False
+        since_s = self.vacant_since_s
+        self.vacant_since_s = begun_s if since_s is None else min(since_s, begun_s)
+
+    def _occupied(self) -> None:
+        """End the attempts that were begun while there was no replica, so that they are made again.
+
+        SkyServe 0.14's balancer tries such a request again a second or two later, but has lost its body by then
+        (Starlette's `is_disconnected` takes it off): with a replica there it waits for ever.
+        """
+        since_s, self.vacant_since_s = self.vacant_since_s, None
+        if since_s is not None:
+            for attempt in [a for a in self.unstarted if a.begun_s >= since_s]:
+                attempt.expire(VACANT)
 
     def give_up_unstarted(self) -> None:
         """End all attempts that have had no byte from here, so that they are tried elsewhere."""
@@ -127,13 +151,14 @@ class Attempt:
     cancellation is this one (then it goes on) or somebody else's (then it must end).
     """
 
-    __slots__ = ("_loop", "_task", "_timer", "due_s", "reason")
+    __slots__ = ("_loop", "_task", "_timer", "begun_s", "due_s", "reason")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
         """Start the clock for the current task."""
         self.reason: str | None = None
         self._task, self._loop = asyncio.current_task(loop), loop
-        self.due_s = loop.time() + limit_s
+        self.begun_s = loop.time()
+        self.due_s = self.begun_s + limit_s
         self._timer = loop.call_at(self.due_s, self.expire, "timeout")
 
     def limit(self, limit_s: float, reason: str) -> None:

@@ -30,7 +30,7 @@ class Dispatcher:
         self._last_finish_s: float | None = None
 
     async def lease(self, service: Service, size: RequestSize, tried: Sequence[Backend]) -> Lease:
-        """Return a place at the replica that the policy chooses; waits while all are full.
+        """Return a place at the replica that the policy chooses; waits while all are full, or a balancer has none.
 
         Raises Refusal: 429 with Retry-After where the queue is full or the wait too long, 503 where no
         replica that was not yet `tried` is healthy.
@@ -40,7 +40,10 @@ class Dispatcher:
             place = await self._queue(service, size, tried)
         if isinstance(place, Lease):
             return place
-        raise Refusal(
+        raise self._without_replica()
+
+    def _without_replica(self) -> Refusal:
+        return Refusal(
             503,
             "no healthy replica serves this model now",
             "no_replica",
@@ -65,7 +68,7 @@ class Dispatcher:
                         request_class, longest, _slots(tried), session
                     )
         if slot < 0:
-            return reason
+            return policy.FULL if service.is_vacant(tried) else reason
         backend = service.by_slot[slot]
         trial = service.begin(backend, self._loop.time())
         self._metrics.decisions.add(service.name, backend.option, policy.REASONS[reason])
@@ -118,6 +121,8 @@ class Dispatcher:
                 service.waiting.remove(waiting)
 
     def _overloaded(self, service: Service) -> Refusal:
+        if service.is_vacant(()):
+            return self._without_replica()
         return Refusal(
             429,
             "all replicas that serve this model are full; try again later",

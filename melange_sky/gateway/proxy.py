@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from melange_sky.gateway.accounting import Accounts, Finished
 from melange_sky.gateway.answers import ReplicaAnswer
+from melange_sky.gateway.backend import VACANT
 from melange_sky.gateway.client_request import Refusal
 from melange_sky.gateway.own_limits import OwnLimitError
 from melange_sky.gateway.relay import Relay
@@ -169,12 +170,14 @@ class Proxy:
             running.reused_once = True
             running.attempts -= 1
             return
-        if error.gone:
+        if error.gone and error.kind != VACANT:
             backend.unreachable()
+        if error.gone:
             lease.service.refresh_health(self._loop.time())
-        backend.suspect = True
         running.failed.append((lease, error))
-        running.tried.append(backend)
+        if error.kind != VACANT:  # it may have a replica again, and had no part in the failure
+            backend.suspect = True
+            running.tried.append(backend)
         if not error.retry or self._tried_enough(running, error):
             raise as_refusal(error) from error
 

@@ -197,7 +197,9 @@ class Service:
 
         Those that answer probes come first. Yields whether there are any.
         """
-        closed = [b for b in self.backends if b not in tried and b.slots]
+        closed = [
+            b for b in self.backends if b not in tried and b.slots and b.vacant_since_s is None
+        ]
         opened = [b for b in closed if b.answers_probes] or closed
         slots = [s for b in opened for s in b.slots if not self.router.state.healthy[s]]
         for slot in slots:
@@ -207,6 +209,13 @@ class Service:
         finally:
             for slot in slots:
                 self.router.set_health(slot, False)
+
+    def is_vacant(self, tried: Sequence[Backend]) -> bool:
+        """Return whether no backend takes requests, and one is a balancer that may soon have a replica again."""
+        left = [b for b in self.backends if b not in tried and b.slots]
+        return any(b.vacant_since_s is not None for b in left) and not any(
+            b.answers_probes for b in left
+        )
 
     def wake(self) -> None:
         """Hand free places to the requests that wait, in order of arrival.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from melange_sky.gateway.answers import ReplicaAnswer, TooLargeError, read_answer
-from melange_sky.gateway.backend import Attempt, Probe
+from melange_sky.gateway.backend import VACANT, Attempt, Probe
 from melange_sky.gateway.own_limits import OwnLimitError, own_limit
 from melange_sky.gateway.replica_connection import (
     BrokenAnswerError,
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _TRACE = re.compile(r"[0-9a-f]{2}(-[0-9a-f]{2,32}){3}")
 _LARGE_BYTES = 1 << 20
+_NO_REPLICA = b"No ready replicas"
+"""What SkyServe's balancer says where it has none."""
+
 _FIXED = "User-Agent: melange-sky-gateway\r\nAccept: */*\r\nAccept-Encoding: identity\r\n"
 
 
@@ -153,7 +156,12 @@ class Upstream:
         except asyncio.CancelledError:
             if not attempt.expired():
                 raise
-            raise AttemptError(attempt.reason or "timeout") from None
+            kind = attempt.reason or "timeout"
+            raise AttemptError(kind, gone=kind == VACANT) from None
+        except AttemptError as error:
+            if error.kind == VACANT:
+                backend.vacant(attempt.begun_s)
+            raise
         except TooLargeError:
             raise AttemptError("too_large", retry=False, blame=False) from None
         except (BrokenAnswerError, ConnectError) as error:
@@ -217,6 +225,8 @@ def _judge(answer: ReplicaAnswer) -> ReplicaAnswer:
     if status in (401, 403):
         # The client's key is the gateway's matter: this says that the gateway's key is wrong.
         raise AttemptError("unauthorized")
+    if status == 503 and _NO_REPLICA in answer.body:
+        raise AttemptError(VACANT, blame=False, gone=True, answer=answer)
     if status in (429, 503):
         raise AttemptError("busy", blame=status == 503, answer=answer)
     if status >= 500:

@@ -127,8 +127,8 @@ def pick_replica(t: RoutingTable, s: RoutingState, k: int) -> int:
 def rank(t: RoutingTable, s: RoutingState, replica: int) -> None:
     """Note that a replica's load or health has changed. What is nothing but for rounding counts 0."""
     k = t.option_of[replica]
-    load = max(s.load[replica], 0.0) if s.healthy[replica] else NEVER
-    put(s.lowest, t.leaf[k] + replica - t.first[k], t.top[k], load)
+    load = s.load[replica] if s.healthy[replica] else NEVER
+    put(s.lowest, t.leaf[k] + replica - t.first[k], t.top[k], max(load, 0.0))
 
 
 def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, int]:
@@ -136,23 +136,25 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
 
     Changes credits only; call `begin` when the request is really sent.
     """
-    base = c * t.options
+    base, full_load = c * t.options, t.full_load
+    option_load, option_healthy, usable = s.option_load, s.option_healthy, s.usable
+    mixes, owed, fits, limits = s.mix, s.credit, s.fit, t.limit_tokens
     best = planned = -1
     best_score = top = -1e300
     total = 0.0
     for k in range(t.options):
-        s.usable[k] = 0
-        healthy = s.option_healthy[k]
-        if healthy == 0 or s.fit[base + k] == 0 or tokens > t.limit_tokens[k]:
+        usable[k] = 0
+        healthy = option_healthy[k]
+        if healthy == 0 or fits[base + k] == 0 or tokens > limits[k]:
             continue
-        load = s.option_load[k] / healthy
-        if load >= t.full_load:
+        load = option_load[k] / healthy
+        if load >= full_load:
             continue
-        s.usable[k] = 1
-        mix = s.mix[base + k]
+        usable[k] = 1
+        mix = mixes[base + k]
         if mix > 0.0:
             total += mix
-            credit = s.credit[base + k] + mix
+            credit = owed[base + k] + mix
             if credit > top:
                 top, planned = credit, k
         else:
@@ -164,9 +166,9 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
             best_score, best = score, k
     if best < 0:
         return choose_unfit(t, s, c, tokens)
-    if s.mix[base + best] > 0.0:
+    if mixes[base + best] > 0.0:
         charge(t, s, base, best, total)
-    crowded = planned >= 0 and s.option_load[planned] > SPILL_LOAD * s.option_healthy[planned]
+    crowded = planned >= 0 and option_load[planned] > SPILL_LOAD * option_healthy[planned]
     spilled = crowded and best != planned  # else a tie, which loads broke
     reason = FAILOVER if planned < 0 else (SPILLED if spilled else PLANNED)
     return pick_replica(t, s, best), reason
@@ -174,14 +176,22 @@ def choose(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, 
 
 def charge(t: RoutingTable, s: RoutingState, base: int, chosen: int, total: float) -> None:
     """Give every usable option its share as credit and let the chosen one pay for the request."""
+    usable, mixes, owed = s.usable, s.mix, s.credit
     for k in range(t.options):
-        if s.usable[k] == 0 or s.mix[base + k] <= 0.0:
+        mix = mixes[base + k]
+        if usable[k] == 0 or mix <= 0.0:
             continue
-        credit = s.credit[base + k] + s.mix[base + k]
+        credit = owed[base + k] + mix
         if k == chosen:
             credit -= total
         # Without a bound a long burst would leave a debt that floods the option once it recovers.
-        s.credit[base + k] = min(CREDIT_BOUND, max(-CREDIT_BOUND, credit))
+        if (
+            credit > CREDIT_BOUND
+        ):  # in the gateway min() and max() take longer than all the rest here
+            credit = CREDIT_BOUND
+        elif credit < -CREDIT_BOUND:
+            credit = -CREDIT_BOUND
+        owed[base + k] = credit
 
 
 def choose_unfit(t: RoutingTable, s: RoutingState, c: int, tokens: int) -> tuple[int, int]:

@@ -110,8 +110,8 @@ def killed(bed: Bed, folder: Path, hour: float, after: str, *words: str) -> str:
     return told
 
 
-BALANCER_SAYS, MOST_OF_AN_UPDATE = '"code": "busy"', 45
-"""What the gateway tells of a 503, which the bed's replicas never answer, and how many an update may cost at most.
+BALANCER_SAYS, MOST_OF_AN_UPDATE = '"code": "no_replica"', 45
+"""What the gateway tells where the balancer has no replica, and how many requests an update may cost at most.
 
 SkyServe 0.14's balancer has no replica for 20 seconds where it asks its controller between an update and the next
 look at the replicas (`help operate`); two are asked a second.
