@@ -8,6 +8,7 @@ any prices u
 is a bound (Lagrange); it rises where what is used too much becomes dearer (the volume algorithm: Barahona & Anbil,
 Mathematical Programming 87, 2000). Machine code prices all cells within milliseconds (`pricing_steps.py`), so that
 hundreds of steps take less than one linear program of the same bound (`master.py`), which alone comes to it exactly.
+A box within another begins at its prices and takes few steps: more boxes gain more than longer climbs.
 A purchase that several options draw on has one price for all its units.
 """
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_STEPS = (150, 50)
+_STEPS = (150, 25)
 """So many steps at most: in the box of all purchases, and in one that begins at the prices of another."""
 
 _LENGTH = 0.2
@@ -49,7 +50,7 @@ _SHORTEST = 0.01
 _LONGER, _SHORTER, _PATIENCE = 1.1, 0.6, 4
 """A step that gains makes the next one longer, so many in turn that gain nothing shorter."""
 
-_LOOK_BACK, _LITTLE = 20, 1e-4
+_LOOK_BACK, _LITTLE = 10, 1e-4
 """So many steps that gain less than this part of the cost are the last."""
 
 _SETTLING = 20
@@ -93,7 +94,8 @@ class Climb:
 class Ascent:
     """Bounds of boxes by better and better prices; `matter`, (scenarios), is how much each scenario's cost does.
 
-    The measure comes to no less than Σ matter · (cost − offsets) whatever is bought.
+    The measure comes to no less than Σ matter · (cost − offsets) whatever is bought. Cells are priced to a part
+    `within` of their cost, which the bound is less by.
     """
 
     market: Market
@@ -101,6 +103,7 @@ class Ascent:
     matter: Floats
     offsets: Floats
     deadline: Deadline
+    within: float = 0.0
 
     @staticmethod
     def can(market: Market) -> bool:
@@ -153,7 +156,7 @@ class Ascent:
         levels = self.levels(box)
         prices = levels.prices_from(above.levels, above.prices[around])
         pooled = above.pooled[around]
-        priced = PricedCells(self.market, self.known, cells, levels, self.matter)
+        priced = self._priced(cells, levels)
         rounds = 0 if np.isfinite(above.bound) else _SETTLING
         best = mean = self._settled(priced, prices, pooled, rounds)
         at, length, idle = (prices, pooled), _LENGTH, 0
@@ -202,6 +205,17 @@ class Ascent:
             pooled=at[1],
             cells=cells,
         )
+
+    def beside(self, climb: Climb, units: Floats) -> float:
+        """Return what a purchase is not below, by a climb's prices; the fleets found beside it become known."""
+        box = Box(low=units, high=units)
+        priced = self._priced(climb.cells, self.levels(box))
+        found = self._step(priced, np.zeros((len(climb.cells), 0)), climb.pooled)
+        priced.learn()
+        return found.bound
+
+    def _priced(self, cells: Sequence[Cell], levels: Levels) -> PricedCells:
+        return PricedCells(self.market, self.known, cells, levels, self.matter, self.within)
 
     def _settled(self, priced: PricedCells, prices: Floats, pooled: Floats, rounds: int) -> Priced:
         """Return what prices come to once it is known why the fleets that look cheapest there serve no more."""

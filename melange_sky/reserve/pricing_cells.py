@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from melange_sky.reserve.cone import Cone
 from melange_sky.reserve.pricing_steps import MOST_ROWS, Cells, cheapest_fleets_fast
 from melange_sky.reserve.rate_cone import SLACK
+from melange_sky.settings import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-QUICK, PATIENT = 2_000, 100_000
+QUICK, PATIENT = 2_000, 20_000
 """A cell's search of more nodes ends with a lower bound: on the way, and for a bound that stays."""
+
+_FEW, _PARTS_EACH = 4, 8
+"""Cells are searched in parts of so many at least, up to so many parts for each core, for some take far longer."""
 
 _LEAST_PRICE = 1e-9
 """What is free counts as this part of the dearest price where a worth is made along prices."""
@@ -70,9 +76,19 @@ class PricedCells:
     """Cells beside a box whose whole instances are in levels of one unit; other purchases, `pools`, have one level."""
 
     def __init__(
-        self, market: Market, known: Known, cells: Sequence[Cell], levels: Levels, matter: Floats
+        self,
+        market: Market,
+        known: Known,
+        cells: Sequence[Cell],
+        levels: Levels,
+        matter: Floats,
+        within: float = 0.0,
     ) -> None:
-        """Look up all that prices do not change; `matter`, (scenarios), is how much each scenario's cost does."""
+        """Look up all that prices do not change; `matter`, (scenarios), is how much each scenario's cost does.
+
+        Fleets are sought to a part `within` of their cost.
+        """
+        self._within = within
         self._market, self._known, self._levels = market, known, levels
         groups = [market.groups[cell.group] for cell in cells]
         active = np.array([group.active for group in groups])
@@ -171,14 +187,18 @@ class PricedCells:
     def _most_of_use(self, rents: Floats) -> int:
         """Return how many instances of one option a cheapest fleet has at most: it costs no more than a known one.
 
-        What is free or in a level may cost nothing, all else does the rents.
+        What is free or in a level may cost nothing, all else does the rents. Where a known fleet is free none else is
+        sought.
         """
         known = self._known
         able = self._rates[:, None] <= known.rates[:, self._mix].T
-        least = np.where(able, rents @ known.fleets.T, np.inf).min(axis=1, initial=np.inf)
+        costs = np.where(able, rents @ known.fleets.T, np.inf)
+        cheapest = costs.argmin(axis=1)
+        least = costs[np.arange(len(costs)), cheapest]
         with np.errstate(divide="ignore", invalid="ignore"):
             rented = np.floor(least[:, None] / rents * (1 + _SAME))
         paid = self._free + self._levels_of + np.where(rents > 0, rented, np.inf)
+        paid = np.where(least[:, None] > 0, paid, known.fleets[cheapest])
         return 1 + int(np.minimum(self._most, paid).max())
 
     def _costs(self, own: Floats, rents: Floats) -> tuple[Floats, NDArray[np.intp]]:
@@ -210,7 +230,7 @@ class PricedCells:
                 assert isinstance(level, Cone)
                 if len(here):
                     record = self._record(costs[here], here, (m, n), level)
-                    cheapest_fleets_fast(record, nodes)
+                    _search_at_once(record, nodes, self._within)
                     better = record.least < least[here]
                     least[here[better]] = record.least[better]
                     fleets[here[better]] = record.counts[better]
@@ -227,7 +247,6 @@ class PricedCells:
             self._kept[which] = np.zeros((cells, 1 + MOST_ROWS), dtype=np.int64)
         if cone.shape.may_miss <= 0 or which not in self._along:
             self._along[which] = cone.shape.worths(_margins(costs, counts))
-        rows, wide = (MOST_ROWS, options), (options + 1, MOST_ROWS)
         return Cells(
             cost=np.ascontiguousarray(costs.reshape(-1, most)),
             rate=self._rates[here] * (1 - SLACK),
@@ -238,15 +257,7 @@ class PricedCells:
             serves=np.ascontiguousarray(known.rates[:, which[0]]),
             counts=counts,
             least=np.zeros(cells),
-            row=np.zeros(rows),
-            left=np.zeros(wide),
-            cheap=np.zeros(wide),
-            rest=np.zeros(wide),
-            money=np.zeros(MOST_ROWS),
-            spent=np.zeros(options + 1),
-            order=np.zeros(options, dtype=np.int64),
-            here=np.zeros(options, dtype=np.int64),
-            best=np.zeros(options, dtype=np.int64),
+            **_room(options),
         )
 
     def look_again(self) -> None:
@@ -266,6 +277,50 @@ class PricedCells:
         units = self._levels.units(mean.bought)
         units[self._pools] = mean.pooled
         return units
+
+
+def _search_at_once(record: Cells, nodes: int, within: float) -> None:
+    """Search all cells, on all cores: machine code leaves Python alone, and no cell looks at another."""
+    cells, cores = len(record.rate), usable_cores()
+    count = max(1, min(_PARTS_EACH * cores, cells // _FEW)) if cores > 1 else 1
+    parts = [_part(record, a, b) for a, b in pairwise(np.linspace(0, cells, count + 1).astype(int))]
+    if count == 1:
+        cheapest_fleets_fast(parts[0], nodes, within)
+        return
+    with ThreadPoolExecutor(max_workers=cores) as pool:
+        for done in [pool.submit(cheapest_fleets_fast, part, nodes, within) for part in parts]:
+            done.result()
+
+
+def _part(record: Cells, first: int, last: int) -> Cells:
+    """Return the cells from the first to before the last, with room of their own to work in."""
+    options = len(record.order)
+    return record._replace(
+        cost=record.cost[first * options : last * options],
+        rate=record.rate[first:last],
+        along=record.along[first:last],
+        kept=record.kept[first:last],
+        counts=record.counts[first:last],
+        least=record.least[first:last],
+        **_room(options),
+    )
+
+
+def _room(options: int) -> dict[str, NDArray[Any]]:
+    """Return what a search works in."""
+    wide = (options + 1, MOST_ROWS)
+    return {
+        "row": np.zeros((MOST_ROWS, options)),
+        "left": np.zeros(wide),
+        "cheap": np.zeros(wide),
+        "rest": np.zeros(wide),
+        "money": np.zeros(MOST_ROWS),
+        "spent": np.zeros(options + 1),
+        "order": np.zeros(options, dtype=np.int64),
+        "here": np.zeros(options, dtype=np.int64),
+        "best": np.zeros(options, dtype=np.int64),
+        "strict": np.zeros(options, dtype=np.int64),
+    }
 
 
 def _margins(costs: Floats, counts: NDArray[np.int64]) -> Floats:

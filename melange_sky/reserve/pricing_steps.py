@@ -51,6 +51,7 @@ class Cells(NamedTuple):
     order: Whole
     here: Whole
     best: Whole
+    strict: Whole
 
 
 def _priced(c: Cells, g: int, counts: WholeRows, at: int) -> float:
@@ -176,16 +177,25 @@ def _enough(c: Cells, g: int, at: int, rows: int, room: float) -> int:
     return able
 
 
-def _leads_on(c: Cells, at: int, rows: int, room: float) -> bool:
-    """Take the count of an option off what is left; return whether the rest may cost less than there is room for."""
+def _may_cost(c: Cells, at: int, r: int, room: float) -> bool:
+    """Take the count of an option off what is left of a row; return whether its rest may cost less than a room."""
     j = c.order[at]
-    count = float(c.here[j])
+    left = c.left[at, r] - c.row[r, j] * float(c.here[j])
+    c.left[at + 1, r] = left
+    dear = c.money[r] * left + c.rest[at + 1, r] >= room
+    return not dear and (left <= 1e-12 or left * c.cheap[at + 1, r] < room)
+
+
+def _leads_on(c: Cells, at: int, rows: int, room: float) -> bool:
+    """Take the count of an option off what is left; return whether the rest may cost less than there is room for.
+
+    The row that said no last time is asked first: it mostly says so again.
+    """
+    if not _may_cost(c, at, c.strict[at], room):
+        return False
     for r in range(rows):
-        left = c.left[at, r] - c.row[r, j] * count
-        c.left[at + 1, r] = left
-        if left > 1e-12 and left * c.cheap[at + 1, r] >= room:
-            return False
-        if c.money[r] * left + c.rest[at + 1, r] >= room:
+        if not _may_cost(c, at, r, room):
+            c.strict[at] = r
             return False
     return True
 
@@ -198,21 +208,26 @@ def _serves(c: Cells, at: int, rows: int) -> bool:
     return most <= 1e-12
 
 
-def _searched(c: Cells, g: int, rows: int, below: float, most_nodes: int) -> float:
-    """Return the least cost, `below` where no fleet costs less, -1 after too many nodes; `best` has the fleet."""
+def _searched(c: Cells, g: int, rows: int, below: float, most_nodes: int, within: float) -> float:
+    """Return the least cost but for a part `within`, `below` where none is less, -1 after too many nodes.
+
+    `best` has the fleet.
+    """
     options = len(c.order)
     best, at, nodes = below, 0, 0
     c.spent[0] = 0.0
-    c.here[c.order[0]] = _enough(c, g, 0, rows, best)
+    sought = best * (1.0 - within)
+    c.here[c.order[0]] = _enough(c, g, 0, rows, sought)
     while at >= 0:
         nodes += 1
         if nodes > most_nodes:
             return -1.0
         j = c.order[at]
         spent, deeper = c.spent[at] + c.cost[g * options + j, c.here[j]], False
-        if spent < best and _leads_on(c, at, rows, best - spent):
+        if spent < sought and _leads_on(c, at, rows, sought - spent):
             if _serves(c, at + 1, rows):
                 best = spent
+                sought = best * (1.0 - within)
                 for k in range(options):
                     c.best[c.order[k]] = c.here[c.order[k]] if k <= at else 0
             elif at + 1 < options:
@@ -220,7 +235,7 @@ def _searched(c: Cells, g: int, rows: int, below: float, most_nodes: int) -> flo
         if deeper:
             at += 1
             c.spent[at] = spent
-            c.here[c.order[at]] = _enough(c, g, at, rows, best - spent)
+            c.here[c.order[at]] = _enough(c, g, at, rows, sought - spent)
         else:
             while at >= 0 and c.here[c.order[at]] == 0:
                 at -= 1
@@ -233,6 +248,7 @@ def _begun(c: Cells, g: int, rows: int) -> float:
     """Let the best fleet be the one that the cell has; return what by one row none costs less than."""
     for j in range(len(c.order)):
         c.best[j] = c.counts[g, j]
+        c.strict[j] = 0
     lowest = 0.0
     for r in range(rows):
         lowest = max(lowest, c.money[r] + c.rest[0, r])
@@ -246,9 +262,15 @@ def _take_row(c: Cells, g: int, r: int, worths: FloatRows, w: int) -> None:
     _ready(c, g, r)
 
 
-def _least_of(c: Cells, g: int, most_nodes: int) -> float:
-    """Return what no fleet costs less than in a cell; its counts become the cheapest."""
-    options, rows, lowest, tries = len(c.order), 1, 0.0, _TRIES
+def _take_best(c: Cells, g: int) -> None:
+    """Let a cell have the best fleet found."""
+    for j in range(len(c.order)):
+        c.counts[g, j] = c.best[j]
+
+
+def _least_of(c: Cells, g: int, most_nodes: int, within: float) -> float:
+    """Return what no fleet costs less than in a cell; its counts become the cheapest but for a part `within`."""
+    rows, lowest, tries = 1, 0.0, _TRIES
     below = _best_known(c, g)
     if below <= 0.0:
         return 0.0
@@ -259,32 +281,36 @@ def _least_of(c: Cells, g: int, most_nodes: int) -> float:
         rows += 1
     while True:
         lowest = max(lowest, _begun(c, g, rows))
-        found = _searched(c, g, rows, below, most_nodes)
-        if found < 0.0:
-            if tries == 0:
+        found = _searched(c, g, rows, below, most_nodes, within)
+        missed = -1 if found >= below else _missed(c, g)
+        if missed < 0:
+            _take_best(c, g)
+        if found >= 0.0:
+            lowest = max(lowest, found * (1.0 - within - 1e-12))
+            if missed < 0:
                 return lowest
+        elif tries == 0:
+            return lowest
+        else:
             tries -= 1
             below = 0.5 * (lowest + below)
-            continue
-        missed = -1 if found >= below else _missed(c, g)
-        lowest = max(lowest, found * (1.0 - 1e-12))
-        if missed < 0:
-            for j in range(options):
-                c.counts[g, j] = c.best[j]
-            return lowest
-        if rows >= MOST_ROWS:
-            c.kept[g, 0] = 0
-            return lowest
-        c.kept[g, 0] += 1
-        c.kept[g, c.kept[g, 0]] = missed
-        _take_row(c, g, rows, c.worth, missed)
-        rows += 1
+        if missed >= 0:
+            if rows >= MOST_ROWS:
+                c.kept[g, 0] = 0
+                return lowest
+            c.kept[g, 0] += 1
+            c.kept[g, c.kept[g, 0]] = missed
+            _take_row(c, g, rows, c.worth, missed)
+            rows += 1
 
 
-def cheapest_fleets(c: Cells, most_nodes: int) -> None:
-    """Work out every cell's least cost and cheapest fleet; what takes too many nodes has a lower bound."""
+def cheapest_fleets(c: Cells, most_nodes: int, within: float) -> None:
+    """Work out what every cell costs at least and its cheapest fleet but for a part `within` of the cost.
+
+    What takes too many nodes has a lower bound.
+    """
     for g in range(len(c.rate)):
-        c.least[g] = _least_of(c, g, most_nodes)
+        c.least[g] = _least_of(c, g, most_nodes, within)
 
 
 _PROGRAM = Program(cheapest_fleets)

@@ -3,8 +3,9 @@
 What no purchase of all comes below is known soon by a program with fleets in parts (`in_parts.py`). A box's bound
 is climbed to by better and better prices (`ascent.py`); where that may not do, it is a linear program over fleets
 (`master.py`) to which fleets are added until none could lower it (`bounding.py`; `serving.py` finds the cheapest
-fleet at any prices). A box of one purchase is priced, so that the search ends with a proof. Where the time ends first, the gap is told. Purchases are tried by look-up in the
-fleets found so far (`known.py`), and what looks best is priced with the cheapest fleets of all.
+fleet at any prices). A box of one purchase is priced, so that the search ends with a proof. Where the time ends
+first, the gap is told. Purchases are tried by look-up in the fleets found so far (`known.py`), beside those that are
+cheapest at a climb's prices, and what looks best is priced with the cheapest fleets of all.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ _FEW = 12
 _FINE = 1e-4
 """An ascent comes so near to what the program of the same box comes to, and sooner."""
 
+_OF_CELLS = 0.05
+"""An ascent may lose so much of what a purchase may be off, so that its cells are priced far sooner."""
+
+_SOME = 0.05
+"""Of what a climb buys less of than this, no steps are tried."""
+
 _UNITS = 30
 """Of a box of so many units each is a level from the start, of a larger one those near the best known."""
 
@@ -74,6 +81,7 @@ class Search:
     deadline: Deadline = NEVER
     progress: Callable[[float, float], None] = field(default=lambda _cost, _bound: None)
     priced: set[bytes] = field(default_factory=set)
+    seen: set[bytes] = field(default_factory=set)
     cells: list[Cell] = field(init=False)
     cuts: list[set[float]] = field(init=False)
     ascent: Ascent | None = field(init=False, default=None)
@@ -138,6 +146,7 @@ class Search:
             matter=mean.matter,
             offsets=self.measure.offsets,
             deadline=self.deadline,
+            within=self.within * _OF_CELLS,
         )
         if self.within >= _FINE and self.measure.objective.kind == "expected":
             self.ascent = ascent
@@ -154,6 +163,7 @@ class Search:
         )
         self._explore(tree, climb.units)
         if self.ascent is not None:
+            self._explore_beside(tree, climb)
             tree.take()
             self._go_on(tree, box, climb, tree.least)
 
@@ -195,6 +205,7 @@ class Search:
                 self.cells, above, box, span, lambda bound: self._raise(tree, bound)
             )
             self._explore(tree, climb.units, box)
+            self._explore_beside(tree, climb)
             self._go_on(tree, box, climb, tree.here)
             tree.here = np.inf
         else:
@@ -231,6 +242,35 @@ class Search:
             ):  # of several models few fleets are known beside it
                 self._try(tree, tried)
         self._improve(tree, units)
+
+    def _explore_beside(self, tree: Tree, climb: Climb) -> None:
+        """Try what a climb buys, and where single steps and exchanges lead to, beside the cheapest fleets there.
+
+        What `_improve` looks up costs what known fleets do, and few are known that are cheap beside what was never tried.
+        """
+        places = np.flatnonzero((climb.units > _SOME) | (tree.units > 0)).tolist()
+        for units in rounded(climb.units, climb.kept):
+            self._try_beside(tree, climb, units)
+        before = None
+        while before is not tree.units:
+            before = tree.units
+            for units in sorted(moves(before, self.market.root, places), key=self._quick):
+                if abs(units - before).max() <= 1 and self._try_beside(tree, climb, units):
+                    break
+
+    def _try_beside(self, tree: Tree, climb: Climb, units: Floats) -> bool:
+        """Keep a purchase if it is better beside the fleets that are cheapest at a climb's prices; return whether."""
+        assert self.ascent is not None
+        self.deadline.check()
+        if units.tobytes() in self.seen or not self._payable(Box(low=units, high=units)):
+            return False
+        self.seen.add(units.tobytes())
+        least = self.ascent.beside(climb, units)
+        return (
+            least < self._target(tree)
+            and self._quick(units) < tree.value - _SAME * self._scale(tree.value)
+            and self._try(tree, units)
+        )
 
     def _bounds(self, tree: Tree) -> Bounds:
         return Bounds(

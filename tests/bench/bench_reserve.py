@@ -23,20 +23,20 @@ from melange_sky.reserve.question import Purchase, Question, Scenario
 
 CAP_S = float(os.environ.get("MELANGE_BENCH_RESERVE_S", "35"))
 WEEK, YEAR = 168, 8760
-PEAK_RPS = 44.7
+PEAK_RPS, LARGE_RPS = 44.7, 120.0
 BUCKETS = (10, 6)
 
 
-def demand_rps(hours: int) -> np.ndarray:
+def demand_rps(hours: int, peak_rps: float) -> np.ndarray:
     """Hourly rates with a daily swing, calmer weekends and noise."""
     rng, hour = np.random.default_rng(0), np.arange(hours)
     day = 1 + 0.6 * np.sin(2 * np.pi * (hour % 24 - 9) / 24)
     week = np.where((hour // 24) % 7 >= 5, 0.55, 1.0)
     rate = day * week * rng.lognormal(0, 0.08, hours)
-    return rate / rate.max() * PEAK_RPS
+    return rate / rate.max() * peak_rps
 
 
-def question(problem: Problem, hours: int, kinds: int) -> Question:
+def question(problem: Problem, hours: int, kinds: int, peak_rps: float = PEAK_RPS) -> Question:
     """Terms, then blocks, then a spend commitment: as many kinds as asked for."""
     names = tuple(o.option.name for o in problem.demands[0].options)
     rents = np.array([o.option.price_usd_per_hour for o in problem.demands[0].options])
@@ -60,7 +60,7 @@ def question(problem: Problem, hours: int, kinds: int) -> Question:
         bought.append(Purchase(name="spend", usd=step * hours, draws=spend, most=60))
     base = Scenario(
         name="base",
-        rate_rps=demand_rps(hours),
+        rate_rps=demand_rps(hours, peak_rps),
         rents=rents[None],
         price=np.zeros(hours, dtype=np.intp),
     )
@@ -97,6 +97,8 @@ def main() -> None:
     many = real_options(16, PEAK_RPS)
     told("a week, 16 real options, 3 kinds", question(many, WEEK, 3), 20.0)
     told("a year, 16 real options, 3 kinds", question(many, YEAR, 3), 60.0)
+    large = question(real_options(16, LARGE_RPS), WEEK, 3, LARGE_RPS)
+    told(f"a week at {LARGE_RPS:g} req/s, 16 real options, 3 kinds", large, 30.0)
     told("a week, 8 made-up options, terms", question(_made(8, 6), WEEK, 1), 20.0)
     told("a week, 16 made-up options, 3 kinds", question(_made(16, 3), WEEK, 3), 20.0)
 

@@ -10,6 +10,7 @@ import pytest
 
 from melange_sky.optimizer import Problem
 from melange_sky.optimizer.deadline import NEVER, Deadline
+from melange_sky.reserve import pricing_cells
 from melange_sky.reserve.advise import advise
 from melange_sky.reserve.ascent import Ascent, Climb
 from melange_sky.reserve.cells import FEW_CELLS, cells_of
@@ -251,3 +252,47 @@ def test_a_worth_asks_no_less_than_prices_do() -> None:
         assert shape.worth(price) == pytest.approx(worth)
         costs = worth[:, None] * loads[:, 0]
         assert costs.min(axis=0).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cells_are_priced_alike_on_any_number_of_cores_and_to_a_part(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = of_many(6, 12, seed)
+    market = Market(made.question)
+    known = Known(made.question.mixes)
+    known.learn(np.ceil(made.question.mixes[0].most * 10))
+    cells = cells_of(market.groups, 1.0, FEW_CELLS)
+    levels = Levels.of(market.root, [set(np.arange(most).tolist()) for most in market.root.high])
+    pools = np.zeros((len(cells), 0))
+    monkeypatch.setattr(pricing_cells, "_FEW", 1)
+    bounds = {}
+    for cores, within in ((1, 0.0), (3, 0.0), (3, 0.05)):
+        monkeypatch.setattr(pricing_cells, "usable_cores", lambda cores=cores: cores)
+        priced = PricedCells(market, known, cells, levels, np.ones(1), within)
+        prices = np.random.default_rng(seed).uniform(0.5, 1, priced.dearest.shape)
+        for _ in range(10):
+            found = priced.at(prices * priced.dearest, pools, PATIENT)
+        bounds[cores, within] = found.bound
+    exact = bounds[1, 0.0]
+    assert bounds[3, 0.0] == exact
+    rented = exact - np.minimum(found.reduced, 0.0).sum()
+    assert exact - 0.05 * rented * (1 + 1e-9) <= bounds[3, 0.05] <= exact
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_purchase_is_not_below_what_it_costs_beside_a_climb(seed: int) -> None:
+    rng = random.Random(970 + seed)
+    made = of_many(4, 5, seed)
+    _, climb, market = climbed(made, [0.0])
+    known = Known(made.question.mixes)
+    known.learn(np.ceil(made.question.mixes[0].most * 10))
+    ascent = Ascent(
+        market=market, known=known, matter=np.ones(1), offsets=np.zeros(1), deadline=NEVER
+    )
+    units = np.array([float(rng.randrange(min(int(most), 2) + 1)) for most in market.root.high])
+    for _ in range(20):  # until why fleets serve no more is known
+        least = ascent.beside(climb, units)
+    cost = _cost(made, dict(zip(market.kept, units.astype(int).tolist(), strict=True)))
+    assert least <= cost * (1 + 1e-9)
+    assert known.totals(market, units)[0] == pytest.approx(cost, rel=1e-6)
