@@ -24,6 +24,9 @@ from melange_sky.skyserve.changes import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_SETTLE_S, _AGAIN = 2.0, 2
+"""How soon after an update, and how often at most, it is looked whether replicas were kept."""
+
 _DEAD = {"FAILED", "CONTROLLER_FAILED", "FAILED_CLEANUP"}
 
 
@@ -102,6 +105,28 @@ def _apply(server: RolloutTarget, change: ServiceChange, rollout: Rollout) -> No
     if change.action not in (Action.KEEP, Action.START):
         rollout.report(f"{change.name}: {change.before} → {wanted.replicas} replicas")
         server.update(wanted, live)
+        if change.action is not Action.REPLACE:
+            _keep(server, wanted, live, rollout)
+
+
+def _keep(server: RolloutTarget, wanted: Wanted, live: LiveService, rollout: Rollout) -> None:
+    """Update again where SkyServe takes replicas for outdated that the update left as they are.
+
+    SkyServe 0.14 moves them to the new version without its lock: a look at its replicas that began before writes the
+    old version back, and within 20 seconds it would start others in their place (`replica_managers.py`,
+    `update_version` and `_probe_all_replicas`).
+    """
+    kept = {r.id for r in live.replicas if r.version == live.version}
+    for _ in range(_AGAIN):
+        rollout.sleep(_SETTLE_S)
+        now = _named(server, wanted.name)
+        if now is None:
+            return
+        behind = [r for r in now.replicas if r.id in kept and r.version < now.version]
+        if not any(r.status == "READY" for r in behind):
+            return
+        rollout.report(f"{wanted.name}: SkyServe took what runs for outdated and is told again")
+        server.update(wanted, now)
 
 
 def _stop(server: RolloutTarget, name: str, maker: Maker, rollout: Rollout) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import json
@@ -140,6 +141,34 @@ def test_start_then_nothing_then_grow() -> None:
     assert server.calls == []
     assert apply(server, [wanted("small", 3), wanted("large", 1)]) == [Action.GROW, Action.KEEP]
     assert server.calls == ["update chat-small"]
+
+
+@pytest.mark.parametrize(("lost", "updates"), [(0, 1), (1, 2), (2, 3), (9, 3)])
+def test_replicas_that_skyserve_takes_for_outdated_are_kept(lost: int, updates: int) -> None:
+    """Its look at replicas writes an old version back if an update comes in between: `lost` times in a row."""
+    server = MemoryServe()
+    apply(server, [wanted("small", 2)])
+    server.calls.clear()
+    told: list[str] = []
+    update = server.update
+
+    def racing(row: Wanted, live: LiveService) -> None:
+        update(row, live)
+        service = server.live[row.name]
+        version = service.version + 1
+        moved = version if len(server.calls) > lost else 1
+        replicas = tuple(dataclasses.replace(r, version=moved) for r in service.replicas)
+        server.live[row.name] = dataclasses.replace(service, version=version, replicas=replicas)
+
+    server.update = racing  # type: ignore[method-assign]
+    server._with = lambda service, ready: service  # type: ignore[method-assign] # as they are
+    rollout = Rollout(report=told.append, clock=server.clock, sleep=server.sleep, grace_s=10)
+    row = wanted("small", 1)
+    changes = compare([row], server.services(), {row.name: row.document}, PRICES)
+    with contextlib.suppress(MelangeError):  # where they are never kept, none is ready in time
+        roll_out(server, changes, rollout)
+    assert server.calls == ["update chat-small"] * updates
+    assert sum("is told again" in line for line in told) == updates - 1
 
 
 def test_capacity_never_dips_below_the_old_plan() -> None:
