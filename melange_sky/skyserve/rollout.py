@@ -30,6 +30,10 @@ _SETTLE_S, _AGAIN = 2.0, 2
 _DEAD = {"FAILED", "CONTROLLER_FAILED", "FAILED_CLEANUP"}
 
 
+Kept = tuple[Wanted, LiveService]
+"""What is wanted of a service that keeps its replicas, and the service as it was before its update."""
+
+
 class RolloutTarget(Protocol):
     """What a rollout asks of SkyServe."""
 
@@ -65,15 +69,14 @@ def roll_out(server: RolloutTarget, changes: Sequence[ServiceChange], rollout: R
     """Carry the changes out. Raises MelangeError where a service fails or does not get ready."""
     growing = [c for c in changes if not c.lowers]
     lowering = [c for c in changes if c.lowers]
-    for change in growing:
-        _apply(server, change, rollout)
+    grown = [_apply(server, change, rollout) for change in growing]
     if rollout.early is not None:
         rollout.early(server.services())
+    _keep(server, grown, rollout)
     _wait_ready(server, growing, rollout)
     if rollout.switch is not None:
         rollout.switch(server.services())
-    for change in lowering:
-        _apply(server, change, rollout)
+    _keep(server, [_apply(server, change, rollout) for change in lowering], rollout)
     _wait_ready(server, changes, rollout)
 
 
@@ -88,45 +91,55 @@ def take_down(server: RolloutTarget, running: Mapping[str, Maker], rollout: Roll
         rollout.sleep(rollout.poll_s)
 
 
-def _apply(server: RolloutTarget, change: ServiceChange, rollout: Rollout) -> None:
+def _apply(server: RolloutTarget, change: ServiceChange, rollout: Rollout) -> Kept | None:
+    """Carry a change out; return whose replicas SkyServe is to keep, if any are."""
     wanted = change.wanted
     if wanted is None:
         assert change.maker is not None
         _stop(server, change.name, change.maker, rollout)
-        return
+        return None
     live = _named(server, change.name)
     if live is None:
         rollout.report(f"{change.name}: starting {wanted.replicas}")
         server.start(wanted)
-        return
+        return None
     same = live.maker == change.maker or is_made_by(live.maker, wanted, rollout.claim)
     if not same:
         raise MelangeError(_not_ours(change.name, live.maker))
-    if change.action not in (Action.KEEP, Action.START):
-        rollout.report(f"{change.name}: {change.before} → {wanted.replicas} replicas")
-        server.update(wanted, live)
-        if change.action is not Action.REPLACE:
-            _keep(server, wanted, live, rollout)
+    if change.action in (Action.KEEP, Action.START):
+        return None
+    rollout.report(f"{change.name}: {change.before} → {wanted.replicas} replicas")
+    server.update(wanted, live)
+    return None if change.action is Action.REPLACE else (wanted, live)
 
 
-def _keep(server: RolloutTarget, wanted: Wanted, live: LiveService, rollout: Rollout) -> None:
-    """Update again where SkyServe takes replicas for outdated that the update left as they are.
+def _keep(server: RolloutTarget, updated: Sequence[Kept | None], rollout: Rollout) -> None:
+    """Update again where SkyServe takes replicas for outdated that an update left as they are.
 
     SkyServe 0.14 moves them to the new version without its lock: a look at its replicas that began before writes the
     old version back, and within 20 seconds it would start others in their place (`replica_managers.py`,
     `update_version` and `_probe_all_replicas`).
     """
-    kept = {r.id for r in live.replicas if r.version == live.version}
-    for _ in range(_AGAIN):
+    kept = [one for one in updated if one is not None]
+    for _ in range(_AGAIN if kept else 0):
         rollout.sleep(_SETTLE_S)
-        now = _named(server, wanted.name)
-        if now is None:
+        now = {service.name: service for service in server.services()}
+        kept = [one for one in kept if _left_behind(one[1], now.get(one[0].name))]
+        for wanted, _ in kept:
+            rollout.report(f"{wanted.name}: SkyServe took what runs for outdated and is told again")
+            server.update(wanted, now[wanted.name])
+        if not kept:
             return
-        behind = [r for r in now.replicas if r.id in kept and r.version < now.version]
-        if not any(r.status == "READY" for r in behind):
-            return
-        rollout.report(f"{wanted.name}: SkyServe took what runs for outdated and is told again")
-        server.update(wanted, now)
+
+
+def _left_behind(before: LiveService, now: LiveService | None) -> bool:
+    """Return whether a replica that ran before an update serves, but not as the newest version."""
+    if now is None:
+        return False
+    ran = {r.id for r in before.replicas if r.version == before.version}
+    return any(
+        r.id in ran and r.status == "READY" and r.version < now.version for r in now.replicas
+    )
 
 
 def _stop(server: RolloutTarget, name: str, maker: Maker, rollout: Rollout) -> None:
