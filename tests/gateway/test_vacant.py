@@ -111,4 +111,4 @@ async def test_no_request_is_lost_while_the_balancer_has_no_replica() -> None:
     finally:
         await replica.stop()
     assert {status for status, _ in answers} == {200}
-    assert max(took_s for _, took_s in answers) < PATIENT.answer_s / 2
+    assert max(took_s for _, took_s in answers) < 0.8 * PATIENT.answer_s, "one was never answered"
