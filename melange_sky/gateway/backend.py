@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -135,13 +136,12 @@ class Backend:
         """
         since_s, self.vacant_since_s = self.vacant_since_s, None
         if since_s is not None:
-            for attempt in [a for a in self.unstarted if a.begun_s >= since_s]:
-                attempt.expire(VACANT)
+            self.give_up_unstarted(VACANT, since_s)
 
-    def give_up_unstarted(self) -> None:
-        """End all attempts that have had no byte from here, so that they are tried elsewhere."""
-        for attempt in tuple(self.unstarted):
-            attempt.expire("unhealthy")
+    def give_up_unstarted(self, why: str = "unhealthy", since_s: float = -math.inf) -> None:
+        """End all attempts begun since then that have had no byte from here, so that they are made elsewhere or anew."""
+        for attempt in [a for a in self.unstarted if a.begun_s >= since_s]:
+            attempt.expire(why)
 
 
 class Attempt:

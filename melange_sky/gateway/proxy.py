@@ -170,14 +170,14 @@ class Proxy:
             running.reused_once = True
             running.attempts -= 1
             return
-        if error.gone and error.kind != VACANT:
-            backend.unreachable()
-        if error.gone:
-            lease.service.refresh_health(self._loop.time())
         running.failed.append((lease, error))
-        if error.kind != VACANT:  # it may have a replica again, and had no part in the failure
+        if error.kind != VACANT:  # that may have a replica again, and had no part in the failure
+            if error.gone:
+                backend.unreachable()
             backend.suspect = True
             running.tried.append(backend)
+        if error.gone:
+            lease.service.refresh_health(self._loop.time())
         if not error.retry or self._tried_enough(running, error):
             raise as_refusal(error) from error
 

@@ -283,10 +283,10 @@ def _search_at_once(record: Cells, nodes: int, within: float) -> None:
     """Search all cells, on all cores: machine code leaves Python alone, and no cell looks at another."""
     cells, cores = len(record.rate), usable_cores()
     count = max(1, min(_PARTS_EACH * cores, cells // _FEW)) if cores > 1 else 1
-    parts = [_part(record, a, b) for a, b in pairwise(np.linspace(0, cells, count + 1).astype(int))]
     if count == 1:
-        cheapest_fleets_fast(parts[0], nodes, within)
+        cheapest_fleets_fast(record, nodes, within)
         return
+    parts = [_part(record, a, b) for a, b in pairwise(np.linspace(0, cells, count + 1).astype(int))]
     with ThreadPoolExecutor(max_workers=cores) as pool:
         for done in [pool.submit(cheapest_fleets_fast, part, nodes, within) for part in parts]:
             done.result()

@@ -237,7 +237,7 @@ class Search:
         """Try what a program buys, and what is near."""
         for tried in rounded(units, self.market.root if box is None else box):
             quick = self._quick(tried)
-            if quick < tree.value - _SAME * self._scale(tree.value) or (
+            if self._is_better(tree, quick) or (
                 self.market.is_together and np.isfinite(quick) and box is None
             ):  # of several models few fleets are known beside it
                 self._try(tree, tried)
@@ -254,8 +254,12 @@ class Search:
         before = None
         while before is not tree.units:
             before = tree.units
-            for units in sorted(moves(before, self.market.root, places), key=self._quick):
-                if abs(units - before).max() <= 1 and self._try_beside(tree, climb, units):
+            around = moves(before, self.market.root, places)
+            near = [
+                u for u in around if abs(u - before).max() <= 1 and u.tobytes() not in self.seen
+            ]
+            for units in sorted(near, key=self._quick):
+                if self._try_beside(tree, climb, units):
                     break
 
     def _try_beside(self, tree: Tree, climb: Climb, units: Floats) -> bool:
@@ -268,7 +272,7 @@ class Search:
         least = self.ascent.beside(climb, units)
         return (
             least < self._target(tree)
-            and self._quick(units) < tree.value - _SAME * self._scale(tree.value)
+            and self._is_better(tree, self._quick(units))
             and self._try(tree, units)
         )
 
@@ -315,7 +319,7 @@ class Search:
 
     def among(self, known: Known) -> Search:
         """Return the same search over other known fleets."""
-        return replace(self, known=known, priced=set())
+        return replace(self, known=known, priced=set(), seen=set())
 
     def _room(self, value: float) -> float:
         """Return how far below a value no more is sought."""
@@ -372,10 +376,14 @@ class Search:
     def _try(self, tree: Tree, units: Floats) -> bool:
         """Keep a purchase, priced with the cheapest fleets, if it is better; return whether."""
         value = self.value(units)
-        better = value < tree.value - _SAME * self._scale(tree.value)
+        better = self._is_better(tree, value)
         if better:
             tree.units, tree.value = units, value
         return better
+
+    def _is_better(self, tree: Tree, value: float) -> bool:
+        """Return whether a value is less than the best known one by more than rounding."""
+        return value < tree.value - _SAME * self._scale(tree.value)
 
     def _improve(self, tree: Tree, near: Floats) -> None:
         """Go where single steps and exchanges of units lead to, of purchases in use or near to it."""
@@ -389,7 +397,7 @@ class Search:
             around = moves(units, self.market.root, np.flatnonzero(able).tolist())
             ways = [(self._quick(moved), n, moved - units) for n, moved in enumerate(around)]
             for quick, _, change in sorted(ways, key=lambda way: way[:2]):
-                if quick >= tree.value - _SAME * self._scale(tree.value):
+                if not self._is_better(tree, quick):
                     break
                 moved = units + change  # several at once
                 if self.market.root.holds(moved):

@@ -184,10 +184,9 @@ def charge(t: RoutingTable, s: RoutingState, base: int, chosen: int, total: floa
         credit = owed[base + k] + mix
         if k == chosen:
             credit -= total
-        # Without a bound a long burst would leave a debt that floods the option once it recovers.
-        if (
-            credit > CREDIT_BOUND
-        ):  # in the gateway min() and max() take longer than all the rest here
+        # Without a bound a long burst would leave a debt that floods the option once it recovers. In the
+        # gateway min() and max() would take longer than all the rest here.
+        if credit > CREDIT_BOUND:
             credit = CREDIT_BOUND
         elif credit < -CREDIT_BOUND:
             credit = -CREDIT_BOUND

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import aiohttp
 
 from tests.gateway.bed import FAST, Bed, bed, run, split_plan, together
 from tests.gateway.replica import Replica
+from tests.haproxy.bed import free_port
 from tests.loopback import answering
 from tests.machine import slowness
 
@@ -38,9 +38,7 @@ def balancer(ready: list[str]) -> Iterator[str]:
     def sync(_: BaseHTTPRequestHandler) -> tuple[int, bytes]:
         return 200, json.dumps({"replica_info": {url: {} for url in ready}}).encode()
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with answering(sync, "application/json") as controller:
         process = subprocess.Popen(
             [sys.executable, "-c", BALANCER, controller, str(port)],
@@ -105,9 +103,8 @@ async def test_no_request_is_lost_while_the_balancer_has_no_replica() -> None:
                 ready.append(replica.url)
                 answers = await asking
                 assert await b.metric("melange_gateway_attempt_failures_total", kind="vacant") > 0
-                await (
-                    replica.stop()
-                )  # with the balancer's connections, which the bed would take for its own
+                # With the balancer's connections, which the bed would take for its own.
+                await replica.stop()
     finally:
         await replica.stop()
     assert {status for status, _ in answers} == {200}
